@@ -1,0 +1,39 @@
+# Every target does all it needs on a fresh machine and is quick when nothing changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := OMP_NUM_THREADS=1 $(BIN)/python
+CODE := app.py core ui benchmarks presets tests
+
+.PHONY: setup run demo test test-slow check format clean
+
+setup: $(VENV)/.users
+run: $(VENV)/.users
+	$(BIN)/python app.py
+demo: $(VENV)/.users
+	$(BIN)/python app.py train --demo
+test: $(VENV)/.developers
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
+test-slow: $(VENV)/.developers
+	$(RUN) -m pytest -n 2 --dist loadfile
+check: $(VENV)/.developers
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy core ui app.py
+	$(RUN) -m pytest -q -m "not slow and not browser and not training"
+format: $(VENV)/.developers
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+# torch first: the pinned build must be chosen before anything else asks for "some torch".
+$(VENV)/.users: requirements.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+$(VENV)/.developers: requirements-dev.txt $(VENV)/.users
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,1 @@
+"""Tailor without a face: jobs, estimates, data and runs in plain Python. Never imports gradio."""

@@ -1,0 +1,1 @@
+"""Tailor's faces: the Gradio page and the terminal. Everything they show comes from core."""
