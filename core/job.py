@@ -260,6 +260,8 @@ def _problem(error: Any) -> Problem:
         "string_too_short": ("is empty", "give a value"),
         "string_pattern_mismatch": (f"{value} holds characters that cannot stand here", "use plain names"),
     }
+    if error["input"] is None:
+        return Problem(name, "is empty", "give a value")
     return Problem(name, *say.get(error["type"], (f"{value}: {error['msg'].lower()}", "correct it")))
 
 

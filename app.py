@@ -1,0 +1,83 @@
+"""Tailor's front door: reads the command line and makes one call. Holds no logic.
+
+python app.py [serve] | train | estimate | check | runs | doctor      (each explains itself with --help)
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from core.job import JobSpec
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}; see `{self.prog} --help`\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    given = vars(parser().parse_args(arguments))
+    command = given.pop("command") or "serve"
+    if command == "serve":
+        from ui.page import serve  # only this command needs gradio
+
+        return serve(**given)
+    from ui import terminal
+
+    return terminal.COMMANDS[command](**given)
+
+
+def parser() -> OneLineParser:
+    """The command line of DESIGN: every JobSpec field is a flag of `train` and `estimate`."""
+    top = OneLineParser(prog="python app.py", description="Fits a language model to your data and to your GPU.")
+    _add_serve(top)
+    commands = top.add_subparsers(dest="command", metavar="command", parser_class=OneLineParser)
+
+    _add_serve(commands.add_parser("serve", help="open the page (what no command does)"))
+    train = commands.add_parser("train", help="train in the foreground; Ctrl-C stops with a checkpoint")
+    train.add_argument("--demo", action="store_true", help="start from the demo: tiny model, tiny data, no GPU needed")
+    estimate = commands.add_parser("estimate", help="what a job will take")
+    for command in (train, estimate):
+        command.add_argument("job", nargs="?", metavar="JOB.json", help="a job file; flags override its fields")
+        _add_job_fields(command)
+
+    check = commands.add_parser("check", help="what is in a dataset, and what is wrong with it")
+    check.add_argument("file", metavar="FILE.jsonl")
+    check.add_argument("--stage", default="sft", help="what it is for (default sft)")
+
+    runs = commands.add_parser("runs", help="the runs: list, show, stop, resume, delete")
+    runs.add_argument("action", nargs="?", default="list", choices=("list", "show", "stop", "resume", "delete"))
+    runs.add_argument("id", nargs="?", metavar="ID")
+
+    doctor = commands.add_parser("doctor", help="what this machine has, what is missing, and how to get it")
+    for command in (estimate, check, runs, doctor):
+        command.add_argument("--json", action="store_true", help="print one JSON value")
+    for command in (train, estimate, check, runs, doctor):
+        command.add_argument("--home", help="where runs and uploads live (default TAILOR_HOME or ~/.tailor)")
+    return top
+
+
+def _add_serve(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on; another than this needs the token")
+    command.add_argument("--port", type=int, default=None, help="port (default: the first free one from 7860)")
+    command.add_argument("--share", action="store_true", help="also make a public Gradio link, guarded by the token")
+    command.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
+    command.add_argument("--home", help="where runs and uploads live (default TAILOR_HOME or ~/.tailor)")
+
+
+def _add_job_fields(command: argparse.ArgumentParser) -> None:
+    """One flag for each JobSpec field. Values stay text: JobSpec reads and judges them, and names every problem."""
+    group = command.add_argument_group("job fields")
+    for name, field in JobSpec.model_fields.items():
+        bare = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+        help_text = f"{field.description} (default {field.default})".replace("%", "%%")
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, dest=f"field_{name}", default=None, metavar="VALUE", help=help_text, **bare)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

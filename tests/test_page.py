@@ -1,0 +1,164 @@
+"""The page without a browser: its handlers as functions, its wiring through a client of a launched app."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import gradio as gr
+import pytest
+
+from core import launch, runs
+from core.job import JobSpec
+from core.methods import METHODS
+from core.resolve import default_fields
+from core.runs import Home
+from ui import form, page, render
+from ui.gate import GatePolicy
+from ui.handlers import Handlers
+
+NO_MARKS: dict[str, Any] = {}
+
+
+@pytest.fixture
+def handlers(home: Home, fake_program: None) -> Handlers:
+    return Handlers(home)
+
+
+def demo(**changes: object) -> dict[str, object]:
+    """The form as the page shows it first, with some fields changed."""
+    return default_fields("demo", "lora") | {"model": "demo", "dataset": "demo"} | changes
+
+
+def test_every_field_of_a_job_has_one_control() -> None:
+    fields = [control.field for control in form.CONTROLS]
+    assert sorted(fields) == sorted(JobSpec.model_fields)
+
+
+def test_every_control_stands_in_a_group_that_the_page_shows() -> None:
+    groups = {"model", "data", "method", "gpu", "main", *form.ADVANCED}
+    assert {control.group for control in form.CONTROLS} == groups
+
+
+def test_the_form_starts_at_a_job_that_fits(handlers: Handlers) -> None:
+    shown = handlers.on_edit(NO_MARKS, **demo())
+    assert "fits" in str(shown["estimate"]) and "rows" in str(shown["data_line"])
+
+
+def test_the_first_edit_moves_the_form_to_the_demos_own_settings(handlers: Handlers) -> None:
+    plain = {name: field.default for name, field in JobSpec.model_fields.items()}
+    shown = handlers.on_edit(NO_MARKS, **plain)
+    recipe = default_fields("demo", "lora")
+    moved = {name: update["value"] for name, update in shown.items() if isinstance(update, dict) and "value" in update}
+    assert moved == {name: recipe[name] for name in plain if recipe[name] != plain[name]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_new_method_brings_its_defaults_but_leaves_what_a_person_set(handlers: Handlers, method: str) -> None:
+    marks = {"model": "org/some-model", "method": "lora"}
+    plain = default_fields("org/some-model", "lora") | {"model": "org/some-model", "method": method, "lora_r": 99}
+    shown = handlers.on_edit(marks, **plain)
+    moved = {name for name, update in shown.items() if isinstance(update, dict) and "value" in update}
+    assert moved == {name for name, value in METHODS[method].defaults.items() if value != plain[name]}
+
+
+def test_a_problem_stands_at_its_field_and_goes_away_again(handlers: Handlers) -> None:
+    first = handlers.on_edit({"model": "demo", "method": "lora"}, **demo(lora_r=-1))
+    assert "give 1 or more" in first["lora_r"]["info"] and first["lora_r"]["elem_classes"] == ["wrong", "changed"]
+    second = handlers.on_edit(first["marks"], **demo())
+    assert second["lora_r"]["info"] == JobSpec.model_fields["lora_r"].description
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, "abc", -1, 1e9])
+def test_a_learning_rate_that_is_none_is_refused_without_a_traceback(handlers: Handlers, value: object) -> None:
+    assert "cannot run yet" in str(handlers.on_edit(NO_MARKS, **demo(learning_rate=value))["estimate"])
+    assert "Not started" in str(handlers.on_start(**demo(learning_rate=value))["start_message"])
+
+
+def test_start_makes_a_run_and_shows_it(handlers: Handlers, home: Home) -> None:
+    shown = handlers.on_start(**demo())
+    (run,) = runs.list_runs(home)
+    assert shown["run_id"]["value"] == run.id and run.id in str(shown["run_header"])
+    assert launch.wait(home, run.id, 20).state == "finished"
+
+
+def test_a_tick_says_nothing_when_nothing_changed(handlers: Handlers, home: Home) -> None:
+    handlers.on_start(**demo())
+    (run,) = runs.list_runs(home)
+    launch.wait(home, run.id, 20)
+    first = handlers.on_tick(run.id, "")
+    assert "plot_loss" in first
+    assert handlers.on_tick(run.id, str(first["seen"])) == {}
+
+
+def test_a_reload_finds_the_running_run(handlers: Handlers, home: Home) -> None:
+    handlers.on_start(**demo(seed=1003))
+    (run,) = runs.list_runs(home)
+    shown = Handlers(home).on_load()
+    assert shown["run_id"]["value"] == run.id and shown["tabs"]["selected"] == "runs"
+
+
+def test_an_upload_is_kept_by_its_content_and_becomes_the_data(handlers: Handlers, home: Home, tmp_path: Path) -> None:
+    dropped = tmp_path / "my rows (1).jsonl"
+    dropped.write_text('{"text": "Once"}\n')
+    path = Path(str(handlers.on_upload(str(dropped))["dataset"]))
+    assert path.read_text() == '{"text": "Once"}\n' and path.is_relative_to(home.uploads)
+    assert path.name == "my-rows-1.jsonl"
+
+
+def test_bad_lines_of_the_data_are_listed_and_start_is_refused(handlers: Handlers, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"text": "fine"}\n{"text": \n')
+    shown = handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))
+    assert "line 2" in str(shown["data_line"])
+    assert "line 2" in str(handlers.on_start(**demo(dataset=str(file)))["start_message"])
+
+
+def test_the_settings_of_a_run_can_be_used_again(handlers: Handlers, home: Home) -> None:
+    handlers.on_start(**demo(lora_r=5))
+    (run,) = runs.list_runs(home)
+    again = handlers.on_reuse(run.id)
+    assert again["lora_r"] == 5 and again["model"] == "demo"
+
+
+def test_peoples_text_is_escaped(handlers: Handlers, home: Home, tmp_path: Path) -> None:
+    attack = "<img src=x onerror=alert(1)>"
+    shown = handlers.on_edit(NO_MARKS, **demo(model=f"/{attack}", dataset=attack))
+    assert attack not in str(shown["estimate"])
+    handlers.on_start(**demo())
+    (run,) = runs.list_runs(home)
+    (run.folder / "samples.jsonl").write_text('{"step": 0, "prompt": "%s", "answer": "%s"}\n' % (attack, attack))
+    assert attack not in render.answers(run)
+
+
+def test_what_a_handler_shows_is_text_numbers_figures_and_updates(handlers: Handlers) -> None:
+    handlers.on_start(**demo())
+    for value in handlers.on_load().values():
+        assert isinstance(value, str | int | float | dict) or type(value).__name__ == "Figure"
+
+
+@pytest.mark.parametrize("plot", render.PLOTS.values(), ids=lambda plot: plot.id)
+def test_every_plot_draws_what_the_metrics_say(handlers: Handlers, home: Home, plot: render.Plot) -> None:
+    handlers.on_start(**demo(seed=1003))
+    (run,) = runs.list_runs(home)
+    rows = [{"step": step, **{trace.key: step * plot.scale for trace in plot.traces}} for step in (1, 2, 3)]
+    launch.kill(run)
+    (run.folder / "metrics.jsonl").write_text("".join(f"{row}\n".replace("'", '"') for row in rows))
+    drawn = render.figure(plot, runs.read(home, run.id))
+    assert [trace.name for trace in drawn.data] == [trace.name for trace in plot.traces]
+    assert list(drawn.data[0].y) == [1, 2, 3] and drawn.layout.uirevision == run.id
+
+
+def test_choices_of_the_form_are_those_of_the_job() -> None:
+    with gr.Blocks():
+        fields = form.render("optimizer")
+    options = [value for _, value in fields["optim"].choices]
+    assert options == list(get_args(JobSpec.model_fields["optim"].annotation))
+
+
+@pytest.fixture
+def url(home: Home, fake_program: None) -> Iterator[str]:
+    """The page, really served."""
+    blocks = page.build(home)
+    page.launch(blocks, GatePolicy(), None)
+    yield blocks.local_url
+    blocks.close(verbose=False)

@@ -1,0 +1,188 @@
+"""The run folder and the process behind it, with a training program that takes no time."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core import launch, runs
+from core.device import ProcessId, identify
+from core.job import SpecError
+from core.resolve import resolve
+from core.runs import Home, Run, RunNotFound
+
+CRASH_AT_STEP_3, DIE_SILENTLY, NEVER_END = 1001, 1002, 1003  # seeds that fake_program understands
+
+NewRun = Callable[..., Run]
+
+
+def ended(home: Home, run: Run) -> Run:
+    return launch.wait(home, run.id, 20)
+
+
+def stepping(home: Home, run: Run) -> Run:
+    """The run once it has made a step."""
+    deadline = time.monotonic() + 20
+    while not (run := runs.read(home, run.id)).step and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return run
+
+
+def test_a_new_run_holds_all_that_is_needed_to_run_it_elsewhere(new_run: NewRun) -> None:
+    run = new_run(lora_r=4)
+    assert {"job.json", "estimate.json", "training", "data"} <= {path.name for path in run.folder.iterdir()}
+    assert run.job.dataset == "data/train.jsonl" and (run.folder / run.job.dataset).stat().st_size > 0
+    assert run.job.lora_r == 4 and run.state == "starting"
+
+
+def test_a_run_that_cannot_be_made_leaves_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "PROGRAM", Path("/nowhere"))
+    with pytest.raises(OSError):
+        runs.create(home, resolve({}), {})
+    assert list(home.runs.iterdir()) == []
+
+
+def test_a_run_trains_to_its_end(home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    launch.start(home, run)
+    run = ended(home, run)
+    assert (run.state, run.step, run.error) == ("finished", 20, "")
+    assert [row["step"] for row in runs.metrics(run.folder)] == list(range(1, 21))
+
+
+def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=NEVER_END)
+    launch.start(home, run)
+    launch.request_stop(stepping(home, run))
+    run = ended(home, run)
+    assert run.state == "stopped" and runs.has_checkpoint(run.folder)
+    launch.start(home, run)
+    assert stepping(home, run).state == "running"
+    assert not (run.folder / "stop").exists()
+
+
+def test_stopping_an_ended_run_does_nothing(home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    launch.start(home, run)
+    run = ended(home, run)
+    launch.request_stop(run)
+    assert not (run.folder / "stop").exists()
+
+
+def test_a_failure_is_told_in_the_programs_words(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=CRASH_AT_STEP_3)
+    launch.start(home, run)
+    run = ended(home, run)
+    assert run.state == "failed" and "backward" in run.error
+
+
+def test_a_program_that_dies_without_a_word_is_found_out(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=DIE_SILENTLY)
+    launch.start(home, run)
+    run = ended(home, run)
+    assert run.state == "failed" and "killed by the weather" in run.error
+
+
+def test_a_killed_program_is_found_out_within_five_seconds(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=NEVER_END)
+    launch.start(home, run)
+    process = runs.process_of(stepping(home, run))
+    assert process
+    os.kill(process.pid, signal.SIGKILL)
+    assert launch.wait(home, run.id, 5).state == "failed"
+
+
+def test_a_second_start_is_refused_while_the_device_is_busy(home: Home, new_run: NewRun) -> None:
+    first, second = new_run(seed=NEVER_END), new_run()
+    launch.start(home, first)
+    with pytest.raises(SpecError, match=first.id):
+        launch.start(home, second)
+
+
+def test_a_reused_pid_is_never_taken_for_the_run(home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    mine = identify(os.getpid())
+    assert mine
+    status = {"state": "running", "pid": mine.pid, "pid_start_time": mine.start_time - 100, "boot_id": mine.boot_id}
+    runs.write_json(run.folder / "status.json", status)
+    run = runs.read(home, run.id)
+    assert run.state == "failed"
+    launch.kill(run)  # would end this very test
+
+
+def test_a_reboot_makes_a_run_interrupted(home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    status = {"state": "running", "pid": os.getpid(), "pid_start_time": 1.0, "boot_id": "another"}
+    runs.write_json(run.folder / "status.json", status)
+    assert runs.read(home, run.id).state == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/b", "../runs", "x\0y", "C:\\x", "a" * 300, "no-such-run"])
+def test_only_a_run_can_be_read(home: Home, name: str) -> None:
+    with pytest.raises(RunNotFound):
+        runs.read(home, name)
+
+
+def test_a_link_is_not_a_run(home: Home, new_run: NewRun) -> None:
+    (home.runs / "linked").symlink_to(new_run().folder)
+    with pytest.raises(RunNotFound):
+        runs.read(home, "linked")
+
+
+def test_runs_are_listed_newest_first_and_strangers_are_skipped(home: Home, new_run: NewRun) -> None:
+    older, newer = new_run(), new_run()
+    os.utime(older.folder / "job.json", (1, 1))
+    (home.runs / "stranger").mkdir()
+    (home.runs / "broken").mkdir()
+    (home.runs / "broken" / "job.json").write_text("{")
+    assert [run.id for run in runs.list_runs(home)] == [newer.id, older.id]
+
+
+def test_a_deleted_run_is_gone_and_a_running_one_is_not_deleted(home: Home, new_run: NewRun) -> None:
+    idle, busy = new_run(), new_run(seed=NEVER_END)
+    launch.start(home, busy)
+    runs.write_json(idle.folder / "status.json", {"state": "finished"})
+    runs.delete(home, idle.id)
+    assert not idle.folder.exists()
+    with pytest.raises(SpecError, match="stop it first"):
+        runs.delete(home, busy.id)
+
+
+def test_a_torn_last_line_waits_for_its_end(new_run: NewRun) -> None:
+    run = new_run()
+    (run.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n\0\0\n[1]\n{"step": 2, "lo')
+    assert runs.metrics(run.folder) == ({"step": 1, "loss": 2.0},)
+
+
+def test_the_log_tail_of_a_long_log_begins_at_a_line(new_run: NewRun) -> None:
+    run = new_run()
+    (run.folder / "log.txt").write_text("".join(f"line {number}\n" for number in range(5000)))
+    lines = runs.log_tail(run.folder, 1000).splitlines()
+    assert lines[-1] == "line 4999" and all(line.startswith("line ") for line in lines)
+
+
+def test_a_run_can_be_asked_for_again_on_its_own_data(new_run: NewRun) -> None:
+    run = new_run(lora_r=4)
+    again = resolve(runs.fields_again(run))
+    assert again.job.lora_r == 4 and again.datasets["dataset"] == run.folder / "data/train.jsonl"
+
+
+def test_secrets_of_the_environment_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("HF_TOKEN", "passed on")
+    environment = launch.environment()
+    assert "AWS_SECRET_ACCESS_KEY" not in environment and environment["HF_TOKEN"] == "passed on"
+
+
+def test_the_list_is_json(home: Home, new_run: NewRun) -> None:
+    listed = json.loads(json.dumps([run.to_json() for run in (new_run(),)]))
+    assert listed[0].keys() >= {"id", "state", "model", "stage", "method", "created", "step", "max_steps", "loss"}
+
+
+def test_a_process_of_another_boot_is_not_alive() -> None:
+    mine = identify(os.getpid())
+    assert mine and mine.boot_id == ProcessId.this_boot()

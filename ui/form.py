@@ -1,0 +1,161 @@
+"""The job form: one control for each JobSpec field, by the field's name. Knows labels and places, reads no value."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import gradio as gr
+from gradio.components import Component
+
+from core.device import local_gpu
+from core.job import JobSpec
+from core.methods import METHODS, STAGES
+from core.presets import gpus, models
+from ui.words import count, memory
+
+Choices = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Control:
+    """How one field is asked for."""
+
+    field: str
+    label: str
+    group: str
+    build: Callable[["Control"], Component]
+
+    @property
+    def help(self) -> str:
+        """One sentence: the field's own description."""
+        return JobSpec.model_fields[self.field].description or ""
+
+
+def controls(group: str) -> tuple[Control, ...]:
+    """The controls of one group, in the order of the page."""
+    return tuple(control for control in CONTROLS if control.group == group)
+
+
+def render(group: str) -> dict[str, Component]:
+    """Places the controls of a group where the page stands now: {field: component}."""
+    return {control.field: control.build(control) for control in controls(group)}
+
+
+def _number(control: Control) -> Component:
+    whole = JobSpec.model_fields[control.field].annotation is int
+    return gr.Number(precision=0 if whole else None, **_common(control))
+
+
+def _choice(control: Control) -> Component:
+    options = get_args(JobSpec.model_fields[control.field].annotation)
+    return gr.Dropdown(choices=list(options), **_common(control))
+
+
+def _switch(control: Control) -> Component:
+    return gr.Checkbox(**_common(control))
+
+
+def _text(control: Control) -> Component:
+    return gr.Textbox(max_lines=1, **_common(control))
+
+
+def _model(control: Control) -> Component:
+    return gr.Dropdown(choices=model_choices(), allow_custom_value=True, **_common(control))
+
+
+def _dataset(control: Control) -> Component:
+    return gr.Dropdown(choices=[("Demo: meet Pip", "demo")], allow_custom_value=True, **_common(control))
+
+
+def _method(control: Control) -> Component:
+    return gr.Radio(choices=[(method.title, method.id) for method in METHODS.values()], **_common(control))
+
+
+def _stage(control: Control) -> Component:
+    return gr.Dropdown(choices=[(stage.title, stage.id) for stage in STAGES.values()], **_common(control))
+
+
+def _gpu(control: Control) -> Component:
+    return gr.Dropdown(choices=gpu_choices(), **_common(control))
+
+
+def _common(control: Control) -> dict[str, Any]:
+    """What every control shares. The place for a message stands under the label and starts as the help."""
+    return {
+        "label": control.label,
+        "info": control.help,
+        "value": JobSpec.model_fields[control.field].default,
+        "elem_id": f"field-{control.field}",
+        "interactive": True,
+        "min_width": 140,
+    }
+
+
+def model_choices() -> Choices:
+    """(what a person reads, reference) of the demo and every preset."""
+    presets = [
+        (f"{model.name} · {count(model.num_parameters)} · {model.license}", model.id) for model in models().values()
+    ]
+    return [("Demo · tiny, needs no download and no GPU", "demo"), *presets]
+
+
+def gpu_choices() -> Choices:
+    """(what a person reads, preset id); this machine first."""
+    here = local_gpu()
+    presets = [(f"{gpu.name} · {memory(gpu.capacity_bytes)}", gpu.id) for gpu in gpus().values()]
+    return [(f"This machine · {here.name} · {memory(here.capacity_bytes)}", "local"), *presets]
+
+
+CONTROLS: tuple[Control, ...] = (
+    Control("model", "Model", "model", _model),
+    Control("dataset", "Data", "data", _dataset),
+    Control("method", "Method", "method", _method),
+    Control("gpu", "GPU", "gpu", _gpu),
+    Control("num_train_epochs", "Epochs", "main", _number),
+    Control("learning_rate", "Learning rate", "main", _number),
+    Control("max_length", "Max length", "main", _number),
+    Control("per_device_train_batch_size", "Batch size", "main", _number),
+    Control("gradient_accumulation_steps", "Accumulation", "main", _number),
+    Control("lora_r", "LoRA rank", "main", _number),
+    Control("stage", "Stage", "what", _stage),
+    Control("max_steps", "Max steps", "what", _number),
+    Control("seed", "Seed", "what", _number),
+    Control("revision", "Revision", "what", _text),
+    Control("dtype", "Precision", "what", _choice),
+    Control("eval_dataset", "Evaluation data", "rows", _text),
+    Control("eval_fraction", "Evaluation share", "rows", _number),
+    Control("packing", "Packing", "rows", _switch),
+    Control("assistant_only_loss", "Learn from answers only", "rows", _switch),
+    Control("lora_alpha", "LoRA alpha", "adapter", _number),
+    Control("lora_dropout", "LoRA dropout", "adapter", _number),
+    Control("target_modules", "Target modules", "adapter", _text),
+    Control("init_lora_weights", "Initial weights", "adapter", _choice),
+    Control("use_dora", "DoRA", "adapter", _switch),
+    Control("use_rslora", "rsLoRA", "adapter", _switch),
+    Control("optim", "Optimizer", "optimizer", _choice),
+    Control("lr_scheduler_type", "Schedule", "optimizer", _choice),
+    Control("warmup_ratio", "Warm-up", "optimizer", _number),
+    Control("weight_decay", "Weight decay", "optimizer", _number),
+    Control("max_grad_norm", "Gradient norm", "optimizer", _number),
+    Control("gradient_checkpointing", "Gradient checkpointing", "memory", _switch),
+    Control("attn_implementation", "Attention", "memory", _choice),
+    Control("torch_compile", "Compile", "memory", _switch),
+    Control("use_liger_kernel", "Liger kernels", "memory", _switch),
+    Control("bnb_4bit_quant_type", "4-bit type", "memory", _choice),
+    Control("bnb_4bit_use_double_quant", "Double quantisation", "memory", _switch),
+    Control("logging_steps", "Logging steps", "keeping", _number),
+    Control("eval_steps", "Eval steps", "keeping", _number),
+    Control("save_steps", "Save steps", "keeping", _number),
+    Control("save_total_limit", "Checkpoints kept", "keeping", _number),
+    Control("num_samples", "Sample questions", "keeping", _number),
+)
+
+ADVANCED: Mapping[str, str] = {
+    "what": "Job",
+    "rows": "Data",
+    "adapter": "Adapter",
+    "optimizer": "Optimizer",
+    "memory": "Memory and speed",
+    "keeping": "Watching and keeping",
+}
+"""Group -> heading, in the order of the page."""

@@ -1,0 +1,259 @@
+"""What happens on each event: read the form, call core, return {name of a component: what it shows now}.
+
+Names are JobSpec fields for the form and the page's own names for the rest; the page joins them to components. Values
+are strings, numbers, figures and updates of these only. A handler never trains and never waits.
+"""
+
+import hashlib
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core import dataset, launch, runs
+from core.dataset import DatasetReport
+from core.device import chip
+from core.job import JobSpec, Problem, SpecError
+from core.resolve import dataset_path, default_fields, resolve
+from core.runs import Home, Run, RunNotFound
+from ui import render
+from ui.render import PLOTS
+
+Shown = dict[str, object]
+"""{component name: new value or gr.update}; what is not named stays as it is."""
+LISTED_RUNS = 50
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """The page's events, over one home folder."""
+
+    home: Home
+
+    def on_load(self) -> Shown:
+        """A new page: the newest active run is selected, and shown first if there is one."""
+        listed = runs.list_runs(self.home)
+        chosen = next((run for run in listed if run.is_active), listed[0] if listed else None)
+        tab = {"tabs": gr.update(selected="runs")} if chosen and chosen.is_active else {}
+        return self._show(listed, chosen) | tab
+
+    def on_edit(self, marks: Mapping[str, Any], **form: object) -> Shown:
+        """A control changed: values at a default follow the new model or method, and the estimate follows all."""
+        moved = _follow_defaults(marks, form)
+        fields = form | moved
+        panel, problems = _estimate(fields)
+        defaults = default_fields(fields.get("model"), fields.get("method"))
+        wanted = {
+            name: Mark(problems.get(name, ""), name not in IDENTITY and fields[name] != defaults[name]) for name in form
+        }
+        before = marks.get("fields", {})
+        updates: Shown = {
+            name: gr.update(**({"value": moved[name]} if name in moved else {}), **mark.update(name))
+            for name, mark in wanted.items()
+            if name in moved or before.get(name, Mark()) != mark
+        }
+        return updates | {
+            "estimate": panel,
+            "data_line": _data_line(fields),
+            "effective_batch": _effective_batch(fields),
+            "command": _command_line(fields),
+            "start_message": "",
+            "marks": {"model": fields["model"], "method": fields["method"], "fields": wanted},
+        }
+
+    def on_upload(self, upload: str | None) -> Shown:
+        """A file was dropped: it is kept under its content's name, and becomes the job's data."""
+        if not upload:
+            return {}
+        source = Path(upload)
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip(".-")[:60] or "data"
+        target = self.home.uploads / digest / f"{name}.jsonl"
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(source, target)
+        return {"dataset": str(target), "upload": None}
+
+    def on_reset(self, model: str, method: str) -> Shown:
+        """Every setting goes back to what the model and the method would have it be."""
+        return {name: value for name, value in default_fields(model, method).items() if name not in IDENTITY}
+
+    def on_start(self, **form: object) -> Shown:
+        """Starts a run of the form's job, and shows it."""
+        try:
+            resolved = resolve(form)
+            for field, path in resolved.datasets.items():
+                _require_usable(field, _checked(path, resolved.job.stage))
+            run = runs.create(self.home, resolved, resolved.estimate().to_json())
+            launch.start(self.home, run)
+        except SpecError as error:
+            words = "; ".join(map(str, error.problems))
+            return {"start_message": render.notice(f"Not started. {words}.", "bad")}
+        except OSError as error:
+            return {"start_message": render.notice(f"Not started. {error.strerror}: {error.filename}", "bad")}
+        shown = self._show(runs.list_runs(self.home), runs.read(self.home, run.id))
+        return shown | {"tabs": gr.update(selected="runs"), "start_message": render.notice(f"Started {run.id}.")}
+
+    def on_pick(self, run_id: str | None) -> Shown:
+        """Another run was chosen."""
+        return self._show(runs.list_runs(self.home), self._find(run_id))
+
+    def on_tick(self, run_id: str | None, seen: str) -> Shown:
+        """A second passed: nothing is sent unless something on disk changed."""
+        listed = runs.list_runs(self.home)
+        run = self._find(run_id)
+        return {} if _seen(listed, run) == seen else self._show(listed, run)
+
+    def on_stop(self, run_id: str | None) -> Shown:
+        """Asks the shown run to save a checkpoint and end."""
+        if run := self._find(run_id):
+            launch.request_stop(run)
+        return self.on_pick(run_id)
+
+    def on_resume(self, run_id: str | None) -> Shown:
+        """Continues the shown run from its newest checkpoint."""
+        if (run := self._find(run_id)) and not run.is_active:
+            try:
+                launch.start(self.home, run)
+            except SpecError as error:
+                gr.Warning("; ".join(map(str, error.problems)))
+        return self.on_pick(run_id)
+
+    def on_live(self) -> Shown:
+        """The running run in the top line was pressed."""
+        return self.on_load() | {"tabs": gr.update(selected="runs")}
+
+    def on_reuse(self, run_id: str | None) -> Shown:
+        """Fills the form with the shown run's job."""
+        if not (run := self._find(run_id)):
+            return {}
+        return {**runs.fields_again(run), "tabs": gr.update(selected="train")}
+
+    def _find(self, run_id: str | None) -> Run | None:
+        try:
+            return runs.read(self.home, str(run_id)) if run_id else None
+        except (RunNotFound, SpecError):
+            return None
+
+    def _show(self, listed: tuple[Run, ...], run: Run | None) -> Shown:
+        """Everything about the runs: the top line, the picker, and the chosen run."""
+        active = next((each for each in listed if each.is_active), None)
+        choices = [(render.run_label(each), each.id) for each in listed[:LISTED_RUNS]]
+        ended_early = run is not None and run.state in ("stopped", "failed", "interrupted")
+        return {
+            "top": render.top_line(chip()),
+            "live": gr.update(value=render.run_label(active) if active else "", visible=active is not None),
+            "run_id": gr.update(choices=choices, value=run.id if run else None),
+            "run_header": render.run_header(run),
+            "stop": gr.update(
+                visible=run is not None and run.is_active, interactive=run is None or run.state != "stopping"
+            ),
+            "resume": gr.update(visible=ended_early),
+            "reuse": gr.update(visible=run is not None),
+            "tiles": render.tiles(run),
+            **{f"plot_{name}": render.figure(plot, run) for name, plot in PLOTS.items()},
+            "memory_table": render.memory_table(run),
+            "answers": render.answers(run),
+            "what_next": render.what_next(run),
+            "log": runs.log_tail(run.folder) if run else "",
+            "seen": _seen(listed, run),
+        }
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What stands at one control besides its value."""
+
+    problem: str = ""
+    is_changed: bool = False
+    """True if the value differs from what the model and the method would have it be."""
+
+    def update(self, field: str) -> dict[str, object]:
+        """The mark as properties of the control: the problem takes the place of the help."""
+        classes = [name for name, applies in (("wrong", self.problem), ("changed", self.is_changed)) if applies]
+        return {"info": self.problem or JobSpec.model_fields[field].description, "elem_classes": classes}
+
+
+IDENTITY = ("model", "dataset", "method", "gpu")
+"""Fields that say what the job is; they have no default worth going back to."""
+
+
+def _follow_defaults(marks: Mapping[str, Any], form: Mapping[str, object]) -> dict[str, object]:
+    """The fields that stood at a default of the model and method before, and so move to the new ones' default."""
+    before = default_fields(marks.get("model"), marks.get("method"))
+    after = default_fields(form.get("model"), form.get("method"))
+    return {
+        name: after[name]
+        for name, value in form.items()
+        if name not in IDENTITY and value == before[name] and value != after[name]
+    }
+
+
+def _estimate(fields: Mapping[str, object]) -> tuple[str, dict[str, str]]:
+    """(the estimate panel, {field: what is wrong and what to do})."""
+    try:
+        return render.estimate_panel(resolve(fields).estimate()), {}
+    except SpecError as error:
+        return render.refusal(error), {each.field: f"{each.problem}; {each.fix}" for each in error.problems}
+
+
+def _data_line(fields: Mapping[str, object]) -> str:
+    """One line about the data; its first problems behind it."""
+    path = dataset_path(str(fields.get("dataset") or ""))
+    return render.data_report(_checked(path, str(fields.get("stage") or "sft"))) if path.is_file() else ""
+
+
+def _checked(path: Path, stage: str) -> DatasetReport:
+    """The report on a file; read again only when the file has changed."""
+    stat = path.stat()
+    return _report(path, stage, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=32)
+def _report(path: Path, stage: str, _modified: int, _size: int) -> DatasetReport:
+    return dataset.check(path, stage)
+
+
+def _require_usable(field: str, report: DatasetReport) -> None:
+    if not report.is_usable:
+        first = report.problems[0]
+        raise SpecError(
+            (Problem(field, f"{report.num_problems} lines cannot be used, the first is {first}", "correct them"),)
+        )
+
+
+def _effective_batch(fields: Mapping[str, object]) -> str:
+    try:
+        rows = int(str(fields["per_device_train_batch_size"])) * int(str(fields["gradient_accumulation_steps"]))
+    except ValueError:
+        return ""
+    return render.notice(f"Effective batch: {rows:,} rows per optimizer step", "plain")
+
+
+def _command_line(fields: Mapping[str, object]) -> str:
+    """The same job from a terminal: only what differs from what the command would assume."""
+    is_demo = fields.get("model") == "demo" and fields.get("dataset") == "demo"
+    assumed = default_fields("demo" if is_demo else "", fields.get("method"))
+    flags = [
+        f"--{name.replace('_', '-')} {shlex.quote(_flag(value))}"
+        for name, value in fields.items()
+        if value != assumed[name] and value is not None
+    ]
+    return " ".join(["python app.py train", *(["--demo"] if is_demo else []), *flags])
+
+
+def _flag(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _seen(listed: tuple[Run, ...], run: Run | None) -> str:
+    """A short text that changes when there is something new to show."""
+    parts = [render.run_label(each) for each in listed[:LISTED_RUNS]]
+    parts += [run.id, run.state, runs.fingerprint(run.folder)] if run else []
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

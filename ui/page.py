@@ -1,0 +1,225 @@
+"""The page: places the panels, joins every event to its handler by name, and serves it all."""
+
+import os
+import sys
+import tempfile
+import threading
+import traceback
+import webbrowser
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import gradio as gr
+from gradio.blocks import BlockContext
+from gradio.components import Component
+from starlette.middleware import Middleware
+
+from core.job import SpecError
+from core.runs import Home
+from ui import form, monitor
+from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_url
+from ui.handlers import Handlers, Shown
+
+STYLE = Path(__file__).with_name("style.css")
+TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
+SECONDS_BETWEEN_TICKS = 1.0
+Named = Mapping[str, Component | BlockContext]
+
+
+def build(home: Home) -> gr.Blocks:
+    """The whole page over one home folder."""
+    handlers = Handlers(home)
+    with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
+        named: dict[str, Component | BlockContext] = {"marks": gr.State({}), "seen": gr.State("")}
+        with gr.Row(elem_classes="top-row"):
+            named["top"] = gr.HTML(elem_id="top")
+            named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
+            dark = gr.Button("◐", size="sm", elem_id="dark", min_width=40)
+        with gr.Tabs(elem_id="tabs") as named["tabs"]:
+            with gr.Tab("Train", id="train"), gr.Row(elem_classes="columns"):
+                with gr.Column(scale=6, min_width=320):
+                    fields = _place_form(named)
+                with gr.Column(scale=5, min_width=320, elem_classes="sticky"):
+                    start = _place_estimate(named)
+            with gr.Tab("Runs", id="runs"):
+                named |= monitor.render()
+        _wire(page, handlers, named | fields, fields, start, dark)
+    return page
+
+
+def _place_form(named: dict[str, Component | BlockContext]) -> dict[str, Component]:
+    """The left column, in the order a person decides."""
+    fields = form.render("model") | form.render("data")
+    named["upload"] = gr.File(
+        label="Drop a JSONL file here",
+        file_types=[".jsonl"],
+        file_count="single",
+        type="filepath",
+        height=96,
+        elem_id="upload",
+    )
+    named["data_line"] = gr.HTML(elem_id="data-line")
+    fields |= form.render("method") | form.render("gpu")
+    with gr.Row(elem_classes="main-settings"):
+        fields |= form.render("main")
+    named["effective_batch"] = gr.HTML(elem_id="effective-batch")
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        for group, heading in form.ADVANCED.items():
+            gr.Markdown(f"#### {heading}")
+            with gr.Row(elem_classes="settings"):
+                fields |= form.render(group)
+        named["reset"] = gr.Button("Put every setting back to its default", size="sm", elem_id="reset")
+    return fields
+
+
+def _place_estimate(named: dict[str, Component | BlockContext]) -> gr.Button:
+    """The right column, always in view: will it fit, and the one big button."""
+    gr.HTML("<h3>Will it fit?</h3>")
+    named["estimate"] = gr.HTML(elem_id="estimate")
+    start = gr.Button("Start training", variant="primary", size="lg", elem_id="start")
+    named["start_message"] = gr.HTML(elem_id="start-message")
+    with gr.Accordion("The same from a terminal", open=False):
+        named["command"] = gr.Code(language="shell", show_label=False, elem_id="command", interactive=False)
+    return start
+
+
+def _wire(
+    page: gr.Blocks,
+    handlers: Handlers,
+    named: Named,
+    fields: Mapping[str, Component],
+    start: gr.Button,
+    dark: gr.Button,
+) -> None:
+    """Every event of the page."""
+    picked = {"run_id": named["run_id"]}
+    edited = {"marks": named["marks"], **fields}
+    tick = gr.Timer(SECONDS_BETWEEN_TICKS)
+
+    def on(event: Callable[..., object], handler: Callable[..., Shown], inputs: Named, quick: bool = True) -> object:
+        """`quick` events bypass the queue, so that no waiting work holds them up."""
+        joined = _by_name(handler, named)
+        outputs = list(named.values())
+        hidden = {"show_progress": "hidden", "api_visibility": "private"}
+        return event(joined, inputs_kwargs=dict(inputs), outputs=outputs, queue=not quick, **hidden)
+
+    on(page.load, handlers.on_load, {})
+    on(page.load, handlers.on_edit, edited)
+    for component in fields.values():
+        on(component.input, handlers.on_edit, edited)
+    uploaded = on(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False)
+    on(uploaded.then, handlers.on_edit, edited)
+    reset = on(named["reset"].click, handlers.on_reset, {"model": fields["model"], "method": fields["method"]})
+    on(reset.then, handlers.on_edit, edited)
+    on(start.click, handlers.on_start, fields, quick=False)
+    on(tick.tick, handlers.on_tick, picked | {"seen": named["seen"]})
+    on(named["run_id"].input, handlers.on_pick, picked)
+    on(named["stop"].click, handlers.on_stop, picked)
+    on(named["resume"].click, handlers.on_resume, picked)
+    reused = on(named["reuse"].click, handlers.on_reuse, picked)
+    on(reused.then, handlers.on_edit, edited)
+    on(named["live"].click, handlers.on_live, {})
+    dark.click(None, js=TOGGLE_DARK)
+
+
+def _by_name(handler: Callable[..., Shown], named: Named) -> Callable[..., object]:
+    """A handler's {name: value} as the {component: value} that Gradio wants; nothing said is nothing changed."""
+
+    def joined(**inputs: object) -> object:
+        try:
+            shown = handler(**inputs)
+        except Exception as error:  # the last resort of the page: the trace for the log, a sentence for the person
+            traceback.print_exc()
+            raise gr.Error(f"{type(error).__name__} in Tailor itself. The terminal has the details.") from error
+        return {named[name]: value for name, value in shown.items()} or gr.skip()
+
+    return joined
+
+
+def theme() -> gr.themes.Base:
+    """System fonts, one accent colour, tight corners."""
+    system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+    return gr.themes.Default(
+        primary_hue="blue", neutral_hue="slate", font=system, font_mono=mono, radius_size="sm", spacing_size="sm"
+    )
+
+
+def serve(host: str, port: int | None, share: bool, no_browser: bool, home: str | None) -> int:
+    """Serves the page until Ctrl-C. Returns the exit code."""
+    try:
+        place = Home.find(home)
+        needs_token = share or not is_loopback(host)
+        policy = GatePolicy(load_or_create_token(place.path / "token") if needs_token else None, host)
+    except (SpecError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    isolate(place)
+    page = build(place)
+    try:
+        launch(page, policy, port, share)
+    except OSError as error:
+        print(f"port: {error}", file=sys.stderr)
+        return 2
+    print(f"Tailor is at {login_url(page.local_url, policy.token)}", flush=True)
+    if share:
+        print(_share_sentence(page, policy), flush=True)
+    if not (no_browser or policy.token):  # a token must not stand in another program's command line
+        webbrowser.open(page.local_url)
+    return _wait(page)
+
+
+def launch(page: gr.Blocks, policy: GatePolicy, port: int | None, share: bool = False) -> None:
+    """Starts the server behind the gate, with everything that Gradio would open by itself shut."""
+    page.queue(api_open=False, max_size=64, default_concurrency_limit=4)
+    page.launch(
+        server_name=policy.host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        quiet=True,
+        theme=theme(),
+        css_paths=[STYLE],
+        footer_links=[],
+        app_kwargs={
+            "middleware": [Middleware(Gate, policy=policy)],
+            "openapi_url": None,
+            "docs_url": None,
+            "redoc_url": None,
+        },
+        max_file_size=policy.max_upload_bytes,
+        state_session_capacity=200,
+        enable_monitoring=False,
+        run_history=False,
+        mcp_server=False,
+        ssr_mode=False,
+        num_workers=0,
+        pwa=False,
+    )
+
+
+def isolate(home: Home) -> None:
+    """Stands the server in an empty folder with a temporary folder of its own: Gradio serves files of both."""
+    empty, temporary = home.path / "empty", home.path / "tmp"
+    for folder in (empty, temporary):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(temporary / "gradio")
+    tempfile.tempdir = str(temporary)
+    os.chdir(empty)
+
+
+def _share_sentence(page: gr.Blocks, policy: GatePolicy) -> str:
+    if not page.share_url:
+        return "The public link could not be made (is this machine online?). The page is served here only."
+    policy.allow_share(page.share_url)
+    return f"Everyone with this link can use this machine: {login_url(page.share_url, policy.token)}"
+
+
+def _wait(page: gr.Blocks) -> int:
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("The page is closed. Runs go on.")
+    finally:
+        page.close(verbose=False)
+    return 0

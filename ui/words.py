@@ -1,0 +1,106 @@
+"""Numbers and states as words, for the page and the terminal alike. Plain text only; knows no layout."""
+
+from collections.abc import Mapping
+
+from core import runs
+from core.memory import MemoryEstimate
+from core.runs import Run
+
+PHASES: Mapping[str, str] = {
+    "load": "Load",
+    "forward": "Forward",
+    "backward": "Backward",
+    "optimizer_step": "Optimizer step",
+    "eval": "Eval",
+    "save": "Save",
+}
+WORK: Mapping[str, str] = {
+    "import": "Loading the libraries",
+    "data": "Reading the data",
+    "load": "Loading the model",
+    "train": "Training",
+    "eval": "Evaluating",
+    "save": "Saving",
+}
+"""What a running program is busy with, by the `phase` of its status.json."""
+
+
+def gib(num_bytes: float, digits: int = 2) -> str:
+    """17.93"""
+    return f"{num_bytes / 2**30:.{digits}f}"
+
+
+def memory(num_bytes: float) -> str:
+    """17.9 GiB, or 340 MiB where GiB would be nearly nothing."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+
+
+def count(number: float) -> str:
+    """8.0B, 135M, 1,204"""
+    for size, letter in ((1e9, "B"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.1f}{letter}" if number < 10 * size else f"{number / size:.0f}{letter}"
+    return f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """2 h 05 min, 42 min, 9 s"""
+    whole = int(seconds + 0.5)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def verdict_sentence(found: MemoryEstimate) -> str:
+    """Fits: 17.9 of 24.0 GiB, ± 0.4"""
+    total, capacity = found.total_bytes, found.capacity_bytes
+    if found.verdict == "does_not_fit":
+        return f"{memory(total - capacity)} too much: {gib(total, 1)} of {gib(capacity, 1)} GiB"
+    doubt = max(found.high_bytes - total, total - found.low_bytes)
+    spread = f", ± {gib(doubt, 1)}" if doubt >= 2**30 / 20 else ""
+    amount = gib(total, 1) if total >= 2**30 else gib(total)
+    return f"{'Fits' if found.verdict == 'fits' else 'Tight'}: {amount} of {gib(capacity, 1)} GiB{spread}"
+
+
+def state_sentence(run: Run) -> str:
+    """What a run is doing or how it ended, in a sentence."""
+    step = f"step {run.step:,} of {run.max_steps:,}" if run.max_steps else ""
+    if run.state == "running":
+        work = WORK.get(str(run.status.get("phase")), "Running")
+        return f"{work}, {step}." if run.step else f"{work}."
+    sentences: Mapping[runs.State, str] = {
+        "queued": "Waiting for the device.",
+        "starting": "Starting.",
+        "stopping": "Stopping after this step, with a checkpoint.",
+        "finished": f"Finished: {run.step:,} steps in {duration(elapsed_seconds(run))}.",
+        "stopped": f"Stopped at {step}." if step else "Stopped before the first step.",
+        "failed": run.error or "Failed.",
+        "interrupted": run.error or "Interrupted.",
+    }
+    return sentences[run.state]
+
+
+def elapsed_seconds(run: Run) -> float:
+    """Seconds from the start of a run to its last sign of life."""
+    started, updated = run.status.get("started"), run.status.get("updated")
+    return max(0.0, float(updated) - float(started)) if started and updated else 0.0
+
+
+def seconds_left(run: Run) -> float | None:
+    """Seconds to go at the pace of the logged steps; None before there is a pace."""
+    rows = [row for row in runs.metrics(run.folder) if "loss" in row][-50:]
+    if not run.is_active or len(rows) < 3 or rows[-1]["step"] <= rows[0]["step"]:
+        return None
+    pace = (rows[-1]["time"] - rows[0]["time"]) / (rows[-1]["step"] - rows[0]["step"])
+    return max(0.0, pace * (run.max_steps - run.step))
+
+
+def memory_rows(run: Run) -> list[tuple[str, str, str, str]]:
+    """(phase, predicted GiB, measured GiB, difference) of each phase that was measured."""
+    predicted = runs.read_json(run.folder / "estimate.json").get("phases", {})
+    measured = run.status.get("phase_peak_bytes", {})
+    return [
+        (title, gib(predicted[phase], 3), gib(measured[phase], 3), f"{predicted[phase] / measured[phase] - 1:+.1%}")
+        for phase, title in PHASES.items()
+        if predicted.get(phase) and measured.get(phase)
+    ]
