@@ -6,13 +6,16 @@ python app.py [serve] | train | estimate | check | runs | doctor      (each expl
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from core.job import JobSpec
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line instead of a page of usage."""
+    """Says what is wrong in one line instead of a page of usage, and leaves out what was not given."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(argument_default=argparse.SUPPRESS, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{message}; see `{self.prog} --help`\n")
@@ -21,7 +24,7 @@ class OneLineParser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
     given = vars(parser().parse_args(arguments))
-    command = given.pop("command") or "serve"
+    command = given.pop("command", None) or "serve"
     if command == "serve":
         from ui.page import serve  # only this command needs gradio
 
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> OneLineParser:
-    """The command line of DESIGN: every JobSpec field is a flag of `train` and `estimate`."""
+    """The whole command line. What is not given is left to the defaults of the function that is called."""
     top = OneLineParser(prog="python app.py", description="Fits a language model to your data and to your GPU.")
     _add_serve(top)
     commands = top.add_subparsers(dest="command", metavar="command", parser_class=OneLineParser)
@@ -47,10 +50,10 @@ def parser() -> OneLineParser:
 
     check = commands.add_parser("check", help="what is in a dataset, and what is wrong with it")
     check.add_argument("file", metavar="FILE.jsonl")
-    check.add_argument("--stage", default="sft", help="what it is for (default sft)")
+    check.add_argument("--stage", help="what it is for (default sft)")
 
     runs = commands.add_parser("runs", help="the runs: list, show, stop, resume, delete")
-    runs.add_argument("action", nargs="?", default="list", choices=("list", "show", "stop", "resume", "delete"))
+    runs.add_argument("action", nargs="?", choices=("list", "show", "stop", "resume", "delete"))
     runs.add_argument("id", nargs="?", metavar="ID")
 
     doctor = commands.add_parser("doctor", help="what this machine has, what is missing, and how to get it")
@@ -62,8 +65,8 @@ def parser() -> OneLineParser:
 
 
 def _add_serve(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--host", default="127.0.0.1", help="address to listen on; another than this needs the token")
-    command.add_argument("--port", type=int, default=None, help="port (default: the first free one from 7860)")
+    command.add_argument("--host", help="address to listen on (default 127.0.0.1); any other asks for the token")
+    command.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     command.add_argument("--share", action="store_true", help="also make a public Gradio link, guarded by the token")
     command.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     command.add_argument("--home", help="where runs and uploads live (default TAILOR_HOME or ~/.tailor)")
@@ -76,7 +79,7 @@ def _add_job_fields(command: argparse.ArgumentParser) -> None:
         bare = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
         help_text = f"{field.description} (default {field.default})".replace("%", "%%")
         flag = f"--{name.replace('_', '-')}"
-        group.add_argument(flag, dest=f"field_{name}", default=None, metavar="VALUE", help=help_text, **bare)
+        group.add_argument(flag, dest=f"field_{name}", metavar="VALUE", help=help_text, **bare)
 
 
 if __name__ == "__main__":

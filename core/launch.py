@@ -96,6 +96,12 @@ def _spawn(run: Run) -> "subprocess.Popen[bytes]":
 
 
 def environment() -> dict[str, str]:
-    """What the program may see. One GPU: with several visible and no launcher, TRL refuses to train."""
+    """What the program may see. One GPU, the first that this process may use, counted as NVML counts: with several in
+    sight and no launcher, TRL refuses to train.
+    """
     kept = {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name.upper())}
-    return {"CUDA_VISIBLE_DEVICES": "0", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"} | kept
+    chosen = {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": kept.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
+    }
+    return kept | chosen | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}

@@ -139,7 +139,7 @@ def read(home: Home, run_id: str) -> Run:
     folder = home.runs / run_id
     if not RUN_ID.fullmatch(run_id) or folder.is_symlink() or not (folder / "job.json").is_file():
         raise RunNotFound(f"no run named {run_id!r}; `python app.py runs` lists them")
-    status = read_json(folder / "status.json")
+    status = {name: value for name, value in read_json(folder / "status.json").items() if value is not None}
     created = (folder / "job.json").stat().st_mtime
     state, error = _judge(folder, status, created)
     job = JobSpec.from_json((folder / "job.json").read_text(encoding="utf-8"))
@@ -158,8 +158,8 @@ def list_runs(home: Home) -> tuple[Run, ...]:
 
 
 def process_of(run: Run) -> ProcessId | None:
-    """Who executes, or executed, a run: as the program says, or the launcher before the program could."""
-    return _process(run.status) or _process(read_json(run.folder / "process.json"))
+    """Who executes, or executed, a run."""
+    return _process_of(run.folder, run.status)
 
 
 def delete(home: Home, run_id: str) -> None:
@@ -248,7 +248,7 @@ def _judge(folder: Path, status: Mapping[str, Any], created: float) -> tuple[Sta
     said: State = status["state"] if status.get("state") in get_args(State) else "starting"
     if said not in ACTIVE:
         return said, str(status.get("error") or "")
-    process = _process(status) or _process(read_json(folder / "process.json"))
+    process = _process_of(folder, status)
     if process is None:
         lost = time.time() - created > SECONDS_TO_APPEAR
         return ("failed", "The training program was never started.") if lost else ("starting", "")
@@ -258,6 +258,11 @@ def _judge(folder: Path, status: Mapping[str, Any], created: float) -> tuple[Sta
         return "interrupted", "The computer was restarted while this run was training."
     last_words = log_tail(folder, 2000).rsplit("\n", 1)[-1]
     return "failed", f"The training program ended without finishing. Its last words: {last_words or 'none'}"
+
+
+def _process_of(folder: Path, status: Mapping[str, Any]) -> ProcessId | None:
+    """As the launcher saw it, whose start time no change of the clock can move; else as the program says of itself."""
+    return _process(read_json(folder / "process.json")) or _process(status)
 
 
 def _process(fields: Mapping[str, Any]) -> ProcessId | None:

@@ -68,17 +68,11 @@ def sent_by_gate(scope: Scope) -> list[Message]:
     """What an open gate sends on a connection that httpx would not make."""
     sent: list[Message] = []
 
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(Gate(Echo(), GatePolicy())(scope, receive, send))
+    asyncio.run(Gate(Echo(), GatePolicy())(scope, asyncio.Queue[Message]().get, send))
     return sent
-
-
-# The token
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/startup-events/", "/gradio_api/heartbeat/x"])
@@ -169,9 +163,6 @@ def test_sessions_are_bounded_and_kept_as_digests() -> None:
     assert not {session.encode() for session in ids} & set(sessions.seen)
 
 
-# Guessing
-
-
 def test_the_eleventh_wrong_token_in_a_minute_is_not_looked_at() -> None:
     visitor = Visitor()
     answers = [visitor.get(f"/?token=wrong{guess}").status_code for guess in range(10)]
@@ -209,9 +200,6 @@ def test_guessers_together_get_thirty_guesses_a_minute_and_bounded_memory() -> N
             throttle.note_failure(f"10.0.0.{guesser}")
     assert len(throttle.failures) == gate.MAX_FAILURES
     assert throttle.is_closed_to("someone new")
-
-
-# Host and Origin
 
 
 OWN_NAMES = (
@@ -304,9 +292,6 @@ def test_what_a_request_claims_of_proxies_does_not_reach_the_app() -> None:
     assert b"evil" not in repr(visitor.echo.scopes[0]["headers"]).encode()
 
 
-# Sharing
-
-
 def test_a_share_link_asks_for_the_token_once_it_is_known() -> None:
     policy = GatePolicy(token=TOKEN)
     visitor = Visitor(policy)
@@ -336,9 +321,6 @@ def test_a_token_that_can_be_guessed_is_refused(token: str) -> None:
         GatePolicy(token=token)
 
 
-# Sizes
-
-
 async def streamed(num_kib: int) -> AsyncIterator[bytes]:
     for _ in range(num_kib):
         yield b"x" * KIB
@@ -365,16 +347,10 @@ def test_an_odd_content_length_is_no_error_of_the_gate(declared: str) -> None:
 
 
 def test_a_failure_of_the_app_is_not_hidden() -> None:
-    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
-        raise ZeroDivisionError
-
     visitor = open_visitor()
-    visitor.gate.app = fail
-    with pytest.raises(ZeroDivisionError):
+    visitor.echo.scopes = None  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
         visitor.get()
-
-
-# Headers
 
 
 @pytest.mark.parametrize("headers", [{}, {"host": "x"}, {"origin": "null"}, {"authorization": f"Bearer {TOKEN}"}])
@@ -386,9 +362,6 @@ def test_every_response_carries_the_security_headers(headers: dict[str, str]) ->
 
 def test_pages_and_data_are_never_stored() -> None:
     assert open_visitor().get("/").headers.get_list("cache-control") == ["no-store"]
-
-
-# The token file
 
 
 def test_a_token_is_long_and_new_each_time() -> None:

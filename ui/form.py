@@ -43,7 +43,9 @@ def render(group: str) -> dict[str, Component]:
 
 def _number(control: Control) -> Component:
     whole = JobSpec.model_fields[control.field].annotation is int
-    return gr.Number(precision=0 if whole else None, **_common(control))
+    return gr.Number(
+        precision=0 if whole else None, step=1 if whole else STEPS.get(control.field, 0.01), **_common(control)
+    )
 
 
 def _choice(control: Control) -> Component:
@@ -89,6 +91,10 @@ def _common(control: Control) -> dict[str, Any]:
         "interactive": True,
         "min_width": 140,
     }
+
+
+STEPS: Mapping[str, float] = {"num_train_epochs": 1, "learning_rate": 1e-5, "lora_alpha": 1, "max_grad_norm": 0.1}
+"""How far an arrow key moves a fractional number; 0.01 where it is not said."""
 
 
 def model_choices() -> Choices:

@@ -145,7 +145,13 @@ def theme() -> gr.themes.Base:
     )
 
 
-def serve(host: str, port: int | None, share: bool, no_browser: bool, home: str | None) -> int:
+def serve(
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    no_browser: bool = False,
+    home: str | None = None,
+) -> int:
     """Serves the page until Ctrl-C. Returns the exit code."""
     try:
         place = Home.find(home)

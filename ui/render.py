@@ -38,6 +38,8 @@ COLOURS: Mapping[str, str] = {
 """One colour per component, the same everywhere. Base: Paul Tol's bright palette, safe for colour-blind readers."""
 OTHER_COLOUR = "#777777"
 NAMES: Mapping[str, str] = {"cuda_context": "CUDA context"}
+MODEBAR_NOISE = ["select", "lasso", "zoomIn", "zoomOut", "pan", "zoom", "autoScale"]
+"""Plotly's buttons that a mouse makes needless: dragging zooms, a double click shows everything again."""
 ACCENT, FAINT, GREEN, RED = "#4477aa", "#99bbdd", "#228833", "#cc3311"
 
 
@@ -65,6 +67,7 @@ class Plot:
     traces: tuple[Trace, ...]
     scale: float = 1.0
     """Values are divided by this: 2**30 shows bytes as GiB."""
+    starts_at_zero: bool = False
 
 
 PLOTS: Mapping[str, Plot] = {
@@ -90,6 +93,7 @@ PLOTS: Mapping[str, Plot] = {
                 Trace("device_used_bytes", "in use by this run", "#aa3377"),
             ),
             scale=2**30,
+            starts_at_zero=True,
         ),
         Plot("learning_rate", "Learning rate", "", (Trace("learning_rate", "learning rate", ACCENT),)),
         Plot("grad_norm", "Gradient norm", "", (Trace("grad_norm", "gradient norm", ACCENT),)),
@@ -115,13 +119,19 @@ def figure(plot: Plot, run: Run | None) -> go.Figure:
         margin={"l": 56, "r": 16, "t": 34, "b": 36},
         title={"text": f"{plot.title}{f', {plot.unit}' if plot.unit else ''}", "x": 0.01, "font": {"size": 14}},
         xaxis={"title": None, "zeroline": False, "rangemode": "tozero", "gridcolor": "rgba(128,128,128,0.15)"},
-        yaxis={"zeroline": False, "gridcolor": "rgba(128,128,128,0.15)", "exponentformat": "power"},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.16},
+        yaxis={
+            "zeroline": False,
+            "gridcolor": "rgba(128,128,128,0.15)",
+            "exponentformat": "power",
+            "rangemode": "tozero" if plot.starts_at_zero else "normal",
+        },
+        legend={"orientation": "h", "x": 0.16, "xanchor": "left", "y": 1.17},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "remove": MODEBAR_NOISE},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "inherit", "color": "#808890", "size": 12},
         hovermode="x unified",
-        showlegend=len(drawn.data) > 1,
+        showlegend=len(plot.traces) > 1,
     )
     return drawn
 
@@ -266,8 +276,14 @@ def memory_table(run: Run | None) -> str:
     cells = "".join(
         f"<tr><th>{phase}</th>" + "".join(f"<td>{each}</td>" for each in rest) + "</tr>" for phase, *rest in rows
     )
-    heads = "<tr><th></th><th>predicted GiB</th><th>measured GiB</th><th>off by</th></tr>"
-    return f'<div class="measured"><h3>Predicted against measured</h3><table>{heads}{cells}</table></div>'
+    says_difference = any(difference for *_, difference in rows)
+    heads = (
+        f"<tr><th></th><th>predicted GiB</th><th>measured GiB</th><th>{'off by' if says_difference else ''}</th></tr>"
+    )
+    note = (
+        "" if says_difference else "<p>On a CPU the growth of the whole process is measured, not the tensors alone.</p>"
+    )
+    return f'<div class="measured"><h3>Predicted against measured</h3><table>{heads}{cells}</table>{note}</div>'
 
 
 def answers(run: Run | None) -> str:

@@ -22,10 +22,10 @@ from core.runs import Home, Run, RunNotFound
 from ui.words import gib, memory_rows, state_sentence, verdict_sentence
 
 EXIT_CODES: Mapping[runs.State, int] = {"finished": 0, "failed": 1, "interrupted": 1, "stopped": 130}
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, markup=False)
 
 
-def train(home: str | None, demo: bool, job: str | None, **fields: str | None) -> int:
+def train(home: str | None = None, demo: bool = False, job: str | None = None, **fields: str) -> int:
     """Trains in the foreground: a detached worker trains, this process watches. Returns the exit code."""
     with _bad_input() as failure:
         place = Home.find(home)
@@ -38,7 +38,7 @@ def train(home: str | None, demo: bool, job: str | None, **fields: str | None) -
     return failure.code
 
 
-def estimate(home: str | None, job: str | None, json: bool, **fields: str | None) -> int:
+def estimate(home: str | None = None, job: str | None = None, json: bool = False, **fields: str) -> int:
     """Prints what a job will take. Returns the exit code."""
     with _bad_input() as failure:
         resolved = resolve(_fields(job, fields))
@@ -52,7 +52,7 @@ def estimate(home: str | None, job: str | None, json: bool, **fields: str | None
     return failure.code
 
 
-def check(home: str | None, file: str, stage: str, json: bool) -> int:
+def check(file: str, home: str | None = None, stage: str = "sft", json: bool = False) -> int:
     """Prints what a dataset holds. Returns 0 if it is usable, 2 if it is not."""
     with _bad_input() as failure:
         if stage not in STAGES:
@@ -71,7 +71,7 @@ def check(home: str | None, file: str, stage: str, json: bool) -> int:
     return failure.code
 
 
-def manage_runs(home: str | None, action: str, id: str | None, json: bool) -> int:
+def manage_runs(home: str | None = None, action: str = "list", id: str | None = None, json: bool = False) -> int:
     """Lists, shows, stops, resumes or deletes runs. Returns the exit code."""
     with _bad_input() as failure:
         place = Home.find(home)
@@ -85,7 +85,7 @@ def manage_runs(home: str | None, action: str, id: str | None, json: bool) -> in
     return failure.code
 
 
-def doctor(home: str | None, json: bool) -> int:
+def doctor(home: str | None = None, json: bool = False) -> int:
     """Prints what this machine has. Returns 0 if something can train here."""
     with _bad_input() as failure:
         machine = this_machine(Home.find(home).path)
@@ -205,7 +205,7 @@ def _print_result(run: Run) -> None:
     if rows := memory_rows(run):
         out.print(_table(("phase", "predicted GiB", "measured GiB", ""), rows))
     for sample in runs.samples(run.folder):
-        out.print(f"[dim]step {sample['step']}[/dim]  {sample['prompt']}  →  {sample['answer']}", markup=True)
+        out.print(f"step {sample['step']}: {sample['prompt']}  →  {sample['answer']}")
     if run.state == "finished":
         out.print(f"Result: {run.folder / 'output'}")
     elif run.state in ("stopped", "interrupted", "failed") and runs.has_checkpoint(run.folder):
@@ -214,9 +214,9 @@ def _print_result(run: Run) -> None:
         out.print(f"Log: {run.folder / 'log.txt'}")
 
 
-def _fields(job_file: str | None, flags: Mapping[str, str | None]) -> dict[str, object]:
+def _fields(job_file: str | None, flags: Mapping[str, str]) -> dict[str, object]:
     """Field values of a job file, overridden by the flags that were given. Raises SpecError."""
-    given = {name.removeprefix("field_"): value for name, value in flags.items() if value is not None}
+    given = {name.removeprefix("field_"): value for name, value in flags.items()}
     if job_file is None:
         return dict(given)
     try:
@@ -255,11 +255,11 @@ def _bad_input() -> Iterator[_Failure]:
             print(problem, file=sys.stderr)
     except RunNotFound as error:
         print(error.args[0], file=sys.stderr)
+    except BrokenPipeError:  # `app.py runs | head` has seen enough
+        os._exit(0)
     except OSError as error:
         print(f"{error.filename or 'disk'}: {error.strerror}", file=sys.stderr)
         failure.code = 1
-    except BrokenPipeError:
-        os._exit(0)
 
 
 def _print_json(value: Any) -> None:

@@ -96,11 +96,21 @@ def seconds_left(run: Run) -> float | None:
 
 
 def memory_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(phase, predicted GiB, measured GiB, difference) of each phase that was measured."""
+    """(phase, predicted GiB, measured GiB, difference) of each phase that was measured.
+
+    On a CPU there is no difference to tell: what is measured there is the growth of the whole process, which the C
+    library rounds and keeps, and not the tensors.
+    """
     predicted = runs.read_json(run.folder / "estimate.json").get("phases", {})
     measured = run.status.get("phase_peak_bytes", {})
+    counts_tensors = not run.status.get("baseline_bytes")
     return [
-        (title, gib(predicted[phase], 3), gib(measured[phase], 3), f"{predicted[phase] / measured[phase] - 1:+.1%}")
+        (
+            title,
+            gib(predicted[phase], 3),
+            gib(measured[phase], 3),
+            f"{predicted[phase] / measured[phase] - 1:+.1%}" if counts_tensors else "",
+        )
         for phase, title in PHASES.items()
         if predicted.get(phase) and measured.get(phase)
     ]

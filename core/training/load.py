@@ -1,0 +1,210 @@
+"""The model: precision, tokenizer, quantisation, weights, adapter settings. Never runs code that comes with a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+from .data import Rows
+from .failure import TrainingError, UnusableJob
+
+FEW_PARAMETERS = 10_000_000
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\n' }}
+    {%- if message['role'] == 'assistant' %}
+        {%- generation %}
+            {{- message['content'] + (eos_token or '<|im_end|>') }}
+        {%- endgeneration %}
+    {%- else %}
+        {{- message['content'] + (eos_token or '<|im_end|>') }}
+    {%- endif %}
+    {{- '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
+"""For models that bring none: ChatML, but a turn ends with the model's own end token, at which generation stops."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In which numbers the model is kept and computed."""
+
+    weights: torch.dtype
+    """The base as loaded; over a quantised base, all that is not quantised."""
+    autocast: torch.dtype | None
+    """What matrix products are computed in, if not in the dtype of the weights."""
+    quantised_base_adapters: torch.dtype
+    """Adapters over a quantised base."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which weights train, and how the base is kept meanwhile."""
+
+    trains_adapter: bool
+    base_bits: int
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "full": Method(trains_adapter=False, base_bits=16),
+        "lora": Method(trains_adapter=True, base_bits=16),
+        "lora-8bit": Method(trains_adapter=True, base_bits=8),
+        "qlora": Method(trains_adapter=True, base_bits=4),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, ready for a trainer."""
+
+    model: Any
+    tokenizer: Any
+    precision: Precision
+    adapter: LoraConfig | None
+
+    @property
+    def is_quantised(self) -> bool:
+        return getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False)
+
+
+def load(job: Any, rows: Rows) -> Loaded:
+    """Loads what a job names, from a folder or the Hub, for rows of this kind.
+
+    Raises TrainingError, UnusableJob, and whatever the libraries raise for a model that is not there.
+    """
+    if job.method not in METHODS:
+        raise UnusableJob(f"method {job.method!r} is not one of {', '.join(METHODS)}")
+    precision = choose_precision(job.dtype, job.method)
+    tokenizer = _load_tokenizer(job, rows)
+    adapter = _adapter(job) if METHODS[job.method].trains_adapter else None
+    model = _load_model(job, precision)
+    _check_vocabulary(model, tokenizer)
+    _keep_trainable(model)
+    if not torch.cuda.is_available() and model.num_parameters() < FEW_PARAMETERS:
+        torch.set_num_threads(1)  # such small products gain nothing from a second core, and threads cost
+    return Loaded(model, tokenizer, precision, adapter)
+
+
+def choose_precision(dtype: str, method: str) -> Precision:
+    """The precision on the device at hand; `dtype` other than auto decides on the weights."""
+    if not torch.cuda.is_available():
+        precision = Precision(torch.float32, None, torch.float32)
+    elif torch.cuda.is_bf16_supported(including_emulation=False):
+        precision = Precision(torch.bfloat16, torch.bfloat16, torch.bfloat16)
+    else:  # fp16 gradients of fp16 weights vanish, so weights that train are kept in fp32
+        weights = torch.float16 if METHODS[method].trains_adapter else torch.float32
+        precision = Precision(weights, torch.float16, torch.float32)
+    if dtype == "auto":
+        return precision
+    if dtype == "float16" and precision.autocast == torch.float16 and not METHODS[method].trains_adapter:
+        raise TrainingError("Full training cannot keep its weights in float16 on this GPU: choose dtype auto.")
+    return Precision(getattr(torch, dtype), precision.autocast, precision.quantised_base_adapters)
+
+
+def cast_adapters(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Brings the trainable adapters over a quantised base to `dtype`, DoRA's magnitudes aside.
+
+    TRL makes them bfloat16 whatever the device, and PEFT makes them float32 again when it loads a checkpoint. DoRA's
+    magnitudes stay as they are: their updates are too small for bfloat16.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_magnitude_vector" not in name:
+            parameter.data = parameter.data.to(dtype)
+
+
+def _source(job: Any) -> dict[str, Any]:
+    """Where a model comes from. A revision means nothing to a folder."""
+    source = {"pretrained_model_name_or_path": job.model}
+    return source if Path(job.model).is_dir() else source | {"revision": job.revision}
+
+
+def _load_tokenizer(job: Any, rows: Rows) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(**_source(job), trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise TrainingError(f"The tokenizer of {job.model} has no token that could pad: it names no end token.")
+    if rows.is_conversational and tokenizer.chat_template is None:
+        print(f"{job.model} has no chat template: a ChatML one is used and saved with the result.")
+        tokenizer.chat_template = CHAT_TEMPLATE
+    needs_marks = job.assistant_only_loss and rows.is_conversational and rows.is_language_modeling
+    if needs_marks and not has_generation_markers(tokenizer.chat_template):
+        try:
+            get_training_chat_template(tokenizer)  # TRL has one of its own for the common templates
+        except ValueError:
+            raise TrainingError(
+                f"The chat template of {job.model} does not mark the assistant's turns: switch assistant_only_loss "
+                "off, or give the model a chat template with {% generation %} markers."
+            ) from None
+    return tokenizer
+
+
+def _load_model(job: Any, precision: Precision) -> Any:
+    print(f"loading {job.model} in {str(precision.weights).removeprefix('torch.')}")
+    return AutoModelForCausalLM.from_pretrained(
+        **_source(job),
+        dtype=precision.weights,
+        quantization_config=_quantisation(job, precision),
+        attn_implementation=job.attn_implementation,
+        device_map={"": 0} if torch.cuda.is_available() else None,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+
+
+def _quantisation(job: Any, precision: Precision) -> BitsAndBytesConfig | None:
+    bits = METHODS[job.method].base_bits
+    if bits == 16:
+        return None
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=job.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=job.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=precision.autocast or precision.weights,
+    )
+
+
+def _adapter(job: Any) -> LoraConfig:
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=job.lora_r,
+        lora_alpha=job.lora_alpha,
+        lora_dropout=job.lora_dropout,
+        target_modules=job.target_modules if job.target_modules == "all-linear" else job.target_modules.split(","),
+        use_dora=job.use_dora,
+        use_rslora=job.use_rslora,
+        init_lora_weights=True if job.init_lora_weights == "default" else job.init_lora_weights,
+    )
+
+
+def _keep_trainable(model: torch.nn.Module) -> None:
+    """Keeps 4-bit layers on a CPU as they were loaded.
+
+    With AVX512-BF16, bitsandbytes repacks them for inference at the first forward pass in eval mode, for good. The
+    kernel for that form has no backward pass: after an evaluation nothing would flow back through the base any more.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """An id without an embedding would end in an unreadable error on a GPU."""
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > num_embeddings:
+        raise TrainingError(
+            f"The tokenizer has {len(tokenizer)} tokens, but the model only {num_embeddings} embeddings."
+        )

@@ -1,0 +1,398 @@
+"""The training program: real trainings of the demo model, in this process; and its parts by themselves."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.methods import METHODS
+from core.training.data import read_rows
+from core.training.failure import TrainingError, explain
+from core.training.record import Record
+from tests.training_fixtures import ROOT, copy_model, lines_of, losses_of, make_run, status_of, train, write_rows
+
+training = pytest.mark.training
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU:UserWarning"),
+]
+MESSAGES = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+
+
+# The whole program
+
+
+@training
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_and_leaves_a_result_that_loads(tmp_path: Path, method: str) -> None:
+    run = make_run(tmp_path / "run", method=method, max_steps=8, eval_dataset="data/eval.jsonl", num_samples=1)
+    assert train(run) == 0
+    losses = list(losses_of(run).values())
+    assert len(losses) == 8 and all(map(math.isfinite, losses)) and min(losses[-3:]) < losses[0]
+    status = status_of(run)
+    assert (status["state"], status["step"], status["result"]) == ("finished", 8, "output")
+    assert set(status["phase_peak_bytes"]) == {"load", "forward", "backward", "optimizer_step", "eval", "save"}
+    assert [line["step"] for line in lines_of(run, "samples.jsonl")] == [0, 8]
+    assert _answers(run, METHODS[method].trains_adapter)
+
+
+@training
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    whole, halved = make_run(tmp_path / "whole", method=method), make_run(tmp_path / "halved", method=method)
+    assert train(whole) == 0
+    with monkeypatch.context() as patched:
+        _ask_to_stop_after(2, patched)
+        assert train(halved) == 130
+    assert status_of(halved)["state"] == "stopped" and (halved / "checkpoints" / "checkpoint-3").is_dir()
+    assert not (halved / "output").exists()
+    (halved / "stop").unlink()
+    assert train(halved) == 0
+    assert losses_of(halved) == losses_of(whole)
+    times = [line["time"] for line in lines_of(halved)]
+    assert times == sorted(times)
+
+
+@training
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "paged_adamw_8bit"])
+def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
+) -> None:
+    import torch
+
+    from core.training import load
+
+    on_cpu = load.choose_precision("auto", "qlora")
+    as_on_gpu = dataclasses.replace(on_cpu, quantised_base_adapters=torch.bfloat16)
+    monkeypatch.setattr(load, "choose_precision", lambda dtype, method: as_on_gpu)
+    fields = {"method": "qlora", "optim": optim, "lora_r": 64, "max_steps": 5}  # rank 64 has 8-bit states
+    whole, halved = make_run(tmp_path / "whole", **fields), make_run(tmp_path / "halved", **fields)
+    assert train(whole) == 0
+    with monkeypatch.context() as patched:
+        _ask_to_stop_after(2, patched)
+        assert train(halved) == 130
+    (halved / "stop").unlink()
+    assert train(halved) == 0
+    assert losses_of(halved) == losses_of(whole)
+
+
+@training
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_evaluations_and_samples_leave_no_trace_in_the_training(tmp_path: Path, method: str) -> None:
+    plain = make_run(tmp_path / "plain", method=method, max_steps=4)
+    watched_fields: dict[str, object] = {"eval_dataset": "data/eval.jsonl", "eval_steps": 1, "num_samples": 2}
+    watched = make_run(tmp_path / "watched", method=method, max_steps=4, **watched_fields)
+    assert (train(plain), train(watched)) == (0, 0)
+    assert losses_of(watched) == losses_of(plain)
+
+
+@training
+def test_a_stop_during_an_evaluation_ends_it_and_saves_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", eval_dataset="data/eval.jsonl", eval_steps=2)
+    wish = lambda record: record.status.phase == "eval" and record.status.step > 0  # noqa: E731
+    monkeypatch.setattr(Record, "is_stop_requested", wish)
+    assert train(run) == 130
+    assert status_of(run)["state"] == "stopped" and (run / "checkpoints" / "checkpoint-2").is_dir()
+    assert not any("eval_loss" in line for line in lines_of(run))
+
+
+@training
+def test_a_run_that_died_after_its_last_step_resumes_to_its_result_without_another_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", max_steps=3)
+    assert train(run) == 0
+    before = (run / "output" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(run / "output")
+    assert train(run) == 0
+    assert (run / "output" / "adapter_model.safetensors").read_bytes() == before
+    assert list(losses_of(run)) == [1, 2, 3] and status_of(run)["step"] == 3
+
+
+@training
+def test_a_loss_that_is_not_a_number_is_shown_and_the_file_stays_json(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", method="full", optim="sgd", max_grad_norm=0, max_steps=4)
+    job = json.loads((run / "job.json").read_text())
+    (run / "job.json").write_text(json.dumps(job | {"learning_rate": 1e30}))
+    assert train(run) == 0
+    last = [line for line in lines_of(run) if "learning_rate" in line][-1]
+    assert "loss" in last["nonfinite"] and "loss" not in last
+
+
+@training
+def test_a_signal_while_the_model_is_loading_ends_the_program_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core.training import load
+
+    def take_long(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(load, "_load_model", take_long)
+    run = make_run(tmp_path / "run")
+    assert train(run) == 130
+    assert status_of(run)["state"] == "stopped" and not (run / "checkpoints").exists()
+
+
+@training
+@pytest.mark.parametrize(
+    ("row", "lines"),
+    [
+        ({"prompt": "two and two is", "completion": " four"}, True),
+        ({"instruction": "Greet.", "input": "Ann", "output": "Hello Ann"}, True),
+        ({"question": "Who?", "answer": "Me."}, True),
+        ({"text": "It is what it is."}, False),
+    ],
+    ids=["prompt", "instruction", "question", "text"],
+)
+def test_every_kind_of_row_can_be_trained_on(tmp_path: Path, row: dict[str, str], lines: bool) -> None:
+    run = make_run(tmp_path / "run", max_steps=2, num_samples=1)
+    write_rows(run, *[row] * 8)
+    assert train(run) == 0
+    assert len(losses_of(run)) == 2 and (run / "samples.jsonl").exists() == lines
+
+
+@training
+def test_packed_rows_train(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", packing=True, max_steps=2)
+    assert train(run) == 0
+    assert lines_of(run)[-1]["num_tokens"] > 2 * 4 * 100
+
+
+@training
+def test_a_template_without_marks_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    template = model / "chat_template.jinja"
+    text = template.read_text().replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
+    template.write_text(text)
+    (model / "model.safetensors").unlink()
+    run = make_run(tmp_path / "run", model=str(model))
+    assert train(run) == 1
+    assert "switch assistant_only_loss off" in status_of(run)["error"]
+
+
+@training
+def test_a_model_without_a_template_gets_one_that_is_saved_with_the_result(tmp_path: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    run = make_run(tmp_path / "run", model=str(model), max_steps=1)
+    assert train(run) == 0
+    assert "{%- generation %}" in (run / "output" / "chat_template.jinja").read_text()
+
+
+@training
+def test_rows_whose_answers_are_all_cut_off_are_named_as_the_cause(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", max_length=8)
+    assert train(run) == 1
+    assert "max_length 8" in status_of(run)["error"]
+
+
+@training
+def test_the_copied_program_runs_by_itself_and_stops_on_a_signal(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", max_steps=100_000)
+    shutil.copytree(ROOT / "core" / "training", run / "training", ignore=shutil.ignore_patterns("__pycache__"))
+    with (run / "log.txt").open("wb") as log:
+        program = subprocess.Popen([sys.executable, "-m", "training", "job.json"], cwd=run, stdout=log, stderr=log)
+    while program.poll() is None and not (run / "metrics.jsonl").exists():
+        time.sleep(0.1)
+    program.terminate()
+    assert program.wait(timeout=60) == 130, (run / "log.txt").read_text()
+    status = status_of(run)
+    assert status["state"] == "stopped" and (run / "checkpoints" / f"checkpoint-{status['step']}").is_dir()
+
+
+# Jobs that cannot run
+
+
+def test_a_job_without_a_field_is_refused_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run")
+    job = json.loads((run / "job.json").read_text())
+    del job["dataset"]
+    (run / "job.json").write_text(json.dumps(job))
+    assert train(run) == 2
+    assert "job.json: field dataset is missing" in capsys.readouterr().err
+
+
+def test_a_job_file_that_is_not_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "job.json").write_text("{")
+    assert train(tmp_path) == 2
+    assert capsys.readouterr().err.startswith("job.json: is not JSON")
+
+
+def test_a_stop_file_at_the_start_means_stop(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "stop").touch()
+    assert train(run) == 130
+    assert status_of(run)["state"] == "stopped"
+
+
+@training
+def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    write_rows(run, MESSAGES, "", MESSAGES, '{"messages": [')
+    assert train(run) == 1
+    status = status_of(run)
+    assert status["state"] == "failed" and status["error"].startswith("dataset line 4: not JSON at column")
+
+
+# The rows
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (MESSAGES, ["messages", "tools"]),
+        ({"prompt": "a", "completion": "b"}, ["prompt", "completion", "tools"]),
+        ({"instruction": "a", "output": "b"}, ["prompt", "completion"]),
+        ({"question": "a", "answer": "b", "system": "c"}, ["prompt", "completion"]),
+        ({"text": "a"}, ["text"]),
+    ],
+)
+def test_each_way_of_writing_rows_becomes_columns_of_trl(tmp_path: Path, row: object, columns: list[str]) -> None:
+    write_rows(make_run(tmp_path / "run"), row, row)
+    rows = read_rows(tmp_path / "run", "data/train.jsonl", "", 0.0, 0)
+    assert rows.train.column_names == columns and len(rows.train) == 2 and rows.eval is None
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": "a"}, "another kind than the first row"),
+        ({"messages": []}, "not a list of messages"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "no assistant message"),
+        ({"messages": [{"role": "user"}]}, "no text as its content"),
+        ({"messages": [{"role": "boss", "content": "a"}]}, "no role among"),
+        ({"title": "a"}, "one of these is needed"),
+        ([1], "a list, not an object"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_refused_by_line(tmp_path: Path, row: object, words: str) -> None:
+    write_rows(make_run(tmp_path / "run"), MESSAGES, row)
+    with pytest.raises(TrainingError, match=f"dataset line 2: .*{words}"):
+        read_rows(tmp_path / "run", "data/train.jsonl", "", 0.0, 0)
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(19, 0), (20, 1), (100, 5)])
+def test_a_share_of_the_rows_is_held_out_if_there_are_enough(tmp_path: Path, count: int, held_out: int) -> None:
+    write_rows(make_run(tmp_path / "run"), *[{"text": str(number)} for number in range(count)])
+    rows = read_rows(tmp_path / "run", "data/train.jsonl", "", 0.05, seed=1)
+    assert len(rows.eval or ()) == held_out
+    assert sorted(int(row["text"]) for part in (rows.train, rows.eval or ()) for row in part) == list(range(count))
+
+
+def test_messages_keep_exactly_the_keys_they_came_with(tmp_path: Path) -> None:
+    called = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]}
+    row = {"messages": [{"role": "user", "content": "hi"}, called], "tools": [{"type": "function"}]}
+    write_rows(make_run(tmp_path / "run"), row, MESSAGES)
+    rows = read_rows(tmp_path / "run", "data/train.jsonl", "", 0.0, 0)
+    assert [found["messages"] for found in rows.train] == [row["messages"], MESSAGES["messages"]]
+
+
+# The record
+
+
+def test_a_rewind_drops_torn_and_later_lines_and_keeps_the_clock_going(tmp_path: Path) -> None:
+    early, late = {"step": 2, "time": 50.0, "num_tokens": 9}, {"step": 3, "time": 60.0}
+    (tmp_path / "metrics.jsonl").write_text(f'{json.dumps(early)}\n{json.dumps(late)}\n{{"step": 4, "ti')
+    record = Record(tmp_path)
+    assert record.rewind(2) == early
+    assert lines_of(tmp_path) == [early]
+    assert record.seconds() >= 50.0
+
+
+def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
+    for step, text in ((9, '{"global_step": 9, "max_steps": 20}'), (10, '{"global_step": 10, "max_'), (11, None)):
+        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if text:
+            (folder / "trainer_state.json").write_text(text)
+    checkpoint = Record(tmp_path).newest_checkpoint()
+    assert checkpoint is not None and (checkpoint.step, checkpoint.max_steps) == (9, 20)
+
+
+def test_a_status_is_written_at_once_for_news_and_seldom_for_steps(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    record.update(step=1)
+    assert status_of(tmp_path)["step"] == 0
+    record.update(phase="train")
+    assert status_of(tmp_path)["step"] == 1
+
+
+def test_numbers_that_json_does_not_have_are_named(tmp_path: Path) -> None:
+    Record(tmp_path).append_metrics(1, 0.5, {"loss": math.nan, "grad_norm": math.inf, "learning_rate": 0.1})
+    line = lines_of(tmp_path)[0]
+    assert line["nonfinite"] == ["loss", "grad_norm"] and set(line) == {"step", "epoch", "time", "learning_rate", "nonfinite"}
+
+
+# The words of a failure
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+class GatedRepoError(OSError):
+    """Named as huggingface_hub's."""
+
+
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.56 GiB of which 1.20 GiB is free. "
+    "Including non-PyTorch memory, this process has 13.36 GiB memory in use."
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OutOfMemoryError(OUT_OF_MEMORY),
+            "Out of GPU memory in the backward pass: 2.00 GiB more was needed, 1.20 GiB of 14.56 GiB was free.",
+        ),
+        (TrainingError("dataset line 3: is empty."), "dataset line 3: is empty."),
+        (OSError(28, "No space left on device"), "The disk is full: nothing more could be written in the backward pass."),
+        (ModuleNotFoundError("No module named 'nope.sub'"), "A package is missing where the training runs: pip install nope."),
+        (ValueError("first\nsecond"), "ValueError: first"),
+    ],
+)
+def test_a_failure_is_told_in_one_sentence(error: Exception, sentence: str) -> None:
+    assert explain(error, "owner/name", "backward") == sentence
+
+
+def test_a_failure_is_known_by_what_it_was_raised_from() -> None:
+    outer = OSError("You are trying to access a gated repo.")
+    outer.__cause__ = GatedRepoError("403")
+    assert explain(outer, "owner/name", "load").startswith("owner/name is gated: accept its licence at")
+
+
+def _ask_to_stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the file `stop` appear once a step has been logged; it is seen at the end of the next."""
+    append = Record.append_metrics
+
+    def append_and_ask(record: Record, logged: int, *args: Any) -> None:
+        append(record, logged, *args)
+        if logged == step:
+            (record.folder / "stop").touch()
+
+    monkeypatch.setattr(Record, "append_metrics", append_and_ask)
+
+
+def _answers(run: Path, is_adapter: bool) -> bool:
+    """True if the result loads with the library that a user would take and gives finite logits."""
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    kind = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
+    tokenizer = AutoTokenizer.from_pretrained(run / "output")
+    model = kind.from_pretrained(run / "output")
+    return bool(model(**tokenizer("hello", return_tensors="pt")).logits.isfinite().all())
