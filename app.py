@@ -76,7 +76,7 @@ def _add_job_fields(command: argparse.ArgumentParser) -> None:
     """One flag for each JobSpec field. Values stay text: JobSpec reads and judges them, and names every problem."""
     group = command.add_argument_group("job fields")
     for name, field in JobSpec.model_fields.items():
-        bare = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
         help_text = f"{field.description} (default {field.default})".replace("%", "%%")
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(flag, dest=f"field_{name}", metavar="VALUE", help=help_text, **bare)

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from typing import Any
 
 import psutil
 from filelock import FileLock
@@ -26,6 +28,10 @@ ENVIRONMENT = re.compile(
     "|(CUDA|NVIDIA|PYTORCH|TORCH|TRITON|NCCL|OMP|MKL|HF|TRANSFORMERS|BNB)_.*"
 )
 """The variables a program gets; everything else, secrets of other tools included, stays out."""
+
+
+SECONDS_TO_TERMINATE = 120
+"""How long a program may take to reach the end of its step and save."""
 
 
 def start(home: Home, run: Run) -> None:
@@ -52,7 +58,8 @@ def request_stop(run: Run) -> None:
     (run.folder / "stop").touch()
     process = runs.process_of(run)
     if os.name == "posix" and process and is_alive(process):
-        os.kill(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # ended by itself meanwhile
+            os.kill(process.pid, signal.SIGTERM)
 
 
 def kill(run: Run) -> None:
@@ -60,9 +67,10 @@ def kill(run: Run) -> None:
     process = runs.process_of(run)
     if not process or not is_alive(process):
         return
-    parent = psutil.Process(process.pid)
-    for child in (*parent.children(recursive=True), parent):
-        child.kill()
+    with suppress(psutil.NoSuchProcess):  # ended by itself meanwhile
+        parent = psutil.Process(process.pid)
+        for child in (*parent.children(recursive=True), parent):
+            child.kill()
 
 
 def wait(home: Home, run_id: str, seconds: float) -> Run:
@@ -79,9 +87,9 @@ def _holds_device(run: Run) -> bool:
 
 
 def _spawn(run: Run) -> "subprocess.Popen[bytes]":
-    detached = (
-        {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    )
+    detached: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     with (run.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "training", "job.json"],

@@ -254,6 +254,8 @@ def _judge(folder: Path, status: Mapping[str, Any], created: float) -> tuple[Sta
         return ("failed", "The training program was never started.") if lost else ("starting", "")
     if is_alive(process):
         return ("stopping" if (folder / "stop").exists() and said != "starting" else said), ""
+    if (folder / "stop").exists():
+        return "stopped", ""  # ended as asked, before it could say so
     if process.boot_id != ProcessId.this_boot():
         return "interrupted", "The computer was restarted while this run was training."
     last_words = log_tail(folder, 2000).rsplit("\n", 1)[-1]

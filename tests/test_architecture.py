@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CODE = sorted(
-    path for room in ("app.py", "core", "ui", "benchmarks") for path in (ROOT / room).rglob("*.py") or [ROOT / room]
-) + [ROOT / "app.py"]
+    [ROOT / "app.py", *(path for room in ("core", "ui", "benchmarks") for path in (ROOT / room).rglob("*.py"))]
+)
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate"}
 TRAINING = ROOT / "core" / "training"
 

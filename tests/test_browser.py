@@ -15,7 +15,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from core import launch, runs
+from core import runs
 from core.runs import Home
 
 ROOT = Path(__file__).parent.parent

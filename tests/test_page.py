@@ -1,11 +1,14 @@
 """The page without a browser: its handlers as functions, its wiring through a client of a launched app."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
 import pytest
+from gradio_client import Client
 
 from core import launch, runs
 from core.job import JobSpec
@@ -126,7 +129,8 @@ def test_peoples_text_is_escaped(handlers: Handlers, home: Home, tmp_path: Path)
     assert attack not in str(shown["estimate"])
     handlers.on_start(**demo())
     (run,) = runs.list_runs(home)
-    (run.folder / "samples.jsonl").write_text('{"step": 0, "prompt": "%s", "answer": "%s"}\n' % (attack, attack))
+    row = json.dumps({"step": 0, "prompt": attack, "answer": attack})
+    (run.folder / "samples.jsonl").write_text(f"{row}\n")
     assert attack not in render.answers(run)
 
 
@@ -155,10 +159,59 @@ def test_choices_of_the_form_are_those_of_the_job() -> None:
     assert options == list(get_args(JobSpec.model_fields["optim"].annotation))
 
 
+NOT_SENT = ("state", "button", "tabs")
+"""Kinds of components whose values a client is not told."""
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Fires the page's events as a browser would: by the event's name, with the values that its inputs show."""
+
+    client: Client
+
+    def fire(self, event: str, **changes: object) -> dict[str, Any]:
+        """{elem_id: what came back} of the components that the event changed."""
+        components = {each["id"]: each for each in self.client.config["components"]}
+        wired = next(each for each in self.client.config["dependencies"] if each["api_name"] == event)
+        inputs = [components[number] for number in wired["inputs"] if components[number]["type"] != "state"]
+        values = {each["props"].get("elem_id"): each["props"].get("value") for each in inputs}
+        results = self.client.predict(*(values | changes).values(), api_name=f"/{event}")
+        outputs = [components[number] for number in wired["outputs"] if components[number]["type"] not in NOT_SENT]
+        named = zip((each["props"].get("elem_id") for each in outputs), results, strict=True)
+        return {name: value for name, value in named if value != {"__type__": "update"}}
+
+
 @pytest.fixture
-def url(home: Home, fake_program: None) -> Iterator[str]:
-    """The page, really served."""
+def wire(home: Home, fake_program: None) -> Iterator[Wire]:
+    """The page, really served, and a client that presses its buttons."""
     blocks = page.build(home)
     page.launch(blocks, GatePolicy(), None)
-    yield blocks.local_url
+    client = Client(blocks.local_url, verbose=False)
+    yield Wire(client)
+    client.close()
     blocks.close(verbose=False)
+
+
+def test_an_edit_goes_through_the_wire_and_back(wire: Wire) -> None:
+    shown = wire.fire("on_edit", **{"field-lora_r": -1})
+    assert "cannot run yet" in shown["estimate"] and "give 1 or more" in str(shown["field-lora_r"])
+
+
+def test_a_run_is_started_watched_and_found_through_the_wire(wire: Wire, home: Home) -> None:
+    shown = wire.fire("on_start")
+    (run,) = runs.list_runs(home)
+    assert run.id in shown["run-header"]
+    assert launch.wait(home, run.id, 20).state == "finished"
+    shown = wire.fire("on_tick", **{"run-picker": run.id})
+    assert "Finished" in shown["run-header"] and "plot" in str(shown["plot-loss"])
+
+
+def test_a_stop_goes_through_the_wire(wire: Wire, home: Home) -> None:
+    wire.fire("on_start", **{"field-seed": 1003})
+    (run,) = runs.list_runs(home)
+    wire.fire("on_stop", **{"run-picker": run.id})
+    assert launch.wait(home, run.id, 20).state == "stopped"
+
+
+def test_the_wire_lists_no_api(wire: Wire) -> None:
+    assert wire.client.view_api(return_format="dict", print_info=False)["named_endpoints"] == {}

@@ -65,6 +65,13 @@ def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRu
     assert not (run.folder / "stop").exists()
 
 
+def test_a_run_stopped_before_its_program_can_speak_counts_as_stopped(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=NEVER_END)
+    launch.start(home, run)
+    launch.request_stop(runs.read(home, run.id))
+    assert ended(home, run).state == "stopped"
+
+
 def test_stopping_an_ended_run_does_nothing(home: Home, new_run: NewRun) -> None:
     run = new_run()
     launch.start(home, run)

@@ -64,7 +64,7 @@ def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
 
 
 @training
-@pytest.mark.parametrize("optim", ["adamw_torch_fused", "paged_adamw_8bit"])
+@pytest.mark.parametrize("optim", [pytest.param("adamw_torch_fused", marks=pytest.mark.slow), "paged_adamw_8bit"])
 def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
 ) -> None:
@@ -101,8 +101,11 @@ def test_a_stop_during_an_evaluation_ends_it_and_saves_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path / "run", eval_dataset="data/eval.jsonl", eval_steps=2)
-    wish = lambda record: record.status.phase == "eval" and record.status.step > 0  # noqa: E731
-    monkeypatch.setattr(Record, "is_stop_requested", wish)
+
+    def is_evaluating(record: Record) -> bool:
+        return record.status.phase == "eval" and record.status.step > 0
+
+    monkeypatch.setattr(Record, "is_stop_requested", is_evaluating)
     assert train(run) == 130
     assert status_of(run)["state"] == "stopped" and (run / "checkpoints" / "checkpoint-2").is_dir()
     assert not any("eval_loss" in line for line in lines_of(run))
@@ -292,7 +295,10 @@ def test_a_share_of_the_rows_is_held_out_if_there_are_enough(tmp_path: Path, cou
 
 
 def test_messages_keep_exactly_the_keys_they_came_with(tmp_path: Path) -> None:
-    called = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]}
+    called = {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}],
+    }
     row = {"messages": [{"role": "user", "content": "hi"}, called], "tools": [{"type": "function"}]}
     write_rows(make_run(tmp_path / "run"), row, MESSAGES)
     rows = read_rows(tmp_path / "run", "data/train.jsonl", "", 0.0, 0)
@@ -303,12 +309,16 @@ def test_messages_keep_exactly_the_keys_they_came_with(tmp_path: Path) -> None:
 
 
 def test_a_rewind_drops_torn_and_later_lines_and_keeps_the_clock_going(tmp_path: Path) -> None:
-    early, late = {"step": 2, "time": 50.0, "num_tokens": 9}, {"step": 3, "time": 60.0}
-    (tmp_path / "metrics.jsonl").write_text(f'{json.dumps(early)}\n{json.dumps(late)}\n{{"step": 4, "ti')
+    lines = [
+        {"step": 2, "time": 50.0, "num_tokens": 9},
+        {"step": 2, "time": 51.0, "eval_loss": 1.0},
+        {"step": 3, "time": 60.0, "num_tokens": 12},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ti')
     record = Record(tmp_path)
-    assert record.rewind(2) == early
-    assert lines_of(tmp_path) == [early]
-    assert record.seconds() >= 50.0
+    assert record.rewind(2) == 9
+    assert lines_of(tmp_path) == lines[:2]
+    assert record.seconds() >= 51.0
 
 
 def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
@@ -332,7 +342,107 @@ def test_a_status_is_written_at_once_for_news_and_seldom_for_steps(tmp_path: Pat
 def test_numbers_that_json_does_not_have_are_named(tmp_path: Path) -> None:
     Record(tmp_path).append_metrics(1, 0.5, {"loss": math.nan, "grad_norm": math.inf, "learning_rate": 0.1})
     line = lines_of(tmp_path)[0]
-    assert line["nonfinite"] == ["loss", "grad_norm"] and set(line) == {"step", "epoch", "time", "learning_rate", "nonfinite"}
+    assert line["nonfinite"] == ["loss", "grad_norm"] and set(line) == {
+        "step",
+        "epoch",
+        "time",
+        "learning_rate",
+        "nonfinite",
+    }
+
+
+# Precision and memory, as on GPUs that are not here
+
+
+@pytest.mark.parametrize(
+    ("gpu", "method", "dtype", "weights", "autocast", "adapters"),
+    [
+        ("none", "full", "auto", "float32", None, "float32"),
+        ("none", "qlora", "auto", "float32", None, "float32"),
+        ("with bf16", "full", "auto", "bfloat16", "bfloat16", "bfloat16"),
+        ("with bf16", "full", "float32", "float32", "bfloat16", "bfloat16"),
+        ("with bf16", "qlora", "auto", "bfloat16", "bfloat16", "bfloat16"),
+        ("without bf16", "full", "auto", "float32", "float16", "float32"),
+        ("without bf16", "lora", "auto", "float16", "float16", "float32"),
+        ("without bf16", "qlora", "auto", "float16", "float16", "float32"),
+    ],
+)
+@training
+def test_the_precision_follows_the_device(
+    monkeypatch: pytest.MonkeyPatch, gpu: str, method: str, dtype: str, weights: str, autocast: str, adapters: str
+) -> None:
+    import torch
+
+    from core.training.load import Precision, choose_precision
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu != "none")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu == "with bf16")
+    wanted = Precision(getattr(torch, weights), autocast and getattr(torch, autocast), getattr(torch, adapters))
+    assert choose_precision(dtype, method) == wanted
+
+
+@training
+def test_full_training_in_float16_is_refused_where_it_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from core.training.load import choose_precision
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(TrainingError, match="float16"):
+        choose_precision("float16", "full")
+
+
+class FakeAllocator:
+    """torch.cuda's counters, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        self.live = self.peak = 0
+        for name, function in {
+            "get_device_name": lambda: "GPU",
+            "mem_get_info": lambda: (900, 1000),
+            "memory_allocated": lambda: self.live,
+            "memory_reserved": lambda: self.live,
+            "max_memory_allocated": lambda: self.peak,
+            "max_memory_reserved": lambda: self.peak,
+            "empty_cache": lambda: None,
+            "reset_peak_memory_stats": lambda: self.hold(self.live, peak=0),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, function)
+
+    def hold(self, live: int, peak: int | None = None) -> None:
+        self.live, self.peak = live, max(live, self.peak if peak is None else peak)
+
+
+@training
+def test_the_highest_memory_survives_the_resets_between_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    from core.training.meter import CudaGauge, Meter
+
+    allocator = FakeAllocator(monkeypatch)
+    meter = Meter(CudaGauge(), {"forward": 1, "backward": 1})
+    for phase, highest in (("forward", 100), ("backward", 60), ("forward", 80)):
+        meter.enter(phase)
+        allocator.hold(highest)
+        allocator.hold(40)
+    meter.leave()
+    assert meter.peaks == {"forward": 100, "backward": 60}
+    assert meter.gauge.highest()["peak_allocated_bytes"] == 100
+
+
+@training
+def test_memory_of_the_samples_does_not_count_as_the_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from core.training.meter import CudaGauge, Meter
+
+    allocator = FakeAllocator(monkeypatch)
+    meter = Meter(CudaGauge(), {})
+    allocator.hold(50)
+    with meter.unmeasured():
+        allocator.hold(500)
+        allocator.hold(50)
+    readings = meter.gauge.readings()
+    assert readings["memory_peak_bytes"] == 50 and readings["device_used_bytes"] == 100
 
 
 # The words of a failure
@@ -347,8 +457,8 @@ class GatedRepoError(OSError):
 
 
 OUT_OF_MEMORY = (
-    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.56 GiB of which 1.20 GiB is free. "
-    "Including non-PyTorch memory, this process has 13.36 GiB memory in use."
+    "CUDA out of memory. Tried to allocate 2.00 GiB. "
+    "GPU 0 has a total capacity of 14.56 GiB of which 1.20 GiB is free. Including non-PyTorch memory, this process has 13.36 GiB memory in use."
 )
 
 
@@ -360,8 +470,14 @@ OUT_OF_MEMORY = (
             "Out of GPU memory in the backward pass: 2.00 GiB more was needed, 1.20 GiB of 14.56 GiB was free.",
         ),
         (TrainingError("dataset line 3: is empty."), "dataset line 3: is empty."),
-        (OSError(28, "No space left on device"), "The disk is full: nothing more could be written in the backward pass."),
-        (ModuleNotFoundError("No module named 'nope.sub'"), "A package is missing where the training runs: pip install nope."),
+        (
+            OSError(28, "No space left on device"),
+            "The disk is full: nothing more could be written in the backward pass.",
+        ),
+        (
+            ModuleNotFoundError("No module named 'nope.sub'"),
+            "A package is missing where the training runs: pip install nope.",
+        ),
         (ValueError("first\nsecond"), "ValueError: first"),
     ],
 )

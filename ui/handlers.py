@@ -54,7 +54,7 @@ class Handlers:
         }
         before = marks.get("fields", {})
         updates: Shown = {
-            name: gr.update(**({"value": moved[name]} if name in moved else {}), **mark.update(name))
+            name: gr.update(**mark.update(name) | ({"value": moved[name]} if name in moved else {}))
             for name, mark in wanted.items()
             if name in moved or before.get(name, Mark()) != mark
         }
@@ -174,7 +174,7 @@ class Mark:
     is_changed: bool = False
     """True if the value differs from what the model and the method would have it be."""
 
-    def update(self, field: str) -> dict[str, object]:
+    def update(self, field: str) -> dict[str, Any]:
         """The mark as properties of the control: the problem takes the place of the help."""
         classes = [name for name, applies in (("wrong", self.problem), ("changed", self.is_changed)) if applies]
         return {"info": self.problem or JobSpec.model_fields[field].description, "elem_classes": classes}

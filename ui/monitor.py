@@ -1,16 +1,17 @@
 """The run panel: the picker, the plots and the rest of one run. Places components and names them; reads nothing."""
 
+from typing import Any
+
 import gradio as gr
-from gradio.components import Component
 
 from ui.render import PLOTS, figure
 
 ALWAYS_SHOWN = ("loss", "memory")
 
 
-def render() -> dict[str, Component]:
+def render() -> dict[str, Any]:
     """Places the run panel where the page stands now: {name: component}."""
-    named: dict[str, Component] = {}
+    named: dict[str, Any] = {}
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=3, min_width=300, elem_classes="runs-list"):
             named["run_id"] = gr.Radio(choices=[], label="Runs", elem_id="run-picker")

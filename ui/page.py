@@ -8,10 +8,9 @@ import traceback
 import webbrowser
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
-from gradio.blocks import BlockContext
-from gradio.components import Component
 from starlette.middleware import Middleware
 
 from core.job import SpecError
@@ -23,14 +22,15 @@ from ui.handlers import Handlers, Shown
 STYLE = Path(__file__).with_name("style.css")
 TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
 SECONDS_BETWEEN_TICKS = 1.0
-Named = Mapping[str, Component | BlockContext]
+Named = Mapping[str, Any]
+"""{name: component}. Any, because Gradio gives components their events only at run time."""
 
 
 def build(home: Home) -> gr.Blocks:
     """The whole page over one home folder."""
     handlers = Handlers(home)
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
-        named: dict[str, Component | BlockContext] = {"marks": gr.State({}), "seen": gr.State("")}
+        named: dict[str, Any] = {"marks": gr.State({}), "seen": gr.State("")}
         with gr.Row(elem_classes="top-row"):
             named["top"] = gr.HTML(elem_id="top")
             named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
@@ -47,7 +47,7 @@ def build(home: Home) -> gr.Blocks:
     return page
 
 
-def _place_form(named: dict[str, Component | BlockContext]) -> dict[str, Component]:
+def _place_form(named: dict[str, Any]) -> dict[str, Any]:
     """The left column, in the order a person decides."""
     fields = form.render("model") | form.render("data")
     named["upload"] = gr.File(
@@ -72,7 +72,7 @@ def _place_form(named: dict[str, Component | BlockContext]) -> dict[str, Compone
     return fields
 
 
-def _place_estimate(named: dict[str, Component | BlockContext]) -> gr.Button:
+def _place_estimate(named: dict[str, Any]) -> gr.Button:
     """The right column, always in view: will it fit, and the one big button."""
     gr.HTML("<h3>Will it fit?</h3>")
     named["estimate"] = gr.HTML(elem_id="estimate")
@@ -87,7 +87,7 @@ def _wire(
     page: gr.Blocks,
     handlers: Handlers,
     named: Named,
-    fields: Mapping[str, Component],
+    fields: Named,
     start: gr.Button,
     dark: gr.Button,
 ) -> None:
@@ -96,12 +96,12 @@ def _wire(
     edited = {"marks": named["marks"], **fields}
     tick = gr.Timer(SECONDS_BETWEEN_TICKS)
 
-    def on(event: Callable[..., object], handler: Callable[..., Shown], inputs: Named, quick: bool = True) -> object:
+    def on(event: Callable[..., object], handler: Callable[..., Shown], inputs: Named, quick: bool = True) -> Any:
         """`quick` events bypass the queue, so that no waiting work holds them up."""
         joined = _by_name(handler, named)
         outputs = list(named.values())
-        hidden = {"show_progress": "hidden", "api_visibility": "private"}
-        return event(joined, inputs_kwargs=dict(inputs), outputs=outputs, queue=not quick, **hidden)
+        settings = {"queue": not quick, "show_progress": "hidden", "api_visibility": "undocumented"}
+        return event(joined, inputs_kwargs=dict(inputs), outputs=outputs, api_name=handler.__name__, **settings)
 
     on(page.load, handlers.on_load, {})
     on(page.load, handlers.on_edit, edited)
@@ -167,11 +167,12 @@ def serve(
     except OSError as error:
         print(f"port: {error}", file=sys.stderr)
         return 2
-    print(f"Tailor is at {login_url(page.local_url, policy.token)}", flush=True)
+    link = login_url(str(page.local_url), policy.token)
+    print(f"Tailor is at {link}", flush=True)
     if share:
         print(_share_sentence(page, policy), flush=True)
     if not (no_browser or policy.token):  # a token must not stand in another program's command line
-        webbrowser.open(page.local_url)
+        webbrowser.open(link)
     return _wait(page)
 
 

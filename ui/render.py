@@ -189,16 +189,16 @@ def estimate_panel(found: MemoryEstimate) -> str:
         f'<p class="verdict">{escape(verdict_sentence(found))}</p>'
         f'<div class="bar" role="img" aria-label="{escape(verdict_sentence(found))}">{parts}'
         f'<em style="left:{limit:.3f}%"></em></div>'
-        f'<ul class="parts">{items}</ul>{_phases(found.phases, found.binding_phase)}</div>'
+        f'<ul class="parts">{items}</ul>{_phases(found)}</div>'
     )
 
 
-def _phases(phases: Mapping[str, int], binding: str) -> str:
-    most = max(phases.values(), default=1)
+def _phases(found: MemoryEstimate) -> str:
+    most = max(found.phases.values(), default=1)
     rows = "".join(
-        f'<li class="{"binding" if name == binding else ""}"><span>{escape(PHASES.get(name, name))}</span>'
+        f'<li class="{"binding" if name == found.binding_phase else ""}"><span>{PHASES[name]}</span>'
         f'<u><s style="width:{100 * size / most:.2f}%"></s></u><b>{memory(size)}</b></li>'
-        for name, size in phases.items()
+        for name, size in found.phases.items()
         if size
     )
     return f'<ul class="phases" aria-label="Peak of each phase">{rows}</ul>'

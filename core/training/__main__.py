@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "0",  # TRL refuses several GPUs in one process
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # rows of varying length would fragment fixed segments
+    "DISABLE_SAFETENSORS_CONVERSION": "true",  # no weights but the model's own
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
@@ -109,8 +110,8 @@ def train(job: Job, record: Record) -> None:
 
     record.enter("data")  # tokenised by the trainer, while the adapter is put on
     checkpoint = record.newest_checkpoint()
-    last_line = record.rewind(checkpoint.step if checkpoint else 0)
-    watch = Watch(record, meter, num_tokens=last_line.get("num_tokens", 0))
+    num_tokens = record.rewind(checkpoint.step if checkpoint else 0)
+    watch = Watch(record, meter, num_tokens)
     trainer = STAGES[job.stage](job, loaded, rows, watch)
     meter.leave()
     trainable = (parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)

@@ -54,7 +54,7 @@ def read_rows(folder: Path, dataset: str, eval_dataset: str, eval_fraction: floa
     train = _read(folder / dataset, "dataset")
     if eval_dataset:
         held_out = _read(folder / eval_dataset, "eval_dataset")
-        if train[0].keys() != held_out[0].keys():
+        if _form(train[0]) != _form(held_out[0]):
             raise TrainingError("The rows of eval_dataset are of another kind than those of dataset.")
     else:
         train, held_out = _split(train, eval_fraction, seed)
@@ -89,6 +89,20 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(line: bytes, first: Row | None) -> Row:
+    fields = _object(line)
+    kind = next((kind for kind in KINDS if all(column in fields for column in kind.columns)), None)
+    if kind is None:
+        known = ", ".join(" + ".join(kind.columns) for kind in KINDS)
+        raise BadRow(f"has {', '.join(fields) or 'no fields'}, but one of these is needed: {known}")
+    row = kind.convert(fields)
+    if first and _form(row) != _form(first):
+        raise BadRow("is of another kind than the first row")
+    if kind.takes_tools:
+        row["tools"] = json.dumps(fields["tools"]) if fields.get("tools") else None
+    return row
+
+
+def _object(line: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(line)
     except UnicodeDecodeError:
@@ -97,18 +111,12 @@ def _parse(line: bytes, first: Row | None) -> Row:
         raise BadRow(f"not JSON at column {error.colno}: {error.msg}") from None
     if not isinstance(fields, dict):
         raise BadRow(f"a {type(fields).__name__}, not an object")
-    kind = next((kind for kind in KINDS if all(column in fields for column in kind.columns)), None)
-    if kind is None:
-        known = ", ".join(" + ".join(kind.columns) for kind in KINDS)
-        raise BadRow(f"has {', '.join(fields) or 'no fields'}, but one of these is needed: {known}")
-    row = kind.convert(fields)
-    if kind.takes_tools:
-        row["tools"] = json.dumps(fields["tools"]) if fields.get("tools") else None
-    if first and {name: type(row.get(name)) for name in first if name != "tools"} != {
-        name: type(value) for name, value in first.items() if name != "tools"
-    }:
-        raise BadRow("is of another kind than the first row")
-    return row
+    return fields
+
+
+def _form(row: Row) -> dict[str, type]:
+    """What must be the same in every row: the columns, and whether they hold text or messages."""
+    return {name: type(value) for name, value in row.items() if name != "tools"}
 
 
 def _split(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -39,7 +39,7 @@ CAUSES = (
     ),
     Cause(r"^MemoryError|can't allocate memory|Cannot allocate memory", "Out of main memory {activity}."),
     Cause(
-        r"No space left on device|PytorchStreamWriter failed",
+        r"No space left on device|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos",
         "The disk is full: nothing more could be written {activity}.",
     ),
     Cause(

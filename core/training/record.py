@@ -125,12 +125,12 @@ class Record:
         """Seconds that the run has trained, in this life and in those before it."""
         return self._seconds_before + time.monotonic() - self._began
 
-    def rewind(self, step: int) -> Mapping[str, Any]:
-        """Forgets what an earlier life wrote after `step`; returns the last line of metrics.jsonl that stays, or {}."""
+    def rewind(self, step: int) -> int:
+        """Forgets what an earlier life wrote after `step`, takes over its clock, and returns its number of tokens."""
         self._keep("samples.jsonl", step)
-        last = self._keep("metrics.jsonl", step)
-        self._seconds_before = float(last.get("time", 0.0))
-        return last
+        kept = self._keep("metrics.jsonl", step)
+        self._seconds_before = max((float(row["time"]) for row in kept), default=0.0)
+        return max((int(row.get("num_tokens", 0)) for row in kept), default=0)
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """The complete checkpoint of the highest step. Its trainer_state.json, written last, says it is complete."""
@@ -173,13 +173,12 @@ class Record:
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
 
-    def _keep(self, name: str, step: int) -> dict[str, Any]:
+    def _keep(self, name: str, step: int) -> list[dict[str, Any]]:
         path = self.folder / name
-        if not path.exists():
-            return {}
         kept = [row for row in _rows(path) if row["step"] <= step]
-        _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-        return kept[-1] if kept else {}
+        if path.exists():
+            _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+        return kept
 
     def _write_status(self) -> None:
         self.status = replace(self.status, updated=time.time())

@@ -21,7 +21,7 @@ NOT_METRICS = frozenset(
 class Watch(TrainerCallback):
     """What happens in a training, told to the record; and the user's wish to stop, told to the training."""
 
-    def __init__(self, record: Record, meter: Meter, num_tokens: int = 0):
+    def __init__(self, record: Record, meter: Meter, num_tokens: int):
         """`num_tokens`: those that earlier lives of the run have trained on."""
         self.record = record
         self.meter = meter
@@ -74,6 +74,8 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.record.update(step=state.global_step, epoch=float(state.epoch or 0))
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last step always has a line
         if self.record.is_stop_requested():
             self.stop(state, control)
 

@@ -1,0 +1,194 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import app
+from core import launch, runs
+from core.job import JobSpec
+from core.runs import Home, Run
+
+ROOT = Path(__file__).parent.parent
+NewRun = Callable[..., Run]
+Printed = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def tailor(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Calls the command line with a home of its own."""
+    monkeypatch.setenv("TAILOR_HOME", str(home.path))
+    return lambda *arguments: app.main([str(argument) for argument in arguments])
+
+
+def test_every_field_of_a_job_is_a_flag(capsys: Printed) -> None:
+    with pytest.raises(SystemExit) as end:
+        app.main(["train", "--help"])
+    printed = capsys.readouterr().out
+    assert end.value.code == 0
+    assert all(f"--{name.replace('_', '-')} " in printed for name in JobSpec.model_fields)
+
+
+def test_an_estimate_is_printed_as_contracted(tailor: Callable[..., int], capsys: Printed) -> None:
+    flags = ("--model", "meta-llama/Llama-3.1-8B", "--method", "qlora", "--gpu", "rtx-4090", "--json")
+    assert tailor("estimate", *flags) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() >= {
+        "components",
+        "phases",
+        "peak_allocated_bytes",
+        "peak_reserved_bytes",
+        "total_bytes",
+        "capacity_bytes",
+        "verdict",
+        "num_parameters",
+        "num_trainable_parameters",
+    }
+    assert printed["num_parameters"] == 8_030_261_248 and printed["num_trainable_parameters"] == 41_943_040
+    assert sum(part["bytes"] for part in printed["components"]) == printed["total_bytes"]
+
+
+def test_an_estimate_for_a_person_is_a_sentence_and_a_table(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("estimate", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "rtx-4090") == 0
+    printed = capsys.readouterr().out
+    assert "Llama 3.1 8B" in printed and "of 24.0 GiB" in printed and "optimizer_states" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (("estimate", "--lora-r", "-1"), ["lora_r"]),
+        (("train", "--learning-rate", "nan", "--lora-r", "0"), ["learning_rate", "lora_r"]),
+        (("train", "--dataset", "/no/such/file.jsonl", "--model", "/no/such/model"), ["model", "dataset"]),
+        (("train", "--dataset", "/no/such/file.jsonl", "--lora-r", "-1"), ["lora_r", "dataset"]),
+        (("train", "/no/such/job.json"), ["job file"]),
+        (("estimate", "--gpu", "abacus"), ["gpu"]),
+        (("check", "/no/such/file.jsonl"), ["file"]),
+        (("check", "demo", "--stage", "magic"), ["stage"]),
+        (("runs", "show"), ["ID"]),
+        (("estimate", "--max-length", "999999", "--model", "meta-llama/Llama-3.1-8B"), ["max_length"]),
+    ],
+)
+def test_bad_input_is_one_line_per_problem_and_exit_2(
+    tailor: Callable[..., int], capsys: Printed, arguments: tuple[str, ...], fields: list[str]
+) -> None:
+    assert tailor(*arguments) == 2
+    printed = capsys.readouterr()
+    assert [line.partition(":")[0] for line in printed.err.strip().splitlines()] == fields
+    assert "Traceback" not in printed.err and printed.out == ""
+
+
+@pytest.mark.parametrize("arguments", [("train", "--colour", "blue"), ("dance",), ("runs", "burn")])
+def test_a_word_that_is_none_is_one_line_and_exit_2(capsys: Printed, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as end:
+        app.main(list(arguments))
+    assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_unknown_field_of_a_job_file_is_named(tailor: Callable[..., int], capsys: Printed, tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    file.write_text('{"colour": "blue", "lora_r": "many"}')
+    assert tailor("train", file) == 2
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["lora_r", "colour"]
+
+
+def test_a_broken_dataset_is_refused_before_training_with_its_line(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "fine"}\n{"text": 7}\n')
+    assert tailor("train", "--dataset", file) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert tailor("check", file) == 2
+
+
+def test_the_demo_data_is_usable(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("check", "demo", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == report["valid_rows"] > 200 and report["format"] == "conversational"
+
+
+def test_training_in_the_foreground_follows_to_the_end(
+    tailor: Callable[..., int], capsys: Printed, fake_program: None
+) -> None:
+    assert tailor("train", "--demo", "--lora-r", "4") == 0
+    printed = capsys.readouterr().out
+    assert "step 20/20" in printed and "Finished" in printed and "output" in printed
+
+
+def test_a_failed_training_exits_1_and_names_the_log(
+    tailor: Callable[..., int], capsys: Printed, fake_program: None
+) -> None:
+    assert tailor("train", "--demo", "--seed", "1001") == 1
+    printed = capsys.readouterr().out
+    assert "backward" in printed and "log.txt" in printed
+
+
+def test_runs_are_listed_shown_stopped_resumed_and_deleted(
+    tailor: Callable[..., int], capsys: Printed, home: Home, new_run: NewRun
+) -> None:
+    run = new_run(seed=1003)
+    launch.start(home, run)
+    while not runs.read(home, run.id).step:
+        time.sleep(0.02)
+    assert tailor("runs", "stop", run.id) == 0
+    assert runs.read(home, run.id).state == "stopped"
+    assert "runs resume" in capsys.readouterr().out
+    assert tailor("runs", "list", "--json") == 0
+    assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [run.id]
+    assert tailor("runs", "show", run.id, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["status"]["state"] == "stopped"
+    assert tailor("runs", "delete", run.id) == 0
+    assert runs.list_runs(home) == ()
+
+
+def test_a_finished_run_is_not_resumed(
+    tailor: Callable[..., int], capsys: Printed, home: Home, new_run: NewRun
+) -> None:
+    run = new_run()
+    launch.start(home, run)
+    launch.wait(home, run.id, 20)
+    assert tailor("runs", "resume", run.id) == 2
+    assert "finished" in capsys.readouterr().err
+
+
+def test_doctor_says_what_this_machine_has(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("doctor", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["ram_bytes"] > 0
+
+
+def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path) -> None:
+    program = "import sys; from core import runs; from pathlib import Path; import app; "
+    program += "runs.PROGRAM = Path('tests/fake_program').absolute(); sys.exit(app.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "train", "--demo", "--seed", "1003", "--home", str(home.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        next(line for line in process.stdout if line.startswith("step 3"))
+        process.send_signal(2)
+        assert process.wait(30) == 130
+    (run,) = runs.list_runs(home)
+    assert run.state == "stopped" and runs.has_checkpoint(run.folder)
+
+
+def test_killing_the_foreground_does_not_stop_the_run(home: Home) -> None:
+    program = "import sys; from core import runs; from pathlib import Path; import app; "
+    program += "runs.PROGRAM = Path('tests/fake_program').absolute(); sys.exit(app.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "train", "--demo", "--home", str(home.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        next(line for line in process.stdout if line.startswith("step 3"))
+        process.kill()
+    (run,) = runs.list_runs(home)
+    assert run.is_active and launch.wait(home, run.id, 20).state == "finished"
+
+
+def test_the_command_line_answers_without_gradio_or_torch() -> None:
+    script = (
+        "import sys, app; app.main(['estimate', '--json']); sys.exit('gradio' in sys.modules or 'torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
