@@ -155,7 +155,7 @@ def test_the_estimate_moves_with_the_method_and_the_card(app: App, page: Page) -
     page.goto(app.url)
     verdict = page.locator("#estimate .verdict")
     expect(verdict).to_contain_text("Fits", timeout=20_000)
-    choose(page, "model", "Llama-3.1-8B")
+    choose(page, "model", "Llama 3.1 8B")
     choose(page, "gpu", "RTX 4090")
     expect(verdict).to_contain_text(" of 24.0 GiB", timeout=10_000)
     page.get_by_label("Full", exact=True).check()
@@ -168,5 +168,6 @@ def choose(page: Page, field: str, text: str) -> None:
     """Types into a searchable menu and takes the first that matches."""
     box = page.locator(f"#field-{field} input")
     box.click()
-    box.fill(text)
+    box.press("Control+a")
+    box.press_sequentially(text)
     page.get_by_role("option").first.click()

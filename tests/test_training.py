@@ -456,10 +456,9 @@ class GatedRepoError(OSError):
     """Named as huggingface_hub's."""
 
 
-OUT_OF_MEMORY = (
-    "CUDA out of memory. Tried to allocate 2.00 GiB. "
-    "GPU 0 has a total capacity of 14.56 GiB of which 1.20 GiB is free. Including non-PyTorch memory, this process has 13.36 GiB memory in use."
-)
+OUT_OF_MEMORY = """\
+CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.56 GiB of which 1.20 GiB is free.
+Including non-PyTorch memory, this process has 13.36 GiB memory in use."""
 
 
 @pytest.mark.parametrize(

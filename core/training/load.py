@@ -190,7 +190,7 @@ def _adapter(job: Any) -> LoraConfig:
     )
 
 
-def _keep_trainable(model: torch.nn.Module) -> None:
+def _keep_trainable(model: Any) -> None:
     """Keeps 4-bit layers on a CPU as they were loaded.
 
     With AVX512-BF16, bitsandbytes repacks them for inference at the first forward pass in eval mode, for good. The

@@ -180,7 +180,10 @@ class _Nvml:
         """None where NVML cannot tell: in a container it sees other process numbers than the process itself."""
         if self._library is None:
             return None
-        running = self._library.nvmlDeviceGetComputeRunningProcesses(self._device)
+        try:
+            running = self._library.nvmlDeviceGetComputeRunningProcesses(self._device)
+        except self._library.NVMLError:
+            return None  # no reading is worth a training
         return next((each.usedGpuMemory for each in running if each.pid == os.getpid()), None)
 
 
