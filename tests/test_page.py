@@ -64,6 +64,15 @@ def test_a_new_method_brings_its_defaults_but_leaves_what_a_person_set(handlers:
     assert moved == {name for name, value in METHODS[method].defaults.items() if value != plain[name]}
 
 
+def test_what_the_method_has_no_use_for_cannot_be_set(handlers: Handlers) -> None:
+    full = handlers.on_edit(
+        {"model": "demo", "method": "full"}, **(default_fields("demo", "full") | {"method": "full"})
+    )
+    assert not full["lora_r"]["interactive"] and not full["bnb_4bit_quant_type"]["interactive"]
+    qlora = handlers.on_edit(full["marks"], **(default_fields("demo", "qlora") | {"method": "qlora"}))
+    assert qlora["lora_r"]["interactive"] and qlora["bnb_4bit_quant_type"]["interactive"]
+
+
 def test_a_problem_stands_at_its_field_and_goes_away_again(handlers: Handlers) -> None:
     first = handlers.on_edit({"model": "demo", "method": "lora"}, **demo(lora_r=-1))
     assert "give 1 or more" in first["lora_r"]["info"] and first["lora_r"]["elem_classes"] == ["wrong", "changed"]

@@ -20,9 +20,11 @@ from core import dataset, launch, runs
 from core.dataset import DatasetReport
 from core.device import chip
 from core.job import JobSpec, Problem, SpecError
+from core.methods import METHODS, Method
 from core.resolve import dataset_path, default_fields, resolve
 from core.runs import Home, Run, RunNotFound
 from ui import render
+from ui.form import controls
 from ui.render import PLOTS
 
 Shown = dict[str, object]
@@ -49,8 +51,10 @@ class Handlers:
         fields = form | moved
         panel, problems = _estimate(fields)
         defaults = default_fields(fields.get("model"), fields.get("method"))
+        unused = _unused(METHODS.get(str(fields.get("method"))))
         wanted = {
-            name: Mark(problems.get(name, ""), name not in IDENTITY and fields[name] != defaults[name]) for name in form
+            name: Mark(problems.get(name, ""), name not in IDENTITY and value != defaults[name], name not in unused)
+            for name, value in fields.items()
         }
         before = marks.get("fields", {})
         updates: Shown = {
@@ -173,11 +177,14 @@ class Mark:
     problem: str = ""
     is_changed: bool = False
     """True if the value differs from what the model and the method would have it be."""
+    is_used: bool = True
+    """False for what the method has no use for: an adapter's rank in full fine-tuning."""
 
     def update(self, field: str) -> dict[str, Any]:
         """The mark as properties of the control: the problem takes the place of the help."""
         classes = [name for name, applies in (("wrong", self.problem), ("changed", self.is_changed)) if applies]
-        return {"info": self.problem or JobSpec.model_fields[field].description, "elem_classes": classes}
+        help_text = JobSpec.model_fields[field].description
+        return {"info": self.problem or help_text, "elem_classes": classes, "interactive": self.is_used}
 
 
 IDENTITY = ("model", "dataset", "method", "gpu")
@@ -193,6 +200,15 @@ def _follow_defaults(marks: Mapping[str, Any], form: Mapping[str, object]) -> di
         for name, value in form.items()
         if name not in IDENTITY and value == before[name] and value != after[name]
     }
+
+
+def _unused(method: Method | None) -> frozenset[str]:
+    """The fields that a method has no use for."""
+    adapter = {"lora_r", *(control.field for control in controls("adapter"))}
+    quantised = {name for name in JobSpec.model_fields if name.startswith("bnb_4bit_")}
+    if method is None:
+        return frozenset()
+    return frozenset((set() if method.trains_adapter else adapter) | (set() if method.base_bits == 4 else quantised))
 
 
 def _estimate(fields: Mapping[str, object]) -> tuple[str, dict[str, str]]:

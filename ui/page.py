@@ -79,7 +79,14 @@ def _place_estimate(named: dict[str, Any]) -> gr.Button:
     start = gr.Button("Start training", variant="primary", size="lg", elem_id="start")
     named["start_message"] = gr.HTML(elem_id="start-message")
     with gr.Accordion("The same from a terminal", open=False):
-        named["command"] = gr.Code(language="shell", show_label=False, elem_id="command", interactive=False)
+        named["command"] = gr.Code(
+            language="shell",
+            show_label=False,
+            elem_id="command",
+            interactive=False,
+            wrap_lines=True,
+            show_line_numbers=False,
+        )
     return start
 
 
