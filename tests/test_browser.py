@@ -137,6 +137,29 @@ def test_a_run_outlives_the_app_and_is_stopped_from_the_next_one(page: Page, hom
     second.end()
 
 
+def test_new_points_leave_a_persons_zoom_alone(app: App, page: Page) -> None:
+    page.goto(app.url)
+    expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=20_000)
+    page.locator("#field-num_train_epochs input").fill("500")
+    page.get_by_role("button", name="Start training").click()
+    wait_for_points(page, "loss", 5)
+    box = page.locator("#plot-loss .nsewdrag").first.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    zoomed, seen = range_of(page, "loss"), points_of(page, "loss")
+    wait_for_points(page, "loss", seen + 10)
+    assert range_of(page, "loss") == zoomed and zoomed[1] < seen
+
+
+def range_of(page: Page, plot: str) -> list[float]:
+    """What part of the steps a plot shows."""
+    script = "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)._fullLayout.xaxis.range"
+    return list(page.evaluate(script, plot))
+
+
 def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(app: App, page: Page, home: Home) -> None:
     page.goto(app.url)
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=20_000)

@@ -249,6 +249,14 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
     assert status["state"] == "failed" and status["error"].startswith("dataset line 4: not JSON at column")
 
 
+@training
+def test_the_program_stores_a_base_as_the_table_of_methods_says() -> None:
+    from core.training import load
+
+    here = {name: (method.trains_adapter, method.base_bits) for name, method in load.METHODS.items()}
+    assert here == {name: (method.trains_adapter, method.base_bits) for name, method in METHODS.items()}
+
+
 # The rows
 
 
@@ -319,6 +327,13 @@ def test_a_rewind_drops_torn_and_later_lines_and_keeps_the_clock_going(tmp_path:
     assert record.rewind(2) == 9
     assert lines_of(tmp_path) == lines[:2]
     assert record.seconds() >= 51.0
+
+
+def test_an_answer_with_unusual_line_ends_survives_a_rewind(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    record.append_sample(0, "say it", "a\u2028b\x85c\nd")
+    record.rewind(0)
+    assert lines_of(tmp_path, "samples.jsonl")[0]["answer"] == "a\u2028b\x85c\nd"
 
 
 def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:

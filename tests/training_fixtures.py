@@ -52,7 +52,7 @@ def status_of(folder: Path) -> dict[str, Any]:
 
 
 def lines_of(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (folder / name).read_bytes().split(b"\n")[:-1]]
 
 
 def losses_of(folder: Path) -> dict[int, float]:

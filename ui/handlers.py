@@ -25,7 +25,6 @@ from core.resolve import dataset_path, default_fields, resolve
 from core.runs import Home, Run, RunNotFound
 from ui import render
 from ui.form import controls
-from ui.render import PLOTS
 
 Shown = dict[str, object]
 """{component name: new value or gr.update}; what is not named stays as it is."""
@@ -161,7 +160,7 @@ class Handlers:
             "resume": gr.update(visible=ended_early),
             "reuse": gr.update(visible=run is not None),
             "tiles": render.tiles(run),
-            **{f"plot_{name}": render.figure(plot, run) for name, plot in PLOTS.items()},
+            "figures": render.figures(run),
             "memory_table": render.memory_table(run),
             "answers": render.answers(run),
             "what_next": render.what_next(run),

@@ -21,17 +21,22 @@ def render() -> dict[str, Any]:
                 named["stop"] = gr.Button("Stop and save", variant="stop", size="sm", visible=False, elem_id="stop")
                 named["resume"] = gr.Button("Resume", size="sm", visible=False, elem_id="resume")
                 named["reuse"] = gr.Button("Use these settings", size="sm", visible=False, elem_id="reuse")
+            named["figures"] = gr.Textbox(visible="hidden", elem_id="figures")
             named["tiles"] = gr.HTML(elem_id="tiles")
-            named |= {f"plot_{name}": _plot(name) for name in ALWAYS_SHOWN}
+            for name in ALWAYS_SHOWN:
+                _place_plot(name)
             named["what_next"] = gr.HTML(elem_id="what-next")
             named["memory_table"] = gr.HTML(elem_id="memory-table")
             named["answers"] = gr.HTML(elem_id="answers")
             with gr.Accordion("More plots", open=False):
-                named |= {f"plot_{name}": _plot(name) for name in PLOTS if name not in ALWAYS_SHOWN}
+                for name in PLOTS:
+                    if name not in ALWAYS_SHOWN:
+                        _place_plot(name)
             with gr.Accordion("Log", open=False):
                 named["log"] = gr.Textbox(lines=14, max_lines=14, show_label=False, elem_id="log", interactive=False)
     return named
 
 
-def _plot(name: str) -> gr.Plot:
-    return gr.Plot(figure(PLOTS[name], None), show_label=False, elem_id=f"plot-{name}", container=False)
+def _place_plot(name: str) -> None:
+    """A plot without points; ui/plots.js draws the figures into it."""
+    gr.Plot(figure(PLOTS[name], None), show_label=False, elem_id=f"plot-{name}", container=False)

@@ -20,6 +20,8 @@ from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_u
 from ui.handlers import Handlers, Shown
 
 STYLE = Path(__file__).with_name("style.css")
+PLOTS_SCRIPT = Path(__file__).with_name("plots.js")
+HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
 TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
 SECONDS_BETWEEN_TICKS = 1.0
 Named = Mapping[str, Any]
@@ -126,6 +128,7 @@ def _wire(
     reused = on(named["reuse"].click, handlers.on_reuse, picked)
     on(reused.then, handlers.on_edit, edited)
     on(named["live"].click, handlers.on_live, {})
+    named["figures"].change(None, named["figures"], js=HAND_OVER_FIGURES)
     dark.click(None, js=TOGGLE_DARK)
 
 
@@ -194,6 +197,7 @@ def launch(page: gr.Blocks, policy: GatePolicy, port: int | None, share: bool = 
         quiet=True,
         theme=theme(),
         css_paths=[STYLE],
+        js=PLOTS_SCRIPT.read_text(encoding="utf-8"),
         footer_links=[],
         app_kwargs={
             "middleware": [Middleware(Gate, policy=policy)],

@@ -136,6 +136,12 @@ def figure(plot: Plot, run: Run | None) -> go.Figure:
     return drawn
 
 
+def figures(run: Run | None) -> str:
+    """Every plot of a run as JSON: {plot id: {data, layout}}, for ui/plots.js."""
+    drawn = (f'"{name}": {figure(plot, run).to_json()}' for name, plot in PLOTS.items())
+    return f"{{{', '.join(drawn)}}}"
+
+
 def _line(trace: Trace, steps: Sequence[int], values: Sequence[float]) -> go.Scatter:
     return go.Scatter(
         x=list(steps),

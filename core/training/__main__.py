@@ -1,6 +1,6 @@
 """The way of a training, top to bottom: job -> rows -> model -> trainer -> steps -> result.
 
-python -m training job.json        in the run folder; exit 0 finished, 1 failed, 130 stopped, 2 no usable job
+Run `python -m training job.json` in the run folder. Exit codes: 0 finished, 1 failed, 130 stopped, 2 no usable job.
 """
 
 import json
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
             return 2
         except Exception as error:
             record.may_stop_anywhere = False
-            reason = explain(error, job.model, record.activity or record.status.phase)
+            reason = explain(error, vars(job).get("model", "the model"), record.activity or record.status.phase)
             if not isinstance(error, TrainingError):  # which says it all
                 traceback.print_exc()
             print(reason, file=sys.stderr)
@@ -115,7 +115,7 @@ def train(job: Job, record: Record) -> None:
     trainer = STAGES[job.stage](job, loaded, rows, watch)
     meter.leave()
     trainable = (parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
-    record.update(num_trainable_parameters=sum(trainable), phase_peak_bytes=dict(meter.peaks))
+    record.update(num_trainable_parameters=sum(trainable), **watch.peaks())
 
     record.enter("eval")
     questions = choose_questions(rows, loaded.tokenizer, job.num_samples, job.max_length)

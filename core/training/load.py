@@ -180,6 +180,7 @@ def _quantisation(job: Any, precision: Precision) -> BitsAndBytesConfig | None:
 def _adapter(job: Any) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
+        revision=_source(job).get("revision"),  # whoever loads the adapter gets the same base
         r=job.lora_r,
         lora_alpha=job.lora_alpha,
         lora_dropout=job.lora_dropout,

@@ -189,7 +189,7 @@ class Record:
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; a line torn by a crash is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             rows.append(json.loads(line))
         except ValueError:

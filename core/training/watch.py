@@ -50,7 +50,11 @@ class Watch(TrainerCallback):
         yield
         self.meter.leave()
         self._seconds += time.monotonic() - began
-        self.record.update(phase="train", phase_peak_bytes=dict(self.meter.peaks))
+        self.record.update(phase="train", **self.peaks())
+
+    def peaks(self) -> dict[str, Any]:
+        """The measured peaks, named as in status.json."""
+        return {"phase_peak_bytes": dict(self.meter.peaks), **self.meter.gauge.highest()}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._seconds = time.monotonic()
@@ -98,7 +102,7 @@ class Watch(TrainerCallback):
         elif "loss" in values:
             values |= self._progress(int(logs.get("num_tokens", self._num_tokens))) | self.meter.gauge.readings()
             self.record.append_metrics(state.global_step, float(state.epoch or 0), values)
-            self.record.update(phase_peak_bytes=dict(self.meter.peaks), **self.meter.gauge.highest())
+            self.record.update(**self.peaks())
             if args.disable_tqdm:  # no terminal: a line for the log
                 print(f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}", flush=True)
 

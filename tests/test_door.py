@@ -1,0 +1,92 @@
+"""The front door, really opened: who gets in with which flags."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from core.runs import Home
+
+ROOT = Path(__file__).parent.parent
+EVIL = {
+    "GRADIO_SHARE": "True",
+    "GRADIO_SERVER_NAME": "0.0.0.0",
+    "GRADIO_ALLOWED_PATHS": "/",
+    "GRADIO_NUM_WORKERS": "2",
+    "GRADIO_MCP_SERVER": "True",
+}
+"""Settings of Gradio that would open what the gate guards."""
+
+
+@contextmanager
+def served(home: Home, *flags: str) -> Iterator[list[str]]:
+    """A real `python app.py`; yields the lines that it printed until the page was up and its links were told."""
+    command = [sys.executable, "app.py", "--no-browser", "--home", str(home.path), *flags]
+    environment = os.environ | EVIL
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        lines: list[str] = []
+        wanted = "public link" if "--share" in flags else "Tailor is at"
+        while not lines or wanted not in lines[-1]:
+            lines.append(next(process.stdout))
+        try:
+            yield lines
+        finally:
+            process.send_signal(2)
+            process.wait(20)
+
+
+def link_in(lines: list[str]) -> str:
+    (link,) = re.findall(r"Tailor is at (\S+)", "".join(lines))
+    return str(link)
+
+
+def test_the_page_is_for_this_computer_and_needs_no_token(home: Home) -> None:
+    with served(home) as lines:
+        link = link_in(lines)
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", link)
+        assert httpx.get(link).status_code == 200
+        assert httpx.get(link, headers={"Host": "evil.example"}).status_code == 421
+        assert httpx.post(f"{link}gradio_api/upload", headers={"Origin": "http://evil.example"}).status_code == 403
+
+
+def test_a_page_for_the_network_answers_nothing_without_the_token_that_it_prints(home: Home) -> None:
+    with served(home, "--host", "0.0.0.0") as lines:
+        link = link_in(lines).replace("0.0.0.0", "127.0.0.1")
+        base, _, token = link.partition("/?token=")
+        assert len(token) > 40
+        for route in ("", "config", "gradio_api/info", "gradio_api/queue/join", "theme.css"):
+            answer = httpx.get(f"{base}/{route}")
+            assert answer.status_code == 401 and "JobSpec" not in answer.text and "learning_rate" not in answer.text
+        with httpx.Client() as visitor:
+            assert visitor.get(link, follow_redirects=True).status_code == 200
+            assert "learning_rate" in visitor.get(f"{base}/config").text
+
+
+def test_without_a_tunnel_the_page_says_so_and_stays_here_behind_its_token(home: Home) -> None:
+    with served(home, "--share") as lines:
+        assert "could not be made" in lines[-1]
+        base = link_in(lines).partition("/?token=")[0]
+        assert base.startswith("http://127.0.0.1:") and httpx.get(base).status_code == 401
+
+
+def test_a_home_that_cannot_be_made_is_one_line_and_exit_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "app.py", "--no-browser", "--home", "/dev/null/home"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "home" in done.stderr
+
+
+@pytest.mark.parametrize("second", ["--port"])
+def test_a_port_in_use_is_a_sentence_not_a_traceback(home: Home, second: str) -> None:
+    with served(home) as lines:
+        port = link_in(lines).rsplit(":", 1)[1].strip("/")
+        command = [sys.executable, "app.py", "--no-browser", second, port, "--home", str(home.path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and port in done.stderr

@@ -1,0 +1,15 @@
+// Draws the run's figures into the plots that stand on the page. Gradio's own way mounts a plot anew on every change,
+// which loses a person's zoom and costs a browser that watches for hours; Plotly's `react` changes only what is new.
+// `page.py` runs this once; the page then hands over figures by setting `window.tailorFigures`: {plot id: figure}.
+() => {
+  const drawn = new WeakMap(); // plot element -> the figure it shows
+  const draw = () => {
+    for (const [id, figure] of Object.entries(window.tailorFigures ?? {})) {
+      const element = document.querySelector(`#plot-${id} .js-plotly-plot`);
+      if (!element || !window.Plotly || drawn.get(element) === figure) continue; // not on the page yet, or nothing new
+      drawn.set(element, figure);
+      window.Plotly.react(element, figure.data, figure.layout, { responsive: true, displaylogo: false });
+    }
+  };
+  setInterval(draw, 250);
+}
