@@ -1,0 +1,120 @@
+"""The loss heads: what turns the last hidden states into a loss. A head is one row of HEADS.
+
+Sources: trl/kernels/chunked_logprob.py (TRL 1.16); ForCausalLMLoss in transformers/loss/loss_utils.py. Shapes: N
+tokens, h hidden, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from core.memory.heap import Tensor
+from core.memory.linear import ForwardPass, keep_cast
+from core.memory.program import Head
+from core.memory.tape import WeightGradient
+
+TILE_TOKENS = 4096
+TILE_VOCABULARY = 32_768
+"""Logits of the fused head exist for this many tokens and words at once."""
+STATISTICS = 10
+"""float32 numbers per token: seven running statistics, and log-probability, entropy and is_top1."""
+CPU_TILE_COPIES = 4
+"""Without Triton a tile is folded in torch: scaled, masked, exponentiated and weighed, each in float32."""
+
+
+def fused_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """TRL's head for hidden [N, h]: per-token log-probabilities; the logits never exist as a whole.
+
+    Kept: the hidden states of the tokens that count (here: all). Backward: one tile, the gradient of the hidden
+    states in float32, and that of the head's weight in float32 if it trains.
+    """
+    shape = run.program.shape
+    tile_bytes = _tile_bytes(run)
+    weight_bytes = 4 * shape.vocab_size * shape.hidden_size if run.program.trains_base else 0
+    chosen = run.tape.run(hidden)
+    loss = run.tape.run(
+        chosen,
+        numbers=STATISTICS * run.num_tokens,
+        number_bytes=4,
+        saves=[chosen],
+        scratch_bytes=tile_bytes,
+        backward_scratch_bytes=tile_bytes + 4 * chosen.numbers + weight_bytes,
+        scratch_kind="logits",
+        weights=_head_gradient(run),
+        consumes=True,
+    )
+    return loss, None
+
+
+def _tile_bytes(run: ForwardPass) -> int:
+    """One tile of logits, and the part of the head's weight that makes it where that has to be cast."""
+    program, shape = run.program, run.program.shape
+    tokens, words = min(run.num_tokens, TILE_TOKENS), min(shape.vocab_size, TILE_VOCABULARY)
+    num_bytes = tokens * TILE_VOCABULARY * program.compute_bytes
+    if program.on_cpu:
+        num_bytes += CPU_TILE_COPIES * 4 * tokens * words
+    if program.rest_bytes != program.compute_bytes:
+        num_bytes += words * shape.hidden_size * program.compute_bytes
+    return num_bytes
+
+
+def native_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`model(labels=...)` for hidden [N, h]: logits [N, V], their float32 copy and its log-softmax, which is kept.
+
+    The backward pass adds two gradients of that size: 12 bytes per logit at the peak. Returns the logits too, for a
+    program that holds on to the outputs of the model.
+    """
+    program, tape = run.program, run.tape
+    logits = _logits(run, hidden)
+    outputs = tape.hold(logits)
+    logits32 = logits if logits.number_bytes == 4 else tape.run(logits, number_bytes=4, kind="logits", consumes=True)
+    log_softmax = tape.run(logits32, saves_output=True, kind="logits", consumes=True)
+    loss = tape.run(log_softmax, numbers=1, saves=[log_softmax], kind="logits", consumes=True)
+    if program.autocast:  # accelerate's convert_outputs_to_fp32
+        outputs32 = tape.heap.allocate(outputs.numbers, 4, "logits")
+        tape.drop(outputs)
+        outputs = outputs32
+    return loss, outputs
+
+
+def _logits(run: ForwardPass, hidden: Tensor) -> Tensor:
+    """`lm_head(hidden)`, soft-capped if the model does so: [N, V] in the precision of the math."""
+    program, tape, shape = run.program, run.tape, run.program.shape
+    x = tape.cast(hidden, program.compute_bytes)
+    saves, cast = [x] if program.trains_base else [], None
+    if program.autocast and program.rest_bytes == 4:
+        cast = tape.heap.allocate(shape.vocab_size * shape.hidden_size, 2, "temporary")
+        saves.append(cast)
+    numbers = run.num_tokens * shape.vocab_size
+    logits = tape.run(x, numbers=numbers, saves=saves, weights=_head_gradient(run), kind="logits", consumes=True)
+    if cast is not None:
+        keep_cast(run, cast)
+    if shape.final_logit_softcapping:
+        for keeps_output in (False, True, False):  # divided, tanh, multiplied
+            logits = tape.run(logits, saves_output=keeps_output, kind="logits", consumes=True)
+    return logits
+
+
+def sixteen_bit_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """litgpt's head: cross-entropy of 16-bit logits in chunks of 128 tokens; the caller holds the logits too."""
+    tape = run.tape
+    logits = _logits(run, hidden)
+    outputs = tape.hold(logits)
+    log_softmax = tape.run(logits, saves_output=True, kind="logits", consumes=True)
+    chunk_bytes = log_softmax.number_bytes * 128 * run.program.shape.vocab_size
+    loss = tape.run(
+        log_softmax, numbers=1, saves=[log_softmax], gradient_bytes=[chunk_bytes], kind="logits", consumes=True
+    )
+    return loss, outputs
+
+
+HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], tuple[Tensor, Tensor | None]]] = MappingProxyType(
+    {"fused": fused_head, "native": native_head, "sixteen_bit": sixteen_bit_head}
+)
+"""hidden [N, h] -> (loss, the outputs that the program may hold on to)."""
+
+
+def _head_gradient(run: ForwardPass) -> list[WeightGradient]:
+    program, shape = run.program, run.program.shape
+    name = "embedding" if shape.tie_word_embeddings else "head"
+    numbers = shape.vocab_size * shape.hidden_size
+    return [WeightGradient(name, numbers * program.weight_bytes)] if program.trains_base else []

@@ -1,0 +1,344 @@
+"""Published measurements as programs that the simulator can play: one mapping per source, no factor per row.
+
+Sources and caveats of each row are in the row itself (measured_peaks.jsonl). Rows that leave out what matters, or that
+measure something we do not describe (single kernels, inference, several GPUs), have no mapping.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from core.memory.allocator import Allocator
+from core.memory.optimizers import OPTIMIZERS
+from core.memory.program import Lora, Program
+from core.memory.quantization import Quantization
+from core.memory.step import Simulation
+from core.shapes import ModelShape
+
+MEASURED_PEAKS = Path(__file__).parent / "measured_peaks.jsonl"
+MIB = 2**20
+WORKSPACE_BYTES = 8 * MIB + MIB // 8
+PROCESS_BYTES = 460 * MIB
+"""CUDA context and kernels, where a source reports what nvidia-smi shows."""
+Json = Mapping[str, Any]
+Metric = Literal["allocated", "reserved"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one program comes to, with the native allocator."""
+
+    allocated_bytes: int
+    reserved_bytes: int
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """One measurement and the program behind it."""
+
+    group: str
+    metric: Metric
+    program: Program
+    value_bytes: int
+    play: Callable[[Program], Prediction]
+    source: Json
+    """The row as published."""
+
+    @property
+    def predicted_bytes(self) -> int:
+        """What the simulation says in its place."""
+        prediction = self.play(self.program)
+        return prediction.allocated_bytes if self.metric == "allocated" else prediction.reserved_bytes
+
+    @property
+    def error(self) -> float:
+        """Predicted against measured: 0.01 is 1 % too high."""
+        return self.predicted_bytes / self.value_bytes - 1
+
+
+def read_rows(path: Path = MEASURED_PEAKS) -> list[MeasuredRow]:
+    """The rows of a file that have a mapping, in file order."""
+    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    mapped = (MAPPINGS[row["spec"]["kind"]](row) for row in rows if (row.get("spec") or {}).get("kind") in MAPPINGS)
+    return [row for row in mapped if row is not None]
+
+
+@cache
+def two_steps(program: Program) -> Prediction:
+    """Load and two steps: the second finds the optimizer's states in place."""
+    simulation = Simulation(program, program.layer_kinds())
+    simulation.load()
+    simulation.step()
+    simulation.step()
+    allocator = Allocator(program.expandable_segments)
+    allocator.replay(simulation.heap.log, simulation.heap.sizes)
+    return Prediction(allocator.peak_allocated_bytes, allocator.peak_reserved_bytes)
+
+
+@cache
+def short_rows_then_the_longest(program: Program) -> Prediction:
+    """Two steps on short rows, an emptied cache, then the longest batch: what a loop with `empty_cache` holds then."""
+    simulation = Simulation(replace(program, row_tokens=100), program.layer_kinds())
+    simulation.load()
+    simulation.step()
+    simulation.step()
+    cut = len(simulation.heap.log)
+    simulation.program = program
+    simulation.step()
+    allocator = Allocator(program.expandable_segments)
+    allocator.replay(simulation.heap.log[:cut], simulation.heap.sizes)
+    allocator.empty_cache()
+    allocator.replay(simulation.heap.log[cut:], simulation.heap.sizes)
+    return Prediction(allocator.peak_allocated_bytes, allocator.reserved_bytes)
+
+
+def process(program: Program) -> Prediction:
+    """As `two_steps`, with what the process needs besides."""
+    steps = two_steps(program)
+    return replace(steps, reserved_bytes=steps.reserved_bytes + PROCESS_BYTES)
+
+
+def _t4(row: Json) -> MeasuredRow | None:
+    """fitcheck-llm's archive: a plain HF + PEFT loop on a T4, float16, one `outputs` variable."""
+    spec, settings = row["spec"], row["spec"]["u"]
+    if not spec["dims"].get("hidden_size"):
+        return None
+    is_4bit = settings["quantization"] == "nf4"
+    program = Program(
+        shape=_shape_of_dims(spec["model"], spec["dims"]),
+        rows=settings["batch_size"],
+        row_tokens=settings["seq_len"],
+        optimizer=OPTIMIZERS["adamw_torch"],
+        lora=Lora(settings["lora_rank"], 4, frozenset(settings["lora_targets"])),
+        quantization=Quantization(4, bool(settings["double_quant"])) if is_4bit else None,
+        upcasts_rest=is_4bit,
+        attention="eager" if settings["attn_impl"] == "eager" else "efficient",
+        checkpointing=bool(settings["grad_checkpoint"]),
+        head="native",
+        keeps_outputs="until_step_ends",
+        clears_gradients_first=True,
+        workspace_bytes=WORKSPACE_BYTES,
+        expandable_segments=False,
+    )
+    metric: Metric = "allocated" if spec["which"] == "alloc" else "reserved"
+    return MeasuredRow("T4 HF+PEFT", metric, program, row["value_bytes"], two_steps, row)
+
+
+LONGEST_METAMATH_TOKENS = {"max": 697, "p99": 597}
+"""Longest batch of the data set, and the 99th percentile: latent in the results, fitted once for all rows."""
+OTHER_PEFT_METHODS = ("rank32-lorafa", "bdlora", "eva", "mica", "riem")
+"""Results that call themselves LoRA and train or initialise in another way."""
+
+
+def _peft(row: Json) -> MeasuredRow | None:
+    """PEFT's method comparison: a loop of its own on an L40S, bfloat16, right-padded batches, `use_cache`."""
+    which, versions = row["spec"]["which"], row["versions"] or {}
+    if row["method"] not in ("lora", "full") or any(name in row["path"] for name in OTHER_PEFT_METHODS):
+        return None
+    if row["dtype"] != "bfloat16" or row["optimizer"] not in ("AdamW", "Adam"):
+        return None
+    if which != "max" and not str(versions.get("torch-version")).startswith(("2.9", "2.13")):
+        return None  # older results sampled the percentile in another way
+    targets = frozenset(row["targets"]) if row["targets"] else None
+    program = Program(
+        shape=_shape("Llama-3.2-3B"),
+        rows=row["batch"],
+        row_tokens=LONGEST_METAMATH_TOKENS[which],
+        optimizer=OPTIMIZERS["adamw_torch"],
+        lora=Lora(row["lora_r"] or 8, 4, targets) if row["method"] == "lora" else None,
+        attention="sdpa",
+        has_mask=True,
+        checkpointing=False,
+        head="native",
+        keeps_outputs="until_next_forward",
+        uses_cache=True,
+        clears_gradients_first=True,
+        workspace_bytes=WORKSPACE_BYTES,
+        expandable_segments=False,
+    )
+    return MeasuredRow("L40S HF+PEFT", "reserved", program, row["value_bytes"], short_rows_then_the_longest, row)
+
+
+def _litgpt(row: Json) -> MeasuredRow | None:
+    """litgpt's recipes: its own model code, bfloat16. Its "full" results cannot be (less than weights + gradients +
+    moments), so they have no mapping."""
+    spec = row["spec"]
+    shape, recipe = LITGPT_SHAPES.get(spec["model"]), spec.get("cfg", "")
+    if shape is None or "full" in recipe:
+        return None
+    family = recipe.split("/")[0]
+    is_4bit = "qlora" in recipe or spec.get("quant", "None") != "None"
+    rank = 8 if not recipe or family == "phi-3" else 32
+    everywhere = family in ("tiny-llama", "phi-3", "llama-3.2-1b", "llama-3.2-3b")
+    program = Program(
+        shape=_shape(shape),
+        rows=spec["B"],
+        row_tokens=spec["T"],
+        optimizer=OPTIMIZERS["adamw_torch"],
+        lora=Lora(rank, 2, None if everywhere else frozenset({"q_proj", "v_proj"}), dropout=0.05),
+        quantization=Quantization(4, "dq" in spec.get("quant", ""), saves_inputs=True) if is_4bit else None,
+        attention="flash",
+        checkpointing=False,
+        head="sixteen_bit",
+        workspace_bytes=WORKSPACE_BYTES,
+        expandable_segments=False,
+    )
+    group = "litgpt QLoRA" if is_4bit else "litgpt config_hub LoRA" if recipe else "A100 litgpt LoRA"
+    return MeasuredRow(group, "allocated", program, row["value_bytes"], two_steps, row)
+
+
+def _torchtune(row: Json) -> MeasuredRow | None:
+    """torchtune's full fine-tuning; of its optimisations only packing, without compile."""
+    if not row["spec"]["tech"].startswith("packed"):
+        return None
+    program = Program(
+        shape=_shape("Llama-3.2-3B"),
+        rows=2,
+        row_tokens=4096,
+        optimizer=OPTIMIZERS["adamw_torch"],
+        checkpointing=False,
+        head="native",
+        workspace_bytes=WORKSPACE_BYTES,
+        expandable_segments=False,
+    )
+    return MeasuredRow("A100 torchtune full", "allocated", program, row["value_bytes"], two_steps, row)
+
+
+def _qwen(row: Json) -> MeasuredRow | None:
+    """Qwen's README: remote model code, unstated metric (taken for that of nvidia-smi)."""
+    spec = row["spec"]
+    if spec["ngpu"] != 1 or "emb" in spec["method"]:
+        return None
+    is_full = "Full" in spec["method"]
+    program = Program(
+        shape=_shape(f"Qwen-{spec['size']}"),
+        rows=1,
+        row_tokens=spec["T"],
+        optimizer=OPTIMIZERS["adamw_torch"],
+        lora=None if is_full else Lora(64, 4, dropout=0.05),
+        quantization=Quantization(4) if spec["method"].startswith("Q") else None,
+        autocast=True,
+        attention="flash",
+        head="native",
+        accumulation_steps=2,
+        workspace_bytes=WORKSPACE_BYTES,
+        expandable_segments=False,
+    )
+    return MeasuredRow("A100 Qwen README", "reserved", program, row["value_bytes"], process, row)
+
+
+def _swift(row: Json) -> MeasuredRow | None:
+    """ms-swift's benchmark of 2024: remote model code, lengths that vary up to the one given."""
+    spec = row["spec"]
+    name = SWIFT_SHAPES.get(spec["model"])
+    is_4bit = spec["quant"] == "int4 (bnb)"
+    if name is None or ((spec["quant"] or "").startswith("int") and not is_4bit):
+        return None
+    targets = None if "ALL" in spec["tgt"] else frozenset({"q_proj", "k_proj", "v_proj"})
+    program = Program(
+        shape=_shape(name),
+        rows=spec["B"],
+        row_tokens=spec["T"],
+        optimizer=OPTIMIZERS["adamw_torch"],
+        lora=None if spec["full"] else Lora(spec["r"], 4, targets, dropout=0.05),
+        quantization=Quantization(4) if is_4bit else None,
+        autocast=True,
+        attention="flash",
+        checkpointing=bool(spec["gc"]),
+        head="native",
+        accumulation_steps=2,
+        workspace_bytes=WORKSPACE_BYTES,
+        expandable_segments=False,
+    )
+    return MeasuredRow("A100 ms-swift 2024", "reserved", program, row["value_bytes"], two_steps, row)
+
+
+MAPPINGS: Mapping[str, Callable[[Json], MeasuredRow | None]] = {
+    "t4": _t4,
+    "peft": _peft,
+    "litgpt": _litgpt,
+    "litgpt_rt": _litgpt,
+    "torchtune": _torchtune,
+    "qwen": _qwen,
+    "swift": _swift,
+}
+LITGPT_SHAPES = {
+    "llama-3.2-1b": "Llama-3.2-1B untied",
+    "llama-3.2-3b": "Llama-3.2-3B untied",
+    "llama-3-8b": "Llama-3-8B",
+    "llama-3.1-8b": "Llama-3-8B",
+    "llama-2-7b": "Llama-2-7B",
+    "mistral-7b": "Mistral-7B",
+    "mistral-7b-v0.2": "Mistral-7B",
+    "tiny-llama": "TinyLlama",
+    "Phi-3-mini-4k-instruct": "Phi-3-mini",
+    "Llama 2 7 B": "Llama-2-7B",
+    "Llama 2 13 B": "Llama-2-13B",
+}
+SWIFT_SHAPES = {
+    "qwen-1_8b-chat": "Qwen-1.8B",
+    "qwen-7b-chat": "Qwen-7B",
+    "qwen-14b-chat": "Qwen-14B",
+    "yi-6b-chat": "Yi-6B",
+    "yi-34b-chat": "Yi-34B",
+    "openbuddy-zephyr-7b-chat": "Zephyr-7B",
+    "baichuan2-7b-chat": "Baichuan2-7B",
+}
+SHAPES = {
+    # name: model_type, hidden, MLP, layers, query heads, key heads, vocabulary, tied. From each model's config.json;
+    # first-generation Qwen and Baichuan as the later model with the same sizes.
+    "Llama-3.2-3B": ("llama", 3072, 8192, 28, 24, 8, 128256, True),
+    "Llama-3.2-3B untied": ("llama", 3072, 8192, 28, 24, 8, 128256, False),
+    "Llama-3.2-1B untied": ("llama", 2048, 8192, 16, 32, 8, 128256, False),
+    "Llama-3-8B": ("llama", 4096, 14336, 32, 32, 8, 128256, False),
+    "Llama-2-7B": ("llama", 4096, 11008, 32, 32, 32, 32000, False),
+    "Llama-2-13B": ("llama", 5120, 13824, 40, 40, 40, 32000, False),
+    "Mistral-7B": ("llama", 4096, 14336, 32, 32, 8, 32000, False),
+    "TinyLlama": ("llama", 2048, 5632, 22, 32, 4, 32000, False),
+    "Phi-3-mini": ("llama", 3072, 8192, 32, 32, 32, 32064, False),
+    "Qwen-1.8B": ("qwen2", 2048, 5504, 24, 16, 16, 151936, False),
+    "Qwen-7B": ("qwen2", 4096, 11008, 32, 32, 32, 151936, False),
+    "Qwen-14B": ("qwen2", 5120, 13696, 40, 40, 40, 152064, False),
+    "Qwen-72B": ("qwen2", 8192, 24576, 80, 64, 64, 152064, False),
+    "Yi-6B": ("llama", 4096, 11008, 32, 32, 4, 64000, False),
+    "Yi-34B": ("llama", 7168, 20480, 60, 56, 8, 64000, False),
+    "Zephyr-7B": ("llama", 4096, 14336, 32, 32, 8, 36608, False),
+    "Baichuan2-7B": ("llama", 4096, 11008, 32, 32, 32, 125696, False),
+}
+
+
+@cache
+def _shape(name: str) -> ModelShape:
+    model_type, hidden, width, layers, heads, key_heads, vocabulary, is_tied = SHAPES[name]
+    sizes = {
+        "hidden_size": hidden,
+        "intermediate_size": width,
+        "num_layers": layers,
+        "num_attention_heads": heads,
+        "num_kv_heads": key_heads,
+        "head_dim": hidden // heads,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": is_tied,
+    }
+    return _shape_of_dims(model_type, sizes)
+
+
+def _shape_of_dims(model: str, dims: Json) -> ModelShape:
+    """A shape from its sizes; the family is read from the name."""
+    families = {"qwen3": "qwen3", "qwen": "qwen2", "gemma-2": "gemma2", "gemma": "gemma", "phi-3": "phi3"}
+    model_type = next((family for name, family in families.items() if name in model.lower()), "llama")
+    config = {
+        **{key: value for key, value in dims.items() if value is not None},
+        "model_type": model_type,
+        "num_hidden_layers": dims["num_layers"],
+        "num_key_value_heads": dims["num_kv_heads"] or dims["num_attention_heads"],
+        "max_position_embeddings": 131_072,
+        "hidden_act": "silu",
+        "sliding_window": None,
+        "use_sliding_window": False,
+        "max_window_layers": dims["num_layers"],
+    }
+    return ModelShape.from_config(config)

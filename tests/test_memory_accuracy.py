@@ -1,0 +1,40 @@
+"""The estimate keeps its word: it is scored against published measurements, and may not get worse."""
+
+import pytest
+
+from benchmarks.memory_accuracy import Accuracy, accuracies
+from tests.measured.rows import read_rows
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[tuple[str, str], Accuracy]:
+    """The accuracy on the fully specified Hugging Face rows, by group and metric."""
+    rows = [row for row in read_rows() if "HF+PEFT" in row.group]
+    return {(score.group, score.metric): score for score in accuracies(rows)}
+
+
+def test_allocated_peaks_on_a_t4_are_right_to_a_fraction_of_a_percent(scores) -> None:
+    score = scores["T4 HF+PEFT", "allocated"]
+    assert score.n >= 51
+    assert score.median <= 0.001
+    assert score.worst <= 0.012
+
+
+def test_reserved_peaks_on_a_t4_are_right_to_a_percent(scores) -> None:
+    score = scores["T4 HF+PEFT", "reserved"]
+    assert score.n >= 51
+    assert score.median <= RESERVED_MEDIAN
+    assert score.p90 <= 0.05
+    assert score.worst <= RESERVED_WORST
+
+
+def test_reserved_peaks_of_padded_batches_on_an_l40s_are_right_to_a_percent(scores) -> None:
+    score = scores["L40S HF+PEFT", "reserved"]
+    assert score.n >= 21
+    assert score.median <= 0.005
+    assert score.p90 <= 0.03
+
+
+RESERVED_MEDIAN = 0.007
+RESERVED_WORST = 0.14
+"""Three rows miss by more than 10 %: where the program held one more score or logit buffer apart than the replay."""
