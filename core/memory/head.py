@@ -25,11 +25,12 @@ def fused_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]
     """TRL's head for hidden [N, h]: per-token log-probabilities; the logits never exist as a whole.
 
     Kept: the hidden states of the tokens that count (here: all). Backward: one tile, the gradient of the hidden
-    states in float32, and that of the head's weight in float32 if it trains.
+    states in float32, and that of the head's weight in float32, if it trains and is not float32 itself.
     """
-    shape = run.program.shape
+    program, shape = run.program, run.program.shape
     tile_bytes = _tile_bytes(run)
-    weight_bytes = 4 * shape.vocab_size * shape.hidden_size if run.program.trains_base else 0
+    copies_gradient = program.trains_base and program.weight_bytes < 4
+    weight_bytes = 4 * shape.vocab_size * shape.hidden_size if copies_gradient else 0
     chosen = run.tape.run(hidden)
     loss = run.tape.run(
         chosen,
