@@ -89,6 +89,12 @@ class Run:
     def max_steps(self) -> int:
         return int(self.status.get("max_steps") or 0)
 
+    @property
+    def peak_bytes(self) -> int | None:
+        """Highest allocated memory so far; on a CPU the highest growth of the process."""
+        phases = self.status.get("phase_peak_bytes") or {}
+        return self.status.get("peak_allocated_bytes") or max(phases.values(), default=None)
+
     def to_json(self) -> dict[str, object]:
         """The run as `runs list --json` prints it."""
         last = last_metrics(self.folder)
@@ -103,7 +109,7 @@ class Run:
             "step": self.step,
             "max_steps": self.max_steps,
             "loss": last.get("loss"),
-            "peak_bytes": max(self.status.get("phase_peak_bytes", {}).values(), default=None),
+            "peak_bytes": self.peak_bytes,
             "error": self.error,
             "folder": str(self.folder),
         }

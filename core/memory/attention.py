@@ -54,7 +54,7 @@ def _flash(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         v,
         saves=[q, k, v, logsumexp],
         saves_output=True,
-        backward_scratch_bytes=0 if program.on_cpu else padded * (_round_up(dim, 32) + 1) * 4 + ungrouped_bytes,
+        backward_kernel_bytes=0 if program.on_cpu else padded * (_round_up(dim, 32) + 1) * 4 + ungrouped_bytes,
         gradient_bytes=[q.num_bytes, keys * k.number_bytes, keys * v.number_bytes],
     )
     tape.drop(logsumexp)
@@ -79,7 +79,7 @@ def _efficient(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor, has_mask: bool
         v,
         saves=[q, k, v, mask, logsumexp],
         saves_output=True,
-        backward_scratch_bytes=8 * run.num_tokens * heads + (4 * q.numbers if shape.head_dim > 64 else 0),
+        backward_kernel_bytes=8 * run.num_tokens * heads + (4 * q.numbers if shape.head_dim > 64 else 0),
         gradient_bytes=[q.num_bytes] * 3,
     )
     tape.drop(mask, logsumexp, k, v)
@@ -89,8 +89,9 @@ def _efficient(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor, has_mask: bool
 def _eager(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention spelled out: scores, scaled, (capped,) masked, softmax in float32, cast, product.
 
-    Kept: q, the repeated k and v, the float32 softmax [B, q, T, T] and its cast. The softmax backward kernel
-    multiplies gradient and output into a hidden float32 buffer of that size.
+    Kept: q, the repeated k and v, the float32 softmax [B, q, T, T] and its cast. The forward kernel reads float16 but
+    not bfloat16 (softmax in aten/src/ATen/native/SoftMax.cpp); the backward kernel multiplies gradient and output into
+    a hidden float32 buffer of that size.
     """
     program, shape, tape = run.program, run.program.shape, run.tape
     scores = program.rows * shape.num_attention_heads * program.row_tokens**2
@@ -101,8 +102,10 @@ def _eager(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         for keeps_output in (False, True, False):  # divided, tanh, multiplied
             weights = tape.run(weights, saves_output=keeps_output, consumes=True)
     weights = tape.run(weights, gradient_bytes=[PASSED_ON], consumes=True)
-    weights = tape.run(weights, number_bytes=4, saves_output=True, backward_scratch_bytes=4 * scores, consumes=True)
-    weights = tape.cast(weights, program.compute_bytes, consumes=True)
+    widened = tape.hold(weights) if program.is_float16 else tape.cast(weights, 4)
+    softmax = tape.run(widened, number_bytes=4, saves_output=True, backward_kernel_bytes=4 * scores, consumes=True)
+    tape.drop(weights)
+    weights = tape.cast(softmax, program.compute_bytes, consumes=True)
     out = tape.run(weights, v, numbers=q.numbers, saves=[weights, v], gradient_bytes=[weights.num_bytes, q.num_bytes])
     tape.drop(weights, v, k)
     return tape.run(out, consumes=True)  # transpose(1, 2).contiguous()

@@ -115,7 +115,11 @@ HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], tuple[Tensor, Tensor | None
 
 
 def _head_gradient(run: ForwardPass) -> list[WeightGradient]:
+    """The gradient of the head's weight; of one that is the embedding's too, its part."""
     program, shape = run.program, run.program.shape
-    name = "embedding" if shape.tie_word_embeddings else "head"
-    numbers = shape.vocab_size * shape.hidden_size
-    return [WeightGradient(name, numbers * program.weight_bytes)] if program.trains_base else []
+    num_bytes = shape.vocab_size * shape.hidden_size * program.weight_bytes
+    if not program.trains_base:
+        return []
+    if shape.tie_word_embeddings:
+        return [WeightGradient("embedding", num_bytes, is_partial=True)]
+    return [WeightGradient("head", num_bytes)]

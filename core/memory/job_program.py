@@ -36,6 +36,7 @@ def program_of(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: in
         lora=_lora(job, precision.adapter_bytes),
         quantization=_quantization(job),
         autocast=precision.autocast,
+        is_float16=not gpu.supports_bf16,
         attention=_attention(job, shape, gpu),
         has_mask=job.per_device_train_batch_size > 1 or job.packing,
         checkpointing=job.gradient_checkpointing,

@@ -61,6 +61,8 @@ class Program:
     """prepare_model_for_kbit_training: what is not quantised becomes float32."""
     autocast: bool = False
     """Products run in 16 bits, whatever the weights are."""
+    is_float16: bool = False
+    """16-bit numbers are float16, whose softmax widens by itself; that of bfloat16 takes a float32 copy."""
     attention: Attention = "flash"
     has_mask: bool = False
     """Rows differ in length, or several share one, so that attention needs a mask."""

@@ -22,6 +22,8 @@ class WeightGradient:
     num_bytes: int
     scratch_bytes: int = 0
     """What is needed while it is made, such as the same gradient in the precision of the math."""
+    is_partial: bool = False
+    """Another operation uses the parameter too: this part waits for the other before it is accumulated."""
 
 
 @dataclass(slots=True)
@@ -35,7 +37,10 @@ class Operation:
     """Of each input: bytes of its gradient, or PASSED_ON."""
     weights: Sequence[WeightGradient]
     scratch_bytes: int
+    """What its backward needs from its beginning to its end."""
     scratch_kind: Kind
+    kernel_bytes: int
+    """What its backward kernel needs once its results are allocated."""
 
 
 class Tape:
@@ -48,6 +53,7 @@ class Tape:
         self.operations: list[Operation] = []
         self.gradients: dict[str, Tensor] = {}
         """Gradients of the parameters, by the name of the parameter."""
+        self._partial: dict[str, Tensor] = {}
 
     def run(
         self,
@@ -62,13 +68,14 @@ class Tape:
         gradient_bytes: Sequence[int] | None = None,
         scratch_bytes: int = 0,
         backward_scratch_bytes: int = 0,
+        backward_kernel_bytes: int = 0,
         scratch_kind: Kind = "temporary",
     ) -> Tensor:
         """Run one operation and return its output, of the size of the first input unless said otherwise.
 
         `consumes` drops the inputs afterwards, as in `x = f(x)`. The backward pass needs what `saves` names, makes the
         gradients of `weights`, and for each input one of `gradient_bytes` (by default the input's own size). Scratch
-        lives while the operation runs, or its backward.
+        lives while the operation runs, or its backward; what a backward kernel needs comes after its results.
         """
         heap, first = self.heap, inputs[0]
         is_recorded = self.is_recording and (bool(weights) or any(tensor.requires_grad for tensor in inputs))
@@ -84,8 +91,8 @@ class Tape:
         if is_recorded:
             saved = [heap.hold(tensor) for tensor in (*saves, output)] if saves_output else list(map(heap.hold, saves))
             sizes = [tensor.num_bytes for tensor in inputs] if gradient_bytes is None else gradient_bytes
-            operation = Operation(inputs, output, saved, sizes, weights, backward_scratch_bytes, scratch_kind)
-            self.operations.append(operation)
+            backward = sizes, weights, backward_scratch_bytes, scratch_kind, backward_kernel_bytes
+            self.operations.append(Operation(inputs, output, saved, *backward))
         if consumes:
             heap.drop(*inputs)
         return output
@@ -117,10 +124,16 @@ class Tape:
 
     def accumulate(self, weight: WeightGradient) -> None:
         """Make the gradient of a parameter: kept if it is the first, added in place otherwise."""
-        if weight.parameter in self.gradients:
+        kept = self._partial if weight.is_partial else self.gradients
+        waiting = None if weight.is_partial else self._partial.pop(weight.parameter, None)
+        if weight.parameter in kept or waiting is not None:
             self.heap.scratch(weight.num_bytes)
         else:
-            self.gradients[weight.parameter] = self.heap.allocate(weight.num_bytes, 1, "gradients")
+            kept[weight.parameter] = self.heap.allocate(weight.num_bytes, 1, "gradients")
+        if waiting is not None and weight.parameter in kept:
+            self.drop(waiting)
+        elif waiting is not None:
+            kept[weight.parameter] = waiting
         self.heap.scratch(weight.scratch_bytes)
 
     def clear_gradients(self) -> None:
@@ -129,14 +142,14 @@ class Tape:
         self.gradients = {}
 
     def _run_backward(self, operation: Operation, upstream: Tensor, found: dict[int, Tensor]) -> None:
-        """Run one operation backwards. A kernel allocates its results first, then what it needs to compute them."""
         heap = self.heap
+        scratch = heap.allocate(operation.scratch_bytes, 1, operation.scratch_kind) if operation.scratch_bytes else None
         made = [
             (tensor.id, heap.hold(upstream) if num_bytes == PASSED_ON else heap.allocate(num_bytes, 1, "temporary"))
             for tensor, num_bytes in zip(operation.inputs, operation.gradient_bytes, strict=True)
             if tensor.requires_grad
         ]
-        scratch = heap.allocate(operation.scratch_bytes, 1, operation.scratch_kind) if operation.scratch_bytes else None
+        heap.scratch(operation.kernel_bytes)
         for weight in operation.weights:
             self.accumulate(weight)
         if scratch is not None:

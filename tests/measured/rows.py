@@ -115,6 +115,7 @@ def _t4(row: Json) -> MeasuredRow | None:
         lora=Lora(settings["lora_rank"], 4, frozenset(settings["lora_targets"])),
         quantization=Quantization(4, bool(settings["double_quant"])) if is_4bit else None,
         upcasts_rest=is_4bit,
+        is_float16=True,
         attention="eager" if settings["attn_impl"] == "eager" else "efficient",
         checkpointing=bool(settings["grad_checkpoint"]),
         head="native",
