@@ -17,8 +17,8 @@ TRAINING = ROOT / "core" / "training"
 
 LAYERS = (
     {"device", "methods", "job", "shapes", "presets", "models"},
-    {"memory", "speed", "dataset"},
-    {"resolve", "fit"},
+    {"memory", "speed", "dataset", "doctor"},
+    {"resolve", "fit", "referee"},
     {"runs"},
     {"launch"},
 )

@@ -18,7 +18,7 @@ from core.memory.job_program import program_of
 from core.memory.optimizers import OPTIMIZERS
 from core.memory.quantization import Quantization
 from core.memory.step import PHASES, Simulation
-from core.memory.tape import PASSED_ON, Tape
+from core.memory.tape import PASSED_ON, Tape, WeightGradient
 from core.methods import METHODS
 from core.presets import Gpu, gpus, models
 from core.shapes import ModelShape
@@ -176,6 +176,17 @@ def test_gradients_that_are_passed_on_take_no_memory() -> None:
     y = tape.run(x, gradient_bytes=[PASSED_ON])
     seed = tape.heap.allocate(256, 4, "temporary")
     assert tape.backward(tape.take(), y, seed, x) is seed
+
+
+def test_both_gradients_of_a_tied_weight_are_there_before_they_are_added() -> None:
+    tape = Tape(Heap())
+    whole = WeightGradient("embedding", 1024)
+    tape.accumulate(whole)
+    tape.accumulate(replace(whole, is_partial=True))
+    assert tape.heap.live_bytes == 2048
+    tape.accumulate(whole)
+    assert tape.heap.peaks[""].num_bytes == 3072
+    assert tape.heap.live_bytes == 1024
 
 
 def test_nothing_is_saved_while_the_tape_does_not_record() -> None:
@@ -337,6 +348,18 @@ def test_a_cpu_has_neither_context_nor_gaps() -> None:
     assert {"cuda_context", "fragmentation"}.isdisjoint(sizes_of(found))
     assert found.total_bytes == found.peak_allocated_bytes
     assert sizes_of(found)["weights"] >= 4 * found.num_parameters
+
+
+def test_rows_known_to_be_short_take_less_than_max_length() -> None:
+    job = JobSpec.parse({"max_length": 4096})
+    short = estimate(job, LLAMA, GPU, longest_row_tokens=512)
+    assert short.peak_allocated_bytes == predict(max_length=512).peak_allocated_bytes
+
+
+def test_eager_attention_in_bfloat16_takes_a_float32_copy_of_the_scores() -> None:
+    program = program_of(JobSpec.parse({"attn_implementation": "eager"}), LLAMA, GPU)
+    wide, narrow = (find_peaks(replace(program, is_float16=flag)).by_phase["eval"].total() for flag in (False, True))
+    assert wide - narrow == 4 * program.rows * 32 * program.row_tokens**2
 
 
 def test_the_context_of_a_t4_is_the_measured_one() -> None:

@@ -15,6 +15,8 @@ from rich.table import Table
 
 from core import dataset, launch, runs
 from core.device import this_machine
+from core.doctor import diagnose
+from core.doctor import to_json as doctors_report
 from core.job import Problem, SpecError
 from core.methods import STAGES
 from core.resolve import ResolvedJob, dataset_path, recipe_fields, resolve
@@ -86,13 +88,16 @@ def manage_runs(home: str | None = None, action: str = "list", id: str | None = 
 
 
 def doctor(home: str | None = None, json: bool = False) -> int:
-    """Prints what this machine has. Returns 0 if something can train here."""
+    """Prints what this machine has, what is missing and how to get it. Returns 0 if it could look."""
     with _bad_input() as failure:
         machine = this_machine(Home.find(home).path)
+        findings = diagnose(machine)
         if json:
-            _print_json(machine.to_json())
+            _print_json(doctors_report(machine, findings))
         else:
-            out.print(_table(("", ""), machine.facts()))
+            out.print(
+                _table(("", "", ""), [(each.what, each.found, each.fix and f"→ {each.fix}") for each in findings])
+            )
         return 0
     return failure.code
 
