@@ -47,15 +47,18 @@ def fused_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]
 
 
 def _tile_bytes(run: ForwardPass) -> int:
-    """One tile of logits, and the part of the head's weight that makes it where that has to be cast."""
+    """One tile of logits, and the part of the head's weight that makes it where that has to be cast.
+
+    A small vocabulary leaves a part of the tile unused, which a CPU never makes resident.
+    """
     program, shape = run.program, run.program.shape
     tokens, words = min(run.num_tokens, TILE_TOKENS), min(shape.vocab_size, TILE_VOCABULARY)
-    num_bytes = tokens * TILE_VOCABULARY * program.compute_bytes
+    weight_bytes = (
+        words * shape.hidden_size * program.compute_bytes if program.rest_bytes != program.compute_bytes else 0
+    )
     if program.on_cpu:
-        num_bytes += CPU_TILE_COPIES * 4 * tokens * words
-    if program.rest_bytes != program.compute_bytes:
-        num_bytes += words * shape.hidden_size * program.compute_bytes
-    return num_bytes
+        return tokens * words * (program.compute_bytes + 4 * CPU_TILE_COPIES) + weight_bytes
+    return tokens * TILE_VOCABULARY * program.compute_bytes + weight_bytes
 
 
 def native_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -124,17 +124,16 @@ class Tape:
 
     def accumulate(self, weight: WeightGradient) -> None:
         """Make the gradient of a parameter: kept if it is the first, added in place otherwise."""
-        kept = self._partial if weight.is_partial else self.gradients
-        waiting = None if weight.is_partial else self._partial.pop(weight.parameter, None)
-        if weight.parameter in kept or waiting is not None:
-            self.heap.scratch(weight.num_bytes)
-        else:
-            kept[weight.parameter] = self.heap.allocate(weight.num_bytes, 1, "gradients")
-        if waiting is not None and weight.parameter in kept:
-            self.drop(waiting)
-        elif waiting is not None:
-            kept[weight.parameter] = waiting
+        gradient = self.heap.allocate(weight.num_bytes, 1, "gradients")
         self.heap.scratch(weight.scratch_bytes)
+        if weight.is_partial:
+            self._partial[weight.parameter] = gradient
+            return
+        if waiting := self._partial.pop(weight.parameter, None):
+            self.drop(gradient)
+            gradient = waiting
+        if self.gradients.setdefault(weight.parameter, gradient) is not gradient:
+            self.drop(gradient)
 
     def clear_gradients(self) -> None:
         """`optimizer.zero_grad(set_to_none=True)`."""
