@@ -2,16 +2,19 @@
 only on the Hub, the network; changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from core.device import local_gpu
+from core.fit import Cell, Fix, largest_batch, suggest_fixes, use_the_room
 from core.job import JobSpec, Problem, SpecError
 from core.memory import MemoryEstimate, estimate
 from core.methods import METHODS
 from core.models import DEMO_DIR, ModelNotFound, ModelSource, find_model
 from core.presets import PRESETS_DIR, Gpu, gpus, recipes
+from core.speed import RowStatistics, Speed, predict_speed
 
 DEMO_DATASET = PRESETS_DIR / "demo" / "data.jsonl"
 
@@ -32,6 +35,36 @@ class ResolvedJob:
             problem = f"there is no estimate for the architecture of {self.job.model} yet"
             raise SpecError((Problem("model", problem, "choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"),))
         return estimate(self.job, self.model.shape, self.gpu)
+
+    def speed(self, rows: RowStatistics | None = None) -> Speed | None:
+        """The forecast of its speed; None where there is none."""
+        return predict_speed(self.job, self.model.shape, self.gpu, rows) if self.model.shape else None
+
+    def fixes(self, rows: RowStatistics | None = None) -> tuple[Fix, ...]:
+        """What would make it fit, or, if it fits with room to spare, faster. Raises SpecError as `estimate` does."""
+        shape = self.model.shape
+        if shape is None or self.estimate().capacity_bytes == 0:
+            return ()
+        return suggest_fixes(self.job, shape, self.gpu, rows) or use_the_room(self.job, shape, self.gpu, rows)
+
+    def largest_batches(self, cards: Sequence[Gpu]) -> tuple[Cell, ...]:
+        """The largest batch that fits, by method and card, at the job's length with checkpointing.
+
+        Empty for an architecture that is not known. Raises SpecError if the model is shorter than that length.
+        """
+        shape = self.model.shape
+        jobs = [JobSpec.parse({"method": method, "max_length": self.job.max_length}) for method in METHODS]
+        return tuple(
+            Cell(self.job.model, job.method, card.id, largest_batch(job, shape, card))
+            for job, card in product(jobs, cards)
+            if shape
+        )
+
+    def forecast(self, rows: RowStatistics | None = None) -> dict[str, object]:
+        """Memory, speed and fixes as plain values: what `estimate --json` prints. Raises SpecError."""
+        speed = self.speed(rows)
+        fixes = [fix.to_json() for fix in self.fixes(rows)]
+        return self.estimate().to_json() | {"fixes": fixes, "speed": speed.to_json() if speed else {}}
 
 
 def resolve(fields: Mapping[str, object]) -> ResolvedJob:

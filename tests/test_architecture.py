@@ -18,7 +18,8 @@ TRAINING = ROOT / "core" / "training"
 LAYERS = (
     {"device", "methods", "job", "shapes", "presets", "models"},
     {"memory", "speed", "dataset", "doctor"},
-    {"resolve", "fit", "referee"},
+    {"fit", "referee", "preview"},
+    {"resolve"},
     {"runs"},
     {"launch"},
 )

@@ -183,6 +183,10 @@ def test_the_estimate_moves_with_the_method_and_the_card(app: App, page: Page) -
     expect(verdict).to_contain_text(" of 24.0 GiB", timeout=10_000)
     page.get_by_label("Full", exact=True).check()
     expect(page.locator("#estimate .does_not_fit")).to_be_visible(timeout=10_000)
+    page.locator("#fix-0").click()
+    expect(page.locator("#estimate .fits")).to_be_visible(timeout=10_000)
+    page.locator("#undo").click()
+    expect(page.locator("#estimate .does_not_fit")).to_be_visible(timeout=10_000)
     page.get_by_label("QLoRA", exact=True).check()
     expect(page.locator("#estimate .fits")).to_be_visible(timeout=10_000)
 

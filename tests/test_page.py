@@ -47,12 +47,16 @@ def test_the_form_starts_at_a_job_that_fits(handlers: Handlers) -> None:
     assert "fits" in str(shown["estimate"]) and "rows" in str(shown["data_line"])
 
 
-def test_the_first_edit_moves_the_form_to_the_demos_own_settings(handlers: Handlers) -> None:
-    plain = {name: field.default for name, field in JobSpec.model_fields.items()}
-    shown = handlers.on_edit(NO_MARKS, **plain)
-    recipe = default_fields("demo", "lora")
+def test_the_form_opens_with_the_demos_own_settings() -> None:
+    with gr.Blocks():
+        fields = {control.field: control.build(control) for control in form.CONTROLS}
+    assert {name: field.value for name, field in fields.items()} == default_fields("demo", "lora")
+
+
+def test_another_model_brings_back_the_usual_settings(handlers: Handlers) -> None:
+    shown = handlers.on_edit({"model": "demo", "method": "lora"}, **demo(model="Qwen/Qwen2.5-7B"))
     moved = {name: update["value"] for name, update in shown.items() if isinstance(update, dict) and "value" in update}
-    assert moved == {name: recipe[name] for name in plain if recipe[name] != plain[name]}
+    assert moved["max_length"] == 2048 and moved["learning_rate"] == 2e-4 and "dataset" not in moved
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -86,6 +90,43 @@ def test_a_learning_rate_that_is_none_is_refused_without_a_traceback(handlers: H
     assert "Not started" in str(handlers.on_start(**demo(learning_rate=value))["start_message"])
 
 
+def too_big(**changes: object) -> dict[str, object]:
+    """Full fine-tuning of 8B on 24 GB."""
+    llama = {"model": "meta-llama/Llama-3.1-8B", "method": "full", "gpu": "rtx-4090", "dataset": "demo"}
+    return default_fields(llama["model"], "full") | llama | changes
+
+
+def test_a_job_that_is_too_big_gets_buttons_that_make_it_fit(handlers: Handlers) -> None:
+    shown = handlers.on_suggest(**too_big())
+    assert shown["fix_0"]["value"].startswith("✓ ") and "GiB" in shown["fix_0"]["value"]
+    pressed = handlers.on_fix(0, shown["fixes"], **too_big())
+    fixed = too_big() | {name: pressed[name] for name in shown["fixes"][0]}
+    assert 'class="estimate fits"' in str(handlers.on_edit(NO_MARKS, **fixed)["estimate"])
+
+
+def test_a_fix_can_be_taken_back(handlers: Handlers) -> None:
+    form = too_big()
+    pressed = handlers.on_fix(0, [{"method": "qlora", "learning_rate": 2e-4}], **form)
+    undone = handlers.on_undo(pressed["before_fix"])
+    assert (undone["method"], undone["learning_rate"]) == ("full", form["learning_rate"])
+
+
+def test_the_forecast_tells_time_speed_and_price(handlers: Handlers) -> None:
+    shown = handlers.on_suggest(**too_big(method="qlora"))
+    assert all(word in str(shown["speed"]) for word in ("about", "tokens/s", "$"))
+
+
+def test_a_job_that_cannot_run_has_no_buttons(handlers: Handlers) -> None:
+    shown = handlers.on_suggest(**too_big(lora_r=-1))
+    assert shown["fixes"] == [] and shown["fix_0"] == {"visible": False, "__type__": "update"}
+
+
+def test_what_fits_where_is_told_for_the_chosen_model(handlers: Handlers) -> None:
+    table = str(handlers.on_what_fits("Qwen/Qwen2.5-7B", 2048)["what_fits"])
+    assert "RTX 4090" in table and "QLoRA" in table and "<td>–</td>" in table
+    assert "cannot run" in str(handlers.on_what_fits("/no/model", 2048)["what_fits"])
+
+
 def test_start_makes_a_run_and_shows_it(handlers: Handlers, home: Home) -> None:
     shown = handlers.on_start(**demo())
     (run,) = runs.list_runs(home)
@@ -100,6 +141,14 @@ def test_a_tick_says_nothing_when_nothing_changed(handlers: Handlers, home: Home
     first = handlers.on_tick(run.id, "")
     assert "loss" in json.loads(str(first["figures"]))
     assert handlers.on_tick(run.id, str(first["seen"])) == {}
+
+
+def test_a_tick_that_was_under_way_at_the_start_does_not_hide_the_new_run(handlers: Handlers, home: Home) -> None:
+    handlers.on_start(**demo(seed=1003))
+    (run,) = runs.list_runs(home)
+    late = handlers.on_tick(None, "")
+    assert late["run_id"]["value"] == run.id and run.id in str(late["run_header"])
+    assert "value" not in handlers.on_tick(run.id, "")["run_id"]
 
 
 def test_a_reload_finds_the_running_run(handlers: Handlers, home: Home) -> None:
@@ -168,7 +217,7 @@ def test_choices_of_the_form_are_those_of_the_job() -> None:
     assert options == list(get_args(JobSpec.model_fields["optim"].annotation))
 
 
-NOT_SENT = ("state", "button", "tabs")
+NOT_SENT = ("state", "button", "tabs", "accordion")
 """Kinds of components whose values a client is not told."""
 
 

@@ -48,9 +48,19 @@ def test_an_estimate_is_printed_as_contracted(tailor: Callable[..., int], capsys
         "verdict",
         "num_parameters",
         "num_trainable_parameters",
+        "fixes",
+        "speed",
     }
+    assert printed["speed"].keys() == {"tokens_per_second", "seconds_per_step", "hours", "usd"}
+    assert all(fix.keys() >= {"change", "total_bytes", "saves_bytes", "why"} for fix in printed["fixes"])
     assert printed["num_parameters"] == 8_030_261_248 and printed["num_trainable_parameters"] == 41_943_040
     assert sum(part["bytes"] for part in printed["components"]) == printed["total_bytes"]
+
+
+def test_what_would_make_a_job_fit_is_printed(tailor: Callable[..., int], capsys: Printed) -> None:
+    flags = ("--model", "meta-llama/Llama-3.1-8B", "--method", "full", "--gpu", "rtx-4090")
+    assert tailor("estimate", *flags) == 0
+    assert "✓ LoRA instead of full" in capsys.readouterr().out
 
 
 def test_an_estimate_for_a_person_is_a_sentence_and_a_table(tailor: Callable[..., int], capsys: Printed) -> None:

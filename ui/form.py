@@ -11,8 +11,11 @@ from core.device import local_gpu
 from core.job import JobSpec
 from core.methods import METHODS, STAGES
 from core.presets import gpus, models
+from core.resolve import default_fields
 from ui.words import count, memory
 
+FIRST_SHOWN = default_fields("demo", "lora")
+"""The job that the page opens with: the demo."""
 Choices = list[tuple[str, str]]
 
 
@@ -86,7 +89,7 @@ def _common(control: Control) -> dict[str, Any]:
     return {
         "label": control.label,
         "info": control.help,
-        "value": JobSpec.model_fields[control.field].default,
+        "value": FIRST_SHOWN[control.field],
         "elem_id": f"field-{control.field}",
         "interactive": True,
         "min_width": 140,

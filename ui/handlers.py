@@ -21,14 +21,22 @@ from core.dataset import DatasetReport
 from core.device import chip
 from core.job import JobSpec, Problem, SpecError
 from core.methods import METHODS, Method
+from core.presets import gpus
 from core.resolve import dataset_path, default_fields, resolve
 from core.runs import Home, Run, RunNotFound
+from core.speed import RowStatistics
 from ui import render
 from ui.form import controls
+from ui.words import fix_label, speed_sentence
 
 Shown = dict[str, object]
 """{component name: new value or gr.update}; what is not named stays as it is."""
 LISTED_RUNS = 50
+SHOWN_FIXES = 4
+BYTES_PER_TOKEN = 4
+"""Of English text under the usual vocabularies; enough for a forecast until the rows are tokenised."""
+USUAL_CARDS = ("rtx-3060", "rtx-4060-ti-16gb", "t4", "rtx-4090", "rtx-5090", "l40s", "a100-80gb", "h200")
+"""The columns of "What fits where"."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Handlers:
     def on_load(self) -> Shown:
         """A new page: the newest active run is selected, and shown first if there is one."""
         listed = runs.list_runs(self.home)
-        chosen = next((run for run in listed if run.is_active), listed[0] if listed else None)
+        chosen = _newest(listed)
         tab = {"tabs": gr.update(selected="runs")} if chosen and chosen.is_active else {}
         return self._show(listed, chosen) | tab
 
@@ -70,6 +78,44 @@ class Handlers:
             "marks": {"model": fields["model"], "method": fields["method"], "fields": wanted},
         }
 
+    def on_suggest(self, **form: object) -> Shown:
+        """The estimate stands; now what would make the job fit, or faster, and how long it will take."""
+        try:
+            resolved = resolve(form)
+            rows = _row_statistics(form)
+            fixes, speed = resolved.fixes(rows)[:SHOWN_FIXES], resolved.speed(rows)
+        except SpecError:
+            fixes, speed = (), None
+        shown = [*fixes, *[None] * (SHOWN_FIXES - len(fixes))]
+        buttons = {
+            f"fix_{place}": gr.update(visible=True, value=fix_label(fix)) if fix else gr.update(visible=False)
+            for place, fix in enumerate(shown)
+        }
+        return buttons | {
+            "fixes": [dict(fix.change) for fix in fixes],
+            "fixes_title": render.fixes_title(fixes),
+            "speed": render.notice(f"{speed_sentence(speed)}, ± 25 %", "plain") if speed else "",
+        }
+
+    def on_fix(self, place: int, fixes: list[dict[str, object]], **form: object) -> Shown:
+        """A fix was pressed: its change goes into the form, and can be taken back."""
+        change = fixes[place] if place < len(fixes) else {}
+        before = {name: form[name] for name in change}
+        return {**change, "before_fix": before, "undo": gr.update(visible=bool(change))}
+
+    def on_undo(self, before_fix: dict[str, object]) -> Shown:
+        """The last fix is taken back."""
+        return {**before_fix, "before_fix": {}, "undo": gr.update(visible=False)}
+
+    def on_what_fits(self, model: str, max_length: object) -> Shown:
+        """The table was opened: the largest batch of the form's model and length, by method, on the usual cards."""
+        try:
+            resolved = resolve({"model": model, "max_length": max_length})
+            batches = resolved.largest_batches([gpus()[card] for card in USUAL_CARDS])
+        except SpecError as error:
+            return {"what_fits": render.refusal(error)}
+        return {"what_fits": render.what_fits(batches, resolved.job.max_length)}
+
     def on_upload(self, upload: str | None) -> Shown:
         """A file was dropped: it is kept under its content's name, and becomes the job's data."""
         if not upload:
@@ -93,7 +139,7 @@ class Handlers:
             resolved = resolve(form)
             for field, path in resolved.datasets.items():
                 _require_usable(field, _checked(path, resolved.job.stage))
-            run = runs.create(self.home, resolved, resolved.estimate().to_json())
+            run = runs.create(self.home, resolved, resolved.forecast(_row_statistics(form)))
             launch.start(self.home, run)
         except SpecError as error:
             words = "; ".join(map(str, error.problems))
@@ -108,10 +154,17 @@ class Handlers:
         return self._show(runs.list_runs(self.home), self._find(run_id))
 
     def on_tick(self, run_id: str | None, seen: str) -> Shown:
-        """A second passed: nothing is sent unless something on disk changed."""
+        """A second passed: nothing is sent unless something on disk changed.
+
+        The picker keeps its value: this tick may have been under way when another run was started or chosen.
+        """
         listed = runs.list_runs(self.home)
         run = self._find(run_id)
-        return {} if _seen(listed, run) == seen else self._show(listed, run)
+        if run is None and listed:
+            return self._show(listed, _newest(listed))
+        if _seen(listed, run) == seen:
+            return {}
+        return self._show(listed, run) | {"run_id": gr.update(choices=_choices(listed))}
 
     def on_stop(self, run_id: str | None) -> Shown:
         """Asks the shown run to save a checkpoint and end."""
@@ -147,12 +200,11 @@ class Handlers:
     def _show(self, listed: tuple[Run, ...], run: Run | None) -> Shown:
         """Everything about the runs: the top line, the picker, and the chosen run."""
         active = next((each for each in listed if each.is_active), None)
-        choices = [(render.run_label(each), each.id) for each in listed[:LISTED_RUNS]]
         ended_early = run is not None and run.state in ("stopped", "failed", "interrupted")
         return {
             "top": render.top_line(chip()),
             "live": gr.update(value=render.run_label(active) if active else "", visible=active is not None),
-            "run_id": gr.update(choices=choices, value=run.id if run else None),
+            "run_id": gr.update(choices=_choices(listed), value=run.id if run else None),
             "run_header": render.run_header(run),
             "stop": gr.update(
                 visible=run is not None and run.is_active, interactive=run is None or run.state != "stopping"
@@ -224,6 +276,14 @@ def _data_line(fields: Mapping[str, object]) -> str:
     return render.data_report(_checked(path, str(fields.get("stage") or "sft"))) if path.is_file() else ""
 
 
+def _row_statistics(fields: Mapping[str, object]) -> RowStatistics | None:
+    """How many rows the data has, and about how long they are: in English text a token is some four bytes."""
+    path = dataset_path(str(fields.get("dataset") or ""))
+    if not path.is_file() or not (rows := _checked(path, str(fields.get("stage") or "sft")).rows):
+        return None
+    return RowStatistics(rows, mean_tokens=max(1.0, path.stat().st_size / rows / BYTES_PER_TOKEN))
+
+
 def _checked(path: Path, stage: str) -> DatasetReport:
     """The report on a file; read again only when the file has changed."""
     stat = path.stat()
@@ -265,6 +325,15 @@ def _command_line(fields: Mapping[str, object]) -> str:
 
 def _flag(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _newest(listed: tuple[Run, ...]) -> Run | None:
+    """The run to show when none was chosen: the newest that is active, else the newest."""
+    return next((run for run in listed if run.is_active), listed[0] if listed else None)
+
+
+def _choices(listed: tuple[Run, ...]) -> list[tuple[str, str]]:
+    return [(render.run_label(run), run.id) for run in listed[:LISTED_RUNS]]
 
 
 def _seen(listed: tuple[Run, ...], run: Run | None) -> str:

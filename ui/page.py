@@ -7,6 +7,7 @@ import threading
 import traceback
 import webbrowser
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from core.job import SpecError
 from core.runs import Home
 from ui import form, monitor
 from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_url
-from ui.handlers import Handlers, Shown
+from ui.handlers import SHOWN_FIXES, Handlers, Shown
 
 STYLE = Path(__file__).with_name("style.css")
 PLOTS_SCRIPT = Path(__file__).with_name("plots.js")
@@ -33,6 +34,7 @@ def build(home: Home) -> gr.Blocks:
     handlers = Handlers(home)
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
         named: dict[str, Any] = {"marks": gr.State({}), "seen": gr.State("")}
+        named |= {"fixes": gr.State([]), "before_fix": gr.State({})}
         with gr.Row(elem_classes="top-row"):
             named["top"] = gr.HTML(elem_id="top")
             named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
@@ -78,8 +80,16 @@ def _place_estimate(named: dict[str, Any]) -> gr.Button:
     """The right column, always in view: will it fit, and the one big button."""
     gr.HTML("<h3>Will it fit?</h3>")
     named["estimate"] = gr.HTML(elem_id="estimate")
+    named["speed"] = gr.HTML(elem_id="speed")
+    named["fixes_title"] = gr.HTML(elem_id="fixes-title")
+    with gr.Row(elem_classes="fixes-row"):
+        for place in range(SHOWN_FIXES):
+            named[f"fix_{place}"] = gr.Button("", visible=False, size="sm", elem_id=f"fix-{place}")
+        named["undo"] = gr.Button("Undo", visible=False, size="sm", elem_id="undo")
     start = gr.Button("Start training", variant="primary", size="lg", elem_id="start")
     named["start_message"] = gr.HTML(elem_id="start-message")
+    with gr.Accordion("What fits where", open=False) as named["what_fits_panel"]:
+        named["what_fits"] = gr.HTML("Computing ...", elem_id="what-fits")
     with gr.Accordion("The same from a terminal", open=False):
         named["command"] = gr.Code(
             language="shell",
@@ -110,26 +120,37 @@ def _wire(
         joined = _by_name(handler, named)
         outputs = list(named.values())
         settings = {"queue": not quick, "show_progress": "hidden", "api_visibility": "undocumented"}
-        return event(joined, inputs_kwargs=dict(inputs), outputs=outputs, api_name=handler.__name__, **settings)
+        return event(joined, inputs_kwargs=dict(inputs), outputs=outputs, api_name=_name_of(handler), **settings)
+
+    def edit(event: Callable[..., object]) -> None:
+        """Whatever may have changed the form: the estimate at once, then what would make it better."""
+        edited_now = on(event, handlers.on_edit, edited)
+        on(edited_now.then, handlers.on_suggest, fields)
 
     on(page.load, handlers.on_load, {})
-    on(page.load, handlers.on_edit, edited)
+    edit(page.load)
     for component in fields.values():
-        on(component.input, handlers.on_edit, edited)
-    uploaded = on(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False)
-    on(uploaded.then, handlers.on_edit, edited)
-    reset = on(named["reset"].click, handlers.on_reset, {"model": fields["model"], "method": fields["method"]})
-    on(reset.then, handlers.on_edit, edited)
+        edit(component.input)
+    edit(on(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False).then)
+    edit(on(named["reset"].click, handlers.on_reset, {"model": fields["model"], "method": fields["method"]}).then)
+    for place in range(SHOWN_FIXES):
+        press = partial(handlers.on_fix, place)
+        edit(on(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields}).then)
+    edit(on(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]}).then)
+    on(named["what_fits_panel"].expand, handlers.on_what_fits, {name: fields[name] for name in ("model", "max_length")})
     on(start.click, handlers.on_start, fields, quick=False)
     on(tick.tick, handlers.on_tick, picked | {"seen": named["seen"]})
     on(named["run_id"].input, handlers.on_pick, picked)
     on(named["stop"].click, handlers.on_stop, picked)
     on(named["resume"].click, handlers.on_resume, picked)
-    reused = on(named["reuse"].click, handlers.on_reuse, picked)
-    on(reused.then, handlers.on_edit, edited)
+    edit(on(named["reuse"].click, handlers.on_reuse, picked).then)
     on(named["live"].click, handlers.on_live, {})
     named["figures"].change(None, named["figures"], js=HAND_OVER_FIGURES)
     dark.click(None, js=TOGGLE_DARK)
+
+
+def _name_of(handler: Callable[..., Shown]) -> str:
+    return getattr(handler, "func", handler).__name__
 
 
 def _by_name(handler: Callable[..., Shown], named: Named) -> Callable[..., object]:

@@ -2,12 +2,10 @@
 // which loses a person's zoom and costs a browser that watches for hours; Plotly's `react` changes only what is new.
 // `page.py` runs this once; the page then hands over figures by setting `window.tailorFigures`: {plot id: figure}.
 () => {
-  const drawn = new WeakMap(); // plot element -> the figure it shows
   const draw = () => {
     for (const [id, figure] of Object.entries(window.tailorFigures ?? {})) {
       const element = document.querySelector(`#plot-${id} .js-plotly-plot`);
-      if (!element || !window.Plotly || drawn.get(element) === figure) continue; // not on the page yet, or nothing new
-      drawn.set(element, figure);
+      if (!element || !window.Plotly || element.data === figure.data) continue; // not on the page yet, or nothing new
       window.Plotly.react(element, figure.data, figure.layout, { responsive: true, displaylogo: false });
     }
   };

@@ -8,8 +8,11 @@ import plotly.graph_objects as go
 
 from core import runs
 from core.dataset import DatasetReport
+from core.fit import Cell, Fix
 from core.job import SpecError
 from core.memory import MemoryEstimate
+from core.methods import METHODS
+from core.presets import gpus
 from core.runs import Run
 from ui.words import (
     PHASES,
@@ -216,6 +219,29 @@ def _name(component: str) -> str:
 
 def _colour(component: str) -> str:
     return COLOURS.get(component, OTHER_COLOUR)
+
+
+def fixes_title(fixes: Sequence[Fix]) -> str:
+    """What the buttons below do, and why each: what makes a job fit, or what would use the room there is."""
+    if not fixes:
+        return ""
+    title = "To make it fit" if any(fix.saves_bytes > 0 for fix in fixes) else "There is room"
+    reasons = "".join(f"<li><b>{escape(fix.title)}</b> {escape(fix.why)}</li>" for fix in fixes)
+    return f'<details class="fixes"><summary>{title}</summary><ul>{reasons}</ul></details>'
+
+
+def what_fits(cells: Sequence[Cell], max_length: int) -> str:
+    """Methods down, cards across: the largest batch of full-length rows."""
+    cards = tuple(dict.fromkeys(cell.gpu for cell in cells))
+    heads = "".join(f"<th>{escape(gpus()[card].name.removeprefix('GeForce '))}</th>" for card in cards)
+    lines = "".join(
+        f"<tr><th>{escape(METHODS[method].title)}</th>"
+        + "".join(f"<td>{cell.batch or '–'}</td>" for cell in cells if cell.method == method)
+        + "</tr>"
+        for method in dict.fromkeys(cell.method for cell in cells)
+    )
+    note = f"Largest batch size of rows of {max_length:,} tokens, with gradient checkpointing."
+    return f'<div class="measured scrolls"><p>{note}</p><table><tr><th></th>{heads}</tr>{lines}</table></div>'
 
 
 def refusal(error: SpecError) -> str:

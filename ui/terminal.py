@@ -21,7 +21,7 @@ from core.job import Problem, SpecError
 from core.methods import STAGES
 from core.resolve import ResolvedJob, dataset_path, recipe_fields, resolve
 from core.runs import Home, Run, RunNotFound
-from ui.words import gib, memory_rows, state_sentence, verdict_sentence
+from ui.words import fix_label, gib, memory_rows, speed_sentence, state_sentence, verdict_sentence
 
 EXIT_CODES: Mapping[runs.State, int] = {"finished": 0, "failed": 1, "interrupted": 1, "stopped": 130}
 out = Console(highlight=False, soft_wrap=True, markup=False)
@@ -33,7 +33,7 @@ def train(home: str | None = None, demo: bool = False, job: str | None = None, *
         place = Home.find(home)
         resolved = resolve((recipe_fields("demo") if demo else {}) | _fields(job, fields))
         _require_sound_data(resolved)
-        run = runs.create(place, resolved, resolved.estimate().to_json())
+        run = runs.create(place, resolved, resolved.forecast())
         launch.start(place, run)
         out.print(f"{run.id}\n{run.folder}", style="dim")
         return _follow(place, run)
@@ -46,10 +46,14 @@ def estimate(home: str | None = None, job: str | None = None, json: bool = False
         resolved = resolve(_fields(job, fields))
         found = resolved.estimate()
         if json:
-            _print_json(found.to_json())
+            _print_json(resolved.forecast())
         else:
             out.print(f"{resolved.model.title} on {resolved.gpu.name}: {verdict_sentence(found)}", style="bold")
             out.print(_table(("", "GiB", ""), [(each.name, gib(each.bytes), each.note) for each in found.components]))
+            if speed := resolved.speed():
+                out.print(f"{speed_sentence(speed)}, if every row fills max_length")
+            for fix in resolved.fixes():
+                out.print(f"{fix_label(fix)}\n  {fix.why}")
         return 0
     return failure.code
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 
 from core import runs
+from core.fit import Fix
 from core.memory import MemoryEstimate
 from core.runs import Run
+from core.speed import Speed
 
 PHASES: Mapping[str, str] = {
     "load": "Load",
@@ -60,6 +62,35 @@ def verdict_sentence(found: MemoryEstimate) -> str:
     spread = f", ± {gib(doubt, 1)}" if doubt >= 2**30 / 20 else ""
     amount = gib(total, 1) if total >= 2**30 else gib(total)
     return f"{'Fits' if found.verdict == 'fits' else 'Tight'}: {amount} of {gib(capacity, 1)} GiB{spread}"
+
+
+def speed_sentence(speed: Speed) -> str:
+    """About 42 min · 3,900 tokens/s · $0.35"""
+    parts = [f"{speed.tokens_per_second:,.0f} tokens/s"]
+    if speed.hours is not None:
+        parts.insert(0, f"about {rough_duration(speed.hours * 3600)}")
+    if speed.usd is not None:
+        parts.append(f"${speed.usd:,.2f}" if speed.usd < 100 else f"${speed.usd:,.0f}")
+    return " · ".join(parts)
+
+
+def rough_duration(seconds: float) -> str:
+    """42 min, 7 h, 3 days: no finer than a forecast is."""
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.0f} days"
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
+
+
+def fix_label(fix: Fix) -> str:
+    """✓ Checkpoint activations: −9.8 GiB, 1.3× slower; the tick says that with it the job fits"""
+    parts = []
+    if fix.saves_bytes:
+        parts.append(f"{'−' if fix.saves_bytes > 0 else '+'}{memory(abs(fix.saves_bytes))}")
+    if fix.slowdown and fix.slowdown >= 1.03:
+        parts.append(f"{fix.slowdown:.2g}× slower")
+    elif fix.slowdown and fix.slowdown <= 0.97:
+        parts.append(f"{1 / fix.slowdown:.2g}× faster")
+    return f"{'✓ ' if fix.fits else ''}{fix.title}{': ' if parts else ''}{', '.join(parts)}"
 
 
 def state_sentence(run: Run) -> str:
