@@ -97,6 +97,32 @@ def test_evaluations_and_samples_leave_no_trace_in_the_training(tmp_path: Path, 
 
 
 @training
+@training
+@pytest.mark.parametrize("fields", [{"method": "lora"}, {"method": "qlora", "gradient_accumulation_steps": 2}])
+def test_a_probe_goes_through_the_longest_rows_and_leaves_no_trace(
+    tmp_path: Path, fields: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from core.training import watch
+
+    assert train(plain := make_run(tmp_path / "plain", max_steps=3, **fields)) == 0
+    monkeypatch.setattr(watch, "has_limited_memory", lambda: True)
+    assert train(probed := make_run(tmp_path / "probed", max_steps=3, **fields)) == 0
+    assert "probe: 4 rows" in capsys.readouterr().out
+    assert [(line["loss"], line["num_tokens"]) for line in lines_of(probed) if "loss" in line] == [
+        (line["loss"], line["num_tokens"]) for line in lines_of(plain) if "loss" in line
+    ]
+
+
+def test_the_longest_rows_are_found_in_any_order() -> None:
+    from datasets import Dataset
+
+    from core.training.probe import longest_rows
+
+    lengths = [3, 9, 1, 9, 7]
+    rows = Dataset.from_list([{"input_ids": list(range(length))} for length in lengths]).shuffle(seed=1)
+    assert sorted(len(rows[index]["input_ids"]) for index in longest_rows(rows, 3)) == [7, 9, 9]
+
+
 def test_a_stop_during_an_evaluation_ends_it_and_saves_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

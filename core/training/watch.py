@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from .failure import Stopped
 from .load import cast_adapters
 from .meter import Meter
+from .probe import has_limited_memory, probe
 from .record import Checkpoint, Phase, Record
 
 NOT_METRICS = frozenset(
@@ -26,6 +27,7 @@ class Watch(TrainerCallback):
         self.record = record
         self.meter = meter
         self.was_stopped = False
+        self.trainer: Watched | None = None
         self._num_tokens_before = num_tokens
         self._num_tokens = 0
         self._seconds = time.monotonic()
@@ -57,7 +59,6 @@ class Watch(TrainerCallback):
         return {"phase_peak_bytes": dict(self.meter.peaks), **self.meter.gauge.highest()}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._seconds = time.monotonic()
         self.record.update(
             state="running",
             step=state.global_step,
@@ -65,6 +66,9 @@ class Watch(TrainerCallback):
             epoch=float(state.epoch or 0),
             num_train_epochs=float(state.num_train_epochs if args.max_steps > 0 else args.num_train_epochs),
         )
+        if self.trainer is not None and has_limited_memory() and state.global_step < state.max_steps:
+            probe(self.trainer)
+        self._seconds = time.monotonic()
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         self.begin("optimizer_step")
@@ -142,6 +146,7 @@ class Watched(Trainer):
 
     def __init__(self, watch: Watch, adapter_dtype: torch.dtype | None, **kwargs: Any):
         self.watch, self.adapter_dtype = watch, adapter_dtype
+        watch.trainer = self
         super().__init__(callbacks=[watch], **kwargs)
         self._cast_adapters()
 
