@@ -181,6 +181,17 @@ def test_the_settings_of_a_run_can_be_used_again(handlers: Handlers, home: Home)
     assert again["lora_r"] == 5 and again["model"] == "demo"
 
 
+@pytest.mark.parametrize(("baseline", "says"), [(0, "Off by more than 5%: backward"), (10, "On a CPU")])
+def test_a_run_shows_predicted_against_measured(handlers: Handlers, home: Home, baseline: int, says: str) -> None:
+    handlers.on_start(**demo(seed=1003))
+    (run,) = runs.list_runs(home)
+    launch.kill(run)
+    runs.write_json(run.folder / "estimate.json", {"phases": {"forward": 100, "backward": 200}})
+    measured = {"phase_peak_bytes": {"forward": 101, "backward": 150}, "baseline_bytes": baseline}
+    runs.write_json(run.folder / "status.json", {"state": "finished", **measured})
+    assert says in render.memory_table(runs.read(home, run.id))
+
+
 def test_peoples_text_is_escaped(handlers: Handlers, home: Home, tmp_path: Path) -> None:
     attack = "<img src=x onerror=alert(1)>"
     shown = handlers.on_edit(NO_MARKS, **demo(model=f"/{attack}", dataset=attack))

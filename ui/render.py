@@ -15,11 +15,13 @@ from core.methods import METHODS
 from core.presets import gpus
 from core.runs import Run
 from ui.words import (
+    LARGE_MISS,
     PHASES,
     duration,
     elapsed_seconds,
     gib,
     memory,
+    memory_differences,
     memory_rows,
     seconds_left,
     state_sentence,
@@ -308,14 +310,20 @@ def memory_table(run: Run | None) -> str:
     cells = "".join(
         f"<tr><th>{phase}</th>" + "".join(f"<td>{each}</td>" for each in rest) + "</tr>" for phase, *rest in rows
     )
-    says_difference = any(difference for *_, difference in rows)
-    heads = (
-        f"<tr><th></th><th>predicted GiB</th><th>measured GiB</th><th>{'off by' if says_difference else ''}</th></tr>"
-    )
-    note = (
-        "" if says_difference else "<p>On a CPU the growth of the whole process is measured, not the tensors alone.</p>"
-    )
-    return f'<div class="measured"><h3>Predicted against measured</h3><table>{heads}{cells}</table>{note}</div>'
+    differences = memory_differences(run) if run else {}
+    heads = f"<tr><th></th><th>predicted GiB</th><th>measured GiB</th><th>{'off by' if differences else ''}</th></tr>"
+    note = _memory_note(differences)
+    return f'<div class="measured"><h3>Predicted against measured</h3><table>{heads}{cells}</table><p>{note}</p></div>'
+
+
+def _memory_note(differences: Mapping[str, float]) -> str:
+    if not differences:
+        return "On a CPU the growth of the whole process is measured, not the tensors alone."
+    missed = [PHASES[phase].lower() for phase, share in differences.items() if abs(share) > LARGE_MISS]
+    if not missed:
+        return f"Every phase is within {LARGE_MISS:.0%} of what was measured."
+    reason = "Rows shorter than max_length take less than was predicted."
+    return f"Off by more than {LARGE_MISS:.0%}: {', '.join(missed)}. {reason}"
 
 
 def answers(run: Run | None) -> str:
