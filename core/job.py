@@ -88,7 +88,7 @@ class JobSpec(BaseModel):
     target_modules: str = Field(
         "all-linear",
         pattern=r"^[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+)*$",
-        description="Layers that get an adapter: `all-linear` or names with commas.",
+        description="Layers that get an adapter: names with commas, or `all-linear` (of experts: the attention).",
     )
     use_dora: bool = Field(False, description="Train magnitude and direction apart (DoRA).")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank), for high ranks.")

@@ -18,7 +18,17 @@ from core.methods import METHODS
 from core.training.data import read_rows
 from core.training.failure import TrainingError, explain
 from core.training.record import Record
-from tests.training_fixtures import ROOT, copy_model, lines_of, losses_of, make_run, status_of, train, write_rows
+from tests.training_fixtures import (
+    ROOT,
+    copy_model,
+    lines_of,
+    losses_of,
+    make_run,
+    status_of,
+    tiny_model,
+    train,
+    write_rows,
+)
 
 training = pytest.mark.training
 pytestmark = [
@@ -96,7 +106,39 @@ def test_evaluations_and_samples_leave_no_trace_in_the_training(tmp_path: Path, 
     assert losses_of(watched) == losses_of(plain)
 
 
+TINY = {
+    "vocab_size": 2048,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
 @training
+def test_in_a_mixture_of_experts_the_attention_gets_the_adapter(tmp_path: Path) -> None:
+    from transformers import Qwen3MoeConfig
+
+    config = Qwen3MoeConfig(**TINY, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+    model = tiny_model(tmp_path / "model", config)
+    assert train(run := make_run(tmp_path / "run", model=str(model), max_steps=1, lora_r=4)) == 0
+    expected = 2 * 4 * ((32 + 32) + 2 * (32 + 16) + (32 + 32))  # 2 layers, rank 4, q k v o
+    assert status_of(run)["num_trainable_parameters"] == expected
+
+
+@training
+def test_a_model_that_sdpa_cannot_compute_trains_with_the_plain_kernel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import Gemma2Config
+
+    model = tiny_model(tmp_path / "model", Gemma2Config(**TINY, query_pre_attn_scalar=8))
+    assert train(make_run(tmp_path / "run", model=str(model), max_steps=1)) == 0
+    assert "eager" in capsys.readouterr().out
+
+
 @training
 @pytest.mark.parametrize("fields", [{"method": "lora"}, {"method": "qlora", "gradient_accumulation_steps": 2}])
 def test_a_probe_goes_through_the_longest_rows_and_leaves_no_trace(

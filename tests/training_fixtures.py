@@ -63,3 +63,12 @@ def losses_of(folder: Path) -> dict[int, float]:
 def copy_model(folder: Path) -> Path:
     """A copy of the demo model, to be damaged."""
     return Path(shutil.copytree(DEMO / "model", folder))
+
+
+def tiny_model(folder: Path, config: Any) -> Path:
+    """A model of another architecture with random weights and the demo's tokenizer."""
+    from transformers import AutoModelForCausalLM
+
+    copy_model(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from .data import Rows
@@ -87,8 +93,8 @@ def load(job: Any, rows: Rows) -> Loaded:
         raise UnusableJob(f"method {job.method!r} is not one of {', '.join(METHODS)}")
     precision = choose_precision(job.dtype, job.method)
     tokenizer = _load_tokenizer(job, rows)
-    adapter = _adapter(job) if METHODS[job.method].trains_adapter else None
     model = _load_model(job, precision)
+    adapter = _adapter(job, model) if METHODS[job.method].trains_adapter else None
     _check_vocabulary(model, tokenizer)
     _keep_trainable(model)
     if not torch.cuda.is_available() and model.num_parameters() < FEW_PARAMETERS:
@@ -156,11 +162,22 @@ def _load_model(job: Any, precision: Precision) -> Any:
         **_source(job),
         dtype=precision.weights,
         quantization_config=_quantisation(job, precision),
-        attn_implementation=job.attn_implementation,
+        attn_implementation=_attention(job),
         device_map={"": 0} if torch.cuda.is_available() else None,
         use_safetensors=True,
         trust_remote_code=False,
     )
+
+
+def _attention(job: Any) -> str:
+    """The kernel asked for; the plain one where the model's attention is more than SDPA can compute."""
+    if job.attn_implementation == "sdpa":
+        config = AutoConfig.from_pretrained(**_source(job), trust_remote_code=False)
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        if model_class is not None and not model_class._supports_sdpa:  # caps its scores, or adds sinks to them
+            print(f"{job.model} cannot use sdpa: attention is computed by the plain kernel, eager.")
+            return "eager"
+    return str(job.attn_implementation)
 
 
 def _quantisation(job: Any, precision: Precision) -> BitsAndBytesConfig | None:
@@ -177,18 +194,32 @@ def _quantisation(job: Any, precision: Precision) -> BitsAndBytesConfig | None:
     )
 
 
-def _adapter(job: Any) -> LoraConfig:
+def _adapter(job: Any, model: Any) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
         revision=_source(job).get("revision"),  # whoever loads the adapter gets the same base
         r=job.lora_r,
         lora_alpha=job.lora_alpha,
         lora_dropout=job.lora_dropout,
-        target_modules=job.target_modules if job.target_modules == "all-linear" else job.target_modules.split(","),
+        target_modules=_targets(job, model),
         use_dora=job.use_dora,
         use_rslora=job.use_rslora,
         init_lora_weights=True if job.init_lora_weights == "default" else job.init_lora_weights,
     )
+
+
+def _targets(job: Any, model: Any) -> str | list[str]:
+    """The layers that get an adapter. In a mixture of experts `all-linear` means those of the attention.
+
+    PEFT would also adapt every expert and the router there: for Qwen3-30B-A3B a billion parameters at rank 16.
+    """
+    if job.target_modules != "all-linear":
+        return str(job.target_modules).split(",")
+    config = model.config.get_text_config()
+    if not (getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)):
+        return "all-linear"
+    layers = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return sorted({name.rsplit(".", 1)[-1] for name in layers if ".self_attn." in name})
 
 
 def _keep_trainable(model: Any) -> None:

@@ -1,0 +1,395 @@
+"""Measures what trainings really take: runs our own training program on a grid of points, beside the estimate.
+
+    python benchmarks/measure_memory.py [--minutes N] [--out FILE] [--only PATTERN] [--toy] [--list]
+    python benchmarks/measure_memory.py --score FILE [--json]
+
+Needs a CUDA device (--toy: none), the packages of the training program, pydantic, psutil and nvidia-ml-py; no network.
+Each point is a process of its own, `python -m training job.json`, unchanged, on a model folder with weights that take
+no room (memory_grid.write_model). Only the checkpoint of a large full fine-tuning is not waited for: the process is
+ended when it begins to save, and the row has no phase `save`. Points that a file has already are left out, so a grid
+can be measured in parts; a point that failed for another reason than memory is tried again, and its last row counts.
+
+A row is one JSON object a line, sizes in bytes; what was not measured is absent:
+
+    id                        the point: model, method, batch x length, and what else sets it apart
+    model, config             the preset, and the config.json that was trained, which may have fewer layers
+    job                       every field of the JobSpec
+    rows                      padded, equal or varied (memory_grid.Point.rows)
+    row_tokens, eval_row_tokens   tokens of each row in the training and the evaluation file
+    gpu                       name, capacity_bytes, compute_capability [major, minor], supports_bf16, driver
+    versions                  package -> version
+    num_parameters, num_trainable_parameters
+    phase_peak_bytes          load, forward, backward, optimizer_step, eval, save -> allocated, in the first three steps
+    peak_allocated_bytes, peak_reserved_bytes     of the whole training
+    device_used_bytes         of the process as NVML tells, else of the device as the driver does; highest after a step
+    context_bytes             device_used_bytes less reserved: the CUDA context, and paged optimizer states if there are
+    nvml_used_bytes           highest use of the device while it ran, less that before; sampled ten times a second
+    seconds                   of the process, imports and all
+    seconds_per_step          median
+    num_tokens, loss          trained on in all; of the last step, absent if it is not a number
+    error                     one sentence in place of the measurements; out of memory is a result, too
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.memory_accuracy import Accuracy
+from benchmarks.memory_grid import GRID, Point, toys, write_model, write_rows
+from core.device import local_gpu, this_machine
+from core.job import JobSpec
+from core.memory import MemoryEstimate, estimate
+from core.presets import Gpu
+from core.shapes import ModelShape
+
+Row = dict[str, Any]
+
+GIB = 2**30
+ROOT = Path(__file__).resolve().parent.parent
+MEASURED_DIR = ROOT / "tests" / "measured"
+METRICS: Mapping[str, tuple[str, str]] = {
+    "allocated": ("peak_allocated_bytes", "peak_allocated_bytes"),
+    "reserved": ("peak_reserved_bytes", "peak_reserved_bytes"),
+    "total": ("nvml_used_bytes", "total_bytes"),
+}
+"""Metric -> field of a row, field of the estimate."""
+COPIED_FROM_STATUS = (
+    "versions",
+    "num_parameters",
+    "num_trainable_parameters",
+    "phase_peak_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+)
+OUT_OF_MEMORY = re.compile("Out of (GPU|main) memory")
+HOPELESS = 1.1
+"""A point whose estimate is this many times what the card has is not tried."""
+SECONDS_BETWEEN_LOOKS = 0.1
+WIDTH = 92
+"""Of the first column."""
+LOG_SHOWN = 3000
+"""Characters of a failed program's log."""
+
+SECONDS_TO_START = 20
+"""Rough, as all of these: Python, imports, tokens and the end. A point's time is corrected by that of those before."""
+READ_BYTES_PER_SECOND = 1.5e9
+WRITTEN_BYTES_PER_SECOND = 0.5e9
+SHARE_OF_FLOPS = 0.25
+PATIENCE = 4
+"""A point that takes this many times longer than expected hangs."""
+LEAST_PATIENCE_SECONDS = 120
+
+
+class TimeIsOver(Exception):
+    """A point was not finished in its time."""
+
+
+def measure(point: Point, gpu: Gpu, limit_seconds: float = math.inf) -> Row:
+    """The row of one point, trained in a new process. Raises TimeIsOver."""
+    with tempfile.TemporaryDirectory(prefix="measure-memory-") as name:
+        folder = make_run_folder(Path(name), point)
+        before, began = _device_bytes(), time.monotonic()
+        exit_code, highest = _train(folder, point, began + limit_seconds)
+        row = asked(point, gpu) | {"seconds": round(time.monotonic() - began, 1)}
+        status = _read_json(folder / "status.json")
+        if exit_code:
+            print((folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-LOG_SHOWN:], file=sys.stderr)
+            return row | {"error": status.get("error") or f"The program ended with code {exit_code}."}
+        row |= _measured_by_steps(folder)
+        if row["num_tokens"] != point.num_tokens:
+            return row | {"error": f"{row['num_tokens']} tokens were trained on, not {point.num_tokens}."}
+        row |= {name: status[name] for name in COPIED_FROM_STATUS if status.get(name) is not None}
+        if not point.saves:
+            row["phase_peak_bytes"].pop("save", None)
+        if highest > before:
+            row["nvml_used_bytes"] = highest - before
+        return row
+
+
+def make_run_folder(folder: Path, point: Point) -> Path:
+    """Puts into a folder what the app would put there, and a model."""
+    write_model(folder / "model", point.config, point.has_holes)
+    shutil.copytree(ROOT / "core" / "training", folder / "training", ignore=shutil.ignore_patterns("__pycache__"))
+    write_rows(folder / "data" / "train.jsonl", point.train_tokens())
+    if point.evaluates:
+        write_rows(folder / "data" / "eval.jsonl", point.eval_tokens())
+    (folder / "job.json").write_text(point.job(str(folder / "model")).to_json(), encoding="utf-8")
+    return folder
+
+
+def asked(point: Point, gpu: Gpu) -> Row:
+    """The part of a row that is known beforehand."""
+    cards = this_machine().gpus
+    return {
+        "id": point.id,
+        "model": point.model,
+        "config": point.config,
+        "job": json.loads(point.job(point.model).to_json()),
+        "rows": point.rows,
+        "row_tokens": point.train_tokens(),
+        "eval_row_tokens": point.eval_tokens(),
+        "gpu": {
+            "name": gpu.name,
+            "capacity_bytes": gpu.capacity_bytes,
+            "compute_capability": gpu.compute_capability,
+            "supports_bf16": gpu.supports_bf16,
+            "driver": cards[0].driver if cards else "",
+        },
+    }
+
+
+def _train(folder: Path, point: Point, deadline: float) -> tuple[int, int]:
+    """(exit code, highest use of the device in bytes) of the training in a run folder. Raises TimeIsOver."""
+    process, highest = _start(folder, hides_gpu=point.is_toy), 0
+    try:
+        while process.poll() is None:
+            highest = max(highest, _device_bytes())
+            if not point.saves and _read_json(folder / "status.json").get("phase") == "save":
+                return 0, highest
+            if time.monotonic() > deadline:
+                raise TimeIsOver
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return process.returncode, highest
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _start(folder: Path, hides_gpu: bool) -> subprocess.Popen[bytes]:
+    """The training program in a run folder, as the app starts it."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if hides_gpu else {}
+    with (folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "training", "job.json"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **hidden},
+        )
+
+
+def _measured_by_steps(folder: Path) -> Row:
+    """What the lines of metrics.jsonl say: memory that the device has in use, time, tokens, loss."""
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    steps = [line for line in map(json.loads, text.splitlines()) if "num_tokens" in line]
+    pauses = [later["time"] - sooner["time"] for sooner, later in itertools.pairwise(steps)]
+    last = steps[-1]
+    row = {
+        "device_used_bytes": max(step["device_used_bytes"] for step in steps),
+        "seconds_per_step": round(statistics.median(pauses), 3),
+        "num_tokens": last["num_tokens"],
+    }
+    if "memory_reserved_bytes" in last:
+        row["context_bytes"] = last["device_used_bytes"] - last["memory_reserved_bytes"]
+    return row | ({"loss": last["loss"]} if "loss" in last else {})
+
+
+def _device_bytes() -> int:
+    """In use on the first card now, by whomever; 0 without a card."""
+    cards = this_machine().gpus
+    if not cards:
+        return 0
+    import pynvml  # which this_machine has started
+
+    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(cards[0].index)).used)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file that is always replaced as a whole says; nothing before it is there."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def measure_grid(points: Sequence[Point], gpu: Gpu, out: Path | None, minutes: float) -> None:
+    """Measures what a file does not have yet, adds a row to it for each point, and prints it beside the estimate."""
+    end = time.monotonic() + 60 * minutes
+    done = read_rows(out) if out else {}
+    spent = expected = float(SECONDS_TO_START)
+    print(f"{'point':{WIDTH}}{''.join(f'{metric:>18}' for metric in METRICS)}{'s/step':>9}{'s':>7}")
+    for point in points:
+        if point.id in done and is_final(done[point.id]):
+            continue
+        needed, left = expected_seconds(point, gpu) * spent / expected, end - time.monotonic()
+        if reason := _reason_to_skip(point, gpu, needed, left):
+            print(f"{point.id:{WIDTH}}  {reason}", flush=True)
+            continue
+        began = time.monotonic()
+        try:
+            row = measure(point, gpu, min(left, max(PATIENCE * needed, LEAST_PATIENCE_SECONDS)))
+        except TimeIsOver:
+            print(f"{point.id:{WIDTH}}  not finished in {time.monotonic() - began:.0f} s", flush=True)
+            continue
+        spent += time.monotonic() - began
+        expected += expected_seconds(point, gpu)
+        if out:
+            _append(out, row)
+        print(_line(row), flush=True)
+
+
+def _reason_to_skip(point: Point, gpu: Gpu, needed_seconds: float, left_seconds: float) -> str:
+    """Why a point is not begun; empty if it is."""
+    total_bytes = predict(asked(point, gpu)).total_bytes
+    if total_bytes > HOPELESS * gpu.capacity_bytes:
+        return f"left out: needs about {total_bytes / GIB:.1f} GiB"
+    return f"left out: needs about {needed_seconds:.0f} s" if needed_seconds > left_seconds else ""
+
+
+def _line(row: Row) -> str:
+    """A row as a line: GiB measured and how far the estimate is off, for each metric."""
+    if "error" in row:
+        return f"{row['id']:{WIDTH}}  {row['error']}"
+    found = errors(row)
+    cells = (
+        f"{row[measured] / GIB:9.3f}{found[metric]:+9.2%}" if metric in found else f"{'-':>18}"
+        for metric, (measured, _) in METRICS.items()
+    )
+    return f"{row['id']:{WIDTH}}{''.join(cells)}{row['seconds_per_step']:9.3f}{row['seconds']:7.1f}"
+
+
+def _append(out: Path, row: Row) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """Point -> its last row in a file, if there is one; a line torn by a crash is left out."""
+    rows: dict[str, Row] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        rows[row["id"]] = row
+    return rows
+
+
+def is_final(row: Row) -> bool:
+    """True unless the training failed for another reason than memory."""
+    return "error" not in row or bool(OUT_OF_MEMORY.match(row["error"]))
+
+
+def expected_seconds(point: Point, gpu: Gpu) -> float:
+    """About how long a point takes: the start, reading the weights, computing, writing a full model and its states."""
+    num_parameters = point.shape.num_parameters
+    computing = 8 * num_parameters * point.num_tokens / (SHARE_OF_FLOPS * gpu.flops)
+    saved_bytes = 8 * num_parameters if point.fields["method"] == "full" and point.saves else 0
+    reading = 2 * num_parameters / READ_BYTES_PER_SECOND
+    return SECONDS_TO_START + reading + computing + saved_bytes / WRITTEN_BYTES_PER_SECOND
+
+
+def predict(row: Row) -> MemoryEstimate:
+    """What the estimate says today of the training in a row. Raises SpecError and UnknownArchitecture."""
+    card = row["gpu"]
+    gpu = Gpu(
+        id="measured",
+        name=card["name"],
+        capacity_bytes=card["capacity_bytes"],
+        compute_capability=tuple(card["compute_capability"]),
+        supports_bf16=card["supports_bf16"],
+        memory_bandwidth_bytes_per_second=0,
+        flops=0,
+        usd_per_hour=None,
+        sources=(),
+    )
+    return estimate(JobSpec.parse(row["job"]), ModelShape.from_config(row["config"]), gpu, max(row["row_tokens"]))
+
+
+def errors(row: Row) -> dict[str, float]:
+    """Metric -> how far the estimate is off, as a share of what was measured."""
+    predicted = predict(row)
+    return {
+        metric: getattr(predicted, foretold) / row[measured] - 1
+        for metric, (measured, foretold) in METRICS.items()
+        if row.get(measured)
+    }
+
+
+def accuracies(rows: Iterable[Row]) -> list[Accuracy]:
+    """How far the estimate is off, by method and metric, and by phase.
+
+    The estimate is for the longest batch, with padding in it, so that equal and varied rows are groups of their own.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if "error" in row:
+            continue
+        card, is_longest = row["gpu"]["name"], row["rows"] == "padded"
+        group = f"{card} {row['job']['method']}" + ("" if is_longest else f", {row['rows']} rows")
+        for metric, error in errors(row).items():
+            found.setdefault((group, metric), []).append(error)
+        for phase, predicted_bytes in predict(row).phases.items() if is_longest else ():
+            if measured := row["phase_peak_bytes"].get(phase):
+                found.setdefault((f"{card} {phase}", "allocated"), []).append(predicted_bytes / measured - 1)
+    return [Accuracy.of(group, metric, signed) for (group, metric), signed in sorted(found.items())]
+
+
+def print_list(points: Iterable[Point], gpu: Gpu, done: Mapping[str, Row]) -> None:
+    """The points, what the estimate says of each, and which are measured."""
+    print(f"{'point':{WIDTH}}{'GiB':>8}{'s':>7}")
+    for point in points:
+        total_bytes = predict(asked(point, gpu)).total_bytes
+        state = "measured" if point.id in done and is_final(done[point.id]) else ""
+        print(f"{point.id:{WIDTH}}{total_bytes / GIB:8.2f}{expected_seconds(point, gpu):7.0f}  {state}".rstrip())
+
+
+def print_scores(rows: Iterable[Row], as_json: bool) -> None:
+    """The accuracy of the estimate on rows."""
+    scores = accuracies(rows)
+    if as_json:
+        print(json.dumps({"groups": [dataclasses.asdict(score) for score in scores]}, indent=2))
+        return
+    print(f"{'group':52}{'metric':11}{'n':>4}{'median':>9}{'p90':>9}{'worst':>9}{'bias':>9}")
+    for score in scores:
+        shares = "".join(f"{share:9.2%}" for share in (score.median, score.p90, score.worst, score.bias))
+        print(f"{score.group:52}{score.metric:11}{score.n:4}{shares}")
+
+
+def main() -> int:
+    """Read the flags, measure or list or score. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop within so many minutes")
+    parser.add_argument("--out", type=Path, help="rows are added to this file; default tests/measured/<gpu>.jsonl")
+    parser.add_argument("--only", default="", help="points with this regular expression in their name")
+    parser.add_argument("--toy", action="store_true", help="every point at toy size on the processor; kept with --out")
+    parser.add_argument("--list", action="store_true", help="print the points and measure none")
+    parser.add_argument("--score", type=Path, help="print how far the estimate is off on the rows of this file")
+    parser.add_argument("--json", action="store_true", help="with --score: print one JSON object")
+    options = parser.parse_args()
+    if options.score:
+        print_scores(read_rows(options.score).values(), options.json)
+        return 0
+    machine = this_machine()
+    if not (machine.gpus or options.toy or options.list):
+        print(f"No GPU: {machine.no_gpu_reason}. With --toy the grid runs on the processor.", file=sys.stderr)
+        return 2
+    gpu = local_gpu(dataclasses.replace(machine, gpus=()) if options.toy else machine)
+    named = MEASURED_DIR / f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower())}.jsonl"
+    out = options.out or (None if options.toy else named)
+    points = [point for point in (toys() if options.toy else GRID) if re.search(options.only, point.id, re.IGNORECASE)]
+    if options.list:
+        print_list(points, gpu, read_rows(out) if out else {})
+    else:
+        measure_grid(points, gpu, out, options.minutes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

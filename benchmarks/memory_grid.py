@@ -1,0 +1,357 @@
+"""What measure_memory.py measures: the grid of points, and the model and the rows that a point trains on.
+
+Nothing is downloaded: a model is its config.json and a file of weights that takes no room. Never runs anything.
+"""
+
+import json
+import random
+import string
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from core.job import JobSpec
+from core.presets import PRESETS_DIR
+from core.shapes import ModelShape
+from core.shapes.shape import Tensor
+
+Rows = Literal["padded", "equal", "varied"]
+
+LETTERS = string.ascii_letters
+PAD, END = "<pad>", "</s>"
+STEPS = 4
+"""The program measures the phases of three steps; the evaluation comes after them, when all states are there."""
+VARIED_STEPS = 12
+MOST_SAVED_PARAMETERS = 600_000_000
+"""Above it a checkpoint with optimizer states takes minutes and tens of gigabytes to write."""
+EVERY_JOB: Mapping[str, object] = MappingProxyType(
+    {
+        "dataset": "data/train.jsonl",
+        "eval_dataset": "data/eval.jsonl",
+        "assistant_only_loss": False,
+        "max_steps": STEPS,
+        "eval_steps": STEPS - 1,
+        "save_steps": 1000,  # only at the end
+        "gradient_accumulation_steps": 1,
+        "num_samples": 0,
+    }
+)
+TOY_SIZES: Mapping[str, object] = MappingProxyType(
+    {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 16,
+        "vocab_size": 512,
+        "max_position_embeddings": 512,
+        "sliding_window": 32,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    }
+)
+RANDOM_NUMBERS = 100_003
+"""How many are drawn: a prime, so that no row of a matrix repeats another."""
+TOY_SHORTENING = 32
+"""How many times shorter the rows of a toy are."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training to measure."""
+
+    model: str
+    """Hub id of a preset."""
+    fields: Mapping[str, object]
+    """Fields of its job, besides EVERY_JOB."""
+    rows: Rows = "padded"
+    """padded: all of max_length but one, so that a batch has padding to mask; equal: all of max_length; varied: from
+    an eighth of it up. A packed batch is filled to the last token."""
+    evaluates: bool = True
+    num_layers: int | None = None
+    """Layers that are left of a model that is too large; None for all."""
+    is_toy: bool = False
+    """True for the same at a size that any machine can train."""
+
+    @property
+    def id(self) -> str:
+        """What tells it from every other point, for people and for a file of results."""
+        named = ("method", "per_device_train_batch_size", "max_length")
+        method, batch, length = (self.fields[name] for name in named)
+        words = (
+            "toy" if self.is_toy else "",
+            self.model.split("/")[1],
+            f"{self.num_layers}-layers" if self.num_layers else "",
+            f"{method} {batch}x{length}",
+            *(f"{name}={value}" for name, value in self.fields.items() if name not in named),
+            self.rows if self.rows != "padded" else "",
+            "" if self.evaluates else "no-eval",
+        )
+        return " ".join(filter(None, words))
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The model's config.json: the preset's, with the tokenizer's ids, and null where a preset leaves a key out."""
+        config = {"sliding_window": None, **preset_configs()[self.model]}
+        if self.num_layers:
+            config["num_hidden_layers"] = self.num_layers
+        if self.is_toy:
+            is_grouped = config["num_key_value_heads"] != config["num_attention_heads"]
+            config = {name: value if value is None else TOY_SIZES.get(name, value) for name, value in config.items()}
+            config["num_key_value_heads"] = 2 if is_grouped else 4
+        return config | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest row."""
+        length = self.fields["max_length"]
+        assert isinstance(length, int)
+        return length // TOY_SHORTENING if self.is_toy else length
+
+    def job(self, model: str) -> JobSpec:
+        """Its job, on a model by id or folder. Raises SpecError."""
+        fields = {**EVERY_JOB, **self.fields, "model": model, "max_length": self.max_length}
+        if self.rows == "varied":
+            fields |= {"max_steps": VARIED_STEPS, "eval_steps": VARIED_STEPS - 1}
+        if not self.evaluates:
+            fields |= {"eval_dataset": "", "eval_fraction": 0}
+        return JobSpec.parse(fields)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it trains on in all."""
+        return sum(self.train_tokens()) * (1 if self.rows == "varied" else STEPS)
+
+    @property
+    def saves(self) -> bool:
+        """True if what it trains is small enough to be written at the end."""
+        return self.fields["method"] != "full" or self.shape.num_parameters <= MOST_SAVED_PARAMETERS
+
+    @property
+    def has_holes(self) -> bool:
+        """True if the weights of linear layers may be zeros; DoRA divides by the norm of each row."""
+        return not self.fields.get("use_dora")
+
+    @property
+    def shape(self) -> ModelShape:
+        """The shape of its model."""
+        return ModelShape.from_config(self.config)
+
+    def train_tokens(self) -> tuple[int, ...]:
+        """Tokens of each training row. Fixed rows make one step, so that every step is the same in any order."""
+        job, length = self.job(self.model), self.max_length
+        if self.rows != "varied":
+            return self._one_batch(job.effective_batch_size)
+        last = VARIED_STEPS * job.effective_batch_size - 1
+        return tuple(length // 8 + (length - length // 8) * row // last for row in range(last + 1))
+
+    def eval_tokens(self) -> tuple[int, ...]:
+        """Tokens of each evaluation row: one batch of the longest, or none."""
+        return self._one_batch(self.job(self.model).per_device_train_batch_size) if self.evaluates else ()
+
+    def _one_batch(self, num_rows: int) -> tuple[int, ...]:
+        length = self.max_length
+        if self.job(self.model).packing:
+            return (length // 2, length // 4, length // 8, length // 8) * num_rows
+        is_padded = self.rows != "equal" and num_rows > 1
+        return (length,) * (num_rows - 1) + (length - length // 8 if is_padded else length,)
+
+
+def job(method: str, batch: int, max_length: int, **fields: object) -> Mapping[str, object]:
+    """The fields of a point's job."""
+    sizes = {"method": method, "per_device_train_batch_size": batch, "max_length": max_length}
+    return MappingProxyType(sizes | fields)
+
+
+QWEN25_HALF_B, QWEN25_7B = "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-7B"
+QWEN3_4B, QWEN3_14B, QWEN3_MOE = "Qwen/Qwen3-4B", "Qwen/Qwen3-14B", "Qwen/Qwen3-30B-A3B"
+LLAMA_1B, LLAMA_3B, LLAMA_8B = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.1-8B"
+GEMMA2_2B, GEMMA3_1B, GRANITE_2B = "google/gemma-2-2b", "google/gemma-3-1b-pt", "ibm-granite/granite-3.3-2b-instruct"
+MISTRAL_7B, OLMO2_7B = "mistralai/Mistral-7B-v0.3", "allenai/OLMo-2-1124-7B"
+PHI35_MINI, SMOLLM2 = "microsoft/Phi-3.5-mini-instruct", "HuggingFaceTB/SmolLM2-1.7B"
+EAGER = MappingProxyType({"attn_implementation": "eager"})
+"""Gemma 2 knows no other: its soft caps are not in PyTorch's attention."""
+KEEP = MappingProxyType({"gradient_checkpointing": False})
+"""Activations are kept, not recomputed."""
+
+FIRST = (
+    # Every family, method, optimizer, attention, with and without checkpointing: once, in ten minutes of a large card.
+    Point(LLAMA_8B, job("qlora", 2, 2048)),
+    Point(LLAMA_1B, job("full", 4, 1024)),
+    Point(QWEN25_7B, job("lora", 2, 2048)),
+    Point(MISTRAL_7B, job("lora-8bit", 2, 1024, optim="adamw_torch")),
+    Point(QWEN25_HALF_B, job("full", 8, 1024, optim="sgd"), rows="varied"),
+    Point(GEMMA2_2B, job("lora", 2, 1024, **EAGER)),
+    Point(PHI35_MINI, job("qlora", 4, 1024, optim="paged_adamw_32bit", **KEEP)),
+    Point(QWEN3_4B, job("lora", 4, 1024, packing=True)),
+    Point(GRANITE_2B, job("full", 4, 1024, optim="adamw_8bit")),
+    Point(SMOLLM2, job("full", 2, 1024, optim="lion_8bit", **KEEP)),
+    Point(OLMO2_7B, job("full", 1, 1024, optim="adafactor")),
+    Point(QWEN3_MOE, job("lora", 2, 1024), num_layers=8),
+    Point(GEMMA3_1B, job("lora", 8, 512, **KEEP), rows="equal"),
+    Point(QWEN3_14B, job("qlora", 1, 4096)),
+)
+ONE_BY_ONE = (
+    # One thing changes at a time, on models that load in seconds.
+    Point(LLAMA_1B, job("lora", 4, 2048)),
+    Point(LLAMA_1B, job("lora", 4, 2048, **KEEP)),
+    Point(LLAMA_1B, job("qlora", 4, 2048)),
+    Point(LLAMA_1B, job("qlora", 4, 2048, **KEEP)),
+    Point(LLAMA_1B, job("lora-8bit", 4, 2048)),
+    Point(LLAMA_1B, job("lora-8bit", 2, 1024, **KEEP)),
+    Point(LLAMA_1B, job("full", 2, 2048, **KEEP)),
+    Point(LLAMA_1B, job("lora", 2, 1024, **EAGER, **KEEP)),
+    Point(LLAMA_1B, job("full", 2, 2048, **EAGER)),
+    *(Point(LLAMA_1B, job("full", 2, 1024, optim=optim)) for optim in ("adamw_torch", "adamw_8bit", "adafactor")),
+    *(Point(LLAMA_1B, job("full", 2, 1024, optim=optim)) for optim in ("paged_adamw_8bit", "paged_adamw_32bit")),
+    *(Point(LLAMA_1B, job("full", 2, 1024, optim=optim)) for optim in ("lion_8bit", "sgd")),
+    Point(LLAMA_1B, job("full", 2, 1024, dtype="float32")),
+    Point(LLAMA_1B, job("full", 1, 1024, gradient_accumulation_steps=4)),
+    Point(LLAMA_1B, job("full", 2, 1024, packing=True)),
+    Point(LLAMA_1B, job("lora", 4, 2048, packing=True, **KEEP)),
+    Point(LLAMA_1B, job("lora", 4, 2048), evaluates=False),
+    Point(LLAMA_1B, job("lora", 4, 2048), rows="equal"),
+    Point(LLAMA_1B, job("lora", 4, 2048), rows="varied"),
+    Point(LLAMA_1B, job("lora", 4, 2048, **KEEP), rows="varied"),
+    Point(LLAMA_1B, job("full", 4, 2048), rows="varied"),
+    Point(LLAMA_1B, job("lora", 2, 1024, gradient_accumulation_steps=4)),
+    Point(LLAMA_1B, job("lora", 2, 1024, lora_r=128)),
+    Point(LLAMA_1B, job("lora", 2, 1024, lora_dropout=0.05, **KEEP)),
+    Point(LLAMA_1B, job("lora", 2, 1024, use_dora=True, **KEEP)),
+    Point(LLAMA_1B, job("lora", 2, 1024, target_modules="q_proj,v_proj", **KEEP)),
+    Point(LLAMA_1B, job("qlora", 2, 1024, bnb_4bit_use_double_quant=False)),
+    Point(QWEN25_HALF_B, job("full", 2, 1024)),
+    Point(QWEN25_HALF_B, job("qlora", 1, 512)),
+    Point(LLAMA_3B, job("lora", 1, 512)),
+    Point(LLAMA_3B, job("lora", 8, 2048)),
+    Point(LLAMA_3B, job("qlora", 1, 8192)),
+)
+LARGER = (
+    # Families without checkpointing, whole families at full size, and the largest that a card holds.
+    *(Point(model, job("lora", 2, 1024, **KEEP)) for model in (PHI35_MINI, SMOLLM2, GRANITE_2B, QWEN3_4B)),
+    Point(GEMMA2_2B, job("lora", 2, 1024, **EAGER, **KEEP)),
+    *(Point(model, job("lora", 1, 1024, **KEEP)) for model in (OLMO2_7B, QWEN25_7B, MISTRAL_7B)),
+    Point(QWEN3_MOE, job("lora", 1, 1024, **KEEP), num_layers=8),
+    Point(QWEN3_MOE, job("qlora", 2, 1024), num_layers=8),
+    Point(GEMMA2_2B, job("full", 2, 1024, **EAGER)),
+    Point(PHI35_MINI, job("full", 2, 1024, optim="adamw_8bit")),
+    Point(QWEN3_4B, job("full", 2, 2048, optim="adamw_8bit")),
+    Point(GEMMA3_1B, job("full", 4, 1024)),
+    Point(LLAMA_8B, job("lora", 4, 2048)),
+    Point(LLAMA_8B, job("qlora", 4, 2048), rows="varied"),
+    Point(LLAMA_8B, job("qlora", 1, 8192)),
+    Point(LLAMA_8B, job("qlora", 2, 4096, packing=True)),
+    Point(LLAMA_8B, job("lora-8bit", 2, 2048)),
+    Point(LLAMA_8B, job("full", 1, 1024, optim="adamw_8bit")),
+    Point(LLAMA_8B, job("full", 1, 1024)),
+    Point(QWEN3_14B, job("lora", 2, 2048)),
+    Point(MISTRAL_7B, job("qlora", 8, 1024)),
+    Point(OLMO2_7B, job("qlora", 2, 2048, **KEEP)),
+)
+GRID = FIRST + ONE_BY_ONE + LARGER
+"""Most informative first. A new point is a line here; any field of a job can stand in it."""
+
+
+def toys() -> tuple[Point, ...]:
+    """The grid at a size that any machine can train."""
+    return tuple(replace(point, is_toy=True) for point in GRID)
+
+
+@cache
+def preset_configs() -> Mapping[str, Mapping[str, object]]:
+    """Hub id -> config.json of each preset; core.presets keeps only the shapes."""
+    tables = tomllib.loads((PRESETS_DIR / "models.toml").read_text(encoding="utf-8"))
+    return {model: table["config"] for model, table in tables.items()}
+
+
+def write_model(folder: Path, config: Mapping[str, object], has_holes: bool = True) -> None:
+    """A model folder as the Hub would give it, with a tokenizer that makes one token of each letter.
+
+    The weights are holes in a sparse file, which read as zeros and take no disk, but where zeros would hide something:
+    norms are one, and the embeddings that occur and the routers are random, so that experts are chosen as by chance.
+    Memory does not depend on values otherwise, and everything is loaded, converted and quantised by the real code.
+    """
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()), encoding="utf-8")
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
+    _write_weights(folder / "model.safetensors", ModelShape.from_config(config), has_holes)
+
+
+def write_rows(path: Path, tokens: tuple[int, ...]) -> None:
+    """Rows of exactly so many tokens: letters, and the end token that the trainer adds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(0)
+    rows = ("".join(generator.choices(LETTERS, k=num_tokens - 1)) for num_tokens in tokens)
+    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
+
+
+def _tokenizer() -> dict[str, object]:
+    """A tokenizer.json in which no letters are ever merged.
+
+    The model of it is BPE because transformers reads the file of some families as such, whatever it says.
+    """
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "added_tokens": [{"id": number, "content": content, **flags} for number, content in enumerate((PAD, END))],
+        "model": {
+            "type": "BPE",
+            "vocab": {text: number for number, text in enumerate((PAD, END, *LETTERS))},
+            "merges": [],
+        },
+    }
+
+
+def _write_weights(path: Path, shape: ModelShape, has_holes: bool) -> None:
+    """A safetensors file in bfloat16: 8 bytes of header length, the header, the tensors without gaps."""
+    header, tensors, end = {}, {}, 0
+    for tensor in _published_tensors(shape):
+        begin, end = end, end + 2 * tensor.num_elements
+        header[tensor.name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": (begin, end)}
+        tensors[begin] = tensor
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for begin, tensor in tensors.items():
+            file.seek(8 + len(text) + begin)
+            file.write(_values(tensor, has_holes))
+        file.truncate(8 + len(text) + end)
+
+
+def _published_tensors(shape: ModelShape) -> Iterator[Tensor]:
+    """The tensors as the files on the Hub have them: experts apart, which transformers stacks while it loads."""
+    for tensor in shape.tensors():
+        if tensor.kind != "expert":
+            yield tensor
+            continue
+        path, _, name = tensor.name.rpartition(".")
+        count, num_out, num_in = tensor.shape
+        parts = ("gate_proj", "up_proj") if name == "gate_up_proj" else (name,)
+        for expert in range(count):
+            for part in parts:
+                yield Tensor(f"{path}.{expert}.{part}.weight", (num_out // len(parts), num_in), "expert")
+
+
+def _values(tensor: Tensor, has_holes: bool) -> bytes:
+    """What of a tensor is not zero, from its beginning on."""
+    if tensor.kind == "norm":
+        return b"\x80\x3f" * tensor.num_elements  # 1.0
+    if tensor.kind == "embedding":
+        return _random_numbers(len((PAD, END, *LETTERS)) * tensor.shape[1])
+    return _random_numbers(tensor.num_elements) if tensor.kind == "router" or not has_holes else b""
+
+
+def _random_numbers(count: int) -> bytes:
+    """Numbers of either sign and about 0.02 in bfloat16: exponents of -7 and -6, any mantissa; few, and repeated."""
+    generator = random.Random(count)
+    numbers = bytearray(2 * RANDOM_NUMBERS)
+    numbers[0::2] = generator.randbytes(RANDOM_NUMBERS)
+    numbers[1::2] = bytes(0x3C | byte & 0x80 for byte in generator.randbytes(RANDOM_NUMBERS))
+    return (bytes(numbers) * (count // RANDOM_NUMBERS + 1))[: 2 * count]
