@@ -10,7 +10,7 @@ from gradio.components import Component
 from core.device import local_gpu
 from core.job import JobSpec
 from core.methods import METHODS, STAGES
-from core.presets import gpus, models
+from core.presets import gpus, models, recipes
 from core.resolve import default_fields
 from ui.words import count, memory
 
@@ -106,6 +106,11 @@ def model_choices() -> Choices:
         (f"{model.name} · {count(model.num_parameters)} · {model.license}", model.id) for model in models().values()
     ]
     return [("Demo · tiny, needs no download and no GPU", "demo"), *presets]
+
+
+def recipe_choices() -> Choices:
+    """(what a person reads, id) of every recipe but the demo, which is what the page opens with."""
+    return [(f"{recipe.title}: {recipe.help}", recipe.id) for recipe in recipes().values() if recipe.id != "demo"]
 
 
 def gpu_choices() -> Choices:

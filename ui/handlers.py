@@ -21,8 +21,8 @@ from core.dataset import DatasetReport
 from core.device import chip
 from core.job import JobSpec, Problem, SpecError
 from core.methods import METHODS, Method
-from core.presets import gpus
-from core.resolve import dataset_path, default_fields, resolve
+from core.presets import gpus, recipes
+from core.resolve import dataset_path, default_fields, recipe_fields, resolve
 from core.runs import Home, Run, RunNotFound
 from core.speed import RowStatistics
 from ui import render
@@ -132,6 +132,10 @@ class Handlers:
     def on_reset(self, model: str, method: str) -> Shown:
         """Every setting goes back to what the model and the method would have it be."""
         return {name: value for name, value in default_fields(model, method).items() if name not in IDENTITY}
+
+    def on_recipe(self, recipe: str | None) -> Shown:
+        """A recipe was chosen: its settings go into the form, and nothing else changes."""
+        return dict(recipe_fields(recipe)) if recipe and recipe in recipes() else {}
 
     def on_start(self, **form: object) -> Shown:
         """Starts a run of the form's job, and shows it."""

@@ -72,6 +72,7 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
             gr.Markdown(f"#### {heading}")
             with gr.Row(elem_classes="settings"):
                 fields |= form.render(group)
+        named["recipe"] = gr.Dropdown(form.recipe_choices(), value=None, label="Start from a recipe", elem_id="recipe")
         named["reset"] = gr.Button("Put every setting back to its default", size="sm", elem_id="reset")
     return fields
 
@@ -133,6 +134,7 @@ def _wire(
         edit(component.input)
     edit(on(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False).then)
     edit(on(named["reset"].click, handlers.on_reset, {"model": fields["model"], "method": fields["method"]}).then)
+    edit(on(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]}).then)
     for place in range(SHOWN_FIXES):
         press = partial(handlers.on_fix, place)
         edit(on(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields}).then)
