@@ -53,7 +53,8 @@ def parser() -> OneLineParser:
     check.add_argument("--stage", help="what it is for (default sft)")
 
     runs = commands.add_parser("runs", help="the runs: list, show, stop, resume, delete")
-    runs.add_argument("action", nargs="?", choices=("list", "show", "stop", "resume", "delete"))
+    actions = ("list", "show", "stop", "resume", "delete")
+    runs.add_argument("action", nargs="?", default="list", choices=actions)
     runs.add_argument("id", nargs="?", metavar="ID")
 
     doctor = commands.add_parser("doctor", help="what this machine has, what is missing, and how to get it")

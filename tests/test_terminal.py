@@ -157,6 +157,12 @@ def test_runs_are_listed_shown_stopped_resumed_and_deleted(
     assert runs.list_runs(home) == ()
 
 
+def test_runs_alone_lists_them(tailor: Callable[..., int], capsys: Printed, new_run: NewRun) -> None:
+    assert tailor("runs") == 0 and "No runs yet" in capsys.readouterr().out
+    run = new_run()
+    assert tailor("runs") == 0 and run.id in capsys.readouterr().out
+
+
 def test_a_finished_run_is_not_resumed(
     tailor: Callable[..., int], capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
