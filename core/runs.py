@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from core.dataset import write_lines
 from core.device import ProcessId, is_alive
 from core.job import JobSpec, Problem, SpecError
 from core.resolve import ResolvedJob, reference_of
@@ -281,8 +282,8 @@ def _process(fields: Mapping[str, Any]) -> ProcessId | None:
 
 
 def _copy(source: Path, target: Path) -> str:
-    """Copies a dataset into the run; returns its path as the program will see it from inside the run folder."""
-    shutil.copyfile(source, target)
+    """Copies a dataset into the run, a JSON array as lines; returns its path as the program will see it there."""
+    write_lines(source, target)
     return f"data/{target.name}"
 
 

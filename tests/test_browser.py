@@ -111,7 +111,8 @@ def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(app: A
     expect(page.locator("#run-header .state")).to_contain_text("Finished", timeout=TRAINING_MS)
     (run,) = runs.list_runs(home)
     losses = [row["loss"] for row in runs.metrics(run.folder) if "loss" in row]
-    assert losses[-1] < losses[0] and points_of(page, "loss") == len(losses)
+    assert losses[-1] < losses[0]
+    wait_for_points(page, "loss", len(losses))
     expect(page.locator("#answers")).to_contain_text("before")
     expect(page.locator("#what-next")).to_contain_text(str(run.folder / "output"))
     assert (run.folder / "output" / "adapter_model.safetensors").is_file()
@@ -172,6 +173,29 @@ def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(app: App, pag
     assert runs.list_runs(home) == ()
     rank.locator("input").fill("4")
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=10_000)
+
+
+def test_bad_lines_are_named_dropped_and_the_rest_is_trained_on(
+    app: App, page: Page, home: Home, tmp_path: Path
+) -> None:
+    rows = (ROOT / "presets" / "demo" / "data.jsonl").read_text().splitlines()[:40]
+    rows[6], rows[16], rows[26] = '{"messages": [', '{"messages": []}', '{"messages": [{"role": "wizard"}]}'
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(rows) + "\n")
+    page.goto(app.url)
+    expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=20_000)
+    page.locator("#upload input[type=file]").set_input_files(file)
+    line = page.locator("#data-line")
+    expect(line).to_contain_text("3 problems", timeout=20_000)
+    line.locator("summary").click()
+    for number in (7, 17, 27):
+        expect(line).to_contain_text(f"line {number},")
+    page.get_by_role("button", name="Drop the bad rows").click()
+    expect(page.locator("#mended")).to_contain_text("3 rows left out: lines 7, 17, 27", timeout=20_000)
+    expect(line).to_contain_text("37 rows · messages · no problems")
+    page.locator("#field-num_train_epochs input").fill("1")
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("#run-header .state")).to_contain_text("Finished", timeout=TRAINING_MS)
 
 
 def test_the_estimate_moves_with_the_method_and_the_card(app: App, page: Page) -> None:

@@ -1,5 +1,6 @@
 """What `check` makes of files: their type, and every row that cannot be trained on, by line."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_the_type_is_read_off_the_columns(tmp_path: Path, row: str, dataset_type
 @pytest.mark.parametrize(
     ("line", "code", "says"),
     [
-        ('{"messages": [', "not_json", "column"),
+        ('{"messages": [', "truncated", "column"),
         ("[1, 2]", "not_object", "must be an object"),
         ('{"messages": []}', "empty", "no messages"),
         ('{"messages": "Hi"}', "wrong_kind", "a list of messages"),
@@ -45,7 +46,7 @@ def test_the_type_is_read_off_the_columns(tmp_path: Path, row: str, dataset_type
         ('{"messages": [{"role": "user", "content": "Hi"}]}', "no_answer", "assistant"),
         ('{"messages": ["Hi"]}', "not_message", "not a message"),
         ('{"text": "another type"}', "missing", "is missing"),
-        (CHAT.replace('"Hello"', "NaN"), "not_json", "NaN"),
+        (CHAT.replace('"Hello"', "NaN"), "nan", "NaN"),
         (b'{"messages": "\xff"}', "not_utf8", "byte 15"),
         ("[" * 100_000, "too_deep", "nested"),
     ],
@@ -89,3 +90,45 @@ def test_unknown_columns_name_the_known_ones(tmp_path: Path) -> None:
 def test_the_report_is_json(tmp_path: Path) -> None:
     printed = json.loads(json.dumps(checked(tmp_path, CHAT, "{").to_json()))
     assert printed.keys() >= {"rows", "valid_rows", "dataset_type", "format", "columns", "num_problems", "problems"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "evidence"),
+    [
+        ([CHAT], "messages in the only row"),
+        ([CHAT] * 3, "messages in all 3 rows"),
+        ([CHAT] * 1200, "messages in all of the first 1,000 rows"),
+        ([CHAT, '{"text": "a"}', CHAT], "messages in 2 of 3 rows"),
+        (['{"a": 1}', '{"b": 1}'], "none of 2 rows has columns of a known kind"),
+        (['{"a": 1}', '{"question": "a", "answer": "b"}'], "question and answer in 1 of 2 rows"),
+    ],
+)
+def test_the_kind_comes_with_its_evidence(tmp_path: Path, lines: list[str], evidence: str) -> None:
+    assert checked(tmp_path, *lines).evidence == evidence
+
+
+def test_a_report_survives_its_own_json(tmp_path: Path) -> None:
+    report = checked(tmp_path, CHAT, CHAT, "{")
+    assert DatasetReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_the_content_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+    report = checked(tmp_path, CHAT)
+    assert report.content_hash == hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest()
+
+
+def test_the_summary_counts_problems_and_warnings(tmp_path: Path) -> None:
+    assert checked(tmp_path, CHAT, CHAT, "{").summary() == "3 rows · messages · 1 problem · 1 warning"
+
+
+def test_a_late_change_of_type_names_the_first_line_of_each(tmp_path: Path) -> None:
+    chat = '{"prompt": [{"role": "user", "content": "a"}], "completion": "b"}'
+    report = checked(tmp_path, *['{"prompt": "a", "completion": "b"}'] * 3, chat, chat)
+    assert [problem.line for problem in report.problems] == [4, 5]
+    assert "messages (first in line 4), but text from line 1 on" in report.problems[1].message
+
+
+def test_warnings_are_listed_twenty_of_a_code_and_all_counted(tmp_path: Path) -> None:
+    report = checked(tmp_path, *[CHAT] * 50, CHAT.replace("Hello", "</s>"))
+    assert (report.num_warnings, report.duplicates, report.counts["special_token"]) == (50, 49, 1)
+    assert [warning.code for warning in report.warnings].count("duplicate") == 20 and len(report.warnings) == 21

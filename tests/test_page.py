@@ -182,6 +182,24 @@ def test_bad_lines_of_the_data_are_listed_and_start_is_refused(handlers: Handler
     assert "line 2" in str(handlers.on_start(**demo(dataset=str(file)))["start_message"])
 
 
+def test_bad_rows_are_dropped_into_a_new_file_and_the_old_one_stays(handlers: Handlers, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"text": "one"}\n{"text": \n{"text": "two"}\n')
+    assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["drop_rows"]["visible"]
+    shown = handlers.on_drop_rows(str(file), "sft")
+    assert Path(str(shown["dataset"])).read_text() == '{"text": "one"}\n{"text": "two"}\n'
+    assert "left out: line 2" in str(shown["mended"]) and file.read_text().count("\n") == 3
+    assert not handlers.on_edit(NO_MARKS, **demo(dataset=shown["dataset"]))["drop_rows"]["visible"]
+
+
+def test_a_file_that_can_be_repaired_is_repaired_into_a_new_one(handlers: Handlers, tmp_path: Path) -> None:
+    file = tmp_path / "utf16.jsonl"
+    file.write_text('{"text": "one"}\n', encoding="utf-16")
+    assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["repair"]["visible"]
+    shown = handlers.on_repair(str(file))
+    assert Path(str(shown["dataset"])).read_text() == '{"text": "one"}\n'
+
+
 def test_the_settings_of_a_run_can_be_used_again(handlers: Handlers, home: Home) -> None:
     handlers.on_start(**demo(lora_r=5))
     (run,) = runs.list_runs(home)

@@ -6,9 +6,10 @@ are strings, numbers, figures and updates of these only. A handler never trains 
 
 import hashlib
 import re
+import secrets
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import gradio as gr
 
 from core import dataset, launch, runs
-from core.dataset import DatasetReport
+from core.dataset import DatasetError, DatasetReport, Wish, Written, drop_bad_rows, repair
 from core.device import chip
 from core.job import JobSpec, Problem, SpecError
 from core.methods import METHODS, Method
@@ -33,6 +34,7 @@ Shown = dict[str, object]
 """{component name: new value or gr.update}; what is not named stays as it is."""
 LISTED_RUNS = 50
 SHOWN_FIXES = 4
+LARGE_FILE_BYTES = 4 * 2**20
 BYTES_PER_TOKEN = 4
 """Of English text under the usual vocabularies; enough for a forecast until the rows are tokenised."""
 USUAL_CARDS = ("rtx-3060", "rtx-4060-ti-16gb", "t4", "rtx-4090", "rtx-5090", "l40s", "a100-80gb", "h200")
@@ -71,7 +73,7 @@ class Handlers:
         }
         return updates | {
             "estimate": panel,
-            "data_line": _data_line(fields),
+            **_data(fields),
             "effective_batch": _effective_batch(fields),
             "command": _command_line(fields),
             "start_message": "",
@@ -127,7 +129,26 @@ class Handlers:
         target = self.home.uploads / digest / f"{name}.jsonl"
         target.parent.mkdir(exist_ok=True)
         shutil.move(source, target)
-        return {"dataset": str(target), "upload": None}
+        return {"dataset": str(target), "upload": None, "mended": ""}
+
+    def on_drop_rows(self, dataset: str, stage: str) -> Shown:
+        """Writes the data again without its bad rows, and takes the new file as the data."""
+        return self._mended(dataset, lambda path, target: drop_bad_rows(path, target, Wish(stage=stage)))
+
+    def on_repair(self, dataset: str) -> Shown:
+        """Writes the data again with everything repaired that can be, and takes the new file as the data."""
+        return self._mended(dataset, repair)
+
+    def _mended(self, dataset: str, mend: Callable[[Path, Path], Written]) -> Shown:
+        source = dataset_path(dataset)
+        try:
+            target = self.home.uploads / secrets.token_hex(6) / source.with_suffix(".jsonl").name
+            target.parent.mkdir()
+            written = mend(source, target)
+        except (DatasetError, OSError) as error:
+            return {"mended": render.notice(f"Nothing was changed. {error}", "bad")}
+        said = " ".join(written.actions) or "Nothing needed to be changed."
+        return {"dataset": str(written.path), "mended": render.notice(f"{said} The old file stays as it is.")}
 
     def on_reset(self, model: str, method: str) -> Shown:
         """Every setting goes back to what the model and the method would have it be."""
@@ -274,10 +295,16 @@ def _estimate(fields: Mapping[str, object]) -> tuple[str, dict[str, str]]:
         return render.refusal(error), {each.field: f"{each.problem}; {each.fix}" for each in error.problems}
 
 
-def _data_line(fields: Mapping[str, object]) -> str:
-    """One line about the data; its first problems behind it."""
+def _data(fields: Mapping[str, object]) -> Shown:
+    """One line about the data, what is behind it, and the buttons that would mend it."""
     path = dataset_path(str(fields.get("dataset") or ""))
-    return render.data_report(_checked(path, str(fields.get("stage") or "sft"))) if path.is_file() else ""
+    report = _checked(path, str(fields.get("stage") or "sft")) if path.is_file() else None
+    can_drop = report is not None and report.num_problems > 0 and report.valid_rows > 0
+    return {
+        "data_line": render.data_report(report) if report else "",
+        "drop_rows": gr.update(visible=can_drop),
+        "repair": gr.update(visible=report is not None and bool(report.repairs)),
+    }
 
 
 def _row_statistics(fields: Mapping[str, object]) -> RowStatistics | None:
@@ -295,8 +322,9 @@ def _checked(path: Path, stage: str) -> DatasetReport:
 
 
 @lru_cache(maxsize=32)
-def _report(path: Path, stage: str, _modified: int, _size: int) -> DatasetReport:
-    return dataset.check(path, stage)
+def _report(path: Path, stage: str, _modified: int, size: int) -> DatasetReport:
+    """A large file, which could hold the page up, is checked in a child process."""
+    return dataset.check_in_child(path, stage) if size > LARGE_FILE_BYTES else dataset.check(path, stage)
 
 
 def _require_usable(field: str, report: DatasetReport) -> None:

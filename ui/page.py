@@ -63,6 +63,10 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
         elem_id="upload",
     )
     named["data_line"] = gr.HTML(elem_id="data-line")
+    with gr.Row(elem_classes="actions"):
+        named["drop_rows"] = gr.Button("Drop the bad rows", visible=False, size="sm", elem_id="drop-rows")
+        named["repair"] = gr.Button("Repair the file", visible=False, size="sm", elem_id="repair")
+    named["mended"] = gr.HTML(elem_id="mended")
     fields |= form.render("method") | form.render("gpu")
     with gr.Row(elem_classes="main-settings"):
         fields |= form.render("main")
@@ -133,6 +137,9 @@ def _wire(
     for component in fields.values():
         edit(component.input)
     edit(on(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False).then)
+    data = {name: fields[name] for name in ("dataset", "stage")}
+    edit(on(named["drop_rows"].click, handlers.on_drop_rows, data, quick=False).then)
+    edit(on(named["repair"].click, handlers.on_repair, {"dataset": fields["dataset"]}, quick=False).then)
     edit(on(named["reset"].click, handlers.on_reset, {"model": fields["model"], "method": fields["method"]}).then)
     edit(on(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]}).then)
     for place in range(SHOWN_FIXES):

@@ -365,13 +365,14 @@ def top_line(device: str) -> str:
 
 
 def data_report(report: DatasetReport) -> str:
-    """One line about a dataset; behind it the first of its problems."""
-    if report.is_usable:
-        return notice(report.summary())
-    items = "".join(f"<li>{escape(str(problem))}</li>" for problem in report.problems)
-    more = report.num_problems - len(report.problems)
-    rest = f"<li>and {more:,} more</li>" if more else ""
-    return f'<details class="notice bad"><summary>{escape(report.summary())}</summary><ul>{items}{rest}</ul></details>'
+    """One line about a dataset; behind it why it was taken for what it is, and its problems and warnings by line."""
+    listed = "".join(f"<li>{escape(str(problem))}</li>" for problem in report.problems)
+    listed += f"<li>and {unlisted:,} more</li>" if (unlisted := report.num_problems - len(report.problems)) else ""
+    warned = "".join(f'<li class="warned">{escape(str(warning))}</li>' for warning in report.warnings)
+    facts = "".join(f'<li class="fact">{escape(fact)}</li>' for fact in (report.evidence, *report.notes) if fact)
+    kind = "good" if report.is_usable else "bad"
+    summary = f"<summary>{escape(report.summary())}</summary>"
+    return f'<details class="notice {kind}">{summary}<ul>{listed}{warned}{facts}</ul></details>'
 
 
 def _sentence(text: str) -> str:

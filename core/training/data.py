@@ -17,6 +17,17 @@ from .failure import TrainingError
 Row = dict[str, Any]
 FEWEST_ROWS_TO_SPLIT = 20
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+}
+"""What ShareGPT calls the roles."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,19 @@ def _conversation(fields: Mapping[str, Any]) -> Row:
     return {"messages": messages}
 
 
+def _turns(fields: Mapping[str, Any]) -> Row:
+    """A ShareGPT conversation as messages; a system prompt may stand beside it."""
+    turns = fields["conversations"]
+    if not isinstance(turns, list):
+        raise BadRow("conversations is not a list of turns")
+    for index, turn in enumerate(turns):
+        if not isinstance(turn, dict) or turn.get("from") not in SHAREGPT_ROLES:
+            raise BadRow(f"conversations[{index}] is not from one of {', '.join(SHAREGPT_ROLES)}")
+    instructions = _said("system", _text(fields["system"], "system")) if fields.get("system") else []
+    messages = [{"role": SHAREGPT_ROLES[turn["from"]], "content": turn.get("value")} for turn in turns]
+    return _conversation({"messages": instructions + messages})
+
+
 def _prompt_completion(fields: Mapping[str, Any]) -> Row:
     prompt, completion = fields["prompt"], fields["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
@@ -208,6 +232,7 @@ class Kind:
 
 KINDS = (
     Kind(("messages",), _conversation, takes_tools=True),
+    Kind(("conversations",), _turns, takes_tools=True),
     Kind(("prompt", "completion"), _prompt_completion, takes_tools=True),
     Kind(("instruction", "output"), _instruction),
     Kind(("question", "answer"), _question),

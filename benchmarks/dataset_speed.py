@@ -1,0 +1,168 @@
+"""How fast a dataset is checked, and in how much memory.
+
+    python benchmarks/dataset_speed.py [--megabytes 200] [--rows 0]
+
+Prints, for several kinds of rows, megabytes (10^6 bytes) per second of one core's time: each JSON library by itself on
+the lines, the byte pass (cut, parse, keys, depth), and the whole check; then the memory of a process that checked one
+large file, of as many short rows as `--rows` says. Asserts nothing. msgspec and simdjson are measured if installed.
+"""
+
+import argparse
+import importlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from core.dataset import check
+from core.dataset.lines import SPACED_COLON, Source, blocks_of_lines, parse
+
+ROOT = Path(__file__).resolve().parent.parent
+MEGABYTE = 10**6
+SYLLABLES = ("ta", "lor", "sil", "k", "ne", "dle", "thr", "ead", "co", "at", "mar", "ket", "é", "o", "un")
+REPEATS = 3
+
+
+def text(chance: random.Random, num_words: int) -> str:
+    """Words that mean nothing."""
+    return " ".join("".join(chance.choices(SYLLABLES, k=chance.randint(1, 4))) for _ in range(num_words))
+
+
+def chat(chance: random.Random) -> dict[str, Any]:
+    """A question and its answer, about 600 bytes."""
+    question, answer = text(chance, 25), text(chance, 60)
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def turns(chance: random.Random) -> dict[str, Any]:
+    """A conversation of ten turns with code in it."""
+    roles = ("user", "assistant") * 5
+    return {"messages": [{"role": role, "content": text(chance, 30) + '\nprint({"a": [1]})'} for role in roles]}
+
+
+def short(chance: random.Random) -> dict[str, Any]:
+    """About 100 bytes."""
+    return {"question": text(chance, 6), "answer": text(chance, 5)}
+
+
+def tools(chance: random.Random) -> dict[str, Any]:
+    """A call of a tool and what came of it, about 900 bytes."""
+    call = {"type": "function", "function": {"name": "look_up", "arguments": {"word": text(chance, 2)}}}
+    parameters = {"type": "object", "properties": {"word": {"type": "string", "description": text(chance, 8)}}}
+    return {
+        "tools": [{"type": "function", "function": {"name": "look_up", "parameters": parameters}}],
+        "messages": [
+            {"role": "user", "content": text(chance, 20)},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": "look_up", "content": text(chance, 20)},
+            {"role": "assistant", "content": text(chance, 30)},
+        ],
+    }
+
+
+def plain(chance: random.Random) -> dict[str, Any]:
+    """A page of text, about 4 kB."""
+    return {"text": text(chance, 600)}
+
+
+CORPORA: tuple[Callable[[random.Random], dict[str, Any]], ...] = (chat, turns, short, tools, plain)
+
+
+def libraries() -> Iterator[tuple[str, Callable[[bytes], Any]]]:
+    """Every JSON library that is there."""
+    yield "json", json.loads
+    for module, function in (("orjson", "loads"), ("msgspec.json", "decode"), ("simdjson", "loads")):
+        try:
+            yield module.split(".")[0], getattr(importlib.import_module(module), function)
+        except ImportError:
+            continue
+
+
+def write(path: Path, make: Callable[[random.Random], dict[str, Any]], num_bytes: int) -> None:
+    """A file of about so many bytes."""
+    chance, size = random.Random(0), 0
+    with path.open("wb") as file:
+        while size < num_bytes:
+            rows = [make(chance) for _ in range(500)]
+            size += file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+
+
+def speed(work: Callable[[], object], num_bytes: int) -> float:
+    """Megabytes per second of processor time, the best of a few tries."""
+    seconds = []
+    for _ in range(REPEATS):
+        begun = time.process_time()
+        work()
+        seconds.append(time.process_time() - begun)
+    return num_bytes / min(seconds) / MEGABYTE
+
+
+def decode_all(decode: Callable[[bytes], Any], lines: Sequence[bytes]) -> None:
+    """One library on every line."""
+    for line in lines:
+        decode(line)
+
+
+def byte_pass(path: Path) -> None:
+    """What `check` does to a file before it looks at the rows."""
+    with path.open("rb") as file:
+        for block in blocks_of_lines(Source(file)):
+            is_suspect = SPACED_COLON.search(block.text) is not None
+            for line in block.lines:
+                parse(line, is_suspect)
+
+
+def measure(path: Path) -> Mapping[str, float]:
+    """Megabytes per second of everything, by name."""
+    num_bytes = path.stat().st_size
+    lines = path.read_bytes().split(b"\n")[:-1]
+    found = {name: speed(lambda decode=decode: decode_all(decode, lines), num_bytes) for name, decode in libraries()}
+    found["byte pass"] = speed(lambda: byte_pass(path), num_bytes)
+    found["whole check"] = speed(lambda: check(path), num_bytes)
+    return {"bytes a row": num_bytes / len(lines)} | found
+
+
+def memory_mib(path: Path) -> int:
+    """The most memory that a process had while it checked a file, in MiB. Reads /proc, as only Linux has it."""
+    script = (
+        "import sys; from pathlib import Path; from core.dataset import check; check(Path(sys.argv[1]));"
+        "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return int(done.stdout) // 1024
+
+
+def main() -> None:
+    """Measures and prints."""
+    arguments = argparse.ArgumentParser(description="How fast a dataset is checked.")
+    arguments.add_argument("--megabytes", type=int, default=100, help="size of each file")
+    arguments.add_argument(
+        "--rows", type=int, default=5_000_000, help="short rows of the file for the memory; 0 for none"
+    )
+    asked = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        for number, make in enumerate(CORPORA):
+            write(path, make, asked.megabytes * MEGABYTE)
+            found = measure(path)
+            if number == 0:
+                print(f"{'MB/s of one core':<18}" + "".join(f"{name:>13}" for name in found))
+            print(f"{make.__name__:<18}" + "".join(f"{value:>13,.0f}" for value in found.values()), flush=True)
+        if asked.rows:
+            with path.open("wb") as file:
+                for number in range(asked.rows):
+                    file.write(b'{"question": "Question %d?", "answer": "Answer %d."}\n' % (number, number))
+            size = path.stat().st_size / MEGABYTE
+            print(f"memory for {asked.rows:,} short rows ({size:,.0f} MB): {memory_mib(path):,} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What a check found: one problem, and the report on a whole file. Holds results; finds nothing itself."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Row = dict[str, Any]
+Format = Literal["standard", "conversational", ""]
+
+
+class Fault(NamedTuple):
+    """What is wrong with a row, wherever it stands."""
+
+    field: str
+    code: str
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """One thing wrong, or noteworthy, with one line."""
+
+    line: int
+    """1-based."""
+    field: str
+    code: str
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}, {self.field}: {self.message}; {self.fix}"
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What a file holds.
+
+    `problems` lists the first hundred, `num_problems` counts all; a file with a problem is not trained on. Warnings
+    are worth knowing and stop nothing: at most a hundred are listed, twenty of each code.
+    """
+
+    rows: int
+    valid_rows: int
+    dataset_type: str
+    """As TRL names it; empty if the columns are not known."""
+    format: Format
+    columns: tuple[str, ...]
+    num_problems: int
+    problems: tuple[RowProblem, ...]
+    kind: str = ""
+    """Id in DATASET_TYPES: the way in which the rows are written."""
+    evidence: str = ""
+    """Why it was taken for that kind: `messages in all of the first 1,000 rows`."""
+    num_warnings: int = 0
+    warnings: tuple[RowProblem, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How often each code occurs, among problems and warnings."""
+    notes: tuple[str, ...] = ()
+    """Facts about the file as a whole."""
+    duplicates: int = 0
+    """Rows that repeat an earlier row, byte for byte."""
+    leaked: int = 0
+    """Rows of the evaluation file that are in this file too."""
+    content_hash: str = ""
+    """SHA-256 of the bytes; empty if the file was refused by its first bytes."""
+    repairs: tuple[str, ...] = ()
+    """Ids of the repairs in REPAIRS that would help."""
+
+    @property
+    def is_usable(self) -> bool:
+        return self.num_problems == 0 and self.valid_rows > 0
+
+    def summary(self) -> str:
+        """One line for a person: `1,204 rows · messages · 2 problems · 3 warnings`."""
+        kind = " + ".join(self.columns) or "unknown columns"
+        parts = [f"{self.rows:,} rows", kind, _counted(self.num_problems, "problem") or "no problems"]
+        return " · ".join(part for part in (*parts, _counted(self.num_warnings, "warning")) if part)
+
+    def to_json(self) -> dict[str, object]:
+        """The report as `check --json` prints it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "DatasetReport":
+        """The report that `to_json` was called on."""
+        lists = {name: tuple(RowProblem(**each) for each in fields[name]) for name in ("problems", "warnings")}
+        texts = {name: tuple(fields[name]) for name in ("columns", "notes", "repairs")}
+        return cls(**{**fields, **lists, **texts})
+
+    @classmethod
+    def refused(cls, problem: RowProblem, repairs: tuple[str, ...] = ()) -> "DatasetReport":
+        """The report on a file that was not read to its end, for one reason."""
+        return cls(0, 0, "", "", (), 1, (problem,), counts={problem.code: 1}, repairs=repairs)
+
+
+def file_problem(code: str, message: str, fix: str) -> RowProblem:
+    """A problem of the file as a whole."""
+    return RowProblem(1, "file", code, message, fix)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}" if number else ""
