@@ -1,0 +1,226 @@
+"""How far the memory estimate is from the trace, its referee: both describe the same training program.
+
+    python benchmarks/trace_agreement.py [--quick] [--json]
+
+The estimate simulates a training step in closed form; the trace takes the step with the real classes on tensors without
+data. Prints one line per family and per method: number of jobs, then median and worst of the error of the allocated
+peak and its mean with sign, as shares of the trace's. Asserts nothing; tests/test_trace.py does.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from core.job import JobSpec
+from core.memory import estimate
+from core.methods import METHODS
+from core.presets import Gpu, gpus
+from core.referee import RefereeError, Request, trace_all
+from core.shapes import ModelShape
+
+SIZES: Mapping[str, object] = {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 32768,
+    "max_position_embeddings": 8192,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    **{f"{token}_token_id": 0 for token in ("bos", "eos", "pad")},
+}
+"""A small decoder, with all that tells a large one from another."""
+FAMILIES: Mapping[str, Mapping[str, object]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 512},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 128},
+    "gemma2": {"head_dim": 128, "tie_word_embeddings": True, "sliding_window": 512},
+    "gemma3_text": {"head_dim": 128, "tie_word_embeddings": True, "sliding_window": 512, "num_hidden_layers": 7},
+    "phi3": {"sliding_window": None},
+    "smollm3": {"tie_word_embeddings": True},
+    "olmo2": {},
+    "granite": {"tie_word_embeddings": True, "residual_multiplier": 0.22, "embedding_multiplier": 12.0},
+    "mixtral": {"intermediate_size": 1408, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
+    "qwen3_moe": {"head_dim": 128, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 512},
+    "gpt_oss": {"head_dim": 64, "num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 1024},
+}
+"""Model type -> what its config.json says besides SIZES."""
+ONLY_EAGER = ("gemma2", "gpt_oss")
+"""Soft caps and sinks are more than SDPA computes: these fall back to eager."""
+DEEP: Mapping[str, object] = {"num_hidden_layers": 30}
+GPU, OLD_GPU = "rtx-4090", "t4"
+EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
+    ("llama", DEEP, {"method": "full"}),
+    ("llama", DEEP, {"method": "lora", "max_length": 2048}),
+    ("gemma3_text", DEEP, {"method": "qlora"}),
+    ("llama", {"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 128256}, {"method": "qlora"}),
+    ("llama", {}, {"method": "lora", "lora_dropout": 0.05}),
+    ("qwen3", {}, {"method": "qlora", "lora_dropout": 0.05, "gradient_checkpointing": False}),
+    ("llama", {}, {"method": "lora", "packing": True}),
+    ("qwen2", {}, {"method": "full", "packing": True, "gradient_checkpointing": False}),
+    ("llama", {}, {"method": "lora", "per_device_train_batch_size": 1, "max_length": 2048}),
+    ("llama", {}, {"method": "full", "per_device_train_batch_size": 1, "gradient_checkpointing": False}),
+    ("mistral", {}, {"method": "lora", "per_device_train_batch_size": 1, "max_length": 2048}),
+    ("llama", {}, {"method": "full", "gradient_accumulation_steps": 1}),
+    ("llama", {}, {"method": "full", "dtype": "float32"}),
+    ("llama", {}, {"method": "lora", "target_modules": "q_proj,v_proj"}),
+    ("llama", {}, {"method": "lora", "lora_r": 256, "optim": "adamw_8bit"}),
+    ("llama", {}, {"method": "full", "optim": "adamw_torch"}),
+    ("llama", {}, {"method": "full", "optim": "adamw_8bit"}),
+    ("llama", {}, {"method": "full", "optim": "paged_adamw_32bit"}),
+    ("llama", {}, {"method": "full", "optim": "lion_8bit"}),
+    ("llama", {}, {"method": "full", "optim": "adafactor"}),
+    ("llama", {}, {"method": "full", "optim": "sgd"}),
+    ("llama", {}, {"method": "qlora", "bnb_4bit_use_double_quant": False}),
+    ("llama", {}, {"method": "lora", "use_dora": True}),
+    ("qwen3", {}, {"method": "qlora", "use_dora": True}),
+    ("llama", {}, {"method": "lora", "gpu": OLD_GPU}),
+    ("llama", {}, {"method": "full", "gpu": OLD_GPU, "gradient_checkpointing": False}),
+    ("qwen2", {}, {"method": "qlora", "gpu": OLD_GPU, "attn_implementation": "eager"}),
+    ("qwen3", {}, {"method": "qlora", "gpu": OLD_GPU, "gradient_checkpointing": False}),
+)
+"""Family, what differs in its config.json, the job: what the grid leaves out."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job on one model."""
+
+    name: str
+    family: str
+    config: Mapping[str, object]
+    job: JobSpec
+
+    @property
+    def gpu(self) -> Gpu:
+        """The card it is for."""
+        return gpus()[self.job.gpu]
+
+    @property
+    def request(self) -> Request:
+        """What the referee is asked."""
+        return Request(self.job, self.config, self.gpu)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Both accounts of one case."""
+
+    name: str
+    family: str
+    method: str
+    estimated_bytes: int
+    traced_bytes: int
+
+    @property
+    def error(self) -> float:
+        """Of the estimate, as a share of the trace."""
+        return self.estimated_bytes / self.traced_bytes - 1
+
+
+def cases() -> Iterator[Case]:
+    """Every family with every method, checkpointed or not, with SDPA and with eager attention; then the extras."""
+    for family in FAMILIES:
+        for method in METHODS:
+            for checkpointing in (True, False):
+                for attention in ("eager",) if family in ONLY_EAGER else ("sdpa", "eager"):
+                    fields = {"gradient_checkpointing": checkpointing, "attn_implementation": attention}
+                    yield _case(family, {}, {"method": method, **fields})
+    for family, config, fields in EXTRAS:
+        yield _case(family, config, fields)
+
+
+QUICK = (
+    "llama full",
+    "llama lora gradient_checkpointing=False",
+    "mistral lora-8bit gradient_checkpointing=False",
+    "qwen3 qlora gradient_checkpointing=False",
+    "gemma3_text full",
+    "phi3 lora attn_implementation=eager",
+    "llama lora packing=True",
+    "qwen2 qlora gpu=t4 attn_implementation=eager",
+)
+"""Names of cases that stand for all."""
+
+
+def compare(chosen: Iterable[Case]) -> Iterator[Agreement | RefereeError]:
+    """Both accounts of each case, traced one after the other by one child process."""
+    chosen = tuple(chosen)
+    for case, found in zip(chosen, trace_all(case.request for case in chosen), strict=True):
+        if isinstance(found, RefereeError):
+            yield found
+        else:
+            estimated = estimate(case.job, ModelShape.from_config(case.config), case.gpu).peak_allocated_bytes
+            yield Agreement(case.name, case.family, case.job.method, estimated, found.peak_allocated_bytes)
+
+
+def _case(family: str, config: Mapping[str, object], fields: Mapping[str, object]) -> Case:
+    usual = {"gpu": GPU, "max_length": 1024}
+    shown = {key: value for key, value in fields.items() if (key, value) not in UNSAID and key != "method"}
+    changed = [f"{key}={value}" for key, value in {**config, **shown}.items()]
+    full = {"model_type": family, **SIZES, **FAMILIES[family], **config}
+    return Case(" ".join([family, str(fields["method"]), *changed]), family, full, JobSpec.parse({**usual, **fields}))
+
+
+UNSAID = (("gradient_checkpointing", True), ("attn_implementation", "sdpa"))
+
+
+def _summary(label: str, found: Iterable[Agreement]) -> dict[str, object]:
+    errors = [agreement.error for agreement in found]
+    sizes = sorted(map(abs, errors))
+    return {
+        "group": label,
+        "n": len(errors),
+        "median": statistics.median(sizes),
+        "worst": sizes[-1],
+        "bias": statistics.mean(errors),
+    }
+
+
+def _print_table(found: list[Agreement], failures: list[str], groups: list[dict[str, object]], seconds: float) -> None:
+    print(f"{'allocated peak':>24} {'n':>4} {'median':>8} {'worst':>8} {'bias':>8}")
+    for group in groups:
+        shares = " ".join(f"{group[key]:8.2%}" for key in ("median", "worst", "bias"))
+        print(f"{group['group']!s:>24} {group['n']:4} {shares}")
+    print("\nworst:")
+    for agreement in sorted(found, key=lambda agreement: -abs(agreement.error))[:20]:
+        print(f"  {agreement.error:+8.2%}  {agreement.name}")
+    for failure in failures:
+        print(f"  not traced: {failure}")
+    print(f"\n{len(found)} jobs in {seconds:.0f} s")
+
+
+def main() -> None:
+    """Prints the table, or one JSON object."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="only the cases that stand for all")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    asked = parser.parse_args()
+    began = time.monotonic()
+    chosen = [case for case in cases() if not asked.quick or case.name in QUICK]
+    answers = dict(zip((case.name for case in chosen), compare(chosen), strict=True))
+    found = [answer for answer in answers.values() if isinstance(answer, Agreement)]
+    failures = [f"{name}: {answer}" for name, answer in answers.items() if isinstance(answer, RefereeError)]
+    groups = [_summary("all", found)]
+    groups += [
+        _summary(family, [each for each in found if each.family == family]) for family in FAMILIES if not asked.quick
+    ]
+    groups += [_summary(method, [each for each in found if each.method == method]) for method in METHODS]
+    if asked.json:
+        rows = [asdict(agreement) | {"error": agreement.error} for agreement in found]
+        print(json.dumps({"groups": groups, "cases": rows, "failures": failures}))
+    else:
+        _print_table(found, failures, groups, time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The referee of the memory estimate: has a child process take one training step on tensors without data, remembers
+what it found, and replays it through the allocator. Imports no torch; needs no GPU and no network.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from core.dataset.process import Child, ChildDied
+from core.job import JobSpec
+from core.memory.allocator import Allocator
+from core.presets import Gpu
+
+PROGRAM_DIR = Path(__file__).resolve().parent / "training"
+PROGRAM = "core.training.trace"
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+FIELDS = (
+    *("model", "revision", "method", "dtype", "max_length", "packing", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "max_grad_norm", "optim", "gradient_checkpointing", "attn_implementation"),
+    *("lora_r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "init_lora_weights"),
+    *("bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
+)
+"""Fields of a job that the trace reads."""
+NOT_MEMORY = ("model", "revision", "lora_alpha", "use_rslora", "init_lora_weights")
+"""Those among them that change no tensor's size."""
+NOT_TRACED: Mapping[str, str] = {
+    "use_liger_kernel": "Liger's kernels cannot run without a GPU, so this job cannot be checked: the estimate stands.",
+    "torch_compile": "A compiled model allocates otherwise, so this job cannot be checked: the estimate stands.",
+}
+"""Fields that, when switched on, leave the trace nothing to say."""
+SECONDS_TO_TRACE = 300
+
+OnProgress = Callable[[float], None]
+"""Told the share that is done, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class ExactEstimate:
+    """What one traced training step takes."""
+
+    phases: Mapping[str, int]
+    """Allocated peak of each phase, in bytes: load, forward, backward, optimizer_step, eval."""
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    seconds: float
+    """How long the trace took, or had taken when it was made."""
+
+
+class RefereeError(RuntimeError):
+    """Why there is no trace, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One job to be traced, for a model of this config.json, on this card."""
+
+    job: JobSpec
+    config: Mapping[str, Any]
+    gpu: Gpu
+
+    def to_json(self) -> dict[str, Any]:
+        """What the child reads."""
+        card = {"compute_capability": list(self.gpu.compute_capability), "supports_bf16": self.gpu.supports_bf16}
+        return {"job": self.job.model_dump(include=set(FIELDS)), "config": dict(self.config), "card": card}
+
+    @property
+    def key(self) -> str:
+        """A name for all that the outcome depends on."""
+        asked = self.to_json()
+        for name in NOT_MEMORY:
+            del asked["job"][name]
+        text = json.dumps([asked, _versions(), _program_digest()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_exactly(
+    job: JobSpec, config: Mapping[str, Any], gpu: Gpu, cache_dir: Path, on_progress: OnProgress = lambda share: None
+) -> ExactEstimate:
+    """The memory of a job on a card by tracing it, or from the cache; `config` is the model's config.json.
+
+    Takes seconds. Works for every decoder that transformers knows. Raises RefereeError.
+    """
+    request = Request(job, config, gpu)
+    place = cache_dir / f"{request.key}.json"
+    with suppress(OSError, ValueError, TypeError):  # absent, torn or of another shape: traced anew
+        return ExactEstimate(**json.loads(place.read_text(encoding="utf-8")))
+    (found,) = trace_all((request,), on_progress)
+    if isinstance(found, RefereeError):
+        raise found
+    _remember(place, found)
+    return found
+
+
+def trace_all(
+    requests: Iterable[Request], on_progress: OnProgress = lambda share: None
+) -> Iterator[ExactEstimate | RefereeError]:
+    """Every request traced by one child process; what cannot be traced is an error in its place.
+
+    Once the child has died, or taken too long, the rest is that error too.
+    """
+    with Child(PROGRAM) as child:
+        for request in requests:
+            objection = next((why for field, why in NOT_TRACED.items() if getattr(request.job, field)), None)
+            yield RefereeError(objection) if objection else _ask(child, request, on_progress)
+
+
+def _ask(child: Child, request: Request, on_progress: OnProgress) -> ExactEstimate | RefereeError:
+    """The child's answer to one request."""
+    deadline = time.monotonic() + SECONDS_TO_TRACE
+    try:
+        child.send(request.to_json())
+        while message := child.receive(deadline - time.monotonic()):
+            if "progress" not in message:
+                return _read(message, request)
+            on_progress(message["progress"])
+    except ChildDied as error:
+        return RefereeError(f"The trace did not finish: {error}.")
+    child.kill()
+    return RefereeError("The trace took too long and was ended: the estimate stands.")
+
+
+def _read(found: Mapping[str, Any], request: Request) -> ExactEstimate | RefereeError:
+    """One answer. What is reserved beyond what is allocated is that of the deepest model that was traced."""
+    if "error" in found:
+        return RefereeError(f"The model cannot be traced: {found['error']}.")
+    gap_bytes = 0
+    if request.gpu.compute_capability != (0, 0):
+        allocator = Allocator(expandable_segments=True)
+        allocator.replay(found["log"], found["sizes"])
+        gap_bytes = allocator.peak_reserved_bytes - allocator.peak_allocated_bytes
+    allocated = found["peak_allocated_bytes"]
+    return ExactEstimate(found["phases"], allocated, allocated + gap_bytes, found["seconds"])
+
+
+def _remember(place: Path, found: ExactEstimate) -> None:
+    """Writes to the cache; a cache that cannot be written to only costs time."""
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        partial.replace(place)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of the libraries whose code is traced."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@cache
+def _program_digest() -> str:
+    """Of the training program's sources: what it finds changes with them."""
+    digest = hashlib.sha256()
+    for path in sorted(PROGRAM_DIR.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,189 @@
+"""One run in miniature: load, one optimizer step with its states in place, one evaluation. The loss is TRL's."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import _engine_run_backward
+from trl.trainer.utils import add_fused_lm_head
+
+from .load import Precision
+from .trace_cuda import Card, as_on
+from .trace_kernels import SCRATCH
+from .trace_ledger import Ledger
+from .trace_model import dequantised_for_dora, mask_known, materialise
+from .trace_optimizers import optimizer_of
+
+NUM_ENDS = 2
+"""Layers near either end that keep peaks of their own: memory is linear in depth only where the same layers work."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The longest batch that the job can meet."""
+
+    rows: int
+    tokens: int
+    """Of each row, padding included."""
+    is_packed: bool
+
+    @property
+    def has_mask(self) -> bool:
+        """True if rows differ in length, or several share one."""
+        return self.is_packed or self.rows > 1
+
+
+def batch_of(job: Any) -> Batch:
+    """Rows of max_length tokens; packed, they share one row."""
+    rows = job.per_device_train_batch_size
+    return Batch(1, rows * job.max_length, True) if job.packing else Batch(rows, job.max_length, False)
+
+
+class Run:
+    """A model at work, with a ledger of its memory."""
+
+    def __init__(self, model: Any, job: Any, card: Card, precision: Precision):
+        self.model = model
+        self.job = job
+        self.card = card
+        self.precision = precision
+        self.batch = batch_of(job)
+        self.ledger = Ledger({} if card.is_cpu else SCRATCH)
+        self._workspaces: set[str] = set()
+        self._optimizer: Any = None
+
+    def play(self, layers: Sequence[nn.Module]) -> Ledger:
+        """Everything from loading to an evaluation; `layers` are the model's decoder layers."""
+        ledger = self.ledger
+        with FakeTensorMode(allow_non_fake_inputs=True), ledger, as_on(self.card, ledger), dequantised_for_dora():
+            materialise(self.model, self.precision)
+            hooks = [hook for i, layer in enumerate(layers) for hook in self._watch(layer, i, len(layers))]
+            with mask_known(self.batch.has_mask):
+                self._train()
+                self._evaluate()
+            for hook in hooks:
+                hook.remove()
+            for parameter in self.model.parameters():
+                parameter.grad = None
+        return ledger
+
+    def _train(self) -> None:
+        """One optimizer step; its states exist before, as in every step but the first."""
+        model, ledger = self.model.train(), self.ledger
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizer = optimizer = optimizer_of(self.job.optim, trained, on_gpu=not self.card.is_cpu)
+        ledger.enter("optimizer_step")
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+        _clear_gradients(trained)
+        for _ in range(min(self.job.gradient_accumulation_steps, 2)):  # the third finds what the second found
+            self._enter("forward")
+            loss = self._loss()
+            self._enter("backward")
+            _run_backward(loss)
+            del loss
+        ledger.enter("optimizer_step")
+        if self.job.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(trained, self.job.max_grad_norm, foreach=not self.card.is_cpu)
+        optimizer.step()
+        _clear_gradients(trained)
+
+    def _evaluate(self) -> None:
+        """A forward pass without a graph, on a batch of the same size."""
+        self.ledger.enter("eval")
+        self.model.eval()
+        with torch.no_grad():
+            self._loss()
+
+    def _loss(self) -> Tensor:
+        """SFTTrainer.compute_loss on one micro-batch, under the autocast that accelerate puts around the model."""
+        dtype = self.precision.autocast
+        with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            outputs = self.model(**_inputs(self.batch), use_cache=False, fused_lm_head=True)
+        per_token_loss = -outputs.log_probs
+        return per_token_loss.sum() / torch.ones(())
+
+    def _enter(self, phase: str) -> None:
+        """A phase begins; its thread takes a cuBLAS workspace at its first product, and keeps it."""
+        self.ledger.enter(phase)
+        if phase not in self._workspaces:
+            self._workspaces.add(phase)
+            if self.card.workspace_bytes:
+                self.ledger.allocate(self.card.workspace_bytes, "cuBLAS workspace")
+
+    def _watch(self, layer: nn.Module, index: int, num_layers: int) -> Sequence[Any]:
+        """Tells the ledger at which layer a pass is: `forward/0`, `backward/-1`; between the ends `/middle`."""
+        position = str(index if index < NUM_ENDS else index - num_layers)
+        if NUM_ENDS <= index < num_layers - NUM_ENDS:
+            position = "middle"
+        segment = Segment(self.ledger, position, is_first=index == 0, is_last=index == num_layers - 1)
+        return (
+            layer.register_forward_pre_hook(segment.before, with_kwargs=True),
+            layer.register_forward_hook(segment.after, with_kwargs=True),
+        )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The part of a pass that one decoder layer takes."""
+
+    ledger: Ledger
+    position: str
+    is_first: bool
+    is_last: bool
+
+    def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Forward: the layer begins. Backward: behind the first layer the embedding is left."""
+        x = args[0] if args else kwargs["hidden_states"]
+        if self.ledger.phase == "forward":
+            self.ledger.enter(f"forward/{self.position}")
+            if self.is_first and x.requires_grad:
+                x.register_hook(self._enters("backward"))
+
+    def after(self, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Forward: behind the last layer come the last norm and the head. Backward: the layer begins."""
+        if self.ledger.phase != "forward":
+            return
+        x = output[0] if isinstance(output, tuple) else output
+        if x.requires_grad:
+            x.register_hook(self._enters(f"backward/{self.position}"))
+        if self.is_last:
+            self.ledger.enter("forward")
+
+    def _enters(self, segment: str) -> Callable[[Tensor], None]:
+        def hook(_: Tensor) -> None:
+            self.ledger.enter(segment)
+
+        return hook
+
+
+def with_head(model: Any) -> Any:
+    """The model with TRL's fused head, as SFTTrainer puts it on."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
+    return model
+
+
+def _inputs(batch: Batch) -> dict[str, Tensor]:
+    """What TRL's collator makes, on the device: padded rows have a mask, packed ones positions."""
+    shape = batch.rows, batch.tokens
+    ids = {name: torch.zeros(shape, dtype=torch.long) for name in ("input_ids", "labels")}
+    extra = "position_ids" if batch.is_packed else "attention_mask"
+    return ids | {extra: torch.ones(shape, dtype=torch.long)}
+
+
+def _run_backward(loss: Tensor) -> None:
+    """`loss.backward()`, which itself would leave the functions of `as_on` while layers are computed again."""
+    _engine_run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def _clear_gradients(parameters: Sequence[Tensor]) -> None:
+    """`optimizer.zero_grad(set_to_none=True)`."""
+    for parameter in parameters:
+        parameter.grad = None
