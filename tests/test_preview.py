@@ -193,12 +193,6 @@ def test_an_unknown_template_without_marks_is_refused(tmp_path: Path) -> None:
         view(write(tmp_path / "rows.jsonl", [CHAT]), model)
 
 
-def test_the_default_template_is_the_one_that_trains() -> None:
-    from core.training import load
-
-    assert getattr(load, "CHAT_TEMPLATE", CHAT_TEMPLATE) == CHAT_TEMPLATE
-
-
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("on_answers", [True, False])
 def test_pieces_are_the_whole_text(tmp_path: Path, kind: str, on_answers: bool) -> None:

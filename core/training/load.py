@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,32 +11,14 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
 )
-from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from .data import Rows
 from .failure import TrainingError, UnusableJob
+from .tokenizer import load_tokenizer, source_of
 
 FEW_PARAMETERS = 10_000_000
-CHAT_TEMPLATE = """\
-{%- for message in messages %}
-    {{- '<|im_start|>' + message['role'] + '\n' }}
-    {%- if message['role'] == 'assistant' %}
-        {%- generation %}
-            {{- message['content'] + (eos_token or '<|im_end|>') }}
-        {%- endgeneration %}
-    {%- else %}
-        {{- message['content'] + (eos_token or '<|im_end|>') }}
-    {%- endif %}
-    {{- '\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\n' }}
-{%- endif %}
-"""
-"""For models that bring none: ChatML, but a turn ends with the model's own end token, at which generation stops."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +73,9 @@ def load(job: Any, rows: Rows) -> Loaded:
     if job.method not in METHODS:
         raise UnusableJob(f"method {job.method!r} is not one of {', '.join(METHODS)}")
     precision = choose_precision(job.dtype, job.method)
-    tokenizer = _load_tokenizer(job, rows)
+    tokenizer = load_tokenizer(
+        job, is_conversational=rows.is_conversational, is_language_modeling=rows.is_language_modeling
+    )
     model = _load_model(job, precision)
     adapter = _adapter(job, model) if METHODS[job.method].trains_adapter else None
     _check_vocabulary(model, tokenizer)
@@ -129,37 +112,10 @@ def cast_adapters(model: torch.nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _source(job: Any) -> dict[str, Any]:
-    """Where a model comes from. A revision means nothing to a folder."""
-    source = {"pretrained_model_name_or_path": job.model}
-    return source if Path(job.model).is_dir() else source | {"revision": job.revision}
-
-
-def _load_tokenizer(job: Any, rows: Rows) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(**_source(job), trust_remote_code=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
-        raise TrainingError(f"The tokenizer of {job.model} has no token that could pad: it names no end token.")
-    if rows.is_conversational and tokenizer.chat_template is None:
-        print(f"{job.model} has no chat template: a ChatML one is used and saved with the result.")
-        tokenizer.chat_template = CHAT_TEMPLATE
-    needs_marks = job.assistant_only_loss and rows.is_conversational and rows.is_language_modeling
-    if needs_marks and not has_generation_markers(tokenizer.chat_template):
-        try:
-            get_training_chat_template(tokenizer)  # TRL has one of its own for the common templates
-        except ValueError:
-            raise TrainingError(
-                f"The chat template of {job.model} does not mark the assistant's turns: switch assistant_only_loss "
-                "off, or give the model a chat template with {% generation %} markers."
-            ) from None
-    return tokenizer
-
-
 def _load_model(job: Any, precision: Precision) -> Any:
     print(f"loading {job.model} in {str(precision.weights).removeprefix('torch.')}")
     return AutoModelForCausalLM.from_pretrained(
-        **_source(job),
+        **source_of(job),
         dtype=precision.weights,
         quantization_config=_quantisation(job, precision),
         attn_implementation=_attention(job),
@@ -172,7 +128,7 @@ def _load_model(job: Any, precision: Precision) -> Any:
 def _attention(job: Any) -> str:
     """The kernel asked for; the plain one where the model's attention is more than SDPA can compute."""
     if job.attn_implementation == "sdpa":
-        config = AutoConfig.from_pretrained(**_source(job), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**source_of(job), trust_remote_code=False)
         model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
         if model_class is not None and not model_class._supports_sdpa:  # caps its scores, or adds sinks to them
             print(f"{job.model} cannot use sdpa: attention is computed by the plain kernel, eager.")
@@ -197,7 +153,7 @@ def _quantisation(job: Any, precision: Precision) -> BitsAndBytesConfig | None:
 def _adapter(job: Any, model: Any) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
-        revision=_source(job).get("revision"),  # whoever loads the adapter gets the same base
+        revision=source_of(job).get("revision"),  # whoever loads the adapter gets the same base
         r=job.lora_r,
         lora_alpha=job.lora_alpha,
         lora_dropout=job.lora_dropout,
