@@ -51,6 +51,8 @@ def parser() -> OneLineParser:
     check = commands.add_parser("check", help="what is in a dataset, and what is wrong with it")
     check.add_argument("file", metavar="FILE.jsonl")
     check.add_argument("--stage", help="what it is for (default sft)")
+    check.add_argument("--model", help="whose tokens the rows are measured in")
+    check.add_argument("--max-length", help="tokens at which rows are cut (default 2048)")
 
     runs = commands.add_parser("runs", help="the runs: list, show, stop, resume, delete")
     actions = ("list", "show", "stop", "resume", "delete")

@@ -16,8 +16,8 @@ text = st.text(max_size=30) | st.sampled_from(
     ["2026-11-22", "1e5", "\u2028", "\x85", "\0", '"a": ":', "\\", "é" * 9, "😀", "\ufeff", "NaN", "<|im_end|>", "\x7f"]
 )
 key = st.sampled_from(["id", "date", "meta", "a\\", ":", "é"])
-integer = st.integers(-(2**63), 2**64 - 1) | st.sampled_from([2**63, -(2**63), 2**53 + 1])
-scalar = st.none() | st.booleans() | integer | text
+number = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.just(2**63)
+scalar = st.none() | st.booleans() | number | text
 value = st.recursive(
     scalar, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(key, inner, max_size=3), max_leaves=6
 )
@@ -148,7 +148,6 @@ def test_an_array_becomes_lines_with_the_same_rows(rows: list[dict[str, Any]], i
         assert [json.loads(line) for line in lines if line.strip()] == rows
 
 
-@pytest.mark.xfail(reason="the trainer keeps messages with a JSON library that rounds")
 @pytest.mark.parametrize("number", [2 / 3, 3.141592653589793, -0.0, 5e-324, 2**64, -(2**63) - 1])
 def test_numbers_in_tool_calls_reach_the_trainer_unchanged(number: float, tmp_path: Path) -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {"n": number}}}

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,8 @@ from core.doctor import diagnose
 from core.doctor import to_json as doctors_report
 from core.job import Problem, SpecError
 from core.methods import STAGES
+from core.models import ModelNotFound, find_model
+from core.preview import Lengths, Preview, PreviewError
 from core.resolve import ResolvedJob, dataset_path, recipe_fields, resolve
 from core.runs import Home, Run, RunNotFound
 from ui.words import fix_label, gib, memory_rows, speed_sentence, state_sentence, verdict_sentence
@@ -58,23 +61,50 @@ def estimate(home: str | None = None, job: str | None = None, json: bool = False
     return failure.code
 
 
-def check(file: str, home: str | None = None, stage: str = "sft", json: bool = False) -> int:
-    """Prints what a dataset holds. Returns 0 if it is usable, 2 if it is not."""
+def check(
+    file: str,
+    home: str | None = None,
+    stage: str = "sft",
+    model: str | None = None,
+    max_length: str = "2048",
+    json: bool = False,
+) -> int:
+    """Prints what a dataset holds and, for a model, how long its rows are. Returns 0 if it is usable, 2 if not."""
     with _bad_input() as failure:
         if stage not in STAGES:
             raise SpecError((Problem("stage", f"{stage!r} is not one of {', '.join(STAGES)}", "choose one of these"),))
         path = dataset_path(file)
         if not path.is_file():
             raise SpecError((Problem("file", f"there is no file {file}", "give the path of a JSONL file"),))
-        report = dataset.check(path, stage)
+        report = dataset.check_in_child(path, stage)
+        lengths = _lengths(path, model, max_length) if model and report.is_usable else None
         if json:
-            _print_json(report.to_json())
+            _print_json(report.to_json() | (lengths.to_json() if lengths else {}))
         else:
             out.print(report.summary(), style="bold")
+            if lengths:
+                lost = f"{lengths.truncated_rows:,} rows are cut, {lengths.fully_masked_rows:,} have no answer left"
+                out.print(f"{lengths.p50:,} tokens at the median, {lengths.p95:,} at 95 %, {lengths.max:,} at most")
+                out.print(f"With max_length {max_length}, {lost}")
             for problem in report.problems:
                 print(problem, file=sys.stderr)
         return 0 if report.is_usable else 2
     return failure.code
+
+
+def _lengths(path: Path, model: str, max_length: str) -> Lengths:
+    """How long the rows are to a model. Raises SpecError."""
+    try:
+        limit, location = int(max_length), find_model(model, "main").location
+        with TemporaryDirectory() as folder, Preview(Path(folder) / "rows.jsonl", location) as preview:
+            dataset.write_lines(path, preview.dataset)
+            return preview.all_lengths(limit)
+    except ModelNotFound as error:
+        raise SpecError((Problem("model", error.problem, error.fix),)) from None
+    except PreviewError as error:
+        raise SpecError((Problem("model", str(error), "choose a model with a tokenizer"),)) from None
+    except ValueError:
+        raise SpecError((Problem("max_length", f"{max_length!r} is not a number", "give whole tokens"),)) from None
 
 
 def manage_runs(home: str | None = None, action: str = "list", id: str | None = None, json: bool = False) -> int:

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas.io.json
 from datasets import Dataset, Features, Json, List, Value
 
 from .failure import TrainingError
 
+# datasets keeps JSON columns with the one of pandas, which rounds numbers to ten digits and loses very large ones.
+pandas.io.json.ujson_loads, pandas.io.json.ujson_dumps = json.loads, json.dumps
+
 Row = dict[str, Any]
 FEWEST_ROWS_TO_SPLIT = 20
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+ROLES = ("assistant", "developer", "system", "tool", "user")
 SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -82,7 +86,7 @@ def _read(path: Path, field: str) -> list[Row]:
     try:
         for number, line in _lines(path):
             try:
-                rows.append(_parse(line, rows[0] if rows else None))
+                rows.append(parse(line, rows[0] if rows else None))
             except BadRow as error:
                 raise TrainingError(f"{field} line {number}: {error}.") from None
     except OSError as error:
@@ -99,7 +103,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _parse(line: bytes, first: Row | None) -> Row:
+def parse(line: bytes, first: Row | None = None) -> Row:
+    """A line as a row in TRL's columns, of the same kind as the first row. Raises BadRow."""
     fields = _object(line)
     kind = next((kind for kind in KINDS if all(column in fields for column in kind.columns)), None)
     if kind is None:
@@ -209,7 +214,7 @@ def _messages(value: object, name: str) -> list[Row]:
         raise BadRow(f"{name} is not a list of messages")
     for index, message in enumerate(value):
         if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise BadRow(f"{name}[{index}] has no role among {', '.join(sorted(ROLES))}")
+            raise BadRow(f"{name}[{index}] has no role among {', '.join(ROLES)}")
         if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
             raise BadRow(f"{name}[{index}] has no text as its content")
     return value

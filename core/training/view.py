@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from .data import BadRow, Row, _parse
+from .data import BadRow, Row, parse
 from .failure import TrainingError
 from .lengths import Lengths
 from .tokenizer import load_tokenizer, training_template
@@ -51,7 +51,7 @@ class RowsOnDisk:
 
     def row(self, index: int) -> Row:
         """A row in TRL's columns. Raises BadRow."""
-        return _parse(self.text(index), None)
+        return parse(self.text(index))
 
 
 class View:
