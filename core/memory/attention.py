@@ -102,6 +102,9 @@ def _eager(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         for keeps_output in (False, True, False):  # divided, tanh, multiplied
             weights = tape.run(weights, saves_output=keeps_output, consumes=True)
     weights = tape.run(weights, gradient_bytes=[PASSED_ON], consumes=True)
+    if shape.family.has_sinks:
+        tape.drop(k)
+        return _with_sinks(run, weights, v, q)
     widened = tape.hold(weights) if program.is_float16 else tape.cast(weights, 4)
     softmax = tape.run(widened, number_bytes=4, saves_output=True, backward_kernel_bytes=4 * scores, consumes=True)
     tape.drop(weights)
@@ -109,6 +112,22 @@ def _eager(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out = tape.run(weights, v, numbers=q.numbers, saves=[weights, v], gradient_bytes=[weights.num_bytes, q.num_bytes])
     tape.drop(weights, v, k)
     return tape.run(out, consumes=True)  # transpose(1, 2).contiguous()
+
+
+def _with_sinks(run: ForwardPass, weights: Tensor, v: Tensor, q: Tensor) -> Tensor:
+    """gpt-oss: a sink per head as one more score; softmax and all else in the precision of the math.
+
+    Source: eager_attention_forward in models/gpt_oss/modeling_gpt_oss.py.
+    """
+    tape, program = run.tape, run.program
+    numbers = weights.numbers + weights.numbers // program.row_tokens
+    joined = tape.run(weights, numbers=numbers, gradient_bytes=[PASSED_ON], consumes=True)
+    shifted = tape.run(joined, gradient_bytes=[PASSED_ON], consumes=True)
+    softmax = tape.run(shifted, saves_output=True, backward_kernel_bytes=numbers * program.compute_bytes, consumes=True)
+    sizes = [softmax.num_bytes, q.num_bytes]
+    out = tape.run(softmax, v, numbers=q.numbers, saves=[softmax, v], gradient_bytes=sizes)  # a view without the sink
+    tape.drop(softmax, v)
+    return tape.run(out, consumes=True)
 
 
 def _repeated(run: ForwardPass, x: Tensor) -> Tensor:

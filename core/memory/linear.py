@@ -111,7 +111,9 @@ def _adapted(run: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Module)
     program, tape = run.program, run.tape
     if program.quantization and program.quantization.bits == 4:
         y = tape.run(y, gradient_bytes=[PASSED_ON], consumes=True)  # `result.clone()`
-    x_in = _adapter_input(run, lora, x)
+    own_bytes = x.number_bytes if program.quantization and program.autocast else lora.number_bytes
+    x_own = tape.cast(x, own_bytes)  # a variable of PEFT's forward, which lives until that returns
+    x_in = _adapter_input(run, lora, x_own)
     down = _adapter_product(run, lora, x_in, f"{module.name}.lora_A", (lora.rank, module.num_in))
     up = _adapter_product(run, lora, down, f"{module.name}.lora_B", (module.num_out, lora.rank))
     if lora.use_dora:
@@ -122,14 +124,15 @@ def _adapted(run: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Module)
     wide = max(y.number_bytes, scaled.number_bytes)
     gradient_bytes = [PASSED_ON if part.number_bytes == wide else part.num_bytes for part in (y, scaled)]
     total = tape.run(y, scaled, number_bytes=wide, gradient_bytes=gradient_bytes, consumes=True)
-    return tape.cast(total, y.number_bytes, consumes=True)
+    out = tape.cast(total, y.number_bytes, consumes=True)
+    tape.drop(x_own)
+    return out
 
 
 def _adapter_input(run: ForwardPass, lora: Lora, x: Tensor) -> Tensor:
-    """The input as the first product of the adapter takes it: in its precision, dropped out, then autocast."""
+    """The input as the first product of the adapter takes it: dropped out, then autocast."""
     program, tape = run.program, run.tape
-    own_bytes = x.number_bytes if program.quantization and program.autocast else lora.number_bytes
-    x_in = tape.cast(x, own_bytes)
+    x_in = tape.hold(x)
     if lora.dropout:
         mask = tape.heap.allocate(x.numbers, 1, "activations")
         x_in = tape.run(x_in, saves=[mask], consumes=True)

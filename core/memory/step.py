@@ -132,14 +132,13 @@ class Simulation:
         """Ids, labels and attention mask as 64-bit numbers, cos and sin, and the masks [B, 1, T, T]."""
         program, heap = self.program, self.heap
         n, scores = program.num_tokens, program.rows * program.row_tokens**2
-        table_bytes = n * program.shape.head_dim * program.residual_bytes
+        table_bytes = program.row_tokens * program.shape.head_dim * program.residual_bytes
         sizes = [16 * n, 8 * n, table_bytes, table_bytes]
-        if program.attention != "flash" and program.has_mask:
-            sizes.append(scores)
-        if program.attention != "flash" and any(kind.is_windowed for kind in self.kinds):
-            sizes.append(scores)
+        masks = {kind.is_windowed for kind in self.kinds}
         if program.attention == "eager":
-            sizes.append(scores * program.residual_bytes)
+            sizes += [scores * program.residual_bytes] * len(masks)
+        elif program.attention != "flash":
+            sizes += [scores for is_windowed in masks if is_windowed or program.has_mask]
         return [heap.allocate(size, 1, "activations") for size in sizes]
 
     def _embedded(self) -> Tensor:
