@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(**given)
     from ui import terminal
 
-    return terminal.COMMANDS[command](**given)
+    try:
+        return terminal.COMMANDS[command](**given)
+    except KeyboardInterrupt:  # a second Ctrl-C, or one where there is nothing to stop
+        return 130
 
 
 def parser() -> OneLineParser:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from core.dataset import DATASET_TYPES, DatasetReport, check, types, write_lines
+from core.dataset import DATASET_TYPES, DatasetReport, check, turns, types, write_lines
 from core.methods import STAGES, Stage
+from core.training import data
 from core.training.data import read_rows
 
 DATA = Path(__file__).parent / "data"
@@ -66,3 +67,7 @@ def test_a_usable_file_reaches_the_trainer_with_every_row(name: str, tmp_path: P
 def test_a_verdict_is_said_without_a_word_of_the_machine(name: str) -> None:
     for problem in checked(name).problems:
         assert problem.message and problem.fix and "Error" not in str(problem) and str(DATA) not in str(problem)
+
+
+def test_the_trainer_knows_the_same_sharegpt_roles() -> None:
+    assert data.SHAREGPT_ROLES == turns.SHAREGPT_ROLES

@@ -13,6 +13,7 @@ import app
 from core import launch, runs
 from core.job import JobSpec
 from core.runs import Home, Run
+from ui import terminal
 
 ROOT = Path(__file__).parent.parent
 NewRun = Callable[..., Run]
@@ -189,6 +190,16 @@ def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path)
         assert process.wait(30) == 130
     (run,) = runs.list_runs(home)
     assert run.state == "stopped" and runs.has_checkpoint(run.folder)
+
+
+def test_an_impatient_second_ctrl_c_leaves_the_run_alone_without_a_traceback(
+    tailor: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(terminal.COMMANDS, "doctor", interrupted)
+    assert tailor("doctor") == 130
 
 
 def test_killing_the_foreground_does_not_stop_the_run(home: Home) -> None:
