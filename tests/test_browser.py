@@ -135,6 +135,9 @@ def test_a_run_outlives_the_app_and_is_stopped_from_the_next_one(page: Page, hom
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
     (run,) = runs.list_runs(home)
     assert run.state == "stopped" and runs.has_checkpoint(run.folder)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#run-header .state")).to_contain_text("Training, step", timeout=60_000)
+    assert runs.read(home, run.id).step >= run.step
     second.end()
 
 
