@@ -41,6 +41,11 @@ class JobSpec(BaseModel):
         "auto", description="Precision of the weights as loaded; auto is bfloat16 where the GPU has it."
     )
 
+    adapter: Name = Field("", description="Folder of an earlier run's adapter to go on from; empty starts a new one.")
+    profile: Literal["fastest", "smallest", "custom"] = Field(
+        "custom", description="Who chooses what only trades memory for speed: Tailor, or you."
+    )
+
     # On which data
     dataset: Name = Field("demo", min_length=1, description="Training data: a JSONL file, or `demo`.")
     eval_dataset: Name = Field(
@@ -52,6 +57,36 @@ class JobSpec(BaseModel):
     )
     packing: bool = Field(False, description="Join short rows into full-length ones, without attention between them.")
     assistant_only_loss: bool = Field(True, description="Learn from the answers only, not from the questions.")
+    mix: str = Field("", max_length=20_000, description="More training files with weights, one a line: path = 0.5.")
+    max_rows: int = Field(0, ge=0, le=10**9, description="Rows taken for a quick try; 0 takes all.")
+    shuffle: bool = Field(True, description="Train in random order; off keeps the order of the file.")
+    max_lost_answers: float = Field(
+        0.1, ge=0, le=1, description="Share of rows that may lose their whole answer to max_length."
+    )
+    dataset_sha256: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="Content that the file must still have at the start; empty is any.",
+    )
+
+    # What the stage asks for
+    beta: float = Field(0.1, ge=0, le=100, description="Pull back to the reference model.")
+    loss_type: Literal["default", "sigmoid", "ipo", "hinge", "apo_zero", "sigmoid+sft", "simpo"] = Field(
+        "default", description="Form of the preference loss."
+    )
+    precompute_ref_log_probs: bool = Field(
+        False, description="Ask the reference model once, before the training, instead of keeping it at hand."
+    )
+    num_generations: int = Field(8, ge=2, le=1024, description="Answers drawn for each prompt.")
+    max_completion_length: int = Field(256, ge=1, le=65_536, description="Longest answer drawn, in tokens.")
+    temperature: float = Field(1.0, gt=0, le=10, description="How freely answers are drawn.")
+    reward_functions: str = Field(
+        "exact_match",
+        pattern=r"^([a-z_]+(,[a-z_]+)*)?$",
+        description="Built-in rewards, with commas: exact_match, regex, json, length.",
+    )
+    reward_pattern: str = Field("", max_length=1000, description="What the reward `regex` looks for in an answer.")
+    reward_model: Name = Field("", description="Reward model: a finished run's folder or a Hub id; empty uses none.")
 
     # How long, how much at once
     num_train_epochs: float = Field(3.0, gt=0, le=10_000, description="Passes over the training data.")
@@ -75,7 +110,15 @@ class JobSpec(BaseModel):
     gradient_checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass instead of keeping them."
     )
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention kernel.")
+    checkpoint_every_n_layers: int = Field(
+        1, ge=1, le=1000, description="With checkpointing, one layer of this many is recomputed; 1 is all of them."
+    )
+    activation_offloading: bool = Field(
+        False, description="Keep activations in main memory until the backward pass (needs a CUDA device)."
+    )
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "varlen"] = Field(
+        "sdpa", description="Attention kernel; varlen reads packed rows without a mask."
+    )
     use_liger_kernel: bool = Field(
         False, description="Liger's fused layers (needs a CUDA device and `pip install liger-kernel`)."
     )
@@ -92,9 +135,15 @@ class JobSpec(BaseModel):
     )
     use_dora: bool = Field(False, description="Train magnitude and direction apart (DoRA).")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank), for high ranks.")
-    init_lora_weights: Literal["default", "gaussian", "pissa", "olora"] = Field(
+    init_lora_weights: Literal["default", "gaussian", "pissa", "olora", "loftq"] = Field(
         "default", description="How the adapter starts."
     )
+    modules_to_save: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+)*)?$",
+        description="Layers trained whole beside the adapter: embed_tokens, lm_head.",
+    )
+    num_trainable_layers: int = Field(2, ge=1, le=1000, description="Last layers that train; the others are frozen.")
 
     # The quantised base
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="Code book of the 4-bit base.")
@@ -109,6 +158,17 @@ class JobSpec(BaseModel):
         0, ge=0, le=100_000_000, description="Optimizer steps between checkpoints; 0 is once per epoch."
     )
     save_total_limit: int = Field(2, ge=1, le=1000, description="Checkpoints kept.")
+    stop_when_diverged: bool = Field(
+        True,
+        description="End the run when the loss is no number or no gradient arrives; the last good checkpoint stays.",
+    )
+    halve_batch_on_oom: bool = Field(
+        True, description="Out of GPU memory: go on with half the batch and twice the accumulation."
+    )
+    device: int = Field(0, ge=0, le=63, description="Which of this machine's GPUs, as nvidia-smi numbers them.")
+    sample_steps: int = Field(
+        0, ge=0, le=100_000_000, description="Optimizer steps between answers to the samples; 0 is before and after."
+    )
     num_samples: int = Field(3, ge=0, le=50, description="Questions of the data answered before and after training.")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="Seed of the data order, the split and the adapter.")
 

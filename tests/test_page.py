@@ -108,13 +108,19 @@ def test_a_job_that_is_too_big_gets_buttons_that_make_it_fit(handlers: Handlers)
     shown = handlers.on_suggest(**too_big())
     assert shown["fix_0"]["value"].startswith("✓ ") and "GiB" in shown["fix_0"]["value"]
     pressed = handlers.on_fix(0, shown["fixes"], **too_big())
-    fixed = too_big() | {name: pressed[name] for name in shown["fixes"][0]}
+    fixed = too_big() | {name: pressed[name] for name in shown["fixes"]["changes"][0]}
     assert 'class="estimate fits"' in str(handlers.on_edit(NO_MARKS, **fixed)["estimate"])
+
+
+def test_a_fix_for_the_form_before_the_last_edit_changes_nothing(handlers: Handlers) -> None:
+    shown = handlers.on_suggest(**too_big())
+    assert handlers.on_fix(0, shown["fixes"], **too_big(method="lora")) == {}
 
 
 def test_a_fix_can_be_taken_back(handlers: Handlers) -> None:
     form = too_big()
-    pressed = handlers.on_fix(0, [{"method": "qlora", "learning_rate": 2e-4}], **form)
+    fixes = {"form": form, "changes": [{"method": "qlora", "learning_rate": 2e-4}]}
+    pressed = handlers.on_fix(0, fixes, **form)
     undone = handlers.on_undo(pressed["before_fix"])
     assert (undone["method"], undone["learning_rate"]) == ("full", form["learning_rate"])
 
@@ -126,7 +132,7 @@ def test_the_forecast_tells_time_speed_and_price(handlers: Handlers) -> None:
 
 def test_a_job_that_cannot_run_has_no_buttons(handlers: Handlers) -> None:
     shown = handlers.on_suggest(**too_big(lora_r=-1))
-    assert shown["fixes"] == [] and shown["fix_0"] == {"visible": False, "__type__": "update"}
+    assert shown["fixes"]["changes"] == [] and shown["fix_0"] == {"visible": False, "__type__": "update"}
 
 
 def test_what_fits_where_is_told_for_the_chosen_model(handlers: Handlers) -> None:

@@ -55,7 +55,10 @@ class Handlers:
         return self._show(listed, chosen) | tab
 
     def on_edit(self, marks: Mapping[str, Any], **form: object) -> Shown:
-        """A control changed: values at a default follow the new model or method, and the estimate follows all."""
+        """A control changed: values at a default follow the new model or method, and the estimate follows all.
+
+        The fixes on the page belong to the form as it was; `on_suggest` puts others in their place.
+        """
         moved = _follow_defaults(marks, form)
         fields = form | moved
         panel, problems = _estimate(fields)
@@ -75,6 +78,7 @@ class Handlers:
             "estimate": panel,
             **_data(fields),
             "effective_batch": _effective_batch(fields),
+            **{f"fix_{place}": gr.update(interactive=False) for place in range(SHOWN_FIXES)},
             "command": _command_line(fields),
             "start_message": "",
             "marks": {"model": fields["model"], "method": fields["method"], "fields": wanted},
@@ -90,20 +94,25 @@ class Handlers:
             fixes, speed = (), None
         shown = [*fixes, *[None] * (SHOWN_FIXES - len(fixes))]
         buttons = {
-            f"fix_{place}": gr.update(visible=True, value=fix_label(fix)) if fix else gr.update(visible=False)
+            f"fix_{place}": gr.update(visible=True, interactive=True, value=fix_label(fix)) if fix else gr.update(visible=False)
             for place, fix in enumerate(shown)
         }
         return buttons | {
-            "fixes": [dict(fix.change) for fix in fixes],
+            "fixes": {"form": form, "changes": [dict(fix.change) for fix in fixes]},
             "fixes_title": render.fixes_title(fixes),
             "speed": render.notice(f"{speed_sentence(speed)}, ± 25 %", "plain") if speed else "",
         }
 
-    def on_fix(self, place: int, fixes: list[dict[str, object]], **form: object) -> Shown:
-        """A fix was pressed: its change goes into the form, and can be taken back."""
-        change = fixes[place] if place < len(fixes) else {}
+    def on_fix(self, place: int, fixes: Mapping[str, Any], **form: object) -> Shown:
+        """A fix was pressed: its change goes into the form, and can be taken back.
+
+        Pressed before the form's newest edit has been answered, it is of another form, and changes nothing.
+        """
+        if fixes.get("form") != form or place >= len(fixes["changes"]):
+            return {}
+        change = fixes["changes"][place]
         before = {name: form[name] for name in change}
-        return {**change, "before_fix": before, "undo": gr.update(visible=bool(change))}
+        return {**change, "before_fix": before, "undo": gr.update(visible=True)}
 
     def on_undo(self, before_fix: dict[str, object]) -> Shown:
         """The last fix is taken back."""

@@ -34,7 +34,7 @@ def build(home: Home) -> gr.Blocks:
     handlers = Handlers(home)
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
         named: dict[str, Any] = {"marks": gr.State({}), "seen": gr.State("")}
-        named |= {"fixes": gr.State([]), "before_fix": gr.State({})}
+        named |= {"fixes": gr.State({}), "before_fix": gr.State({})}
         with gr.Row(elem_classes="top-row"):
             named["top"] = gr.HTML(elem_id="top")
             named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
