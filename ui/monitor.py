@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.render import PLOTS, figure
+from ui.render.plots import PLOTS, figure
 
 ALWAYS_SHOWN = ("loss", "memory")
 

@@ -1,0 +1,22 @@
+"""What happens on each event: read the form, call core, return {name of a component: what it shows now}.
+
+Names are JobSpec fields for the form and the page's own names for the rest; the page joins them to components. Values
+are strings, numbers, figures and updates of these only. A handler never trains and never waits for a training.
+"""
+
+from dataclasses import dataclass
+
+from core.runs import Home
+from ui.handlers.data import DataHandlers
+from ui.handlers.job import SHOWN_FIXES, JobHandlers
+from ui.handlers.runs import RunHandlers
+from ui.handlers.shown import Shown
+
+__all__ = ["SHOWN_FIXES", "Handlers", "Shown"]
+
+
+@dataclass(frozen=True)
+class Handlers(JobHandlers, DataHandlers, RunHandlers):
+    """Every event of the page, over one home folder."""
+
+    home: Home

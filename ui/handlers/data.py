@@ -1,0 +1,105 @@
+"""What happens to the data: an upload is kept and checked, bad rows are dropped, the file is repaired."""
+
+import hashlib
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import gradio as gr
+
+from core import dataset
+from core.dataset import DatasetError, DatasetReport, Wish, Written, drop_bad_rows, repair
+from core.job import Problem, SpecError
+from core.resolve import dataset_path
+from core.runs import Home
+from core.speed import RowStatistics
+from ui import render
+from ui.handlers.shown import Shown
+from ui.render import dataset as panel
+
+LARGE_FILE_BYTES = 4 * 2**20
+BYTES_PER_TOKEN = 4
+"""Of English text under the usual vocabularies; enough for a forecast until the rows are tokenised."""
+
+
+@dataclass(frozen=True)
+class DataHandlers:
+    """The events of the data, over one home folder."""
+
+    home: Home
+
+    def on_upload(self, upload: str | None) -> Shown:
+        """A file was dropped: it is kept under its content's name, and becomes the job's data."""
+        if not upload:
+            return {}
+        source = Path(upload)
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip(".-")[:60] or "data"
+        target = self.home.uploads / digest / f"{name}.jsonl"
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(source, target)
+        return {"dataset": str(target), "upload": None, "mended": ""}
+
+    def on_drop_rows(self, dataset: str, stage: str) -> Shown:
+        """Writes the data again without its bad rows, and takes the new file as the data."""
+        return self._mended(dataset, lambda path, target: drop_bad_rows(path, target, Wish(stage=stage)))
+
+    def on_repair(self, dataset: str) -> Shown:
+        """Writes the data again with everything repaired that can be, and takes the new file as the data."""
+        return self._mended(dataset, repair)
+
+    def _mended(self, dataset: str, mend: Callable[[Path, Path], Written]) -> Shown:
+        source = dataset_path(dataset)
+        try:
+            target = self.home.uploads / secrets.token_hex(6) / source.with_suffix(".jsonl").name
+            target.parent.mkdir()
+            written = mend(source, target)
+        except (DatasetError, OSError) as error:
+            return {"mended": render.notice(f"Nothing was changed. {error}", "bad")}
+        said = " ".join(written.actions) or "Nothing needed to be changed."
+        return {"dataset": str(written.path), "mended": render.notice(f"{said} The old file stays as it is.")}
+
+
+def shown_data(fields: Mapping[str, object]) -> Shown:
+    """One line about the data, what is behind it, and the buttons that would mend it."""
+    path = dataset_path(str(fields.get("dataset") or ""))
+    report = checked(path, str(fields.get("stage") or "sft")) if path.is_file() else None
+    can_drop = report is not None and report.num_problems > 0 and report.valid_rows > 0
+    return {
+        "data_line": panel.data_report(report) if report else "",
+        "drop_rows": gr.update(visible=can_drop),
+        "repair": gr.update(visible=report is not None and bool(report.repairs)),
+    }
+
+
+def row_statistics(fields: Mapping[str, object]) -> RowStatistics | None:
+    """How many rows the data has, and about how long they are: in English text a token is some four bytes."""
+    path = dataset_path(str(fields.get("dataset") or ""))
+    if not path.is_file() or not (rows := checked(path, str(fields.get("stage") or "sft")).rows):
+        return None
+    return RowStatistics(rows, mean_tokens=max(1.0, path.stat().st_size / rows / BYTES_PER_TOKEN))
+
+
+def checked(path: Path, stage: str) -> DatasetReport:
+    """The report on a file; read again only when the file has changed."""
+    stat = path.stat()
+    return _report(path, stage, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=32)
+def _report(path: Path, stage: str, _modified: int, size: int) -> DatasetReport:
+    """A large file, which could hold the page up, is checked in a child process."""
+    return dataset.check_in_child(path, stage) if size > LARGE_FILE_BYTES else dataset.check(path, stage)
+
+
+def require_usable(field: str, report: DatasetReport) -> None:
+    if not report.is_usable:
+        first = report.problems[0]
+        raise SpecError(
+            (Problem(field, f"{report.num_problems} lines cannot be used, the first is {first}", "correct them"),)
+        )

@@ -1,0 +1,105 @@
+"""The estimate panel as HTML: the bar, the verdict, the phases, the fixes, what fits where. Escapes all it is given."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from core.fit import Cell, Fix
+from core.job import SpecError
+from core.memory import MemoryEstimate
+from core.methods import METHODS
+from core.presets import gpus
+from ui.words import PHASES, memory, verdict_sentence
+
+COLOURS: Mapping[str, str] = {
+    "weights": "#4477aa",
+    "quantization_state": "#88aacc",
+    "adapters": "#66ccee",
+    "gradients": "#228833",
+    "optimizer_states": "#ccbb44",
+    "activations": "#ee6677",
+    "logits": "#aa3377",
+    "temporary": "#cc8866",
+    "cuda_context": "#999999",
+    "fragmentation": "#bbbbbb",
+}
+"""One colour per component, the same everywhere. Base: Paul Tol's bright palette, safe for colour-blind readers."""
+OTHER_COLOUR = "#777777"
+NAMES: Mapping[str, str] = {"cuda_context": "CUDA context"}
+
+
+def estimate_panel(found: MemoryEstimate) -> str:
+    """The stacked bar against the card's capacity, the verdict, and every component by name."""
+    scale = 100 / max(found.total_bytes, found.capacity_bytes)
+    parts = "".join(
+        f'<span style="width:{part.bytes * scale:.3f}%;background:{_colour(part.name)}" '
+        f'title="{escape(_name(part.name))}: {memory(part.bytes)}. {escape(part.note)}"></span>'
+        for part in found.components
+    )
+    limit = found.capacity_bytes * scale
+    items = "".join(
+        f'<li title="{escape(part.note)}"><i style="background:{_colour(part.name)}"></i>'
+        f"<span>{escape(_name(part.name))}</span><b>{memory(part.bytes)}</b></li>"
+        for part in sorted(found.components, key=lambda part: -part.bytes)
+    )
+    return (
+        f'<div class="estimate {found.verdict}">'
+        f'<p class="verdict">{escape(verdict_sentence(found))}</p>'
+        f'<div class="bar" role="img" aria-label="{escape(verdict_sentence(found))}">{parts}'
+        f'<em style="left:{limit:.3f}%"></em></div>'
+        f'<ul class="parts">{items}</ul>{_phases(found)}</div>'
+    )
+
+
+def _phases(found: MemoryEstimate) -> str:
+    most = max(found.phases.values(), default=1)
+    rows = "".join(
+        f'<li class="{"binding" if name == found.binding_phase else ""}"><span>{PHASES[name]}</span>'
+        f'<u><s style="width:{100 * size / most:.2f}%"></s></u><b>{memory(size)}</b></li>'
+        for name, size in found.phases.items()
+        if size
+    )
+    return f'<ul class="phases" aria-label="Peak of each phase">{rows}</ul>'
+
+
+def _name(component: str) -> str:
+    return NAMES.get(component, component.replace("_", " ").capitalize())
+
+
+def _colour(component: str) -> str:
+    return COLOURS.get(component, OTHER_COLOUR)
+
+
+def fixes_title(fixes: Sequence[Fix]) -> str:
+    """What the buttons below do, and why each: what makes a job fit, or what would use the room there is."""
+    if not fixes:
+        return ""
+    title = "To make it fit" if any(fix.saves_bytes > 0 for fix in fixes) else "There is room"
+    reasons = "".join(f"<li><b>{escape(fix.title)}</b> {escape(fix.why)}</li>" for fix in fixes)
+    return f'<details class="fixes"><summary>{title}</summary><ul>{reasons}</ul></details>'
+
+
+def what_fits(cells: Sequence[Cell], max_length: int) -> str:
+    """Methods down, cards across: the largest batch of full-length rows."""
+    cards = tuple(dict.fromkeys(cell.gpu for cell in cells))
+    heads = "".join(f"<th>{escape(gpus()[card].name.removeprefix('GeForce '))}</th>" for card in cards)
+    lines = "".join(
+        f"<tr><th>{escape(METHODS[method].title)}</th>"
+        + "".join(f"<td>{cell.batch or '–'}</td>" for cell in cells if cell.method == method)
+        + "</tr>"
+        for method in dict.fromkeys(cell.method for cell in cells)
+    )
+    note = f"Largest batch size of rows of {max_length:,} tokens, with gradient checkpointing."
+    return f'<div class="measured scrolls"><p>{note}</p><table><tr><th></th>{heads}</tr>{lines}</table></div>'
+
+
+def refusal(error: SpecError) -> str:
+    """Why there is no estimate: every problem with its remedy."""
+    items = "".join(
+        f"<li><b>{escape(each.field)}</b> {escape(each.problem)}. <span>{escape(_sentence(each.fix))}</span></li>"
+        for each in error.problems
+    )
+    return f'<div class="estimate refused"><p class="verdict">This job cannot run yet</p><ul>{items}</ul></div>'
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

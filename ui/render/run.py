@@ -1,0 +1,117 @@
+"""One run as HTML: label, header, tiles, memory table, answers. Reads the run folder; escapes all text of people's."""
+
+from collections.abc import Mapping
+from html import escape
+
+from core import runs
+from core.runs import Run
+from ui.words import (
+    LARGE_MISS,
+    PHASES,
+    duration,
+    elapsed_seconds,
+    memory,
+    memory_differences,
+    memory_rows,
+    seconds_left,
+    state_sentence,
+)
+
+
+def run_label(run: Run) -> str:
+    """A run in the picker: a sign that does not depend on colour, its name, how far it is."""
+    sign = {"running": "▶", "finished": "✓", "stopped": "■", "failed": "✗", "interrupted": "✗"}.get(run.state, "…")
+    progress = f" · {run.step:,} / {run.max_steps:,}" if run.max_steps else ""
+    return f"{sign} {run.id} · {run.state}{progress}"
+
+
+def run_header(run: Run | None) -> str:
+    """Title, state in a sentence, and how far it is with the time left."""
+    if run is None:
+        return '<div class="run empty"><p>No runs yet. Press <b>Start training</b> on the Train tab.</p></div>'
+    share = 100 * run.step / run.max_steps if run.max_steps else 0
+    left = seconds_left(run)
+    aside = f"{share:.0f} %" + (f" · about {duration(left)} left" if left is not None else "")
+    return (
+        f'<div class="run {run.state}"><h2>{escape(run.id)}</h2>'
+        f'<p class="state">{escape(state_sentence(run))}</p>'
+        f'<div class="progress" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" aria-valuemax="100">'
+        f'<span style="width:{share:.2f}%"></span></div><p class="aside">{aside}</p></div>'
+    )
+
+
+def tiles(run: Run | None) -> str:
+    """Four numbers: loss, speed, peak memory against the prediction, time."""
+    if run is None:
+        return ""
+    rows = runs.metrics(run.folder)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    speed = next((row["tokens_per_second"] for row in reversed(rows) if "tokens_per_second" in row), None)
+    peak = max((row.get("memory_peak_bytes", row.get("device_used_bytes", 0)) for row in rows), default=0)
+    facts = (
+        ("Loss", f"{losses[-1]:.4f}" if losses else "–", f"from {losses[0]:.4f}" if losses else ""),
+        ("Speed", f"{speed:,.0f}" if speed else "–", "tokens/s"),
+        ("Peak memory", memory(peak) if peak else "–", str(run.status.get("device", ""))),
+        ("Time", duration(elapsed_seconds(run)) if run.status else "–", run.job.method),
+    )
+    cells = "".join(
+        f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>" for name, value, more in facts
+    )
+    return f'<div class="tiles">{cells}</div>'
+
+
+def memory_table(run: Run | None) -> str:
+    """Predicted against measured peak of each phase."""
+    rows = memory_rows(run) if run else []
+    if not rows:
+        return ""
+    cells = "".join(
+        f"<tr><th>{phase}</th>" + "".join(f"<td>{each}</td>" for each in rest) + "</tr>" for phase, *rest in rows
+    )
+    differences = memory_differences(run) if run else {}
+    heads = f"<tr><th></th><th>predicted GiB</th><th>measured GiB</th><th>{'off by' if differences else ''}</th></tr>"
+    note = _memory_note(differences)
+    return f'<div class="measured"><h3>Predicted against measured</h3><table>{heads}{cells}</table><p>{note}</p></div>'
+
+
+def _memory_note(differences: Mapping[str, float]) -> str:
+    if not differences:
+        return "On a CPU the growth of the whole process is measured, not the tensors alone."
+    missed = [PHASES[phase].lower() for phase, share in differences.items() if abs(share) > LARGE_MISS]
+    if not missed:
+        return f"Every phase is within {LARGE_MISS:.0%} of what was measured."
+    reason = "Rows shorter than max_length take less than was predicted."
+    return f"Off by more than {LARGE_MISS:.0%}: {', '.join(missed)}. {reason}"
+
+
+def answers(run: Run | None) -> str:
+    """The same questions before and after."""
+    found = runs.samples(run.folder) if run else ()
+    blocks = ""
+    for prompt in dict.fromkeys(sample["prompt"] for sample in found):
+        lines = "".join(
+            f"<dt>{_moment(sample['step'])}</dt><dd>{escape(str(sample['answer']))}</dd>"
+            for sample in found
+            if sample["prompt"] == prompt
+        )
+        blocks += f"<div><p>{escape(str(prompt))}</p><dl>{lines}</dl></div>"
+    return f'<div class="answers"><h3>Before and after</h3>{blocks}</div>' if blocks else ""
+
+
+def _moment(step: object) -> str:
+    return "before" if step == 0 else f"step {escape(str(step))}"
+
+
+def what_next(run: Run | None) -> str:
+    """Where the result is, or how to go on."""
+    if run is None:
+        return ""
+    if run.state == "finished":
+        kind = "adapter" if run.job.trains_adapter else "model"
+        place = escape(str(run.folder / "output"))
+        return f'<p class="next">The {kind}, its tokenizer and template: <code>{place}</code></p>'
+    if run.state in ("stopped", "failed", "interrupted"):
+        is_kept = runs.has_checkpoint(run.folder)
+        hope = "Resume goes on from the last checkpoint." if is_kept else "There is no checkpoint to go on from."
+        return f'<p class="next">{hope} Everything it made: <code>{escape(str(run.folder))}</code></p>'
+    return ""
