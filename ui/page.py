@@ -19,12 +19,15 @@ from core.runs import Home
 from ui import form, monitor
 from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_url
 from ui.handlers import SHOWN_FIXES, Handlers, Shown
+from ui.handlers.preview import PREVIEWS
 
 STYLE = Path(__file__).with_name("style.css")
 PLOTS_SCRIPT = Path(__file__).with_name("plots.js")
 HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
 TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
 SECONDS_BETWEEN_TICKS = 1.0
+SECONDS_BETWEEN_LOOKS = 0.5
+"""At how far the measuring of the rows has come."""
 Named = Mapping[str, Any]
 """{name: component}. Any, because Gradio gives components their events only at run time."""
 
@@ -67,6 +70,7 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
         named["drop_rows"] = gr.Button("Drop the bad rows", visible=False, size="sm", elem_id="drop-rows")
         named["repair"] = gr.Button("Repair the file", visible=False, size="sm", elem_id="repair")
     named["mended"] = gr.HTML(elem_id="mended")
+    _place_rows(named)
     fields |= form.render("method") | form.render("gpu")
     with gr.Row(elem_classes="main-settings"):
         fields |= form.render("main")
@@ -79,6 +83,27 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
         named["recipe"] = gr.Dropdown(form.recipe_choices(), value=None, label="Start from a recipe", elem_id="recipe")
         named["reset"] = gr.Button("Put every setting back to its default", size="sm", elem_id="reset")
     return fields
+
+
+def _place_rows(named: dict[str, Any]) -> None:
+    """How long the rows are, and each of them as the model will see it."""
+    named["measuring"] = gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)
+    named["lengths"] = gr.HTML(elem_id="lengths")
+    with gr.Row(elem_classes="actions"):
+        named["length_p95"] = gr.Button("", visible=False, size="sm", elem_id="length-p95")
+        named["length_longest"] = gr.Button("", visible=False, size="sm", elem_id="length-longest")
+    with gr.Accordion("The rows as the model sees them", open=False, elem_id="rows") as named["rows_panel"]:
+        named["histogram"] = gr.HTML(elem_id="histogram")
+        with gr.Row(elem_classes="row-picker"):
+            named["previous_row"] = gr.Button("◀", size="sm", min_width=40, elem_id="previous-row")
+            named["row_number"] = gr.Number(
+                1, precision=0, show_label=False, container=False, min_width=80, elem_id="row-number"
+            )
+            named["next_row"] = gr.Button("▶", size="sm", min_width=40, elem_id="next-row")
+            named["wanted"] = gr.Textbox(
+                placeholder="Find in the rows", show_label=False, container=False, min_width=160, elem_id="wanted"
+            )
+        named["row"] = gr.HTML(elem_id="row")
 
 
 def _place_estimate(named: dict[str, Any]) -> gr.Button:
@@ -128,9 +153,10 @@ def _wire(
         return event(joined, inputs_kwargs=dict(inputs), outputs=outputs, api_name=_name_of(handler), **settings)
 
     def edit(event: Callable[..., object]) -> None:
-        """Whatever may have changed the form: the estimate at once, then what would make it better."""
+        """Whatever may have changed the form: the estimate at once, then the rows, then what would make it better."""
         edited_now = on(event, handlers.on_edit, edited)
-        on(edited_now.then, handlers.on_suggest, fields)
+        measured = on(edited_now.then, handlers.on_lengths, fields)
+        on(measured.then, handlers.on_suggest, fields)
 
     on(page.load, handlers.on_load, {})
     edit(page.load)
@@ -146,6 +172,7 @@ def _wire(
         press = partial(handlers.on_fix, place)
         edit(on(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields}).then)
     edit(on(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]}).then)
+    _wire_rows(on, edit, handlers, named, fields)
     on(named["what_fits_panel"].expand, handlers.on_what_fits, {name: fields[name] for name in ("model", "max_length")})
     on(start.click, handlers.on_start, fields, quick=False)
     on(tick.tick, handlers.on_tick, picked | {"seen": named["seen"]})
@@ -156,6 +183,20 @@ def _wire(
     on(named["live"].click, handlers.on_live, {})
     named["figures"].change(None, named["figures"], js=HAND_OVER_FIGURES)
     dark.click(None, js=TOGGLE_DARK)
+
+
+def _wire_rows(on: Any, edit: Any, handlers: Handlers, named: Named, fields: Named) -> None:
+    """The look at the data. What asks the tokenizer may have to wait for it."""
+    looked = on(named["measuring"].tick, handlers.on_lengths, fields)
+    on(looked.then, handlers.on_suggest, fields)
+    for name, handler in (("length_p95", handlers.on_length_p95), ("length_longest", handlers.on_length_longest)):
+        edit(on(named[name].click, handler, fields, quick=False).then)
+    shown = {"row_number": named["row_number"], **fields}
+    on(named["rows_panel"].expand, handlers.on_row, shown, quick=False)
+    on(named["row_number"].submit, handlers.on_row, shown, quick=False)
+    on(named["next_row"].click, handlers.on_next_row, shown, quick=False)
+    on(named["previous_row"].click, handlers.on_previous_row, shown, quick=False)
+    on(named["wanted"].submit, handlers.on_find_row, {"wanted": named["wanted"], **shown}, quick=False)
 
 
 def _name_of(handler: Callable[..., Shown]) -> str:
@@ -269,5 +310,6 @@ def _wait(page: gr.Blocks) -> int:
     except KeyboardInterrupt:
         print("The page is closed. Runs go on.")
     finally:
+        PREVIEWS.close()
         page.close(verbose=False)
     return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from core.runs import Home
 from ui.handlers.data import DataHandlers
 from ui.handlers.job import SHOWN_FIXES, JobHandlers
+from ui.handlers.preview import PreviewHandlers
 from ui.handlers.runs import RunHandlers
 from ui.handlers.shown import Shown
 
@@ -16,7 +17,7 @@ __all__ = ["SHOWN_FIXES", "Handlers", "Shown"]
 
 
 @dataclass(frozen=True)
-class Handlers(JobHandlers, DataHandlers, RunHandlers):
+class Handlers(JobHandlers, DataHandlers, PreviewHandlers, RunHandlers):
     """Every event of the page, over one home folder."""
 
     home: Home

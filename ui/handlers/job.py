@@ -14,7 +14,8 @@ from core.resolve import default_fields, recipe_fields, resolve
 from core.runs import Home
 from ui import render
 from ui.form import controls
-from ui.handlers.data import row_statistics, shown_data
+from ui.handlers.data import shown_data
+from ui.handlers.preview import measured_rows
 from ui.handlers.shown import Shown
 from ui.render import estimate as panel
 from ui.words import fix_label, speed_sentence
@@ -64,7 +65,7 @@ class JobHandlers:
         """The estimate stands; now what would make the job fit, or faster, and how long it will take."""
         try:
             resolved = resolve(form)
-            rows = row_statistics(form)
+            rows = measured_rows(form)
             fixes, speed = resolved.fixes(rows)[:SHOWN_FIXES], resolved.speed(rows)
         except SpecError:
             fixes, speed = (), None

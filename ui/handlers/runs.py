@@ -11,7 +11,8 @@ from core.job import SpecError
 from core.resolve import resolve
 from core.runs import Home, Run, RunNotFound
 from ui import render
-from ui.handlers.data import checked, require_usable, row_statistics
+from ui.handlers.data import checked, require_usable
+from ui.handlers.preview import measured_rows
 from ui.handlers.shown import Shown
 from ui.render import plots
 from ui.render import run as panel
@@ -38,7 +39,7 @@ class RunHandlers:
             resolved = resolve(form)
             for field, path in resolved.datasets.items():
                 require_usable(field, checked(path, resolved.job.stage))
-            run = runs.create(self.home, resolved, resolved.forecast(row_statistics(form)))
+            run = runs.create(self.home, resolved, resolved.forecast(measured_rows(form)))
             launch.start(self.home, run)
         except SpecError as error:
             words = "; ".join(map(str, error.problems))

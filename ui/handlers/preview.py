@@ -1,0 +1,192 @@
+"""What happens when the data is looked at: rows as the model will see them, and how long they are."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import gradio as gr
+
+from core.job import SpecError
+from core.preview import Lengths, Preview, PreviewError
+from core.resolve import ResolvedJob, resolve
+from core.runs import Home
+from core.speed import RowStatistics
+from ui import render
+from ui.handlers.data import row_statistics
+from ui.handlers.shown import Shown
+from ui.render import rows as panel
+
+MOST_PREVIEWS = 2
+"""Children that hold a tokenizer, each of some 200 MB; the one that was not asked for longest is ended."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A preview, and the first look at its lengths, for which its child must be started."""
+
+    preview: Preview
+    first_look: Future[Lengths]
+
+
+class Previews:
+    """The previews that are open, the newest last."""
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[object, ...], Opened] = {}
+        self._lock = threading.Lock()
+        self._starting = ThreadPoolExecutor(MOST_PREVIEWS, "preview")
+
+    def of(self, resolved: ResolvedJob) -> Preview:
+        """The preview of a job's data; opened if it is not yet."""
+        return self._open(resolved).preview
+
+    def lengths(self, resolved: ResolvedJob) -> Lengths | None:
+        """The lengths as far as they are measured; None while the child starts. Raises PreviewError."""
+        opened = self._open(resolved)
+        if not opened.first_look.done():
+            return None
+        if error := opened.first_look.exception():
+            self._forget(opened)  # asked again, it may go better
+            raise error
+        return opened.preview.lengths(resolved.job.max_length)
+
+    def close(self) -> None:
+        """Ends every child."""
+        with self._lock:
+            for opened in self._opened.values():
+                opened.preview.close()
+            self._opened.clear()
+
+    def _open(self, resolved: ResolvedJob) -> Opened:
+        path, job = resolved.datasets["dataset"], resolved.job
+        stat = path.stat()
+        key = (path, stat.st_mtime_ns, stat.st_size, resolved.model.location, job.revision, job.assistant_only_loss)
+        with self._lock:
+            opened = self._opened.pop(key, None)
+            if opened is None:
+                preview = Preview(path, resolved.model.location, job.revision, job.assistant_only_loss)
+                opened = Opened(preview, self._starting.submit(preview.lengths, job.max_length))
+            self._opened[key] = opened
+            while len(self._opened) > MOST_PREVIEWS:
+                self._opened.pop(next(iter(self._opened))).preview.close()
+            return opened
+
+    def _forget(self, opened: Opened) -> None:
+        with self._lock:
+            self._opened = {key: other for key, other in self._opened.items() if other is not opened}
+        opened.preview.close()
+
+
+PREVIEWS = Previews()
+"""Of the whole app: a tokenizer is the same for everyone who looks."""
+
+
+@dataclass(frozen=True)
+class PreviewHandlers:
+    """The events of the look at the data."""
+
+    home: Home
+
+    def on_lengths(self, **form: object) -> Shown:
+        """How long the rows are, as far as they are measured; while more are to come the page asks again."""
+        try:
+            resolved = resolve(form)
+            lengths = PREVIEWS.lengths(resolved)
+        except (SpecError, OSError):
+            return _no_lengths("")
+        except PreviewError as error:
+            return _no_lengths(str(error))
+        if lengths is None:
+            return _no_lengths("Measuring the rows ...") | {"measuring": gr.Timer(active=True)}
+        job = resolved.job
+        wanted = {"length_p95": (lengths.p95, "95 % of the rows"), "length_longest": (lengths.max, "the longest row")}
+        buttons = {
+            name: gr.update(visible=0 < tokens != job.max_length, value=f"Max length {tokens:,} · {whose}")
+            for name, (tokens, whose) in wanted.items()
+        }
+        return buttons | {
+            "lengths": panel.lengths(lengths, job.max_length),
+            "histogram": panel.histogram(lengths, job.max_length),
+            "measuring": gr.Timer(active=not lengths.is_complete),
+        }
+
+    def on_length_p95(self, **form: object) -> Shown:
+        """Rows are cut so that 95 % of them stay whole."""
+        return self._set_length("p95", form)
+
+    def on_length_longest(self, **form: object) -> Shown:
+        """No row is cut."""
+        return self._set_length("max", form)
+
+    def _set_length(self, which: str, form: Mapping[str, object]) -> Shown:
+        with _telling_why() as said:
+            resolved = resolve(form)
+            lengths = PREVIEWS.of(resolved).lengths(resolved.job.max_length)
+            return {"max_length": max(8, getattr(lengths, which))}
+        return {"lengths": said[0]}
+
+    def on_row(self, row_number: object, **form: object) -> Shown:
+        """The row of that number, counted from 1; a number beyond the ends is that of the first or the last row."""
+        with _telling_why() as said:
+            resolved = resolve(form)
+            preview = PREVIEWS.of(resolved)
+            last = preview.lengths(resolved.job.max_length).rows
+            number = min(max(1, _whole(row_number)), last)
+            (row,) = preview.rows(number - 1, 1, resolved.job.max_length)
+            return {"row_number": number, "row": panel.row(row, last)}
+        return {"row": said[0]}
+
+    def on_next_row(self, row_number: object, **form: object) -> Shown:
+        """One row on."""
+        return self.on_row(_whole(row_number) + 1, **form)
+
+    def on_previous_row(self, row_number: object, **form: object) -> Shown:
+        """One row back."""
+        return self.on_row(_whole(row_number) - 1, **form)
+
+    def on_find_row(self, row_number: object, wanted: str, **form: object) -> Shown:
+        """The next row that holds a text, from the one after the shown row on and round the end."""
+        if not wanted.strip():
+            return {}
+        with _telling_why() as said:
+            found = PREVIEWS.of(resolve(form)).find(wanted, _whole(row_number))
+            if found is None:
+                return {"row": render.notice(f"No row holds {wanted!r}.", "bad")}
+            return self.on_row(found + 1, **form)
+        return {"row": said[0]}
+
+
+def measured_rows(form: Mapping[str, object]) -> RowStatistics | None:
+    """What is known about the rows of a form's data without waiting: measured lengths, else a guess by their bytes."""
+    with suppress(SpecError, PreviewError, OSError):
+        if (lengths := PREVIEWS.lengths(resolve(form))) and lengths.measured > lengths.unreadable_rows:
+            mean = lengths.num_tokens / (lengths.measured - lengths.unreadable_rows)
+            return RowStatistics(lengths.rows, max(1.0, mean), lengths.p95)
+    return row_statistics(form)
+
+
+def _no_lengths(reason: str) -> Shown:
+    hidden = {name: gr.update(visible=False) for name in ("length_p95", "length_longest")}
+    said = render.notice(reason, "plain")
+    return hidden | {"lengths": said, "histogram": "", "measuring": gr.Timer(active=False)}
+
+
+@contextmanager
+def _telling_why() -> Iterator[list[str]]:
+    """Keeps the reason, as HTML, where a row cannot be shown."""
+    said: list[str] = []
+    try:
+        yield said
+    except SpecError as error:
+        said.append(render.notice("; ".join(map(str, error.problems)), "bad"))
+    except (PreviewError, OSError) as error:
+        said.append(render.notice(str(error), "bad"))
+
+
+def _whole(number: object) -> int:
+    try:
+        return int(float(str(number)))
+    except (ValueError, OverflowError):
+        return 1
