@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,15 +11,17 @@ import pytest
 from gradio_client import Client
 
 from core import launch, runs
+from core.device import DeviceReading, GpuProcess
 from core.job import JobSpec
 from core.methods import METHODS
-from core.resolve import default_fields
+from core.resolve import default_fields, resolve
 from core.runs import Home
 from ui import form, page
 from ui.gate import GatePolicy
 from ui.handlers import Handlers
 from ui.render import plots
 from ui.render import run as run_panel
+from ui.render.estimate import estimate_panel
 
 NO_MARKS: dict[str, Any] = {}
 
@@ -141,6 +143,16 @@ def test_what_fits_where_is_told_for_the_chosen_model(handlers: Handlers) -> Non
     table = str(handlers.on_what_fits("Qwen/Qwen2.5-7B", 2048)["what_fits"])
     assert "RTX 4090" in table and "QLoRA" in table and "<td>–</td>" in table
     assert "cannot run" in str(handlers.on_what_fits("/no/model", 2048)["what_fits"])
+
+
+def test_who_holds_the_card_is_told_and_whether_the_rest_is_enough() -> None:
+    found = resolve(too_big(method="qlora")).estimate()
+    holder = GpuProcess(pid=41, name="game", used_bytes=6 * 2**30)
+    card = DeviceReading(0, "RTX 4090", "", 24 * 2**30, 6 * 2**30, 18 * 2**30, (8, 9), "", 0.0, 0.0, (holder,))
+    assert "18.0 GiB of it are free now; game 41 6.0 GiB." in estimate_panel(found, card)
+    full = replace(card, used_bytes=23 * 2**30, free_bytes=2**30)
+    assert "too little" in estimate_panel(found, full)
+    assert "free now" not in estimate_panel(found, replace(card, used_bytes=2**20))
 
 
 def test_start_makes_a_run_and_shows_it(handlers: Handlers, home: Home) -> None:

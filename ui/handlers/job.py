@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.device import DeviceReading, this_machine
 from core.job import JobSpec, SpecError
 from core.methods import METHODS, Method
 from core.presets import gpus, recipes
@@ -159,7 +160,8 @@ def _unused(method: Method | None) -> frozenset[str]:
 def _estimate(fields: Mapping[str, object]) -> tuple[str, dict[str, str]]:
     """(the estimate panel, {field: what is wrong and what to do})."""
     try:
-        return panel.estimate_panel(resolve(fields).estimate()), {}
+        resolved = resolve(fields)
+        return panel.estimate_panel(resolved.estimate(), _card(resolved.job)), {}
     except SpecError as error:
         return panel.refusal(error), {each.field: f"{each.problem}; {each.fix}" for each in error.problems}
 
@@ -186,3 +188,9 @@ def _command_line(fields: Mapping[str, object]) -> str:
 
 def _flag(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _card(job: JobSpec) -> DeviceReading | None:
+    """The card in this machine that the job is for; None if it is for another, or there is none."""
+    cards = this_machine().gpus if job.gpu == "local" else ()
+    return cards[job.device] if job.device < len(cards) else None

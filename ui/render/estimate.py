@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from core.device import DeviceReading
 from core.fit import Cell, Fix
 from core.job import SpecError
 from core.memory import MemoryEstimate
 from core.methods import METHODS
 from core.presets import gpus
+from ui.render import notice
 from ui.words import PHASES, memory, verdict_sentence
 
 COLOURS: Mapping[str, str] = {
@@ -24,11 +26,17 @@ COLOURS: Mapping[str, str] = {
 }
 """One colour per component, the same everywhere. Base: Paul Tol's bright palette, safe for colour-blind readers."""
 OTHER_COLOUR = "#777777"
+LEAST_TAKEN_BYTES = 256 * 2**20
+"""An idle card shows some for its driver and its screen."""
+MOST_HOLDERS = 3
 NAMES: Mapping[str, str] = {"cuda_context": "CUDA context"}
 
 
-def estimate_panel(found: MemoryEstimate) -> str:
-    """The stacked bar against the card's capacity, the verdict, and every component by name."""
+def estimate_panel(found: MemoryEstimate, card: DeviceReading | None = None) -> str:
+    """The stacked bar against the card's capacity, the verdict, and every component by name.
+
+    `card`: the one in this machine, if the job is for it: part of it may be taken.
+    """
     scale = 100 / max(found.total_bytes, found.capacity_bytes)
     parts = "".join(
         f'<span style="width:{part.bytes * scale:.3f}%;background:{_colour(part.name)}" '
@@ -46,8 +54,21 @@ def estimate_panel(found: MemoryEstimate) -> str:
         f'<p class="verdict">{escape(verdict_sentence(found))}</p>'
         f'<div class="bar" role="img" aria-label="{escape(verdict_sentence(found))}">{parts}'
         f'<em style="left:{limit:.3f}%"></em></div>'
+        f"{_taken(found, card) if card else ''}"
         f'<ul class="parts">{items}</ul>{_phases(found)}</div>'
     )
+
+
+def _taken(found: MemoryEstimate, card: DeviceReading) -> str:
+    """What other programs hold of this machine's card, and whether the rest is enough."""
+    if card.used_bytes < LEAST_TAKEN_BYTES:
+        return ""
+    known = [each for each in card.processes if each.used_bytes][:MOST_HOLDERS]
+    holders = ", ".join(f"{each.name or 'process'} {each.pid} {memory(each.used_bytes or 0)}" for each in known)
+    says = f"{memory(card.free_bytes)} of it are free now" + (f"; {holders}" if holders else "")
+    if found.total_bytes <= card.free_bytes or found.verdict == "does_not_fit":
+        return notice(f"{says}.", "plain")
+    return notice(f"{says}. That is too little: end what holds the rest, or wait for it.", "warned")
 
 
 def _phases(found: MemoryEstimate) -> str:
