@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class ModelSource:
     num_parameters: int | None
     is_local: bool
     """True for a folder on this machine."""
+    config: Mapping[str, object] = field(repr=False, hash=False)
+    """What its config.json says; of a preset, what bears on its shape."""
 
 
 class ModelNotFound(ValueError):
@@ -70,7 +72,7 @@ def find_model(reference: str, revision: str = "main") -> ModelSource:
     if reference == "demo":
         return _in_folder(reference, DEMO_DIR, "Demo model")
     if preset := models().get(reference):
-        return ModelSource(reference, preset.id, preset.name, preset.shape, preset.num_parameters, is_local=False)
+        return ModelSource(reference, preset.id, preset.name, preset.shape, preset.num_parameters, False, preset.config)
     if _is_path(reference):
         folder = _folder(reference)
         return _in_folder(reference, folder, folder.name)
@@ -126,10 +128,10 @@ def _described(reference: str, location: str, title: str, config: Mapping[str, o
     try:
         shape = ModelShape.from_config(config)
     except UnknownArchitecture:
-        return ModelSource(reference, location, title, None, None, is_local)
+        return ModelSource(reference, location, title, None, None, is_local, config)
     except ValueError as error:
         raise ModelNotFound(f"{reference}: {error}", "repair its config.json, or choose another model") from None
-    return ModelSource(reference, location, title, shape, shape.num_parameters, is_local)
+    return ModelSource(reference, location, title, shape, shape.num_parameters, is_local, config)
 
 
 def _read_config(path: Path) -> Mapping[str, object]:

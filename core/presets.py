@@ -6,7 +6,7 @@ Every reader raises PresetError, which names the file, the table and the key, fo
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -56,6 +56,8 @@ class BaseModel:
     """As published."""
     shape: ModelShape
     source: str
+    config: Mapping[str, object] = field(repr=False, hash=False)
+    """What its config.json says on the shape."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,7 @@ def _base_model(table: _Table) -> BaseModel:
         num_parameters=table.whole("num_parameters"),
         shape=_shape(table),
         source=table.text("source"),
+        config=table.table("config").values,
     )
 
 

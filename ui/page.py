@@ -27,7 +27,7 @@ HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
 TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
 SECONDS_BETWEEN_TICKS = 1.0
 SECONDS_BETWEEN_LOOKS = 0.5
-"""At how far the measuring of the rows has come."""
+"""At how far the measuring of the rows, or a trace, has come."""
 Named = Mapping[str, Any]
 """{name: component}. Any, because Gradio gives components their events only at run time."""
 
@@ -111,6 +111,10 @@ def _place_estimate(named: dict[str, Any]) -> gr.Button:
     gr.HTML("<h3>Will it fit?</h3>")
     named["estimate"] = gr.HTML(elem_id="estimate")
     named["speed"] = gr.HTML(elem_id="speed")
+    with gr.Row(elem_classes="actions"):
+        named["check_exactly"] = gr.Button("Check exactly", size="sm", elem_id="check-exactly")
+    named["exact"] = gr.HTML(elem_id="exact")
+    named["checking"] = gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)
     named["fixes_title"] = gr.HTML(elem_id="fixes-title")
     with gr.Row(elem_classes="fixes-row"):
         for place in range(SHOWN_FIXES):
@@ -174,6 +178,8 @@ def _wire(
     edit(on(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]}).then)
     _wire_rows(on, edit, handlers, named, fields)
     on(named["what_fits_panel"].expand, handlers.on_what_fits, {name: fields[name] for name in ("model", "max_length")})
+    on(named["check_exactly"].click, handlers.on_check_exactly, fields)
+    on(named["checking"].tick, handlers.on_checking, fields)
     on(start.click, handlers.on_start, fields, quick=False)
     on(tick.tick, handlers.on_tick, picked | {"seen": named["seen"]})
     on(named["run_id"].input, handlers.on_pick, picked)

@@ -4,10 +4,9 @@ Names are JobSpec fields for the form and the page's own names for the rest; the
 are strings, numbers, figures and updates of these only. A handler never trains and never waits for a training.
 """
 
-from dataclasses import dataclass
-
 from core.runs import Home
 from ui.handlers.data import DataHandlers
+from ui.handlers.exact import Checks, ExactHandlers
 from ui.handlers.job import SHOWN_FIXES, JobHandlers
 from ui.handlers.preview import PreviewHandlers
 from ui.handlers.runs import RunHandlers
@@ -16,8 +15,9 @@ from ui.handlers.shown import Shown
 __all__ = ["SHOWN_FIXES", "Handlers", "Shown"]
 
 
-@dataclass(frozen=True)
-class Handlers(JobHandlers, DataHandlers, PreviewHandlers, RunHandlers):
+class Handlers(JobHandlers, DataHandlers, PreviewHandlers, ExactHandlers, RunHandlers):
     """Every event of the page, over one home folder."""
 
-    home: Home
+    def __init__(self, home: Home):
+        self.home = home
+        self.checks = Checks(home)

@@ -5,7 +5,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +25,6 @@ BYTES_PER_TOKEN = 4
 """Of English text under the usual vocabularies; enough for a forecast until the rows are tokenised."""
 
 
-@dataclass(frozen=True)
 class DataHandlers:
     """The events of the data, over one home folder."""
 

@@ -16,6 +16,7 @@ from core.runs import Home
 from ui import render
 from ui.form import controls
 from ui.handlers.data import shown_data
+from ui.handlers.exact import Checks, shown_check
 from ui.handlers.preview import measured_rows
 from ui.handlers.shown import Shown
 from ui.render import estimate as panel
@@ -26,11 +27,11 @@ USUAL_CARDS = ("rtx-3060", "rtx-4060-ti-16gb", "t4", "rtx-4090", "rtx-5090", "l4
 """The columns of "What fits where"."""
 
 
-@dataclass(frozen=True)
 class JobHandlers:
     """The events of the form and of the estimate, over one home folder."""
 
     home: Home
+    checks: Checks
 
     def on_edit(self, marks: Mapping[str, Any], **form: object) -> Shown:
         """A control changed: values at a default follow the new model or method, and the estimate follows all.
@@ -58,6 +59,7 @@ class JobHandlers:
             "effective_batch": _effective_batch(fields),
             **{f"fix_{place}": gr.update(interactive=False) for place in range(SHOWN_FIXES)},
             "command": _command_line(fields),
+            **shown_check(self.checks, fields),
             "start_message": "",
             "marks": {"model": fields["model"], "method": fields["method"], "fields": wanted},
         }

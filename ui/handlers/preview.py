@@ -83,7 +83,6 @@ PREVIEWS = Previews()
 """Of the whole app: a tokenizer is the same for everyone who looks."""
 
 
-@dataclass(frozen=True)
 class PreviewHandlers:
     """The events of the look at the data."""
 

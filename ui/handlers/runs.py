@@ -1,7 +1,6 @@
 """What happens to the runs: started, watched, stopped, resumed. Never trains and never waits."""
 
 import hashlib
-from dataclasses import dataclass
 
 import gradio as gr
 
@@ -20,7 +19,6 @@ from ui.render import run as panel
 LISTED_RUNS = 50
 
 
-@dataclass(frozen=True)
 class RunHandlers:
     """The events of the runs, over one home folder."""
 

@@ -1,0 +1,111 @@
+"""What happens on "Check exactly": the job is traced in a child, and its peaks stand beside the estimate's."""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import gradio as gr
+
+from core.job import SpecError
+from core.referee import ExactEstimate, RefereeError, Request, check_exactly
+from core.resolve import ResolvedJob, resolve
+from core.runs import Home
+from ui import render
+from ui.handlers.shown import Shown
+from ui.render import exact as panel
+
+MOST_REMEMBERED = 50
+
+
+@dataclass
+class Check:
+    """One trace, under way or done."""
+
+    outcome: Future[ExactEstimate] = field(init=False)
+    share: float = 0.0
+    """How much of it is done, from 0 to 1."""
+
+    def advance(self, share: float) -> None:
+        self.share = share
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The traces of this app, one at a time: each holds a child with torch."""
+
+    home: Home
+    _known: dict[str, Check] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "trace"))
+
+    def find(self, resolved: ResolvedJob) -> Check | None:
+        """The trace of a job, if one was asked for."""
+        return self._known.get(self._request(resolved).key)
+
+    def begin(self, resolved: ResolvedJob) -> Check:
+        """The trace of a job, started if it was not; a failed one is started again."""
+        request = self._request(resolved)
+        with self._lock:
+            check = self._known.pop(request.key, None)
+            if check is None or (check.outcome.done() and check.outcome.exception()):
+                check = self._submit(request)
+            self._known[request.key] = check
+            while len(self._known) > MOST_REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+        return check
+
+    def _submit(self, request: Request) -> Check:
+        check = Check()
+        asked = (request.job, request.config, request.gpu, self.home.path / "traces", check.advance)
+        check.outcome = self._pool.submit(check_exactly, *asked)
+        return check
+
+    @staticmethod
+    def _request(resolved: ResolvedJob) -> Request:
+        return Request(resolved.job, resolved.model.config, resolved.gpu)
+
+
+class ExactHandlers:
+    """The events of the exact check, over one home folder."""
+
+    home: Home
+    checks: Checks
+
+    def on_check_exactly(self, **form: object) -> Shown:
+        """Starts the trace of the form's job."""
+        try:
+            self.checks.begin(resolve(form))
+        except SpecError as error:
+            return {"exact": render.notice("; ".join(map(str, error.problems)), "bad")}
+        return self.on_checking(**form)
+
+    def on_checking(self, **form: object) -> Shown:
+        """How far the trace of the form's job is, or what it found."""
+        return shown_check(self.checks, form)
+
+
+def shown_check(checks: Checks, form: Mapping[str, object]) -> Shown:
+    """The place for the exact check: empty, progress, or both estimates side by side."""
+    try:
+        resolved = resolve(form)
+        check = checks.find(resolved)
+    except SpecError:
+        check = None
+    if check is None:
+        return {"exact": "", "checking": gr.Timer(active=False), "check_exactly": gr.update(interactive=True)}
+    if not check.outcome.done():
+        waits = render.progress("Taking one step on tensors without data", check.share)
+        return {"exact": waits, "checking": gr.Timer(active=True), "check_exactly": gr.update(interactive=False)}
+    return {
+        "exact": _found(resolved, check.outcome),
+        "checking": gr.Timer(active=False),
+        "check_exactly": gr.update(interactive=True),
+    }
+
+
+def _found(resolved: ResolvedJob, outcome: Future[ExactEstimate]) -> str:
+    try:
+        return panel.side_by_side(resolved.estimate() if resolved.model.shape else None, outcome.result())
+    except RefereeError as error:
+        return render.notice(str(error), "bad")

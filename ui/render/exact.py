@@ -1,0 +1,36 @@
+"""The exact check as HTML: what the trace found beside what was estimated, phase by phase."""
+
+from core.memory import MemoryEstimate
+from core.referee import ExactEstimate
+from ui.render import notice
+from ui.words import PHASES, gib, memory
+
+CLOSE = 0.02
+"""A difference that is none: what the trace and the estimate are held to agree within."""
+
+
+def side_by_side(estimated: MemoryEstimate | None, traced: ExactEstimate) -> str:
+    """Both peaks of each phase; the traced ones alone for a model that has no estimate."""
+    guesses = {str(phase): size for phase, size in estimated.phases.items()} if estimated else {}
+    rows = [
+        (title, guesses.get(phase, 0), traced.phases[phase])
+        for phase, title in PHASES.items()
+        if traced.phases.get(phase)
+    ]
+    rows.append(("Reserved", estimated.peak_reserved_bytes if estimated else 0, traced.peak_reserved_bytes))
+    lines = "".join(
+        f"<tr><th>{title}</th><td>{gib(guess, 3) if guess else '–'}</td><td>{gib(found, 3)}</td>"
+        f"<td>{f'{guess / found - 1:+.1%}' if guess else ''}</td></tr>"
+        for title, guess, found in rows
+    )
+    heads = "<tr><th></th><th>estimated GiB</th><th>traced GiB</th><th>off by</th></tr>"
+    peak, seconds = memory(traced.peak_allocated_bytes), f"{traced.seconds:.0f} s"
+    said = f"One step on tensors without data, in {seconds}: {peak} at the peak. {_verdict(estimated, traced)}"
+    return f'<div class="measured"><table>{heads}{lines}</table>{notice(said, "plain")}</div>'
+
+
+def _verdict(estimated: MemoryEstimate | None, traced: ExactEstimate) -> str:
+    if estimated is None:
+        return "The estimate does not know this architecture; this is its memory."
+    miss = abs(estimated.peak_allocated_bytes / traced.peak_allocated_bytes - 1)
+    return "The estimate agrees." if miss <= CLOSE else f"The estimate is {miss:.1%} off: trust the trace."
