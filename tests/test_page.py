@@ -108,6 +108,14 @@ def too_big(**changes: object) -> dict[str, object]:
     return default_fields(llama["model"], "full") | llama | changes
 
 
+def test_a_job_file_is_shown_and_fills_the_form_again(handlers: Handlers) -> None:
+    text = str(handlers.on_edit(NO_MARKS, **demo(lora_r=5))["job_file"])
+    shown = handlers.on_job_file(text)
+    assert shown["lora_r"] == 5 and shown["model"] == "demo"
+    assert "Give 1 or more" in str(handlers.on_job_file('{"lora_r": -1}')["job_file_message"])
+    assert "not JSON" in str(handlers.on_job_file("{")["job_file_message"])
+
+
 def test_a_job_that_is_too_big_gets_buttons_that_make_it_fit(handlers: Handlers) -> None:
     shown = handlers.on_suggest(**too_big())
     assert shown["fix_0"]["value"].startswith("✓ ") and "GiB" in shown["fix_0"]["value"]

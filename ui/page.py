@@ -124,15 +124,14 @@ def _place_estimate(named: dict[str, Any]) -> gr.Button:
     named["start_message"] = gr.HTML(elem_id="start-message")
     with gr.Accordion("What fits where", open=False) as named["what_fits_panel"]:
         named["what_fits"] = gr.HTML("Computing ...", elem_id="what-fits")
+    code = {"show_label": False, "wrap_lines": True, "show_line_numbers": False}
     with gr.Accordion("The same from a terminal", open=False):
-        named["command"] = gr.Code(
-            language="shell",
-            show_label=False,
-            elem_id="command",
-            interactive=False,
-            wrap_lines=True,
-            show_line_numbers=False,
-        )
+        named["command"] = gr.Code(language="shell", elem_id="command", interactive=False, **code)
+    with gr.Accordion("Job file", open=False):
+        gr.Markdown("Copy it to keep the job; paste one here to fill the form from it.")
+        named["job_file"] = gr.Code(language="json", elem_id="job-file", interactive=True, max_lines=16, **code)
+        named["read_job_file"] = gr.Button("Fill the form from this", size="sm", elem_id="read-job-file")
+        named["job_file_message"] = gr.HTML(elem_id="job-file-message")
     return start
 
 
@@ -172,6 +171,7 @@ def _wire(
     edit(on(named["repair"].click, handlers.on_repair, {"dataset": fields["dataset"]}, quick=False).then)
     edit(on(named["reset"].click, handlers.on_reset, {"model": fields["model"], "method": fields["method"]}).then)
     edit(on(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]}).then)
+    edit(on(named["read_job_file"].click, handlers.on_job_file, {"text": named["job_file"]}).then)
     for place in range(SHOWN_FIXES):
         press = partial(handlers.on_fix, place)
         edit(on(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields}).then)

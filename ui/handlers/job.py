@@ -59,6 +59,7 @@ class JobHandlers:
             "effective_batch": _effective_batch(fields),
             **{f"fix_{place}": gr.update(interactive=False) for place in range(SHOWN_FIXES)},
             "command": _command_line(fields),
+            "job_file": _job_file(fields),
             **shown_check(self.checks, fields),
             "start_message": "",
             "marks": {"model": fields["model"], "method": fields["method"], "fields": wanted},
@@ -112,6 +113,14 @@ class JobHandlers:
     def on_reset(self, model: str, method: str) -> Shown:
         """Every setting goes back to what the model and the method would have it be."""
         return {name: value for name, value in default_fields(model, method).items() if name not in IDENTITY}
+
+    def on_job_file(self, text: str) -> Shown:
+        """The form is filled from the text of a job file, whole or not at all."""
+        try:
+            job = JobSpec.from_json(text)
+        except SpecError as error:
+            return {"job_file_message": panel.refusal(error)}
+        return {**job.model_dump(), "job_file_message": render.notice("The form is filled from it.")}
 
     def on_recipe(self, recipe: str | None) -> Shown:
         """A recipe was chosen: its settings go into the form, and nothing else changes."""
@@ -186,6 +195,14 @@ def _command_line(fields: Mapping[str, object]) -> str:
         if value != assumed[name] and value is not None
     ]
     return " ".join(["python app.py train", *(["--demo"] if is_demo else []), *flags])
+
+
+def _job_file(fields: Mapping[str, object]) -> str:
+    """The job as the text of a job file; empty while it is none."""
+    try:
+        return JobSpec.parse(fields).to_json()
+    except SpecError:
+        return ""
 
 
 def _flag(value: object) -> str:

@@ -20,7 +20,7 @@ def side_by_side(estimated: MemoryEstimate | None, traced: ExactEstimate) -> str
     rows.append(("Reserved", estimated.peak_reserved_bytes if estimated else 0, traced.peak_reserved_bytes))
     lines = "".join(
         f"<tr><th>{title}</th><td>{gib(guess, 3) if guess else '–'}</td><td>{gib(found, 3)}</td>"
-        f"<td>{f'{guess / found - 1:+.1%}' if guess else ''}</td></tr>"
+        f"<td>{_difference(guess, found)}</td></tr>"
         for title, guess, found in rows
     )
     heads = "<tr><th></th><th>estimated GiB</th><th>traced GiB</th><th>off by</th></tr>"
@@ -34,3 +34,10 @@ def _verdict(estimated: MemoryEstimate | None, traced: ExactEstimate) -> str:
         return "The estimate does not know this architecture; this is its memory."
     miss = abs(estimated.peak_allocated_bytes / traced.peak_allocated_bytes - 1)
     return "The estimate agrees." if miss <= CLOSE else f"The estimate is {miss:.1%} off: trust the trace."
+
+
+def _difference(guess: int, found: int) -> str:
+    if not guess:
+        return ""
+    share = f"{guess / found - 1:+.1%}"
+    return "0.0%" if share.strip("+-") == "0.0%" else share
