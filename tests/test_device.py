@@ -14,6 +14,7 @@ import pytest
 
 from core import device
 from core.device import DeviceReading, GpuProcess, ProcessId, chip, find_preset, identify, is_alive, local_gpu
+from core.device.machine import NO_GPU_REASONS
 from core.presets import Gpu, gpus
 
 MIB = 2**20
@@ -151,10 +152,10 @@ def test_cards_are_seen_as_cuda_will_see_them(visible: str | None, indices: list
     assert bool(machine.no_gpu_reason) == (not indices)
 
 
-@pytest.mark.parametrize("name", device.NO_GPU_REASONS)
+@pytest.mark.parametrize("name", NO_GPU_REASONS)
 def test_every_known_trouble_of_nvml_has_a_reason(name: str) -> None:
     machine = device.read_machine(Path(), raising(type(name, (Exception,), {})()), None)
-    assert (machine.gpus, machine.no_gpu_reason) == ((), device.NO_GPU_REASONS[name])
+    assert (machine.gpus, machine.no_gpu_reason) == ((), NO_GPU_REASONS[name])
 
 
 def test_an_unknown_trouble_of_nvml_is_no_error_either() -> None:

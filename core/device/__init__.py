@@ -1,0 +1,24 @@
+"""What this machine has: GPUs, processor, memory, disk; and which processes are still the ones we started.
+
+Asks NVML, psutil and the system; never torch, never CUDA.
+"""
+
+from core.device.cards import DeviceReading, GpuProcess, read_gpus
+from core.device.known import find_preset
+from core.device.machine import Machine, chip, local_gpu, read_machine, this_machine
+from core.device.process import ProcessId, identify, is_alive
+
+__all__ = [
+    "DeviceReading",
+    "GpuProcess",
+    "Machine",
+    "ProcessId",
+    "chip",
+    "find_preset",
+    "identify",
+    "is_alive",
+    "local_gpu",
+    "read_gpus",
+    "read_machine",
+    "this_machine",
+]
