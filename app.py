@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser().parse_args(arguments))
     command = given.pop("command", None) or "serve"
     if command == "serve":
-        from ui.page import serve  # only this command needs gradio
+        from ui.server import serve  # only this command needs gradio
 
         return serve(**given)
     from ui import terminal

@@ -16,7 +16,7 @@ from core.job import JobSpec
 from core.methods import METHODS
 from core.resolve import default_fields, resolve
 from core.runs import Home
-from ui import form, page
+from ui import form, page, server
 from ui.gate import GatePolicy
 from ui.handlers import Handlers
 from ui.render import plots
@@ -308,7 +308,7 @@ class Wire:
 def wire(home: Home, fake_program: None) -> Iterator[Wire]:
     """The page, really served, and a client that presses its buttons."""
     blocks = page.build(home)
-    page.launch(blocks, GatePolicy(), None)
+    server.launch(blocks, GatePolicy(), None)
     client = Client(blocks.local_url, verbose=False)
     yield Wire(client)
     client.close()

@@ -1,28 +1,16 @@
-"""The page: places the panels, joins every event to its handler by name, and serves it all."""
+"""The page: places the panels, and joins every event to its handler by name."""
 
-import os
-import sys
-import tempfile
-import threading
 import traceback
-import webbrowser
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
-from core.job import SpecError
 from core.runs import Home
 from ui import form, monitor
-from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_url
 from ui.handlers import SHOWN_FIXES, Handlers, Shown
-from ui.handlers.preview import PREVIEWS
 
-STYLE = Path(__file__).with_name("style.css")
-PLOTS_SCRIPT = Path(__file__).with_name("plots.js")
 HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
 TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
 SECONDS_BETWEEN_TICKS = 1.0
@@ -221,101 +209,3 @@ def _by_name(handler: Callable[..., Shown], named: Named) -> Callable[..., objec
         return {named[name]: value for name, value in shown.items()} or gr.skip()
 
     return joined
-
-
-def theme() -> gr.themes.Base:
-    """System fonts, one accent colour, tight corners."""
-    system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
-    return gr.themes.Default(
-        primary_hue="blue", neutral_hue="slate", font=system, font_mono=mono, radius_size="sm", spacing_size="sm"
-    )
-
-
-def serve(
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    share: bool = False,
-    no_browser: bool = False,
-    home: str | None = None,
-) -> int:
-    """Serves the page until Ctrl-C. Returns the exit code."""
-    try:
-        place = Home.find(home)
-        needs_token = share or not is_loopback(host)
-        policy = GatePolicy(load_or_create_token(place.path / "token") if needs_token else None, host)
-    except (SpecError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    isolate(place)
-    page = build(place)
-    try:
-        launch(page, policy, port, share)
-    except OSError as error:
-        print(f"port: {error}", file=sys.stderr)
-        return 2
-    link = login_url(str(page.local_url), policy.token)
-    print(f"Tailor is at {link}", flush=True)
-    if share:
-        print(_share_sentence(page, policy), flush=True)
-    if not (no_browser or policy.token):  # a token must not stand in another program's command line
-        webbrowser.open(link)
-    return _wait(page)
-
-
-def launch(page: gr.Blocks, policy: GatePolicy, port: int | None, share: bool = False) -> None:
-    """Starts the server behind the gate, with everything that Gradio would open by itself shut."""
-    page.queue(api_open=False, max_size=64, default_concurrency_limit=4)
-    page.launch(
-        server_name=policy.host,
-        server_port=port,
-        share=share,
-        prevent_thread_lock=True,
-        quiet=True,
-        theme=theme(),
-        css_paths=[STYLE],
-        js=PLOTS_SCRIPT.read_text(encoding="utf-8"),
-        footer_links=[],
-        app_kwargs={
-            "middleware": [Middleware(Gate, policy=policy)],
-            "openapi_url": None,
-            "docs_url": None,
-            "redoc_url": None,
-        },
-        max_file_size=policy.max_upload_bytes,
-        state_session_capacity=200,
-        enable_monitoring=False,
-        run_history=False,
-        mcp_server=False,
-        ssr_mode=False,
-        num_workers=0,
-        pwa=False,
-    )
-
-
-def isolate(home: Home) -> None:
-    """Stands the server in an empty folder with a temporary folder of its own: Gradio serves files of both."""
-    empty, temporary = home.path / "empty", home.path / "tmp"
-    for folder in (empty, temporary):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(temporary / "gradio")
-    tempfile.tempdir = str(temporary)
-    os.chdir(empty)
-
-
-def _share_sentence(page: gr.Blocks, policy: GatePolicy) -> str:
-    if not page.share_url:
-        return "The public link could not be made (is this machine online?). The page is served here only."
-    policy.allow_share(page.share_url)
-    return f"Everyone with this link can use this machine: {login_url(page.share_url, policy.token)}"
-
-
-def _wait(page: gr.Blocks) -> int:
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print("The page is closed. Runs go on.")
-    finally:
-        PREVIEWS.close()
-        page.close(verbose=False)
-    return 0
