@@ -57,10 +57,12 @@ def parser() -> OneLineParser:
     check.add_argument("--model", help="whose tokens the rows are measured in")
     check.add_argument("--max-length", help="tokens at which rows are cut (default 2048)")
 
-    runs = commands.add_parser("runs", help="the runs: list, show, stop, resume, delete")
-    actions = ("list", "show", "stop", "resume", "delete")
+    runs = commands.add_parser("runs", help="the runs: list, show, stop, resume, delete and more")
+    actions = ["list", "show", "stop", "resume", "queue", "move", "delete", "restore", "empty-trash"]
+    actions += ("title", "note", "tag", "compare", "bundle")
     runs.add_argument("action", nargs="?", default="list", choices=actions)
     runs.add_argument("id", nargs="?", metavar="ID")
+    runs.add_argument("more", nargs="*", metavar="WORD", help="what the action needs besides: up, FILE.zip, another ID")
 
     doctor = commands.add_parser("doctor", help="what this machine has, what is missing, and how to get it")
     for command in (estimate, check, runs, doctor):

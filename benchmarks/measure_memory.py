@@ -5,7 +5,7 @@
 
 Needs a CUDA device (--toy: none), the packages of the training program, pydantic, psutil and nvidia-ml-py; no network.
 Each point is a process of its own, `python -m training job.json`, unchanged, on a model folder with weights that take
-no room (memory_grid.write_model). Only the checkpoint of a large full fine-tuning is not waited for: the process is
+no room (memory_inputs.write_model). Only the checkpoint of a large full fine-tuning is not waited for: the process is
 ended when it begins to save, and the row has no phase `save`. Points that a file has already are left out, so a grid
 can be measured in parts; a point that failed for another reason than memory is tried again, and its last row counts.
 
@@ -50,7 +50,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.memory_accuracy import Accuracy
-from benchmarks.memory_grid import GRID, Point, toys, write_model, write_rows
+from benchmarks.memory_grid import GRID, Point, toys
+from benchmarks.memory_inputs import write_model, write_rows
 from core.device import local_gpu, this_machine
 from core.job import JobSpec
 from core.memory import MemoryEstimate, estimate
@@ -90,6 +91,8 @@ SECONDS_TO_START = 20
 READ_BYTES_PER_SECOND = 1.5e9
 WRITTEN_BYTES_PER_SECOND = 0.5e9
 SHARE_OF_FLOPS = 0.25
+SLOWNESS_OF_DRAWING = 100
+"""A token that is drawn by itself takes as long as so many that are read at once, and more."""
 PATIENCE = 4
 """A point that takes this many times longer than expected hangs."""
 LEAST_PATIENCE_SECONDS = 120
@@ -111,7 +114,7 @@ def measure(point: Point, gpu: Gpu, limit_seconds: float = math.inf) -> Row:
             print((folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-LOG_SHOWN:], file=sys.stderr)
             return row | {"error": status.get("error") or f"The program ended with code {exit_code}."}
         row |= _measured_by_steps(folder)
-        if row["num_tokens"] != point.num_tokens:
+        if point.num_tokens not in (None, row["num_tokens"]):
             return row | {"error": f"{row['num_tokens']} tokens were trained on, not {point.num_tokens}."}
         row |= {name: status[name] for name in COPIED_FROM_STATUS if status.get(name) is not None}
         if not point.saves:
@@ -125,9 +128,9 @@ def make_run_folder(folder: Path, point: Point) -> Path:
     """Puts into a folder what the app would put there, and a model."""
     write_model(folder / "model", point.config, point.has_holes)
     shutil.copytree(ROOT / "core" / "training", folder / "training", ignore=shutil.ignore_patterns("__pycache__"))
-    write_rows(folder / "data" / "train.jsonl", point.train_tokens())
+    write_rows(folder / "data" / "train.jsonl", point.train_tokens(), point.stage)
     if point.evaluates:
-        write_rows(folder / "data" / "eval.jsonl", point.eval_tokens())
+        write_rows(folder / "data" / "eval.jsonl", point.eval_tokens(), point.stage)
     (folder / "job.json").write_text(point.job(str(folder / "model")).to_json(), encoding="utf-8")
     return folder
 
@@ -289,7 +292,8 @@ def is_final(row: Row) -> bool:
 def expected_seconds(point: Point, gpu: Gpu) -> float:
     """About how long a point takes: the start, reading the weights, computing, writing a full model and its states."""
     num_parameters = point.shape.num_parameters
-    computing = 8 * num_parameters * point.num_tokens / (SHARE_OF_FLOPS * gpu.flops)
+    num_tokens = point.num_tokens or SLOWNESS_OF_DRAWING * sum(point.train_tokens())
+    computing = 8 * num_parameters * num_tokens / (SHARE_OF_FLOPS * gpu.flops)
     saved_bytes = 8 * num_parameters if point.fields["method"] == "full" and point.saves else 0
     reading = 2 * num_parameters / READ_BYTES_PER_SECOND
     return SECONDS_TO_START + reading + computing + saved_bytes / WRITTEN_BYTES_PER_SECOND

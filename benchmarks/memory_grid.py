@@ -1,28 +1,19 @@
-"""What measure_memory.py measures: the grid of points, and the model and the rows that a point trains on.
+"""What measure_memory.py measures: the grid of points. Never runs anything."""
 
-Nothing is downloaded: a model is its config.json and a file of weights that takes no room. Never runs anything.
-"""
-
-import json
-import random
-import string
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 from core.job import JobSpec
+from core.methods import STAGES, Stage
 from core.presets import PRESETS_DIR
 from core.shapes import ModelShape
-from core.shapes.shape import Tensor
 
 Rows = Literal["padded", "equal", "varied"]
 
-LETTERS = string.ascii_letters
-PAD, END = "<pad>", "</s>"
 STEPS = 4
 """The program measures the phases of three steps; the evaluation comes after them, when all states are there."""
 VARIED_STEPS = 12
@@ -32,12 +23,12 @@ EVERY_JOB: Mapping[str, object] = MappingProxyType(
     {
         "dataset": "data/train.jsonl",
         "eval_dataset": "data/eval.jsonl",
-        "assistant_only_loss": False,
         "max_steps": STEPS,
         "eval_steps": STEPS - 1,
         "save_steps": 1000,  # only at the end
         "gradient_accumulation_steps": 1,
         "num_samples": 0,
+        "stop_when_diverged": False,  # weights of zeros learn nothing
     }
 )
 TOY_SIZES: Mapping[str, object] = MappingProxyType(
@@ -55,8 +46,6 @@ TOY_SIZES: Mapping[str, object] = MappingProxyType(
         "moe_intermediate_size": 32,
     }
 )
-RANDOM_NUMBERS = 100_003
-"""How many are drawn: a prime, so that no row of a matrix repeats another."""
 TOY_SHORTENING = 32
 """How many times shorter the rows of a toy are."""
 
@@ -104,7 +93,9 @@ class Point:
             is_grouped = config["num_key_value_heads"] != config["num_attention_heads"]
             config = {name: value if value is None else TOY_SIZES.get(name, value) for name, value in config.items()}
             config["num_key_value_heads"] = 2 if is_grouped else 4
-        return config | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+        words = str(config["model_type"]).removesuffix("_text").split("_")
+        named = {"architectures": ["".join(word.capitalize() for word in words) + "ForCausalLM"]}
+        return config | named | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 
     @property
     def max_length(self) -> int:
@@ -116,6 +107,10 @@ class Point:
     def job(self, model: str) -> JobSpec:
         """Its job, on a model by id or folder. Raises SpecError."""
         fields = {**EVERY_JOB, **self.fields, "model": model, "max_length": self.max_length}
+        if self.stage.id in ("sft", "cpt"):
+            fields["assistant_only_loss"] = False
+        if self.stage.generates:
+            fields |= {"max_completion_length": self.max_length // 4, "reward_functions": "length"}
         if self.rows == "varied":
             fields |= {"max_steps": VARIED_STEPS, "eval_steps": VARIED_STEPS - 1}
         if not self.evaluates:
@@ -123,9 +118,17 @@ class Point:
         return JobSpec.parse(fields)
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens that it trains on in all."""
-        return sum(self.train_tokens()) * (1 if self.rows == "varied" else STEPS)
+    def stage(self) -> Stage:
+        """The stage of its job."""
+        return STAGES[str(self.fields.get("stage", "sft"))]
+
+    @property
+    def num_tokens(self) -> int | None:
+        """Tokens that it trains on in all; None if the model draws answers as it likes."""
+        if self.stage.generates:
+            return None
+        sequences = 2 if "preference" in self.stage.dataset_types and self.stage.id != "kto" else 1
+        return sequences * sum(self.train_tokens()) * (1 if self.rows == "varied" else STEPS)
 
     @property
     def saves(self) -> bool:
@@ -145,6 +148,8 @@ class Point:
     def train_tokens(self) -> tuple[int, ...]:
         """Tokens of each training row. Fixed rows make one step, so that every step is the same in any order."""
         job, length = self.job(self.model), self.max_length
+        if self.stage.generates:
+            return self._one_batch(job.effective_batch_size // job.num_generations)
         if self.rows != "varied":
             return self._one_batch(job.effective_batch_size)
         last = VARIED_STEPS * job.effective_batch_size - 1
@@ -158,7 +163,7 @@ class Point:
         length = self.max_length
         if self.job(self.model).packing:
             return (length // 2, length // 4, length // 8, length // 8) * num_rows
-        is_padded = self.rows != "equal" and num_rows > 1
+        is_padded = self.rows != "equal" and num_rows > 1  # a row is what the model sees, with its answer
         return (length,) * (num_rows - 1) + (length - length // 8 if is_padded else length,)
 
 
@@ -195,6 +200,11 @@ FIRST = (
     Point(QWEN3_MOE, job("lora", 2, 1024), num_layers=8),
     Point(GEMMA3_1B, job("lora", 8, 512, **KEEP), rows="equal"),
     Point(QWEN3_14B, job("qlora", 1, 4096)),
+    Point(LLAMA_1B, job("freeze", 4, 1024)),
+    Point(LLAMA_1B, job("lora", 2, 1024, stage="dpo")),
+    Point(LLAMA_1B, job("lora", 4, 1024, stage="kto")),
+    Point(LLAMA_1B, job("lora", 8, 1024, stage="grpo", num_generations=4), evaluates=False),
+    Point(LLAMA_1B, job("lora", 4, 1024, checkpoint_every_n_layers=2)),
 )
 ONE_BY_ONE = (
     # One thing changes at a time, on models that load in seconds.
@@ -225,6 +235,18 @@ ONE_BY_ONE = (
     Point(LLAMA_1B, job("lora", 2, 1024, use_dora=True, **KEEP)),
     Point(LLAMA_1B, job("lora", 2, 1024, target_modules="q_proj,v_proj", **KEEP)),
     Point(LLAMA_1B, job("qlora", 2, 1024, bnb_4bit_use_double_quant=False)),
+    *(Point(LLAMA_1B, job("lora", 4, 2048, checkpoint_every_n_layers=count)) for count in (3, 4)),
+    Point(LLAMA_1B, job("full", 2, 1024, checkpoint_every_n_layers=4)),
+    Point(LLAMA_1B, job("lora", 2, 1024, modules_to_save="lm_head")),
+    Point(LLAMA_1B, job("freeze", 2, 1024, num_trainable_layers=6, **KEEP)),
+    *(Point(LLAMA_1B, job("full", 2, 1024, stage=stage)) for stage in ("reward", "dpo", "kto", "orpo", "cpo")),
+    Point(LLAMA_1B, job("full", 2, 1024, stage="dpo", precompute_ref_log_probs=True)),
+    Point(LLAMA_1B, job("qlora", 2, 1024, stage="dpo")),
+    Point(LLAMA_1B, job("lora", 2, 1024, stage="dpo", **KEEP)),
+    Point(LLAMA_1B, job("lora", 2, 1024, stage="reward")),
+    Point(LLAMA_1B, job("lora", 2, 1024, stage="orpo")),
+    Point(LLAMA_1B, job("lora", 8, 2048, stage="grpo", num_generations=8, beta=0.04), evaluates=False),
+    Point(LLAMA_1B, job("full", 4, 1024, stage="rloo", num_generations=4), evaluates=False),
     Point(QWEN25_HALF_B, job("full", 2, 1024)),
     Point(QWEN25_HALF_B, job("qlora", 1, 512)),
     Point(LLAMA_3B, job("lora", 1, 512)),
@@ -267,91 +289,3 @@ def preset_configs() -> Mapping[str, Mapping[str, object]]:
     """Hub id -> config.json of each preset; core.presets keeps only the shapes."""
     tables = tomllib.loads((PRESETS_DIR / "models.toml").read_text(encoding="utf-8"))
     return {model: table["config"] for model, table in tables.items()}
-
-
-def write_model(folder: Path, config: Mapping[str, object], has_holes: bool = True) -> None:
-    """A model folder as the Hub would give it, with a tokenizer that makes one token of each letter.
-
-    The weights are holes in a sparse file, which read as zeros and take no disk, but where zeros would hide something:
-    norms are one, and the embeddings that occur and the routers are random, so that experts are chosen as by chance.
-    Memory does not depend on values otherwise, and everything is loaded, converted and quantised by the real code.
-    """
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()), encoding="utf-8")
-    names = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
-    _write_weights(folder / "model.safetensors", ModelShape.from_config(config), has_holes)
-
-
-def write_rows(path: Path, tokens: tuple[int, ...]) -> None:
-    """Rows of exactly so many tokens: letters, and the end token that the trainer adds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    generator = random.Random(0)
-    rows = ("".join(generator.choices(LETTERS, k=num_tokens - 1)) for num_tokens in tokens)
-    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
-
-
-def _tokenizer() -> dict[str, object]:
-    """A tokenizer.json in which no letters are ever merged.
-
-    The model of it is BPE because transformers reads the file of some families as such, whatever it says.
-    """
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "version": "1.0",
-        "added_tokens": [{"id": number, "content": content, **flags} for number, content in enumerate((PAD, END))],
-        "model": {
-            "type": "BPE",
-            "vocab": {text: number for number, text in enumerate((PAD, END, *LETTERS))},
-            "merges": [],
-        },
-    }
-
-
-def _write_weights(path: Path, shape: ModelShape, has_holes: bool) -> None:
-    """A safetensors file in bfloat16: 8 bytes of header length, the header, the tensors without gaps."""
-    header, tensors, end = {}, {}, 0
-    for tensor in _published_tensors(shape):
-        begin, end = end, end + 2 * tensor.num_elements
-        header[tensor.name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": (begin, end)}
-        tensors[begin] = tensor
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for begin, tensor in tensors.items():
-            file.seek(8 + len(text) + begin)
-            file.write(_values(tensor, has_holes))
-        file.truncate(8 + len(text) + end)
-
-
-def _published_tensors(shape: ModelShape) -> Iterator[Tensor]:
-    """The tensors as the files on the Hub have them: experts apart, which transformers stacks while it loads."""
-    for tensor in shape.tensors():
-        if tensor.kind != "expert":
-            yield tensor
-            continue
-        path, _, name = tensor.name.rpartition(".")
-        count, num_out, num_in = tensor.shape
-        parts = ("gate_proj", "up_proj") if name == "gate_up_proj" else (name,)
-        for expert in range(count):
-            for part in parts:
-                yield Tensor(f"{path}.{expert}.{part}.weight", (num_out // len(parts), num_in), "expert")
-
-
-def _values(tensor: Tensor, has_holes: bool) -> bytes:
-    """What of a tensor is not zero, from its beginning on."""
-    if tensor.kind == "norm":
-        return b"\x80\x3f" * tensor.num_elements  # 1.0
-    if tensor.kind == "embedding":
-        return _random_numbers(len((PAD, END, *LETTERS)) * tensor.shape[1])
-    return _random_numbers(tensor.num_elements) if tensor.kind == "router" or not has_holes else b""
-
-
-def _random_numbers(count: int) -> bytes:
-    """Numbers of either sign and about 0.02 in bfloat16: exponents of -7 and -6, any mantissa; few, and repeated."""
-    generator = random.Random(count)
-    numbers = bytearray(2 * RANDOM_NUMBERS)
-    numbers[0::2] = generator.randbytes(RANDOM_NUMBERS)
-    numbers[1::2] = bytes(0x3C | byte & 0x80 for byte in generator.randbytes(RANDOM_NUMBERS))
-    return (bytes(numbers) * (count // RANDOM_NUMBERS + 1))[: 2 * count]

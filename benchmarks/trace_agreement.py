@@ -87,6 +87,23 @@ EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
     ("llama", {}, {"method": "full", "gpu": OLD_GPU, "gradient_checkpointing": False}),
     ("qwen2", {}, {"method": "qlora", "gpu": OLD_GPU, "attn_implementation": "eager"}),
     ("qwen3", {}, {"method": "qlora", "gpu": OLD_GPU, "gradient_checkpointing": False}),
+    ("smollm3", {"head_dim": 64}, {"method": "lora", "gpu": OLD_GPU}),
+    ("llama", {}, {"method": "full", "per_device_train_batch_size": 4}),
+    ("llama", {}, {"method": "lora", "modules_to_save": "embed_tokens,lm_head"}),
+    ("qwen2", {}, {"method": "qlora", "modules_to_save": "lm_head"}),
+    ("llama", {"num_hidden_layers": 8}, {"method": "lora", "checkpoint_every_n_layers": 2}),
+    ("llama", {"num_hidden_layers": 9}, {"method": "full", "checkpoint_every_n_layers": 3}),
+    ("llama", {}, {"method": "lora", "packing": True, "attn_implementation": "varlen"}),
+    ("llama", DEEP, {"method": "freeze", "num_trainable_layers": 5}),
+    *(
+        (family, {}, {"stage": stage, "method": method})
+        for stage in ("reward", "dpo", "kto")
+        for family, method in (("llama", "full"), ("llama", "freeze"), ("qwen3", "lora"), ("gemma3_text", "qlora"))
+    ),
+    ("llama", {}, {"stage": "dpo", "method": "full", "precompute_ref_log_probs": True}),
+    ("llama", {}, {"stage": "dpo", "method": "lora", "gradient_checkpointing": False}),
+    ("qwen2", {}, {"stage": "reward", "method": "lora-8bit", "gpu": OLD_GPU}),
+    ("llama", {}, {"stage": "cpt", "method": "lora", "packing": True}),
 )
 """Family, what differs in its config.json, the job: what the grid leaves out."""
 
@@ -143,11 +160,11 @@ QUICK = (
     "llama full",
     "llama lora gradient_checkpointing=False",
     "mistral lora-8bit gradient_checkpointing=False",
-    "qwen3 qlora gradient_checkpointing=False",
     "gemma3_text full",
-    "phi3 lora attn_implementation=eager",
     "llama lora packing=True",
     "qwen2 qlora gpu=t4 attn_implementation=eager",
+    "dpo qwen3 lora",
+    "reward gemma3_text qlora",
 )
 """Names of cases that stand for all."""
 
@@ -165,10 +182,12 @@ def compare(chosen: Iterable[Case]) -> Iterator[Agreement | RefereeError]:
 
 def _case(family: str, config: Mapping[str, object], fields: Mapping[str, object]) -> Case:
     usual = {"gpu": GPU, "max_length": 1024}
-    shown = {key: value for key, value in fields.items() if (key, value) not in UNSAID and key != "method"}
-    changed = [f"{key}={value}" for key, value in {**config, **shown}.items()]
+    named = str(fields.get("stage", "")), family, str(fields["method"])
+    shown = {key: value for key, value in fields.items() if (key, value) not in UNSAID and value not in named}
+    changed = (f"{key}={value}" for key, value in {**config, **shown}.items())
     full = {"model_type": family, **SIZES, **FAMILIES[family], **config}
-    return Case(" ".join([family, str(fields["method"]), *changed]), family, full, JobSpec.parse({**usual, **fields}))
+    name = " ".join(filter(None, (*named, *changed)))
+    return Case(name, family, full, JobSpec.parse({"stage": "sft", **usual, **fields}))
 
 
 UNSAID = (("gradient_checkpointing", True), ("attn_implementation", "sdpa"))

@@ -5,13 +5,14 @@ Field names are those of TRL, Transformers, PEFT and bitsandbytes, so that knowl
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from core.methods import METHODS, STAGES
+from core.methods import METHODS, STAGES, defaults_of
+from core.refusals import refusals
 
 Optimizer = Literal[
     "adamw_torch_fused",
@@ -22,6 +23,10 @@ Optimizer = Literal[
     "lion_8bit",
     "adafactor",
     "sgd",
+    "galore_adamw",
+    "apollo_adamw",
+    "schedule_free_adamw",
+    "adamw_torch_4bit",
 ]
 Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f]*$")]
 
@@ -174,9 +179,11 @@ class JobSpec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_method_defaults(cls, fields: Any) -> Any:
-        method = fields.get("method", cls.model_fields["method"].default)
-        return {**METHODS[method].defaults, **fields} if isinstance(method, str) and method in METHODS else fields
+    def _apply_defaults(cls, fields: Any) -> Any:
+        """What a stage and a method bring of their own, under what is given."""
+        stage, method = (fields.get(name, cls.model_fields[name].default) for name in ("stage", "method"))
+        is_known = isinstance(stage, str) and stage in STAGES and isinstance(method, str) and method in METHODS
+        return {**defaults_of(stage, method), **fields} if is_known else fields
 
     @field_validator("target_modules", mode="before")
     @classmethod
@@ -195,7 +202,7 @@ class JobSpec(BaseModel):
         except ValidationError as error:
             found = tuple(_problem(item) for item in error.errors())
             raise SpecError(found + _choice_problems(fields)) from None
-        if found := _choice_problems(fields) + tuple(rule.problem for rule in RULES if rule.broken_by(job)):
+        if found := _choice_problems(fields) or tuple(Problem(*told) for told in refusals(job)):
             raise SpecError(found)
         return job
 
@@ -252,40 +259,6 @@ class SpecError(ValueError):
     def __init__(self, problems: tuple[Problem, ...]):
         self.problems = problems
         super().__init__("\n".join(map(str, problems)))
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A combination of fields that cannot work."""
-
-    broken_by: Callable[[JobSpec], bool]
-    problem: Problem
-
-
-RULES = (
-    Rule(
-        lambda job: job.init_lora_weights in ("pissa", "olora") and job.trains_adapter and job.base_bits < 16,
-        Problem(
-            "init_lora_weights",
-            "PiSSA and OLoRA need the base in 16 bits",
-            "choose the method lora, or init_lora_weights default",
-        ),
-    ),
-    Rule(
-        lambda job: bool(job.eval_dataset) and job.eval_dataset == job.dataset,
-        Problem(
-            "eval_dataset", "is the training data itself", "leave it empty and set eval_fraction, or give another file"
-        ),
-    ),
-    Rule(
-        lambda job: job.trains_adapter and "lm_head" in job.target_modules.split(","),
-        Problem(
-            "target_modules",
-            "an adapter on lm_head is never trained, because the loss reads the head's weight directly",
-            "remove lm_head",
-        ),
-    ),
-)
 
 
 def _choice_problems(fields: Mapping[str, object]) -> tuple[Problem, ...]:

@@ -4,27 +4,29 @@ The child is started when it is first needed, stays, and is replaced when it die
 programs that come with models: they run in the child and nowhere else.
 """
 
+import base64
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from core.dataset.process import Child, ChildDied
+from core.dataset import Lengths, RowLengths
+from core.dataset.process import HUB_SETTINGS, HUB_VARIABLES, Child, ChildDied
+
+__all__ = ["About", "Lengths", "Matches", "Preview", "PreviewError", "ShownRow", "ShownText"]
 
 MODULE = "core.training.preview"
-VARIABLES = r"HF_.*|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|XDG_CACHE_HOME"
-SETTINGS = {
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-}
-SECONDS_TO_LOAD = 120
+SECONDS_TO_LOAD = 300
+"""A file of many gigabytes is read through once."""
 SECONDS_TO_ANSWER = 10
 SECONDS_BETWEEN_LOOKS = 0.1
+MOST_KEPT = 100
+"""Files of lengths in a cache; the oldest go."""
 ALARM = "signal 14"
 
 
@@ -33,62 +35,57 @@ class PreviewError(Exception):
 
 
 @dataclass(frozen=True)
-class ShownRow:
-    """One row as the model will see it."""
+class ShownText:
+    """One text as the model will see it."""
 
-    index: int
-    """0-based among the rows."""
-    line: int
-    """1-based in the file."""
     pieces: tuple[tuple[str, bool], ...] = ()
-    """(text, counts for the loss), in order."""
+    """(text, counts for the loss), in order; special tokens are written out."""
     cut: str = ""
     """What max_length cuts off."""
     num_tokens: int = 0
     num_counted: int = 0
     """Tokens that count for the loss, after the cut."""
+
+
+@dataclass(frozen=True)
+class ShownRow(ShownText):
+    """One row as the model will see it; of a preference the chosen answer with its prompt."""
+
+    index: int = 0
+    """0-based among the rows."""
+    line: int = 1
+    """1-based in the file."""
+    rejected: ShownText | None = None
+    """The other text of a preference."""
+    label: bool | None = None
+    """Whether the answer is wanted, of an unpaired preference."""
     error: str = ""
     """Why there is nothing to show."""
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """How long the rows are, in tokens; exact for the rows measured so far."""
+class About:
+    """What is known of a file and a tokenizer before any row is looked at."""
 
     rows: int
-    measured: int
-    unreadable_rows: int
-    p50: int
-    p95: int
-    max: int
-    num_tokens: int
-    num_counted_tokens: int
-    histogram: tuple[dict[str, int], ...]
-    """{from, to, rows} of each bin: rows of `from` up to `to` tokens, `to` left out."""
-    truncated_rows: int
-    """Longer than max_length."""
-    fully_masked_rows: int
-    """Without a token that counts for the loss, within max_length."""
-    unanswered_rows: int
-    """Those of them without such a token at any length."""
-    lost_answer_rows: int
-    """Those of them whose whole answer is cut off."""
-    cut_answer_rows: int
-    """Rows that lose a part of their answer."""
-
-    @property
-    def is_complete(self) -> bool:
-        return self.measured == self.rows
-
-    def to_json(self) -> dict[str, object]:
-        """What `check --json` prints of it."""
-        tokens = {"p50": self.p50, "p95": self.p95, "max": self.max, "histogram": list(self.histogram)}
-        names = ("truncated_rows", "fully_masked_rows", "lost_answer_rows", "cut_answer_rows", "measured")
-        return {"tokens": tokens} | {name: getattr(self, name) for name in names}
+    template: Literal["none", "model", "default", "marked"]
+    """The chat template: none for plain text, the model's own, ours, or TRL's form of it that marks the answers."""
+    notes: tuple[str, ...]
+    """Sentences that a person should know."""
+    is_drawn: bool
+    """True if the model draws the answers itself, so that a row is a prompt only."""
+    key: str
+    """The same for the same rows, tokenizer, template and stage."""
 
 
-def _silent(_lengths: Lengths) -> None:
-    """Tells nobody."""
+@dataclass(frozen=True)
+class Matches:
+    """Rows that hold a text."""
+
+    rows: tuple[tuple[int, int], ...]
+    """(0-based index, 1-based line)."""
+    is_complete: bool
+    """False if there may be more."""
 
 
 @dataclass
@@ -103,7 +100,12 @@ class Preview:
     assistant_only_loss: bool = True
     seconds_for_a_row: float = 8
     """What a chat template may take for one row; one that takes longer ends the child."""
+    stage: str = "sft"
+    cache: Path | None = None
+    """A folder for the lengths of files that were measured to their end."""
     _child: Child | None = field(default=None, repr=False)
+    _about: About | None = field(default=None, repr=False)
+    _lengths: RowLengths | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __enter__(self) -> Self:
@@ -112,25 +114,73 @@ class Preview:
     def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
+    def about(self) -> About:
+        """What is known of the file and the tokenizer. Raises PreviewError."""
+        with self._lock:
+            if self._about is None:
+                self._start()
+            assert self._about
+            return self._about
+
     def rows(self, first: int, num_rows: int, max_length: int) -> tuple[ShownRow, ...]:
         """Rows from the 0-based `first` on; fewer at the end. Raises PreviewError."""
-        found = self._ask("rows", first=first, count=num_rows, max_length=max_length)
-        return tuple(ShownRow(**row | {"pieces": tuple(map(tuple, row.get("pieces", ())))}) for row in found)
+        return tuple(map(_shown_row, self._ask("rows", first=first, count=num_rows, max_length=max_length)))
+
+    def index_of(self, line: int) -> int:
+        """The index of the row on a 1-based line, or of the next one after it, or of the last. Raises PreviewError."""
+        return int(self._ask("index", line=line))
 
     def find(self, text: str, first: int = 0) -> int | None:
         """The index of the first row from `first` on, round the end, that holds a text. Raises PreviewError."""
-        found: int | None = self._ask("find", text=text, first=first)
-        return found
+        for begin in (first, 0):
+            if found := self.search(text, begin, most=1).rows:
+                return found[0][0]
+        return None
+
+    def search(
+        self, text: str, first: int = 0, most: int = 100, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> Matches:
+        """The rows from `first` on that hold a text in whatever case, at most so many. Raises PreviewError."""
+        found: list[tuple[int, int]] = []
+        begin, rows = first, self.about().rows
+        while begin < rows and len(found) < most and not is_cancelled():
+            answer = self._ask("search", text=text, first=begin, most=most - len(found))
+            found += map(tuple, answer["found"])
+            begin = answer["next"]
+        return Matches(tuple(found), begin >= rows)
+
+    def measured(self) -> RowLengths:
+        """The lengths of the rows measured by now, at once; more are measured meanwhile. Raises PreviewError."""
+        with self._lock:
+            about = self.about()
+            if self._lengths is None:
+                self._lengths = self._kept(about) or RowLengths(about.rows, about.is_drawn)
+            has_more = not self._lengths.is_complete
+            while has_more:
+                answer = self._ask("lengths", first=self._lengths.readable)
+                self._lengths.extend(base64.b64decode(answer["numbers"]), answer["unreadable_rows"])
+                has_more = answer["has_more"]
+                if self._lengths.is_complete:
+                    self._keep(about)
+            return self._lengths
 
     def lengths(self, max_length: int) -> Lengths:
-        """What is known of the lengths by now, at once; more rows are measured meanwhile. Raises PreviewError."""
-        found = self._ask("lengths", max_length=max_length)
-        return Lengths(**found | {"histogram": tuple(found["histogram"])})
+        """What a maximum length does to the rows measured by now. Raises PreviewError."""
+        with self._lock:
+            return self.measured().at(max_length)
 
-    def all_lengths(self, max_length: int, on_progress: Callable[[Lengths], None] = _silent) -> Lengths:
-        """The lengths of every row, once all are measured. Raises PreviewError."""
+    def all_lengths(
+        self,
+        max_length: int,
+        on_progress: Callable[[Lengths], None] = lambda _lengths: None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Lengths:
+        """The lengths of every row once all are measured, or, called off, of those by then. Raises PreviewError."""
         while not (found := self.lengths(max_length)).is_complete:
             on_progress(found)
+            if is_cancelled():
+                self._ask("rest")
+                break
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return found
 
@@ -139,15 +189,22 @@ class Preview:
         with self._lock:
             if self._child:
                 self._child.kill()
-                self._child = None
+            self._child = None
+
+    def _start(self) -> None:
+        self._child = Child(MODULE, HUB_VARIABLES, HUB_SETTINGS)
+        fields = ("model", "revision", "assistant_only_loss", "seconds_for_a_row", "stage")
+        job = {name: getattr(self, name) for name in fields}
+        found = self._exchange("load", SECONDS_TO_LOAD, dataset=str(self.dataset.absolute()), **job)
+        about = About(**found | {"notes": tuple(found["notes"])})
+        if about != self._about or (self._lengths and not self._lengths.is_complete):
+            self._lengths = None  # another child measures in its own time, from the beginning
+        self._about = about
 
     def _ask(self, what: str, **details: Any) -> Any:
         with self._lock:
             if self._child is None:
-                self._child = Child(MODULE, VARIABLES, SETTINGS)
-                fields = ("model", "revision", "assistant_only_loss", "seconds_for_a_row")
-                job = {name: getattr(self, name) for name in fields}
-                self._exchange("load", SECONDS_TO_LOAD, dataset=str(self.dataset.absolute()), **job)
+                self._start()
             return self._exchange(what, SECONDS_TO_ANSWER, **details)
 
     def _exchange(self, what: str, seconds: float, **details: Any) -> Any:
@@ -169,3 +226,30 @@ class Preview:
                 self.close()
             raise PreviewError(message["error"])
         return message["answer"]
+
+    def _kept(self, about: About) -> RowLengths | None:
+        """The lengths that were measured on another day."""
+        with suppress(OSError, ValueError):
+            if self.cache:
+                return RowLengths.read(self.cache / f"{about.key}.npy", about.rows, about.is_drawn)
+        return None
+
+    def _keep(self, about: About) -> None:
+        """Keeps complete lengths; a disk that will not take them is no reason to fail."""
+        if self.cache and self._lengths:
+            with suppress(OSError):
+                self.cache.mkdir(parents=True, exist_ok=True)
+                kept = sorted(self.cache.glob("*.npy"), key=lambda path: path.stat().st_mtime)
+                for oldest in kept[: max(0, len(kept) - MOST_KEPT + 1)]:
+                    oldest.unlink()
+                self._lengths.write(self.cache / f"{about.key}.npy")
+
+
+def _shown_row(found: dict[str, Any]) -> ShownRow:
+    rejected = found.get("rejected")
+    other = ShownText(**rejected | {"pieces": _pairs(rejected["pieces"])}) if rejected else None
+    return ShownRow(**found | {"pieces": _pairs(found.get("pieces", ())), "rejected": other})
+
+
+def _pairs(pieces: Any) -> tuple[tuple[str, bool], ...]:
+    return tuple((text, counts) for text, counts in pieces)

@@ -15,42 +15,79 @@ from typing import Any
 
 from core.dataset.process import Child, ChildDied
 from core.job import JobSpec
+from core.memory import MemoryEstimate
 from core.memory.allocator import Allocator
+from core.memory.estimate import NOTES, Found, estimate_of
+from core.memory.spread import spread_of
+from core.memory.step import Phase
+from core.methods import EXTRA_OPTIMIZERS
 from core.presets import Gpu
 
 PROGRAM_DIR = Path(__file__).resolve().parent / "training"
 PROGRAM = "core.training.trace"
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 FIELDS = (
-    *("model", "revision", "method", "dtype", "max_length", "packing", "per_device_train_batch_size"),
+    *("model", "revision", "stage", "method", "dtype", "max_length", "packing", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "max_grad_norm", "optim", "gradient_checkpointing", "attn_implementation"),
     *("lora_r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "init_lora_weights"),
-    *("bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
+    *("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "modules_to_save", "num_trainable_layers"),
+    *("checkpoint_every_n_layers", "precompute_ref_log_probs"),
 )
 """Fields of a job that the trace reads."""
 NOT_MEMORY = ("model", "revision", "lora_alpha", "use_rslora", "init_lora_weights")
 """Those among them that change no tensor's size."""
-NOT_TRACED: Mapping[str, str] = {
-    "use_liger_kernel": "Liger's kernels cannot run without a GPU, so this job cannot be checked: the estimate stands.",
-    "torch_compile": "A compiled model allocates otherwise, so this job cannot be checked: the estimate stands.",
-}
-"""Fields that, when switched on, leave the trace nothing to say."""
+TRACED_STAGES = ("sft", "cpt", "reward", "dpo", "kto")
+
+
+@dataclass(frozen=True)
+class Objection:
+    """A kind of job that the trace has nothing to say about."""
+
+    applies: Callable[[JobSpec], bool]
+    why: str
+
+
+OBJECTIONS = (
+    Objection(lambda job: job.stage not in TRACED_STAGES, "No trace takes the steps of this stage"),
+    Objection(lambda job: job.use_liger_kernel, "Liger's kernels cannot run without a GPU"),
+    Objection(lambda job: job.torch_compile, "A compiled model allocates otherwise"),
+    Objection(lambda job: job.activation_offloading, "Without a GPU nothing can be offloaded"),
+    Objection(lambda job: job.optim in EXTRA_OPTIMIZERS, "The trace does not know this optimizer"),
+)
 SECONDS_TO_TRACE = 300
 
 OnProgress = Callable[[float], None]
 """Told the share that is done, from 0 to 1."""
+IsCancelled = Callable[[], bool]
+"""Asked now and then whether anybody still waits."""
+
+
+def _silent(share: float) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
 class ExactEstimate:
     """What one traced training step takes."""
 
-    phases: Mapping[str, int]
+    phases: Mapping[Phase, int]
     """Allocated peak of each phase, in bytes: load, forward, backward, optimizer_step, eval."""
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     seconds: float
     """How long the trace took, or had taken when it was made."""
+    num_parameters: int
+    num_trainable_parameters: int
+
+
+TRACED_NOTES: Mapping[str, str] = {
+    "weights": "The model as it is loaded, and its adapter.",
+    "temporary": "All that a step makes besides, optimizer states among it: a trace knows sizes, not purposes.",
+}
 
 
 class RefereeError(RuntimeError):
@@ -81,25 +118,58 @@ class Request:
 
 
 def check_exactly(
-    job: JobSpec, config: Mapping[str, Any], gpu: Gpu, cache_dir: Path, on_progress: OnProgress = lambda share: None
+    job: JobSpec,
+    config: Mapping[str, Any],
+    gpu: Gpu,
+    cache_dir: Path,
+    on_progress: OnProgress = _silent,
+    *,
+    is_cancelled: IsCancelled = _never,
 ) -> ExactEstimate:
     """The memory of a job on a card by tracing it, or from the cache; `config` is the model's config.json.
 
-    Takes seconds. Works for every decoder that transformers knows. Raises RefereeError.
+    Takes seconds, in any thread. Works for every decoder that transformers knows. Raises RefereeError, also when it is
+    called off.
     """
     request = Request(job, config, gpu)
     place = cache_dir / f"{request.key}.json"
     with suppress(OSError, ValueError, TypeError):  # absent, torn or of another shape: traced anew
         return ExactEstimate(**json.loads(place.read_text(encoding="utf-8")))
-    (found,) = trace_all((request,), on_progress)
+    (found,) = trace_all((request,), on_progress, is_cancelled)
     if isinstance(found, RefereeError):
         raise found
     _remember(place, found)
     return found
 
 
+def estimate_exactly(
+    job: JobSpec,
+    config: Mapping[str, Any],
+    gpu: Gpu,
+    cache_dir: Path,
+    on_progress: OnProgress = _silent,
+    *,
+    is_cancelled: IsCancelled = _never,
+) -> MemoryEstimate:
+    """The same as an estimate, for a model whose architecture has none of its own. Raises RefereeError.
+
+    What a step makes is one component: a trace knows sizes, not purposes.
+    """
+    traced = check_exactly(job, config, gpu, cache_dir, on_progress, is_cancelled=is_cancelled)
+    loaded = traced.phases["load"]
+    found = Found(
+        phases=traced.phases,
+        at_peak={"weights": loaded, "temporary": traced.peak_allocated_bytes - loaded},
+        gap_bytes=traced.peak_reserved_bytes - traced.peak_allocated_bytes,
+        paged_bytes=0,
+        num_parameters=traced.num_parameters,
+        num_trainable_parameters=traced.num_trainable_parameters,
+    )
+    return estimate_of(found, gpu, spread_of(job, gpu, job.max_length), {**NOTES, **TRACED_NOTES})
+
+
 def trace_all(
-    requests: Iterable[Request], on_progress: OnProgress = lambda share: None
+    requests: Iterable[Request], on_progress: OnProgress = _silent, is_cancelled: IsCancelled = _never
 ) -> Iterator[ExactEstimate | RefereeError]:
     """Every request traced by one child process; what cannot be traced is an error in its place.
 
@@ -107,22 +177,29 @@ def trace_all(
     """
     with Child(PROGRAM) as child:
         for request in requests:
-            objection = next((why for field, why in NOT_TRACED.items() if getattr(request.job, field)), None)
-            yield RefereeError(objection) if objection else _ask(child, request, on_progress)
+            objection = next((each for each in OBJECTIONS if each.applies(request.job)), None)
+            if objection:
+                yield RefereeError(f"{objection.why}, so this job cannot be checked: the estimate stands.")
+            else:
+                yield _ask(child, request, on_progress, is_cancelled)
 
 
-def _ask(child: Child, request: Request, on_progress: OnProgress) -> ExactEstimate | RefereeError:
+def _ask(
+    child: Child, request: Request, on_progress: OnProgress, is_cancelled: IsCancelled
+) -> ExactEstimate | RefereeError:
     """The child's answer to one request."""
     deadline = time.monotonic() + SECONDS_TO_TRACE
     try:
         child.send(request.to_json())
-        while message := child.receive(deadline - time.monotonic()):
+        while message := child.receive(deadline - time.monotonic(), is_cancelled):
             if "progress" not in message:
                 return _read(message, request)
             on_progress(message["progress"])
     except ChildDied as error:
         return RefereeError(f"The trace did not finish: {error}.")
     child.kill()
+    if is_cancelled():
+        return RefereeError("The trace was called off.")
     return RefereeError("The trace took too long and was ended: the estimate stands.")
 
 
@@ -136,7 +213,8 @@ def _read(found: Mapping[str, Any], request: Request) -> ExactEstimate | Referee
         allocator.replay(found["log"], found["sizes"])
         gap_bytes = allocator.peak_reserved_bytes - allocator.peak_allocated_bytes
     allocated = found["peak_allocated_bytes"]
-    return ExactEstimate(found["phases"], allocated, allocated + gap_bytes, found["seconds"])
+    counts = found["num_parameters"], found["num_trainable_parameters"]
+    return ExactEstimate(found["phases"], allocated, allocated + gap_bytes, found["seconds"], *counts)
 
 
 def _remember(place: Path, found: ExactEstimate) -> None:

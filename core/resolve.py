@@ -1,22 +1,30 @@
-"""What a job stands for on this machine: its model found, its card, its files. Reads the disk and, for a model that is
-only on the Hub, the network; changes nothing.
+"""What a job stands for on this machine: its model found, its card, its files, and what its profile chose. Reads the
+disk and, for a model that is only on the Hub, the network; changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from core.device import local_gpu
+from core.device import local_gpu, this_machine
 from core.fit import Cell, Fix, largest_batch, suggest_fixes, use_the_room
 from core.job import JobSpec, Problem, SpecError
 from core.memory import MemoryEstimate, estimate
-from core.methods import METHODS
-from core.models import DEMO_DIR, ModelNotFound, ModelSource, find_model
+from core.methods import METHODS, STAGES, defaults_of
+from core.models import DEMO_DIR, HUB_ID, ModelNotFound, ModelSource, find_model
+from core.plan import PLANNED_FIELDS, Plan, plan
 from core.presets import PRESETS_DIR, Gpu, gpus, recipes
+from core.refusals import refusals_to_train
 from core.speed import RowStatistics, Speed, predict_speed
 
-DEMO_DATASET = PRESETS_DIR / "demo" / "data.jsonl"
+DEMO_DATASETS: Mapping[str, str] = {
+    "language modeling": "data.jsonl",
+    "preference": "preference.jsonl",
+    "unpaired preference": "preference.jsonl",
+    "prompt-only": "prompts.jsonl",
+}
+"""Dataset type, the first that a stage accepts -> the file of presets/demo that `demo` stands for there."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +32,29 @@ class ResolvedJob:
     """A job together with the things that it names."""
 
     job: JobSpec
+    """With what its profile chose."""
     model: ModelSource
     gpu: Gpu
     datasets: Mapping[str, Path]
     """Field (`dataset`, `eval_dataset`) -> file; a field that names nothing is absent."""
+    mix: tuple[tuple[Path, float], ...] = ()
+    """Further training files and their weights; `dataset` itself has weight 1."""
+    plan: Plan = field(default_factory=Plan)
+    """The choices of its profile, each with its reason; empty for "custom" and for an unknown architecture."""
+
+    def require_trainable(self) -> None:
+        """Raises SpecError for a job that can be estimated, but not trained on this machine."""
+        if told := tuple(Problem(*each) for each in refusals_to_train(self.job)):
+            raise SpecError(told)
 
     def estimate(self) -> MemoryEstimate:
         """The memory this job takes. Raises SpecError if the job is impossible or the architecture is not known."""
         if self.model.shape is None:
-            problem = f"there is no estimate for the architecture of {self.job.model} yet"
-            raise SpecError((Problem("model", problem, "choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"),))
+            problem = f"the architecture of {self.job.model} has no estimate of its own"
+            fix = (
+                "trace one step of it with Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
+            )
+            raise SpecError((Problem("model", problem, fix),))
         return estimate(self.job, self.model.shape, self.gpu)
 
     def speed(self, rows: RowStatistics | None = None) -> Speed | None:
@@ -61,35 +82,51 @@ class ResolvedJob:
         )
 
     def forecast(self, rows: RowStatistics | None = None) -> dict[str, object]:
-        """Memory, speed and fixes as plain values: what `estimate --json` prints. Raises SpecError."""
+        """Memory, speed and fixes as plain values: what `estimate --json` prints; empty for an unknown architecture.
+
+        Raises SpecError.
+        """
+        if self.model.shape is None:
+            return {}
         speed = self.speed(rows)
         fixes = [fix.to_json() for fix in self.fixes(rows)]
         return self.estimate().to_json() | {"fixes": fixes, "speed": speed.to_json() if speed else {}}
 
 
-def resolve(fields: Mapping[str, object]) -> ResolvedJob:
+def resolve(
+    fields: Mapping[str, object], fixed: Collection[str] | None = None, rows: RowStatistics | None = None
+) -> ResolvedJob:
     """The job that these field values ask for, with everything that it names.
+
+    A profile other than "custom" chooses what it may but the `fixed` fields, by default all that are given; the length
+    of the rows, if known, has a say. A value that is not fixed counts for nothing then, whoever put it there.
 
     Raises SpecError with every problem at once: of the values, and of the things that the sound values name.
     """
+    kept = frozenset(fields if fixed is None else fixed)
+    asked = _without_planned(fields, kept)
     try:
-        job = JobSpec.parse(fields)
+        job = JobSpec.parse(asked)
     except SpecError as error:
         bad = {problem.field for problem in error.problems}
-        sound = {name: value for name, value in fields.items() if name not in bad}
+        sound = {name: value for name, value in asked.items() if name not in bad}
         raise SpecError(error.problems + _more_problems(sound, bad)) from None
-    return resolve_job(job)
+    return resolve_job(job, kept, rows)
 
 
-def resolve_job(job: JobSpec) -> ResolvedJob:
-    """The things that a sound job names. Raises SpecError with every one that is not there."""
+def resolve_job(job: JobSpec, fixed: frozenset[str], rows: RowStatistics | None = None) -> ResolvedJob:
+    """The things that a sound job names, and the choices of its profile. Raises SpecError with all that is not there,
+    or for a job that cannot run on its model."""
     problems: list[Problem] = []
     model = _find_model(job, problems)
     gpu = _find_gpu(job, problems)
-    datasets = _find_datasets(job, problems)
+    datasets, mix = _find_datasets(job, problems), _find_mix(job, problems)
+    job = _with_adapter_found(job, problems)
     if problems or model is None or gpu is None:
         raise SpecError(tuple(problems))
-    return ResolvedJob(job, model, gpu, datasets)
+    chosen = plan(job, model.shape, gpu, rows, fixed & PLANNED_FIELDS) if model.shape else Plan()
+    planned = JobSpec.parse({**job.model_dump(), **chosen.change}) if chosen.choices else job
+    return ResolvedJob(planned, model, gpu, datasets, mix, chosen)
 
 
 def recipe_fields(recipe: str) -> dict[str, object]:
@@ -97,12 +134,14 @@ def recipe_fields(recipe: str) -> dict[str, object]:
     return dict(recipes()[recipe].fields)
 
 
-def default_fields(model: object, method: object) -> dict[str, object]:
-    """The value of every field that nobody has set: JobSpec's, or the method's, or for the demo model its recipe's."""
+def default_fields(model: object, method: object, stage: object = "sft") -> dict[str, object]:
+    """The value of every field that nobody has set: JobSpec's, or the stage's and the method's, or for the demo model
+    its recipe's."""
     fields = {name: field.default for name, field in JobSpec.model_fields.items()}
-    record = METHODS.get(str(method))
+    is_known = str(stage) in STAGES and str(method) in METHODS
     recipe = recipe_fields("demo") if model == "demo" else {}
-    return fields | (dict(record.defaults) if record else {}) | recipe
+    recipe |= recipe_fields("demo-next") if model == "demo" and stage != "sft" else {}
+    return fields | (dict(defaults_of(str(stage), str(method))) if is_known else {}) | recipe
 
 
 def reference_of(location: str) -> str:
@@ -110,15 +149,27 @@ def reference_of(location: str) -> str:
     return "demo" if location == str(DEMO_DIR) else location
 
 
-def dataset_path(reference: str) -> Path:
-    """The file that a dataset's name stands for: `demo` or a path."""
-    return DEMO_DATASET if reference == "demo" else Path(reference).expanduser().absolute()
+def dataset_path(reference: str, stage: str = "sft") -> Path:
+    """The file that a dataset's name stands for: `demo`, whose rows are those for the stage, or a path."""
+    if reference != "demo":
+        return Path(reference).expanduser().absolute()
+    types = STAGES[stage].dataset_types if stage in STAGES else ("language modeling",)
+    return PRESETS_DIR / "demo" / DEMO_DATASETS[types[0]]
+
+
+def _without_planned(fields: Mapping[str, object], fixed: frozenset[str]) -> Mapping[str, object]:
+    """The values given, with defaults in place of those that a profile will choose."""
+    loose = PLANNED_FIELDS & fields.keys() - fixed
+    if not loose or fields.get("profile", "custom") == "custom":
+        return fields
+    defaults = default_fields(fields.get("model"), fields.get("method", "lora"), fields.get("stage", "sft"))
+    return {**fields, **{name: defaults[name] for name in loose}}
 
 
 def _more_problems(sound: Mapping[str, object], bad: set[str]) -> tuple[Problem, ...]:
     """Problems that the sound values have by themselves, with defaults in place of the bad ones."""
     try:
-        resolve_job(JobSpec.parse(sound))
+        resolve_job(JobSpec.parse(sound), PLANNED_FIELDS)
     except SpecError as error:
         return tuple(problem for problem in error.problems if problem.field not in bad)
     return ()
@@ -134,7 +185,12 @@ def _find_model(job: JobSpec, problems: list[Problem]) -> ModelSource | None:
 
 def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:
     if job.gpu == "local":
-        return local_gpu()
+        try:
+            return local_gpu(index=job.device)
+        except IndexError:
+            count = len(this_machine().gpus)
+            problems.append(Problem("device", f"there is no GPU {job.device} here", f"give 0 to {count - 1}"))
+            return None
     if job.gpu not in gpus():
         problems.append(Problem("gpu", f"{job.gpu!r} is not a preset", f"choose local, {', '.join(gpus())}"))
     return gpus().get(job.gpu)
@@ -142,10 +198,38 @@ def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:
 
 def _find_datasets(job: JobSpec, problems: list[Problem]) -> dict[str, Path]:
     named = {field: str(getattr(job, field)) for field in ("dataset", "eval_dataset") if getattr(job, field)}
-    found = {field: dataset_path(reference) for field, reference in named.items()}
-    problems += [
-        Problem(field, f"there is no file {named[field]}", "give the path of a JSONL file, or demo")
-        for field, path in found.items()
-        if not path.is_file()
-    ]
+    found = {field: dataset_path(reference, job.stage) for field, reference in named.items()}
+    problems += [_no_file(field, named[field]) for field, path in found.items() if not path.is_file()]
     return found
+
+
+def _with_adapter_found(job: JobSpec, problems: list[Problem]) -> JobSpec:
+    """The job with the adapter that it goes on from by its whole path: the program runs in another folder."""
+    if not job.adapter:
+        return job
+    folder = Path(job.adapter).expanduser().absolute()
+    if not folder.is_dir():
+        problems.append(Problem("adapter", f"there is no folder {job.adapter}", "give the output folder of a run"))
+    return job.model_copy(update={"adapter": str(folder)})
+
+
+def _find_mix(job: JobSpec, problems: list[Problem]) -> tuple[tuple[Path, float], ...]:
+    if not job.mix.strip():
+        return ()
+    from core.dataset.mix import parse_mix  # brings numpy, which nothing else here needs
+
+    try:
+        found = tuple((path.absolute(), weight) for path, weight in parse_mix(job.mix))
+    except ValueError as error:
+        problem, _, fix = str(error).partition("; ")
+        problems.append(Problem("mix", problem, fix or "write one line for each file: path = weight"))
+        return ()
+    problems += [_no_file("mix", str(path)) for path, _weight in found if not path.is_file()]
+    return found
+
+
+def _no_file(field: str, reference: str) -> Problem:
+    """What is written like a Hub id, and not like a file, is most likely meant as one."""
+    is_hub_id = HUB_ID.fullmatch(reference) and not Path(reference).suffix
+    fix = "take a dataset of the Hub in first, then give the file that it became" if is_hub_id else ""
+    return Problem(field, f"there is no file {reference}", fix or "give the path of a JSONL file, or demo")

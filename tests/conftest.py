@@ -21,7 +21,8 @@ def home(tmp_path: Path) -> Iterator[Home]:
     place = Home.find(str(tmp_path / "home"))
     yield place
     for run in runs.list_runs(place):
-        launch.kill(run)
+        if run.is_active or (run.folder / "process.json").exists():
+            launch.kill(run)
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "ac
 TRAINING = ROOT / "core" / "training"
 
 LAYERS = (
-    {"device", "methods", "job", "shapes", "presets", "models"},
+    {"device", "methods", "refusals", "job", "shapes", "presets", "models"},
     {"memory", "speed", "dataset", "doctor"},
-    {"fit", "referee", "preview"},
+    {"fit", "plan", "referee", "preview"},
     {"resolve"},
     {"runs"},
-    {"launch"},
+    {"launch", "remedy", "experience"},
+    {"queue"},
 )
 """Rooms of core, lowest first: a room imports rooms of its own layer or of lower ones."""
 

@@ -112,9 +112,9 @@ def test_a_report_survives_its_own_json(tmp_path: Path) -> None:
     assert DatasetReport.from_json(json.loads(json.dumps(report.to_json()))) == report
 
 
-def test_the_content_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+def test_the_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     report = checked(tmp_path, CHAT)
-    assert report.content_hash == hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest()
+    assert report.sha256 == hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest()
 
 
 def test_the_summary_counts_problems_and_warnings(tmp_path: Path) -> None:
@@ -132,3 +132,47 @@ def test_warnings_are_listed_twenty_of_a_code_and_all_counted(tmp_path: Path) ->
     report = checked(tmp_path, *[CHAT] * 50, CHAT.replace("Hello", "</s>"))
     assert (report.num_warnings, report.duplicates, report.counts["special_token"]) == (50, 49, 1)
     assert [warning.code for warning in report.warnings].count("duplicate") == 20 and len(report.warnings) == 21
+
+
+@pytest.mark.parametrize(
+    ("columns", "stage", "mapping"),
+    [
+        (("Frage", "Antwort"), "sft", {"question": "Frage", "answer": "Antwort"}),
+        (("id", "Query", "Response", "source"), "sft", {"question": "Query", "answer": "Response"}),
+        (("input", "output"), "sft", {"question": "input", "answer": "output"}),
+        (("questions", "anwser", "n"), "sft", {"question": "questions", "answer": "anwser"}),
+        (("id", "conversation"), "sft", {"messages": "conversation"}),
+        (("url", "title", "content"), "sft", {"text": "content"}),
+        (("question", "better", "worse"), "dpo", {"prompt": "question", "chosen": "better", "rejected": "worse"}),
+        (("a", "b", "c"), "sft", {}),
+    ],
+)
+def test_columns_that_are_not_known_come_with_a_mapping_where_names_speak_for_one(
+    tmp_path: Path, columns: tuple[str, ...], stage: str, mapping: dict[str, str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(dict.fromkeys(columns, "a")))
+    report = dataset.check(tmp_path / "rows.jsonl", stage)
+    assert report.found_columns == columns and report.suggestion == mapping and not report.is_usable
+
+
+def test_a_suggested_mapping_makes_the_file_usable(tmp_path: Path) -> None:
+    report = checked(tmp_path, '{"Query": "1 + 1", "Response": "2", "n": 9223372036854775808}', "{", "")
+    done = dataset.map_columns(tmp_path / "rows.jsonl", tmp_path / "mapped.jsonl", report.suggestion)
+    assert dataset.check(done.path).is_usable and done.rows == 1
+    assert done.actions == (
+        "Columns: Query became question, Response became answer; all others were left out.",
+        "1 lines that hold no row were left out.",
+    )
+
+
+def test_a_mapping_must_name_every_column_of_its_kind(tmp_path: Path) -> None:
+    checked(tmp_path, '{"a": "1"}')
+    with pytest.raises(dataset.DatasetError, match="need completion"):
+        dataset.map_columns(tmp_path / "rows.jsonl", tmp_path / "b.jsonl", {"prompt": "a"}, "prompt and completion")
+
+
+def test_the_hash_of_a_file_is_that_of_its_report(tmp_path: Path) -> None:
+    report = checked(tmp_path, CHAT)
+    assert dataset.content_sha256(tmp_path / "rows.jsonl") == report.sha256
+    (tmp_path / "rows.jsonl").write_text(CHAT)
+    assert dataset.content_sha256(tmp_path / "rows.jsonl") != report.sha256

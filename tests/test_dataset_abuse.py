@@ -68,7 +68,7 @@ def test_a_file_that_is_not_there_is_a_report() -> None:
 
 
 def test_a_child_without_enough_memory_is_a_report(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(ROW)
+    (tmp_path / "rows.jsonl").write_bytes(b'{"text": "' + b"a" * 7 * 2**20 + b'"}')
     report = check_in_child(tmp_path / "rows.jsonl", memory_bytes=20 * 2**20)
     assert not report.is_usable and report.problems[0].code == "check_died"
 

@@ -8,26 +8,14 @@ from typing import Any
 import pytest
 
 from core.dataset import DATASET_TYPES, DatasetReport, check, turns, types, write_lines
-from core.methods import STAGES, Stage
-from core.training import data
+from core.training import kinds
 from core.training.data import read_rows
 
 DATA = Path(__file__).parent / "data"
 EXPECTED: Mapping[str, Mapping[str, Any]] = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))
-OTHER_STAGES = {
-    "dpo": Stage("dpo", "", "", ("preference",)),
-    "kto": Stage("kto", "", "", ("unpaired preference",)),
-    "grpo": Stage("grpo", "", "", ("prompt-only",)),
-}
 USABLE_FOR_SFT = sorted(
     name for name, verdict in EXPECTED.items() if not verdict["problems"] and verdict["stage"] == "sft"
 )
-
-
-@pytest.fixture(autouse=True)
-def _all_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stages that train on other types of data than sft does."""
-    monkeypatch.setattr(types, "STAGES", OTHER_STAGES | dict(STAGES))
 
 
 def checked(name: str) -> DatasetReport:
@@ -70,4 +58,4 @@ def test_a_verdict_is_said_without_a_word_of_the_machine(name: str) -> None:
 
 
 def test_the_trainer_knows_the_same_sharegpt_roles() -> None:
-    assert data.SHAREGPT_ROLES == turns.SHAREGPT_ROLES
+    assert kinds.SHAREGPT_ROLES == turns.SHAREGPT_ROLES

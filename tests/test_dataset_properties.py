@@ -1,16 +1,23 @@
 """Whatever the check accepts, the trainer reads as it was written: same rows, same text, byte for byte."""
 
+import csv
+import io
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import dataset
+from core.dataset.convert import Sources, write_json_lines
+from core.dataset.lines import Source, blocks_of_lines, parse, parse_block
 from core.training.data import read_rows
+from core.training.parquet import columns_of, write_rows
 
 text = st.text(max_size=30) | st.sampled_from(
     ["2026-11-22", "1e5", "\u2028", "\x85", "\0", '"a": ":', "\\", "é" * 9, "😀", "\ufeff", "NaN", "<|im_end|>", "\x7f"]
@@ -137,6 +144,89 @@ def test_no_row_passes_that_the_trainer_refuses(rows: list[dict[str, Any]]) -> N
             assert len(read_rows(Path(folder), "rows.jsonl", "", 0.0, 0).train) == len(rows)
 
 
+line = st.lists(
+    st.sampled_from(
+        [
+            *(
+                b'{"a":1}',
+                b'{"a":1,"a":2}',
+                b'{"a" :1,"b":2}',
+                b'{"a\\u0022:":1}',
+                b'{"a":"\\":","b":"\\u003a"}',
+                b'{"a":[{}',
+            ),
+            *(
+                b"{}]}",
+                b"{},{}",
+                b",",
+                b"",
+                b" ",
+                b"{",
+                b"}",
+                b'"":',
+                b'{"a":{"b":{"a":1}}}',
+                b'{"":1,"":2}',
+                b"[1]",
+                b"1",
+            ),
+            *(
+                b'{"a\\\\":1,"a\\\\":2}',
+                b'{"a":"\\u0022:","a":1}',
+                b"\xef\xbb\xbf{}",
+                b'{"a":' + b"[" * 31 + b"]" * 31 + b"}",
+            ),
+            *(b'{"a":' + b"[" * 32 + b"]" * 32 + b"}", b'{"a":NaN}', b"\xff", b"\r", b'{"a":"' + b"[" * 40 + b'"}'),
+        ]
+    ),
+    max_size=2,
+).map(b"".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(lines=st.lists(line, min_size=1, max_size=4))
+def test_lines_parsed_together_are_what_each_is_by_itself(lines: list[bytes]) -> None:
+    file = io.BytesIO(b"\n".join(lines))
+    together = [entry for block in blocks_of_lines(Source(file)) for entry in parse_block(block)]
+    alone = [(number, line, *parse(line, is_suspect=True)) for number, line in enumerate(lines, start=1)]
+    assert together == (alone if lines[-1] else alone[:-1])
+
+
+cell = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+name = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=6).filter(str.strip)
+
+
+@settings(max_examples=100, deadline=None)
+@given(cells=st.lists(st.tuples(cell, cell), max_size=5), names=st.lists(name, min_size=2, max_size=2, unique=True))
+def test_cells_of_csv_become_the_texts_that_they_are(cells: list[tuple[str, str]], names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "rows.csv"
+        with source.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows([names, *cells])
+        target = Path(folder) / "rows.jsonl"
+        write_json_lines(Sources([source], "csv", delimiter=","), target, lambda _num_bytes: None)
+        found = [json.loads(line) for line in target.read_bytes().split(b"\n") if line]
+        names[0] = names[0].removeprefix("\ufeff") if not names[0].isascii() else names[0]
+        assert found == [dict(zip(names, row, strict=True)) for row in cells]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(cell, st.none() | st.integers(-(2**63), 2**63 - 1)), min_size=1, max_size=5))
+def test_values_of_parquet_reach_the_trainer_unchanged(rows: list[tuple[str, int | None]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        table = pyarrow.table(
+            {"theirs": [text for text, _n in rows], "n": pyarrow.array([n for _text, n in rows], "int64")}
+        )
+        source, whole, target = (Path(folder) / name for name in ("rows.parquet", "whole.jsonl", "rows.jsonl"))
+        pyarrow.parquet.write_table(table, source)
+        with whole.open("wb") as out:
+            write_rows([source], columns_of([source], ()), out, lambda _num_bytes: None)
+        assert [json.loads(line)["n"] for line in whole.read_bytes().split(b"\n") if line] == [n for _text, n in rows]
+        dataset.map_columns(whole, target, {"text": "theirs"}, "text")
+        if dataset.check(target).is_usable:
+            found = read_rows(Path(folder), "rows.jsonl", "", 0.0, 0).train
+            assert [row["text"] for row in found] == [text for text, _n in rows]
+
+
 @settings(max_examples=150, deadline=None)
 @given(rows=st.lists(st.dictionaries(key, value, max_size=4), max_size=6), indent=st.sampled_from([None, 0, 2]))
 def test_an_array_becomes_lines_with_the_same_rows(rows: list[dict[str, Any]], indent: int | None) -> None:
@@ -155,3 +245,20 @@ def test_numbers_in_tool_calls_reach_the_trainer_unchanged(number: float, tmp_pa
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages}))
     assert dataset.check(tmp_path / "rows.jsonl").is_usable
     assert repr(read_rows(tmp_path, "rows.jsonl", "", 0.0, 0).train[0]["messages"]) == repr(messages)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.fixed_dictionaries({"text": text, "more": value}), min_size=1, max_size=5),
+    indent=st.sampled_from([None, 0, 2]),
+    between=st.sampled_from(["", " ", ", ", "\n", ",\n", "\r\n\n"]),
+)
+def test_objects_that_stand_anyhow_become_one_a_line(
+    rows: list[dict[str, Any]], indent: int | None, between: str
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "rows.jsonl"
+        source.write_text(between.join(json.dumps(row, indent=indent) for row in rows), encoding="utf-8", newline="")
+        done = dataset.repair(source, Path(folder) / "repaired.jsonl")
+        found = [json.loads(line) for line in done.path.read_bytes().split(b"\n") if line.strip()]
+        assert found == rows and done.rows == len(rows)

@@ -27,7 +27,9 @@ def written(tmp_path: Path, name: str) -> tuple[dataset.Written, bytes]:
         ("carriage_returns.jsonl", "2 carriage returns"),
         ("array_pretty.json", "2 elements"),
         ("array_one_line.json", "2 elements"),
-        ("trailing_comma.jsonl", "2 commas"),
+        ("trailing_comma.jsonl", "2 rows had commas"),
+        ("pretty_object.jsonl", "3 lines"),
+        ("two_on_a_line.jsonl", "1 lines"),
     ],
 )
 def test_a_repair_makes_the_file_usable_and_says_what_it_did(tmp_path: Path, name: str, says: str) -> None:
@@ -57,7 +59,7 @@ def test_a_repair_that_was_not_asked_for_is_not_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gzip.jsonl", "png.jsonl", "array_open.json", "array_then_more.json"])
 def test_what_cannot_be_repaired_is_refused_and_leaves_no_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DatasetError, match="line 1, file"):
+    with pytest.raises(DatasetError, match=r"^file: "):
         written(tmp_path, name)
     assert list(tmp_path.iterdir()) == []
 
@@ -95,13 +97,21 @@ def test_repeated_rows_are_dropped_but_the_first(tmp_path: Path) -> None:
 
 
 def test_a_column_mapping_is_checked_and_then_written(tmp_path: Path) -> None:
-    columns = {"frage": "question", "antwort": "answer"}
+    columns = {"question": "frage", "answer": "antwort"}
     assert dataset.check(DATA / "two_columns.jsonl", columns=columns).is_usable
     assert "map frage to question and antwort to answer" in dataset.check(DATA / "two_columns.jsonl").problems[0].fix
-    done = dataset.rename_columns(DATA / "two_columns.jsonl", tmp_path / "renamed.jsonl", columns)
+    done = dataset.map_columns(DATA / "two_columns.jsonl", tmp_path / "renamed.jsonl", columns)
     assert dataset.check(done.path).kind == "question and answer" and "frage became question" in done.actions[0]
 
 
 def test_a_kind_chosen_by_hand_is_the_one_that_is_checked() -> None:
     report = dataset.examine(DATA / "messages.jsonl", Wish(kind="text")).report
     assert report.kind == "text" and report.evidence == "chosen by hand" and report.problems[0].code == "missing"
+
+
+@pytest.mark.parametrize("line", ['{"text": "a"', '{"text": "a', '[{"text": "a"}', '{"text": "a"} x', '{"text": "a"}}'])
+def test_a_broken_line_stays_what_it_was_and_so_do_its_neighbours(tmp_path: Path, line: str) -> None:
+    lines = ['{"text": "before"}', line, '{"text": "after"}', '{"text": "{"}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    done = dataset.repair(tmp_path / "rows.jsonl", tmp_path / "repaired.jsonl")
+    assert done.path.read_text().splitlines() == lines and done.actions == ()

@@ -69,7 +69,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ("target_modules", "../../etc", "characters that cannot stand here"),
         ("model", "a\x00b", "characters that cannot stand here"),
         ("model", "", "is empty"),
-        ("method", ["lora"], "is not one of full, lora, qlora, lora-8bit"),
+        ("method", ["lora"], "is not one of full, freeze, lora, qlora, lora-8bit"),
         ("trust_remote_code", True, "unknown field"),
         ("__class__", "x", "unknown field"),
     ],

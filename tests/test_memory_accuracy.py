@@ -25,7 +25,7 @@ def test_reserved_peaks_on_a_t4_are_right_to_a_percent(scores) -> None:
     assert score.n >= 51
     assert score.median <= 0.01
     assert score.p90 <= 0.05
-    assert score.worst <= 0.14  # three rows reserved one more buffer of scores or logits than the replay does
+    assert score.worst <= 0.13  # two rows of a loader whose threads raced while they quantised
 
 
 def test_reserved_peaks_of_padded_batches_on_an_l40s_are_right_to_a_percent(scores) -> None:

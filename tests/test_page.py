@@ -1,16 +1,21 @@
 """The page without a browser: its handlers as functions, its wiring through a client of a launched app."""
 
+import io
 import json
+import socket
+import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
+import httpx
 import pytest
 from gradio_client import Client
 
-from core import launch, runs
+from core import launch, queue, runs
 from core.device import DeviceReading, GpuProcess
 from core.job import JobSpec
 from core.methods import METHODS
@@ -31,6 +36,11 @@ def handlers(home: Home, fake_program: None) -> Handlers:
     return Handlers(home)
 
 
+def looking_at(run_id: str = "", **more: str) -> dict[str, str]:
+    """What the boxes of the Runs tab say."""
+    return {"run_id": run_id, "compared": "", "run_search": ""} | more
+
+
 def demo(**changes: object) -> dict[str, object]:
     """The form as the page shows it first, with some fields changed."""
     return default_fields("demo", "lora") | {"model": "demo", "dataset": "demo"} | changes
@@ -42,7 +52,7 @@ def test_every_field_of_a_job_has_one_control() -> None:
 
 
 def test_every_control_stands_in_a_group_that_the_page_shows() -> None:
-    groups = {"model", "data", "method", "gpu", "main", *form.ADVANCED}
+    groups = {"model", "data", "method", "objective", "stage", "gpu", "profile", "main", *form.ADVANCED}
     assert {control.group for control in form.CONTROLS} == groups
 
 
@@ -166,7 +176,7 @@ def test_who_holds_the_card_is_told_and_whether_the_rest_is_enough() -> None:
 def test_start_makes_a_run_and_shows_it(handlers: Handlers, home: Home) -> None:
     shown = handlers.on_start(**demo())
     (run,) = runs.list_runs(home)
-    assert shown["run_id"]["value"] == run.id and run.id in str(shown["run_header"])
+    assert shown["run_id"] == run.id and run.id in str(shown["run_header"])
     assert launch.wait(home, run.id, 20).state == "finished"
 
 
@@ -174,24 +184,24 @@ def test_a_tick_says_nothing_when_nothing_changed(handlers: Handlers, home: Home
     handlers.on_start(**demo())
     (run,) = runs.list_runs(home)
     launch.wait(home, run.id, 20)
-    first = handlers.on_tick(run.id, "")
+    first = handlers.on_tick("", **looking_at(run.id))
     assert "loss" in json.loads(str(first["figures"]))
-    assert handlers.on_tick(run.id, str(first["seen"])) == {}
+    assert handlers.on_tick(str(first["seen"]), **looking_at(run.id)) == {}
 
 
 def test_a_tick_that_was_under_way_at_the_start_does_not_hide_the_new_run(handlers: Handlers, home: Home) -> None:
     handlers.on_start(**demo(seed=1003))
     (run,) = runs.list_runs(home)
-    late = handlers.on_tick(None, "")
-    assert late["run_id"]["value"] == run.id and run.id in str(late["run_header"])
-    assert "value" not in handlers.on_tick(run.id, "")["run_id"]
+    late = handlers.on_tick("", **looking_at())
+    assert late["run_id"] == run.id and run.id in str(late["run_header"])
+    assert "run_id" not in handlers.on_tick("", **looking_at(run.id))
 
 
 def test_a_reload_finds_the_running_run(handlers: Handlers, home: Home) -> None:
     handlers.on_start(**demo(seed=1003))
     (run,) = runs.list_runs(home)
     shown = Handlers(home).on_load()
-    assert shown["run_id"]["value"] == run.id and shown["tabs"]["selected"] == "runs"
+    assert shown["run_id"] == run.id and shown["tabs"]["selected"] == "runs"
 
 
 def test_an_upload_is_kept_by_its_content_and_becomes_the_data(handlers: Handlers, home: Home, tmp_path: Path) -> None:
@@ -224,8 +234,77 @@ def test_a_file_that_can_be_repaired_is_repaired_into_a_new_one(handlers: Handle
     file = tmp_path / "utf16.jsonl"
     file.write_text('{"text": "one"}\n', encoding="utf-16")
     assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["repair"]["visible"]
-    shown = handlers.on_repair(str(file))
+    shown = handlers.on_repair(str(file), "sft")
     assert Path(str(shown["dataset"])).read_text() == '{"text": "one"}\n'
+
+
+def test_a_second_run_waits_in_the_queue_and_can_be_moved_and_cancelled(handlers: Handlers, home: Home) -> None:
+    handlers.on_start(**demo(seed=1003))
+    second, third = (handlers.on_start(**demo())["run_id"] for _ in range(2))
+    assert [run.id for run in queue.waiting(home)] == [second, third]
+    shown = handlers.on_move("up", **looking_at(str(third)))
+    assert shown["sooner"]["visible"] and [run.id for run in queue.waiting(home)] == [third, second]
+    handlers.on_stop(**looking_at(str(third)))
+    assert [run.id for run in queue.waiting(home)] == [second]
+
+
+def test_a_run_is_named_found_deleted_and_brought_back(handlers: Handlers, home: Home) -> None:
+    run_id = str(handlers.on_start(**demo())["run_id"])
+    launch.wait(home, run_id, 20)
+    handlers.on_annotate("My <b>first</b>", "try, pip", "", **looking_at(run_id))
+    listed = str(handlers.on_view(**looking_at(run_id, run_search="pip"))["run_list"])
+    assert "My &lt;b&gt;first" in listed and run_id not in str(
+        handlers.on_view(**looking_at(run_search="nothing"))["run_list"]
+    )
+    assert handlers.on_delete(**looking_at(run_id))["restore"]["visible"] and runs.list_runs(home) == ()
+    assert handlers.on_restore(**looking_at())["run_id"] == run_id
+
+
+def test_two_runs_are_compared_by_what_differs(handlers: Handlers, home: Home) -> None:
+    ids = [str(handlers.on_start(**demo(lora_r=rank))["run_id"]) for rank in (3, 5)]
+    launch.wait(home, ids[0], 20)
+    shown = handlers.on_view(**looking_at(ids[0], compared=" ".join(ids)))
+    assert shown["comparison"]["visible"] and "lora_r" in str(shown["differences"])
+    assert "comparison" in json.loads(str(shown["figures"]))
+
+
+def test_a_failed_run_tells_what_would_help_and_fills_the_form_with_it(handlers: Handlers, home: Home) -> None:
+    run_id = str(handlers.on_start(**demo(seed=1003))["run_id"])
+    launch.kill(runs.read(home, run_id))
+    status = {"state": "failed", "error": "The loss is no number.", "cause": "diverged"}
+    runs.write_json(runs.read(home, run_id).folder / "status.json", status)
+    shown = handlers.on_pick(**looking_at(run_id))
+    assert "Learning rate" in shown["remedy_0"]["value"] and "too large" in str(shown["run_header"])
+    assert handlers.on_remedy(0, run_id)["learning_rate"] == pytest.approx(2e-3 / 5)
+
+
+def test_a_dropped_table_becomes_json_lines(handlers: Handlers, tmp_path: Path) -> None:
+    dropped = tmp_path / "rows.csv"
+    dropped.write_text('question,answer\n"How, many?",7\n')
+    shown = handlers.on_upload(str(dropped))
+    deadline = time.monotonic() + 60
+    while "dataset" not in shown:
+        assert time.monotonic() < deadline and shown["cancel_taking"]["visible"]
+        time.sleep(0.1)
+        shown = handlers.on_taking(str(shown["taken"]))
+    assert json.loads(Path(str(shown["dataset"])).read_text()) == {"question": "How, many?", "answer": "7"}
+
+
+def test_columns_of_unknown_names_are_named_by_hand(handlers: Handlers, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"Frage": "Wer?", "Antwort": "Pip", "n": 1}\n')
+    assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["columns_panel"]["visible"]
+    shown = handlers.on_map_columns(str(file), "sft", "prompt = Frage\ncompletion = Antwort")
+    assert not handlers.on_edit(NO_MARKS, **demo(dataset=shown["dataset"]))["columns_panel"]["visible"]
+
+
+def test_data_that_changed_since_it_was_shown_is_not_trained_on(handlers: Handlers, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "one"}\n')
+    checked = handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["dataset_sha256"]["value"]
+    file.write_text('{"text": "two"}\n')
+    said = str(handlers.on_start(**demo(dataset=str(file), dataset_sha256=checked))["start_message"])
+    assert "Not started" in said and "changed" in said
 
 
 def test_the_settings_of_a_run_can_be_used_again(handlers: Handlers, home: Home) -> None:
@@ -282,8 +361,10 @@ def test_choices_of_the_form_are_those_of_the_job() -> None:
     assert options == list(get_args(JobSpec.model_fields["optim"].annotation))
 
 
-NOT_SENT = ("state", "button", "tabs", "accordion")
-"""Kinds of components whose values a client is not told."""
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -299,7 +380,7 @@ class Wire:
         inputs = [components[number] for number in wired["inputs"] if components[number]["type"] != "state"]
         values = {each["props"].get("elem_id"): each["props"].get("value") for each in inputs}
         results = self.client.predict(*(values | changes).values(), api_name=f"/{event}")
-        outputs = [components[number] for number in wired["outputs"] if components[number]["type"] not in NOT_SENT]
+        outputs = [each for number in wired["outputs"] if not (each := components[number]).get("skip_api")]
         named = zip((each["props"].get("elem_id") for each in outputs), results, strict=True)
         return {name: value for name, value in named if value != {"__type__": "update"}}
 
@@ -307,8 +388,8 @@ class Wire:
 @pytest.fixture
 def wire(home: Home, fake_program: None) -> Iterator[Wire]:
     """The page, really served, and a client that presses its buttons."""
-    blocks = page.build(home)
-    server.launch(blocks, GatePolicy(), None)
+    blocks = page.build(Handlers(home))
+    server.launch(blocks, home, GatePolicy(), free_port())
     client = Client(blocks.local_url, verbose=False)
     yield Wire(client)
     client.close()
@@ -325,7 +406,7 @@ def test_a_run_is_started_watched_and_found_through_the_wire(wire: Wire, home: H
     (run,) = runs.list_runs(home)
     assert run.id in shown["run-header"]
     assert launch.wait(home, run.id, 20).state == "finished"
-    shown = wire.fire("on_tick", **{"run-picker": run.id})
+    shown = wire.fire("on_tick", **{"run-id": run.id})
     assert "Finished" in shown["run-header"]
     assert json.loads(shown["figures"])["loss"]["data"][0]["name"] == "train"
 
@@ -333,8 +414,18 @@ def test_a_run_is_started_watched_and_found_through_the_wire(wire: Wire, home: H
 def test_a_stop_goes_through_the_wire(wire: Wire, home: Home) -> None:
     wire.fire("on_start", **{"field-seed": 1003})
     (run,) = runs.list_runs(home)
-    wire.fire("on_stop", **{"run-picker": run.id})
+    wire.fire("on_stop", **{"run-id": run.id})
     assert launch.wait(home, run.id, 20).state == "stopped"
+
+
+def test_a_bundle_is_downloaded_and_no_other_file_is(wire: Wire, home: Home) -> None:
+    wire.fire("on_start")
+    (run,) = runs.list_runs(home)
+    launch.wait(home, run.id, 20)
+    found = httpx.get(f"{wire.client.src}bundle/{run.id}.zip")
+    names = zipfile.ZipFile(io.BytesIO(found.content)).namelist()
+    assert any(name.endswith("job.json") for name in names) and not any(name.startswith(("/", "..")) for name in names)
+    assert httpx.get(f"{wire.client.src}bundle/..%2f..%2ftoken.zip").status_code == 404
 
 
 def test_the_wire_lists_no_api(wire: Wire) -> None:

@@ -9,15 +9,15 @@ import pytest
 from core.resolve import default_fields
 from core.runs import Home
 from ui.handlers import Handlers
-from ui.handlers.preview import PREVIEWS, measured_rows
 
 pytestmark = pytest.mark.training  # the child imports the tokenizers of transformers
 
 
 @pytest.fixture
 def handlers(home: Home) -> Iterator[Handlers]:
-    yield Handlers(home)
-    PREVIEWS.close()
+    made = Handlers(home)
+    yield made
+    made.previews.close()
 
 
 def demo(**changes: object) -> dict[str, object]:
@@ -48,9 +48,9 @@ def test_lengths_tell_what_max_length_cuts_and_offer_better_ones(handlers: Handl
 
 
 def test_measured_lengths_take_the_place_of_the_guess_by_bytes(handlers: Handlers) -> None:
-    guessed = measured_rows(demo())
+    guessed = handlers.previews.statistics(demo())
     measured(handlers)
-    known = measured_rows(demo())
+    known = handlers.previews.statistics(demo())
     assert guessed and known and known.p95_tokens and known.mean_tokens != guessed.mean_tokens
 
 
@@ -68,6 +68,17 @@ def test_a_row_that_is_an_attack_is_shown_as_text(handlers: Handlers, tmp_path: 
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "<img src=x onerror=alert(1)>"}\n')
     assert "<img" not in str(handlers.on_row(1, **demo(dataset=str(file)))["row"])
+
+
+def test_rows_that_lose_their_answers_are_not_trained_on_unasked(handlers: Handlers) -> None:
+    measured(handlers, max_length=12)
+    refused = handlers.on_start(**demo(max_length=12))
+    assert "Not started. max_length" in str(refused["start_message"])
+
+
+def test_both_answers_of_a_preference_are_shown(handlers: Handlers) -> None:
+    shown = str(handlers.on_row(1, **demo(stage="dpo"))["row"])
+    assert "rejected" in shown and shown.count("<pre>") == 2
 
 
 def test_a_model_without_a_tokenizer_is_a_sentence(handlers: Handlers, tmp_path: Path) -> None:

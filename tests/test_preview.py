@@ -1,5 +1,6 @@
 """The preview: rows as the model sees them, in a child that survives what models and files bring with them."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from core.dataset import lengths
 from core.preview import Preview, PreviewError
+from core.training import lengths as training_lengths
 from core.training.data import read_rows
 from core.training.failure import TrainingError
 from core.training.tokenizer import CHAT_TEMPLATE
@@ -21,6 +24,8 @@ from tests.training_fixtures import DEMO, ROOT, copy_model
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]}
 TURNS = {"messages": [*CHAT["messages"], {"role": "user", "content": "é 😀"}, {"role": "assistant", "content": "Bye"}]}
 ASK = {"prompt": [{"role": "user", "content": "1 + 1?"}], "completion": [{"role": "assistant", "content": "two"}]}
+PAIR = {"prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3, or 4"}
+TALKS = {"prompt": ASK["prompt"], "chosen": ASK["completion"], "rejected": [{"role": "assistant", "content": "a lot"}]}
 LONG = "The market is on Friday. " * 20
 ROWS: dict[str, list[dict[str, Any]]] = {
     "messages": [
@@ -34,14 +39,21 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+PAIRS: dict[str, list[dict[str, Any]]] = {
+    "texts": [PAIR, {"prompt": LONG, "chosen": "b", "rejected": "c"}, {"prompt": "", "chosen": LONG, "rejected": "c"}],
+    "messages": [TALKS, TALKS | {"prompt": [{"role": "user", "content": LONG}]}],
+    "without prompt": [{name: [*CHAT["messages"][:1], *TALKS[name]] for name in ("chosen", "rejected")}],
+}
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
-def view(dataset: Path, model: Path = DEMO / "model", assistant_only_loss: bool = True) -> View:
+def view(dataset: Path, model: Path = DEMO / "model", assistant_only_loss: bool = True, stage: str = "sft") -> View:
     """The child's side, in this process."""
-    request = {"dataset": str(dataset), "model": str(model), "revision": "main", "seconds_for_a_row": 0}
+    request = {"dataset": str(dataset), "model": str(model), "revision": "main", "seconds_for_a_row": 0, "stage": stage}
     return View(request | {"assistant_only_loss": assistant_only_loss})
 
 
@@ -83,14 +95,14 @@ def test_a_text_is_found_round_the_end(demo: Preview) -> None:
 
 
 def test_lengths_are_exact_for_any_maximum(demo: Preview) -> None:
-    lengths = demo.all_lengths(40)
+    found = demo.all_lengths(40)
     rows = demo.rows(0, 400, 40)
     sizes = sorted(row.num_tokens for row in rows)
-    assert (lengths.rows, lengths.max, lengths.num_tokens) == (311, sizes[-1], sum(sizes))
-    assert (lengths.p50, lengths.p95) == (sizes[155], sizes[295])
-    assert lengths.truncated_rows == sum(size > 40 for size in sizes)
-    assert lengths.fully_masked_rows == sum(row.num_counted == 0 for row in rows) == demo.lengths(40).lost_answer_rows
-    assert sum(bin["rows"] for bin in lengths.histogram) == 311 and demo.lengths(4096).truncated_rows == 0
+    assert (found.rows, found.max, found.num_tokens) == (311, sizes[-1], sum(sizes))
+    assert (found.p50, found.p95) == (sizes[155], sizes[295])
+    assert found.truncated_rows == sum(size > 40 for size in sizes)
+    assert found.fully_masked_rows == sum(row.num_counted == 0 for row in rows) == demo.lengths(40).lost_answer_rows
+    assert sum(bin["rows"] for bin in found.histogram) == 311 and demo.lengths(4096).truncated_rows == 0
 
 
 def test_lengths_are_json_as_check_prints_them(demo: Preview) -> None:
@@ -103,7 +115,8 @@ def test_the_child_never_loads_torch() -> None:
     script = (
         "import sys; from core.training.preview import Program; sys.modules['torch'] = None;"
         f"Program(sys.stdout).load({{'dataset': {str(DEMO / 'data.jsonl')!r}, 'model': {str(DEMO / 'model')!r},"
-        "'revision': 'main', 'assistant_only_loss': True, 'seconds_for_a_row': 8}); print(sys.modules['torch'])"
+        "'revision': 'main', 'assistant_only_loss': True, 'seconds_for_a_row': 8, 'stage': 'sft'});"
+        "print(sys.modules['torch'])"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None"
@@ -165,7 +178,7 @@ def test_a_bad_row_is_shown_as_such_and_the_others_are_measured(tmp_path: Path) 
     assert "list of messages" in seen.show(1, 1, 64)[0]["error"]
     while seen.measure():
         pass
-    assert seen.lengths.summary(64)["unreadable_rows"] == 1 and seen.lengths.summary(64)["measured"] == 3
+    assert seen.lengths.since(0)["unreadable_rows"] == 1 and seen.lengths.num_measured == 3
 
 
 def test_a_model_without_a_template_gets_the_named_default(tmp_path: Path) -> None:
@@ -203,6 +216,138 @@ def test_pieces_are_the_whole_text(tmp_path: Path, kind: str, on_answers: bool) 
             found, cut = pieces(tokens, max_length, seen.tokenizer)
             assert "".join(text for text, _counts in found) + cut == tokens.text
             assert tuple(tokens.ids) == tuple(seen.encoder.encode(seen.rows.row(index)).ids)
+
+
+def test_a_preference_is_shown_as_two_texts(tmp_path: Path) -> None:
+    seen = view(write(tmp_path / "rows.jsonl", [TALKS]), stage="dpo")
+    (row,) = seen.show(0, 1, 64)
+    learnt = ["".join(text for text, counts in each["pieces"] if counts) for each in (row, row["rejected"])]
+    assert learnt == ["two<|im_end|>\n", "a lot<|im_end|>\n"] and row["label"] is None
+
+
+def test_a_judged_answer_is_shown_with_its_verdict(tmp_path: Path) -> None:
+    seen = view(write(tmp_path / "rows.jsonl", [ASK | {"label": False}]), stage="kto", assistant_only_loss=False)
+    (row,) = seen.show(0, 1, 64)
+    assert (
+        row["label"] is False
+        and row["rejected"] is None
+        and [counts for _text, counts in row["pieces"]] == [False, True]
+    )
+
+
+def test_a_prompt_ends_where_the_model_begins_to_answer(tmp_path: Path) -> None:
+    seen = view(write(tmp_path / "rows.jsonl", [{"prompt": ASK["prompt"]}, ASK]), stage="grpo")
+    alone, answered = seen.show(0, 2, 64)
+    assert alone["pieces"] == answered["pieces"] and alone["num_counted"] == 0
+    assert alone["pieces"][0][0].endswith("<|im_start|>assistant\n") and seen.about()["is_drawn"]
+
+
+def test_a_score_is_read_at_the_last_token(tmp_path: Path) -> None:
+    seen = view(write(tmp_path / "rows.jsonl", [PAIR]), stage="reward")
+    (row,) = seen.show(0, 1, 64)
+    assert row["num_counted"] == row["rejected"]["num_counted"] == 1 and row["pieces"][-1] == ("<|im_end|>", True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "stage", "template", "says"),
+    [
+        ([CHAT], "sft", "model", ""),
+        ([{"text": "a"}], "sft", "none", "every token counts"),
+        ([{"prompt": "a"}], "grpo", "none", "draws the answers"),
+        ([PAIR], "reward", "none", "last token"),
+    ],
+)
+def test_what_a_person_should_know_is_said(
+    tmp_path: Path, rows: list[Any], stage: str, template: str, says: str
+) -> None:
+    about = view(write(tmp_path / "rows.jsonl", rows), stage=stage).about()
+    assert about["template"] == template and says in " ".join(about["notes"])
+
+
+def test_lines_lead_to_their_rows(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('\n{"text": "a"}\n\n{"text": "b"}\n')
+    rows = view(tmp_path / "rows.jsonl").rows
+    assert [rows.index(line) for line in (1, 2, 3, 4, 99)] == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("text", ["é", "É", "\\u", 'say "hi"', "C:\\dir", "a\tb", "😀", "straße", "a/b"])
+@pytest.mark.parametrize("ascii", [True, False])
+def test_texts_are_found_however_json_writes_them(tmp_path: Path, text: str, ascii: bool) -> None:
+    rows = [{"text": "nothing"}, {"text": f"so {text} then {text}"}, {"text": "nothing"}, {"text": text}]
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=ascii) + "\n\n" for row in rows), encoding="utf-8"
+    )
+    seen = view(tmp_path / "rows.jsonl")
+    assert seen.search(text, 0, 10) == {"found": [(1, 3), (3, 7)], "next": 4}
+    assert seen.search(text, 0, 1) == {"found": [(1, 3)], "next": 2}
+
+
+def test_rows_are_found_all_over_a_large_file(tmp_path: Path) -> None:
+    texts = [f"row {number} " + ("Needle" if number % 4000 == 7 else "hay") * 9 for number in range(40_000)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = view(tmp_path / "rows.jsonl").search("needle", 10, 100)
+    assert found["found"] == [(number, number + 1) for number in range(4007, 40_000, 4000)]
+
+
+def test_a_search_names_rows_and_lines(demo: Preview) -> None:
+    found = demo.search("THREADNEEDLE", most=3)
+    assert len(found.rows) == 3 and not found.is_complete
+    assert all(line == index + 1 == demo.index_of(line) + 1 for index, line in found.rows)
+
+
+def test_measured_lengths_need_no_child_any_more(demo: Preview) -> None:
+    demo.all_lengths(64)
+    demo.close()
+    assert demo.lengths(32).truncated_rows > demo.lengths(64).truncated_rows and demo._child is None
+
+
+def test_both_sides_of_the_preview_mean_the_same_numbers() -> None:
+    assert (lengths.NEVER, len(lengths.FIELDS)) == (training_lengths.NEVER, training_lengths.NUMBERS)
+
+
+def test_lengths_are_kept_for_another_day(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [CHAT, TURNS, {"messages": 7}])
+    with Preview(file, str(DEMO / "model"), cache=tmp_path / "kept") as preview:
+        found = preview.all_lengths(16)
+    with Preview(file, str(DEMO / "model"), cache=tmp_path / "kept") as preview:
+        assert preview.lengths(16) == found and found.is_complete and found.unreadable_rows == 1
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_measuring_can_be_called_off(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [TURNS] * 5000)
+    with Preview(file, str(DEMO / "model")) as preview:
+        assert not preview.all_lengths(64, is_cancelled=lambda: True).is_complete
+
+
+@pytest.mark.training
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("max_length", [24, 1024])
+def test_the_preview_of_a_preference_is_what_dpo_compares(tmp_path: Path, kind: str, max_length: int) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    write(tmp_path / "rows.jsonl", PAIRS[kind])
+    seen = view(tmp_path / "rows.jsonl", stage="dpo")
+    settings = {"bf16": False, "use_cpu": True, "gradient_checkpointing": False, "report_to": "none"}
+    model = AutoModelForCausalLM.from_pretrained(DEMO / "model", trust_remote_code=False)
+    trainer = DPOTrainer(
+        model=model,
+        ref_model=copy.deepcopy(model),
+        args=DPOConfig(output_dir=str(tmp_path), max_length=max_length, **settings),
+        train_dataset=read_rows(tmp_path, "rows.jsonl", "", 0.0, 0, stage="dpo").train,
+        processing_class=AutoTokenizer.from_pretrained(DEMO / "model", trust_remote_code=False),
+    )
+    wanted = []
+    for index in range(len(seen.rows)):
+        chosen, rejected = seen.encoder.encode_all(seen.rows.row(index))
+        begin = chosen.first_counted
+        if begin is not None and begin < max_length:
+            wanted.append((list(chosen.ids[:begin]), list(chosen.ids[begin:]), list(rejected.ids[begin:])))
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    assert [tuple(row[name] for name in names) for row in trainer.train_dataset] == wanted
 
 
 @pytest.mark.training

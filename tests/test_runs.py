@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,28 +11,15 @@ from core import launch, runs
 from core.device import ProcessId, identify
 from core.job import SpecError
 from core.resolve import resolve
-from core.runs import Home, Run, RunNotFound
-
-CRASH_AT_STEP_3, DIE_SILENTLY, NEVER_END = 1001, 1002, 1003  # seeds that fake_program understands
-
-NewRun = Callable[..., Run]
-
-
-def ended(home: Home, run: Run) -> Run:
-    return launch.wait(home, run.id, 20)
-
-
-def stepping(home: Home, run: Run) -> Run:
-    """The run once it has made a step."""
-    deadline = time.monotonic() + 20
-    while not (run := runs.read(home, run.id)).step and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return run
+from core.runs import Home, RunNotFound
+from tests.fake_runs import CRASH_AT_STEP_3, DIE_SILENTLY, NEVER_END, NewRun, ended, start, stepping
 
 
 def test_a_new_run_holds_all_that_is_needed_to_run_it_elsewhere(new_run: NewRun) -> None:
     run = new_run(lora_r=4)
-    assert {"job.json", "estimate.json", "training", "data"} <= {path.name for path in run.folder.iterdir()}
+    assert {"job.json", "estimate.json", "requirements.txt", "training", "data"} <= {
+        path.name for path in run.folder.iterdir()
+    }
     assert run.job.dataset == "data/train.jsonl" and (run.folder / run.job.dataset).stat().st_size > 0
     assert run.job.lora_r == 4 and run.state == "starting"
 
@@ -48,7 +33,7 @@ def test_a_run_that_cannot_be_made_leaves_nothing(home: Home, monkeypatch: pytes
 
 def test_a_run_trains_to_its_end(home: Home, new_run: NewRun) -> None:
     run = new_run()
-    launch.start(home, run)
+    start(home, run)
     run = ended(home, run)
     assert (run.state, run.step, run.error) == ("finished", 20, "")
     assert [row["step"] for row in runs.metrics(run.folder)] == list(range(1, 21))
@@ -56,25 +41,25 @@ def test_a_run_trains_to_its_end(home: Home, new_run: NewRun) -> None:
 
 def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=NEVER_END)
-    launch.start(home, run)
+    start(home, run)
     launch.request_stop(stepping(home, run))
     run = ended(home, run)
     assert run.state == "stopped" and runs.has_checkpoint(run.folder)
-    launch.start(home, run)
+    start(home, run)
     assert stepping(home, run).state == "running"
     assert not (run.folder / "stop").exists()
 
 
 def test_a_run_stopped_before_its_program_can_speak_counts_as_stopped(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=NEVER_END)
-    launch.start(home, run)
+    start(home, run)
     launch.request_stop(runs.read(home, run.id))
     assert ended(home, run).state == "stopped"
 
 
 def test_stopping_an_ended_run_does_nothing(home: Home, new_run: NewRun) -> None:
     run = new_run()
-    launch.start(home, run)
+    start(home, run)
     run = ended(home, run)
     launch.request_stop(run)
     assert not (run.folder / "stop").exists()
@@ -82,32 +67,25 @@ def test_stopping_an_ended_run_does_nothing(home: Home, new_run: NewRun) -> None
 
 def test_a_failure_is_told_in_the_programs_words(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=CRASH_AT_STEP_3)
-    launch.start(home, run)
+    start(home, run)
     run = ended(home, run)
     assert run.state == "failed" and "backward" in run.error
 
 
 def test_a_program_that_dies_without_a_word_is_found_out(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=DIE_SILENTLY)
-    launch.start(home, run)
+    start(home, run)
     run = ended(home, run)
     assert run.state == "failed" and "killed by the weather" in run.error
 
 
 def test_a_killed_program_is_found_out_within_five_seconds(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=NEVER_END)
-    launch.start(home, run)
-    process = runs.process_of(stepping(home, run))
+    start(home, run)
+    process = stepping(home, run).process
     assert process
     os.kill(process.pid, signal.SIGKILL)
     assert launch.wait(home, run.id, 5).state == "failed"
-
-
-def test_a_second_start_is_refused_while_the_device_is_busy(home: Home, new_run: NewRun) -> None:
-    first, second = new_run(seed=NEVER_END), new_run()
-    launch.start(home, first)
-    with pytest.raises(SpecError, match=first.id):
-        launch.start(home, second)
 
 
 def test_a_reused_pid_is_never_taken_for_the_run(home: Home, new_run: NewRun) -> None:
@@ -151,7 +129,7 @@ def test_runs_are_listed_newest_first_and_strangers_are_skipped(home: Home, new_
 
 def test_a_deleted_run_is_gone_and_a_running_one_is_not_deleted(home: Home, new_run: NewRun) -> None:
     idle, busy = new_run(), new_run(seed=NEVER_END)
-    launch.start(home, busy)
+    start(home, busy)
     runs.write_json(idle.folder / "status.json", {"state": "finished"})
     runs.delete(home, idle.id)
     assert not idle.folder.exists()

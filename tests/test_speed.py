@@ -6,9 +6,21 @@ from typing import Any, get_args
 import pytest
 
 from core.job import JobSpec, Optimizer
+from core.methods import EXTRA_OPTIMIZERS, METHODS, STAGES
 from core.presets import Gpu, gpus, models
 from core.shapes import ModelShape
-from core.speed import OPTIMIZER_TRAFFIC, RowStatistics, Speed, predict_speed
+from core.speed import (
+    BAND,
+    OPTIMIZER_TRAFFIC,
+    Measurement,
+    RowStatistics,
+    Speed,
+    calibrated,
+    error_of,
+    mfu,
+    model_flops_per_token,
+    predict_speed,
+)
 
 LLAMA_3B, LLAMA_8B, LLAMA_2_7B = "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-2-7b-hf"
 
@@ -162,6 +174,150 @@ def test_the_forecast_says_what_binds(bound: str, fields: dict[str, object]) -> 
     assert predict(**fields).bound_by == bound
 
 
+def test_one_layer_of_several_costs_a_part_of_checkpointing_all() -> None:
+    seconds = [predict(checkpoint_every_n_layers=number).seconds_per_step for number in (1, 2, 4)]
+    kept = predict(gradient_checkpointing=False).seconds_per_step
+    assert seconds[1] - kept == pytest.approx((seconds[0] - kept) / 2)
+    assert seconds[2] - kept == pytest.approx((seconds[0] - kept) / 4)
+
+
+def test_activations_in_main_memory_cost_less_where_most_are_computed_again() -> None:
+    costs = [
+        predict(gradient_checkpointing=checkpointing, activation_offloading=True).seconds_per_step
+        / predict(gradient_checkpointing=checkpointing).seconds_per_step
+        for checkpointing in (True, False)
+    ]
+    assert 1 < costs[0] < 1.15 < costs[1]
+
+
+def test_joined_rows_are_told_apart_by_varlen_attention_where_the_card_has_it() -> None:
+    rows = RowStatistics(1000, mean_tokens=200)
+    joined = {"packing": True, "max_length": 8192, "rows": rows}
+    for gpu, is_faster in (("a100-80gb", True), ("t4", False)):
+        varlen, masked = (predict(gpu=gpu, attn_implementation=kernel, **joined) for kernel in ("varlen", "sdpa"))
+        assert (varlen.tokens_per_second > 1.2 * masked.tokens_per_second) == is_faster
+
+
+def test_training_the_last_layers_is_faster_than_training_all() -> None:
+    rates = [predict(method="freeze", num_trainable_layers=number).tokens_per_second for number in (32, 16, 2)]
+    assert rates == sorted(rates)
+    assert rates[0] == pytest.approx(predict(method="full").tokens_per_second, rel=0.01)
+
+
+def test_a_slow_processor_matters_only_where_it_binds() -> None:
+    shape, gpu = models()[LLAMA_8B].shape, gpus()["h100"]
+    for length, is_slower in ((4096, False), (128, True)):
+        job = JobSpec.parse({"max_length": length, "per_device_train_batch_size": 4})
+        usual, slow = (predict_speed(job, shape, gpu, host_factor=factor) for factor in (1.0, 1.5))
+        assert usual and slow and (slow.seconds_per_step > usual.seconds_per_step) == is_slower
+
+
+# Stages
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_and_method_has_a_forecast(stage: str) -> None:
+    rows = RowStatistics(1000, mean_tokens=500)
+    for method in METHODS:
+        speed = predict(rows=rows, stage=stage, method=method)
+        assert 10 < speed.tokens_per_second < 50_000 and speed.hours
+
+
+def test_a_preference_pair_is_two_rows_and_a_reference_reads_both() -> None:
+    sft, orpo, dpo = (predict(stage=stage, method="full").seconds_per_step for stage in ("sft", "orpo", "dpo"))
+    assert orpo == pytest.approx(2 * sft, rel=0.1)
+    assert 2.3 * sft < dpo < 2.7 * sft  # 3 + 1 passes of the layers instead of 3, recomputing apart
+
+
+@pytest.mark.parametrize(("method", "least", "most"), [("lora", 1.3, 1.5), ("full", 1.15, 1.35)])
+def test_a_reference_asked_beforehand_costs_one_pass_over_the_rows(method: str, least: float, most: float) -> None:
+    rows, job = RowStatistics(1000), {"stage": "dpo", "method": method, "gradient_checkpointing": False}
+    always, once = (predict(rows=rows, precompute_ref_log_probs=on, **job) for on in (False, True))
+    assert always.num_steps == once.num_steps and always.hours and once.hours
+    assert least < always.seconds_per_step / once.seconds_per_step < most
+    assert once.hours == pytest.approx(always.hours, rel=0.05)  # of a single epoch
+
+
+def test_answers_are_drawn_one_token_after_the_other() -> None:
+    rows = RowStatistics(1000, mean_tokens=100)
+    short, long = (predict(rows=rows, stage="grpo", max_completion_length=tokens) for tokens in (256, 1024))
+    assert short.bound_by == long.bound_by == "drawing answers"
+    assert 3 < long.seconds_per_step / short.seconds_per_step < 5
+
+
+def test_every_prompt_is_answered_several_times() -> None:
+    rows = RowStatistics(1000)
+    steps = [predict(rows=rows, stage="grpo", num_generations=number).num_steps for number in (4, 8)]
+    assert steps[1] == 2 * (steps[0] or 0)
+
+
+# Measured
+
+
+MEASURED = (Measurement(1000, 800), Measurement(2000, 1700), Measurement(1000, 900))
+
+
+def test_measured_rates_correct_the_forecast_by_their_median() -> None:
+    forecast = predict(max_steps=100)
+    corrected = calibrated(forecast, MEASURED)
+    assert corrected.tokens_per_second == pytest.approx(0.85 * forecast.tokens_per_second)
+    for field in ("seconds_per_step", "hours", "usd"):
+        assert getattr(corrected, field) == pytest.approx(getattr(forecast, field) / 0.85)
+
+
+def test_measured_rates_narrow_the_band_as_far_as_they_agree() -> None:
+    forecast = predict()
+    bands = [calibrated(forecast, MEASURED[:number]).high_factor - 1 for number in (0, 1, 3)]
+    assert bands == pytest.approx([BAND, BAND / 2, 0.9 / 0.85 - 1])
+    assert calibrated(forecast, [Measurement(1000, 1000)] * 5).high_factor == pytest.approx(1.05)
+
+
+def test_a_forecast_says_what_it_rests_on() -> None:
+    assert predict().certainty == "± 25 %"
+    assert calibrated(predict(), MEASURED).certainty == "± 6 %, from 3 runs like this one"
+    assert calibrated(predict(), MEASURED[:1]).certainty.endswith("from 1 run like this one")
+
+
+def test_runs_that_measured_nothing_correct_nothing() -> None:
+    assert calibrated(predict(), [Measurement(1000, 0)]) == predict()
+
+
+@pytest.mark.parametrize(
+    ("measured", "sentence"),
+    [
+        (3432, "12 % slower than forecast: 3,432 tokens/s instead of 3,900."),
+        (4290, "10 % faster than forecast: 4,290 tokens/s instead of 3,900."),
+        (3950, "As forecast: 3,950 tokens/s."),
+    ],
+)
+def test_the_error_of_a_forecast_is_a_sentence(measured: float, sentence: str) -> None:
+    assert error_of(3900, measured) == sentence
+
+
+def test_a_rate_of_nothing_has_no_error() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        error_of(3900, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "gflop"),
+    [("lora", 2 * (6.979 + 0.525) * 2 + 3 * 0.537), ("full", 2 * (6.979 + 0.525) * 3 + 3 * 0.537)],
+)
+def test_the_mathematics_of_a_token_is_counted_without_recomputing(method: str, gflop: float) -> None:
+    """Llama-3.1-8B: 6.979 billion linear weights in layers, 0.525 billion in the head; attention forward 2 x 2048 x
+    4096 x 32 operations."""
+    for checkpointing in (True, False):
+        job = JobSpec.parse({"method": method, "gradient_checkpointing": checkpointing})
+        assert model_flops_per_token(job, models()[LLAMA_8B].shape, 2048) == pytest.approx(gflop * 1e9, rel=0.001)
+
+
+def test_how_busy_a_card_is_is_a_share_of_its_rating() -> None:
+    shape, job = models()[LLAMA_8B].shape, JobSpec.parse({"method": "lora"})
+    share = mfu(13_600, job, shape, gpus()["h200"], 2048)
+    assert share == pytest.approx(13_600 * 31.6e9 / 989e12, rel=0.01)
+    assert mfu(13_600, job, shape, replace(gpus()["h200"], flops=0.0), 2048) is None
+
+
 # Rows, steps, hours and money
 
 
@@ -221,7 +377,7 @@ def test_a_cpu_and_an_unknown_card_have_no_forecast(change: dict[str, Any]) -> N
 
 
 def test_every_optimizer_of_the_job_has_its_traffic() -> None:
-    assert set(OPTIMIZER_TRAFFIC) == set(get_args(Optimizer))
+    assert set(OPTIMIZER_TRAFFIC) | set(EXTRA_OPTIMIZERS) == set(get_args(Optimizer))
 
 
 @pytest.mark.parametrize("gpu", gpus())

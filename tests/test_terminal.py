@@ -13,6 +13,7 @@ import app
 from core import launch, runs
 from core.job import JobSpec
 from core.runs import Home, Run
+from tests.fake_runs import start
 from ui import terminal
 
 ROOT = Path(__file__).parent.parent
@@ -144,7 +145,7 @@ def test_runs_are_listed_shown_stopped_resumed_and_deleted(
     tailor: Callable[..., int], capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
     run = new_run(seed=1003)
-    launch.start(home, run)
+    start(home, run)
     while not runs.read(home, run.id).step:
         time.sleep(0.02)
     assert tailor("runs", "stop", run.id) == 0
@@ -168,7 +169,7 @@ def test_a_finished_run_is_not_resumed(
     tailor: Callable[..., int], capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
     run = new_run()
-    launch.start(home, run)
+    start(home, run)
     launch.wait(home, run.id, 20)
     assert tailor("runs", "resume", run.id) == 2
     assert "finished" in capsys.readouterr().err

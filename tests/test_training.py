@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from core.methods import METHODS
+from core.training.checkpoints import Checkpoint
 from core.training.data import read_rows
 from core.training.failure import TrainingError, explain
 from core.training.record import Record
@@ -192,7 +193,8 @@ def test_a_run_that_died_after_its_last_step_resumes_to_its_result_without_anoth
 
 @training
 def test_a_loss_that_is_not_a_number_is_shown_and_the_file_stays_json(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", method="full", optim="sgd", max_grad_norm=0, max_steps=4)
+    fields: dict[str, object] = {"method": "full", "optim": "sgd", "max_grad_norm": 0, "max_steps": 4}
+    run = make_run(tmp_path / "run", stop_when_diverged=False, **fields)
     job = json.loads((run / "job.json").read_text())
     (run / "job.json").write_text(json.dumps(job | {"learning_rate": 1e30}))
     assert train(run) == 0
@@ -392,7 +394,7 @@ def test_a_rewind_drops_torn_and_later_lines_and_keeps_the_clock_going(tmp_path:
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ti')
     record = Record(tmp_path)
-    assert record.rewind(2) == 9
+    assert record.rewind(Checkpoint(tmp_path, 2, 9, {})) == 9
     assert lines_of(tmp_path) == lines[:2]
     assert record.seconds() >= 51.0
 
@@ -400,18 +402,8 @@ def test_a_rewind_drops_torn_and_later_lines_and_keeps_the_clock_going(tmp_path:
 def test_an_answer_with_unusual_line_ends_survives_a_rewind(tmp_path: Path) -> None:
     record = Record(tmp_path)
     record.append_sample(0, "say it", "a\u2028b\x85c\nd")
-    record.rewind(0)
+    record.rewind(None)
     assert lines_of(tmp_path, "samples.jsonl")[0]["answer"] == "a\u2028b\x85c\nd"
-
-
-def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
-    for step, text in ((9, '{"global_step": 9, "max_steps": 20}'), (10, '{"global_step": 10, "max_'), (11, None)):
-        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        if text:
-            (folder / "trainer_state.json").write_text(text)
-    checkpoint = Record(tmp_path).newest_checkpoint()
-    assert checkpoint is not None and (checkpoint.step, checkpoint.max_steps) == (9, 20)
 
 
 def test_a_status_is_written_at_once_for_news_and_seldom_for_steps(tmp_path: Path) -> None:

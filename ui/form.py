@@ -14,9 +14,18 @@ from core.presets import gpus, models, recipes
 from core.resolve import default_fields
 from ui.words import count, memory
 
-FIRST_SHOWN = default_fields("demo", "lora")
-"""The job that the page opens with: the demo."""
 Choices = list[tuple[str, str]]
+
+
+def first_values(model: object, method: object, stage: object = "sft") -> dict[str, object]:
+    """What the form shows before a person sets anything: the defaults, and Tailor chooses what only trades memory for
+    speed; but for the demo, whose settings stand in its recipe."""
+    profile = {} if model == "demo" else {"profile": "fastest"}
+    return default_fields(model, method, stage or "sft") | profile
+
+
+FIRST_SHOWN = first_values("demo", "lora")
+"""The job that the page opens with: the demo."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,10 @@ def _text(control: Control) -> Component:
     return gr.Textbox(max_lines=1, **_common(control))
 
 
+def _lines(control: Control) -> Component:
+    return gr.Textbox(lines=2, max_lines=6, **_common(control))
+
+
 def _model(control: Control) -> Component:
     return gr.Dropdown(choices=model_choices(), allow_custom_value=True, **_common(control))
 
@@ -78,6 +91,10 @@ def _method(control: Control) -> Component:
 
 def _stage(control: Control) -> Component:
     return gr.Dropdown(choices=[(stage.title, stage.id) for stage in STAGES.values()], **_common(control))
+
+
+def _profile(control: Control) -> Component:
+    return gr.Radio(choices=PROFILES, **_common(control))
 
 
 def _gpu(control: Control) -> Component:
@@ -96,6 +113,7 @@ def _common(control: Control) -> dict[str, Any]:
     }
 
 
+PROFILES = [("Fastest that fits", "fastest"), ("Smallest memory", "smallest"), ("As I set it", "custom")]
 STEPS: Mapping[str, float] = {"num_train_epochs": 1, "learning_rate": 1e-5, "lora_alpha": 1, "max_grad_norm": 0.1}
 """How far an arrow key moves a fractional number; 0.01 where it is not said."""
 
@@ -109,8 +127,12 @@ def model_choices() -> Choices:
 
 
 def recipe_choices() -> Choices:
-    """(what a person reads, id) of every recipe but the demo, which is what the page opens with."""
-    return [(f"{recipe.title}: {recipe.help}", recipe.id) for recipe in recipes().values() if recipe.id != "demo"]
+    """(what a person reads, id) of every recipe but the demo's, which are what the page opens with."""
+    return [
+        (f"{recipe.title}: {recipe.help}", recipe.id)
+        for recipe in recipes().values()
+        if not recipe.id.startswith("demo")
+    ]
 
 
 def gpu_choices() -> Choices:
@@ -124,8 +146,9 @@ CONTROLS: tuple[Control, ...] = (
     Control("model", "Model", "model", _model),
     Control("dataset", "Data", "data", _dataset),
     Control("method", "Method", "method", _method),
-    Control("stage", "Stage", "method", _stage),
+    Control("stage", "Stage", "objective", _stage),
     Control("gpu", "GPU", "gpu", _gpu),
+    Control("profile", "Profile", "profile", _profile),
     Control("num_train_epochs", "Epochs", "main", _number),
     Control("learning_rate", "Learning rate", "main", _number),
     Control("max_length", "Max length", "main", _number),
@@ -154,7 +177,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("shuffle", "Shuffle", "rows", _switch),
     Control("max_rows", "Row limit", "rows", _number),
     Control("max_lost_answers", "Lost answers allowed", "rows", _number),
-    Control("mix", "More files, with weights", "rows", _text),
+    Control("mix", "More files, with weights", "rows", _lines),
     Control("dataset_sha256", "Content hash", "rows", _text),
     Control("lora_alpha", "LoRA alpha", "adapter", _number),
     Control("lora_dropout", "LoRA dropout", "adapter", _number),
@@ -170,7 +193,6 @@ CONTROLS: tuple[Control, ...] = (
     Control("weight_decay", "Weight decay", "optimizer", _number),
     Control("max_grad_norm", "Gradient norm", "optimizer", _number),
     Control("gradient_checkpointing", "Gradient checkpointing", "memory", _switch),
-    Control("profile", "Profile", "memory", _choice),
     Control("checkpoint_every_n_layers", "One layer of", "memory", _number),
     Control("activation_offloading", "Offload activations", "memory", _switch),
     Control("attn_implementation", "Attention", "memory", _choice),
@@ -190,7 +212,6 @@ CONTROLS: tuple[Control, ...] = (
 
 ADVANCED: Mapping[str, str] = {
     "what": "Job",
-    "stage": "Stage",
     "rows": "Data",
     "adapter": "Adapter",
     "optimizer": "Optimizer",

@@ -7,22 +7,21 @@ from typing import Any
 
 import gradio as gr
 
-from core.runs import Home
 from ui import form, monitor
 from ui.handlers import SHOWN_FIXES, Handlers, Shown
+from ui.monitor import SHOWN_REMEDIES
 
 HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
 TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
 SECONDS_BETWEEN_TICKS = 1.0
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LOOKS = 0.7
 """At how far the measuring of the rows, or a trace, has come."""
 Named = Mapping[str, Any]
 """{name: component}. Any, because Gradio gives components their events only at run time."""
 
 
-def build(home: Home) -> gr.Blocks:
-    """The whole page over one home folder."""
-    handlers = Handlers(home)
+def build(handlers: Handlers) -> gr.Blocks:
+    """The whole page over the handlers of its events."""
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
         named: dict[str, Any] = {"marks": gr.State({}), "seen": gr.State("")}
         named |= {"fixes": gr.State({}), "before_fix": gr.State({})}
@@ -35,10 +34,10 @@ def build(home: Home) -> gr.Blocks:
                 with gr.Column(scale=6, min_width=320):
                     fields = _place_form(named)
                 with gr.Column(scale=5, min_width=320, elem_classes="sticky"):
-                    start = _place_estimate(named)
+                    _place_estimate(named)
             with gr.Tab("Runs", id="runs"):
                 named |= monitor.render()
-        _wire(page, handlers, named | fields, fields, start, dark)
+        _wire(page, handlers, named | fields, fields, dark)
     return page
 
 
@@ -46,8 +45,8 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
     """The left column, in the order a person decides."""
     fields = form.render("model") | form.render("data")
     named["upload"] = gr.File(
-        label="Drop a JSONL file here",
-        file_types=[".jsonl"],
+        label="Drop a file here: JSONL, JSON, CSV or Parquet",
+        file_types=[".jsonl", ".json", ".csv", ".tsv", ".parquet"],
         file_count="single",
         type="filepath",
         height=96,
@@ -57,9 +56,20 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
     with gr.Row(elem_classes="actions"):
         named["drop_rows"] = gr.Button("Drop the bad rows", visible=False, size="sm", elem_id="drop-rows")
         named["repair"] = gr.Button("Repair the file", visible=False, size="sm", elem_id="repair")
+        named["take_in"] = gr.Button("Take it in as JSON lines", visible=False, size="sm", elem_id="take-in")
+        named["cancel_taking"] = gr.Button("Cancel", visible=False, size="sm", elem_id="cancel-taking")
     named["mended"] = gr.HTML(elem_id="mended")
+    named |= {"taken": gr.State(""), "taking": gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)}
+    with gr.Column(visible=False, elem_id="columns-panel") as named["columns_panel"]:
+        named["found_columns"] = gr.HTML()
+        named["columns"] = gr.Textbox(label="What they are, one a line: prompt = question", lines=3, elem_id="columns")
+        named["map_columns"] = gr.Button("Name the columns like this", size="sm", elem_id="map-columns")
     _place_rows(named)
-    fields |= form.render("method") | form.render("gpu")
+    fields |= form.render("method") | form.render("objective")
+    with gr.Row(elem_classes="settings", visible=False) as named["stage_settings"]:
+        fields |= form.render("stage")
+    fields |= form.render("gpu") | form.render("profile")
+    named["choices"] = gr.HTML(elem_id="choices")
     with gr.Row(elem_classes="main-settings"):
         fields |= form.render("main")
     named["effective_batch"] = gr.HTML(elem_id="effective-batch")
@@ -94,7 +104,7 @@ def _place_rows(named: dict[str, Any]) -> None:
         named["row"] = gr.HTML(elem_id="row")
 
 
-def _place_estimate(named: dict[str, Any]) -> gr.Button:
+def _place_estimate(named: dict[str, Any]) -> None:
     """The right column, always in view: will it fit, and the one big button."""
     gr.HTML("<h3>Will it fit?</h3>")
     named["estimate"] = gr.HTML(elem_id="estimate")
@@ -108,11 +118,11 @@ def _place_estimate(named: dict[str, Any]) -> gr.Button:
         for place in range(SHOWN_FIXES):
             named[f"fix_{place}"] = gr.Button("", visible=False, size="sm", elem_id=f"fix-{place}")
         named["undo"] = gr.Button("Undo", visible=False, size="sm", elem_id="undo")
-    start = gr.Button("Start training", variant="primary", size="lg", elem_id="start")
+    named["start"] = gr.Button("Start training", variant="primary", size="lg", elem_id="start")
     named["start_message"] = gr.HTML(elem_id="start-message")
     with gr.Accordion("What fits where", open=False) as named["what_fits_panel"]:
         named["what_fits"] = gr.HTML("Computing ...", elem_id="what-fits")
-    code = {"show_label": False, "wrap_lines": True, "show_line_numbers": False}
+    code: dict[str, Any] = {"show_label": False, "wrap_lines": True, "show_line_numbers": False}
     with gr.Accordion("The same from a terminal", open=False):
         named["command"] = gr.Code(language="shell", elem_id="command", interactive=False, **code)
     with gr.Accordion("Job file", open=False):
@@ -120,19 +130,11 @@ def _place_estimate(named: dict[str, Any]) -> gr.Button:
         named["job_file"] = gr.Code(language="json", elem_id="job-file", interactive=True, max_lines=16, **code)
         named["read_job_file"] = gr.Button("Fill the form from this", size="sm", elem_id="read-job-file")
         named["job_file_message"] = gr.HTML(elem_id="job-file-message")
-    return start
 
 
-def _wire(
-    page: gr.Blocks,
-    handlers: Handlers,
-    named: Named,
-    fields: Named,
-    start: gr.Button,
-    dark: gr.Button,
-) -> None:
+def _wire(page: gr.Blocks, handlers: Handlers, named: Named, fields: Named, dark: gr.Button) -> None:
     """Every event of the page."""
-    picked = {"run_id": named["run_id"]}
+    view = {name: named[name] for name in ("run_id", "compared", "run_search")}
     edited = {"marks": named["marks"], **fields}
     tick = gr.Timer(SECONDS_BETWEEN_TICKS)
 
@@ -153,11 +155,18 @@ def _wire(
     edit(page.load)
     for component in fields.values():
         edit(component.input)
-    edit(on(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False).then)
     data = {name: fields[name] for name in ("dataset", "stage")}
+    edit(on(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False).then)
+    edit(on(named["take_in"].click, handlers.on_take_in, {"dataset": fields["dataset"]}).then)
+    edit(on(named["taking"].tick, handlers.on_taking, {"taken": named["taken"]}).then)
+    on(named["cancel_taking"].click, handlers.on_cancel_taking, {"taken": named["taken"]})
+    edit(
+        on(named["map_columns"].click, handlers.on_map_columns, data | {"mapping": named["columns"]}, quick=False).then
+    )
     edit(on(named["drop_rows"].click, handlers.on_drop_rows, data, quick=False).then)
-    edit(on(named["repair"].click, handlers.on_repair, {"dataset": fields["dataset"]}, quick=False).then)
-    edit(on(named["reset"].click, handlers.on_reset, {"model": fields["model"], "method": fields["method"]}).then)
+    edit(on(named["repair"].click, handlers.on_repair, data, quick=False).then)
+    identity = {name: fields[name] for name in ("model", "method", "stage")}
+    edit(on(named["reset"].click, handlers.on_reset, {"marks": named["marks"]} | identity).then)
     edit(on(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]}).then)
     edit(on(named["read_job_file"].click, handlers.on_job_file, {"text": named["job_file"]}).then)
     for place in range(SHOWN_FIXES):
@@ -168,21 +177,16 @@ def _wire(
     on(named["what_fits_panel"].expand, handlers.on_what_fits, {name: fields[name] for name in ("model", "max_length")})
     on(named["check_exactly"].click, handlers.on_check_exactly, fields)
     on(named["checking"].tick, handlers.on_checking, fields)
-    on(start.click, handlers.on_start, fields, quick=False)
-    on(tick.tick, handlers.on_tick, picked | {"seen": named["seen"]})
-    on(named["run_id"].input, handlers.on_pick, picked)
-    on(named["stop"].click, handlers.on_stop, picked)
-    on(named["resume"].click, handlers.on_resume, picked)
-    edit(on(named["reuse"].click, handlers.on_reuse, picked).then)
-    on(named["live"].click, handlers.on_live, {})
+    on(named["start"].click, handlers.on_start, fields, quick=False)
+    on(tick.tick, handlers.on_tick, view | {"seen": named["seen"]})
+    _wire_runs(on, edit, handlers, named, view)
     named["figures"].change(None, named["figures"], js=HAND_OVER_FIGURES)
     dark.click(None, js=TOGGLE_DARK)
 
 
 def _wire_rows(on: Any, edit: Any, handlers: Handlers, named: Named, fields: Named) -> None:
     """The look at the data. What asks the tokenizer may have to wait for it."""
-    looked = on(named["measuring"].tick, handlers.on_lengths, fields)
-    on(looked.then, handlers.on_suggest, fields)
+    edit(named["measuring"].tick)
     for name, handler in (("length_p95", handlers.on_length_p95), ("length_longest", handlers.on_length_longest)):
         edit(on(named[name].click, handler, fields, quick=False).then)
     shown = {"row_number": named["row_number"], **fields}
@@ -191,6 +195,24 @@ def _wire_rows(on: Any, edit: Any, handlers: Handlers, named: Named, fields: Nam
     on(named["next_row"].click, handlers.on_next_row, shown, quick=False)
     on(named["previous_row"].click, handlers.on_previous_row, shown, quick=False)
     on(named["wanted"].submit, handlers.on_find_row, {"wanted": named["wanted"], **shown}, quick=False)
+
+
+def _wire_runs(on: Any, edit: Any, handlers: Handlers, named: Named, view: dict[str, Any]) -> None:
+    """The Runs tab. What fills the form leads over to the Train tab."""
+    on(named["run_id"].input, handlers.on_pick, view)
+    for name in ("compared", "run_search"):
+        on(named[name].input, handlers.on_view, view)
+    for name in ("stop", "resume", "delete", "restore", "empty_trash"):
+        on(named[name].click, getattr(handlers, f"on_{name}"), view)
+    on(named["sooner"].click, partial(handlers.on_move, "up"), view)
+    on(named["later"].click, partial(handlers.on_move, "down"), view)
+    on(named["annotate"].click, handlers.on_annotate, view | {name: named[name] for name in ("title", "tags", "notes")})
+    picked = {"run_id": named["run_id"]}
+    for name in ("reuse", "next_stage"):
+        edit(on(named[name].click, getattr(handlers, f"on_{name}"), picked).then)
+    for place in range(SHOWN_REMEDIES):
+        edit(on(named[f"remedy_{place}"].click, partial(handlers.on_remedy, place), picked).then)
+    on(named["live"].click, handlers.on_live, {})
 
 
 def _name_of(handler: Callable[..., Shown]) -> str:

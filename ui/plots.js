@@ -6,6 +6,8 @@
     for (const [id, figure] of Object.entries(window.tailorFigures ?? {})) {
       const element = document.querySelector(`#plot-${id} .js-plotly-plot`);
       if (!element || !window.Plotly || element.data === figure.data) continue; // not on the page yet, or nothing new
+      const block = element.closest(".block");
+      if (block) block.style.display = figure.data.length || ["loss", "memory"].includes(id) ? "" : "none"; // not of this stage
       window.Plotly.react(element, figure.data, figure.layout, { responsive: true, displaylogo: false });
     }
   };

@@ -1,20 +1,27 @@
 """Serves the page: behind the gate, in a folder of its own, with everything shut that Gradio would open by itself."""
 
 import os
+import secrets
 import sys
 import tempfile
 import threading
 import webbrowser
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
+from core import queue, runs
 from core.job import SpecError
-from core.runs import Home
+from core.runs import Home, RunNotFound
 from ui import page
 from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_url
-from ui.handlers.preview import PREVIEWS
+from ui.handlers import Handlers
 
 STYLE = Path(__file__).with_name("style.css")
 PLOTS_SCRIPT = Path(__file__).with_name("plots.js")
@@ -45,9 +52,11 @@ def serve(
         print(error, file=sys.stderr)
         return 2
     isolate(place)
-    blocks = page.build(place)
+    queue.keep_advancing(place)
+    handlers = Handlers(place)
+    blocks = page.build(handlers)
     try:
-        launch(blocks, policy, port, share)
+        launch(blocks, place, policy, port, share)
     except OSError as error:
         print(f"port: {error}", file=sys.stderr)
         return 2
@@ -57,10 +66,10 @@ def serve(
         print(_share_sentence(blocks, policy), flush=True)
     if not (no_browser or policy.token):  # a token must not stand in another program's command line
         webbrowser.open(link)
-    return _wait(blocks)
+    return _wait(blocks, handlers)
 
 
-def launch(blocks: gr.Blocks, policy: GatePolicy, port: int | None, share: bool = False) -> None:
+def launch(blocks: gr.Blocks, home: Home, policy: GatePolicy, port: int | None, share: bool = False) -> None:
     """Starts the server behind the gate, with everything that Gradio would open by itself shut."""
     blocks.queue(api_open=False, max_size=64, default_concurrency_limit=4)
     blocks.launch(
@@ -78,6 +87,7 @@ def launch(blocks: gr.Blocks, policy: GatePolicy, port: int | None, share: bool 
             "openapi_url": None,
             "docs_url": None,
             "redoc_url": None,
+            "routes": [Route("/bundle/{run_id}.zip", partial(_send_bundle, home))],
         },
         max_file_size=policy.max_upload_bytes,
         state_session_capacity=200,
@@ -88,6 +98,18 @@ def launch(blocks: gr.Blocks, policy: GatePolicy, port: int | None, share: bool 
         num_workers=0,
         pwa=False,
     )
+
+
+def _send_bundle(home: Home, request: Request) -> Response:
+    """All that repeats a run elsewhere, as a zip."""
+    try:
+        run = runs.read(home, request.path_params["run_id"])
+        target = home.path / "tmp" / f"{run.id}-{secrets.token_hex(4)}.zip"
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        runs.write_bundle(run, target)
+    except (RunNotFound, SpecError, OSError) as error:
+        return PlainTextResponse(f"There is no bundle: {error}\n", status_code=404)
+    return FileResponse(target, filename=f"{run.id}.zip", background=BackgroundTask(target.unlink))
 
 
 def isolate(home: Home) -> None:
@@ -107,12 +129,12 @@ def _share_sentence(blocks: gr.Blocks, policy: GatePolicy) -> str:
     return f"Everyone with this link can use this machine: {login_url(blocks.share_url, policy.token)}"
 
 
-def _wait(blocks: gr.Blocks) -> int:
+def _wait(blocks: gr.Blocks, handlers: Handlers) -> int:
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
         print("The page is closed. Runs go on.")
     finally:
-        PREVIEWS.close()
+        handlers.previews.close()
         blocks.close(verbose=False)
     return 0

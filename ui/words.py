@@ -10,6 +10,7 @@ from core.speed import Speed
 
 PHASES: Mapping[str, str] = {
     "load": "Load",
+    "generation": "Generation",
     "forward": "Forward",
     "backward": "Backward",
     "optimizer_step": "Optimizer step",
@@ -97,13 +98,13 @@ def state_sentence(run: Run) -> str:
     """What a run is doing or how it ended, in a sentence."""
     step = f"step {run.step:,} of {run.max_steps:,}" if run.max_steps else ""
     if run.state == "running":
-        work = WORK.get(str(run.status.get("phase")), "Running")
+        work = WORK.get(str(run.status.get("phase")), "Running") + _share_done(run)
         return f"{work}, {step}." if run.step else f"{work}."
     sentences: Mapping[runs.State, str] = {
-        "queued": "Waiting for the device.",
+        "queued": "Waiting for its turn.",
         "starting": "Starting.",
         "stopping": "Stopping after this step, with a checkpoint.",
-        "finished": f"Finished: {run.step:,} steps in {duration(elapsed_seconds(run))}.",
+        "finished": f"Finished: {run.step:,} steps in {duration(run.seconds)}.",
         "stopped": f"Stopped at {step}." if step else "Stopped before the first step.",
         "failed": run.error or "Failed.",
         "interrupted": run.error or "Interrupted.",
@@ -111,18 +112,23 @@ def state_sentence(run: Run) -> str:
     return sentences[run.state]
 
 
-def elapsed_seconds(run: Run) -> float:
-    """Seconds from the start of a run to its last sign of life."""
-    started, updated = run.status.get("started"), run.status.get("updated")
-    return max(0.0, float(updated) - float(started)) if started and updated else 0.0
+def _share_done(run: Run) -> str:
+    """How much of what a running program is busy with is done, where it counts it and it is not the steps."""
+    progress = run.status.get("progress") or {}
+    if run.status.get("phase") == "train" or not progress.get("total"):
+        return ""
+    return f": {progress.get('what', '')} {min(1.0, progress.get('done', 0) / progress['total']):.0%}"
 
 
 def seconds_left(run: Run) -> float | None:
-    """Seconds to go at the pace of the logged steps; None before there is a pace."""
-    rows = [row for row in runs.metrics(run.folder) if "loss" in row][-50:]
-    if not run.is_active or len(rows) < 3 or rows[-1]["step"] <= rows[0]["step"]:
+    """Seconds to go at the pace of the last logged steps; None before there is a pace."""
+    clock = runs.read_curves(run.folder).get("time") if run.is_active else None
+    if clock is None or len(clock.steps) < 3:
         return None
-    pace = (rows[-1]["time"] - rows[0]["time"]) / (rows[-1]["step"] - rows[0]["step"])
+    steps, seconds = clock.steps[-50:], clock.values[-50:]
+    if steps[-1] <= steps[0]:
+        return None
+    pace = float((seconds[-1] - seconds[0]) / (steps[-1] - steps[0]))
     return max(0.0, pace * (run.max_steps - run.step))
 
 

@@ -1,23 +1,18 @@
-"""What is in a dataset file: the kind of its rows, every problem by line, and the ways to repair it.
+"""Datasets: taken in from elsewhere, checked line by line, repaired, mapped, mixed into what a run is trained on.
 
-Plain JSON, line by line: what is accepted here is what the training program reads. Never changes a file; repairs
-write a new one.
+Plain JSON, line by line: what is accepted here is what the training program reads. Never changes a file; whatever is
+done to one writes another.
 """
 
 from core.dataset.check import Examination, check, examine
 from core.dataset.child import Progress, check_in_child
-from core.dataset.repair import (
-    REPAIRS,
-    DatasetError,
-    Written,
-    drop_bad_rows,
-    drop_duplicates,
-    drop_rows,
-    rename_columns,
-    repair,
-    write_lines,
-)
+from core.dataset.lengths import Lengths, RowLengths, refusals
+from core.dataset.mapping import map_columns, suggest_mapping
+from core.dataset.mix import Composed, Share, compose, parse_mix
+from core.dataset.repair import REPAIRS, drop_bad_rows, drop_duplicates, drop_rows, repair, write_lines
 from core.dataset.report import DatasetReport, RowProblem
+from core.dataset.rewrite import DatasetError, Written
+from core.dataset.take_in import TABLES, Taken, Terms, content_sha256, is_hub_dataset, must_be_taken_in, take_in
 from core.dataset.types import DATASET_TYPES, KINDS, DatasetType, kind_of
 from core.dataset.walk import Wish
 
@@ -25,22 +20,37 @@ __all__ = [
     "DATASET_TYPES",
     "KINDS",
     "REPAIRS",
+    "TABLES",
+    "Composed",
     "DatasetError",
     "DatasetReport",
     "DatasetType",
     "Examination",
+    "Lengths",
     "Progress",
+    "RowLengths",
     "RowProblem",
+    "Share",
+    "Taken",
+    "Terms",
     "Wish",
     "Written",
     "check",
     "check_in_child",
+    "compose",
+    "content_sha256",
     "drop_bad_rows",
     "drop_duplicates",
     "drop_rows",
     "examine",
+    "is_hub_dataset",
     "kind_of",
-    "rename_columns",
+    "map_columns",
+    "must_be_taken_in",
+    "parse_mix",
+    "refusals",
     "repair",
+    "suggest_mapping",
+    "take_in",
     "write_lines",
 ]

@@ -6,18 +6,22 @@ Plain JSON, line by line, with nothing read into tables: what is accepted here i
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from core.dataset.diagnosis import BYTE_ORDER_MARK
 from core.dataset.elements import NOT_AN_ARRAY, Elements, is_array
+from core.dataset.findings import Findings
 from core.dataset.lines import Source, blocks_of_lines, parse
+from core.dataset.mapping import suggest_mapping
 from core.dataset.report import DatasetReport, Fault, Row, file_problem
 from core.dataset.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.twins import MOST_ROWS, Fingerprints
-from core.dataset.types import KINDS, ROWS_OF_EVIDENCE, Detection, detect
-from core.dataset.walk import Walk, Wish
+from core.dataset.types import KINDS, ROWS_OF_EVIDENCE, DatasetType, detect
+from core.dataset.walk import MAX_KEYS, Walk, Wish
 
+LONGEST_NAME = 200
+"""Characters of the name of a column that is offered for a mapping."""
 BYTES_OF_EVIDENCE = 16 * 2**20
 """Where the kind of a file is looked for; a file without a sound row in there has none."""
 
@@ -35,6 +39,16 @@ class Examination:
     duplicate_lines: "array[int]" = field(default_factory=lambda: array("Q"))
 
 
+@dataclass(frozen=True)
+class Detection:
+    """What a file was taken for, and why."""
+
+    kind: DatasetType | None
+    evidence: str
+    found_columns: tuple[str, ...]
+    suggestion: Mapping[str, str] = field(default_factory=dict)
+
+
 def check(
     path: Path,
     stage: str = "sft",
@@ -47,8 +61,10 @@ def check(
     """Reads every line of a JSONL file, or every element of a JSON array.
 
     `kind` is an id in DATASET_TYPES, for rows that fit several; `columns` says which column of the file stands for
-    which of ours. A file that is usable only with one of them has to be rewritten with `rename_columns` before it is
-    trained on. `on_progress` is told the number of bytes read so far. Raises OSError if a file cannot be read.
+    each of ours (ours -> theirs), the others being left out. A file that is usable only with these has to be written
+    with `map_columns` before it is trained on. `on_progress` is told the number of bytes read so far.
+
+    Raises OSError if a file cannot be read.
     """
     return examine(path, Wish(stage, kind, columns, eval_path), on_progress).report
 
@@ -63,7 +79,7 @@ def examine(path: Path, wish: Wish, on_progress: Callable[[int], None] = _silent
         detection = _detect(Source(file), head, wish)
         file.seek(0)
         source = Source(file, on_bytes=on_progress)
-        walk, elements = Walk(wish, detection.kind), None
+        walk, elements = Walk(wish, detection.kind, detection.suggestion), None
         if is_array(head):
             elements = Elements(source)
         for block in elements.blocks() if elements else blocks_of_lines(source):
@@ -71,6 +87,14 @@ def examine(path: Path, wish: Wish, on_progress: Callable[[int], None] = _silent
     if elements and not elements.is_whole:
         walk.findings.add_fault(1, NOT_AN_ARRAY)
     return _conclude(walk, detection, head, source.digest.hexdigest())
+
+
+def first_rows(path: Path) -> list[Row]:
+    """The first sound rows of a file, at most ROWS_OF_EVIDENCE. Raises OSError."""
+    with path.open("rb") as file:
+        as_array = is_array(file.read(HEAD_BYTES))
+        file.seek(0)
+        return list(islice(_sound_rows(Source(file), as_array), ROWS_OF_EVIDENCE))
 
 
 def _refuse(head: bytes) -> DatasetReport | None:
@@ -87,11 +111,15 @@ def _refuse(head: bytes) -> DatasetReport | None:
 
 def _detect(source: Source, head: bytes, wish: Wish) -> Detection:
     """What the first rows are."""
-    if wish.kind:
-        return Detection(KINDS[wish.kind], "chosen by hand")
     rows = _sound_rows(source, is_array(head))
-    keys = [tuple(wish.rename(row)) for row in islice(rows, ROWS_OF_EVIDENCE)]
-    return detect(keys, wish.stage, is_all=next(rows, None) is None and source.is_at_end)
+    first = list(islice(rows, ROWS_OF_EVIDENCE))
+    names = dict.fromkeys(name for name in chain.from_iterable(first) if len(name) <= LONGEST_NAME)
+    found = tuple(islice(names, MAX_KEYS))
+    if wish.kind:
+        return Detection(KINDS[wish.kind], "chosen by hand", found)
+    is_all = next(rows, None) is None and source.is_at_end
+    kind, evidence = detect([tuple(wish.read(row)) for row in first], wish.stage, is_all)
+    return Detection(kind, evidence, found, {} if kind else suggest_mapping(found, wish.stage))
 
 
 def _sound_rows(source: Source, as_array: bool) -> Iterator[Row]:
@@ -105,7 +133,7 @@ def _sound_rows(source: Source, as_array: bool) -> Iterator[Row]:
             return
 
 
-def _conclude(walk: Walk, detection: Detection, head: bytes, content_hash: str) -> Examination:
+def _conclude(walk: Walk, detection: Detection, head: bytes, sha256: str) -> Examination:
     findings, kind = walk.findings, detection.kind
     duplicates, leaked = _warn_of_twins(walk)
     if findings.rows == 0:
@@ -114,6 +142,7 @@ def _conclude(walk: Walk, detection: Detection, head: bytes, content_hash: str) 
     repairs = {
         "byte_order_mark": head.startswith(BYTE_ORDER_MARK),
         "line_ends": walk.num_crlf > 0 or findings.problem_counts["carriage_returns"] > 0,
+        "objects": _has_scattered_objects(head, findings),
         "trailing_commas": findings.problem_counts["trailing_comma"] > 0,
         "array": is_array(head) and findings.problem_counts["not_an_array"] == 0,
     }
@@ -133,10 +162,19 @@ def _conclude(walk: Walk, detection: Detection, head: bytes, content_hash: str) 
         notes=tuple(_notes(walk, head)),
         duplicates=len(duplicates),
         leaked=leaked,
-        content_hash=content_hash,
+        sha256=sha256,
+        found_columns=detection.found_columns,
+        suggestion=detection.suggestion,
         repairs=tuple(name for name, helps in repairs.items() if helps),
     )
     return Examination(report, findings.bad_lines, duplicates)
+
+
+def _has_scattered_objects(head: bytes, findings: Findings) -> bool:
+    """True if the file holds objects, but not one on a line: several on some, or none that is whole."""
+    counts = findings.problem_counts
+    are_scattered = counts["several_values"] > 0 or (counts["truncated"] > 0 and not findings.usual_format)
+    return are_scattered and head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{")
 
 
 def _notes(walk: Walk, head: bytes) -> Iterator[str]:

@@ -14,10 +14,12 @@ TIME_LIMIT_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a check is."""
+    """How far a file is."""
 
     num_bytes: int
     total_bytes: int
+    doing: str = "checking"
+    """Or downloading, or converting."""
 
     @property
     def share(self) -> float:
@@ -47,12 +49,14 @@ def check_in_child(
     says so: codes `check_died`, `check_too_long`, `check_cancelled`, `unreadable`.
     """
     request = {
+        "do": "check",
         "path": str(path),
         "stage": stage,
         "kind": kind,
         "columns": dict(columns or {}),
         "eval_path": str(eval_path) if eval_path else "",
         "memory_bytes": memory_bytes,
+        "max_bytes": 0,
         "cpu_seconds": int(time_limit_seconds) + 1,
     }
     deadline = time.monotonic() + time_limit_seconds

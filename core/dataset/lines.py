@@ -6,19 +6,26 @@ else. Memory stays flat: one block of lines at a time. Knows nothing of what the
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from core.dataset.diagnosis import MAX_DEPTH, MAX_LINE_BYTES, TOO_DEEP, TOO_LONG, diagnose
 from core.dataset.report import Fault, Row
 
-BLOCK_BYTES = 2**20
+BLOCK_BYTES = 2**18
 CONTAINERS = frozenset((dict, list))
 SPACED_COLON = re.compile(rb'"[ \t\r]+:')
 """A key with space before its colon, or the look of one inside a text."""
+ESCAPED_QUOTE_OR_COLON = re.compile(rb"\\u00(?:22|3[Aa])")
+BETWEEN_ROWS = secrets.randbelow(2**52)
+"""Parsed between rows that are parsed together: a number that no file can know, so that none can imitate it."""
 
 
 class Block(NamedTuple):
@@ -75,6 +82,64 @@ def blocks_of_lines(source: Source) -> Iterator[Block]:
             held, is_too_long = b"", True
     if held or is_too_long:
         yield Block((number,), (None if is_too_long else held,), held)
+
+
+def parse_block(block: Block) -> Iterable[tuple[int, bytes | None, Row | None, Fault | None]]:
+    """(number, line, the row, what is wrong with it) of every line; a blank line has neither row nor fault."""
+    rows = _all_rows(block)
+    return zip(block.numbers, block.lines, rows, repeat(None)) if rows else _parse_each(block)
+
+
+def _parse_each(block: Block) -> Iterator[tuple[int, bytes | None, Row | None, Fault | None]]:
+    spaced_colon = SPACED_COLON.search if SPACED_COLON.search(block.text) else None
+    for number, line in zip(block.numbers, block.lines, strict=True):
+        yield number, line, *parse(line, bool(spaced_colon and line and spaced_colon(line)))
+
+
+def _all_rows(block: Block) -> list[Row] | None:
+    """Every row of a block, parsed at once, if all of its lines are certainly sound: the quick way for most blocks.
+
+    A key that stands twice in an object is lost in parsing; written again, the rows then have fewer signs of keys.
+    """
+    signs = np.frombuffer(block.text, dtype=np.uint8)
+    if _has_peculiar_keys(block.text, signs):
+        return None
+    try:
+        values = orjson.loads(b"[" + (b",%d," % BETWEEN_ROWS).join(block.lines) + b"]")  # type: ignore[arg-type]
+    except (orjson.JSONDecodeError, TypeError):  # TypeError: a line is None
+        return None
+    rows: list[Row] = values[::2]
+    is_row_a_line = len(rows) == len(block.lines) and values[1::2] == [BETWEEN_ROWS] * (len(rows) - 1)
+    if not is_row_a_line or set(map(type, rows)) != {dict} or _is_any_too_deep(rows, signs):
+        return None
+    written = np.frombuffer(orjson.dumps(rows), dtype=np.uint8)
+    return rows if _count_keys_by_sign(signs) == _count_keys_by_sign(written) else None
+
+
+def _has_peculiar_keys(text: bytes, signs: NDArray[np.uint8]) -> bool:
+    """True if a key may end in something else than a quote and a colon: space between them, or one in an escape."""
+    before, after = signs[:-1], signs[1:]
+    if ((before <= ord(" ")) & (after == ord(":"))).any() and SPACED_COLON.search(text):
+        return True
+    return bool(((before == ord("\\")) & (after == ord("u"))).any()) and ESCAPED_QUOTE_OR_COLON.search(text) is not None
+
+
+def _count_keys_by_sign(signs: NDArray[np.uint8]) -> int:
+    """How often a quote stands before a colon, as after every key: ten times as fast as `bytes.count`."""
+    return int(np.count_nonzero((signs[:-1] == ord('"')) & (signs[1:] == ord(":"))))
+
+
+def _is_any_too_deep(rows: Sequence[Row], signs: NDArray[np.uint8]) -> bool:
+    """True if a row is nested too deep. Looks only at those with many opening brackets; [ and { differ in one bit."""
+    brackets = np.flatnonzero(signs | 0x20 == ord("{"))
+    ends = np.searchsorted(brackets, np.flatnonzero(signs == ord("\n")))
+    num_brackets = np.diff(ends, prepend=0, append=len(brackets))
+    try:
+        for index in np.flatnonzero(num_brackets > MAX_DEPTH):
+            _count_keys(rows[int(index)], MAX_DEPTH)
+    except RecursionError:
+        return True
+    return False
 
 
 def parse(line: bytes | None, is_suspect: bool = False) -> tuple[Row | None, Fault | None]:

@@ -22,6 +22,14 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = re.compile("PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|LD_LIBRARY_PATH")
+HUB_VARIABLES = r"HF_.*|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|XDG_CACHE_HOME"
+HUB_SETTINGS: Mapping[str, str] = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+"""For children that read from the Hub."""
 SECONDS_BETWEEN_LOOKS = 0.1
 """How often a wait looks whether it was called off."""
 Message = dict[str, Any]

@@ -29,7 +29,8 @@ class RowProblem:
     fix: str
 
     def __str__(self) -> str:
-        return f"line {self.line}, {self.field}: {self.message}; {self.fix}"
+        where = "file" if self.field == "file" else f"line {self.line}, {self.field}"
+        return f"{where}: {self.message}; {self.fix}"
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,12 @@ class DatasetReport:
     """Rows that repeat an earlier row, byte for byte."""
     leaked: int = 0
     """Rows of the evaluation file that are in this file too."""
-    content_hash: str = ""
-    """SHA-256 of the bytes; empty if the file was refused by its first bytes."""
+    sha256: str = ""
+    """Of the bytes; empty if the file was refused by its first bytes."""
+    found_columns: tuple[str, ...] = ()
+    """The columns of the first rows, under the file's own names."""
+    suggestion: Mapping[str, str] = field(default_factory=dict)
+    """Where no kind was recognised: column of ours -> column of the file, as `map_columns` takes it; or empty."""
     repairs: tuple[str, ...] = ()
     """Ids of the repairs in REPAIRS that would help."""
 
@@ -85,7 +90,7 @@ class DatasetReport:
     def from_json(cls, fields: Mapping[str, Any]) -> "DatasetReport":
         """The report that `to_json` was called on."""
         lists = {name: tuple(RowProblem(**each) for each in fields[name]) for name in ("problems", "warnings")}
-        texts = {name: tuple(fields[name]) for name in ("columns", "notes", "repairs")}
+        texts = {name: tuple(fields[name]) for name in ("columns", "notes", "repairs", "found_columns")}
         return cls(**{**fields, **lists, **texts})
 
     @classmethod

@@ -21,9 +21,7 @@ SIGNATURES = (
     Signature(b"\xfd7zXZ\x00", "xz data", "unpack it first: unxz FILE"),
     Signature(b"\x28\xb5\x2f\xfd", "zstd data", "unpack it first: unzstd FILE"),
     Signature(b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
-    Signature(
-        b"PAR1", "a Parquet table", "save it as JSON lines: DataFrame.to_json(FILE, orient='records', lines=True)"
-    ),
+    Signature(b"PAR1", "a Parquet table", "take it in as a dataset, which makes JSON lines of it"),
     Signature(b"ARROW1", "an Arrow table", "save it as JSON lines"),
     Signature(b"SQLite format 3\x00", "a database", "export its rows as JSON lines"),
     Signature(b"\x89PNG\r\n", "a PNG image", "give a text file with one JSON object a line"),

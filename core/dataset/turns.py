@@ -36,6 +36,7 @@ JSON_WORDS: Mapping[type, str] = {
 MESSAGE = 'write {"role": "user", "content": "..."}'
 ROLES_REMEMBERED = 64
 """Longer conversations are judged anew each time, so that no file can fill the memory."""
+MAP_TURNS = "these are messages: map conversations to messages"
 TURN = 'write {"from": "human", "value": "..."}'
 
 
@@ -63,7 +64,8 @@ def turn_faults(turns: list[Any], column: str) -> Sequence[Fault]:
     """What is wrong with a ShareGPT conversation."""
     for index, turn in enumerate(turns):
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
-            return (Fault(f"{column}[{index}]", "not_message", "is not a turn", TURN),)
+            fix = MAP_TURNS if isinstance(turn, dict) and "role" in turn else TURN
+            return (Fault(f"{column}[{index}]", "not_message", "is not a turn", fix),)
         if not isinstance(turn["from"], str) or turn["from"] not in SHAREGPT_ROLES:
             fault = f"{_shown(turn['from'])} is not a role"
             return (Fault(f"{column}[{index}].from", "unknown_role", fault, f"use {', '.join(SHAREGPT_ROLES)}"),)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from core.methods import STAGES
 
 ROWS_OF_EVIDENCE = 1000
-COLUMN_PAIRS = (("question", "answer"), ("query", "response"), ("input", "output"), ("user", "assistant"))
-"""Names by which two columns are known for a question and its answer; only the first pair needs no mapping."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +19,8 @@ class DatasetType:
     """Keys that a row must have, in the order that a person reads them."""
     optional: tuple[str, ...] = ()
     """Further keys that are read if a row has them."""
+    is_chat: bool = False
+    """True if its texts become messages, for the model's chat template."""
 
 
 DATASET_TYPES = (
@@ -30,22 +30,16 @@ DATASET_TYPES = (
     DatasetType("preference without prompt", "preference", ("chosen", "rejected"), ("tools",)),
     DatasetType("unpaired preference", "unpaired preference", ("prompt", "completion", "label"), ("tools",)),
     DatasetType("prompt and completion", "prompt-completion", ("prompt", "completion"), ("tools",)),
-    DatasetType("instruction and output", "prompt-completion", ("instruction", "output"), ("input", "system")),
-    DatasetType("question and answer", "prompt-completion", ("question", "answer"), ("system",)),
+    DatasetType(
+        "instruction and output", "prompt-completion", ("instruction", "output"), ("input", "system"), is_chat=True
+    ),
+    DatasetType("question and answer", "prompt-completion", ("question", "answer"), ("system",), is_chat=True),
     DatasetType("text", "language modeling", ("text",)),
     DatasetType("prompt only", "prompt-only", ("prompt",), ("tools",)),
 )
 """In order of precedence: a row with the keys of several is taken for the first that the stage accepts."""
 
 KINDS: Mapping[str, DatasetType] = {kind.id: kind for kind in DATASET_TYPES}
-
-
-@dataclass(frozen=True)
-class Detection:
-    """What a file was taken for, and why."""
-
-    kind: DatasetType | None
-    evidence: str
 
 
 def kind_of(keys: Iterable[str], stage: str) -> DatasetType | None:
@@ -65,25 +59,17 @@ def accepted_types(stage: str) -> tuple[str, ...]:
     return STAGES[stage].dataset_types
 
 
-def detect(rows_keys: Sequence[tuple[str, ...]], stage: str, is_all: bool) -> Detection:
-    """What most of the first rows are; `is_all` says that there are no further rows."""
+def detect(rows_keys: Sequence[tuple[str, ...]], stage: str, is_all: bool) -> tuple[DatasetType | None, str]:
+    """(what most of the first rows are, why it was taken for that); `is_all` says that there are no further rows."""
     votes = Counter(kind_of(keys, stage) for keys in rows_keys)
     if not votes:
-        return Detection(None, "")
+        return None, ""
     kind, num_rows = max(votes.items(), key=lambda vote: (vote[0] is not None, vote[1]))
     total = f"{len(rows_keys):,} rows" if is_all else f"the first {len(rows_keys):,} rows"
     if kind is None:
-        return Detection(None, f"none of {total} has columns of a known kind")
+        return None, f"none of {total} has columns of a known kind"
     if num_rows == len(rows_keys):
         share = "the only row" if is_all and num_rows == 1 else f"all{'' if is_all else ' of'} {total}"
     else:
         share = f"{num_rows:,} of {total}"
-    return Detection(kind, f"{' and '.join(kind.columns)} in {share}")
-
-
-def suggest_mapping(keys: Iterable[str]) -> dict[str, str]:
-    """{column of the file: column of ours} for two columns that look like a question and its answer."""
-    by_name = {key.lower(): key for key in keys}
-    pair = next((pair for pair in COLUMN_PAIRS if all(name in by_name for name in pair)), None)
-    names = [by_name[name] for name in pair] if pair else list(by_name.values())
-    return dict(zip(names, COLUMN_PAIRS[0], strict=True)) if len(names) == 2 else {}
+    return kind, f"{' and '.join(kind.columns)} in {share}"

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.dataset.findings import Findings
-from core.dataset.lines import SPACED_COLON, Block, parse
+from core.dataset.lines import Block, parse_block
+from core.dataset.mapping import mapped
 from core.dataset.report import Fault, Format, Row
 from core.dataset.rows import format_of, row_faults
 from core.dataset.special import has_nul, may_hold_special, special_tokens
 from core.dataset.twins import Fingerprints
-from core.dataset.types import DATASET_TYPES, DatasetType, accepted_types, accepts, kind_of, suggest_mapping
+from core.dataset.types import DATASET_TYPES, DatasetType, accepted_types, accepts, kind_of
 
 MAX_KEYS = 64
 SHAPES_REMEMBERED = 1000
@@ -28,20 +29,20 @@ class Wish:
     kind: str = ""
     """Id in DATASET_TYPES; empty detects it."""
     columns: Mapping[str, str] | None = None
-    """Column of the file -> column of ours."""
+    """Column of ours -> column of the file; none leaves rows as they are."""
     eval_path: Path | None = None
     """A second file, whose rows should not be in the first."""
 
-    def rename(self, row: Row) -> Row:
+    def read(self, row: Row) -> Row:
         """The row under our names."""
-        return {self.columns.get(name, name): value for name, value in row.items()} if self.columns else row
+        return mapped(row, self.columns) if self.columns else row
 
 
 class Walk:
     """Takes a file block by block and keeps what it finds."""
 
-    def __init__(self, wish: Wish, kind: DatasetType | None):
-        self.wish, self.kind = wish, kind
+    def __init__(self, wish: Wish, kind: DatasetType | None, suggestion: Mapping[str, str]):
+        self.wish, self.kind, self.suggestion = wish, kind, suggestion
         self.findings = Findings()
         self.fingerprints = Fingerprints()
         self.num_blank = 0
@@ -53,16 +54,14 @@ class Walk:
         text, findings, columns = block.text, self.findings, self.wish.columns
         if b"\r" in text:
             self.num_crlf += text.count(b"\r\n") + text.endswith(b"\r")
-        spaced_colon = SPACED_COLON.search if SPACED_COLON.search(text) else None
         may_be_special = may_hold_special(text)
         good_lines, good_numbers = [], []
-        for number, line in zip(block.numbers, block.lines, strict=True):
-            row, fault = parse(line, bool(spaced_colon and line and spaced_colon(line)))
+        for number, line, row, fault in parse_block(block):
             if row is None or line is None:
                 self._count_unread(number, fault)
                 continue
             findings.rows += 1
-            if self._is_good(number, self.wish.rename(row) if columns else row):
+            if self._is_good(number, self.wish.read(row) if columns else row):
                 good_lines.append(line)
                 good_numbers.append(number)
             if may_be_special and may_hold_special(line):
@@ -95,10 +94,18 @@ class Walk:
 
     def _judge_shape(self, keys: tuple[str, ...]) -> Fault | None:
         """What is wrong with a row by its keys alone; remembered, since most rows have the keys of the first."""
-        fault = _shape_fault(keys, self.kind, self.wish)
+        fault = self._shape_fault(keys)
         if len(self._shapes) < SHAPES_REMEMBERED and sum(map(len, keys)) < LONGEST_SHAPE_REMEMBERED:
             self._shapes[keys] = fault
         return fault
+
+    def _shape_fault(self, keys: tuple[str, ...]) -> Fault | None:
+        if len(keys) > MAX_KEYS:
+            message = f"has {len(keys):,} columns, more than {MAX_KEYS}"
+            return Fault("row", "too_many_keys", message, "keep those that are trained on")
+        if self.kind is None:
+            return _unknown_columns(keys, self.suggestion)
+        return _kind_fault(keys, self.kind, self.wish)
 
     def _format_faults(self, number: int, format: Format) -> tuple[Fault, ...]:
         """A row that is written in another format than the rows before it."""
@@ -124,12 +131,7 @@ class Walk:
             self.findings.add_warning(number, Fault(field_with_nul, "nul_character", "holds the character U+0000", fix))
 
 
-def _shape_fault(keys: tuple[str, ...], kind: DatasetType | None, wish: Wish) -> Fault | None:
-    if len(keys) > MAX_KEYS:
-        message = f"has {len(keys):,} columns, more than {MAX_KEYS}"
-        return Fault("row", "too_many_keys", message, "keep those that are trained on")
-    if kind is None:
-        return _unknown_columns(keys)
+def _kind_fault(keys: tuple[str, ...], kind: DatasetType, wish: Wish) -> Fault | None:
     if missing := [column for column in kind.columns if column not in keys]:
         return Fault(missing[0], "missing", "is missing", f"give {' and '.join(kind.columns)} in every row")
     if not wish.kind and (other := kind_of(keys, wish.stage)) is not kind:
@@ -143,10 +145,10 @@ def _shape_fault(keys: tuple[str, ...], kind: DatasetType | None, wish: Wish) ->
     return None
 
 
-def _unknown_columns(keys: tuple[str, ...]) -> Fault:
+def _unknown_columns(keys: tuple[str, ...], suggestion: Mapping[str, str]) -> Fault:
     known = ", ".join(" + ".join(kind.columns) for kind in DATASET_TYPES)
     shown = ", ".join(keys)[:200] or "none"
     fix = f"use one of: {known}"
-    if mapping := suggest_mapping(keys):
-        fix = f"map {' and '.join(f'{theirs[:60]} to {ours}' for theirs, ours in mapping.items())}, or {fix}"
+    if suggestion and all(theirs in keys for theirs in suggestion.values()):
+        fix = f"map {' and '.join(f'{theirs} to {ours}' for ours, theirs in suggestion.items())}, or {fix}"
     return Fault("row", "unknown_columns", f"no known columns among {shown}", fix)

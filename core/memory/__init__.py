@@ -4,5 +4,7 @@
 """
 
 from core.memory.estimate import Component, MemoryEstimate, estimate
+from core.memory.history import PastRun, refine
+from core.memory.timeline import timeline
 
-__all__ = ["Component", "MemoryEstimate", "estimate"]
+__all__ = ["Component", "MemoryEstimate", "PastRun", "estimate", "refine", "timeline"]

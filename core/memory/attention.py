@@ -65,7 +65,8 @@ def _efficient(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor, has_mask: bool
     """Memory-efficient attention, which wants a key and value per query head, and the mask as numbers to add.
 
     Kept: q, the repeated k and v, the mask [B, 1, T, T], the output, one float32 per query (T rounded up to 32).
-    Backward scratch: two float32 per query; above 64 per head also the gradient of q in float32.
+    Backward scratch: one float32 per query, and the gradient of q in float32, T and d rounded up to 64; above 128 per
+    head those of k and v too (workspace_size in mem_eff_attention/kernel_backward.h).
     """
     program, shape, tape = run.program, run.program.shape, run.tape
     heads = shape.num_attention_heads
@@ -73,13 +74,15 @@ def _efficient(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor, has_mask: bool
     logsumexp = tape.heap.allocate(program.rows * heads * _round_up(program.row_tokens, 32), 4, "activations")
     scores = program.rows * program.row_tokens**2 if has_mask else 0
     mask = tape.heap.allocate(scores, program.compute_bytes, "activations")
+    copies, columns = 1 if shape.head_dim <= 128 else 3, _round_up(shape.head_dim, 64)
+    numbers = program.rows * heads * (program.row_tokens + copies * _round_up(program.row_tokens, 64) * columns)
     out = tape.run(
         q,
         k,
         v,
         saves=[q, k, v, mask, logsumexp],
         saves_output=True,
-        backward_kernel_bytes=8 * run.num_tokens * heads + (4 * q.numbers if shape.head_dim > 64 else 0),
+        backward_kernel_bytes=4 * numbers,
         gradient_bytes=[q.num_bytes] * 3,
     )
     tape.drop(mask, logsumexp, k, v)
@@ -107,8 +110,8 @@ def _eager(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return _with_sinks(run, weights, v, q)
     widened = tape.hold(weights) if program.is_float16 else tape.cast(weights, 4)
     softmax = tape.run(widened, number_bytes=4, saves_output=True, backward_kernel_bytes=4 * scores, consumes=True)
-    tape.drop(weights)
-    weights = tape.cast(softmax, program.compute_bytes, consumes=True)
+    raw, weights = weights, tape.cast(softmax, program.compute_bytes, consumes=True)
+    tape.drop(raw)
     out = tape.run(weights, v, numbers=q.numbers, saves=[weights, v], gradient_bytes=[weights.num_bytes, q.num_bytes])
     tape.drop(weights, v, k)
     return tape.run(out, consumes=True)  # transpose(1, 2).contiguous()
@@ -121,13 +124,15 @@ def _with_sinks(run: ForwardPass, weights: Tensor, v: Tensor, q: Tensor) -> Tens
     """
     tape, program = run.tape, run.program
     numbers = weights.numbers + weights.numbers // program.row_tokens
-    joined = tape.run(weights, numbers=numbers, gradient_bytes=[PASSED_ON], consumes=True)
+    joined = tape.run(weights, numbers=numbers, gradient_bytes=[PASSED_ON])
     shifted = tape.run(joined, gradient_bytes=[PASSED_ON], consumes=True)
-    softmax = tape.run(shifted, saves_output=True, backward_kernel_bytes=numbers * program.compute_bytes, consumes=True)
+    softmax = tape.run(shifted, saves_output=True, backward_kernel_bytes=numbers * program.compute_bytes)
+    tape.drop(weights)
     sizes = [softmax.num_bytes, q.num_bytes]
     out = tape.run(softmax, v, numbers=q.numbers, saves=[softmax, v], gradient_bytes=sizes)  # a view without the sink
-    tape.drop(softmax, v)
-    return tape.run(out, consumes=True)
+    out = tape.run(out, consumes=True)
+    tape.drop(shifted, softmax, v)
+    return out
 
 
 def _repeated(run: ForwardPass, x: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ Exact, as long as peaks are compared where the same layers are at work: near the
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.memory.heap import Kind
 from core.memory.program import LayerKind, Program
-from core.memory.step import PHASES, Phase, Simulation
+from core.memory.step import PHASES, Phase, Simulation, sections
 
 Composition = Counter[Kind]
 """Bytes by kind."""
@@ -31,31 +31,44 @@ def find_peaks(program: Program) -> Peaks:
     A segment's peak grows by the same bytes with every layer of a kind: simulate a shallow model with every kind at
     both ends, then once more with one layer of each kind added in the middle, and extend. Where a model mixes kinds,
     they stand at each end in the order in which the model has them, but closer: the estimate may be a few layers'
-    inputs too high.
+    inputs too high. Frozen layers and those that train are extended apart.
     """
     kinds = program.layer_kinds()
-    first = tuple(dict.fromkeys(kinds))
-    last = tuple(dict.fromkeys(reversed(kinds)))[::-1]
-    if len(first) == 1:
-        first = last = first * 2
-    shallow = first + last
-    if len(kinds) <= len(shallow) + len(set(first)):
-        return _peaks(*_simulated(program, kinds, len(first)))
-    base, largest = _simulated(program, shallow, len(first))
+    num_ends = max(2, *(len(set(section)) for section in sections(kinds)))
+    parts = [_shallow(section, num_ends) for section in sections(kinds)]
+    base, largest = _simulated(program, _joined(parts), num_ends)
     total = {segment: composition.copy() for segment, composition in base.items()}
-    for kind in set(first):
-        deeper, _ = _simulated(program, (*first, kind, *last), len(first))
-        num_more = kinds.count(kind) - shallow.count(kind)
-        for segment, composition in base.items():
-            for part, num_bytes in deeper[segment].items():
-                total[segment][part] += num_more * (num_bytes - composition[part])
+    for number, section in enumerate(sections(kinds)):
+        for kind in dict.fromkeys(section):
+            if num_more := section.count(kind) - sum(parts[number], ()).count(kind):
+                first, last = parts[number]
+                parts_deeper = [*parts[:number], ((*first, kind), last), *parts[number + 1 :]]
+                deeper, _ = _simulated(program, _joined(parts_deeper), num_ends)
+                _extend(total, base, deeper, num_more)
     return _peaks(total, largest)
 
 
-def sum_over_layers(program: Program, measure: Callable[[tuple[LayerKind, ...]], int]) -> int:
-    """`measure` of the whole model, when each layer adds what it adds alone."""
-    kinds, outside = program.layer_kinds(), measure(())
-    return outside + sum(kinds.count(kind) * (measure((kind,)) - outside) for kind in dict.fromkeys(kinds))
+def _shallow(section: tuple[LayerKind, ...], num_ends: int) -> tuple[tuple[LayerKind, ...], tuple[LayerKind, ...]]:
+    """The first and the last layers of a section that stand for all: every kind at both ends, or all that there are."""
+    first = tuple(dict.fromkeys(section))
+    last = tuple(dict.fromkeys(reversed(section)))[::-1]
+    if len(section) <= 2 * num_ends + len(first):
+        return section, ()
+    repeats = -(-num_ends // len(first))
+    return (first * repeats)[:num_ends], (last * repeats)[-num_ends:]
+
+
+def _joined(parts: list[tuple[tuple[LayerKind, ...], tuple[LayerKind, ...]]]) -> tuple[LayerKind, ...]:
+    return tuple(kind for first, last in parts for kind in (*first, *last))
+
+
+def _extend(
+    total: dict[str, Composition], base: Mapping[str, Composition], deeper: Mapping[str, Composition], num_more: int
+) -> None:
+    """Add what so many more layers of a kind would, each as much as one did."""
+    for segment, composition in base.items():
+        for part, num_bytes in deeper[segment].items():
+            total[segment][part] += num_more * (num_bytes - composition[part])
 
 
 def _simulated(program: Program, kinds: tuple[LayerKind, ...], num_ends: int) -> tuple[Mapping[str, Composition], int]:
@@ -70,7 +83,7 @@ def _peaks(segments: Mapping[str, Composition], largest: int) -> Peaks:
     by_phase: dict[Phase, list[Composition]] = {phase: [] for phase in PHASES}
     for segment, composition in segments.items():
         by_phase[_phase_of(segment)].append(composition)
-    return Peaks({phase: max(found, key=Counter.total) for phase, found in by_phase.items()}, largest)
+    return Peaks({phase: max(found, key=Counter.total) for phase, found in by_phase.items() if found}, largest)
 
 
 def _phase_of(segment: str) -> Phase:

@@ -1,5 +1,6 @@
 """MemoryEstimate, and the one function that makes it. Adds up what the simulation found; never simulates itself."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,26 +8,19 @@ from typing import Literal
 
 from core.job import JobSpec
 from core.memory.allocator import LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES
-from core.memory.depth import Composition, find_peaks, sum_over_layers
+from core.memory.context import Context, context_of
+from core.memory.depth import find_peaks
 from core.memory.job_program import program_of
-from core.memory.precision import is_cpu
 from core.memory.program import Program
-from core.memory.resident import num_parameters, num_trainable_parameters, paged_state_bytes
+from core.memory.resident import num_parameters, num_trainable_parameters, paged_state_bytes, sum_over_layers
+from core.memory.spread import ERROR, Spread, spread_of
 from core.memory.step import Phase
 from core.presets import Gpu
 from core.shapes import ModelShape
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
-MIB = 2**20
 TIGHT_SHARE = 0.94
 """Above this share of the capacity a job is tight: an estimate is good to about 2 %, and a display needs some too."""
-ERROR = 0.02
-"""How far the allocated peak may be off, as a share: the worst miss on fully specified measured runs is below it."""
-LEAST_SPREAD = 0.01
-"""The same when every batch is as long as the next."""
-SPREAD_OF_VARYING_LENGTHS = 0.05
-"""How much more may be reserved, as a share, when every batch has other lengths: gaps of one do not fit the next.
-Replays of 24 jobs with random lengths reserved 0 to 7 % more than was allocated, 2 % in the median."""
 NOTES: Mapping[str, str] = {
     "weights": "The model's own numbers, as they are loaded.",
     "quantization_state": "Scales and code books that turn 4- or 8-bit weights back into numbers.",
@@ -35,6 +29,10 @@ NOTES: Mapping[str, str] = {
     "optimizer_states": "What the optimizer remembers about every number that trains.",
     "activations": "Intermediate results that wait for the backward pass; they grow with batch and length.",
     "logits": "Scores of every word of the vocabulary, in tiles, where the loss is computed.",
+    "reference_model": "A frozen copy of the model as it was, to compare the answers with.",
+    "value_model": "A second model that foretells rewards, and trains. Only an estimate: nothing trains it here.",
+    "reward_model": "The model that scores the answers drawn; taken for as large as yours if its size is not known.",
+    "generation_cache": "Keys and values of the answers being drawn, for every layer and every answer at once.",
     "temporary": "Buffers of one operation: gradients on their way back, unpacked weights, cuBLAS workspaces.",
     "cuda_context": "What the CUDA driver takes for itself in every process.",
     "fragmentation": "Gaps between tensors that PyTorch holds but cannot use.",
@@ -72,6 +70,11 @@ class MemoryEstimate:
     low_bytes: int
     high_bytes: int
     """Where the total should lie."""
+    why: str
+    """Why that range is as wide as it is."""
+    spread: float
+    """How much more than foretold may be reserved, as a share."""
+    context: Context
     num_parameters: int
     num_trainable_parameters: int
 
@@ -85,6 +88,7 @@ class MemoryEstimate:
             "total_bytes": self.total_bytes,
             "low_bytes": self.low_bytes,
             "high_bytes": self.high_bytes,
+            "why": self.why,
             "capacity_bytes": self.capacity_bytes,
             "verdict": self.verdict,
             "binding_phase": self.binding_phase,
@@ -94,63 +98,82 @@ class MemoryEstimate:
 
 
 @dataclass(frozen=True)
-class Context:
-    """Memory that the CUDA driver takes per process, in bytes: expected, at least, at most."""
+class Found:
+    """What was found out about a job, by whatever means."""
 
-    expected_bytes: int
-    low_bytes: int
-    high_bytes: int
-
-
-NO_CONTEXT = Context(0, 0, 0)
-MEASURED_CONTEXTS: Mapping[tuple[int, int], Context] = {
-    # 140.9 MiB in 69 of 79 processes on a T4, torch 2.10 to 2.14 (tests/measured/measured_peaks.jsonl).
-    (7, 5): Context(141 * MIB, 140 * MIB, 145 * MIB),
-}
-UNMEASURED_CONTEXT = Context(450 * MIB, 141 * MIB, 723 * MIB)
-"""Cards that nobody measured: from what a T4 takes to the largest report found (a PyTorch forum thread of 2020)."""
+    phases: Mapping[Phase, int]
+    """Allocated peak of each phase, in bytes."""
+    at_peak: Mapping[str, int]
+    """Component -> bytes at the highest of these peaks."""
+    gap_bytes: int
+    """Reserved beyond that."""
+    paged_bytes: int
+    """Optimizer states in managed memory."""
+    num_parameters: int
+    num_trainable_parameters: int
 
 
 @lru_cache(maxsize=1024)
-def estimate(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: int | None = None) -> MemoryEstimate:
+def estimate(
+    job: JobSpec,
+    shape: ModelShape,
+    gpu: Gpu,
+    longest_row_tokens: int | None = None,
+    *,
+    mean_row_tokens: float | None = None,
+    reward_shape: ModelShape | None = None,
+) -> MemoryEstimate:
     """The memory that training this job takes on this card, at its longest possible batch.
 
-    Rows have `longest_row_tokens` if the data is known to be shorter than `job.max_length`. Raises SpecError for a job
-    that cannot run on this model.
+    Rows have `longest_row_tokens` if the data is known to be shorter than `job.max_length`; the closer to them their
+    mean, the narrower the range. A reward model is as large as the model that trains unless `reward_shape` says
+    otherwise. Raises SpecError for a job that cannot run.
     """
-    program = program_of(job, shape, gpu, longest_row_tokens)
+    program = program_of(job, shape, gpu, longest_row_tokens, reward_shape)
     peaks = find_peaks(program)
     phases = {phase: composition.total() for phase, composition in peaks.by_phase.items()}
-    binding = max(phases, key=lambda phase: phases[phase])
-    context = context_of(gpu)
-    paged_bytes = sum_over_layers(program, lambda kinds: paged_state_bytes(program, kinds))
-    gap_bytes = fragmentation_bytes(program, peaks.largest_activation_bytes)
-    reserved = phases[binding] + gap_bytes
-    composition = peaks.by_phase[binding].copy()
-    composition["optimizer_states"] += paged_bytes
-    total = reserved + paged_bytes + context.expected_bytes
-    spread = 0.0 if program.on_cpu else LEAST_SPREAD if job.packing else SPREAD_OF_VARYING_LENGTHS
-    return MemoryEstimate(
-        components=_components(composition, context.expected_bytes, gap_bytes),
+    found = Found(
         phases=phases,
-        peak_allocated_bytes=phases[binding],
-        peak_reserved_bytes=reserved,
-        total_bytes=total,
-        capacity_bytes=gpu.capacity_bytes,
-        verdict=_verdict(total, gpu.capacity_bytes),
-        binding_phase=binding,
-        low_bytes=round(phases[binding] * (1 - ERROR)) + context.low_bytes,
-        high_bytes=round(reserved * (1 + ERROR + spread)) + paged_bytes + context.high_bytes,
+        at_peak=dict[str, int](peaks.by_phase[max(phases, key=lambda phase: phases[phase])].items()),
+        gap_bytes=fragmentation_bytes(program, peaks.largest_activation_bytes),
+        paged_bytes=sum_over_layers(program, lambda kinds: paged_state_bytes(program, kinds)),
         num_parameters=sum_over_layers(program, lambda kinds: num_parameters(program, kinds)),
         num_trainable_parameters=sum_over_layers(program, lambda kinds: num_trainable_parameters(program, kinds)),
     )
+    longest = min(job.max_length, longest_row_tokens or job.max_length)
+    return estimate_of(found, gpu, spread_of(job, gpu, longest, mean_row_tokens))
 
 
-def context_of(gpu: Gpu) -> Context:
-    """The CUDA context of a process on this card."""
-    if is_cpu(gpu):
-        return NO_CONTEXT
-    return MEASURED_CONTEXTS.get(gpu.compute_capability, UNMEASURED_CONTEXT)
+def estimate_of(found: Found, gpu: Gpu, spread: Spread, notes: Mapping[str, str] = NOTES) -> MemoryEstimate:
+    """The estimate that findings come to on a card; `notes` say what its components are, in their order."""
+    binding = max(found.phases, key=lambda phase: found.phases[phase])
+    allocated, context = found.phases[binding], context_of(gpu)
+    reserved = allocated + found.gap_bytes
+    total = reserved + found.paged_bytes + context.expected_bytes
+    sizes = Counter(found.at_peak) + Counter(
+        {
+            "optimizer_states": found.paged_bytes,
+            "cuda_context": context.expected_bytes,
+            "fragmentation": found.gap_bytes,
+        }
+    )
+    return MemoryEstimate(
+        components=tuple(Component(name, sizes[name], note) for name, note in notes.items() if sizes[name]),
+        phases=found.phases,
+        peak_allocated_bytes=allocated,
+        peak_reserved_bytes=reserved,
+        total_bytes=total,
+        capacity_bytes=gpu.capacity_bytes,
+        verdict=verdict_of(total, gpu.capacity_bytes),
+        binding_phase=binding,
+        low_bytes=round(allocated * (1 - ERROR)) + context.low_bytes,
+        high_bytes=round(reserved * (1 + ERROR + spread.share)) + found.paged_bytes + context.high_bytes,
+        why=spread.why,
+        spread=spread.share,
+        context=context,
+        num_parameters=found.num_parameters,
+        num_trainable_parameters=found.num_trainable_parameters,
+    )
 
 
 def fragmentation_bytes(program: Program, largest_activation_bytes: int) -> int:
@@ -164,13 +187,9 @@ def fragmentation_bytes(program: Program, largest_activation_bytes: int) -> int:
     return 0 if program.on_cpu else largest_activation_bytes + LARGE_SEGMENT_BYTES + SMALL_SEGMENT_BYTES
 
 
-def _components(composition: Composition, context_bytes: int, gap_bytes: int) -> tuple[Component, ...]:
-    sizes = dict[str, int]((*composition.items(), ("cuda_context", context_bytes), ("fragmentation", gap_bytes)))
-    return tuple(Component(name, sizes[name], note) for name, note in NOTES.items() if sizes.get(name))
-
-
-def _verdict(needed_bytes: int, capacity_bytes: int) -> Verdict:
-    """Needed is what is allocated at once plus its gaps: an allocator that runs out frees its unused segments first."""
+def verdict_of(needed_bytes: int, capacity_bytes: int) -> Verdict:
+    """Whether that fits. Needed is what is allocated at once plus its gaps: an allocator that runs out frees its unused
+    segments first."""
     if needed_bytes > capacity_bytes:
         return "does_not_fit"
     return "tight" if needed_bytes > TIGHT_SHARE * capacity_bytes else "fits"

@@ -24,17 +24,17 @@ CPU_TILE_COPIES = 4
 def fused_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
     """TRL's head for hidden [N, h]: per-token log-probabilities; the logits never exist as a whole.
 
-    Kept: the hidden states of the tokens that count (here: all). Backward: one tile, the gradient of the hidden
+    Kept: the hidden states of the tokens that count. Backward: one tile, the gradient of the hidden
     states in float32, and that of the head's weight in float32, if it trains and is not float32 itself.
     """
     program, shape = run.program, run.program.shape
     tile_bytes = _tile_bytes(run)
-    copies_gradient = program.trains_base and program.weight_bytes < 4
+    copies_gradient = program.trains_head and program.weight_bytes < 4
     weight_bytes = 4 * shape.vocab_size * shape.hidden_size if copies_gradient else 0
-    chosen = run.tape.run(hidden)
+    chosen = run.tape.run(hidden, numbers=program.num_scored_tokens * shape.hidden_size)
     loss = run.tape.run(
         chosen,
-        numbers=STATISTICS * run.num_tokens,
+        numbers=STATISTICS * program.num_scored_tokens,
         number_bytes=4,
         saves=[chosen],
         scratch_bytes=tile_bytes,
@@ -52,7 +52,7 @@ def _tile_bytes(run: ForwardPass) -> int:
     A small vocabulary leaves a part of the tile unused, which a CPU never makes resident.
     """
     program, shape = run.program, run.program.shape
-    tokens, words = min(run.num_tokens, TILE_TOKENS), min(shape.vocab_size, TILE_VOCABULARY)
+    tokens, words = min(program.num_scored_tokens, TILE_TOKENS), min(shape.vocab_size, TILE_VOCABULARY)
     weight_bytes = (
         words * shape.hidden_size * program.compute_bytes if program.rest_bytes != program.compute_bytes else 0
     )
@@ -84,7 +84,7 @@ def _logits(run: ForwardPass, hidden: Tensor) -> Tensor:
     """`lm_head(hidden)`, soft-capped if the model does so: [N, V] in the precision of the math."""
     program, tape, shape = run.program, run.tape, run.program.shape
     x = tape.cast(hidden, program.compute_bytes)
-    saves, cast = [x] if program.trains_base else [], None
+    saves, cast = [x] if program.trains_head else [], None
     if program.autocast and program.rest_bytes == 4:
         cast = tape.heap.allocate(shape.vocab_size * shape.hidden_size, 2, "temporary")
         saves.append(cast)
@@ -111,8 +111,43 @@ def sixteen_bit_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor |
     return loss, outputs
 
 
+def score_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A number for each sequence from hidden [N, h]: one per token, of which that of the last token counts."""
+    program, tape, width = run.program, run.tape, run.program.shape.hidden_size
+    x = tape.cast(hidden, program.compute_bytes)
+    weight = WeightGradient(f"{run.model}score", width * program.weight_bytes)
+    scores = tape.run(x, numbers=run.num_tokens, saves=[x], weights=[weight] if program.trains_head else [])
+    tape.drop(x)
+    return tape.run(scores, numbers=program.rows, number_bytes=4, consumes=True), None
+
+
+def preference_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """TRL's ORPO and CPO for hidden [N, h], half of them of chosen answers: from all logits [N, V], in float32.
+
+    The cross-entropy of the chosen half takes a copy of it and keeps its log-softmax; the log-probabilities of the
+    tokens keep the logits. Sources: concatenated_forward and get_batch_logps in trl/experimental/orpo/orpo_trainer.py,
+    trl/kernels/logprob_entropy.py.
+    """
+    tape = run.tape
+    logits = tape.cast(_logits(run, hidden), 4, consumes=True)  # accelerate's convert_outputs_to_fp32
+    half = logits.numbers // 2
+    chosen = tape.run(logits, numbers=half, kind="logits", backward_scratch_bytes=4 * half, scratch_kind="logits")
+    log_softmax = tape.run(chosen, saves_output=True, kind="logits", consumes=True)
+    likelihood = tape.run(log_softmax, numbers=1, saves=[log_softmax], kind="logits", consumes=True)
+    shifted = tape.run(logits, numbers=0)  # a view, whose gradient is a tensor of its own
+    sums = tape.run(shifted, numbers=run.num_tokens, saves=[logits], gradient_bytes=[logits.num_bytes], consumes=True)
+    tape.drop(logits)
+    return tape.run(likelihood, sums, numbers=1, consumes=True), None
+
+
 HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], tuple[Tensor, Tensor | None]]] = MappingProxyType(
-    {"fused": fused_head, "native": native_head, "sixteen_bit": sixteen_bit_head}
+    {
+        "fused": fused_head,
+        "native": native_head,
+        "sixteen_bit": sixteen_bit_head,
+        "preference": preference_head,
+        "score": score_head,
+    }
 )
 """hidden [N, h] -> (loss, the outputs that the program may hold on to)."""
 
@@ -120,9 +155,10 @@ HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], tuple[Tensor, Tensor | None
 def _head_gradient(run: ForwardPass) -> list[WeightGradient]:
     """The gradient of the head's weight; of one that is the embedding's too, its part."""
     program, shape = run.program, run.program.shape
-    num_bytes = shape.vocab_size * shape.hidden_size * program.weight_bytes
-    if not program.trains_base:
+    if not program.trains_head:
         return []
-    if shape.tie_word_embeddings:
-        return [WeightGradient("embedding", num_bytes, is_partial=True)]
-    return [WeightGradient("head", num_bytes)]
+    numbers = shape.vocab_size * shape.hidden_size
+    num_bytes = numbers * program.whole_module_bytes
+    if program.is_tied:
+        return [WeightGradient(f"{run.model}embedding", num_bytes, is_partial=True)]
+    return [WeightGradient(f"{run.model}head", num_bytes)]

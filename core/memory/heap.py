@@ -15,6 +15,10 @@ Kind = Literal[
     "optimizer_states",
     "activations",
     "logits",
+    "reference_model",
+    "value_model",
+    "reward_model",
+    "generation_cache",
     "temporary",
 ]
 ROUNDING_BYTES = 512
@@ -60,10 +64,15 @@ class Heap:
     live_bytes: int = 0
     peaks: dict[str, Peak] = field(default_factory=dict)
     segment: str = ""
+    is_closed: bool = False
+    """While true, new tensors take no memory: they stand for what a program leaves out."""
+    marks: list[tuple[int, str]] = field(default_factory=list)
+    """Where in the log each visit to a segment began, and what to call it."""
 
-    def enter(self, segment: str) -> None:
+    def enter(self, segment: str, label: str = "") -> None:
         """Begin (or go on with) a named segment of the program; peaks are kept for each."""
         self.segment = segment
+        self.marks.append((len(self.log), label or segment))
         if self.live_bytes > self._segment_peak_bytes():
             self.peaks[segment] = Peak(self.live_bytes, len(self.log))
         self._high = self._segment_peak_bytes()
@@ -71,7 +80,7 @@ class Heap:
     def allocate(self, numbers: int, number_bytes: int, kind: Kind, requires_grad: bool = False) -> Tensor:
         """A new tensor, held once."""
         tensor = Tensor(len(self.sizes), numbers, number_bytes, requires_grad)
-        num_bytes = -(-numbers * number_bytes // ROUNDING_BYTES) * ROUNDING_BYTES
+        num_bytes = 0 if self.is_closed else -(-numbers * number_bytes // ROUNDING_BYTES) * ROUNDING_BYTES
         self.sizes.append(num_bytes)
         self.kinds.append(kind)
         self.log.append(tensor.id)

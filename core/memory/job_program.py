@@ -5,6 +5,8 @@ from core.memory.optimizers import OPTIMIZERS
 from core.memory.precision import is_cpu, precision_of
 from core.memory.program import Attention, Lora, Program
 from core.memory.quantization import Quantization
+from core.memory.stages import with_stage
+from core.methods import METHODS
 from core.presets import Gpu
 from core.shapes import ModelShape
 
@@ -12,7 +14,13 @@ MIB = 2**20
 ALL_LINEAR = "all-linear"
 
 
-def program_of(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: int | None = None) -> Program:
+def program_of(
+    job: JobSpec,
+    shape: ModelShape,
+    gpu: Gpu,
+    longest_row_tokens: int | None = None,
+    reward_shape: ModelShape | None = None,
+) -> Program:
     """The program that trains this job on this card, with the longest batch that it can meet.
 
     That is a batch of rows of max_length tokens (or of `longest_row_tokens`, if that is less), one of them a bit
@@ -27,7 +35,7 @@ def program_of(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: in
     row_tokens = min(job.max_length, longest_row_tokens or job.max_length)
     if job.packing:
         rows, row_tokens = 1, rows * job.max_length
-    return Program(
+    program = Program(
         shape=shape,
         rows=rows,
         row_tokens=row_tokens,
@@ -40,10 +48,16 @@ def program_of(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: in
         attention=_attention(job, shape, gpu),
         has_mask=job.per_device_train_batch_size > 1 or job.packing,
         checkpointing=job.gradient_checkpointing,
+        checkpoint_every=job.checkpoint_every_n_layers,
+        offloads_activations=job.activation_offloading and not is_cpu(gpu),
+        uses_liger=job.use_liger_kernel and not is_cpu(gpu),
+        trained_layers=job.num_trainable_layers if METHODS[job.method].trains_last_layers else None,
+        saved_modules=frozenset(filter(None, job.modules_to_save.split(","))) if job.trains_adapter else frozenset(),
         accumulation_steps=job.gradient_accumulation_steps,
         workspace_bytes=workspace_bytes(gpu),
         on_cpu=is_cpu(gpu),
     )
+    return with_stage(program, job, reward_shape)
 
 
 def workspace_bytes(gpu: Gpu) -> int:
@@ -72,10 +86,10 @@ def _attention(job: JobSpec, shape: ModelShape, gpu: Gpu) -> Attention:
 
     PyTorch's SDPA knows neither soft caps nor sinks; before Ampere it has no FlashAttention.
     """
-    if job.attn_implementation == "flash_attention_2":
-        return "flash"
     if job.attn_implementation == "eager" or shape.attn_logit_softcapping or shape.family.has_sinks:
         return "eager"
+    if job.attn_implementation == "flash_attention_2" or (job.attn_implementation == "varlen" and job.packing):
+        return "flash"
     return "sdpa" if is_cpu(gpu) or gpu.compute_capability >= (8, 0) else "efficient"
 
 

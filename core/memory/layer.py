@@ -5,17 +5,21 @@ head.
 """
 
 from core.memory.attention import attention, rotate
+from core.memory.experts import experts
 from core.memory.heap import Tensor
 from core.memory.linear import ForwardPass, linear
 from core.memory.program import LayerKind
-from core.memory.tape import PASSED_ON, WeightGradient
+from core.memory.tape import WeightGradient
+
+SCALED_RESIDUALS = ("granite",)
+"""Families that multiply what a sublayer adds by a constant."""
 
 
 def decoder_layer(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     """`x = layer(x)` for hidden states [N, hidden] in the precision of the residual."""
     norms = run.program.shape.family.layer_norms
     has_norms_before, has_norms_after = "input_layernorm" in norms, "post_feedforward_layernorm" in norms
-    for part, sublayer in (("attention", _self_attention), ("mlp", _experts if kind.has_experts else _mlp)):
+    for part, sublayer in (("attention", _self_attention), ("mlp", experts if kind.has_experts else _mlp)):
         residual = run.tape.hold(x)
         if has_norms_before:
             x = norm(run, x, f"{name}.{part}.norm_before")
@@ -23,7 +27,9 @@ def decoder_layer(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Te
         run.tape.drop(x)
         if has_norms_after:
             mixed = norm(run, mixed, f"{name}.{part}.norm_after")
-        x = _residual_sum(run, residual, mixed)
+        if run.program.shape.model_type in SCALED_RESIDUALS:
+            mixed = run.tape.run(mixed, saves_constant=True, consumes=True)
+        x = run.tape.add(residual, mixed)
     return x
 
 
@@ -34,24 +40,30 @@ def norm(run: ForwardPass, x: Tensor, name: str, groups: int = 1) -> Tensor:
     the normed input.
     """
     tape, program, width = run.tape, run.program, x.number_bytes
+    if program.uses_liger:
+        return _liger_norm(run, x, name, groups)
     x32 = tape.cast(x, 4)
-    square = tape.run(x32, saves=[x32], backward_scratch_bytes=x32.num_bytes)
+    square = tape.run(x32, saves=[x32], backward_scratch_bytes=2 * x32.num_bytes)  # 2 * x32 ** 1, times the gradient
     variance = tape.run(square, numbers=run.num_tokens * groups, consumes=True)
     factor = tape.run(variance, saves_output=True, consumes=True)
     normed = tape.run(x32, factor, saves=[x32, factor], backward_scratch_bytes=x32.num_bytes, consumes=True)
     if not program.shape.family.norm_scales_in_float32:
         normed = tape.cast(normed, width, consumes=True)
     weight_bytes = x.numbers // run.num_tokens // groups * program.weight_bytes
-    trained = [WeightGradient(name, weight_bytes, normed.num_bytes)] if program.trains_base else []
-    scaled = tape.run(normed, saves=[normed] if trained else [], weights=trained, consumes=True)
+    trained = [WeightGradient(name, weight_bytes, normed.num_bytes)] if run.trains else []
+    scaled = tape.run(normed, saves=[normed] if trained else [], saves_constant=True, weights=trained, consumes=True)
     tape.drop(x)
     return tape.cast(scaled, width, consumes=True)
 
 
-def _residual_sum(run: ForwardPass, x: Tensor, mixed: Tensor) -> Tensor:
-    """`x + mixed`, as wide as x; both are dropped."""
-    gradient_bytes = [PASSED_ON, PASSED_ON if mixed.number_bytes == x.number_bytes else mixed.num_bytes]
-    return run.tape.run(x, mixed, gradient_bytes=gradient_bytes, consumes=True)
+def _liger_norm(run: ForwardPass, x: Tensor, name: str, groups: int) -> Tensor:
+    """The same by Liger's kernel, which keeps its input and one factor per group (liger_kernel/ops/rms_norm.py)."""
+    tape, weight_bytes = run.tape, x.numbers // run.num_tokens // groups * run.program.weight_bytes
+    factor = tape.heap.allocate(run.num_tokens * groups, 4, "activations")
+    trained = [WeightGradient(name, weight_bytes)] if run.trains else []
+    normed = tape.run(x, saves=[x, factor], weights=trained, consumes=True)
+    tape.drop(factor)
+    return normed
 
 
 def _self_attention(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
@@ -63,6 +75,8 @@ def _self_attention(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> 
     tape.drop(q, k)
     q = tape.cast(q_rotated, program.compute_bytes, consumes=True)  # autocast, in front of the kernel
     k = tape.cast(k_rotated, program.compute_bytes, consumes=True)
+    if run.cache is not None:
+        run.cache += [tape.heap.allocate(each.numbers, each.number_bytes, "generation_cache") for each in (k, v)]
     mixed = attention(run, q, k, v, kind)
     tape.drop(q, k, v)
     out = linear(run, mixed, "o_proj", name)
@@ -94,6 +108,9 @@ def _mlp(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
         both = linear(run, x, "gate_up_proj", name)
         active = tape.run(both, numbers=run.num_tokens * shape.intermediate_size, saves=[both])
         product = tape.run(both, active, numbers=active.numbers, saves=[both, active], consumes=True)
+    elif run.program.uses_liger:
+        gate, up = linear(run, x, "gate_proj", name), linear(run, x, "up_proj", name)
+        product = tape.run(gate, up, saves=[gate, up], consumes=True)
     else:
         active = _activated(run, linear(run, x, "gate_proj", name))
         up = linear(run, x, "up_proj", name)
@@ -106,33 +123,3 @@ def _mlp(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
 def _activated(run: ForwardPass, gate: Tensor) -> Tensor:
     """`act(gate)`, which keeps its input."""
     return run.tape.run(gate, saves=[gate], consumes=True)
-
-
-def _experts(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
-    """A mixture of experts: every token goes, sorted, to k of them in grouped products: [N, hidden].
-
-    Source: grouped_mm_experts_forward in transformers/integrations/moe.py. The experts are three-dimensional
-    parameters, which are neither quantised nor adapted.
-    """
-    program, tape, shape = run.program, run.tape, run.program.shape
-    chosen, width, trains = run.num_tokens * shape.num_experts_per_tok, shape.moe_intermediate_size, program.trains_base
-
-    def product(x: Tensor, numbers: int, parameter: str, parameter_numbers: int, consumes: bool = True) -> Tensor:
-        weight = WeightGradient(f"{name}.{parameter}", parameter_numbers * program.weight_bytes)
-        saves, weights = ([x], [weight]) if trains else ([], [])
-        return tape.run(
-            x, numbers=numbers, number_bytes=program.compute_bytes, saves=saves, weights=weights, consumes=consumes
-        )
-
-    matrix = shape.num_experts * shape.hidden_size * width
-    scores = product(x, run.num_tokens * shape.num_experts, "router", shape.hidden_size * shape.num_experts, False)
-    shares = tape.run(scores, number_bytes=4, saves_output=True, consumes=True)
-    weights = tape.run(shares, numbers=chosen, consumes=True)
-    tokens = tape.run(x, numbers=chosen * shape.hidden_size, number_bytes=program.compute_bytes)
-    both = product(tokens, chosen * 2 * width, "gate_up", 2 * matrix)
-    active = tape.run(both, numbers=chosen * width, saves=[both], gradient_bytes=[both.num_bytes // 2])
-    gated = tape.run(both, active, numbers=chosen * width, saves=[both, active], consumes=True)
-    out = product(gated, chosen * shape.hidden_size, "down", matrix)
-    weighed = tape.run(out, weights, saves=[out, weights], backward_scratch_bytes=out.num_bytes, consumes=True)
-    restored = tape.run(weighed, consumes=True)
-    return tape.run(restored, numbers=run.num_tokens * shape.hidden_size, consumes=True)

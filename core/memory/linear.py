@@ -17,12 +17,16 @@ class ForwardPass:
 
     program: Program
     tape: Tape
-    is_checkpointed: bool = False
-    """True while the layers run only to be run again in the backward pass."""
+    trains: bool = False
+    """True while the weights at work train themselves."""
+    cache: list[Tensor] | None = None
+    """Copies of keys and values that generation keeps; None keeps none."""
+    model: str = ""
+    """In front of the names of parameters: which of several models that train."""
     casts: list[Tensor] = field(default_factory=list)
     """16-bit copies of float32 weights that train, which autocast keeps until its context ends."""
-    retained: list[Tensor] = field(default_factory=list)
-    """Inputs that 8-bit layers keep on their own, although checkpointing would have dropped them."""
+    retained: list[Tensor] | None = None
+    """Inputs that 8-bit layers keep on their own until the whole graph is gone; None if nothing is kept."""
 
     @property
     def num_tokens(self) -> int:
@@ -43,6 +47,11 @@ class Module:
     """Path from the model down, such as layers.0.q_proj."""
     num_out: int
     num_in: int
+
+    @property
+    def own_name(self) -> str:
+        """Such as q_proj."""
+        return self.name.rsplit(".", 1)[-1]
 
     @property
     def numbers(self) -> int:
@@ -68,12 +77,19 @@ def _plain(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
     if program.autocast and program.weight_bytes == 4:
         cast = tape.heap.allocate(module.numbers, 2, "temporary")
         saves.append(cast)
-    if program.trains_base:
+    if run.trains or module.own_name in program.saved_modules:
         saves.append(x_math)
         scratch_bytes = module.numbers * 2 if cast else 0
-        weights.append(WeightGradient(module.name, module.numbers * program.weight_bytes, scratch_bytes))
+        weights.append(WeightGradient(module.name, module.numbers * program.whole_module_bytes, scratch_bytes))
     numbers = run.num_tokens * module.num_out
-    y = tape.run(x_math, numbers=numbers, number_bytes=program.compute_bytes, saves=saves, weights=weights)
+    y = tape.run(
+        x_math,
+        numbers=numbers,
+        number_bytes=program.compute_bytes,
+        saves=saves,
+        saves_constant=True,
+        weights=weights,
+    )
     tape.drop(x_math)
     if cast is not None:
         keep_cast(run, cast)
@@ -82,33 +98,33 @@ def _plain(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
 
 def keep_cast(run: ForwardPass, cast: Tensor) -> None:
     """Autocast keeps its copy of a weight that trains, and drops that of a frozen one (cached_cast)."""
-    if run.program.trains_base:
+    if run.trains:
         run.casts.append(cast)
     else:
         run.tape.drop(cast)
 
 
 def _quantized(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
-    """A product with a frozen 4- or 8-bit weight: in 16 bits, and cast back where the rest is float32."""
+    """A product with a frozen 4- or 8-bit weight, as wide as its input; a 4-bit one computes in 16 bits."""
     program, tape, stored = run.program, run.tape, run.program.quantization
     assert stored is not None
-    x16 = tape.cast(x, 2)
+    x_math = tape.hold(x) if stored.bits == 8 else tape.cast(x, 2)
     y = tape.run(
-        x16,
+        x_math,
         numbers=run.num_tokens * module.num_out,
-        saves=[x16] if stored.keeps_inputs or stored.saves_inputs else [],
-        scratch_bytes=stored.forward_scratch_bytes(run.num_tokens, module.num_out, module.num_in),
+        saves=[x_math] if stored.saves_inputs else [],
+        scratch_bytes=stored.forward_scratch_bytes(run.num_tokens, module.num_out, module.num_in, program.is_float16),
         backward_scratch_bytes=stored.dequantized_bytes(module.num_out, module.num_in),
     )
-    if stored.keeps_inputs and run.is_checkpointed:
-        run.retained.append(tape.hold(x16))
-    tape.drop(x16)
-    return tape.cast(y, program.compute_bytes, consumes=True)
+    if stored.keeps_inputs and run.retained is not None and (x_math.requires_grad or not tape.is_recording):
+        run.retained.append(tape.hold(x_math))
+    tape.drop(x_math)
+    return tape.cast(y, x.number_bytes, consumes=True)
 
 
 def _adapted(run: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Module) -> Tensor:
     """`y = y + lora_B(lora_A(dropout(x))) * scaling`, [N, out] as wide as y."""
-    program, tape = run.program, run.tape
+    program, tape, out_bytes = run.program, run.tape, y.number_bytes
     if program.quantization and program.quantization.bits == 4:
         y = tape.run(y, gradient_bytes=[PASSED_ON], consumes=True)  # `result.clone()`
     own_bytes = x.number_bytes if program.quantization and program.autocast else lora.number_bytes
@@ -117,14 +133,14 @@ def _adapted(run: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Module)
     down = _adapter_product(run, lora, x_in, f"{module.name}.lora_A", (lora.rank, module.num_in))
     up = _adapter_product(run, lora, down, f"{module.name}.lora_B", (module.num_out, lora.rank))
     if lora.use_dora:
-        y = _dora(run, lora, y, up, module)
-    scaled = tape.run(up, consumes=True)
-    if program.quantization and not program.autocast:
-        scaled = tape.cast(scaled, y.number_bytes, consumes=True)
-    wide = max(y.number_bytes, scaled.number_bytes)
-    gradient_bytes = [PASSED_ON if part.number_bytes == wide else part.num_bytes for part in (y, scaled)]
-    total = tape.run(y, scaled, number_bytes=wide, gradient_bytes=gradient_bytes, consumes=True)
-    out = tape.cast(total, y.number_bytes, consumes=True)
+        total = _dora(run, lora, (x_own, y, up), module)
+    else:
+        scaled = tape.run(up, saves_constant=True, consumes=True)
+        if program.quantization and not program.autocast:
+            scaled = tape.cast(scaled, y.number_bytes, consumes=True)
+        total = tape.add(y, scaled)
+    keeps_width = program.quantization and program.autocast  # PEFT's layers over bitsandbytes cast nothing back then
+    out = total if keeps_width else tape.cast(total, out_bytes, consumes=True)
     tape.drop(x_own)
     return out
 
@@ -152,14 +168,28 @@ def _adapter_product(run: ForwardPass, lora: Lora, x: Tensor, name: str, shape: 
     return run.tape.run(x, numbers=run.num_tokens * shape[0], saves=saves, weights=[weight], consumes=True)
 
 
-def _dora(run: ForwardPass, lora: Lora, y: Tensor, up: Tensor, module: Module) -> Tensor:
-    """DoRA scales the columns of the adapted weight, whose norm is computed anew, without a gradient; y is dropped.
+def _dora(run: ForwardPass, lora: Lora, parts: tuple[Tensor, Tensor, Tensor], module: Module) -> Tensor:
+    """`y + (scale - 1) * y + scale * up * scaling` for x, y, up; float32 as the scale is; y and up are dropped.
 
-    Scratch: the identity [in, in], the adapter's product with it, the weight and their sum, each [out, in]. Both
-    products are kept for the gradient of the scale. Source: DoraLinearLayer.forward in peft 0.21.
+    The scale is the magnitude, which trains, over the norm of the adapted weight, which is computed anew, without a
+    gradient. For that the weight and the adapter's product with an identity [in, in] are there in the precision of x,
+    as long as the function runs. Source: DoraLinearLayer.forward in peft 0.21.
     """
-    scratch_bytes = (module.num_in**2 + 3 * module.numbers) * lora.number_bytes
+    (x, y, up), tape, heap = parts, run.tape, run.tape.heap
+    width = x.number_bytes
+    is_copied = run.program.quantization is not None or run.program.weight_bytes != width
+    identity_bytes = 2 * module.num_in**2 if run.program.autocast and lora.number_bytes == 4 else 0  # cast, and saved
+    heap.scratch(module.num_in**2 * lora.number_bytes + identity_bytes)
+    identity = heap.allocate(identity_bytes if tape.is_recording else 0, 1, "temporary")
+    matrices = heap.allocate(module.numbers * (2 if is_copied else 1), width, "temporary")
+    heap.scratch(2 * module.numbers * width)
     magnitude = WeightGradient(f"{module.name}.magnitude", module.num_out * 4)
-    scaled = run.tape.run(y, up, saves=[y, up], weights=[magnitude], scratch_bytes=scratch_bytes)
-    run.tape.drop(y)
-    return scaled
+
+    def scaled(part: Tensor) -> Tensor:
+        products_bytes = 2 * 4 * part.numbers - part.num_bytes  # with the scale and with the part, both float32
+        return tape.run(part, number_bytes=4, saves=[part], weights=[magnitude], backward_scratch_bytes=products_bytes)
+
+    base = scaled(y)
+    adapted = tape.run(scaled(up), saves_constant=True, consumes=True)
+    tape.drop(identity, matrices, up)
+    return tape.add(y, tape.add(base, adapted))

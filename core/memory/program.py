@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from core.memory.heap import Kind
 from core.memory.optimizers import Optimizer
 from core.memory.quantization import Quantization
 from core.shapes import ModelShape
@@ -15,9 +16,12 @@ from core.shapes import ModelShape
 Attention = Literal["flash", "efficient", "sdpa", "eager"]
 """flash: keys and values stay compact, no mask. efficient: one key and value per query head, a mask if need be.
 sdpa: efficient where there is a mask, else flash. eager: every score is written out."""
-Head = Literal["fused", "native", "sixteen_bit"]
+Head = Literal["fused", "native", "sixteen_bit", "preference", "score"]
 """fused: logits exist in tiles only (TRL). native: the model computes the loss from all logits, in float32 (`labels=`).
-sixteen_bit: from all logits, as they are (litgpt)."""
+sixteen_bit: from all logits, as they are (litgpt). preference: from all logits of chosen and rejected answers, in
+float32 (TRL's ORPO and CPO). score: one number per sequence, no logits."""
+Moment = Literal["before", "after", "generation"]
+"""When a pass without a graph happens: before or after the forward pass that trains, or once answers are drawn."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,38 @@ class LayerKind:
     is_windowed: bool
     """Attends within a window that is shorter than the row, so that it needs a mask."""
     has_experts: bool
+    is_checkpointed: bool = False
+    """Recomputed in the backward pass."""
+    trains: bool = False
+    """Its own weights train."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Answers drawn from the model that trains, with a cache of keys and values."""
+
+    rows: int
+    """Sequences at once."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass without a graph, beside the one that trains."""
+
+    program: "Program"
+    moment: Moment
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A model that is kept beside the one that trains."""
+
+    kind: Kind
+    program: "Program"
+    trains: bool = False
+    """It has a loss of its own, and trains in the same way (the value model of PPO)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +103,22 @@ class Program:
     has_mask: bool = False
     """Rows differ in length, or several share one, so that attention needs a mask."""
     checkpointing: bool = True
+    checkpoint_every: int = 1
+    """With checkpointing, one layer of this many is recomputed: the first, and then every so many."""
+    offloads_activations: bool = False
+    """Saved tensors wait in main memory (TRL's activation_offloading)."""
+    uses_liger: bool = False
+    """Norms, rotary embedding and MLP are Liger's kernels, which keep their inputs only."""
+    trained_layers: int | None = None
+    """Without an adapter: only the last so many layers train, the last norm, and a head of its own. None: all."""
+    saved_modules: frozenset[str] = frozenset()
+    """Beside an adapter: modules of which a copy trains whole, such as `embed_tokens` and `lm_head`."""
     head: Head = "fused"
+    scored_tokens: int | None = None
+    """Tokens of a row that the loss looks at; None is all of them."""
+    passes: tuple[Pass, ...] = ()
+    companions: tuple[Companion, ...] = ()
+    generation: Generation | None = None
     keeps_outputs: Literal["never", "until_step_ends", "until_next_forward"] = "never"
     """How long the program holds the outputs of the model, the logits among them (native head)."""
     uses_cache: bool = False
@@ -101,9 +152,44 @@ class Program:
         return 2 if self.autocast else self.residual_bytes
 
     @property
-    def trains_base(self) -> bool:
-        """True for full fine-tuning."""
-        return self.lora is None
+    def num_scored_tokens(self) -> int:
+        """Tokens of a micro-batch that the loss looks at."""
+        return self.rows * (self.row_tokens if self.scored_tokens is None else self.scored_tokens)
+
+    @property
+    def trains_embedding(self) -> bool:
+        """True if the embedding, or a copy of it, trains."""
+        if self.lora is not None:
+            return bool(self.saved_modules & ({"embed_tokens", "lm_head"} if self.is_tied else {"embed_tokens"}))
+        return self.trained_layers is None
+
+    @property
+    def asks_for_input_gradients(self) -> bool:
+        """True if frozen embeddings are asked for a gradient all the same, as checkpointing does for every model
+        (enable_input_require_grads in transformers): without one nothing of an adapter would train."""
+        return self.checkpointing and not self.trains_embedding
+
+    @property
+    def trains_last_norm(self) -> bool:
+        """True if the norm behind the last layer trains."""
+        return self.lora is None or "norm" in self.saved_modules
+
+    @property
+    def trains_head(self) -> bool:
+        """True if the head, or a copy of it, trains. One that is the embedding's too does so with it."""
+        if self.head == "score" or self.is_tied:
+            return self.head == "score" or self.trains_embedding
+        return self.lora is None or "lm_head" in self.saved_modules
+
+    @property
+    def is_tied(self) -> bool:
+        """True if embedding and head are one tensor, as are then their copies (PEFT's ensure_weight_tying)."""
+        return self.shape.tie_word_embeddings and self.head != "score"
+
+    @property
+    def whole_module_bytes(self) -> int:
+        """Bytes of each number of a module that trains whole: as loaded; over a quantised base as an adapter's."""
+        return self.lora.number_bytes if self.lora and self.quantization else self.weight_bytes
 
     @cached_property
     def linears(self) -> Mapping[str, tuple[int, int]]:
@@ -121,7 +207,13 @@ class Program:
         """The kind of each decoder layer."""
         shape = self.shape
         window = shape.sliding_window or self.row_tokens + 1
+        trained = 0 if self.lora else shape.num_hidden_layers if self.trained_layers is None else self.trained_layers
         return tuple(
-            LayerKind(layer_type == "sliding_attention" and self.row_tokens >= window, shape.has_experts(layer))
+            LayerKind(
+                is_windowed=layer_type == "sliding_attention" and self.row_tokens >= window,
+                has_experts=shape.has_experts(layer),
+                is_checkpointed=self.checkpointing and layer % self.checkpoint_every == 0,
+                trains=layer >= shape.num_hidden_layers - trained,
+            )
             for layer, layer_type in enumerate(shape.layer_types)
         )

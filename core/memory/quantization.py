@@ -58,12 +58,15 @@ class Quantization:
         """
         return num_out * num_in * 2
 
-    def forward_scratch_bytes(self, num_tokens: int, num_out: int, num_in: int) -> int:
+    def forward_scratch_bytes(self, num_tokens: int, num_out: int, num_in: int, is_float16: bool) -> int:
         """What the forward product needs beside its output.
 
-        4 bits: the 16-bit copy of the weight. 8 bits: the input in float16 and in int8, then the product in int32 and
-        in float16 (int8_mixed_scaled_mm in bitsandbytes/backends/cuda/ops.py).
+        4 bits: the 16-bit copy of the weight. 8 bits: first the input in float16, its absolute values, a byte for each
+        that says whether it is an outlier, and the input in int8; then that, the product in int32 and in float16.
+        Sources: int8_vectorwise_quant in bitsandbytes/backends/cuda/ops.py, int8_scaled_mm in backends/default/ops.py.
         """
         if self.bits == 4:
             return self.dequantized_bytes(num_out, num_in)
-        return num_tokens * (num_in + max(2 * num_in, 4 * num_out))
+        copy_bytes = 0 if is_float16 else 2
+        quantizing = (copy_bytes + 4) * num_in - 2 * num_out  # the output is not there yet
+        return num_tokens * max(quantizing, num_in + (4 + copy_bytes) * num_out)

@@ -3,55 +3,78 @@
 Plays the phases of a Program on a heap, layer by layer; every formula is that of the room it calls.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, get_args
 
+from core.memory.forward import embedded, inputs, run_without_graph
+from core.memory.generation import generate
 from core.memory.head import HEADS
 from core.memory.heap import Heap, Tensor
 from core.memory.layer import decoder_layer, norm
 from core.memory.linear import ForwardPass
-from core.memory.program import LayerKind, Program
-from core.memory.resident import allocate_states, load, trainables
-from core.memory.tape import Operation, Tape, WeightGradient
+from core.memory.program import Generation, LayerKind, Moment, Program
+from core.memory.resident import all_trainables, allocate_states, load
+from core.memory.tape import Offload, Operation, Tape, WeightGradient
 
-Phase = Literal["load", "forward", "backward", "optimizer_step", "eval", "save"]
+Phase = Literal["load", "forward", "backward", "optimizer_step", "eval", "save", "generation"]
+"""The last only where answers are drawn."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
+EMBEDDING_ROWS_WITHOUT_SORTING = 3072
+SORTING_BYTES = 6 * 8
+"""Above so many tokens the rows of an embedding's gradient are sorted by word, with six 64-bit lists, and summed in
+float32 (embedding_dense_backward_cuda in aten/src/ATen/native/cuda/Embedding.cu, EmbeddingBackwardKernel.cu)."""
+
+
+@dataclass
+class _Layer:
+    """What the forward pass of a layer leaves for its backward pass."""
+
+    x: Tensor
+    """The hidden states in front of it."""
+    output: Tensor
+    tape: list[Operation]
+    """Empty if it is recomputed."""
+    held: list[Tensor]
+    """Its input, if it is recomputed."""
+    away: list[Tensor]
+    """Its input, if that waits in main memory."""
 
 
 @dataclass
 class _Activations:
     """What a forward pass leaves for the backward pass."""
 
+    program: Program
+    model: str
     inputs: list[Tensor]
-    """Ids, labels, masks, rotary tables."""
-    boundaries: list[Tensor]
-    """The hidden states in front of each layer, and those behind the last. Checkpointing holds all but those."""
-    layers: list[list[Operation]]
-    """The tape of each layer; empty under checkpointing, which records it again."""
-    retained: list[list[Tensor]]
-    """What the 8-bit linears of each layer kept all the same."""
+    layers: list[_Layer]
     end: list[Operation]
     """The tape of the last norm and the head."""
     loss: Tensor
+    retained: list[Tensor]
+    """What 8-bit linears kept on their own."""
 
 
 class Simulation:
     """One run of a program whose decoder layers are of the given kinds.
 
     The heap keeps peaks apart by phase and, within the forward and the backward pass, for `num_ends` layers at either
-    end of the model: segments `forward`, `forward/0`, `forward/-1` and so on.
+    end of every section of the model: segments `forward`, `forward/0/0`, `forward/0/-1` and so on.
     """
 
     def __init__(self, program: Program, kinds: tuple[LayerKind, ...], num_ends: int = 2):
         self.program = program
-        self.num_ends = num_ends
         self.kinds = kinds
         self.heap = Heap()
-        self.tape = Tape(self.heap)
-        self.trained = trainables(program, kinds)
+        self.tape = Tape(self.heap, Offload(self.heap) if program.offloads_activations else None)
+        self.trained = all_trainables(program, kinds)
+        self._positions = positions(kinds, num_ends)
         self._has_states = False
         self._workspaces: dict[str, Tensor] = {}
         self._outputs: list[Tensor] = []
+        self._savers: dict[tuple[Program, LayerKind], int] = {}
 
     def play(self) -> "Simulation":
         """Load, one step with the optimizer's states in place (as every step but the first), evaluate, save."""
@@ -64,7 +87,7 @@ class Simulation:
         return self
 
     def load(self) -> None:
-        """Load the model."""
+        """Load the model, and those that are kept beside it."""
         self.heap.enter("load")
         load(self.program, self.kinds, self.heap)
 
@@ -73,8 +96,9 @@ class Simulation:
         program, tape = self.program, self.tape
         if program.clears_gradients_first:
             tape.clear_gradients()
+        self._generate(program.generation)
         for _ in range(min(program.accumulation_steps, 2)):  # the third finds what the second found
-            self._backward(self._forward())
+            self._micro_step()
         self.heap.enter("optimizer_step")
         self._make_states()
         self._scratch_of_optimizer()
@@ -84,70 +108,74 @@ class Simulation:
             tape.clear_gradients()
 
     def evaluate(self) -> None:
-        """A forward pass without a graph, on a batch of the same size."""
-        heap, tape, program = self.heap, self.tape, self.program
-        heap.enter("eval")
-        tape.is_recording = False
-        run = ForwardPass(program, tape)
-        inputs, x = self._inputs(), self._embedded()
-        for index, kind in enumerate(self.kinds):
-            x = decoder_layer(run, x, kind, f"layers.{index}")
-        last = norm(run, x, "norm")
-        loss, outputs = HEADS[program.head](run, last)
-        run.end_autocast()
-        heap.drop(last, loss, *([outputs] if outputs else []), *inputs)
-        tape.is_recording = True
+        """A forward pass without a graph, on a batch of the same size, and what the loss asks for besides."""
+        self.heap.enter("eval")
+        run_without_graph(self.program, self.tape)
+        self._ask("before", "after", "generation")
+
+    def _micro_step(self) -> None:
+        """Forward and backward of one micro-batch, of every model that trains."""
+        self._enter("forward")
+        self._workspace("forward")
+        self._ask("before")
+        trained = {f"{each.kind}.": each.program for each in self.program.companions if each.trains}
+        done = [self._forward(program, model) for model, program in {"": self.program, **trained}.items()]
+        self._enter("forward")
+        self._ask("after")
+        self._enter("backward")
+        self._workspace("backward")
+        for activations in reversed(done):
+            self._backward(activations)
+
+    def _ask(self, *moments: Moment) -> None:
+        """The passes without a graph at these moments."""
+        for each in self.program.passes:
+            if each.moment in moments:
+                run_without_graph(each.program, self.tape)
+
+    def _generate(self, drawn: Generation | None) -> None:
+        """Draw answers and judge them."""
+        if drawn:
+            generate(self.program, drawn, self.kinds, self.tape)
+            self.heap.enter("generation")
+            self._ask("generation")
 
     # Forward
 
-    def _forward(self) -> _Activations:
+    def _forward(self, program: Program, model: str) -> _Activations:
         """Embedding, layers, last norm, head."""
-        program, heap, tape = self.program, self.heap, self.tape
-        self._enter("forward")
-        self._workspace("forward")
-        run = ForwardPass(program, tape, is_checkpointed=program.checkpointing)
-        inputs, x = self._inputs(), self._embedded()
-        boundaries, layers, retained, outputs = [x], [], [], []
+        heap, tape = self.heap, self.tape
+        run = ForwardPass(program, tape, model=model, retained=[])
+        given, x = inputs(program, self.kinds, heap), embedded(program, heap)
+        layers, outputs = [], []
         for index, kind in enumerate(self.kinds):
             self._enter("forward", index)
-            tape.is_recording = not program.checkpointing
-            x = decoder_layer(run, heap.hold(x) if program.checkpointing else x, kind, f"layers.{index}")
-            tape.is_recording = True
-            x.requires_grad |= program.checkpointing
-            boundaries.append(x)
-            layers.append(tape.take())
-            retained.append(run.retained)
-            run.retained = []
-            if program.uses_cache and not program.checkpointing:
+            layer = self._layer_forward(run, x, kind, f"{model}layers.{index}")
+            layers.append(layer)
+            x = layer.output
+            if program.uses_cache and not kind.is_checkpointed:
                 outputs.append(self._cached_keys_and_values())
         self._enter("forward")
-        last = norm(run, x, "norm")
+        run.trains = program.trains_last_norm
+        last = norm(run, x, f"{model}norm")
+        run.trains = program.trains_head
         loss, logits = HEADS[program.head](run, last)
         heap.drop(last)
         self._hold_outputs([*outputs, logits] if logits else outputs)
         run.end_autocast()
-        return _Activations(inputs, boundaries, layers, retained, tape.take(), loss)
+        return _Activations(program, model, given, layers, tape.take(), loss, run.retained or [])
 
-    def _inputs(self) -> list[Tensor]:
-        """Ids, labels and attention mask as 64-bit numbers, cos and sin, and the masks [B, 1, T, T]."""
-        program, heap = self.program, self.heap
-        n, scores = program.num_tokens, program.rows * program.row_tokens**2
-        table_bytes = program.row_tokens * program.shape.head_dim * program.residual_bytes
-        sizes = [16 * n, 8 * n, table_bytes, table_bytes]
-        masks = {kind.is_windowed for kind in self.kinds}
-        if program.attention == "eager":
-            sizes += [scores * program.residual_bytes] * len(masks)
-        elif program.attention != "flash":
-            sizes += [scores for is_windowed in masks if is_windowed or program.has_mask]
-        return [heap.allocate(size, 1, "activations") for size in sizes]
-
-    def _embedded(self) -> Tensor:
-        """The hidden states in front of the first layer: they need a gradient if the embedding trains, or if
-        checkpointing asks for one (enable_input_require_grads)."""
-        program = self.program
-        needs_gradient = program.trains_base or program.checkpointing
-        numbers = program.num_tokens * program.shape.hidden_size
-        return self.heap.allocate(numbers, program.residual_bytes, "activations", needs_gradient)
+    def _layer_forward(self, run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> _Layer:
+        """One layer; a checkpointed one holds its input and records nothing."""
+        tape = self.tape
+        needs_gradient = kind.trains or run.program.lora is not None or x.requires_grad
+        is_recomputed = kind.is_checkpointed and needs_gradient
+        held, away = tape.save([x]) if is_recomputed else ([], [])
+        run.trains, tape.is_recording = kind.trains, not kind.is_checkpointed
+        output = decoder_layer(run, x, kind, name)
+        tape.is_recording = True
+        output.requires_grad |= is_recomputed
+        return _Layer(x, output, tape.take(), held, away)
 
     def _cached_keys_and_values(self) -> Tensor:
         """What one layer adds to the cache."""
@@ -159,34 +187,62 @@ class Simulation:
 
     def _backward(self, done: _Activations) -> None:
         """Head, last norm, layers from the last to the first, embedding."""
-        program, heap, tape = self.program, self.heap, self.tape
+        program, heap, tape = done.program, self.heap, self.tape
         self._enter("backward")
-        self._workspace("backward")
         seed = heap.allocate(1, 4, "temporary")
-        gradient = tape.backward(done.end, done.loss, seed, done.boundaries[-1])
+        gradient = tape.backward(done.end, done.loss, seed, done.layers[-1].output)
         heap.drop(done.loss)
         for index in reversed(range(len(self.kinds))):
             self._enter("backward", index)
+            layer = done.layers[index]
             if gradient is not None:
-                gradient = self._layer_backward(done, index, done.boundaries[index], gradient)
-            heap.drop(*done.retained[index], *([done.boundaries[index]] if program.checkpointing else []))
+                gradient = self._layer_backward(done, index, gradient)
+            heap.drop(*layer.held)
         self._enter("backward")
-        if program.trains_base:
-            shape = program.shape
-            tape.accumulate(WeightGradient("embedding", shape.vocab_size * shape.hidden_size * program.weight_bytes))
-        heap.drop(*([gradient] if gradient else []), *done.inputs)
+        if program.trains_embedding:
+            self._embedding_backward(done)
+        heap.drop(*([gradient] if gradient else []), *done.inputs, *done.retained)
 
-    def _layer_backward(self, done: _Activations, index: int, x: Tensor, gradient: Tensor) -> Tensor | None:
-        """The gradient of a layer's input; under checkpointing its forward pass runs again first."""
-        tape, operations = self.tape, done.layers[index]
-        if not self.program.checkpointing:
-            return tape.backward(operations, operations[-1].output, gradient, x)
-        run = ForwardPass(self.program, tape)
-        output = decoder_layer(run, self.heap.hold(x), self.kinds[index], f"layers.{index}")
+    def _layer_backward(self, done: _Activations, index: int, gradient: Tensor) -> Tensor | None:
+        """The gradient of a layer's input; a checkpointed one runs again first."""
+        tape, layer, kind = self.tape, done.layers[index], self.kinds[index]
+        if not kind.is_checkpointed:
+            return tape.backward(layer.tape, layer.output, gradient, layer.x)
+        returned = tape.bring_back(layer.away)
+        offload, tape.offload = tape.offload, None  # what is computed again is used at once
+        run = ForwardPass(done.program, tape, trains=kind.trains)
+        x = returned[0] if returned else layer.x
+        x.requires_grad = layer.x.requires_grad
+        tape.num_savers, tape.last_saver = 0, self._num_savers(done.program, kind)
+        output = decoder_layer(run, self.heap.hold(x), kind, f"{done.model}layers.{index}")
+        self.heap.is_closed, tape.last_saver = False, None
         run.end_autocast()
-        result = tape.backward(tape.take(), output, gradient, x)
         self.heap.drop(output)
+        result = tape.backward(tape.take(), output, gradient, x)
+        self.heap.drop(*returned)
+        tape.offload = offload
         return result
+
+    def _num_savers(self, program: Program, kind: LayerKind) -> int:
+        """How many operations of a layer save anything, counted aside."""
+        key = program, kind
+        if key not in self._savers:
+            tape = Tape(Heap())
+            tape.heap.enter("aside")
+            run = ForwardPass(program, tape, trains=kind.trains)
+            x = embedded(program, tape.heap)
+            x.requires_grad = True
+            decoder_layer(run, x, kind, "aside")
+            self._savers[key] = tape.num_savers
+        return self._savers[key]
+
+    def _embedding_backward(self, done: _Activations) -> None:
+        """The gradient of the embedding, or of the copy of it that trains."""
+        program, shape = done.program, done.program.shape
+        num_bytes = shape.vocab_size * shape.hidden_size * program.whole_module_bytes
+        is_sorted = program.num_tokens > EMBEDDING_ROWS_WITHOUT_SORTING and not program.on_cpu
+        scratch_bytes = program.num_tokens * (SORTING_BYTES + 4 * shape.hidden_size) if is_sorted else 0
+        self.tape.accumulate(WeightGradient(f"{done.model}embedding", num_bytes, scratch_bytes))
 
     # Optimizer
 
@@ -201,20 +257,19 @@ class Simulation:
         for _ in range(optimizer.copies_all):
             copies = [heap.allocate(trainable.num_bytes, 1, "temporary") for trainable in self.trained]
             heap.drop(*copies)
-        if optimizer.float_copies_of_largest:
-            largest = max(trainable.num_bytes // trainable.number_bytes for trainable in self.trained)
+        worked_on = [tensor for tensor in self.trained if tensor.is_matrix_of_layer or not optimizer.projection_rank]
+        if optimizer.float_copies_of_largest and worked_on:
+            largest = max(tensor.num_bytes // tensor.number_bytes for tensor in worked_on)
             heap.scratch(optimizer.float_copies_of_largest * 4 * largest)
 
     # Bookkeeping
 
     def _enter(self, phase: Phase, layer: int | None = None) -> None:
-        """Name the part of the run: the phase, and for layers near either end which one, counted from that end."""
+        """Name the part of the run: the phase, and for layers near the end of a section which one."""
         if layer is None:
             self.heap.enter(phase)
-        elif layer < self.num_ends:
-            self.heap.enter(f"{phase}/{layer}")
         else:
-            self.heap.enter(f"{phase}/{max(layer - len(self.kinds), -self.num_ends - 1)}")
+            self.heap.enter(f"{phase}/{self._positions[layer]}", f"{phase}, layer {layer + 1}")
 
     def _workspace(self, thread: str) -> None:
         """cuBLAS takes a workspace per thread at its first product, and keeps it."""
@@ -227,3 +282,17 @@ class Simulation:
             outputs, self._outputs = self._outputs, outputs
         self.heap.drop(*self._outputs)
         self._outputs = outputs
+
+
+def sections(kinds: Sequence[LayerKind]) -> list[tuple[LayerKind, ...]]:
+    """The frozen layers in front, and those that train; one of the two, most often."""
+    return [tuple(found) for _, found in groupby(kinds, key=lambda kind: kind.trains)]
+
+
+def positions(kinds: Sequence[LayerKind], num_ends: int) -> list[str]:
+    """Where each layer stands: section/index from the nearer end; all that are far from both ends share one place."""
+    return [
+        f"{number}/{index if index < num_ends else max(index - len(section), -num_ends - 1)}"
+        for number, section in enumerate(sections(kinds))
+        for index in range(len(section))
+    ]

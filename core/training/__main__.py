@@ -9,14 +9,16 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from .failure import Stopped, TrainingError, UnusableJob, explain
-from .record import Checkpoint, Record
+from .checkpoints import Checkpoint, Checkpoints
+from .failure import Failure, Stopped, TrainingError, UnusableJob, diagnose
+from .identity import check_same, facts_of, keep_smaller_batch
+from .record import Progress, Record, say
 
 if TYPE_CHECKING:
     from .watch import Watched
@@ -53,24 +55,29 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
         return 2
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    record = Record(folder)
+    try:
+        record = Record(folder)
+    except OSError as error:
+        print(f"{folder} cannot be written to: {error.strerror}", file=sys.stderr)
+        return 1
     with record.listening():
         try:
             train(job, record)
         except Stopped:
+            record.may_stop_anywhere = False
             record.update(state="stopped")
             return 130
         except UnusableJob as error:
-            print(f"{arguments[0]}: {error}", file=sys.stderr)
-            record.update(state="failed", error=f"{arguments[0]}: {error}")
+            record.fail(Failure("bad_job", f"{arguments[0]}: {error}"))
+            say(f"{arguments[0]}: {error}", sys.stderr)
             return 2
         except Exception as error:
             record.may_stop_anywhere = False
-            reason = explain(error, vars(job).get("model", "the model"), record.activity or record.status.phase)
+            failure = diagnose(error, vars(job).get("model", "the model"), record.activity or record.status.phase)
+            record.fail(failure)
             if not isinstance(error, TrainingError):  # which says it all
-                traceback.print_exc()
-            print(reason, file=sys.stderr)
-            record.update(state="failed", error=reason)
+                say(traceback.format_exc(), sys.stderr)
+            say(failure.sentence, sys.stderr)
             return 1
     return 0
 
@@ -81,7 +88,9 @@ def train(job: Job, record: Record) -> None:
     from .data import read_rows
     from .load import load
     from .meter import Meter, gauge_here
+    from .progress import telling
     from .samples import answer_all, choose_questions
+    from .saving import Saver
     from .stages import STAGES
     from .watch import Watch
 
@@ -90,49 +99,47 @@ def train(job: Job, record: Record) -> None:
         raise UnusableJob(f"stage {job.stage!r} is not one of {', '.join(STAGES)}")
 
     record.enter("data")
-    rows = read_rows(record.folder, job.dataset, job.eval_dataset, job.eval_fraction, job.seed)
+    rows = read_rows(record.folder, job.dataset, job.eval_dataset, job.eval_fraction, job.seed, stage=job.stage)
+    record.update(num_train_rows=len(rows.train), num_eval_rows=len(rows.eval or ()))
 
     record.enter("load")
-    measured_batches = MEASURED_STEPS * job.gradient_accumulation_steps
-    passes = {"load": 1, "eval": 1, "save": 1, "optimizer_step": MEASURED_STEPS}
-    meter = Meter(gauge_here(), passes | {"forward": measured_batches, "backward": measured_batches})
+    checkpoints = Checkpoints(record.folder / "checkpoints")
+    checkpoint, facts = _start(job, record, checkpoints)
+    meter = Meter(gauge_here(), _measured_passes(job))
     meter.enter("load")
-    loaded = load(job, rows)
-    record.update(
-        device=meter.gauge.name,
-        device_capacity_bytes=meter.gauge.capacity_bytes,
-        baseline_bytes=meter.gauge.baseline_bytes,
-        num_train_rows=len(rows.train),
-        num_eval_rows=len(rows.eval or ()),
-        num_parameters=loaded.model.num_parameters(),
-        versions={"python": sys.version.split()[0]} | {name: _version(name) for name in PACKAGES},
-    )
+    with telling(record):
+        loaded = load(job, rows)
+    record.update(num_parameters=loaded.model.num_parameters(), **meter.gauge.facts())
 
     record.enter("data")  # tokenised by the trainer, while the adapter is put on
-    checkpoint = record.newest_checkpoint()
-    num_tokens = record.rewind(checkpoint.step if checkpoint else 0)
-    watch = Watch(record, meter, num_tokens)
-    trainer = STAGES[job.stage](job, loaded, rows, watch)
+    saver = Saver(record, checkpoints, facts, job.save_total_limit)
+    watch = Watch(record, meter, saver, job, num_tokens=record.rewind(checkpoint))
+    with telling(record):
+        trainer = STAGES[job.stage](job, loaded, rows, watch)
     meter.leave()
-    trainable = (parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
-    record.update(num_trainable_parameters=sum(trainable), **watch.peaks())
+    record.update(num_trainable_parameters=trainer.count_trainable(), **watch.peaks())
 
     record.enter("eval")
     questions = choose_questions(rows, loaded.tokenizer, job.num_samples, job.max_length)
+
+    def answer(step: int) -> None:
+        answer_all(questions, trainer.model, loaded.tokenizer, record, step)
+
     if not record.has_sample(step=0):
         with meter.unmeasured():
-            answer_all(questions, trainer.model, loaded.tokenizer, record, step=0)
+            answer(0)
 
     record.enter("train")
     record.may_stop_anywhere = False
+    watch.answer = answer
     _take_steps(trainer, checkpoint)
     if watch.was_stopped:
         raise Stopped
 
-    with watch.aside("save"):
-        trainer.save_model(str(record.folder / "output"))
+    watch.require_numbers(trainer.model)
+    trainer.save_result()
     record.enter("eval")
-    answer_all(questions, trainer.model, loaded.tokenizer, record, step=trainer.state.global_step)
+    answer(trainer.state.global_step)
     record.update(state="finished", step=trainer.state.global_step, result="output")
 
 
@@ -150,27 +157,48 @@ def _read_job(folder: Path, arguments: Sequence[str]) -> Job:
     return Job(**fields)
 
 
+def _start(job: Job, record: Record, checkpoints: Checkpoints) -> tuple[Checkpoint | None, Mapping[str, Any]]:
+    """(the checkpoint to go on from, what the training is). All of it is verified before a library opens any of it.
+
+    Raises TrainingError if the job is no longer the one of the checkpoint.
+    """
+    record.update(progress=Progress("verifying checkpoints", 0, None, ""))
+    checkpoint, skipped = checkpoints.newest()
+    for reason in skipped:
+        say(f"skipped {reason}")
+    if checkpoint:
+        keep_smaller_batch(job, checkpoint)
+    versions = {"python": sys.version.split()[0]} | {name: _version(name) for name in PACKAGES}
+    step = checkpoint.step if checkpoint else None
+    record.update(versions=versions, skipped_checkpoints=skipped, checkpoint_step=step, progress=None)
+    facts = facts_of(job, record.folder, record.status.num_train_rows or 0, versions)
+    for change in check_same(checkpoint, facts) if checkpoint else ():
+        record.note(change)
+    return checkpoint, facts
+
+
+def _measured_passes(job: Job) -> dict[str, int]:
+    """How many passes through each phase have their memory measured; the later ones are all alike."""
+    batches = MEASURED_STEPS * job.gradient_accumulation_steps
+    once = {"load": 1, "eval": 1, "save": 1}
+    return once | {"forward": batches, "backward": batches, "optimizer_step": MEASURED_STEPS}
+
+
 def _take_steps(trainer: "Watched", checkpoint: Checkpoint | None) -> None:
     """Trains to the end or to a stop, from the newest checkpoint if there is one."""
     if checkpoint is None:
         trainer.train()
-    elif checkpoint.step < checkpoint.max_steps:
-        trainer.train(resume_from_checkpoint=str(checkpoint.folder))
-    else:
+    elif checkpoint.has_all_steps:
         trainer.restore(checkpoint)  # the trainer itself would take one step too many
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint.folder))
 
 
 def _quieten_libraries() -> None:
-    """Leaves out what would bury the log: bars outside a terminal, a line for each 8-bit layer and forward pass."""
+    """Leaves out what would bury the log: a line for each 8-bit layer and forward pass, a warning of two names."""
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     # of the two names that this setting has, only the old one is known to transformers 5.17 and to TRL
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing", FutureWarning)
-    if not sys.stderr.isatty():
-        import datasets
-        import transformers
-
-        datasets.disable_progress_bars()
-        transformers.utils.logging.disable_progress_bar()
 
 
 def _version(package: str) -> str:

@@ -5,12 +5,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed, as status.json tells it."""
+
+    cause: str
+    """A stable name: the id of a row in CAUSES, or what the raiser of a TrainingError gave."""
+    sentence: str
+    needed_bytes: int | None = None
+    """What could not be had, of memory or of disk, where it is known."""
+    free_bytes: int | None = None
+
+
 class UnusableJob(Exception):
     """The job file cannot be read or lacks a field."""
 
 
 class TrainingError(Exception):
     """A failure whose message is already a plain sentence."""
+
+    def __init__(
+        self,
+        sentence: str,
+        cause: str = "bad_job",
+        *,
+        needed_bytes: int | None = None,
+        free_bytes: int | None = None,
+    ):
+        super().__init__(sentence)
+        self.failure = Failure(cause, sentence, needed_bytes, free_bytes)
 
 
 class Stopped(BaseException):
@@ -19,8 +42,9 @@ class Stopped(BaseException):
 
 @dataclass(frozen=True)
 class Cause:
-    """One kind of failure: how it is recognised and what to say about it."""
+    """One kind of failure: its name, how it is recognised and what to say about it."""
 
+    id: str
     pattern: str
     """Regular expression, searched in `TypeName: message` of the error and of the errors that led to it."""
     sentence: str
@@ -29,50 +53,78 @@ class Cause:
 
 CAUSES = (
     Cause(
-        r"OutOfMemoryError: .*?Tried to allocate (?P<wanted>[\d.]+ \w+)"
+        "out_of_gpu_memory",
+        r"OutOfMemoryError: .*?Tried to allocate (?P<needed>[\d.]+ \w+)"
         r".*?total capacity of (?P<total>[\d.]+ \w+) of which (?P<free>[\d.]+ \w+) is free",
-        "Out of GPU memory {activity}: {wanted} more was needed, {free} of {total} was free.",
+        "Out of GPU memory {activity}: {needed} more was needed, {free} of {total} was free.",
     ),
     Cause(
-        r"OutOfMemoryError|(CUDA|HIP) (driver )?error: out of memory|out of memory at line",
+        "out_of_gpu_memory",
+        r"OutOfMemoryError|(CUDA|HIP) (driver )?error: out of memory|out of memory at line|CUBLAS_STATUS_ALLOC_FAILED",
         "Out of GPU memory {activity}.",
     ),
-    Cause(r"^MemoryError|can't allocate memory|Cannot allocate memory", "Out of main memory {activity}."),
     Cause(
-        r"No space left on device|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos",
+        "out_of_memory",
+        r"^MemoryError|can't allocate memory|Cannot allocate memory",
+        "Out of main memory {activity}.",
+    ),
+    Cause(
+        "disk_full",
+        r"No space left on device|Disk quota exceeded|File too large|StorageFull|QuotaExceeded|FileTooLarge"
+        r"|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos",
         "The disk is full: nothing more could be written {activity}.",
     ),
     Cause(
+        "gated_model",
         r"^GatedRepoError",
         "{model} is gated: accept its licence at https://huggingface.co/{model}, then log in with `hf auth login`.",
     ),
-    Cause(r"^RevisionNotFoundError", "{model} has no such revision on the Hugging Face Hub."),
+    Cause("model_not_found", r"^RevisionNotFoundError", "{model} has no such revision on the Hugging Face Hub."),
     Cause(
+        "model_not_found",
         r"^RepositoryNotFoundError",
         "There is no model {model} on the Hugging Face Hub, or it is private and you are not logged in.",
     ),
     Cause(
+        "offline",
         r"^(OfflineModeIsEnabled|LocalEntryNotFoundError|ConnectError|ConnectionError)|couldn't connect to 'http",
         "{model} is not on this machine, and the Hugging Face Hub cannot be reached.",
     ),
     Cause(
+        "no_weights",
         r"does not appear to have a file named .*(safetensors|pytorch_model)|no file named model\.safetensors",
         "{model} has no weights in the safetensors format.",
     ),
     Cause(
-        r"^OSError: .*is not a local folder and is not a valid model", "There is no model {model}, here or on the Hub."
+        "model_not_found",
+        r"^OSError: .*is not a local folder and is not a valid model",
+        "There is no model {model}, here or on the Hub.",
     ),
     Cause(
+        "bad_target_modules",
         r"Target modules (?P<names>.+?) not found in the base model",
         "target_modules: {model} has no layers {names}; choose all-linear, or the names of its layers.",
     ),
     Cause(
+        "attention_unavailable",
         r"FlashAttention\d? has been toggled on",
         "attn_implementation: FlashAttention is not usable here; install flash-attn, or choose sdpa.",
     ),
     Cause(
+        "import_error",
         r"^ModuleNotFoundError: No module named '(?P<package>[\w-]+)",
         "A package is missing where the training runs: pip install {package}.",
+    ),
+    Cause(
+        "import_error",
+        r"^(ImportError|OSError): (?P<what>lib\S+: cannot open shared object file|.*undefined symbol: \S+)",
+        "A library that a package needs is missing or of another version: {what}.",
+    ),
+    Cause(
+        "gpu_unusable",
+        r"no kernel image is available|CUDA driver version is insufficient|The NVIDIA driver on your system is too old"
+        r"|Torch not compiled with CUDA enabled",
+        "The installed PyTorch cannot use this GPU: install the build that fits its driver (see `doctor`).",
     ),
 )
 
@@ -86,20 +138,39 @@ ACTIVITIES = {
     "eval": "in the evaluation",
     "save": "while saving",
 }
+UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-def explain(error: BaseException, model: str, phase: str) -> str:
-    """One sentence for what went wrong while `model` was in `phase` (of status.json or of the memory peaks)."""
+def diagnose(error: BaseException, model: str, phase: str) -> Failure:
+    """What went wrong while `model` was in `phase` (of status.json or of the memory peaks)."""
     if isinstance(error, TrainingError):
-        return str(error)
+        return error.failure
     words = {"model": model, "activity": ACTIVITIES.get(phase, "while training")}
     for link in _chain(error):
         text = f"{type(link).__name__}: {link}"
         for cause in CAUSES:
             if found := re.search(cause.pattern, text, re.DOTALL):
-                return cause.sentence.format(**words, **found.groupdict())
+                groups = found.groupdict()
+                sentence = cause.sentence.format(**words, **groups)
+                return Failure(cause.id, sentence, _bytes(groups.get("needed")), _bytes(groups.get("free")))
     first_line = (str(error).strip().splitlines() or ["no message"])[0]
-    return f"{type(error).__name__}: {first_line}"
+    return Failure("unknown", f"{type(error).__name__}: {first_line}")
+
+
+def explain(error: BaseException, model: str, phase: str) -> str:
+    """One sentence for what went wrong."""
+    return diagnose(error, model, phase).sentence
+
+
+def gib(num_bytes: float) -> str:
+    """A size as a sentence names it: 12.3 GiB."""
+    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 / 20 else f"{num_bytes / 2**20:,.1f} MiB"
+
+
+def _bytes(size: str | None) -> int | None:
+    """`2.00 GiB` as PyTorch writes it."""
+    number, _, unit = (size or "").partition(" ")
+    return int(float(number) * UNITS[unit]) if unit in UNITS else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

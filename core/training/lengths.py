@@ -1,67 +1,50 @@
-"""How long rows are and what a maximum length does to them: exact counts over every row measured so far."""
+"""The lengths of rows as they are measured: numbers for each row, to be handed on. Draws no conclusions."""
 
+import base64
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from .tokens import Tokens
 
-BINS = 40
 NEVER = 2**31 - 1
-"""Stands for the first counted token of a row that has none."""
+"""Stands for the first token in the loss of a row that has none."""
+NUMBERS = 4
+"""For each row: its tokens, the first and the end of those in the loss, and the tokens of all its texts."""
+ROWS_AT_ONCE = 200_000
 
 
 class Lengths:
-    """Twelve bytes for each row of a file; a maximum length can be changed without another look at the rows."""
+    """Sixteen bytes for each row measured."""
 
     def __init__(self, num_rows: int):
         self.num_rows = num_rows
         self.num_unreadable = 0
-        self._lengths, self._firsts, self._ends = array("i"), array("i"), array("i")
-        self._num_counted = 0
+        self._numbers = array("i")
 
-    def add(self, length: int, first_counted: int | None, end_counted: int, num_counted: int) -> None:
-        """A row of so many tokens; the first that counts for the loss, the one after the last, how many."""
-        self._lengths.append(length)
-        self._firsts.append(NEVER if first_counted is None else first_counted)
-        self._ends.append(end_counted)
-        self._num_counted += num_counted
+    @property
+    def num_measured(self) -> int:
+        """Rows that were looked at, those that cannot be read included."""
+        return len(self._numbers) // NUMBERS + self.num_unreadable
+
+    def add(self, texts: Sequence[Tokens]) -> None:
+        """A row: its text, or the two texts of a preference, of which the longer says how long the row is.
+
+        The row is lost to the loss where one of them is, as TRL has it.
+        """
+        firsts = [NEVER if text.first_counted is None else text.first_counted for text in texts]
+        lengths = [len(text.ids) for text in texts]
+        self._numbers.extend((max(lengths), max(firsts), max(text.end_counted for text in texts), sum(lengths)))
 
     def add_unreadable(self) -> None:
         """A row that has no tokens because something is wrong with it."""
         self.num_unreadable += 1
 
-    def summary(self, max_length: int) -> dict[str, Any]:
-        """Percentiles, histogram and counts of the rows measured so far."""
-        lengths, firsts, ends = (
-            np.frombuffer(each, dtype=np.int32) for each in (self._lengths, self._firsts, self._ends)
-        )
-        longest = int(lengths.max(initial=0))
-        width = longest // BINS + 1
-        has_answer = firsts < NEVER
+    def since(self, row: int) -> dict[str, Any]:
+        """The numbers of the rows from the `row`-th measured on, as many as go at once; the unreadable left out."""
+        numbers = self._numbers[row * NUMBERS : (row + ROWS_AT_ONCE) * NUMBERS]
         return {
-            "rows": self.num_rows,
-            "measured": len(lengths) + self.num_unreadable,
+            "numbers": base64.b64encode(numbers.tobytes()).decode(),
             "unreadable_rows": self.num_unreadable,
-            "p50": _percentile(lengths, 0.50),
-            "p95": _percentile(lengths, 0.95),
-            "max": longest,
-            "num_tokens": int(lengths.sum(dtype=np.int64)),
-            "num_counted_tokens": self._num_counted,
-            "histogram": [
-                {"from": bin * width, "to": (bin + 1) * width, "rows": int(rows)}
-                for bin, rows in enumerate(np.bincount(lengths // width))
-            ],
-            "truncated_rows": int((lengths > max_length).sum()),
-            "fully_masked_rows": int((firsts >= max_length).sum()),
-            "unanswered_rows": int((~has_answer).sum()),
-            "lost_answer_rows": int((has_answer & (firsts >= max_length)).sum()),
-            "cut_answer_rows": int((has_answer & (firsts < max_length) & (ends > max_length)).sum()),
+            "has_more": len(self._numbers) > (row + ROWS_AT_ONCE) * NUMBERS,
         }
-
-
-def _percentile(lengths: Any, share: float) -> int:
-    """The smallest length that at least this share of the rows does not exceed (nearest rank)."""
-    if not len(lengths):
-        return 0
-    rank = max(0, int(np.ceil(share * len(lengths))) - 1)
-    return int(np.partition(lengths, rank)[rank])

@@ -11,9 +11,14 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     BitsAndBytesConfig,
+    set_seed,
 )
 
+from .adapter import adapter_settings, go_on
+from .attention import register as register_attention
+from .checkpointing import checkpoint_every
 from .data import Rows
 from .failure import TrainingError, UnusableJob
 from .tokenizer import load_tokenizer, source_of
@@ -39,11 +44,13 @@ class Method:
 
     trains_adapter: bool
     base_bits: int
+    trains_last_layers: bool = False
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "full": Method(trains_adapter=False, base_bits=16),
+        "freeze": Method(trains_adapter=False, base_bits=16, trains_last_layers=True),
         "lora": Method(trains_adapter=True, base_bits=16),
         "lora-8bit": Method(trains_adapter=True, base_bits=8),
         "qlora": Method(trains_adapter=True, base_bits=4),
@@ -59,6 +66,7 @@ class Loaded:
     tokenizer: Any
     precision: Precision
     adapter: LoraConfig | None
+    """The adapter that is still to be put on; None if there is none, or an earlier one goes on."""
 
     @property
     def is_quantised(self) -> bool:
@@ -76,10 +84,19 @@ def load(job: Any, rows: Rows) -> Loaded:
     tokenizer = load_tokenizer(
         job, is_conversational=rows.is_conversational, is_language_modeling=rows.is_language_modeling
     )
+    set_seed(job.seed)  # a new head starts from random numbers
     model = _load_model(job, precision)
-    adapter = _adapter(job, model) if METHODS[job.method].trains_adapter else None
     _check_vocabulary(model, tokenizer)
     _keep_trainable(model)
+    if job.gradient_checkpointing and job.checkpoint_every_n_layers > 1:
+        checkpoint_every(model, job.checkpoint_every_n_layers)
+    adapter = None
+    if METHODS[job.method].trains_last_layers:
+        _train_last_layers(model, job.num_trainable_layers)
+    elif METHODS[job.method].trains_adapter and job.adapter:
+        model = go_on(job, model)
+    elif METHODS[job.method].trains_adapter:
+        adapter = adapter_settings(job, model)
     if not torch.cuda.is_available() and model.num_parameters() < FEW_PARAMETERS:
         torch.set_num_threads(1)  # such small products gain nothing from a second core, and threads cost
     return Loaded(model, tokenizer, precision, adapter)
@@ -114,8 +131,11 @@ def cast_adapters(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 def _load_model(job: Any, precision: Precision) -> Any:
     print(f"loading {job.model} in {str(precision.weights).removeprefix('torch.')}")
-    return AutoModelForCausalLM.from_pretrained(
+    is_scorer = job.stage == "reward"
+    loader: Any = AutoModelForSequenceClassification if is_scorer else AutoModelForCausalLM
+    return loader.from_pretrained(
         **source_of(job),
+        **({"num_labels": 1} if is_scorer else {}),
         dtype=precision.weights,
         quantization_config=_quantisation(job, precision),
         attn_implementation=_attention(job),
@@ -127,12 +147,14 @@ def _load_model(job: Any, precision: Precision) -> Any:
 
 def _attention(job: Any) -> str:
     """The kernel asked for; the plain one where the model's attention is more than SDPA can compute."""
-    if job.attn_implementation == "sdpa":
+    if job.attn_implementation in ("sdpa", "varlen"):
         config = AutoConfig.from_pretrained(**source_of(job), trust_remote_code=False)
         model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
         if model_class is not None and not model_class._supports_sdpa:  # caps its scores, or adds sinks to them
-            print(f"{job.model} cannot use sdpa: attention is computed by the plain kernel, eager.")
+            print(f"{job.model} cannot use {job.attn_implementation}: attention takes the plain kernel, eager.")
             return "eager"
+    if job.attn_implementation == "varlen":
+        register_attention()
     return str(job.attn_implementation)
 
 
@@ -140,42 +162,41 @@ def _quantisation(job: Any, precision: Precision) -> BitsAndBytesConfig | None:
     bits = METHODS[job.method].base_bits
     if bits == 16:
         return None
+    kept = ["score"] if job.stage == "reward" else None  # None: the output head
     if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=kept,
         bnb_4bit_quant_type=job.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=job.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=precision.autocast or precision.weights,
     )
 
 
-def _adapter(job: Any, model: Any) -> LoraConfig:
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        revision=source_of(job).get("revision"),  # whoever loads the adapter gets the same base
-        r=job.lora_r,
-        lora_alpha=job.lora_alpha,
-        lora_dropout=job.lora_dropout,
-        target_modules=_targets(job, model),
-        use_dora=job.use_dora,
-        use_rslora=job.use_rslora,
-        init_lora_weights=True if job.init_lora_weights == "default" else job.init_lora_weights,
-    )
+def _train_last_layers(model: Any, num_layers: int) -> None:
+    """Freezes a model but for its last decoder layers, the norm behind them and the head.
 
-
-def _targets(job: Any, model: Any) -> str | list[str]:
-    """The layers that get an adapter. In a mixture of experts `all-linear` means those of the attention.
-
-    PEFT would also adapt every expert and the router there: for Qwen3-30B-A3B a billion parameters at rank 16.
+    A head that is the embedding stays frozen: gradients for it would go back through all layers.
     """
-    if job.target_modules != "all-linear":
-        return str(job.target_modules).split(",")
-    config = model.config.get_text_config()
-    if not (getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)):
-        return "all-linear"
-    layers = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-    return sorted({name.rsplit(".", 1)[-1] for name in layers if ".self_attn." in name})
+    model.requires_grad_(False)
+    num_hidden_layers = model.config.get_text_config().num_hidden_layers
+    if num_layers > num_hidden_layers:
+        print(f"num_trainable_layers is {num_layers}, but the model has {num_hidden_layers}: all of them train.")
+    owner, name = next(
+        (owner, name)
+        for owner in model.modules()
+        for name, child in owner.named_children()
+        if isinstance(child, torch.nn.ModuleList) and len(child) == num_hidden_layers
+    )
+    children = dict(owner.named_children())
+    behind = list(children)[list(children).index(name) + 1 :]
+    head = getattr(model, "score", None) or model.get_output_embeddings()
+    trained = [*children[name][-num_layers:], *(children[each] for each in behind)]
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        trained.append(head)
+    for module in trained:
+        module.requires_grad_(True)
 
 
 def _keep_trainable(model: Any) -> None:

@@ -33,6 +33,14 @@ class Gauge(Protocol):
     def forget(self) -> None:
         """Leaves what happened since `start` out of the highest values."""
 
+    def facts(self) -> dict[str, Any]:
+        """What the device is, named as in status.json."""
+        return {
+            "device": self.name,
+            "device_capacity_bytes": self.capacity_bytes,
+            "baseline_bytes": self.baseline_bytes,
+        }
+
     def readings(self) -> dict[str, int]:
         """What is in use now, named as in metrics.jsonl."""
 
@@ -65,6 +73,13 @@ class Meter:
             self._phase = None
 
     @contextmanager
+    def measured(self, phase: str) -> Iterator[None]:
+        """What is inside is one pass through a phase."""
+        self.enter(phase)
+        yield
+        self.leave()
+
+    @contextmanager
     def unmeasured(self) -> Iterator[None]:
         """What is used inside does not count as the training's."""
         self.leave()
@@ -73,7 +88,7 @@ class Meter:
         self.gauge.forget()
 
 
-class CudaGauge:
+class CudaGauge(Gauge):
     """The memory of the GPU, as PyTorch's allocator and the driver tell it."""
 
     def __init__(self) -> None:
@@ -100,12 +115,13 @@ class CudaGauge:
     def readings(self) -> dict[str, int]:
         self._remember()
         free_bytes, total_bytes = torch.cuda.mem_get_info()
+        reserved, own = torch.cuda.memory_reserved(), self._nvml.bytes_of_this_process()
         return {
             "memory_allocated_bytes": torch.cuda.memory_allocated(),
-            "memory_reserved_bytes": torch.cuda.memory_reserved(),
+            "memory_reserved_bytes": reserved,
             "memory_peak_bytes": self._highest_allocated,
-            "device_used_bytes": self._nvml.bytes_of_this_process() or total_bytes - free_bytes,
-        }
+            "device_used_bytes": own or total_bytes - free_bytes,
+        } | ({"context_bytes": own - reserved} if own else {})  # what the driver keeps for this process
 
     def highest(self) -> dict[str, int]:
         self._remember()
@@ -116,7 +132,7 @@ class CudaGauge:
         self._highest_reserved = max(self._highest_reserved, torch.cuda.max_memory_reserved())
 
 
-class ProcessGauge:
+class ProcessGauge(Gauge):
     """The resident size of this process, where there is no GPU."""
 
     def __init__(self) -> None:

@@ -44,7 +44,9 @@ class Program:
                 return
             self._output.write(json.dumps(self._answer(request)) + "\n")
             self._output.flush()
-            is_measuring = self._view is not None and (is_measuring or request["do"] == "lengths")
+            is_measuring = (
+                self._view is not None and request["do"] != "rest" and (is_measuring or request["do"] == "lengths")
+            )
 
     @property
     def view(self) -> "View":
@@ -53,13 +55,13 @@ class Program:
             raise TrainingError("Nothing is loaded.")
         return self._view
 
-    def load(self, request: Mapping[str, Any]) -> int:
-        """Another file or another tokenizer; returns the number of rows."""
+    def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Another file or another tokenizer; returns what is known of it."""
         from .view import View
 
         self._view = None
         self._view = View(request)
-        return len(self._view.rows)
+        return self._view.about()
 
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -77,8 +79,10 @@ ANSWERS: Mapping[str, Callable[[Program, Mapping[str, Any]], Any]] = MappingProx
     {
         "load": Program.load,
         "rows": lambda program, ask: program.view.show(ask["first"], ask["count"], ask["max_length"]),
-        "find": lambda program, ask: program.view.find(ask["text"], ask["first"]),
-        "lengths": lambda program, ask: program.view.lengths.summary(ask["max_length"]),
+        "index": lambda program, ask: program.view.rows.index(ask["line"]),
+        "search": lambda program, ask: program.view.search(ask["text"], ask["first"], ask["most"]),
+        "lengths": lambda program, ask: program.view.lengths.since(ask["first"]),
+        "rest": lambda program, ask: None,
     }
 )
 

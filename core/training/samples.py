@@ -1,7 +1,7 @@
 """Samples: what the model answers to a few questions of the data. Leaves no trace in the training."""
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from .data import Rows
+from .prompts import prompt_ids
 from .record import Record
 
 MAX_NEW_TOKENS = 64
@@ -29,11 +30,13 @@ def choose_questions(rows: Rows, tokenizer: Any, num_samples: int, max_length: i
         return ()
     questions = (_question(row, tokenizer) for row in (rows.train if rows.eval is None else rows.eval))
     fitting = (question for question in questions if 0 < len(question.token_ids) < max_length)
-    return tuple(islice(fitting, num_samples))
+    return tuple(islice(_once_each(fitting), num_samples))
 
 
 def answer_all(questions: Sequence[Question], model: Any, tokenizer: Any, record: Record, step: int) -> None:
     """Adds the model's answers to samples.jsonl. A model that cannot generate is no reason to lose a training."""
+    if not hasattr(model, "generation_config"):  # a reward model writes no answers
+        return
     try:
         for question in questions:
             if record.is_stop_requested():
@@ -61,14 +64,19 @@ def _answer(model: Any, tokenizer: Any, question: Question) -> str:
     return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
 
+def _once_each(questions: Iterator[Question]) -> Iterator[Question]:
+    """Rows may hold several answers to one question."""
+    seen = set()
+    for question in questions:
+        if question not in seen:
+            seen.add(question)
+            yield question
+
+
 def _question(row: dict[str, Any], tokenizer: Any) -> Question:
     prompt = row["prompt"] if "prompt" in row else _until_first_question(row["messages"])
-    if isinstance(prompt, str):
-        return Question(prompt, tuple(tokenizer(prompt)["input_ids"]))
-    ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
-        "input_ids"
-    ]
-    return Question(str(prompt[-1].get("content") or ""), tuple(ids))
+    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
+    return Question(text, tuple(prompt_ids(row | {"prompt": prompt}, tokenizer)))
 
 
 def _until_first_question(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

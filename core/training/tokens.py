@@ -1,4 +1,4 @@
-"""What the model sees of a row: its tokens, and which of them count for the loss. As TRL's SFTTrainer prepares rows.
+"""What the model sees of a row: its tokens, and which of them count for the loss. As TRL's trainers prepare rows.
 
 Never imports torch. tests/test_preview.py holds it against the trainer's own preparation, token by token.
 """
@@ -10,6 +10,8 @@ from itertools import groupby
 from typing import Any
 
 Row = Mapping[str, Any]
+DRAWN = frozenset({"grpo", "rloo", "ppo"})
+"""Stages in which the model draws the answers itself."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,19 @@ class Encoder:
     """Set if TRL puts one of its own in place of the tokenizer's."""
     on_answers: bool
     """True if only the answers count for the loss."""
+    stage: str = "sft"
+
+    def encode_all(self, row: Row, with_text: bool = False) -> tuple[Tokens, ...]:
+        """The texts of a row: one, or of a preference two, the chosen first. Raises what the chat template raises."""
+        if self.stage in DRAWN:
+            return (self._prompt(row, with_text),)
+        if "chosen" not in row:
+            return (self.encode(row, with_text),)
+        texts = [self._exchange({**row, "completion": row[answer]}, with_text) for answer in ("chosen", "rejected")]
+        if self.stage == "reward":
+            return tuple(_from(whole, len(whole.ids) - 1) for whole, _prompt in texts)
+        begin = min(_shared_length(prompt_ids, whole.ids) for whole, prompt_ids in texts)
+        return tuple(_from(whole, begin) for whole, _prompt in texts)
 
     def encode(self, row: Row, with_text: bool = False) -> Tokens:
         """A row's tokens, and with the text the places of the tokens in it. Raises what the chat template raises."""
@@ -59,10 +74,16 @@ class Encoder:
             tokens, found = self._chat(row["messages"], row, with_text, **mask)
             return replace(tokens, counts=[bit == 1 for bit in found["assistant_masks"]]) if mask else tokens
         whole, prompt_ids = self._exchange(row, with_text)
-        if not self.on_answers:
-            return whole
-        begin = _shared_length(prompt_ids, whole.ids)
-        return replace(whole, counts=[index >= begin for index in range(len(whole.ids))])
+        return _from(whole, _shared_length(prompt_ids, whole.ids)) if self.on_answers else whole
+
+    def _prompt(self, row: Row, with_text: bool) -> Tokens:
+        """What stands before an answer that the model draws itself."""
+        prompt = row["prompt"]
+        if isinstance(prompt, str):
+            tokens = self._plain(prompt, with_text)
+        else:
+            tokens, _found = self._chat(prompt, row, with_text, add_generation_prompt=True)
+        return _from(tokens, len(tokens.ids))
 
     def _exchange(self, row: Row, with_text: bool) -> tuple[Tokens, Sequence[int]]:
         """(prompt and completion together, the ids of the prompt alone)."""
@@ -84,7 +105,8 @@ class Encoder:
         }
         spans = {"tokenizer_kwargs": {"return_offsets_mapping": True}} if with_text else {}
         found = self.tokenizer.apply_chat_template(tokenize=True, return_dict=True, **shared, **settings, **spans)
-        text = self.tokenizer.apply_chat_template(tokenize=False, **shared) if with_text else ""
+        before = {"add_generation_prompt": settings.get("add_generation_prompt", False)}
+        text = self.tokenizer.apply_chat_template(tokenize=False, **shared, **before) if with_text else ""
         return _all_counting(found, text), found
 
     def _plain(self, text: str, with_text: bool) -> Tokens:
@@ -115,6 +137,11 @@ def pieces(tokens: Tokens, max_length: int, tokenizer: Any) -> tuple[list[tuple[
 def _all_counting(found: Mapping[str, Any], text: str) -> Tokens:
     ids = found["input_ids"]
     return Tokens(ids, [True] * len(ids), text, found.get("offset_mapping", ()))
+
+
+def _from(tokens: Tokens, begin: int) -> Tokens:
+    """The tokens, of which those from an index on count."""
+    return replace(tokens, counts=[index >= begin for index in range(len(tokens.ids))])
 
 
 def _shared_length(ids: Sequence[int], others: Sequence[int]) -> int:

@@ -46,15 +46,18 @@ def trace(
     from .trace_cuda import Card
     from .trace_depth import extended
     from .trace_ledger import Ledger
+    from .trace_loss import with_head
     from .trace_model import DecoderLayers, empty_model, precision_on, prepare
-    from .trace_step import Run, with_head
+    from .trace_step import Run
 
     asked = SimpleNamespace(**job)
     on_card = Card(tuple(card["compute_capability"]), card["supports_bf16"])
     precision = precision_on(on_card, asked)
     base = empty_model(config, asked, precision)
+    num_parameters = base.num_parameters()
     layers = DecoderLayers(base)
-    model = with_head(prepare(base, asked, precision))
+    model = with_head(prepare(base, asked, precision), asked.stage)
+    num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     depths: list[int] = []
 
     def play(indices: Sequence[int]) -> Ledger:
@@ -72,6 +75,8 @@ def trace(
     return {
         "phases": phases,
         "peak_allocated_bytes": max(phases.values()),
+        "num_parameters": num_parameters,
+        "num_trainable_parameters": num_trainable,
         "log": ledger.log,
         "sizes": ledger.sizes,
         "peak_operations": {segment: peak.operation for segment, peak in ledger.peaks.items()},

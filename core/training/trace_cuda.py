@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
+import bitsandbytes.autograd._functions as bnb_functions
 import torch
 import trl.kernels.chunked_logprob as chunked_logprob
 from torch import Tensor
@@ -132,7 +133,7 @@ def as_on(card: Card, ledger: Ledger) -> Iterator[None]:
         else:
             functions = CudaFunctions(card, ledger)
             AttentionInterface.register(TRACED_FLASH, functions.flash)
-            with functions, _fused_head():
+            with functions, _fused_head(), _int8_products():
                 yield
 
 
@@ -148,6 +149,13 @@ def _fused_head() -> Iterator[None]:
         patch.object(chunked_logprob, "_backward_tile", lambda *_, **__: None),
         patch.object(chunked_logprob, "_addmm_fp32", lambda *_: None),
     ):
+        yield
+
+
+@contextmanager
+def _int8_products() -> Iterator[None]:
+    """8-bit layers multiply integers, which a CPU leaves to floating point (matmul in bitsandbytes/autograd)."""
+    with patch.object(bnb_functions, "MatMul8bitFp", bnb_functions.MatMul8bitLt):
         yield
 
 

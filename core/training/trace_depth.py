@@ -38,7 +38,8 @@ def extended(kinds: Sequence[Any], play: Callable[[Sequence[int]], Ledger]) -> t
         deeper = play((*base[:middle], spare, *base[middle:]))
         num_more = list(kinds).count(kind) - sum(kinds[index] == kind for index in base)
         for segment, num_bytes in shallow_peaks.items():
-            total[segment] += num_more * (deeper.peaks[segment].num_bytes - num_bytes)
+            if segment in deeper.peaks:  # the backward pass ends where nothing trains any more
+                total[segment] += num_more * (deeper.peaks[segment].num_bytes - num_bytes)
         ledger = deeper
     return _by_phase(total), ledger
 

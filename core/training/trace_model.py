@@ -14,17 +14,19 @@ from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from peft import get_peft_model
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
+from .adapter import adapter_settings
+from .checkpointing import checkpoint_every
 from .load import (
     METHODS,
     Precision,
-    _adapter,
     _attention,
     _keep_trainable,
     _quantisation,
+    _train_last_layers,
     cast_adapters,
     choose_precision,
 )
@@ -33,6 +35,7 @@ from .trace_cuda import TRACED_FLASH, Card
 NOT_SHAPE = ("architectures", "auto_map", "dtype", "torch_dtype", "quantization_config", "transformers_version")
 """Keys of a config.json that say nothing of the shape, or name code."""
 ROPE_THAT_READS_POSITIONS = ("dynamic", "longrope")
+FLASH_KERNELS = ("flash_attention_2", "varlen")
 BITSANDBYTES_LAYERS = (Linear4bit, Linear8bitLt)
 NUMBERS_PER_SCALE, SCALES_PER_SCALE = 64, 256
 """How many numbers share a scale in 4 bits, and how many scales share one (bitsandbytes.functional.quantize_4bit)."""
@@ -55,8 +58,11 @@ class DecoderLayers:
         self._owner, self._name, layers = _find_layers(model, config.num_hidden_layers)
         self._all = tuple(layers)
         self._types = tuple(getattr(config, "layer_types", None) or ())
-        self.kinds = tuple(_kind(layer, self._types[i : i + 1]) for i, layer in enumerate(self._all))
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
         """What tells one layer from another, for each of them."""
+        return tuple(_kind(layer, self._types[i : i + 1]) for i, layer in enumerate(self._all))
 
     def keep(self, indices: Sequence[int]) -> tuple[nn.Module, ...]:
         """Makes a model of these layers, in this order, and returns them."""
@@ -76,11 +82,14 @@ def empty_model(config: Mapping[str, Any], job: Any, precision: Precision) -> An
     made = AutoConfig.for_model(values.pop("model_type"), **values)
     with patch.object(AutoConfig, "from_pretrained", lambda **_: made):
         kernel = _attention(job)
+    is_scorer = job.stage == "reward"
+    made.num_labels = 1 if is_scorer else made.num_labels
+    loader: Any = AutoModelForSequenceClassification if is_scorer else AutoModelForCausalLM
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
+        return loader.from_config(
             made,
             dtype=precision.weights,
-            attn_implementation=TRACED_FLASH if kernel == "flash_attention_2" else kernel,
+            attn_implementation=TRACED_FLASH if kernel in FLASH_KERNELS else kernel,
             trust_remote_code=False,
         )
 
@@ -89,17 +98,23 @@ def prepare(model: Any, job: Any, precision: Precision) -> Any:
     """The base quantised, with its adapter: as SFTTrainer makes it in the training program."""
     quantisation = _quantisation(job, precision)
     if quantisation is not None:
-        replace_with_bnb_linear(model, get_keys_to_not_convert(model), quantisation)
+        kept = ["score"] if job.stage == "reward" else get_keys_to_not_convert(model)
+        replace_with_bnb_linear(model, kept, quantisation)
         setattr(model, f"is_loaded_in_{METHODS[job.method].base_bits}bit", True)
         _keep_trainable(model)
+    if METHODS[job.method].trains_last_layers:
+        _train_last_layers(model, job.num_trainable_layers)
     if METHODS[job.method].trains_adapter:
-        settings = _adapter(job, model)
+        settings = adapter_settings(job, model)
         settings.init_lora_weights = True  # every start of an adapter leaves tensors of the same sizes behind
-        with dequantised_for_dora():
-            model = get_peft_model(model, settings, low_cpu_mem_usage=True)
+        with dequantised_for_dora(), torch.device("meta"):  # PEFT's own way there loses that two copies are one
+            model = get_peft_model(model, settings)
         if quantisation is not None:
             cast_adapters(model, precision.quantised_base_adapters)
     if job.gradient_checkpointing:
+        checkpoint_every(
+            model.get_base_model() if hasattr(model, "get_base_model") else model, job.checkpoint_every_n_layers
+        )
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if METHODS[job.method].trains_adapter:
             model.enable_input_require_grads()
@@ -191,9 +206,10 @@ def _find_layers(model: nn.Module, num_layers: int) -> tuple[nn.Module, str, nn.
 
 
 def _kind(layer: nn.Module, layer_type: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a layer is: its type in the settings, and the shapes of its parameters."""
-    shapes = tuple((name, tuple(parameter.shape)) for name, parameter in layer.named_parameters())
-    return (*layer_type, shapes)
+    """What a layer is: its type in the settings, whether it is recomputed, the shapes of its parameters and which
+    train."""
+    found = ((name, tuple(each.shape), each.requires_grad) for name, each in layer.named_parameters())
+    return (*layer_type, getattr(layer, "gradient_checkpointing", False), *found)
 
 
 def _like(old: Tensor) -> Tensor:

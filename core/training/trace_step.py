@@ -1,5 +1,6 @@
-"""One run in miniature: load, one optimizer step with its states in place, one evaluation. The loss is TRL's."""
+"""One run in miniature: load, one optimizer step with its states in place, one evaluation."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,38 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
-from trl.trainer.utils import add_fused_lm_head
 
-from .load import Precision
+from .load import METHODS, Precision
 from .trace_cuda import Card, as_on
 from .trace_kernels import SCRATCH
 from .trace_ledger import Ledger
+from .trace_loss import LOSSES, Models, batch_of
 from .trace_model import dequantised_for_dora, mask_known, materialise
 from .trace_optimizers import optimizer_of
 
 NUM_ENDS = 2
 """Layers near either end that keep peaks of their own: memory is linear in depth only where the same layers work."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The longest batch that the job can meet."""
-
-    rows: int
-    tokens: int
-    """Of each row, padding included."""
-    is_packed: bool
-
-    @property
-    def has_mask(self) -> bool:
-        """True if rows differ in length, or several share one."""
-        return self.is_packed or self.rows > 1
-
-
-def batch_of(job: Any) -> Batch:
-    """Rows of max_length tokens; packed, they share one row."""
-    rows = job.per_device_train_batch_size
-    return Batch(1, rows * job.max_length, True) if job.packing else Batch(rows, job.max_length, False)
 
 
 class Run:
@@ -54,12 +34,13 @@ class Run:
         self.ledger = Ledger({} if card.is_cpu else SCRATCH)
         self._workspaces: set[str] = set()
         self._optimizer: Any = None
+        self._reference: Any = None
 
     def play(self, layers: Sequence[nn.Module]) -> Ledger:
         """Everything from loading to an evaluation; `layers` are the model's decoder layers."""
         ledger = self.ledger
         with FakeTensorMode(allow_non_fake_inputs=True), ledger, as_on(self.card, ledger), dequantised_for_dora():
-            materialise(self.model, self.precision)
+            self._load()
             hooks = [hook for i, layer in enumerate(layers) for hook in self._watch(layer, i, len(layers))]
             with mask_known(self.batch.has_mask):
                 self._train()
@@ -69,6 +50,13 @@ class Run:
             for parameter in self.model.parameters():
                 parameter.grad = None
         return ledger
+
+    def _load(self) -> None:
+        """The model, and a copy of it if that is what it is held against."""
+        materialise(self.model, self.precision)
+        needs_copy = LOSSES[self.job.stage].needs_reference and not METHODS[self.job.method].trains_adapter
+        if needs_copy and not self.job.precompute_ref_log_probs:
+            self._reference = copy.deepcopy(self.model).requires_grad_(False)
 
     def _train(self) -> None:
         """One optimizer step; its states exist before, as in every step but the first."""
@@ -100,12 +88,9 @@ class Run:
             self._loss()
 
     def _loss(self) -> Tensor:
-        """SFTTrainer.compute_loss on one micro-batch, under the autocast that accelerate puts around the model."""
-        dtype = self.precision.autocast
-        with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            outputs = self.model(**_inputs(self.batch), use_cache=False, fused_lm_head=True)
-        per_token_loss = -outputs.log_probs
-        return per_token_loss.sum() / torch.ones(())
+        """The loss of the job's stage on one micro-batch."""
+        models = Models(self.model, self._reference, self.precision.autocast)
+        return LOSSES[self.job.stage].compute(models, self.job, self.batch)
 
     def _enter(self, phase: str) -> None:
         """A phase begins; its thread takes a cuBLAS workspace at its first product, and keeps it."""
@@ -159,21 +144,6 @@ class Segment:
             self.ledger.enter(segment)
 
         return hook
-
-
-def with_head(model: Any) -> Any:
-    """The model with TRL's fused head, as SFTTrainer puts it on."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
-    return model
-
-
-def _inputs(batch: Batch) -> dict[str, Tensor]:
-    """What TRL's collator makes, on the device: padded rows have a mask, packed ones positions."""
-    shape = batch.rows, batch.tokens
-    ids = {name: torch.zeros(shape, dtype=torch.long) for name in ("input_ids", "labels")}
-    extra = "position_ids" if batch.is_packed else "attention_mask"
-    return ids | {extra: torch.ones(shape, dtype=torch.long)}
 
 
 def _run_backward(loss: Tensor) -> None:

@@ -1,57 +1,37 @@
 """One file as one model sees it: rows on disk, a tokenizer, the tokens and lengths of rows. Never imports torch."""
 
+import hashlib
 import json
 import random
 import signal
 import time
-from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
-from .data import BadRow, Row, parse
 from .failure import TrainingError
+from .kinds import BadRow
 from .lengths import Lengths
-from .tokenizer import load_tokenizer, training_template
-from .tokens import Encoder, Tokens, pieces
+from .rows_on_disk import RowsOnDisk
+from .tokenizer import CHAT_TEMPLATE, load_tokenizer, training_template
+from .tokens import DRAWN, Encoder, Tokens, pieces
 
 SECONDS_OF_MEASURING = 0.05
 """How long a request may have to wait for the measuring."""
+SECONDS_OF_SEARCHING = 1.0
 ROWS_IN_SAMPLE = 1000
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-class RowsOnDisk:
-    """The rows of a JSONL file, one at a time; only their places are kept."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._offsets, self._lines = array("Q"), array("Q")
-        offset = 0
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.removeprefix(BYTE_ORDER_MARK).strip():
-                    self._offsets.append(offset)
-                    self._lines.append(number)
-                offset += len(line)
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def line(self, index: int) -> int:
-        """The 1-based line of a row."""
-        return self._lines[index]
-
-    def text(self, index: int) -> bytes:
-        """A row as it stands in the file."""
-        with self._path.open("rb") as file:
-            file.seek(self._offsets[index])
-            return file.readline().removeprefix(BYTE_ORDER_MARK).strip()
-
-    def row(self, index: int) -> Row:
-        """A row in TRL's columns. Raises BadRow."""
-        return parse(self.text(index))
+TUNED = ("sft", "cpt")
+"""Stages that may learn the questions too; the others learn from answers alone."""
+TEMPLATES: Mapping[str, str] = MappingProxyType(
+    {
+        "none": "",
+        "model": "",
+        "default": "The model has no chat template: a ChatML one is used, and saved with the result.",
+        "marked": "The model's chat template does not mark the answers: TRL's form of it, which does, is used.",
+    }
+)
+"""Which chat template rows are seen through -> what to say about it."""
 
 
 class View:
@@ -59,7 +39,8 @@ class View:
 
     def __init__(self, request: Mapping[str, Any]):
         job = SimpleNamespace(**{name: request[name] for name in ("model", "revision", "assistant_only_loss")})
-        self.rows = RowsOnDisk(Path(request["dataset"]))
+        self.stage = str(request["stage"])
+        self.rows = RowsOnDisk(Path(request["dataset"]), self.stage)
         if not len(self.rows):
             raise TrainingError(f"{request['dataset']} has no rows.")
         try:
@@ -71,12 +52,28 @@ class View:
         self.tokenizer = load_tokenizer(job, is_conversational=is_chat, is_language_modeling=is_whole)
         if not self.tokenizer.is_fast:
             raise TrainingError(f"The tokenizer of {job.model} is of an old kind, which cannot say where tokens stand.")
-        on_answers = job.assistant_only_loss and "text" not in first
+        is_text = "text" in first
+        on_answers = not is_text and (self.stage not in TUNED or job.assistant_only_loss)
         template = training_template(self.tokenizer, job.model) if on_answers and is_chat and is_whole else None
-        self.encoder = Encoder(self.tokenizer, template, on_answers)
+        self.encoder = Encoder(self.tokenizer, template, on_answers, self.stage)
+        self.template = _template(self.tokenizer, template) if is_chat else "none"
+        notes = (TEMPLATES[self.template], _note(self.stage, is_text and job.assistant_only_loss))
+        self.notes = list(filter(None, notes))
         self.seconds_for_a_row = float(request["seconds_for_a_row"])
         self.lengths = Lengths(len(self.rows))
         self._to_measure = self._order()
+
+    def about(self) -> dict[str, Any]:
+        """What is known once everything is loaded. The same key is the same lengths, wherever the files lie."""
+        parts = (self.rows.sha256, self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template)
+        seen_by = (self.encoder.chat_template, self.encoder.on_answers, self.stage)
+        return {
+            "rows": len(self.rows),
+            "key": hashlib.sha256(json.dumps([*parts, *seen_by]).encode()).hexdigest(),
+            "template": self.template,
+            "notes": self.notes,
+            "is_drawn": self.stage in DRAWN,
+        }
 
     def _order(self) -> Iterator[int]:
         """Every row once: a sample spread over the file, then the rest."""
@@ -90,11 +87,11 @@ class View:
         deadline = time.monotonic() + SECONDS_OF_MEASURING
         for index in self._to_measure:
             try:
-                tokens = self._encode(index)
+                texts = self._encode(index)
             except Exception:  # bad rows are shown as such; here they only cannot be measured
                 self.lengths.add_unreadable()
             else:
-                self.lengths.add(len(tokens.ids), tokens.first_counted, tokens.end_counted, tokens.num_counted)
+                self.lengths.add(texts)
             if time.monotonic() > deadline:
                 return True
         return False
@@ -103,37 +100,50 @@ class View:
         """Some rows as the model will see them."""
         return [self._show(index, max_length) for index in range(max(0, first), min(first + count, len(self.rows)))]
 
-    def find(self, text: str, first: int) -> int | None:
-        """The first row from `first` on, round the end, that holds a text."""
-        wanted = text.casefold()
-        order = [*range(first, len(self.rows)), *range(min(first, len(self.rows)))]
-        return next((index for index in order if wanted in _as_read(self.rows.text(index)).casefold()), None)
+    def search(self, text: str, first: int, most: int) -> dict[str, Any]:
+        """Rows that hold a text, as far as the time for one answer goes: [row, line], and the row to go on from."""
+        found, begin = self.rows.search(text, first, most, SECONDS_OF_SEARCHING)
+        return {"found": [(index, self.rows.line(index)) for index in found], "next": begin}
 
     def _show(self, index: int, max_length: int) -> dict[str, Any]:
         shown = {"index": index, "line": self.rows.line(index)}
         try:
-            tokens = self._encode(index, with_text=True)
+            row = self.rows.row(index)
+            chosen, *others = (self._shown(text, max_length) for text in self._encode(index, with_text=True))
         except BadRow as error:
             return shown | {"error": str(error)}
         except Exception as error:
             return shown | {"error": f"The chat template refuses this row: {error}"[:500]}
+        return shown | chosen | {"rejected": next(iter(others), None), "label": row.get("label")}
+
+    def _shown(self, tokens: Tokens, max_length: int) -> dict[str, Any]:
         fitting, cut = pieces(tokens, max_length, self.tokenizer)
         counted = sum(tokens.counts[:max_length])
-        return shown | {"pieces": fitting, "cut": cut, "num_tokens": len(tokens.ids), "num_counted": counted}
+        return {"pieces": fitting, "cut": cut, "num_tokens": len(tokens.ids), "num_counted": counted}
 
-    def _encode(self, index: int, with_text: bool = False) -> Tokens:
+    def _encode(self, index: int, with_text: bool = False) -> tuple[Tokens, ...]:
         """A chat template is a program that came with a model: one that loops takes this process with it."""
         row = self.rows.row(index)
         _set_alarm(self.seconds_for_a_row)
         try:
-            return self.encoder.encode(row, with_text)
+            return self.encoder.encode_all(row, with_text)
         finally:
             _set_alarm(0)
 
 
-def _as_read(line: bytes) -> str:
-    """A line with its escapes resolved, for a search."""
-    return json.dumps(json.loads(line), ensure_ascii=False)
+def _template(tokenizer: Any, marked: str | None) -> str:
+    if tokenizer.chat_template == CHAT_TEMPLATE:
+        return "default"
+    return "marked" if marked else "model"
+
+
+def _note(stage: str, learns_texts_whole: bool) -> str:
+    """What a person should know of what counts."""
+    if stage in DRAWN:
+        return "The model draws the answers itself: a row ends where they begin."
+    if stage == "reward":
+        return "The score of an answer is read at its last token."
+    return "The rows are plain texts: every token counts." if learns_texts_whole else ""
 
 
 def _set_alarm(seconds: float) -> None:

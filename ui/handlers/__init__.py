@@ -7,8 +7,9 @@ are strings, numbers, figures and updates of these only. A handler never trains 
 from core.runs import Home
 from ui.handlers.data import DataHandlers
 from ui.handlers.exact import Checks, ExactHandlers
+from ui.handlers.intake import Takings
 from ui.handlers.job import SHOWN_FIXES, JobHandlers
-from ui.handlers.preview import PreviewHandlers
+from ui.handlers.preview import PreviewHandlers, Previews
 from ui.handlers.runs import RunHandlers
 from ui.handlers.shown import Shown
 
@@ -21,3 +22,5 @@ class Handlers(JobHandlers, DataHandlers, PreviewHandlers, ExactHandlers, RunHan
     def __init__(self, home: Home):
         self.home = home
         self.checks = Checks(home)
+        self.previews = Previews(home)
+        self.takings = Takings(home)

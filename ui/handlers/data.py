@@ -11,12 +11,13 @@ from pathlib import Path
 import gradio as gr
 
 from core import dataset
-from core.dataset import DatasetError, DatasetReport, Wish, Written, drop_bad_rows, repair
+from core.dataset import TABLES, DatasetError, DatasetReport, Wish, Written, drop_bad_rows, repair
 from core.job import Problem, SpecError
 from core.resolve import dataset_path
 from core.runs import Home
 from core.speed import RowStatistics
 from ui import render
+from ui.handlers.intake import IntakeHandlers
 from ui.handlers.shown import Shown
 from ui.render import dataset as panel
 
@@ -25,34 +26,37 @@ BYTES_PER_TOKEN = 4
 """Of English text under the usual vocabularies; enough for a forecast until the rows are tokenised."""
 
 
-class DataHandlers:
+class DataHandlers(IntakeHandlers):
     """The events of the data, over one home folder."""
 
     home: Home
 
     def on_upload(self, upload: str | None) -> Shown:
-        """A file was dropped: it is kept under its content's name, and becomes the job's data."""
+        """A file was dropped: it is kept under its content's name, and becomes the job's data; a table is taken in."""
         if not upload:
             return {}
         source = Path(upload)
         with source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip(".-")[:60] or "data"
-        target = self.home.uploads / digest / f"{name}.jsonl"
+        suffix = source.suffix.lower() if source.suffix.lower() in TABLES else ".jsonl"
+        target = self.home.uploads / digest / f"{name}{suffix}"
         target.parent.mkdir(exist_ok=True)
         shutil.move(source, target)
+        if suffix in TABLES:
+            return {"upload": None} | self.on_take_in(str(target))
         return {"dataset": str(target), "upload": None, "mended": ""}
 
     def on_drop_rows(self, dataset: str, stage: str) -> Shown:
         """Writes the data again without its bad rows, and takes the new file as the data."""
-        return self._mended(dataset, lambda path, target: drop_bad_rows(path, target, Wish(stage=stage)))
+        return self._mended(dataset, stage, lambda path, target: drop_bad_rows(path, target, Wish(stage=stage)))
 
-    def on_repair(self, dataset: str) -> Shown:
+    def on_repair(self, dataset: str, stage: str) -> Shown:
         """Writes the data again with everything repaired that can be, and takes the new file as the data."""
-        return self._mended(dataset, repair)
+        return self._mended(dataset, stage, repair)
 
-    def _mended(self, dataset: str, mend: Callable[[Path, Path], Written]) -> Shown:
-        source = dataset_path(dataset)
+    def _mended(self, dataset: str, stage: str, mend: Callable[[Path, Path], Written]) -> Shown:
+        source = dataset_path(dataset, stage)
         try:
             target = self.home.uploads / secrets.token_hex(6) / source.with_suffix(".jsonl").name
             target.parent.mkdir()
@@ -63,10 +67,14 @@ class DataHandlers:
         return {"dataset": str(written.path), "mended": render.notice(f"{said} The old file stays as it is.")}
 
 
-def shown_data(fields: Mapping[str, object]) -> Shown:
+def report_of(fields: Mapping[str, object]) -> DatasetReport | None:
+    """The report on a form's data; None where there is no such file."""
+    path = _data_of(fields)
+    return checked(path, str(fields.get("stage") or "sft")) if path.is_file() else None
+
+
+def shown_data(report: DatasetReport | None) -> Shown:
     """One line about the data, what is behind it, and the buttons that would mend it."""
-    path = dataset_path(str(fields.get("dataset") or ""))
-    report = checked(path, str(fields.get("stage") or "sft")) if path.is_file() else None
     can_drop = report is not None and report.num_problems > 0 and report.valid_rows > 0
     return {
         "data_line": panel.data_report(report) if report else "",
@@ -77,10 +85,12 @@ def shown_data(fields: Mapping[str, object]) -> Shown:
 
 def row_statistics(fields: Mapping[str, object]) -> RowStatistics | None:
     """How many rows the data has, and about how long they are: in English text a token is some four bytes."""
-    path = dataset_path(str(fields.get("dataset") or ""))
-    if not path.is_file() or not (rows := checked(path, str(fields.get("stage") or "sft")).rows):
+    report = report_of(fields)
+    if report is None or not report.rows:
         return None
-    return RowStatistics(rows, mean_tokens=max(1.0, path.stat().st_size / rows / BYTES_PER_TOKEN))
+    return RowStatistics(
+        report.rows, mean_tokens=max(1.0, _data_of(fields).stat().st_size / report.rows / BYTES_PER_TOKEN)
+    )
 
 
 def checked(path: Path, stage: str) -> DatasetReport:
@@ -101,3 +111,7 @@ def require_usable(field: str, report: DatasetReport) -> None:
         raise SpecError(
             (Problem(field, f"{report.num_problems} lines cannot be used, the first is {first}", "correct them"),)
         )
+
+
+def _data_of(fields: Mapping[str, object]) -> Path:
+    return dataset_path(str(fields.get("dataset") or ""), str(fields.get("stage") or "sft"))

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import gradio as gr
 
 from core.job import SpecError
-from core.referee import ExactEstimate, RefereeError, Request, check_exactly
+from core.memory import MemoryEstimate
+from core.referee import ExactEstimate, RefereeError, Request, check_exactly, estimate_exactly
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from ui import render
 from ui.handlers.shown import Shown
 from ui.render import exact as panel
+from ui.render.estimate import estimate_panel
 
 MOST_REMEMBERED = 50
 
@@ -47,6 +49,8 @@ class Checks:
         """The trace of a job, started if it was not; a failed one is started again."""
         request = self._request(resolved)
         with self._lock:
+            for key in [key for key, other in self._known.items() if key != request.key and other.outcome.cancel()]:
+                del self._known[key]  # it had not begun, and nobody waits for it any more
             check = self._known.pop(request.key, None)
             if check is None or (check.outcome.done() and check.outcome.exception()):
                 check = self._submit(request)
@@ -54,6 +58,11 @@ class Checks:
             while len(self._known) > MOST_REMEMBERED:
                 self._known.pop(next(iter(self._known)))
         return check
+
+    def estimate(self, resolved: ResolvedJob) -> MemoryEstimate:
+        """The estimate of a job that has been traced. Raises RefereeError."""
+        request = self._request(resolved)
+        return estimate_exactly(request.job, request.config, request.gpu, self.home.path / "traces")
 
     def _submit(self, request: Request) -> Check:
         check = Check()
@@ -86,10 +95,13 @@ class ExactHandlers:
 
 
 def shown_check(checks: Checks, form: Mapping[str, object]) -> Shown:
-    """The place for the exact check: empty, progress, or both estimates side by side."""
+    """The place for the exact check: empty, progress, or both estimates side by side.
+
+    A model that has no estimate of its own is traced unasked.
+    """
     try:
         resolved = resolve(form)
-        check = checks.find(resolved)
+        check = checks.find(resolved) if resolved.model.shape else checks.begin(resolved)
     except SpecError:
         check = None
     if check is None:
@@ -97,15 +109,12 @@ def shown_check(checks: Checks, form: Mapping[str, object]) -> Shown:
     if not check.outcome.done():
         waits = render.progress("Taking one step on tensors without data", check.share)
         return {"exact": waits, "checking": gr.Timer(active=True), "check_exactly": gr.update(interactive=False)}
-    return {
-        "exact": _found(resolved, check.outcome),
-        "checking": gr.Timer(active=False),
-        "check_exactly": gr.update(interactive=True),
-    }
-
-
-def _found(resolved: ResolvedJob, outcome: Future[ExactEstimate]) -> str:
+    ended = {"checking": gr.Timer(active=False), "check_exactly": gr.update(interactive=True)}
     try:
-        return panel.side_by_side(resolved.estimate() if resolved.model.shape else None, outcome.result())
-    except RefereeError as error:
-        return render.notice(str(error), "bad")
+        traced = check.outcome.result()
+        if resolved.model.shape:
+            return ended | {"exact": panel.side_by_side(resolved.estimate(), traced)}
+        found = checks.estimate(resolved)
+    except (RefereeError, SpecError) as error:
+        return ended | {"exact": render.notice(str(error), "bad")}
+    return ended | {"estimate": estimate_panel(found), "exact": render.notice(panel.told(traced), "plain")}

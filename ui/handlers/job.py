@@ -1,23 +1,28 @@
 """What happens when the form changes: the estimate follows, fixes are offered and taken back. Starts nothing."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from core.device import DeviceReading, this_machine
+from core.experience import past_runs, speeds
 from core.job import JobSpec, SpecError
-from core.methods import METHODS, Method
+from core.memory import refine
+from core.methods import METHODS, STAGES, Method, Stage
+from core.plan import PLANNED_FIELDS
 from core.presets import gpus, recipes
-from core.resolve import default_fields, recipe_fields, resolve
+from core.resolve import ResolvedJob, default_fields, recipe_fields, resolve
 from core.runs import Home
+from core.speed import calibrated
 from ui import render
-from ui.form import controls
-from ui.handlers.data import shown_data
+from ui.form import controls, first_values
+from ui.handlers.data import report_of, shown_data
 from ui.handlers.exact import Checks, shown_check
-from ui.handlers.preview import measured_rows
+from ui.handlers.intake import shown_intake
+from ui.handlers.preview import Previews
 from ui.handlers.shown import Shown
 from ui.render import estimate as panel
 from ui.words import fix_label, speed_sentence
@@ -32,45 +37,63 @@ class JobHandlers:
 
     home: Home
     checks: Checks
+    previews: Previews
 
     def on_edit(self, marks: Mapping[str, Any], **form: object) -> Shown:
-        """A control changed: values at a default follow the new model or method, and the estimate follows all.
+        """A control changed: defaults follow model, method and stage, the profile chooses anew, the estimate follows.
 
         The fixes on the page belong to the form as it was; `on_suggest` puts others in their place.
         """
-        moved = _follow_defaults(marks, form)
-        fields = form | moved
-        shown, problems = _estimate(fields)
-        defaults = default_fields(fields.get("model"), fields.get("method"))
-        unused = _unused(METHODS.get(str(fields.get("method"))))
-        wanted = {
-            name: Mark(problems.get(name, ""), name not in IDENTITY and value != defaults[name], name not in unused)
-            for name, value in fields.items()
-        }
+        fields = form | _follow_defaults(marks, form)
+        by_hand = _set_by_hand(marks, form)
+        report = report_of(fields)
+        fields["dataset_sha256"] = report.sha256 if report and fields["dataset"] != "demo" else ""
+        try:
+            resolved = resolve(fields, by_hand, self.previews.statistics(fields))
+            fields |= resolved.plan.change
+            shown, problems = self._estimate(resolved), {}
+        except SpecError as error:
+            resolved, shown = None, panel.refusal(error)
+            problems = {each.field: f"{each.problem}; {each.fix}" for each in error.problems}
+        wanted = _marks(fields, problems, by_hand)
         before = marks.get("fields", {})
         updates: Shown = {
-            name: gr.update(**mark.update(name) | ({"value": moved[name]} if name in moved else {}))
+            name: gr.update(**mark.update(name) | ({"value": fields[name]} if fields[name] != form[name] else {}))
             for name, mark in wanted.items()
-            if name in moved or before.get(name, Mark()) != mark
+            if fields[name] != form[name] or before.get(name, Mark()) != mark
         }
+        planned = dict(resolved.plan.change) if resolved else marks.get("planned", {})
+        names = ("model", "method", "stage", "profile")
         return updates | {
             "estimate": shown,
-            **shown_data(fields),
+            "stage_settings": gr.update(visible=any(wanted[name].is_used for name in OF_A_STAGE)),
+            "choices": panel.choices(resolved.plan, by_hand) if resolved else "",
+            **shown_data(report),
+            **shown_intake(fields, report),
             "effective_batch": _effective_batch(fields),
             **{f"fix_{place}": gr.update(interactive=False) for place in range(SHOWN_FIXES)},
             "command": _command_line(fields),
             "job_file": _job_file(fields),
             **shown_check(self.checks, fields),
             "start_message": "",
-            "marks": {"model": fields["model"], "method": fields["method"], "fields": wanted},
+            "marks": {name: fields[name] for name in names}
+            | {"fields": wanted, "planned": planned, "by_hand": by_hand & planned.keys()},
         }
+
+    def _estimate(self, resolved: ResolvedJob) -> str:
+        """The estimate panel, with what past runs taught. Raises SpecError for a job that cannot run on its model."""
+        if resolved.model.shape is None:
+            return panel.unknown_architecture(resolved.model.title)
+        found = refine(resolved.estimate(), past_runs(self.home, resolved))
+        return panel.estimate_panel(found, _card(resolved.job))
 
     def on_suggest(self, **form: object) -> Shown:
         """The estimate stands; now what would make the job fit, or faster, and how long it will take."""
         try:
             resolved = resolve(form)
-            rows = measured_rows(form)
+            rows = self.previews.statistics(form)
             fixes, speed = resolved.fixes(rows)[:SHOWN_FIXES], resolved.speed(rows)
+            speed = calibrated(speed, speeds(self.home, resolved)) if speed else None
         except SpecError:
             fixes, speed = (), None
         shown = [*fixes, *[None] * (SHOWN_FIXES - len(fixes))]
@@ -83,7 +106,7 @@ class JobHandlers:
         return buttons | {
             "fixes": {"form": form, "changes": [dict(fix.change) for fix in fixes]},
             "fixes_title": panel.fixes_title(fixes),
-            "speed": render.notice(f"{speed_sentence(speed)}, ± 25 %", "plain") if speed else "",
+            "speed": render.notice(f"{speed_sentence(speed)}, {speed.certainty}", "plain") if speed else "",
         }
 
     def on_fix(self, place: int, fixes: Mapping[str, Any], **form: object) -> Shown:
@@ -110,9 +133,10 @@ class JobHandlers:
             return {"what_fits": panel.refusal(error)}
         return {"what_fits": panel.what_fits(batches, resolved.job.max_length)}
 
-    def on_reset(self, model: str, method: str) -> Shown:
-        """Every setting goes back to what the model and the method would have it be."""
-        return {name: value for name, value in default_fields(model, method).items() if name not in IDENTITY}
+    def on_reset(self, marks: Mapping[str, Any], model: str, method: str, stage: str) -> Shown:
+        """Every setting goes back to what the model, the method and the stage would have it be."""
+        fields = {name: value for name, value in first_values(model, method, stage).items() if name not in IDENTITY}
+        return fields | {"marks": {**marks, "planned": {}, "by_hand": frozenset()}}
 
     def on_job_file(self, text: str) -> Shown:
         """The form is filled from the text of a job file, whole or not at all."""
@@ -138,20 +162,27 @@ class Mark:
     """False for what the method has no use for: an adapter's rank in full fine-tuning."""
 
     def update(self, field: str) -> dict[str, Any]:
-        """The mark as properties of the control: the problem takes the place of the help."""
+        """The mark as properties of the control: the problem takes the place of the help.
+
+        What the stage has no use for is not shown at all; what the method has no use for cannot be set.
+        """
         classes = [name for name, applies in (("wrong", self.problem), ("changed", self.is_changed)) if applies]
-        help_text = JobSpec.model_fields[field].description
-        return {"info": self.problem or help_text, "elem_classes": classes, "interactive": self.is_used}
+        use = "visible" if field in OF_A_STAGE else "interactive"
+        return {
+            "info": self.problem or JobSpec.model_fields[field].description,
+            "elem_classes": classes,
+            use: self.is_used,
+        }
 
 
-IDENTITY = ("model", "dataset", "method", "gpu")
+IDENTITY = ("model", "dataset", "dataset_sha256", "method", "stage", "gpu")
 """Fields that say what the job is; they have no default worth going back to."""
+OF_A_STAGE = frozenset(control.field for control in controls("stage"))
 
 
 def _follow_defaults(marks: Mapping[str, Any], form: Mapping[str, object]) -> dict[str, object]:
-    """The fields that stood at a default of the model and method before, and so move to the new ones' default."""
-    before = default_fields(marks.get("model"), marks.get("method"))
-    after = default_fields(form.get("model"), form.get("method"))
+    """The fields that stood at a default of the model, method and stage before, and so move to the new one."""
+    before, after = (first_values(each.get("model"), each.get("method"), each.get("stage")) for each in (marks, form))
     return {
         name: after[name]
         for name, value in form.items()
@@ -159,22 +190,38 @@ def _follow_defaults(marks: Mapping[str, Any], form: Mapping[str, object]) -> di
     }
 
 
-def _unused(method: Method | None) -> frozenset[str]:
-    """The fields that a method has no use for."""
-    adapter = {"lora_r", *(control.field for control in controls("adapter"))}
-    quantised = {name for name in JobSpec.model_fields if name.startswith("bnb_4bit_")}
-    if method is None:
+def _set_by_hand(marks: Mapping[str, Any], form: Mapping[str, object]) -> frozenset[str]:
+    """The fields that a profile would choose, but a person has set since the profile was chosen."""
+    if form["profile"] != marks.get("profile"):
         return frozenset()
-    return frozenset((set() if method.trains_adapter else adapter) | (set() if method.base_bits == 4 else quantised))
+    planned = marks.get("planned", {})
+    return frozenset(marks.get("by_hand", ())) | {name for name, value in planned.items() if form[name] != value}
 
 
-def _estimate(fields: Mapping[str, object]) -> tuple[str, dict[str, str]]:
-    """(the estimate panel, {field: what is wrong and what to do})."""
-    try:
-        resolved = resolve(fields)
-        return panel.estimate_panel(resolved.estimate(), _card(resolved.job)), {}
-    except SpecError as error:
-        return panel.refusal(error), {each.field: f"{each.problem}; {each.fix}" for each in error.problems}
+def _marks(fields: Mapping[str, object], problems: Mapping[str, str], by_hand: Collection[str]) -> dict[str, Mark]:
+    """What stands at each control."""
+    defaults = first_values(fields.get("model"), fields.get("method"), fields.get("stage"))
+    planned = PLANNED_FIELDS if fields["profile"] != "custom" else frozenset()
+    unused = _unused(METHODS.get(str(fields.get("method"))), STAGES.get(str(fields.get("stage"))))
+    changed = {name for name, value in fields.items() if value != defaults[name]} - set(IDENTITY) - planned | set(
+        by_hand
+    )
+    return {name: Mark(problems.get(name, ""), name in changed, name not in unused) for name in fields}
+
+
+def _unused(method: Method | None, stage: Stage | None) -> frozenset[str]:
+    """The fields that a method or a stage has no use for."""
+    if method is None or stage is None:
+        return frozenset()
+    of_stages = OF_A_STAGE.union(*(each.fields for each in STAGES.values())) - set(stage.fields)
+    adapter = {"lora_r", *(control.field for control in controls("adapter"))} - {"num_trainable_layers"}
+    quantised = {name for name in JobSpec.model_fields if name.startswith("bnb_4bit_")}
+    of_methods = (
+        (adapter, method.trains_adapter),
+        (quantised, method.base_bits == 4),
+        ({"num_trainable_layers"}, method.trains_last_layers),
+    )
+    return frozenset(of_stages).union(*(names for names, is_used in of_methods if not is_used))
 
 
 def _effective_batch(fields: Mapping[str, object]) -> str:
@@ -188,7 +235,7 @@ def _effective_batch(fields: Mapping[str, object]) -> str:
 def _command_line(fields: Mapping[str, object]) -> str:
     """The same job from a terminal: only what differs from what the command would assume."""
     is_demo = fields.get("model") == "demo" and fields.get("dataset") == "demo"
-    assumed = default_fields("demo" if is_demo else "", fields.get("method"))
+    assumed = default_fields("demo" if is_demo else "", fields.get("method"), fields.get("stage"))
     flags = [
         f"--{name.replace('_', '-')} {shlex.quote(_flag(value))}"
         for name, value in fields.items()

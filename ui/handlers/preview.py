@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from core.job import SpecError
-from core.preview import Lengths, Preview, PreviewError
+from core import dataset
+from core.dataset import RowLengths
+from core.job import Problem, SpecError
+from core.preview import Preview, PreviewError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics
@@ -27,13 +29,14 @@ class Opened:
     """A preview, and the first look at its lengths, for which its child must be started."""
 
     preview: Preview
-    first_look: Future[Lengths]
+    first_look: Future[RowLengths]
 
 
 class Previews:
     """The previews that are open, the newest last."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Home) -> None:
+        self._cache = home.path / "lengths"
         self._opened: dict[tuple[object, ...], Opened] = {}
         self._lock = threading.Lock()
         self._starting = ThreadPoolExecutor(MOST_PREVIEWS, "preview")
@@ -42,15 +45,31 @@ class Previews:
         """The preview of a job's data; opened if it is not yet."""
         return self._open(resolved).preview
 
-    def lengths(self, resolved: ResolvedJob) -> Lengths | None:
-        """The lengths as far as they are measured; None while the child starts. Raises PreviewError."""
+    def lengths(self, resolved: ResolvedJob) -> RowLengths | None:
+        """The lengths as far as they are measured; None while the child starts. Raises PreviewError, OSError."""
         opened = self._open(resolved)
         if not opened.first_look.done():
             return None
         if error := opened.first_look.exception():
             self._forget(opened)  # asked again, it may go better
             raise error
-        return opened.preview.lengths(resolved.job.max_length)
+        return opened.preview.measured()
+
+    def statistics(self, form: Mapping[str, object]) -> RowStatistics | None:
+        """What is known of the rows of a form's data without waiting: measured lengths, else a guess by their bytes."""
+        with suppress(SpecError, PreviewError, OSError):
+            resolved = resolve(form)
+            if (lengths := self.lengths(resolved)) and lengths.readable:
+                found = lengths.at(resolved.job.max_length)
+                return RowStatistics(found.rows, max(1.0, found.mean_tokens), found.p95)
+        return row_statistics(form)
+
+    def refusals(self, resolved: ResolvedJob) -> tuple[Problem, ...]:
+        """Why these rows should not be trained on; nothing where their lengths are not known."""
+        with suppress(PreviewError, OSError):
+            lengths = self.lengths(resolved)
+            return dataset.refusals(lengths, resolved.job) if lengths else ()
+        return ()
 
     def close(self) -> None:
         """Ends every child."""
@@ -60,14 +79,16 @@ class Previews:
             self._opened.clear()
 
     def _open(self, resolved: ResolvedJob) -> Opened:
-        path, job = resolved.datasets["dataset"], resolved.job
+        path, job, location = resolved.datasets["dataset"], resolved.job, resolved.model.location
         stat = path.stat()
-        key = (path, stat.st_mtime_ns, stat.st_size, resolved.model.location, job.revision, job.assistant_only_loss)
+        key = (path, stat.st_mtime_ns, stat.st_size, location, job.revision, job.assistant_only_loss, job.stage)
         with self._lock:
             opened = self._opened.pop(key, None)
             if opened is None:
-                preview = Preview(path, resolved.model.location, job.revision, job.assistant_only_loss)
-                opened = Opened(preview, self._starting.submit(preview.lengths, job.max_length))
+                preview = Preview(
+                    path, location, job.revision, job.assistant_only_loss, stage=job.stage, cache=self._cache
+                )
+                opened = Opened(preview, self._starting.submit(preview.measured))
             self._opened[key] = opened
             while len(self._opened) > MOST_PREVIEWS:
                 self._opened.pop(next(iter(self._opened))).preview.close()
@@ -79,36 +100,33 @@ class Previews:
         opened.preview.close()
 
 
-PREVIEWS = Previews()
-"""Of the whole app: a tokenizer is the same for everyone who looks."""
-
-
 class PreviewHandlers:
     """The events of the look at the data."""
 
-    home: Home
+    previews: Previews
 
     def on_lengths(self, **form: object) -> Shown:
         """How long the rows are, as far as they are measured; while more are to come the page asks again."""
         try:
             resolved = resolve(form)
-            lengths = PREVIEWS.lengths(resolved)
+            measured = self.previews.lengths(resolved)
         except (SpecError, OSError):
             return _no_lengths("")
         except PreviewError as error:
             return _no_lengths(str(error))
-        if lengths is None:
+        if measured is None:
             return _no_lengths("Measuring the rows ...") | {"measuring": gr.Timer(active=True)}
-        job = resolved.job
-        wanted = {"length_p95": (lengths.p95, "95 % of the rows"), "length_longest": (lengths.max, "the longest row")}
+        max_length = resolved.job.max_length
+        found, notes = measured.at(max_length), self.previews.of(resolved).about().notes
+        wanted = {"length_p95": (found.p95, "95 % of the rows"), "length_longest": (found.max, "the longest row")}
         buttons = {
-            name: gr.update(visible=0 < tokens != job.max_length, value=f"Max length {tokens:,} · {whose}")
+            name: gr.update(visible=0 < tokens != max_length, value=f"Max length {tokens:,} · {whose}")
             for name, (tokens, whose) in wanted.items()
         }
         return buttons | {
-            "lengths": panel.lengths(lengths, job.max_length),
-            "histogram": panel.histogram(lengths, job.max_length),
-            "measuring": gr.Timer(active=not lengths.is_complete),
+            "lengths": panel.lengths(found, dataset.refusals(measured, resolved.job), notes),
+            "histogram": panel.histogram(found),
+            "measuring": gr.Timer(active=not found.is_complete),
         }
 
     def on_length_p95(self, **form: object) -> Shown:
@@ -122,7 +140,7 @@ class PreviewHandlers:
     def _set_length(self, which: str, form: Mapping[str, object]) -> Shown:
         with _telling_why() as said:
             resolved = resolve(form)
-            lengths = PREVIEWS.of(resolved).lengths(resolved.job.max_length)
+            lengths = self.previews.of(resolved).lengths(resolved.job.max_length)
             return {"max_length": max(8, getattr(lengths, which))}
         return {"lengths": said[0]}
 
@@ -130,8 +148,8 @@ class PreviewHandlers:
         """The row of that number, counted from 1; a number beyond the ends is that of the first or the last row."""
         with _telling_why() as said:
             resolved = resolve(form)
-            preview = PREVIEWS.of(resolved)
-            last = preview.lengths(resolved.job.max_length).rows
+            preview = self.previews.of(resolved)
+            last = preview.about().rows
             number = min(max(1, _whole(row_number)), last)
             (row,) = preview.rows(number - 1, 1, resolved.job.max_length)
             return {"row_number": number, "row": panel.row(row, last)}
@@ -150,20 +168,11 @@ class PreviewHandlers:
         if not wanted.strip():
             return {}
         with _telling_why() as said:
-            found = PREVIEWS.of(resolve(form)).find(wanted, _whole(row_number))
+            found = self.previews.of(resolve(form)).find(wanted, _whole(row_number))
             if found is None:
                 return {"row": render.notice(f"No row holds {wanted!r}.", "bad")}
             return self.on_row(found + 1, **form)
         return {"row": said[0]}
-
-
-def measured_rows(form: Mapping[str, object]) -> RowStatistics | None:
-    """What is known about the rows of a form's data without waiting: measured lengths, else a guess by their bytes."""
-    with suppress(SpecError, PreviewError, OSError):
-        if (lengths := PREVIEWS.lengths(resolve(form))) and lengths.measured > lengths.unreadable_rows:
-            mean = lengths.num_tokens / (lengths.measured - lengths.unreadable_rows)
-            return RowStatistics(lengths.rows, max(1.0, mean), lengths.p95)
-    return row_statistics(form)
 
 
 def _no_lengths(reason: str) -> Shown:

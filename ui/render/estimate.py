@@ -1,6 +1,6 @@
 """The estimate panel as HTML: the bar, the verdict, the phases, the fixes, what fits where. Escapes all it is given."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 from core.device import DeviceReading
@@ -8,6 +8,7 @@ from core.fit import Cell, Fix
 from core.job import SpecError
 from core.memory import MemoryEstimate
 from core.methods import METHODS
+from core.plan import Plan
 from core.presets import gpus
 from ui.render import notice
 from ui.words import PHASES, memory, verdict_sentence
@@ -97,6 +98,26 @@ def fixes_title(fixes: Sequence[Fix]) -> str:
     title = "To make it fit" if any(fix.saves_bytes > 0 for fix in fixes) else "There is room"
     reasons = "".join(f"<li><b>{escape(fix.title)}</b> {escape(fix.why)}</li>" for fix in fixes)
     return f'<details class="fixes"><summary>{title}</summary><ul>{reasons}</ul></details>'
+
+
+def choices(plan: Plan, by_hand: Collection[str]) -> str:
+    """What the profile chose, with the reasons, and what a person has set instead."""
+    if not plan.choices:
+        return ""
+    lines = "".join(
+        f"<li><code>{escape(each.field)}</code> <b>{escape(str(each.value))}</b> {escape(each.reason)}</li>"
+        for each in plan.choices
+        if each.field not in by_hand
+    )
+    kept = f" Set by hand, and left so: {', '.join(sorted(by_hand))}." if by_hand else ""
+    summary = "<summary>What was chosen, and why</summary>"
+    return f'<details class="fixes">{summary}<ul>{lines}</ul>{notice(kept, "plain")}</details>'
+
+
+def unknown_architecture(title: str) -> str:
+    """In place of the estimate: this model has none of its own, but it can be traced."""
+    said = f"{title}: an architecture that is measured by tracing one step of it, not by formula."
+    return f'<div class="estimate traced"><p class="verdict">Traced, not estimated</p>{notice(said, "plain")}</div>'
 
 
 def what_fits(cells: Sequence[Cell], max_length: int) -> str:

@@ -9,31 +9,27 @@ CLOSE = 0.02
 """A difference that is none: what the trace and the estimate are held to agree within."""
 
 
-def side_by_side(estimated: MemoryEstimate | None, traced: ExactEstimate) -> str:
-    """Both peaks of each phase; the traced ones alone for a model that has no estimate."""
-    guesses = {str(phase): size for phase, size in estimated.phases.items()} if estimated else {}
-    rows = [
-        (title, guesses.get(phase, 0), traced.phases[phase])
-        for phase, title in PHASES.items()
-        if traced.phases.get(phase)
-    ]
-    rows.append(("Reserved", estimated.peak_reserved_bytes if estimated else 0, traced.peak_reserved_bytes))
+def side_by_side(estimated: MemoryEstimate, traced: ExactEstimate) -> str:
+    """Both peaks of each phase."""
+    guesses = {str(phase): size for phase, size in estimated.phases.items()}
+    peaks = {str(phase): size for phase, size in traced.phases.items()}
+    rows = [(title, guesses.get(phase, 0), peaks[phase]) for phase, title in PHASES.items() if peaks.get(phase)]
+    rows.append(("Reserved", estimated.peak_reserved_bytes, traced.peak_reserved_bytes))
     lines = "".join(
         f"<tr><th>{title}</th><td>{gib(guess, 3) if guess else '–'}</td><td>{gib(found, 3)}</td>"
         f"<td>{_difference(guess, found)}</td></tr>"
         for title, guess, found in rows
     )
     heads = "<tr><th></th><th>estimated GiB</th><th>traced GiB</th><th>off by</th></tr>"
-    peak, seconds = memory(traced.peak_allocated_bytes), f"{traced.seconds:.0f} s"
-    said = f"One step on tensors without data, in {seconds}: {peak} at the peak. {_verdict(estimated, traced)}"
-    return f'<div class="measured"><table>{heads}{lines}</table>{notice(said, "plain")}</div>'
-
-
-def _verdict(estimated: MemoryEstimate | None, traced: ExactEstimate) -> str:
-    if estimated is None:
-        return "The estimate does not know this architecture; this is its memory."
     miss = abs(estimated.peak_allocated_bytes / traced.peak_allocated_bytes - 1)
-    return "The estimate agrees." if miss <= CLOSE else f"The estimate is {miss:.1%} off: trust the trace."
+    verdict = "The estimate agrees." if miss <= CLOSE else f"The estimate is {miss:.1%} off: trust the trace."
+    return f'<div class="measured"><table>{heads}{lines}</table>{notice(f"{told(traced)} {verdict}", "plain")}</div>'
+
+
+def told(traced: ExactEstimate) -> str:
+    """What the trace did, in a sentence."""
+    peak, seconds = memory(traced.peak_allocated_bytes), f"{traced.seconds:.0f} s"
+    return f"One step on tensors without data, in {seconds}: {peak} at the peak."
 
 
 def _difference(guess: int, found: int) -> str:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from core import runs
 from core.runs import Run
 from ui.words import gib
 
+Floats = NDArray[np.float64]
 MODEBAR_NOISE = ["select", "lasso", "zoomIn", "zoomOut", "pan", "zoom", "autoScale"]
 """Plotly's buttons that a mouse makes needless: dragging zooms, a double click shows everything again."""
 ACCENT, FAINT, GREEN, RED = "#4477aa", "#99bbdd", "#228833", "#cc3311"
@@ -66,26 +69,104 @@ PLOTS: Mapping[str, Plot] = {
             scale=2**30,
             starts_at_zero=True,
         ),
+        Plot(
+            "rewards",
+            "Rewards",
+            "",
+            (
+                Trace("reward", "reward", ACCENT),
+                Trace("rewards/chosen", "chosen", GREEN),
+                Trace("rewards/rejected", "rejected", RED),
+                Trace("rewards/margins", "margin", "#aa3377"),
+            ),
+        ),
+        Plot(
+            "accuracies",
+            "How often the better answer wins",
+            "",
+            (Trace("rewards/accuracies", "train", ACCENT), Trace("eval_rewards/accuracies", "eval", RED, markers=True)),
+        ),
+        Plot("kl", "Distance from the reference (KL)", "", (Trace("kl", "KL", ACCENT),)),
+        Plot(
+            "completions",
+            "Length of the drawn answers",
+            "tokens",
+            (
+                Trace("completions/mean_length", "mean", ACCENT),
+                Trace("completions/max_length", "longest", FAINT),
+            ),
+        ),
         Plot("learning_rate", "Learning rate", "", (Trace("learning_rate", "learning rate", ACCENT),)),
         Plot("grad_norm", "Gradient norm", "", (Trace("grad_norm", "gradient norm", ACCENT),)),
+        Plot(
+            "where_time_goes",
+            "Where the time goes",
+            "seconds a step",
+            (
+                Trace("forward_seconds", "forward", ACCENT),
+                Trace("backward_seconds", "backward", "#ee6677"),
+                Trace("optimizer_seconds", "optimizer", "#ccbb44"),
+                Trace("data_seconds", "data", GREEN),
+                Trace("other_seconds", "other", "#999999"),
+            ),
+            starts_at_zero=True,
+        ),
         Plot("tokens_per_second", "Speed", "tokens/s", (Trace("tokens_per_second", "tokens/s", ACCENT),)),
     )
 }
 
 
+COMPARISON = Plot("comparison", "Loss of the chosen runs", "", ())
+RUN_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
+"""One for each compared run. Paul Tol's bright palette."""
+
+
+def figures(run: Run | None, compared: Sequence[Run] = ()) -> str:
+    """Every plot as JSON: {plot id: {data, layout}}, for ui/plots.js."""
+    drawn = {name: figure(plot, run) for name, plot in PLOTS.items()}
+    if compared:
+        drawn[COMPARISON.id] = comparison(compared)
+    texts = (f'"{name}": {each.to_json()}' for name, each in drawn.items())
+    return f"{{{', '.join(texts)}}}"
+
+
 def figure(plot: Plot, run: Run | None) -> go.Figure:
     """A plot of a run's metrics. `uirevision` is the run, so new points never undo a person's zoom."""
-    rows = runs.metrics(run.folder) if run else ()
-    drawn = go.Figure()
+    drawn = empty(plot.id, run.id if run else "none")
+    if run is None:
+        return drawn
+    curves = runs.read_curves(run.folder)
     for trace in plot.traces:
-        points = [(row["step"], row[trace.key] / plot.scale) for row in rows if trace.key in row]
-        if points:
-            steps, values = zip(*points, strict=True)
-            drawn.add_trace(_line(trace, steps, _smooth(values, trace.smoothing)))
-    if run and plot.id == "memory":
+        if curve := curves.get(trace.key):
+            values = (
+                _smooth(curve.values / plot.scale, trace.smoothing) if trace.smoothing else curve.values / plot.scale
+            )
+            drawn.add_trace(_line(trace, curve.steps, values))
+    for step in curves["resumed_from"].values.tolist() if "resumed_from" in curves else ():
+        drawn.add_vline(x=step, line={"dash": "dot", "color": "#999999", "width": 1}, annotation_text="resumed")
+    if plot.id == "memory":
         _add_memory_lines(drawn, run)
+    return drawn
+
+
+def comparison(compared: Sequence[Run]) -> go.Figure:
+    """The smoothed losses of several runs in one plot."""
+    drawn = empty(COMPARISON.id, " ".join(run.id for run in compared))
+    for number, run in enumerate(compared):
+        if curve := runs.read_curves(run.folder).get("loss"):
+            colour = RUN_COLOURS[number % len(RUN_COLOURS)]
+            trace = Trace("loss", run.name, colour, dash="solid" if number < len(RUN_COLOURS) else "dash")
+            drawn.add_trace(_line(trace, curve.steps, _smooth(curve.values, 0.9)))
+    drawn.update_layout(showlegend=True)
+    return drawn
+
+
+def empty(name: str, revision: str = "none") -> go.Figure:
+    """A plot without lines."""
+    plot = PLOTS.get(name, COMPARISON)
+    drawn = go.Figure()
     drawn.update_layout(
-        uirevision=run.id if run else "none",
+        uirevision=revision,
         height=260,
         margin={"l": 56, "r": 16, "t": 34, "b": 36},
         title={"text": f"{plot.title}{f', {plot.unit}' if plot.unit else ''}", "x": 0.01, "font": {"size": 14}},
@@ -107,16 +188,10 @@ def figure(plot: Plot, run: Run | None) -> go.Figure:
     return drawn
 
 
-def figures(run: Run | None) -> str:
-    """Every plot of a run as JSON: {plot id: {data, layout}}, for ui/plots.js."""
-    drawn = (f'"{name}": {figure(plot, run).to_json()}' for name, plot in PLOTS.items())
-    return f"{{{', '.join(drawn)}}}"
-
-
-def _line(trace: Trace, steps: Sequence[int], values: Sequence[float]) -> go.Scatter:
+def _line(trace: Trace, steps: Floats, values: Floats) -> go.Scatter:
     return go.Scatter(
-        x=list(steps),
-        y=list(values),
+        x=steps.tolist(),
+        y=values.tolist(),
         name=trace.name,
         mode="lines+markers" if trace.markers or len(steps) == 1 else "lines",
         line={"color": trace.colour, "width": trace.width, "dash": trace.dash},
@@ -124,13 +199,14 @@ def _line(trace: Trace, steps: Sequence[int], values: Sequence[float]) -> go.Sca
     )
 
 
-def _smooth(values: Sequence[float], memory_of: float) -> list[float]:
-    """Exponential mean, corrected for its start at zero (Kingma and Ba 2015, section 3)."""
-    mean, weight, smoothed = 0.0, 0.0, []
-    for value in values:
-        mean = memory_of * mean + (1 - memory_of) * value
-        weight = memory_of * weight + (1 - memory_of)
-        smoothed.append(mean / weight)
+def _smooth(values: Floats, memory_of: float) -> Floats:
+    """Exponential mean, corrected for its start at zero (Kingma and Ba 2015, section 3); a gap is passed over."""
+    mean, weight, smoothed = 0.0, 0.0, np.full(len(values), np.nan)
+    for index, value in enumerate(values):
+        if np.isfinite(value):
+            mean = memory_of * mean + (1 - memory_of) * float(value)
+            weight = memory_of * weight + (1 - memory_of)
+            smoothed[index] = mean / weight
     return smoothed
 
 

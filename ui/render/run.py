@@ -1,15 +1,18 @@
 """One run as HTML: label, header, tiles, memory table, answers. Reads the run folder; escapes all text of people's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
+import numpy as np
+
 from core import runs
+from core.remedy import Remedy
 from core.runs import Run
+from ui.render import notice
 from ui.words import (
     LARGE_MISS,
     PHASES,
     duration,
-    elapsed_seconds,
     memory,
     memory_differences,
     memory_rows,
@@ -17,42 +20,60 @@ from ui.words import (
     state_sentence,
 )
 
+SIGNS: Mapping[str, str] = {
+    "queued": "○",
+    "starting": "…",
+    "running": "▶",
+    "stopping": "…",
+    "finished": "✓",
+    "stopped": "■",
+    "failed": "✗",
+    "interrupted": "✗",
+}
+"""A state as a sign, for which colour is only a second help."""
 
-def run_label(run: Run) -> str:
-    """A run in the picker: a sign that does not depend on colour, its name, how far it is."""
-    sign = {"running": "▶", "finished": "✓", "stopped": "■", "failed": "✗", "interrupted": "✗"}.get(run.state, "…")
+
+def live_label(run: Run) -> str:
+    """The running run in the top line: its name, how far it is."""
     progress = f" · {run.step:,} / {run.max_steps:,}" if run.max_steps else ""
-    return f"{sign} {run.id} · {run.state}{progress}"
+    return f"{SIGNS[run.state]} {run.name}{progress}"
 
 
-def run_header(run: Run | None) -> str:
-    """Title, state in a sentence, and how far it is with the time left."""
+def run_header(run: Run | None, helps: Sequence[Remedy] = (), stalled: str | None = None) -> str:
+    """Title, state in a sentence, how far it is with the time left, and what is worth knowing about it."""
     if run is None:
         return '<div class="run empty"><p>No runs yet. Press <b>Start training</b> on the Train tab.</p></div>'
     share = 100 * run.step / run.max_steps if run.max_steps else 0
     left = seconds_left(run)
     aside = f"{share:.0f} %" + (f" · about {duration(left)} left" if left is not None else "")
+    said = [*map(str, run.status.get("notes", ())), str(run.status.get("warning", "")), stalled or ""]
     return (
-        f'<div class="run {run.state}"><h2>{escape(run.id)}</h2>'
+        f'<div class="run {run.state}"><h2>{escape(run.name)}</h2>'
         f'<p class="state">{escape(state_sentence(run))}</p>'
         f'<div class="progress" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" aria-valuemax="100">'
-        f'<span style="width:{share:.2f}%"></span></div><p class="aside">{aside}</p></div>'
+        f'<span style="width:{share:.2f}%"></span></div><p class="aside">{aside}</p>'
+        f"{''.join(notice(each, 'warned') for each in said)}{_what_helps(helps)}</div>"
     )
 
 
+def _what_helps(helps: Sequence[Remedy]) -> str:
+    items = "".join(f"<li><b>{escape(each.title)}.</b> {escape(each.why)}</li>" for each in helps)
+    return f'<ul class="helps" aria-label="What would help">{items}</ul>' if helps else ""
+
+
 def tiles(run: Run | None) -> str:
-    """Four numbers: loss, speed, peak memory against the prediction, time."""
+    """Four numbers: loss, speed, peak memory against the prediction, time and what it cost."""
     if run is None:
         return ""
-    rows = runs.metrics(run.folder)
-    losses = [row["loss"] for row in rows if "loss" in row]
-    speed = next((row["tokens_per_second"] for row in reversed(rows) if "tokens_per_second" in row), None)
-    peak = max((row.get("memory_peak_bytes", row.get("device_used_bytes", 0)) for row in rows), default=0)
+    curves = runs.read_curves(run.folder)
+    loss, speed = curves.get("loss"), curves.get("tokens_per_second")
+    peaks = curves.get("memory_peak_bytes") or curves.get("device_used_bytes")
+    price = f" · ${run.usd:,.2f}" if run.usd else ""
     facts = (
-        ("Loss", f"{losses[-1]:.4f}" if losses else "–", f"from {losses[0]:.4f}" if losses else ""),
-        ("Speed", f"{speed:,.0f}" if speed else "–", "tokens/s"),
-        ("Peak memory", memory(peak) if peak else "–", str(run.status.get("device", ""))),
-        ("Time", duration(elapsed_seconds(run)) if run.status else "–", run.job.method),
+        ("Loss", f"{loss.values[-1]:.4f}" if loss else "–", f"from {loss.values[0]:.4f}" if loss else ""),
+        ("Speed", f"{speed.values[-1]:,.0f}" if speed else "–", "tokens/s"),
+        ("Peak memory", memory(np.nanmax(peaks.values)) if peaks else "–", str(run.status.get("device", ""))),
+        ("Time", duration(run.seconds) if run.status else "–", f"{run.job.stage} · {run.job.method}{price}"),
     )
     cells = "".join(
         f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>" for name, value, more in facts
@@ -115,3 +136,21 @@ def what_next(run: Run | None) -> str:
         hope = "Resume goes on from the last checkpoint." if is_kept else "There is no checkpoint to go on from."
         return f'<p class="next">{hope} Everything it made: <code>{escape(str(run.folder))}</code></p>'
     return ""
+
+
+def files(run: Run | None) -> str:
+    """What a run keeps on the disk, and the bundle that repeats it elsewhere."""
+    if run is None:
+        return ""
+    kept = "".join(
+        f"<tr><th>checkpoint {each.step:,}</th><td>{memory(each.bytes)}</td>"
+        f"<td>{'' if each.is_complete else 'incomplete: never resumed from'}</td></tr>"
+        for each in runs.checkpoints(run.folder)
+    )
+    skipped = "".join(f"<li>{escape(str(each))}</li>" for each in run.status.get("skipped_checkpoints", ()))
+    return (
+        f'<div class="measured"><p>{escape(str(run.folder))} · {memory(runs.disk_bytes(run))}</p>'
+        f"<table>{kept}</table>{f'<ul>{skipped}</ul>' if skipped else ''}"
+        f'<p><a href="bundle/{run.id}.zip" download>Download the bundle</a>: job, program, data and package versions, '
+        f"to repeat this run without Tailor.</p></div>"
+    )

@@ -1,0 +1,150 @@
+"""What "Fastest that fits" chooses: a worked table of models, methods and cards, by estimate and forecast.
+
+    python benchmarks/plans.py [--profile fastest|smallest] [--mean-tokens N] [--max-length N] [--reasons] [--json]
+
+Prints a table in Markdown. Computes only: needs no GPU and no network.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from core.job import JobSpec, SpecError
+from core.memory import MemoryEstimate, estimate
+from core.methods import METHODS
+from core.plan import Plan, plan
+from core.presets import gpus, models
+from core.speed import RowStatistics, Speed, predict_speed
+
+CASES = (
+    ("Qwen/Qwen2.5-0.5B", "full", "rtx-3060"),
+    ("Qwen/Qwen2.5-1.5B", "lora", "rtx-3060"),
+    ("Qwen/Qwen2.5-1.5B", "qlora", "t4"),
+    ("meta-llama/Llama-3.1-8B", "qlora", "rtx-3060"),
+    ("meta-llama/Llama-3.1-8B", "qlora", "t4"),
+    ("meta-llama/Llama-3.1-8B", "qlora", "rtx-3090"),
+    ("meta-llama/Llama-3.1-8B", "lora", "rtx-4090"),
+    ("meta-llama/Llama-3.1-8B", "lora", "a100-80gb"),
+    ("meta-llama/Llama-3.1-8B", "full", "a100-80gb"),
+    ("meta-llama/Llama-3.1-8B", "lora", "h200"),
+    ("meta-llama/Llama-3.1-8B", "full", "h200"),
+    ("Qwen/Qwen3-14B", "qlora", "rtx-4090"),
+    ("Qwen/Qwen3-32B", "qlora", "a100-80gb"),
+    ("meta-llama/Llama-3.1-70B", "qlora", "h200"),
+)
+NUM_ROWS = 20_000
+ATTENTION = {"varlen": "varlen", "sdpa": "SDPA", "eager": "eager"}
+OPTIMIZERS = {"adamw_torch_fused": "fused", "adamw_8bit": "8-bit", "paged_adamw_8bit": "paged 8-bit"}
+HEADINGS = (
+    "model",
+    "method",
+    "card",
+    "rows at once",
+    "recomputed",
+    "attention",
+    "compiled",
+    "AdamW",
+    "GiB",
+    "tokens/s",
+)
+
+
+@dataclass(frozen=True)
+class Worked:
+    """One row of the table."""
+
+    asked: JobSpec
+    card: str
+    plan: Plan
+    memory: MemoryEstimate
+    speed: Speed | None
+
+    @property
+    def job(self) -> JobSpec:
+        """The job with what was chosen."""
+        return JobSpec.parse({**self.asked.model_dump(), **self.plan.change})
+
+    def to_json(self) -> Mapping[str, object]:
+        """Everything about it, for a program."""
+        return {
+            "model": self.asked.model,
+            "method": self.asked.method,
+            "gpu": self.card,
+            "change": dict(self.plan.change),
+            "reasons": {choice.field: choice.reason for choice in self.plan.choices},
+            "total_bytes": self.memory.total_bytes,
+            "verdict": self.memory.verdict,
+            "speed": self.speed.to_json() if self.speed else {},
+        }
+
+    def cells(self) -> Iterator[str]:
+        """What stands in its columns."""
+        job, kind = self.job, "packs" if self.job.packing else "rows"
+        yield from (models()[job.model].name, METHODS[job.method].title, gpus()[self.card].name)
+        yield f"{job.per_device_train_batch_size} × {job.gradient_accumulation_steps} {kind}"
+        yield self._recomputed()
+        yield ATTENTION[job.attn_implementation]
+        yield "yes" if job.torch_compile else "no"
+        yield OPTIMIZERS[job.optim]
+        used = f"{self.memory.total_bytes / 2**30:.1f} of {self.memory.capacity_bytes / 2**30:.0f}"
+        yield used if self.memory.verdict == "fits" else f"{used}: does not fit"
+        yield f"{self.speed.tokens_per_second:,.0f}" if self.speed else ""
+
+    def _recomputed(self) -> str:
+        if not self.job.gradient_checkpointing:
+            return "none"
+        number = self.job.checkpoint_every_n_layers
+        return ("all" if number == 1 else f"1 of {number}") + (", offloaded" if self.job.activation_offloading else "")
+
+
+def work_out(fields: Mapping[str, object], card: str, rows: RowStatistics) -> Worked:
+    """The plan for one job on one card. Raises SpecError for a job that cannot run on its model."""
+    asked, gpu = JobSpec.parse(fields), gpus()[card]
+    shape = models()[asked.model].shape
+    chosen = plan(asked, shape, gpu, rows)
+    job = JobSpec.parse({**asked.model_dump(), **chosen.change})
+    return Worked(asked, card, chosen, estimate(job, shape, gpu), predict_speed(job, shape, gpu, rows))
+
+
+def markdown(table: Sequence[Worked], with_reasons: bool) -> Iterator[str]:
+    """The lines of the table; below it, if wanted, why each field of each row is as it is."""
+    yield _row(*HEADINGS)
+    yield _row(*("--:" if heading in ("GiB", "tokens/s") else "---" for heading in HEADINGS))
+    yield from (_row(*worked.cells()) for worked in table)
+    for worked in table if with_reasons else ():
+        yield f"\n{' · '.join(list(worked.cells())[:3])}\n"
+        yield from (f"- `{choice.field}` {choice.value}: {choice.reason}" for choice in worked.plan.choices)
+
+
+def _row(*texts: str) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def main() -> None:
+    """Plan, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--profile", default="fastest", choices=("fastest", "smallest"))
+    parser.add_argument("--mean-tokens", type=int, default=300, metavar="N", help=f"of {NUM_ROWS:,} rows")
+    parser.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of the longest row")
+    parser.add_argument("--reasons", action="store_true", help="say why, field by field")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    options = parser.parse_args()
+    common = {"profile": options.profile, "max_length": options.max_length}
+    rows = RowStatistics(NUM_ROWS, options.mean_tokens)
+    try:
+        table = [work_out({"model": model, "method": method, **common}, card, rows) for model, method, card in CASES]
+    except SpecError as error:
+        parser.error(str(error))
+    if options.json:
+        print(json.dumps([worked.to_json() for worked in table], indent=2))
+    else:
+        print("\n".join(markdown(table, options.reasons)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Prints which stages train with which methods, and what is refused with which reason: the tables of the README.
+
+    python -m benchmarks.stage_table
+
+The slow tests of tests/test_stages.py hold every line against the training program.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from core.job import JobSpec, SpecError
+from core.methods import METHODS, STAGES
+
+TRAINABLE = [stage.id for stage in STAGES.values() if stage.is_trainable]
+WITH_ADAPTER = [method.id for method in METHODS.values() if method.trains_adapter]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Fields that do not go with everything, and what they are tried with: stages with LoRA, or methods with sft."""
+
+    title: str
+    fields: Mapping[str, object]
+    axis: str = "method"
+    needs_cuda: bool = False
+
+    @property
+    def tried_with(self) -> Sequence[str]:
+        """The stages or the methods."""
+        return TRAINABLE if self.axis == "stage" else WITH_ADAPTER
+
+
+SETTINGS = (
+    Setting("DoRA", {"use_dora": True}),
+    Setting("rsLoRA", {"use_rslora": True}),
+    Setting("gaussian start", {"init_lora_weights": "gaussian"}),
+    Setting("PiSSA", {"init_lora_weights": "pissa"}),
+    Setting("OLoRA", {"init_lora_weights": "olora"}),
+    Setting("LoftQ", {"init_lora_weights": "loftq"}, needs_cuda=True),
+    Setting("embeddings trained whole", {"modules_to_save": "embed_tokens"}),
+    Setting("head trained whole", {"modules_to_save": "lm_head"}),
+    Setting("adapter on the head", {"target_modules": "q_proj,lm_head"}),
+    Setting("PiSSA", {"init_lora_weights": "pissa"}, "stage"),
+    Setting("DoRA", {"use_dora": True}, "stage"),
+    Setting("an earlier adapter goes on", {"adapter": "runs/earlier/output"}, "stage"),
+    Setting("packing", {"packing": True}, "stage"),
+    Setting("evaluation", {"eval_fraction": 0.1}, "stage"),
+    Setting("reference asked beforehand", {"precompute_ref_log_probs": True}, "stage"),
+    Setting("activations offloaded", {"activation_offloading": True}, "stage", needs_cuda=True),
+)
+
+
+def refusal(**fields: object) -> str | None:
+    """Why a job cannot be trained; None if it can."""
+    try:
+        JobSpec.parse(fields)
+    except SpecError as error:
+        return "; ".join(problem.problem for problem in error.problems)
+    return None
+
+
+def stages_by_methods() -> Iterator[str]:
+    """A line for each stage, a column for each method."""
+    yield from _head(["stage", *METHODS])
+    for stage in TRAINABLE:
+        reasons = (refusal(stage=stage, method=method) for method in METHODS)
+        yield _line([f"**{stage}**", *("trains" if reason is None else f"refused: {reason}" for reason in reasons)])
+
+
+def settings_by_axis() -> Iterator[str]:
+    """A line for each setting: what it trains with, and what it is refused with and why."""
+    yield from _head(["setting", "trains with", "refused with"])
+    for setting in SETTINGS:
+        reasons = {each: refusal(**{setting.axis: each}, **setting.fields) for each in setting.tried_with}
+        fitting = [each for each, reason in reasons.items() if reason is None]
+        device = " on a CUDA device" if setting.needs_cuda else ""
+        yield _line([setting.title, (", ".join(fitting) or "none") + device, "<br>".join(_grouped(reasons))])
+
+
+def _grouped(reasons: Mapping[str, str | None]) -> Iterator[str]:
+    """Each reason once, with what it is the reason for; the name that a reason speaks of is the first of these."""
+    by_reason: dict[str, list[str]] = {}
+    for each, reason in reasons.items():
+        if reason:
+            by_reason.setdefault(reason.replace(each, "it"), []).append(each)
+    return (f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+
+
+def _head(cells: Sequence[str]) -> Iterator[str]:
+    yield _line(cells)
+    yield _line(["---"] * len(cells))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Prints both tables as Markdown."""
+    print(*stages_by_methods(), "", *settings_by_axis(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

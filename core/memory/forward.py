@@ -1,0 +1,54 @@
+"""A forward pass through a whole model: what goes in, and a pass that keeps nothing. Never runs backwards."""
+
+from collections.abc import Sequence
+
+from core.memory.head import HEADS
+from core.memory.heap import Heap, Tensor
+from core.memory.layer import decoder_layer, norm
+from core.memory.linear import ForwardPass
+from core.memory.program import LayerKind, Program
+from core.memory.tape import Tape
+
+SCALED_EMBEDDINGS = ("granite",)
+"""Families that multiply the embeddings outside their module: if those ask for a gradient, they stay."""
+
+
+def inputs(program: Program, kinds: Sequence[LayerKind], heap: Heap) -> list[Tensor]:
+    """Ids, labels and attention mask as 64-bit numbers, cos and sin, and the masks [B, 1, T, T]."""
+    n, scores = program.num_tokens, program.rows * program.row_tokens**2
+    table_bytes = program.row_tokens * program.shape.head_dim * program.residual_bytes
+    sizes = [16 * n, 8 * n, table_bytes, table_bytes]
+    masks = {kind.is_windowed for kind in kinds}
+    if program.attention == "eager":
+        sizes += [scores * program.residual_bytes] * len(masks)
+    elif program.attention != "flash":
+        sizes += [scores for is_windowed in masks if is_windowed or program.has_mask]
+    if program.shape.model_type in SCALED_EMBEDDINGS and program.asks_for_input_gradients:
+        sizes.append(program.num_tokens * program.shape.hidden_size * program.residual_bytes)
+    return [heap.allocate(size, 1, "activations") for size in sizes]
+
+
+def embedded(program: Program, heap: Heap) -> Tensor:
+    """The hidden states in front of the first layer."""
+    needs_gradient = program.trains_embedding or program.asks_for_input_gradients
+    numbers = program.num_tokens * program.shape.hidden_size
+    return heap.allocate(numbers, program.residual_bytes, "activations", needs_gradient)
+
+
+def run_without_graph(program: Program, tape: Tape, kinds: Sequence[LayerKind] = ()) -> None:
+    """A forward pass that keeps nothing; it takes as much whatever the depth, so that a layer of each kind will do."""
+    heap, was_recording = tape.heap, tape.is_recording
+    kinds = kinds or tuple(dict.fromkeys(program.layer_kinds()))
+    tape.is_recording = False
+    run = ForwardPass(program, tape)
+    given, x = inputs(program, kinds, heap), embedded(program, heap)
+    for index, kind in enumerate(kinds):
+        run.trains = kind.trains
+        x = decoder_layer(run, x, kind, f"layers.{index}")
+    run.trains = program.trains_last_norm
+    last = norm(run, x, "norm")
+    run.trains = program.trains_head
+    loss, outputs = HEADS[program.head](run, last)
+    run.end_autocast()
+    heap.drop(last, loss, *([outputs] if outputs else []), *given)
+    tape.is_recording = was_recording

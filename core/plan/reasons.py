@@ -1,0 +1,208 @@
+"""REASONS: why each field of a plan is as it is, in one sentence with the number that decided it.
+
+A field stands here once it may be planned; an empty sentence says that it does not matter for the job.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from core.fit import Case
+from core.fit.case import packed_splits
+from core.methods import STAGES
+from core.plan.ladder import CHECKPOINT_ALL, COMPILE_SECONDS, LEAST_GAIN, compile_obstacle, forecast, seconds_per_token
+from core.speed.kernels import needs_eager
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job as it was asked for, and the way that was chosen."""
+
+    asked: Case
+    chosen: Case
+
+    def times(self, **change: object) -> float:
+        """Time with a change / time as chosen, by forecast; 1 if the change is impossible."""
+        other = self.chosen.changed(change)
+        return seconds_per_token(other) / seconds_per_token(self.chosen) if other else 1.0
+
+    @property
+    def used(self) -> str:
+        """21.4 of 24.0"""
+        memory = self.chosen.memory
+        return f"{memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f}"
+
+    @property
+    def mean_tokens(self) -> float | None:
+        return self.chosen.rows.mean_tokens if self.chosen.rows else None
+
+
+def _capability(case: Case) -> str:
+    return ".".join(map(str, case.gpu.compute_capability))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * max(0.0, share):.0f} %"
+
+
+def _dtype(outcome: Outcome) -> str:
+    job, gpu = outcome.chosen.job, outcome.chosen.gpu
+    if outcome.chosen.is_on_cpu:
+        return "A processor computes in float32, 4 bytes a weight."
+    if job.dtype == "bfloat16":
+        return f"{gpu.name} computes in bfloat16: 2 bytes a weight."
+    if job.dtype == "float16":
+        return (
+            f"{gpu.name} (compute capability {_capability(outcome.chosen)}) has no bfloat16: float16, 2 bytes a weight."
+        )
+    return f"{gpu.name} has no bfloat16, and weights that train lose too much in float16: 4 bytes a weight."
+
+
+def _packing(outcome: Outcome) -> str:
+    job, mean, before = outcome.chosen.job, outcome.mean_tokens, outcome.asked.job
+    if not STAGES[job.stage].supports_packing:
+        return ""
+    if mean is None:
+        return f"How long the rows are is not known, so each counts as {job.max_length:,} tokens."
+    joined = f"joined to {job.max_length:,}"
+    if before.packing or not outcome.asked.can_pack:
+        share = _percent(min(1.0, mean / job.max_length))
+        return (
+            f"Rows of {mean:,.0f} tokens are {joined}." if job.packing else f"Rows fill {share} of max_length as it is."
+        )
+    splits = packed_splits(outcome.asked)
+    if not splits:
+        tokens = before.effective_batch_size * mean
+        return f"Rows stay apart: those of a step, {tokens:,.0f} tokens in all, do not come to full ones {joined}."
+    after = outcome.asked.changed(splits[0])
+    seen = after.job.effective_batch_size * job.max_length / mean if after else 0
+    seen_by_step = f"a step sees about {seen:.0f} of them, not {before.effective_batch_size}"
+    if job.packing:
+        return f"Rows of {mean:,.0f} tokens, {joined}, leave no padding; {seen_by_step}."
+    return f"Rows stay apart: {joined} tokens, {seen_by_step}."
+
+
+def _attention(outcome: Outcome) -> str:
+    case, job = outcome.chosen, outcome.chosen.job
+    if needs_eager(case.shape):
+        what = "caps" if case.shape.attn_logit_softcapping else "adds sinks to"
+        return f"The model {what} the scores of its {case.shape.num_attention_heads} heads, which only eager can do."
+    if job.attn_implementation == "varlen":
+        tokens = job.per_device_train_batch_size * job.max_length
+        length = f"{outcome.mean_tokens:,.0f}" if outcome.mean_tokens else "their own"
+        return f"Joined rows are told apart without a mask: tokens look back over {length} tokens, not {tokens:,}."
+    if job.packing:
+        return f"Joined rows need a mask: varlen asks for compute capability 8.0, the card has {_capability(case)}."
+    return f"Rows of up to {job.max_length:,} tokens that are not joined need no mask."
+
+
+def _batch(outcome: Outcome) -> str:
+    job = outcome.chosen.job
+    size, rows = job.per_device_train_batch_size, job.effective_batch_size
+    if rows == 1:
+        return "An optimizer step sees 1 row."
+    if size > 1:
+        slower = outcome.times(per_device_train_batch_size=1, gradient_accumulation_steps=rows)
+        return f"{size} rows at once take {_percent(1 - 1 / slower)} less time than one by one."
+    more = next(number for number in range(2, rows + 1) if rows % number == 0)
+    saved = 1 - outcome.times(per_device_train_batch_size=more, gradient_accumulation_steps=rows // more)
+    if saved < LEAST_GAIN:
+        return f"A row of {job.max_length:,} tokens keeps the card busy: {more} at once would save {_percent(saved)}."
+    return f"One row at a time takes the least memory: {more} at once would save {_percent(saved)} of the time."
+
+
+def _accumulation(outcome: Outcome) -> str:
+    job, before = outcome.chosen.job, outcome.asked.job
+    kind = "joined rows" if job.packing else "rows"
+    sees = "still sees" if job.packing == before.packing else "sees"
+    return f"An optimizer step {sees} {job.effective_batch_size} {kind}, {job.per_device_train_batch_size} at once."
+
+
+def _checkpointing(outcome: Outcome) -> str:
+    memory, job = outcome.chosen.memory, outcome.chosen.job
+    if job.gradient_checkpointing:
+        saved = 1 - outcome.times(gradient_checkpointing=False, activation_offloading=False)
+        return f"Computing activations again takes {_percent(saved)} of the time and brings it to {outcome.used} GiB."
+    free_gib, cost = (memory.capacity_bytes - memory.total_bytes) / GIB, outcome.times(**CHECKPOINT_ALL) - 1
+    room = f"{free_gib:.1f} GiB of {memory.capacity_bytes / GIB:.0f} stay free"
+    return f"Activations fit: {room}, and computing them again would cost {_percent(cost)} of the time."
+
+
+def _every(outcome: Outcome) -> str:
+    job, num_layers = outcome.chosen.job, outcome.chosen.shape.num_hidden_layers
+    number = job.checkpoint_every_n_layers
+    if not job.gradient_checkpointing:
+        return f"None of the {num_layers} layers is computed again."
+    if number == 1:
+        return f"All {num_layers} layers keep their input and nothing else."
+    saved = 1 - 1 / outcome.times(checkpoint_every_n_layers=1)
+    return f"{-(-num_layers // number)} of {num_layers} layers are enough, which saves {_percent(saved)} of the time."
+
+
+def _offloading(outcome: Outcome) -> str:
+    case = outcome.chosen
+    if not case.job.activation_offloading:
+        where = "are in main memory as it is" if case.is_on_cpu else "need not leave the card"
+        return f"Activations {where}: {outcome.used} GiB are used."
+    without = case.changed({"activation_offloading": False})
+    needed_gib = without.memory.total_bytes / GIB if without else 0.0
+    return f"Kept on the card, activations would take it to {needed_gib:.1f} GiB: they wait in main memory."
+
+
+def _compile(outcome: Outcome) -> str:
+    case = outcome.chosen
+    if obstacle := compile_obstacle(case):
+        return f"Not compiled: {obstacle}."
+    cost, hours = f"some {COMPILE_SECONDS[case.job.base_bits]:.0f} s of compiling", forecast(case).hours
+    if hours is None:
+        return f"How long the run takes is not known: {cost} may not pay."
+    if case.job.torch_compile:
+        saved = 1 - 1 / outcome.times(torch_compile=False)
+        return f"The run takes {_duration(hours)}: compiled layers save {_percent(saved)}, {cost} deducted."
+    return f"The run takes {_duration(hours)}: {cost} would not pay."
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1.5 else f"{60 * hours:.0f} min"
+
+
+def _optimizer(outcome: Outcome) -> str:
+    case = outcome.chosen
+    states = {part.name: part.bytes for part in case.memory.components}.get("optimizer_states", 0)
+    size = f"{states / GIB:.1f} GiB" if states >= GIB / 10 else f"{states / 2**20:.0f} MiB"
+    return {
+        "adamw_torch_fused": f"AdamW in one kernel; its states take {size}.",
+        "adamw_8bit": f"States in 8 bits, stored less exactly, take {size}: whole ones would not fit.",
+        "paged_adamw_8bit": f"States in 8 bits, stored less exactly, take {size} and may leave the card.",
+    }.get(case.job.optim, "")
+
+
+def _precompute(outcome: Outcome) -> str:
+    job = outcome.chosen.job
+    if "precompute_ref_log_probs" not in STAGES[job.stage].fields:
+        return ""
+    if not job.trains_adapter:
+        copy_gib = outcome.chosen.shape.num_parameters * 2 / GIB
+        return f"The reference model reads the rows beforehand, so that no second copy ({copy_gib:.1f} GiB) is kept."
+    if job.precompute_ref_log_probs:
+        return f"The reference model reads the rows once instead of {job.num_train_epochs:g} times."
+    return f"In {job.num_train_epochs:g} epoch the reference model reads each row once either way."
+
+
+REASONS: Mapping[str, Callable[[Outcome], str]] = MappingProxyType(
+    {
+        "dtype": _dtype,
+        "packing": _packing,
+        "attn_implementation": _attention,
+        "per_device_train_batch_size": _batch,
+        "gradient_accumulation_steps": _accumulation,
+        "gradient_checkpointing": _checkpointing,
+        "checkpoint_every_n_layers": _every,
+        "activation_offloading": _offloading,
+        "torch_compile": _compile,
+        "optim": _optimizer,
+        "precompute_ref_log_probs": _precompute,
+    }
+)

@@ -1,0 +1,165 @@
+"""The run folder: creates it, reads it, lists it, removes it. It is the only truth about a run; owns its files and its
+states, and never starts a process.
+
+    runs/<id>/  job.json          the job, paths resolved: all that the program needs
+                training/         the program, copied: what you see is what runs
+                data/             the run's own copy of its rows, with their hashes in manifest.json
+                requirements.txt  the versions of the training's packages
+                estimate.json     the memory that was predicted
+                process.json      who runs it (written by the launcher)
+                exit.json         how that process ended (written by the launcher, if it saw the end)
+                status.json       state, step, phase, measured peaks (replaced by the program)
+                metrics.jsonl     one object per logging step (appended by the program)
+                samples.jsonl     answers before and after
+                about.json        title, notes and tags (written by people)
+                log.txt           what the program printed
+                checkpoints/      output/   stop (a request)
+"""
+
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.job import JobSpec, Problem, SpecError
+from core.resolve import ResolvedJob
+from core.runs.about import annotate, delete, deleted, disk_bytes, empty_trash, restore
+from core.runs.bundle import requirements, sha256, write_bundle
+from core.runs.checkpoints import Checkpoint, checkpoints, has_checkpoint
+from core.runs.comparison import Difference, compare
+from core.runs.curves import Curve, read_curves
+from core.runs.data import write_data
+from core.runs.files import log_tail, read_json, read_rows, write_json, write_text
+from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
+from core.runs.listing import list_fingerprint, list_runs, search
+from core.runs.run import RUN_ID, About, Run, RunNotFound, fields_again, fields_of_next_stage, last_metrics, read
+from core.runs.states import ACTIVE, ENDED, TRANSITIONS, State, num_oom_kills, process_fields, process_in
+
+__all__ = [
+    "ACTIVE",
+    "ENDED",
+    "RUN_ID",
+    "TRANSITIONS",
+    "About",
+    "Checkpoint",
+    "Curve",
+    "Difference",
+    "Home",
+    "Run",
+    "RunNotFound",
+    "Schedule",
+    "State",
+    "annotate",
+    "checkpoints",
+    "compare",
+    "create",
+    "delete",
+    "deleted",
+    "disk_bytes",
+    "empty_trash",
+    "fields_again",
+    "fields_of_next_stage",
+    "fingerprint",
+    "has_checkpoint",
+    "last_metrics",
+    "list_fingerprint",
+    "list_runs",
+    "locked",
+    "log_tail",
+    "metrics",
+    "num_oom_kills",
+    "process_fields",
+    "process_in",
+    "read",
+    "read_curves",
+    "read_json",
+    "read_schedule",
+    "restore",
+    "samples",
+    "search",
+    "write_bundle",
+    "write_json",
+    "write_schedule",
+    "write_text",
+]
+
+PROGRAM = Path(__file__).parent.parent / "training"
+SPARE_BYTES = 256 * 2**20
+"""Left free on the disk for logs, metrics and everybody else."""
+
+
+def create(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]) -> Run:
+    """Makes the folder of a new run, complete or not at all.
+
+    Raises OSError for a disk that will not take it, SpecError for one without room, for data that has changed and for
+    files that cannot be mixed.
+    """
+    _require_room(home, resolved, estimate)
+    _require_same_data(resolved)
+    run_id = _new_id(home, resolved.job)
+    building = home.runs / f".{run_id}"
+    try:
+        settled = write_data(resolved, building)
+        shutil.copytree(PROGRAM, building / "training", ignore=shutil.ignore_patterns("__pycache__"))
+        job = resolved.job.model_copy(update=settled | {"model": resolved.model.location})
+        write_json(building / "estimate.json", estimate)
+        write_text(building / "requirements.txt", requirements())
+        write_text(building / "job.json", job.to_json())
+        building.rename(home.runs / run_id)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return read(home, run_id)
+
+
+def metrics(folder: Path) -> tuple[dict[str, Any], ...]:
+    """The rows of metrics.jsonl; a torn last line is left for later. For plots see `read_curves`."""
+    return read_rows(folder / "metrics.jsonl")
+
+
+def samples(folder: Path) -> tuple[dict[str, Any], ...]:
+    """The rows of samples.jsonl: {step, prompt, answer}."""
+    return read_rows(folder / "samples.jsonl")
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes whenever there is something new to show of a run: a file replaced, or one that grew."""
+    marks = []
+    for path in (folder, *(folder / name for name in ("metrics.jsonl", "log.txt", "samples.jsonl"))):
+        try:
+            stat = path.stat()
+            marks.append(f"{stat.st_size}:{stat.st_mtime_ns}")
+        except FileNotFoundError:
+            marks.append("-")
+    return " ".join(marks)
+
+
+def _require_room(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]) -> None:
+    """Raises SpecError if the disk cannot take the data, the result and two checkpoints: one old, one being written."""
+    sizes = {part["name"]: int(part["bytes"]) for part in estimate.get("components", ())}
+    weights = sizes.get("adapters" if resolved.job.trains_adapter else "weights", 0)
+    files = (*resolved.datasets.values(), *(path for path, _weight in resolved.mix))
+    data = sum(path.stat().st_size for path in files)
+    needed = data + weights + 2 * (weights + sizes.get("optimizer_states", 0)) + SPARE_BYTES
+    free = shutil.disk_usage(home.runs).free
+    if free < needed:
+        problem = f"the run needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB is free under {home.runs}"
+        raise SpecError((Problem("disk", problem, "free some, or name another place with --home"),))
+
+
+def _require_same_data(resolved: ResolvedJob) -> None:
+    """Raises SpecError if the file is not the one that the job was made for."""
+    wanted, path = resolved.job.dataset_sha256, resolved.datasets.get("dataset")
+    if wanted and path and (found := sha256(path)) != wanted:
+        problem = f"{path.name} has changed: its SHA-256 is {found[:12]}…, the job was made for {wanted[:12]}…"
+        raise SpecError((Problem("dataset", problem, "empty dataset_sha256 to take it as it is"),))
+
+
+def _new_id(home: Home, job: JobSpec) -> str:
+    """A name that sorts by time and says what it is: 20261122-153000-llama-3.1-8b-lora."""
+    model = re.sub(r"[^a-z0-9.]+", "-", Path(job.model).name.lower()).strip("-.")[:40] or "model"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{job.method}"
+    taken = (f"{stem}-{number}" if number > 1 else stem for number in range(1, 10_000))
+    return next(name for name in taken if not (home.runs / name).exists() and not (home.trash / name).exists())

@@ -1,0 +1,42 @@
+"""The run's own copy of its rows: mixed, shortened and split once, so that what can be seen is what is trained on."""
+
+from pathlib import Path
+
+from core.dataset import DatasetError, Share, compose
+from core.job import Problem, SpecError
+from core.resolve import ResolvedJob
+from core.runs.bundle import data_manifest, sha256
+from core.runs.files import write_json
+
+
+def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
+    """Writes data/ into the folder of a run, with what it was made of in manifest.json.
+
+    Returns the fields of the job that are settled thereby, paths relative to the folder. Raises SpecError for files
+    that cannot be joined, OSError.
+    """
+    data, job = folder / "data", resolved.job
+    data.mkdir(parents=True)
+    sources = ((resolved.datasets["dataset"], 1.0), *resolved.mix)
+    has_own = "eval_dataset" in resolved.datasets
+    share = Share(job.max_rows, 0.0 if has_own else job.eval_fraction, job.seed, job.stage)
+    try:
+        train = compose(sources, data / "train.jsonl", share, data / "eval.jsonl")
+        if has_own:
+            compose([(resolved.datasets["eval_dataset"], 1.0)], data / "eval.jsonl", Share(stage=job.stage))
+    except DatasetError as error:
+        field = "mix" if resolved.mix else "dataset"
+        raise SpecError((Problem(field, error.problem.message, error.problem.fix),)) from None
+    parts = [
+        {"file": path.name, "weight": weight, "rows": rows}
+        for (path, weight), rows in zip(sources, train.rows, strict=True)
+    ]
+    write_json(data / "manifest.json", data_manifest(data) | {"sources": parts})
+    return {
+        "dataset": "data/train.jsonl",
+        "dataset_sha256": sha256(data / "train.jsonl"),
+        "eval_dataset": "data/eval.jsonl" if (data / "eval.jsonl").exists() else "",
+        "eval_fraction": job.eval_fraction if has_own or train.eval_rows else 0.0,
+        "mix": "",
+        "max_rows": 0,
+    }

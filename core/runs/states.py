@@ -1,0 +1,134 @@
+"""The states of a run, how one follows from another, and what a silent end means. Judges; changes nothing."""
+
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from core.device import ProcessId, is_alive
+from core.runs.files import log_tail, read_json
+
+State = Literal["queued", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
+ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed", "interrupted"})
+ACTIVE: frozenset[State] = frozenset({"queued", "starting", "running", "stopping"})
+
+TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        "queued": frozenset({"starting", "stopped", "failed"}),
+        "starting": frozenset({"queued", "running", "stopping", *ENDED}),
+        "running": frozenset({"stopping", *ENDED}),
+        "stopping": ENDED,
+        "finished": frozenset(),
+        "stopped": frozenset({"queued", "starting"}),
+        "failed": frozenset({"queued", "starting"}),
+        "interrupted": frozenset({"queued", "starting"}),
+    }
+)
+"""What a run may become. A new run is `starting`; one that was never begun may still be put into the queue."""
+
+SECONDS_TO_APPEAR = 20
+"""A run that nobody has begun after this long was forgotten: its starter died."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The state of a run, and what went wrong: a sentence for people, a word for the remedies."""
+
+    state: State
+    error: str = ""
+    cause: str = ""
+    process: ProcessId | None = None
+    """Who executes it; None if nobody does."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What it means when a program ends by a signal."""
+
+    sentence: str
+    cause: str = "signal"
+
+
+OUT_OF_MEMORY = Ending("was ended by the kernel, because main memory was full", "out_of_memory")
+ENDINGS: Mapping[str, Ending] = MappingProxyType(
+    {
+        "SIGKILL": Ending("was killed (SIGKILL), by somebody or because main memory was full"),
+        "SIGTERM": Ending("was told by another program to end (SIGTERM)"),
+        "SIGINT": Ending("was interrupted (SIGINT)"),
+        "SIGHUP": Ending("lost its terminal (SIGHUP)"),
+        "SIGSEGV": Ending("crashed inside a library (SIGSEGV)"),
+        "SIGBUS": Ending("could not reach a file's memory (SIGBUS), as when the disk or /dev/shm is full", "disk_full"),
+        "SIGILL": Ending("met an instruction that this processor does not have (SIGILL)"),
+        "SIGABRT": Ending("was given up by a library (SIGABRT)"),
+        "SIGFPE": Ending("was ended by an arithmetic error in a library (SIGFPE)"),
+    }
+)
+"""Name of the signal -> what it says of a program that nobody here has stopped."""
+
+
+def judge(folder: Path, status: Mapping[str, Any], created: float) -> Verdict:
+    """The state of a run that does not wait: as its program says, unless that is dead and did not say how it ended."""
+    said: State = status["state"] if status.get("state") in get_args(State) else "starting"
+    if said in ENDED:
+        return Verdict(said, str(status.get("error") or ""), str(status.get("cause") or ""))
+    launched = read_json(folder / "process.json")
+    is_asked_to_stop = (folder / "stop").exists()
+    if (process := process_in(launched) or process_in(status)) and is_alive(process):
+        return Verdict("stopping" if is_asked_to_stop else said, process=process)
+    since_begun = abs(time.time() - max(created, float(launched.get("asked") or 0)))  # abs: clocks are set back too
+    if process is None and since_begun < SECONDS_TO_APPEAR:
+        return Verdict("starting")
+    if is_asked_to_stop:
+        return Verdict("stopped")  # ended as asked, before it could say so
+    return _silent_end(folder, process, int(status.get("step") or 0))
+
+
+def process_in(fields: Mapping[str, Any]) -> ProcessId | None:
+    """The process that process.json, exit.json or status.json names; the system's own, 0 and 1, are never ours."""
+    try:
+        process = ProcessId(int(fields["pid"]), float(fields["pid_start_time"]), str(fields["boot_id"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return process if process.pid > 1 else None
+
+
+def process_fields(process: ProcessId) -> dict[str, object]:
+    """The same as JSON."""
+    return {"pid": process.pid, "pid_start_time": process.start_time, "boot_id": process.boot_id}
+
+
+def num_oom_kills() -> int | None:
+    """How many programs the kernel has ended for want of memory since the start of the machine (Linux 4.13 on)."""
+    try:
+        counters = Path("/proc/vmstat").read_text(encoding="ascii").split()
+        return int(counters[counters.index("oom_kill") + 1])
+    except (OSError, ValueError):
+        return None
+
+
+def _silent_end(folder: Path, process: ProcessId | None, step: int) -> Verdict:
+    """What happened to a program that ended without a word. Its starter, if it still lived, saw the exit code."""
+    if process is None:
+        return Verdict("failed", "The training program was never started.")
+    if process.boot_id != ProcessId.this_boot():
+        return Verdict("interrupted", "The computer was restarted while this run was training.")
+    seen = read_json(folder / "exit.json")
+    code = seen.get("code") if process_in(seen) == process else None
+    where = f"after step {step:,}" if step else "before its first step"
+    if isinstance(code, int) and code < 0:
+        ending = OUT_OF_MEMORY if seen.get("is_out_of_memory") else _ending(-code)
+        return Verdict("failed", f"The training program {ending.sentence}, {where}.", ending.cause)
+    last_words = log_tail(folder, 2000).rsplit("\n", 1)[-1]
+    how = f"with exit code {code}" if code is not None else "without finishing"
+    return Verdict("failed", f"The training program ended {how}, {where}. Its last words: {last_words or 'none'}")
+
+
+def _ending(number: int) -> Ending:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    return ENDINGS.get(name, Ending(f"was ended by {name}"))

@@ -1,0 +1,55 @@
+"""How often a job sends a token through the model: what its stage, its method and its checkpointing ask for."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from core.job import JobSpec
+from core.methods import METHODS, STAGES
+from core.shapes import ModelShape
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes through the layers for each token that is trained on. A share means that not every layer takes part."""
+
+    forward: float
+    """With those that keep nothing for a backward pass: the reference model's, KTO's mismatched answers."""
+    recompute: float
+    """Forward once more in the backward pass."""
+    input_gradient: float
+    weight_gradient: float
+
+
+FORWARD_ONLY = Passes(forward=1, recompute=0, input_gradient=0, weight_gradient=0)
+
+
+def passes_of(job: JobSpec, shape: ModelShape) -> Passes:
+    """The passes of a job in each micro-batch; what is asked once, before the training, is `reference_sequences`."""
+    method = METHODS[job.method]
+    share = min(1.0, job.num_trainable_layers / shape.num_hidden_layers) if method.trains_last_layers else 1.0
+    again = ceil(shape.num_hidden_layers / job.checkpoint_every_n_layers) / shape.num_hidden_layers
+    beside = _sequences_beside(job) + (0 if job.precompute_ref_log_probs else reference_sequences(job))
+    return Passes(
+        forward=1 + beside / trained_sequences(job),
+        recompute=share * again if job.gradient_checkpointing else 0,
+        input_gradient=share,
+        weight_gradient=0 if method.trains_adapter else share,
+    )
+
+
+def trained_sequences(job: JobSpec) -> int:
+    """Sequences of a row that go forward and backward. KTO's second one, a mismatched answer, only goes forward; PPO
+    trains a value model beside the policy."""
+    return {"kto": 1, "ppo": 2}.get(job.stage, STAGES[job.stage].sequences_per_row)
+
+
+def reference_sequences(job: JobSpec) -> int:
+    """Sequences of a row that the reference model reads."""
+    stage = STAGES[job.stage]
+    is_asked = stage.reference != "none" and (job.beta > 0 or not stage.generates)
+    return stage.sequences_per_row if is_asked else 0
+
+
+def _sequences_beside(job: JobSpec) -> int:
+    """Other sequences that only go forward: KTO's mismatched answer, and PPO's answer through its reward model."""
+    return 1 if job.stage in ("kto", "ppo") else 0

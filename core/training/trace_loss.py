@@ -1,0 +1,148 @@
+"""The loss of each stage as its trainer in TRL takes it, on a batch without data. A stage is one line in LOSSES."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from trl.trainer.utils import add_fused_lm_head
+
+FUSED = ("log_probs", "entropy", "is_top1")
+PREFERENCE = (*FUSED, "mean_logits")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The longest batch that the job can meet."""
+
+    rows: int
+    tokens: int
+    """Of each row, padding included."""
+    is_packed: bool
+
+    @property
+    def has_mask(self) -> bool:
+        """True if rows differ in length, or several share one."""
+        return self.is_packed or self.rows > 1
+
+    def inputs(self, has_labels: bool = True) -> dict[str, Tensor]:
+        """What TRL's collator makes, on the device: padded rows have a mask, packed ones positions."""
+        shape = self.rows, self.tokens
+        names = ("input_ids", "labels") if has_labels else ("input_ids",)
+        ids = {name: torch.zeros(shape, dtype=torch.long) for name in names}
+        extra = "position_ids" if self.is_packed else "attention_mask"
+        return ids | {extra: torch.ones(shape, dtype=torch.long)}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The model that trains, and the one that it is held against."""
+
+    trained: Any
+    reference: Any
+    """A copy; None if the adapter is switched off in its place, or nothing is asked."""
+    dtype: torch.dtype | None
+    """Of the autocast that accelerate puts around a model's forward pass."""
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """Of every token, by the model that trains."""
+        return self._ask(self.trained, batch)
+
+    @torch.no_grad()
+    def log_probs_without_graph(self, batch: Batch) -> Tensor:
+        """The same, for comparison only."""
+        return self._ask(self.trained, batch)
+
+    @torch.no_grad()
+    def reference_log_probs(self, batch: Batch) -> Tensor:
+        """Of every token, by the model as it was."""
+        if self.reference is not None:
+            return self._ask(self.reference, batch)
+        with self.trained.disable_adapter():
+            return self._ask(self.trained, batch)
+
+    def scores(self, batch: Batch) -> Tensor:
+        """One number for each sequence."""
+        with self._autocast():
+            return self.trained(**batch.inputs(has_labels=False), use_cache=False).logits.float()
+
+    def _ask(self, model: Any, batch: Batch) -> Tensor:
+        with self._autocast():
+            found = model(**batch.inputs(), use_cache=False, fused_lm_head=True).log_probs
+        assert isinstance(found, Tensor)
+        return found
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        with torch.autocast("cpu", dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            yield
+
+
+def likelihood(models: Models, job: Any, batch: Batch) -> Tensor:
+    """SFTTrainer.compute_loss."""
+    return (-models.log_probs(batch)).sum() / torch.ones(())
+
+
+def direct_preference(models: Models, job: Any, batch: Batch) -> Tensor:
+    """DPOTrainer._compute_loss: chosen and rejected rows in one batch, against the reference."""
+    chosen, rejected = models.log_probs(batch).sum(1).chunk(2)
+    if job.precompute_ref_log_probs:
+        return -F.logsigmoid(chosen - rejected).mean()
+    as_chosen, as_rejected = models.reference_log_probs(batch).sum(1).chunk(2)
+    return -F.logsigmoid((chosen - as_chosen) - (rejected - as_rejected)).mean()
+
+
+def wanted_or_not(models: Models, job: Any, batch: Batch) -> Tensor:
+    """KTOTrainer._compute_loss: mismatched rows first, without a graph, then the rows, then both by the reference."""
+    divergence = models.log_probs_without_graph(batch).sum(1).mean()
+    logits = models.log_probs(batch).sum(1)
+    if not job.precompute_ref_log_probs:
+        divergence = divergence - models.reference_log_probs(batch).sum(1).mean()
+        logits = logits - models.reference_log_probs(batch).sum(1)
+    return (1 - torch.sigmoid(logits - divergence)).mean()
+
+
+def pairwise(models: Models, job: Any, batch: Batch) -> Tensor:
+    """RewardTrainer.compute_loss."""
+    chosen, rejected = models.scores(batch).squeeze(-1).chunk(2)
+    return -F.logsigmoid(chosen - rejected).mean()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How a stage comes to its loss."""
+
+    compute: Callable[[Models, Any, Batch], Tensor]
+    outputs: tuple[str, ...] = FUSED
+    """What TRL's head computes for each token; nothing: the model has a head that scores."""
+    sequences_per_row: int = 1
+    needs_reference: bool = False
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {
+        "sft": Loss(likelihood),
+        "cpt": Loss(likelihood),
+        "reward": Loss(pairwise, outputs=(), sequences_per_row=2),
+        "dpo": Loss(direct_preference, PREFERENCE, sequences_per_row=2, needs_reference=True),
+        "kto": Loss(wanted_or_not, PREFERENCE, needs_reference=True),
+    }
+)
+
+
+def batch_of(job: Any) -> Batch:
+    """Rows of max_length tokens; packed, they share one row."""
+    rows = job.per_device_train_batch_size * LOSSES[job.stage].sequences_per_row
+    return Batch(1, rows * job.max_length, True) if job.packing else Batch(rows, job.max_length, False)
+
+
+def with_head(model: Any, stage: str) -> Any:
+    """The model with TRL's fused head, as the stage's trainer puts it on; one that scores has its own."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if LOSSES[stage].outputs:
+        add_fused_lm_head(base, outputs=LOSSES[stage].outputs)
+    return model

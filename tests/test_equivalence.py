@@ -1,0 +1,126 @@
+"""Correctness before speed: whatever makes a step faster or smaller leaves losses and gradients as they were."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from core.training.acceleration import compile_layers, take_inputs_as_they_are
+from core.training.checkpointing import checkpoint_every
+from tests.tiny_models import (
+    FAMILIES,
+    Batches,
+    adapted,
+    apart,
+    assert_same,
+    kept_bytes,
+    learn,
+    model_of,
+    packed,
+    padded,
+)
+
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")]
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "causal", "varlen"])
+@pytest.mark.parametrize("num_rows", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_rows_teach_what_their_sequences_teach_one_by_one(
+    family: str, num_rows: int, attn_implementation: str
+) -> None:
+    model = model_of(family, attn_implementation)
+    assert_same(learn(model, packed(num_rows)), learn(model_of(family), apart()))
+
+
+@pytest.mark.parametrize("attn_implementation", ["causal", "varlen"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padded_rows_teach_the_same_with_and_without_a_mask(family: str, side: str, attn_implementation: str) -> None:
+    model = model_of(family, attn_implementation)
+    assert_same(learn(model, padded(side)), learn(model_of(family), padded(side)))
+
+
+def test_batches_one_after_another_teach_what_one_batch_teaches() -> None:
+    (batch,) = padded()
+    halves = [
+        {
+            "inputs": {name: states[rows] for name, states in batch["inputs"].items()},
+            "labels": batch["labels"][rows],
+        }
+        for rows in (slice(0, 2), slice(2, 4))
+    ]
+    assert_same(learn(model_of("llama"), halves), learn(model_of("llama"), [batch]))
+
+
+# Checkpointing
+
+
+@pytest.mark.parametrize("batches", [packed, padded])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_recomputed_layers_teach_the_same(num_layers: int, batches: Callable[[], Batches]) -> None:
+    model = model_of("mistral", "varlen")
+    checkpoint_every(model, num_layers)
+    model.gradient_checkpointing_enable()
+    assert_same(learn(model, batches()), learn(model_of("mistral"), batches()))
+
+
+@pytest.mark.parametrize("wraps", [False, True], ids=["full", "lora"])
+def test_the_more_layers_are_recomputed_the_less_is_kept(wraps: bool) -> None:
+    kept = []
+    for num_layers in (1, 2, 3):
+        model = model_of("llama", "varlen")
+        checkpoint_every(model, num_layers)
+        model = adapted(model) if wraps else model
+        model.gradient_checkpointing_enable()
+        kept.append(kept_bytes(model))
+    assert kept[0] < kept[1] < kept[2] < kept_bytes(adapted(model_of("llama")) if wraps else model_of("llama"))
+
+
+def test_every_second_layer_is_recomputed_however_often_it_is_switched_on() -> None:
+    model = model_of("llama")
+    checkpoint_every(model, 2)
+    wrapped = adapted(model)
+    for _ in range(2):  # as DPO does around the reference model
+        wrapped.gradient_checkpointing_enable({"use_reentrant": False})
+        assert [layer.gradient_checkpointing for layer in model.model.layers] == [True, False, True]
+        assert wrapped.eval().train().is_gradient_checkpointing
+        wrapped.gradient_checkpointing_disable()
+        assert not any(layer.gradient_checkpointing for layer in model.model.layers)
+
+
+def test_a_copy_of_a_model_recomputes_layers_of_its_own() -> None:
+    model = model_of("llama")
+    checkpoint_every(model, 2)
+    other = copy.deepcopy(model)  # as for a reference model
+    other.gradient_checkpointing_enable()
+    assert [layer.gradient_checkpointing for layer in other.model.layers] == [True, False, True]
+    assert not any(layer.gradient_checkpointing for layer in model.model.layers)
+
+
+# Faster layers
+
+
+def test_adapters_that_take_their_input_as_it_is_teach_the_same_to_the_bit_and_keep_less() -> None:
+    learnt, kept = [], []
+    for as_it_is in (False, True):
+        model = adapted(model_of("llama", "varlen").bfloat16())
+        if as_it_is:
+            take_inputs_as_they_are(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            learnt.append(learn(model, packed()))
+            kept.append(kept_bytes(model))
+    assert_same(learnt[1], learnt[0], tolerance=0)
+    assert kept[1] < kept[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.parametrize(("batches", "checkpoints"), [(packed, False), (padded, True)])
+def test_compiled_layers_teach_the_same(batches: Callable[[], Batches], checkpoints: bool) -> None:
+    model = adapted(model_of("llama", "varlen"))
+    if checkpoints:
+        model.gradient_checkpointing_enable()
+    compile_layers(model)
+    assert_same(learn(model, batches()), learn(adapted(model_of("llama")), batches()))

@@ -1,0 +1,123 @@
+"""What a job stands for: what is given, what a profile chooses, what is refused, and every problem at once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.job import JobSpec, SpecError
+from core.plan import PLANNED_FIELDS
+from core.resolve import default_fields, resolve
+from core.speed import RowStatistics
+
+LLAMA = {"model": "meta-llama/Llama-3.1-8B", "gpu": "h200"}
+SHORT_ROWS = RowStatistics(20_000, mean_tokens=300)
+
+
+def problems_of(**fields: object) -> dict[str, str]:
+    with pytest.raises(SpecError) as caught:
+        resolve(fields)
+    return {problem.field: str(problem) for problem in caught.value.problems}
+
+
+def test_a_job_that_chooses_for_itself_stays_as_it_is() -> None:
+    resolved = resolve({**LLAMA, "per_device_train_batch_size": 3})
+    assert resolved.job == JobSpec.parse({**LLAMA, "per_device_train_batch_size": 3})
+    assert not resolved.plan.choices
+
+
+def test_a_profile_chooses_what_is_not_given() -> None:
+    resolved = resolve({**LLAMA, "profile": "fastest"}, rows=SHORT_ROWS)
+    assert resolved.job.packing and resolved.job.attn_implementation == "varlen"
+    assert {choice.field: choice.value for choice in resolved.plan.choices} == {
+        field: getattr(resolved.job, field) for field in resolved.plan.change
+    }
+
+
+def test_what_is_given_is_not_chosen() -> None:
+    resolved = resolve(
+        {**LLAMA, "profile": "fastest", "packing": False, "gradient_checkpointing": True}, rows=SHORT_ROWS
+    )
+    assert (resolved.job.packing, resolved.job.gradient_checkpointing) == (False, True)
+    assert not {"packing", "gradient_checkpointing"} & resolved.plan.change.keys()
+
+
+def test_a_form_gives_every_value_and_says_which_a_person_set() -> None:
+    form = {**JobSpec.parse(LLAMA).model_dump(), "profile": "fastest", "per_device_train_batch_size": 16}
+    loose, kept = (resolve(form, fixed, SHORT_ROWS).job for fixed in ((), ("per_device_train_batch_size",)))
+    assert loose == resolve({**LLAMA, "profile": "fastest"}, rows=SHORT_ROWS).job
+    assert kept.per_device_train_batch_size == 16
+
+
+def test_a_planned_job_is_the_same_when_it_is_asked_for_again() -> None:
+    job = resolve({**LLAMA, "profile": "smallest"}, rows=SHORT_ROWS).job
+    assert resolve(job.model_dump()).job == job
+
+
+def test_the_demo_is_planned_from_its_recipe() -> None:
+    demo = resolve({**default_fields("demo", "lora"), "profile": "fastest"}, fixed=()).job
+    assert demo.effective_batch_size == 8
+
+
+def test_an_architecture_without_an_estimate_has_no_plan(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlnet"}))
+    resolved = resolve({"model": str(tmp_path), "profile": "fastest"})
+    assert resolved.model.shape is None and not resolved.plan.choices
+    with pytest.raises(SpecError, match="no estimate of its own"):
+        resolved.estimate()
+
+
+def test_what_can_only_be_estimated_is_refused_for_training() -> None:
+    resolved = resolve({**LLAMA, "stage": "ppo"})
+    assert resolved.estimate().total_bytes > 0
+    with pytest.raises(SpecError, match="stage: PPO can be estimated, but not trained"):
+        resolved.require_trainable()
+
+
+def test_what_can_be_trained_is_not_refused() -> None:
+    resolve(LLAMA).require_trainable()
+
+
+def test_every_problem_is_told_at_once() -> None:
+    found = problems_of(model="./nowhere", gpu="abacus", dataset="absent.jsonl", lora_r=0)
+    assert set(found) == {"model", "gpu", "dataset", "lora_r"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"), [("someone/some-data", "of the Hub"), ("some/rows.jsonl", "path of a JSONL file")]
+)
+def test_a_dataset_that_is_not_there_is_told_apart_from_one_of_the_hub(dataset: str, words: str) -> None:
+    assert words in problems_of(dataset=dataset)["dataset"]
+
+
+def test_the_files_of_a_mix_are_found_with_their_weights(tmp_path: Path) -> None:
+    (tmp_path / "more.jsonl").write_text('{"text": "a"}')
+    resolved = resolve({**LLAMA, "mix": f"{tmp_path}/more.jsonl = 0.5"})
+    assert resolved.mix == ((tmp_path / "more.jsonl", 0.5),)
+
+
+@pytest.mark.parametrize(("mix", "words"), [("absent.jsonl = 2", "there is no file"), ("more.jsonl = much", "line 1")])
+def test_a_mix_that_cannot_be_is_a_problem(mix: str, words: str) -> None:
+    assert words in problems_of(mix=mix)["mix"]
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "stage", "field", "value"),
+    [
+        ("x", "lora", "sft", "learning_rate", 2e-4),
+        ("x", "full", "sft", "learning_rate", 2e-5),
+        ("x", "lora", "dpo", "learning_rate", 5e-6),
+        ("x", "lora", "cpt", "packing", True),
+        ("demo", "lora", "dpo", "learning_rate", 5e-4),
+        ("x", "no such method", "sft", "lora_r", 16),
+    ],
+)
+def test_a_default_is_that_of_the_recipe_or_the_stage_or_the_method(
+    model: str, method: str, stage: str, field: str, value: object
+) -> None:
+    assert default_fields(model, method, stage)[field] == value
+
+
+def test_defaults_are_those_of_supervised_fine_tuning_unless_a_stage_is_named() -> None:
+    assert default_fields("x", "lora") == default_fields("x", "lora", "sft")
+    assert default_fields("x", "lora").keys() >= PLANNED_FIELDS

@@ -1,0 +1,16 @@
+// Tells the page which run of the list was pressed, or put into the comparison: by hidden text boxes, because a list of
+// plain HTML stays quick with thousands of runs. `element` is the list, which Gradio fills anew on every change.
+const say = (id, value) => {
+  const box = document.querySelector(`#${id} textarea, #${id} input`);
+  if (!box) return;
+  box.value = value;
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+};
+element.addEventListener("click", (event) => {
+  const run = event.target.closest("[data-run]")?.dataset.run;
+  if (run) say("run-id", run);
+});
+element.addEventListener("change", () => {
+  const boxes = [...element.querySelectorAll("[data-compare]:checked")];
+  say("compared", boxes.map((box) => box.dataset.compare).join(" "));
+});
