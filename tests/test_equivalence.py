@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from tests.tiny_models import (
     packed,
     padded,
 )
+from tests.training_fixtures import lines_of, make_run, train
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")]
 
@@ -52,6 +55,18 @@ def test_batches_one_after_another_teach_what_one_batch_teaches() -> None:
         for rows in (slice(0, 2), slice(2, 4))
     ]
     assert_same(learn(model_of("llama"), halves), learn(model_of("llama"), [batch]))
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "varlen"])
+def test_a_step_of_packed_rows_is_the_step_of_the_same_rows_padded(tmp_path: Path, attn_implementation: str) -> None:
+    fields: dict[str, Any] = {"max_steps": 1, "lora_dropout": 0, "shuffle": False, "per_device_train_batch_size": 48}
+    padded_run = make_run(tmp_path / "padded", **fields)
+    packed_run = make_run(tmp_path / "packed", packing=True, attn_implementation=attn_implementation, **fields)
+    assert (train(padded_run), train(packed_run)) == (0, 0)
+    (wanted, *_), (found, *_) = lines_of(padded_run), lines_of(packed_run)
+    assert found["num_tokens"] == wanted["num_tokens"]
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+    assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-5)
 
 
 # Checkpointing

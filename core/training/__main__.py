@@ -181,7 +181,8 @@ def _measured_passes(job: Job) -> dict[str, int]:
     """How many passes through each phase have their memory measured; the later ones are all alike."""
     batches = MEASURED_STEPS * job.gradient_accumulation_steps
     once = {"load": 1, "eval": 1, "save": 1}
-    return once | {"forward": batches, "backward": batches, "optimizer_step": MEASURED_STEPS}
+    grows = dict.fromkeys(("generation", "forward", "backward"), batches)
+    return once | grows | {"optimizer_step": MEASURED_STEPS}
 
 
 def _take_steps(trainer: "Watched", checkpoint: Checkpoint | None) -> None:

@@ -132,6 +132,7 @@ ACTIVITIES = {
     "import": "while starting",
     "data": "while preparing the data",
     "load": "while loading the model",
+    "generation": "while drawing answers",
     "forward": "in the forward pass",
     "backward": "in the backward pass",
     "optimizer_step": "in the optimizer step",

@@ -13,11 +13,14 @@ import torch
 Mark = TypeVar("Mark")
 ACTIVITIES = {
     "data": "data_seconds",
+    "generation": "generation_seconds",
     "forward": "forward_seconds",
     "backward": "backward_seconds",
     "optimizer_step": "optimizer_seconds",
 }
 """Activity -> its name in metrics.jsonl."""
+USUAL = frozenset(ACTIVITIES) - {"generation"}
+"""What every stage does."""
 
 
 class Clock(Protocol[Mark]):
@@ -77,7 +80,7 @@ class Stopwatch(Generic[Mark]):
     def lap(self, seconds: float, num_steps: int) -> dict[str, float]:
         """Seconds per optimizer step, named as in metrics.jsonl, of `num_steps` steps that took `seconds` in all."""
         self._take_in()
-        named = {ACTIVITIES[activity]: spent for activity, spent in self._seconds.items()}
+        named = {ACTIVITIES[activity]: spent for activity, spent in self._seconds.items() if spent or activity in USUAL}
         named["other_seconds"] = max(0.0, seconds - sum(named.values()))
         self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
         return {name: spent / max(1, num_steps) for name, spent in named.items()}

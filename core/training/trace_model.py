@@ -83,7 +83,8 @@ def empty_model(config: Mapping[str, Any], job: Any, precision: Precision) -> An
     with patch.object(AutoConfig, "from_pretrained", lambda **_: made):
         kernel = _attention(job)
     is_scorer = job.stage == "reward"
-    made.num_labels = 1 if is_scorer else made.num_labels
+    if is_scorer:
+        made.num_labels = 1
     loader: Any = AutoModelForSequenceClassification if is_scorer else AutoModelForCausalLM
     with torch.device("meta"):
         return loader.from_config(

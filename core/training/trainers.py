@@ -51,9 +51,18 @@ class CountsTokens(Watched):
 
 
 class ShowsDrawn(Staged):
-    """Keeps some of the answers that the model drew while it trained, beside the answers to the samples."""
+    """Tells drawing from training, and keeps some of the answers that the model drew beside those to the samples."""
 
     _logs: dict[str, Any]
+
+    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
+        is_training = self.watch.record.activity == "forward"
+        if is_training:
+            self.watch.begin("generation")
+        drawn = super()._generate_and_score_completions(*args, **kwargs)  # type: ignore[misc]
+        if is_training:
+            self.watch.begin("forward")
+        return drawn
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super().log(logs, *args, **kwargs)

@@ -106,6 +106,7 @@ PLOTS: Mapping[str, Plot] = {
                 Trace("forward_seconds", "forward", ACCENT),
                 Trace("backward_seconds", "backward", "#ee6677"),
                 Trace("optimizer_seconds", "optimizer", "#ccbb44"),
+                Trace("generation_seconds", "drawing answers", "#66ccee"),
                 Trace("data_seconds", "data", GREEN),
                 Trace("other_seconds", "other", "#999999"),
             ),
