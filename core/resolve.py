@@ -8,9 +8,9 @@ from itertools import product
 from pathlib import Path
 
 from core.device import local_gpu, this_machine
-from core.fit import Cell, Fix, largest_batch, suggest_fixes, use_the_room
+from core.fit import Cell, Fix, estimate_on, largest_batch, suggest_fixes, use_the_room
 from core.job import JobSpec, Problem, SpecError
-from core.memory import MemoryEstimate, estimate
+from core.memory import MemoryEstimate
 from core.methods import METHODS, STAGES, defaults_of
 from core.models import DEMO_DIR, HUB_ID, ModelNotFound, ModelSource, find_model
 from core.plan import PLANNED_FIELDS, Plan, plan
@@ -41,6 +41,8 @@ class ResolvedJob:
     """Further training files and their weights; `dataset` itself has weight 1."""
     plan: Plan = field(default_factory=Plan)
     """The choices of its profile, each with its reason; empty for "custom" and for an unknown architecture."""
+    rows: RowStatistics | None = None
+    """What is known of its data."""
 
     def require_trainable(self) -> None:
         """Raises SpecError for a job that can be estimated, but not trained on this machine."""
@@ -55,18 +57,18 @@ class ResolvedJob:
                 "trace one step of it with Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
             )
             raise SpecError((Problem("model", problem, fix),))
-        return estimate(self.job, self.model.shape, self.gpu)
+        return estimate_on(self.job, self.model.shape, self.gpu, self.rows)
 
-    def speed(self, rows: RowStatistics | None = None) -> Speed | None:
+    def speed(self) -> Speed | None:
         """The forecast of its speed; None where there is none."""
-        return predict_speed(self.job, self.model.shape, self.gpu, rows) if self.model.shape else None
+        return predict_speed(self.job, self.model.shape, self.gpu, self.rows) if self.model.shape else None
 
-    def fixes(self, rows: RowStatistics | None = None) -> tuple[Fix, ...]:
+    def fixes(self) -> tuple[Fix, ...]:
         """What would make it fit, or, if it fits with room to spare, faster. Raises SpecError as `estimate` does."""
         shape = self.model.shape
         if shape is None or self.estimate().capacity_bytes == 0:
             return ()
-        return suggest_fixes(self.job, shape, self.gpu, rows) or use_the_room(self.job, shape, self.gpu, rows)
+        return suggest_fixes(self.job, shape, self.gpu, self.rows) or use_the_room(self.job, shape, self.gpu, self.rows)
 
     def largest_batches(self, cards: Sequence[Gpu]) -> tuple[Cell, ...]:
         """The largest batch that fits, by method and card, at the job's length with checkpointing.
@@ -81,15 +83,15 @@ class ResolvedJob:
             if shape
         )
 
-    def forecast(self, rows: RowStatistics | None = None) -> dict[str, object]:
+    def forecast(self) -> dict[str, object]:
         """Memory, speed and fixes as plain values: what `estimate --json` prints; empty for an unknown architecture.
 
         Raises SpecError.
         """
         if self.model.shape is None:
             return {}
-        speed = self.speed(rows)
-        fixes = [fix.to_json() for fix in self.fixes(rows)]
+        speed = self.speed()
+        fixes = [fix.to_json() for fix in self.fixes()]
         return self.estimate().to_json() | {"fixes": fixes, "speed": speed.to_json() if speed else {}}
 
 
@@ -126,7 +128,7 @@ def resolve_job(job: JobSpec, fixed: frozenset[str], rows: RowStatistics | None 
         raise SpecError(tuple(problems))
     chosen = plan(job, model.shape, gpu, rows, fixed & PLANNED_FIELDS) if model.shape else Plan()
     planned = JobSpec.parse({**job.model_dump(), **chosen.change}) if chosen.choices else job
-    return ResolvedJob(planned, model, gpu, datasets, mix, chosen)
+    return ResolvedJob(planned, model, gpu, datasets, mix, chosen, rows)
 
 
 def recipe_fields(recipe: str) -> dict[str, object]:

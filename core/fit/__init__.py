@@ -4,7 +4,7 @@ Proposes changes and estimates each; never decides. Pure functions of their argu
 """
 
 from core.fit.batch import Cell, largest_batch, what_fits
-from core.fit.case import Case, Change, Harm
+from core.fit.case import Case, Change, Harm, estimate_on
 from core.fit.remedies import IDEAS, REMEDIES
 from core.fit.suggest import Fix, suggest_fixes, use_the_room
 
@@ -16,6 +16,7 @@ __all__ = [
     "Change",
     "Fix",
     "Harm",
+    "estimate_on",
     "largest_batch",
     "suggest_fixes",
     "use_the_room",

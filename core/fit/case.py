@@ -34,6 +34,13 @@ class Harm(IntEnum):
     REAL = 2  # it is another training
 
 
+def estimate_on(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None) -> MemoryEstimate:
+    """The memory of a job, for rows that are as long as they are known to be. Raises SpecError."""
+    if rows is None or rows.max_tokens is None:
+        return estimate(job, shape, gpu)
+    return estimate(job, shape, gpu, rows.max_tokens, mean_row_tokens=rows.mean_tokens)
+
+
 @dataclass(frozen=True)
 class Case:
     """A job, with what is known about where and on what it runs."""
@@ -46,7 +53,7 @@ class Case:
     @property
     def memory(self) -> MemoryEstimate:
         """Its estimate. Raises SpecError for a job that cannot run on this model."""
-        return estimate(self.job, self.shape, self.gpu)
+        return estimate_on(self.job, self.shape, self.gpu, self.rows)
 
     @property
     def fits(self) -> bool:

@@ -23,6 +23,8 @@ class RowStatistics:
     as max_length tokens."""
     p95_tokens: int | None = None
     """95 % of the rows are at most as long; None: unknown."""
+    max_tokens: int | None = None
+    """No sequence is longer, in the training or in the evaluation; None: unknown, and max_length has to be assumed."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from core.memory import MemoryEstimate
 from core.referee import ExactEstimate, RefereeError, Request, check_exactly, estimate_exactly
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
+from core.speed import RowStatistics
 from ui import render
+from ui.handlers.preview import Previews
 from ui.handlers.shown import Shown
 from ui.render import exact as panel
 from ui.render.estimate import estimate_panel
@@ -72,35 +74,39 @@ class Checks:
 
     @staticmethod
     def _request(resolved: ResolvedJob) -> Request:
-        return Request(resolved.job, resolved.model.config, resolved.gpu)
+        """The job as it is estimated: with rows that are as long as they are known to be."""
+        job, rows = resolved.job, resolved.rows
+        if rows and rows.max_tokens and not job.packing:
+            job = job.model_copy(update={"max_length": min(job.max_length, rows.max_tokens)})
+        return Request(job, resolved.model.config, resolved.gpu)
 
 
 class ExactHandlers:
     """The events of the exact check, over one home folder."""
 
-    home: Home
     checks: Checks
+    previews: Previews
 
     def on_check_exactly(self, **form: object) -> Shown:
         """Starts the trace of the form's job."""
         try:
-            self.checks.begin(resolve(form))
+            self.checks.begin(resolve(form, rows=self.previews.statistics(form)))
         except SpecError as error:
             return {"exact": render.notice("; ".join(map(str, error.problems)), "bad")}
         return self.on_checking(**form)
 
     def on_checking(self, **form: object) -> Shown:
         """How far the trace of the form's job is, or what it found."""
-        return shown_check(self.checks, form)
+        return shown_check(self.checks, form, self.previews.statistics(form))
 
 
-def shown_check(checks: Checks, form: Mapping[str, object]) -> Shown:
+def shown_check(checks: Checks, form: Mapping[str, object], rows: RowStatistics | None) -> Shown:
     """The place for the exact check: empty, progress, or both estimates side by side.
 
     A model that has no estimate of its own is traced unasked.
     """
     try:
-        resolved = resolve(form)
+        resolved = resolve(form, rows=rows)
         check = checks.find(resolved) if resolved.model.shape else checks.begin(resolved)
     except SpecError:
         check = None

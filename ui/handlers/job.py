@@ -48,8 +48,9 @@ class JobHandlers:
         by_hand = _set_by_hand(marks, form)
         report = report_of(fields)
         fields["dataset_sha256"] = report.sha256 if report and fields["dataset"] != "demo" else ""
+        rows = self.previews.statistics(fields)
         try:
-            resolved = resolve(fields, by_hand, self.previews.statistics(fields))
+            resolved = resolve(fields, by_hand, rows)
             fields |= resolved.plan.change
             shown, problems = self._estimate(resolved), {}
         except SpecError as error:
@@ -74,7 +75,7 @@ class JobHandlers:
             **{f"fix_{place}": gr.update(interactive=False) for place in range(SHOWN_FIXES)},
             "command": _command_line(fields),
             "job_file": _job_file(fields),
-            **shown_check(self.checks, fields),
+            **shown_check(self.checks, fields, rows),
             "start_message": "",
             "marks": {name: fields[name] for name in names}
             | {"fields": wanted, "planned": planned, "by_hand": by_hand & planned.keys()},
@@ -90,9 +91,8 @@ class JobHandlers:
     def on_suggest(self, **form: object) -> Shown:
         """The estimate stands; now what would make the job fit, or faster, and how long it will take."""
         try:
-            resolved = resolve(form)
-            rows = self.previews.statistics(form)
-            fixes, speed = resolved.fixes(rows)[:SHOWN_FIXES], resolved.speed(rows)
+            resolved = resolve(form, rows=self.previews.statistics(form))
+            fixes, speed = resolved.fixes()[:SHOWN_FIXES], resolved.speed()
             speed = calibrated(speed, speeds(self.home, resolved)) if speed else None
         except SpecError:
             fixes, speed = (), None

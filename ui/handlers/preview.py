@@ -61,7 +61,8 @@ class Previews:
             resolved = resolve(form)
             if (lengths := self.lengths(resolved)) and lengths.readable:
                 found = lengths.at(resolved.job.max_length)
-                return RowStatistics(found.rows, max(1.0, found.mean_tokens), found.p95)
+                is_all = found.is_complete and not (resolved.mix or resolved.job.eval_dataset or found.is_drawn)
+                return RowStatistics(found.rows, max(1.0, found.mean_tokens), found.p95, found.max if is_all else None)
         return row_statistics(form)
 
     def refusals(self, resolved: ResolvedJob) -> tuple[Problem, ...]:

@@ -58,13 +58,13 @@ class RunHandlers:
     def on_start(self, **form: object) -> Shown:
         """Makes a run of the form's job, starts it or puts it into the queue, and shows it."""
         try:
-            resolved = resolve(form)
+            resolved = resolve(form, rows=self.previews.statistics(form))
             resolved.require_trainable()
             for field, path in resolved.datasets.items():
                 require_usable(field, checked(path, resolved.job.stage))
             if refused := self.previews.refusals(resolved):
                 raise SpecError(refused)
-            run = runs.create(self.home, resolved, resolved.forecast(self.previews.statistics(form)))
+            run = runs.create(self.home, resolved, resolved.forecast())
             run = queue.submit(self.home, run)
         except SpecError as error:
             return {"start_message": render.notice(f"Not started. {_words(error)}.", "bad")}
