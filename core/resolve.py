@@ -16,7 +16,7 @@ from core.models import DEMO_DIR, HUB_ID, ModelNotFound, ModelSource, find_model
 from core.plan import PLANNED_FIELDS, Plan, plan
 from core.presets import PRESETS_DIR, Gpu, gpus, recipes
 from core.refusals import refusals_to_train
-from core.speed import RowStatistics, Speed, predict_speed
+from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
 
 DEMO_DATASETS: Mapping[str, str] = {
     "language modeling": "data.jsonl",
@@ -92,7 +92,14 @@ class ResolvedJob:
             return {}
         speed = self.speed()
         fixes = [fix.to_json() for fix in self.fixes()]
-        return self.estimate().to_json() | {"fixes": fixes, "speed": speed.to_json() if speed else {}}
+        rates = speed.to_json() | {"peak_tokens_per_second": self._peak_tokens_per_second()} if speed else {}
+        return self.estimate().to_json() | {"fixes": fixes, "speed": rates}
+
+    def _peak_tokens_per_second(self) -> float | None:
+        """The rate at which the card would do nothing but the model's own arithmetic: measured / this is the MFU."""
+        tokens = mean_tokens(self.job, self.rows)
+        busy = mfu(1.0, self.job, self.model.shape, self.gpu, tokens) if self.model.shape else None
+        return 1 / busy if busy else None
 
 
 def resolve(

@@ -85,7 +85,7 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
 
 def _place_rows(named: dict[str, Any]) -> None:
     """How long the rows are, and each of them as the model will see it."""
-    named["measuring"] = gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)
+    named |= {"measuring": gr.Timer(SECONDS_BETWEEN_LOOKS, active=False), "measured": gr.State("")}
     named["lengths"] = gr.HTML(elem_id="lengths")
     with gr.Row(elem_classes="actions"):
         named["length_p95"] = gr.Button("", visible=False, size="sm", elem_id="length-p95")
@@ -120,6 +120,8 @@ def _place_estimate(named: dict[str, Any]) -> None:
         named["undo"] = gr.Button("Undo", visible=False, size="sm", elem_id="undo")
     named["start"] = gr.Button("Start training", variant="primary", size="lg", elem_id="start")
     named["start_message"] = gr.HTML(elem_id="start-message")
+    with gr.Accordion("Inside one step", open=False) as named["timeline_panel"]:
+        named["timeline"] = gr.HTML("Computing ...", elem_id="timeline")
     with gr.Accordion("What fits where", open=False) as named["what_fits_panel"]:
         named["what_fits"] = gr.HTML("Computing ...", elem_id="what-fits")
     code: dict[str, Any] = {"show_label": False, "wrap_lines": True, "show_line_numbers": False}
@@ -174,6 +176,7 @@ def _wire(page: gr.Blocks, handlers: Handlers, named: Named, fields: Named, dark
         edit(on(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields}).then)
     edit(on(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]}).then)
     _wire_rows(on, edit, handlers, named, fields)
+    on(named["timeline_panel"].expand, handlers.on_timeline, fields)
     on(named["what_fits_panel"].expand, handlers.on_what_fits, {name: fields[name] for name in ("model", "max_length")})
     on(named["check_exactly"].click, handlers.on_check_exactly, fields)
     on(named["checking"].tick, handlers.on_checking, fields)
@@ -186,7 +189,8 @@ def _wire(page: gr.Blocks, handlers: Handlers, named: Named, fields: Named, dark
 
 def _wire_rows(on: Any, edit: Any, handlers: Handlers, named: Named, fields: Named) -> None:
     """The look at the data. What asks the tokenizer may have to wait for it."""
-    edit(named["measuring"].tick)
+    on(named["measuring"].tick, handlers.on_lengths, fields)
+    edit(named["measured"].change)
     for name, handler in (("length_p95", handlers.on_length_p95), ("length_longest", handlers.on_length_longest)):
         edit(on(named[name].click, handler, fields, quick=False).then)
     shown = {"row_number": named["row_number"], **fields}

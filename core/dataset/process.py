@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = re.compile("PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|LD_LIBRARY_PATH")
 HUB_VARIABLES = r"HF_.*|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|XDG_CACHE_HOME"
 HUB_SETTINGS: Mapping[str, str] = {
+    "HF_HUB_ETAG_TIMEOUT": "3",  # seconds; without a network the reason is told soon
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

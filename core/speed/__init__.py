@@ -5,7 +5,7 @@
 
 from core.speed.forecast import BAND, Speed, predict_speed
 from core.speed.measured import Measurement, calibrated, error_of, mfu, model_flops_per_token
-from core.speed.rows import RowStatistics
+from core.speed.rows import RowStatistics, mean_tokens
 from core.speed.work import OPTIMIZER_TRAFFIC
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Speed",
     "calibrated",
     "error_of",
+    "mean_tokens",
     "mfu",
     "model_flops_per_token",
     "predict_speed",

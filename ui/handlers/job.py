@@ -10,7 +10,7 @@ import gradio as gr
 from core.device import DeviceReading, this_machine
 from core.experience import past_runs, speeds
 from core.job import JobSpec, SpecError
-from core.memory import refine
+from core.memory import refine, timeline
 from core.methods import METHODS, STAGES, Method, Stage
 from core.plan import PLANNED_FIELDS
 from core.presets import gpus, recipes
@@ -25,6 +25,7 @@ from ui.handlers.intake import shown_intake
 from ui.handlers.preview import Previews
 from ui.handlers.shown import Shown
 from ui.render import estimate as panel
+from ui.render.timeline import timeline as draw_timeline
 from ui.words import fix_label, speed_sentence
 
 SHOWN_FIXES = 4
@@ -132,6 +133,17 @@ class JobHandlers:
         except SpecError as error:
             return {"what_fits": panel.refusal(error)}
         return {"what_fits": panel.what_fits(batches, resolved.job.max_length)}
+
+    def on_timeline(self, **form: object) -> Shown:
+        """The picture of one step was opened."""
+        try:
+            resolved = resolve(form)
+            if resolved.model.shape is None:
+                return {"timeline": render.notice("A traced architecture has no timeline.", "plain")}
+            moments = timeline(resolved.job, resolved.model.shape, resolved.gpu)
+        except SpecError as error:
+            return {"timeline": panel.refusal(error)}
+        return {"timeline": draw_timeline(moments)}
 
     def on_reset(self, marks: Mapping[str, Any], model: str, method: str, stage: str) -> Shown:
         """Every setting goes back to what the model, the method and the stage would have it be."""

@@ -107,7 +107,10 @@ class PreviewHandlers:
     previews: Previews
 
     def on_lengths(self, **form: object) -> Shown:
-        """How long the rows are, as far as they are measured; while more are to come the page asks again."""
+        """How long the rows are, as far as they are measured; while more are to come the page asks again.
+
+        Once all are, `measured` changes, and the estimate with it.
+        """
         try:
             resolved = resolve(form)
             measured = self.previews.lengths(resolved)
@@ -128,6 +131,7 @@ class PreviewHandlers:
             "lengths": panel.lengths(found, dataset.refusals(measured, resolved.job), notes),
             "histogram": panel.histogram(found),
             "measuring": gr.Timer(active=not found.is_complete),
+            "measured": self.previews.of(resolved).about().key if found.is_complete else "",
         }
 
     def on_length_p95(self, **form: object) -> Shown:

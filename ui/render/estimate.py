@@ -55,8 +55,8 @@ def estimate_panel(found: MemoryEstimate, card: DeviceReading | None = None) -> 
         f'<p class="verdict">{escape(verdict_sentence(found))}</p>'
         f'<div class="bar" role="img" aria-label="{escape(verdict_sentence(found))}">{parts}'
         f'<em style="left:{limit:.3f}%"></em></div>'
-        f"{_taken(found, card) if card else ''}{notice(found.why, 'plain')}"
-        f'<ul class="parts">{items}</ul>{_phases(found)}</div>'
+        f"{_taken(found, card) if card else ''}"
+        f'<ul class="parts">{items}</ul>{_phases(found)}{notice(found.why, "plain")}</div>'
     )
 
 

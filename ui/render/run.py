@@ -71,7 +71,11 @@ def tiles(run: Run | None) -> str:
     price = f" · ${run.usd:,.2f}" if run.usd else ""
     facts = (
         ("Loss", f"{loss.values[-1]:.4f}" if loss else "–", f"from {loss.values[0]:.4f}" if loss else ""),
-        ("Speed", f"{speed.values[-1]:,.0f}" if speed else "–", "tokens/s"),
+        (
+            "Speed",
+            f"{speed.values[-1]:,.0f}" if speed else "–",
+            _rate(run, float(np.nanmedian(speed.values)) if speed else 0),
+        ),
         ("Peak memory", memory(np.nanmax(peaks.values)) if peaks else "–", str(run.status.get("device", ""))),
         ("Time", duration(run.seconds) if run.status else "–", f"{run.job.stage} · {run.job.method}{price}"),
     )
@@ -79,6 +83,18 @@ def tiles(run: Run | None) -> str:
         f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>" for name, value, more in facts
     )
     return f'<div class="tiles">{cells}</div>'
+
+
+def _rate(run: Run, measured: float) -> str:
+    """The unit of the speed; on the card that it was forecast for also how that came out, and how busy the card is."""
+    forecast = runs.read_json(run.folder / "estimate.json").get("speed") or {}
+    if not measured or run.job.gpu != "local" or not forecast.get("tokens_per_second"):
+        return "tokens/s"
+    off = measured / forecast["tokens_per_second"] - 1
+    busy = (
+        f" · MFU {measured / forecast['peak_tokens_per_second']:.0%}" if forecast.get("peak_tokens_per_second") else ""
+    )
+    return f"tokens/s, {off:+.0%} of forecast{busy}"
 
 
 def memory_table(run: Run | None) -> str:
