@@ -153,6 +153,8 @@ def _attention(job: Any) -> str:
         if model_class is not None and not model_class._supports_sdpa:  # caps its scores, or adds sinks to them
             print(f"{job.model} cannot use {job.attn_implementation}: attention takes the plain kernel, eager.")
             return "eager"
+        if model_class is not None and not model_class._supports_attention_backend:
+            return "sdpa"  # its attention takes no kernel of ours
     if job.attn_implementation == "varlen":
         register_attention()
     return str(job.attn_implementation)

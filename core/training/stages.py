@@ -29,6 +29,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from .acceleration import compile_layers
 from .data import Rows
 from .failure import TrainingError
 from .load import METHODS, Loaded
@@ -51,7 +52,6 @@ SAME_NAMES = (
     "per_device_train_batch_size",
     "save_total_limit",
     "seed",
-    "torch_compile",
     "use_liger_kernel",
     "weight_decay",
 )
@@ -169,6 +169,8 @@ def _build(
     if num_left < len(rows.train) and not job.packing:
         print(f"{len(rows.train) - num_left} of {len(rows.train)} rows are too long for max_length {job.max_length}.")
     trainer.remove_callback(PrinterCallback)
+    if job.torch_compile:
+        compile_layers(trainer.model)
     watched: Watched = trainer
     return watched
 
