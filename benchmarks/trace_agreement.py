@@ -233,7 +233,8 @@ def main() -> None:
     groups += [
         _summary(family, [each for each in found if each.family == family]) for family in FAMILIES if not asked.quick
     ]
-    groups += [_summary(method, [each for each in found if each.method == method]) for method in METHODS]
+    by_method = {method: [each for each in found if each.method == method] for method in METHODS}
+    groups += [_summary(method, agreements) for method, agreements in by_method.items() if agreements]
     if asked.json:
         rows = [asdict(agreement) | {"error": agreement.error} for agreement in found]
         print(json.dumps({"groups": groups, "cases": rows, "failures": failures}))

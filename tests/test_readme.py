@@ -53,16 +53,16 @@ def test_every_line_of_the_house_is_a_room() -> None:
     assert listed and not [name for name in listed if not (ROOT / name).exists()]
 
 
+def defines(path: Path, name: str) -> bool:
+    """True if a module gives a meaning to a name."""
+    return re.search(rf"^(class )?{name}\b.*[=:(]", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
 def test_what_a_newcomer_touches_is_there() -> None:
     places = re.findall(r"`([\w/]+(?:/|\.toml|\.py))(?::(\w+))?`", section("The house"))
-    missing = [path for path, _name in places if not (ROOT / path).exists()]
-    defined = rf"^(?:class )?{{}}\b.*[=:(]"
-    unknown = [
-        name
-        for path, name in places
-        if name and not re.search(defined.format(name), (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
-    ]
-    assert len(places) > 15 and not missing and not unknown
+    assert len(places) > 15
+    for path, name in places:
+        assert (ROOT / path).exists() and (not name or defines(ROOT / path, name)), f"{path}:{name}"
 
 
 def test_every_benchmark_that_it_names_is_there() -> None:
@@ -72,6 +72,14 @@ def test_every_benchmark_that_it_names_is_there() -> None:
 
 def test_every_file_that_it_shows_is_there() -> None:
     assert all((ROOT / path).is_file() for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
+
+
+def test_every_file_of_the_demo_has_a_line_with_its_number_of_rows() -> None:
+    demo, told = ROOT / "presets" / "demo", (ROOT / "presets" / "demo" / "README.md").read_text(encoding="utf-8")
+    files = [path for path in demo.iterdir() if path.name[0] not in "._" and path.suffix != ".md"]
+    assert not [path.name for path in files if f"| `{path.name}{'/' if path.is_dir() else ''}` |" not in told]
+    for path in demo.glob("*.jsonl"):
+        assert f"| `{path.name}` | {len(path.read_bytes().splitlines())} " in told
 
 
 # The page and the command line

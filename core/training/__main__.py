@@ -53,6 +53,11 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
     except UnusableJob as error:
         print(error, file=sys.stderr)
         return 2
+    if _is_finished(folder):
+        print(
+            "This run is finished. To repeat it, copy job.json, training/ and data/ to another folder and run it there."
+        )
+        return 0
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -175,6 +180,13 @@ def _start(job: Job, record: Record, checkpoints: Checkpoints) -> tuple[Checkpoi
     for change in check_same(checkpoint, facts) if checkpoint else ():
         record.note(change)
     return checkpoint, facts
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"] == "finished")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _measured_passes(job: Job) -> dict[str, int]:
