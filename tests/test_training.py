@@ -192,6 +192,14 @@ def test_a_run_that_died_after_its_last_step_resumes_to_its_result_without_anoth
 
 
 @training
+def test_a_finished_run_started_once_more_stays_as_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", max_steps=2)
+    assert train(run) == 0
+    before = status_of(run)
+    assert train(run) == 0 and status_of(run) == before
+
+
+@training
 def test_a_loss_that_is_not_a_number_is_shown_and_the_file_stays_json(tmp_path: Path) -> None:
     fields: dict[str, object] = {"method": "full", "optim": "sgd", "max_grad_norm": 0, "max_steps": 4}
     run = make_run(tmp_path / "run", stop_when_diverged=False, **fields)

@@ -184,7 +184,8 @@ def _start(job: Job, record: Record, checkpoints: Checkpoints) -> tuple[Checkpoi
 
 def _is_finished(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"] == "finished")
+        state = json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"]
+        return bool(state == "finished") and (folder / "output").is_dir()
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
