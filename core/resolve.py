@@ -92,8 +92,8 @@ class ResolvedJob:
             return {}
         speed = self.speed()
         fixes = [fix.to_json() for fix in self.fixes()]
-        rates = speed.to_json() | {"peak_tokens_per_second": self._peak_tokens_per_second()} if speed else {}
-        return self.estimate().to_json() | {"fixes": fixes, "speed": rates}
+        told = {"fixes": fixes, "speed": speed.to_json() if speed else {}}
+        return self.estimate().to_json() | told | {"peak_tokens_per_second": self._peak_tokens_per_second()}
 
     def _peak_tokens_per_second(self) -> float | None:
         """The rate at which the card would do nothing but the model's own arithmetic: measured / this is the MFU."""

@@ -87,14 +87,12 @@ def tiles(run: Run | None) -> str:
 
 def _rate(run: Run, measured: float) -> str:
     """The unit of the speed; on the card that it was forecast for also how that came out, and how busy the card is."""
-    forecast = runs.read_json(run.folder / "estimate.json").get("speed") or {}
-    if not measured or run.job.gpu != "local" or not forecast.get("tokens_per_second"):
+    foretold = runs.read_json(run.folder / "estimate.json")
+    forecast, peak = (foretold.get("speed") or {}).get("tokens_per_second"), foretold.get("peak_tokens_per_second")
+    if not measured or run.job.gpu != "local" or not forecast:
         return "tokens/s"
-    off = measured / forecast["tokens_per_second"] - 1
-    busy = (
-        f" · MFU {measured / forecast['peak_tokens_per_second']:.0%}" if forecast.get("peak_tokens_per_second") else ""
-    )
-    return f"tokens/s, {off:+.0%} of forecast{busy}"
+    busy = f" · MFU {measured / peak:.0%}" if peak else ""
+    return f"tokens/s, {measured / forecast - 1:+.0%} of forecast{busy}"
 
 
 def memory_table(run: Run | None) -> str:
