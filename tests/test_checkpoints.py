@@ -22,7 +22,7 @@ from core.training.failure import TrainingError
 from core.training.identity import MAY_CHANGE, check_same, keep_smaller_batch
 from core.training.journal import Journal
 from core.training.record import Record
-from tests.training_fixtures import ROOT, lines_of, losses_of, make_run, status_of, train
+from tests.training_fixtures import ROOT, lines_of, losses_of, make_run, status_of, train, train_again
 
 training = pytest.mark.training
 
@@ -356,7 +356,7 @@ def test_nothing_is_opened_that_is_not_as_it_was_written(tmp_path: Path) -> None
     assert (train(whole), train(run)) == (0, 0)
     for name in ("optimizer.pt", "rng_state.pth"):
         (run / "checkpoints" / "checkpoint-6" / name).write_bytes(pickle.dumps(Poison(tmp_path / "canary")))
-    assert train(run) == 0
+    assert train_again(run) == 0
     status = status_of(run)
     assert not (tmp_path / "canary").exists() and status["resumed_at"] == [4]
     assert "checkpoint-6: optimizer.pt has" in status["skipped_checkpoints"][0]
@@ -375,7 +375,7 @@ def test_a_job_that_no_longer_fits_its_checkpoint_is_refused(
     assert train(run) == 0
     job = json.loads((run / "job.json").read_text())
     (run / "job.json").write_text(json.dumps(job | change))
-    assert train(run) == 1
+    assert train_again(run) == 1
     assert words in status_of(run)["error"] and status_of(run)["cause"] == "checkpoint_mismatch"
 
 
@@ -385,7 +385,7 @@ def test_rows_that_have_changed_are_refused(tmp_path: Path) -> None:
     assert train(run) == 0
     rows = (run / "data" / "train.jsonl").read_text()
     (run / "data" / "train.jsonl").write_text(rows.rstrip("\n"))
-    assert train(run) == 1
+    assert train_again(run) == 1
     assert "data_sha256 of data/train.jsonl was" in status_of(run)["error"]
 
 

@@ -46,6 +46,12 @@ def train(folder: Path) -> int:
     return main(["job.json"], folder=folder)
 
 
+def train_again(folder: Path) -> int:
+    """The same for a run that has ended, the way the app resumes one: it forgets how it ended."""
+    (folder / "status.json").unlink()
+    return train(folder)
+
+
 def status_of(folder: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     return value
