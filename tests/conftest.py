@@ -1,14 +1,20 @@
 """What several tests stand on: a home of their own, and a training program that takes no time."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from core import launch, runs
 from core.resolve import resolve
 from core.runs import Home, Run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from tests.browser import App
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a network
 
@@ -40,3 +46,47 @@ def new_run(home: Home, fake_program: None):
         return runs.create(home, resolved, resolved.estimate().to_json())
 
     return make
+
+
+@pytest.fixture
+def start_app(home: Home) -> Iterator[Callable[[], "App"]]:
+    """Starts the page over `home`, as often as it is called."""
+    from tests.browser import App
+
+    apps: list[App] = []
+
+    def start() -> App:
+        apps.append(App(home.path))
+        return apps[-1]
+
+    yield start
+    for app in apps:
+        app.end()
+
+
+@pytest.fixture
+def app(start_app: Callable[[], "App"]) -> "App":
+    """The page over `home`."""
+    return start_app()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A chromium, without a window."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser import CHROMIUM, QUIET
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+
+
+@pytest.fixture
+def page(browser: "Browser") -> Iterator["Page"]:
+    """An empty tab; an error of a script in it fails the test."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    yield tab
+    tab.close()
+    assert complaints == []

@@ -1,114 +1,38 @@
-"""The README's story in a real browser: the demo trains, is watched, outlives the page and the app, and is stopped."""
+"""The page in a real browser: the README's story, and a form that answers every edit."""
 
-import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
-import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from core import runs
 from core.runs import Home
+from tests.browser import (
+    BROWSER_TESTS,
+    App,
+    choose,
+    choose_method,
+    open_form,
+    points_of,
+    press,
+    set_number,
+    state,
+    wait_for_points,
+    wait_until_finished,
+)
 
-ROOT = Path(__file__).parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.training,
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("TAILOR_REQUIRE_BROWSER"),
-        reason="needs chromium (apt install chromium)",
-    ),
-]
-TRAINING_MS = 240_000
-
-
-class App:
-    """A real `python app.py` on a port of its own."""
-
-    def __init__(self, home: Path, port: int):
-        self.url = f"http://127.0.0.1:{port}/"
-        command = [sys.executable, "app.py", "--no-browser", "--port", str(port), "--home", str(home)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-        self.started = time.monotonic()
-        while not self._answers():
-            assert self.process.poll() is None and time.monotonic() - self.started < 60, "the page never came up"
-            time.sleep(0.1)
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(self.url, timeout=5).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def end(self, how: signal.Signals = signal.SIGINT) -> None:
-        self.process.send_signal(how)
-        self.process.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture
-def app(home: Home) -> Iterator[App]:
-    running = App(home.path, free_port())
-    yield running
-    running.end()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    tab = browser.new_page(viewport={"width": 1280, "height": 900})
-    complaints: list[str] = []
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    yield tab
-    tab.close()
-    assert complaints == []
-
-
-def points_of(page: Page, plot: str) -> int:
-    """How many points the first line of a plot has."""
-    script = "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)?.data?.[0]?.x?.length ?? 0"
-    return int(page.evaluate(script, plot))
-
-
-def wait_for_points(page: Page, plot: str, num_points: int) -> None:
-    deadline = time.monotonic() + TRAINING_MS / 1000
-    while points_of(page, plot) < num_points:
-        assert time.monotonic() < deadline, f"{plot} has {points_of(page, plot)} points"
-        page.wait_for_timeout(200)
+pytestmark = BROWSER_TESTS
 
 
 def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(app: App, page: Page, home: Home) -> None:
     page.goto(app.url)
-    expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=20_000)
+    expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
     expect(page.locator("#data-line")).to_contain_text("rows")
-    page.get_by_role("button", name="Start training").click()
-    expect(page.locator("#run-header .state")).to_be_visible(timeout=20_000)
+    press(page, "Start training")
     wait_for_points(page, "loss", 3)
     page.reload()
-    expect(page.locator("#run-header .state")).to_contain_text(re.compile("Training|Evaluating|Saving"), timeout=20_000)
-    seen = points_of(page, "loss")
-    wait_for_points(page, "loss", max(3, seen + 2))
-    expect(page.locator("#run-header .state")).to_contain_text("Finished", timeout=TRAINING_MS)
+    expect(state(page)).to_contain_text(re.compile("Training|Evaluating|Saving"))
+    wait_for_points(page, "loss", max(3, points_of(page, "loss") + 2))
+    wait_until_finished(page)
     (run,) = runs.list_runs(home)
     losses = [row["loss"] for row in runs.metrics(run.folder) if "loss" in row]
     assert losses[-1] < losses[0]
@@ -118,34 +42,10 @@ def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(app: A
     assert (run.folder / "output" / "adapter_model.safetensors").is_file()
 
 
-def test_a_run_outlives_the_app_and_is_stopped_from_the_next_one(page: Page, home: Home) -> None:
-    first = App(home.path, free_port())
-    page.goto(first.url)
-    expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=20_000)
-    page.locator("#field-num_train_epochs input").fill("500")
-    page.locator("#field-num_train_epochs input").blur()
-    page.get_by_role("button", name="Start training").click()
-    wait_for_points(page, "loss", 3)
-    first.end(signal.SIGKILL)
-    second = App(home.path, free_port())
-    page.goto(second.url)
-    wait_for_points(page, "loss", points_of(page, "loss") + 2)
-    page.get_by_role("button", name="Stop and save").click()
-    expect(page.locator("#run-header .state")).to_contain_text("Stopped at step", timeout=60_000)
-    expect(page.get_by_role("button", name="Resume")).to_be_visible()
-    (run,) = runs.list_runs(home)
-    assert run.state == "stopped" and runs.has_checkpoint(run.folder)
-    page.get_by_role("button", name="Resume").click()
-    expect(page.locator("#run-header .state")).to_contain_text("Training, step", timeout=60_000)
-    assert runs.read(home, run.id).step >= run.step
-    second.end()
-
-
 def test_new_points_leave_a_persons_zoom_alone(app: App, page: Page) -> None:
-    page.goto(app.url)
-    expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=20_000)
-    page.locator("#field-num_train_epochs input").fill("500")
-    page.get_by_role("button", name="Start training").click()
+    open_form(page, app)
+    set_number(page, "num_train_epochs", 500)
+    press(page, "Start training")
     wait_for_points(page, "loss", 5)
     box = page.locator("#plot-loss .nsewdrag").first.bounding_box()
     assert box
@@ -166,62 +66,60 @@ def range_of(page: Page, plot: str) -> list[float]:
 
 def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(app: App, page: Page, home: Home) -> None:
     page.goto(app.url)
-    expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=20_000)
+    expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
     rank = page.locator("#field-lora_r")
     rank.locator("input").fill("-4")
-    expect(rank).to_contain_text("-4 is too small; give 1 or more", timeout=10_000)
+    expect(rank).to_contain_text("-4 is too small; give 1 or more")
     expect(page.locator("#estimate")).to_contain_text("This job cannot run yet")
-    page.get_by_role("button", name="Start training").click()
-    expect(page.locator("#start-message")).to_contain_text("Not started", timeout=10_000)
+    press(page, "Start training")
+    expect(page.locator("#start-message")).to_contain_text("Not started")
     assert runs.list_runs(home) == ()
     rank.locator("input").fill("4")
-    expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=10_000)
-
-
-def test_bad_lines_are_named_dropped_and_the_rest_is_trained_on(
-    app: App, page: Page, home: Home, tmp_path: Path
-) -> None:
-    rows = (ROOT / "presets" / "demo" / "data.jsonl").read_text().splitlines()[:40]
-    rows[6], rows[16], rows[26] = '{"messages": [', '{"messages": []}', '{"messages": [{"role": "wizard"}]}'
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(rows) + "\n")
-    page.goto(app.url)
-    expect(page.locator("#estimate .verdict")).to_contain_text("Fits", timeout=20_000)
-    page.locator("#upload input[type=file]").set_input_files(file)
-    line = page.locator("#data-line")
-    expect(line).to_contain_text("3 problems", timeout=20_000)
-    line.locator("summary").click()
-    for number in (7, 17, 27):
-        expect(line).to_contain_text(f"line {number},")
-    page.get_by_role("button", name="Drop the bad rows").click()
-    expect(page.locator("#mended")).to_contain_text("3 rows left out: lines 7, 17, 27", timeout=20_000)
-    expect(line).to_contain_text("37 rows · messages · no problems")
-    page.locator("#field-num_train_epochs input").fill("1")
-    page.get_by_role("button", name="Start training").click()
-    expect(page.locator("#run-header .state")).to_contain_text("Finished", timeout=TRAINING_MS)
+    expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
 
 
 def test_the_estimate_moves_with_the_method_and_the_card(app: App, page: Page) -> None:
-    page.goto(app.url)
-    verdict = page.locator("#estimate .verdict")
-    expect(verdict).to_contain_text("Fits", timeout=20_000)
-    choose(page, "model", "Llama 3.1 8B")
-    choose(page, "gpu", "RTX 4090")
-    expect(verdict).to_contain_text(" of 24.0 GiB", timeout=10_000)
-    page.get_by_label("Full", exact=True).check()
-    expect(page.locator("#estimate .does_not_fit")).to_be_visible(timeout=10_000)
+    open_form(page, app)
+    choose(page, "model", "Llama 3.1 8B", "meta-llama/Llama-3.1-8B")
+    choose(page, "gpu", "RTX 4090", "rtx-4090")
+    expect(page.locator("#estimate .verdict")).to_contain_text(" of 24.0 GiB")
+    choose_method(page, "Full", "full")
+    expect(page.locator("#estimate .does_not_fit")).to_be_visible()
     page.locator("#fix-0").click()
-    expect(page.locator("#estimate .fits")).to_be_visible(timeout=10_000)
+    expect(page.locator("#estimate .fits")).to_be_visible()
     page.locator("#undo").click()
-    expect(page.locator("#estimate .does_not_fit")).to_be_visible(timeout=10_000)
-    page.get_by_label("QLoRA", exact=True).check()
-    expect(page.locator("#estimate .fits")).to_be_visible(timeout=10_000)
+    expect(page.locator("#estimate .does_not_fit")).to_be_visible()
+    choose_method(page, "QLoRA", "qlora")
+    expect(page.locator("#estimate .fits")).to_be_visible()
 
 
-def choose(page: Page, field: str, text: str) -> None:
-    """Types into a searchable menu and takes the first that matches."""
-    box = page.locator(f"#field-{field} input")
-    box.click()
-    box.press("Control+a")
-    box.press_sequentially(text)
-    page.get_by_role("option").first.click()
+def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(app: App, page: Page) -> None:
+    open_form(page, app)
+    choose(page, "model", "Llama 3.1 8B", "meta-llama/Llama-3.1-8B")
+    choose(page, "gpu", "RTX 4090", "rtx-4090")
+    choose_method(page, "QLoRA", "qlora")
+    choices = page.locator("#choices")
+    choices.get_by_text("What was chosen, and why").click()
+    of_batch = choices.locator("li", has_text="per_device_train_batch_size")
+    expect(of_batch).to_contain_text(re.compile(r"\d+ \w+ .*\d"))
+    set_number(page, "per_device_train_batch_size", 3)
+    expect(choices).to_contain_text("Set by hand, and left so: per_device_train_batch_size")
+    expect(of_batch).to_have_count(0)
+    choose(page, "gpu", "A100 SXM 80", "a100-80gb")
+    expect(page.locator("#estimate .verdict")).to_contain_text(" of 80.0 GiB")
+    expect(page.locator("#field-per_device_train_batch_size input")).to_have_value("3")
+    page.get_by_label("Smallest memory").check()
+    expect(of_batch).to_have_count(1)
+    expect(choices).not_to_contain_text("Set by hand")
+
+
+def test_the_exact_check_puts_a_trace_beside_the_estimate(app: App, page: Page) -> None:
+    open_form(page, app)
+    expect(page.locator("#lengths")).to_contain_text("none cut")
+    press(page, "Check exactly")
+    table = page.locator("#exact table")
+    expect(table).to_contain_text("estimated GiB", timeout=60_000)
+    both = table.locator("tr", has_text="Backward").locator("td")
+    expect(both).to_contain_text([re.compile(r"^\d+\.\d{3}$"), re.compile(r"^\d+\.\d{3}$"), "%"])
+    set_number(page, "lora_r", 32)
+    expect(table).to_have_count(0)
