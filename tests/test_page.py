@@ -293,9 +293,10 @@ def test_a_dropped_table_becomes_json_lines(handlers: Handlers, tmp_path: Path) 
 def test_columns_of_unknown_names_are_named_by_hand(handlers: Handlers, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"Frage": "Wer?", "Antwort": "Pip", "n": 1}\n')
-    assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["columns_panel"]["visible"]
+    assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["columns_panel"]["open"]
     shown = handlers.on_map_columns(str(file), "sft", "prompt = Frage\ncompletion = Antwort")
-    assert not handlers.on_edit(NO_MARKS, **demo(dataset=shown["dataset"]))["columns_panel"]["visible"]
+    known = handlers.on_edit(NO_MARKS, **demo(dataset=shown["dataset"]))
+    assert not known["columns_panel"]["open"] and known["columns"] == "prompt = prompt\ncompletion = completion"
 
 
 def test_data_that_changed_since_it_was_shown_is_not_trained_on(handlers: Handlers, tmp_path: Path) -> None:

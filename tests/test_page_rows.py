@@ -61,6 +61,7 @@ def test_rows_are_turned_over_and_found(handlers: Handlers) -> None:
     assert handlers.on_previous_row(1, **demo())["row_number"] == 1
     assert handlers.on_row(10_000, **demo())["row_number"] == 311
     assert "velvet" in str(handlers.on_find_row(1, "mrs velvet", **demo())["row"]).lower()
+    assert handlers.on_find_row(1, "line 27", **demo())["row_number"] == 27
     assert "No row holds" in str(handlers.on_find_row(1, "no such words", **demo())["row"])
 
 

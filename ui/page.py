@@ -60,7 +60,7 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
         named["cancel_taking"] = gr.Button("Cancel", visible=False, size="sm", elem_id="cancel-taking")
     named["mended"] = gr.HTML(elem_id="mended")
     named |= {"taken": gr.State(""), "taking": gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)}
-    with gr.Column(visible=False, elem_id="columns-panel") as named["columns_panel"]:
+    with gr.Accordion("Columns", open=False, visible=False, elem_id="columns-panel") as named["columns_panel"]:
         named["found_columns"] = gr.HTML()
         named["columns"] = gr.Textbox(label="What they are, one a line: prompt = question", lines=3, elem_id="columns")
         named["map_columns"] = gr.Button("Name the columns like this", size="sm", elem_id="map-columns")
@@ -99,7 +99,11 @@ def _place_rows(named: dict[str, Any]) -> None:
             )
             named["next_row"] = gr.Button("▶", size="sm", min_width=40, elem_id="next-row")
             named["wanted"] = gr.Textbox(
-                placeholder="Find in the rows", show_label=False, container=False, min_width=160, elem_id="wanted"
+                placeholder="Find in the rows, or: line 27",
+                show_label=False,
+                container=False,
+                min_width=160,
+                elem_id="wanted",
             )
         named["row"] = gr.HTML(elem_id="row")
 

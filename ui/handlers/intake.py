@@ -119,15 +119,21 @@ class IntakeHandlers:
         return {"dataset": str(written.path), "mended": render.notice(" ".join(written.actions))}
 
 
-def shown_intake(fields: Mapping[str, object], report: DatasetReport | None) -> Shown:
-    """The button for a source that must be taken in, and the place to name columns whose meaning is not known."""
-    asks = report is not None and bool(report.found_columns) and not report.dataset_type
-    suggested = "\n".join(f"{ours} = {theirs}" for ours, theirs in report.suggestion.items()) if report else ""
-    found = f"The file has the columns {', '.join(report.found_columns)}." if report and asks else ""
-    return {
-        "take_in": gr.update(visible=must_be_taken_in(str(fields.get("dataset") or ""))),
-        "columns_panel": gr.update(visible=asks),
-        **({"columns": suggested, "found_columns": render.notice(found, "plain")} if asks else {}),
+def shown_intake(fields: Mapping[str, object], report: DatasetReport | None, is_new: bool) -> Shown:
+    """The button for a source that must be taken in; for data that is new here, the place to say what its columns are.
+
+    It opens by itself where their meaning is not known; elsewhere it holds the names that were recognised.
+    """
+    take_in: Shown = {"take_in": gr.update(visible=must_be_taken_in(str(fields.get("dataset") or "")))}
+    if not is_new:
+        return take_in
+    names = report.found_columns if report else ()
+    is_unknown = bool(names) and report is not None and not report.dataset_type
+    mapping = report.suggestion if report and is_unknown else {name: name for name in names}
+    return take_in | {
+        "columns_panel": gr.update(visible=bool(names), open=is_unknown),
+        "columns": "\n".join(f"{ours} = {theirs}" for ours, theirs in mapping.items()),
+        "found_columns": render.notice(f"The file has the columns {', '.join(names)}." if names else "", "plain"),
     }
 
 

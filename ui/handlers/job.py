@@ -65,13 +65,13 @@ class JobHandlers:
             if fields[name] != form[name] or before.get(name, Mark()) != mark
         }
         planned = dict(resolved.plan.change) if resolved else marks.get("planned", {})
-        names = ("model", "method", "stage", "profile")
+        names = ("model", "dataset", "method", "stage", "profile")
         return updates | {
             "estimate": shown,
             "stage_settings": gr.update(visible=any(wanted[name].is_used for name in OF_A_STAGE)),
             "choices": panel.choices(resolved.plan, by_hand) if resolved else "",
             **shown_data(report),
-            **shown_intake(fields, report),
+            **shown_intake(fields, report, fields["dataset"] != marks.get("dataset")),
             "effective_batch": _effective_batch(fields),
             **{f"fix_{place}": gr.update(interactive=False) for place in range(SHOWN_FIXES)},
             "command": _command_line(fields),

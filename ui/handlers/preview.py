@@ -1,5 +1,6 @@
 """What happens when the data is looked at: rows as the model will see them, and how long they are."""
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from ui.handlers.data import row_statistics
 from ui.handlers.shown import Shown
 from ui.render import rows as panel
 
+LINE = re.compile(r"line (\d{1,12})", re.IGNORECASE)
 MOST_PREVIEWS = 2
 """Children that hold a tokenizer, each of some 200 MB; the one that was not asked for longest is ended."""
 
@@ -169,11 +171,12 @@ class PreviewHandlers:
         return self.on_row(_whole(row_number) - 1, **form)
 
     def on_find_row(self, row_number: object, wanted: str, **form: object) -> Shown:
-        """The next row that holds a text, from the one after the shown row on and round the end."""
+        """The next row that holds a text, from the one after the shown row on and round the end; or `line 27`."""
         if not wanted.strip():
             return {}
         with _telling_why() as said:
-            found = self.previews.of(resolve(form)).find(wanted, _whole(row_number))
+            preview, line = self.previews.of(resolve(form)), LINE.fullmatch(wanted.strip())
+            found = preview.index_of(int(line[1])) if line else preview.find(wanted, _whole(row_number))
             if found is None:
                 return {"row": render.notice(f"No row holds {wanted!r}.", "bad")}
             return self.on_row(found + 1, **form)

@@ -1,7 +1,7 @@
 """The runs as a list to choose from, and the comparison of several, as HTML. Escapes all text of people's."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -32,8 +32,7 @@ def run_list(shown: Sequence[Run], num_found: int, chosen: str | None, compared:
 def _item(run: Run, is_chosen: bool, is_compared: bool) -> str:
     share = 100 * run.step / run.max_steps if run.max_steps else 0
     name = escape(run.name)
-    model = reference_of(run.job.model).rsplit("/", 1)[-1]
-    facts = " · ".join((model, run.job.stage, run.job.method, *run.about.tags, ago(run.created)))
+    facts = " · ".join(_facts(run))
     return (
         f'<li class="{run.state}"><input type="checkbox" data-compare="{run.id}" aria-label="Compare {name}" '
         f'title="Compare" {"checked" if is_compared else ""}>'
@@ -42,6 +41,20 @@ def _item(run: Run, is_chosen: bool, is_compared: bool) -> str:
         f'<span class="facts">{escape(facts)}</span>'
         f'<span class="progress"><span style="width:{share:.1f}%"></span></span></button></li>'
     )
+
+
+def _facts(run: Run) -> Iterator[str]:
+    """What tells a run from the others, and how it came out."""
+    yield from (reference_of(run.job.model).rsplit("/", 1)[-1], run.job.stage, run.job.method, *run.about.tags)
+    if run.loss is not None:
+        yield f"loss {run.loss:.4g}"
+    if run.peak_bytes:
+        yield memory(run.peak_bytes)
+    if run.seconds and not run.is_active:
+        yield duration(run.seconds)
+    if run.usd:
+        yield f"${run.usd:,.2f}"
+    yield ago(run.created)
 
 
 def sparkline(run: Run) -> str:
