@@ -131,7 +131,7 @@ def shown_intake(fields: Mapping[str, object], report: DatasetReport | None, is_
     is_unknown = bool(names) and report is not None and not report.dataset_type
     mapping = report.suggestion if report and is_unknown else {name: name for name in names}
     return take_in | {
-        "columns_panel": gr.update(visible=bool(names), open=is_unknown),
+        "columns_panel": gr.update(visible=bool(names) and fields["dataset"] != "demo", open=is_unknown),
         "columns": "\n".join(f"{ours} = {theirs}" for ours, theirs in mapping.items()),
         "found_columns": render.notice(f"The file has the columns {', '.join(names)}." if names else "", "plain"),
     }
