@@ -1,4 +1,4 @@
-"""What several tests stand on: a home of their own, and a training program that takes no time."""
+"""What several tests stand on: a home of their own, a training program that takes no time, a page in a browser."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -99,6 +99,22 @@ def test_a_recipe_fills_the_form_with_a_job_that_can_run(handlers: Handlers, rec
     assert handlers.on_recipe("../../etc") == {} and "cannot run" not in str(shown)
 
 
+def test_what_was_set_by_hand_stays_while_the_profile_chooses_the_rest(handlers: Handlers) -> None:
+    form_now = form.first_values("meta-llama/Llama-3.1-8B", "qlora")
+    form_now |= {"model": "meta-llama/Llama-3.1-8B", "method": "qlora", "gpu": "rtx-4090", "dataset": "demo"}
+    shown: dict[str, Any] = {"marks": NO_MARKS}
+    for change in ({}, {"per_device_train_batch_size": 3}, {"gpu": "a100-80gb"}, {"gpu": "h200"}):
+        form_now |= change
+        shown = handlers.on_edit(shown["marks"], **form_now)
+        form_now |= {
+            name: each["value"]
+            for name, each in shown.items()
+            if isinstance(each, dict) and "value" in each and name in form_now
+        }
+        assert form_now["per_device_train_batch_size"] == 3 or not change
+    assert "Set by hand" in str(shown["choices"])
+
+
 def test_a_problem_stands_at_its_field_and_goes_away_again(handlers: Handlers) -> None:
     first = handlers.on_edit({"model": "demo", "method": "lora"}, **demo(lora_r=-1))
     assert "give 1 or more" in first["lora_r"]["info"] and first["lora_r"]["elem_classes"] == ["wrong", "changed"]

@@ -79,7 +79,7 @@ class JobHandlers:
             **shown_check(self.checks, fields, rows),
             "start_message": "",
             "marks": {name: fields[name] for name in names}
-            | {"fields": wanted, "planned": planned, "by_hand": by_hand & planned.keys()},
+            | {"fields": wanted, "planned": planned, "by_hand": by_hand if planned else frozenset()},
         }
 
     def _estimate(self, resolved: ResolvedJob) -> str:
