@@ -200,7 +200,7 @@ def test_a_tick_says_nothing_when_nothing_changed(handlers: Handlers, home: Home
     handlers.on_start(**demo())
     (run,) = runs.list_runs(home)
     launch.wait(home, run.id, 20)
-    first = handlers.on_tick("", **looking_at(run.id))
+    first = handlers.on_tick("before", **looking_at(run.id))
     assert "loss" in json.loads(str(first["figures"]))
     assert handlers.on_tick(str(first["seen"]), **looking_at(run.id)) == {}
 
@@ -208,9 +208,10 @@ def test_a_tick_says_nothing_when_nothing_changed(handlers: Handlers, home: Home
 def test_a_tick_that_was_under_way_at_the_start_does_not_hide_the_new_run(handlers: Handlers, home: Home) -> None:
     handlers.on_start(**demo(seed=1003))
     (run,) = runs.list_runs(home)
-    late = handlers.on_tick("", **looking_at())
+    assert handlers.on_tick("", **looking_at()) == {}
+    late = handlers.on_tick("before", **looking_at())
     assert late["run_id"] == run.id and run.id in str(late["run_header"])
-    assert "run_id" not in handlers.on_tick("", **looking_at(run.id))
+    assert "run_id" not in handlers.on_tick("before", **looking_at(run.id))
 
 
 def test_a_reload_finds_the_running_run(handlers: Handlers, home: Home) -> None:

@@ -6,8 +6,12 @@ const say = (id, value) => {
   box.value = value;
   box.dispatchEvent(new Event("input", { bubbles: true }));
 };
+const runAt = (event) => event.target.closest("[data-run]")?.dataset.run;
+let pressed; // the list may be filled anew between the press and the release, and then the click hits no run
+element.addEventListener("pointerdown", (event) => (pressed = runAt(event)));
 element.addEventListener("click", (event) => {
-  const run = event.target.closest("[data-run]")?.dataset.run;
+  const run = runAt(event) ?? (event.target.closest("[data-compare]") ? undefined : pressed);
+  pressed = undefined;
   if (run) say("run-id", run);
 });
 element.addEventListener("change", () => {

@@ -88,6 +88,8 @@ class RunHandlers:
         The choice stays as it is: this tick may have been under way when another run was started or chosen.
         """
         looked_at = View.of(view)
+        if not seen:
+            return {}  # the page is still loading, and what it is about to show must not be chosen over
         if not looked_at.run_id and (newest := _newest(runs.list_runs(self.home))):
             return self._choose(looked_at, newest)
         return {} if self._seen(looked_at) == seen else self._show(looked_at)
