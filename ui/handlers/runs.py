@@ -188,7 +188,11 @@ class RunHandlers:
         }
 
     def _show(self, view: View) -> Shown:
-        """Everything on the Runs tab, and the top line."""
+        """Everything on the Runs tab, and the top line.
+
+        What is seen is noted first: what changes on disk while the rest is drawn is shown by the next tick.
+        """
+        seen = self._seen(view)
         listed = runs.list_runs(self.home)
         run = self._find(view.run_id)
         compared = [found for run_id in view.ids if (found := self._find(run_id))]
@@ -208,7 +212,7 @@ class RunHandlers:
             "what_next": panel.what_next(run),
             "files": panel.files(run),
             "log": runs.log_tail(run.folder) if run else "",
-            "seen": self._seen(view),
+            "seen": seen,
         }
 
     def _history(self, view: View, listed: tuple[Run, ...]) -> Shown:
