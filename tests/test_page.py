@@ -21,9 +21,11 @@ from core.job import JobSpec
 from core.methods import METHODS
 from core.resolve import default_fields, resolve
 from core.runs import Home
+from core.speed import RowStatistics
+from tests.fake_runs import eventually
 from ui import form, page, server
 from ui.gate import GatePolicy
-from ui.handlers import Handlers
+from ui.handlers import Handlers, exact
 from ui.render import plots
 from ui.render import run as run_panel
 from ui.render.estimate import estimate_panel
@@ -150,9 +152,10 @@ def test_a_job_that_is_too_big_gets_buttons_that_make_it_fit(handlers: Handlers)
     assert 'class="estimate fits"' in str(handlers.on_edit(NO_MARKS, **fixed)["estimate"])
 
 
-def test_a_fix_for_the_form_before_the_last_edit_changes_nothing(handlers: Handlers) -> None:
+def test_a_fix_for_the_form_before_the_last_edit_only_brings_the_new_forms_fixes(handlers: Handlers) -> None:
     shown = handlers.on_suggest(**too_big())
-    assert handlers.on_fix(0, shown["fixes"], **too_big(method="lora")) == {}
+    newer = too_big(method="lora")
+    assert handlers.on_fix(0, shown["fixes"], **newer) == handlers.on_suggest(**newer)
 
 
 def test_a_fix_can_be_taken_back(handlers: Handlers) -> None:
@@ -189,6 +192,19 @@ def test_who_holds_the_card_is_told_and_whether_the_rest_is_enough() -> None:
     assert "free now" not in estimate_panel(found, replace(card, used_bytes=2**20))
 
 
+def test_a_check_asked_for_while_the_rows_are_measured_is_made_for_the_measured_ones(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact, "check_exactly", lambda *asked: asked)
+    checks, by_profile = exact.Checks(home), demo(profile="fastest")
+    early = checks.ask(resolve(by_profile, ()))
+    measured = resolve(by_profile, (), RowStatistics(300, 40.0, 60, 80))
+    found = checks.find(measured)
+    assert found is not None and found is not early
+    checks.is_shown(measured)
+    assert checks.find(resolve(by_profile, (), RowStatistics(300, 40.0, 60, 81))) is None
+
+
 def test_start_makes_a_run_and_shows_it(handlers: Handlers, home: Home) -> None:
     shown = handlers.on_start(**demo())
     (run,) = runs.list_runs(home)
@@ -199,7 +215,7 @@ def test_start_makes_a_run_and_shows_it(handlers: Handlers, home: Home) -> None:
 def test_a_tick_says_nothing_when_nothing_changed(handlers: Handlers, home: Home) -> None:
     handlers.on_start(**demo())
     (run,) = runs.list_runs(home)
-    launch.wait(home, run.id, 20)
+    eventually(lambda: runs.read(home, run.id), lambda run: (run.folder / "exit.json").exists())
     first = handlers.on_tick("before", **looking_at(run.id))
     assert "loss" in json.loads(str(first["figures"]))
     assert handlers.on_tick(str(first["seen"]), **looking_at(run.id)) == {}

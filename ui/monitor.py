@@ -5,9 +5,8 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from ui.render.plots import COMPARISON, PLOTS, empty
+from ui.render.plots import ALWAYS_SHOWN, COMPARISON, PLOTS, empty
 
-ALWAYS_SHOWN = ("loss", "memory")
 SHOWN_REMEDIES = 3
 LIST_SCRIPT = Path(__file__).with_name("history.js")
 

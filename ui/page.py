@@ -1,14 +1,13 @@
 """The page: places the panels, and joins every event to its handler by name."""
 
-import traceback
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from ui import form, monitor
-from ui.handlers import SHOWN_FIXES, Handlers, Shown
+from ui.events import Joiner, Named
+from ui.handlers import SHOWN_FIXES, Handlers
 from ui.monitor import SHOWN_REMEDIES
 
 HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
@@ -16,14 +15,12 @@ TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
 SECONDS_BETWEEN_TICKS = 1.0
 SECONDS_BETWEEN_LOOKS = 0.7
 """At how far the measuring of the rows, or a trace, has come."""
-Named = Mapping[str, Any]
-"""{name: component}. Any, because Gradio gives components their events only at run time."""
 
 
 def build(handlers: Handlers) -> gr.Blocks:
     """The whole page over the handlers of its events."""
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
-        named: dict[str, Any] = {"marks": gr.State({}), "seen": gr.State("")}
+        named: dict[str, Any] = {"marks": gr.State({}), "seen": gr.State(""), "filled": gr.State(0)}
         named |= {"fixes": gr.State({}), "before_fix": gr.State({})}
         with gr.Row(elem_classes="top-row"):
             named["top"] = gr.HTML(elem_id="top")
@@ -139,103 +136,91 @@ def _place_estimate(named: dict[str, Any]) -> None:
 
 
 def _wire(page: gr.Blocks, handlers: Handlers, named: Named, fields: Named, dark: gr.Button) -> None:
-    """Every event of the page."""
+    """Every event of the page. What `join.fill` joins may put values into the form, and an edit follows."""
+    join = Joiner(named, fields)
     view = {name: named[name] for name in ("run_id", "compared", "run_search")}
-    edited = {"marks": named["marks"], **fields}
-    tick = gr.Timer(SECONDS_BETWEEN_TICKS)
-
-    def on(event: Callable[..., object], handler: Callable[..., Shown], inputs: Named, quick: bool = True) -> Any:
-        """`quick` events bypass the queue, so that no waiting work holds them up."""
-        joined = _by_name(handler, named)
-        outputs = list(named.values())
-        settings = {"queue": not quick, "show_progress": "hidden", "api_visibility": "undocumented"}
-        return event(joined, inputs_kwargs=dict(inputs), outputs=outputs, api_name=_name_of(handler), **settings)
-
-    def edit(event: Callable[..., object]) -> None:
-        """Whatever may have changed the form: the estimate at once, then the rows, then what would make it better."""
-        edited_now = on(event, handlers.on_edit, edited)
-        measured = on(edited_now.then, handlers.on_lengths, fields)
-        on(measured.then, handlers.on_suggest, fields)
-
-    on(page.load, handlers.on_load, {})
-    edit(page.load)
-    for component in fields.values():
-        edit(component.input)
-    data = {name: fields[name] for name in ("dataset", "stage")}
-    edit(on(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False).then)
-    edit(on(named["take_in"].click, handlers.on_take_in, {"dataset": fields["dataset"]}).then)
-    edit(on(named["taking"].tick, handlers.on_taking, {"taken": named["taken"]}).then)
-    on(named["cancel_taking"].click, handlers.on_cancel_taking, {"taken": named["taken"]})
-    edit(
-        on(named["map_columns"].click, handlers.on_map_columns, data | {"mapping": named["columns"]}, quick=False).then
-    )
-    edit(on(named["drop_rows"].click, handlers.on_drop_rows, data, quick=False).then)
-    edit(on(named["repair"].click, handlers.on_repair, data, quick=False).then)
+    join.on(page.load, handlers.on_load, {})
+    _wire_edit(join, page, handlers, fields)
+    _wire_data(join, handlers, fields)
+    _wire_rows(join, handlers, fields)
     identity = {name: fields[name] for name in ("model", "method", "stage")}
-    edit(on(named["reset"].click, handlers.on_reset, {"marks": named["marks"]} | identity).then)
-    edit(on(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]}).then)
-    edit(on(named["read_job_file"].click, handlers.on_job_file, {"text": named["job_file"]}).then)
+    join.fill(named["reset"].click, handlers.on_reset, {"marks": named["marks"]} | identity)
+    join.fill(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]})
+    join.fill(named["read_job_file"].click, handlers.on_job_file, {"text": named["job_file"]})
     for place in range(SHOWN_FIXES):
         press = partial(handlers.on_fix, place)
-        edit(on(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields}).then)
-    edit(on(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]}).then)
-    _wire_rows(on, edit, handlers, named, fields)
-    on(named["timeline_panel"].expand, handlers.on_timeline, fields)
-    on(named["what_fits_panel"].expand, handlers.on_what_fits, {name: fields[name] for name in ("model", "max_length")})
-    on(named["check_exactly"].click, handlers.on_check_exactly, fields)
-    on(named["checking"].tick, handlers.on_checking, fields)
-    on(named["start"].click, handlers.on_start, fields, quick=False)
-    on(tick.tick, handlers.on_tick, view | {"seen": named["seen"]})
-    _wire_runs(on, edit, handlers, named, view)
+        join.fill(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields})
+    join.fill(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]})
+    join.on(named["timeline_panel"].expand, handlers.on_timeline, fields)
+    of_table = {name: fields[name] for name in ("model", "max_length")}
+    join.on(named["what_fits_panel"].expand, handlers.on_what_fits, of_table)
+    join.on(named["check_exactly"].click, handlers.on_check_exactly, fields)
+    join.on(named["checking"].tick, handlers.on_checking, fields)
+    join.on(named["start"].click, handlers.on_start, fields, quick=False)
+    join.on(gr.Timer(SECONDS_BETWEEN_TICKS).tick, handlers.on_tick, view | {"seen": named["seen"]})
+    _wire_runs(join, handlers, view)
     named["figures"].change(None, named["figures"], js=HAND_OVER_FIGURES)
     dark.click(None, js=TOGGLE_DARK)
 
 
-def _wire_rows(on: Any, edit: Any, handlers: Handlers, named: Named, fields: Named) -> None:
+def _wire_edit(join: Joiner, page: gr.Blocks, handlers: Handlers, fields: Named) -> None:
+    """Whatever may have changed the form: the estimate at once, then the rows, then what would make it better.
+
+    One event for all of it, of which one is under way at a time and the last one always comes: an answer never belongs
+    to a form that was overtaken, and no key pressed while one is under way is lost.
+    """
+    named = join.named
+    causes = [*(each.input for each in fields.values()), page.load, named["filled"].change, named["measured"].change]
+    edited = join.on(
+        partial(gr.on, causes), handlers.on_edit, {"marks": named["marks"], **fields}, overtaken="always_last"
+    )
+    measured = join.on(edited.then, handlers.on_lengths, fields, overtaken="always_last")
+    join.on(measured.then, handlers.on_suggest, fields, overtaken="always_last")
+
+
+def _wire_data(join: Joiner, handlers: Handlers, fields: Named) -> None:
+    """Where the data comes from, and what is done to it before it is used. What reads a whole file may wait."""
+    named = join.named
+    data = {name: fields[name] for name in ("dataset", "stage")}
+    join.fill(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False)
+    join.fill(named["take_in"].click, handlers.on_take_in, {"dataset": fields["dataset"]})
+    join.fill(named["taking"].tick, handlers.on_taking, {"taken": named["taken"]})
+    join.on(named["cancel_taking"].click, handlers.on_cancel_taking, {"taken": named["taken"]})
+    mapping = data | {"mapping": named["columns"]}
+    join.fill(named["map_columns"].click, handlers.on_map_columns, mapping, quick=False)
+    join.fill(named["drop_rows"].click, handlers.on_drop_rows, data, quick=False)
+    join.fill(named["repair"].click, handlers.on_repair, data, quick=False)
+
+
+def _wire_rows(join: Joiner, handlers: Handlers, fields: Named) -> None:
     """The look at the data. What asks the tokenizer may have to wait for it."""
-    on(named["measuring"].tick, handlers.on_lengths, fields)
-    edit(named["measured"].change)
+    named = join.named
+    join.on(named["measuring"].tick, handlers.on_lengths, fields)
     for name, handler in (("length_p95", handlers.on_length_p95), ("length_longest", handlers.on_length_longest)):
-        edit(on(named[name].click, handler, fields, quick=False).then)
+        join.fill(named[name].click, handler, fields, quick=False)
     shown = {"row_number": named["row_number"], **fields}
-    on(named["rows_panel"].expand, handlers.on_row, shown, quick=False)
-    on(named["row_number"].submit, handlers.on_row, shown, quick=False)
-    on(named["next_row"].click, handlers.on_next_row, shown, quick=False)
-    on(named["previous_row"].click, handlers.on_previous_row, shown, quick=False)
-    on(named["wanted"].submit, handlers.on_find_row, {"wanted": named["wanted"], **shown}, quick=False)
+    join.on(named["rows_panel"].expand, handlers.on_row, shown, quick=False)
+    join.on(named["row_number"].submit, handlers.on_row, shown, quick=False)
+    join.on(named["next_row"].click, handlers.on_next_row, shown, quick=False)
+    join.on(named["previous_row"].click, handlers.on_previous_row, shown, quick=False)
+    join.on(named["wanted"].submit, handlers.on_find_row, {"wanted": named["wanted"], **shown}, quick=False)
 
 
-def _wire_runs(on: Any, edit: Any, handlers: Handlers, named: Named, view: dict[str, Any]) -> None:
+def _wire_runs(join: Joiner, handlers: Handlers, view: Named) -> None:
     """The Runs tab. What fills the form leads over to the Train tab."""
-    on(named["run_id"].input, handlers.on_pick, view)
+    named = join.named
+    join.on(named["run_id"].input, handlers.on_pick, view)
     for name in ("compared", "run_search"):
-        on(named[name].input, handlers.on_view, view)
+        join.on(named[name].input, handlers.on_view, view, overtaken="always_last")
     for name in ("stop", "resume", "delete", "restore", "empty_trash"):
-        on(named[name].click, getattr(handlers, f"on_{name}"), view)
-    on(named["sooner"].click, partial(handlers.on_move, "up"), view)
-    on(named["later"].click, partial(handlers.on_move, "down"), view)
-    on(named["annotate"].click, handlers.on_annotate, view | {name: named[name] for name in ("title", "tags", "notes")})
+        join.on(named[name].click, getattr(handlers, f"on_{name}"), view)
+    join.on(named["sooner"].click, partial(handlers.on_move, "up"), view)
+    join.on(named["later"].click, partial(handlers.on_move, "down"), view)
+    about = {name: named[name] for name in ("title", "tags", "notes")}
+    join.on(named["annotate"].click, handlers.on_annotate, {**view, **about})
     picked = {"run_id": named["run_id"]}
     for name in ("reuse", "next_stage"):
-        edit(on(named[name].click, getattr(handlers, f"on_{name}"), picked).then)
+        join.fill(named[name].click, getattr(handlers, f"on_{name}"), picked)
     for place in range(SHOWN_REMEDIES):
-        edit(on(named[f"remedy_{place}"].click, partial(handlers.on_remedy, place), picked).then)
-    on(named["live"].click, handlers.on_live, {})
-
-
-def _name_of(handler: Callable[..., Shown]) -> str:
-    return getattr(handler, "func", handler).__name__
-
-
-def _by_name(handler: Callable[..., Shown], named: Named) -> Callable[..., object]:
-    """A handler's {name: value} as the {component: value} that Gradio wants; nothing said is nothing changed."""
-
-    def joined(**inputs: object) -> object:
-        try:
-            shown = handler(**inputs)
-        except Exception as error:  # the last resort of the page: the trace for the log, a sentence for the person
-            traceback.print_exc()
-            raise gr.Error(f"{type(error).__name__} in Tailor itself. The terminal has the details.") from error
-        return {named[name]: value for name, value in shown.items()} or gr.skip()
-
-    return joined
+        join.fill(named[f"remedy_{place}"].click, partial(handlers.on_remedy, place), picked)
+    join.on(named["live"].click, handlers.on_live, {})

@@ -3,11 +3,14 @@
 // `page.py` runs this once; the page then hands over figures by setting `window.tailorFigures`: {plot id: figure}.
 () => {
   const draw = () => {
-    for (const [id, figure] of Object.entries(window.tailorFigures ?? {})) {
-      const element = document.querySelector(`#plot-${id} .js-plotly-plot`);
-      if (!element || !window.Plotly || element.data === figure.data) continue; // not on the page yet, or nothing new
+    const figures = window.tailorFigures;
+    if (!figures || !window.Plotly) return;
+    for (const element of document.querySelectorAll("[id^=plot-] .js-plotly-plot")) {
+      const place = element.closest("[id^=plot-]");
+      const figure = figures[place.id.slice("plot-".length)];
       const block = element.closest(".block");
-      if (block) block.style.display = figure.data.length || ["loss", "memory"].includes(id) ? "" : "none"; // not of this stage
+      if (block) block.style.display = figure ? "" : "none"; // this run has no such numbers
+      if (!figure || element.data === figure.data) continue; // nothing new
       window.Plotly.react(element, figure.data, figure.layout, { responsive: true, displaylogo: false });
     }
   };

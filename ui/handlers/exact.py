@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
-from core.job import SpecError
+from core.job import JobSpec, SpecError
 from core.memory import MemoryEstimate
+from core.plan import PLANNED_FIELDS
 from core.referee import ExactEstimate, RefereeError, Request, check_exactly, estimate_exactly
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
@@ -40,12 +41,25 @@ class Checks:
 
     home: Home
     _known: dict[str, Check] = field(default_factory=dict)
+    _wanted: set[str] = field(default_factory=set)
+    """Asked for by hand and not shown yet. The rows may be measured meanwhile, which changes what is to be traced."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "trace"))
 
     def find(self, resolved: ResolvedJob) -> Check | None:
-        """The trace of a job, if one was asked for."""
-        return self._known.get(self._request(resolved).key)
+        """The trace of a job, if one was asked for; begun anew where its rows turned out to be of another length."""
+        found = self._known.get(self._request(resolved).key)
+        return self.begin(resolved) if found is None and _wish(resolved) in self._wanted else found
+
+    def ask(self, resolved: ResolvedJob) -> Check:
+        """The trace of a job that a person wants."""
+        self._wanted.add(_wish(resolved))
+        return self.begin(resolved)
+
+    def is_shown(self, resolved: ResolvedJob) -> None:
+        """The person has what was asked for, unless the rows are still being measured."""
+        if resolved.rows and resolved.rows.max_tokens:
+            self._wanted.discard(_wish(resolved))
 
     def begin(self, resolved: ResolvedJob) -> Check:
         """The trace of a job, started if it was not; a failed one is started again."""
@@ -81,6 +95,14 @@ class Checks:
         return Request(job, resolved.model.config, resolved.gpu)
 
 
+def _wish(resolved: ResolvedJob) -> str:
+    """A name for what was asked for, whatever the profile chooses once more is known of the rows."""
+    job = resolved.job
+    if job.profile != "custom":
+        job = job.model_copy(update={name: JobSpec.model_fields[name].default for name in PLANNED_FIELDS})
+    return Request(job, resolved.model.config, resolved.gpu).key
+
+
 class ExactHandlers:
     """The events of the exact check, over one home folder."""
 
@@ -90,7 +112,7 @@ class ExactHandlers:
     def on_check_exactly(self, **form: object) -> Shown:
         """Starts the trace of the form's job."""
         try:
-            self.checks.begin(resolve(form, rows=self.previews.statistics(form)))
+            self.checks.ask(resolve(form, rows=self.previews.statistics(form)))
         except SpecError as error:
             return {"exact": render.notice("; ".join(map(str, error.problems)), "bad")}
         return self.on_checking(**form)
@@ -115,6 +137,7 @@ def shown_check(checks: Checks, form: Mapping[str, object], rows: RowStatistics 
     if not check.outcome.done():
         waits = render.progress("Taking one step on tensors without data", check.share)
         return {"exact": waits, "checking": gr.Timer(active=True), "check_exactly": gr.update(interactive=False)}
+    checks.is_shown(resolved)
     ended = {"checking": gr.Timer(active=False), "check_exactly": gr.update(interactive=True)}
     try:
         traced = check.outcome.result()

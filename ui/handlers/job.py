@@ -113,10 +113,10 @@ class JobHandlers:
     def on_fix(self, place: int, fixes: Mapping[str, Any], **form: object) -> Shown:
         """A fix was pressed: its change goes into the form, and can be taken back.
 
-        Pressed before the form's newest edit has been answered, it is of another form, and changes nothing.
+        Pressed before the form's newest edit has been answered, it is of another form: the fixes of this one come.
         """
         if fixes.get("form") != form or place >= len(fixes["changes"]):
-            return {}
+            return self.on_suggest(**form)
         change = fixes["changes"][place]
         before = {name: form[name] for name in change}
         return {**change, "before_fix": before, "undo": gr.update(visible=True)}

@@ -12,6 +12,8 @@ from core.runs import Run
 from ui.words import gib
 
 Floats = NDArray[np.float64]
+NO_TEMPLATE = go.layout.Template()
+"""Plotly's usual one is 7 kB of JSON with every figure, of which none is wanted here."""
 MODEBAR_NOISE = ["select", "lasso", "zoomIn", "zoomOut", "pan", "zoom", "autoScale"]
 """Plotly's buttons that a mouse makes needless: dragging zooms, a double click shows everything again."""
 ACCENT, FAINT, GREEN, RED = "#4477aa", "#99bbdd", "#228833", "#cc3311"
@@ -117,14 +119,18 @@ PLOTS: Mapping[str, Plot] = {
 }
 
 
+ALWAYS_SHOWN = ("loss", "memory")
+"""The plots that a person looks for; the others stand folded away, and only if their run has such numbers."""
 COMPARISON = Plot("comparison", "Loss of the chosen runs", "", ())
 RUN_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
 """One for each compared run. Paul Tol's bright palette."""
 
 
 def figures(run: Run | None, compared: Sequence[Run] = ()) -> str:
-    """Every plot as JSON: {plot id: {data, layout}}, for ui/plots.js."""
-    drawn = {name: figure(plot, run) for name, plot in PLOTS.items()}
+    """Every plot that has something to show, as JSON: {plot id: {data, layout}}, for ui/plots.js."""
+    known = runs.read_curves(run.folder).keys() if run else frozenset[str]()
+    shown = [plot for plot in PLOTS.values() if plot.id in ALWAYS_SHOWN or known & {each.key for each in plot.traces}]
+    drawn = {plot.id: figure(plot, run) for plot in shown}
     if compared:
         drawn[COMPARISON.id] = comparison(compared)
     texts = (f'"{name}": {each.to_json()}' for name, each in drawn.items())
@@ -165,7 +171,7 @@ def comparison(compared: Sequence[Run]) -> go.Figure:
 def empty(name: str, revision: str = "none") -> go.Figure:
     """A plot without lines."""
     plot = PLOTS.get(name, COMPARISON)
-    drawn = go.Figure()
+    drawn = go.Figure(layout={"template": NO_TEMPLATE})
     drawn.update_layout(
         uirevision=revision,
         height=260,
