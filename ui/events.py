@@ -53,7 +53,7 @@ class Joiner:
 
         def noting(**values: object) -> Shown:
             shown = handler(**values)
-            return {**shown, "filled": time.monotonic_ns()} if shown.keys() & self.fields.keys() else shown
+            return {**shown, "filled": str(time.monotonic_ns())} if shown.keys() & self.fields.keys() else shown
 
         noting.__name__ = getattr(handler, "func", handler).__name__
         self.on(event, noting, inputs, quick)

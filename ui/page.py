@@ -16,12 +16,16 @@ SECONDS_BETWEEN_TICKS = 1.0
 SECONDS_BETWEEN_LOOKS = 0.7
 """At how far the measuring of the rows, or a trace, has come."""
 
+SIGNALS = ("filled", "measured")
+"""Boxes that nobody sees: a new text in one of them is followed by an edit. A `gr.State` would not do, since events
+that bypass the queue do not tell the browser that it changed."""
+
 
 def build(handlers: Handlers) -> gr.Blocks:
     """The whole page over the handlers of its events."""
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
-        named: dict[str, Any] = {"marks": gr.State({}), "seen": gr.State(""), "filled": gr.State(0)}
-        named |= {"fixes": gr.State({}), "before_fix": gr.State({})}
+        named: dict[str, Any] = {name: gr.State({}) for name in ("marks", "fixes", "before_fix")}
+        named |= {"seen": gr.State("")} | {name: gr.Textbox(visible="hidden") for name in SIGNALS}
         with gr.Row(elem_classes="top-row"):
             named["top"] = gr.HTML(elem_id="top")
             named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
@@ -82,7 +86,7 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
 
 def _place_rows(named: dict[str, Any]) -> None:
     """How long the rows are, and each of them as the model will see it."""
-    named |= {"measuring": gr.Timer(SECONDS_BETWEEN_LOOKS, active=False), "measured": gr.State("")}
+    named["measuring"] = gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)
     named["lengths"] = gr.HTML(elem_id="lengths")
     with gr.Row(elem_classes="actions"):
         named["length_p95"] = gr.Button("", visible=False, size="sm", elem_id="length-p95")
@@ -170,7 +174,7 @@ def _wire_edit(join: Joiner, page: gr.Blocks, handlers: Handlers, fields: Named)
     to a form that was overtaken, and no key pressed while one is under way is lost.
     """
     named = join.named
-    causes = [*(each.input for each in fields.values()), page.load, named["filled"].change, named["measured"].change]
+    causes = [*(each.input for each in fields.values()), page.load, *(named[name].change for name in SIGNALS)]
     edited = join.on(
         partial(gr.on, causes), handlers.on_edit, {"marks": named["marks"], **fields}, overtaken="always_last"
     )
