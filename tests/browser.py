@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -50,10 +51,13 @@ class App:
             return False
 
     def end(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Ends it, if it has not ended yet."""
+        """Ends it, if it has not ended yet: by force if it takes no notice, as a job in a shell's background may not."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-            self.process.wait(20)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(20)
+            self.process.kill()
+            self.process.wait()
 
 
 def _free_port() -> int:
