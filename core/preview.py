@@ -6,6 +6,7 @@ programs that come with models: they run in the child and nowhere else.
 
 import base64
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from core.dataset import Lengths, RowLengths
+from core.dataset import DatasetError, Lengths, RowLengths, as_lines
 from core.dataset.process import HUB_SETTINGS, HUB_VARIABLES, Child, ChildDied
 
 __all__ = ["About", "Lengths", "Matches", "Preview", "PreviewError", "ShownRow", "ShownText"]
@@ -93,7 +94,7 @@ class Preview:
     """One dataset file, seen through one model's tokenizer. May be asked from several threads."""
 
     dataset: Path
-    """A JSONL file."""
+    """A JSONL file, or one JSON array, whose elements count as lines."""
     model: str
     """A folder or a Hub id."""
     revision: str = "main"
@@ -107,6 +108,8 @@ class Preview:
     _about: About | None = field(default=None, repr=False)
     _lengths: RowLengths | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _folder: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False)
+    """For the lines that an array became."""
 
     def __enter__(self) -> Self:
         return self
@@ -189,17 +192,32 @@ class Preview:
         with self._lock:
             if self._child:
                 self._child.kill()
-            self._child = None
+            if self._folder:
+                self._folder.cleanup()
+            self._child = self._folder = None
 
     def _start(self) -> None:
+        lines = self._lines()
         self._child = Child(MODULE, HUB_VARIABLES, HUB_SETTINGS)
         fields = ("model", "revision", "assistant_only_loss", "seconds_for_a_row", "stage")
         job = {name: getattr(self, name) for name in fields}
-        found = self._exchange("load", SECONDS_TO_LOAD, dataset=str(self.dataset.absolute()), **job)
+        found = self._exchange("load", SECONDS_TO_LOAD, dataset=str(lines.absolute()), **job)
         about = About(**found | {"notes": tuple(found["notes"])})
         if about != self._about or (self._lengths and not self._lengths.is_complete):
             self._lengths = None  # another child measures in its own time, from the beginning
         self._about = about
+
+    def _lines(self) -> Path:
+        """The file as the child reads it. Raises PreviewError."""
+        self._folder = tempfile.TemporaryDirectory(prefix="tailor-rows-")
+        try:
+            return as_lines(self.dataset, Path(self._folder.name) / "rows.jsonl")
+        except DatasetError as error:
+            self.close()
+            raise PreviewError(f"Rows cannot be shown: {error.problem.message}.") from None
+        except OSError:
+            self.close()
+            raise
 
     def _ask(self, what: str, **details: Any) -> Any:
         with self._lock:

@@ -173,6 +173,18 @@ def test_a_child_that_was_killed_is_replaced(demo: Preview) -> None:
     assert demo.rows(0, 1, 64)[0].line == 1
 
 
+def test_an_array_is_seen_as_its_elements(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([CHAT, TURNS], indent=2))
+    with Preview(tmp_path / "rows.json", str(DEMO / "model")) as preview:
+        assert [row.line for row in preview.rows(0, 9, 64)] == [1, 2] and preview.all_lengths(64).rows == 2
+
+
+def test_an_array_without_an_end_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('[{"text": "a"}')
+    with Preview(tmp_path / "rows.json", str(DEMO / "model")) as preview, pytest.raises(PreviewError, match="shown: "):
+        preview.about()
+
+
 def test_a_bad_row_is_shown_as_such_and_the_others_are_measured(tmp_path: Path) -> None:
     seen = view(write(tmp_path / "rows.jsonl", [CHAT, {"messages": 7}, TURNS]))
     assert "list of messages" in seen.show(1, 1, 64)[0]["error"]

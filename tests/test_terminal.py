@@ -1,6 +1,7 @@
 """The command line: what it prints, where, and with which exit code."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 import app
 from core import launch, runs
 from core.job import JobSpec
+from core.models import DEMO_DIR
 from core.runs import Home, Run
 from tests.fake_runs import start
 from ui import terminal
@@ -117,6 +119,28 @@ def test_a_broken_dataset_is_refused_before_training_with_its_line(
     assert tailor("train", "--dataset", file) == 2
     assert "line 2" in capsys.readouterr().err
     assert tailor("check", file) == 2
+
+
+def test_rows_that_would_lose_their_answers_are_refused_without_consent(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path, home: Home, fake_program: None
+) -> None:
+    rows = [{"prompt": "Say it. " * words, "completion": "Yes"} for words in (1, 1, 90)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))  # an array is measured like lines
+    asked = ("train", "--demo", "--dataset", tmp_path / "rows.json", "--max-length", "32")
+    assert tailor(*asked) == 2
+    complaint = capsys.readouterr().err
+    assert "the whole answer of 1 of 3 rows" in complaint and "allow it with max_lost_answers" in complaint
+    assert runs.list_runs(home) == ()
+    assert tailor(*asked, "--max-lost-answers", "0.5") == 0
+
+
+def test_rows_that_cannot_be_measured_are_let_pass_and_that_is_said(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path, fake_program: None
+) -> None:
+    (tmp_path / "model").mkdir()
+    shutil.copy(DEMO_DIR / "config.json", tmp_path / "model")
+    assert tailor("train", "--demo", "--model", tmp_path / "model") == 0
+    assert "not measured" in capsys.readouterr().err
 
 
 def test_the_demo_data_is_usable(tailor: Callable[..., int], capsys: Printed) -> None:

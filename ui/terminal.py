@@ -3,9 +3,9 @@
 import json
 import secrets
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from core import dataset, runs
 from core.dataset import DatasetError, is_hub_dataset, must_be_taken_in, take_in
@@ -24,6 +24,9 @@ from ui.printing import bad_input, out, print_json, table
 from ui.run_commands import manage_runs, train_and_follow
 from ui.words import fix_label, gib, speed_sentence, verdict_sentence
 
+SECONDS_TO_MEASURE = 60
+"""How long the rows may be measured before a run starts; of a larger file, those that were measured by then decide."""
+
 
 def train(home: str | None = None, demo: bool = False, job: str | None = None, **fields: str) -> int:
     """Trains in the foreground: a detached worker trains, this process watches. Returns the exit code."""
@@ -33,6 +36,7 @@ def train(home: str | None = None, demo: bool = False, job: str | None = None, *
         resolved = resolve(asked | _taken_in(place, asked))
         resolved.require_trainable()
         _require_sound_data(resolved)
+        _require_whole_answers(place, resolved)
         _tell_choices(resolved)
         run = runs.create(place, resolved, resolved.forecast())
         return train_and_follow(place, run)
@@ -106,8 +110,7 @@ def _lengths(path: Path, model: str, max_length: str, stage: str) -> Lengths:
     """How long the rows are to a model. Raises SpecError."""
     try:
         limit, location = int(max_length), find_model(model, "main").location
-        with TemporaryDirectory() as folder, Preview(Path(folder) / "rows.jsonl", location, stage=stage) as preview:
-            dataset.write_lines(path, preview.dataset)
+        with Preview(path, location, stage=stage) as preview:
             return preview.all_lengths(limit)
     except ModelNotFound as error:
         raise SpecError((Problem("model", error.problem, error.fix),)) from None
@@ -186,3 +189,22 @@ def _require_sound_data(resolved: ResolvedJob) -> None:
         report = dataset.check(path, resolved.job.stage)
         if not report.is_usable:
             raise SpecError(tuple(Problem(field, str(problem), "correct the file") for problem in report.problems[:10]))
+
+
+def _require_whole_answers(home: Home, resolved: ResolvedJob) -> None:
+    """Raises SpecError if max_length would cut off more answers than the job allows.
+
+    Rows that cannot be measured, such as for a model that is not on this machine yet, are let pass, and that is said.
+    """
+    job, deadline = resolved.job, time.monotonic() + SECONDS_TO_MEASURE
+    path, location = resolved.datasets["dataset"], resolved.model.location
+    rows = Preview(path, location, job.revision, job.assistant_only_loss, stage=job.stage, cache=home.path / "lengths")
+    try:
+        with out.status("Measuring the rows"), rows as preview:
+            preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)
+            problems = dataset.refusals(preview.measured(), job)
+    except PreviewError as error:
+        print(f"The rows are not measured: {error}", file=sys.stderr)
+        return
+    if problems:
+        raise SpecError(problems)

@@ -9,7 +9,7 @@ from core.dataset.child import Progress, check_in_child
 from core.dataset.lengths import Lengths, RowLengths, refusals
 from core.dataset.mapping import map_columns, suggest_mapping
 from core.dataset.mix import Composed, Share, compose, parse_mix
-from core.dataset.repair import REPAIRS, drop_bad_rows, drop_duplicates, drop_rows, repair, write_lines
+from core.dataset.repair import REPAIRS, as_lines, drop_bad_rows, drop_duplicates, drop_rows, repair, write_lines
 from core.dataset.report import DatasetReport, RowProblem
 from core.dataset.rewrite import DatasetError, Written
 from core.dataset.take_in import TABLES, Taken, Terms, content_sha256, is_hub_dataset, must_be_taken_in, take_in
@@ -35,6 +35,7 @@ __all__ = [
     "Terms",
     "Wish",
     "Written",
+    "as_lines",
     "check",
     "check_in_child",
     "compose",

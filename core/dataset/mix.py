@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 
 from core.dataset.check import first_rows
 from core.dataset.diagnosis import BYTE_ORDER_MARK
-from core.dataset.elements import is_array
-from core.dataset.repair import write_lines
+from core.dataset.repair import as_lines, write_lines
 from core.dataset.report import Format, file_problem
 from core.dataset.rewrite import DatasetError, writing
 from core.dataset.rows import format_of, row_faults
-from core.dataset.signatures import HEAD_BYTES
 from core.dataset.types import detect
 
 Rows = NDArray[np.int64]
@@ -95,7 +93,7 @@ def compose(
     if is_whole and not (eval_target and share.eval_fraction):
         return Composed((write_lines(sources[0][0], target).rows,), 0)
     with TemporaryDirectory(prefix=".mixing-", dir=target.parent) as work, ExitStack() as stack:
-        paths = [_as_lines(path, Path(work) / f"{number}.jsonl") for number, (path, _weight) in enumerate(sources)]
+        paths = [as_lines(path, Path(work) / f"{number}.jsonl") for number, (path, _weight) in enumerate(sources)]
         catalogue = Catalogue(paths, stack)
         draw = Draw(np.random.default_rng(share.seed), share)
         train, held_out = draw.split(catalogue.all_rows) if eval_target else (catalogue.all_rows, NOTHING)
@@ -197,13 +195,6 @@ def _places(path: Path) -> "array[int]":
             offset += len(line)
     found.append(offset)
     return found
-
-
-def _as_lines(path: Path, beside: Path) -> Path:
-    """The file itself, or, if it is one JSON array, its elements as lines in another."""
-    with path.open("rb") as file:
-        has_lines = not is_array(file.read(HEAD_BYTES))
-    return path if has_lines else write_lines(path, beside).path
 
 
 def _require_one_form(paths: Sequence[Path], stage: str) -> None:

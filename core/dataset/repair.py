@@ -8,9 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from core.dataset.check import examine
+from core.dataset.elements import is_array
 from core.dataset.lines import parse
 from core.dataset.objects import Joiner, rows_of, without_commas
 from core.dataset.rewrite import Written, reading, writing
+from core.dataset.signatures import HEAD_BYTES
 from core.dataset.walk import Wish
 
 LISTED_LINES = 10
@@ -56,6 +58,13 @@ def repair(path: Path, target: Path, repairs: Collection[str] = REPAIRS.keys()) 
 def write_lines(path: Path, target: Path) -> Written:
     """Writes a file as the trainer reads it: JSON lines as they are, an array as one line for each element."""
     return repair(path, target, ("array",))
+
+
+def as_lines(path: Path, beside: Path) -> Path:
+    """The file itself, or, if it is one JSON array, its elements as lines in another. Raises DatasetError, OSError."""
+    with path.open("rb") as file:
+        has_lines = not is_array(file.read(HEAD_BYTES))
+    return path if has_lines else write_lines(path, beside).path
 
 
 def drop_rows(path: Path, target: Path, lines: Iterable[int]) -> Written:
