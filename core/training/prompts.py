@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, Features, Value
-from trl.data_utils import apply_chat_template
 
+from .compared import COLUMNS, Comparer, text_of
 from .data import Rows
 
 Sets = dict[str, Dataset | None]
-TEXTS = Features({name: Value("string") for name in ("prompt", "chosen", "rejected")})
+TEXTS = Features({name: Value("string") for name in COLUMNS})
 
 
 def in_text(rows: Rows, tokenizer: Any, max_length: int) -> Sets:
@@ -19,11 +19,12 @@ def in_text(rows: Rows, tokenizer: Any, max_length: int) -> Sets:
     The trainers of ORPO and CPO do neither: they forget the tools, and divide by the length of an answer of none.
     """
 
+    comparer = Comparer(tokenizer)
+
     def convert(dataset: Dataset | None) -> Dataset | None:
         if dataset is None:
             return None
-        texts = (_text_of(row, tokenizer) for row in dataset)
-        fitting = [row for row in texts if _length(row["prompt"], tokenizer) < max_length]
+        fitting = [text_of(row, tokenizer) for row in dataset if comparer.prompt_length(row) < max_length]
         return Dataset.from_dict({name: [row[name] for row in fitting] for name in TEXTS}, features=TEXTS)
 
     return {"train_dataset": convert(rows.train), "eval_dataset": convert(rows.eval)}
@@ -52,23 +53,5 @@ def prompt_ids(row: Mapping[str, Any], tokenizer: Any) -> list[int]:
     return list(found["input_ids"])
 
 
-def _text_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, str]:
-    columns = {name: row[name] for name in TEXTS}
-    if isinstance(row["prompt"], str):
-        return columns
-    text = apply_chat_template(columns, tokenizer, tools=_tools(row))
-    return {name: value if name == "prompt" else _ended(value, tokenizer.eos_token) for name, value in text.items()}
-
-
-def _ended(text: str, end: str) -> str:
-    """An answer without what a template puts behind its end token: the trainer would put a second one there."""
-    bare = text.rstrip()
-    return bare if bare.endswith(end) else text
-
-
 def _tools(row: Mapping[str, Any]) -> Any:
     return json.loads(row["tools"]) if row.get("tools") else None
-
-
-def _length(text: str, tokenizer: Any) -> int:
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])

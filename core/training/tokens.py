@@ -4,7 +4,7 @@ Never imports torch. tests/test_preview.py holds it against the trainer's own pr
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -61,9 +61,9 @@ class Encoder:
             return (self.encode(row, with_text),)
         texts = [self._exchange({**row, "completion": row[answer]}, with_text) for answer in ("chosen", "rejected")]
         if self.stage == "reward":
-            return tuple(_from(whole, len(whole.ids) - 1) for whole, _prompt in texts)
+            return tuple(from_index(whole, len(whole.ids) - 1) for whole, _prompt in texts)
         begin = min(_shared_length(prompt_ids, whole.ids) for whole, prompt_ids in texts)
-        return tuple(_from(whole, begin) for whole, _prompt in texts)
+        return tuple(from_index(whole, begin) for whole, _prompt in texts)
 
     def encode(self, row: Row, with_text: bool = False) -> Tokens:
         """A row's tokens, and with the text the places of the tokens in it. Raises what the chat template raises."""
@@ -74,7 +74,7 @@ class Encoder:
             tokens, found = self._chat(row["messages"], row, with_text, **mask)
             return replace(tokens, counts=[bit == 1 for bit in found["assistant_masks"]]) if mask else tokens
         whole, prompt_ids = self._exchange(row, with_text)
-        return _from(whole, _shared_length(prompt_ids, whole.ids)) if self.on_answers else whole
+        return from_index(whole, _shared_length(prompt_ids, whole.ids)) if self.on_answers else whole
 
     def _prompt(self, row: Row, with_text: bool) -> Tokens:
         """What stands before an answer that the model draws itself."""
@@ -83,7 +83,7 @@ class Encoder:
             tokens = self._plain(prompt, with_text)
         else:
             tokens, _found = self._chat(prompt, row, with_text, add_generation_prompt=True)
-        return _from(tokens, len(tokens.ids))
+        return from_index(tokens, len(tokens.ids))
 
     def _exchange(self, row: Row, with_text: bool) -> tuple[Tokens, Sequence[int]]:
         """(prompt and completion together, the ids of the prompt alone)."""
@@ -125,12 +125,14 @@ def pieces(tokens: Tokens, max_length: int, tokenizer: Any) -> tuple[list[tuple[
     found: list[tuple[str, bool]] = []
     at = 0
     for counts, group in groupby(range(fitting), key=lambda index: tokens.counts[index]):
-        indices = list(group)
-        end = max([at, *(tokens.spans[index][1] for index in indices)])
-        if indices[-1] == len(tokens.ids) - 1:
-            end = len(tokens.text)
-        found.append(("".join(_added(tokens, indices, tokenizer)) + tokens.text[at:end], counts))
-        at = end
+        text = ""
+        for index in group:
+            begin, end = tokens.spans[index]
+            upto = end if index < len(tokens.ids) - 1 else len(tokens.text)
+            text, at = text + tokens.text[at:upto], max(at, upto)
+            if begin == end:  # a token that stands nowhere in the text, such as one for its beginning
+                text += str(tokenizer.convert_ids_to_tokens(tokens.ids[index]))
+        found.append((text, counts))
     return found, tokens.text[at:]
 
 
@@ -139,8 +141,8 @@ def _all_counting(found: Mapping[str, Any], text: str) -> Tokens:
     return Tokens(ids, [True] * len(ids), text, found.get("offset_mapping", ()))
 
 
-def _from(tokens: Tokens, begin: int) -> Tokens:
-    """The tokens, of which those from an index on count."""
+def from_index(tokens: Tokens, begin: int) -> Tokens:
+    """The same tokens, of which those from an index on count."""
     return replace(tokens, counts=[index >= begin for index in range(len(tokens.ids))])
 
 
@@ -148,11 +150,3 @@ def _shared_length(ids: Sequence[int], others: Sequence[int]) -> int:
     """How many tokens two rows of them begin with alike. A completion begins where the prompt and the whole part."""
     pairs = enumerate(zip(ids, others, strict=False))
     return next((index for index, (one, other) in pairs if one != other), min(len(ids), len(others)))
-
-
-def _added(tokens: Tokens, indices: Sequence[int], tokenizer: Any) -> Iterator[str]:
-    """Tokens that stand nowhere in the text, such as one for its beginning."""
-    for index in indices:
-        begin, end = tokens.spans[index]
-        if begin == end:
-            yield str(tokenizer.convert_ids_to_tokens(tokens.ids[index]))

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
+from .compared import COMPARED_AS_TEXT, Comparer
 from .failure import TrainingError
 from .kinds import BadRow
 from .lengths import Lengths
@@ -55,7 +56,7 @@ class View:
         is_text = "text" in first
         on_answers = not is_text and (self.stage not in TUNED or job.assistant_only_loss)
         template = training_template(self.tokenizer, job.model) if on_answers and is_chat and is_whole else None
-        self.encoder = Encoder(self.tokenizer, template, on_answers, self.stage)
+        self.encoder = self._encoder(template, on_answers)
         self.template = _template(self.tokenizer, template) if is_chat else "none"
         notes = (TEMPLATES[self.template], _note(self.stage, is_text and job.assistant_only_loss))
         self.notes = list(filter(None, notes))
@@ -63,10 +64,16 @@ class View:
         self.lengths = Lengths(len(self.rows))
         self._to_measure = self._order()
 
+    def _encoder(self, template: str | None, on_answers: bool) -> Encoder | Comparer:
+        if self.stage in COMPARED_AS_TEXT:
+            return Comparer(self.tokenizer, self.stage)
+        return Encoder(self.tokenizer, template, on_answers, self.stage)
+
     def about(self) -> dict[str, Any]:
         """What is known once everything is loaded. The same key is the same lengths, wherever the files lie."""
         parts = (self.rows.sha256, self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template)
-        seen_by = (self.encoder.chat_template, self.encoder.on_answers, self.stage)
+        encoder = self.encoder
+        seen_by = (type(encoder).__name__, encoder.chat_template, encoder.on_answers, self.stage)
         return {
             "rows": len(self.rows),
             "key": hashlib.sha256(json.dumps([*parts, *seen_by]).encode()).hexdigest(),
@@ -141,6 +148,8 @@ def _note(stage: str, learns_texts_whole: bool) -> str:
     """What a person should know of what counts."""
     if stage in DRAWN:
         return "The model draws the answers itself: a row ends where they begin."
+    if stage == "orpo":
+        return "ORPO compares the answers; the chosen text it also learns whole, question included."
     if stage == "reward":
         return "The score of an answer is read at its last token."
     return "The rows are plain texts: every token counts." if learns_texts_whole else ""
