@@ -2,9 +2,10 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from core.presets import PRESETS_DIR, models
@@ -33,6 +34,8 @@ CONFIG_FILES = (
 )
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 SECONDS_FOR_THE_HUB = 3
+SECONDS_OF_SILENCE = 30
+"""How long a Hub that did not answer is not asked again."""
 MAX_CONFIG_BYTES = 16 * 2**20
 """Above the size of every settings file; more is a broken or hostile one."""
 
@@ -180,7 +183,7 @@ def _hub_config_path(repo_id: str, revision: str) -> Path:
 
     if isinstance(kept := try_to_load_from_cache(repo_id, "config.json", revision=revision), str):
         return Path(kept)
-    if not _hub_answers():
+    if not _hub_answers(int(time.monotonic() / SECONDS_OF_SILENCE)):
         raise ModelNotFound(
             f"{repo_id} is not downloaded and the Hub cannot be reached", "go online once, or give a folder"
         )
@@ -210,8 +213,12 @@ def _hub_config_path(repo_id: str, revision: str) -> Path:
         raise ModelNotFound(f"{repo_id} {problem}", fix) from None
 
 
-def _hub_answers() -> bool:
-    """False at once where there is no network: a download would try again for half a minute before it says so."""
+@lru_cache(maxsize=1)
+def _hub_answers(_moment: int) -> bool:
+    """False soon where there is no network: a download would try again for half a minute before it says so.
+
+    Asked once a moment, since a form asks on every edit.
+    """
     from huggingface_hub import constants, get_session
 
     try:

@@ -55,7 +55,7 @@ def hub_answers(monkeypatch: pytest.MonkeyPatch, answer: Path | Exception) -> li
         return str(answer)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(source, "_hub_answers", lambda: True)
+    monkeypatch.setattr(source, "_hub_answers", lambda _moment: True)
     return asked
 
 

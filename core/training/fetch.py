@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .failure import TrainingError
+from .hub import stay_offline_without_answer
 
 SECONDS_BETWEEN_REPORTS = 0.2
 CHUNK_BYTES = 2**20
@@ -106,6 +107,7 @@ def main() -> None:
 
 def download(request: Mapping[str, Any]) -> dict[str, Any]:
     """Fetches the files of one split of a dataset into a folder. Raises TrainingError."""
+    stay_offline_without_answer()
     from huggingface_hub import HfFileSystem
 
     hub = HfFileSystem()

@@ -11,10 +11,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .failure import TrainingError, explain
+from .hub import stay_offline_without_answer
 
 if TYPE_CHECKING:
     from .view import View
@@ -57,6 +59,8 @@ class Program:
 
     def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Another file or another tokenizer; returns what is known of it."""
+        if not Path(request["model"]).is_dir():
+            stay_offline_without_answer()
         from .view import View
 
         self._view = None
