@@ -12,7 +12,7 @@ states, and never starts a process.
                 metrics.jsonl     one object per logging step (appended by the program)
                 samples.jsonl     answers before and after
                 about.json        title, notes and tags (written by people)
-                log.txt           what the program printed
+                log.txt           what the program printed; of very much, the beginning and the end
                 checkpoints/      output/   stop (a request)
 """
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .checkpoints import Checkpoint, Checkpoints
 from .failure import Failure, Stopped, TrainingError, UnusableJob, diagnose
 from .identity import check_same, facts_of, keep_smaller_batch
+from .log import kept_short
 from .record import Progress, Record, say
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
     except OSError as error:
         print(f"{folder} cannot be written to: {error.strerror}", file=sys.stderr)
         return 1
-    with record.listening():
+    with record.listening(), kept_short(folder / "log.txt"):
         try:
             train(job, record)
         except Stopped:
