@@ -22,14 +22,22 @@ def test_allocated_peaks_on_a_t4_are_right_to_a_fraction_of_a_percent(scores) ->
 
 def test_reserved_peaks_on_a_t4_are_right_to_a_percent(scores) -> None:
     score = scores["T4 HF+PEFT", "reserved"]
-    assert score.n >= 51
+    assert score.n >= 32
     assert score.median <= 0.01
     assert score.p90 <= 0.05
-    assert score.worst <= 0.13  # two rows of a loader whose threads raced while they quantised
+    assert score.worst <= 0.07
+
+
+def test_what_racing_threads_reserve_is_met_in_most_cases(scores) -> None:
+    score = scores["T4 HF+PEFT, raced load", "reserved"]
+    assert score.n >= 17
+    assert score.median <= 0.012
+    assert score.worst <= 0.13
 
 
 def test_reserved_peaks_of_padded_batches_on_an_l40s_are_right_to_a_percent(scores) -> None:
     score = scores["L40S HF+PEFT", "reserved"]
-    assert score.n >= 21
+    assert score.n >= 20
     assert score.median <= 0.005
     assert score.p90 <= 0.03
+    assert score.worst <= 0.06

@@ -125,24 +125,39 @@ def _t4(row: Json) -> MeasuredRow | None:
         expandable_segments=False,
     )
     metric: Metric = "allocated" if spec["which"] == "alloc" else "reserved"
-    return MeasuredRow("T4 HF+PEFT", metric, program, row["value_bytes"], two_steps, row)
+    is_raced = metric == "reserved" and is_4bit and _version(row, "transformers") < LOADS_IN_TURN
+    group = "T4 HF+PEFT, raced load" if is_raced else "T4 HF+PEFT"
+    return MeasuredRow(group, metric, program, row["value_bytes"], two_steps, row)
+
+
+LOADS_IN_TURN = (5, 4)
+"""From here on transformers quantises a model tensor by tensor (its pull request 44576). Before, up to four threads put
+16-bit tensors on the card while the one that quantises waited for the embedding: nothing that a row says decides how
+far ahead they got. Two loads of Qwen2.5-Coder-1.5B under equal settings left 4.3 MiB of difference in what is
+allocated, and 152 MiB in what is reserved. One after the other the simulation reserves 12.6 % less than was measured
+(1.9 % more for Llama-3.2-1B), four threads abreast 1 % more (17 % more): the truth lies between. Excluded as causes:
+the order of tensors, the segment that the allocator is warmed up with, ties between equal blocks, the step itself (rows
+that were not quantised are met to the MiB)."""
 
 
 LONGEST_METAMATH_TOKENS = {"max": 697, "p99": 597}
 """Longest batch of the data set, and the 99th percentile: latent in the results, fitted once for all rows."""
+PERCENTILE_OF_TODAY = (0, 18)
+"""Before this version of PEFT the percentile was taken otherwise: it is about 0.80 of the maximum in the results of all
+methods, and 0.90 since, whatever the version of torch."""
 OTHER_PEFT_METHODS = ("rank32-lorafa", "bdlora", "eva", "mica", "riem")
 """Results that call themselves LoRA and train or initialise in another way."""
 
 
 def _peft(row: Json) -> MeasuredRow | None:
     """PEFT's method comparison: a loop of its own on an L40S, bfloat16, right-padded batches, `use_cache`."""
-    which, versions = row["spec"]["which"], row["versions"] or {}
+    which = row["spec"]["which"]
     if row["method"] not in ("lora", "full") or any(name in row["path"] for name in OTHER_PEFT_METHODS):
         return None
     if row["dtype"] != "bfloat16" or row["optimizer"] not in ("AdamW", "Adam"):
         return None
-    if which != "max" and not str(versions.get("torch-version")).startswith(("2.9", "2.13")):
-        return None  # older results sampled the percentile in another way
+    if which != "max" and _version(row, "peft-version") < PERCENTILE_OF_TODAY:
+        return None
     targets = frozenset(row["targets"]) if row["targets"] else None
     program = Program(
         shape=_shape("Llama-3.2-3B"),
@@ -255,6 +270,12 @@ def _swift(row: Json) -> MeasuredRow | None:
         expandable_segments=False,
     )
     return MeasuredRow("A100 ms-swift 2024", "reserved", program, row["value_bytes"], two_steps, row)
+
+
+def _version(row: Json, package: str) -> tuple[int, int]:
+    """The version of a package that a row was measured with, as (major, minor)."""
+    major, minor, *_ = str((row["versions"] or {})[package]).split(".")
+    return int(major), int(minor)
 
 
 MAPPINGS: Mapping[str, Callable[[Json], MeasuredRow | None]] = {
