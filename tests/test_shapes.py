@@ -220,6 +220,15 @@ def test_tensors_are_those_of_transformers(model_type: str, biased: bool) -> Non
 
 
 @pytest.mark.slow
+@every_family
+def test_the_families_that_scale_what_a_sublayer_adds_are_those_of_transformers(model_type: str) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(model_type).get_text_config()
+    assert FAMILIES[model_type].scales_residuals == hasattr(config, "residual_multiplier")
+
+
+@pytest.mark.slow
 @every_model
 def test_a_preset_has_the_tensors_of_transformers(model: BaseModel) -> None:
     config = tomllib.loads((PRESETS_DIR / "models.toml").read_text(encoding="utf-8"))[model.id]["config"]

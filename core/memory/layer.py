@@ -11,9 +11,6 @@ from core.memory.linear import ForwardPass, linear
 from core.memory.program import LayerKind
 from core.memory.tape import WeightGradient
 
-SCALED_RESIDUALS = ("granite",)
-"""Families that multiply what a sublayer adds by a constant."""
-
 
 def decoder_layer(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     """`x = layer(x)` for hidden states [N, hidden] in the precision of the residual."""
@@ -27,7 +24,7 @@ def decoder_layer(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Te
         run.tape.drop(x)
         if has_norms_after:
             mixed = norm(run, mixed, f"{name}.{part}.norm_after")
-        if run.program.shape.model_type in SCALED_RESIDUALS:
+        if run.program.shape.family.scales_residuals:
             mixed = run.tape.run(mixed, saves_constant=True, consumes=True)
         x = run.tape.add(residual, mixed)
     return x

@@ -81,6 +81,8 @@ class Family:
     layer_norms: tuple[str, ...] = PRE_NORMS
     norm_scales_in_float32: bool = False
     """True if a norm multiplies by its weight before it casts back to the precision of its input."""
+    scales_residuals: bool = False
+    """True if what a sublayer adds is multiplied by a constant first."""
     fused_projections: bool = False
     """True if one layer makes q, k and v, and one makes gate and up."""
     has_sinks: bool = False
@@ -197,7 +199,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             defaults=MappingProxyType({"tie_word_embeddings": True, "num_key_value_heads": 4}),
         ),
         "olmo2": Family("OLMo 2", qk_norm="all_heads", layer_norms=POST_NORMS, norm_scales_in_float32=True),
-        "granite": replace(_LLAMA, title="Granite"),
+        "granite": replace(_LLAMA, title="Granite", scales_residuals=True),
         "gpt_oss": Family(
             "gpt-oss",
             norm_scales_in_float32=True,
