@@ -18,6 +18,7 @@ from core.training.failure import TrainingError
 from core.training.kinds import ACCEPTED_TYPES, KINDS, BadRow, parse
 from core.training.record import Record
 from tests.training_fixtures import DEMO, copy_model, lines_of, losses_of, make_run, status_of, train, write_rows
+from ui.render.plots import PLOTS
 
 training = pytest.mark.training
 pytestmark = [
@@ -25,14 +26,21 @@ pytestmark = [
 ]
 FILES = {"preference": "preference.jsonl", "unpaired preference": "preference.jsonl", "prompt-only": "prompts.jsonl"}
 METRICS: Mapping[str, set[str]] = {
-    "sft": {"mean_token_accuracy", "entropy"},
-    "cpt": {"mean_token_accuracy", "entropy"},
+    "sft": {"mean_token_accuracy"},
+    "cpt": {"mean_token_accuracy"},
     "reward": {"accuracy", "margin", "mean_reward"},
-    "dpo": {"rewards/margins", "rewards/accuracies", "rewards/chosen", "logps/rejected"},
+    "dpo": {"rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected"},
     "kto": {"rewards/chosen", "kl"},
-    "orpo": {"rewards/margins", "nll_loss", "log_odds_ratio"},
-    "cpo": {"rewards/margins", "nll_loss"},
-    "grpo": {"reward", "reward_std", "rewards/length/mean", "completions/mean_length", "frac_reward_zero_std"},
+    "orpo": {"rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected"},
+    "cpo": {"rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected"},
+    "grpo": {
+        "reward",
+        "rewards/length/mean",
+        "rewards/exact_match/mean",
+        "completions/mean_length",
+        "completions/max_length",
+        "frac_reward_zero_std",
+    },
     "rloo": {"reward", "rewards/length/mean", "completions/mean_length", "kl"},
 }
 """What the run's plots read, under TRL's own names."""
@@ -102,6 +110,16 @@ def test_every_stage_learns_and_says_what_its_plots_show(
     last = [line for line in lines_of(run) if "loss" in line][-1]
     assert METRICS[stage] <= set(last) and last["num_tokens"] > 0 and last["tokens_per_second"] > 0
     assert (run / "samples.jsonl").exists() == (stage != "reward") and "could not answer" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("stage", TRAINABLE)
+def test_what_a_stage_measures_is_plotted(stage: str) -> None:
+    assert METRICS[stage] <= {trace.key for plot in PLOTS.values() for trace in plot.traces}
+
+
+def test_every_built_in_reward_has_a_curve_of_its_own() -> None:
+    curves = [trace.key for trace in PLOTS["rewards_apart"].traces]
+    assert curves == [f"rewards/{name}/mean" for name in (*refusals.REWARD_FUNCTIONS, "reward_model")]
 
 
 @training

@@ -77,16 +77,44 @@ PLOTS: Mapping[str, Plot] = {
             "",
             (
                 Trace("reward", "reward", ACCENT),
+                Trace("mean_reward", "score", ACCENT),
                 Trace("rewards/chosen", "chosen", GREEN),
                 Trace("rewards/rejected", "rejected", RED),
                 Trace("rewards/margins", "margin", "#aa3377"),
+                Trace("margin", "margin of the scores", "#aa3377"),
+            ),
+        ),
+        Plot(
+            "rewards_apart",
+            "What each reward gives",
+            "",
+            (
+                Trace("rewards/exact_match/mean", "exact match", ACCENT),
+                Trace("rewards/regex/mean", "pattern", "#ee6677"),
+                Trace("rewards/json/mean", "JSON", GREEN),
+                Trace("rewards/length/mean", "length", "#ccbb44"),
+                Trace("rewards/reward_model/mean", "reward model", "#aa3377"),
             ),
         ),
         Plot(
             "accuracies",
             "How often the better answer wins",
             "",
-            (Trace("rewards/accuracies", "train", ACCENT), Trace("eval_rewards/accuracies", "eval", RED, markers=True)),
+            (
+                Trace("rewards/accuracies", "train", ACCENT),
+                Trace("accuracy", "train", ACCENT),
+                Trace("eval_rewards/accuracies", "eval", RED, markers=True),
+                Trace("eval_accuracy", "eval", RED, markers=True),
+            ),
+        ),
+        Plot(
+            "token_accuracy",
+            "How often the right token is the likeliest",
+            "",
+            (
+                Trace("mean_token_accuracy", "train", ACCENT),
+                Trace("eval_mean_token_accuracy", "eval", RED, markers=True),
+            ),
         ),
         Plot("kl", "Distance from the reference (KL)", "", (Trace("kl", "KL", ACCENT),)),
         Plot(
@@ -97,6 +125,12 @@ PLOTS: Mapping[str, Plot] = {
                 Trace("completions/mean_length", "mean", ACCENT),
                 Trace("completions/max_length", "longest", FAINT),
             ),
+        ),
+        Plot(
+            "alike",
+            "Prompts whose answers are all worth the same",
+            "share",
+            (Trace("frac_reward_zero_std", "share", ACCENT),),
         ),
         Plot("learning_rate", "Learning rate", "", (Trace("learning_rate", "learning rate", ACCENT),)),
         Plot("grad_norm", "Gradient norm", "", (Trace("grad_norm", "gradient norm", ACCENT),)),
