@@ -1,13 +1,20 @@
 """Correctness before speed: whatever makes a step faster or smaller leaves losses and gradients as they were."""
 
 import copy
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from core.job import JobSpec
+from core.plan import plan
+from core.presets import gpus
+from core.shapes import ModelShape
+from core.speed import RowStatistics
 from core.training.acceleration import compile_layers, take_inputs_as_they_are
 from core.training.checkpointing import checkpoint_every
 from tests.tiny_models import (
@@ -22,7 +29,10 @@ from tests.tiny_models import (
     packed,
     padded,
 )
-from tests.training_fixtures import lines_of, make_run, train
+from tests.training_fixtures import DEMO, lines_of, make_run, train
+
+CPU = replace(gpus()["t4"], id="local", compute_capability=(0, 0), supports_bf16=False)
+DEMO_SHAPE = ModelShape.from_config(json.loads((DEMO / "model" / "config.json").read_text(encoding="utf-8")))
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")]
 
@@ -67,6 +77,22 @@ def test_a_step_of_packed_rows_is_the_step_of_the_same_rows_padded(tmp_path: Pat
     assert found["num_tokens"] == wanted["num_tokens"]
     assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
     assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-5)
+
+
+def test_both_profiles_draw_the_same_curve_and_go_different_ways(tmp_path: Path) -> None:
+    asked = JobSpec.parse({"max_length": 128, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4})
+    runs, ways = [], []
+    for profile in ("fastest", "smallest"):
+        chosen = plan(asked.model_copy(update={"profile": profile}), DEMO_SHAPE, CPU, RowStatistics(48, 110)).change
+        ways.append((chosen["per_device_train_batch_size"], chosen["gradient_checkpointing"]))
+        runs.append(make_run(tmp_path / profile, lora_dropout=0, max_steps=12, **chosen))
+        assert train(runs[-1]) == 0
+    assert ways == [(8, False), (1, True)]
+    fast, small = (lines_of(run) for run in runs)
+    losses = [line["loss"] for line in fast]  # of two epochs
+    assert len(losses) == 12 and sum(losses[6:]) < 0.97 * sum(losses[:6])
+    for name in ("loss", "grad_norm"):
+        assert [line[name] for line in small] == pytest.approx([line[name] for line in fast], rel=1e-3)
 
 
 # Checkpointing
