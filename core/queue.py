@@ -35,11 +35,12 @@ def submit(home: Home, run: Run) -> Run:
 def advance(home: Home) -> None:
     """Starts what can be started, and ends what was asked to stop and does not.
 
-    Costs next to nothing when there is nothing to do; safe to call from several processes at any time.
+    Costs next to nothing when there is nothing to do; safe to call from several processes at any time. What a full disk
+    does not let happen now, a later call does.
     """
     schedule = runs.read_schedule(home)
     if schedule.waiting or schedule.devices:
-        with suppress(SpecError), runs.locked(home, seconds=0):  # else another process is at it
+        with suppress(SpecError, OSError), runs.locked(home, seconds=0):  # else another process is at it
             _go_on(home)
 
 
@@ -48,8 +49,7 @@ def keep_advancing(home: Home) -> threading.Thread:
 
     def look() -> None:
         while True:
-            with suppress(OSError):  # a full disk, for one, may have room again later
-                advance(home)
+            advance(home)
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
     thread = threading.Thread(target=look, name="queue", daemon=True)

@@ -208,8 +208,8 @@ def empty(name: str, revision: str = "none") -> go.Figure:
     drawn = go.Figure(layout={"template": NO_TEMPLATE})
     drawn.update_layout(
         uirevision=revision,
-        height=260,
-        margin={"l": 56, "r": 16, "t": 34, "b": 36},
+        height=280,
+        margin={"l": 56, "r": 16, "t": 34, "b": 60},
         title={"text": f"{plot.title}{f', {plot.unit}' if plot.unit else ''}", "x": 0.01, "font": {"size": 14}},
         xaxis={"title": None, "zeroline": False, "rangemode": "tozero", "gridcolor": "rgba(128,128,128,0.15)"},
         yaxis={
@@ -218,7 +218,7 @@ def empty(name: str, revision: str = "none") -> go.Figure:
             "exponentformat": "power",
             "rangemode": "tozero" if plot.starts_at_zero else "normal",
         },
-        legend={"orientation": "h", "x": 0.16, "xanchor": "left", "y": 1.17},
+        legend={"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},  # below: beside the title a phone has no room
         modebar={"bgcolor": "rgba(0,0,0,0)", "remove": MODEBAR_NOISE},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
