@@ -35,6 +35,8 @@ SECONDS_TO_TERMINATE = 120
 """How long a program that was asked to stop may take to reach the end of its step."""
 SECONDS_TO_SAVE = 600
 """How long, in all, if it is writing its checkpoint."""
+SECONDS_TO_DIE = 5
+"""How long the system may take to remove a killed program; one that hangs in a driver may never go."""
 SECONDS_TO_EXIT = 20
 """How long it may take to be gone once it has said that it has ended."""
 
@@ -93,14 +95,13 @@ def is_winding_up(run: Run) -> bool:
 
 
 def kill(run: Run) -> None:
-    """Ends a run's program and all that it has started at once, without a checkpoint."""
-    for _ in range(3):  # again, for what was started meanwhile
-        family = _family(run)
+    """Ends a run's program and all that it has started at once, without a checkpoint, and waits until it is gone."""
+    deadline = time.monotonic() + SECONDS_TO_DIE
+    while (family := _family(run)) and time.monotonic() < deadline:  # again, for what was started meanwhile
         for process in family:
             with suppress(psutil.Error):  # ended by itself meanwhile
                 process.kill()
-        if not family:
-            return
+        time.sleep(0.02)
 
 
 def wait(home: Home, run_id: str, seconds: float) -> Run:

@@ -189,6 +189,8 @@ class Preview:
 
     def close(self) -> None:
         """Ends the child; the next question starts another."""
+        if child := self._child:
+            child.interrupt()  # before the lock: whoever holds it may be waiting for an answer
         with self._lock:
             if self._child:
                 self._child.kill()

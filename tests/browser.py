@@ -51,7 +51,7 @@ class App:
             return False
 
     def end(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Ends it, if it has not ended yet: by force if it takes no notice, as a job in a shell's background may not."""
+        """Ends it, if it has not ended yet: by force if it takes no notice, as a shell's background jobs may not."""
         if self.process.poll() is None:
             self.process.send_signal(how)
             with suppress(subprocess.TimeoutExpired):

@@ -34,8 +34,10 @@ NO_MARKS: dict[str, Any] = {}
 
 
 @pytest.fixture
-def handlers(home: Home, fake_program: None) -> Handlers:
-    return Handlers(home)
+def handlers(home: Home, fake_program: None) -> Iterator[Handlers]:
+    made = Handlers(home)
+    yield made
+    made.previews.close()
 
 
 def looking_at(run_id: str = "", **more: str) -> dict[str, str]:
@@ -420,9 +422,9 @@ class Wire:
 
 
 @pytest.fixture
-def wire(home: Home, fake_program: None) -> Iterator[Wire]:
+def wire(home: Home, handlers: Handlers) -> Iterator[Wire]:
     """The page, really served, and a client that presses its buttons."""
-    blocks = page.build(Handlers(home))
+    blocks = page.build(handlers)
     server.launch(blocks, home, GatePolicy(), free_port())
     client = Client(blocks.local_url, verbose=False)
     yield Wire(client)

@@ -89,14 +89,18 @@ class Child:
                 return answer
         return None
 
-    def kill(self) -> None:
-        """Ends the child, and whatever it started."""
+    def interrupt(self) -> None:
+        """Ends the child, and whatever it started; who waits for its answer, in another thread, gets ChildDied."""
         if self.is_alive:
             with suppress(ProcessLookupError):
                 if os.name == "posix":
                     os.killpg(self._process.pid, signal.SIGKILL)  # its own session, so the group is its own
                 else:
                     self._process.kill()
+
+    def kill(self) -> None:
+        """Ends the child, and whatever it started, and lets go of it."""
+        self.interrupt()
         self._process.wait()
         for stream in (self._process.stdin, self._errors):
             with suppress(OSError):

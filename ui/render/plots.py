@@ -218,7 +218,7 @@ def empty(name: str, revision: str = "none") -> go.Figure:
             "exponentformat": "power",
             "rangemode": "tozero" if plot.starts_at_zero else "normal",
         },
-        legend={"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},  # below: beside the title a phone has no room
+        legend={"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},  # beside the title a phone has no room
         modebar={"bgcolor": "rgba(0,0,0,0)", "remove": MODEBAR_NOISE},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
