@@ -62,6 +62,8 @@ EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
     ("llama", DEEP, {"method": "full"}),
     ("llama", DEEP, {"method": "lora", "max_length": 2048}),
     ("gemma3_text", DEEP, {"method": "qlora"}),
+    ("gemma3_text", {"num_hidden_layers": 6}, {"method": "lora", "per_device_train_batch_size": 1}),
+    ("gemma3_text", {"num_hidden_layers": 8}, {"method": "lora", "per_device_train_batch_size": 1}),
     ("llama", {"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 128256}, {"method": "qlora"}),
     ("llama", {}, {"method": "lora", "lora_dropout": 0.05}),
     ("qwen3", {}, {"method": "qlora", "lora_dropout": 0.05, "gradient_checkpointing": False}),

@@ -1,6 +1,6 @@
 """The referee: the trace by itself, and the estimate against it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from core.referee import (
     trace_all,
 )
 from core.shapes import ModelShape
+from core.training.trace_depth import extended, shallow
+from core.training.trace_ledger import Ledger
 
 CLOSE = 0.02
 CONFIG: Mapping[str, Any] = {"model_type": "llama", **SIZES}
@@ -117,6 +119,32 @@ def test_the_start_of_an_adapter_takes_no_memory(answers: Mapping[str, Any]) -> 
 
 def test_dora_takes_more_than_lora(answers: Mapping[str, Any]) -> None:
     assert answers["dora"].peak_allocated_bytes > answers["plain"].peak_allocated_bytes
+
+
+def ledger_of(kinds: str, indices: Sequence[int]) -> Ledger:
+    """A model in which every layer keeps its input for the layers behind it, a gradient for those in front of it, and
+    needs as much as its kind says while it is at work."""
+    ledger = Ledger({})
+    for phase in ("load", "optimizer_step", "eval"):
+        ledger.enter(phase)
+    for place, index in enumerate(indices):
+        work = {"s": 300, "f": 512, "t": 1024}[kinds[index]]
+        for phase, held in (("forward", 4 * place), ("backward", 4 * place + 2 * (len(indices) - place))):
+            ledger.enter(f"{phase}/{index}")
+            with ledger.scratch(512 * (held + work), "work"):
+                pass
+    return ledger
+
+
+@pytest.mark.parametrize(
+    "kinds", ["s" * 9, "ssssfss", "sssssfss", "sssssf" * 5, "f" + "s" * 20, "sf", "ssssssstt", "sst"]
+)
+def test_a_model_is_extended_where_the_same_layers_work(kinds: str) -> None:
+    whole = {segment: peak.num_bytes for segment, peak in ledger_of(kinds, range(len(kinds))).peaks.items()}
+    found, _ = extended(kinds, lambda indices: ledger_of(kinds, indices))
+    assert found["forward"] == max(size for segment, size in whole.items() if segment.startswith("forward"))
+    assert found["backward"] == max(size for segment, size in whole.items() if segment.startswith("backward"))
+    assert len(shallow(kinds)) <= min(len(kinds), 4 + 2 * len(set(kinds)))
 
 
 # The estimate against the trace

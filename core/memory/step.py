@@ -74,7 +74,7 @@ class Simulation:
         self._has_states = False
         self._workspaces: dict[str, Tensor] = {}
         self._outputs: list[Tensor] = []
-        self._savers: dict[tuple[Program, LayerKind], int] = {}
+        self._recorded: dict[tuple[Program, LayerKind], tuple[int, int]] = {}
 
     def play(self) -> "Simulation":
         """Load, one step with the optimizer's states in place (as every step but the first), evaluate, save."""
@@ -213,28 +213,31 @@ class Simulation:
         run = ForwardPass(done.program, tape, trains=kind.trains)
         x = returned[0] if returned else layer.x
         x.requires_grad = layer.x.requires_grad
-        tape.num_savers, tape.last_saver = 0, self._num_savers(done.program, kind)
+        tape.num_savers = 0
+        tape.last_saver, made_before_bytes = self._recorded_aside(done.program, kind)
+        made_before = self.heap.allocate(made_before_bytes, 1, "temporary")
         output = decoder_layer(run, self.heap.hold(x), kind, f"{done.model}layers.{index}")
         self.heap.is_closed, tape.last_saver = False, None
         run.end_autocast()
-        self.heap.drop(output)
+        self.heap.drop(output, made_before)
         result = tape.backward(tape.take(), output, gradient, x)
         self.heap.drop(*returned)
         tape.offload = offload
         return result
 
-    def _num_savers(self, program: Program, kind: LayerKind) -> int:
-        """How many operations of a layer save anything, counted aside."""
+    def _recorded_aside(self, program: Program, kind: LayerKind) -> tuple[int, int]:
+        """How many operations of a layer save anything, and the bytes of gradients that its backward pass makes before
+        it asks for what they saved, whereupon the layer runs again. Counted aside."""
         key = program, kind
-        if key not in self._savers:
+        if key not in self._recorded:
             tape = Tape(Heap())
             tape.heap.enter("aside")
             run = ForwardPass(program, tape, trains=kind.trains)
             x = embedded(program, tape.heap)
             x.requires_grad = True
             decoder_layer(run, x, kind, "aside")
-            self._savers[key] = tape.num_savers
-        return self._savers[key]
+            self._recorded[key] = tape.num_savers, tape.bytes_before_saved()
+        return self._recorded[key]
 
     def _embedding_backward(self, done: _Activations) -> None:
         """The gradient of the embedding, or of the copy of it that trains."""

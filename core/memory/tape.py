@@ -47,6 +47,8 @@ class Operation:
     """What its backward kernel needs once its results are allocated."""
     away: list[Tensor]
     """What it saved in main memory instead; it comes back for the backward pass."""
+    needs_saved: bool
+    """Its backward reads something that was saved, be it a constant."""
 
 
 class Offload:
@@ -120,7 +122,8 @@ class Tape:
         """
         heap, first = self.heap, inputs[0]
         is_recorded = self.is_recording and (bool(weights) or any(tensor.requires_grad for tensor in inputs))
-        if is_recorded and (saves or saves_output or saves_constant):
+        needs_saved = bool(saves) or saves_output or saves_constant
+        if is_recorded and needs_saved:
             self.num_savers += 1
             heap.is_closed |= self.num_savers == self.last_saver and not saves_output
         scratch = heap.allocate(scratch_bytes, 1, scratch_kind) if scratch_bytes else None
@@ -136,7 +139,7 @@ class Tape:
             saved, away = self.save((*saves, output) if saves_output else saves)
             sizes = [tensor.num_bytes for tensor in inputs] if gradient_bytes is None else gradient_bytes
             backward = sizes, weights, backward_scratch_bytes, scratch_kind, backward_kernel_bytes
-            self.operations.append(Operation(inputs, output, saved, *backward, away))
+            self.operations.append(Operation(inputs, output, saved, *backward, away, needs_saved))
         if consumes:
             heap.drop(*inputs)
         return output
@@ -196,6 +199,16 @@ class Tape:
             for tensor_id, new in made:
                 found[tensor_id] = self._sum(found[tensor_id], new) if tensor_id in found else new
         return found.get(target.id)
+
+    def bytes_before_saved(self) -> int:
+        """Gradients that a backward pass over the recorded operations makes before it first needs what was saved."""
+        num_bytes = 0
+        for operation in reversed(self.operations):
+            if operation.needs_saved:
+                break
+            sizes = zip(operation.inputs, operation.gradient_bytes, strict=True)
+            num_bytes += sum(size for tensor, size in sizes if tensor.requires_grad and size != PASSED_ON)
+        return num_bytes
 
     def accumulate(self, weight: WeightGradient) -> None:
         """Make the gradient of a parameter: kept if it is the first, added in place otherwise."""

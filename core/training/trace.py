@@ -62,7 +62,7 @@ def trace(
 
     def play(indices: Sequence[int]) -> Ledger:
         depths.append(len(indices))
-        ledger = Run(model, asked, on_card, precision).play(layers.keep(indices))
+        ledger = Run(model, asked, on_card, precision).play(dict(zip(indices, layers.keep(indices), strict=True)))
         on_progress(min(1.0, len(depths) / (1 + len(set(layers.kinds)))))
         return ledger
 

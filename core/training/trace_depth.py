@@ -6,42 +6,43 @@ from typing import Any
 from .trace_ledger import Ledger
 
 PHASES = ("load", "forward", "backward", "optimizer_step", "eval")
+NUM_ENDS = 2
+"""Layers that a shallow model keeps at either end, whatever their kind."""
 
 
 def shallow(kinds: Sequence[Any]) -> tuple[int, ...]:
-    """Which layers a shallow model keeps: one of every kind at either end, two if all are alike."""
-    count = 1 if len(set(kinds)) > 1 else 2
-    if len(kinds) <= 2 * count * len(set(kinds)):
-        return tuple(range(len(kinds)))
-    first = [index for index, kind in enumerate(kinds) if kinds[:index].count(kind) < count]
-    last = [index for index, kind in enumerate(kinds) if kinds[index + 1 :].count(kind) < count]
-    return tuple(sorted({*first, *last}))
+    """Which layers a shallow model keeps: those at either end, and the first and the last of every kind."""
+    count = len(kinds)
+    ends = {*range(min(NUM_ENDS, count)), *range(max(0, count - NUM_ENDS), count)}
+    first = {kinds.index(kind) for kind in kinds}
+    last = {count - 1 - tuple(reversed(kinds)).index(kind) for kind in kinds}
+    return tuple(sorted(ends | first | last))
 
 
 def extended(kinds: Sequence[Any], play: Callable[[Sequence[int]], Ledger]) -> tuple[Mapping[str, int], Ledger]:
     """Peak of each phase of the whole model, and the ledger of the deepest model that was played.
 
-    `play` traces the model that is made of some of the layers. First a shallow one, then once more for every kind
-    with one more layer of it in the middle.
+    `play` traces the model that is made of some of the layers, which name the segments of its ledger. First a shallow
+    one, then once more for every kind with one more layer of it: a segment is compared where the same layer is at work.
     """
     base = shallow(kinds)
     ledger = play(base)
-    if len(base) == len(kinds):
-        return _by_phase({segment: peak.num_bytes for segment, peak in ledger.peaks.items()}), ledger
     total = {segment: peak.num_bytes for segment, peak in ledger.peaks.items()}
     shallow_peaks = dict(total)
-    middle = len(base) // 2
     for kind in dict.fromkeys(kinds):
-        spare = next((index for index, other in enumerate(kinds) if other == kind and index not in base), None)
-        if spare is None:
+        spare = [index for index, other in enumerate(kinds) if other == kind and index not in base]
+        if not spare:
             continue
-        deeper = play((*base[:middle], spare, *base[middle:]))
-        num_more = list(kinds).count(kind) - sum(kinds[index] == kind for index in base)
+        ledger = play(sorted((*base, _middle_of(spare, len(kinds)))))
         for segment, num_bytes in shallow_peaks.items():
-            if segment in deeper.peaks:  # the backward pass ends where nothing trains any more
-                total[segment] += num_more * (deeper.peaks[segment].num_bytes - num_bytes)
-        ledger = deeper
+            if segment in ledger.peaks:  # the backward pass ends where nothing trains any more
+                total[segment] += len(spare) * (ledger.peaks[segment].num_bytes - num_bytes)
     return _by_phase(total), ledger
+
+
+def _middle_of(indices: Sequence[int], count: int) -> int:
+    """The index that is nearest the middle of a model of so many layers."""
+    return min(indices, key=lambda index: abs(2 * index - count + 1))
 
 
 def _by_phase(segments: Mapping[str, int]) -> dict[str, int]:

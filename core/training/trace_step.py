@@ -18,9 +18,6 @@ from .trace_loss import LOSSES, Models, batch_of
 from .trace_model import dequantised_for_dora, mask_known, materialise
 from .trace_optimizers import optimizer_of
 
-NUM_ENDS = 2
-"""Layers near either end that keep peaks of their own: memory is linear in depth only where the same layers work."""
-
 
 class Run:
     """A model at work, with a ledger of its memory."""
@@ -36,12 +33,12 @@ class Run:
         self._optimizer: Any = None
         self._reference: Any = None
 
-    def play(self, layers: Sequence[nn.Module]) -> Ledger:
-        """Everything from loading to an evaluation; `layers` are the model's decoder layers."""
+    def play(self, layers: Mapping[int, nn.Module]) -> Ledger:
+        """Everything from loading to an evaluation; `layers` are the model's decoder layers, by the name of each."""
         ledger = self.ledger
         with FakeTensorMode(allow_non_fake_inputs=True), ledger, as_on(self.card, ledger), dequantised_for_dora():
             self._load()
-            hooks = [hook for i, layer in enumerate(layers) for hook in self._watch(layer, i, len(layers))]
+            hooks = [hook for name in layers for hook in self._watch(layers, name)]
             with mask_known(self.batch.has_mask):
                 self._train()
                 self._evaluate()
@@ -100,12 +97,11 @@ class Run:
             if self.card.workspace_bytes:
                 self.ledger.allocate(self.card.workspace_bytes, "cuBLAS workspace")
 
-    def _watch(self, layer: nn.Module, index: int, num_layers: int) -> Sequence[Any]:
-        """Tells the ledger at which layer a pass is: `forward/0`, `backward/-1`; between the ends `/middle`."""
-        position = str(index if index < NUM_ENDS else index - num_layers)
-        if NUM_ENDS <= index < num_layers - NUM_ENDS:
-            position = "middle"
-        segment = Segment(self.ledger, position, is_first=index == 0, is_last=index == num_layers - 1)
+    def _watch(self, layers: Mapping[int, nn.Module], name: int) -> Sequence[Any]:
+        """Tells the ledger at which layer a pass is, `forward/0` or `backward/31`: each keeps peaks of its own, for
+        memory is linear in depth only where the same layer works."""
+        layer, names = layers[name], tuple(layers)
+        segment = Segment(self.ledger, str(name), is_first=name == names[0], is_last=name == names[-1])
         return (
             layer.register_forward_pre_hook(segment.before, with_kwargs=True),
             layer.register_forward_hook(segment.after, with_kwargs=True),
@@ -117,7 +113,7 @@ class Segment:
     """The part of a pass that one decoder layer takes."""
 
     ledger: Ledger
-    position: str
+    layer: str
     is_first: bool
     is_last: bool
 
@@ -125,7 +121,7 @@ class Segment:
         """Forward: the layer begins. Backward: behind the first layer the embedding is left."""
         x = args[0] if args else kwargs["hidden_states"]
         if self.ledger.phase == "forward":
-            self.ledger.enter(f"forward/{self.position}")
+            self.ledger.enter(f"forward/{self.layer}")
             if self.is_first and x.requires_grad:
                 x.register_hook(self._enters("backward"))
 
@@ -135,7 +131,7 @@ class Segment:
             return
         x = output[0] if isinstance(output, tuple) else output
         if x.requires_grad:
-            x.register_hook(self._enters(f"backward/{self.position}"))
+            x.register_hook(self._enters(f"backward/{self.layer}"))
         if self.is_last:
             self.ledger.enter("forward")
 
