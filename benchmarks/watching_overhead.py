@@ -1,10 +1,14 @@
-"""Measures what watching costs: our training program beside a bare script with TRL, on the same job, on the processor.
+"""Measures what watching costs: a training of ours, watched and as plain TRL by turns, in one process on the processor.
 
-    python benchmarks/watching_overhead.py [--rounds N] [--steps N] [--logging-steps N] [--json]
+    python benchmarks/watching_overhead.py [--pairs N] [--steps N] [--logging-steps N] [--json]
 
-The two take turns, so that whatever else the machine does meets both. A round compares the seconds per step of both,
-after a first fifth of warming up: by the clock, and of processor time, which others on the machine disturb less. Both
-log alike; samples, evaluations and checkpoints are off. Asserts nothing.
+Watching is all that Tailor adds to a step of TRL's trainer: metrics, phases, the health of the training, the status of
+the run and the wish to stop. Samples, evaluations and checkpoints are off. It is measured twice in the same run
+(watched_by_turns.py): the seconds within the code that watches, as a share of the rest of the same steps, by the clock
+(writing to the disk counts) and of processor time (waiting for others does not); and, in case that code slowed down
+what is not its own, the watched turns against the plain ones beside them. Others on a shared machine make single turns
+a tenth longer or shorter: so of the differences the median counts, and all have the interval in which they lie with
+95 % certainty. Asserts nothing.
 """
 
 import argparse
@@ -12,84 +16,71 @@ import json
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import comb
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import psutil
 
 from benchmarks.memory_grid import LLAMA_1B
 from benchmarks.memory_grid import Point as MemoryPoint
 from benchmarks.memory_grid import job as memory_job
 from benchmarks.memory_inputs import write_model, write_rows
-from benchmarks.speed_grid import LORA, make_run_folder
-from benchmarks.training_speed import BARE, started
+from benchmarks.speed_grid import ROOT, make_run_folder
+from benchmarks.training_speed import started
 from core.job import JobSpec
 from core.methods import STAGES
 
+PROGRAM = ROOT / "benchmarks" / "watched_by_turns.py"
 SIZES: Mapping[str, object] = MappingProxyType(
     {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "vocab_size": 2048}
 )
-"""Of the model: a step of ROWS takes about a tenth of a second, as a step of a small model on a large card does."""
+"""Of the model: a step takes a third of a second to one, as one of an 8B does on the fastest card."""
 STEADY = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""For both: freed memory is kept. Else 25,000 page faults a step, more or fewer as the heap happens to lie, make a run
-5 % slower or faster than the next."""
-NUM_ROWS, LENGTH, BATCH = 256, 128, 8
-WARM_UP_SHARE = 0.2
-SECONDS_BETWEEN_LOOKS = 0.005
+"""Freed memory is kept: else 25,000 page faults a step, more or fewer as the heap happens to lie."""
+NUM_ROWS, LENGTH, BATCH = 256, 256, 8
+MEASURES = ("clock", "processor")
+WARM_UP_STEPS = 10
+"""The memory of the first three steps is measured besides; nothing of that is left later."""
+CERTAINTY, ERRORS = 0.95, 1.96
+"""How many standard errors a mean is off with that certainty."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds per step."""
+class Share:
+    """What watching takes, as a share of a step without it."""
 
-    clock: float
-    processor: float
+    share: float
+    low: float
+    high: float
+    """The interval in which it lies with 95 % certainty."""
+
+    def __str__(self) -> str:
+        return f"{self.share:+.2%} (95 % interval {self.low:+.2%} to {self.high:+.2%})"
 
 
-def measure(program: Sequence[str], folder: Path, num_steps: int) -> Pace:
-    """Runs a program in a folder; its pace by the lines of metrics.jsonl. Raises RuntimeError if it fails."""
-    seen: list[tuple[int, float, float]] = []  # step, the clock, the processor time
-    with started([sys.executable, *program], folder, hides_gpu=True, **STEADY) as process:
-        watched = psutil.Process(process.pid)
-        while process.poll() is None:
-            step = last_step(folder / "metrics.jsonl")
-            if step > (seen[-1][0] if seen else 0):
-                used = watched.cpu_times()
-                seen.append((step, time.perf_counter(), used.user + used.system))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        if process.returncode:
+Turn = Mapping[str, float]
+"""A line of turns.json."""
+
+
+def measure(folder: Path, job: JobSpec, num_pairs: int, num_steps: int) -> list[Turn]:
+    """The turns of one training, in their order. Raises RuntimeError if it fails."""
+    make_run_folder(folder, job)
+    program = [sys.executable, str(PROGRAM), str(num_pairs), str(num_steps)]
+    with started(program, folder, hides_gpu=True, **STEADY) as process:
+        if process.wait():
             raise RuntimeError((folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-2000:])
-    first, last = next(each for each in seen if each[0] >= WARM_UP_SHARE * num_steps), seen[-1]
-    steps = last[0] - first[0]
-    return Pace(clock=(last[1] - first[1]) / steps, processor=(last[2] - first[2]) / steps)
+    return list(json.loads((folder / "turns.json").read_text(encoding="utf-8")))
 
 
-def last_step(metrics: Path) -> int:
-    """The step of the last whole line, 0 before there is one."""
-    lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
-    return int(json.loads(lines[-1])["step"]) if lines else 0
-
-
-def make_folders(folder: Path, num_steps: int, logging_steps: int) -> dict[str, Path]:
-    """A run folder of our program and a folder of the bare script, for the same job."""
+def make_job(folder: Path, num_pairs: int, num_steps: int, logging_steps: int) -> JobSpec:
+    """Writes a model and its rows; the job that trains it for as long as all turns take."""
     config = MemoryPoint(LLAMA_1B, memory_job("lora", BATCH, LENGTH), is_toy=True).config | SIZES
     write_model(folder / "model", config | {"architectures": ["LlamaForCausalLM"]}, has_holes=False)
-    same = {
-        "max_length": LENGTH,
-        "max_steps": num_steps,
-        "logging_steps": logging_steps,
-        "per_device_train_batch_size": BATCH,
-        "gradient_accumulation_steps": 1,
-        "gradient_checkpointing": False,
-        "learning_rate": 1e-4,
-    }
-    job = JobSpec.parse(
+    write_rows(folder / "run" / "data" / "train.jsonl", (LENGTH,) * NUM_ROWS, STAGES["sft"])
+    return JobSpec.parse(
         {
             "model": str(folder / "model"),
             "dataset": "data/train.jsonl",
@@ -97,67 +88,76 @@ def make_folders(folder: Path, num_steps: int, logging_steps: int) -> dict[str, 
             "eval_fraction": 0,
             "num_samples": 0,
             "save_steps": 10**6,
-            **same,
+            "max_length": LENGTH,
+            "max_steps": WARM_UP_STEPS + 2 * num_pairs * (num_steps + 1) + 1,
+            "logging_steps": logging_steps,
+            "per_device_train_batch_size": BATCH,
+            "gradient_accumulation_steps": 1,
+            "gradient_checkpointing": False,
+            "learning_rate": 1e-4,
         }
     )
-    folders = {"tailor": folder / "tailor", "bare": folder / "bare"}
-    for each in folders.values():
-        write_rows(each / "data" / "train.jsonl", (LENGTH,) * NUM_ROWS, STAGES["sft"])
-    make_run_folder(folders["tailor"], job)
-    settings: dict[str, Any] = {
-        "model": job.model,
-        "rows": str(folders["bare"] / "data" / "train.jsonl"),
-        "config": {**same, "bf16": False, "warmup_steps": job.warmup_ratio, "lr_scheduler_type": "cosine"},
-        "load": {"dtype": "float32"},
-        "lora": dict(LORA),
-        "quantization": None,
-    }
-    (folders["bare"] / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    return folders
 
 
-def compare(num_steps: int, logging_steps: int) -> dict[str, Pace]:
-    """Both, one after the other, in fresh folders."""
-    with tempfile.TemporaryDirectory(prefix="watching-overhead-") as name:
-        folders = make_folders(Path(name), num_steps, logging_steps)
-        return {
-            "bare": measure([str(BARE), "settings.json"], folders["bare"], num_steps),
-            "tailor": measure(["-m", "training", "job.json"], folders["tailor"], num_steps),
-        }
+def own_share(turns: Sequence[Turn], measure: str) -> Share:
+    """The time within the code that watches over that of the rest of the watched steps."""
+    watched = [turn for turn in turns if turn["is_watched"]]
+    shares = [turn[f"own_{measure}"] / (turn[measure] - turn[f"own_{measure}"]) for turn in watched]
+    mean, error = statistics.mean(shares), statistics.stdev(shares) / len(shares) ** 0.5
+    return Share(mean, mean - ERRORS * error, mean + ERRORS * error)
 
 
-def overheads(rounds: Sequence[Mapping[str, Pace]]) -> dict[str, list[float]]:
-    """What ours takes more than the bare script, as a share, of each round."""
-    return {
-        "clock": [each["tailor"].clock / each["bare"].clock - 1 for each in rounds],
-        "processor": [each["tailor"].processor / each["bare"].processor - 1 for each in rounds],
-    }
+def share_by_turns(turns: Sequence[Turn], measure: str) -> Share:
+    """The median of what a watched turn takes more than the plain one beside it."""
+    pairs = [sorted(pair, key=lambda turn: turn["is_watched"]) for pair in zip(turns[::2], turns[1::2], strict=True)]
+    shares = sorted(watched[measure] / plain[measure] - 1 for plain, watched in pairs)
+    rank = rank_of_interval(len(shares))
+    return Share(statistics.median(shares), shares[rank], shares[-1 - rank])
+
+
+def rank_of_interval(count: int) -> int:
+    """So many of the lowest and of the highest values lie outside the interval of their median.
+
+    The median of what they are drawn from is above the r lowest unless fewer than r are below it, as if that many coins
+    had shown heads.
+    """
+    outside, rank = 0.0, 0
+    while rank < (count - 1) // 2:
+        outside += 2 * comb(count, rank) / 2**count
+        if outside > 1 - CERTAINTY:
+            break
+        rank += 1
+    return max(0, rank - 1)
 
 
 def main() -> int:
-    """Read the flags, take turns, print. Returns the exit code."""
+    """Read the flags, train, print. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=5, help="how often both have their turn")
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of a turn")
+    parser.add_argument("--pairs", type=int, default=40, help="how often both have their turn")
+    parser.add_argument("--steps", type=int, default=2, help="optimizer steps of a turn that count")
     parser.add_argument("--logging-steps", type=int, default=1, help="steps between two lines that both log")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    rounds = []
-    for number in range(options.rounds):
-        rounds.append(compare(options.steps, options.logging_steps))
-        if not options.json:
-            shown = ", ".join(
-                f"{name} {1000 * pace.clock:.1f} ms a step ({1000 * pace.processor:.1f} of the processor)"
-                for name, pace in rounds[-1].items()
-            )
-            print(f"round {number + 1}: {shown}", flush=True)
-    found = overheads(rounds)
-    if options.json:
-        print(json.dumps(found))
-        return 0
-    for name, shares in found.items():
-        print(f"{name:10}  {statistics.median(shares):+7.2%} median  {min(shares):+7.2%} to {max(shares):+7.2%}")
+    with tempfile.TemporaryDirectory(prefix="watching-overhead-") as name:
+        job = make_job(Path(name), options.pairs, options.steps, options.logging_steps)
+        turns = measure(Path(name) / "run", job, options.pairs, options.steps)
+    print(json.dumps(found_in(turns)) if options.json else "\n".join(told(turns)))
     return 0
+
+
+def found_in(turns: Sequence[Turn]) -> dict[str, Mapping[str, float]]:
+    """All shares, for a program."""
+    found = {f"own_{measure}": own_share(turns, measure) for measure in MEASURES}
+    return {name: asdict(share) for name, share in (found | {"turns": share_by_turns(turns, "processor")}).items()}
+
+
+def told(turns: Sequence[Turn]) -> Iterator[str]:
+    """All shares, for a person."""
+    watched = [turn for turn in turns if turn["is_watched"]]
+    for measure in MEASURES:
+        own, whole = (1000 * statistics.mean(turn[name] for turn in watched) for name in (f"own_{measure}", measure))
+        yield f"{measure:9}  {own:.1f} of {whole:.0f} ms a step: {own_share(turns, measure)}"
+    yield f"by turns   processor time of {len(watched)} pairs: {share_by_turns(turns, 'processor')}"
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ class Stage:
     """The last layer: TRL's, which never builds all logits; the model's own, which does; one number per sequence."""
     supports_packing: bool = False
     supports_eval: bool = True
+    compares_neighbours: bool = False
+    """A row is held against its neighbours: batches stay as they were drawn, whatever the lengths in them."""
     generates: bool = False
     """The model answers prompts while it trains."""
     is_trainable: bool = True
@@ -147,6 +149,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 full_defaults=_defaults(learning_rate=5e-7),
                 reference="adapter off or copy",
                 sequences_per_row=2,
+                compares_neighbours=True,
             ),
             Stage(
                 id="orpo",

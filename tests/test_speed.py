@@ -1,5 +1,6 @@
 """The forecast of speed: near the rates that others published, and moving the right way."""
 
+import random
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -21,6 +22,7 @@ from core.speed import (
     model_flops_per_token,
     predict_speed,
 )
+from core.speed.rows import micro_batch
 
 LLAMA_3B, LLAMA_8B, LLAMA_2_7B = "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-2-7b-hf"
 
@@ -357,8 +359,34 @@ def test_rows_of_unknown_length_count_as_full() -> None:
 def test_padding_is_computed_but_does_not_count() -> None:
     rows = RowStatistics(1000, mean_tokens=500)
     flash = {"attn_implementation": "flash_attention_2", "per_device_train_batch_size": 8}
-    padded, packed = (predict(rows=rows, packing=packing, **flash).tokens_per_second for packing in (False, True))
+    padded, packed = (
+        predict(rows=rows, packing=packing, gradient_accumulation_steps=1, **flash).tokens_per_second
+        for packing in (False, True)
+    )
     assert 0.5 < padded / packed < 0.6  # Unsloth #3672: 52 s / 96 s
+
+
+@pytest.mark.parametrize(("at_once", "passes"), [(8, 1), (4, 4), (2, 8), (16, 4)])
+def test_the_padding_of_rows_drawn_at_random_is_as_forecast(at_once: int, passes: int) -> None:
+    draw, padded, count = random.Random(0), 0.0, 3000
+    for _ in range(count):
+        step = sorted((50 + draw.expovariate(1 / 50) for _ in range(at_once * passes)), reverse=True)
+        padded += sum(step[::at_once]) / passes
+    job = JobSpec.parse({"per_device_train_batch_size": at_once, "gradient_accumulation_steps": passes})
+    batch = micro_batch(job, RowStatistics(1000, mean_tokens=100), sees_documents=False)
+    assert batch.attended_tokens == pytest.approx(padded / count, rel=0.02)
+    assert (batch.num_tokens, batch.num_data_tokens) == (at_once * batch.attended_tokens, at_once * 100)
+
+
+@pytest.mark.parametrize("fields", [{"stage": "kto"}, {"shuffle": False}, {"stage": "grpo", "num_generations": 8}])
+def test_rows_in_an_order_of_their_own_are_padded_as_they_come(fields: dict[str, object]) -> None:
+    split = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+    rows = RowStatistics(1000, mean_tokens=100)
+    once, often = (
+        micro_batch(JobSpec.parse(split | fields | {"gradient_accumulation_steps": count}), rows, sees_documents=False)
+        for count in (1, 4)
+    )
+    assert once == often
 
 
 def test_packed_rows_attend_to_each_other_in_vain_without_flash_attention() -> None:

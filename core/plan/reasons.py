@@ -12,6 +12,7 @@ from core.fit.case import packed_splits
 from core.methods import STAGES
 from core.plan.ladder import CHECKPOINT_ALL, COMPILE_SECONDS, LEAST_GAIN, compile_obstacle, forecast, seconds_per_token
 from core.speed.kernels import needs_eager
+from core.speed.rows import sorts_rows
 
 GIB = 2**30
 
@@ -117,7 +118,10 @@ def _accumulation(outcome: Outcome) -> str:
     job, before = outcome.chosen.job, outcome.asked.job
     kind = "joined rows" if job.packing else "rows"
     sees = "still sees" if job.packing == before.packing else "sees"
-    return f"An optimizer step {sees} {job.effective_batch_size} {kind}, {job.per_device_train_batch_size} at once."
+    alike = ", of like length" if sorts_rows(job) and not job.packing else ""
+    return (
+        f"An optimizer step {sees} {job.effective_batch_size} {kind}, {job.per_device_train_batch_size} at once{alike}."
+    )
 
 
 def _checkpointing(outcome: Outcome) -> str:

@@ -47,7 +47,13 @@ def columns_of_tokens(dataset: Any) -> list[str]:
 
 
 def longest_rows(dataset: Any, num_rows: int) -> list[int]:
-    """Indices of the longest rows, without making Python lists of all tokens."""
+    """Indices of the longest rows."""
+    lengths = lengths_of(dataset)
+    return sorted(range(len(lengths)), key=lambda index: lengths[index], reverse=True)[:num_rows]
+
+
+def lengths_of(dataset: Any) -> list[int]:
+    """Tokens of each row, of a prompt and its answers together, without making Python lists of all tokens."""
     import pyarrow.compute as pc
 
     columns = columns_of_tokens(dataset)
@@ -55,7 +61,7 @@ def longest_rows(dataset: Any, num_rows: int) -> list[int]:
     for batch in dataset.with_format("arrow").iter(ROWS_AT_ONCE):
         per_column = (pc.list_value_length(batch[name]).to_pylist() for name in columns)
         lengths += map(sum, zip(*per_column, strict=True))
-    return sorted(range(len(lengths)), key=lambda index: lengths[index], reverse=True)[:num_rows]
+    return lengths
 
 
 def bytes_of_states(parameters: Iterable[nn.Parameter], optim: str) -> int:

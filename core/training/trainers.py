@@ -6,6 +6,7 @@ from typing import Any
 from peft import PeftModel
 
 from .adapter import prepare_start, rewrite_as_lora, save_one
+from .order import with_like_lengths
 from .rewards import text_of
 from .watch import Watched
 
@@ -23,6 +24,9 @@ class Staged(Watched):
         save_one(self.model)
         if isinstance(self.model, PeftModel):
             prepare_start(self.job, self.model, self._start)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        return with_like_lengths(super()._get_train_sampler(*args, **kwargs), self)
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Checkpoints keep weights as they train; the result has those that are meant: averaged, of a plain adapter."""
