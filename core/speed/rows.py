@@ -68,14 +68,15 @@ def _padded_tokens(mean: float, longest: float, at_once: int, passes: int) -> fl
     """Tokens of a padded row on average, where the rows of `passes` forward passes are sorted before they are split.
 
     Each pass is as long as its longest row. The k-th longest of n rows has about mean x (1 + spread x (1/k + ... + 1/n
-    - 1)) tokens, which is exact for lengths that are exponentially distributed above a least one.
+    - 1)) tokens, which is exact for lengths that are exponentially distributed above a least one. Where most rows are
+    cut at the `longest`, they are alike: never less than the mean.
     """
     num_rows = at_once * passes
     tokens = 0.0
     for number in range(passes):
         beyond = _harmonic(num_rows) - _harmonic(number * at_once)
         tokens += min(longest, mean * (1 + LENGTH_SPREAD * (beyond - 1)))
-    return tokens / passes
+    return max(mean, tokens / passes)
 
 
 def _harmonic(count: int) -> float:
