@@ -8,8 +8,10 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, GptOs
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 import tests.varlen_on_cpu
-from core.training import attention
+from core.job import JobSpec
+from core.training import attention, load
 from tests.tiny_models import FAMILIES, TINY, adapted, apart, assert_same, learn, model_of, packed, padded, sequences
+from tests.training_fixtures import DEMO
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")]
 
@@ -143,6 +145,41 @@ def test_the_kernel_takes_half_precision_and_heads_of_equal_moderate_size(
     dtype: torch.dtype, size: int, value_size: int, fits: bool
 ) -> None:
     assert attention._fits_kernel(torch.zeros(3, 4, size, dtype=dtype), torch.zeros(3, 2, value_size)) == fits
+
+
+# Which kernel a job gets
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "causal"),
+        ({"stage": "dpo"}, "causal"),
+        ({"stage": "grpo"}, "sdpa"),
+        ({"packing": True}, "sdpa"),
+        ({"attn_implementation": "varlen"}, "varlen"),
+        ({"attn_implementation": "eager"}, "eager"),
+    ],
+)
+def test_rows_padded_at_their_end_go_without_a_mask(fields: dict[str, Any], name: str) -> None:
+    job = JobSpec.parse({"model": str(DEMO / "model"), **fields})
+    assert load._attention(job) == name
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_card_before_ampere_gets_keys_for_every_head(monkeypatch: pytest.MonkeyPatch, side: str) -> None:
+    heads = []
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
+        heads.append((key.shape[1], value.shape[1]))
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
+
+    monkeypatch.setattr(attention, "_shares_keys", lambda: False)
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
+    assert_same(learn(model_of("llama", "causal"), padded(side)), learn(model_of("llama"), padded(side)))
+    assert heads == ([(4, 4)] * 3 if side == "right" else []), "transformers has copies made where there is a mask"
+    monkeypatch.undo()
+    attention.register()
 
 
 # What is left to SDPA, or refused

@@ -156,6 +156,13 @@ def test_adapters_that_take_their_input_as_it_is_teach_the_same_to_the_bit_and_k
     assert kept[1] < kept[0]
 
 
+def test_adapters_widen_their_input_where_no_autocast_would_narrow_it_again() -> None:
+    usual, as_it_is = (adapted(model_of("llama", "causal").bfloat16()) for _ in range(2))
+    take_inputs_as_they_are(as_it_is)
+    assert_same(learn(as_it_is, padded()), learn(usual, padded()), tolerance=0)
+    assert_same(learn(copy.deepcopy(as_it_is), padded()), learn(usual, padded()), tolerance=0)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
 @pytest.mark.parametrize(("batches", "checkpoints"), [(packed, False), (padded, True)])
@@ -163,5 +170,6 @@ def test_compiled_layers_teach_the_same(batches: Callable[[], Batches], checkpoi
     model = adapted(model_of("llama", "varlen"))
     if checkpoints:
         model.gradient_checkpointing_enable()
+    take_inputs_as_they_are(model)
     compile_layers(model)
     assert_same(learn(model, batches()), learn(adapted(model_of("llama")), batches()))

@@ -23,8 +23,8 @@ def program_of(
 ) -> Program:
     """The program that trains this job on this card, with the longest batch that it can meet.
 
-    That is a batch of rows of max_length tokens (or of `longest_row_tokens`, if that is less), one of them a bit
-    shorter, so that there is padding to mask; packed, one row of max_length tokens for each row of the batch.
+    That is a batch of rows of max_length tokens (or of `longest_row_tokens`, if that is less), whose padding at the end
+    needs no mask; packed, one row of max_length tokens for each row of the batch.
 
     Raises SpecError for a job that cannot run on this model.
     """
@@ -46,7 +46,7 @@ def program_of(
         autocast=precision.autocast,
         is_float16=not gpu.supports_bf16,
         attention=_attention(job, shape, gpu),
-        has_mask=job.per_device_train_batch_size > 1 or job.packing,
+        has_mask=job.packing,
         checkpointing=job.gradient_checkpointing,
         checkpoint_every=job.checkpoint_every_n_layers,
         offloads_activations=job.activation_offloading and not is_cpu(gpu),
@@ -72,7 +72,7 @@ def _lora(job: JobSpec, number_bytes: int) -> Lora | None:
     if not job.trains_adapter:
         return None
     targets = None if job.target_modules == ALL_LINEAR else frozenset(job.target_modules.split(","))
-    return Lora(job.lora_r, number_bytes, targets, job.lora_dropout, job.use_dora)
+    return Lora(job.lora_r, number_bytes, targets, job.lora_dropout, job.use_dora, widens_input=job.use_dora)
 
 
 def _quantization(job: JobSpec) -> Quantization | None:

@@ -127,7 +127,8 @@ def _adapted(run: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Module)
     program, tape, out_bytes = run.program, run.tape, y.number_bytes
     if program.quantization and program.quantization.bits == 4:
         y = tape.run(y, gradient_bytes=[PASSED_ON], consumes=True)  # `result.clone()`
-    own_bytes = x.number_bytes if program.quantization and program.autocast else lora.number_bytes
+    takes_as_is = program.autocast and (program.quantization or not lora.widens_input)
+    own_bytes = x.number_bytes if takes_as_is else lora.number_bytes
     x_own = tape.cast(x, own_bytes)  # a variable of PEFT's forward, which lives until that returns
     x_in = _adapter_input(run, lora, x_own)
     down = _adapter_product(run, lora, x_in, f"{module.name}.lora_A", (lora.rank, module.num_in))

@@ -35,6 +35,8 @@ class Lora:
     """Names of the linear layers that get one; None is all of them."""
     dropout: float = 0.0
     use_dora: bool = False
+    widens_input: bool = True
+    """Takes its input in its own precision, as PEFT has it, rather than as it is under autocast."""
 
 
 @dataclass(frozen=True)

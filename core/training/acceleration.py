@@ -3,6 +3,7 @@
 Knows what can be done; whether it is worth it, a job says.
 """
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -30,4 +31,12 @@ def take_inputs_as_they_are(model: torch.nn.Module) -> None:
     """
     adapted: Any = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
     for module in adapted:
-        module.cast_input_dtype_enabled = False
+        module._cast_input_dtype = MethodType(_widened_outside_autocast, module)
+
+
+def _widened_outside_autocast(module: Any, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The input of an adapter: as PEFT has it where nothing would narrow it again, as when answers are drawn."""
+    if torch.is_autocast_enabled(x.device.type):
+        return x
+    widened: torch.Tensor = type(module)._cast_input_dtype(module, x, dtype)
+    return widened

@@ -44,10 +44,35 @@ class Sequences:
 
 def register() -> None:
     """Makes the names known to transformers; to be called before a model is loaded with one of them."""
-    AttentionInterface.register("causal", sdpa_attention_forward)
+    AttentionInterface.register("causal", sdpa_attention_forward if _shares_keys() else _attend_with_own_keys)
     AttentionMaskInterface.register("causal", _mask_but_right_padding)
     AttentionInterface.register("varlen", _attend)
     AttentionMaskInterface.register("varlen", _find_sequences)
+
+
+def _shares_keys() -> bool:
+    """False on a card before Ampere: without a mask transformers leaves keys and values shared among the heads of the
+    queries, and there only PyTorch's plain kernel takes them so, which writes out every score."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= LEAST_CAPABILITY
+
+
+def _attend_with_own_keys(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """SDPA with keys and values of its own for every head of the queries where there is no mask."""
+    is_plain = attention_mask is None and query.shape[2] == key.shape[2]
+    is_plain = is_plain and all(options.get(name) is None for name in EXTRAS)
+    if not is_plain or query.shape[1] == key.shape[1]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
+    dropout, scale = options.get("dropout", 0.0), options.get("scaling")
+    out = scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=scale)
+    return out.transpose(1, 2).contiguous(), None
 
 
 def check(model_class: Any) -> None:

@@ -22,6 +22,7 @@ from .checkpointing import checkpoint_every
 from .data import Rows
 from .failure import TrainingError, UnusableJob
 from .tokenizer import load_tokenizer, source_of
+from .tokens import DRAWN
 
 FEW_PARAMETERS = 10_000_000
 
@@ -147,16 +148,18 @@ def _load_model(job: Any, precision: Precision) -> Any:
 
 def _attention(job: Any) -> str:
     """The kernel asked for; the plain one where the model's attention is more than SDPA can compute."""
-    if job.attn_implementation in ("sdpa", "varlen"):
-        config = AutoConfig.from_pretrained(**source_of(job), trust_remote_code=False)
-        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-        if model_class is not None and not model_class._supports_sdpa:  # caps its scores, or adds sinks to them
-            print(f"{job.model} cannot use {job.attn_implementation}: attention takes the plain kernel, eager.")
-            return "eager"
-        if model_class is not None and not model_class._supports_attention_backend:
-            return "sdpa"  # its attention takes no kernel of ours
-    if job.attn_implementation == "varlen":
-        register_attention()
+    if job.attn_implementation not in ("sdpa", "varlen"):
+        return str(job.attn_implementation)
+    config = AutoConfig.from_pretrained(**source_of(job), trust_remote_code=False)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is not None and not model_class._supports_sdpa:  # caps its scores, or adds sinks to them
+        print(f"{job.model} cannot use {job.attn_implementation}: attention takes the plain kernel, eager.")
+        return "eager"
+    if model_class is None or not model_class._supports_attention_backend:
+        return "sdpa"  # its attention takes no kernel of ours
+    register_attention()
+    if job.attn_implementation == "sdpa" and not job.packing and job.stage not in DRAWN:
+        return "causal"  # rows that are padded at their end need no mask
     return str(job.attn_implementation)
 
 

@@ -29,7 +29,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from .acceleration import compile_layers
+from .acceleration import compile_layers, take_inputs_as_they_are
 from .data import Rows
 from .failure import TrainingError
 from .load import METHODS, Loaded
@@ -169,6 +169,8 @@ def _build(
     if num_left < len(rows.train) and not job.packing:
         print(f"{len(rows.train) - num_left} of {len(rows.train)} rows are too long for max_length {job.max_length}.")
     trainer.remove_callback(PrinterCallback)
+    if METHODS[job.method].trains_adapter and not job.use_dora:  # DoRA's norms are taken in the input's precision
+        take_inputs_as_they_are(trainer.model)
     if job.torch_compile:
         compile_layers(trainer.model)
     watched: Watched = trainer

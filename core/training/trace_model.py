@@ -18,6 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
+from . import attention
+from .acceleration import take_inputs_as_they_are
 from .adapter import adapter_settings
 from .checkpointing import checkpoint_every
 from .load import (
@@ -35,7 +37,6 @@ from .trace_cuda import TRACED_FLASH, Card
 NOT_SHAPE = ("architectures", "auto_map", "dtype", "torch_dtype", "quantization_config", "transformers_version")
 """Keys of a config.json that say nothing of the shape, or name code."""
 ROPE_THAT_READS_POSITIONS = ("dynamic", "longrope")
-FLASH_KERNELS = ("flash_attention_2", "varlen")
 BITSANDBYTES_LAYERS = (Linear4bit, Linear8bitLt)
 NUMBERS_PER_SCALE, SCALES_PER_SCALE = 64, 256
 """How many numbers share a scale in 4 bits, and how many scales share one (bitsandbytes.functional.quantize_4bit)."""
@@ -90,7 +91,7 @@ def empty_model(config: Mapping[str, Any], job: Any, precision: Precision) -> An
         return loader.from_config(
             made,
             dtype=precision.weights,
-            attn_implementation=TRACED_FLASH if kernel in FLASH_KERNELS else kernel,
+            attn_implementation=_traced(kernel, job.packing),
             trust_remote_code=False,
         )
 
@@ -112,6 +113,8 @@ def prepare(model: Any, job: Any, precision: Precision) -> Any:
             model = get_peft_model(model, settings)
         if quantisation is not None:
             cast_adapters(model, precision.quantised_base_adapters)
+        if not job.use_dora:
+            take_inputs_as_they_are(model)
     if job.gradient_checkpointing:
         checkpoint_every(
             model.get_base_model() if hasattr(model, "get_base_model") else model, job.checkpoint_every_n_layers
@@ -166,9 +169,17 @@ def dequantised_for_dora() -> Iterator[None]:
         yield
 
 
+def _traced(kernel: str, is_packed: bool) -> str:
+    """What stands for an attention kernel: where rows are not joined, `varlen` computes what `causal` does."""
+    if kernel == "flash_attention_2" or (kernel == "varlen" and is_packed):
+        return TRACED_FLASH
+    return "causal" if kernel == "varlen" else kernel
+
+
 @contextmanager
 def mask_known(has_padding: bool) -> Iterator[None]:
-    """transformers looks at the values of a mask to see whether SDPA needs one; here they are a matter of the job.
+    """transformers looks at the values of a mask to see whether SDPA needs one; here they are a matter of the job, and
+    for `causal` all padding is on the right.
 
     Source: _ignore_causal_mask_sdpa in transformers/masking_utils.py.
     """
@@ -177,7 +188,13 @@ def mask_known(has_padding: bool) -> Iterator[None]:
         window = offsets_and_window[-1]
         return not has_padding and (window is None or kv_length < window)
 
-    with patch("transformers.masking_utils._ignore_causal_mask_sdpa", is_needless):
+    def pads_right(asked: Mapping[str, Any]) -> bool:
+        return bool(asked["q_length"] == asked["kv_length"])
+
+    with (
+        patch("transformers.masking_utils._ignore_causal_mask_sdpa", is_needless),
+        patch.object(attention, "_pads_at_most_right", pads_right),
+    ):
         yield
 
 

@@ -39,7 +39,8 @@ class Run:
         with FakeTensorMode(allow_non_fake_inputs=True), ledger, as_on(self.card, ledger), dequantised_for_dora():
             self._load()
             hooks = [hook for name in layers for hook in self._watch(layers, name)]
-            with mask_known(self.batch.has_mask):
+            kernel = self.model.config.get_text_config()._attn_implementation
+            with mask_known(self.batch.has_mask and kernel != "causal"):
                 self._train()
                 self._evaluate()
             for hook in hooks:
