@@ -1,5 +1,6 @@
 """Checkpoints that cannot be lost, and resuming from them: the folder by itself, then real trainings."""
 
+import errno
 import json
 import os
 import pickle
@@ -18,10 +19,10 @@ from typing import Any
 import pytest
 
 from core.training.checkpoints import Checkpoint, Checkpoints
-from core.training.failure import TrainingError
+from core.training.failure import Failure, TrainingError
 from core.training.identity import MAY_CHANGE, check_same, keep_smaller_batch
 from core.training.journal import Journal
-from core.training.record import Record
+from core.training.record import Progress, Record
 from tests.training_fixtures import ROOT, lines_of, losses_of, make_run, status_of, train, train_again
 
 training = pytest.mark.training
@@ -269,6 +270,27 @@ def test_a_status_that_cannot_be_written_ends_nothing(tmp_path: Path, full_disk:
     full_disk(None)
     record.update(phase="train")
     assert status_of(tmp_path)["phase"] == "train"
+
+
+def test_what_must_be_said_on_a_full_disk_has_room_that_was_kept_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record(tmp_path)
+    spare = tmp_path / ".spare"
+
+    def write(path: Path, text: str) -> None:
+        if spare.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        path.write_text(text)
+
+    monkeypatch.setattr("core.training.record.replace_text", write)
+    monkeypatch.setattr("core.training.record.SECONDS_BETWEEN_UPDATES", 0)
+    record.update(progress=Progress("tokenising", 1, 2, ""))
+    assert status_of(tmp_path)["progress"] is None, "what changes all the time is not worth it"
+    record.fail(Failure("disk_full", "The disk is full."))
+    assert status_of(tmp_path)["cause"] == "disk_full" and spare.stat().st_size == 65_536
+    record.close()
+    assert not spare.exists()
 
 
 def during(steps: range, monkeypatch: pytest.MonkeyPatch, begin: Callable[[], None], end: Callable[[], None]) -> None:

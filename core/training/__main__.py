@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
     except OSError as error:
         print(f"{folder} cannot be written to: {error.strerror}", file=sys.stderr)
         return 1
-    with record.listening(), kept_short(folder / "log.txt"):
+    with closing(record), record.listening(), kept_short(folder / "log.txt"):
         try:
             train(job, record)
         except Stopped:

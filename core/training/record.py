@@ -25,6 +25,8 @@ from .journal import Journal, replace_text
 
 State = Literal["starting", "running", "stopping", "finished", "stopped", "failed"]
 Phase = Literal["import", "data", "load", "train", "eval", "save"]
+SPARE_BYTES = 64 * 1024
+"""Kept on the disk, and given up for what must be said when it is full."""
 SECONDS_BETWEEN_UPDATES = 0.5
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -127,11 +129,13 @@ class Record:
         self._samples = Journal(folder / "samples.jsonl")
         self._is_signalled = False
         self._lock = threading.RLock()
+        self._spare = folder / ".spare"
         self._written = -math.inf
         self._began = time.monotonic()
         self._seconds_before = 0.0
         self._seam: int | None = None
         self._write_status()
+        self._save_room()
 
     def enter(self, phase: Phase) -> None:
         """Says what is done next. Raises Stopped if an end was asked for while there is nothing to save."""
@@ -142,7 +146,7 @@ class Record:
     def update(self, **changes: Any) -> None:
         """Changes fields of the status; news are on disk at once, what changes all the time twice a second.
 
-        A disk that is full delays the news and ends nothing.
+        A disk that is full takes the news in the room that was kept for them; it ends nothing.
         """
         if changes.get("state") == "running" and self.is_stop_requested():
             changes["state"] = "stopping"
@@ -153,8 +157,11 @@ class Record:
             self.status = replace(before, **changes)
             is_news = any(getattr(before, name) != value for name, value in changes.items() if name not in SOON_ENOUGH)
             if is_news or time.monotonic() - self._written >= SECONDS_BETWEEN_UPDATES:
-                with suppress(OSError):
+                try:
                     self._write_status()
+                except OSError:
+                    if is_news:
+                        self._write_status_in_spare_room()
 
     def note(self, sentence: str) -> None:
         """Says what is done otherwise than asked: in the log, and in the status for good."""
@@ -212,6 +219,11 @@ class Record:
             self.update(resumed_at=(*seams, step))
         return max((int(row.get("num_tokens", 0)) for row in kept), default=0)
 
+    def close(self) -> None:
+        """Gives up the room that was kept: all is said."""
+        with suppress(OSError):
+            self._spare.unlink()
+
     def sync(self) -> None:
         """Waits until what was written so far would survive a power cut."""
         self._metrics.sync()
@@ -260,6 +272,16 @@ class Record:
         is_first, self._is_signalled = not self._is_signalled, True
         if is_first and self.may_stop_anywhere:
             raise Stopped
+
+    def _write_status_in_spare_room(self) -> None:
+        with suppress(OSError):
+            self._spare.unlink()
+            self._write_status()
+            self._save_room()
+
+    def _save_room(self) -> None:
+        with suppress(OSError):  # as much of it as there is
+            self._spare.write_bytes(os.urandom(SPARE_BYTES))  # which no file system can compress
 
     def _write_status(self) -> None:
         self._written = time.monotonic()
