@@ -75,9 +75,11 @@ class Run:
 
     @property
     def peak_bytes(self) -> int | None:
-        """Highest allocated memory so far; on a CPU the highest growth of the process."""
+        """Highest allocated memory so far; on a CPU the most that the whole process took in its first steps."""
+        if on_gpu := self.status.get("peak_allocated_bytes"):
+            return int(on_gpu)
         phases = self.status.get("phase_peak_bytes") or {}
-        return self.status.get("peak_allocated_bytes") or max(phases.values(), default=None)
+        return max(phases.values()) + int(self.status.get("baseline_bytes") or 0) if phases else None
 
     @cached_property
     def loss(self) -> float | None:

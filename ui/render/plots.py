@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from core import runs
 from core.runs import Run
-from ui.words import gib
+from ui.words import memory
 
 Floats = NDArray[np.float64]
 NO_TEMPLATE = go.layout.Template()
@@ -257,8 +257,12 @@ def _add_memory_lines(drawn: go.Figure, run: Run) -> None:
     predicted += run.status.get("baseline_bytes", 0)  # on a CPU: the program before it loads a model
     capacity = run.status.get("device_capacity_bytes", 0)
     if predicted:
-        label = f"predicted {gib(predicted, 1)}"
-        drawn.add_hline(y=predicted / 2**30, line={"dash": "dash", "color": GREEN, "width": 1.5}, annotation_text=label)
+        _add_level(drawn, predicted, f"predicted: {memory(predicted)}", GREEN, "dash")
     if capacity and capacity < 3 * max(predicted, 1):
-        label = f"card {gib(capacity, 1)}"
-        drawn.add_hline(y=capacity / 2**30, line={"color": RED, "width": 1.5}, annotation_text=label)
+        _add_level(drawn, capacity, f"the card: {memory(capacity)}", RED, "solid")
+
+
+def _add_level(drawn: go.Figure, num_bytes: int, name: str, colour: str, dash: str) -> None:
+    """A line across the plot that is named in the legend, where it cannot lie on another."""
+    line = {"color": colour, "width": 1.5, "dash": dash}
+    drawn.add_hline(y=num_bytes / 2**30, line=line, name=name, showlegend=True)
