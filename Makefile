@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := OMP_NUM_THREADS=1 $(BIN)/python
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 CODE := app.py core ui benchmarks presets tests
 
-.PHONY: setup run demo test test-slow check format clean
+.PHONY: setup run demo test test-slow lint check format clean
 
 setup: $(VENV)/.users
 run: $(VENV)/.users
@@ -13,14 +13,15 @@ run: $(VENV)/.users
 demo: $(VENV)/.users
 	$(BIN)/python app.py train --demo
 test: $(VENV)/.developers
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
+	$(TESTS) -m "not slow"
 test-slow: $(VENV)/.developers
-	$(RUN) -m pytest -n 2 --dist loadfile
-check: $(VENV)/.developers
+	$(TESTS)
+lint: $(VENV)/.developers
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy core ui app.py
-	$(RUN) -m pytest -q -m "not slow and not browser and not training"
+check: lint
+	$(TESTS) -m "not slow and not browser and not training"
 format: $(VENV)/.developers
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
