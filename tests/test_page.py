@@ -218,18 +218,20 @@ def test_a_tick_says_nothing_when_nothing_changed(handlers: Handlers, home: Home
     handlers.on_start(**demo())
     (run,) = runs.list_runs(home)
     eventually(lambda: runs.read(home, run.id), lambda run: (run.folder / "exit.json").exists())
-    first = handlers.on_tick("before", **looking_at(run.id))
+    assert handlers.on_tick("before", **looking_at(run.id)).keys() == {"news"}
+    first = handlers.on_news("before", **looking_at(run.id))
     assert "loss" in json.loads(str(first["figures"]))
-    assert handlers.on_tick(str(first["seen"]), **looking_at(run.id)) == {}
+    for handler in (handlers.on_tick, handlers.on_news):
+        assert handler(str(first["seen"]), **looking_at(run.id)) == {}
 
 
 def test_a_tick_that_was_under_way_at_the_start_does_not_hide_the_new_run(handlers: Handlers, home: Home) -> None:
     handlers.on_start(**demo(seed=1003))
     (run,) = runs.list_runs(home)
     assert handlers.on_tick("", **looking_at()) == {}
-    late = handlers.on_tick("before", **looking_at())
+    late = handlers.on_news("before", **looking_at())
     assert late["run_id"] == run.id and run.id in str(late["run_header"])
-    assert "run_id" not in handlers.on_tick("before", **looking_at(run.id))
+    assert "run_id" not in handlers.on_news("before", **looking_at(run.id))
 
 
 def test_a_reload_finds_the_running_run(handlers: Handlers, home: Home) -> None:
@@ -442,7 +444,7 @@ def test_a_run_is_started_watched_and_found_through_the_wire(wire: Wire, home: H
     (run,) = runs.list_runs(home)
     assert run.id in shown["run-header"]
     assert launch.wait(home, run.id, 20).state == "finished"
-    shown = wire.fire("on_tick", **{"run-id": run.id})
+    shown = wire.fire("on_news", **{"run-id": run.id})
     assert "Finished" in shown["run-header"]
     assert json.loads(shown["figures"])["loss"]["data"][0]["name"] == "train"
 

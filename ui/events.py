@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,15 +32,18 @@ class Joiner:
         event: Callable[..., Any],
         handler: Handler,
         inputs: Named,
+        *,
         quick: bool = True,
         overtaken: Overtaken = "once",
+        shows: Collection[str] = (),
     ) -> Any:
         """The handler is called with the inputs' values; `quick` ones bypass the queue, so that no waiting work holds
-        them up. Returns what `.then` can be called on."""
+        them up. It may speak of what it `shows`, or of all: for each of these a browser has some work to do. Returns
+        what `.then` can be called on."""
         return event(
             fn=self._by_component(handler),
             inputs_kwargs=dict(inputs),
-            outputs=list(self.named.values()),
+            outputs=[self.named[name] for name in shows or self.named],
             api_name=getattr(handler, "func", handler).__name__,
             trigger_mode=overtaken,
             queue=not quick,
@@ -56,7 +59,7 @@ class Joiner:
             return {**shown, "filled": str(time.monotonic_ns())} if shown.keys() & self.fields.keys() else shown
 
         noting.__name__ = getattr(handler, "func", handler).__name__
-        self.on(event, noting, inputs, quick)
+        self.on(event, noting, inputs, quick=quick)
 
     def _by_component(self, handler: Handler) -> Callable[..., object]:
         """A handler's {name: value} as the {component: value} that Gradio wants; nothing said is nothing changed."""

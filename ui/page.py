@@ -12,7 +12,9 @@ from ui.monitor import SHOWN_REMEDIES
 
 HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
 TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
-SECONDS_BETWEEN_TICKS = 1.0
+SECONDS_BETWEEN_TICKS = 2.0
+SHOWN_ABOVE = ("top", "live", "start", "seen")
+"""What else the runs have a say in."""
 SECONDS_BETWEEN_LOOKS = 0.7
 """At how far the measuring of the rows, or a trace, has come."""
 
@@ -25,7 +27,7 @@ def build(handlers: Handlers) -> gr.Blocks:
     """The whole page over the handlers of its events."""
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
         named: dict[str, Any] = {name: gr.State({}) for name in ("marks", "fixes", "before_fix")}
-        named |= {"seen": gr.State("")} | {name: gr.Textbox(visible="hidden") for name in SIGNALS}
+        named |= {"seen": gr.State("")} | {name: gr.Textbox(visible="hidden") for name in (*SIGNALS, "news")}
         with gr.Row(elem_classes="top-row"):
             named["top"] = gr.HTML(elem_id="top")
             named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
@@ -37,8 +39,12 @@ def build(handlers: Handlers) -> gr.Blocks:
                 with gr.Column(scale=5, min_width=320, elem_classes="sticky"):
                     _place_estimate(named)
             with gr.Tab("Runs", id="runs"):
-                named |= monitor.render()
-        _wire(page, handlers, named | fields, fields, dark)
+                of_runs = monitor.render()
+        join = Joiner(named | fields | of_runs, fields)
+        _wire(page, join, handlers)
+        _wire_runs(join, handlers)
+        _wire_clock(join, handlers, (*SHOWN_ABOVE, *of_runs))
+        dark.click(None, js=TOGGLE_DARK)
     return page
 
 
@@ -139,10 +145,9 @@ def _place_estimate(named: dict[str, Any]) -> None:
         named["job_file_message"] = gr.HTML(elem_id="job-file-message")
 
 
-def _wire(page: gr.Blocks, handlers: Handlers, named: Named, fields: Named, dark: gr.Button) -> None:
-    """Every event of the page. What `join.fill` joins may put values into the form, and an edit follows."""
-    join = Joiner(named, fields)
-    view = {name: named[name] for name in ("run_id", "compared", "run_search")}
+def _wire(page: gr.Blocks, join: Joiner, handlers: Handlers) -> None:
+    """Every event of the Train tab. What `join.fill` joins may put values into the form, and an edit follows."""
+    named, fields = join.named, join.fields
     join.on(page.load, handlers.on_load, {})
     _wire_edit(join, page, handlers, fields)
     _wire_data(join, handlers, fields)
@@ -161,10 +166,6 @@ def _wire(page: gr.Blocks, handlers: Handlers, named: Named, fields: Named, dark
     join.on(named["check_exactly"].click, handlers.on_check_exactly, fields)
     join.on(named["checking"].tick, handlers.on_checking, fields)
     join.on(named["start"].click, handlers.on_start, fields, quick=False)
-    join.on(gr.Timer(SECONDS_BETWEEN_TICKS).tick, handlers.on_tick, view | {"seen": named["seen"]})
-    _wire_runs(join, handlers, view)
-    named["figures"].change(None, named["figures"], js=HAND_OVER_FIGURES)
-    dark.click(None, js=TOGGLE_DARK)
 
 
 def _wire_edit(join: Joiner, page: gr.Blocks, handlers: Handlers, fields: Named) -> None:
@@ -210,9 +211,9 @@ def _wire_rows(join: Joiner, handlers: Handlers, fields: Named) -> None:
     join.on(named["wanted"].submit, handlers.on_find_row, {"wanted": named["wanted"], **shown}, quick=False)
 
 
-def _wire_runs(join: Joiner, handlers: Handlers, view: Named) -> None:
+def _wire_runs(join: Joiner, handlers: Handlers) -> None:
     """The Runs tab. What fills the form leads over to the Train tab."""
-    named = join.named
+    named, view = join.named, _view(join.named)
     join.on(named["run_id"].input, handlers.on_pick, view)
     for name in ("compared", "run_search"):
         join.on(named[name].input, handlers.on_view, view, overtaken="always_last")
@@ -228,3 +229,16 @@ def _wire_runs(join: Joiner, handlers: Handlers, view: Named) -> None:
     for place in range(SHOWN_REMEDIES):
         join.fill(named[f"remedy_{place}"].click, partial(handlers.on_remedy, place), picked)
     join.on(named["live"].click, handlers.on_live, {})
+    named["figures"].change(None, named["figures"], js=HAND_OVER_FIGURES)
+
+
+def _wire_clock(join: Joiner, handlers: Handlers, shown: tuple[str, ...]) -> None:
+    """What happens by itself: a glance at the disk, and everything `shown` of the runs only if that has changed."""
+    inputs = _view(join.named) | {"seen": join.named["seen"]}
+    join.on(gr.Timer(SECONDS_BETWEEN_TICKS).tick, handlers.on_tick, inputs, shows=("news",))
+    join.on(join.named["news"].change, handlers.on_news, inputs, overtaken="always_last", shows=shown)
+
+
+def _view(named: Named) -> dict[str, Any]:
+    """What a person looks at on the Runs tab."""
+    return {name: named[name] for name in ("run_id", "compared", "run_search")}

@@ -11,6 +11,7 @@
       const block = element.closest(".block");
       if (block) block.style.display = figure ? "" : "none"; // this run has no such numbers
       if (!figure || element.data === figure.data) continue; // nothing new
+      if (!element.offsetParent) continue; // folded away: drawn when it is opened
       window.Plotly.react(element, figure.data, figure.layout, { responsive: true, displaylogo: false });
     }
   };

@@ -1,6 +1,7 @@
 """What happens to the runs: started or queued, watched, stopped, resumed, deleted. Never trains and never waits."""
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -83,13 +84,17 @@ class RunHandlers:
         return self._show(View.of(view))
 
     def on_tick(self, seen: str, **view: str) -> Shown:
-        """A second passed: nothing is sent unless something on disk changed.
-
-        The choice stays as it is: this tick may have been under way when another run was started or chosen.
-        """
-        looked_at = View.of(view)
+        """Time has passed: says so if something on disk has changed since it was seen."""
         if not seen:
             return {}  # the page is still loading, and what it is about to show must not be chosen over
+        return {} if self._seen(View.of(view)) == seen else {"news": str(time.monotonic_ns())}
+
+    def on_news(self, seen: str, **view: str) -> Shown:
+        """Something has changed: shows it, unless it has been shown meanwhile.
+
+        The choice stays as it is: this may have been under way when another run was started or chosen.
+        """
+        looked_at = View.of(view)
         if not looked_at.run_id and (newest := _newest(runs.list_runs(self.home))):
             return self._choose(looked_at, newest)
         return {} if self._seen(looked_at) == seen else self._show(looked_at)
