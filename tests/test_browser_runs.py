@@ -33,7 +33,7 @@ def test_the_queue_outlives_the_app_and_a_stopped_run_is_resumed(
 ) -> None:
     before = start_app()
     open_form(page, before)
-    set_number(page, "num_train_epochs", 8)
+    set_number(page, "num_train_epochs", 4)
     press(page, "Start training")
     expect(page.locator("#live")).to_be_visible()
     page.get_by_role("tab", name="Train").click()
@@ -63,7 +63,7 @@ def test_the_queue_outlives_the_app_and_a_stopped_run_is_resumed(
 
 def test_a_finished_run_goes_on_to_preferences(app: App, page: Page, home: Home) -> None:
     open_form(page, app)
-    set_number(page, "num_train_epochs", 2)
+    set_number(page, "num_train_epochs", 1)
     press(page, "Start training")
     wait_until_finished(page)
     press(page, "Next stage: DPO")
@@ -71,7 +71,7 @@ def test_a_finished_run_goes_on_to_preferences(app: App, page: Page, home: Home)
     expect(page.locator("#data-line")).to_contain_text("prompt + chosen + rejected")
     expect(page.locator("#field-beta")).to_be_visible()
     wait_for_flag(page, "stage", "dpo")
-    set_number(page, "num_train_epochs", 2)
+    set_number(page, "num_train_epochs", 1)
     press(page, "Start training")
     expect(state(page)).not_to_contain_text("Finished")
     wait_until_finished(page)
