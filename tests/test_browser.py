@@ -1,10 +1,12 @@
 """The page in a real browser: the README's story, and a form that answers every edit."""
 
 import re
+from collections.abc import Callable, Iterator
 
+import pytest
 from playwright.sync_api import Page, expect
 
-from core import runs
+from core import queue, runs
 from core.runs import Home
 from tests.browser import (
     BROWSER_TESTS,
@@ -19,6 +21,7 @@ from tests.browser import (
     wait_for_points,
     wait_until_finished,
 )
+from tests.fake_runs import NEVER_END, NewRun
 
 pytestmark = BROWSER_TESTS
 
@@ -42,10 +45,10 @@ def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(app: A
     assert (run.folder / "output" / "adapter_model.safetensors").is_file()
 
 
-def test_new_points_leave_a_persons_zoom_alone(app: App, page: Page) -> None:
-    open_form(page, app)
-    set_number(page, "num_train_epochs", 500)
-    press(page, "Start training")
+def test_new_points_leave_a_persons_zoom_alone(start_app: Callable[[], App], page: Page, new_run: NewRun) -> None:
+    run = new_run(seed=NEVER_END)
+    queue.submit(run.home, run)
+    page.goto(start_app().url)
     wait_for_points(page, "loss", 5)
     box = page.locator("#plot-loss .nsewdrag").first.bounding_box()
     assert box
@@ -64,8 +67,22 @@ def range_of(page: Page, plot: str) -> list[float]:
     return list(page.evaluate(script, plot))
 
 
-def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(app: App, page: Page, home: Home) -> None:
-    page.goto(app.url)
+@pytest.fixture(scope="module")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home in which nothing has been trained."""
+    return Home.find(str(tmp_path_factory.mktemp("empty")))
+
+
+@pytest.fixture(scope="module")
+def form(empty_home: Home) -> Iterator[App]:
+    """The page over it, for whoever starts nothing."""
+    app = App(empty_home.path)
+    yield app
+    app.end()
+
+
+def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(form: App, page: Page, empty_home: Home) -> None:
+    page.goto(form.url)
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
     rank = page.locator("#field-lora_r")
     rank.locator("input").fill("-4")
@@ -73,13 +90,13 @@ def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(app: App, pag
     expect(page.locator("#estimate")).to_contain_text("This job cannot run yet")
     press(page, "Start training")
     expect(page.locator("#start-message")).to_contain_text("Not started")
-    assert runs.list_runs(home) == ()
+    assert runs.list_runs(empty_home) == ()
     rank.locator("input").fill("4")
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
 
 
-def test_the_estimate_moves_with_the_method_and_the_card(app: App, page: Page) -> None:
-    open_form(page, app)
+def test_the_estimate_moves_with_the_method_and_the_card(form: App, page: Page) -> None:
+    open_form(page, form)
     choose(page, "model", "Llama 3.1 8B", "meta-llama/Llama-3.1-8B")
     choose(page, "gpu", "RTX 4090", "rtx-4090")
     expect(page.locator("#estimate .verdict")).to_contain_text(" of 24.0 GiB")
@@ -93,8 +110,8 @@ def test_the_estimate_moves_with_the_method_and_the_card(app: App, page: Page) -
     expect(page.locator("#estimate .fits")).to_be_visible()
 
 
-def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(app: App, page: Page) -> None:
-    open_form(page, app)
+def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(form: App, page: Page) -> None:
+    open_form(page, form)
     choose(page, "model", "Llama 3.1 8B", "meta-llama/Llama-3.1-8B")
     choose(page, "gpu", "RTX 4090", "rtx-4090")
     choose_method(page, "QLoRA", "qlora")
@@ -113,8 +130,8 @@ def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(app: App, p
     expect(choices).not_to_contain_text("Set by hand")
 
 
-def test_the_exact_check_puts_a_trace_beside_the_estimate(app: App, page: Page) -> None:
-    open_form(page, app)
+def test_the_exact_check_puts_a_trace_beside_the_estimate(form: App, page: Page) -> None:
+    open_form(page, form)
     expect(page.locator("#lengths")).to_contain_text("none cut")
     press(page, "Check exactly")
     table = page.locator("#exact table")

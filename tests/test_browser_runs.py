@@ -8,14 +8,13 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Page, expect
 
-from core import launch, queue, runs
+from core import queue, runs
 from core.resolve import resolve
 from core.runs import Home, Run
 from tests.browser import (
     BROWSER_TESTS,
     TRAINING_MS,
     App,
-    choose_method,
     open_form,
     press,
     set_number,
@@ -24,6 +23,8 @@ from tests.browser import (
     wait_for_points,
     wait_until_finished,
 )
+from tests.conftest import FAKE_PROGRAM
+from tests.fake_runs import DIVERGED, NewRun, ended, start
 
 pytestmark = BROWSER_TESTS
 
@@ -83,36 +84,38 @@ def test_a_finished_run_goes_on_to_preferences(app: App, page: Page, home: Home)
     expect(page.locator("#plot-kl")).to_be_hidden()
 
 
-def test_a_run_that_diverges_says_so_and_offers_a_slower_one(app: App, page: Page) -> None:
-    open_form(page, app)
-    choose_method(page, "Full", "full")
-    set_number(page, "num_train_epochs", 1)
-    set_number(page, "learning_rate", 10)
-    press(page, "Start training")
-    expect(state(page)).to_contain_text("The training has diverged", timeout=TRAINING_MS)
+def test_a_run_that_diverges_says_so_and_offers_a_slower_one(
+    start_app: Callable[[], App], page: Page, new_run: NewRun
+) -> None:
+    run = new_run(seed=DIVERGED, method="full", num_train_epochs=1, learning_rate=10)
+    queue.submit(run.home, run)
+    page.goto(start_app().url)
+    page.get_by_role("tab", name="Runs").click()
+    expect(state(page)).to_contain_text("The training has diverged")
     expect(page.locator("#run-header .helps")).to_contain_text("Learning rate 2")
     press(page, "Retry: Learning rate 2")
     expect(page.locator("#field-learning_rate input")).to_have_value("2")
     expect(page.locator("#field-num_train_epochs input")).to_have_value("1")
     expect(page.get_by_label("Full", exact=True)).to_be_checked()
-    wait_for_flag(page, "learning_rate", "2")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home for two finished runs of three steps."""
-    return Home.find(str(tmp_path_factory.mktemp("trained")))
+    """A home with two finished runs."""
+    home = Home.find(str(tmp_path_factory.mktemp("trained")))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runs, "PROGRAM", FAKE_PROGRAM)
+        for rate in (1e-3, 3e-3):
+            resolved = resolve({"model": "demo", "dataset": "demo", "learning_rate": rate})
+            run = start(home, runs.create(home, resolved, resolved.forecast()))
+            assert ended(home, run).state == "finished"
+    return home
 
 
 @pytest.fixture(scope="module")
 def over_trained(trained: Home) -> Iterator[App]:
-    """The page over these runs, whose queue has trained them."""
+    """The page over these runs."""
     app = App(trained.path)
-    for rate in (1e-3, 3e-3):
-        resolved = resolve({"model": "demo", "dataset": "demo", "max_steps": 3, "learning_rate": rate})
-        queue.submit(trained, runs.create(trained, resolved, resolved.forecast()))
-    for run in runs.list_runs(trained):
-        assert launch.wait(trained, run.id, TRAINING_MS / 1000).state == "finished"
     yield app
     app.end()
 
@@ -125,7 +128,7 @@ def test_two_runs_are_compared_and_one_is_renamed(over_trained: App, page: Page,
         page.locator(f"[data-compare='{run.id}']").check()
     lines = page.locator("#differences tr")
     expect(lines.filter(has_text="learning_rate").locator("td")).to_have_text(["0.003", "0.001"])
-    expect(lines.filter(has_text="max_steps")).to_have_count(0)
+    expect(lines.filter(has_text="num_train_epochs")).to_have_count(0)
     wait_for_points(page, "comparison", 3)
 
     pick(page, slow)

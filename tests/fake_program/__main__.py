@@ -13,7 +13,7 @@ import psutil
 
 STEPS, SECONDS_PER_STEP, FAULT_STEP = 20, 0.05, 3
 CRASH_AT_STEP_3, DIE_SILENTLY, NEVER_END = 1001, 1002, 1003
-KILLED, HANG, GRANDCHILDREN, TORN, DISK_FULL, NOT_A_NUMBER, SLOW_TO_SAVE, SLOW_TO_EXIT = range(1004, 1012)
+KILLED, HANG, GRANDCHILDREN, TORN, DISK_FULL, NOT_A_NUMBER, SLOW_TO_SAVE, SLOW_TO_EXIT, DIVERGED = range(1004, 1013)
 ENDLESS = {NEVER_END, GRANDCHILDREN, SLOW_TO_SAVE, SLOW_TO_EXIT}
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 stopping = False
@@ -75,6 +75,7 @@ FAULTS: dict[int, Callable[[], object]] = {
         error="The GPU ran out of memory in the backward pass.", cause="out_of_gpu_memory", device_capacity_bytes=2**33
     ),
     DISK_FULL: lambda: fail(error="The disk is full: nothing more could be written while saving.", cause="disk_full"),
+    DIVERGED: lambda: fail(error="The training has diverged: the loss is not a number.", cause="diverged"),
     DIE_SILENTLY: die_silently,
     KILLED: lambda: os.kill(os.getpid(), signal.SIGKILL),
     HANG: hang,
@@ -90,6 +91,7 @@ def main() -> int:
     seed = json.loads(pathlib.Path(sys.argv[1]).read_text())["seed"]
     started = time.time()
     write_status(state="starting", step=0, started=started, updated=started)
+    pathlib.Path("samples.jsonl").write_text(json.dumps({"step": 0, "prompt": "Who?", "answer": "Nobody."}) + "\n")
     for step in range(1, STEPS + 1 if seed not in ENDLESS else 10**9):
         time.sleep(SECONDS_PER_STEP)
         add_metrics(json.dumps({"step": step, "time": time.time() - started, "loss": 4 / step}) + "\n")
