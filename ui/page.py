@@ -15,6 +15,10 @@ TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
 SECONDS_BETWEEN_TICKS = 2.0
 SHOWN_ABOVE = ("top", "live", "start", "seen")
 """What else the runs have a say in."""
+LENGTHS = ("lengths", "length_p95", "length_longest", "histogram", "measuring", "measured")
+SUGGESTIONS = ("fixes", "fixes_title", *(f"fix_{place}" for place in range(SHOWN_FIXES)), "speed")
+EXACT_CHECK = ("exact", "checking", "check_exactly", "estimate")
+"""What is said of the rows, of a job that was estimated, and of a step that is traced."""
 SECONDS_BETWEEN_LOOKS = 0.7
 """At how far the measuring of the rows, or a trace, has come."""
 
@@ -41,7 +45,9 @@ def build(handlers: Handlers) -> gr.Blocks:
             with gr.Tab("Runs", id="runs"):
                 of_runs = monitor.render()
         join = Joiner(named | fields | of_runs, fields)
-        _wire(page, join, handlers)
+        join.on(page.load, handlers.on_load, {})
+        _wire(join, handlers)
+        _wire_edit(page, Joiner(named | fields, fields), handlers)
         _wire_runs(join, handlers)
         _wire_clock(join, handlers, (*SHOWN_ABOVE, *of_runs))
         dark.click(None, js=TOGGLE_DARK)
@@ -145,11 +151,9 @@ def _place_estimate(named: dict[str, Any]) -> None:
         named["job_file_message"] = gr.HTML(elem_id="job-file-message")
 
 
-def _wire(page: gr.Blocks, join: Joiner, handlers: Handlers) -> None:
+def _wire(join: Joiner, handlers: Handlers) -> None:
     """Every event of the Train tab. What `join.fill` joins may put values into the form, and an edit follows."""
     named, fields = join.named, join.fields
-    join.on(page.load, handlers.on_load, {})
-    _wire_edit(join, page, handlers, fields)
     _wire_data(join, handlers, fields)
     _wire_rows(join, handlers, fields)
     identity = {name: fields[name] for name in ("model", "method", "stage")}
@@ -163,24 +167,24 @@ def _wire(page: gr.Blocks, join: Joiner, handlers: Handlers) -> None:
     join.on(named["timeline_panel"].expand, handlers.on_timeline, fields)
     of_table = {name: fields[name] for name in ("model", "max_length")}
     join.on(named["what_fits_panel"].expand, handlers.on_what_fits, of_table)
-    join.on(named["check_exactly"].click, handlers.on_check_exactly, fields)
-    join.on(named["checking"].tick, handlers.on_checking, fields)
+    join.on(named["check_exactly"].click, handlers.on_check_exactly, fields, shows=EXACT_CHECK)
+    join.on(named["checking"].tick, handlers.on_checking, fields, shows=EXACT_CHECK)
     join.on(named["start"].click, handlers.on_start, fields, quick=False)
 
 
-def _wire_edit(join: Joiner, page: gr.Blocks, handlers: Handlers, fields: Named) -> None:
+def _wire_edit(page: gr.Blocks, join: Joiner, handlers: Handlers) -> None:
     """Whatever may have changed the form: the estimate at once, then the rows, then what would make it better.
 
     One event for all of it, of which one is under way at a time and the last one always comes: an answer never belongs
     to a form that was overtaken, and no key pressed while one is under way is lost.
     """
-    named = join.named
+    named, fields = join.named, join.fields
     causes = [*(each.input for each in fields.values()), page.load, *(named[name].change for name in SIGNALS)]
     edited = join.on(
         partial(gr.on, causes), handlers.on_edit, {"marks": named["marks"], **fields}, overtaken="always_last"
     )
-    measured = join.on(edited.then, handlers.on_lengths, fields, overtaken="always_last")
-    join.on(measured.then, handlers.on_suggest, fields, overtaken="always_last")
+    measured = join.on(edited.then, handlers.on_lengths, fields, overtaken="always_last", shows=LENGTHS)
+    join.on(measured.then, handlers.on_suggest, fields, overtaken="always_last", shows=SUGGESTIONS)
 
 
 def _wire_data(join: Joiner, handlers: Handlers, fields: Named) -> None:
@@ -200,7 +204,7 @@ def _wire_data(join: Joiner, handlers: Handlers, fields: Named) -> None:
 def _wire_rows(join: Joiner, handlers: Handlers, fields: Named) -> None:
     """The look at the data. What asks the tokenizer may have to wait for it."""
     named = join.named
-    join.on(named["measuring"].tick, handlers.on_lengths, fields)
+    join.on(named["measuring"].tick, handlers.on_lengths, fields, shows=LENGTHS)
     for name, handler in (("length_p95", handlers.on_length_p95), ("length_longest", handlers.on_length_longest)):
         join.fill(named[name].click, handler, fields, quick=False)
     shown = {"row_number": named["row_number"], **fields}
