@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 CODE := app.py core ui benchmarks presets tests
 
-.PHONY: setup run demo test test-slow lint check format clean
+.PHONY: setup run demo test test-stories test-slow lint check format clean
 
 setup: $(VENV)/.users
 run: $(VENV)/.users
@@ -14,6 +14,8 @@ demo: $(VENV)/.users
 	$(BIN)/python app.py train --demo
 test: $(VENV)/.developers
 	$(TESTS) -m "not slow"
+test-stories: $(VENV)/.developers
+	$(TESTS) -m "slow and browser"
 test-slow: $(VENV)/.developers
 	$(TESTS)
 lint: $(VENV)/.developers

@@ -130,6 +130,7 @@ def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(form: App, 
     expect(choices).not_to_contain_text("Set by hand")
 
 
+@pytest.mark.slow
 def test_the_exact_check_puts_a_trace_beside_the_estimate(form: App, page: Page) -> None:
     open_form(page, form)
     expect(page.locator("#lengths")).to_contain_text("none cut")

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from core import runs
@@ -12,6 +13,7 @@ from tests.browser import BROWSER_TESTS, DEMO, App, open_form, press, set_number
 pytestmark = BROWSER_TESTS
 
 
+@pytest.mark.slow
 def test_bad_lines_are_dropped_and_the_rest_is_looked_at_and_trained_on(
     app: App, page: Page, home: Home, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from tests.fake_runs import DIVERGED, NewRun, ended, start
 pytestmark = BROWSER_TESTS
 
 
+@pytest.mark.slow
 def test_the_queue_outlives_the_app_and_a_stopped_run_is_resumed(
     start_app: Callable[[], App], page: Page, home: Home
 ) -> None:
@@ -62,6 +63,7 @@ def test_the_queue_outlives_the_app_and_a_stopped_run_is_resumed(
     assert steps == list(range(1, stopped.max_steps + 1))
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_to_preferences(app: App, page: Page, home: Home) -> None:
     open_form(page, app)
     set_number(page, "num_train_epochs", 1)

@@ -79,6 +79,7 @@ def test_a_step_of_packed_rows_is_the_step_of_the_same_rows_padded(tmp_path: Pat
     assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_both_profiles_draw_the_same_curve_and_go_different_ways(tmp_path: Path) -> None:
     asked = JobSpec.parse({"max_length": 128, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4})
     runs, ways = [], []

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
@@ -32,6 +33,7 @@ from core.presets import Gpu, gpus
 from tests.training_fixtures import ROOT, lines_of, status_of, train
 
 training = pytest.mark.training
+slow = partial(pytest.param, marks=pytest.mark.slow)
 H100 = gpus()["h100"]
 PHASES = {"load", "forward", "backward", "optimizer_step", "eval", "save"}
 NOT_NEEDED = ("gradio", "rich", "plotly", "filelock", "orjson", "torch")
@@ -158,9 +160,9 @@ def test_the_header_of_the_weights_covers_the_file_without_a_gap(tmp_path: Path,
 @pytest.mark.parametrize(
     "point",
     [
-        dataclasses.replace(SMALL, fields=job("full", 4, 1024, packing=True), is_toy=True),
         dataclasses.replace(SMALL, fields=job("qlora", 2, 1024), rows="varied", is_toy=True),
-        dataclasses.replace(SMALL, model="Qwen/Qwen3-30B-A3B", num_layers=8, is_toy=True),
+        slow(dataclasses.replace(SMALL, fields=job("full", 4, 1024, packing=True), is_toy=True)),
+        slow(dataclasses.replace(SMALL, model="Qwen/Qwen3-30B-A3B", num_layers=8, is_toy=True)),
     ],
     ids=point_id,
 )

@@ -68,7 +68,9 @@ def padded_run(folder: Path, stage: str, monkeypatch: pytest.MonkeyPatch, **fiel
     return run, sum(sizes)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", pytest.param("reward", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stage", ["sft", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("dpo", "reward"))]
+)
 def test_rows_of_like_length_teach_the_same_with_less_padding(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,8 @@ def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
 
 
 @training
-@pytest.mark.parametrize("optim", [pytest.param("adamw_torch_fused", marks=pytest.mark.slow), "paged_adamw_8bit"])
+@pytest.mark.slow
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "paged_adamw_8bit"])
 def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
 ) -> None:
@@ -98,7 +99,7 @@ def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
 
 
 @training
-@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.slow), "qlora"])
 def test_evaluations_and_samples_leave_no_trace_in_the_training(tmp_path: Path, method: str) -> None:
     plain = make_run(tmp_path / "plain", method=method, max_steps=4)
     watched_fields: dict[str, object] = {"eval_dataset": "data/eval.jsonl", "eval_steps": 1, "num_samples": 2}
