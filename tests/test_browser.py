@@ -26,6 +26,7 @@ from tests.fake_runs import NEVER_END, NewRun
 pytestmark = BROWSER_TESTS
 
 
+@pytest.mark.slow
 def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(app: App, page: Page, home: Home) -> None:
     page.goto(app.url)
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
