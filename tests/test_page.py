@@ -119,6 +119,18 @@ def test_what_was_set_by_hand_stays_while_the_profile_chooses_the_rest(handlers:
     assert "Set by hand" in str(shown["choices"])
 
 
+@pytest.mark.parametrize("has_settled", [False, True])
+def test_what_the_browser_still_holds_of_old_was_not_set_by_hand(handlers: Handlers, has_settled: bool) -> None:
+    model = "meta-llama/Llama-3.1-8B"
+    early = form.first_values(model, "qlora") | {"model": model, "method": "qlora", "gpu": "rtx-4090"}
+    first = handlers.on_edit(NO_MARKS, **early)
+    planned = {name: first[name]["value"] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+    assert all(early[name] != value for name, value in planned.items())
+    settled = {"form": early | planned} if has_settled else {}
+    second = handlers.on_edit(first["marks"], settled, **early | {"learning_rate": 1e-4})
+    assert ("Set by hand" in str(second["choices"])) is has_settled
+
+
 def test_a_problem_stands_at_its_field_and_goes_away_again(handlers: Handlers) -> None:
     first = handlers.on_edit({"model": "demo", "method": "lora"}, **demo(lora_r=-1))
     assert "give 1 or more" in first["lora_r"]["info"] and first["lora_r"]["elem_classes"] == ["wrong", "changed"]

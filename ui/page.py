@@ -180,9 +180,8 @@ def _wire_edit(page: gr.Blocks, join: Joiner, handlers: Handlers) -> None:
     """
     named, fields = join.named, join.fields
     causes = [*(each.input for each in fields.values()), page.load, *(named[name].change for name in SIGNALS)]
-    edited = join.on(
-        partial(gr.on, causes), handlers.on_edit, {"marks": named["marks"], **fields}, overtaken="always_last"
-    )
+    known = {name: named[name] for name in ("marks", "fixes")}
+    edited = join.on(partial(gr.on, causes), handlers.on_edit, known | dict(fields), overtaken="always_last")
     measured = join.on(edited.then, handlers.on_lengths, fields, overtaken="always_last", shows=LENGTHS)
     join.on(measured.then, handlers.on_suggest, fields, overtaken="always_last", shows=SUGGESTIONS)
 

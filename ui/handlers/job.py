@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -28,6 +29,7 @@ from ui.render import estimate as panel
 from ui.render.timeline import timeline as draw_timeline
 from ui.words import fix_label, speed_sentence
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 SHOWN_FIXES = 4
 USUAL_CARDS = ("rtx-3060", "rtx-4060-ti-16gb", "t4", "rtx-4090", "rtx-5090", "l40s", "a100-80gb", "h200")
 """The columns of "What fits where"."""
@@ -40,13 +42,13 @@ class JobHandlers:
     checks: Checks
     previews: Previews
 
-    def on_edit(self, marks: Mapping[str, Any], **form: object) -> Shown:
+    def on_edit(self, marks: Mapping[str, Any], fixes: Mapping[str, Any] = NOTHING, **form: object) -> Shown:
         """A control changed: defaults follow model, method and stage, the profile chooses anew, the estimate follows.
 
         The fixes on the page belong to the form as it was; `on_suggest` puts others in their place.
         """
         fields = form | _follow_defaults(marks, form)
-        by_hand = _set_by_hand(marks, form)
+        by_hand = _set_by_hand(marks, form, fixes.get("form", NOTHING))
         report = report_of(fields)
         fields["dataset_sha256"] = report.sha256 if report and fields["dataset"] != "demo" else ""
         rows = self.previews.statistics(fields)
@@ -79,7 +81,8 @@ class JobHandlers:
             **shown_check(self.checks, fields, rows),
             "start_message": "",
             "marks": {name: fields[name] for name in names}
-            | {"fields": wanted, "planned": planned, "by_hand": by_hand if planned else frozenset()},
+            | {"fields": wanted, "planned": planned, "by_hand": by_hand if planned else frozenset()}
+            | {"overwritten": {name: form[name] for name in planned}},
         }
 
     def _estimate(self, resolved: ResolvedJob) -> str:
@@ -148,7 +151,7 @@ class JobHandlers:
     def on_reset(self, marks: Mapping[str, Any], model: str, method: str, stage: str) -> Shown:
         """Every setting goes back to what the model, the method and the stage would have it be."""
         fields = {name: value for name, value in first_values(model, method, stage).items() if name not in IDENTITY}
-        return fields | {"marks": {**marks, "planned": {}, "by_hand": frozenset()}}
+        return fields | {"marks": {**marks, "planned": {}, "overwritten": {}, "by_hand": frozenset()}}
 
     def on_job_file(self, text: str) -> Shown:
         """The form is filled from the text of a job file, whole or not at all."""
@@ -202,12 +205,18 @@ def _follow_defaults(marks: Mapping[str, Any], form: Mapping[str, object]) -> di
     }
 
 
-def _set_by_hand(marks: Mapping[str, Any], form: Mapping[str, object]) -> frozenset[str]:
-    """The fields that a profile would choose, but a person has set since the profile was chosen."""
+def _set_by_hand(marks: Mapping[str, Any], form: Mapping[str, object], settled: Mapping[str, object]) -> frozenset[str]:
+    """The fields that a profile would choose, but a person has set since the profile was chosen.
+
+    A quick edit may reach here before the browser has put in what was planned at the one before: what it still holds
+    of old is nobody's wish. `settled` is a form that it sent later: once the plan is in it, the browser has it.
+    """
     if form["profile"] != marks.get("profile"):
         return frozenset()
-    planned = marks.get("planned", {})
-    return frozenset(marks.get("by_hand", ())) | {name for name, value in planned.items() if form[name] != value}
+    planned, overwritten = marks.get("planned", NOTHING), marks.get("overwritten", NOTHING)
+    late = {name for name in overwritten if form[name] == overwritten[name] and settled.get(name) != planned[name]}
+    changed = {name for name, value in planned.items() if form[name] != value}
+    return frozenset(marks.get("by_hand", ())) | (changed - late)
 
 
 def _marks(fields: Mapping[str, object], problems: Mapping[str, str], by_hand: Collection[str]) -> dict[str, Mark]:
