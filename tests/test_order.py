@@ -83,7 +83,6 @@ def test_rows_of_like_length_teach_the_same_with_less_padding(
         assert [line[name] for line in found] == pytest.approx([line[name] for line in wanted], rel=1e-4)
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_in_a_later_epoch_goes_on_with_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

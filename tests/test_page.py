@@ -22,7 +22,7 @@ from core.methods import METHODS
 from core.resolve import default_fields, resolve
 from core.runs import Home
 from core.speed import RowStatistics
-from tests.fake_runs import eventually
+from tests.fake_runs import NewRun, eventually
 from ui import form, page, server
 from ui.gate import GatePolicy
 from ui.handlers import Handlers, exact
@@ -402,6 +402,21 @@ def test_every_plot_draws_what_the_metrics_say(handlers: Handlers, home: Home, p
     drawn = plots.figure(plot, runs.read(home, run.id))
     assert [trace.name for trace in drawn.data] == [trace.name for trace in plot.traces]
     assert list(drawn.data[0].y) == [1, 2, 3] and drawn.layout.uirevision == run.id
+
+
+@pytest.mark.parametrize(
+    ("capacity", "names"), [(3, ["predicted: 2.0 GiB", "the card: 3.0 GiB"]), (30, ["predicted: 2.0 GiB"])]
+)
+def test_the_memory_plot_has_what_was_predicted_and_a_card_that_is_near(
+    new_run: NewRun, capacity: int, names: list[str]
+) -> None:
+    run = new_run()
+    runs.write_json(run.folder / "estimate.json", {"total_bytes": 2**30})
+    told = {"state": "running", "baseline_bytes": 2**30, "device_capacity_bytes": capacity * 2**30}
+    runs.write_json(run.folder / "status.json", told)
+    levels = plots.figure(plots.PLOTS["memory"], runs.read(run.home, run.id)).layout.shapes
+    assert [level.name for level in levels] == names and levels[0].y0 == levels[0].y1 == 2
+    assert all(level.showlegend for level in levels)
 
 
 def test_choices_of_the_form_are_those_of_the_job() -> None:

@@ -163,6 +163,22 @@ def test_secrets_of_the_environment_stay_out(monkeypatch: pytest.MonkeyPatch) ->
     assert "AWS_SECRET_ACCESS_KEY" not in environment and environment["HF_TOKEN"] == "passed on"
 
 
+@pytest.mark.parametrize(
+    ("status", "peak"),
+    [
+        ({}, None),
+        ({"phase_peak_bytes": {"load": 5, "backward": 7}, "baseline_bytes": 100}, 107),
+        ({"phase_peak_bytes": {"backward": 7}, "baseline_bytes": 0, "peak_allocated_bytes": 9}, 9),
+    ],
+)
+def test_the_peak_is_of_the_whole_training_on_a_gpu_and_of_the_whole_process_without(
+    home: Home, new_run: NewRun, status: dict[str, object], peak: int | None
+) -> None:
+    run = new_run()
+    runs.write_json(run.folder / "status.json", {"state": "finished", **status})
+    assert runs.read(home, run.id).peak_bytes == peak
+
+
 def test_the_list_is_json(home: Home, new_run: NewRun) -> None:
     listed = json.loads(json.dumps([run.to_json() for run in (new_run(),)]))
     assert listed[0].keys() >= {"id", "state", "model", "stage", "method", "created", "step", "max_steps", "loss"}

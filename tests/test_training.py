@@ -75,8 +75,7 @@ def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
 
 
 @training
-@pytest.mark.slow
-@pytest.mark.parametrize("optim", ["adamw_torch_fused", "paged_adamw_8bit"])
+@pytest.mark.parametrize("optim", [pytest.param("adamw_torch_fused", marks=pytest.mark.slow), "paged_adamw_8bit"])
 def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
 ) -> None:
