@@ -22,7 +22,7 @@ from core.job import JobSpec
 from core.memory import estimate
 from core.methods import METHODS
 from core.presets import Gpu, gpus
-from core.referee import RefereeError, Request, trace_all
+from core.referee import ExactEstimate, RefereeError, Request, trace_all
 from core.shapes import ModelShape
 
 SIZES: Mapping[str, object] = {
@@ -175,11 +175,13 @@ def compare(chosen: Iterable[Case]) -> Iterator[Agreement | RefereeError]:
     """Both accounts of each case, traced one after the other by one child process."""
     chosen = tuple(chosen)
     for case, found in zip(chosen, trace_all(case.request for case in chosen), strict=True):
-        if isinstance(found, RefereeError):
-            yield found
-        else:
-            estimated = estimate(case.job, ModelShape.from_config(case.config), case.gpu).peak_allocated_bytes
-            yield Agreement(case.name, case.family, case.job.method, estimated, found.peak_allocated_bytes)
+        yield found if isinstance(found, RefereeError) else agreement(case, found)
+
+
+def agreement(case: Case, traced: ExactEstimate) -> Agreement:
+    """The estimate of a case beside its trace."""
+    estimated = estimate(case.job, ModelShape.from_config(case.config), case.gpu).peak_allocated_bytes
+    return Agreement(case.name, case.family, case.job.method, estimated, traced.peak_allocated_bytes)
 
 
 def _case(family: str, config: Mapping[str, object], fields: Mapping[str, object]) -> Case:

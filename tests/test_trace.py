@@ -1,12 +1,12 @@
 """The referee: the trace by itself, and the estimate against it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.trace_agreement import GPU, QUICK, SIZES, Agreement, Case, cases, compare
+from benchmarks.trace_agreement import GPU, QUICK, SIZES, Case, agreement, cases
 from core.job import JobSpec
 from core.memory import estimate
 from core.presets import gpus
@@ -37,19 +37,27 @@ def request(config: Mapping[str, Any] = CONFIG, **fields: object) -> Request:
     return Request(job(**fields), config, gpus()[GPU])
 
 
+ASKED = {
+    "nonsense": request({"model_type": "nonsense"}),
+    "compiled": request(torch_compile=True),
+    "drawing": request(stage="grpo", max_completion_length=64),
+    "plain": request(),
+    "pissa": request(init_lora_weights="pissa"),
+    "dora": request(use_dora=True),
+    "no closed form": request({**CONFIG, "model_type": "stablelm", "num_key_value_heads": 16}),
+}
+
+
 @pytest.fixture(scope="module")
-def answers() -> Mapping[str, ExactEstimate | RefereeError]:
-    """What the referee says to these, asked one after the other."""
-    asked = {
-        "nonsense": request({"model_type": "nonsense"}),
-        "compiled": request(torch_compile=True),
-        "drawing": request(stage="grpo", max_completion_length=64),
-        "plain": request(),
-        "pissa": request(init_lora_weights="pissa"),
-        "dora": request(use_dora=True),
-        "no closed form": request({**CONFIG, "model_type": "stablelm", "num_key_value_heads": 16}),
-    }
+def answers(request: pytest.FixtureRequest) -> Mapping[str, ExactEstimate | RefereeError]:
+    """What the referee says to these and to every case that is to be tested, all traced by one child."""
+    wanted = [item.callspec.params["case"] for item in request.session.items if _is_about_a_case(item)]
+    asked = ASKED | {case.name: case.request for case in wanted}
     return dict(zip(asked, trace_all(asked.values()), strict=True))
+
+
+def _is_about_a_case(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and item.function is test_the_estimate_agrees_with_the_trace
 
 
 # The referee
@@ -150,26 +158,16 @@ def test_a_model_is_extended_where_the_same_layers_work(kinds: str) -> None:
 # The estimate against the trace
 
 
-@pytest.fixture(scope="module")
-def agreements(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Agreement | RefereeError]]:
-    """Every case that is to be tested, traced by one child."""
-    wanted = [item.callspec.params["case"] for item in request.session.items if _is_about_a_case(item)]
-    yield {case.name: answer for case, answer in zip(wanted, compare(wanted), strict=True)}
-
-
-def _is_about_a_case(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and item.function is test_the_estimate_agrees_with_the_trace
-
-
 def _parameter(case: Case) -> Any:
     return pytest.param(case, id=case.name, marks=[] if case.name in QUICK else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize("case", [_parameter(case) for case in CASES.values()])
-def test_the_estimate_agrees_with_the_trace(case: Case, agreements: Mapping[str, Agreement | RefereeError]) -> None:
-    found = agreements[case.name]
-    assert isinstance(found, Agreement), str(found)
-    assert abs(found.error) <= CLOSE, f"estimated {found.error:+.2%}"
+def test_the_estimate_agrees_with_the_trace(case: Case, answers: Mapping[str, ExactEstimate | RefereeError]) -> None:
+    traced = answers[case.name]
+    assert isinstance(traced, ExactEstimate), str(traced)
+    error = agreement(case, traced).error
+    assert abs(error) <= CLOSE, f"estimated {error:+.2%}"
 
 
 def test_the_quick_cases_are_some_of_many() -> None:

@@ -48,6 +48,7 @@ class Joiner:
             trigger_mode=overtaken,
             queue=not quick,
             show_progress="hidden",
+            show_progress_on=self.named["filled"],
             api_visibility="undocumented",
         )
 
