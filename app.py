@@ -25,16 +25,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
     given = vars(parser().parse_args(arguments))
     command = given.pop("command", None) or "serve"
-    if command == "serve":
-        from ui.server import serve  # only this command needs gradio
-
-        return serve(**given)
-    from ui import terminal
-
     try:
+        if command == "serve":
+            return _serve(**given)
+        from ui import terminal
+
         return terminal.COMMANDS[command](**given)
     except KeyboardInterrupt:  # a second Ctrl-C, or one where there is nothing to stop
         return 130
+
+
+def _serve(**given: Any) -> int:
+    from ui.quick_import import import_gradio  # only this command needs it
+
+    import_gradio()
+    from ui.server import serve
+
+    return serve(**given)
 
 
 def parser() -> OneLineParser:
