@@ -162,7 +162,6 @@ QUICK = (
     "llama full",
     "llama lora gradient_checkpointing=False",
     "mistral lora-8bit gradient_checkpointing=False",
-    "gemma3_text full",
     "llama lora packing=True",
     "qwen2 qlora gpu=t4 attn_implementation=eager",
     "dpo qwen3 lora",

@@ -107,6 +107,13 @@ def press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name).click()
 
 
+def unfold(page: Page, heading: str) -> None:
+    """Opens what is folded up, and waits as long as no person could: Gradio puts it on the page, and what stands in
+    it a frame later, over what would have been typed by then."""
+    page.get_by_text(heading).click()
+    page.wait_for_timeout(300)
+
+
 def state(page: Page) -> Locator:
     """The sentence that says what the shown run is doing."""
     return page.locator("#run-header .state")

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Page, expect
 
-from core import queue, runs
+from core import runs
 from core.resolve import resolve
 from core.runs import Home, Run
 from tests.browser import (
@@ -19,12 +19,13 @@ from tests.browser import (
     press,
     set_number,
     state,
+    unfold,
     wait_for_flag,
     wait_for_points,
     wait_until_finished,
 )
 from tests.conftest import FAKE_PROGRAM
-from tests.fake_runs import DIVERGED, NewRun, ended, start
+from tests.fake_runs import DIVERGED, ended, start
 
 pytestmark = BROWSER_TESTS
 
@@ -86,31 +87,17 @@ def test_a_finished_run_goes_on_to_preferences(app: App, page: Page, home: Home)
     expect(page.locator("#plot-kl")).to_be_hidden()
 
 
-def test_a_run_that_diverges_says_so_and_offers_a_slower_one(
-    start_app: Callable[[], App], page: Page, new_run: NewRun
-) -> None:
-    run = new_run(seed=DIVERGED, method="full", num_train_epochs=1, learning_rate=10)
-    queue.submit(run.home, run)
-    page.goto(start_app().url)
-    page.get_by_role("tab", name="Runs").click()
-    expect(state(page)).to_contain_text("The training has diverged")
-    expect(page.locator("#run-header .helps")).to_contain_text("Learning rate 2")
-    press(page, "Retry: Learning rate 2")
-    expect(page.locator("#field-learning_rate input")).to_have_value("2")
-    expect(page.locator("#field-num_train_epochs input")).to_have_value("1")
-    expect(page.get_by_label("Full", exact=True)).to_be_checked()
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with two finished runs."""
+    """A home with a run that has diverged, and two finished ones."""
     home = Home.find(str(tmp_path_factory.mktemp("trained")))
+    wild = {"learning_rate": 10, "method": "full", "num_train_epochs": 1, "seed": DIVERGED}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(runs, "PROGRAM", FAKE_PROGRAM)
-        for rate in (1e-3, 3e-3):
-            resolved = resolve({"model": "demo", "dataset": "demo", "learning_rate": rate})
-            run = start(home, runs.create(home, resolved, resolved.forecast()))
-            assert ended(home, run).state == "finished"
+        for fields in (wild, {"learning_rate": 1e-3}, {"learning_rate": 3e-3}):
+            resolved = resolve({"model": "demo", "dataset": "demo", **fields})
+            ended(home, start(home, runs.create(home, resolved, resolved.forecast())))
+    assert [run.state for run in runs.list_runs(home)] == ["finished", "finished", "failed"]
     return home
 
 
@@ -122,8 +109,20 @@ def over_trained(trained: Home) -> Iterator[App]:
     app.end()
 
 
+def test_a_run_that_diverges_says_so_and_offers_a_slower_one(over_trained: App, page: Page, trained: Home) -> None:
+    page.goto(over_trained.url)
+    page.get_by_role("tab", name="Runs").click()
+    pick(page, runs.list_runs(trained)[-1])
+    expect(state(page)).to_contain_text("The training has diverged")
+    expect(page.locator("#run-header .helps")).to_contain_text("Learning rate 2")
+    press(page, "Retry: Learning rate 2")
+    expect(page.locator("#field-learning_rate input")).to_have_value("2")
+    expect(page.locator("#field-num_train_epochs input")).to_have_value("1")
+    expect(page.get_by_label("Full", exact=True)).to_be_checked()
+
+
 def test_two_runs_are_compared_and_one_is_renamed(over_trained: App, page: Page, trained: Home) -> None:
-    fast, slow = runs.list_runs(trained)
+    fast, slow, _ = runs.list_runs(trained)
     page.goto(over_trained.url)
     page.get_by_role("tab", name="Runs").click()
     for run in (fast, slow):
@@ -134,7 +133,7 @@ def test_two_runs_are_compared_and_one_is_renamed(over_trained: App, page: Page,
     wait_for_points(page, "comparison", 3)
 
     pick(page, slow)
-    page.get_by_text("Name, tags and notes").click()
+    unfold(page, "Name, tags and notes")
     page.get_by_label("Name", exact=True).fill("The patient one")
     press(page, "Save")
     expect(page.locator(f"[data-run='{slow.id}']")).to_contain_text("The patient one")
@@ -144,18 +143,18 @@ def test_two_runs_are_compared_and_one_is_renamed(over_trained: App, page: Page,
 
 
 def test_a_deleted_run_comes_back(over_trained: App, page: Page, trained: Home) -> None:
-    newest, oldest = runs.list_runs(trained)
+    newest, older, oldest = runs.list_runs(trained)
     page.goto(over_trained.url)
     page.get_by_role("tab", name="Runs").click()
-    pick(page, oldest)
+    pick(page, older)
     press(page, "Delete")
-    expect(page.locator("[data-run]")).to_have_count(1)
+    expect(page.locator("[data-run]")).to_have_count(2)
     expect(page.locator(f"[data-run='{newest.id}'][aria-pressed=true]")).to_be_visible()
-    assert runs.list_runs(trained) == (newest,)
+    assert runs.list_runs(trained) == (newest, oldest)
     press(page, "Undo the deletion")
-    expect(page.locator(f"[data-run='{oldest.id}'][aria-pressed=true]")).to_be_visible()
+    expect(page.locator(f"[data-run='{older.id}'][aria-pressed=true]")).to_be_visible()
     wait_until_finished(page)
-    assert [run.id for run in runs.list_runs(trained)] == [newest.id, oldest.id]
+    assert [run.id for run in runs.list_runs(trained)] == [newest.id, older.id, oldest.id]
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])

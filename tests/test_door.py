@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from core.runs import Home
+from ui import server
 
 ROOT = Path(__file__).parent.parent
 EVIL = {
@@ -47,13 +48,25 @@ def link_in(lines: list[str]) -> str:
     return str(link)
 
 
-def test_the_page_is_for_this_computer_and_needs_no_token(home: Home) -> None:
-    with served(home) as lines:
-        link = link_in(lines)
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", link)
-        assert httpx.get(link).status_code == 200
-        assert httpx.get(link, headers={"Host": "evil.example"}).status_code == 421
-        assert httpx.post(f"{link}gradio_api/upload", headers={"Origin": "http://evil.example"}).status_code == 403
+@pytest.fixture(scope="module")
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A page for this computer."""
+    with served(Home.find(str(tmp_path_factory.mktemp("home")))) as lines:
+        yield link_in(lines)
+
+
+def test_the_page_is_for_this_computer_and_needs_no_token(link: str) -> None:
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", link)
+    assert httpx.get(link).status_code == 200
+    assert httpx.get(link, headers={"Host": "evil.example"}).status_code == 421
+    assert httpx.post(f"{link}gradio_api/upload", headers={"Origin": "http://evil.example"}).status_code == 403
+
+
+def test_a_port_in_use_is_a_sentence_not_a_traceback(link: str, home: Home) -> None:
+    port = link.rsplit(":", 1)[1].strip("/")
+    command = [sys.executable, "app.py", "--no-browser", "--port", port, "--home", str(home.path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and port in done.stderr
 
 
 def test_a_page_for_the_network_answers_nothing_without_the_token_that_it_prints(home: Home) -> None:
@@ -83,10 +96,6 @@ def test_a_home_that_cannot_be_made_is_one_line_and_exit_2() -> None:
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "home" in done.stderr
 
 
-@pytest.mark.parametrize("second", ["--port"])
-def test_a_port_in_use_is_a_sentence_not_a_traceback(home: Home, second: str) -> None:
-    with served(home) as lines:
-        port = link_in(lines).rsplit(":", 1)[1].strip("/")
-        command = [sys.executable, "app.py", "--no-browser", second, port, "--home", str(home.path)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 2 and "Traceback" not in done.stderr and port in done.stderr
+def test_what_is_no_port_is_a_sentence_too(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert server.serve(port=79990, no_browser=True, home=str(home.path)) == 2
+    assert capsys.readouterr().err == "port: 79990 is no port; give one from 1 to 65535\n"

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 import sys
 import tempfile
 import threading
@@ -48,6 +49,8 @@ def serve(
         place = Home.find(home)
         needs_token = share or not is_loopback(host)
         policy = GatePolicy(load_or_create_token(place.path / "token") if needs_token else None, host)
+        if port is not None:
+            _require_free(host, port)
     except (SpecError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -67,6 +70,17 @@ def serve(
     if not (no_browser or policy.token):  # a token must not stand in another program's command line
         webbrowser.open(link)
     return _wait(blocks, handlers)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises ValueError where nothing can listen."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OverflowError:
+        raise ValueError(f"port: {port} is no port; give one from 1 to 65535") from None
+    except OSError as error:
+        why = f"{os.strerror(error.errno or 0)}; give another one, or none for the first that is free"
+        raise ValueError(f"port: cannot listen on {host}:{port}: {why}") from None
 
 
 def launch(blocks: gr.Blocks, home: Home, policy: GatePolicy, port: int | None, share: bool = False) -> None:
