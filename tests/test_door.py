@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+import app
 from core.runs import Home
-from ui import server
 
 ROOT = Path(__file__).parent.parent
 EVIL = {
@@ -62,13 +62,6 @@ def test_the_page_is_for_this_computer_and_needs_no_token(link: str) -> None:
     assert httpx.post(f"{link}gradio_api/upload", headers={"Origin": "http://evil.example"}).status_code == 403
 
 
-def test_a_port_in_use_is_a_sentence_not_a_traceback(link: str, home: Home) -> None:
-    port = link.rsplit(":", 1)[1].strip("/")
-    command = [sys.executable, "app.py", "--no-browser", "--port", port, "--home", str(home.path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr and port in done.stderr
-
-
 def test_a_page_for_the_network_answers_nothing_without_the_token_that_it_prints(home: Home) -> None:
     with served(home, "--host", "0.0.0.0") as lines:
         link = link_in(lines).replace("0.0.0.0", "127.0.0.1")
@@ -89,13 +82,19 @@ def test_without_a_tunnel_the_page_says_so_and_stays_here_behind_its_token(home:
         assert base.startswith("http://127.0.0.1:") and httpx.get(base).status_code == 401
 
 
-def test_a_home_that_cannot_be_made_is_one_line_and_exit_2() -> None:
-    done = subprocess.run(
-        [sys.executable, "app.py", "--no-browser", "--home", "/dev/null/home"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "home" in done.stderr
-
-
-def test_what_is_no_port_is_a_sentence_too(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    assert server.serve(port=79990, no_browser=True, home=str(home.path)) == 2
-    assert capsys.readouterr().err == "port: 79990 is no port; give one from 1 to 65535\n"
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (("--home", "/dev/null/home"), "home"),
+        (("--port", "79990"), "port: 79990 is no port"),
+        (("--port", "IN USE"), "port: cannot listen on 127.0.0.1:"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line_and_exit_2(
+    flags: tuple[str, ...], said: str, link: str, home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_use = link.rsplit(":", 1)[1].strip("/")
+    given = [flag.replace("IN USE", in_use) for flag in flags]
+    assert app.main(["--no-browser", "--home", str(home.path), *given]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(said) and told.count("\n") == 1

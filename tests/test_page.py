@@ -22,7 +22,7 @@ from core.methods import METHODS
 from core.resolve import default_fields, resolve
 from core.runs import Home
 from core.speed import RowStatistics
-from tests.fake_runs import NewRun, eventually
+from tests.fake_runs import NEVER_END, NewRun, eventually
 from ui import form, page, server
 from ui.gate import GatePolicy
 from ui.handlers import Handlers, exact
@@ -437,6 +437,12 @@ class Wire:
     """Fires the page's events as a browser would: by the event's name, with the values that its inputs show."""
 
     client: Client
+    home: Home
+
+    @property
+    def run(self) -> runs.Run:
+        """The newest run, as it was left by its program."""
+        return launch.wait(self.home, runs.list_runs(self.home)[0].id, 20)
 
     def fire(self, event: str, **changes: object) -> dict[str, Any]:
         """{elem_id: what came back} of the components that the event changed."""
@@ -450,15 +456,18 @@ class Wire:
         return {name: value for name, value in named if value != {"__type__": "update"}}
 
 
-@pytest.fixture
-def wire(home: Home, handlers: Handlers) -> Iterator[Wire]:
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
     """The page, really served, and a client that presses its buttons."""
+    home = Home.find(str(tmp_path_factory.mktemp("wire")))
+    handlers = Handlers(home)
     blocks = page.build(handlers)
     server.launch(blocks, home, GatePolicy(), free_port())
     client = Client(blocks.local_url, verbose=False)
-    yield Wire(client)
+    yield Wire(client, home)
     client.close()
     blocks.close(verbose=False)
+    handlers.previews.close()
 
 
 def test_an_edit_goes_through_the_wire_and_back(wire: Wire) -> None:
@@ -466,28 +475,24 @@ def test_an_edit_goes_through_the_wire_and_back(wire: Wire) -> None:
     assert "cannot run yet" in shown["estimate"] and "give 1 or more" in str(shown["field-lora_r"])
 
 
-def test_a_run_is_started_watched_and_found_through_the_wire(wire: Wire, home: Home) -> None:
+def test_a_run_is_started_watched_and_found_through_the_wire(wire: Wire, fake_program: None) -> None:
     shown = wire.fire("on_start")
-    (run,) = runs.list_runs(home)
-    assert run.id in shown["run-header"]
-    assert launch.wait(home, run.id, 20).state == "finished"
+    run = wire.run
+    assert run.id in shown["run-header"] and run.state == "finished"
     shown = wire.fire("on_news", **{"run-id": run.id})
     assert "Finished" in shown["run-header"]
     assert json.loads(shown["figures"])["loss"]["data"][0]["name"] == "train"
 
 
-def test_a_stop_goes_through_the_wire(wire: Wire, home: Home) -> None:
-    wire.fire("on_start", **{"field-seed": 1003})
-    (run,) = runs.list_runs(home)
-    wire.fire("on_stop", **{"run-id": run.id})
-    assert launch.wait(home, run.id, 20).state == "stopped"
+def test_a_stop_goes_through_the_wire(wire: Wire, fake_program: None) -> None:
+    wire.fire("on_start", **{"field-seed": NEVER_END})
+    wire.fire("on_stop", **{"run-id": runs.list_runs(wire.home)[0].id})
+    assert wire.run.state == "stopped"
 
 
-def test_a_bundle_is_downloaded_and_no_other_file_is(wire: Wire, home: Home) -> None:
+def test_a_bundle_is_downloaded_and_no_other_file_is(wire: Wire, fake_program: None) -> None:
     wire.fire("on_start")
-    (run,) = runs.list_runs(home)
-    launch.wait(home, run.id, 20)
-    found = httpx.get(f"{wire.client.src}bundle/{run.id}.zip")
+    found = httpx.get(f"{wire.client.src}bundle/{wire.run.id}.zip")
     names = zipfile.ZipFile(io.BytesIO(found.content)).namelist()
     assert any(name.endswith("job.json") for name in names) and not any(name.startswith(("/", "..")) for name in names)
     assert httpx.get(f"{wire.client.src}bundle/..%2f..%2ftoken.zip").status_code == 404

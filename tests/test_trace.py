@@ -1,12 +1,13 @@
 """The referee: the trace by itself, and the estimate against it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.trace_agreement import GPU, QUICK, SIZES, Case, agreement, cases
+from core import referee
 from core.job import JobSpec
 from core.memory import estimate
 from core.presets import gpus
@@ -49,11 +50,17 @@ ASKED = {
 
 
 @pytest.fixture(scope="module")
-def answers(request: pytest.FixtureRequest) -> Mapping[str, ExactEstimate | RefereeError]:
+def shares() -> list[float]:
+    """How far each trace was, as the child said."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def answers(request: pytest.FixtureRequest, shares: list[float]) -> Mapping[str, ExactEstimate | RefereeError]:
     """What the referee says to these and to every case that is to be tested, all traced by one child."""
     wanted = [item.callspec.params["case"] for item in request.session.items if _is_about_a_case(item)]
     asked = ASKED | {case.name: case.request for case in wanted}
-    return dict(zip(asked, trace_all(asked.values()), strict=True))
+    return dict(zip(asked, trace_all(asked.values(), shares.append), strict=True))
 
 
 def _is_about_a_case(item: pytest.Item) -> bool:
@@ -69,14 +76,25 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("traces")
 
 
-def test_an_exact_estimate_is_remembered_and_a_torn_memory_is_none(cache: Path) -> None:
-    place = cache / f"{request().key}.json"
-    place.write_text('{"phases": ')
-    shares: list[float] = []
-    first = check_exactly(job(), CONFIG, gpus()[GPU], cache, shares.append)
-    assert shares == sorted(shares) and 0 < shares[-1] <= 1
-    assert check_exactly(job(), CONFIG, gpus()[GPU], cache, shares.append) == first
-    assert len(shares) == len(set(shares)), "the second time nothing had to be done"
+def test_an_exact_estimate_is_remembered_and_a_torn_memory_is_none(
+    cache: Path, answers: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def trace_once(requests: Sequence[Request], *_: object) -> Iterator[ExactEstimate]:
+        asked.extend(requests)
+        yield answers["plain"]
+
+    monkeypatch.setattr(referee, "trace_all", trace_once)
+    (cache / f"{request().key}.json").write_text('{"phases": ')
+    assert check_exactly(job(), CONFIG, gpus()[GPU], cache) == answers["plain"]
+    assert check_exactly(job(), CONFIG, gpus()[GPU], cache) == answers["plain"]
+    assert asked == [request()], "the second time nothing had to be done"
+
+
+def test_a_trace_says_how_far_it_is(answers: Mapping[str, Any], shares: list[float]) -> None:
+    traced = [answer for answer in answers.values() if isinstance(answer, ExactEstimate)]
+    assert len(shares) >= len(traced) and all(0 < share <= 1 for share in shares)
 
 
 @pytest.mark.parametrize("field", [name for name in NOT_MEMORY if name != "init_lora_weights"])
