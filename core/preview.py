@@ -26,6 +26,7 @@ SECONDS_TO_LOAD = 300
 """A file of many gigabytes is read through once."""
 SECONDS_TO_ANSWER = 10
 SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_INTERRUPTS = 0.05
 MOST_KEPT = 100
 """Files of lengths in a cache; the oldest go."""
 ALARM = "signal 14"
@@ -189,14 +190,17 @@ class Preview:
 
     def close(self) -> None:
         """Ends the child; the next question starts another."""
-        if child := self._child:
-            child.interrupt()  # before the lock: whoever holds it may be waiting for an answer
-        with self._lock:
+        while not self._lock.acquire(timeout=SECONDS_BETWEEN_INTERRUPTS):
+            if child := self._child:
+                child.interrupt()  # whoever holds the lock waits for its answer
+        try:
             if self._child:
                 self._child.kill()
             if self._folder:
                 self._folder.cleanup()
             self._child = self._folder = None
+        finally:
+            self._lock.release()
 
     def _start(self) -> None:
         lines = self._lines()

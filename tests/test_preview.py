@@ -4,13 +4,16 @@ import copy
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from core import preview as preview_module
 from core.dataset import lengths
 from core.preview import Preview, PreviewError
 from core.training import lengths as training_lengths
@@ -330,6 +333,24 @@ def test_measuring_can_be_called_off(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [TURNS] * 5000)
     with Preview(file, str(DEMO / "model")) as preview:
         assert not preview.all_lengths(64, is_cancelled=lambda: True).is_complete
+
+
+def test_a_child_that_is_only_starting_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preview = Preview(write(tmp_path / "rows.jsonl", [CHAT]), str(DEMO / "model"))
+    is_starting, start = threading.Event(), preview_module.as_lines
+
+    def start_slowly(*paths: Path) -> Path:
+        is_starting.set()
+        time.sleep(0.2)
+        return start(*paths)
+
+    monkeypatch.setattr(preview_module, "as_lines", start_slowly)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(preview.about)
+        assert is_starting.wait(10)
+        preview.close()
+        with pytest.raises(PreviewError, match="the preview stopped"):
+            asked.result()
 
 
 @pytest.mark.training
