@@ -165,7 +165,7 @@ QUICK = (
     "llama lora packing=True",
     "qwen2 qlora gpu=t4 attn_implementation=eager",
     "dpo qwen3 lora",
-    "reward gemma3_text qlora",
+    "reward qwen3 lora",
 )
 """Names of cases that stand for all."""
 

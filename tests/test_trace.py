@@ -31,7 +31,7 @@ CASES = {case.name: case for case in cases()}
 
 
 def job(**fields: object) -> JobSpec:
-    return JobSpec.parse({"gpu": GPU, "max_length": 256, **fields})
+    return JobSpec.parse({"gpu": GPU, "max_length": 256, "gradient_accumulation_steps": 1, **fields})
 
 
 def request(config: Mapping[str, Any] = CONFIG, **fields: object) -> Request:
@@ -41,7 +41,7 @@ def request(config: Mapping[str, Any] = CONFIG, **fields: object) -> Request:
 ASKED = {
     "nonsense": request({"model_type": "nonsense"}),
     "compiled": request(torch_compile=True),
-    "drawing": request(stage="grpo", max_completion_length=64),
+    "drawing": request(stage="grpo", max_completion_length=64, gradient_accumulation_steps=8),
     "plain": request(),
     "pissa": request(init_lora_weights="pissa"),
     "dora": request(use_dora=True),
