@@ -128,6 +128,9 @@ class JobSpec(BaseModel):
         False, description="Liger's fused layers (needs a CUDA device and `pip install liger-kernel`)."
     )
     torch_compile: bool = Field(False, description="Compile the model: slow to start, faster afterwards.")
+    activation_memory_budget: float = Field(
+        1.0, ge=0, le=1, description="Compiled and not checkpointed, a layer keeps this share of its activations."
+    )
 
     # The adapter
     lora_r: int = Field(16, ge=1, le=4096, description="Rank of the adapter.")

@@ -174,3 +174,17 @@ def test_compiled_layers_teach_the_same(batches: Callable[[], Batches], checkpoi
     take_inputs_as_they_are(model)
     compile_layers(model)
     assert_same(learn(model, batches()), learn(adapted(model_of("llama")), batches()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+def test_compiled_layers_that_keep_a_share_teach_the_same() -> None:
+    kept: list[int] = []
+    for budget in (1.0, 0.3):
+        torch._dynamo.reset()  # a layer that is compiled already stays as it is
+        model = adapted(model_of("llama", "causal"))
+        take_inputs_as_they_are(model)
+        compile_layers(model, budget)
+        assert_same(learn(model, padded()), learn(adapted(model_of("llama")), padded()))
+        kept.append(kept_bytes(model))
+    assert kept[1] < 0.7 * kept[0]

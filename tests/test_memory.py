@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, get_args
 
 import pytest
@@ -277,12 +278,40 @@ def simulated_peaks(shape: ModelShape, **fields: object) -> dict[str, int]:
     return {phase: max(p.num_bytes for name, p in peaks.items() if name.split("/")[0] == phase) for phase in SFT_PHASES}
 
 
+WITHIN_BUDGET = {"gradient_checkpointing": False, "torch_compile": True, "activation_memory_budget": 0.5}
+
+
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("checkpointing", [True, False])
-def test_a_deep_model_extends_a_shallow_one_exactly(method: str, checkpointing: bool) -> None:
-    fields: dict[str, Any] = {"method": method, "gradient_checkpointing": checkpointing, "max_length": 1024}
+@pytest.mark.parametrize(
+    "kept", [{"gradient_checkpointing": True}, {"gradient_checkpointing": False}, WITHIN_BUDGET], ids=str
+)
+def test_a_deep_model_extends_a_shallow_one_exactly(method: str, kept: Mapping[str, object]) -> None:
+    fields: dict[str, Any] = {"method": method, "max_length": 1024, **kept}
     peaks = find_peaks(program_of(JobSpec.parse(fields), LLAMA, GPU))
     assert {phase: part.total() for phase, part in peaks.by_phase.items()} == simulated_peaks(LLAMA, **fields)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "qlora"])
+def test_a_budget_leads_from_keeping_all_to_checkpointing(method: str) -> None:
+    budgets = (0, 0.1, 0.3, 0.5, 0.7, 1)
+    compiled = [
+        predict(method=method, **{**WITHIN_BUDGET, "activation_memory_budget": budget}).phases["forward"]
+        for budget in budgets
+    ]
+    all_kept = predict(method=method, gradient_checkpointing=False).phases["forward"]
+    assert compiled[0] == predict(method=method).phases["forward"] and compiled[-1] == all_kept
+    steps = [
+        (after - before) / (high - low)
+        for (before, after), (low, high) in zip(pairwise(compiled), pairwise(budgets), strict=True)
+    ]
+    assert steps[:-1] == pytest.approx([steps[0]] * (len(steps) - 1), rel=0.02)
+    assert steps[0] == pytest.approx(all_kept - compiled[0], rel=0.1)
+
+
+@pytest.mark.parametrize("other", [{"torch_compile": False}, {"gradient_checkpointing": True}], ids=str)
+def test_a_budget_means_nothing_to_layers_that_are_not_compiled_or_keep_nothing(other: dict[str, object]) -> None:
+    fields = {**WITHIN_BUDGET, **other}
+    assert predict(**fields).components == predict(**{**fields, "activation_memory_budget": 1}).components
 
 
 @pytest.mark.parametrize("batch", [1, 4])

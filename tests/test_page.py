@@ -126,7 +126,7 @@ def test_what_the_browser_still_holds_of_old_was_not_set_by_hand(handlers: Handl
     first = handlers.on_edit(NO_MARKS, **early)
     planned = {name: first[name]["value"] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
     assert all(early[name] != value for name, value in planned.items())
-    settled = {"form": early | planned} if has_settled else {}
+    settled = {"settled": early | planned} if has_settled else {}
     second = handlers.on_edit(first["marks"], settled, **early | {"learning_rate": 1e-4})
     assert ("Set by hand" in str(second["choices"])) is has_settled
 
@@ -170,6 +170,15 @@ def test_a_fix_for_the_form_before_the_last_edit_only_brings_the_new_forms_fixes
     shown = handlers.on_suggest(**too_big())
     newer = too_big(method="lora")
     assert handlers.on_fix(0, shown["fixes"], **newer) == handlers.on_suggest(**newer)
+
+
+def test_fixes_are_for_the_form_as_the_edit_left_it_even_if_the_browser_is_late(handlers: Handlers) -> None:
+    early = too_big(profile="fastest")
+    marks = handlers.on_edit(NO_MARKS, **early)["marks"]
+    shown = handlers.on_suggest(marks, **early)
+    assert shown["fixes"]["form"] == marks["form"] != early
+    pressed = handlers.on_fix(0, shown["fixes"], marks, **marks["form"])
+    assert pressed.items() >= shown["fixes"]["changes"][0].items()
 
 
 def test_a_fix_can_be_taken_back(handlers: Handlers) -> None:

@@ -10,7 +10,7 @@ from core.job import JobSpec
 from core.memory import estimate
 from core.methods import METHODS, STAGES
 from core.plan import PLANNED_FIELDS, Plan, plan
-from core.plan.ladder import compile_seconds, seconds_per_token
+from core.plan.ladder import CHECKPOINT_ALL, ONE_LAYER_OF, compile_seconds, seconds_per_token
 from core.presets import Gpu, gpus, models
 from core.shapes import ModelShape
 from core.speed import RowStatistics
@@ -137,6 +137,7 @@ def test_what_a_person_has_set_stays(field: str) -> None:
         "checkpoint_every_n_layers": 3,
         "activation_offloading": True,
         "torch_compile": True,
+        "activation_memory_budget": 0.4,
         "optim": "adamw_torch",
         "precompute_ref_log_probs": False,
     }[field]
@@ -214,7 +215,7 @@ def test_fewer_rows_at_once_go_before_computing_activations_again() -> None:
 
 
 def test_a_layer_of_several_is_checkpointed_before_all_are() -> None:
-    after = planned(job_of(method="qlora"), LLAMA_8B, card(15), FULL_ROWS)
+    after = planned(job_of(method="qlora"), LLAMA_8B, card(15), RowStatistics(50, 2000))  # too few to compile for
     assert after.gradient_checkpointing and after.checkpoint_every_n_layers > 1
 
 
@@ -266,6 +267,25 @@ def test_compiling_has_its_price_in_the_comparison() -> None:
     job = job_of(max_steps=100)
     eager, compiled = (case_of(job.model_copy(update={"torch_compile": on}), LLAMA_8B, gpus()["h100"]) for on in (0, 1))
     assert compile_seconds(eager) == 0 < compile_seconds(compiled)
+
+
+def test_compiled_layers_keep_as_much_as_fits_of_their_activations() -> None:
+    gpu, rows = gpus()["rtx-4090"], RowStatistics(50_000, mean_tokens=300)
+    chosen = plan(job_of(), LLAMA_8B, gpu, rows)
+    after = planned(job_of(), LLAMA_8B, gpu, rows)
+    assert after.torch_compile and not after.gradient_checkpointing and 0 < after.activation_memory_budget < 1
+    reasons = {choice.field: choice.reason for choice in chosen.choices}
+    assert f"{after.activation_memory_budget:.0%}".replace("%", " %") in reasons["activation_memory_budget"]
+    others = (after.model_copy(update=level) for level in (CHECKPOINT_ALL, *ONE_LAYER_OF))
+    fitting = [case for job in others if (case := case_of(job, LLAMA_8B, gpu, rows)).fits]
+    fastest = min(map(seconds_per_token, fitting))
+    assert seconds_per_token(case_of(after, LLAMA_8B, gpu, rows)) < fastest
+
+
+def test_layers_that_are_not_compiled_are_given_no_budget(name: str) -> None:
+    chosen = plan(*CASES[name])
+    compiles = chosen.change["torch_compile"] and not chosen.change["gradient_checkpointing"]
+    assert ("activation_memory_budget" in chosen.change) == compiles
 
 
 def test_states_in_8_bits_are_for_where_whole_ones_do_not_fit() -> None:

@@ -22,6 +22,7 @@ from core.speed import (
     model_flops_per_token,
     predict_speed,
 )
+from core.speed.passes import passes_of
 from core.speed.rows import micro_batch
 
 LLAMA_3B, LLAMA_8B, LLAMA_2_7B = "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-2-7b-hf"
@@ -181,6 +182,17 @@ def test_one_layer_of_several_costs_a_part_of_checkpointing_all() -> None:
     kept = predict(gradient_checkpointing=False).seconds_per_step
     assert seconds[1] - kept == pytest.approx((seconds[0] - kept) / 2)
     assert seconds[2] - kept == pytest.approx((seconds[0] - kept) / 4)
+
+
+def test_a_budget_costs_products_only_once_the_cheap_is_gone() -> None:
+    compiled, shape = {"gradient_checkpointing": False, "torch_compile": True}, models()[LLAMA_8B].shape
+    budgets = (1.0, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+    passes = [passes_of(JobSpec.parse({**compiled, "activation_memory_budget": each}), shape) for each in budgets]
+    again = [each.recompute for each in passes]
+    assert again == sorted(again) and again[:2] == [0, 0] < again[2:]
+    assert [each.rewrite for each in passes] == [0] + [1] * 8
+    checkpointed = passes_of(JobSpec.parse({"torch_compile": True}), shape)
+    assert checkpointed.recompute > again[-1] and checkpointed.rewrite == 1
 
 
 def test_activations_in_main_memory_cost_less_where_most_are_computed_again() -> None:

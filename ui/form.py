@@ -197,6 +197,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("activation_offloading", "Offload activations", "memory", _switch),
     Control("attn_implementation", "Attention", "memory", _choice),
     Control("torch_compile", "Compile", "memory", _switch),
+    Control("activation_memory_budget", "Activations kept", "memory", _number),
     Control("use_liger_kernel", "Liger kernels", "memory", _switch),
     Control("bnb_4bit_quant_type", "4-bit type", "memory", _choice),
     Control("bnb_4bit_use_double_quant", "Double quantisation", "memory", _switch),

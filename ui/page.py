@@ -160,9 +160,10 @@ def _wire(join: Joiner, handlers: Handlers) -> None:
     join.fill(named["reset"].click, handlers.on_reset, {"marks": named["marks"]} | identity)
     join.fill(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]})
     join.fill(named["read_job_file"].click, handlers.on_job_file, {"text": named["job_file"]})
+    known = {name: named[name] for name in ("marks", "fixes")}
     for place in range(SHOWN_FIXES):
         press = partial(handlers.on_fix, place)
-        join.fill(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields})
+        join.fill(named[f"fix_{place}"].click, press, known | dict(fields))
     join.fill(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]})
     join.on(named["timeline_panel"].expand, handlers.on_timeline, fields)
     of_table = {name: fields[name] for name in ("model", "max_length")}
@@ -183,7 +184,8 @@ def _wire_edit(page: gr.Blocks, join: Joiner, handlers: Handlers) -> None:
     known = {name: named[name] for name in ("marks", "fixes")}
     edited = join.on(partial(gr.on, causes), handlers.on_edit, known | dict(fields), overtaken="always_last")
     measured = join.on(edited.then, handlers.on_lengths, fields, overtaken="always_last", shows=LENGTHS)
-    join.on(measured.then, handlers.on_suggest, fields, overtaken="always_last", shows=SUGGESTIONS)
+    suggested = {"marks": named["marks"], **fields}
+    join.on(measured.then, handlers.on_suggest, suggested, overtaken="always_last", shows=SUGGESTIONS)
 
 
 def _wire_data(join: Joiner, handlers: Handlers, fields: Named) -> None:

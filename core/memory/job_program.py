@@ -49,6 +49,7 @@ def program_of(
         has_mask=job.packing,
         checkpointing=job.gradient_checkpointing,
         checkpoint_every=job.checkpoint_every_n_layers,
+        kept_share=job.activation_memory_budget if job.torch_compile else 1.0,
         offloads_activations=job.activation_offloading and not is_cpu(gpu),
         uses_liger=job.use_liger_kernel and not is_cpu(gpu),
         trained_layers=job.num_trainable_layers if METHODS[job.method].trains_last_layers else None,

@@ -107,6 +107,9 @@ class Program:
     checkpointing: bool = True
     checkpoint_every: int = 1
     """With checkpointing, one layer of this many is recomputed: the first, and then every so many."""
+    kept_share: float = 1.0
+    """Without checkpointing, a layer keeps at most this share of what it saves besides its input; the rest is computed
+    again (`activation_memory_budget` in torch/_functorch/config.py)."""
     offloads_activations: bool = False
     """Saved tensors wait in main memory (TRL's activation_offloading)."""
     uses_liger: bool = False
@@ -214,7 +217,7 @@ class Program:
             LayerKind(
                 is_windowed=layer_type == "sliding_attention" and self.row_tokens >= window,
                 has_experts=shape.has_experts(layer),
-                is_checkpointed=self.checkpointing and layer % self.checkpoint_every == 0,
+                is_checkpointed=layer % self.checkpoint_every == 0 if self.checkpointing else self.kept_share < 1,
                 trains=layer >= shape.num_hidden_layers - trained,
             )
             for layer, layer_type in enumerate(shape.layer_types)

@@ -38,8 +38,22 @@ class _Layer:
     """Empty if it is recomputed."""
     held: list[Tensor]
     """Its input, if it is recomputed."""
+    kept: list[Tensor]
+    """Of a compiled layer that is recomputed in part, what it keeps besides."""
     away: list[Tensor]
     """Its input, if that waits in main memory."""
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What the forward pass of a layer records."""
+
+    num_savers: int
+    """Operations that save anything."""
+    made_before_bytes: int
+    """Gradients that its backward pass makes before it asks for what they saved, whereupon the layer runs again."""
+    saved_bytes: int
+    """All that they save, besides the layer's input."""
 
 
 @dataclass
@@ -74,7 +88,7 @@ class Simulation:
         self._has_states = False
         self._workspaces: dict[str, Tensor] = {}
         self._outputs: list[Tensor] = []
-        self._recorded: dict[tuple[Program, LayerKind], tuple[int, int]] = {}
+        self._recorded: dict[tuple[Program, LayerKind], _Recorded] = {}
 
     def play(self) -> "Simulation":
         """Load, one step with the optimizer's states in place (as every step but the first), evaluate, save."""
@@ -175,7 +189,13 @@ class Simulation:
         output = decoder_layer(run, x, kind, name)
         tape.is_recording = True
         output.requires_grad |= is_recomputed
-        return _Layer(x, output, tape.take(), held, away)
+        kept = [self._kept_in_part(run.program, kind)] if is_recomputed and not run.program.checkpointing else []
+        return _Layer(x, output, tape.take(), held, kept, away)
+
+    def _kept_in_part(self, program: Program, kind: LayerKind) -> Tensor:
+        """What a layer may keep besides its input, as one tensor."""
+        num_bytes = int(program.kept_share * self._recorded_aside(program, kind).saved_bytes)
+        return self.heap.allocate(num_bytes, 1, "activations")
 
     def _cached_keys_and_values(self) -> Tensor:
         """What one layer adds to the cache."""
@@ -208,14 +228,15 @@ class Simulation:
         tape, layer, kind = self.tape, done.layers[index], self.kinds[index]
         if not kind.is_checkpointed:
             return tape.backward(layer.tape, layer.output, gradient, layer.x)
+        self.heap.drop(*layer.kept)  # what it kept and what it computes again are all that it saves
         returned = tape.bring_back(layer.away)
         offload, tape.offload = tape.offload, None  # what is computed again is used at once
         run = ForwardPass(done.program, tape, trains=kind.trains)
         x = returned[0] if returned else layer.x
         x.requires_grad = layer.x.requires_grad
-        tape.num_savers = 0
-        tape.last_saver, made_before_bytes = self._recorded_aside(done.program, kind)
-        made_before = self.heap.allocate(made_before_bytes, 1, "temporary")
+        aside = self._recorded_aside(done.program, kind)
+        tape.num_savers, tape.last_saver = 0, aside.num_savers
+        made_before = self.heap.allocate(aside.made_before_bytes, 1, "temporary")
         output = decoder_layer(run, self.heap.hold(x), kind, f"{done.model}layers.{index}")
         self.heap.is_closed, tape.last_saver = False, None
         run.end_autocast()
@@ -225,9 +246,8 @@ class Simulation:
         tape.offload = offload
         return result
 
-    def _recorded_aside(self, program: Program, kind: LayerKind) -> tuple[int, int]:
-        """How many operations of a layer save anything, and the bytes of gradients that its backward pass makes before
-        it asks for what they saved, whereupon the layer runs again. Counted aside."""
+    def _recorded_aside(self, program: Program, kind: LayerKind) -> _Recorded:
+        """What a layer that runs again would record, counted aside."""
         key = program, kind
         if key not in self._recorded:
             tape = Tape(Heap())
@@ -236,7 +256,9 @@ class Simulation:
             x = embedded(program, tape.heap)
             x.requires_grad = True
             decoder_layer(run, x, kind, "aside")
-            self._recorded[key] = tape.num_savers, tape.bytes_before_saved()
+            saved = {tensor.id: tensor.num_bytes for operation in tape.operations for tensor in operation.saved}
+            saved.pop(x.id, None)
+            self._recorded[key] = _Recorded(tape.num_savers, tape.bytes_before_saved(), sum(saved.values()))
         return self._recorded[key]
 
     def _embedding_backward(self, done: _Activations) -> None:

@@ -42,16 +42,19 @@ ADAMW = ("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "
 """Optimizers that take the same steps but for rounding."""
 
 
-def _level(checkpointing: bool, every: int = 1, offloading: bool = False) -> Change:
+def _level(checkpointing: bool, every: int = 1, offloading: bool = False, budget: float = 1.0) -> Change:
     return {
         "gradient_checkpointing": checkpointing,
         "checkpoint_every_n_layers": every,
         "activation_offloading": offloading,
+        "activation_memory_budget": budget,
     }
 
 
 CHECKPOINT_ALL, OFFLOAD_ALL = _level(True), _level(True, offloading=True)
 ONE_LAYER_OF = tuple(_level(True, every) for every in (4, 3, 2))
+WITHIN_BUDGET = tuple(_level(False, budget=budget) for budget in (0.7, 0.5, 0.3, 0.1))
+"""Of compiled layers only."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Profile:
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
         "fastest": Profile(
-            levels=(_level(False), *ONE_LAYER_OF, CHECKPOINT_ALL, OFFLOAD_ALL),
+            levels=(_level(False), *WITHIN_BUDGET, *ONE_LAYER_OF, CHECKPOINT_ALL, OFFLOAD_ALL),
             optimizers=("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"),
             tries_all=True,
         ),
@@ -166,9 +169,15 @@ def _ways(case: Case, profile: Profile, fixed: frozenset[str], optim: str) -> It
         if "attn_implementation" not in fixed:
             packing = bool(change.get("packing", job.packing))
             change["attn_implementation"] = attention_for(packing, case.shape, case.gpu)
-        contradicts = change.get("torch_compile") and change.get("activation_offloading")  # both take what is saved
-        if not contradicts and (way := case.changed(change)):
+        if not _contradicts(change) and (way := case.changed(change)):
             yield way
+
+
+def _contradicts(change: Change) -> bool:
+    """Offloading and compiled layers both take what is saved; a budget is for compiled layers."""
+    if change.get("torch_compile"):
+        return bool(change.get("activation_offloading"))
+    return change.get("activation_memory_budget", 1.0) != 1
 
 
 def _agreeing(job: JobSpec, changes: Iterable[Change], fixed: frozenset[str]) -> tuple[Change, ...]:
@@ -195,7 +204,8 @@ def _ladder(ways: Iterable[Case]) -> list[Case]:
 def _kept_layers(way: Case) -> tuple[float, bool]:
     """What a way keeps for the backward pass, in rows x layers, to tell the larger of two: the layers that are not
     computed again, the inputs of those that are, and the one at work. Joined rows may need a mask besides."""
-    recomputed, job = passes_of(way.job, way.shape).recompute, way.job
+    job, within = way.job, way.job.torch_compile and not way.job.gradient_checkpointing
+    recomputed = 1 - job.activation_memory_budget if within else passes_of(job, way.shape).recompute
     inputs = 0 if job.activation_offloading else INPUT_SHARE * recomputed
     layers = 1 + way.shape.num_hidden_layers * (1 - recomputed + inputs)
     return job.per_device_train_batch_size * layers, job.packing

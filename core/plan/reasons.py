@@ -36,6 +36,12 @@ class Outcome:
         return f"{memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f}"
 
     @property
+    def keeps_a_share(self) -> bool:
+        """True if compiled layers compute again what they may not keep."""
+        job = self.chosen.job
+        return job.torch_compile and not job.gradient_checkpointing and job.activation_memory_budget < 1
+
+    @property
     def mean_tokens(self) -> float | None:
         return self.chosen.rows.mean_tokens if self.chosen.rows else None
 
@@ -129,6 +135,9 @@ def _checkpointing(outcome: Outcome) -> str:
     if job.gradient_checkpointing:
         saved = 1 - outcome.times(gradient_checkpointing=False, activation_offloading=False)
         return f"Computing activations again takes {_percent(saved)} of the time and brings it to {outcome.used} GiB."
+    if outcome.keeps_a_share:
+        cost = outcome.times(**CHECKPOINT_ALL) - 1
+        return f"Compiled layers keep a share of their activations: to keep none would take {_percent(cost)} more time."
     free_gib, cost = (memory.capacity_bytes - memory.total_bytes) / GIB, outcome.times(**CHECKPOINT_ALL) - 1
     room = f"{free_gib:.1f} GiB of {memory.capacity_bytes / GIB:.0f} stay free"
     return f"Activations fit: {room}, and computing them again would cost {_percent(cost)} of the time."
@@ -166,6 +175,15 @@ def _compile(outcome: Outcome) -> str:
         saved = 1 - 1 / outcome.times(torch_compile=False)
         return f"The run takes {_duration(hours)}: compiled layers save {_percent(saved)}, {cost} deducted."
     return f"The run takes {_duration(hours)}: {cost} would not pay."
+
+
+def _budget(outcome: Outcome) -> str:
+    job = outcome.chosen.job
+    if not outcome.keeps_a_share:
+        return "All that a layer saves is kept, 100 %." if job.torch_compile and not job.gradient_checkpointing else ""
+    cost = 1 - outcome.times(activation_memory_budget=1.0)
+    kept = _percent(job.activation_memory_budget)
+    return f"Layers keep {kept} of their activations, which brings it to {outcome.used} GiB and takes {_percent(cost)}."
 
 
 def _duration(hours: float) -> str:
@@ -206,6 +224,7 @@ REASONS: Mapping[str, Callable[[Outcome], str]] = MappingProxyType(
         "checkpoint_every_n_layers": _every,
         "activation_offloading": _offloading,
         "torch_compile": _compile,
+        "activation_memory_budget": _budget,
         "optim": _optimizer,
         "precompute_ref_log_probs": _precompute,
     }

@@ -1,6 +1,7 @@
 """How often a job sends a token through the model: what its stage, its method and its checkpointing ask for."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 from core.job import JobSpec
@@ -15,12 +16,17 @@ class Passes:
     forward: float
     """With those that keep nothing for a backward pass: the reference model's, KTO's mismatched answers."""
     recompute: float
-    """Forward once more in the backward pass."""
+    """Matrix products of the forward pass once more in the backward pass."""
+    rewrite: float
+    """The same for all that is no product, and moves memory only."""
     input_gradient: float
     weight_gradient: float
 
 
-FORWARD_ONLY = Passes(forward=1, recompute=0, input_gradient=0, weight_gradient=0)
+PRODUCTS_AGAIN = ((0.0, 0.74), (0.1, 0.63), (0.2, 0.54), (0.3, 0.42), (0.4, 0.29), (0.5, 0.18), (0.7, 0.0), (1.0, 0.0))
+"""Activation memory budget -> share of the operations of a layer's forward pass that its backward pass does once more:
+counted in the graphs that torch 2.13 makes of a Llama layer (`python benchmarks/activation_budget.py`)."""
+FORWARD_ONLY = Passes(forward=1, recompute=0, rewrite=0, input_gradient=0, weight_gradient=0)
 
 
 def passes_of(job: JobSpec, shape: ModelShape) -> Passes:
@@ -28,13 +34,25 @@ def passes_of(job: JobSpec, shape: ModelShape) -> Passes:
     method = METHODS[job.method]
     share = min(1.0, job.num_trainable_layers / shape.num_hidden_layers) if method.trains_last_layers else 1.0
     again = ceil(shape.num_hidden_layers / job.checkpoint_every_n_layers) / shape.num_hidden_layers
+    recompute, rewrite = (again, again) if job.gradient_checkpointing else _again_within_budget(job)
     beside = _sequences_beside(job) + (0 if job.precompute_ref_log_probs else reference_sequences(job))
     return Passes(
         forward=1 + beside / trained_sequences(job),
-        recompute=share * again if job.gradient_checkpointing else 0,
+        recompute=share * recompute,
+        rewrite=share * rewrite,
         input_gradient=share,
         weight_gradient=0 if method.trains_adapter else share,
     )
+
+
+def _again_within_budget(job: JobSpec) -> tuple[float, float]:
+    """Shares of the products and of everything else that a compiled layer computes again. The cheapest comes first:
+    what is no product is free of operations, and is taken to be computed again as soon as anything is."""
+    budget = job.activation_memory_budget
+    if not job.torch_compile or budget == 1:
+        return 0, 0
+    (low, most), (high, least) = next(pair for pair in pairwise(PRODUCTS_AGAIN) if budget <= pair[1][0])
+    return most + (least - most) * (budget - low) / (high - low), 1
 
 
 def trained_sequences(job: JobSpec) -> int:

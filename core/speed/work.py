@@ -232,7 +232,7 @@ def _traffic_bytes_per_token(
     if job.trains_adapter and not job.torch_compile:
         per_width += ADAPTER_BYTES * (1 if job.use_dora else PRODUCTS_SHARE)
     forward = passes.forward + passes.recompute
-    per_width *= FORWARD_SHARE * forward + (1 - FORWARD_SHARE) * passes.input_gradient
+    per_width *= FORWARD_SHARE * (passes.forward + passes.rewrite) + (1 - FORWARD_SHARE) * passes.input_gradient
     per_score = kernel.forward_bytes_per_score * forward + kernel.backward_bytes_per_score * passes.input_gradient
     scores = row_tokens * shape.num_attention_heads * shape.num_hidden_layers * per_score
     logits = HEADS[STAGES[job.stage].head].bytes_per_logit * shape.vocab_size

@@ -24,6 +24,7 @@ MAY_CHANGE = frozenset(
         "save_total_limit",
         "stop_when_diverged",
         # where and how it is computed: the numbers stay the same but for rounding
+        "activation_memory_budget",
         "activation_offloading",
         "attn_implementation",
         "checkpoint_every_n_layers",

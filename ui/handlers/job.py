@@ -48,7 +48,7 @@ class JobHandlers:
         The fixes on the page belong to the form as it was; `on_suggest` puts others in their place.
         """
         fields = form | _follow_defaults(marks, form)
-        by_hand = _set_by_hand(marks, form, fixes.get("form", NOTHING))
+        by_hand = _set_by_hand(marks, form, fixes.get("settled", NOTHING))
         report = report_of(fields)
         fields["dataset_sha256"] = report.sha256 if report and fields["dataset"] != "demo" else ""
         rows = self.previews.statistics(fields)
@@ -81,6 +81,7 @@ class JobHandlers:
             **shown_check(self.checks, fields, rows),
             "start_message": "",
             "marks": {name: fields[name] for name in names}
+            | {"form": fields}
             | {"fields": wanted, "planned": planned, "by_hand": by_hand if planned else frozenset()}
             | {"overwritten": {name: form[name] for name in planned}},
         }
@@ -92,10 +93,14 @@ class JobHandlers:
         found = refine(resolved.estimate(), past_runs(self.home, resolved))
         return panel.estimate_panel(found, _card(resolved.job))
 
-    def on_suggest(self, **form: object) -> Shown:
-        """The estimate stands; now what would make the job fit, or faster, and how long it will take."""
+    def on_suggest(self, marks: Mapping[str, Any] = NOTHING, **form: object) -> Shown:
+        """The estimate stands; now what would make the job fit, or faster, and how long it will take.
+
+        They are for the form as the edit left it, which a slow browser may not have put in yet.
+        """
+        wanted = marks.get("form", form)
         try:
-            resolved = resolve(form, rows=self.previews.statistics(form))
+            resolved = resolve(wanted, rows=self.previews.statistics(wanted))
             fixes, speed = resolved.fixes()[:SHOWN_FIXES], resolved.speed()
             speed = calibrated(speed, speeds(self.home, resolved)) if speed else None
         except SpecError:
@@ -108,18 +113,18 @@ class JobHandlers:
             for place, fix in enumerate(shown)
         }
         return buttons | {
-            "fixes": {"form": form, "changes": [dict(fix.change) for fix in fixes]},
+            "fixes": {"form": wanted, "settled": form, "changes": [dict(fix.change) for fix in fixes]},
             "fixes_title": panel.fixes_title(fixes),
             "speed": render.notice(f"{speed_sentence(speed)}, {speed.certainty}", "plain") if speed else "",
         }
 
-    def on_fix(self, place: int, fixes: Mapping[str, Any], **form: object) -> Shown:
+    def on_fix(self, place: int, fixes: Mapping[str, Any], marks: Mapping[str, Any] = NOTHING, **form: object) -> Shown:
         """A fix was pressed: its change goes into the form, and can be taken back.
 
         Pressed before the form's newest edit has been answered, it is of another form: the fixes of this one come.
         """
         if fixes.get("form") != form or place >= len(fixes["changes"]):
-            return self.on_suggest(**form)
+            return self.on_suggest(marks, **form)
         change = fixes["changes"][place]
         before = {name: form[name] for name in change}
         return {**change, "before_fix": before, "undo": gr.update(visible=True)}
