@@ -16,4 +16,4 @@ def test_a_budget_is_kept_to_and_paid_for_in_products(method: str) -> None:
     whole, most, some = (measure(config, method, budget, 64) for budget in (1.0, 0.7, 0.3))
     assert whole[0] > most[0] > some[0] and most[0] <= 0.7 * whole[0] and some[0] <= 0.4 * whole[0]
     assert whole[1] == most[1] == some[1]
-    assert whole[2] == most[2] < some[2] < whole[2] + whole[1]
+    assert whole[2] <= most[2] < some[2] < whole[2] + whole[1]
