@@ -165,7 +165,6 @@ QUICK = (
     "llama lora packing=True",
     "qwen2 qlora gpu=t4 attn_implementation=eager",
     "dpo qwen3 lora",
-    "reward qwen3 lora",
 )
 """Names of cases that stand for all."""
 

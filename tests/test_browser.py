@@ -46,6 +46,7 @@ def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(app: A
     assert (run.folder / "output" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_new_points_leave_a_persons_zoom_alone(start_app: Callable[[], App], page: Page, new_run: NewRun) -> None:
     run = new_run(seed=NEVER_END)
     queue.submit(run.home, run)

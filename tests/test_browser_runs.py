@@ -142,6 +142,7 @@ def test_two_runs_are_compared_and_one_is_renamed(over_trained: App, page: Page,
     expect(page.locator("[data-run]")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_a_deleted_run_comes_back(over_trained: App, page: Page, trained: Home) -> None:
     newest, older, oldest = runs.list_runs(trained)
     page.goto(over_trained.url)

@@ -56,7 +56,7 @@ def test_every_method_learns_and_leaves_a_result_that_loads(tmp_path: Path, meth
 
 
 @training
-@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow), "qlora"])
 def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -74,8 +74,9 @@ def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
     assert times == sorted(times)
 
 
+@pytest.mark.slow
 @training
-@pytest.mark.parametrize("optim", [pytest.param("adamw_torch_fused", marks=pytest.mark.slow), "paged_adamw_8bit"])
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "paged_adamw_8bit"])
 def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
 ) -> None:
@@ -141,7 +142,14 @@ def test_a_model_that_sdpa_cannot_compute_trains_with_the_plain_kernel(
 
 
 @training
-@pytest.mark.parametrize("fields", [{"method": "lora"}, {"method": "qlora", "gradient_accumulation_steps": 2}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"method": "lora"}, marks=pytest.mark.slow),
+        {"method": "qlora", "gradient_accumulation_steps": 2},
+    ],
+    ids=str,
+)
 def test_a_probe_goes_through_the_longest_rows_and_leaves_no_trace(
     tmp_path: Path, fields: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
