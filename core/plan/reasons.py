@@ -172,7 +172,8 @@ def _compile(outcome: Outcome) -> str:
     if hours is None:
         return f"How long the run takes is not known: {cost} may not pay."
     if case.job.torch_compile:
-        saved = 1 - 1 / outcome.times(torch_compile=False)
+        otherwise = CHECKPOINT_ALL if outcome.keeps_a_share else {}  # a budget is for compiled layers
+        saved = 1 - 1 / outcome.times(torch_compile=False, **otherwise)
         return f"The run takes {_duration(hours)}: compiled layers save {_percent(saved)}, {cost} deducted."
     return f"The run takes {_duration(hours)}: {cost} would not pay."
 
