@@ -147,7 +147,7 @@ def _every(outcome: Outcome) -> str:
     job, num_layers = outcome.chosen.job, outcome.chosen.shape.num_hidden_layers
     number = job.checkpoint_every_n_layers
     if not job.gradient_checkpointing:
-        return f"None of the {num_layers} layers is computed again."
+        return f"None of the {num_layers} layers is computed again as a whole."
     if number == 1:
         return f"All {num_layers} layers keep their input and nothing else."
     saved = 1 - 1 / outcome.times(checkpoint_every_n_layers=1)
@@ -184,7 +184,8 @@ def _budget(outcome: Outcome) -> str:
         return "All that a layer saves is kept, 100 %." if job.torch_compile and not job.gradient_checkpointing else ""
     cost = 1 - outcome.times(activation_memory_budget=1.0)
     kept = _percent(job.activation_memory_budget)
-    return f"Layers keep {kept} of their activations, which brings it to {outcome.used} GiB and takes {_percent(cost)}."
+    used, spent = f"{outcome.used} GiB", f"{_percent(cost)} of the time"
+    return f"Layers keep {kept} of their activations: that brings it to {used} and takes {spent}."
 
 
 def _duration(hours: float) -> str:
