@@ -11,7 +11,6 @@ import pytest
 from core import launch, runs
 from core.resolve import resolve
 from core.runs import Home, Run
-from ui.quick_import import import_gradio
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from tests.browser import App
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a network
-import_gradio()
 
 FAKE_PROGRAM = Path(__file__).parent / "fake_program"
 

@@ -88,6 +88,8 @@ def test_without_a_tunnel_the_page_says_so_and_stays_here_behind_its_token(home:
         (("--home", "/dev/null/home"), "home"),
         (("--port", "79990"), "port: 79990 is no port"),
         (("--port", "IN USE"), "port: cannot listen on 127.0.0.1:"),
+        (("--host", "no.such.host.invalid"), "host: no.such.host.invalid is no address of this machine"),
+        (("--host", "203.0.113.1"), "host: 203.0.113.1 is no address of this machine"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line_and_exit_2(

@@ -177,7 +177,7 @@ def test_fixes_are_for_the_form_as_the_edit_left_it_even_if_the_browser_is_late(
     marks = handlers.on_edit(NO_MARKS, **early)["marks"]
     shown = handlers.on_suggest(marks, **early)
     assert shown["fixes"]["form"] == marks["form"] != early
-    pressed = handlers.on_fix(0, shown["fixes"], marks, **marks["form"])
+    pressed = handlers.on_fix(0, shown["fixes"], **marks["form"])
     assert pressed.items() >= shown["fixes"]["changes"][0].items()
 
 

@@ -1,6 +1,6 @@
 """The referee: the trace by itself, and the estimate against it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,18 @@ def test_an_exact_estimate_is_remembered_and_a_torn_memory_is_none(
     cache: Path, answers: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Request] = []
+    told: list[float] = []
 
-    def trace_once(requests: Sequence[Request], *_: object) -> Iterator[ExactEstimate]:
+    def trace_once(requests: Sequence[Request], tell: Callable[[float], None], _: object) -> Iterator[ExactEstimate]:
         asked.extend(requests)
+        tell(0.5)
         yield answers["plain"]
 
     monkeypatch.setattr(referee, "trace_all", trace_once)
     (cache / f"{request().key}.json").write_text('{"phases": ')
-    assert check_exactly(job(), CONFIG, gpus()[GPU], cache) == answers["plain"]
-    assert check_exactly(job(), CONFIG, gpus()[GPU], cache) == answers["plain"]
-    assert asked == [request()], "the second time nothing had to be done"
+    for _ in range(2):
+        assert check_exactly(job(), CONFIG, gpus()[GPU], cache, told.append) == answers["plain"]
+    assert (asked, told) == ([request()], [0.5]), "the second time nothing had to be done"
 
 
 def test_a_trace_says_how_far_it_is(answers: Mapping[str, Any], shares: list[float]) -> None:

@@ -160,10 +160,9 @@ def _wire(join: Joiner, handlers: Handlers) -> None:
     join.fill(named["reset"].click, handlers.on_reset, {"marks": named["marks"]} | identity)
     join.fill(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]})
     join.fill(named["read_job_file"].click, handlers.on_job_file, {"text": named["job_file"]})
-    known = {name: named[name] for name in ("marks", "fixes")}
     for place in range(SHOWN_FIXES):
         press = partial(handlers.on_fix, place)
-        join.fill(named[f"fix_{place}"].click, press, known | dict(fields))
+        join.fill(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields})
     join.fill(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]})
     join.on(named["timeline_panel"].expand, handlers.on_timeline, fields)
     of_table = {name: fields[name] for name in ("model", "max_length")}

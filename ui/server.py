@@ -1,5 +1,6 @@
 """Serves the page: behind the gate, in a folder of its own, with everything shut that Gradio would open by itself."""
 
+import errno
 import os
 import secrets
 import socket
@@ -49,8 +50,7 @@ def serve(
         place = Home.find(home)
         needs_token = share or not is_loopback(host)
         policy = GatePolicy(load_or_create_token(place.path / "token") if needs_token else None, host)
-        if port is not None:
-            _require_free(host, port)
+        _require_free(host, port or 0)
     except (SpecError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -73,12 +73,16 @@ def serve(
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raises ValueError where nothing can listen."""
+    """Raises ValueError where nothing can listen; port 0 is any that is free."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        socket.getaddrinfo(host, None)
+        socket.create_server((host, port), family=family).close()
     except OverflowError:
         raise ValueError(f"port: {port} is no port; give one from 1 to 65535") from None
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ValueError(f"host: {host} is no address of this machine; 0.0.0.0 is all that it has") from None
         why = f"{os.strerror(error.errno or 0)}; give another one, or none for the first that is free"
         raise ValueError(f"port: cannot listen on {host}:{port}: {why}") from None
 

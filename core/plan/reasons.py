@@ -180,8 +180,10 @@ def _compile(outcome: Outcome) -> str:
 
 def _budget(outcome: Outcome) -> str:
     job = outcome.chosen.job
+    if not job.torch_compile or job.gradient_checkpointing:
+        return "Only compiled layers that are not checkpointed can keep less than 100 %."
     if not outcome.keeps_a_share:
-        return "All that a layer saves is kept, 100 %." if job.torch_compile and not job.gradient_checkpointing else ""
+        return "All that a layer saves is kept, 100 %."
     cost = 1 - outcome.times(activation_memory_budget=1.0)
     kept = _percent(job.activation_memory_budget)
     used, spent = f"{outcome.used} GiB", f"{_percent(cost)} of the time"

@@ -81,8 +81,7 @@ class JobHandlers:
             **shown_check(self.checks, fields, rows),
             "start_message": "",
             "marks": {name: fields[name] for name in names}
-            | {"form": fields}
-            | {"fields": wanted, "planned": planned, "by_hand": by_hand if planned else frozenset()}
+            | {"form": fields, "fields": wanted, "planned": planned, "by_hand": by_hand if planned else frozenset()}
             | {"overwritten": {name: form[name] for name in planned}},
         }
 
@@ -118,13 +117,13 @@ class JobHandlers:
             "speed": render.notice(f"{speed_sentence(speed)}, {speed.certainty}", "plain") if speed else "",
         }
 
-    def on_fix(self, place: int, fixes: Mapping[str, Any], marks: Mapping[str, Any] = NOTHING, **form: object) -> Shown:
+    def on_fix(self, place: int, fixes: Mapping[str, Any], **form: object) -> Shown:
         """A fix was pressed: its change goes into the form, and can be taken back.
 
         Pressed before the form's newest edit has been answered, it is of another form: the fixes of this one come.
         """
         if fixes.get("form") != form or place >= len(fixes["changes"]):
-            return self.on_suggest(marks, **form)
+            return self.on_suggest(NOTHING, **form)
         change = fixes["changes"][place]
         before = {name: form[name] for name in change}
         return {**change, "before_fix": before, "undo": gr.update(visible=True)}
