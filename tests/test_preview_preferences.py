@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from core.training.compared import Comparer
-from core.training.data import read_rows
+from core.training.data import Rows, read_rows
+from core.training.failure import TrainingError
 from core.training.kinds import BadRow
+from core.training.prompts import in_text
 from core.training.view import View
 from tests.test_preview import LONG, PAIRS, TALKS, view, write
 from tests.training_fixtures import copy_model
@@ -35,7 +38,6 @@ def compared_by_trl(folder: Path, model: Path, stage: str, max_length: int) -> l
     """(tokens, answer) of both texts of each row as TRL's trainer makes them, from what core/training gives it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from core.training.prompts import in_text
     from core.training.stages import CPOConfig, CPOTrainer, ORPOConfig, ORPOTrainer
 
     trainer, config = {"orpo": (ORPOTrainer, ORPOConfig), "cpo": (CPOTrainer, CPOConfig)}[stage]
@@ -113,5 +115,8 @@ def test_orpo_learns_the_chosen_text_whole_and_says_so(tmp_path: Path) -> None:
 def test_texts_that_the_trainer_cannot_divide_are_bad_rows(alone: list[int], whole: list[int]) -> None:
     tokens = {"q": alone, "qa": whole, "qb": [*alone, 9]}
     comparer = Comparer(lambda text, **_settings: {"input_ids": tokens[text]})
+    row = {"prompt": "q", "chosen": "a", "rejected": "b"}
     with pytest.raises(BadRow, match="its prompt has"):
-        comparer.divided({"prompt": "q", "chosen": "a", "rejected": "b"})
+        comparer.divided(row)
+    with pytest.raises(TrainingError, match="dataset: the row whose prompt ends with 'q' cannot be compared, for its"):
+        in_text(Rows(Dataset.from_list([row]), None), comparer.tokenizer, max_length=8)

@@ -8,8 +8,11 @@ from datasets import Dataset, Features, Value
 
 from .compared import COLUMNS, Comparer, text_of
 from .data import Rows
+from .failure import TrainingError
+from .kinds import BadRow
 
 Sets = dict[str, Dataset | None]
+SHOWN_CHARACTERS = 60
 TEXTS = Features({name: Value("string") for name in COLUMNS})
 
 
@@ -17,14 +20,25 @@ def in_text(rows: Rows, tokenizer: Any, max_length: int) -> Sets:
     """Preferences as text, tools included, without those whose prompt alone fills max_length.
 
     The trainers of ORPO and CPO do neither: they forget the tools, and divide by the length of an answer of none.
+    Raises TrainingError for a row that they cannot divide into prompt and answers.
     """
-
     comparer = Comparer(tokenizer)
+
+    def fits(row: Mapping[str, Any]) -> bool:
+        try:
+            return comparer.prompt_length(row) < max_length
+        except BadRow as error:
+            end = text_of(row, tokenizer)["prompt"][-SHOWN_CHARACTERS:]
+            raise TrainingError(
+                f"dataset: the row whose prompt ends with {end!r} cannot be compared, for {error}: "
+                "leave it out, or end its prompt with a line break.",
+                cause="bad_row",
+            ) from None
 
     def convert(dataset: Dataset | None) -> Dataset | None:
         if dataset is None:
             return None
-        fitting = [text_of(row, tokenizer) for row in dataset if comparer.prompt_length(row) < max_length]
+        fitting = [text_of(row, tokenizer) for row in dataset if fits(row)]
         return Dataset.from_dict({name: [row[name] for row in fitting] for name in TEXTS}, features=TEXTS)
 
     return {"train_dataset": convert(rows.train), "eval_dataset": convert(rows.eval)}
