@@ -20,7 +20,7 @@ SECONDS_OF_WORK = 600
 
 
 @dataclass(frozen=True)
-class Remedy:
+class Help:
     """One thing to do about a failure. `fields_again(run) | change` is the job to try next."""
 
     title: str
@@ -34,10 +34,10 @@ class Remedy:
         return {**vars(self), "change": dict(self.change)}
 
 
-Cure = Callable[[Run], tuple[Remedy, ...]]
+Cure = Callable[[Run], tuple[Help, ...]]
 
 
-def remedies(run: Run) -> tuple[Remedy, ...]:
+def remedies(run: Run) -> tuple[Help, ...]:
     """What would help a failed run, the best first; none for any other run, or where nothing is known."""
     if run.state != "failed":
         return ()
@@ -64,15 +64,15 @@ def stalled(run: Run, now: float | None = None) -> str | None:
 
 def _advice(title: str, why: str) -> Cure:
     """Something that a person has to do; the job stays as it is."""
-    return lambda run: (Remedy(title, {}, why),)
+    return lambda run: (Help(title, {}, why),)
 
 
 def _set(title: str, why: str, applies: Callable[[JobSpec], bool], **change: object) -> Cure:
     """A change of fields, where it would be one."""
-    return lambda run: (Remedy(title, change, why),) if applies(run.job) else ()
+    return lambda run: (Help(title, change, why),) if applies(run.job) else ()
 
 
-def _take_less_memory(run: Run) -> tuple[Remedy, ...]:
+def _take_less_memory(run: Run) -> tuple[Help, ...]:
     """What brings the job well below what it was predicted to take, since that has proved to be too much.
 
     Nobody knows by how much: where it was thought to fit, the gentlest change comes first, not the surest.
@@ -86,32 +86,32 @@ def _take_less_memory(run: Run) -> tuple[Remedy, ...]:
     fixes = suggest_fixes(resolved.job, resolved.model.shape, card)
     if predicted.verdict == "fits":
         fixes = tuple(sorted(fixes, key=lambda fix: fix.harm))
-    return tuple(Remedy(fix.title, fix.change, fix.why) for fix in fixes)
+    return tuple(Help(fix.title, fix.change, fix.why) for fix in fixes)
 
 
-def _take_less_memory_on_cpu(run: Run) -> tuple[Remedy, ...]:
+def _take_less_memory_on_cpu(run: Run) -> tuple[Help, ...]:
     """The same where the training itself happens in main memory."""
     resolved = _resolved(run)
     return _take_less_memory(run) if resolved and not any(resolved.gpu.compute_capability) else ()
 
 
-def _learn_slower(run: Run) -> tuple[Remedy, ...]:
+def _learn_slower(run: Run) -> tuple[Help, ...]:
     slower = float(f"{run.job.learning_rate / 5:.3g}")
     why = "Steps that are too large are the usual reason why a loss runs away."
-    return (Remedy(f"Learning rate {slower:g}", {"learning_rate": slower}, why),)
+    return (Help(f"Learning rate {slower:g}", {"learning_rate": slower}, why),)
 
 
-def _safer_numbers(run: Run) -> tuple[Remedy, ...]:
+def _safer_numbers(run: Run) -> tuple[Help, ...]:
     resolved = _resolved(run)
     if resolved is None or run.job.dtype != "float16":
         return ()
     dtype = "bfloat16" if resolved.gpu.supports_bf16 else "float32"
-    return (Remedy(f"Compute in {dtype}", {"dtype": dtype}, "float16 overflows above 65,504; this does not."),)
+    return (Help(f"Compute in {dtype}", {"dtype": dtype}, "float16 overflows above 65,504; this does not."),)
 
 
-def _empty_the_trash(run: Run) -> tuple[Remedy, ...]:
+def _empty_the_trash(run: Run) -> tuple[Help, ...]:
     runs = deleted(run.home)
-    return (Remedy("Empty the trash", {}, f"{len(runs)} deleted runs still take up room."),) if runs else ()
+    return (Help("Empty the trash", {}, f"{len(runs)} deleted runs still take up room."),) if runs else ()
 
 
 def _resolved(run: Run) -> ResolvedJob | None:

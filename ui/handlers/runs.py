@@ -11,7 +11,7 @@ import gradio as gr
 from core import launch, queue, runs
 from core.device import chip
 from core.job import SpecError
-from core.remedy import Remedy, remedies, stalled
+from core.remedy import Help, remedies, stalled
 from core.resolve import resolve
 from core.runs import Home, Run, RunNotFound
 from ui import render
@@ -264,7 +264,7 @@ def _actions(run: Run | None) -> Shown:
     )
 
 
-def _retries(run: Run | None) -> tuple[Remedy, ...]:
+def _retries(run: Run | None) -> tuple[Help, ...]:
     """What would help a failed run and is a change of its job."""
     return tuple(each for each in remedies(run) if each.change) if run else ()
 

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from core import runs
-from core.remedy import Remedy
+from core.remedy import Help
 from core.runs import Run
 from ui.render import notice
 from ui.words import (
@@ -39,7 +39,7 @@ def live_label(run: Run) -> str:
     return f"{SIGNS[run.state]} {run.name}{progress}"
 
 
-def run_header(run: Run | None, helps: Sequence[Remedy] = (), stalled: str | None = None) -> str:
+def run_header(run: Run | None, helps: Sequence[Help] = (), stalled: str | None = None) -> str:
     """Title, state in a sentence, how far it is with the time left, and what is worth knowing about it."""
     if run is None:
         return '<div class="run empty"><p>No runs yet. Press <b>Start training</b> on the Train tab.</p></div>'
@@ -56,7 +56,7 @@ def run_header(run: Run | None, helps: Sequence[Remedy] = (), stalled: str | Non
     )
 
 
-def _what_helps(helps: Sequence[Remedy]) -> str:
+def _what_helps(helps: Sequence[Help]) -> str:
     items = "".join(f"<li><b>{escape(each.title)}.</b> {escape(each.why)}</li>" for each in helps)
     return f'<ul class="helps" aria-label="What would help">{items}</ul>' if helps else ""
 
