@@ -1,122 +1,132 @@
-"""What an activation memory budget keeps of a compiled layer, and what it computes again.
+"""What a compiled layer keeps, needs at once and computes again, beside what is estimated.
 
-    python benchmarks/activation_budget.py [--width N] [--tokens N]
+    python benchmarks/compiled_layers.py [--family NAME] [--width N] [--tokens N]
 
-Compiles one Llama layer for each budget, with the decompositions and the partitioner of torch.compile, and takes one
-step on the processor. Prints for each budget the bytes that the layer keeps per token for its backward pass, the share
-of what it keeps without a budget, and the operations of matrix products that its backward pass does beyond those
-without a budget, as a share of a forward pass. core/speed/passes.py has the last. Asserts nothing.
+Compiles one layer on a processor for each method and activation memory budget, as torch.compile does it for our
+training program. Prints
+
+    kept      kB per token that it keeps for its backward pass, and what the memory estimate says;
+    at once   the most kB per token of what it kept, gradients and intermediate results in its backward pass: the
+              allocations and releases in the code that Inductor writes, and what the memory estimate says;
+    again     the operations of products that its backward pass does beyond those without a budget, as a share of a
+              forward pass (core/speed/passes.py has them).
+
+Asserts nothing.
 """
 
 import argparse
+import sys
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import torch
-from functorch.compile import make_boxed_func
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch._dynamo.backends.common import aot_autograd
-from torch._functorch import config as partitioner
-from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._inductor.decomposition import select_decomp_table
-from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import flop_registry
-from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from core.job import JobSpec
+from core.memory.heap import Heap
+from core.memory.job_program import program_of
+from core.memory.step import Simulation
+from core.presets import gpus
+from core.shapes import ModelShape
 
 BUDGETS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
-METHODS = ("lora", "full")
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+METHODS = ("full", "lora", "qlora")
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text", "phi3", "olmo2", "granite")
+RANK = 16
 
 
-def layer_of(config: LlamaConfig, method: str) -> Any:
-    """A layer in bfloat16, as our training program has it: whole, or under an adapter in float32."""
-    layer: Any = LlamaDecoderLayer(config, 0).to(torch.bfloat16)
-    if method == "lora":
-        layer = inject_adapter_in_model(LoraConfig(r=16, target_modules=list(LINEARS)), layer.requires_grad_(False))
-        for parameter in layer.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-        for module in layer.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.cast_input_dtype_enabled = False  # takes its input as it is, as in our training program
-    return layer
+@dataclass(frozen=True)
+class Layer:
+    """One layer and its step, in bytes and operations."""
+
+    kept_bytes: int
+    """Its input aside."""
+    at_once_bytes: int
+    forward_flops: int = 0
+    backward_flops: int = 0
 
 
-def measure(config: LlamaConfig, method: str, budget: float, num_tokens: int) -> tuple[int, int, int]:
-    """(bytes kept, operations of the forward pass, of the backward pass) of one layer."""
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    partitioner.activation_memory_budget = budget
-    layer, operations, kept = layer_of(config, method), [], {}
-    x = torch.randn(1, num_tokens, config.hidden_size, dtype=torch.bfloat16, requires_grad=True)
-    positions = LlamaRotaryEmbedding(config)(x, torch.arange(num_tokens)[None])
-    given = {tensor.untyped_storage().data_ptr() for tensor in (*layer.parameters(), *positions)}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in given:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    compiled = torch.compile(layer, backend=_counting(operations), fullgraph=True)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=method == "lora")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
-        output = compiled(x, position_embeddings=positions)
-    output.sum().backward()
-    forward, backward = operations
-    return sum(kept.values()), forward, backward
+def config_of(family: str, width: int) -> dict[str, Any]:
+    """The config of a model of one layer, of the proportions of an 8B."""
+    heads = max(1, width // 128)
+    return {
+        "model_type": family,
+        "hidden_size": width,
+        "intermediate_size": 7 * width // 2,
+        "num_hidden_layers": 1,
+        "num_attention_heads": heads,
+        "num_key_value_heads": max(1, heads // 4),
+        "head_dim": width // heads,
+        "vocab_size": 512,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 1,
+        "max_position_embeddings": 131072,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    }
 
 
-def _counting(operations: list[int]) -> Callable[..., Any]:
-    """A backend that runs graphs as they are, and adds up the products in each."""
-
-    def count(graph: torch.fx.GraphModule, _inputs: object) -> Any:
-        found = 0
-        for node in graph.graph.nodes:
-            packet = getattr(node.target, "overloadpacket", None)
-            if node.op == "call_function" and packet in flop_registry:
-                args, named = tree_map(_value, (node.args, node.kwargs))
-                found += flop_registry[packet](*args, **named, out_val=node.meta["val"])
-        operations.append(found)
-        return make_boxed_func(graph.forward)
-
-    return aot_autograd(
-        fw_compiler=count,
-        bw_compiler=count,
-        partition_fn=min_cut_rematerialization_partition,
-        decompositions=select_decomp_table(),
+def estimated(config: Mapping[str, Any], method: str, budget: float, num_tokens: int) -> Layer:
+    """The same as the memory estimate has it."""
+    asked = {
+        "method": method,
+        "lora_r": RANK,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "max_length": num_tokens,
+        "gradient_checkpointing": False,
+        "torch_compile": True,
+        "activation_memory_budget": budget,
+    }
+    program = program_of(JobSpec.parse(asked), ModelShape.from_config(dict(config)), gpus()["rtx-4090"])
+    program = replace(program, workspace_bytes=0)
+    simulation = Simulation(program, program.layer_kinds())
+    simulation.heap.enter("step")
+    simulation.step()
+    heap = simulation.heap
+    at = {label: position for position, label in reversed(heap.marks)}
+    in_front, behind = (_live_bytes(heap, at[f"{phase}, layer 1"]) for phase in ("forward", "backward"))
+    input_bytes = num_tokens * program.shape.hidden_size * program.residual_bytes
+    return Layer(  # behind the layer there is the gradient of its output, as large as its input
+        kept_bytes=behind["activations"] - in_front["activations"] + behind["temporary"] - input_bytes,
+        at_once_bytes=heap.peaks["backward/0/0"].num_bytes - in_front.total() - behind["gradients"],
     )
 
 
-def _value(argument: object) -> object:
-    return argument.meta["val"] if isinstance(argument, torch.fx.Node) else argument
+def _live_bytes(heap: Heap, position: int) -> Counter[str]:
+    found = Counter[str]()
+    for entry in heap.log[:position]:
+        tensor, sign = (entry, 1) if entry >= 0 else (~entry, -1)
+        found[heap.kinds[tensor]] += sign * heap.sizes[tensor]
+    return found
 
 
 def main() -> None:
     """Reads the flags and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--width", type=int, default=1024, help="of the hidden states")
-    parser.add_argument("--tokens", type=int, default=128, help="of the one row")
+    parser.add_argument("--family", choices=FAMILIES, default="llama")
+    parser.add_argument("--width", type=int, default=2048, help="of the hidden states")
+    parser.add_argument("--tokens", type=int, default=1024, help="of the one row")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
-    config = LlamaConfig(
-        hidden_size=asked.width,
-        intermediate_size=7 * asked.width // 2,
-        num_attention_heads=asked.width // 128,
-        num_key_value_heads=max(1, asked.width // 512),
-        num_hidden_layers=1,
-        attn_implementation="sdpa",
-    )
-    print(f"{'method':8}{'budget':>8}{'kB/token':>10}{'kept':>8}{'again':>8}")
+    from benchmarks.inductor_layer import measure
+
+    config, thousands = config_of(asked.family, asked.width), 1000 * asked.tokens
+    print(f"{'method':8}{'budget':>8}{'kept':>10}{'estimated':>10}{'at once':>10}{'estimated':>10}{'again':>8}")
     for method in METHODS:
         whole = measure(config, method, 1.0, asked.tokens)
         for budget in BUDGETS:
-            kept, forward, backward = measure(config, method, budget, asked.tokens)
-            share, again = kept / whole[0], (backward - whole[2]) / forward
-            print(f"{method:8}{budget:8.1f}{kept / asked.tokens / 1e3:10.1f}{share:8.0%}{again:8.0%}", flush=True)
+            found = measure(config, method, budget, asked.tokens)
+            guess = estimated(config, method, budget, asked.tokens)
+            sizes = found.kept_bytes, guess.kept_bytes, found.at_once_bytes, guess.at_once_bytes
+            again = (found.backward_flops - whole.backward_flops) / found.forward_flops
+            print(
+                f"{method:8}{budget:8.1f}", *(f"{size / thousands:9.1f}" for size in sizes), f"{again:7.0%}", flush=True
+            )
 
 
 if __name__ == "__main__":

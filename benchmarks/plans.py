@@ -98,7 +98,7 @@ class Worked:
     def _recomputed(self) -> str:
         if not self.job.gradient_checkpointing:
             kept = self.job.activation_memory_budget if self.job.torch_compile else 1
-            return "none" if kept == 1 else f"all but {kept:.0%}"
+            return "none" if kept == 1 else f"beyond {kept:.0%}"
         number = self.job.checkpoint_every_n_layers
         return ("all" if number == 1 else f"1 of {number}") + (", offloaded" if self.job.activation_offloading else "")
 

@@ -38,10 +38,9 @@ def test_rows_that_are_nearly_all_of_one_length_narrow_the_range() -> None:
     assert spreads == sorted(spreads) and spreads[0] < spreads[-1]
 
 
-def test_a_compiled_model_has_a_wider_range_and_the_same_tensors() -> None:
+def test_a_compiled_model_has_a_wider_range() -> None:
     plain, compiled = predict(), predict(torch_compile=True)
-    assert compiled.high_bytes > plain.high_bytes and compiled.total_bytes == plain.total_bytes
-    assert "compiled" in compiled.why
+    assert compiled.spread > plain.spread and "compiled" in compiled.why
 
 
 def test_a_card_whose_context_nobody_measured_says_so() -> None:

@@ -22,7 +22,7 @@ from core.speed import (
     model_flops_per_token,
     predict_speed,
 )
-from core.speed.passes import passes_of
+from core.speed.passes import NORMS_AND_GATE_AGAIN, passes_of
 from core.speed.rows import micro_batch
 
 LLAMA_3B, LLAMA_8B, LLAMA_2_7B = "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-2-7b-hf"
@@ -190,7 +190,7 @@ def test_a_budget_costs_products_only_once_the_cheap_is_gone() -> None:
     passes = [passes_of(JobSpec.parse({**compiled, "activation_memory_budget": each}), shape) for each in budgets]
     again = [each.recompute for each in passes]
     assert again == sorted(again) and again[:2] == [0, 0] < again[2:]
-    assert [each.rewrite for each in passes] == [0] + [1] * 8
+    assert [each.rewrite for each in passes] == [0, NORMS_AND_GATE_AGAIN] + [1] * 7
     checkpointed = passes_of(JobSpec.parse({"torch_compile": True}), shape)
     assert checkpointed.recompute > again[-1] and checkpointed.rewrite == 1
 

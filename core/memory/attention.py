@@ -15,6 +15,8 @@ def rotate(run: ForwardPass, x: Tensor, heads: int) -> Tensor:
     """`x * cos + rotate_half(x) * sin` for x [N, heads*d]; cos and sin, as wide as the residual, are all it keeps."""
     tape, numbers = run.tape, run.num_tokens * heads * run.program.shape.head_dim
     width = max(x.number_bytes, run.program.residual_bytes)
+    if run.program.compiles_layers:
+        return tape.run(x, numbers=numbers, number_bytes=width)
     direct = tape.run(x, numbers=numbers, number_bytes=width)
     negated = tape.run(x, numbers=numbers // 2)
     turned = tape.run(negated, numbers=numbers, consumes=True)
@@ -100,6 +102,12 @@ def _eager(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = program.rows * shape.num_attention_heads * program.row_tokens**2
     k, v = _repeated(run, k), _repeated(run, v)
     weights = tape.run(q, k, numbers=scores, saves=[q, k], gradient_bytes=[q.num_bytes] * 2)
+    if program.compiles_layers:
+        softmax = tape.run(weights, saves=[weights], consumes=True)
+        sizes = [softmax.num_bytes, q.num_bytes]
+        out = tape.run(softmax, v, numbers=q.numbers, saves=[softmax, v], gradient_bytes=sizes)
+        tape.drop(softmax, v, k)
+        return out
     weights = tape.run(weights, consumes=True)
     if shape.attn_logit_softcapping:
         for keeps_output in (False, True, False):  # divided, tanh, multiplied

@@ -28,13 +28,15 @@ ROUNDING_BYTES = 512
 class Tensor:
     """One storage on the device. It lives while anything holds it: a variable, the autograd graph, a cache."""
 
-    __slots__ = ("holders", "id", "number_bytes", "numbers", "requires_grad")
+    __slots__ = ("holders", "id", "is_remade", "number_bytes", "numbers", "requires_grad")
 
     def __init__(self, id: int, numbers: int, number_bytes: int, requires_grad: bool):
         self.id = id
         self.numbers = numbers
         self.number_bytes = number_bytes
         self.requires_grad = requires_grad
+        self.is_remade = False
+        """A compiled layer that keeps less makes it anew, for it takes no product."""
         self.holders = 1
 
     @property

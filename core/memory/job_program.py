@@ -51,6 +51,7 @@ def program_of(
         checkpoint_every=job.checkpoint_every_n_layers,
         kept_share=job.activation_memory_budget if job.torch_compile else 1.0,
         offloads_activations=job.activation_offloading and not is_cpu(gpu),
+        compiles_layers=job.torch_compile,
         uses_liger=job.use_liger_kernel and not is_cpu(gpu),
         trained_layers=job.num_trainable_layers if METHODS[job.method].trains_last_layers else None,
         saved_modules=frozenset(filter(None, job.modules_to_save.split(","))) if job.trains_adapter else frozenset(),

@@ -19,14 +19,15 @@ def decoder_layer(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Te
     for part, sublayer in (("attention", _self_attention), ("mlp", experts if kind.has_experts else _mlp)):
         residual = run.tape.hold(x)
         if has_norms_before:
-            x = norm(run, x, f"{name}.{part}.norm_before")
+            x = _layer_norm(run, x, f"{name}.{part}.norm_before")
         mixed = sublayer(run, x, kind, name)
         run.tape.drop(x)
         if has_norms_after:
-            mixed = norm(run, mixed, f"{name}.{part}.norm_after")
+            mixed = _layer_norm(run, mixed, f"{name}.{part}.norm_after")
         if run.program.shape.family.scales_residuals:
             mixed = run.tape.run(mixed, saves_constant=True, consumes=True)
         x = run.tape.add(residual, mixed)
+        x.is_remade = has_norms_after and part == "attention"  # both summands are kept
     return x
 
 
@@ -38,7 +39,7 @@ def norm(run: ForwardPass, x: Tensor, name: str, groups: int = 1) -> Tensor:
     """
     tape, program, width = run.tape, run.program, x.number_bytes
     if program.uses_liger:
-        return _liger_norm(run, x, name, groups)
+        return _fused_norm(run, x, name, groups)
     x32 = tape.cast(x, 4)
     square = tape.run(x32, saves=[x32], backward_scratch_bytes=2 * x32.num_bytes)  # 2 * x32 ** 1, times the gradient
     variance = tape.run(square, numbers=run.num_tokens * groups, consumes=True)
@@ -53,12 +54,26 @@ def norm(run: ForwardPass, x: Tensor, name: str, groups: int = 1) -> Tensor:
     return tape.cast(scaled, width, consumes=True)
 
 
-def _liger_norm(run: ForwardPass, x: Tensor, name: str, groups: int) -> Tensor:
-    """The same by Liger's kernel, which keeps its input and one factor per group (liger_kernel/ops/rms_norm.py)."""
+def _layer_norm(run: ForwardPass, x: Tensor, name: str, groups: int = 1) -> Tensor:
+    """A norm within a layer."""
+    return (_fused_norm if run.program.fuses_layers else norm)(run, x, name, groups)
+
+
+def _fused_norm(run: ForwardPass, x: Tensor, name: str, groups: int) -> Tensor:
+    """The same by one kernel, which keeps its input and one factor per group (liger_kernel/ops/rms_norm.py). A compiled
+    one makes its input anew where it can."""
     tape, weight_bytes = run.tape, x.numbers // run.num_tokens // groups * run.program.weight_bytes
     factor = tape.heap.allocate(run.num_tokens * groups, 4, "activations")
     trained = [WeightGradient(name, weight_bytes)] if run.trains else []
-    normed = tape.run(x, saves=[x, factor], weights=trained, consumes=True)
+    is_remade = run.program.compiles_layers and x.is_remade
+    normed = tape.run(
+        x,
+        saves=[factor] if is_remade else [x, factor],
+        weights=trained,
+        backward_scratch_bytes=x.num_bytes if is_remade else 0,
+        consumes=True,
+    )
+    normed.is_remade = True
     tape.drop(factor)
     return normed
 
@@ -95,19 +110,18 @@ def _projections(run: ForwardPass, x: Tensor, name: str) -> tuple[Tensor, Tensor
 def _normed_heads(run: ForwardPass, x: Tensor, name: str, heads: int) -> Tensor:
     """Queries or keys, normed per head or all at once where the family does so."""
     span = run.program.shape.qk_norm
-    return x if span == "none" else norm(run, x, name, heads if span == "per_head" else 1)
+    return x if span == "none" else _layer_norm(run, x, name, heads if span == "per_head" else 1)
 
 
 def _mlp(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     """`down(act(gate(x)) * up(x))`: [N, hidden]. Kept: gate, act(gate), up, and the product where weights train."""
     tape, shape = run.tape, run.program.shape
-    if shape.fused_gate_up:
+    if run.program.compiles_layers or (run.program.uses_liger and not shape.fused_gate_up):
+        product = _fused_gate(run, x, name)
+    elif shape.fused_gate_up:
         both = linear(run, x, "gate_up_proj", name)
         active = tape.run(both, numbers=run.num_tokens * shape.intermediate_size, saves=[both])
         product = tape.run(both, active, numbers=active.numbers, saves=[both, active], consumes=True)
-    elif run.program.uses_liger:
-        gate, up = linear(run, x, "gate_proj", name), linear(run, x, "up_proj", name)
-        product = tape.run(gate, up, saves=[gate, up], consumes=True)
     else:
         active = _activated(run, linear(run, x, "gate_proj", name))
         up = linear(run, x, "up_proj", name)
@@ -115,6 +129,35 @@ def _mlp(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     out = linear(run, product, "down_proj", name)
     tape.drop(product)
     return out
+
+
+def _fused_gate(run: ForwardPass, x: Tensor, name: str) -> Tensor:
+    """`act(gate(x)) * up(x)` by one kernel, which keeps gate and up."""
+    tape, shape = run.tape, run.program.shape
+    modules = ("gate_up_proj",) if shape.fused_gate_up else ("gate_proj", "up_proj")
+    parts = [linear(run, x, module, name) for module in modules]
+    numbers = run.num_tokens * shape.intermediate_size
+    num_adapted = sum(map(run.program.has_adapter, modules)) * (2 if shape.fused_gate_up else 1)
+    scratch_bytes = _num_unmerged(run, num_adapted) * numbers * parts[0].number_bytes
+    product = tape.run(*parts, numbers=numbers, saves=parts, backward_scratch_bytes=scratch_bytes, consumes=True)
+    product.is_remade = True
+    return product
+
+
+def _num_unmerged(run: ForwardPass, num_adapted: int) -> int:
+    """Tensors as large as the product that the backward pass of a compiled layer has beside those of an uncompiled one.
+
+    Inductor makes one kernel of all between the products of gate and up, of which so many are adapted, and that of
+    down. What an adapter adds, its gradient, and what is computed again are there at once; one result is written over
+    what it is made of (`python benchmarks/compiled_layers.py` reads that in the code it writes).
+    """
+    program = run.program
+    if not program.compiles_layers:
+        return 0
+    is_adapted_after = program.has_adapter("down_proj")
+    product = int(is_adapted_after or run.trains)
+    again = {"nothing": 0, "pointwise": product, "products": product + num_adapted + (num_adapted > 0)}
+    return max(0, num_adapted + is_adapted_after - 1 + again[run.again])
 
 
 def _activated(run: ForwardPass, gate: Tensor) -> Tensor:

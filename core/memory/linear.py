@@ -5,10 +5,15 @@ and bnb.py (0.21); the autocast cache in aten/src/ATen/autocast_mode.cpp. Shapes
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from core.memory.heap import Tensor
 from core.memory.program import Lora, Program
 from core.memory.tape import PASSED_ON, Tape, WeightGradient
+
+Again = Literal["nothing", "pointwise", "products"]
+"""What the backward pass of a compiled layer computes again: nothing of what it could keep, all but products, or some
+of those too."""
 
 
 @dataclass
@@ -19,6 +24,7 @@ class ForwardPass:
     tape: Tape
     trains: bool = False
     """True while the weights at work train themselves."""
+    again: Again = "nothing"
     cache: list[Tensor] | None = None
     """Copies of keys and values that generation keeps; None keeps none."""
     model: str = ""
@@ -125,7 +131,7 @@ def _quantized(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
 def _adapted(run: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Module) -> Tensor:
     """`y = y + lora_B(lora_A(dropout(x))) * scaling`, [N, out] as wide as y."""
     program, tape, out_bytes = run.program, run.tape, y.number_bytes
-    if program.quantization and program.quantization.bits == 4:
+    if program.quantization and program.quantization.bits == 4 and not program.compiles_layers:
         y = tape.run(y, gradient_bytes=[PASSED_ON], consumes=True)  # `result.clone()`
     takes_as_is = program.autocast and (program.quantization or not lora.widens_input)
     own_bytes = x.number_bytes if takes_as_is else lora.number_bytes
@@ -135,6 +141,8 @@ def _adapted(run: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Module)
     up = _adapter_product(run, lora, down, f"{module.name}.lora_B", (module.num_out, lora.rank))
     if lora.use_dora:
         total = _dora(run, lora, (x_own, y, up), module)
+    elif program.compiles_layers:
+        total = tape.run(y, up, gradient_bytes=[PASSED_ON, up.num_bytes], saves_constant=True, consumes=True)
     else:
         scaled = tape.run(up, saves_constant=True, consumes=True)
         if program.quantization and not program.autocast:
@@ -153,6 +161,7 @@ def _adapter_input(run: ForwardPass, lora: Lora, x: Tensor) -> Tensor:
     if lora.dropout:
         mask = tape.heap.allocate(x.numbers, 1, "activations")
         x_in = tape.run(x_in, saves=[mask], consumes=True)
+        x_in.is_remade = True
         tape.drop(mask)
     return tape.cast(x_in, 2 if program.autocast else lora.number_bytes, consumes=True)
 
@@ -163,6 +172,7 @@ def _adapter_product(run: ForwardPass, lora: Lora, x: Tensor, name: str, shape: 
     saves, scratch_bytes = [x], 0
     if lora.number_bytes != x.number_bytes:
         cast = run.tape.heap.allocate(numbers, x.number_bytes, "temporary")
+        cast.is_remade = True
         run.casts.append(cast)
         saves, scratch_bytes = [x, cast], cast.num_bytes
     weight = WeightGradient(name, numbers * lora.number_bytes, scratch_bytes)

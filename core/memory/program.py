@@ -114,6 +114,9 @@ class Program:
     """Saved tensors wait in main memory (TRL's activation_offloading)."""
     uses_liger: bool = False
     """Norms, rotary embedding and MLP are Liger's kernels, which keep their inputs only."""
+    compiles_layers: bool = False
+    """Each is compiled: what is no product and no attention is fused, and little of it is kept (sources and evidence:
+    torch/_functorch/partitioners.py, tests/test_compiled_layers.py)."""
     trained_layers: int | None = None
     """Without an adapter: only the last so many layers train, the last norm, and a head of its own. None: all."""
     saved_modules: frozenset[str] = frozenset()
@@ -162,6 +165,16 @@ class Program:
         return self.rows * (self.row_tokens if self.scored_tokens is None else self.scored_tokens)
 
     @property
+    def fuses_layers(self) -> bool:
+        """True if a norm within a layer is one kernel."""
+        return self.uses_liger or self.compiles_layers
+
+    @property
+    def recomputes_in_part(self) -> bool:
+        """True if layers keep some of what they save besides their input, and compute the rest again."""
+        return self.kept_share < 1 and not self.checkpointing
+
+    @property
     def trains_embedding(self) -> bool:
         """True if the embedding, or a copy of it, trains."""
         if self.lora is not None:
@@ -170,9 +183,10 @@ class Program:
 
     @property
     def asks_for_input_gradients(self) -> bool:
-        """True if frozen embeddings are asked for a gradient all the same, as checkpointing does for every model
-        (enable_input_require_grads in transformers): without one nothing of an adapter would train."""
-        return self.checkpointing and not self.trains_embedding
+        """True if frozen embeddings are asked for a gradient all the same (enable_input_require_grads in transformers),
+        as checkpointing does for every model, or nothing of an adapter would train, and compiling for adapters."""
+        asks = self.checkpointing or (self.compiles_layers and self.lora is not None)
+        return asks and not self.trains_embedding
 
     @property
     def trains_last_norm(self) -> bool:
@@ -217,7 +231,7 @@ class Program:
             LayerKind(
                 is_windowed=layer_type == "sliding_attention" and self.row_tokens >= window,
                 has_experts=shape.has_experts(layer),
-                is_checkpointed=layer % self.checkpoint_every == 0 if self.checkpointing else self.kept_share < 1,
+                is_checkpointed=self.recomputes_in_part or (self.checkpointing and layer % self.checkpoint_every == 0),
                 trains=layer >= shape.num_hidden_layers - trained,
             )
             for layer, layer_type in enumerate(shape.layer_types)

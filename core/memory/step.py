@@ -13,7 +13,7 @@ from core.memory.generation import generate
 from core.memory.head import HEADS
 from core.memory.heap import Heap, Tensor
 from core.memory.layer import decoder_layer, norm
-from core.memory.linear import ForwardPass
+from core.memory.linear import Again, ForwardPass
 from core.memory.program import Generation, LayerKind, Moment, Program
 from core.memory.resident import all_trainables, allocate_states, load
 from core.memory.tape import Offload, Operation, Tape, WeightGradient
@@ -54,6 +54,8 @@ class _Recorded:
     """Gradients that its backward pass makes before it asks for what they saved, whereupon the layer runs again."""
     saved_bytes: int
     """All that they save, besides the layer's input."""
+    remade_bytes: int
+    """What of that a compiled layer makes anew without a product."""
 
 
 @dataclass
@@ -189,13 +191,24 @@ class Simulation:
         output = decoder_layer(run, x, kind, name)
         tape.is_recording = True
         output.requires_grad |= is_recomputed
-        kept = [self._kept_in_part(run.program, kind)] if is_recomputed and not run.program.checkpointing else []
+        kept = [self._kept_in_part(run.program, kind)] if is_recomputed and run.program.recomputes_in_part else []
         return _Layer(x, output, tape.take(), held, kept, away)
 
     def _kept_in_part(self, program: Program, kind: LayerKind) -> Tensor:
-        """What a layer may keep besides its input, as one tensor."""
-        num_bytes = int(program.kept_share * self._recorded_aside(program, kind).saved_bytes)
+        """What a compiled layer keeps besides its input, as one tensor."""
+        aside = self._recorded_aside(program, kind)
+        products_bytes, allowed_bytes = aside.saved_bytes - aside.remade_bytes, program.kept_share * aside.saved_bytes
+        num_bytes = products_bytes if self._again(program, kind) == "pointwise" else int(allowed_bytes)
         return self.heap.allocate(num_bytes, 1, "activations")
+
+    def _again(self, program: Program, kind: LayerKind) -> Again:
+        """What a layer computes again. A budget that allows for all but what is no product leaves products alone
+        (choose_saved_values_set in torch/_functorch/partitioners.py)."""
+        if not program.recomputes_in_part:
+            return "nothing"
+        aside = self._recorded_aside(program, kind)
+        is_enough = aside.saved_bytes - aside.remade_bytes < program.kept_share * aside.saved_bytes
+        return "pointwise" if is_enough else "products"
 
     def _cached_keys_and_values(self) -> Tensor:
         """What one layer adds to the cache."""
@@ -216,7 +229,10 @@ class Simulation:
             self._enter("backward", index)
             layer = done.layers[index]
             if gradient is not None:
+                tape.late = [] if program.compiles_layers else None
                 gradient = self._layer_backward(done, index, gradient)
+                heap.drop(*(tape.late or []))
+                tape.late = None
             heap.drop(*layer.held)
         self._enter("backward")
         if program.trains_embedding:
@@ -231,7 +247,7 @@ class Simulation:
         self.heap.drop(*layer.kept)  # what it kept and what it computes again are all that it saves
         returned = tape.bring_back(layer.away)
         offload, tape.offload = tape.offload, None  # what is computed again is used at once
-        run = ForwardPass(done.program, tape, trains=kind.trains)
+        run = ForwardPass(done.program, tape, trains=kind.trains, again=self._again(done.program, kind))
         x = returned[0] if returned else layer.x
         x.requires_grad = layer.x.requires_grad
         aside = self._recorded_aside(done.program, kind)
@@ -256,9 +272,14 @@ class Simulation:
             x = embedded(program, tape.heap)
             x.requires_grad = True
             decoder_layer(run, x, kind, "aside")
-            saved = {tensor.id: tensor.num_bytes for operation in tape.operations for tensor in operation.saved}
+            saved = {tensor.id: tensor for operation in tape.operations for tensor in operation.saved}
             saved.pop(x.id, None)
-            self._recorded[key] = _Recorded(tape.num_savers, tape.bytes_before_saved(), sum(saved.values()))
+            self._recorded[key] = _Recorded(
+                num_savers=tape.num_savers,
+                made_before_bytes=tape.bytes_before_saved(),
+                saved_bytes=sum(tensor.num_bytes for tensor in saved.values()),
+                remade_bytes=sum(tensor.num_bytes for tensor in saved.values() if tensor.is_remade),
+            )
         return self._recorded[key]
 
     def _embedding_backward(self, done: _Activations) -> None:

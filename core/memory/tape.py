@@ -94,6 +94,8 @@ class Tape:
         in torch/utils/checkpoint.py)."""
         self.gradients: dict[str, Tensor] = {}
         """Gradients of the parameters, by the name of the parameter."""
+        self.late: list[Tensor] | None = None
+        """Gradients that are added to others once a compiled layer has made all of its own; None: each at once."""
         self._partial: dict[str, Tensor] = {}
 
     def run(
@@ -220,8 +222,12 @@ class Tape:
         if waiting := self._partial.pop(weight.parameter, None):
             self.drop(gradient)
             gradient = waiting
-        if self.gradients.setdefault(weight.parameter, gradient) is not gradient:
+        if self.gradients.setdefault(weight.parameter, gradient) is gradient:
+            return
+        if self.late is None:
             self.drop(gradient)
+        else:
+            self.late.append(gradient)
 
     def clear_gradients(self) -> None:
         """`optimizer.zero_grad(set_to_none=True)`."""

@@ -187,7 +187,7 @@ def _budget(outcome: Outcome) -> str:
     cost = 1 - outcome.times(activation_memory_budget=1.0)
     kept = _percent(job.activation_memory_budget)
     used, spent = f"{outcome.used} GiB", f"{_percent(cost)} of the time"
-    return f"Layers keep {kept} of their activations: that brings it to {used} and takes {spent}."
+    return f"Layers keep at most {kept} of their activations: that brings it to {used} and takes {spent}."
 
 
 def _duration(hours: float) -> str:

@@ -3,13 +3,23 @@
 Knows what can be done; whether it is worth it, a job says.
 """
 
+from collections.abc import Sequence
+from math import prod
 from types import MethodType
 from typing import Any
 
+import bitsandbytes  # noqa: F401  # makes torch.ops.bitsandbytes known
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch._dynamo import config as dynamo
 from torch._functorch import config as partitioner
+from torch.utils.flop_counter import register_flop_formula
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+MOST_VARIANTS = 64
+"""Of a compiled layer. Whether gradients are asked for, kinds of layers, rows and lengths that vary or are 1 make about
+a dozen; beyond torch's own limit of 8, whatever is new would run uncompiled, and take other memory than foretold."""
 
 
 def compile_layers(model: torch.nn.Module, activation_memory_budget: float = 1.0) -> None:
@@ -19,10 +29,20 @@ def compile_layers(model: torch.nn.Module, activation_memory_budget: float = 1.0
     not one each. Names of weights stay. Between 1 and 0 the budget says how much of what the backward pass could use is
     kept; the rest is recomputed, cheapest first. Where checkpointing is on, it decides alone.
     """
+    dynamo.recompile_limit = MOST_VARIANTS
     partitioner.activation_memory_budget = activation_memory_budget
+    partitioner.is_non_builtin_to_include = True  # else 4-bit products and varlen attention are taken to cost nothing
+    if isinstance(model, PeftModel):
+        model.enable_input_require_grads()  # or the first layer, whose input needs none, would be compiled apart
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile()
+
+
+@register_flop_formula(torch.ops.bitsandbytes.gemm_4bit)
+def _flops_of_4_bit_product(x: Sequence[int], _: object, weight: Sequence[int], *__: object, **___: object) -> int:
+    """Operations of a product of x [..., in] with a 4-bit weight [out, in]: what it would cost to do it once more."""
+    return 2 * prod(x[:-1]) * prod(weight)
 
 
 def take_inputs_as_they_are(model: torch.nn.Module) -> None:
