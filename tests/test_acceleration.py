@@ -97,6 +97,18 @@ def test_joined_rows_of_other_lengths_cost_one_more_compilation(
     assert counts[0] == 2 and counts[-1] == counts[2] <= 4
 
 
+def test_answers_are_drawn_uncompiled(graphs: list[str]) -> None:
+    model = compiled("llama").eval()
+    for length in (3, 5):
+        ids = torch.ones(1, length, dtype=torch.long)
+        with torch.no_grad():
+            answer = model.generate(input_ids=ids, attention_mask=ids, max_new_tokens=4, do_sample=False)
+        assert answer.shape[1] > length
+    assert graphs == []
+    step(model, 2, 12)
+    assert len(graphs) == 2
+
+
 @pytest.mark.parametrize(("budget", "is_again"), [(0.9, False), (0.01, True)])
 def test_varlen_attention_is_computed_again_last(
     graphs: list[str], monkeypatch: pytest.MonkeyPatch, budget: float, is_again: bool

@@ -188,3 +188,18 @@ def test_compiled_layers_that_keep_a_share_teach_the_same() -> None:
         assert_same(learn(model, padded()), learn(adapted(model_of("llama")), padded()))
         kept.append(kept_bytes(model))
     assert kept[1] < 0.7 * kept[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_compiled_training_draws_the_same_curve_and_answers(tmp_path: Path, method: str) -> None:
+    fields = {"method": method, "lora_dropout": 0, "gradient_checkpointing": False, "max_steps": 4, "num_samples": 2}
+    plain = make_run(tmp_path / "plain", **fields)
+    compiled = make_run(tmp_path / "compiled", torch_compile=True, activation_memory_budget=0.9, **fields)
+    torch._dynamo.reset()
+    assert train(plain) == train(compiled) == 0
+    for name in ("loss", "grad_norm"):
+        expected = [line[name] for line in lines_of(plain)]
+        assert [line[name] for line in lines_of(compiled)] == pytest.approx(expected, rel=1e-3)
+    assert lines_of(compiled, "samples.jsonl") == lines_of(plain, "samples.jsonl")

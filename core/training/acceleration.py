@@ -37,6 +37,9 @@ def compile_layers(model: torch.nn.Module, activation_memory_budget: float = 1.0
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile()
+    if hasattr(model, "generate"):  # with a cache each layer would be compiled for itself, and more than once
+        writer: Any = model
+        writer.generate = torch.compiler.set_stance("force_eager")(writer.generate)
 
 
 @register_flop_formula(torch.ops.bitsandbytes.gemm_4bit)
