@@ -40,7 +40,10 @@ def served(home: Home, *flags: str) -> Iterator[list[str]]:
             yield lines
         finally:
             process.send_signal(2)
-            process.wait(20)
+            try:
+                process.wait(20)
+            finally:
+                process.kill()  # or leaving the block would wait for it forever
 
 
 def link_in(lines: list[str]) -> str:
