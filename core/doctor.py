@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from core.device import Machine
+from core.device import Machine, lacks_for_compiling
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s#]+)", re.MULTILINE)
@@ -32,7 +32,7 @@ class Finding:
 
 def diagnose(machine: Machine) -> tuple[Finding, ...]:
     """Everything that training here needs, whether it is there, and how to get what is not."""
-    return (*_machine_findings(machine), *_package_findings(machine))
+    return (*_machine_findings(machine), *_package_findings(machine), *_compiling_findings(machine))
 
 
 def _machine_findings(machine: Machine) -> list[Finding]:
@@ -67,6 +67,14 @@ def _torch_findings(machine: Machine, installed: str) -> list[Finding]:
         fix = f"pip install --force-reinstall torch=={installed.partition('+')[0]}; on Windows add --index-url"
         return [Finding("torch", f"{installed} cannot use the GPU", f"{fix} https://download.pytorch.org/whl/cu130")]
     return [Finding("torch", installed)] if installed else []
+
+
+def _compiling_findings(machine: Machine) -> list[Finding]:
+    """Compiled layers are faster; without what builds them, profiles choose others."""
+    lack = lacks_for_compiling()
+    return (
+        [Finding("torch.compile", f"{lack.what}: layers are not compiled", lack.fix)] if machine.gpus and lack else []
+    )
 
 
 def installed_version(package: str) -> str | None:

@@ -41,6 +41,8 @@ class Gpu:
     """What renting one costs; None if no price is known."""
     sources: tuple[str, ...]
     """Where the numbers are from, each opening with what it is the source of."""
+    lacks_for_compiling: str = ""
+    """Why torch.compile can build no kernels for it, if it is this machine's; empty where it can."""
 
 
 @dataclass(frozen=True)

@@ -186,11 +186,15 @@ CURES: Mapping[str, tuple[Cure, ...]] = MappingProxyType(
                 lambda job: job.use_liger_kernel,
                 use_liger_kernel=False,
             ),
+            _advice("Install what is missing", "`python app.py doctor` names it; the run can then be resumed."),
+        ),
+        "cannot_compile": (
             _set(
                 "Without compiling",
-                "torch.compile needs Triton and a C compiler.",
+                "Layers that are not compiled need no compiler; they are slower and keep more.",
                 lambda job: job.torch_compile,
                 torch_compile=False,
+                activation_memory_budget=1.0,
             ),
             _advice("Install what is missing", "`python app.py doctor` names it; the run can then be resumed."),
         ),

@@ -13,7 +13,17 @@ import psutil
 import pytest
 
 from core import device
-from core.device import DeviceReading, GpuProcess, ProcessId, chip, find_preset, identify, is_alive, local_gpu
+from core.device import (
+    DeviceReading,
+    GpuProcess,
+    ProcessId,
+    chip,
+    compiling,
+    find_preset,
+    identify,
+    is_alive,
+    local_gpu,
+)
 from core.device.machine import NO_GPU_REASONS
 from core.presets import Gpu, gpus
 
@@ -248,6 +258,27 @@ def test_flops_from_clocks_agree_with_the_data_sheets(
 ) -> None:
     (card,) = device.read_gpus(Nvml(RTX_4090 | {"cores": cores, "core_mhz": boost_mhz, "capability": capability}))
     assert card.flops == pytest.approx(gpus()[preset].flops, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("present", "lack"),
+    [
+        ((), "Triton is not installed"),
+        (("triton",), "there is no C compiler"),
+        (("triton", "gcc"), "Python's headers are missing"),
+        (("triton", "clang", "Python.h"), None),
+    ],
+)
+def test_what_is_missing_for_compiling_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, present: tuple[str, ...], lack: str | None
+) -> None:
+    monkeypatch.setattr(compiling, "find_spec", lambda name: name if name in present else None)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in present else None)
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    if "Python.h" in present:
+        (tmp_path / "Python.h").touch()
+    found = compiling.lacks_for_compiling.__wrapped__()
+    assert (found and found.what) == lack and (not found or found.fix)
 
 
 def test_without_a_gpu_the_processor_is_the_device() -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from core import doctor
-from core.device import DeviceReading, Machine, this_machine
+from core.device import DeviceReading, Lack, Machine, this_machine
 
 OLD_CARD = DeviceReading(0, "Tesla P100-PCIE-16GB", "GPU-1", 2**34, 0, 2**34, (6, 0), "580", 7e11, 1.9e13, ())
 
@@ -41,3 +41,10 @@ def test_a_full_disk_is_found() -> None:
 
 def test_no_gpu_is_said_with_what_is_possible_without() -> None:
     assert "demo" in fixes(dataclasses.replace(this_machine(), gpus=(), no_gpu_reason="no driver"))["GPU"]
+
+
+def test_what_torch_compile_lacks_is_told_where_there_is_a_gpu_to_compile_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "lacks_for_compiling", lambda: Lack("there is no C compiler", "install gcc"))
+    machine = this_machine()
+    assert fixes(dataclasses.replace(machine, gpus=(OLD_CARD,)))["torch.compile"] == "install gcc"
+    assert "torch.compile" not in fixes(dataclasses.replace(machine, gpus=()))

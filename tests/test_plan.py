@@ -263,6 +263,13 @@ def test_a_run_of_unknown_length_is_not_compiled() -> None:
     assert not planned(job_of(), LLAMA_8B, gpus()["a100-80gb"]).torch_compile
 
 
+def test_a_machine_that_cannot_compile_is_planned_for_without() -> None:
+    gpu, rows = replace(gpus()["a100-80gb"], lacks_for_compiling="there is no C compiler"), RowStatistics(50_000, 300)
+    chosen = plan(job_of(), LLAMA_8B, gpu, rows)
+    assert not planned(job_of(), LLAMA_8B, gpu, rows).torch_compile
+    assert "Not compiled: there is no C compiler." in [choice.reason for choice in chosen.choices]
+
+
 def test_compiling_has_its_price_in_the_comparison() -> None:
     job = job_of(max_steps=100)
     eager, compiled = (case_of(job.model_copy(update={"torch_compile": on}), LLAMA_8B, gpus()["h100"]) for on in (0, 1))

@@ -4,6 +4,7 @@ Asks NVML, psutil and the system; never torch, never CUDA.
 """
 
 from core.device.cards import DeviceReading, GpuProcess, read_gpus
+from core.device.compiling import Lack, lacks_for_compiling
 from core.device.known import find_preset
 from core.device.machine import Machine, chip, local_gpu, read_machine, this_machine
 from core.device.process import ProcessId, identify, is_alive
@@ -11,12 +12,14 @@ from core.device.process import ProcessId, identify, is_alive
 __all__ = [
     "DeviceReading",
     "GpuProcess",
+    "Lack",
     "Machine",
     "ProcessId",
     "chip",
     "find_preset",
     "identify",
     "is_alive",
+    "lacks_for_compiling",
     "local_gpu",
     "read_gpus",
     "read_machine",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from core.device.cards import DeviceReading
+from core.device.compiling import lacks_for_compiling
 from core.presets import Gpu, gpus
 
 NAME_NOISE = re.compile(
@@ -32,7 +33,7 @@ def find_preset(name: str, capacity_bytes: int, presets: Sequence[Gpu] | None = 
 
 def as_gpu(reading: DeviceReading) -> Gpu:
     """The card as the estimate wants it: speed and price of its preset, if it has one."""
-    preset = find_preset(reading.name, reading.capacity_bytes)
+    preset, lack = find_preset(reading.name, reading.capacity_bytes), lacks_for_compiling()
     return Gpu(
         id="local",
         name=reading.short_name,
@@ -43,6 +44,7 @@ def as_gpu(reading: DeviceReading) -> Gpu:
         flops=(preset or reading).flops,
         usd_per_hour=preset.usd_per_hour if preset else None,
         sources=preset.sources if preset else ("memory, bandwidth: NVML", "tflops: rough, cores x clock from NVML"),
+        lacks_for_compiling=lack.what if lack else "",
     )
 
 

@@ -135,6 +135,8 @@ def compile_obstacle(case: Case) -> str:
     job, capability = case.job, case.gpu.compute_capability
     if case.is_on_cpu:
         return "the 1 to 2 minutes it takes seldom pay on a processor"
+    if case.gpu.lacks_for_compiling:
+        return case.gpu.lacks_for_compiling
     if capability < LEAST_CAPABILITY:
         return f"compute capability {capability[0]}.{capability[1]} is below 8.0"
     if job.base_bits not in COMPILE_SECONDS:

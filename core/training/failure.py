@@ -111,6 +111,12 @@ CAUSES = (
         "attn_implementation: FlashAttention is not usable here; install flash-attn, or choose sdpa.",
     ),
     Cause(
+        "cannot_compile",
+        r"TritonMissing|TooOldForTriton|Failed to find C compiler|InvalidCxxCompiler|CppCompileError"
+        r"|CalledProcessError: Command '\['[^']*(gcc|clang|cc)'",
+        "torch.compile cannot build kernels here: Triton, a C compiler or Python's headers are missing.",
+    ),
+    Cause(
         "import_error",
         r"^ModuleNotFoundError: No module named '(?P<package>[\w-]+)",
         "A package is missing where the training runs: pip install {package}.",
