@@ -121,6 +121,7 @@ def test_a_run_that_diverges_says_so_and_offers_a_slower_one(over_trained: App, 
     expect(page.get_by_label("Full", exact=True)).to_be_checked()
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_and_one_is_renamed(over_trained: App, page: Page, trained: Home) -> None:
     fast, slow, _ = runs.list_runs(trained)
     page.goto(over_trained.url)

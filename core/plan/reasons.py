@@ -12,6 +12,7 @@ from core.fit.case import packed_splits
 from core.methods import STAGES
 from core.plan.ladder import CHECKPOINT_ALL, COMPILE_SECONDS, LEAST_GAIN, compile_obstacle, forecast, seconds_per_token
 from core.speed.kernels import needs_eager
+from core.speed.passes import passes_of
 from core.speed.rows import sorts_rows
 
 GIB = 2**30
@@ -185,9 +186,11 @@ def _budget(outcome: Outcome) -> str:
     if not outcome.keeps_a_share:
         return "All that a layer saves is kept, 100 %."
     cost = 1 - outcome.times(activation_memory_budget=1.0)
-    kept = _percent(job.activation_memory_budget)
+    kept = f"{_percent(job.activation_memory_budget)} of their activations"
+    if passes_of(job, outcome.chosen.shape).recompute == 0:
+        kept += ", and do no product twice"
     used, spent = f"{outcome.used} GiB", f"{_percent(cost)} of the time"
-    return f"Layers keep at most {kept} of their activations: that brings it to {used} and takes {spent}."
+    return f"Layers keep at most {kept}: that brings it to {used} and takes {spent}."
 
 
 def _duration(hours: float) -> str:
