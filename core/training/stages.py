@@ -172,6 +172,7 @@ def _build(
     if METHODS[job.method].trains_adapter and not job.use_dora:  # DoRA's norms are taken in the input's precision
         take_inputs_as_they_are(trainer.model)
     if job.torch_compile:
+        print("The layers are compiled when they are first used: the first steps take a minute or two longer.")
         compile_layers(trainer.model, job.activation_memory_budget)
     watched: Watched = trainer
     return watched
