@@ -38,7 +38,7 @@ CASES = (
     ("meta-llama/Llama-3.1-70B", "qlora", "h200"),
 )
 NUM_ROWS = 20_000
-ATTENTION = {"varlen": "varlen", "sdpa": "SDPA", "eager": "eager"}
+ATTENTION = {"varlen": "varlen", "sdpa": "SDPA", "eager": "eager", "flex_attention": "flex"}
 OPTIMIZERS = {"adamw_torch_fused": "fused", "adamw_8bit": "8-bit", "paged_adamw_8bit": "paged 8-bit"}
 HEADINGS = (
     "model",

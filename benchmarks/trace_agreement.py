@@ -96,6 +96,8 @@ EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
     ("llama", {"num_hidden_layers": 8}, {"method": "lora", "checkpoint_every_n_layers": 2}),
     ("llama", {"num_hidden_layers": 9}, {"method": "full", "checkpoint_every_n_layers": 3}),
     ("llama", {}, {"method": "lora", "packing": True, "attn_implementation": "varlen"}),
+    ("gemma2", {}, {"method": "lora", "attn_implementation": "flex_attention"}),
+    ("gemma2", {}, {"method": "full", "attn_implementation": "flex_attention", "gradient_checkpointing": False}),
     ("llama", DEEP, {"method": "freeze", "num_trainable_layers": 5}),
     *(
         (family, {}, {"stage": stage, "method": method})

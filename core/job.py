@@ -121,8 +121,9 @@ class JobSpec(BaseModel):
     activation_offloading: bool = Field(
         False, description="Keep activations in main memory until the backward pass (needs a CUDA device)."
     )
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "varlen"] = Field(
-        "sdpa", description="Attention kernel; varlen reads packed rows without a mask."
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "varlen", "flex_attention"] = Field(
+        "sdpa",
+        description="Attention kernel; varlen reads packed rows unmasked, flex_attention those with capped scores too.",
     )
     use_liger_kernel: bool = Field(
         False, description="Liger's fused layers (needs a CUDA device and `pip install liger-kernel`)."

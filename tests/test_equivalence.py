@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,23 @@ def test_packed_rows_teach_what_their_sequences_teach_one_by_one(
 def test_padded_rows_teach_the_same_with_and_without_a_mask(family: str, side: str, attn_implementation: str) -> None:
     model = model_of(family, attn_implementation)
     assert_same(learn(model, padded(side)), learn(model_of(family), padded(side)))
+
+
+@pytest.fixture
+def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """FlexAttention's plain arithmetic, which can go back on a CPU too, where its kernels cannot."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@pytest.mark.usefixtures("flex_on_cpu")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.parametrize("batches", [packed, padded])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gemma2"])
+def test_flex_attention_teaches_the_same_capped_or_not(family: str, batches: Callable[[], Batches]) -> None:
+    expected = learn(model_of(family, "eager"), apart() if batches is packed else batches())
+    assert_same(learn(model_of(family, "flex_attention"), batches()), expected)
 
 
 def test_batches_one_after_another_teach_what_one_batch_teaches() -> None:

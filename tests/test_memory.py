@@ -324,6 +324,15 @@ def test_compiled_layers_keep_less(method: str) -> None:
     assert compiled["backward"] < 0.9 * plain["backward"] and compiled["load"] == plain["load"]
 
 
+def test_capped_scores_are_stored_by_eager_and_not_by_flex_attention() -> None:
+    gemma = models()["google/gemma-2-9b"].shape
+    flex, eager = (
+        estimate(JobSpec.parse({"method": "qlora", "max_length": 8192, "attn_implementation": kernel}), gemma, GPU)
+        for kernel in ("flex_attention", "eager")
+    )
+    assert 3 * flex.phases["backward"] < eager.phases["backward"]
+
+
 @pytest.mark.parametrize("other", [{"torch_compile": False}, {"gradient_checkpointing": True}], ids=str)
 def test_a_budget_means_nothing_to_layers_that_are_not_compiled_or_keep_nothing(other: dict[str, object]) -> None:
     fields = {**WITHIN_BUDGET, **other}

@@ -212,6 +212,14 @@ def test_joined_rows_are_told_apart_by_varlen_attention_where_the_card_has_it() 
         assert (varlen.tokens_per_second > 1.2 * masked.tokens_per_second) == is_faster
 
 
+def test_capped_scores_are_faster_where_they_are_not_stored() -> None:
+    flex, eager = (
+        predict("google/gemma-2-9b", max_length=8192, attn_implementation=kernel)
+        for kernel in ("flex_attention", "eager")
+    )
+    assert flex.tokens_per_second > 1.2 * eager.tokens_per_second
+
+
 def test_training_the_last_layers_is_faster_than_training_all() -> None:
     rates = [predict(method="freeze", num_trainable_layers=number).tokens_per_second for number in (32, 16, 2)]
     assert rates == sorted(rates)

@@ -406,6 +406,7 @@ def test_every_cause_has_a_name_that_a_program_can_rely_on() -> None:
         (OSError(122, "Disk quota exceeded"), "disk_full"),
         (OSError("libcudart.so.13: cannot open shared object file: No such file or directory"), "import_error"),
         (RuntimeError("Failed to find C compiler. Please specify via CC environment variable"), "cannot_compile"),
+        (NotImplementedError("FlexAttention does not support backward on CPU."), "attention_unavailable"),
         (CalledProcessError(1, ["/usr/bin/gcc", "/tmp/x/main.c", "-O3"]), "cannot_compile"),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "gpu_unusable"),
         (TrainingError("dataset line 3: is empty.", cause="bad_row"), "bad_row"),

@@ -27,6 +27,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     "llama4_text": {"attention_chunk_size": 5, "intermediate_size_mlp": 48, "num_local_experts": 2},
 }
+CAPPED: dict[str, dict[str, Any]] = {"gemma2": {"sliding_window": 5, "attn_logit_softcapping": 2.0}}
+"""Those that only eager and FlexAttention can compute."""
 LENGTHS = (9, 6, 1, 14)
 """Of four texts: the first two are as long together as the last two."""
 Batches = list[dict[str, Any]]
@@ -39,7 +41,7 @@ def model_of(family: str, attn_implementation: str = "sdpa") -> Any:
     """A model of a family, always with the same weights."""
     attention.register()
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **TINY | FAMILIES[family])
+    config = AutoConfig.for_model(family, **TINY | (FAMILIES | CAPPED)[family])
     return AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation).train()
 
 

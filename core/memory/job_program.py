@@ -86,8 +86,11 @@ def _quantization(job: JobSpec) -> Quantization | None:
 def _attention(job: JobSpec, shape: ModelShape, gpu: Gpu) -> Attention:
     """The kernel that transformers and PyTorch choose.
 
-    PyTorch's SDPA knows neither soft caps nor sinks; before Ampere it has no FlashAttention.
+    PyTorch's SDPA knows neither soft caps nor sinks; before Ampere it has no FlashAttention. FlexAttention keeps what
+    that does, and needs less in its backward pass (torch/_inductor/kernel/flex).
     """
+    if job.attn_implementation == "flex_attention":
+        return "flash"
     if job.attn_implementation == "eager" or shape.attn_logit_softcapping or shape.family.has_sinks:
         return "eager"
     if job.attn_implementation == "flash_attention_2" or (job.attn_implementation == "varlen" and job.packing):

@@ -94,9 +94,12 @@ def _packing(outcome: Outcome) -> str:
 
 def _attention(outcome: Outcome) -> str:
     case, job = outcome.chosen, outcome.chosen.job
+    if job.attn_implementation == "flex_attention":
+        return "FlexAttention builds a kernel for what each token sees: without a mask, without storing scores."
     if needs_eager(case.shape):
         what = "caps" if case.shape.attn_logit_softcapping else "adds sinks to"
-        return f"The model {what} the scores of its {case.shape.num_attention_heads} heads, which only eager can do."
+        heads = case.shape.num_attention_heads
+        return f"The model {what} the scores of its {heads} heads, which only eager and flex_attention can do."
     if job.attn_implementation == "varlen":
         tokens = job.per_device_train_batch_size * job.max_length
         length = f"{outcome.mean_tokens:,.0f}" if outcome.mean_tokens else "their own"

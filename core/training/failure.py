@@ -111,6 +111,11 @@ CAUSES = (
         "attn_implementation: FlashAttention is not usable here; install flash-attn, or choose sdpa.",
     ),
     Cause(
+        "attention_unavailable",
+        r"FlexAttention does not support backward on CPU|through torch's flex_attention",
+        "attn_implementation: FlexAttention trains on a GPU only, and not every model; choose sdpa.",
+    ),
+    Cause(
         "cannot_compile",
         r"TritonMissing|TooOldForTriton|Failed to find C compiler|InvalidCxxCompiler|CppCompileError"
         r"|CalledProcessError: Command '\['[^']*(gcc|clang|cc)'",

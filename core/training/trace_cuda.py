@@ -23,6 +23,8 @@ from .trace_ledger import Ledger
 MIB = 2**20
 TRACED_FLASH = "traced_fa2"
 """Stands for flash_attention_2, whose package transformers would look for at a name with "flash" in it."""
+TRACED_FLEX = "traced_blocks"
+"""Stands for flex_attention, which keeps what FlashAttention keeps, and is told of padding without copies."""
 AUTOCAST_TO_FLOAT32 = frozenset(
     {
         *(torch.Tensor.pow, torch.Tensor.__pow__, torch.pow, torch.Tensor.rsqrt, torch.rsqrt, torch.Tensor.exp),
@@ -132,7 +134,8 @@ def as_on(card: Card, ledger: Ledger) -> Iterator[None]:
             yield
         else:
             functions = CudaFunctions(card, ledger)
-            AttentionInterface.register(TRACED_FLASH, functions.flash)
+            for name in (TRACED_FLASH, TRACED_FLEX):
+                AttentionInterface.register(name, functions.flash)
             with functions, _fused_head(), _int8_products():
                 yield
 
@@ -157,6 +160,10 @@ def _int8_products() -> Iterator[None]:
     """8-bit layers multiply integers, which a CPU leaves to floating point (matmul in bitsandbytes/autograd)."""
     with patch.object(bnb_functions, "MatMul8bitFp", bnb_functions.MatMul8bitLt):
         yield
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """FlexAttention is given a function, and a list of blocks that is small beside any tensor."""
 
 
 def _padding(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> Tensor | None:
@@ -331,5 +338,6 @@ def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-AttentionInterface.register(TRACED_FLASH, CudaFunctions.flash)  # a name to build a model with; `as_on` knows the ledger
-AttentionMaskInterface.register(TRACED_FLASH, _padding)
+for _name, _mask in ((TRACED_FLASH, _padding), (TRACED_FLEX, _no_mask)):
+    AttentionInterface.register(_name, CudaFunctions.flash)  # a name to build a model with; `as_on` knows the ledger
+    AttentionMaskInterface.register(_name, _mask)

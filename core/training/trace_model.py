@@ -32,7 +32,7 @@ from .load import (
     cast_adapters,
     choose_precision,
 )
-from .trace_cuda import TRACED_FLASH, Card
+from .trace_cuda import TRACED_FLASH, TRACED_FLEX, Card
 
 NOT_SHAPE = ("architectures", "auto_map", "dtype", "torch_dtype", "quantization_config", "transformers_version")
 """Keys of a config.json that say nothing of the shape, or name code."""
@@ -171,6 +171,8 @@ def dequantised_for_dora() -> Iterator[None]:
 
 def _traced(kernel: str, is_packed: bool) -> str:
     """What stands for an attention kernel: where rows are not joined, `varlen` computes what `causal` does."""
+    if kernel == "flex_attention":
+        return TRACED_FLEX
     if kernel == "flash_attention_2" or (kernel == "varlen" and is_packed):
         return TRACED_FLASH
     return "causal" if kernel == "varlen" else kernel
