@@ -17,8 +17,8 @@ SPREAD_OF_VARYING_LENGTHS = 0.05
 """The same when every batch has other lengths: gaps of one do not fit the next. Replays of 24 jobs with random lengths
 reserved 0 to 7 % more than was allocated, 2 % in the median."""
 SPREAD_OF_COMPILATION = 0.03
-"""What a compiled layer keeps is known to the byte. What it has at once is 10 % too low at worst, and only one layer has
-it at a time: 2 % where that is a fifth of all (tests/test_compiled_layers.py). The rest is for kernels being tried."""
+"""What a compiled layer keeps is known to the byte. What it has at once is 10 % too low at worst, and one layer alone
+has it: 2 % where that is a fifth of all (tests/test_compiled_layers.py). The rest is for kernels being tried."""
 
 
 @dataclass(frozen=True)
