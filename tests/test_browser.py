@@ -112,6 +112,7 @@ def test_the_estimate_moves_with_the_method_and_the_card(form: App, page: Page) 
     expect(page.locator("#estimate .fits")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(form: App, page: Page) -> None:
     open_form(page, form)
     choose(page, "model", "Llama 3.1 8B", "meta-llama/Llama-3.1-8B")

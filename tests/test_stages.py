@@ -263,6 +263,7 @@ def test_only_the_last_layers_and_the_norm_train_and_a_tied_head_does_not(tmp_pa
 
 
 @training
+@pytest.mark.slow  # a story of the browser goes this way, too
 def test_dpo_after_sft_compares_with_the_model_that_sft_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier = stage_run(tmp_path / "sft", "sft", lora_r=8)
     later, halved = (stage_run(tmp_path / name, "dpo", adapter=str(earlier), max_steps=4) for name in ("dpo", "halved"))
