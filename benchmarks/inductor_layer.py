@@ -21,7 +21,7 @@ from torch._functorch import partitioners
 from torch._inductor import compile_fx
 from torch._inductor.graph import GraphLowering
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import flop_registry, register_flop_formula
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -86,7 +86,6 @@ def _quantise(layer: Any) -> None:
                 setattr(owner, name, made.to("cpu"))
 
 
-@register_flop_formula(torch.ops.bitsandbytes.gemm_4bit)
 def _flops_of_4_bit_product(x: Sequence[int], _: object, weight: Sequence[int], *__: object, **___: object) -> int:
     """As in core/training/acceleration.py."""
     return 2 * prod(x[:-1]) * prod(weight)
@@ -132,6 +131,7 @@ def _spied_compiler(budget: float) -> Iterator[list[_Graph]]:
         functorch.patch(activation_memory_budget=budget, is_non_builtin_to_include=True),
         torch._dynamo.config.patch(automatic_dynamic_shapes=False),
         torch._inductor.config.patch(fx_graph_cache=False),
+        patch.dict(flop_registry, {torch.ops.bitsandbytes.gemm_4bit: shape_wrapper(_flops_of_4_bit_product)}),
         patch.object(GraphLowering, "compile_to_module", write_down),
         patch.object(compile_fx, "compile_fx", compile_without_kernels),
         patch.object(partitioners, "get_default_op_list", _with_attention(partitioners.get_default_op_list)),
