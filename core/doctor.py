@@ -71,10 +71,8 @@ def _torch_findings(machine: Machine, installed: str) -> list[Finding]:
 
 def _compiling_findings(machine: Machine) -> list[Finding]:
     """Compiled layers are faster; without what builds them, profiles choose others."""
-    lack = lacks_for_compiling()
-    return (
-        [Finding("torch.compile", f"{lack.what}: layers are not compiled", lack.fix)] if machine.gpus and lack else []
-    )
+    lack = lacks_for_compiling() if machine.gpus else None
+    return [Finding("torch.compile", f"{lack.what}: layers are not compiled", lack.fix)] if lack else []
 
 
 def installed_version(package: str) -> str | None:

@@ -17,7 +17,6 @@ from tests.tiny_models import adapted, model_of
 
 pytestmark = [
     pytest.mark.training,
-    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),  # from within PyTorch's compiler
 ]
@@ -42,7 +41,7 @@ def graphs() -> Iterator[list[str]]:
     torch._dynamo.reset()
     with (
         patch.object(compile_fx, "compile_fx", compile_as_it_is),
-        torch._dynamo.config.patch(fail_on_recompile_limit_hit=True),
+        torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=8),
         torch._functorch.config.patch(activation_memory_budget=1.0, is_non_builtin_to_include=False),
     ):
         yield found
@@ -71,6 +70,7 @@ def test_the_layers_of_a_model_are_compiled_once_the_first_included(graphs: list
     assert len(graphs) == 2  # forward and backward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_no_batch_runs_uncompiled_whatever_its_size(graphs: list[str], family: str) -> None:
     model = compiled(family)
@@ -83,6 +83,7 @@ def test_no_batch_runs_uncompiled_whatever_its_size(graphs: list[str], family: s
     assert len(graphs) == num_graphs
 
 
+@pytest.mark.slow
 def test_joined_rows_of_other_lengths_cost_one_more_compilation(
     graphs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +110,8 @@ def test_answers_are_drawn_uncompiled(graphs: list[str]) -> None:
     assert len(graphs) == 2
 
 
-@pytest.mark.parametrize(("budget", "is_again"), [(0.9, False), (0.01, True)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("budget", "is_again"), [(0.5, False), (0.01, True)])
 def test_varlen_attention_is_computed_again_last(
     graphs: list[str], monkeypatch: pytest.MonkeyPatch, budget: float, is_again: bool
 ) -> None:

@@ -92,7 +92,7 @@ def test_a_compiled_layer_is_estimated_as_torch_makes_it(family: str, method: st
     kept, at_once = MEASURED[family, method, budget]
     estimated_kept, estimated_at_once = per_token(estimated(config_of(family, WIDTH), method, budget, NUM_TOKENS))
     if budget >= LEAVES_PRODUCTS_ALONE:
-        assert estimated_kept == pytest.approx(kept, rel=0.001)
+        assert estimated_kept == kept
     else:  # a budget is rarely met to the byte
         assert kept <= estimated_kept <= 0.09 * MEASURED[family, method, 1.0][0] + kept
     assert 0.9 * at_once < estimated_at_once < 1.3 * at_once
@@ -105,7 +105,7 @@ def test_torch_makes_it_so(family: str, method: str, budget: float) -> None:
     from benchmarks.inductor_layer import measure
 
     found = measure(config_of(family, WIDTH), method, budget, NUM_TOKENS)
-    assert per_token(found) == pytest.approx(MEASURED[family, method, budget], rel=0.001)
+    assert per_token(found) == pytest.approx(MEASURED[family, method, budget], abs=1)
 
 
 @pytest.mark.slow

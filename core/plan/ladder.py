@@ -59,7 +59,7 @@ KEPT_WITHOUT_PRODUCTS = 0.66
 """Of what a compiled layer keeps, what it keeps if it only computes again what is no product: 43 of 66 kB per token in
 a Llama layer (`python benchmarks/compiled_layers.py`)."""
 KEPT_COMPILED = 0.7
-"""Of what a layer keeps, what it keeps if it is compiled: it fuses a norm, a gate and an adapter's sum."""
+"""Of what a layer keeps, what it keeps if it is compiled, by the estimate: 0.67 with full, 0.73 with LoRA in Llama."""
 
 
 @dataclass(frozen=True)
