@@ -58,6 +58,13 @@ ONLY_EAGER = ("gemma2", "gpt_oss")
 """Soft caps and sinks are more than SDPA computes: these fall back to eager."""
 DEEP: Mapping[str, object] = {"num_hidden_layers": 30}
 GPU, OLD_GPU = "rtx-4090", "t4"
+ANSWERS: Mapping[str, object] = {
+    "per_device_train_batch_size": 4,
+    "num_generations": 4,
+    "max_completion_length": 128,
+}
+LONG_ANSWERS: Mapping[str, object] = {"max_length": 1536, "max_completion_length": 1472}
+"""Beside short prompts: the last token takes more than to read the prompts."""
 EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
     ("llama", DEEP, {"method": "full"}),
     ("llama", DEEP, {"method": "lora", "max_length": 2048}),
@@ -101,13 +108,34 @@ EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
     ("llama", DEEP, {"method": "freeze", "num_trainable_layers": 5}),
     *(
         (family, {}, {"stage": stage, "method": method})
-        for stage in ("reward", "dpo", "kto")
+        for stage in ("reward", "dpo", "kto", "orpo", "cpo")
         for family, method in (("llama", "full"), ("llama", "freeze"), ("qwen3", "lora"), ("gemma3_text", "qlora"))
     ),
     ("llama", {}, {"stage": "dpo", "method": "full", "precompute_ref_log_probs": True}),
     ("llama", {}, {"stage": "dpo", "method": "lora", "gradient_checkpointing": False}),
     ("qwen2", {}, {"stage": "reward", "method": "lora-8bit", "gpu": OLD_GPU}),
     ("llama", {}, {"stage": "cpt", "method": "lora", "packing": True}),
+    ("llama", {}, {"stage": "cpo", "method": "full", "loss_type": "simpo"}),
+    ("qwen3", {}, {"stage": "cpo", "method": "lora", "loss_type": "simpo"}),
+    *(
+        (family, {}, {"stage": stage, "method": method, **ANSWERS, **fields})
+        for stage, family, method, fields in (
+            ("grpo", "llama", "full", {}),
+            ("grpo", "llama", "full", {"beta": 0.04}),
+            ("grpo", "qwen3", "lora", {"beta": 0.04}),
+            ("grpo", "gemma3_text", "qlora", {}),
+            ("grpo", "mistral", "lora", {"gpu": OLD_GPU}),
+            ("grpo", "qwen2", "lora-8bit", {}),
+            ("grpo", "qwen3_moe", "lora", {}),
+            ("grpo", "gpt_oss", "lora", {}),
+            ("grpo", "qwen3", "lora", LONG_ANSWERS),
+            ("grpo", "gemma3_text", "qlora", LONG_ANSWERS),
+            ("grpo", "llama", "lora", {**LONG_ANSWERS, "attn_implementation": "eager"}),
+            ("rloo", "llama", "full", {}),
+            ("rloo", "mixtral", "lora", {}),
+            ("rloo", "qwen3", "lora", LONG_ANSWERS),
+        )
+    ),
 )
 """Family, what differs in its config.json, the job: what the grid leaves out."""
 
@@ -167,6 +195,8 @@ QUICK = (
     "llama lora packing=True",
     "qwen2 qlora gpu=t4 attn_implementation=eager",
     "dpo qwen3 lora",
+    "cpo qwen3 lora loss_type=simpo",
+    "grpo qwen3_moe lora per_device_train_batch_size=4 num_generations=4 max_completion_length=128",
 )
 """Names of cases that stand for all."""
 

@@ -31,12 +31,12 @@ FIELDS = (
     *("gradient_accumulation_steps", "max_grad_norm", "optim", "gradient_checkpointing", "attn_implementation"),
     *("lora_r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "init_lora_weights"),
     *("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "modules_to_save", "num_trainable_layers"),
-    *("checkpoint_every_n_layers", "precompute_ref_log_probs"),
+    *("checkpoint_every_n_layers", "precompute_ref_log_probs", "loss_type", "beta", "max_completion_length"),
 )
 """Fields of a job that the trace reads."""
 NOT_MEMORY = ("model", "revision", "lora_alpha", "use_rslora", "init_lora_weights")
 """Those among them that change no tensor's size."""
-TRACED_STAGES = ("sft", "cpt", "reward", "dpo", "kto")
+TRACED_STAGES = ("sft", "cpt", "reward", "dpo", "kto", "orpo", "cpo", "grpo", "rloo")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Objection:
 OBJECTIONS = (
     Objection(lambda job: job.stage not in TRACED_STAGES, "No trace takes the steps of this stage"),
     Objection(lambda job: job.use_liger_kernel, "Liger's kernels cannot run without a GPU"),
-    Objection(lambda job: job.torch_compile, "A compiled model allocates otherwise"),
+    Objection(lambda job: bool(job.reward_model), "No trace knows the size of a reward model"),
     Objection(lambda job: job.activation_offloading, "Without a GPU nothing can be offloaded"),
     Objection(lambda job: job.optim in EXTRA_OPTIMIZERS, "The trace does not know this optimizer"),
 )
@@ -115,6 +115,11 @@ class Request:
             del asked["job"][name]
         text = json.dumps([asked, _versions(), _program_digest()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def as_traced(job: JobSpec) -> JobSpec:
+    """The job whose step is traced for another: that of the model as it is, before torch.compile fuses anything."""
+    return job.model_copy(update={"torch_compile": False, "activation_memory_budget": 1.0})
 
 
 def check_exactly(

@@ -16,6 +16,7 @@ from core.referee import (
     ExactEstimate,
     RefereeError,
     Request,
+    as_traced,
     check_exactly,
     estimate_exactly,
     trace_all,
@@ -41,7 +42,7 @@ def request(config: Mapping[str, Any] = CONFIG, **fields: object) -> Request:
 ASKED = {
     "nonsense": request({"model_type": "nonsense"}),
     "compiled": request(torch_compile=True),
-    "drawing": request(stage="grpo", max_completion_length=64, gradient_accumulation_steps=8),
+    "judged": request(stage="grpo", reward_model="/judge", max_completion_length=64, gradient_accumulation_steps=8),
     "plain": request(),
     "pissa": request(init_lora_weights="pissa"),
     "dora": request(use_dora=True),
@@ -112,7 +113,7 @@ def test_a_peak_is_that_of_the_highest_phase_and_more_is_reserved(answers: Mappi
     assert plain.peak_reserved_bytes >= plain.peak_allocated_bytes == max(plain.phases.values())
 
 
-@pytest.mark.parametrize("name", ["nonsense", "compiled", "drawing"])
+@pytest.mark.parametrize("name", ["nonsense", "judged"])
 def test_what_cannot_be_traced_is_one_sentence_in_its_place(name: str, answers: Mapping[str, Any]) -> None:
     assert isinstance(answers[name], RefereeError)
     assert "\n" not in str(answers[name]) and str(answers[name]).endswith(".")
@@ -139,6 +140,12 @@ def test_a_trace_that_nobody_waits_for_is_called_off(tmp_path: Path) -> None:
 def test_an_architecture_without_a_closed_form_is_traced(answers: Mapping[str, Any]) -> None:
     phases = answers["no closed form"].phases
     assert phases["backward"] > phases["load"] > 0
+
+
+def test_a_compiled_job_is_traced_as_it_is_uncompiled(answers: Mapping[str, Any]) -> None:
+    compiled = job(torch_compile=True, activation_memory_budget=0.5)
+    assert answers["compiled"].phases == answers["plain"].phases
+    assert as_traced(compiled) == job()
 
 
 def test_the_start_of_an_adapter_takes_no_memory(answers: Mapping[str, Any]) -> None:

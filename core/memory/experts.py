@@ -9,6 +9,7 @@ from core.memory.heap import Tensor
 from core.memory.linear import ForwardPass
 from core.memory.program import LayerKind
 from core.memory.tape import WeightGradient
+from core.shapes.families import Experts
 
 
 def experts(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
@@ -17,20 +18,23 @@ def experts(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     pairs, width, matrix = _num_pairs(run), shape.moe_intermediate_size, shape.num_experts * shape.hidden_size
     scores = _product(run, x, run.num_tokens * shape.num_experts, f"{name}.router", matrix)
     shares = tape.run(scores, number_bytes=4, saves_output=True, consumes=True)
-    weights = tape.run(shares, numbers=pairs, consumes=True)
+    share_bytes = 4 if _layout(run).weighs_in_float32 else run.program.compute_bytes
+    weights = tape.run(shares, numbers=pairs, number_bytes=share_bytes, consumes=True)
     tokens = tape.run(x, numbers=pairs * shape.hidden_size, number_bytes=run.program.compute_bytes)
     bias = _gathered_bias(run, 2 * pairs * width)
     both = _product(run, tokens, 2 * pairs * width, f"{name}.gate_up", 2 * matrix * width)
-    tape.drop(tokens)
     gated = _clamped_gate(run, both) if _has_bias(run) else _gate(run, both)
     tape.drop(bias)
     bias = _gathered_bias(run, pairs * shape.hidden_size)
     out = _product(run, gated, pairs * shape.hidden_size, f"{name}.down", matrix * width)
     tape.drop(gated)
-    weighed = tape.run(out, weights, saves=[out, weights], backward_scratch_bytes=out.num_bytes, consumes=True)
-    restored = tape.run(weighed, consumes=True)
-    mixed = tape.run(restored, numbers=run.num_tokens * shape.hidden_size, consumes=True)
-    tape.drop(bias)
+    wide = max(out.number_bytes, share_bytes)
+    weighed = tape.run(out, weights, number_bytes=wide, saves=[out, weights], backward_scratch_bytes=out.numbers * wide)
+    restored = tape.run(weighed, saves_constant=True, consumes=True)  # in the order of the tokens again
+    sum_bytes = 4 if run.program.autocast else restored.number_bytes
+    mixed = tape.run(restored, numbers=run.num_tokens * shape.hidden_size, number_bytes=sum_bytes, consumes=True)
+    mixed = tape.cast(mixed, x.number_bytes, consumes=True)
+    tape.drop(tokens, out, weights, bias)  # its names are those of a function, which end with it
     return mixed
 
 
@@ -38,10 +42,16 @@ def _num_pairs(run: ForwardPass) -> int:
     return run.num_tokens * run.program.shape.num_experts_per_tok
 
 
+def _layout(run: ForwardPass) -> Experts:
+    """How the family has its experts."""
+    found = run.program.shape.family.experts
+    assert found is not None  # no other layer has experts
+    return found
+
+
 def _has_bias(run: ForwardPass) -> bool:
     """True for gpt-oss, whose gate is one of its own too."""
-    layout = run.program.shape.family.experts
-    return layout is not None and layout.has_bias
+    return _layout(run).has_bias
 
 
 def _product(run: ForwardPass, x: Tensor, numbers: int, parameter: str, parameter_numbers: int) -> Tensor:

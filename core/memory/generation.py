@@ -16,6 +16,8 @@ from core.memory.tape import Tape
 
 COPIES_OF_SCORES = 4
 """float32 numbers per word of the vocabulary: logits, their copy, the same by temperature, probabilities."""
+BYTES_OF_SCORES = 10
+"""Of each query head and token, where attention is spelled out: the scores, the same in float32, their softmax."""
 
 
 def generate(program: Program, drawn: Generation, kinds: Sequence[LayerKind], tape: Tape) -> None:
@@ -37,15 +39,16 @@ def generate(program: Program, drawn: Generation, kinds: Sequence[LayerKind], ta
 
 
 def _read_prompts(program: Program, kinds: Sequence[LayerKind], tape: Tape) -> list[Tensor]:
-    """The first pass, over all tokens of the prompts. Returns the cache."""
+    """The first pass, over all tokens of the prompts, padded on the left. Returns the cache."""
     cache: list[Tensor] = []
     run = ForwardPass(program, tape, cache=cache)
-    given, x = inputs(program, kinds, tape.heap), embedded(program, tape.heap)
+    given, x = inputs(program, kinds, tape.heap, num_tables=program.rows), embedded(program, tape.heap)
+    first = tape.hold(x)
     for index, kind in enumerate(kinds):
         x = decoder_layer(run, x, kind, f"layers.{index}")
     last = norm(run, x, "norm")
     run.end_autocast()
-    tape.drop(last, *given)
+    tape.drop(last, first, *given)
     return cache
 
 
@@ -60,14 +63,15 @@ def _layer_cache(program: Program, drawn: Generation, kind: LayerKind, heap: Hea
 
 
 def _attend(program: Program, drawn: Generation, heap: Heap) -> None:
-    """One layer at the last token: the cache is copied to be one longer; with a mask, keys and values are repeated for
-    every query head (sdpa_attention_forward)."""
+    """One layer at the last token: keys and values are copied to be one longer, each once the other is. Spelled out,
+    attention repeats both for every query head (eager_attention_forward); other kernels take what there is (pack_gqa
+    in transformers/integrations/sdpa_attention.py).
+    """
     shape, tokens = program.shape, drawn.prompt_tokens + drawn.completion_tokens
-    is_grouped = shape.num_attention_heads != shape.num_key_value_heads
-    if program.has_mask and is_grouped and program.attention != "flash":
-        heap.scratch(2 * drawn.rows * tokens * shape.num_attention_heads * shape.head_dim * program.compute_bytes)
-    else:
-        heap.scratch(drawn.rows * tokens * shape.num_key_value_heads * shape.head_dim * program.compute_bytes)
+    heap.scratch(drawn.rows * tokens * shape.num_key_value_heads * shape.head_dim * program.compute_bytes)
+    if program.attention == "eager" and shape.num_attention_heads != shape.num_key_value_heads:
+        repeated_bytes = 2 * shape.head_dim * program.compute_bytes
+        heap.scratch(drawn.rows * tokens * shape.num_attention_heads * (repeated_bytes + BYTES_OF_SCORES))
 
 
 def _score(program: Program, drawn: Generation, heap: Heap) -> None:

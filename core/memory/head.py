@@ -43,6 +43,7 @@ def fused_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]
         weights=_head_gradient(run),
         consumes=True,
     )
+    run.tape.drop(hidden)
     return loss, None
 
 
@@ -77,6 +78,7 @@ def native_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None
         outputs32 = tape.heap.allocate(outputs.numbers, 4, "logits")
         tape.drop(outputs)
         outputs = outputs32
+    tape.drop(hidden)
     return loss, outputs
 
 
@@ -108,6 +110,7 @@ def sixteen_bit_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor |
     loss = tape.run(
         log_softmax, numbers=1, saves=[log_softmax], gradient_bytes=[chunk_bytes], kind="logits", consumes=True
     )
+    tape.drop(hidden)
     return loss, outputs
 
 
@@ -117,7 +120,7 @@ def score_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]
     x = tape.cast(hidden, program.compute_bytes)
     weight = WeightGradient(f"{run.model}score", width * program.weight_bytes)
     scores = tape.run(x, numbers=run.num_tokens, saves=[x], weights=[weight] if program.trains_head else [])
-    tape.drop(x)
+    tape.drop(x, hidden)
     return tape.run(scores, numbers=program.rows, number_bytes=4, consumes=True), None
 
 
@@ -129,15 +132,35 @@ def preference_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | 
     trl/kernels/logprob_entropy.py.
     """
     tape = run.tape
-    logits = tape.cast(_logits(run, hidden), 4, consumes=True)  # accelerate's convert_outputs_to_fp32
+    logits = _logits_in_float32(run, hidden)
     half = logits.numbers // 2
-    chosen = tape.run(logits, numbers=half, kind="logits", backward_scratch_bytes=4 * half, scratch_kind="logits")
+    rows = tape.run(logits, numbers=0)  # views, whose gradients are tensors of their own
+    chosen = tape.run(rows, numbers=half, kind="logits", gradient_bytes=[4 * half], consumes=True)
     log_softmax = tape.run(chosen, saves_output=True, kind="logits", consumes=True)
     likelihood = tape.run(log_softmax, numbers=1, saves=[log_softmax], kind="logits", consumes=True)
-    shifted = tape.run(logits, numbers=0)  # a view, whose gradient is a tensor of its own
-    sums = tape.run(shifted, numbers=run.num_tokens, saves=[logits], gradient_bytes=[logits.num_bytes], consumes=True)
-    tape.drop(logits)
-    return tape.run(likelihood, sums, numbers=1, consumes=True), None
+    return tape.run(likelihood, _log_probabilities(run, logits), numbers=1, consumes=True), None
+
+
+def comparison_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """SimPO: as CPO, but nothing of the chosen half is imitated."""
+    return _log_probabilities(run, _logits_in_float32(run, hidden)), None
+
+
+def _logits_in_float32(run: ForwardPass, hidden: Tensor) -> Tensor:
+    """All logits [N, V], which accelerate's convert_outputs_to_fp32 widens once the model has returned them."""
+    logits = _logits(run, hidden)
+    run.tape.drop(hidden)
+    return run.tape.cast(logits, 4, consumes=True)
+
+
+def _log_probabilities(run: ForwardPass, logits: Tensor) -> Tensor:
+    """Of the tokens, from logits [N, V], which are kept and dropped."""
+    shifted = run.tape.run(logits, numbers=0)  # a view, whose gradient is a tensor of its own
+    found = run.tape.run(
+        shifted, numbers=run.num_tokens, saves=[logits], gradient_bytes=[logits.num_bytes], consumes=True
+    )
+    run.tape.drop(logits)
+    return found
 
 
 HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], tuple[Tensor, Tensor | None]]] = MappingProxyType(
@@ -146,10 +169,11 @@ HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], tuple[Tensor, Tensor | None
         "native": native_head,
         "sixteen_bit": sixteen_bit_head,
         "preference": preference_head,
+        "comparison": comparison_head,
         "score": score_head,
     }
 )
-"""hidden [N, h] -> (loss, the outputs that the program may hold on to)."""
+"""hidden [N, h], which is dropped -> (loss, the outputs that the program may hold on to)."""
 
 
 def _head_gradient(run: ForwardPass) -> list[WeightGradient]:

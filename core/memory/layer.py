@@ -13,7 +13,8 @@ from core.memory.tape import WeightGradient
 
 
 def decoder_layer(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
-    """`x = layer(x)` for hidden states [N, hidden] in the precision of the residual."""
+    """`x = layer(x)` for hidden states [N, hidden] in the precision of the residual. The old x lives until then."""
+    given = run.tape.hold(x)
     norms = run.program.shape.family.layer_norms
     has_norms_before, has_norms_after = "input_layernorm" in norms, "post_feedforward_layernorm" in norms
     for part, sublayer in (("attention", _self_attention), ("mlp", experts if kind.has_experts else _mlp)):
@@ -28,6 +29,7 @@ def decoder_layer(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Te
             mixed = run.tape.run(mixed, saves_constant=True, consumes=True)
         x = run.tape.add(residual, mixed)
         x.is_remade = has_norms_after and part == "attention"  # both summands are kept
+    run.tape.drop(given)
     return x
 
 

@@ -16,7 +16,7 @@ from core.shapes import ModelShape
 Attention = Literal["flash", "efficient", "sdpa", "eager"]
 """flash: keys and values stay compact, no mask. efficient: one key and value per query head, a mask if need be.
 sdpa: efficient where there is a mask, else flash. eager: every score is written out."""
-Head = Literal["fused", "native", "sixteen_bit", "preference", "score"]
+Head = Literal["fused", "native", "sixteen_bit", "preference", "comparison", "score"]
 """fused: logits exist in tiles only (TRL). native: the model computes the loss from all logits, in float32 (`labels=`).
 sixteen_bit: from all logits, as they are (litgpt). preference: from all logits of chosen and rejected answers, in
 float32 (TRL's ORPO and CPO). score: one number per sequence, no logits."""

@@ -28,7 +28,8 @@ def with_stage(program: Program, job: JobSpec, reward_shape: ModelShape | None =
     stage = STAGES[job.stage]
     # KTO's second sequence is that of its own pass
     sequences = 1 if job.stage in OWN_PASSES else stage.sequences_per_row
-    program = replace(program, head=HEADS[stage.head], rows=program.rows * sequences)
+    head = "comparison" if job.loss_type == "simpo" else HEADS[stage.head]
+    program = replace(program, head=head, rows=program.rows * sequences)
     if stage.generates:
         program = _with_answers(program, job)
     return _with_models(program, job, reward_shape or program.shape)

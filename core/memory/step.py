@@ -163,7 +163,7 @@ class Simulation:
         heap, tape = self.heap, self.tape
         run = ForwardPass(program, tape, model=model, retained=[])
         given, x = inputs(program, self.kinds, heap), embedded(program, heap)
-        layers, outputs = [], []
+        first, layers, outputs = heap.hold(x), [], []
         for index, kind in enumerate(self.kinds):
             self._enter("forward", index)
             layer = self._layer_forward(run, x, kind, f"{model}layers.{index}")
@@ -174,9 +174,9 @@ class Simulation:
         self._enter("forward")
         run.trains = program.trains_last_norm
         last = norm(run, x, f"{model}norm")
+        heap.drop(first)
         run.trains = program.trains_head
         loss, logits = HEADS[program.head](run, last)
-        heap.drop(last)
         self._hold_outputs([*outputs, logits] if logits else outputs)
         run.end_autocast()
         return _Activations(program, model, given, layers, tape.take(), loss, run.retained or [])

@@ -203,14 +203,19 @@ class Tape:
         return found.get(target.id)
 
     def bytes_before_saved(self) -> int:
-        """Gradients that a backward pass over the recorded operations makes before it first needs what was saved."""
-        num_bytes = 0
+        """Gradients that are there, the output's own aside, when a backward pass over the recorded operations first
+        needs what was saved."""
+        live: dict[int, int] = {}
         for operation in reversed(self.operations):
             if operation.needs_saved:
                 break
-            sizes = zip(operation.inputs, operation.gradient_bytes, strict=True)
-            num_bytes += sum(size for tensor, size in sizes if tensor.requires_grad and size != PASSED_ON)
-        return num_bytes
+            passed_on = live.pop(operation.output.id, 0)
+            for tensor, num_bytes in zip(operation.inputs, operation.gradient_bytes, strict=True):
+                if tensor.requires_grad and num_bytes == PASSED_ON:
+                    live[tensor.id], passed_on = passed_on, 0
+                elif tensor.requires_grad:
+                    live[tensor.id] = num_bytes
+        return sum(live.values())
 
     def accumulate(self, weight: WeightGradient) -> None:
         """Make the gradient of a parameter: kept if it is the first, added in place otherwise."""

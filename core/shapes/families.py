@@ -26,7 +26,7 @@ class UnknownArchitecture(ValueError):
 
 @dataclass(frozen=True)
 class Experts:
-    """How a family stores its mixture of experts."""
+    """How a family stores its mixture of experts, and weighs what they say."""
 
     router: str
     """Name of the module that chooses the experts."""
@@ -37,6 +37,8 @@ class Experts:
     has_bias: bool = False
     is_transposed: bool = False
     """True if an expert's matrix is stored [in, out]."""
+    weighs_in_float32: bool = False
+    """True if an expert's share stays in the precision of the softmax, which widens its output too."""
 
 
 def _no_layer(config: Config, layer: int) -> bool:
@@ -168,7 +170,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "llama": _LLAMA,
         "mistral": _MISTRAL,
-        "mixtral": replace(_MISTRAL, title="Mixtral", experts=Experts(router="gate")),
+        "mixtral": replace(_MISTRAL, title="Mixtral", experts=Experts(router="gate", weighs_in_float32=True)),
         "qwen2": Family(
             "Qwen2",
             qkv_bias=True,

@@ -6,6 +6,7 @@ Sources are those of torch 2.13. Shapes: B rows, T tokens, H heads, D per head.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 from unittest.mock import patch
 
@@ -65,15 +66,16 @@ class Card:
 class CudaFunctions(TorchFunctionMode):
     """While entered, the functions in the table do what they do on a card."""
 
-    def __init__(self, card: Card, ledger: Ledger):
+    def __init__(self, card: Card, ledger: Ledger, share_chosen: Fraction):
         super().__init__()
         self.card = card
+        self.share_chosen = share_chosen
         self.ledger = ledger
         self._instead: Mapping[Any, Callable[..., Any]] = {
             F.scaled_dot_product_attention: self._attention,
             F.dropout: _dropout,
             F.softmax: self._softmax,
-            torch.Tensor.__getitem__: _item,
+            torch.Tensor.__getitem__: self._item,
             torch.Tensor.masked_scatter: _masked_scatter,
         }
 
@@ -114,6 +116,12 @@ class CudaFunctions(TorchFunctionMode):
         out = _Flash.apply(self.ledger, q, k, v).transpose(1, 2)
         return out.clone() if is_padded else out, None
 
+    def _item(self, x: Tensor, index: Any) -> Tensor:
+        """`x[index]`."""
+        if isinstance(index, Tensor) and index.dtype == torch.bool and index.dim() > 0:
+            return _Selection.apply(x, index, int(index.numel() * self.share_chosen))
+        return x[index]
+
     def _softmax(
         self, x: Tensor, dim: int | None = None, *_: Any, dtype: torch.dtype | None = None, **__: Any
     ) -> Tensor:
@@ -127,16 +135,19 @@ class CudaFunctions(TorchFunctionMode):
 
 
 @contextmanager
-def as_on(card: Card, ledger: Ledger) -> Iterator[None]:
-    """Functions, TRL's head and PEFT's question for autocast answer as on this card."""
+def as_on(card: Card, ledger: Ledger, share_chosen: Fraction = Fraction(1)) -> Iterator[None]:
+    """Functions, TRL's head and PEFT's question for autocast answer as on this card.
+
+    `share_chosen` of the tokens count for the loss.
+    """
     with patch.object(torch, "is_autocast_enabled", _is_autocast_enabled):
         if card.is_cpu:
             yield
         else:
-            functions = CudaFunctions(card, ledger)
+            functions = CudaFunctions(card, ledger, share_chosen)
             for name in (TRACED_FLASH, TRACED_FLEX):
                 AttentionInterface.register(name, functions.flash)
-            with functions, _fused_head(), _int8_products():
+            with functions, _fused_head(), _fused_log_softmax(), _int8_products():
                 yield
 
 
@@ -151,6 +162,22 @@ def _fused_head() -> Iterator[None]:
         patch.object(chunked_logprob, "_forward_tile", lambda *_, **__: None),
         patch.object(chunked_logprob, "_backward_tile", lambda *_, **__: None),
         patch.object(chunked_logprob, "_addmm_fp32", lambda *_: None),
+    ):
+        yield
+
+
+@contextmanager
+def _fused_log_softmax() -> Iterator[None]:
+    """TRL's log-probabilities from logits, with Triton."""
+
+    def fused(logits: Tensor, index: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        log_probs, entropy = _LogProbabilities.apply(logits, index)
+        return log_probs, entropy
+
+    with (
+        patch.object(trl_head, "is_triton_available", lambda: True),
+        patch.object(trl_head, "_supports_trl_loss_kernel", lambda *_: True),
+        patch.object(trl_head, "_fused_logprob_entropy", fused, create=True),
     ):
         yield
 
@@ -250,6 +277,23 @@ class _Efficient(torch.autograd.Function):
             return None, *gradients, None
 
 
+class _LogProbabilities(torch.autograd.Function):
+    """Log-probability and entropy for logits [B, T, V]: keeps the logits and two float32 per token; the gradient is a
+    tensor as large as they (trl/kernels/logprob_entropy.py).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs, *others = (torch.empty(index.shape, dtype=torch.float32) for _ in range(4))
+        ctx.save_for_backward(logits, index, *others[1:])
+        return log_probs, others[0]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:
+        logits, *_rest = ctx.saved_tensors
+        return torch.empty(logits.shape, dtype=logits.dtype), None
+
+
 class _HalfSoftmax(torch.autograd.Function):
     """softmax of float16 in float32, without a copy of its input; backward `tmp = grad * output` as ever."""
 
@@ -287,27 +331,20 @@ def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = F
 
 
 class _Selection(torch.autograd.Function):
-    """`x[mask]` with every token chosen, for the values of a mask are not known here: a copy, kept by nobody.
+    """`x[mask]` with so many tokens chosen, for the values of a mask are not known here: a copy, kept by nobody.
 
     Backward: zeros of the size of x that the gradient is written into.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, mask: Tensor, num_chosen: int) -> Tensor:
         ctx.sizes = x.shape
         ctx.save_for_backward(mask)
-        return x.new_empty(mask.numel(), *x.shape[mask.dim() :])
+        return x.new_empty(num_chosen, *x.shape[mask.dim() :])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        return grad.new_empty(ctx.sizes), None
-
-
-def _item(x: Tensor, index: Any) -> Tensor:
-    """`x[index]`."""
-    if isinstance(index, Tensor) and index.dtype == torch.bool and index.dim() > 0:
-        return _Selection.apply(x, index)
-    return x[index]
+        return grad.new_empty(ctx.sizes), None, None
 
 
 class _Scatter(torch.autograd.Function):

@@ -5,7 +5,8 @@ from typing import Any
 
 from .trace_ledger import Ledger
 
-PHASES = ("load", "forward", "backward", "optimizer_step", "eval")
+PHASES = ("load", "generation", "forward", "backward", "optimizer_step", "eval")
+"""Generation only where answers are drawn."""
 NUM_ENDS = 2
 """Layers that a shallow model keeps at either end, whatever their kind."""
 
@@ -47,7 +48,9 @@ def _middle_of(indices: Sequence[int], count: int) -> int:
 
 def _by_phase(segments: Mapping[str, int]) -> dict[str, int]:
     """The highest segment of each phase."""
+    played = {segment.split("/")[0] for segment in segments}
     return {
         phase: max(num_bytes for segment, num_bytes in segments.items() if segment.split("/")[0] == phase)
         for phase in PHASES
+        if phase in played
     }

@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from trl.trainer.utils import add_fused_lm_head
+from trl.trainer import utils as trl_utils
 
 FUSED = ("log_probs", "entropy", "is_top1")
 PREFERENCE = (*FUSED, "mean_logits")
+DRAWN = ("log_probs", "entropy")
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,18 @@ class Batch:
     tokens: int
     """Of each row, padding included."""
     is_packed: bool
+    answer_tokens: int = 0
+    """Of each row, drawn by the model: only they count, and rows are padded on the left. 0: nothing is drawn."""
 
     @property
     def has_mask(self) -> bool:
         """True if rows differ in length, or several share one."""
-        return self.is_packed or self.rows > 1
+        return self.is_packed or self.rows > 1 or self.answer_tokens > 0
+
+    @property
+    def share_scored(self) -> Fraction:
+        """Of the tokens, but for the first of each row, which nothing foretells."""
+        return Fraction(self.answer_tokens or self.tokens - 1, self.tokens - 1)
 
     def inputs(self, has_labels: bool = True) -> dict[str, Tensor]:
         """What TRL's collator makes, on the device: padded rows have a mask, packed ones positions."""
@@ -66,18 +75,20 @@ class Models:
             return self._ask(self.trained, batch)
 
     def scores(self, batch: Batch) -> Tensor:
-        """One number for each sequence."""
-        with self._autocast():
-            return self.trained(**batch.inputs(has_labels=False), use_cache=False).logits.float()
+        """One number for each sequence, or for each word after each token."""
+        with self.autocast():
+            found: Tensor = self.trained(**batch.inputs(has_labels=False), use_cache=False).logits
+        return found.float()  # accelerate's convert_outputs_to_fp32
 
     def _ask(self, model: Any, batch: Batch) -> Tensor:
-        with self._autocast():
+        with self.autocast():
             found = model(**batch.inputs(), use_cache=False, fused_lm_head=True).log_probs
         assert isinstance(found, Tensor)
         return found
 
     @contextmanager
-    def _autocast(self) -> Iterator[None]:
+    def autocast(self) -> Iterator[None]:
+        """As it is around every forward pass of a training."""
         with torch.autocast("cpu", dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             yield
 
@@ -112,6 +123,40 @@ def pairwise(models: Models, job: Any, batch: Batch) -> Tensor:
     return -F.logsigmoid(chosen - rejected).mean()
 
 
+def odds_ratio(models: Models, job: Any, batch: Batch) -> Tensor:
+    """ORPOTrainer.concatenated_forward and odds_ratio_loss: all logits at once, chosen rows first."""
+    return _likelihood_of_chosen(logits := models.scores(batch)) - F.logsigmoid(_margin(logits)).mean()
+
+
+def contrast(models: Models, job: Any, batch: Batch) -> Tensor:
+    """CPOTrainer.concatenated_forward and cpo_loss; SimPO imitates nothing."""
+    logits = models.scores(batch)
+    imitates = job.loss_type != "simpo"
+    likelihood_of_chosen = _likelihood_of_chosen(logits) if imitates else torch.zeros(())
+    return likelihood_of_chosen - F.logsigmoid(_margin(logits)).mean()
+
+
+def _likelihood_of_chosen(logits: Tensor) -> Tensor:
+    """Of the tokens of chosen rows."""
+    chosen = logits[: len(logits) // 2, :-1].contiguous().flatten(0, 1)
+    return F.cross_entropy(chosen, torch.zeros(len(chosen), dtype=torch.long))
+
+
+def _margin(logits: Tensor) -> Tensor:
+    """By how much chosen rows are likelier, for logits [B, T, V]."""
+    labels = torch.zeros(logits.shape[:2], dtype=torch.long)[:, 1:].clone()
+    chosen, rejected = trl_utils.selective_log_softmax(logits[:, :-1], labels).sum(1).chunk(2)
+    return chosen - rejected
+
+
+def advantage(models: Models, job: Any, batch: Batch) -> Tensor:
+    """GRPOTrainer._compute_loss and RLOOTrainer._compute_loss: the answers' tokens, held against what was known of
+    them when they were drawn."""
+    log_probs = models.log_probs(batch)[:, -batch.answer_tokens :]
+    ratio = torch.exp(log_probs - log_probs.detach())
+    return -torch.min(ratio, ratio.clamp(0.8, 1.2)).mean()
+
+
 @dataclass(frozen=True)
 class Loss:
     """How a stage comes to its loss."""
@@ -121,6 +166,9 @@ class Loss:
     """What TRL's head computes for each token; nothing: the model has a head that scores."""
     sequences_per_row: int = 1
     needs_reference: bool = False
+    draws: bool = False
+    asks_itself: bool = False
+    """Of what it has drawn, how likely it was."""
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType(
@@ -130,13 +178,20 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
         "reward": Loss(pairwise, outputs=(), sequences_per_row=2),
         "dpo": Loss(direct_preference, PREFERENCE, sequences_per_row=2, needs_reference=True),
         "kto": Loss(wanted_or_not, PREFERENCE, needs_reference=True),
+        "orpo": Loss(odds_ratio, outputs=(), sequences_per_row=2),
+        "cpo": Loss(contrast, outputs=(), sequences_per_row=2),
+        "grpo": Loss(advantage, DRAWN, needs_reference=True, draws=True),
+        "rloo": Loss(advantage, DRAWN, needs_reference=True, draws=True, asks_itself=True),
     }
 )
 
 
 def batch_of(job: Any) -> Batch:
     """Rows of max_length tokens; packed, they share one row."""
-    rows = job.per_device_train_batch_size * LOSSES[job.stage].sequences_per_row
+    loss = LOSSES[job.stage]
+    rows = job.per_device_train_batch_size * loss.sequences_per_row
+    if loss.draws:
+        return Batch(rows, job.max_length, False, min(job.max_completion_length, job.max_length - 1))
     return Batch(1, rows * job.max_length, True) if job.packing else Batch(rows, job.max_length, False)
 
 
@@ -144,5 +199,5 @@ def with_head(model: Any, stage: str) -> Any:
     """The model with TRL's fused head, as the stage's trainer puts it on; one that scores has its own."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if LOSSES[stage].outputs:
-        add_fused_lm_head(base, outputs=LOSSES[stage].outputs)
+        trl_utils.add_fused_lm_head(base, outputs=LOSSES[stage].outputs)
     return model

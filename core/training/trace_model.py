@@ -73,6 +73,10 @@ class DecoderLayers:
             values |= {"layer_types": [self._types[index] for index in indices]}
         vars(self._config).update(values)  # past the check that both always have one length
         setattr(self._owner, self._name, nn.ModuleList(kept))
+        for index, layer in enumerate(kept):  # each finds its place in the cache by its number
+            for module in layer.modules():
+                if hasattr(module, "layer_idx"):
+                    vars(module)["layer_idx"] = index
         return kept
 
 

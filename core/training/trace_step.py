@@ -12,6 +12,7 @@ from torch.autograd.graph import _engine_run_backward
 
 from .load import METHODS, Precision
 from .trace_cuda import Card, as_on
+from .trace_drawing import draw
 from .trace_kernels import SCRATCH
 from .trace_ledger import Ledger
 from .trace_loss import LOSSES, Models, batch_of
@@ -36,7 +37,8 @@ class Run:
     def play(self, layers: Mapping[int, nn.Module]) -> Ledger:
         """Everything from loading to an evaluation; `layers` are the model's decoder layers, by the name of each."""
         ledger = self.ledger
-        with FakeTensorMode(allow_non_fake_inputs=True), ledger, as_on(self.card, ledger), dequantised_for_dora():
+        functions = as_on(self.card, ledger, self.batch.share_scored)
+        with FakeTensorMode(allow_non_fake_inputs=True), ledger, functions, dequantised_for_dora():
             self._load()
             hooks = [hook for name in layers for hook in self._watch(layers, name)]
             kernel = self.model.config.get_text_config()._attn_implementation
@@ -52,8 +54,7 @@ class Run:
     def _load(self) -> None:
         """The model, and a copy of it if that is what it is held against."""
         materialise(self.model, self.precision)
-        needs_copy = LOSSES[self.job.stage].needs_reference and not METHODS[self.job.method].trains_adapter
-        if needs_copy and not self.job.precompute_ref_log_probs:
+        if self._needs_reference and not METHODS[self.job.method].trains_adapter:
             self._reference = copy.deepcopy(self.model).requires_grad_(False)
 
     def _train(self) -> None:
@@ -66,6 +67,7 @@ class Run:
             parameter.grad = torch.empty_like(parameter)
         optimizer.step()
         _clear_gradients(trained)
+        self._draw()
         for _ in range(min(self.job.gradient_accumulation_steps, 2)):  # the third finds what the second found
             self._enter("forward")
             loss = self._loss()
@@ -78,17 +80,44 @@ class Run:
         optimizer.step()
         _clear_gradients(trained)
 
+    def _draw(self) -> None:
+        """Answers to the prompts of a whole step, and what each model makes of them, by micro-batches."""
+        if not LOSSES[self.job.stage].draws:
+            return
+        models, batch = self._models(), self.batch
+        num_rows = batch.rows * self.job.gradient_accumulation_steps
+        with models.autocast():
+            draw(self.model, num_rows, batch.tokens, batch.answer_tokens, self.ledger)
+        self._ask_beforehand(models)
+
+    def _ask_beforehand(self, models: Models) -> None:
+        """What models say of answers that were drawn."""
+        if LOSSES[self.job.stage].asks_itself:
+            models.log_probs_without_graph(self.batch)
+        if self._needs_reference:
+            models.reference_log_probs(self.batch)
+
+    @property
+    def _needs_reference(self) -> bool:
+        """True if the model as it was is asked in every step; a pull of no strength asks nothing."""
+        needs = LOSSES[self.job.stage].needs_reference
+        return needs and self.job.beta > 0 and not self.job.precompute_ref_log_probs
+
     def _evaluate(self) -> None:
         """A forward pass without a graph, on a batch of the same size."""
         self.ledger.enter("eval")
         self.model.eval()
         with torch.no_grad():
+            if LOSSES[self.job.stage].draws:
+                self._ask_beforehand(self._models())
             self._loss()
 
     def _loss(self) -> Tensor:
         """The loss of the job's stage on one micro-batch."""
-        models = Models(self.model, self._reference, self.precision.autocast)
-        return LOSSES[self.job.stage].compute(models, self.job, self.batch)
+        return LOSSES[self.job.stage].compute(self._models(), self.job, self.batch)
+
+    def _models(self) -> Models:
+        return Models(self.model, self._reference, self.precision.autocast)
 
     def _enter(self, phase: str) -> None:
         """A phase begins; its thread takes a cuBLAS workspace at its first product, and keeps it."""

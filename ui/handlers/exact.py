@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import gradio as gr
 
 from core.job import JobSpec, SpecError
 from core.memory import MemoryEstimate
 from core.plan import PLANNED_FIELDS
-from core.referee import ExactEstimate, RefereeError, Request, check_exactly, estimate_exactly
+from core.referee import ExactEstimate, RefereeError, Request, as_traced, check_exactly, estimate_exactly
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics
@@ -142,8 +142,15 @@ def shown_check(checks: Checks, form: Mapping[str, object], rows: RowStatistics 
     try:
         traced = check.outcome.result()
         if resolved.model.shape:
-            return ended | {"exact": panel.side_by_side(resolved.estimate(), traced)}
+            return ended | {"exact": _beside(resolved, traced)}
         found = checks.estimate(resolved)
     except (RefereeError, SpecError) as error:
         return ended | {"exact": render.notice(str(error), "bad")}
     return ended | {"estimate": estimate_panel(found), "exact": render.notice(panel.told(traced), "plain")}
+
+
+def _beside(resolved: ResolvedJob, traced: ExactEstimate) -> str:
+    """The trace beside the estimate of the same step; of a compiled job, what it takes compiled too."""
+    traced_job = as_traced(resolved.job)
+    compiled = resolved.estimate() if traced_job != resolved.job else None
+    return panel.side_by_side(replace(resolved, job=traced_job).estimate(), traced, compiled)

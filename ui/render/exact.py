@@ -9,8 +9,8 @@ CLOSE = 0.02
 """A difference that is none: what the trace and the estimate are held to agree within."""
 
 
-def side_by_side(estimated: MemoryEstimate, traced: ExactEstimate) -> str:
-    """Both peaks of each phase."""
+def side_by_side(estimated: MemoryEstimate, traced: ExactEstimate, compiled: MemoryEstimate | None = None) -> str:
+    """Both peaks of each phase. `compiled` is the estimate of the same job with compiled layers, if it has them."""
     guesses = {str(phase): size for phase, size in estimated.phases.items()}
     peaks = {str(phase): size for phase, size in traced.phases.items()}
     rows = [(title, guesses.get(phase, 0), peaks[phase]) for phase, title in PHASES.items() if peaks.get(phase)]
@@ -23,6 +23,9 @@ def side_by_side(estimated: MemoryEstimate, traced: ExactEstimate) -> str:
     heads = "<tr><th></th><th>estimated GiB</th><th>traced GiB</th><th>off by</th></tr>"
     miss = abs(estimated.peak_allocated_bytes / traced.peak_allocated_bytes - 1)
     verdict = "The estimate agrees." if miss <= CLOSE else f"The estimate is {miss:.1%} off: trust the trace."
+    if compiled:
+        peak = memory(compiled.peak_allocated_bytes)
+        verdict += f" Both are of layers that are not compiled; compiled, they take {peak} by the estimate."
     return f'<div class="measured"><table>{heads}{lines}</table>{notice(f"{told(traced)} {verdict}", "plain")}</div>'
 
 
