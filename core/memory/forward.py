@@ -19,9 +19,10 @@ def inputs(program: Program, kinds: Sequence[LayerKind], heap: Heap, num_tables:
     Rows whose tokens have other positions than those of the next have `num_tables` of cos and sin.
     """
     n, scores = program.num_tokens, program.rows * program.row_tokens**2
+    masks = {kind.is_windowed for kind in kinds}
+    num_tables *= len(masks) if program.shape.family.turns_by_kind else 1
     table_bytes = num_tables * program.row_tokens * program.shape.head_dim * program.residual_bytes
     sizes = [16 * n, 8 * n, table_bytes, table_bytes]
-    masks = {kind.is_windowed for kind in kinds}
     if program.attention == "eager":
         sizes += [scores * program.residual_bytes] * len(masks)
     elif program.attention != "flash":

@@ -87,6 +87,8 @@ class Family:
     """True if what a sublayer adds is multiplied by a constant first."""
     fused_projections: bool = False
     """True if one layer makes q, k and v, and one makes gate and up."""
+    turns_by_kind: bool = False
+    """True if layers that slide have other rotary tables than those that do not."""
     has_sinks: bool = False
     """True if attention has one learned sink logit per head."""
     experts: Experts | None = None
@@ -152,6 +154,7 @@ _GEMMA3 = replace(
     _GEMMA2,
     title="Gemma 3",
     qk_norm="per_head",
+    turns_by_kind=True,
     defaults=MappingProxyType(
         {
             "tie_word_embeddings": True,
