@@ -27,9 +27,14 @@ def inputs(program: Program, kinds: Sequence[LayerKind], heap: Heap, num_tables:
         sizes += [scores * program.residual_bytes] * len(masks)
     elif program.attention != "flash":
         sizes += [scores for is_windowed in masks if is_windowed or program.has_mask]
-    if program.shape.model_type in SCALED_EMBEDDINGS and program.asks_for_input_gradients:
-        sizes.append(program.num_tokens * program.shape.hidden_size * program.residual_bytes)
     return [heap.allocate(size, 1, "activations") for size in sizes]
+
+
+def unscaled(program: Program, heap: Heap) -> list[Tensor]:
+    """What the backward pass keeps of embeddings that are scaled outside their module."""
+    is_kept = program.shape.model_type in SCALED_EMBEDDINGS and program.asks_for_input_gradients
+    numbers = program.num_tokens * program.shape.hidden_size
+    return [heap.allocate(numbers, program.residual_bytes, "activations")] if is_kept else []
 
 
 def embedded(program: Program, heap: Heap) -> Tensor:

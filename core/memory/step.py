@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, get_args
 
-from core.memory.forward import embedded, inputs, run_without_graph
+from core.memory.forward import embedded, inputs, run_without_graph, unscaled
 from core.memory.generation import generate
 from core.memory.head import HEADS
 from core.memory.heap import Heap, Tensor
@@ -162,7 +162,7 @@ class Simulation:
         """Embedding, layers, last norm, head."""
         heap, tape = self.heap, self.tape
         run = ForwardPass(program, tape, model=model, retained=[])
-        given, x = inputs(program, self.kinds, heap), embedded(program, heap)
+        given, x = inputs(program, self.kinds, heap) + unscaled(program, heap), embedded(program, heap)
         first, layers, outputs = heap.hold(x), [], []
         for index, kind in enumerate(self.kinds):
             self._enter("forward", index)
