@@ -22,12 +22,15 @@ A row is one JSON object a line, sizes in bytes; what was not measured is absent
     phase_peak_bytes          load, forward, backward, optimizer_step, eval, save -> allocated, in the first three steps
     peak_allocated_bytes, peak_reserved_bytes     of the whole training
     device_used_bytes         of the process as NVML tells, else of the device as the driver does; highest after a step
-    context_bytes             device_used_bytes less reserved: the CUDA context, and paged optimizer states if there are
+    context_bytes             of the process by NVML, less reserved: the CUDA context, and paged optimizer states if
+                              there are any; absent where NVML does not know the process
     nvml_used_bytes           highest use of the device while it ran, less that before; sampled ten times a second
     seconds                   of the process, imports and all
     seconds_per_step          median
     num_tokens, loss          trained on in all; of the last step, absent if it is not a number
+    steps                     of each step its number and what the allocator had: allocated, reserved, peak
     error                     one sentence in place of the measurements; out of memory is a result, too
+    log_tail                  beside an error: the end of what the program printed
 """
 
 import argparse
@@ -43,32 +46,22 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.memory_accuracy import Accuracy
 from benchmarks.memory_grid import GRID, Point, toys
 from benchmarks.memory_inputs import write_model, write_rows
+from benchmarks.memory_scores import METRICS, Row, errors, predict, print_scores, read_rows
 from core.device import local_gpu, this_machine
-from core.job import JobSpec
-from core.memory import MemoryEstimate, estimate
 from core.presets import Gpu
-from core.shapes import ModelShape
-
-Row = dict[str, Any]
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED_DIR = ROOT / "tests" / "measured"
-METRICS: Mapping[str, tuple[str, str]] = {
-    "allocated": ("peak_allocated_bytes", "peak_allocated_bytes"),
-    "reserved": ("peak_reserved_bytes", "peak_reserved_bytes"),
-    "total": ("nvml_used_bytes", "total_bytes"),
-}
-"""Metric -> field of a row, field of the estimate."""
 COPIED_FROM_STATUS = (
     "versions",
     "num_parameters",
@@ -77,13 +70,15 @@ COPIED_FROM_STATUS = (
     "peak_allocated_bytes",
     "peak_reserved_bytes",
 )
-OUT_OF_MEMORY = re.compile("Out of (GPU|main) memory")
+STEP_MEMORY = ("step", "memory_allocated_bytes", "memory_reserved_bytes", "memory_peak_bytes")
+FINAL = re.compile("^It hangs|out of (gpu |main )?memory|OutOfMemory", re.IGNORECASE)
+"""Errors that another try would not mend."""
 HOPELESS = 1.1
 """A point whose estimate is this many times what the card has is not tried."""
 SECONDS_BETWEEN_LOOKS = 0.1
 WIDTH = 92
 """Of the first column."""
-LOG_SHOWN = 3000
+LOG_KEPT = 20_000
 """Characters of a failed program's log."""
 
 SECONDS_TO_START = 20
@@ -103,25 +98,35 @@ class TimeIsOver(Exception):
 
 
 def measure(point: Point, gpu: Gpu, limit_seconds: float = math.inf) -> Row:
-    """The row of one point, trained in a new process. Raises TimeIsOver."""
+    """The row of one point, trained in a new process."""
     with tempfile.TemporaryDirectory(prefix="measure-memory-") as name:
         folder = make_run_folder(Path(name), point)
         before, began = _device_bytes(), time.monotonic()
-        exit_code, highest = _train(folder, point, began + limit_seconds)
-        row = asked(point, gpu) | {"seconds": round(time.monotonic() - began, 1)}
+        row = asked(point, gpu)
+        try:
+            exit_code, highest = _train(folder, point, began + limit_seconds)
+        except TimeIsOver:
+            return row | failed(folder, f"Not finished in {time.monotonic() - began:.0f} s.")
+        row["seconds"] = round(time.monotonic() - began, 1)
         status = _read_json(folder / "status.json")
         if exit_code:
-            print((folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-LOG_SHOWN:], file=sys.stderr)
-            return row | {"error": status.get("error") or f"The program ended with code {exit_code}."}
+            return row | failed(folder, status.get("error") or f"The program ended with code {exit_code}.")
         row |= _measured_by_steps(folder)
         if point.num_tokens not in (None, row["num_tokens"]):
-            return row | {"error": f"{row['num_tokens']} tokens were trained on, not {point.num_tokens}."}
+            return row | failed(folder, f"{row['num_tokens']} tokens were trained on, not {point.num_tokens}.")
         row |= {name: status[name] for name in COPIED_FROM_STATUS if status.get(name) is not None}
         if not point.saves:
             row["phase_peak_bytes"].pop("save", None)
         if highest > before:
             row["nvml_used_bytes"] = highest - before
         return row
+
+
+def failed(folder: Path, error: str) -> Row:
+    """What a row says in place of measurements."""
+    log = folder / "log.txt"
+    said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return {"error": error, "log_tail": said[-LOG_KEPT:]}
 
 
 def make_run_folder(folder: Path, point: Point) -> Path:
@@ -158,7 +163,7 @@ def asked(point: Point, gpu: Gpu) -> Row:
 
 def _train(folder: Path, point: Point, deadline: float) -> tuple[int, int]:
     """(exit code, highest use of the device in bytes) of the training in a run folder. Raises TimeIsOver."""
-    process, highest = _start(folder, hides_gpu=point.is_toy), 0
+    process, highest = _start(folder, point.is_toy, point.saves), 0
     try:
         while process.poll() is None:
             highest = max(highest, _device_bytes())
@@ -173,9 +178,13 @@ def _train(folder: Path, point: Point, deadline: float) -> tuple[int, int]:
         process.wait()
 
 
-def _start(folder: Path, hides_gpu: bool) -> subprocess.Popen[bytes]:
+def _start(folder: Path, hides_gpu: bool, saves: bool) -> subprocess.Popen[bytes]:
     """The training program in a run folder, as the app starts it."""
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if hides_gpu else {}
+    environment = {"HF_HUB_OFFLINE": "1"}
+    if hides_gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if not saves:
+        environment["TAILOR_SAVES_NOTHING"] = "1"
     with (folder / "log.txt").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "training", "job.json"],
@@ -183,7 +192,7 @@ def _start(folder: Path, hides_gpu: bool) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **hidden},
+            env={**os.environ, **environment},
         )
 
 
@@ -197,10 +206,9 @@ def _measured_by_steps(folder: Path) -> Row:
         "device_used_bytes": max(step["device_used_bytes"] for step in steps),
         "seconds_per_step": round(statistics.median(pauses), 3),
         "num_tokens": last["num_tokens"],
+        "steps": [{name: step[name] for name in STEP_MEMORY if name in step} for step in steps],
     }
-    if "memory_reserved_bytes" in last:
-        row["context_bytes"] = last["device_used_bytes"] - last["memory_reserved_bytes"]
-    return row | ({"loss": last["loss"]} if "loss" in last else {})
+    return row | {name: last[name] for name in ("context_bytes", "loss") if name in last}
 
 
 def _device_bytes() -> int:
@@ -231,17 +239,24 @@ def measure_grid(points: Sequence[Point], gpu: Gpu, out: Path | None, minutes: f
         if reason := _reason_to_skip(point, gpu, needed, left):
             print(f"{point.id:{WIDTH}}  {reason}", flush=True)
             continue
-        began = time.monotonic()
-        try:
-            row = measure(point, gpu, min(left, max(PATIENCE * needed, LEAST_PATIENCE_SECONDS)))
-        except TimeIsOver:
-            print(f"{point.id:{WIDTH}}  not finished in {time.monotonic() - began:.0f} s", flush=True)
-            continue
+        began, patience = time.monotonic(), max(PATIENCE * needed, LEAST_PATIENCE_SECONDS)
+        row = _measured(point, gpu, min(left, patience))
+        if "error" in row and time.monotonic() - began > patience:
+            row["error"] = f"It hangs: {row['error']}"
         spent += time.monotonic() - began
         expected += expected_seconds(point, gpu)
         if out:
             _append(out, row)
         print(_line(row), flush=True)
+
+
+def _measured(point: Point, gpu: Gpu, limit_seconds: float) -> Row:
+    """The row of a point, whatever happens: one that cannot be measured leaves the others be."""
+    try:
+        return measure(point, gpu, limit_seconds)
+    except Exception as error:
+        trace = traceback.format_exc()
+        return asked(point, gpu) | {"error": f"{type(error).__name__}: {error}", "log_tail": trace[-LOG_KEPT:]}
 
 
 def _reason_to_skip(point: Point, gpu: Gpu, needed_seconds: float, left_seconds: float) -> str:
@@ -272,21 +287,9 @@ def _append(out: Path, row: Row) -> None:
         os.fsync(file.fileno())
 
 
-def read_rows(path: Path) -> dict[str, Row]:
-    """Point -> its last row in a file, if there is one; a line torn by a crash is left out."""
-    rows: dict[str, Row] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        rows[row["id"]] = row
-    return rows
-
-
 def is_final(row: Row) -> bool:
-    """True unless the training failed for another reason than memory."""
-    return "error" not in row or bool(OUT_OF_MEMORY.match(row["error"]))
+    """True unless the training failed for a reason that may be another one tomorrow."""
+    return "error" not in row or bool(FINAL.search(row["error"]))
 
 
 def expected_seconds(point: Point, gpu: Gpu) -> float:
@@ -299,52 +302,6 @@ def expected_seconds(point: Point, gpu: Gpu) -> float:
     return SECONDS_TO_START + reading + computing + saved_bytes / WRITTEN_BYTES_PER_SECOND
 
 
-def predict(row: Row) -> MemoryEstimate:
-    """What the estimate says today of the training in a row. Raises SpecError and UnknownArchitecture."""
-    card = row["gpu"]
-    gpu = Gpu(
-        id="measured",
-        name=card["name"],
-        capacity_bytes=card["capacity_bytes"],
-        compute_capability=tuple(card["compute_capability"]),
-        supports_bf16=card["supports_bf16"],
-        memory_bandwidth_bytes_per_second=0,
-        flops=0,
-        usd_per_hour=None,
-        sources=(),
-    )
-    return estimate(JobSpec.parse(row["job"]), ModelShape.from_config(row["config"]), gpu, max(row["row_tokens"]))
-
-
-def errors(row: Row) -> dict[str, float]:
-    """Metric -> how far the estimate is off, as a share of what was measured."""
-    predicted = predict(row)
-    return {
-        metric: getattr(predicted, foretold) / row[measured] - 1
-        for metric, (measured, foretold) in METRICS.items()
-        if row.get(measured)
-    }
-
-
-def accuracies(rows: Iterable[Row]) -> list[Accuracy]:
-    """How far the estimate is off, by method and metric, and by phase.
-
-    The estimate is for the longest batch, with padding in it, so that equal and varied rows are groups of their own.
-    """
-    found: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        if "error" in row:
-            continue
-        card, is_longest = row["gpu"]["name"], row["rows"] == "padded"
-        group = f"{card} {row['job']['method']}" + ("" if is_longest else f", {row['rows']} rows")
-        for metric, error in errors(row).items():
-            found.setdefault((group, metric), []).append(error)
-        for phase, predicted_bytes in predict(row).phases.items() if is_longest else ():
-            if measured := row["phase_peak_bytes"].get(phase):
-                found.setdefault((f"{card} {phase}", "allocated"), []).append(predicted_bytes / measured - 1)
-    return [Accuracy.of(group, metric, signed) for (group, metric), signed in sorted(found.items())]
-
-
 def print_list(points: Iterable[Point], gpu: Gpu, done: Mapping[str, Row]) -> None:
     """The points, what the estimate says of each, and which are measured."""
     print(f"{'point':{WIDTH}}{'GiB':>8}{'s':>7}")
@@ -354,24 +311,16 @@ def print_list(points: Iterable[Point], gpu: Gpu, done: Mapping[str, Row]) -> No
         print(f"{point.id:{WIDTH}}{total_bytes / GIB:8.2f}{expected_seconds(point, gpu):7.0f}  {state}".rstrip())
 
 
-def print_scores(rows: Iterable[Row], as_json: bool) -> None:
-    """The accuracy of the estimate on rows."""
-    scores = accuracies(rows)
-    if as_json:
-        print(json.dumps({"groups": [dataclasses.asdict(score) for score in scores]}, indent=2))
-        return
-    print(f"{'group':52}{'metric':11}{'n':>4}{'median':>9}{'p90':>9}{'worst':>9}{'bias':>9}")
-    for score in scores:
-        shares = "".join(f"{share:9.2%}" for share in (score.median, score.p90, score.worst, score.bias))
-        print(f"{score.group:52}{score.metric:11}{score.n:4}{shares}")
-
-
 def main() -> int:
     """Read the flags, measure or list or score. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop within so many minutes")
     parser.add_argument("--out", type=Path, help="rows are added to this file; default tests/measured/<gpu>.jsonl")
-    parser.add_argument("--only", default="", help="points with this regular expression in their name")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="points with this regular expression in their name; '^(?!.*paged)' leaves out those in managed memory",
+    )
     parser.add_argument("--toy", action="store_true", help="every point at toy size on the processor; kept with --out")
     parser.add_argument("--list", action="store_true", help="print the points and measure none")
     parser.add_argument("--score", type=Path, help="print how far the estimate is off on the rows of this file")

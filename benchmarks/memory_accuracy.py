@@ -195,9 +195,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.time:
         return print_times()
-    rows = read_rows(options.rows)
+    from benchmarks import memory_scores  # which counts with what stands above
+
+    rows, ours = read_rows(options.rows), memory_scores.read_rows(options.rows).values()
     if options.json:
-        print(json.dumps({"groups": [asdict(accuracy) for accuracy in accuracies(rows)]}, indent=2))
+        groups = (*accuracies(rows), *memory_scores.accuracies(ours))
+        print(json.dumps({"groups": [asdict(group) for group in groups]}, indent=2))
+    elif ours:
+        memory_scores.print_scores(ours, as_json=False)
     else:
         print_table(rows)
     return None

@@ -28,6 +28,7 @@ EVERY_JOB: Mapping[str, object] = MappingProxyType(
         "save_steps": 1000,  # only at the end
         "gradient_accumulation_steps": 1,
         "num_samples": 0,
+        "halve_batch_on_oom": False,  # a smaller batch would be measured in the place of the one that is asked for
         "stop_when_diverged": False,  # weights of zeros learn nothing
     }
 )
@@ -184,10 +185,17 @@ EAGER = MappingProxyType({"attn_implementation": "eager"})
 KEEP = MappingProxyType({"gradient_checkpointing": False})
 """Activations are kept, not recomputed."""
 
+COMPILED = MappingProxyType({"torch_compile": True})
+"""Each layer by itself."""
+WITHIN_HALF = MappingProxyType({**COMPILED, "activation_memory_budget": 0.5})
+"""Compiled layers that keep half of their activations at most."""
+
 FIRST = (
     # Every family, method, optimizer, attention, with and without checkpointing: once, in ten minutes of a large card.
     Point(LLAMA_8B, job("qlora", 2, 2048)),
     Point(LLAMA_1B, job("full", 4, 1024)),
+    Point(LLAMA_1B, job("lora", 4, 2048, **KEEP, **COMPILED)),
+    Point(LLAMA_1B, job("lora", 2, 2048, packing=True, attn_implementation="varlen", **KEEP, **WITHIN_HALF)),
     Point(QWEN25_7B, job("lora", 2, 2048)),
     Point(MISTRAL_7B, job("lora-8bit", 2, 1024, optim="adamw_torch")),
     Point(QWEN25_HALF_B, job("full", 8, 1024, optim="sgd"), rows="varied"),
@@ -196,7 +204,7 @@ FIRST = (
     Point(QWEN3_4B, job("lora", 4, 1024, packing=True)),
     Point(GRANITE_2B, job("full", 4, 1024, optim="adamw_8bit")),
     Point(SMOLLM2, job("full", 2, 1024, optim="lion_8bit", **KEEP)),
-    Point(OLMO2_7B, job("full", 1, 1024, optim="adafactor")),
+    Point(OLMO2_7B, job("qlora", 1, 1024, optim="adafactor")),
     Point(QWEN3_MOE, job("lora", 2, 1024), num_layers=8),
     Point(GEMMA3_1B, job("lora", 8, 512, **KEEP), rows="equal"),
     Point(QWEN3_14B, job("qlora", 1, 4096)),
@@ -210,6 +218,11 @@ ONE_BY_ONE = (
     # One thing changes at a time, on models that load in seconds.
     Point(LLAMA_1B, job("lora", 4, 2048)),
     Point(LLAMA_1B, job("lora", 4, 2048, **KEEP)),
+    Point(LLAMA_1B, job("lora", 4, 2048, **KEEP, **WITHIN_HALF)),
+    Point(LLAMA_1B, job("lora", 4, 2048, **COMPILED)),
+    Point(LLAMA_1B, job("full", 2, 2048, **KEEP, **COMPILED)),
+    Point(LLAMA_1B, job("qlora", 4, 2048, **KEEP, **COMPILED)),
+    Point(LLAMA_1B, job("lora", 4, 2048, packing=True, attn_implementation="varlen", **KEEP)),
     Point(LLAMA_1B, job("qlora", 4, 2048)),
     Point(LLAMA_1B, job("qlora", 4, 2048, **KEEP)),
     Point(LLAMA_1B, job("lora-8bit", 4, 2048)),
@@ -245,6 +258,7 @@ ONE_BY_ONE = (
     Point(LLAMA_1B, job("lora", 2, 1024, stage="dpo", **KEEP)),
     Point(LLAMA_1B, job("lora", 2, 1024, stage="reward")),
     Point(LLAMA_1B, job("lora", 2, 1024, stage="orpo")),
+    Point(LLAMA_1B, job("lora", 2, 1024, stage="cpo", loss_type="simpo")),
     Point(LLAMA_1B, job("lora", 8, 2048, stage="grpo", num_generations=8, beta=0.04), evaluates=False),
     Point(LLAMA_1B, job("full", 4, 1024, stage="rloo", num_generations=4), evaluates=False),
     Point(QWEN25_HALF_B, job("full", 2, 1024)),

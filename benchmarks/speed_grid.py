@@ -35,6 +35,8 @@ TOY_TOKENS = 4_000
 NUM_LINES = 6
 """Lines that a training logs, of which the first third only warms up."""
 FEWEST_STEPS = 12
+MOST_PASSES = 400
+"""Forward passes of a point: of small ones the processor's work is most of the time."""
 LONG_RUN_ROWS = 50_000
 """Rows that the profiles plan for: a run of hours, which compiling pays for."""
 LORA: Settings = MappingProxyType({"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"})
@@ -160,10 +162,11 @@ class Point:
     def mean_tokens(self) -> float:
         return self.rows.mean_tokens or self.rows.max_length
 
-    def num_steps(self, tokens_per_step: float) -> int:
-        """Optimizer steps of the training: a multiple of the lines that it logs."""
+    def num_steps(self, tokens_per_step: float, passes: int) -> int:
+        """Optimizer steps of the training, of so many forward passes each: a multiple of the lines that it logs."""
         wanted = (TOY_TOKENS if self.is_toy else MEASURED_TOKENS) / tokens_per_step
-        return NUM_LINES * ceil(max(FEWEST_STEPS, wanted) / NUM_LINES)
+        most = max(1, MOST_PASSES // (passes * NUM_LINES))
+        return NUM_LINES * min(most, ceil(max(FEWEST_STEPS, wanted) / NUM_LINES))
 
     def job(self, model: Path, gpu: Gpu) -> JobSpec:
         """The job of our program on a model folder, as its profile plans it for a long run. Raises SpecError."""
@@ -179,6 +182,7 @@ class Point:
                 "gradient_accumulation_steps": 1,
                 "eval_fraction": 0,
                 "num_samples": 0,
+                "halve_batch_on_oom": False,
             }
         )
         statistics = RowStatistics(
@@ -186,13 +190,13 @@ class Point:
         )
         planned = asked.model_copy(update=dict(plan(asked, self.shape, gpu, statistics).change))
         tokens = planned.max_length if planned.packing else self.mean_tokens
-        steps = self.num_steps(planned.effective_batch_size * tokens)
+        steps = self.num_steps(planned.effective_batch_size * tokens, planned.gradient_accumulation_steps)
         return planned.model_copy(update={"max_steps": steps, "logging_steps": steps // NUM_LINES, "save_steps": 10**6})
 
     def script(self, model: Path, folder: Path) -> dict[str, Any]:
         """The settings of a bare script."""
         batch, passes = self.contender.batch or (min(8, self.rows.rows_per_step), 1)
-        steps = self.num_steps(batch * passes * self.mean_tokens)
+        steps = self.num_steps(batch * passes * self.mean_tokens, passes)
         config = {
             "max_length": self.rows.max_length,
             "max_steps": steps,
@@ -251,5 +255,9 @@ FIRST = (
     (LLAMA_8B, "full", DENSE_2048),
 )
 GROUPS = tuple(dict.fromkeys((*FIRST, *product((LLAMA_8B, LLAMA_1B), METHODS, (DENSE_2048, SHORT, DENSE_512)))))
-GRID = tuple(Point(*group, contender) for group in GROUPS for contender in CONTENDERS)
-"""Most informative first."""
+*_FAST, _SMALLEST = CONTENDERS
+GRID = (
+    *(Point(*group, contender) for group in GROUPS for contender in _FAST),
+    *(Point(*group, _SMALLEST) for group in GROUPS),
+)
+"""Most informative first; what is meant to be slow comes last."""

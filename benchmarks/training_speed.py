@@ -32,15 +32,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure_memory import read_rows
+from benchmarks.measure_memory import LOG_KEPT, failed, is_final
+from benchmarks.memory_scores import read_rows
 from benchmarks.speed_grid import GRID, ROOT, Point, make_folder, make_model
 from core.device import local_gpu, this_machine
 from core.job import JobSpec
@@ -53,8 +54,9 @@ GIB = 2**30
 BARE = ROOT / "benchmarks" / "bare_trl.py"
 WARM_UP_SHARE = 1 / 3
 SECONDS_BETWEEN_LOOKS = 0.2
-SECONDS_AT_LEAST = 600.0
-"""A point that takes longer hangs: compiling the layers of a large model takes minutes."""
+PATIENCE_SECONDS = 240.0
+"""A point that takes longer hangs: compiling the layers of a large model takes a minute or two."""
+SILENT = {"TRL_EXPERIMENTAL_SILENCE": "1", "TAILOR_SAVES_NOTHING": "1"}
 WIDTH = 18
 HEAD = "  ms/step  tokens/step  tokens/s    GiB  of GEMM    ours"
 
@@ -64,17 +66,21 @@ class TimeIsOver(Exception):
 
 
 def measure(point: Point, model: Path, gpu: Gpu, gemm: float, limit_seconds: float = math.inf) -> Row:
-    """The row of one point, trained in a new process. Raises TimeIsOver."""
+    """The row of one point, trained in a new process."""
     with tempfile.TemporaryDirectory(prefix="training-speed-") as name:
         folder, began = Path(name), time.monotonic()
         settings = make_folder(folder, point, model, gpu)
         row = {"id": point.id, "group": point.group, "contender": point.contender.name}
         row |= {"settings": {key: value for key, value in settings.items() if key != "model"}, "gpu": gpu.name}
-        exit_code = _train(folder, point, began + limit_seconds)
+        try:
+            exit_code = _train(folder, point, began + limit_seconds)
+        except TimeIsOver:
+            return row | failed(folder, f"Not finished in {time.monotonic() - began:.0f} s.")
         row["seconds"] = round(time.monotonic() - began, 1)
         said = _read_json(folder / "status.json") | _read_json(folder / "result.json")
         if exit_code:
-            return row | {"error": said.get("error") or f"exit code {exit_code}: {_last_line(folder / 'log.txt')}"}
+            last = _last_line(folder / "log.txt")
+            return row | failed(folder, said.get("error") or f"exit code {exit_code}: {last}")
         kept = ("versions", "peak_allocated_bytes", "peak_reserved_bytes")
         row |= {key: said[key] for key in kept if said.get(key)} | speed_of(read_lines(folder / "metrics.jsonl"))
         row["gemm_flops_per_second"] = round(gemm)
@@ -120,7 +126,7 @@ def started(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program that runs in a folder, and is ended with the block at the latest."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if hides_gpu else {}
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", **hidden, **environment}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **SILENT, **hidden, **environment}
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
@@ -151,14 +157,9 @@ def measure_grid(points: Sequence[Point], gpu: Gpu, options: argparse.Namespace,
     gemm = gemm_rate(options.toy)
     print(f"{gpu.name}: {gemm / 1e12:.1f} TFLOP/s of matrix products", flush=True)
     for point in points:
-        left = end - time.monotonic()
-        if left <= 0 or "error" not in rows.get(point.id, {"error": "not measured"}):
+        if time.monotonic() > end or (point.id in rows and is_final(rows[point.id])):
             continue
-        try:
-            row = measure(point, make_model(models, point), gpu, gemm, min(left, SECONDS_AT_LEAST))
-        except TimeIsOver:
-            print(f"{point.id}: not finished in time", flush=True)
-            continue
+        row = _measured(point, gpu, gemm, models, end)
         rows[point.id] = row
         if options.out:
             with options.out.open("a", encoding="utf-8") as file:
@@ -167,10 +168,25 @@ def measure_grid(points: Sequence[Point], gpu: Gpu, options: argparse.Namespace,
     return [rows[point.id] for point in points if point.id in rows]
 
 
+def _measured(point: Point, gpu: Gpu, gemm: float, models: Path, end: float) -> Row:
+    """The row of a point, whatever happens: one that cannot be measured leaves the others be."""
+    try:
+        model = make_model(models, point)
+        left = end - time.monotonic()
+        row = measure(point, model, gpu, gemm, min(left, PATIENCE_SECONDS))
+        hangs = "error" in row and left > PATIENCE_SECONDS and row["error"].startswith("Not finished")
+        return row | ({"error": f"It hangs: {row['error']}"} if hangs else {})
+    except Exception as error:
+        named = {"id": point.id, "group": point.group, "contender": point.contender.name}
+        return named | {"error": f"{type(error).__name__}: {error}", "log_tail": traceback.format_exc()[-LOG_KEPT:]}
+
+
 def print_table(rows: Iterable[Row]) -> None:
     """The rows by group, each beside our fastest."""
-    for group, found in groupby(rows, key=lambda row: row["group"]):
-        members = list(found)
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    for group, members in groups.items():
         print(f"\n{group}\n{'':{WIDTH}}{HEAD}")
         ours = next((row["tokens_per_second"] for row in members if "tokens_per_second" in row), math.nan)
         for row in members:

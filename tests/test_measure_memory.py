@@ -11,21 +11,18 @@ from typing import get_args
 
 import pytest
 
-from benchmarks import measure_memory, memory_grid
+from benchmarks import measure_memory, memory_accuracy, memory_grid
 from benchmarks.measure_memory import (
-    Row,
-    accuracies,
     asked,
     expected_seconds,
     is_final,
     make_run_folder,
     measure,
     measure_grid,
-    predict,
-    read_rows,
 )
 from benchmarks.memory_grid import FIRST, GRID, MOST_SAVED_PARAMETERS, Point, job, toys
 from benchmarks.memory_inputs import write_model
+from benchmarks.memory_scores import Row, accuracies, predict, read_rows
 from core.device import local_gpu, this_machine
 from core.job import JobSpec, Optimizer
 from core.methods import EXTRA_OPTIMIZERS, METHODS, STAGES
@@ -57,6 +54,8 @@ class FakeMeasure:
 
     def __call__(self, point: Point, gpu: Gpu, limit_seconds: float) -> Row:
         self.asked.append(point)
+        if self.errors.get(point.id) == "no row":
+            raise OSError("No space left on device")
         row = asked(point, gpu) | {"seconds": 1, "seconds_per_step": 1}
         return row | ({"error": self.errors[point.id]} if point.id in self.errors else {})
 
@@ -97,7 +96,8 @@ def test_the_first_ten_minutes_of_a_large_card_see_every_choice_once() -> None:
     assert {each.method for each in first} == set(METHODS)
     assert {each.optim for each in first} == set(get_args(Optimizer)) - set(EXTRA_OPTIMIZERS)
     assert {each.gradient_checkpointing for each in first} == {each.packing for each in first} == {True, False}
-    assert {each.attn_implementation for each in first} == {"sdpa", "eager"}
+    assert {each.attn_implementation for each in first} == {"sdpa", "eager", "varlen"}
+    assert {each.torch_compile for each in first} == {True, False}
     assert {point.rows for point in FIRST} == {"padded", "equal", "varied"}
     assert {point.shape.model_type for point in FIRST} == {point.shape.model_type for point in GRID}
 
@@ -114,6 +114,7 @@ def test_the_grid_spans_families_sizes_batches_and_lengths() -> None:
     assert min(sizes) < 0.6e9 and max(sizes) > 14e9
     assert any(shape.num_experts for shape in shapes)
     assert {each.per_device_train_batch_size for each in jobs(GRID)} == {1, 2, 4, 8}
+    assert not any(each.halve_batch_on_oom for each in jobs(GRID))
     assert {512, 1024, 2048, 4096, 8192} == {each.max_length for each in jobs(GRID)}
     assert {point.evaluates for point in GRID} == {point.saves for point in GRID} == {True, False}
 
@@ -220,11 +221,22 @@ def test_a_point_that_is_measured_is_not_measured_again_unless_it_failed(
 ) -> None:
     out = tmp_path / "out.jsonl"
     points = [TOY, dataclasses.replace(TOY, rows="equal"), dataclasses.replace(TOY, rows="varied")]
-    fake_measure.errors = {points[1].id: "Out of GPU memory.", points[2].id: "A bug."}
+    fake_measure.errors = {points[0].id: "no row", points[1].id: "Out of GPU memory.", points[2].id: "A bug."}
     measure_grid(points, the_processor(), out, minutes=60)
     measure_grid(points, the_processor(), out, minutes=60)
-    assert fake_measure.asked == [*points, points[2]]
-    assert [is_final(row) for row in read_rows(out).values()] == [True, True, False]
+    assert fake_measure.asked == [*points, points[0], points[2]]
+    rows = read_rows(out)
+    assert [is_final(rows[point.id]) for point in points] == [False, True, False]
+    assert "No space left" in rows[points[0].id]["error"] and "Traceback" in rows[points[0].id]["log_tail"]
+
+
+@training
+def test_a_training_that_fails_leaves_the_end_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = measure(TOY, the_processor(), limit_seconds=2)
+    assert "Not finished" in late["error"] and "log_tail" in late
+    broken = dataclasses.replace(TOY, fields=job("lora", 2, 1024, modules_to_save="no_such_layer"))
+    row = measure(broken, the_processor())
+    assert "no_such_layer" in row["error"] and "no_such_layer" in row["log_tail"]
 
 
 def test_a_point_that_does_not_fit_into_the_time_is_not_begun(
@@ -264,3 +276,14 @@ def test_a_row_that_measures_what_was_estimated_scores_no_error() -> None:
     assert scores[f"{H100.name} lora", "allocated"].worst == 0
     assert scores[f"{H100.name} lora", "reserved"].bias == pytest.approx(-0.5)
     assert scores[f"{H100.name} backward", "allocated"].n == 1
+
+
+def test_the_accuracy_record_scores_rows_of_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = asked(SMALL, H100) | {"phase_peak_bytes": {}, "peak_allocated_bytes": 10**10}
+    (tmp_path / "h100.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["memory_accuracy.py", "--rows", str(tmp_path / "h100.jsonl"), "--json"])
+    memory_accuracy.main()
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    assert (group["group"], group["metric"], group["n"]) == (f"{H100.name} lora", "allocated", 1)

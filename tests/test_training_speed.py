@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import training_speed
-from benchmarks.speed_grid import FIRST, GRID, METHODS, NUM_LINES, SHORT, Point, make_folder, make_model
+from benchmarks.speed_grid import FIRST, GRID, METHODS, MOST_PASSES, NUM_LINES, SHORT, Point, make_folder, make_model
 from benchmarks.training_speed import flops_per_token, measure, measure_grid, print_table, read_lines, speed_of
 from core.device import local_gpu, this_machine
 from core.presets import gpus
@@ -39,7 +39,20 @@ def test_every_point_has_a_name_and_every_contender_meets_the_same_rows() -> Non
     assert len({point.id for point in GRID}) == len(GRID)
     assert set(Counter(point.group for point in GRID).values()) == {5}
     assert {point.method for point in GRID} == set(METHODS)
-    assert [(point.model, point.method, point.rows) for point in GRID[::5]][: len(FIRST)] == list(FIRST)
+    ours = [point for point in GRID if point.contender.name == "tailor fastest"]
+    assert [(point.model, point.method, point.rows) for point in ours][: len(FIRST)] == list(FIRST)
+    assert {point.contender.name for point in GRID[-len(GRID) // 5 :]} == {"tailor smallest"}
+
+
+@pytest.mark.parametrize("point", GRID, ids=name_of)
+def test_no_point_takes_thousands_of_passes(point: Point, tmp_path: Path) -> None:
+    if point.contender.profile:
+        job = point.job(tmp_path, H100)
+        steps, passes = job.max_steps, job.gradient_accumulation_steps
+    else:
+        config = point.script(tmp_path, tmp_path)["config"]
+        steps, passes = config["max_steps"], config["gradient_accumulation_steps"]
+    assert steps >= NUM_LINES and steps * passes <= MOST_PASSES
 
 
 @pytest.mark.parametrize("point", [point for point in GRID if point.contender.profile], ids=name_of)
@@ -90,7 +103,9 @@ def test_a_grid_goes_on_where_it_was_left(tmp_path: Path, monkeypatch: pytest.Mo
 
     def pretend(point: Point, *_: object) -> dict[str, Any]:
         asked.append(point)
-        return row_of(point) if len(asked) != 2 else {**row_of(point), "error": "out of memory"}
+        if len(asked) == 2:
+            raise OSError("no room")
+        return row_of(point) if len(asked) != 3 else {**row_of(point), "error": "CUDA out of memory"}
 
     monkeypatch.setattr(training_speed, "measure", pretend)
     monkeypatch.setattr(training_speed, "gemm_rate", lambda hides_gpu: 1e12)
