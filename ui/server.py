@@ -26,7 +26,8 @@ from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_u
 from ui.handlers import Handlers
 
 STYLE = Path(__file__).with_name("style.css")
-PLOTS_SCRIPT = Path(__file__).with_name("plots.js")
+SCRIPTS = (Path(__file__).with_name("plots.js"), Path(__file__).with_name("render") / "page.js")
+"""Each is a function without parameters; the page calls all of them once."""
 
 
 def theme() -> gr.themes.Base:
@@ -98,7 +99,7 @@ def launch(blocks: gr.Blocks, home: Home, policy: GatePolicy, port: int | None, 
         quiet=True,
         theme=theme(),
         css_paths=[STYLE],
-        js=PLOTS_SCRIPT.read_text(encoding="utf-8"),
+        js=_page_script(),
         footer_links=[],
         app_kwargs={
             "middleware": [Middleware(Gate, policy=policy)],
@@ -116,6 +117,12 @@ def launch(blocks: gr.Blocks, home: Home, policy: GatePolicy, port: int | None, 
         num_workers=0,
         pwa=False,
     )
+
+
+def _page_script() -> str:
+    """All scripts as the one function that Gradio takes."""
+    calls = "\n".join(f"({path.read_text(encoding='utf-8')})();" for path in SCRIPTS)
+    return f"() => {{ {calls} }}"
 
 
 def _send_bundle(home: Home, request: Request) -> Response:

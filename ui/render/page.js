@@ -1,0 +1,17 @@
+// What the page does by itself in the browser. Knows Gradio's ways, and no component by its name.
+// The server hands it over with ui/plots.js; it runs once.
+() => {
+  // Gradio's text boxes tell of an edit only when a key is pressed that writes a letter: not of a paste, a cut,
+  // Backspace, or what a script puts in. They are made to tell of every edit, and of each once.
+  let isTyped = false;
+  const noteTyping = (event) => {
+    if (!event.isTrusted) return;
+    isTyped = true;
+    setTimeout(() => (isTyped = false)); // what the key writes comes before that
+  };
+  document.addEventListener("keypress", noteTyping, true);
+  document.addEventListener("input", ({ target }) => {
+    if (isTyped || !target.matches("[data-testid=textbox]")) return;
+    target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
+  });
+}
