@@ -143,6 +143,31 @@ def test_two_runs_are_compared_and_one_is_renamed(over_trained: App, page: Page,
     expect(page.locator("[data-run]")).to_have_count(1)
 
 
+def test_what_is_written_stays_with_its_run_and_every_edit_of_a_text_counts(
+    over_trained: App, page: Page, trained: Home
+) -> None:
+    newest, older, _ = runs.list_runs(trained)
+    runs.annotate(trained, newest.id, title="Well known", tags=[], notes="Of the newest.")
+    page.goto(over_trained.url)
+    page.get_by_role("tab", name="Runs").click()
+    unfold(page, "Name, tags and notes")
+    name, notes, search = (page.get_by_label(label, exact=True) for label in ("Name", "Notes", "Search the runs"))
+    pick(page, older)
+    expect(name).to_have_value("")
+    notes.fill("Of the older one, not saved.")
+    pick(page, newest)
+    expect(name).to_have_value("Well known")
+    expect(notes).to_have_value("Of the newest.")
+
+    search.focus()
+    page.keyboard.insert_text("well known")  # as a paste: no key is pressed
+    expect(page.locator("[data-run]")).to_have_count(1)
+    search.press("Control+a")
+    search.press("Backspace")
+    expect(page.locator("[data-run]")).to_have_count(3)
+    runs.annotate(trained, newest.id, title="", tags=[], notes="")
+
+
 @pytest.mark.slow
 def test_a_deleted_run_comes_back(over_trained: App, page: Page, trained: Home) -> None:
     newest, older, oldest = runs.list_runs(trained)

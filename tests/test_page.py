@@ -309,13 +309,22 @@ def test_a_second_run_waits_in_the_queue_and_can_be_moved_and_cancelled(handlers
 def test_a_run_is_named_found_deleted_and_brought_back(handlers: Handlers, home: Home) -> None:
     run_id = str(handlers.on_start(**demo())["run_id"])
     launch.wait(home, run_id, 20)
-    handlers.on_annotate("My <b>first</b>", "try, pip", "", **looking_at(run_id))
+    handlers.on_annotate("My <b>first</b>", "try, pip", "", **looking_at(run_id, written_of=run_id))
     listed = str(handlers.on_view(**looking_at(run_id, run_search="pip"))["run_list"])
     assert "My &lt;b&gt;first" in listed and run_id not in str(
         handlers.on_view(**looking_at(run_search="nothing"))["run_list"]
     )
     assert handlers.on_delete(**looking_at(run_id))["restore"]["visible"] and runs.list_runs(home) == ()
     assert handlers.on_restore(**looking_at())["run_id"] == run_id
+
+
+def test_what_is_written_about_a_run_never_goes_to_another(handlers: Handlers, home: Home) -> None:
+    first, second = (str(handlers.on_start(**demo())["run_id"]) for _ in range(2))
+    assert handlers.on_pick(**looking_at(first))["written_of"] == first
+    assert "notes" not in handlers.on_view(**looking_at(first, written_of=first))
+    late = handlers.on_annotate("", "", "Of the first.", **looking_at(second, written_of=first))
+    assert (late["written_of"], late["notes"]) == (second, "")
+    assert [runs.read(home, each).about.notes for each in (first, second)] == ["Of the first.", ""]
 
 
 def test_two_runs_are_compared_by_what_differs(handlers: Handlers, home: Home) -> None:

@@ -28,7 +28,11 @@ def _list() -> dict[str, Any]:
     """What there is, to search and to choose from. The hidden boxes are filled by ui/history.js."""
     return {
         "run_search": gr.Textbox(
-            placeholder="Search: a name, model, tag, state ...", show_label=False, container=False, elem_id="run-search"
+            label="Search the runs",
+            placeholder="Search: a name, model, tag, state ...",
+            show_label=False,
+            container=False,
+            elem_id="run-search",
         ),
         "run_list": gr.HTML(elem_id="run-list", js_on_load=LIST_SCRIPT.read_text(encoding="utf-8")),
         "run_id": gr.Textbox(visible="hidden", elem_id="run-id"),
@@ -63,7 +67,9 @@ def _run() -> dict[str, Any]:
         named["title"] = gr.Textbox(label="Name", max_lines=1, elem_id="title")
         named["tags"] = gr.Textbox(label="Tags, with commas", max_lines=1, elem_id="tags")
         named["notes"] = gr.Textbox(label="Notes", lines=3, elem_id="notes")
+        named["written_of"] = gr.Textbox(visible="hidden", elem_id="written-of")
         named["annotate"] = gr.Button("Save", size="sm", elem_id="annotate")
+        named["about_message"] = gr.HTML(elem_id="about-message")
     with gr.Accordion("Files", open=False):
         named["files"] = gr.HTML(elem_id="files")
     with gr.Accordion("Log", open=False):

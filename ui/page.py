@@ -218,7 +218,7 @@ def _wire_rows(join: Joiner, handlers: Handlers, fields: Named) -> None:
 def _wire_runs(join: Joiner, handlers: Handlers) -> None:
     """The Runs tab. What fills the form leads over to the Train tab."""
     named, view = join.named, _view(join.named)
-    join.on(named["run_id"].input, handlers.on_pick, view)
+    join.on(named["run_id"].input, handlers.on_pick, view, overtaken="always_last")
     for name in ("compared", "run_search"):
         join.on(named[name].input, handlers.on_view, view, overtaken="always_last")
     for name in ("stop", "resume", "delete", "restore", "empty_trash"):
@@ -245,4 +245,4 @@ def _wire_clock(join: Joiner, handlers: Handlers, shown: tuple[str, ...]) -> Non
 
 def _view(named: Named) -> dict[str, Any]:
     """What a person looks at on the Runs tab."""
-    return {name: named[name] for name in ("run_id", "compared", "run_search")}
+    return {name: named[name] for name in ("run_id", "compared", "run_search", "written_of")}

@@ -32,6 +32,8 @@ class View:
     run_id: str = ""
     compared: str = ""
     run_search: str = ""
+    written_of: str = ""
+    """The run whose name, tags and notes stand in the boxes, saved or not."""
 
     @classmethod
     def of(cls, shown: Mapping[str, str | None]) -> "View":
@@ -76,8 +78,8 @@ class RunHandlers:
         return shown | {"tabs": gr.update(selected="runs"), "start_message": render.notice(said)}
 
     def on_pick(self, **view: str) -> Shown:
-        """Another run was chosen."""
-        return self._choose(View.of(view), self._find(view["run_id"]))
+        """Another run was chosen. By now it may be a third one: the choice is the page's."""
+        return self._show(View.of(view)) | {"run_message": ""}
 
     def on_view(self, **view: str) -> Shown:
         """Other runs are compared, or searched for."""
@@ -112,12 +114,12 @@ class RunHandlers:
         return self._act(view, lambda run: queue.move(self.home, run.id, direction))
 
     def on_annotate(self, title: str, tags: str, notes: str, **view: str) -> Shown:
-        """A name, tags and notes were given to the shown run."""
+        """A name, tags and notes were given to the run that they were shown of."""
 
-        def annotate(run: Run) -> None:
-            runs.annotate(self.home, run.id, title=title, tags=tags.split(","), notes=notes)
+        def annotate(_shown: Run) -> None:
+            runs.annotate(self.home, view["written_of"], title=title, tags=tags.split(","), notes=notes)
 
-        return self._act(view, annotate, "Saved.")
+        return self._act(view, annotate, "Saved.", "about_message")
 
     def on_delete(self, **view: str) -> Shown:
         """The shown run goes to the trash; the button that brings it back appears."""
@@ -164,15 +166,17 @@ class RunHandlers:
             return {}
         return {**runs.fields_of_next_stage(run, "dpo"), "tabs": gr.update(selected="train")}
 
-    def _act(self, view: dict[str, str], action: Callable[[Run], object], done: str = "") -> Shown:
-        """Does something with the shown run, and says what went wrong with it, or what was done."""
+    def _act(
+        self, view: dict[str, str], action: Callable[[Run], object], done: str = "", place: str = "run_message"
+    ) -> Shown:
+        """Does something with the shown run, and says in its place what went wrong with it, or what was done."""
         said = render.notice(done)
         if run := self._find(view["run_id"]):
             try:
                 action(run)
             except (RunNotFound, SpecError) as error:
                 said = render.notice(_words(error) if isinstance(error, SpecError) else str(error), "bad")
-        return self._show(View.of(view)) | {"run_message": said}
+        return self._show(View.of(view)) | {place: said}
 
     def _find(self, run_id: str) -> Run | None:
         try:
@@ -182,15 +186,8 @@ class RunHandlers:
 
     def _choose(self, view: View, run: Run | None) -> Shown:
         """A run is looked at from now on."""
-        about = run.about if run else runs.About()
         chosen = replace(view, run_id=run.id if run else "")
-        return self._show(chosen) | {
-            "run_id": chosen.run_id,
-            "title": about.title,
-            "tags": ", ".join(about.tags),
-            "notes": about.notes,
-            "run_message": "",
-        }
+        return self._show(chosen) | {"run_id": chosen.run_id, "run_message": ""}
 
     def _show(self, view: View) -> Shown:
         """Everything on the Runs tab, and the top line.
@@ -202,23 +199,27 @@ class RunHandlers:
         run = self._find(view.run_id)
         compared = [found for run_id in view.ids if (found := self._find(run_id))]
         active = next((each for each in listed if each.is_active and each.state != "queued"), None)
-        return self._history(view, listed) | {
-            "top": render.top_line(chip()),
-            "live": gr.update(value=panel.live_label(active) if active else "", visible=active is not None),
-            "start": gr.update(value="Add to queue" if active else "Start training"),
-            "run_header": panel.run_header(run, remedies(run) if run else (), stalled(run) if run else None),
-            **_actions(run),
-            "tiles": panel.tiles(run),
-            "figures": plots.figures(run, compared if len(compared) > 1 else ()),
-            "comparison": gr.update(visible=len(compared) > 1),
-            "differences": history.differences(compared),
-            "memory_table": panel.memory_table(run),
-            "answers": panel.answers(run),
-            "what_next": panel.what_next(run),
-            "files": panel.files(run),
-            "log": runs.log_tail(run.folder) if run else "",
-            "seen": seen,
-        }
+        return (
+            self._history(view, listed)
+            | _written(view, run)
+            | {
+                "top": render.top_line(chip()),
+                "live": gr.update(value=panel.live_label(active) if active else "", visible=active is not None),
+                "start": gr.update(value="Add to queue" if active else "Start training"),
+                "run_header": panel.run_header(run, remedies(run) if run else (), stalled(run) if run else None),
+                **_actions(run),
+                "tiles": panel.tiles(run),
+                "figures": plots.figures(run, compared if len(compared) > 1 else ()),
+                "comparison": gr.update(visible=len(compared) > 1),
+                "differences": history.differences(compared),
+                "memory_table": panel.memory_table(run),
+                "answers": panel.answers(run),
+                "what_next": panel.what_next(run),
+                "files": panel.files(run),
+                "log": runs.log_tail(run.folder) if run else "",
+                "seen": seen,
+            }
+        )
 
     def _history(self, view: View, listed: tuple[Run, ...]) -> Shown:
         """The list on the left."""
@@ -234,9 +235,18 @@ class RunHandlers:
     def _seen(self, view: View) -> str:
         """A short text that changes when there is something new to show."""
         run = self._find(view.run_id)
-        parts = [repr(view), runs.list_fingerprint(self.home)]
+        parts = [repr(replace(view, written_of="")), runs.list_fingerprint(self.home)]
         parts += [run.state, runs.fingerprint(run.folder), stalled(run) or ""] if run else []
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _written(view: View, run: Run | None) -> Shown:
+    """The boxes for what a person writes about a run: filled when another one is shown, and else left alone."""
+    if view.written_of == view.run_id:
+        return {}
+    about = run.about if run else runs.About()
+    said: Shown = {"title": about.title, "tags": ", ".join(about.tags), "notes": about.notes}
+    return said | {"written_of": view.run_id, "about_message": ""}
 
 
 def _actions(run: Run | None) -> Shown:
