@@ -262,6 +262,12 @@ def test_a_reload_finds_the_running_run(handlers: Handlers, home: Home) -> None:
     assert shown["run_id"] == run.id and shown["tabs"]["selected"] == "runs"
 
 
+def test_a_reload_shows_the_run_that_is_under_way_before_one_that_waits(handlers: Handlers, home: Home) -> None:
+    under_way, waiting = (handlers.on_start(**demo(seed=1003))["run_id"] for _ in range(2))
+    assert [run.id for run in queue.waiting(home)] == [waiting]
+    assert Handlers(home).on_load()["run_id"] == handlers.on_live()["run_id"] == under_way
+
+
 def test_an_upload_is_kept_by_its_content_and_becomes_the_data(handlers: Handlers, home: Home, tmp_path: Path) -> None:
     dropped = tmp_path / "my rows (1).jsonl"
     dropped.write_text('{"text": "Once"}\n')

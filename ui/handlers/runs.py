@@ -280,8 +280,9 @@ def _retries(run: Run | None) -> tuple[Help, ...]:
 
 
 def _newest(listed: tuple[Run, ...]) -> Run | None:
-    """The run to show when none was chosen: the newest that is active, else the newest."""
-    return next((run for run in listed if run.is_active), listed[0] if listed else None)
+    """The run to show when none was chosen: the newest that is under way, else that waits, else the newest."""
+    active = [run for run in listed if run.is_active]
+    return next((run for run in active if run.state != "queued"), next(iter([*active, *listed]), None))
 
 
 def _words(error: SpecError) -> str:
