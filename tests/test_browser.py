@@ -112,6 +112,17 @@ def test_the_estimate_moves_with_the_method_and_the_card(form: App, page: Page) 
     expect(page.locator("#estimate .fits")).to_be_visible()
 
 
+def test_the_estimate_and_the_start_stay_in_view(form: App, page: Page) -> None:
+    open_form(page, form)
+    page.get_by_text("Job file", exact=True).click()
+    page.get_by_text("Advanced", exact=True).click()
+    page.get_by_text("Sample questions").scroll_into_view_if_needed()
+    expect(page.locator("#estimate .verdict")).to_be_in_viewport()
+    expect(page.locator("#start")).to_be_in_viewport()
+    page.locator("#read-job-file").scroll_into_view_if_needed()
+    expect(page.locator("#read-job-file")).to_be_in_viewport(ratio=1)
+
+
 @pytest.mark.slow
 def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(form: App, page: Page) -> None:
     open_form(page, form)

@@ -13,7 +13,7 @@ LIST_SCRIPT = Path(__file__).with_name("history.js")
 
 def render() -> dict[str, Any]:
     """Places the tab where the page stands now: {name: component}."""
-    with gr.Row(elem_classes="columns"):
+    with gr.Row(elem_classes=["columns", "runs-columns"]):
         with gr.Column(scale=4, min_width=300, elem_classes="runs-list"):
             named = _list()
         with gr.Column(scale=8, min_width=320):

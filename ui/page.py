@@ -37,7 +37,7 @@ def build(handlers: Handlers) -> gr.Blocks:
             named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
             dark = gr.Button("◐", size="sm", elem_id="dark", min_width=40)
         with gr.Tabs(elem_id="tabs") as named["tabs"]:
-            with gr.Tab("Train", id="train"), gr.Row(elem_classes="columns"):
+            with gr.Tab("Train", id="train"), gr.Row(elem_classes=["columns", "train-columns"]):
                 with gr.Column(scale=6, min_width=320):
                     fields = _place_form(named)
                 with gr.Column(scale=5, min_width=320, elem_classes="sticky"):
