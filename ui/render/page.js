@@ -14,4 +14,8 @@
     if (isTyped || !target.matches("[data-testid=textbox]")) return;
     target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
   });
+
+  // Light or dark: the system's choice, until a person makes one.
+  const kept = localStorage.getItem("tailor-colours");
+  if (kept) document.body.classList.toggle("dark", kept === "dark");
 }
