@@ -108,8 +108,32 @@ def test_the_estimate_moves_with_the_method_and_the_card(form: App, page: Page) 
     expect(page.locator("#estimate .fits")).to_be_visible()
     press(page, "Undo")
     expect(page.locator("#estimate .does_not_fit")).to_be_visible()
+    press(page, "LoRA instead of full")
+    expect(page.locator("#undo")).to_be_visible()
     choose_method(page, "QLoRA", "qlora")
     expect(page.locator("#estimate .fits")).to_be_visible()
+    expect(page.locator("#undo")).to_be_hidden()
+
+
+def test_a_picture_that_is_open_follows_the_form(form: App, page: Page) -> None:
+    open_form(page, form)
+    page.get_by_text("Inside one step").click()
+    said = page.locator("#timeline .notice")
+    expect(said).to_contain_text("operation by operation")
+    first = said.inner_text()
+    set_number(page, "max_length", 32)
+    expect(said).not_to_have_text(first)
+
+
+def test_the_chosen_colours_outlive_a_reload(form: App, page: Page) -> None:
+    page.emulate_media(color_scheme="light")
+    page.goto(form.url)
+    for num_dark in (1, 0):
+        press(page, "Light or dark")
+        expect(page.locator("body.dark")).to_have_count(num_dark)
+        page.reload()
+        expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
+        expect(page.locator("body.dark")).to_have_count(num_dark)
 
 
 def test_the_estimate_and_the_start_stay_in_view(form: App, page: Page) -> None:

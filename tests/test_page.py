@@ -189,6 +189,17 @@ def test_a_fix_can_be_taken_back(handlers: Handlers) -> None:
     assert (undone["method"], undone["learning_rate"]) == ("full", form["learning_rate"])
 
 
+def test_a_fix_cannot_be_taken_back_once_the_form_was_edited(handlers: Handlers) -> None:
+    form = too_big()
+    pressed = handlers.on_fix(0, {"form": form, "changes": [{"method": "qlora"}]}, **form)
+    settled = handlers.on_edit(NO_MARKS, {}, pressed["before_fix"], **form | {"method": "qlora"})
+    again = handlers.on_edit(settled["marks"], {}, settled["before_fix"], **settled["marks"]["form"])
+    assert "undo" not in settled and "undo" not in again
+    edited = settled["marks"]["form"] | {"method": "lora"}
+    by_hand = handlers.on_edit(again["marks"], {}, again["before_fix"], **edited)
+    assert by_hand["undo"]["visible"] is False and by_hand["before_fix"] == {}
+
+
 def test_the_forecast_tells_time_speed_and_price(handlers: Handlers) -> None:
     shown = handlers.on_suggest(**too_big(method="qlora"))
     assert all(word in str(shown["speed"]) for word in ("about", "tokens/s", "$"))
@@ -200,9 +211,21 @@ def test_a_job_that_cannot_run_has_no_buttons(handlers: Handlers) -> None:
 
 
 def test_what_fits_where_is_told_for_the_chosen_model(handlers: Handlers) -> None:
-    table = str(handlers.on_what_fits("Qwen/Qwen2.5-7B", 2048)["what_fits"])
+    shown = handlers.on_what_fits({}, **demo(model="Qwen/Qwen2.5-7B", max_length=2048))
+    table = str(shown["what_fits"])
+    assert "Qwen2.5 7B: " in table and "2,048 tokens" in table
     assert "RTX 4090" in table and "QLoRA" in table and "<td>–</td>" in table
-    assert "cannot run" in str(handlers.on_what_fits("/no/model", 2048)["what_fits"])
+    assert "cannot run" in str(handlers.on_what_fits({}, **demo(model="/no/model"))["what_fits"])
+
+
+def test_what_is_unfolded_follows_the_form_and_what_is_folded_is_not_drawn(handlers: Handlers) -> None:
+    opened = handlers.on_timeline({}, **demo())
+    unfolded: dict[str, Any] = dict(opened["unfolded"])
+    assert handlers.on_unfolded(unfolded, **demo()) == {}
+    redrawn = handlers.on_unfolded(unfolded, **demo(max_length=64))
+    assert redrawn["timeline"] != opened["timeline"] and redrawn["unfolded"]["timeline"]["max_length"] == 64
+    folded = handlers.on_fold("timeline", unfolded)["unfolded"]
+    assert handlers.on_unfolded(folded, **demo(max_length=64)) == {}
 
 
 def test_who_holds_the_card_is_told_and_whether_the_rest_is_enough() -> None:

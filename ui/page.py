@@ -11,7 +11,9 @@ from ui.handlers import SHOWN_FIXES, Handlers
 from ui.monitor import SHOWN_REMEDIES
 
 HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
-TOGGLE_DARK = "() => document.body.classList.toggle('dark')"
+TOGGLE_DARK = """() => {
+  localStorage.setItem("tailor-colours", document.body.classList.toggle("dark") ? "dark" : "light");
+}"""
 SECONDS_BETWEEN_TICKS = 2.0
 SHOWN_ABOVE = ("top", "live", "start", "seen")
 """What else the runs have a say in."""
@@ -19,6 +21,8 @@ LENGTHS = ("lengths", "length_p95", "length_longest", "histogram", "measuring", 
 SUGGESTIONS = ("fixes", "fixes_title", *(f"fix_{place}" for place in range(SHOWN_FIXES)), "speed")
 EXACT_CHECK = ("exact", "checking", "check_exactly", "estimate")
 """What is said of the rows, of a job that was estimated, and of a step that is traced."""
+UNFOLDING = ("timeline", "what_fits")
+"""Pictures of the job that are only drawn while they are unfolded."""
 SECONDS_BETWEEN_LOOKS = 0.7
 """At how far the measuring of the rows, or a trace, has come."""
 
@@ -30,12 +34,12 @@ that bypass the queue do not tell the browser that it changed."""
 def build(handlers: Handlers) -> gr.Blocks:
     """The whole page over the handlers of its events."""
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
-        named: dict[str, Any] = {name: gr.State({}) for name in ("marks", "fixes", "before_fix")}
+        named: dict[str, Any] = {name: gr.State({}) for name in ("marks", "fixes", "before_fix", "unfolded")}
         named |= {"seen": gr.State("")} | {name: gr.Textbox(visible="hidden") for name in (*SIGNALS, "news")}
         with gr.Row(elem_classes="top-row"):
             named["top"] = gr.HTML(elem_id="top")
             named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
-            dark = gr.Button("◐", size="sm", elem_id="dark", min_width=40)
+            dark = gr.Button("Light or dark", size="sm", elem_id="dark", min_width=40)
         with gr.Tabs(elem_id="tabs") as named["tabs"]:
             with gr.Tab("Train", id="train"), gr.Row(elem_classes=["columns", "train-columns"]):
                 with gr.Column(scale=6, min_width=320):
@@ -164,9 +168,11 @@ def _wire(join: Joiner, handlers: Handlers) -> None:
         press = partial(handlers.on_fix, place)
         join.fill(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields})
     join.fill(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]})
-    join.on(named["timeline_panel"].expand, handlers.on_timeline, fields)
-    of_table = {name: fields[name] for name in ("model", "max_length")}
-    join.on(named["what_fits_panel"].expand, handlers.on_what_fits, of_table)
+    unfolded = {"unfolded": named["unfolded"]}
+    for name in UNFOLDING:
+        panel, handler = named[f"{name}_panel"], getattr(handlers, f"on_{name}")
+        join.on(panel.expand, handler, unfolded | dict(fields))
+        join.on(panel.collapse, partial(handlers.on_fold, name), unfolded)
     join.on(named["check_exactly"].click, handlers.on_check_exactly, fields, shows=EXACT_CHECK)
     join.on(named["checking"].tick, handlers.on_checking, fields, shows=EXACT_CHECK)
     join.on(named["start"].click, handlers.on_start, fields, quick=False)
@@ -180,11 +186,13 @@ def _wire_edit(page: gr.Blocks, join: Joiner, handlers: Handlers) -> None:
     """
     named, fields = join.named, join.fields
     causes = [*(each.input for each in fields.values()), page.load, *(named[name].change for name in SIGNALS)]
-    known = {name: named[name] for name in ("marks", "fixes")}
+    known = {name: named[name] for name in ("marks", "fixes", "before_fix")}
     edited = join.on(partial(gr.on, causes), handlers.on_edit, known | dict(fields), overtaken="always_last")
     measured = join.on(edited.then, handlers.on_lengths, fields, overtaken="always_last", shows=LENGTHS)
     suggested = {"marks": named["marks"], **fields}
-    join.on(measured.then, handlers.on_suggest, suggested, overtaken="always_last", shows=SUGGESTIONS)
+    better = join.on(measured.then, handlers.on_suggest, suggested, overtaken="always_last", shows=SUGGESTIONS)
+    drawn = {"unfolded": named["unfolded"], **fields}
+    join.on(better.then, handlers.on_unfolded, drawn, overtaken="always_last", shows=("unfolded", *UNFOLDING))
 
 
 def _wire_data(join: Joiner, handlers: Handlers, fields: Named) -> None:

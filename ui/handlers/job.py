@@ -11,10 +11,10 @@ import gradio as gr
 from core.device import DeviceReading, this_machine
 from core.experience import past_runs, speeds
 from core.job import JobSpec, SpecError
-from core.memory import refine, timeline
+from core.memory import refine
 from core.methods import METHODS, STAGES, Method, Stage
 from core.plan import PLANNED_FIELDS
-from core.presets import gpus, recipes
+from core.presets import recipes
 from core.resolve import ResolvedJob, default_fields, recipe_fields, resolve
 from core.runs import Home
 from core.speed import calibrated
@@ -25,24 +25,28 @@ from ui.handlers.exact import Checks, shown_check
 from ui.handlers.intake import shown_intake
 from ui.handlers.preview import Previews
 from ui.handlers.shown import Shown
+from ui.handlers.unfolded import UnfoldedHandlers
 from ui.render import estimate as panel
-from ui.render.timeline import timeline as draw_timeline
 from ui.words import fix_label, speed_sentence
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 SHOWN_FIXES = 4
-USUAL_CARDS = ("rtx-3060", "rtx-4060-ti-16gb", "t4", "rtx-4090", "rtx-5090", "l40s", "a100-80gb", "h200")
-"""The columns of "What fits where"."""
 
 
-class JobHandlers:
+class JobHandlers(UnfoldedHandlers):
     """The events of the form and of the estimate, over one home folder."""
 
     home: Home
     checks: Checks
     previews: Previews
 
-    def on_edit(self, marks: Mapping[str, Any], fixes: Mapping[str, Any] = NOTHING, **form: object) -> Shown:
+    def on_edit(
+        self,
+        marks: Mapping[str, Any],
+        fixes: Mapping[str, Any] = NOTHING,
+        before_fix: Mapping[str, Any] = NOTHING,
+        **form: object,
+    ) -> Shown:
         """A control changed: defaults follow model, method and stage, the profile chooses anew, the estimate follows.
 
         The fixes on the page belong to the form as it was; `on_suggest` puts others in their place.
@@ -79,6 +83,7 @@ class JobHandlers:
             "command": _command_line(fields),
             "job_file": _job_file(fields),
             **shown_check(self.checks, fields, rows),
+            **_undo_after(before_fix, form, fields),
             "start_message": "",
             "marks": {name: fields[name] for name in names}
             | {"form": fields, "fields": wanted, "planned": planned, "by_hand": by_hand if planned else frozenset()}
@@ -126,31 +131,11 @@ class JobHandlers:
             return self.on_suggest(NOTHING, **form)
         change = fixes["changes"][place]
         before = {name: form[name] for name in change}
-        return {**change, "before_fix": before, "undo": gr.update(visible=True)}
+        return {**change, "before_fix": {"fields": before, "left": [form | change]}, "undo": gr.update(visible=True)}
 
-    def on_undo(self, before_fix: dict[str, object]) -> Shown:
+    def on_undo(self, before_fix: Mapping[str, Any]) -> Shown:
         """The last fix is taken back."""
-        return {**before_fix, "before_fix": {}, "undo": gr.update(visible=False)}
-
-    def on_what_fits(self, model: str, max_length: object) -> Shown:
-        """The table was opened: the largest batch of the form's model and length, by method, on the usual cards."""
-        try:
-            resolved = resolve({"model": model, "max_length": max_length})
-            batches = resolved.largest_batches([gpus()[card] for card in USUAL_CARDS])
-        except SpecError as error:
-            return {"what_fits": panel.refusal(error)}
-        return {"what_fits": panel.what_fits(batches, resolved.job.max_length)}
-
-    def on_timeline(self, **form: object) -> Shown:
-        """The picture of one step was opened."""
-        try:
-            resolved = resolve(form)
-            if resolved.model.shape is None:
-                return {"timeline": render.notice("A traced architecture has no timeline.", "plain")}
-            moments = timeline(resolved.job, resolved.model.shape, resolved.gpu)
-        except SpecError as error:
-            return {"timeline": panel.refusal(error)}
-        return {"timeline": draw_timeline(moments)}
+        return {**before_fix.get("fields", NOTHING), "before_fix": {}, "undo": gr.update(visible=False)}
 
     def on_reset(self, marks: Mapping[str, Any], model: str, method: str, stage: str) -> Shown:
         """Every setting goes back to what the model, the method and the stage would have it be."""
@@ -197,6 +182,15 @@ class Mark:
 IDENTITY = ("model", "dataset", "dataset_sha256", "method", "stage", "gpu")
 """Fields that say what the job is; they have no default worth going back to."""
 OF_A_STAGE = frozenset(control.field for control in controls("stage"))
+
+
+def _undo_after(before_fix: Mapping[str, Any], form: Mapping[str, object], settled: Mapping[str, object]) -> Shown:
+    """A fix can be taken back while the form is what it left, as the browser sends it or as the edits settled it."""
+    if not before_fix:
+        return {}
+    if form not in before_fix["left"]:
+        return {"before_fix": {}, "undo": gr.update(visible=False)}
+    return {"before_fix": {**before_fix, "left": [form, settled]}}
 
 
 def _follow_defaults(marks: Mapping[str, Any], form: Mapping[str, object]) -> dict[str, object]:

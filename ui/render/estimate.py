@@ -120,7 +120,7 @@ def unknown_architecture(title: str) -> str:
     return f'<div class="estimate traced"><p class="verdict">Traced, not estimated</p>{notice(said, "plain")}</div>'
 
 
-def what_fits(cells: Sequence[Cell], max_length: int) -> str:
+def what_fits(cells: Sequence[Cell], model: str, max_length: int) -> str:
     """Methods down, cards across: the largest batch of full-length rows."""
     cards = tuple(dict.fromkeys(cell.gpu for cell in cells))
     heads = "".join(f"<th>{escape(gpus()[card].name.removeprefix('GeForce '))}</th>" for card in cards)
@@ -130,8 +130,8 @@ def what_fits(cells: Sequence[Cell], max_length: int) -> str:
         + "</tr>"
         for method in dict.fromkeys(cell.method for cell in cells)
     )
-    note = f"Largest batch size of rows of {max_length:,} tokens, with gradient checkpointing."
-    return f'<div class="measured scrolls"><p>{note}</p><table><tr><th></th>{heads}</tr>{lines}</table></div>'
+    note = f"{model}: the largest batch size of rows of {max_length:,} tokens, with gradient checkpointing."
+    return f'<div class="measured scrolls"><p>{escape(note)}</p><table><tr><th></th>{heads}</tr>{lines}</table></div>'
 
 
 def refusal(error: SpecError) -> str:
