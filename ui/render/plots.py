@@ -242,7 +242,11 @@ def _line(trace: Trace, steps: Floats, values: Floats) -> go.Scatter:
 
 
 def _smooth(values: Floats, memory_of: float) -> Floats:
-    """Exponential mean, corrected for its start at zero (Kingma and Ba 2015, section 3); a gap is passed over."""
+    """Exponential mean, corrected for its start at zero (Kingma and Ba 2015, section 3); a gap is passed over.
+
+    It remembers at most a sixth of the values: of a short run it would else still tell of the start at the end.
+    """
+    memory_of = min(memory_of, 1 - 1 / max(1.0, len(values) / 6))
     mean, weight, smoothed = 0.0, 0.0, np.full(len(values), np.nan)
     for index, value in enumerate(values):
         if np.isfinite(value):

@@ -70,7 +70,7 @@ def tiles(run: Run | None) -> str:
     peaks = curves.get("memory_peak_bytes") or curves.get("device_used_bytes")
     price = f" · ${run.usd:,.2f}" if run.usd else ""
     facts = (
-        ("Loss", f"{loss.values[-1]:.4f}" if loss else "–", f"from {loss.values[0]:.4f}" if loss else ""),
+        ("Loss", _loss(loss.values[-1]) if loss else "–", f"from {_loss(loss.values[0])}" if loss else ""),
         (
             "Speed",
             f"{speed.values[-1]:,.0f}" if speed else "–",
@@ -83,6 +83,11 @@ def tiles(run: Run | None) -> str:
         f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>" for name, value, more in facts
     )
     return f'<div class="tiles">{cells}</div>'
+
+
+def _loss(value: float) -> str:
+    """0.0426, 3.1e-05"""
+    return f"{value:.2g}" if abs(value) < 0.001 else f"{value:.4f}"
 
 
 def _rate(run: Run, measured: float) -> str:
