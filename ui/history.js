@@ -12,7 +12,10 @@ element.addEventListener("pointerdown", (event) => (pressed = runAt(event)));
 element.addEventListener("click", (event) => {
   const run = runAt(event) ?? (event.target.closest("[data-compare]") ? undefined : pressed);
   pressed = undefined;
-  if (run) say("run-id", run);
+  if (!run) return;
+  say("run-id", run);
+  const isAbove = window.matchMedia("(max-width: 899px)").matches; // the list, of the run: see ui/style.css
+  if (isAbove) document.querySelector("#run-header")?.scrollIntoView({ behavior: "smooth" });
 });
 element.addEventListener("change", () => {
   const boxes = [...element.querySelectorAll("[data-compare]:checked")];

@@ -121,8 +121,9 @@ def _share_done(run: Run) -> str:
 
 
 def seconds_left(run: Run) -> float | None:
-    """Seconds to go at the pace of the last logged steps; None before there is a pace."""
-    clock = runs.read_curves(run.folder).get("time") if run.is_active else None
+    """Seconds to go at the pace of the last logged steps; None before there is a pace, and while it waits."""
+    is_under_way = run.is_active and run.state != "queued"
+    clock = runs.read_curves(run.folder).get("time") if is_under_way else None
     if clock is None or len(clock.steps) < 3:
         return None
     steps, seconds = clock.steps[-50:], clock.values[-50:]

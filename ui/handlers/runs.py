@@ -262,6 +262,10 @@ def _actions(run: Run | None) -> Shown:
     )
     seen = {"resume": is_early, "sooner": waits, "later": waits, "next_stage": goes_on}
     buttons = {name: gr.update(visible=is_seen) for name, is_seen in seen.items()}
+    if run is not None and is_early:
+        buttons["resume"] = gr.update(
+            visible=True, value="Resume" if runs.has_checkpoint(run.folder) else "Start again"
+        )
     offered = [*_retries(run), *[None] * SHOWN_REMEDIES][:SHOWN_REMEDIES]
     retries = {
         f"remedy_{place}": gr.update(visible=each is not None, value=f"Retry: {each.title}" if each else "")
