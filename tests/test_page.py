@@ -16,7 +16,7 @@ import pytest
 from gradio_client import Client
 
 from core import launch, queue, runs
-from core.device import DeviceReading, GpuProcess
+from core.device import DeviceReading, GpuProcess, this_machine
 from core.job import JobSpec
 from core.methods import METHODS
 from core.resolve import default_fields, resolve
@@ -25,7 +25,7 @@ from core.speed import RowStatistics
 from tests.fake_runs import NEVER_END, NewRun, eventually
 from ui import form, page, server
 from ui.gate import GatePolicy
-from ui.handlers import Handlers, exact
+from ui.handlers import Handlers, exact, job
 from ui.render import plots
 from ui.render import run as run_panel
 from ui.render.estimate import estimate_panel
@@ -364,6 +364,36 @@ def test_two_runs_are_compared_by_what_differs(handlers: Handlers, home: Home) -
     assert "comparison" in json.loads(str(shown["figures"]))
 
 
+def test_a_form_that_goes_on_from_a_run_says_so(handlers: Handlers, home: Home) -> None:
+    run_id = str(handlers.on_start(**demo())["run_id"])
+    launch.wait(home, run_id, 20)
+    filled = {name: value for name, value in handlers.on_next_stage(run_id).items() if name in JobSpec.model_fields}
+    said = str(handlers.on_edit(NO_MARKS, **demo(**filled))["goes_on"])
+    assert f"Goes on from the adapter of run {run_id}; the data is the demo" in said
+    assert handlers.on_edit(NO_MARKS, **demo())["goes_on"] == ""
+
+
+def test_a_card_that_was_not_used_is_not_paid_for(new_run: NewRun) -> None:
+    run = new_run(gpu="rtx-4090")
+    for status, is_paid in (({}, True), ({"device": "CPU", "device_capacity_bytes": 2**34}, False)):
+        runs.write_json(run.folder / "status.json", {"state": "finished", "started": 1, "updated": 61, **status})
+        assert bool(runs.read(run.home, run.id).usd) is is_paid
+
+
+def test_a_card_that_this_machine_lacks_is_told_beside_the_start(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = replace(this_machine(), gpus=())
+    monkeypatch.setattr(job, "this_machine", lambda: machine)
+    said = "This machine has no RTX 4090: it will train on its CPU."
+    assert said in str(handlers.on_edit(NO_MARKS, **demo(gpu="rtx-4090"))["start_message"])
+    card = DeviceReading(0, "NVIDIA GeForce RTX 4090", "", 24 * 2**30, 0, 24 * 2**30, (8, 9), "", 0.0, 0.0, ())
+    machine = replace(machine, gpus=(card,))
+    for gpu in ("rtx-4090", "local"):
+        assert handlers.on_edit(NO_MARKS, **demo(gpu=gpu))["start_message"] == ""
+    assert "train on its RTX 4090" in str(handlers.on_edit(NO_MARKS, **demo(gpu="h200"))["start_message"])
+
+
 def test_a_failed_run_tells_what_would_help_and_fills_the_form_with_it(handlers: Handlers, home: Home) -> None:
     run_id = str(handlers.on_start(**demo(seed=1003))["run_id"])
     launch.kill(runs.read(home, run_id))
@@ -464,6 +494,30 @@ def test_the_memory_plot_has_what_was_predicted_and_a_card_that_is_near(
     levels = plots.figure(plots.PLOTS["memory"], runs.read(run.home, run.id)).layout.shapes
     assert [level.name for level in levels] == names and levels[0].y0 == levels[0].y1 == 2
     assert all(level.showlegend for level in levels)
+
+
+@pytest.mark.parametrize("num_points", [3, 18, 60])
+def test_the_smoothed_loss_of_a_short_run_ends_near_its_last_values(new_run: NewRun, num_points: int) -> None:
+    run = new_run()
+    losses = [4.0] * (num_points // 2) + [0.00003] * (num_points - num_points // 2)
+    rows = (json.dumps({"step": step, "loss": loss}) for step, loss in enumerate(losses, 1))
+    (run.folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    for drawn in (plots.figure(plots.PLOTS["loss"], run).data[1], plots.comparison([run]).data[0]):
+        assert drawn.y[-1] < 0.2
+    assert "<b>3e-05</b>" in run_panel.tiles(run)
+
+
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_a_run_without_a_checkpoint_is_started_again_and_not_resumed(
+    handlers: Handlers, new_run: NewRun, has_checkpoint: bool
+) -> None:
+    run = new_run()
+    runs.write_json(run.folder / "status.json", {"state": "stopped"})
+    if has_checkpoint:
+        (run.folder / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+        runs.write_json(run.folder / "checkpoints" / "checkpoint-3" / "manifest.json", {})
+    shown: dict[str, Any] = handlers.on_pick(**looking_at(run.id))
+    assert shown["resume"]["value"] == ("Resume" if has_checkpoint else "Start again")
 
 
 def test_choices_of_the_form_are_those_of_the_job() -> None:

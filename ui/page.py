@@ -60,7 +60,9 @@ def build(handlers: Handlers) -> gr.Blocks:
 
 def _place_form(named: dict[str, Any]) -> dict[str, Any]:
     """The left column, in the order a person decides."""
-    fields = form.render("model") | form.render("data")
+    fields = form.render("model")
+    named["goes_on"] = gr.HTML(elem_id="goes-on")
+    fields |= form.render("data")
     named["upload"] = gr.File(
         label="Drop a file here: JSONL, JSON, CSV or Parquet",
         file_types=[".jsonl", ".json", ".csv", ".tsv", ".parquet"],

@@ -95,10 +95,11 @@ class Run:
 
     @property
     def usd(self) -> float | None:
-        """What the time costs on the job's card, or on the one it ran on, where the presets know a price."""
+        """What the time costs on the card it ran on, or before that is known on the job's, where the presets know a
+        price; a processor has none."""
         card = gpus().get(self.job.gpu)
-        if card is None and (capacity := self.status.get("device_capacity_bytes")):
-            card = find_preset(str(self.status.get("device", "")), int(capacity))
+        if device := str(self.status.get("device", "")):
+            card = find_preset(device, int(self.status.get("device_capacity_bytes") or 0))
         return self.seconds / 3600 * card.usd_per_hour if card and card.usd_per_hour else None
 
     def to_json(self) -> dict[str, object]:

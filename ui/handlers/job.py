@@ -3,18 +3,19 @@
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
 
-from core.device import DeviceReading, this_machine
+from core.device import DeviceReading, find_preset, this_machine
 from core.experience import past_runs, speeds
 from core.job import JobSpec, SpecError
 from core.memory import refine
 from core.methods import METHODS, STAGES, Method, Stage
 from core.plan import PLANNED_FIELDS
-from core.presets import recipes
+from core.presets import gpus, recipes
 from core.resolve import ResolvedJob, default_fields, recipe_fields, resolve
 from core.runs import Home
 from core.speed import calibrated
@@ -84,7 +85,8 @@ class JobHandlers(UnfoldedHandlers):
             "job_file": _job_file(fields),
             **shown_check(self.checks, fields, rows),
             **_undo_after(before_fix, form, fields),
-            "start_message": "",
+            "goes_on": render.notice(_goes_on(self.home, fields), "plain"),
+            "start_message": render.notice(_elsewhere(fields["gpu"], resolved), "warned"),
             "marks": {name: fields[name] for name in names}
             | {"form": fields, "fields": wanted, "planned": planned, "by_hand": by_hand if planned else frozenset()}
             | {"overwritten": {name: form[name] for name in planned}},
@@ -273,6 +275,26 @@ def _job_file(fields: Mapping[str, object]) -> str:
 
 def _flag(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _goes_on(home: Home, fields: Mapping[str, object]) -> str:
+    """What the job begins with, if that is what a run has left, and on which data it goes on."""
+    for field in ("adapter", "model"):
+        folder = Path(str(fields[field] or "")).parent
+        if folder.parent == home.runs:
+            data = "the data is the demo's until you choose your own" if fields["dataset"] == "demo" else ""
+            return f"Goes on from the {field} of run {folder.name}{'; ' if data else ''}{data}."
+    return ""
+
+
+def _elsewhere(gpu: object, resolved: ResolvedJob | None) -> str:
+    """What a start would mean for a job whose card this machine lacks."""
+    wanted, cards = gpus().get(str(gpu)), this_machine().gpus
+    known = [find_preset(card.name, card.capacity_bytes) for card in cards]
+    if resolved is None or wanted is None or wanted in known:
+        return ""
+    own = cards[min(resolved.job.device, len(cards) - 1)].short_name if cards else "CPU"
+    return f"This machine has no {wanted.name.removeprefix('GeForce ')}: it will train on its {own}."
 
 
 def _card(job: JobSpec) -> DeviceReading | None:
