@@ -125,6 +125,15 @@ def test_a_picture_that_is_open_follows_the_form(form: App, page: Page) -> None:
     expect(said).not_to_have_text(first)
 
 
+def test_a_menu_closes_when_one_goes_on_with_tab(form: App, page: Page) -> None:
+    open_form(page, form)
+    page.locator("#field-gpu input").click()
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.locator("#field-profile input:focus")).to_have_count(1)
+    expect(page.get_by_role("option")).to_have_count(0)
+
+
 def test_the_chosen_colours_outlive_a_reload(form: App, page: Page) -> None:
     page.emulate_media(color_scheme="light")
     page.goto(form.url)

@@ -15,6 +15,15 @@
     target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
   });
 
+  // A menu takes every key for one that opens it, Tab too, and would stay open over what the person has gone on to;
+  // and its list, which scrolls, would be where Tab leads.
+  const keepTabFromMenus = (event) => {
+    if (event.key !== "Tab" || !event.target.matches("input[role=combobox]")) return;
+    event.stopPropagation();
+    for (const list of document.querySelectorAll("[role=listbox]")) list.tabIndex = -1;
+  };
+  document.addEventListener("keydown", keepTabFromMenus, true);
+
   // Light or dark: the system's choice, until a person makes one.
   const kept = localStorage.getItem("tailor-colours");
   if (kept) document.body.classList.toggle("dark", kept === "dark");
