@@ -140,7 +140,8 @@ def test_a_problem_stands_at_its_field_and_goes_away_again(handlers: Handlers) -
 
 @pytest.mark.parametrize("value", [float("nan"), None, "abc", -1, 1e9])
 def test_a_learning_rate_that_is_none_is_refused_without_a_traceback(handlers: Handlers, value: object) -> None:
-    assert "cannot run yet" in str(handlers.on_edit(NO_MARKS, **demo(learning_rate=value))["estimate"])
+    said = str(handlers.on_edit(NO_MARKS, **demo(learning_rate=value))["estimate"])
+    assert "cannot run yet" in said and "<b>Learning rate</b>" in said
     assert "Not started" in str(handlers.on_start(**demo(learning_rate=value))["start_message"])
 
 
@@ -494,6 +495,10 @@ def test_the_memory_plot_has_what_was_predicted_and_a_card_that_is_near(
     levels = plots.figure(plots.PLOTS["memory"], runs.read(run.home, run.id)).layout.shapes
     assert [level.name for level in levels] == names and levels[0].y0 == levels[0].y1 == 2
     assert all(level.showlegend for level in levels)
+
+
+def test_a_run_without_points_has_no_plots(new_run: NewRun) -> None:
+    assert plots.figures(new_run()) == plots.figures(None) == "{}"
 
 
 @pytest.mark.parametrize("num_points", [3, 18, 60])

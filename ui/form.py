@@ -211,6 +211,8 @@ CONTROLS: tuple[Control, ...] = (
     Control("num_samples", "Sample questions", "keeping", _number),
 )
 
+LABELS: Mapping[str, str] = {control.field: control.label for control in CONTROLS}
+"""Field -> what a person knows it by."""
 ADVANCED: Mapping[str, str] = {
     "what": "Job",
     "rows": "Data",

@@ -20,7 +20,7 @@ from core.resolve import ResolvedJob, default_fields, recipe_fields, resolve
 from core.runs import Home
 from core.speed import calibrated
 from ui import render
-from ui.form import controls, first_values
+from ui.form import LABELS, controls, first_values
 from ui.handlers.data import report_of, shown_data
 from ui.handlers.exact import Checks, shown_check
 from ui.handlers.intake import shown_intake
@@ -62,7 +62,7 @@ class JobHandlers(UnfoldedHandlers):
             fields |= resolved.plan.change
             shown, problems = self._estimate(resolved), {}
         except SpecError as error:
-            resolved, shown = None, panel.refusal(error)
+            resolved, shown = None, panel.refusal(error, LABELS)
             problems = {each.field: f"{each.problem}; {each.fix}" for each in error.problems}
         wanted = _marks(fields, problems, by_hand)
         before = marks.get("fields", {})
@@ -250,7 +250,7 @@ def _effective_batch(fields: Mapping[str, object]) -> str:
         rows = int(str(fields["per_device_train_batch_size"])) * int(str(fields["gradient_accumulation_steps"]))
     except ValueError:
         return ""
-    return render.notice(f"Effective batch: {rows:,} rows per optimizer step", "plain")
+    return render.notice(f"Effective batch: {rows:,} rows per optimizer step", "plain") if rows > 0 else ""
 
 
 def _command_line(fields: Mapping[str, object]) -> str:

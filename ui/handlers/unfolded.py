@@ -8,6 +8,7 @@ from core.memory import timeline
 from core.presets import gpus
 from core.resolve import resolve
 from ui import render
+from ui.form import LABELS
 from ui.handlers.shown import Shown
 from ui.render import estimate as panel
 from ui.render.timeline import timeline as draw_timeline
@@ -45,7 +46,7 @@ def _what_fits(fields: Mapping[str, object]) -> str:
         resolved = resolve(fields)
         batches = resolved.largest_batches([gpus()[card] for card in USUAL_CARDS])
     except SpecError as error:
-        return panel.refusal(error)
+        return panel.refusal(error, LABELS)
     return panel.what_fits(batches, resolved.model.title, resolved.job.max_length)
 
 
@@ -56,7 +57,7 @@ def _timeline(form: Mapping[str, object]) -> str:
             return render.notice("A traced architecture has no timeline.", "plain")
         moments = timeline(resolved.job, resolved.model.shape, resolved.gpu)
     except SpecError as error:
-        return panel.refusal(error)
+        return panel.refusal(error, LABELS)
     return draw_timeline(moments)
 
 

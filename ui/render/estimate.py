@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 
 from core.device import DeviceReading
 from core.fit import Cell, Fix
@@ -31,6 +32,8 @@ LEAST_TAKEN_BYTES = 256 * 2**20
 """An idle card shows some for its driver and its screen."""
 MOST_HOLDERS = 3
 NAMES: Mapping[str, str] = {"cuda_context": "CUDA context"}
+FIELD_NAMES: Mapping[str, str] = MappingProxyType({})
+"""The fields by their own names, as in a job file."""
 
 
 def estimate_panel(found: MemoryEstimate, card: DeviceReading | None = None) -> str:
@@ -134,10 +137,11 @@ def what_fits(cells: Sequence[Cell], model: str, max_length: int) -> str:
     return f'<div class="measured scrolls"><p>{escape(note)}</p><table><tr><th></th>{heads}</tr>{lines}</table></div>'
 
 
-def refusal(error: SpecError) -> str:
-    """Why there is no estimate: every problem with its remedy."""
+def refusal(error: SpecError, labels: Mapping[str, str] = FIELD_NAMES) -> str:
+    """Why there is no estimate: every problem with its remedy. `labels` is what the reader knows the fields by."""
     items = "".join(
-        f"<li><b>{escape(each.field)}</b> {escape(each.problem)}. <span>{escape(_sentence(each.fix))}</span></li>"
+        f"<li><b>{escape(labels.get(each.field, each.field))}</b> {escape(each.problem)}. "
+        f"<span>{escape(_sentence(each.fix))}</span></li>"
         for each in error.problems
     )
     return f'<div class="estimate refused"><p class="verdict">This job cannot run yet</p><ul>{items}</ul></div>'

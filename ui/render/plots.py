@@ -163,7 +163,7 @@ RUN_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377",
 def figures(run: Run | None, compared: Sequence[Run] = ()) -> str:
     """Every plot that has something to show, as JSON: {plot id: {data, layout}}, for ui/plots.js."""
     known = runs.read_curves(run.folder).keys() if run else frozenset[str]()
-    shown = [plot for plot in PLOTS.values() if plot.id in ALWAYS_SHOWN or known & {each.key for each in plot.traces}]
+    shown = [plot for plot in PLOTS.values() if known & {each.key for each in plot.traces}]
     drawn = {plot.id: figure(plot, run) for plot in shown}
     if compared:
         drawn[COMPARISON.id] = comparison(compared)

@@ -7,7 +7,7 @@ from itertools import groupby
 from core.memory.timeline import Moment
 from ui.words import PHASES, gib
 
-WIDTH, HEIGHT, HEADROOM = 600, 150, 16
+WIDTH, HEIGHT, HEADROOM, LETTER = 600, 150, 16, 6
 
 
 def timeline(moments: Sequence[Moment]) -> str:
@@ -42,6 +42,6 @@ def _stretches(moments: Sequence[Moment]) -> list[tuple[str, int, bool]]:
     found, start = [], 0
     for phase, stretch in groupby(moments, key=lambda moment: moment[0]):
         length = len(list(stretch))
-        found.append((phase, start, length * WIDTH / len(moments) > 60))
+        found.append((phase, start, length * WIDTH / len(moments) > LETTER * len(PHASES.get(phase, phase)) + 6))
         start += length
     return found
