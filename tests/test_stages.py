@@ -101,6 +101,21 @@ def require_trained(run: Path) -> None:
 
 
 @training
+@pytest.mark.parametrize("stage", ["orpo", pytest.param("cpo", marks=pytest.mark.slow)])
+def test_a_probe_leaves_no_trace_where_tokens_are_counted_for_the_trainer(
+    tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from core.training import watch
+
+    counts = []
+    for name, has_limited_memory in (("plain", False), ("probed", True)):
+        monkeypatch.setattr(watch, "has_limited_memory", lambda found=has_limited_memory: found)
+        assert train(run := stage_run(tmp_path / name, stage, max_steps=2)) == 0
+        counts.append([(line["loss"], line["num_tokens"]) for line in lines_of(run) if "loss" in line])
+    assert "probe: 4 rows" in capsys.readouterr().out and counts[0] == counts[1]
+
+
+@training
 @pytest.mark.parametrize("stage", TRAINABLE)
 def test_every_stage_learns_and_says_what_its_plots_show(
     tmp_path: Path, stage: str, capfd: pytest.CaptureFixture[str]

@@ -78,9 +78,9 @@ def bytes_of_states(parameters: Iterable[nn.Parameter], optim: str) -> int:
 def _without_a_trace(trainer: Any, model: nn.Module) -> Iterator[None]:
     """What TRL counts per step, random numbers and gradients are afterwards as they were."""
     counted = {
-        name: copy.deepcopy(vars(trainer)[name])
+        name: copy.deepcopy(getattr(trainer, name))  # a count of none yet may be the class's own
         for name in ("_metrics", "_stored_metrics", "_total_train_tokens")
-        if name in vars(trainer)
+        if hasattr(trainer, name)
     }
     try:
         with torch.random.fork_rng():
