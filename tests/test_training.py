@@ -473,15 +473,20 @@ def test_the_precision_follows_the_device(
 
 
 @training
-def test_full_training_in_float16_is_refused_where_it_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["full", "freeze"])
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_weights_that_train_in_float16_are_refused_on_every_gpu(
+    monkeypatch: pytest.MonkeyPatch, method: str, has_bfloat16: bool
+) -> None:
     import torch
 
     from core.training.load import choose_precision
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
     with pytest.raises(TrainingError, match="float16"):
-        choose_precision("float16", "full")
+        choose_precision("float16", method)
+    assert choose_precision("float16", "lora").weights == torch.float16
 
 
 class FakeAllocator:

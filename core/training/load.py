@@ -104,7 +104,11 @@ def load(job: Any, rows: Rows) -> Loaded:
 
 
 def choose_precision(dtype: str, method: str) -> Precision:
-    """The precision on the device at hand; `dtype` other than auto decides on the weights."""
+    """The precision on the device at hand; `dtype` other than auto decides on the weights.
+
+    Raises TrainingError for weights in float16 that train on a GPU: under bfloat16 nothing scales their gradients, and
+    under float16 the scaler takes gradients in float32 only (_unscale_grads_ in torch/amp/grad_scaler.py).
+    """
     if not torch.cuda.is_available():
         precision = Precision(torch.float32, None, torch.float32)
     elif torch.cuda.is_bf16_supported(including_emulation=False):
@@ -114,8 +118,8 @@ def choose_precision(dtype: str, method: str) -> Precision:
         precision = Precision(weights, torch.float16, torch.float32)
     if dtype == "auto":
         return precision
-    if dtype == "float16" and precision.autocast == torch.float16 and not METHODS[method].trains_adapter:
-        raise TrainingError("Full training cannot keep its weights in float16 on this GPU: choose dtype auto.")
+    if dtype == "float16" and precision.autocast and not METHODS[method].trains_adapter:
+        raise TrainingError("Weights that train cannot be kept in float16: choose dtype auto.")
     return Precision(getattr(torch, dtype), precision.autocast, precision.quantised_base_adapters)
 
 
