@@ -110,7 +110,8 @@ def test_a_probe_leaves_no_trace_where_tokens_are_counted_for_the_trainer(
     counts = []
     for name, has_limited_memory in (("plain", False), ("probed", True)):
         monkeypatch.setattr(watch, "has_limited_memory", lambda found=has_limited_memory: found)
-        assert train(run := stage_run(tmp_path / name, stage, max_steps=2)) == 0
+        run = stage_run(tmp_path / name, stage, max_steps=2)
+        assert train(run) == 0
         counts.append([(line["loss"], line["num_tokens"]) for line in lines_of(run) if "loss" in line])
     assert "probe: 4 rows" in capsys.readouterr().out and counts[0] == counts[1]
 
@@ -365,6 +366,45 @@ def test_a_tied_embedding_that_trains_whole_stays_tied(tmp_path: Path, name: str
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
     )
     assert embedding.equal(head) and not embedding.equal(model.get_input_embeddings().original_module.weight)
+
+
+@training
+def test_layers_that_train_whole_over_float16_train_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from core.training import load
+
+    precision = load.Precision(torch.float16, torch.bfloat16, torch.bfloat16)
+    monkeypatch.setattr(load, "choose_precision", lambda dtype, method: precision)
+    run = stage_run(tmp_path / "run", "reward", modules_to_save="norm", max_steps=2)
+    assert train(run) == 0, status_of(run)["error"]
+    weights = load_file(run / "output" / "adapter_model.safetensors")
+    assert len(weights) > 2 and {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+@training
+@pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("is_quantised", [False, True])
+def test_the_gradients_of_what_trains_over_float16_can_be_unscaled(is_quantised: bool) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from torch.amp.grad_scaler import GradScaler
+
+    from core.training.load import Precision, cast_adapters
+    from tests.tiny_models import model_of
+
+    base = model_of("llama").half()
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    dtype = Precision(torch.float16, torch.float16, torch.float32).adapters(is_quantised)
+    assert dtype is not None
+    cast_adapters(model, dtype)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer, scaler, ids = torch.optim.SGD(trained), GradScaler("cpu"), torch.ones(1, 4, dtype=torch.long)
+    with torch.autocast("cpu", torch.float16):
+        loss = model(input_ids=ids, labels=ids).loss
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)  # raises for gradients in float16
 
 
 @training

@@ -28,11 +28,22 @@ from core.training.trace_ledger import Ledger
 CLOSE = 0.02
 CONFIG: Mapping[str, Any] = {"model_type": "llama", **SIZES}
 
-CASES = {case.name: case for case in cases()}
+WIDENED: Mapping[str, Mapping[str, object]] = {
+    "embedding and head": {"modules_to_save": "embed_tokens,lm_head"},
+    "a layer": {"modules_to_save": "down_proj", "target_modules": "q_proj"},
+    "a head that scores": {"stage": "reward"},
+}
+"""What trains whole over a base in float16, and therefore in float32."""
 
 
 def job(**fields: object) -> JobSpec:
     return JobSpec.parse({"gpu": GPU, "max_length": 256, "gradient_accumulation_steps": 1, **fields})
+
+
+CASES = {case.name: case for case in cases()} | {
+    name: Case(name, "llama", CONFIG, job(gpu="t4", max_length=1024, gradient_accumulation_steps=8, **fields))
+    for name, fields in WIDENED.items()
+}
 
 
 def request(config: Mapping[str, Any] = CONFIG, **fields: object) -> Request:
@@ -186,7 +197,9 @@ def test_a_model_is_extended_where_the_same_layers_work(kinds: str) -> None:
 
 
 def _parameter(case: Case) -> Any:
-    return pytest.param(case, id=case.name, marks=[] if case.name in QUICK else [pytest.mark.slow])
+    return pytest.param(
+        case, id=case.name, marks=[] if case.name in (*QUICK, "embedding and head") else [pytest.mark.slow]
+    )
 
 
 @pytest.mark.parametrize("case", [_parameter(case) for case in CASES.values()])

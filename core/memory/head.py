@@ -29,7 +29,7 @@ def fused_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]
     """
     program, shape = run.program, run.program.shape
     tile_bytes = _tile_bytes(run)
-    copies_gradient = program.trains_head and program.weight_bytes < 4
+    copies_gradient = program.trains_head and program.head_bytes < 4
     weight_bytes = 4 * shape.vocab_size * shape.hidden_size if copies_gradient else 0
     chosen = run.tape.run(hidden, numbers=program.num_scored_tokens * shape.hidden_size)
     loss = run.tape.run(
@@ -55,7 +55,7 @@ def _tile_bytes(run: ForwardPass) -> int:
     program, shape = run.program, run.program.shape
     tokens, words = min(program.num_scored_tokens, TILE_TOKENS), min(shape.vocab_size, TILE_VOCABULARY)
     weight_bytes = (
-        words * shape.hidden_size * program.compute_bytes if program.rest_bytes != program.compute_bytes else 0
+        words * shape.hidden_size * program.compute_bytes if program.head_bytes != program.compute_bytes else 0
     )
     if program.on_cpu:
         return tokens * words * (program.compute_bytes + 4 * CPU_TILE_COPIES) + weight_bytes
@@ -87,13 +87,13 @@ def _logits(run: ForwardPass, hidden: Tensor) -> Tensor:
     program, tape, shape = run.program, run.tape, run.program.shape
     x = tape.cast(hidden, program.compute_bytes)
     saves, cast = [x] if program.trains_head else [], None
-    if program.autocast and program.rest_bytes == 4:
+    if program.autocast and program.head_bytes == 4:
         cast = tape.heap.allocate(shape.vocab_size * shape.hidden_size, 2, "temporary")
         saves.append(cast)
     numbers = run.num_tokens * shape.vocab_size
     logits = tape.run(x, numbers=numbers, saves=saves, weights=_head_gradient(run), kind="logits", consumes=True)
     if cast is not None:
-        keep_cast(run, cast)
+        keep_cast(run, cast, run.trains)
     if shape.final_logit_softcapping:
         for keeps_output in (False, True, False):  # divided, tanh, multiplied
             logits = tape.run(logits, saves_output=keeps_output, kind="logits", consumes=True)
@@ -118,7 +118,7 @@ def score_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]
     """A number for each sequence from hidden [N, h]: one per token, of which that of the last token counts."""
     program, tape, width = run.program, run.tape, run.program.shape.hidden_size
     x = tape.cast(hidden, program.compute_bytes)
-    weight = WeightGradient(f"{run.model}score", width * program.weight_bytes)
+    weight = WeightGradient(f"{run.model}score", width * program.whole_module_bytes)
     scores = tape.run(x, numbers=run.num_tokens, saves=[x], weights=[weight] if program.trains_head else [])
     tape.drop(x, hidden)
     return tape.run(scores, numbers=program.rows, number_bytes=4, consumes=True), None

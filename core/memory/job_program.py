@@ -42,6 +42,7 @@ def program_of(
         optimizer=OPTIMIZERS[job.optim],
         weight_bytes=precision.weight_bytes,
         lora=_lora(job, precision.adapter_bytes),
+        widens_copies=precision.widens_copies,
         quantization=_quantization(job),
         autocast=precision.autocast,
         is_float16=not gpu.supports_bf16,

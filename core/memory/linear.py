@@ -80,10 +80,11 @@ def _plain(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
     program, tape = run.program, run.tape
     x_math = tape.cast(x, program.compute_bytes) if program.autocast else tape.hold(x)
     saves, weights, cast = [], [], None
-    if program.autocast and program.weight_bytes == 4:
+    is_copy = module.own_name in program.saved_modules
+    if program.autocast and (program.whole_module_bytes if is_copy else program.weight_bytes) == 4:
         cast = tape.heap.allocate(module.numbers, 2, "temporary")
         saves.append(cast)
-    if run.trains or module.own_name in program.saved_modules:
+    if run.trains or is_copy:
         saves.append(x_math)
         scratch_bytes = module.numbers * 2 if cast else 0
         weights.append(WeightGradient(module.name, module.numbers * program.whole_module_bytes, scratch_bytes))
@@ -98,13 +99,13 @@ def _plain(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
     )
     tape.drop(x_math)
     if cast is not None:
-        keep_cast(run, cast)
+        keep_cast(run, cast, run.trains or is_copy)
     return y
 
 
-def keep_cast(run: ForwardPass, cast: Tensor) -> None:
+def keep_cast(run: ForwardPass, cast: Tensor, trains: bool) -> None:
     """Autocast keeps its copy of a weight that trains, and drops that of a frozen one (cached_cast)."""
-    if run.trains:
+    if trains:
         run.casts.append(cast)
     else:
         run.tape.drop(cast)

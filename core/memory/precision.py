@@ -17,6 +17,8 @@ class Precision:
     weight_bytes: int
     """Of the base as loaded; quantised layers apart."""
     adapter_bytes: int
+    widens_copies: bool
+    """Layers that train whole beside an adapter are as wide as it, whatever the base."""
     autocast: bool
     """Products run in 16 bits, whatever the weights are."""
 
@@ -31,10 +33,13 @@ def precision_of(job: JobSpec, gpu: Gpu) -> Precision:
 
     On a CPU everything is float32. On a card, weights are 16 bits wide, except in full fine-tuning without bfloat16,
     where float16 weights would not train; math is autocast to 16 bits. Adapters are float32 (PEFT's default), over a
-    quantised base bfloat16 where the card has it (TRL). `job.dtype` decides the weights if it is not auto.
+    quantised base bfloat16 where the card has it (TRL). Layers that train whole beside them are as loaded, but not in
+    float16, whose gradients cannot be unscaled. `job.dtype` decides the weights if it is not auto.
     """
-    if is_cpu(gpu):
-        return Precision(DTYPE_BYTES.get(job.dtype, 4), 4, autocast=False)
-    automatic = 4 if not job.trains_adapter and not gpu.supports_bf16 else 2
-    adapter = 2 if job.base_bits < 16 and gpu.supports_bf16 else 4
-    return Precision(DTYPE_BYTES.get(job.dtype, automatic), adapter, autocast=True)
+    on_cpu = is_cpu(gpu)
+    half = "bfloat16" if gpu.supports_bf16 else "float16"
+    automatic = "float32" if on_cpu or (half == "float16" and not job.trains_adapter) else half
+    dtype = automatic if job.dtype == "auto" else job.dtype
+    adapter_bytes = 2 if job.base_bits < 16 and gpu.supports_bf16 and not on_cpu else 4
+    widens_copies = dtype == "float16" and not on_cpu
+    return Precision(DTYPE_BYTES[dtype], adapter_bytes, widens_copies, autocast=not on_cpu)

@@ -94,6 +94,8 @@ class Program:
     """Of each number of the base as loaded; quantised layers apart."""
     lora: Lora | None = None
     """None trains every weight."""
+    widens_copies: bool = False
+    """Copies of modules that train whole are as wide as the adapter, though the base is not quantised."""
     quantization: Quantization | None = None
     upcasts_rest: bool = False
     """prepare_model_for_kbit_training: what is not quantised becomes float32."""
@@ -151,8 +153,13 @@ class Program:
 
     @property
     def residual_bytes(self) -> int:
-        """Bytes of each number of the hidden states between layers: as wide as the embedding."""
-        return self.rest_bytes
+        """Bytes of each number of the hidden states between layers: as wide as the embedding, or the copy of it."""
+        return self.whole_module_bytes if self.lora and self.trains_embedding else self.rest_bytes
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of each number of the head's weight, or of the copy of it that trains."""
+        return self.whole_module_bytes if self.lora and self.trains_head else self.rest_bytes
 
     @property
     def compute_bytes(self) -> int:
@@ -207,8 +214,9 @@ class Program:
 
     @property
     def whole_module_bytes(self) -> int:
-        """Bytes of each number of a module that trains whole: as loaded; over a quantised base as an adapter's."""
-        return self.lora.number_bytes if self.lora and self.quantization else self.weight_bytes
+        """Bytes of each number of a module that trains whole: as loaded, or as wide as an adapter's."""
+        is_as_adapter = self.quantization or self.widens_copies
+        return self.lora.number_bytes if self.lora and is_as_adapter else self.weight_bytes
 
     @cached_property
     def linears(self) -> Mapping[str, tuple[int, int]]:

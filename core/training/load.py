@@ -38,6 +38,16 @@ class Precision:
     quantised_base_adapters: torch.dtype
     """Adapters over a quantised base."""
 
+    def adapters(self, is_quantised: bool) -> torch.dtype | None:
+        """What all that an adapter trains is cast to; None leaves it as PEFT makes it.
+
+        PEFT widens the matrices that it adds, not its copies of whole layers (cast_adapter_dtype in
+        peft/tuners/tuners_utils.py); those of a float16 base would have gradients that cannot be unscaled.
+        """
+        if is_quantised:
+            return self.quantised_base_adapters
+        return torch.float32 if self.autocast and self.weights == torch.float16 else None
+
 
 @dataclass(frozen=True)
 class Method:
@@ -124,10 +134,10 @@ def choose_precision(dtype: str, method: str) -> Precision:
 
 
 def cast_adapters(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Brings the trainable adapters over a quantised base to `dtype`, DoRA's magnitudes aside.
+    """Brings what an adapter trains to `dtype`, DoRA's magnitudes aside.
 
-    TRL makes them bfloat16 whatever the device, and PEFT makes them float32 again when it loads a checkpoint. DoRA's
-    magnitudes stay as they are: their updates are too small for bfloat16.
+    Over a quantised base TRL makes it bfloat16 whatever the device, and PEFT makes it float32 again when it loads a
+    checkpoint. DoRA's magnitudes stay as they are: their updates are too small for bfloat16.
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_magnitude_vector" not in name:

@@ -159,7 +159,7 @@ def _build(
         "processing_class": loaded.tokenizer,
         "peft_config": loaded.adapter,
         "watch": watch,
-        "adapter_dtype": loaded.precision.quantised_base_adapters if loaded.is_quantised else None,
+        "adapter_dtype": loaded.precision.adapters(loaded.is_quantised),
     }
     kind: Any = type(plan.trainer.__name__, (*plan.additions, plan.trainer), {})
     trainer = kind(**given | plan.arguments)

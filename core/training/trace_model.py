@@ -115,8 +115,8 @@ def prepare(model: Any, job: Any, precision: Precision) -> Any:
         settings.init_lora_weights = True  # every start of an adapter leaves tensors of the same sizes behind
         with dequantised_for_dora(), torch.device("meta"):  # PEFT's own way there loses that two copies are one
             model = get_peft_model(model, settings)
-        if quantisation is not None:
-            cast_adapters(model, precision.quantised_base_adapters)
+        if dtype := precision.adapters(is_quantised=quantisation is not None):
+            cast_adapters(model, dtype)
         if not job.use_dora:
             take_inputs_as_they_are(model)
     if job.gradient_checkpointing:

@@ -22,7 +22,7 @@ class Watched(Trainer):
     model: Any
     watch: "Watch"
     adapter_dtype: torch.dtype | None
-    """What adapters over a quantised base are kept in; None for any other."""
+    """What all that an adapter trains is kept in; None as it was made."""
 
     def __init__(self, watch: "Watch", adapter_dtype: torch.dtype | None, **kwargs: Any):
         self.watch, self.adapter_dtype = watch, adapter_dtype
