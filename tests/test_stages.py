@@ -417,6 +417,23 @@ def test_a_layer_that_is_not_there_cannot_train_whole(tmp_path: Path) -> None:
 
 
 @training
+@pytest.mark.parametrize("stage", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
+def test_a_head_that_trains_in_float32_answers_over_a_narrower_base(
+    tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from core.training import load
+
+    precision = load.Precision(torch.float16, torch.bfloat16, torch.bfloat16)
+    monkeypatch.setattr(load, "choose_precision", lambda dtype, method: precision)
+    run = stage_run(tmp_path / "run", stage, modules_to_save="lm_head", max_steps=1, num_samples=1)
+    assert train(run) == 0, status_of(run)["error"]
+    assert [line["step"] for line in lines_of(run, "samples.jsonl")] == [0, 1]
+    assert "could not answer" not in capfd.readouterr().out
+
+
+@training
 def test_answers_are_drawn_judged_and_shown(tmp_path: Path) -> None:
     run = stage_run(
         tmp_path / "run", "grpo", max_steps=4, num_samples=1, reward_functions="regex,json,length", reward_pattern="Pip"

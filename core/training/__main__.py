@@ -130,7 +130,7 @@ def train(job: Job, record: Record) -> None:
     questions = choose_questions(rows, loaded.tokenizer, job.num_samples, job.max_length)
 
     def answer(step: int) -> None:
-        answer_all(questions, trainer.model, loaded.tokenizer, record, step)
+        answer_all(questions, trainer, loaded.tokenizer, record, step)
 
     if not record.has_sample(step=0):
         with meter.unmeasured():

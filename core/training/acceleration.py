@@ -58,7 +58,7 @@ def take_inputs_as_they_are(model: torch.nn.Module) -> None:
 
 
 def _widened_outside_autocast(module: Any, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The input of an adapter: as PEFT has it where nothing would narrow it again, as when answers are drawn."""
+    """The input of an adapter: as PEFT has it where nothing would narrow it again."""
     if torch.is_autocast_enabled(x.device.type):
         return x
     widened: torch.Tensor = type(module)._cast_input_dtype(module, x, dtype)

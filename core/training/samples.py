@@ -33,15 +33,21 @@ def choose_questions(rows: Rows, tokenizer: Any, num_samples: int, max_length: i
     return tuple(islice(_once_each(fitting), num_samples))
 
 
-def answer_all(questions: Sequence[Question], model: Any, tokenizer: Any, record: Record, step: int) -> None:
-    """Adds the model's answers to samples.jsonl. A model that cannot generate is no reason to lose a training."""
+def answer_all(questions: Sequence[Question], trainer: Any, tokenizer: Any, record: Record, step: int) -> None:
+    """Adds the answers of a trainer's model to samples.jsonl. One that cannot generate is no reason to lose a training.
+
+    As it trains, under autocast: PEFT's `generate` calls the base past the forward pass that accelerate puts under it.
+    """
+    model = trainer.model
     if not hasattr(model, "generation_config"):  # a reward model writes no answers
         return
     try:
         for question in questions:
             if record.is_stop_requested():
                 return
-            record.append_sample(step, question.text, _answer(model, tokenizer, question))
+            with trainer.accelerator.autocast():
+                answer = _answer(model, tokenizer, question)
+            record.append_sample(step, question.text, answer)
     except Exception:
         traceback.print_exc()
         print("The samples are left out: the model could not answer.")

@@ -68,6 +68,11 @@ class ShowsDrawn(Staged):
             self.watch.begin("forward")
         return drawn
 
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Under autocast, as the model trains: PEFT's `generate` calls the base past the forward pass that has it."""
+        with self.accelerator.autocast():
+            return super()._generate(*args, **kwargs)  # type: ignore[misc]
+
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         super().log(logs, *args, **kwargs)
         step = self.state.global_step
