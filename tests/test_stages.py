@@ -1,10 +1,12 @@
 """Every stage of the training program: real trainings of the demo model, and what they leave behind."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from itertools import pairwise, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -344,6 +346,72 @@ def test_an_adapter_that_changed_its_base_becomes_a_plain_one(tmp_path: Path, in
     settings = json.loads((run / "output" / "adapter_config.json").read_text())
     assert (settings["init_lora_weights"], settings["r"]) == (True, 8)
     assert logits(loaded(run, dtype="float32")).allclose(logits(live), atol=1e-4)
+
+
+@training
+def test_loftq_makes_good_what_4_bits_lost_in_the_precision_of_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from peft.utils import loftq_utils
+    from safetensors.torch import load_file
+
+    from core.training import load, trainers
+
+    def start_here(weight: Any, whole: Any, num_bits: int, reduced_rank: int) -> tuple[Any, Any]:
+        lost = whole.float() - dequantised(weight)
+        found = loftq_utils._low_rank_decomposition(lost, reduced_rank)
+        return found["R"], found["L"]
+
+    def prepare(job: Any, model: Any, kept: Path) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.cuda, "is_available", lambda: True)
+            prepare_start(job, model, kept)
+        shares.extend(unrepaired(model))
+
+    def unrepaired(model: Any) -> list[float]:
+        whole = load_file(DEMO / "model" / "model.safetensors")
+        adapted = {name: module for name, module in model.named_modules() if hasattr(module, "lora_B")}
+        found = []
+        for name, module in adapted.items():
+            lost = whole[name.removeprefix("base_model.model.") + ".weight"].float() - dequantised(module.weight)
+            found.append(float((lost - module.get_delta_weight("default").detach()).norm() / lost.norm()))
+        return found
+
+    def dequantised(weight: Any) -> Any:
+        return dequantize_4bit(weight.data, weight.quant_state).float()
+
+    from bitsandbytes.functional import dequantize_4bit
+
+    shares: list[float] = []
+    prepare_start, on_cpu = trainers.prepare_start, load.choose_precision("auto", "qlora")
+    as_on_gpu = dataclasses.replace(on_cpu, quantised_base_adapters=torch.bfloat16)
+    monkeypatch.setattr(load, "choose_precision", lambda dtype, method: as_on_gpu)
+    monkeypatch.setattr(loftq_utils, "_loftq_init_new", start_here)
+    monkeypatch.setattr(trainers, "prepare_start", prepare)
+    run = stage_run(
+        tmp_path / "run", "sft", method="qlora", init_lora_weights="loftq", lora_r=8, lora_alpha=16, max_steps=1
+    )
+    assert train(run) == 0, status_of(run)["error"]
+    assert shares and max(shares) < 0.99  # 1: nothing made good
+    weights = load_file(run / "output" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+
+
+@training
+def test_loftq_reads_the_very_files_that_the_base_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers.utils import hub
+
+    from core.training import adapter
+
+    read: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hub, "cached_file", lambda model, name, revision: f"/hub/{model}/snapshots/{revision}/{name}")
+    monkeypatch.setattr(adapter, "replace_lora_weights_loftq", lambda model, model_path: read.append(model_path))
+    job = SimpleNamespace(model="some/model", revision="v2", init_lora_weights="loftq")
+    adapter.prepare_start(job, torch.nn.Module(), Path("kept"))
+    assert read == ["/hub/some/model/snapshots/v2"]
 
 
 @training

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from peft.utils.loftq_utils import replace_lora_weights_loftq
 from safetensors.torch import load_file, save_file
 
 from .failure import TrainingError
+from .identity import config_file
 from .tokenizer import source_of
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -79,10 +81,23 @@ def prepare_start(job: Any, model: Any, kept: Path) -> None:
     if job.init_lora_weights == "loftq":
         if not torch.cuda.is_available():
             raise TrainingError("init_lora_weights: LoftQ needs a CUDA device; choose default.")
-        replace_lora_weights_loftq(model, model_path=job.model if Path(job.model).is_dir() else None)
+        _make_good_what_4_bits_lost(model, config_file(job).parent)
     if job.init_lora_weights in CHANGES_BASE:
         numbers = get_peft_model_state_dict(model)
         save_file({name: value.contiguous() for name, value in numbers.items() if ".lora_" in name}, kept)
+
+
+def _make_good_what_4_bits_lost(model: Any, folder: Path) -> None:
+    """LoftQ: adapters start as the best approximation of what the base lost, whose weights lie in a folder.
+
+    PEFT would look for a Hub model's main branch, and in one file only; and its adapters make good the loss times
+    alpha / rank (_SafetensorLoader and replace_lora_weights_loftq in peft/utils/loftq_utils.py).
+    """
+    replace_lora_weights_loftq(model, model_path=str(folder))
+    adapted = (module for module in model.modules() if isinstance(module, LoraLayer))
+    for module in adapted:
+        for name, scale in module.scaling.items():
+            module.lora_B[name].weight.data /= scale
 
 
 def save_one(model: Any) -> None:

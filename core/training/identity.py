@@ -47,7 +47,7 @@ NOT_WORTH_A_WORD = frozenset({"dataset", "eval_dataset", "dataset_sha256", "gpu"
 def facts_of(job: Any, folder: Path, num_rows: int, versions: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides what a training of a job in a run folder does."""
     fields = dict(vars(job))
-    config = _config_file(job)
+    config = config_file(job)
     return fields | {
         "config_sha256": sha256_of(config),
         "model_commit": _commit(config),
@@ -112,7 +112,7 @@ def _shown(value: Any) -> str:
     return text if len(text) < 60 else text[:12] + "..." + text[-9:]
 
 
-def _config_file(job: Any) -> Path:
+def config_file(job: Any) -> Path:
     """The config.json of the base model; of a Hub model the one that loading it will use."""
     if Path(job.model).is_dir():
         return Path(job.model) / "config.json"

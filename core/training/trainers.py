@@ -24,6 +24,7 @@ class Staged(Watched):
         save_one(self.model)
         if isinstance(self.model, PeftModel):
             prepare_start(self.job, self.model, self._start)
+            self._cast_adapters()  # LoftQ's are new, in float32
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         return with_like_lengths(super()._get_train_sampler(*args, **kwargs), self)
