@@ -442,6 +442,39 @@ def test_numbers_that_json_does_not_have_are_named(tmp_path: Path) -> None:
     }
 
 
+@training
+def test_paged_states_are_paged_again_after_a_resume() -> None:
+    import torch
+    from bitsandbytes.optim import PagedAdamW8bit
+
+    from core.training.watched import loading_into_pages
+
+    class Paged(PagedAdamW8bit):
+        """Marks what on a GPU would be a paged buffer."""
+
+        def get_state_buffer(self, p: Any, dtype: Any = torch.float32) -> Any:
+            buffer = torch.zeros_like(p, dtype=dtype)
+            buffer.is_in_pages = True
+            return buffer
+
+    def optimizer() -> Any:
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(shape)) for shape in ((64, 128), (4,))]  # 8-bit states, 32-bit ones
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        return Paged(weights, lr=0.1)
+
+    first, second = optimizer(), optimizer()
+    first.step()
+    with loading_into_pages(second):
+        second.load_state_dict(first.state_dict())
+    assert [set(state) for state in second.state.values()] == [set(state) for state in first.state.values()]
+    for old, new in zip(first.state.values(), second.state.values(), strict=True):
+        for name in ("state1", "state2"):
+            assert new[name].is_in_pages and new[name].dtype == old[name].dtype and new[name].equal(old[name])
+    assert "load_state_dict" not in vars(second)
+
+
 # Precision and memory, as on GPUs that are not here
 
 

@@ -1,5 +1,8 @@
 """A trainer that is watched: it says where it is, saves what can be trusted, goes on when memory did not suffice."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -161,7 +164,8 @@ class Watched(Trainer):
 
     def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
         if self._bookmark is None:
-            super()._load_optimizer_and_scheduler(*args, **kwargs)
+            with loading_into_pages(getattr(self.optimizer, "optimizer", self.optimizer)):
+                super()._load_optimizer_and_scheduler(*args, **kwargs)
         else:
             self._bookmark.restore(self)
 
@@ -176,3 +180,25 @@ class Watched(Trainer):
     def _cast_adapters(self) -> None:
         if self.adapter_dtype is not None:
             cast_adapters(self.model, self.adapter_dtype)
+
+
+@contextmanager
+def loading_into_pages(optimizer: Any) -> Iterator[None]:
+    """Lets a paged optimizer of bitsandbytes load its states to where they can be paged out.
+
+    By itself it makes plain tensors of them on the device, all at once; here they stay in main memory until each is
+    copied into a buffer of its own. The first step moves the rest (load_state_dict, get_state_buffer and to_gpu in
+    bitsandbytes/optim/optimizer.py).
+    """
+    if not getattr(optimizer, "is_paged", False):
+        yield
+        return
+    optimizer.load_state_dict = partial(optimizer.load_state_dict, move_to_device=False)
+    yield
+    del optimizer.load_state_dict
+    for parameter, state in optimizer.state.items():
+        for name in {"state1", "state2"} & state.keys():
+            buffer = optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # the host writes into what a kernel has just been told to fill
+            state[name] = buffer.copy_(state[name])
