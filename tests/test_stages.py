@@ -14,6 +14,7 @@ import pytest
 from benchmarks.stage_table import SETTINGS, TRAINABLE, Setting, refusal
 from core import methods, refusals
 from core.dataset import DATASET_TYPES
+from core.job import JobSpec
 from core.methods import METHODS, STAGES
 from core.training.data import read_rows
 from core.training.failure import TrainingError
@@ -499,6 +500,20 @@ def test_a_head_that_trains_in_float32_answers_over_a_narrower_base(
     assert train(run) == 0, status_of(run)["error"]
     assert [line["step"] for line in lines_of(run, "samples.jsonl")] == [0, 1]
     assert "could not answer" not in capfd.readouterr().out
+
+
+@training
+def test_the_reference_of_full_training_is_as_a_whole_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from core.training import stages
+
+    monkeypatch.setattr(stages, "choose_rewards", lambda *_: ([], []))
+    monkeypatch.setattr(stages, "that_leave_room", lambda *_: {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    job = JobSpec.parse({"stage": "grpo", "method": "full", "beta": 0.04, "model": str(DEMO / "model")})
+    settings, _ = stages._drawing(job, SimpleNamespace(tokenizer=None, precision=None), None)  # type: ignore[arg-type]
+    assert settings["model_init_kwargs"]["device_map"] == {"": 0}
 
 
 @training

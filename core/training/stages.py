@@ -266,6 +266,7 @@ def _drawing(job: Any, loaded: Loaded, rows: Rows) -> tuple[dict[str, Any], dict
     }
     if job.beta and not METHODS[job.method].trains_adapter:  # TRL loads the reference itself
         found = {name: value for name, value in source_of(job).items() if name == "revision"}
-        settings["model_init_kwargs"] = found | {"use_safetensors": True}
+        where = {"device_map": {"": 0}} if torch.cuda.is_available() else {}  # its own "auto" may split the model
+        settings["model_init_kwargs"] = found | where | {"use_safetensors": True}
     arguments = that_leave_room(rows, loaded.tokenizer, job.max_length - job.max_completion_length)
     return settings, arguments | {"reward_funcs": judges, "reward_processing_classes": tokenizers}
