@@ -313,6 +313,22 @@ def test_a_job_without_a_field_is_refused_with_its_name(tmp_path: Path, capsys: 
     assert "job.json: field dataset is missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("chosen", "expandable"),
+    [({}, True), ({"PYTORCH_ALLOC_CONF": "a:b"}, False), ({"PYTORCH_CUDA_ALLOC_CONF": ""}, False)],
+)
+def test_the_allocator_is_set_up_unless_a_person_has_done_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], expandable: bool
+) -> None:
+    from core.training import __main__ as program
+
+    monkeypatch.setattr(os, "environ", dict(chosen))
+    monkeypatch.setattr(program, "train", lambda job, record: None)
+    (tmp_path / "job.json").write_text("{}", encoding="utf-8")
+    assert train(tmp_path) == 0
+    assert (os.environ.get("PYTORCH_CUDA_ALLOC_CONF") == "expandable_segments:True") == expandable
+
+
 def test_a_job_file_that_is_not_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "job.json").write_text("{")
     assert train(tmp_path) == 2

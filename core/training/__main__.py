@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
 """What the libraries read when they are imported, unless the user has set it."""
+SAME_SETTING = {"PYTORCH_CUDA_ALLOC_CONF": "PYTORCH_ALLOC_CONF"}
+"""The other names of some: torch reads the second where there is no first (c10/cuda/CUDAAllocatorConfig.h)."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
 MEASURED_STEPS = 3
 
@@ -61,7 +63,8 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
         )
         return 0
     for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+        if SAME_SETTING.get(name) not in os.environ:
+            os.environ.setdefault(name, value)
     try:
         record = Record(folder)
     except OSError as error:
