@@ -8,7 +8,8 @@ import bitsandbytes
 import pytest
 import torch
 from functorch.compile import make_boxed_func
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils import flop_counter
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import tests.varlen_on_cpu
 from core.training import attention
@@ -122,6 +123,20 @@ def test_varlen_attention_is_computed_again_last(
         model(input_ids=ids, position_ids=positions, labels=ids, use_cache=False).loss.backward()
     _, backward = graphs
     assert (backward.count("varlen_attn") > 1) == is_again
+
+
+def test_attention_with_shared_keys_has_a_cost_whatever_torch_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k = torch.empty(2, 8, 5, 16, device="meta"), torch.empty(2, 2, 7, 16, device="meta")
+    known = sdpa_flop_count(q.shape, k.shape, k.shape)
+
+    def refuse(query: Any, key: Any, value: Any) -> int:
+        raise AssertionError("sdpa_flop_count: query/key/value shapes are incompatible")
+
+    monkeypatch.setattr(flop_counter, "sdpa_flop_count", refuse)  # as torch 2.11 does where heads are shared
+    compile_layers(torch.nn.Linear(1, 1))
+    with FlopCounterMode(display=False) as counter:
+        torch.ops.aten._scaled_dot_product_flash_attention(q, k, k)
+    assert counter.get_total_flops() == known == 2 * 2 * 8 * 5 * 7 * (16 + 16)
 
 
 def test_a_4_bit_product_is_taken_to_cost_what_it_costs() -> None:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch._dynamo import config as dynamo
 from torch._functorch import config as partitioner
+from torch.utils import flop_counter
 from torch.utils.flop_counter import register_flop_formula
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -32,6 +33,7 @@ def compile_layers(model: torch.nn.Module, activation_memory_budget: float = 1.0
     dynamo.recompile_limit = MOST_VARIANTS
     partitioner.activation_memory_budget = activation_memory_budget
     partitioner.is_non_builtin_to_include = True  # else 4-bit products and varlen attention are taken to cost nothing
+    flop_counter.sdpa_flop_count = _flops_of_attention
     if isinstance(model, PeftModel):
         model.enable_input_require_grads()  # or the first layer, whose input needs none, would be compiled apart
     for module in model.modules():
@@ -46,6 +48,14 @@ def compile_layers(model: torch.nn.Module, activation_memory_budget: float = 1.0
 def _flops_of_4_bit_product(x: Sequence[int], _: object, weight: Sequence[int], *__: object, **___: object) -> int:
     """Operations of a product of x [..., in] with a 4-bit weight [out, in]: what it would cost to do it once more."""
     return 2 * prod(x[:-1]) * prod(weight)
+
+
+def _flops_of_attention(query: Sequence[int], key: Sequence[int], value: Sequence[int]) -> int:
+    """Operations of attention over [batch, heads, tokens, width], where query heads may share keys and values.
+
+    As torch's own formula, which in 2.11 refuses heads that share (sdpa_flop_count in torch/utils/flop_counter.py).
+    """
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def take_inputs_as_they_are(model: torch.nn.Module) -> None:
