@@ -164,6 +164,18 @@ def test_secrets_of_the_environment_stay_out(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("CC", "CXX", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR"),
+        *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    ],
+)
+def test_what_finds_a_compiler_and_sets_up_torch_is_passed_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "chosen")
+    assert launch.environment()[name] == "chosen"
+
+
+@pytest.mark.parametrize(
     ("status", "peak"),
     [
         ({}, None),
