@@ -322,7 +322,10 @@ def test_the_allocator_is_set_up_unless_a_person_has_done_so(
 ) -> None:
     from core.training import __main__ as program
 
-    monkeypatch.setattr(os, "environ", dict(chosen))
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(program, "train", lambda job, record: None)
     (tmp_path / "job.json").write_text("{}", encoding="utf-8")
     assert train(tmp_path) == 0

@@ -26,7 +26,7 @@ from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_u
 from ui.handlers import Handlers
 
 STYLE = Path(__file__).with_name("style.css")
-SCRIPTS = (Path(__file__).with_name("plots.js"), Path(__file__).with_name("render") / "page.js")
+SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("plots.js", "page.js"))
 """Each is a function without parameters; the page calls all of them once."""
 
 

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
         )
         return 0
     for name, value in ENVIRONMENT.items():
-        if SAME_SETTING.get(name) not in os.environ:
+        if SAME_SETTING.get(name, name) not in os.environ:
             os.environ.setdefault(name, value)
     try:
         record = Record(folder)

@@ -1,5 +1,5 @@
 // What the page does by itself in the browser. Knows Gradio's ways, and no component by its name.
-// The server hands it over with ui/plots.js; it runs once.
+// The server hands it over with plots.js; it runs once.
 () => {
   // Gradio's text boxes tell of an edit only when a key is pressed that writes a letter: not of a paste, a cut,
   // Backspace, or what a script puts in. They are made to tell of every edit, and of each once.
