@@ -115,6 +115,7 @@ def test_the_estimate_moves_with_the_method_and_the_card(form: App, page: Page) 
     expect(page.locator("#undo")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_open_follows_the_form(form: App, page: Page) -> None:
     open_form(page, form)
     page.get_by_text("Inside one step").click()
@@ -125,6 +126,7 @@ def test_a_picture_that_is_open_follows_the_form(form: App, page: Page) -> None:
     expect(said).not_to_have_text(first)
 
 
+@pytest.mark.slow
 def test_a_menu_closes_when_one_goes_on_with_tab(form: App, page: Page) -> None:
     open_form(page, form)
     page.locator("#field-gpu input").click()
@@ -134,6 +136,7 @@ def test_a_menu_closes_when_one_goes_on_with_tab(form: App, page: Page) -> None:
     expect(page.get_by_role("option")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_the_chosen_colours_outlive_a_reload(form: App, page: Page) -> None:
     page.emulate_media(color_scheme="light")
     page.goto(form.url)

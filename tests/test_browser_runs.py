@@ -143,6 +143,7 @@ def test_two_runs_are_compared_and_one_is_renamed(over_trained: App, page: Page,
     expect(page.locator("[data-run]")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_what_is_written_stays_with_its_run_and_every_edit_of_a_text_counts(
     over_trained: App, page: Page, trained: Home
 ) -> None:
