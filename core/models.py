@@ -3,12 +3,13 @@
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 
-from core.presets import PRESETS_DIR, models
+from core.presets import PRESETS_DIR, BaseModel, models
 from core.shapes import ModelShape, UnknownArchitecture
 
 DEMO_DIR = PRESETS_DIR / "demo" / "model"
@@ -45,7 +46,7 @@ class ModelSource:
     """A base model that was found."""
 
     reference: str
-    """As it was asked for."""
+    """As it was asked for; of a preset, its id."""
     location: str
     """Hub id or absolute path of a folder: what from_pretrained takes."""
     title: str
@@ -67,25 +68,49 @@ class ModelNotFound(ValueError):
 
 
 def find_model(reference: str, revision: str = "main") -> ModelSource:
-    """The model behind `demo`, the id of a preset, the path of a folder, or a Hub id, tried in this order.
+    """The model behind `demo`, a preset (its id, or its name: "llama 3.1 8b"), the path of a folder, or a Hub id.
 
     Presets are read offline. A Hub id reads config.json of `revision` from the Hub's cache or, with the user's token,
     from the Hub. Raises ModelNotFound.
     """
     if reference == "demo":
         return _in_folder(reference, DEMO_DIR, "Demo model")
-    if preset := models().get(reference):
-        return ModelSource(reference, preset.id, preset.name, preset.shape, preset.num_parameters, False, preset.config)
     if _is_path(reference):
         folder = _folder(reference)
         return _in_folder(reference, folder, folder.name)
+    if preset := models().get(reference) or _by_name().get(_plain(reference)):
+        return ModelSource(preset.id, preset.id, preset.name, preset.shape, preset.num_parameters, False, preset.config)
     if HUB_ID.fullmatch(reference):
         config = _checked(reference, "config.json", _read_config(_hub_config_path(reference, revision)))
         return _described(reference, reference, reference, config, is_local=False)
-    raise ModelNotFound(
-        f"{reference!r} is not a preset, a folder or a Hub id",
-        "choose a preset, or give owner/name, or a path that starts with /, ~ or .",
-    )
+    fix = "choose a preset, or give owner/name, or a path that starts with /, ~ or ."
+    if close := _close_presets(reference):
+        fix = f"did you mean {' or '.join(close)}? Else {fix}"
+    raise ModelNotFound(f"{reference!r} is not a preset, a folder or a Hub id", fix)
+
+
+@cache
+def _by_name() -> Mapping[str, BaseModel]:
+    """Presets by all that a person may call them: the id, what follows its owner, and the name."""
+    return {
+        _plain(called): preset
+        for preset in reversed(models().values())
+        for called in (preset.name, preset.id.rpartition("/")[2], preset.id)
+    }
+
+
+def _close_presets(reference: str) -> Sequence[str]:
+    """Up to three presets whose names hold every word of it, or else are much like it."""
+    words = re.findall(r"[a-z]+|[0-9.]+", reference.lower())
+    names = {preset.id: preset.name.lower() for preset in models().values()}
+    holding = [id for id, name in names.items() if words and all(word in name for word in words)]
+    alike = [_by_name()[name].id for name in get_close_matches(_plain(reference), _by_name(), 3)]
+    return holding[:3] or tuple(dict.fromkeys(alike))
+
+
+def _plain(name: str) -> str:
+    """A name without what people leave out or write otherwise."""
+    return re.sub(r"[^a-z0-9.]", "", name.lower())
 
 
 def _is_path(reference: str) -> bool:

@@ -133,6 +133,7 @@ def resolve_job(job: JobSpec, fixed: frozenset[str], rows: RowStatistics | None 
     job = _with_adapter_found(job, problems)
     if problems or model is None or gpu is None:
         raise SpecError(tuple(problems))
+    job = job.model_copy(update={"model": model.reference})
     chosen = plan(job, model.shape, gpu, rows, fixed & PLANNED_FIELDS) if model.shape else Plan()
     planned = JobSpec.parse({**job.model_dump(), **chosen.change}) if chosen.choices else job
     return ResolvedJob(planned, model, gpu, datasets, mix, chosen, rows)

@@ -73,6 +73,22 @@ def test_the_demo_is_a_folder_of_the_presets() -> None:
     assert source.shape.num_parameters == source.num_parameters
 
 
+@pytest.mark.parametrize("called", ["llama 3.1 8b", "Llama-3.1-8B", "meta-llama/llama-3.1-8b", "LLAMA 3.1-8B"])
+def test_a_preset_is_found_by_what_people_call_it(called: str) -> None:
+    assert find_model(called).reference == find_model(called).location == "meta-llama/Llama-3.1-8B"
+
+
+def test_no_two_presets_are_called_the_same() -> None:
+    for preset in models().values():
+        assert {find_model(called).location for called in (preset.id, preset.name)} == {preset.id}
+
+
+@pytest.mark.parametrize(("called", "meant"), [("mistral 7b", "Mistral-7B-v0.1"), ("lama 3.1 8b", "Llama-3.1-8B")])
+def test_a_name_that_is_almost_one_of_a_preset_is_answered_with_it(called: str, meant: str) -> None:
+    with pytest.raises(ModelNotFound, match=f"did you mean .*{meant}"):
+        find_model(called)
+
+
 def test_a_preset_is_found_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = hub_answers(monkeypatch, AssertionError("the Hub was asked"))
     source = find_model("Qwen/Qwen3-0.6B")

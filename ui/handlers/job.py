@@ -59,7 +59,7 @@ class JobHandlers(UnfoldedHandlers):
         rows = self.previews.statistics(fields)
         try:
             resolved = resolve(fields, by_hand, rows)
-            fields |= resolved.plan.change
+            fields |= {"model": resolved.job.model} | resolved.plan.change
             shown, problems = self._estimate(resolved), {}
         except SpecError as error:
             resolved, shown = None, panel.refusal(error, LABELS)
