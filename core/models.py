@@ -83,9 +83,8 @@ def find_model(reference: str, revision: str = "main") -> ModelSource:
     if HUB_ID.fullmatch(reference):
         config = _checked(reference, "config.json", _read_config(_hub_config_path(reference, revision)))
         return _described(reference, reference, reference, config, is_local=False)
-    fix = "choose a preset, or give owner/name, or a path that starts with /, ~ or ."
-    if close := _close_presets(reference):
-        fix = f"did you mean {' or '.join(close)}? Else {fix}"
+    close = " or ".join(_close_presets(reference))
+    fix = f"did you mean {close}?" if close else "choose a preset, or give owner/name, or a path such as ./model"
     raise ModelNotFound(f"{reference!r} is not a preset, a folder or a Hub id", fix)
 
 
@@ -94,7 +93,7 @@ def _by_name() -> Mapping[str, BaseModel]:
     """Presets by all that a person may call them: the id, what follows its owner, and the name."""
     return {
         _plain(called): preset
-        for preset in reversed(models().values())
+        for preset in reversed(tuple(models().values()))
         for called in (preset.name, preset.id.rpartition("/")[2], preset.id)
     }
 

@@ -45,6 +45,11 @@ def looking_at(run_id: str = "", **more: str) -> dict[str, str]:
     return {"run_id": run_id, "compared": "", "run_search": ""} | more
 
 
+def data_of(shown: dict[str, Any]) -> Path:
+    """The file that became the form's data."""
+    return Path(shown["dataset"]["value"])
+
+
 def demo(**changes: object) -> dict[str, object]:
     """The form as the page shows it first, with some fields changed."""
     return default_fields("demo", "lora") | {"model": "demo", "dataset": "demo"} | changes
@@ -82,7 +87,7 @@ def test_a_new_method_brings_its_defaults_but_leaves_what_a_person_set(handlers:
     marks = {"model": "org/some-model", "method": "lora"}
     plain = default_fields("org/some-model", "lora") | {"model": "org/some-model", "method": method, "lora_r": 99}
     shown = handlers.on_edit(marks, **plain)
-    moved = {name for name, update in shown.items() if isinstance(update, dict) and "value" in update}
+    moved = {name for name in plain if "value" in shown.get(name, {})}
     assert moved == {name for name, value in METHODS[method].defaults.items() if value != plain[name]}
 
 
@@ -295,7 +300,7 @@ def test_a_reload_shows_the_run_that_is_under_way_before_one_that_waits(handlers
 def test_an_upload_is_kept_by_its_content_and_becomes_the_data(handlers: Handlers, home: Home, tmp_path: Path) -> None:
     dropped = tmp_path / "my rows (1).jsonl"
     dropped.write_text('{"text": "Once"}\n')
-    path = Path(str(handlers.on_upload(str(dropped))["dataset"]))
+    path = data_of(handlers.on_upload(str(dropped)))
     assert path.read_text() == '{"text": "Once"}\n' and path.is_relative_to(home.uploads)
     assert path.name == "my-rows-1.jsonl"
 
@@ -313,9 +318,9 @@ def test_bad_rows_are_dropped_into_a_new_file_and_the_old_one_stays(handlers: Ha
     file.write_text('{"text": "one"}\n{"text": \n{"text": "two"}\n')
     assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["drop_rows"]["visible"]
     shown = handlers.on_drop_rows(str(file), "sft")
-    assert Path(str(shown["dataset"])).read_text() == '{"text": "one"}\n{"text": "two"}\n'
+    assert data_of(shown).read_text() == '{"text": "one"}\n{"text": "two"}\n'
     assert "left out: line 2" in str(shown["mended"]) and file.read_text().count("\n") == 3
-    assert not handlers.on_edit(NO_MARKS, **demo(dataset=shown["dataset"]))["drop_rows"]["visible"]
+    assert not handlers.on_edit(NO_MARKS, **demo(dataset=str(data_of(shown))))["drop_rows"]["visible"]
 
 
 def test_a_file_that_can_be_repaired_is_repaired_into_a_new_one(handlers: Handlers, tmp_path: Path) -> None:
@@ -323,7 +328,7 @@ def test_a_file_that_can_be_repaired_is_repaired_into_a_new_one(handlers: Handle
     file.write_text('{"text": "one"}\n', encoding="utf-16")
     assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["repair"]["visible"]
     shown = handlers.on_repair(str(file), "sft")
-    assert Path(str(shown["dataset"])).read_text() == '{"text": "one"}\n'
+    assert data_of(shown).read_text() == '{"text": "one"}\n'
 
 
 def test_a_second_run_waits_in_the_queue_and_can_be_moved_and_cancelled(handlers: Handlers, home: Home) -> None:
@@ -414,16 +419,45 @@ def test_a_dropped_table_becomes_json_lines(handlers: Handlers, tmp_path: Path) 
         assert time.monotonic() < deadline and shown["cancel_taking"]["visible"]
         time.sleep(0.1)
         shown = handlers.on_taking(str(shown["taken"]))
-    assert json.loads(Path(str(shown["dataset"])).read_text()) == {"question": "How, many?", "answer": "7"}
+    assert json.loads(data_of(shown).read_text()) == {"question": "How, many?", "answer": "7"}
 
 
 def test_columns_of_unknown_names_are_named_by_hand(handlers: Handlers, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"Frage": "Wer?", "Antwort": "Pip", "n": 1}\n')
     assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["columns_panel"]["open"]
-    shown = handlers.on_map_columns(str(file), "sft", "prompt = Frage\ncompletion = Antwort")
-    known = handlers.on_edit(NO_MARKS, **demo(dataset=shown["dataset"]))
-    assert not known["columns_panel"]["open"] and known["columns"] == "prompt = prompt\ncompletion = completion"
+    asked = handlers.on_kind("prompt and completion", ["Frage", "Antwort", "n"])
+    assert [asked[box]["label"] for box in ("column_0", "column_1")] == ["prompt", "completion"]
+    named = {"kind": "prompt and completion", "column_0": "Frage", "column_1": "Antwort", "column_2": ""}
+    shown = handlers.on_map_columns(str(file), "sft", **named)
+    known = handlers.on_edit(NO_MARKS, **demo(dataset=str(data_of(shown))))
+    assert not known["columns_panel"]["open"] and known["kind"]["value"] == "prompt and completion"
+    assert [known[box]["value"] for box in ("column_0", "column_1")] == ["prompt", "completion"]
+
+
+def test_a_column_that_was_not_named_is_asked_for(handlers: Handlers, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"Frage": "Wer?", "Antwort": "Pip"}\n')
+    shown = handlers.on_map_columns(str(file), "sft", kind="question and answer", column_0="Frage", column_1=None)
+    assert "answer" in str(shown["mended"]) and "dataset" not in shown
+
+
+def test_data_of_another_stage_is_one_press_from_it(handlers: Handlers, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "Who?", "chosen": "Pip.", "rejected": "Who knows."}\n')
+    shown = handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["usual_stage"]
+    assert shown["visible"] and "DPO" in shown["value"]
+    assert "Data: 1 line " in str(handlers.on_start(**demo(dataset=str(file)))["start_message"])
+    assert handlers.on_usual_stage(str(file), "sft") == {"stage": "dpo"}
+    assert not handlers.on_edit(NO_MARKS, **demo(dataset=str(file), stage="dpo"))["usual_stage"]["visible"]
+
+
+def test_what_was_brought_once_is_in_the_menu_of_data(handlers: Handlers, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')
+        handlers.on_upload(str(tmp_path / f"{name}.jsonl"))
+    shown = [text.partition(" · ")[0] for text, _value in handlers.on_load()["dataset"]["choices"]]
+    assert shown[0] == "Demo: meet Pip" and set(shown[1:]) == {"first.jsonl", "second.jsonl"}
 
 
 def test_data_that_changed_since_it_was_shown_is_not_trained_on(handlers: Handlers, tmp_path: Path) -> None:

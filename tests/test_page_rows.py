@@ -74,7 +74,7 @@ def test_a_row_that_is_an_attack_is_shown_as_text(handlers: Handlers, tmp_path: 
 def test_rows_that_lose_their_answers_are_not_trained_on_unasked(handlers: Handlers) -> None:
     measured(handlers, max_length=12)
     refused = handlers.on_start(**demo(max_length=12))
-    assert "Not started. max_length" in str(refused["start_message"])
+    assert "Not started. Max length" in str(refused["start_message"])
 
 
 def test_both_answers_of_a_preference_are_shown(handlers: Handlers) -> None:

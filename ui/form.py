@@ -15,6 +15,7 @@ from core.resolve import default_fields
 from ui.words import count, memory
 
 Choices = list[tuple[str, str]]
+DEMO_DATA = ("Demo: meet Pip", "demo")
 
 
 def first_values(model: object, method: object, stage: object = "sft") -> dict[str, object]:
@@ -82,7 +83,7 @@ def _model(control: Control) -> Component:
 
 
 def _dataset(control: Control) -> Component:
-    return gr.Dropdown(choices=[("Demo: meet Pip", "demo")], allow_custom_value=True, **_common(control))
+    return gr.Dropdown(choices=[DEMO_DATA], allow_custom_value=True, **_common(control))
 
 
 def _method(control: Control) -> Component:

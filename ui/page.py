@@ -7,7 +7,7 @@ import gradio as gr
 
 from ui import form, monitor
 from ui.events import Joiner, Named
-from ui.handlers import SHOWN_FIXES, Handlers
+from ui.handlers import COLUMN_BOXES, SHOWN_FIXES, Handlers
 from ui.monitor import SHOWN_REMEDIES
 
 HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
@@ -73,6 +73,7 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
     )
     named["data_line"] = gr.HTML(elem_id="data-line")
     with gr.Row(elem_classes="actions"):
+        named["usual_stage"] = gr.Button("", visible=False, size="sm", elem_id="usual-stage")
         named["drop_rows"] = gr.Button("Drop the bad rows", visible=False, size="sm", elem_id="drop-rows")
         named["repair"] = gr.Button("Repair the file", visible=False, size="sm", elem_id="repair")
         named["take_in"] = gr.Button("Take it in as JSON lines", visible=False, size="sm", elem_id="take-in")
@@ -80,9 +81,11 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
     named["mended"] = gr.HTML(elem_id="mended")
     named |= {"taken": gr.State(""), "taking": gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)}
     with gr.Accordion("Columns", open=False, visible=False, elem_id="columns-panel") as named["columns_panel"]:
-        named["found_columns"] = gr.HTML()
-        named["columns"] = gr.Textbox(label="What they are, one a line: prompt = question", lines=3, elem_id="columns")
-        named["map_columns"] = gr.Button("Name the columns like this", size="sm", elem_id="map-columns")
+        named["names"] = gr.State([])
+        named["kind"] = gr.Dropdown(label="What the rows are", elem_id="kind")
+        with gr.Row(elem_classes="settings"):
+            named |= {box: gr.Dropdown(visible=False, min_width=140, elem_id=box) for box in COLUMN_BOXES}
+        named["map_columns"] = gr.Button("Use these columns", size="sm", elem_id="map-columns")
     _place_rows(named)
     fields |= form.render("method") | form.render("objective")
     with gr.Row(elem_classes="settings", visible=False) as named["stage_settings"]:
@@ -205,8 +208,11 @@ def _wire_data(join: Joiner, handlers: Handlers, fields: Named) -> None:
     join.fill(named["take_in"].click, handlers.on_take_in, {"dataset": fields["dataset"]})
     join.fill(named["taking"].tick, handlers.on_taking, {"taken": named["taken"]})
     join.on(named["cancel_taking"].click, handlers.on_cancel_taking, {"taken": named["taken"]})
-    mapping = data | {"mapping": named["columns"]}
-    join.fill(named["map_columns"].click, handlers.on_map_columns, mapping, quick=False)
+    kind = {"kind": named["kind"]}
+    join.on(named["kind"].input, handlers.on_kind, kind | {"names": named["names"]})
+    boxes = {box: named[box] for box in COLUMN_BOXES}
+    join.fill(named["map_columns"].click, handlers.on_map_columns, data | kind | boxes, quick=False)
+    join.fill(named["usual_stage"].click, handlers.on_usual_stage, data)
     join.fill(named["drop_rows"].click, handlers.on_drop_rows, data, quick=False)
     join.fill(named["repair"].click, handlers.on_repair, data, quick=False)
 

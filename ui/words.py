@@ -1,5 +1,6 @@
 """Numbers and states as words, for the page and the terminal alike. Plain text only; knows no layout."""
 
+import time
 from collections.abc import Mapping
 
 from core import runs
@@ -52,6 +53,15 @@ def duration(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def ago(when: float) -> str:
+    """How long since a moment in Unix seconds: just now, 12 min ago, 5 h ago, 3 days ago."""
+    seconds = time.time() - when
+    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size * (2 if name == "days" else 1):
+            return f"{seconds / size:.0f} {name} ago"
+    return "just now"
 
 
 def verdict_sentence(found: MemoryEstimate) -> str:

@@ -7,13 +7,13 @@ done to one writes another.
 from core.dataset.check import Examination, check, examine
 from core.dataset.child import Progress, check_in_child
 from core.dataset.lengths import Lengths, RowLengths, refusals
-from core.dataset.mapping import map_columns, suggest_mapping
+from core.dataset.mapping import map_columns, match_columns, suggest_mapping
 from core.dataset.mix import Composed, Share, compose, parse_mix
 from core.dataset.repair import REPAIRS, as_lines, drop_bad_rows, drop_duplicates, drop_rows, repair, write_lines
 from core.dataset.report import DatasetReport, RowProblem
 from core.dataset.rewrite import DatasetError, Written
 from core.dataset.take_in import TABLES, Taken, Terms, content_sha256, is_hub_dataset, must_be_taken_in, take_in
-from core.dataset.types import DATASET_TYPES, KINDS, DatasetType, kind_of
+from core.dataset.types import DATASET_TYPES, KINDS, USUAL_STAGES, DatasetType, accepts, kind_of, stages_for
 from core.dataset.walk import Wish
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "KINDS",
     "REPAIRS",
     "TABLES",
+    "USUAL_STAGES",
     "Composed",
     "DatasetError",
     "DatasetReport",
@@ -35,6 +36,7 @@ __all__ = [
     "Terms",
     "Wish",
     "Written",
+    "accepts",
     "as_lines",
     "check",
     "check_in_child",
@@ -47,10 +49,12 @@ __all__ = [
     "is_hub_dataset",
     "kind_of",
     "map_columns",
+    "match_columns",
     "must_be_taken_in",
     "parse_mix",
     "refusals",
     "repair",
+    "stages_for",
     "suggest_mapping",
     "take_in",
     "write_lines",

@@ -67,24 +67,29 @@ def map_columns(path: Path, target: Path, mapping: Mapping[str, str], kind: str 
 
 def suggest_mapping(names: Iterable[str], stage: str) -> dict[str, str]:
     """The mapping that the names of a file's columns speak for; empty if they speak for none."""
-    by_name = {re.sub(r"[^a-z0-9]", "", name.lower()) or name: name for name in names}
+    by_name = _by_name(names)
     usual = [KINDS[id] for id in USUAL_KINDS]
     kinds = [*usual, *(kind for kind in DATASET_TYPES if len(kind.columns) == 1 and kind not in usual)]
-    found = (_match(kind, by_name) for kind in kinds if accepts(stage, kind))
+    found = ((kind, match_columns(kind, by_name.values())) for kind in kinds if accepts(stage, kind))
     pair = KINDS["question and answer"]
     any_two = dict(zip(pair.columns, by_name.values(), strict=False)) if len(by_name) == 2 else {}
-    return next((mapping for mapping in found if mapping), any_two if accepts(stage, pair) else {})
+    whole = (mapping for kind, mapping in found if len(mapping) == len(kind.columns))
+    return next(whole, any_two if accepts(stage, pair) else {})
 
 
-def _match(kind: DatasetType, by_name: Mapping[str, str]) -> dict[str, str]:
-    """{column of the kind: column of the file}, or nothing if one of them has no counterpart."""
-    free, mapping = dict(by_name), dict[str, str]()
+def match_columns(kind: DatasetType, names: Iterable[str]) -> dict[str, str]:
+    """{column of the kind: column of the file}, for those that have a counterpart by their name."""
+    free, mapping = _by_name(names), dict[str, str]()
     for column in kind.columns:
         wanted = (column, *ALIASES.get(column, ()))
         exact = next((name for name in wanted if name in free), None)
         close = (get_close_matches(name, free, 1, LIKENESS) for name in wanted)
         name = exact or next((found[0] for found in close if found), None)
-        if name is None:
-            return {}
-        mapping[column] = free.pop(name)
+        if name is not None:
+            mapping[column] = free.pop(name)
     return mapping
+
+
+def _by_name(names: Iterable[str]) -> dict[str, str]:
+    """The names of columns, by what is left of them without capitals and signs."""
+    return {re.sub(r"[^a-z0-9]", "", name.lower()) or name: name for name in names}

@@ -54,6 +54,21 @@ def accepts(stage: str, kind: DatasetType) -> bool:
     return kind.dataset_type in accepted_types(stage)
 
 
+USUAL_STAGES: Mapping[str, str] = {
+    "language modeling": "sft",
+    "prompt-completion": "sft",
+    "preference": "dpo",
+    "unpaired preference": "kto",
+    "prompt-only": "grpo",
+}
+"""Dataset type -> the stage that people most likely want it for."""
+
+
+def stages_for(dataset_type: str) -> tuple[str, ...]:
+    """The stages that can train on rows of a type."""
+    return tuple(stage.id for stage in STAGES.values() if dataset_type in stage.dataset_types and stage.is_trainable)
+
+
 def accepted_types(stage: str) -> tuple[str, ...]:
     """The dataset types that a stage can train on, as TRL names them."""
     return STAGES[stage].dataset_types

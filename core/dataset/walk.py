@@ -1,6 +1,6 @@
 """One way through a file: every line goes through the byte pass and the schema pass, once. Opens no file itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from core.dataset.report import Fault, Format, Row
 from core.dataset.rows import format_of, row_faults
 from core.dataset.special import has_nul, may_hold_special, special_tokens
 from core.dataset.twins import Fingerprints
-from core.dataset.types import DATASET_TYPES, DatasetType, accepted_types, accepts, kind_of
+from core.dataset.types import DATASET_TYPES, DatasetType, accepted_types, accepts, kind_of, stages_for
 
 MAX_KEYS = 64
 SHAPES_REMEMBERED = 1000
@@ -138,11 +138,16 @@ def _kind_fault(keys: tuple[str, ...], kind: DatasetType, wish: Wish) -> Fault |
         message = f"also has the columns of {other.id if other else 'nothing'} rows, unlike most rows"
         return Fault("row", "other_kind", message, "give every row the same columns")
     if not accepts(wish.stage, kind):
-        wanted = ", ".join(accepted_types(wish.stage))
-        return Fault(
-            "row", "wrong_type", f"{kind.id} rows are {kind.dataset_type} data", f"{wish.stage} needs {wanted}"
+        fix = (
+            f"choose {_any_of(stages_for(kind.dataset_type))}; {wish.stage} needs {_any_of(accepted_types(wish.stage))}"
         )
+        return Fault("row", "wrong_type", f"is {kind.dataset_type} data", fix)
     return None
+
+
+def _any_of(names: Sequence[str]) -> str:
+    """dpo, kto or orpo"""
+    return " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _unknown_columns(keys: tuple[str, ...], suggestion: Mapping[str, str]) -> Fault:

@@ -36,6 +36,7 @@ from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_fingerprint, list_runs, search
 from core.runs.run import RUN_ID, About, Run, RunNotFound, fields_again, fields_of_next_stage, last_metrics, read
 from core.runs.states import ACTIVE, ENDED, TRANSITIONS, State, num_oom_kills, process_fields, process_in
+from core.runs.uploads import keep, kept_rows, new_folder
 
 __all__ = [
     "ACTIVE",
@@ -63,12 +64,15 @@ __all__ = [
     "fields_of_next_stage",
     "fingerprint",
     "has_checkpoint",
+    "keep",
+    "kept_rows",
     "last_metrics",
     "list_fingerprint",
     "list_runs",
     "locked",
     "log_tail",
     "metrics",
+    "new_folder",
     "num_oom_kills",
     "process_fields",
     "process_in",

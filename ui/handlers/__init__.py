@@ -5,6 +5,7 @@ are strings, numbers, figures and updates of these only. A handler never trains 
 """
 
 from core.runs import Home
+from ui.handlers.columns import COLUMN_BOXES, ColumnHandlers
 from ui.handlers.data import DataHandlers
 from ui.handlers.exact import Checks, ExactHandlers
 from ui.handlers.intake import Takings
@@ -13,10 +14,10 @@ from ui.handlers.preview import PreviewHandlers, Previews
 from ui.handlers.runs import RunHandlers
 from ui.handlers.shown import Shown
 
-__all__ = ["SHOWN_FIXES", "Handlers", "Shown"]
+__all__ = ["COLUMN_BOXES", "SHOWN_FIXES", "Handlers", "Shown"]
 
 
-class Handlers(JobHandlers, DataHandlers, PreviewHandlers, ExactHandlers, RunHandlers):
+class Handlers(JobHandlers, DataHandlers, ColumnHandlers, PreviewHandlers, ExactHandlers, RunHandlers):
     """Every event of the page, over one home folder."""
 
     def __init__(self, home: Home):

@@ -1,9 +1,5 @@
 """What happens to the data: an upload is kept and checked, bad rows are dropped, the file is repaired."""
 
-import hashlib
-import re
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,13 +7,15 @@ from pathlib import Path
 import gradio as gr
 
 from core import dataset
-from core.dataset import TABLES, DatasetError, DatasetReport, Wish, Written, drop_bad_rows, repair
+from core.dataset import TABLES, USUAL_STAGES, DatasetError, DatasetReport, Wish, Written, drop_bad_rows, repair
 from core.job import Problem, SpecError
+from core.methods import STAGES
 from core.resolve import dataset_path
-from core.runs import Home
+from core.runs import Home, keep, new_folder
 from core.speed import RowStatistics
 from ui import render
 from ui.handlers.intake import IntakeHandlers
+from ui.handlers.menu import taken_up
 from ui.handlers.shown import Shown
 from ui.render import dataset as panel
 
@@ -36,35 +34,32 @@ class DataHandlers(IntakeHandlers):
         if not upload:
             return {}
         source = Path(upload)
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip(".-")[:60] or "data"
         suffix = source.suffix.lower() if source.suffix.lower() in TABLES else ".jsonl"
-        target = self.home.uploads / digest / f"{name}{suffix}"
-        target.parent.mkdir(exist_ok=True)
-        shutil.move(source, target)
-        if suffix in TABLES:
-            return {"upload": None} | self.on_take_in(str(target))
-        return {"dataset": str(target), "upload": None, "mended": ""}
+        kept = keep(self.home, source, suffix)
+        taken = self.on_take_in(str(kept)) if suffix in TABLES else taken_up(self.home, kept) | {"mended": ""}
+        return taken | {"upload": None}
+
+    def on_usual_stage(self, dataset: str, stage: str) -> Shown:
+        """The data is of another stage: that stage is chosen."""
+        report = report_of({"dataset": dataset, "stage": stage})
+        return {"stage": USUAL_STAGES[report.dataset_type]} if report and report.dataset_type else {}
 
     def on_drop_rows(self, dataset: str, stage: str) -> Shown:
         """Writes the data again without its bad rows, and takes the new file as the data."""
-        return self._mended(dataset, stage, lambda path, target: drop_bad_rows(path, target, Wish(stage=stage)))
+        return self._mended(dataset, stage, "good", lambda path, target: drop_bad_rows(path, target, Wish(stage=stage)))
 
     def on_repair(self, dataset: str, stage: str) -> Shown:
         """Writes the data again with everything repaired that can be, and takes the new file as the data."""
-        return self._mended(dataset, stage, repair)
+        return self._mended(dataset, stage, "repaired", repair)
 
-    def _mended(self, dataset: str, stage: str, mend: Callable[[Path, Path], Written]) -> Shown:
+    def _mended(self, dataset: str, stage: str, how: str, mend: Callable[[Path, Path], Written]) -> Shown:
         source = dataset_path(dataset, stage)
         try:
-            target = self.home.uploads / secrets.token_hex(6) / source.with_suffix(".jsonl").name
-            target.parent.mkdir()
-            written = mend(source, target)
+            written = mend(source, new_folder(self.home) / f"{source.stem}-{how}.jsonl")
         except (DatasetError, OSError) as error:
             return {"mended": render.notice(f"Nothing was changed. {error}", "bad")}
         said = " ".join(written.actions) or "Nothing needed to be changed."
-        return {"dataset": str(written.path), "mended": render.notice(f"{said} The old file stays as it is.")}
+        return {**taken_up(self.home, written.path), "mended": render.notice(f"{said} The old file stays as it is.")}
 
 
 def report_of(fields: Mapping[str, object]) -> DatasetReport | None:
@@ -76,7 +71,9 @@ def report_of(fields: Mapping[str, object]) -> DatasetReport | None:
 def shown_data(report: DatasetReport | None) -> Shown:
     """One line about the data, what is behind it, and the buttons that would mend it."""
     can_drop = report is not None and report.num_problems > 0 and report.valid_rows > 0
+    other = STAGES[USUAL_STAGES[report.dataset_type]] if report and "wrong_type" in report.counts else None
     return {
+        "usual_stage": gr.update(visible=other is not None, value=f"Train with it: {other.title}" if other else ""),
         "data_line": panel.data_report(report) if report else "",
         "drop_rows": gr.update(visible=can_drop),
         "repair": gr.update(visible=report is not None and bool(report.repairs)),
@@ -108,9 +105,10 @@ def _report(path: Path, stage: str, _modified: int, size: int) -> DatasetReport:
 def require_usable(field: str, report: DatasetReport) -> None:
     if not report.is_usable:
         first = report.problems[0]
-        raise SpecError(
-            (Problem(field, f"{report.num_problems} lines cannot be used, the first is {first}", "correct them"),)
-        )
+        where = f"line {first.line:,}" if first.field == "row" else f"line {first.line:,}, {first.field}"
+        lines = f"{report.num_problems:,} line{'s' * (report.num_problems != 1)}"
+        problem = f"{lines} cannot be used, the first is {where}: {first.message}"
+        raise SpecError((Problem(field, first.message if first.field == "file" else problem, first.fix),))
 
 
 def _data_of(fields: Mapping[str, object]) -> Path:

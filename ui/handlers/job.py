@@ -21,6 +21,7 @@ from core.runs import Home
 from core.speed import calibrated
 from ui import render
 from ui.form import LABELS, controls, first_values
+from ui.handlers.columns import shown_columns
 from ui.handlers.data import report_of, shown_data
 from ui.handlers.exact import Checks, shown_check
 from ui.handlers.intake import shown_intake
@@ -59,7 +60,7 @@ class JobHandlers(UnfoldedHandlers):
         rows = self.previews.statistics(fields)
         try:
             resolved = resolve(fields, by_hand, rows)
-            fields |= {"model": resolved.job.model} | resolved.plan.change
+            fields |= {"model": resolved.job.model, **resolved.plan.change}
             shown, problems = self._estimate(resolved), {}
         except SpecError as error:
             resolved, shown = None, panel.refusal(error, LABELS)
@@ -78,7 +79,8 @@ class JobHandlers(UnfoldedHandlers):
             "stage_settings": gr.update(visible=any(wanted[name].is_used for name in OF_A_STAGE)),
             "choices": panel.choices(resolved.plan, by_hand) if resolved else "",
             **shown_data(report),
-            **shown_intake(fields, report, fields["dataset"] != marks.get("dataset")),
+            **shown_intake(fields),
+            **shown_columns(fields, report, any(fields[name] != marks.get(name) for name in ("dataset", "stage"))),
             "effective_batch": _effective_batch(fields),
             **{f"fix_{place}": gr.update(interactive=False) for place in range(SHOWN_FIXES)},
             "command": _command_line(fields),

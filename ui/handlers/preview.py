@@ -17,7 +17,7 @@ from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics
 from ui import render
-from ui.handlers.data import row_statistics
+from ui.handlers.data import report_of, row_statistics
 from ui.handlers.shown import Shown
 from ui.render import rows as panel
 
@@ -119,7 +119,8 @@ class PreviewHandlers:
         except (SpecError, OSError):
             return _no_lengths("")
         except PreviewError as error:
-            return _no_lengths(str(error))
+            report = report_of(form)
+            return _no_lengths(str(error) if report is None or report.valid_rows else "")
         if measured is None:
             return _no_lengths("Measuring the rows ...") | {"measuring": gr.Timer(active=True)}
         max_length = resolved.job.max_length

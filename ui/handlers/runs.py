@@ -15,7 +15,9 @@ from core.remedy import Help, remedies, stalled
 from core.resolve import resolve
 from core.runs import Home, Run, RunNotFound
 from ui import render
+from ui.form import LABELS
 from ui.handlers.data import checked, require_usable
+from ui.handlers.menu import data_choices
 from ui.handlers.preview import Previews
 from ui.handlers.shown import Shown
 from ui.monitor import SHOWN_REMEDIES
@@ -56,7 +58,7 @@ class RunHandlers:
         """A new page: the newest active run is selected, and shown first if there is one."""
         chosen = _newest(runs.list_runs(self.home))
         tab = {"tabs": gr.update(selected="runs")} if chosen and chosen.is_active else {}
-        return self._choose(View(), chosen) | tab
+        return self._choose(View(), chosen) | tab | {"dataset": gr.update(choices=data_choices(self.home))}
 
     def on_start(self, **form: object) -> Shown:
         """Makes a run of the form's job, starts it or puts it into the queue, and shows it."""
@@ -290,4 +292,4 @@ def _newest(listed: tuple[Run, ...]) -> Run | None:
 
 
 def _words(error: SpecError) -> str:
-    return "; ".join(map(str, error.problems))
+    return "; ".join(f"{LABELS.get(each.field, each.field)}: {each.problem}; {each.fix}" for each in error.problems)

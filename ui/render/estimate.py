@@ -148,4 +148,4 @@ def refusal(error: SpecError, labels: Mapping[str, str] = FIELD_NAMES) -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('?', '.')) else '.'}"

@@ -1,6 +1,5 @@
 """The runs as a list to choose from, and the comparison of several, as HTML. Escapes all text of people's."""
 
-import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from html import escape
@@ -12,7 +11,7 @@ from core import runs
 from core.resolve import reference_of
 from core.runs import Run
 from ui.render.run import SIGNS
-from ui.words import duration, memory
+from ui.words import ago, duration, memory
 
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 72, 18, 40
 LARGEST_SPARK_BYTES = 2 * 2**20
@@ -122,12 +121,3 @@ def _value(name: str, value: object) -> str:
     if name == "seconds" and isinstance(value, int | float):
         return duration(value)
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-def ago(when: float) -> str:
-    """How long since a moment in Unix seconds: just now, 12 min ago, 5 h ago, 3 days ago."""
-    seconds = time.time() - when
-    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= size * (2 if name == "days" else 1):
-            return f"{seconds / size:.0f} {name} ago"
-    return "just now"
