@@ -18,7 +18,7 @@ from gradio_client import Client
 from core import launch, queue, runs
 from core.device import DeviceReading, GpuProcess, this_machine
 from core.job import JobSpec
-from core.methods import METHODS
+from core.methods import METHODS, STAGES
 from core.resolve import default_fields, resolve
 from core.runs import Home
 from core.speed import RowStatistics
@@ -154,6 +154,32 @@ def too_big(**changes: object) -> dict[str, object]:
     """Full fine-tuning of 8B on 24 GB."""
     llama = {"model": "meta-llama/Llama-3.1-8B", "method": "full", "gpu": "rtx-4090", "dataset": "demo"}
     return default_fields(llama["model"], "full") | llama | changes
+
+
+def test_a_setting_is_put_back_by_itself(handlers: Handlers) -> None:
+    form = demo(lora_r=32, learning_rate=0.5)
+    shown = handlers.on_edit(NO_MARKS, **form)
+    assert dict(shown["put_back"]["choices"])["LoRA rank: 32, usually 16"] == "lora_r"
+    back = handlers.on_put_back("lora_r", shown["marks"], "demo", "lora", "sft")
+    shown = handlers.on_edit(back["marks"], **form | {"lora_r": back["lora_r"]})
+    assert [name for _text, name in shown["put_back"]["choices"]] == ["learning_rate"]
+
+
+def test_a_setting_that_is_put_back_is_the_profiles_again(handlers: Handlers) -> None:
+    planned = handlers.on_edit(NO_MARKS, **demo(profile="smallest"))
+    marks, form = planned["marks"], planned["marks"]["form"]
+    by_hand = {**form, "gradient_checkpointing": not form["gradient_checkpointing"]}
+    shown = handlers.on_edit(marks, fixes={"settled": form}, **by_hand)
+    assert "gradient_checkpointing" in dict(shown["put_back"]["choices"]).values()
+    back = handlers.on_put_back("gradient_checkpointing", shown["marks"], "demo", "lora", "sft")
+    shown = handlers.on_edit(back["marks"], **by_hand | {"gradient_checkpointing": back["gradient_checkpointing"]})
+    assert "gradient_checkpointing" not in dict(shown["put_back"]["choices"]).values()
+    assert shown["marks"]["form"] == form
+
+
+def test_the_stage_and_the_method_say_what_they_do(handlers: Handlers) -> None:
+    shown = handlers.on_edit(NO_MARKS, **demo(stage="dpo", method="qlora"))
+    assert (shown["stage"]["info"], shown["method"]["info"]) == (STAGES["dpo"].help, METHODS["qlora"].help)
 
 
 def test_a_job_file_is_shown_and_fills_the_form_again(handlers: Handlers) -> None:

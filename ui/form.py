@@ -38,10 +38,11 @@ class Control:
     group: str
     build: Callable[["Control"], Component]
 
-    @property
-    def help(self) -> str:
-        """One sentence: the field's own description."""
-        return JobSpec.model_fields[self.field].description or ""
+
+def help_of(field: str, value: object) -> str:
+    """One sentence: what the chosen method or stage does, or the field's own description."""
+    chosen = {"method": METHODS.get(str(value)), "stage": STAGES.get(str(value))}.get(field)
+    return chosen.help if chosen else JobSpec.model_fields[field].description or ""
 
 
 def controls(group: str) -> tuple[Control, ...]:
@@ -106,7 +107,7 @@ def _common(control: Control) -> dict[str, Any]:
     """What every control shares. The place for a message stands under the label and starts as the help."""
     return {
         "label": control.label,
-        "info": control.help,
+        "info": help_of(control.field, FIRST_SHOWN[control.field]),
         "value": FIRST_SHOWN[control.field],
         "elem_id": f"field-{control.field}",
         "interactive": True,

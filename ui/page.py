@@ -95,6 +95,7 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
     with gr.Row(elem_classes="main-settings"):
         fields |= form.render("main")
     named["effective_batch"] = gr.HTML(elem_id="effective-batch")
+    named["put_back"] = gr.Dropdown([], label="Put a setting back", visible=False, elem_id="put-back")
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         for group, heading in form.ADVANCED.items():
             gr.Markdown(f"#### {heading}")
@@ -167,6 +168,8 @@ def _wire(join: Joiner, handlers: Handlers) -> None:
     _wire_rows(join, handlers, fields)
     identity = {name: fields[name] for name in ("model", "method", "stage")}
     join.fill(named["reset"].click, handlers.on_reset, {"marks": named["marks"]} | identity)
+    one = {"field": named["put_back"], "marks": named["marks"]} | identity
+    join.fill(named["put_back"].input, handlers.on_put_back, one)
     join.fill(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]})
     join.fill(named["read_job_file"].click, handlers.on_job_file, {"text": named["job_file"]})
     for place in range(SHOWN_FIXES):

@@ -112,7 +112,7 @@ def state_sentence(run: Run) -> str:
         return f"{work}, {step}." if run.step else f"{work}."
     sentences: Mapping[runs.State, str] = {
         "queued": "Waiting for its turn.",
-        "starting": "Starting.",
+        "starting": "Starting the training program.",
         "stopping": "Stopping after this step, with a checkpoint.",
         "finished": f"Finished: {run.step:,} steps in {duration(run.seconds)}.",
         "stopped": f"Stopped at {step}." if step else "Stopped before the first step.",

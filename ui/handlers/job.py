@@ -20,7 +20,7 @@ from core.resolve import ResolvedJob, default_fields, recipe_fields, resolve
 from core.runs import Home
 from core.speed import calibrated
 from ui import render
-from ui.form import LABELS, controls, first_values
+from ui.form import FIRST_SHOWN, LABELS, controls, first_values, help_of
 from ui.handlers.columns import shown_columns
 from ui.handlers.data import report_of, shown_data
 from ui.handlers.exact import Checks, shown_check
@@ -70,7 +70,7 @@ class JobHandlers(UnfoldedHandlers):
         updates: Shown = {
             name: gr.update(**mark.update(name) | ({"value": fields[name]} if fields[name] != form[name] else {}))
             for name, mark in wanted.items()
-            if fields[name] != form[name] or before.get(name, Mark()) != mark
+            if fields[name] != form[name] or before.get(name, Mark(help=help_of(name, FIRST_SHOWN[name]))) != mark
         }
         planned = dict(resolved.plan.change) if resolved else marks.get("planned", {})
         names = ("model", "dataset", "method", "stage", "profile")
@@ -82,6 +82,7 @@ class JobHandlers(UnfoldedHandlers):
             **shown_intake(fields),
             **shown_columns(fields, report, any(fields[name] != marks.get(name) for name in ("dataset", "stage"))),
             "effective_batch": _effective_batch(fields),
+            "put_back": _put_back(fields, wanted),
             **{f"fix_{place}": gr.update(interactive=False) for place in range(SHOWN_FIXES)},
             "command": _command_line(fields),
             "job_file": _job_file(fields),
@@ -146,6 +147,12 @@ class JobHandlers(UnfoldedHandlers):
         fields = {name: value for name, value in first_values(model, method, stage).items() if name not in IDENTITY}
         return fields | {"marks": {**marks, "planned": {}, "overwritten": {}, "by_hand": frozenset()}}
 
+    def on_put_back(self, field: str, marks: Mapping[str, Any], model: str, method: str, stage: str) -> Shown:
+        """One setting goes back to what the model, the method and the stage would have it be, or to the profile."""
+        forgotten = {name: {each: marks[name][each] for each in marks[name] if each != field} for name in OF_A_PLAN}
+        kept = {**marks, **forgotten, "by_hand": frozenset(marks["by_hand"]) - {field}}
+        return {field: first_values(model, method, stage)[field], "marks": kept}
+
     def on_job_file(self, text: str) -> Shown:
         """The form is filled from the text of a job file, whole or not at all."""
         try:
@@ -164,6 +171,7 @@ class Mark:
     """What stands at one control besides its value."""
 
     problem: str = ""
+    help: str = ""
     is_changed: bool = False
     """True if the value differs from what the model and the method would have it be."""
     is_used: bool = True
@@ -177,7 +185,7 @@ class Mark:
         classes = [name for name, applies in (("wrong", self.problem), ("changed", self.is_changed)) if applies]
         use = "visible" if field in OF_A_STAGE else "interactive"
         return {
-            "info": self.problem or JobSpec.model_fields[field].description,
+            "info": self.problem or self.help,
             "elem_classes": classes,
             use: self.is_used,
         }
@@ -185,6 +193,8 @@ class Mark:
 
 IDENTITY = ("model", "dataset", "dataset_sha256", "method", "stage", "gpu")
 """Fields that say what the job is; they have no default worth going back to."""
+OF_A_PLAN = ("planned", "overwritten")
+"""What is remembered of the fields that a profile chose."""
 OF_A_STAGE = frozenset(control.field for control in controls("stage"))
 
 
@@ -229,7 +239,22 @@ def _marks(fields: Mapping[str, object], problems: Mapping[str, str], by_hand: C
     changed = {name for name, value in fields.items() if value != defaults[name]} - set(IDENTITY) - planned | set(
         by_hand
     )
-    return {name: Mark(problems.get(name, ""), name in changed, name not in unused) for name in fields}
+    return {
+        name: Mark(problems.get(name, ""), help_of(name, value), name in changed, name not in unused)
+        for name, value in fields.items()
+    }
+
+
+def _put_back(fields: Mapping[str, object], marks: Mapping[str, Mark]) -> dict[str, Any]:
+    """The menu of settings that are not what they would be; hidden while there are none."""
+    usual = first_values(fields.get("model"), fields.get("method"), fields.get("stage"))
+    changed = [name for name in LABELS if marks[name].is_changed and marks[name].is_used]
+    planned = PLANNED_FIELDS if fields["profile"] != "custom" else frozenset()
+    instead = {
+        name: "else of the profile's choice" if name in planned else f"usually {usual[name]}" for name in changed
+    }
+    choices = [(f"{LABELS[name]}: {fields[name]}, {instead[name]}", name) for name in changed]
+    return gr.update(visible=bool(changed), choices=choices, value=None)
 
 
 def _unused(method: Method | None, stage: Stage | None) -> frozenset[str]:

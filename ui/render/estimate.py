@@ -55,12 +55,18 @@ def estimate_panel(found: MemoryEstimate, card: DeviceReading | None = None) -> 
     )
     return (
         f'<div class="estimate {found.verdict}">'
-        f'<p class="verdict">{escape(verdict_sentence(found))}</p>'
+        f"{_verdict(verdict_sentence(found))}"
         f'<div class="bar" role="img" aria-label="{escape(verdict_sentence(found))}">{parts}'
         f'<em style="left:{limit:.3f}%"></em></div>'
         f"{_taken(found, card) if card else ''}"
         f'<ul class="parts">{items}</ul>{_phases(found)}{notice(found.why, "plain")}</div>'
     )
+
+
+def _verdict(sentence: str) -> str:
+    """The answer in a sentence; where the page is one column it is also at its lower edge, and leads here."""
+    glance = f'<a class="glance" href="#estimate" aria-hidden="true" tabindex="-1">{escape(sentence)}</a>'
+    return f'<p class="verdict">{escape(sentence)}</p>{glance}'
 
 
 def _taken(found: MemoryEstimate, card: DeviceReading) -> str:
@@ -120,7 +126,7 @@ def choices(plan: Plan, by_hand: Collection[str]) -> str:
 def unknown_architecture(title: str) -> str:
     """In place of the estimate: this model has none of its own, but it can be traced."""
     said = f"{title}: an architecture that is measured by tracing one step of it, not by formula."
-    return f'<div class="estimate traced"><p class="verdict">Traced, not estimated</p>{notice(said, "plain")}</div>'
+    return f'<div class="estimate traced">{_verdict("Traced, not estimated")}{notice(said, "plain")}</div>'
 
 
 def what_fits(cells: Sequence[Cell], model: str, max_length: int) -> str:
@@ -144,7 +150,7 @@ def refusal(error: SpecError, labels: Mapping[str, str] = FIELD_NAMES) -> str:
         f"<span>{escape(_sentence(each.fix))}</span></li>"
         for each in error.problems
     )
-    return f'<div class="estimate refused"><p class="verdict">This job cannot run yet</p><ul>{items}</ul></div>'
+    return f'<div class="estimate refused">{_verdict("This job cannot run yet")}<ul>{items}</ul></div>'
 
 
 def _sentence(text: str) -> str:

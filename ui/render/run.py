@@ -45,7 +45,8 @@ def run_header(run: Run | None, helps: Sequence[Help] = (), stalled: str | None 
         return '<div class="run empty"><p>No runs yet. Press <b>Start training</b> on the Train tab.</p></div>'
     share = 100 * run.step / run.max_steps if run.max_steps else 0
     left = seconds_left(run)
-    aside = f"{share:.0f} %" + (f" · about {duration(left)} left" if left is not None else "")
+    aside = f"{share:.0f} %" if run.max_steps else ""
+    aside += f" · about {duration(left)} left" if left is not None else ""
     said = [*map(str, run.status.get("notes", ())), str(run.status.get("warning", "")), stalled or ""]
     return (
         f'<div class="run {run.state}"><h2>{escape(run.name)}</h2>'
