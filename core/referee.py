@@ -82,6 +82,8 @@ class ExactEstimate:
     """How long the trace took, or had taken when it was made."""
     num_parameters: int
     num_trainable_parameters: int
+    paged_bytes: int
+    """Optimizer states in managed memory, which are no part of the peaks."""
 
 
 TRACED_NOTES: Mapping[str, str] = {
@@ -166,7 +168,7 @@ def estimate_exactly(
         phases=traced.phases,
         at_peak={"weights": loaded, "temporary": traced.peak_allocated_bytes - loaded},
         gap_bytes=traced.peak_reserved_bytes - traced.peak_allocated_bytes,
-        paged_bytes=0,
+        paged_bytes=traced.paged_bytes,
         num_parameters=traced.num_parameters,
         num_trainable_parameters=traced.num_trainable_parameters,
     )
@@ -218,8 +220,8 @@ def _read(found: Mapping[str, Any], request: Request) -> ExactEstimate | Referee
         allocator.replay(found["log"], found["sizes"])
         gap_bytes = allocator.peak_reserved_bytes - allocator.peak_allocated_bytes
     allocated = found["peak_allocated_bytes"]
-    counts = found["num_parameters"], found["num_trainable_parameters"]
-    return ExactEstimate(found["phases"], allocated, allocated + gap_bytes, found["seconds"], *counts)
+    others = {name: found[name] for name in ("seconds", "num_parameters", "num_trainable_parameters", "paged_bytes")}
+    return ExactEstimate(found["phases"], allocated, allocated + gap_bytes, **others)
 
 
 def _remember(place: Path, found: ExactEstimate) -> None:

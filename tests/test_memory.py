@@ -448,6 +448,20 @@ def test_the_verdict_compares_with_the_capacity(share: float, verdict: str) -> N
     assert predict(gpu=card(capacity_bytes=int(needed * share))).verdict == verdict
 
 
+def test_what_goes_on_because_paged_states_make_room_is_tight() -> None:
+    found = predict(method="full", optim="paged_adamw_8bit")
+    assert found.pageable_bytes > found.num_parameters
+    least = found.total_bytes - found.pageable_bytes
+    verdicts = [
+        predict(method="full", optim=found_on, gpu=card(capacity_bytes=least + 1)).verdict
+        for found_on in ("paged_adamw_8bit", "adamw_8bit")
+    ]
+    assert verdicts == ["tight", "does_not_fit"]
+    assert (
+        predict(method="full", optim="paged_adamw_8bit", gpu=card(capacity_bytes=least - 1)).verdict == "does_not_fit"
+    )
+
+
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("batch", "length"), [(1, 512), (2, 2048), (3, 1000), (8, 1024)])

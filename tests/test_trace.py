@@ -55,6 +55,7 @@ ASKED = {
     "compiled": request(torch_compile=True),
     "judged": request(stage="grpo", reward_model="/judge", max_completion_length=64, gradient_accumulation_steps=8),
     "plain": request(),
+    "paged": request(method="full", optim="paged_adamw_8bit"),
     "pissa": request(init_lora_weights="pissa"),
     "dora": request(use_dora=True),
     "no closed form": request({**CONFIG, "model_type": "stablelm", "num_key_value_heads": 16}),
@@ -157,6 +158,11 @@ def test_a_compiled_job_is_traced_as_it_is_uncompiled(answers: Mapping[str, Any]
     compiled = job(torch_compile=True, activation_memory_budget=0.5)
     assert answers["compiled"].phases == answers["plain"].phases
     assert as_traced(compiled) == job()
+
+
+def test_paged_states_are_told_apart_from_the_peaks(answers: Mapping[str, Any]) -> None:
+    close = estimate(ASKED["paged"].job, ModelShape.from_config(CONFIG), gpus()[GPU])
+    assert answers["paged"].paged_bytes == close.pageable_bytes > answers["plain"].paged_bytes == 0
 
 
 def test_the_start_of_an_adapter_takes_no_memory(answers: Mapping[str, Any]) -> None:

@@ -68,7 +68,10 @@ def verdict_sentence(found: MemoryEstimate) -> str:
     """Fits: 17.9 of 24.0 GiB, ± 0.4"""
     total, capacity = found.total_bytes, found.capacity_bytes
     if found.verdict == "does_not_fit":
-        return f"{memory(total - capacity)} too much: {gib(total, 1)} of {gib(capacity, 1)} GiB"
+        least = total - found.pageable_bytes
+        return f"{memory(least - capacity)} too much: {gib(least, 1)} of {gib(capacity, 1)} GiB"
+    if total > capacity:
+        return f"Tight: {gib(total, 1)} of {gib(capacity, 1)} GiB, {memory(total - capacity)} of it paged out"
     doubt = max(found.high_bytes - total, total - found.low_bytes)
     spread = f", ± {gib(doubt, 1)}" if doubt >= 2**30 / 20 else ""
     amount = gib(total, 1) if total >= 2**30 else gib(total)

@@ -26,7 +26,7 @@ NOTES: Mapping[str, str] = {
     "quantization_state": "Scales and code books that turn 4- or 8-bit weights back into numbers.",
     "adapters": "The small matrices that LoRA trains.",
     "gradients": "One number for every number that trains, from the backward pass to the optimizer step.",
-    "optimizer_states": "What the optimizer remembers about every number that trains.",
+    "optimizer_states": "What the optimizer remembers about every number that trains. Paged ones may leave the card.",
     "activations": "Intermediate results that wait for the backward pass; they grow with batch and length.",
     "logits": "Scores of every word of the vocabulary, in tiles, where the loss is computed.",
     "reference_model": "A frozen copy of the model as it was, to compare the answers with.",
@@ -64,6 +64,8 @@ class MemoryEstimate:
     total_bytes: int
     """What nvidia-smi shows for the process: reserved, paged optimizer states and the CUDA context."""
     capacity_bytes: int
+    pageable_bytes: int
+    """Paged optimizer states among the total: what has no room waits in main memory, but not on Windows."""
     verdict: Verdict
     binding_phase: Phase
     """The phase with the highest peak."""
@@ -90,6 +92,7 @@ class MemoryEstimate:
             "high_bytes": self.high_bytes,
             "why": self.why,
             "capacity_bytes": self.capacity_bytes,
+            "pageable_bytes": self.pageable_bytes,
             "verdict": self.verdict,
             "binding_phase": self.binding_phase,
             "num_parameters": self.num_parameters,
@@ -164,7 +167,8 @@ def estimate_of(found: Found, gpu: Gpu, spread: Spread, notes: Mapping[str, str]
         peak_reserved_bytes=reserved,
         total_bytes=total,
         capacity_bytes=gpu.capacity_bytes,
-        verdict=verdict_of(total, gpu.capacity_bytes),
+        pageable_bytes=found.paged_bytes,
+        verdict=verdict_of(total, gpu.capacity_bytes, found.paged_bytes),
         binding_phase=binding,
         low_bytes=round(allocated * (1 - ERROR)) + context.low_bytes,
         high_bytes=round(reserved * (1 + ERROR + spread.share)) + found.paged_bytes + context.high_bytes,
@@ -187,9 +191,10 @@ def fragmentation_bytes(program: Program, largest_activation_bytes: int) -> int:
     return 0 if program.on_cpu else largest_activation_bytes + LARGE_SEGMENT_BYTES + SMALL_SEGMENT_BYTES
 
 
-def verdict_of(needed_bytes: int, capacity_bytes: int) -> Verdict:
+def verdict_of(needed_bytes: int, capacity_bytes: int, pageable_bytes: int) -> Verdict:
     """Whether that fits. Needed is what is allocated at once plus its gaps: an allocator that runs out frees its unused
-    segments first."""
-    if needed_bytes > capacity_bytes:
+    segments first. Tight is, too, what only goes on because paged states make room: the driver moves them to main
+    memory, and back at each optimizer step."""
+    if needed_bytes - pageable_bytes > capacity_bytes:
         return "does_not_fit"
     return "tight" if needed_bytes > TIGHT_SHARE * capacity_bytes else "fits"

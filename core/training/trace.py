@@ -48,6 +48,7 @@ def trace(
     from .trace_ledger import Ledger
     from .trace_loss import with_head
     from .trace_model import DecoderLayers, empty_model, precision_on, prepare
+    from .trace_optimizers import paged_bytes
     from .trace_step import Run
 
     asked = SimpleNamespace(**job)
@@ -57,7 +58,7 @@ def trace(
     num_parameters = base.num_parameters()
     layers = DecoderLayers(base)
     model = with_head(prepare(base, asked, precision), asked.stage)
-    num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trainable = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     depths: list[int] = []
 
     def play(indices: Sequence[int]) -> Ledger:
@@ -76,7 +77,8 @@ def trace(
         "phases": phases,
         "peak_allocated_bytes": max(phases.values()),
         "num_parameters": num_parameters,
-        "num_trainable_parameters": num_trainable,
+        "num_trainable_parameters": sum(trainable),
+        "paged_bytes": sum(paged_bytes(asked.optim, numbers) for numbers in trainable),
         "log": ledger.log,
         "sizes": ledger.sizes,
         "peak_operations": {segment: peak.operation for segment, peak in ledger.peaks.items()},

@@ -12,6 +12,7 @@ STATES_IN_8_BITS = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1}
 NUMBERS_PER_SCALE = 256
 LEAST_8BIT_NUMBERS = 4096
 LEAST_PAGED_NUMBERS = 100_000
+FLOAT32_BYTES = 4
 
 
 class Optimizer(Protocol):
@@ -39,6 +40,13 @@ def optimizer_of(name: str, parameters: Sequence[Tensor], on_gpu: bool) -> Optim
             return BitsAndBytesStates(name, parameters)
 
 
+def paged_bytes(name: str, numbers: int) -> int:
+    """Bytes of the states of a parameter of so many numbers that are not the allocator's, since they are paged."""
+    if not name.startswith("paged") or numbers < LEAST_PAGED_NUMBERS:
+        return 0
+    return numbers * STATES_IN_8_BITS.get(name, 2 * FLOAT32_BYTES)
+
+
 class BitsAndBytesStates:
     """The states of a bitsandbytes optimizer, whose own step reads data; it has no temporaries worth counting.
 
@@ -58,7 +66,7 @@ class BitsAndBytesStates:
 
     def _states_of(self, numbers: int) -> list[Tensor]:
         count = STATES_IN_8_BITS.get(self._name)
-        is_paged = self._name.startswith("paged") and numbers >= LEAST_PAGED_NUMBERS
+        is_paged = paged_bytes(self._name, numbers) > 0
         if count is None or numbers < LEAST_8BIT_NUMBERS:
             return [] if is_paged else [torch.empty(numbers) for _ in range(count or 2)]
         scales = [torch.empty(ceil(numbers / NUMBERS_PER_SCALE)) for _ in range(count)]
