@@ -247,6 +247,12 @@ REFUSALS = (
     ),
     # Memory against speed
     Refusal(
+        "dtype",
+        lambda case: case.job.dtype == "float16" and not case.method.trains_adapter,
+        "weights that train cannot be kept in float16: their gradients vanish, or cannot be scaled",
+        "choose auto",
+    ),
+    Refusal(
         "activation_offloading",
         lambda case: case.job.activation_offloading and "activation_offloading" not in case.stage.fields,
         "TRL's trainer for {stage.id} cannot offload activations",

@@ -34,6 +34,8 @@ CANNOT_WORK: tuple[dict[str, object], ...] = (
     {"method": "lora-8bit", "use_dora": True},
     {"target_modules": "q_proj,lm_head"},
     {"stage": "reward", "modules_to_save": "lm_head"},
+    {"method": "full", "dtype": "float16"},
+    {"method": "freeze", "dtype": "float16"},
     {"stage": "cpo", "activation_offloading": True},
     {"method": "qlora", "optim": "galore_adamw"},
 )
