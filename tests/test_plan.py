@@ -317,6 +317,24 @@ def test_a_reference_that_reads_the_rows_more_than_once_reads_them_beforehand(
     assert planned(job, QWEN_SMALL, gpus()["rtx-4090"]).precompute_ref_log_probs is beforehand
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("steps", [10, 20_000])
+def test_a_reference_reads_the_rows_beforehand_only_where_that_is_sooner(method: str, steps: int) -> None:
+    job = job_of(stage="dpo", method=method, max_steps=steps)
+    after = planned(job, QWEN_SMALL, gpus()["rtx-4090"], FULL_ROWS)
+    other = after.model_copy(update={"precompute_ref_log_probs": not after.precompute_ref_log_probs})
+    seconds, others = (
+        seconds_per_token(case_of(each, QWEN_SMALL, gpus()["rtx-4090"], FULL_ROWS)) for each in (after, other)
+    )
+    assert seconds < others
+
+
+def test_a_second_copy_of_the_weights_is_told_by_its_size() -> None:
+    for gpu, copy_gib in (("t4", "1.8"), ("rtx-4090", "0.9")):
+        chosen = plan(job_of(stage="dpo", method="full"), QWEN_SMALL, gpus()[gpu], SHORT_ROWS)
+        assert f"second copy ({copy_gib} GiB)" in next(c.reason for c in chosen.choices if "copy" in c.reason)
+
+
 def test_kto_keeps_two_rows_at_once() -> None:
     for profile in ("fastest", "smallest"):
         after = planned(job_of(stage="kto", profile=profile), LLAMA_8B, gpus()["rtx-4090"], FULL_ROWS)

@@ -1,6 +1,6 @@
 """Plan: the choices for a job, each with the number that decided it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -9,11 +9,12 @@ from core.fit import Case, Change, Harm
 from core.job import JobSpec
 from core.memory.precision import precision_of
 from core.methods import STAGES
-from core.plan.ladder import PROFILES, climb
+from core.plan.ladder import PROFILES, climb, seconds_per_token
 from core.plan.reasons import REASONS, Outcome
 from core.presets import Gpu
 from core.shapes import ModelShape
 from core.speed import RowStatistics
+from core.speed.rows import times_read
 
 PLANNED_FIELDS = frozenset(REASONS)
 """The JobSpec fields that a plan may choose."""
@@ -61,8 +62,7 @@ def plan(
     if job.profile not in PROFILES:
         return Plan()
     asked = Case(job, shape, gpu, rows)
-    start = asked.changed({name: value for name, value in _facts(asked).items() if name not in fixed}) or asked
-    chosen = climb(start, PROFILES[job.profile], fixed)
+    chosen = _better(climb(start, PROFILES[job.profile], fixed) for start in _starts(asked, fixed))
     outcome = Outcome(asked, chosen)
     reasons = {field: explain(outcome) for field, explain in REASONS.items() if field not in fixed}
     return Plan(
@@ -74,15 +74,34 @@ def plan(
     )
 
 
-def _facts(case: Case) -> Mapping[str, object]:
-    """The choices that need no search: the precision of the weights, and when the reference model is asked."""
-    job = case.job
-    weight_bytes = precision_of(job.model_copy(update={"dtype": "auto"}), case.gpu).weight_bytes
+def _starts(case: Case, fixed: frozenset[str]) -> Iterator[Case]:
+    """The job with the precision of the card: what needs no search. Twice, where only one can tell which time is the
+    better to ask the reference model."""
+    weight_bytes = precision_of(case.job.model_copy(update={"dtype": "auto"}), case.gpu).weight_bytes
     half = "bfloat16" if case.gpu.supports_bf16 else "float16"
-    facts: dict[str, object] = {"dtype": half if weight_bytes == 2 else "float32"}
-    if "precompute_ref_log_probs" in STAGES[job.stage].fields:
-        facts["precompute_ref_log_probs"] = job.num_train_epochs >= 2 or not job.trains_adapter
-    return facts
+    dtype = {"dtype": half if weight_bytes == 2 else "float32"}
+    for beforehand in _times_to_ask(case) or ({},):
+        change = {name: value for name, value in {**dtype, **beforehand}.items() if name not in fixed}
+        yield case.changed(change) or case
+
+
+def _times_to_ask(case: Case) -> tuple[Change, ...]:
+    """Whether the reference model should read all rows beforehand. That takes longer if the training does not come by
+    all of them, but spares the room of a second copy."""
+    job, times = case.job, times_read(case.job, case.rows)
+    if "precompute_ref_log_probs" not in STAGES[job.stage].fields:
+        return ()
+    saves_time, may_take_longer = times is not None and times > 1, times is not None and times < 1
+    either = not job.trains_adapter and may_take_longer and job.profile == "fastest"
+    choices = (True, False) if either else (saves_time or not job.trains_adapter,)
+    return tuple({"precompute_ref_log_probs": value} for value in choices)
+
+
+def _better(cases: Iterable[Case]) -> Case:
+    """The first, or another that fits too: without states in 8 bits if one can do so, then the faster."""
+    first, *others = cases
+    fitting = [case for case in (first, *others) if others and case.fits]
+    return min(fitting, key=lambda case: ("8bit" in case.job.optim, seconds_per_token(case)), default=first)
 
 
 def _harm(field: str, value: object, asked: JobSpec) -> Harm:

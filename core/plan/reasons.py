@@ -9,11 +9,12 @@ from types import MappingProxyType
 
 from core.fit import Case
 from core.fit.case import packed_splits
+from core.memory.precision import precision_of
 from core.methods import STAGES
 from core.plan.ladder import CHECKPOINT_ALL, COMPILE_SECONDS, LEAST_GAIN, compile_obstacle, forecast, seconds_per_token
 from core.speed.kernels import needs_eager
 from core.speed.passes import passes_of
-from core.speed.rows import sorts_rows
+from core.speed.rows import sorts_rows, times_read
 
 GIB = 2**30
 
@@ -53,6 +54,11 @@ def _capability(case: Case) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * max(0.0, share):.0f} %"
+
+
+def _number(count: float, noun: str) -> str:
+    """1 row, 2 rows"""
+    return f"{count:,.9g} {noun}{'s' * (count != 1)}"
 
 
 def _dtype(outcome: Outcome) -> str:
@@ -212,15 +218,19 @@ def _optimizer(outcome: Outcome) -> str:
 
 
 def _precompute(outcome: Outcome) -> str:
-    job = outcome.chosen.job
+    case, job = outcome.chosen, outcome.chosen.job
     if "precompute_ref_log_probs" not in STAGES[job.stage].fields:
         return ""
-    if not job.trains_adapter:
-        copy_gib = outcome.chosen.shape.num_parameters * 2 / GIB
+    times = times_read(job, case.rows)
+    if job.precompute_ref_log_probs and not job.trains_adapter:
+        copy_gib = case.shape.num_parameters * precision_of(job, case.gpu).weight_bytes / GIB
         return f"The reference model reads the rows beforehand, so that no second copy ({copy_gib:.1f} GiB) is kept."
     if job.precompute_ref_log_probs:
-        return f"The reference model reads the rows once instead of {job.num_train_epochs:g} times."
-    return f"In {job.num_train_epochs:g} epoch the reference model reads each row once either way."
+        return f"The reference model reads the rows once instead of {_number(round(times or 1, 2), 'time')}."
+    span = _number(job.max_steps, "step") if job.max_steps > 0 else _number(job.num_train_epochs, "epoch")
+    if times is None:
+        return f"How often each row is met in {span} is not known: the reference model is asked as it is."
+    return f"No row is read twice in {span}: to ask the reference model beforehand would save nothing."
 
 
 REASONS: Mapping[str, Callable[[Outcome], str]] = MappingProxyType(

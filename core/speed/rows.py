@@ -112,6 +112,13 @@ def count_steps(job: JobSpec, rows: RowStatistics | None) -> int | None:
     return ceil(job.num_train_epochs * steps_per_epoch)
 
 
+def times_read(job: JobSpec, rows: RowStatistics | None) -> float | None:
+    """How often the training reads each row, on average; None if it takes so many steps through an unknown number."""
+    if job.max_steps <= 0:
+        return job.num_train_epochs
+    return job.max_steps * job.effective_batch_size / max(1, num_training_rows(job, rows)) if rows else None
+
+
 def num_training_rows(job: JobSpec, rows: RowStatistics) -> int:
     """Rows of an epoch: those taken, less those held out."""
     taken = min(rows.num_rows, job.max_rows or rows.num_rows)
