@@ -209,6 +209,12 @@ def test_activations_are_kept_where_they_fit() -> None:
     assert not after.gradient_checkpointing and not after.activation_offloading
 
 
+def test_a_few_layers_that_train_are_kept_rather_than_all_computed_again() -> None:
+    for gpu in ("rtx-3060", "rtx-4090", "h100"):
+        after = planned(job_of(method="freeze"), QWEN_SMALL, gpus()[gpu], FULL_ROWS)
+        assert not after.gradient_checkpointing
+
+
 def test_fewer_rows_at_once_go_before_computing_activations_again() -> None:
     after = planned(job_of(per_device_train_batch_size=16, gradient_accumulation_steps=1), LLAMA_8B, card(44, "l40s"))
     assert not after.gradient_checkpointing and after.per_device_train_batch_size < 16

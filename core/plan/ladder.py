@@ -209,14 +209,15 @@ def _ladder(ways: Iterable[Case]) -> list[Case]:
 
 
 def _kept_layers(way: Case) -> tuple[float, bool]:
-    """What a way keeps for the backward pass, in rows x layers, to tell the larger of two: the layers that are not
-    computed again, the inputs of those that are, and the one at work. Joined rows may need a mask besides."""
-    job = way.job
-    budget = job.activation_memory_budget
-    kept = 1 - passes_of(job, way.shape).recompute if job.gradient_checkpointing else 1.0
+    """What a way keeps for the backward pass, in rows x layers, to tell the larger of two: of the layers that gradients
+    reach, those that are not computed again, the inputs of those that are, and the one at work. Joined rows may need a
+    mask besides."""
+    job, passes = way.job, passes_of(way.job, way.shape)
+    budget, reached = job.activation_memory_budget, passes.input_gradient
+    kept = reached - passes.recompute if job.gradient_checkpointing else reached
     if job.torch_compile and not job.gradient_checkpointing and budget < 1:
-        kept = min(budget, KEPT_WITHOUT_PRODUCTS)
+        kept = reached * min(budget, KEPT_WITHOUT_PRODUCTS)
     kept *= KEPT_COMPILED if job.torch_compile else 1
-    inputs = 0 if job.activation_offloading else INPUT_SHARE * (1 - kept)
+    inputs = 0 if job.activation_offloading else INPUT_SHARE * (reached - kept)
     layers = 1 + way.shape.num_hidden_layers * (kept + inputs)
     return job.per_device_train_batch_size * layers, job.packing
