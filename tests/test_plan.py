@@ -365,3 +365,46 @@ def test_the_smallest_profile_takes_less_than_the_fastest() -> None:
     assert (small.per_device_train_batch_size, small.gradient_accumulation_steps) == (1, 16)
     assert small.gradient_checkpointing and small.checkpoint_every_n_layers == 1
     assert (small.optim, small.packing) == ("paged_adamw_8bit", False)
+
+
+# The reasons
+
+
+def reasons_of(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None) -> dict[str, str]:
+    return {choice.field: choice.reason for choice in plan(job, shape, gpu, rows).choices}
+
+
+def test_one_of_anything_is_told_in_the_singular() -> None:
+    job = job_of(per_device_train_batch_size=1, gradient_accumulation_steps=1, packing=True)
+    said = " ".join(reasons_of(job, QWEN_SMALL, gpus()["rtx-4090"], RowStatistics(50, mean_tokens=1.0)).values())
+    assert "1 joined row, 1 at once" in said and "Rows of 1 token are joined" in said
+
+
+def test_a_short_run_is_told_in_seconds() -> None:
+    said = reasons_of(job_of(max_steps=2), QWEN_SMALL, gpus()["h100"], FULL_ROWS)
+    assert " s: some 100 s of compiling would not pay" in said["torch_compile"]
+
+
+def test_kto_s_rows_are_compared_with_the_fewest_that_it_can_take() -> None:
+    said = reasons_of(job_of(stage="kto"), QWEN_SMALL, gpus()["h100"], SHORT_ROWS)["per_device_train_batch_size"]
+    assert said.endswith(" less time than 2 at a time.") and " 0 %" not in said
+    two = job_of(stage="kto", per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    assert (
+        reasons_of(two, QWEN_SMALL, gpus()["h100"])["per_device_train_batch_size"] == "An optimizer step sees 2 rows."
+    )
+
+
+def test_the_smallest_way_does_not_say_that_compiling_would_not_pay_where_it_would() -> None:
+    said = reasons_of(*CASES["smallest"])["torch_compile"]
+    assert "compiled layers would save" in said
+
+
+def test_rows_that_need_a_mask_are_not_said_to_need_none() -> None:
+    gemma, h100 = models()["google/gemma-3-1b-it"].shape, gpus()["h100"]
+    assert "and need a mask" in reasons_of(job_of(stage="grpo"), QWEN_SMALL, h100, SHORT_ROWS)["attn_implementation"]
+    assert "need a mask only in layers" in reasons_of(job_of(), gemma, h100, FULL_ROWS)["attn_implementation"]
+
+
+def test_a_processor_is_not_called_a_card() -> None:
+    said = " ".join(reasons_of(job_of(stage="cpt"), QWEN_SMALL, CPU, SHORT_ROWS).values())
+    assert "processor" in said and "the card" not in said and "0.0." not in said

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from core.fit import Case
-from core.fit.case import packed_splits
+from core.fit.case import batch_splits, packed_splits
 from core.memory.precision import precision_of
 from core.methods import STAGES
 from core.plan.ladder import CHECKPOINT_ALL, COMPILE_SECONDS, LEAST_GAIN, compile_obstacle, forecast, seconds_per_token
@@ -84,7 +84,9 @@ def _packing(outcome: Outcome) -> str:
     if before.packing or not outcome.asked.can_pack:
         share = _percent(min(1.0, mean / job.max_length))
         return (
-            f"Rows of {mean:,.0f} tokens are {joined}." if job.packing else f"Rows fill {share} of max_length as it is."
+            f"Rows of {_number(round(mean), 'token')} are {joined}."
+            if job.packing
+            else f"Rows fill {share} of max_length as it is."
         )
     splits = packed_splits(outcome.asked)
     if not splits:
@@ -94,7 +96,7 @@ def _packing(outcome: Outcome) -> str:
     seen = after.job.effective_batch_size * job.max_length / mean if after else 0
     seen_by_step = f"a step sees about {seen:.0f} of them, not {before.effective_batch_size}"
     if job.packing:
-        return f"Rows of {mean:,.0f} tokens, {joined}, leave no padding; {seen_by_step}."
+        return f"Rows of {_number(round(mean), 'token')}, {joined}, leave no padding; {seen_by_step}."
     return f"Rows stay apart: {joined} tokens, {seen_by_step}."
 
 
@@ -108,36 +110,43 @@ def _attention(outcome: Outcome) -> str:
         return f"The model {what} the scores of its {heads} heads, which only eager and flex_attention can do."
     if job.attn_implementation == "varlen":
         tokens = job.per_device_train_batch_size * job.max_length
-        length = f"{outcome.mean_tokens:,.0f}" if outcome.mean_tokens else "their own"
-        return f"Joined rows are told apart without a mask: tokens look back over {length} tokens, not {tokens:,}."
+        length = _number(round(outcome.mean_tokens), "token") if outcome.mean_tokens else "their own tokens"
+        return f"Joined rows are told apart without a mask: tokens look back over {length}, not {tokens:,}."
     if job.packing:
-        return f"Joined rows need a mask: varlen asks for compute capability 8.0, the card has {_capability(case)}."
+        has = "a processor has none" if case.is_on_cpu else f"the card has {_capability(case)}"
+        return f"Joined rows need a mask: varlen asks for compute capability 8.0, {has}."
+    if STAGES[job.stage].generates and job.per_device_train_batch_size > 1:
+        return f"{job.per_device_train_batch_size} rows at once are padded in front of their prompts, and need a mask."
+    window = case.shape.sliding_window
+    if window and window <= job.max_length:
+        return f"Rows that are not joined need a mask only in layers that look back at most {window:,} tokens."
     return f"Rows of up to {job.max_length:,} tokens that are not joined need no mask."
 
 
 def _batch(outcome: Outcome) -> str:
     job = outcome.chosen.job
     size, rows = job.per_device_train_batch_size, job.effective_batch_size
-    if rows == 1:
-        return "An optimizer step sees 1 row."
-    if size > 1:
-        slower = outcome.times(per_device_train_batch_size=1, gradient_accumulation_steps=rows)
-        return f"{size} rows at once take {_percent(1 - 1 / slower)} less time than one by one."
-    more = next(number for number in range(2, rows + 1) if rows % number == 0)
-    saved = 1 - outcome.times(per_device_train_batch_size=more, gradient_accumulation_steps=rows // more)
+    splits = {int(str(split["per_device_train_batch_size"])): split for split in batch_splits(job, rows)}
+    least, more = min(splits, default=size), min((each for each in splits if each > size), default=0)
+    if size > least:
+        saved = 1 - 1 / outcome.times(**splits[least])
+        others = "one by one" if least == 1 else f"{least} at a time"
+        return f"{size} rows at once take {_percent(saved)} less time than {others}."
+    if not more:
+        return f"An optimizer step sees {_number(rows, 'row')}."
+    saved = 1 - outcome.times(**splits[more])
+    at_once, instead = f"{_number(size, 'row')} at once", f"{more} would save {_percent(saved)} of the time"
     if saved < LEAST_GAIN:
-        return f"A row of {job.max_length:,} tokens keeps the card busy: {more} at once would save {_percent(saved)}."
-    return f"One row at a time takes the least memory: {more} at once would save {_percent(saved)} of the time."
+        return f"The {'processor' if outcome.chosen.is_on_cpu else 'card'} is busy with {at_once}: {instead}."
+    return f"The least memory is taken by {at_once}: {instead}."
 
 
 def _accumulation(outcome: Outcome) -> str:
     job, before = outcome.chosen.job, outcome.asked.job
-    kind = "joined rows" if job.packing else "rows"
+    seen = _number(job.effective_batch_size, "joined row" if job.packing else "row")
     sees = "still sees" if job.packing == before.packing else "sees"
     alike = ", of like length" if sorts_rows(job) and not job.packing else ""
-    return (
-        f"An optimizer step {sees} {job.effective_batch_size} {kind}, {job.per_device_train_batch_size} at once{alike}."
-    )
+    return f"An optimizer step {sees} {seen}, {job.per_device_train_batch_size} at once{alike}."
 
 
 def _checkpointing(outcome: Outcome) -> str:
@@ -157,9 +166,9 @@ def _every(outcome: Outcome) -> str:
     job, num_layers = outcome.chosen.job, outcome.chosen.shape.num_hidden_layers
     number = job.checkpoint_every_n_layers
     if not job.gradient_checkpointing:
-        return f"None of the {num_layers} layers is computed again as a whole."
+        return f"Of {_number(num_layers, 'layer')} none is computed again as a whole."
     if number == 1:
-        return f"All {num_layers} layers keep their input and nothing else."
+        return f"Of {_number(num_layers, 'layer')} the input is kept, and nothing else."
     saved = 1 - 1 / outcome.times(checkpoint_every_n_layers=1)
     return f"{-(-num_layers // number)} of {num_layers} layers are enough, which saves {_percent(saved)} of the time."
 
@@ -181,11 +190,17 @@ def _compile(outcome: Outcome) -> str:
     cost, hours = f"some {COMPILE_SECONDS[case.job.base_bits]:.0f} s of compiling", forecast(case).hours
     if hours is None:
         return f"How long the run takes is not known: {cost} may not pay."
+    run = f"The run takes {_duration(hours)}"
     if case.job.torch_compile:
         otherwise = CHECKPOINT_ALL if outcome.keeps_a_share else {}  # a budget is for compiled layers
         saved = 1 - 1 / outcome.times(torch_compile=False, **otherwise)
-        return f"The run takes {_duration(hours)}: compiled layers save {_percent(saved)}, {cost} deducted."
-    return f"The run takes {_duration(hours)}: {cost} would not pay."
+        return f"{run}: compiled layers save {_percent(saved)}, {cost} deducted."
+    if case.job.activation_offloading:
+        return f"{run}: layers whose activations wait in main memory are not compiled."
+    saved = 1 - outcome.times(torch_compile=True)
+    if saved < LEAST_GAIN:
+        return f"{run}: {cost} would not pay."
+    return f"{run}: compiled layers would save {_percent(saved)} of it, but need not take less memory."
 
 
 def _budget(outcome: Outcome) -> str:
@@ -203,6 +218,8 @@ def _budget(outcome: Outcome) -> str:
 
 
 def _duration(hours: float) -> str:
+    if hours < 1 / 40:
+        return f"{3600 * hours:.2g} s"
     return f"{hours:.1f} h" if hours >= 1.5 else f"{60 * hours:.0f} min"
 
 
