@@ -298,6 +298,15 @@ def test_compiled_layers_keep_as_much_as_fits_of_their_activations() -> None:
     assert seconds_per_token(case_of(after, LLAMA_8B, gpu, rows)) < fastest
 
 
+def test_as_much_is_kept_as_fits_where_logits_take_most_of_the_room() -> None:
+    gpu, seconds = gpus()["rtx-4090"], {}
+    after = planned(job_of(stage="orpo"), QWEN_SMALL, gpu, SHORT_ROWS)
+    for budget in (after.activation_memory_budget, 0.9, 0.5, 0.3):
+        case = case_of(after.model_copy(update={"activation_memory_budget": budget}), QWEN_SMALL, gpu, SHORT_ROWS)
+        seconds |= {budget: seconds_per_token(case)} if case.fits else {}
+    assert seconds[after.activation_memory_budget] <= 1.02 * min(seconds.values())
+
+
 def test_a_budget_that_is_of_no_use_any_more_is_taken_back(name: str) -> None:
     job, shape, gpu, rows = CASES[name]
     after = planned(job.model_copy(update={"activation_memory_budget": 0.3}), shape, gpu, rows)

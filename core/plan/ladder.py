@@ -19,6 +19,7 @@ from core.shapes import ModelShape
 from core.speed import Speed, predict_speed
 from core.speed.kernels import can_use_varlen, needs_eager
 from core.speed.passes import passes_of
+from core.speed.work import KEPT_TENSORS
 
 LEAST_GAIN = 0.02
 """Share of the time below which more memory is not spent on it."""
@@ -31,6 +32,10 @@ COMPILE_SECONDS: Mapping[int, float] = MappingProxyType({16: 100.0, 4: 200.0})
 that is not here is not compiled."""
 INPUT_SHARE = 0.04
 """Of what a layer keeps, its input, which is all that checkpointing keeps: 8 of 185 to 238 kB per token in an 8B."""
+
+LOGIT_BYTES = 12
+"""Per logit of a head that has them all at once: they and their gradient in float32, and as much for the half of the
+rows whose answers are imitated."""
 
 MANY_TOKENS = 65_536
 """At once: four times what the fastest card needs to be busy."""
@@ -210,8 +215,8 @@ def _ladder(ways: Iterable[Case]) -> list[Case]:
 
 def _kept_layers(way: Case) -> tuple[float, bool]:
     """What a way keeps for the backward pass, in rows x layers, to tell the larger of two: of the layers that gradients
-    reach, those that are not computed again, the inputs of those that are, and the one at work. Joined rows may need a
-    mask besides."""
+    reach, those that are not computed again, the inputs of those that are, and the one at work; and logits, where all
+    are there at once. Joined rows may need a mask besides."""
     job, passes = way.job, passes_of(way.job, way.shape)
     budget, reached = job.activation_memory_budget, passes.input_gradient
     kept = reached - passes.recompute if job.gradient_checkpointing else reached
@@ -219,5 +224,7 @@ def _kept_layers(way: Case) -> tuple[float, bool]:
         kept = reached * min(budget, KEPT_WITHOUT_PRODUCTS)
     kept *= KEPT_COMPILED if job.torch_compile else 1
     inputs = 0 if job.activation_offloading else INPUT_SHARE * (reached - kept)
+    logits_bytes = LOGIT_BYTES * way.shape.vocab_size if STAGES[job.stage].head == "logits" else 0
+    logits = logits_bytes / (2 * KEPT_TENSORS * way.shape.hidden_size)
     layers = 1 + way.shape.num_hidden_layers * (kept + inputs)
-    return job.per_device_train_batch_size * layers, job.packing
+    return job.per_device_train_batch_size * (layers + logits), job.packing
