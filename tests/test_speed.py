@@ -265,6 +265,12 @@ def test_a_reference_asked_beforehand_costs_one_pass_over_the_rows(method: str, 
     assert once.hours == pytest.approx(always.hours, rel=0.05)  # of a single epoch
 
 
+def test_a_reference_asked_beforehand_waits_for_the_processor_too() -> None:
+    rows, small = RowStatistics(1000, mean_tokens=20), {"stage": "dpo", "max_length": 64, "num_train_epochs": 1}
+    hours = [predict(rows=rows, precompute_ref_log_probs=on, **small).hours or 0 for on in (False, True)]
+    assert hours[1] == pytest.approx(hours[0], rel=0.01)  # each row is read once either way
+
+
 def test_answers_are_drawn_one_token_after_the_other() -> None:
     rows = RowStatistics(1000, mean_tokens=100)
     short, long = (predict(rows=rows, stage="grpo", max_completion_length=tokens) for tokens in (256, 1024))

@@ -79,7 +79,7 @@ def predict_speed(
     num_steps = count_steps(job, rows)
     hours = None
     if num_steps is not None:
-        hours = (num_steps * step_seconds + _reference_seconds(job, shape, gpu, rows)) / 3600
+        hours = (num_steps * step_seconds + _reference_seconds(job, shape, gpu, rows, host_factor)) / 3600
     return Speed(
         tokens_per_second=job.gradient_accumulation_steps * batch.num_data_tokens / step_seconds,
         seconds_per_step=step_seconds,
@@ -90,14 +90,17 @@ def predict_speed(
     )
 
 
-def _reference_seconds(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None) -> float:
+def _reference_seconds(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None, host_factor: float
+) -> float:
     """Seconds in which the reference model reads all rows once, if it is asked before the training."""
     if not job.precompute_ref_log_probs or rows is None:
         return 0.0
     batch = micro_batch(job, rows, attention_kernel(job, shape, gpu).sees_documents)
     num_sequences = num_training_rows(job, rows) * reference_sequences(job)
     num_batches = num_sequences / (job.per_device_train_batch_size * trained_sequences(job))
-    return num_batches * work_of(job, shape, gpu, batch, FORWARD_ONLY).total_seconds
+    on_host = host_factor * host_seconds(job, shape, FORWARD_ONLY)
+    return num_batches * max(work_of(job, shape, gpu, batch, FORWARD_ONLY).total_seconds, on_host)
 
 
 def _bound(work: Work, on_host: float, micro_seconds: float) -> Bound:
