@@ -362,6 +362,10 @@ def test_a_processor_gets_a_plan_without_anything_that_needs_a_card() -> None:
     assert not (after.torch_compile or after.activation_offloading)
 
 
+def test_a_file_without_rows_gets_a_plan_too() -> None:
+    assert plan(job_of(), QWEN_SMALL, gpus()["rtx-4090"], RowStatistics(0)).choices
+
+
 def test_a_card_of_unknown_speed_gets_a_plan_too() -> None:
     after = planned(job_of(), LLAMA_8B, replace(gpus()["h100"], flops=0.0), SHORT_ROWS)
     assert not after.gradient_checkpointing

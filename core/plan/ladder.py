@@ -109,7 +109,7 @@ def climb(case: Case, profile: Profile, fixed: frozenset[str]) -> Case:
 def seconds_per_token(case: Case, host_factor: float = 1.0) -> float:
     """Seconds of the whole job per token of the data, compiling included; of its steps if nobody can count them."""
     speed = forecast(case, host_factor)
-    if speed.hours is None or speed.num_steps is None:
+    if speed.hours is None or not speed.num_steps:
         return 1 / speed.tokens_per_second
     tokens = speed.num_steps * speed.seconds_per_step * speed.tokens_per_second
     return (3600 * speed.hours + compile_seconds(case)) / tokens
