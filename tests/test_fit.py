@@ -119,6 +119,11 @@ def test_leaving_full_training_takes_the_learning_rate_along_unless_it_was_set()
         assert changed(job, lora).learning_rate == expected
 
 
+def test_a_fix_names_the_method_that_it_leaves() -> None:
+    titles = [fix.title for fix in suggest_fixes(job_of(method="freeze"), SHAPE, card(24))]
+    assert "LoRA instead of last layers" in titles and "LoRA instead of full" not in titles
+
+
 def test_where_no_single_change_is_enough_the_needed_ones_are_combined() -> None:
     job = job_of(method="full", dtype="float32")
     best = suggest_fixes(job, models()["Qwen/Qwen2.5-1.5B"].shape, card(12))[0]

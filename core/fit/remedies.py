@@ -203,7 +203,13 @@ REMEDIES = (
     Remedy(
         "LoRA instead of full",
         "Only small adapters train, so the rest needs no gradients and no optimizer states.",
-        _to_method("lora", "full", "freeze"),
+        _to_method("lora", "full"),
+        Harm.REAL,
+    ),
+    Remedy(
+        "LoRA instead of last layers",
+        "Only small adapters train, so that whole layers need no gradients and no optimizer states.",
+        _to_method("lora", "freeze"),
         Harm.REAL,
     ),
     Remedy(
