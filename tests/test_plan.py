@@ -298,6 +298,20 @@ def test_compiled_layers_keep_as_much_as_fits_of_their_activations() -> None:
     assert seconds_per_token(case_of(after, LLAMA_8B, gpu, rows)) < fastest
 
 
+@pytest.mark.parametrize("field", ["activation_memory_budget", "checkpoint_every_n_layers"])
+def test_what_a_way_does_not_look_at_speaks_against_no_way(field: str) -> None:
+    job = job_of(method="qlora", **{field: 0.4 if field == "activation_memory_budget" else 3})
+    chosen = plan(job, LLAMA_8B, gpus()["rtx-3060"], SHORT_ROWS, frozenset({field}))
+    after = case_of(JobSpec.parse({**job.model_dump(), **chosen.change}), LLAMA_8B, gpus()["rtx-3060"], SHORT_ROWS)
+    assert after.fits and after.job.torch_compile and not after.job.gradient_checkpointing
+
+
+def test_layers_that_a_person_has_compiled_may_keep_a_share() -> None:
+    job = job_of(torch_compile=True)  # for a run of unknown length, which a plan would not compile
+    chosen = plan(job, LLAMA_8B, gpus()["rtx-4090"], None, frozenset({"torch_compile"}))
+    assert chosen.change["activation_memory_budget"] in (0.9, 0.5) and not chosen.change["gradient_checkpointing"]
+
+
 def test_as_much_is_kept_as_fits_where_logits_take_most_of_the_room() -> None:
     gpu, seconds = gpus()["rtx-4090"], {}
     after = planned(job_of(stage="orpo"), QWEN_SMALL, gpu, SHORT_ROWS)
@@ -396,6 +410,12 @@ def test_one_of_anything_is_told_in_the_singular() -> None:
 def test_a_short_run_is_told_in_seconds() -> None:
     said = reasons_of(job_of(max_steps=2), QWEN_SMALL, gpus()["h100"], FULL_ROWS)
     assert " s: some 100 s of compiling would not pay" in said["torch_compile"]
+
+
+def test_activations_are_not_said_to_fit_where_nothing_does() -> None:
+    job = job_of(stage="grpo", method="freeze", num_trainable_layers=1)
+    said = reasons_of(job, LLAMA_8B, card(12))["gradient_checkpointing"]
+    assert "No way that was found fits" in said
 
 
 def test_kto_s_rows_are_compared_with_the_fewest_that_it_can_take() -> None:

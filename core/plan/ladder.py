@@ -47,6 +47,10 @@ ADAMW = ("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "
 """Optimizers that take the same steps but for rounding."""
 
 
+ONLY_WHERE_USED = ("checkpoint_every_n_layers", "activation_memory_budget")
+"""What a way that does not checkpoint, or not compile, does not look at: set by a person, it speaks against neither."""
+
+
 def _level(checkpointing: bool, every: int = 1, offloading: bool = False, budget: float = 1.0) -> Change:
     return {
         "gradient_checkpointing": checkpointing,
@@ -173,7 +177,10 @@ def _ways(case: Case, profile: Profile, fixed: frozenset[str], optim: str) -> It
     sizes = range(1, max(1, MANY_TOKENS // job.max_length) + 1)
     splits = batch_splits(job, job.effective_batch_size, sizes)
     batches = (*splits, *packed_splits(case, sizes)) if profile.tries_all else splits[-1:]
-    levels = (level for level in profile.levels if case.can_offload or not level["activation_offloading"])
+    set_anyway = {name: getattr(job, name) for name in ONLY_WHERE_USED if name in fixed}
+    levels = (
+        {**level, **set_anyway} for level in profile.levels if case.can_offload or not level["activation_offloading"]
+    )
     may_compile = profile.tries_all and not compile_obstacle(case) and forecast(case).num_steps is not None
     compiles = ({"torch_compile": compiled} for compiled in ((False, True) if may_compile else (False,)))
     for choices in product(*(_agreeing(job, each, fixed) for each in (batches, levels, compiles))):
@@ -181,15 +188,16 @@ def _ways(case: Case, profile: Profile, fixed: frozenset[str], optim: str) -> It
         if "attn_implementation" not in fixed:
             packing = bool(change.get("packing", job.packing))
             change["attn_implementation"] = attention_for(packing, case.shape, case.gpu)
-        if not _contradicts(change) and (way := case.changed(change)):
+        if not _contradicts(job, change, fixed) and (way := case.changed(change)):
             yield way
 
 
-def _contradicts(change: Change) -> bool:
-    """Offloading and compiled layers both take what is saved; a budget is for compiled layers."""
-    if change.get("torch_compile"):
+def _contradicts(job: JobSpec, change: Change, fixed: frozenset[str]) -> bool:
+    """Offloading and compiled layers both take what is saved; a budget is for compiled layers, unless it is there
+    anyway."""
+    if change.get("torch_compile", job.torch_compile):
         return bool(change.get("activation_offloading"))
-    return change.get("activation_memory_budget", 1.0) != 1
+    return change.get("activation_memory_budget", 1.0) != 1 and "activation_memory_budget" not in fixed
 
 
 def _agreeing(job: JobSpec, changes: Iterable[Change], fixed: frozenset[str]) -> tuple[Change, ...]:

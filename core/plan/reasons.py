@@ -158,6 +158,8 @@ def _checkpointing(outcome: Outcome) -> str:
         cost = outcome.times(**CHECKPOINT_ALL) - 1
         return f"Compiled layers keep a share of their activations: to keep none would take {_percent(cost)} more time."
     free_gib, cost = (memory.capacity_bytes - memory.total_bytes) / GIB, outcome.times(**CHECKPOINT_ALL) - 1
+    if free_gib < 0:
+        return f"No way that was found fits: this one takes {outcome.used} GiB."
     room = f"{free_gib:.1f} GiB of {memory.capacity_bytes / GIB:.0f} stay free"
     return f"Activations fit: {room}, and computing them again would cost {_percent(cost)} of the time."
 
@@ -170,7 +172,8 @@ def _every(outcome: Outcome) -> str:
     if number == 1:
         return f"Of {_number(num_layers, 'layer')} the input is kept, and nothing else."
     saved = 1 - 1 / outcome.times(checkpoint_every_n_layers=1)
-    return f"{-(-num_layers // number)} of {num_layers} layers are enough, which saves {_percent(saved)} of the time."
+    layers = f"{-(-num_layers // number)} of {_number(num_layers, 'layer')}"
+    return f"To compute {layers} again is enough, and saves {_percent(saved)} of the time."
 
 
 def _offloading(outcome: Outcome) -> str:
