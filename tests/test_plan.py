@@ -321,6 +321,13 @@ def test_as_much_is_kept_as_fits_where_logits_take_most_of_the_room() -> None:
     assert seconds[after.activation_memory_budget] <= 1.02 * min(seconds.values())
 
 
+def test_activations_are_kept_where_8_bit_layers_keep_many_of_them_anyway() -> None:
+    shape, gpu = models()["Qwen/Qwen2.5-1.5B"].shape, gpus()["l40s"]
+    after = planned(job_of(stage="orpo", method="lora-8bit"), shape, gpu, SHORT_ROWS)
+    kept = case_of(after.model_copy(update={"gradient_checkpointing": False}), shape, gpu, SHORT_ROWS)
+    assert not after.gradient_checkpointing or not kept.fits
+
+
 def test_a_budget_that_is_of_no_use_any_more_is_taken_back(name: str) -> None:
     job, shape, gpu, rows = CASES[name]
     after = planned(job.model_copy(update={"activation_memory_budget": 0.3}), shape, gpu, rows)

@@ -33,6 +33,8 @@ that is not here is not compiled."""
 INPUT_SHARE = 0.04
 """Of what a layer keeps, its input, which is all that checkpointing keeps: 8 of 185 to 238 kB per token in an 8B."""
 
+LINEAR_INPUTS_SHARE = 0.26
+"""The same of the inputs of its linear layers, which 8-bit ones keep even if it is checkpointed: 53 of 206 kB."""
 LOGIT_BYTES = 12
 """Per logit of a head that has them all at once: they and their gradient in float32, and as much for the half of the
 rows whose answers are imitated."""
@@ -231,7 +233,9 @@ def _kept_layers(way: Case) -> tuple[float, bool]:
     if job.torch_compile and not job.gradient_checkpointing and budget < 1:
         kept = reached * min(budget, KEPT_WITHOUT_PRODUCTS)
     kept *= KEPT_COMPILED if job.torch_compile else 1
-    inputs = 0 if job.activation_offloading else INPUT_SHARE * (reached - kept)
+    input_share = 0 if job.activation_offloading else INPUT_SHARE
+    input_share += LINEAR_INPUTS_SHARE if job.base_bits == 8 else 0
+    inputs = input_share * (reached - kept)
     logits_bytes = LOGIT_BYTES * way.shape.vocab_size if STAGES[job.stage].head == "logits" else 0
     logits = logits_bytes / (2 * KEPT_TENSORS * way.shape.hidden_size)
     layers = 1 + way.shape.num_hidden_layers * (kept + inputs)
