@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from core.memory.heap import Kind
 from core.memory.program import LayerKind, Program
 from core.memory.step import PHASES, Phase, Simulation, sections
+from core.memory.tape import MOST_TENSORS_UNDER_WAY
 
 Composition = Counter[Kind]
 """Bytes by kind."""
@@ -35,7 +36,7 @@ def find_peaks(program: Program) -> Peaks:
     """
     kinds = program.layer_kinds()
     num_ends = max(2, *(len(set(section)) for section in sections(kinds)))
-    parts = [_shallow(section, num_ends) for section in sections(kinds)]
+    parts = [_shallow(section, num_ends, _num_waiting(program, section)) for section in sections(kinds)]
     base, largest = _simulated(program, _joined(parts), num_ends)
     total = {segment: composition.copy() for segment, composition in base.items()}
     for number, section in enumerate(sections(kinds)):
@@ -48,14 +49,23 @@ def find_peaks(program: Program) -> Peaks:
     return _peaks(total, largest)
 
 
-def _shallow(section: tuple[LayerKind, ...], num_ends: int) -> tuple[tuple[LayerKind, ...], tuple[LayerKind, ...]]:
-    """The first and the last layers of a section that stand for all: every kind at both ends, or all that there are."""
+def _shallow(
+    section: tuple[LayerKind, ...], num_ends: int, num_waiting: int
+) -> tuple[tuple[LayerKind, ...], tuple[LayerKind, ...]]:
+    """The first and the last layers of a section that stand for all: every kind at both ends, and in front as many more
+    as wait for something; or all that there are."""
     first = tuple(dict.fromkeys(section))
     last = tuple(dict.fromkeys(reversed(section)))[::-1]
-    if len(section) <= 2 * num_ends + len(first):
+    if len(section) <= 2 * num_ends + num_waiting + len(first):
         return section, ()
-    repeats = -(-num_ends // len(first))
-    return (first * repeats)[:num_ends], (last * repeats)[-num_ends:]
+    repeats = -(-(num_ends + num_waiting) // len(first))
+    return (first * repeats)[: num_ends + num_waiting], (last * repeats)[-num_ends:]
+
+
+def _num_waiting(program: Program, section: tuple[LayerKind, ...]) -> int:
+    """Checkpointed layers whose inputs are on their way to main memory at once: one more does not add to them. Where
+    kinds mix, others save more than that each."""
+    return MOST_TENSORS_UNDER_WAY if program.offloads_activations and len(set(section)) == 1 else 0
 
 
 def _joined(parts: list[tuple[tuple[LayerKind, ...], tuple[LayerKind, ...]]]) -> tuple[LayerKind, ...]:
