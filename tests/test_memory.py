@@ -288,6 +288,7 @@ WITHIN_BUDGET = {"gradient_checkpointing": False, "torch_compile": True, "activa
         {"gradient_checkpointing": True},
         {"gradient_checkpointing": False},
         {"activation_offloading": True, "max_length": 4096},
+        {"lora_r": 64},
         {**WITHIN_BUDGET, "activation_memory_budget": 1},
         WITHIN_BUDGET,
     ],

@@ -85,7 +85,7 @@ def load(program: Program, kinds: tuple[LayerKind, ...], heap: Heap) -> None:
     """Load the base, add the adapter, then what is kept beside it.
 
     A quantised layer passes through a copy as loaded; prepare_model_for_kbit_training then replaces everything that
-    is not quantised by a float32 copy.
+    is not quantised by a float32 copy. The peak may lie in either part, so that each has one of its own.
     """
     rest: list[Tensor] = []
     for parameter, _ in parameters(program, kinds):
@@ -101,6 +101,7 @@ def load(program: Program, kinds: tuple[LayerKind, ...], heap: Heap) -> None:
         for tensor in rest:
             heap.allocate(tensor.numbers, 4, "weights")
             heap.drop(tensor)
+    heap.enter("load/rest", "load")
     for trainable in adapters(program, kinds):
         heap.allocate(trainable.num_bytes, 1, "adapters")
     for companion in program.companions:
