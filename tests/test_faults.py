@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -239,6 +240,13 @@ def test_two_processes_that_start_at_once_start_one_run(home: Home, new_run: New
     assert [starter.wait(30) for starter in starters] == [0, 0, 0]
     states_now = sorted(runs.read(home, run.id).state for run in rivals)
     assert states_now[:2] == ["queued", "queued"] and states_now[2] in ("running", "starting")
+
+
+def test_jobs_that_are_started_in_the_same_second_become_a_run_each(home: Home, new_run: NewRun) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = [each.result() for each in [pool.submit(new_run) for _ in range(8)]]
+    assert len({run.id for run in made}) == 8 == len(runs.list_runs(home))
+    assert all((run.folder / "data" / "manifest.json").exists() for run in made)
 
 
 def test_twenty_starts_at_once_in_one_process_start_one_run(home: Home, new_run: NewRun) -> None:

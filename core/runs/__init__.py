@@ -20,6 +20,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,8 @@ def create(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]) -> Ru
     """
     _require_room(home, resolved, estimate)
     _require_same_data(resolved)
-    run_id = _new_id(home, resolved.job)
-    building = home.runs / f".{run_id}"
+    building = _reserve(home, resolved.job)
+    run_id = building.name.removeprefix(".")
     try:
         settled = write_data(resolved, building)
         shutil.copytree(PROGRAM, building / "training", ignore=shutil.ignore_patterns("__pycache__"))
@@ -161,9 +162,25 @@ def _require_same_data(resolved: ResolvedJob) -> None:
         raise SpecError((Problem("dataset", problem, "empty dataset_sha256 to take it as it is"),))
 
 
-def _new_id(home: Home, job: JobSpec) -> str:
-    """A name that sorts by time and says what it is: 20261122-153000-llama-3.1-8b-lora."""
+def _reserve(home: Home, job: JobSpec) -> Path:
+    """An empty folder to build a run in, hidden by the dot before its id.
+
+    The id sorts by time and says what it is: 20261122-153000-llama-3.1-8b-lora.
+    """
     model = re.sub(r"[^a-z0-9.]+", "-", Path(job.model).name.lower()).strip("-.")[:40] or "model"
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{job.method}"
-    taken = (f"{stem}-{number}" if number > 1 else stem for number in range(1, 10_000))
-    return next(name for name in taken if not (home.runs / name).exists() and not (home.trash / name).exists())
+    names = (f"{stem}-{number}" if number > 1 else stem for number in count(1))
+    return next(building for name in names if (building := _claim(home, name)))
+
+
+def _claim(home: Home, run_id: str) -> Path | None:
+    """The folder to build a run of that id in; None if another has the id, or is being built under it."""
+    building = home.runs / f".{run_id}"
+    try:
+        building.mkdir()
+    except FileExistsError:
+        return None
+    if (home.runs / run_id).exists() or (home.trash / run_id).exists():
+        building.rmdir()
+        return None
+    return building
