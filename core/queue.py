@@ -100,9 +100,12 @@ def _go_on(home: Home) -> None:
 
 
 def _with_free_devices(home: Home) -> Schedule:
-    """The schedule without the runs that have ended; what those left running is ended too."""
+    """The schedule without the runs that have ended, and what those left running is ended too; with the runs at work
+    that it does not know of, such as one that was started by hand.
+    """
     schedule = runs.read_schedule(home)
-    busy = {device: run_id for device, run_id in schedule.devices.items() if _is_busy(home, run_id)}
+    at_work = {launch.device_of(run): run.id for run in runs.list_runs(home) if run.process}
+    busy = at_work | {device: run_id for device, run_id in schedule.devices.items() if _is_busy(home, run_id)}
     if busy == schedule.devices:
         return schedule
     schedule = replace(schedule, devices=busy)

@@ -145,6 +145,13 @@ def test_a_damaged_queue_file_is_an_empty_queue(home: Home, new_run: NewRun, tor
     assert queue.waiting(home) == () and queue.submit(home, new_run()).process
 
 
+def test_a_run_that_the_queue_file_does_not_name_keeps_its_device(home: Home, new_run: NewRun, busy: Run) -> None:
+    runs.write_schedule(home, Schedule())  # lost, or never told: the program may be started by hand in its folder
+    second = queue.submit(home, new_run())
+    queue.advance(home)
+    assert second.state == "queued" and runs.read_schedule(home).devices == {"0": busy.id}
+
+
 def test_each_gpu_has_a_run_of_its_own(home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     cards = SimpleNamespace(gpus=(SimpleNamespace(index=0), SimpleNamespace(index=2)))
     monkeypatch.setattr(launch, "this_machine", lambda: cards)
