@@ -141,6 +141,13 @@ def test_emptying_the_trash_never_follows_a_link(finished: Run, tmp_path: Path) 
     assert (tmp_path / "kept" / "file").read_text() == "kept"
 
 
+def test_what_a_killed_app_left_of_the_trash_goes_with_the_next(home: Home) -> None:
+    left = home.path / ".trash.0123abcd"
+    left.mkdir()
+    (left / "weights").write_bytes(b"x" * 1000)
+    assert runs.empty_trash(home) == 1000 and not left.exists()
+
+
 def test_the_disk_that_a_run_takes_is_the_sum_of_its_files(finished: Run) -> None:
     before = runs.disk_bytes(finished)
     (finished.folder / "output").mkdir()

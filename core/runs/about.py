@@ -70,13 +70,18 @@ def deleted(home: Home) -> tuple[str, ...]:
 
 
 def empty_trash(home: Home) -> int:
-    """Removes what was deleted, for good. Returns how many bytes that freed."""
+    """Removes what was deleted, for good, and what was left of that by a program that died meanwhile.
+
+    Returns how many bytes that freed.
+    """
     grave = home.path / f".trash.{secrets.token_hex(4)}"
     with locked(home):
         home.trash.mkdir(mode=0o700, exist_ok=True)
         home.trash.rename(grave)  # the lock is not kept for as long as the removal takes
-    freed = _bytes_below(grave)
-    shutil.rmtree(grave)  # removes links, never what they point to
+    graves = [grave, *(left for left in home.path.glob(".trash.*") if left != grave)]
+    freed = sum(map(_bytes_below, graves))
+    for each in graves:
+        shutil.rmtree(each, ignore_errors=each != grave)  # removes links, never what they point to
     return freed
 
 
