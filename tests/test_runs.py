@@ -31,6 +31,16 @@ def test_a_run_that_cannot_be_made_leaves_nothing(home: Home, monkeypatch: pytes
     assert list(home.runs.iterdir()) == []
 
 
+def test_what_a_killed_app_left_half_made_is_removed_after_a_day(home: Home, new_run: NewRun) -> None:
+    left, fresh, foreign = (home.runs / name for name in (".20260101-000000-a-lora", ".20260102-000000-b-lora", ".git"))
+    for folder in (left, fresh, foreign):
+        (folder / "data").mkdir(parents=True)
+    for folder in (left, foreign):
+        os.utime(folder, (1, 1))
+    new_run()
+    assert not left.exists() and fresh.exists() and foreign.exists()
+
+
 def test_a_run_trains_to_its_end(home: Home, new_run: NewRun) -> None:
     run = new_run()
     start(home, run)

@@ -20,6 +20,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,9 @@ __all__ = [
 ]
 
 PROGRAM = Path(__file__).parent.parent / "training"
+HALF_MADE = re.compile(r"\.\d{8}-\d{6}-.+")
+SECONDS_TO_MAKE = 24 * 3600
+"""What is still half made after this long was left behind by a program that died."""
 SPARE_BYTES = 256 * 2**20
 """Left free on the disk for logs, metrics and everybody else."""
 
@@ -101,6 +105,7 @@ def create(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]) -> Ru
     Raises OSError for a disk that will not take it, SpecError for one without room, for data that has changed and for
     files that cannot be mixed.
     """
+    _sweep(home)
     _require_room(home, resolved, estimate)
     _require_same_data(resolved)
     building = _reserve(home, resolved.job)
@@ -139,6 +144,14 @@ def fingerprint(folder: Path) -> str:
         except FileNotFoundError:
             marks.append("-")
     return " ".join(marks)
+
+
+def _sweep(home: Home) -> None:
+    """Removes what programs that died have left half made: copies of data that nothing shows."""
+    for folder in home.runs.glob(".*"):
+        with suppress(FileNotFoundError):  # made whole, or removed, meanwhile
+            if HALF_MADE.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > SECONDS_TO_MAKE:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_room(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]) -> None:
