@@ -10,6 +10,9 @@ from core import dataset
 from core.dataset import DatasetReport
 
 CHAT = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
+ASKED, SAID, OTHER = (
+    {"role": role, "content": content} for role, content in (("user", "Hi"), ("assistant", "a"), ("assistant", "b"))
+)
 
 
 def checked(tmp_path: Path, *lines: str | bytes) -> DatasetReport:
@@ -176,3 +179,32 @@ def test_the_hash_of_a_file_is_that_of_its_report(tmp_path: Path) -> None:
     assert dataset.content_sha256(tmp_path / "rows.jsonl") == report.sha256
     (tmp_path / "rows.jsonl").write_text(CHAT)
     assert dataset.content_sha256(tmp_path / "rows.jsonl") != report.sha256
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "field", "code"),
+    [
+        ([SAID], [OTHER], "rejected", "no_shared_prompt"),
+        ([ASKED, SAID], [SAID], "rejected", "no_shared_prompt"),
+        ([ASKED, SAID], [ASKED, OTHER], "", ""),
+        ("Hi\n", "Hi there", "chosen", "empty"),
+        ("Yes. No", "Yes. ", "rejected", "empty"),
+        ("Hi a", "Hi there", "", ""),
+        ("a", "b", "", ""),
+    ],
+)
+def test_a_prompt_that_both_answers_begin_with_leaves_an_answer_of_each(
+    tmp_path: Path, chosen: object, rejected: object, field: str, code: str
+) -> None:
+    row = json.dumps({"chosen": chosen, "rejected": rejected})
+    (tmp_path / "rows.jsonl").write_text(row + "\n")
+    found = [(problem.field, problem.code) for problem in dataset.check(tmp_path / "rows.jsonl", "dpo").problems]
+    assert found == ([(field, code)] if code else [])
+
+
+def test_tools_are_refused_where_answers_are_drawn(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    rows = ({"prompt": "a", "tools": each} for each in (None, tools, []))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (problem,) = dataset.check(tmp_path / "rows.jsonl", "grpo").problems
+    assert (problem.line, problem.field, problem.code) == (2, "tools", "tools_unused")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from core import dataset
 from core.dataset.convert import Sources, write_json_lines
 from core.dataset.lines import Source, blocks_of_lines, parse, parse_block
+from core.methods import STAGES
 from core.training.data import read_rows
 from core.training.parquet import columns_of, write_rows
 
@@ -64,6 +65,10 @@ some_turns = st.lists(some_message, max_size=3) | st.just(
 anything = some_text | st.sampled_from([None, True, 7, {}, [], {"a": 1}]) | some_turns
 COLUMNS = ["messages", "prompt", "completion", "instruction", "output", "input", "system", "question", "answer", "text"]
 any_row = st.dictionaries(st.sampled_from([*COLUMNS, "tools", "label", "chosen", "id"]), anything, max_size=4)
+an_answer = st.sampled_from(["a", "a b", "a ", "a\n", " "]) | conversation | conversation.map(lambda turns: turns[1:])
+a_tool = st.none() | st.just([{"type": "function", "function": {"name": "f"}}])
+any_pair = st.fixed_dictionaries({"chosen": an_answer, "rejected": an_answer}, optional={"tools": a_tool})
+some_rows = st.lists(any_row, min_size=1, max_size=2) | any_pair.map(lambda row: [row])
 
 
 def as_trainer_has_it(row: dict[str, Any]) -> dict[str, Any]:
@@ -135,13 +140,17 @@ def test_any_bytes_get_a_report_and_what_is_usable_is_read(content: bytes) -> No
 
 
 @settings(max_examples=400, deadline=None)
-@given(rows=st.lists(any_row, min_size=1, max_size=2))
-def test_no_row_passes_that_the_trainer_refuses(rows: list[dict[str, Any]]) -> None:
+@given(
+    rows=st.lists(any_row, min_size=1, max_size=2) | any_pair.map(lambda row: [row]),
+    stage=st.sampled_from(sorted(STAGES)),
+)
+def test_no_row_passes_that_the_trainer_refuses(rows: list[dict[str, Any]], stage: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        if dataset.check(file).is_usable:
-            assert len(read_rows(Path(folder), "rows.jsonl", "", 0.0, 0).train) == len(rows)
+        if dataset.check(file, stage).is_usable:
+            num_read = len(read_rows(Path(folder), "rows.jsonl", "", 0.0, 0, stage=stage).train)
+            assert num_read in (len(rows), 2 * len(rows) if stage == "kto" else 0)
 
 
 line = st.lists(

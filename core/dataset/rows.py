@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from core.dataset.report import Fault, Format, Row
 from core.dataset.turns import ANSWER, PROMPT, WHOLE, Part, kind_of_value, message_faults, tools_fault, turn_faults
@@ -101,4 +102,23 @@ def _pair_faults(row: Row, kind: DatasetType) -> Sequence[Fault]:
         return (Fault("rejected", "same_answer", "is the chosen answer", "give two different answers"),)
     if len({type(row[column]) for column in kind.columns}) > 1:
         return (Fault("chosen", "mixed", "text beside messages", "write all columns of a row in the same way"),)
+    return () if "prompt" in kind.columns else _parting_faults(row["chosen"], row["rejected"])
+
+
+def _parting_faults(chosen: Any, rejected: Any) -> Sequence[Fault]:
+    """Faults of two answers whose prompt is what both begin with: as the trainer has it, a last space aside, and
+    something of both is left.
+    """
+    last = min(len(chosen), len(rejected)) - 1
+    if isinstance(chosen, list):
+        fix = "begin both with the same question, or give a prompt"
+        unlike = Fault("rejected", "no_shared_prompt", "does not begin with the same message as chosen", fix)
+        return () if last and chosen[0] == rejected[0] else (unlike,)
+    for column, text, other in (("chosen", chosen, rejected), ("rejected", rejected, chosen)):
+        if other.startswith(text.rstrip()):
+            end = next((index for index in range(last) if chosen[index] != rejected[index]), last)
+            end -= chosen[:end].endswith(" ")
+            if not text[end:].strip():
+                message = "is nothing but what the other answer begins with"
+                return (Fault(column, "empty", message, "give two whole answers, or a prompt"),)
     return ()

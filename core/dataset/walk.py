@@ -12,6 +12,7 @@ from core.dataset.rows import format_of, row_faults
 from core.dataset.special import has_nul, may_hold_special, special_tokens
 from core.dataset.twins import Fingerprints
 from core.dataset.types import DATASET_TYPES, DatasetType, accepted_types, accepts, kind_of, stages_for
+from core.methods import STAGES
 
 MAX_KEYS = 64
 SHAPES_REMEMBERED = 1000
@@ -43,6 +44,10 @@ class Walk:
 
     def __init__(self, wish: Wish, kind: DatasetType | None, suggestion: Mapping[str, str]):
         self.wish, self.kind, self.suggestion = wish, kind, suggestion
+        unused = Fault(
+            "tools", "tools_unused", f"{wish.stage} offers no tools while it draws answers", "leave them out"
+        )
+        self.tools_unused = unused if STAGES[wish.stage].generates else None
         self.findings = Findings()
         self.fingerprints = Fingerprints()
         self.num_blank = 0
@@ -86,6 +91,8 @@ class Walk:
             self.findings.add_fault(number, shape_fault or UNSEEN)
             return False
         faults = row_faults(row, self.kind)
+        if self.tools_unused and row.get("tools"):
+            faults = (*faults, self.tools_unused)
         if not faults and (format := format_of(row, self.kind)) != self.findings.usual_format:
             faults = self._format_faults(number, format)
         for fault in faults:
