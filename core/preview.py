@@ -105,12 +105,15 @@ class Preview:
     stage: str = "sft"
     cache: Path | None = None
     """A folder for the lengths of files that were measured to their end."""
+    write_rows: Callable[[Path], Path] | None = None
+    """Writes what is to be seen instead into a folder, and returns its file: of a dataset, some rows or more than its.
+    """
     _child: Child | None = field(default=None, repr=False)
     _about: About | None = field(default=None, repr=False)
     _lengths: RowLengths | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _folder: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False)
-    """For the lines that an array became."""
+    """For lines that were written to be seen."""
 
     def __enter__(self) -> Self:
         return self
@@ -216,8 +219,9 @@ class Preview:
     def _lines(self) -> Path:
         """The file as the child reads it. Raises PreviewError."""
         self._folder = tempfile.TemporaryDirectory(prefix="tailor-rows-")
+        folder = Path(self._folder.name)
         try:
-            return as_lines(self.dataset, Path(self._folder.name) / "rows.jsonl")
+            return self.write_rows(folder) if self.write_rows else as_lines(self.dataset, folder / "rows.jsonl")
         except DatasetError as error:
             self.close()
             raise PreviewError(f"Rows cannot be shown: {error.problem.message}.") from None

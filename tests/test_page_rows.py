@@ -1,5 +1,6 @@
 """The look at the data: lengths, histogram and rows through the model's own template, as the page shows them."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_rows_that_lose_their_answers_are_not_trained_on_unasked(handlers: Handl
     measured(handlers, max_length=12)
     refused = handlers.on_start(**demo(max_length=12))
     assert "Not started. Max length" in str(refused["start_message"])
+
+
+def test_lost_answers_of_a_mix_are_counted_too(handlers: Handlers, tmp_path: Path) -> None:
+    file = tmp_path / "more.jsonl"
+    said = ({"role": role, "content": text} for role, text in (("user", "Say it. " * 200), ("assistant", "Yes")))
+    file.write_text(json.dumps({"messages": [*said]}) + "\n")
+    mixed = {"mix": f"{file} = 90", "eval_fraction": 0}
+    assert "90 lose the whole answer" in str(measured(handlers, **mixed)["lengths"])
+    assert "Not started. max_length" in str(handlers.on_start(**demo(**mixed))["start_message"])
+    assert "Row 1 of 311" in str(handlers.on_row(1, **demo(**mixed))["row"])
 
 
 def test_both_answers_of_a_preference_are_shown(handlers: Handlers) -> None:

@@ -134,6 +134,37 @@ def test_rows_that_would_lose_their_answers_are_refused_without_consent(
     assert tailor(*asked, "--max-lost-answers", "0.5") == 0
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (("--mix", "long.jsonl = 2"), "the whole answer of 2 of 12 rows"),
+        (("--mix", "long.jsonl = 2", "--max-lost-answers", "0.2"), ""),
+        (
+            ("--dataset", "long.jsonl", "--mix", "short.jsonl = 0.5", "--max-rows", "6"),
+            "the whole answer of 1 of 6 rows",
+        ),
+        (("--dataset", "mostly.jsonl"), "the whole answer of 9 of 10 rows"),
+        (("--dataset", "mostly.jsonl", "--max-rows", "1"), "cut off the answer of every row"),
+    ],
+)
+def test_lost_answers_are_counted_among_the_rows_that_are_trained_on(
+    tailor: Callable[..., int],
+    capsys: Printed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_program: None,
+    fields: tuple[str, ...],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, lengths in {"short": [1] * 10, "long": [90], "mostly": [90] * 9 + [1]}.items():
+        rows = ({"prompt": "Say it. " * words, "completion": "Yes"} for words in lengths)
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ("train", "--demo", "--dataset", "short.jsonl", "--max-length", "32", "--eval-fraction", "0")
+    assert tailor(*asked, *fields) == (2 if says else 0)
+    assert says in capsys.readouterr().err
+
+
 def test_rows_that_cannot_be_measured_are_let_pass_and_that_is_said(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path, fake_program: None
 ) -> None:

@@ -198,7 +198,8 @@ def _require_whole_answers(home: Home, resolved: ResolvedJob) -> None:
     """
     job, deadline = resolved.job, time.monotonic() + SECONDS_TO_MEASURE
     path, location = resolved.datasets["dataset"], resolved.model.location
-    rows = Preview(path, location, job.revision, job.assistant_only_loss, stage=job.stage, cache=home.path / "lengths")
+    seen_by, cache = (location, job.revision, job.assistant_only_loss), home.path / "lengths"
+    rows = Preview(path, *seen_by, stage=job.stage, cache=cache, write_rows=runs.writer_of_rows(resolved))
     try:
         with out.status("Measuring the rows"), rows as preview:
             preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)

@@ -32,7 +32,7 @@ from core.runs.bundle import requirements, sha256, write_bundle
 from core.runs.checkpoints import Checkpoint, checkpoints, has_checkpoint
 from core.runs.comparison import Difference, compare
 from core.runs.curves import Curve, read_curves
-from core.runs.data import write_data
+from core.runs.data import write_data, writer_of_rows
 from core.runs.files import log_tail, read_json, read_rows, write_json, write_text
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_fingerprint, list_runs, search
@@ -89,6 +89,7 @@ __all__ = [
     "write_json",
     "write_schedule",
     "write_text",
+    "writer_of_rows",
 ]
 
 PROGRAM = Path(__file__).parent.parent / "training"

@@ -1,8 +1,10 @@
 """The run's own copy of its rows: mixed, shortened and split once, so that what can be seen is what is trained on."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from core.dataset import DatasetError, Share, compose
+from core.dataset import Composed, DatasetError, Share, compose
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob
 from core.runs.bundle import data_manifest, sha256
@@ -17,11 +19,9 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
     """
     data, job = folder / "data", resolved.job
     data.mkdir(parents=True)
-    sources = ((resolved.datasets["dataset"], 1.0), *resolved.mix)
     has_own = "eval_dataset" in resolved.datasets
-    share = Share(job.max_rows, 0.0 if has_own else job.eval_fraction, job.seed, job.stage)
     try:
-        train = compose(sources, data / "train.jsonl", share, data / "eval.jsonl")
+        train = _write_train(resolved, data)
         if has_own:
             compose([(resolved.datasets["eval_dataset"], 1.0)], data / "eval.jsonl", Share(stage=job.stage))
     except DatasetError as error:
@@ -29,7 +29,7 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
         raise SpecError((Problem(field, error.problem.message, error.problem.fix),)) from None
     parts = [
         {"file": path.name, "weight": weight, "rows": rows}
-        for (path, weight), rows in zip(sources, train.rows, strict=True)
+        for (path, weight), rows in zip(_sources(resolved), train.rows, strict=True)
     ]
     write_json(data / "manifest.json", data_manifest(data) | {"sources": parts})
     return {
@@ -40,3 +40,25 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
         "mix": "",
         "max_rows": 0,
     }
+
+
+def writer_of_rows(resolved: ResolvedJob) -> Callable[[Path], Path] | None:
+    """What writes the rows that a job trains on into a folder, and returns their file; None if that is its dataset."""
+    return partial(_write_rows, resolved) if resolved.mix or resolved.job.max_rows else None
+
+
+def _write_rows(resolved: ResolvedJob, folder: Path) -> Path:
+    """Raises DatasetError, OSError."""
+    _write_train(resolved, folder)
+    return folder / "train.jsonl"
+
+
+def _write_train(resolved: ResolvedJob, folder: Path) -> Composed:
+    """Writes train.jsonl, and eval.jsonl if rows are held out. Raises DatasetError, OSError."""
+    job = resolved.job
+    share = Share(job.max_rows, 0.0 if "eval_dataset" in resolved.datasets else job.eval_fraction, job.seed, job.stage)
+    return compose(_sources(resolved), folder / "train.jsonl", share, folder / "eval.jsonl")
+
+
+def _sources(resolved: ResolvedJob) -> tuple[tuple[Path, float], ...]:
+    return ((resolved.datasets["dataset"], 1.0), *resolved.mix)

@@ -2,14 +2,15 @@
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 
-from core import dataset
+from core import dataset, runs
 from core.dataset import RowLengths
 from core.job import Problem, SpecError
 from core.preview import Preview, PreviewError
@@ -44,12 +45,22 @@ class Previews:
         self._starting = ThreadPoolExecutor(MOST_PREVIEWS, "preview")
 
     def of(self, resolved: ResolvedJob) -> Preview:
-        """The preview of a job's data; opened if it is not yet."""
+        """The preview of a job's dataset; opened if it is not yet."""
         return self._open(resolved).preview
+
+    def trained(self, resolved: ResolvedJob) -> Preview:
+        """The preview of the rows that a job trains on: those of its dataset, unless it is mixed or shortened."""
+        return self._open(resolved, runs.writer_of_rows(resolved)).preview
+
+    def trained_lengths(self, resolved: ResolvedJob) -> RowLengths | None:
+        """The lengths of the rows that a job trains on, as `lengths` tells those of its dataset."""
+        return self._measured(self._open(resolved, runs.writer_of_rows(resolved)))
 
     def lengths(self, resolved: ResolvedJob) -> RowLengths | None:
         """The lengths as far as they are measured; None while the child starts. Raises PreviewError, OSError."""
-        opened = self._open(resolved)
+        return self._measured(self._open(resolved))
+
+    def _measured(self, opened: Opened) -> RowLengths | None:
         if not opened.first_look.done():
             return None
         if error := opened.first_look.exception():
@@ -70,7 +81,7 @@ class Previews:
     def refusals(self, resolved: ResolvedJob) -> tuple[Problem, ...]:
         """Why these rows should not be trained on; nothing where their lengths are not known."""
         with suppress(PreviewError, OSError):
-            lengths = self.lengths(resolved)
+            lengths = self.trained_lengths(resolved)
             return dataset.refusals(lengths, resolved.job) if lengths else ()
         return ()
 
@@ -81,20 +92,21 @@ class Previews:
                 opened.preview.close()
             self._opened.clear()
 
-    def _open(self, resolved: ResolvedJob) -> Opened:
+    def _open(self, resolved: ResolvedJob, write_rows: Callable[[Path], Path] | None = None) -> Opened:
         path, job, location = resolved.datasets["dataset"], resolved.job, resolved.model.location
-        stat = path.stat()
-        key = (path, stat.st_mtime_ns, stat.st_size, location, job.revision, job.assistant_only_loss, job.stage)
+        key: tuple[object, ...] = (_stamp(path), location, job.revision, job.assistant_only_loss, job.stage)
+        if write_rows:
+            weighted = tuple((_stamp(each), weight) for each, weight in resolved.mix)
+            key += (weighted, job.max_rows, job.seed, job.eval_fraction, "eval_dataset" in resolved.datasets)
         with self._lock:
             opened = self._opened.pop(key, None)
             if opened is None:
-                preview = Preview(
-                    path, location, job.revision, job.assistant_only_loss, stage=job.stage, cache=self._cache
-                )
+                seen_by = (location, job.revision, job.assistant_only_loss)
+                preview = Preview(path, *seen_by, stage=job.stage, cache=self._cache, write_rows=write_rows)
                 opened = Opened(preview, self._starting.submit(preview.measured))
             self._opened[key] = opened
             while len(self._opened) > MOST_PREVIEWS:
-                self._opened.pop(next(iter(self._opened))).preview.close()
+                self._starting.submit(self._opened.pop(next(iter(self._opened))).preview.close)
             return opened
 
     def _forget(self, opened: Opened) -> None:
@@ -115,7 +127,7 @@ class PreviewHandlers:
         """
         try:
             resolved = resolve(form)
-            measured = self.previews.lengths(resolved)
+            measured = self.previews.trained_lengths(resolved)
         except (SpecError, OSError):
             return _no_lengths("")
         except PreviewError as error:
@@ -124,17 +136,17 @@ class PreviewHandlers:
         if measured is None:
             return _no_lengths("Measuring the rows ...") | {"measuring": gr.Timer(active=True)}
         max_length = resolved.job.max_length
-        found, notes = measured.at(max_length), self.previews.of(resolved).about().notes
+        found, about = measured.at(max_length), self.previews.trained(resolved).about()
         wanted = {"length_p95": (found.p95, "95 % of the rows"), "length_longest": (found.max, "the longest row")}
         buttons = {
             name: gr.update(visible=0 < tokens != max_length, value=f"Max length {tokens:,} · {whose}")
             for name, (tokens, whose) in wanted.items()
         }
         return buttons | {
-            "lengths": panel.lengths(found, dataset.refusals(measured, resolved.job), notes),
+            "lengths": panel.lengths(found, dataset.refusals(measured, resolved.job), about.notes),
             "histogram": panel.histogram(found),
             "measuring": gr.Timer(active=not found.is_complete),
-            "measured": self.previews.of(resolved).about().key if found.is_complete else "",
+            "measured": about.key if found.is_complete else "",
         }
 
     def on_length_p95(self, **form: object) -> Shown:
@@ -148,7 +160,7 @@ class PreviewHandlers:
     def _set_length(self, which: str, form: Mapping[str, object]) -> Shown:
         with _telling_why() as said:
             resolved = resolve(form)
-            lengths = self.previews.of(resolved).lengths(resolved.job.max_length)
+            lengths = self.previews.trained(resolved).lengths(resolved.job.max_length)
             return {"max_length": max(8, getattr(lengths, which))}
         return {"lengths": said[0]}
 
@@ -182,6 +194,12 @@ class PreviewHandlers:
                 return {"row": render.notice(f"No row holds {wanted!r}.", "bad")}
             return self.on_row(found + 1, **form)
         return {"row": said[0]}
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    """Changes whenever a file is written to."""
+    stat = path.stat()
+    return path, stat.st_mtime_ns, stat.st_size
 
 
 def _no_lengths(reason: str) -> Shown:
