@@ -44,6 +44,11 @@ class ResolvedJob:
     rows: RowStatistics | None = None
     """What is known of its data."""
 
+    @property
+    def files(self) -> tuple[tuple[str, Path], ...]:
+        """(field, file) of all the data, the further training files included."""
+        return (*self.datasets.items(), *(("mix", path) for path, _weight in self.mix))
+
     def require_trainable(self) -> None:
         """Raises SpecError for a job that can be estimated, but not trained on this machine."""
         if told := tuple(Problem(*each) for each in refusals_to_train(self.job)):

@@ -134,6 +134,16 @@ def test_rows_that_would_lose_their_answers_are_refused_without_consent(
     assert tailor(*asked, "--max-lost-answers", "0.5") == 0
 
 
+def test_a_broken_line_of_a_mixed_file_is_refused_before_training(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path, home: Home
+) -> None:
+    for name, rows in {"sound": '{"text": "fine"}\n', "broken": '{"text": "fine"}\n{"text": 7}\n'}.items():
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    assert tailor("train", "--demo", "--dataset", tmp_path / "sound.jsonl", "--mix", tmp_path / "broken.jsonl") == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("mix: broken.jsonl, line 2, text: is a number") and runs.list_runs(home) == ()
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [

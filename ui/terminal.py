@@ -185,10 +185,11 @@ def _tell_choices(resolved: ResolvedJob) -> None:
 
 def _require_sound_data(resolved: ResolvedJob) -> None:
     """Raises SpecError with the first broken lines of the data."""
-    for field, path in resolved.datasets.items():
+    for field, path in resolved.files:
         report = dataset.check(path, resolved.job.stage)
         if not report.is_usable:
-            raise SpecError(tuple(Problem(field, str(problem), "correct the file") for problem in report.problems[:10]))
+            found = (f"{path.name}, {problem}" for problem in report.problems[:10])
+            raise SpecError(tuple(Problem(field, problem, "correct the file") for problem in found))
 
 
 def _require_whole_answers(home: Home, resolved: ResolvedJob) -> None:

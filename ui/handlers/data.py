@@ -102,11 +102,11 @@ def _report(path: Path, stage: str, _modified: int, size: int) -> DatasetReport:
     return dataset.check_in_child(path, stage) if size > LARGE_FILE_BYTES else dataset.check(path, stage)
 
 
-def require_usable(field: str, report: DatasetReport) -> None:
+def require_usable(field: str, path: Path, report: DatasetReport) -> None:
     if not report.is_usable:
         first = report.problems[0]
         where = f"line {first.line:,}" if first.field == "row" else f"line {first.line:,}, {first.field}"
-        lines = f"{report.num_problems:,} line{'s' * (report.num_problems != 1)}"
+        lines = f"{report.num_problems:,} line{'s' * (report.num_problems != 1)} of {path.name}"
         problem = f"{lines} cannot be used, the first is {where}: {first.message}"
         raise SpecError((Problem(field, first.message if first.field == "file" else problem, first.fix),))
 

@@ -65,8 +65,8 @@ class RunHandlers:
         try:
             resolved = resolve(form, rows=self.previews.statistics(form))
             resolved.require_trainable()
-            for field, path in resolved.datasets.items():
-                require_usable(field, checked(path, resolved.job.stage))
+            for field, path in resolved.files:
+                require_usable(field, path, checked(path, resolved.job.stage))
             if refused := self.previews.refusals(resolved):
                 raise SpecError(refused)
             run = runs.create(self.home, resolved, resolved.forecast())
