@@ -113,7 +113,9 @@ def test_ways_of_writing_that_become_the_same_are_mixed_and_read(tmp_path: Path)
 def test_files_of_different_kinds_are_refused_in_words(tmp_path: Path, other: str) -> None:
     (tmp_path / "a.jsonl").write_text(QUESTION)
     (tmp_path / "b.jsonl").write_text(other)
-    with pytest.raises(DatasetError, match=r"a\.jsonl holds prompt-completion rows \(conversational\) but b\.jsonl"):
+    with pytest.raises(
+        DatasetError, match=r"a\.jsonl holds prompt-completion rows \(conversational, without tools\) but b\.jsonl"
+    ):
         compose([(tmp_path / "a.jsonl", 1), (tmp_path / "b.jsonl", 1)], tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 

@@ -271,6 +271,23 @@ def test_the_data_of_a_run_is_known_by_its_hash(home: Home, new_run: NewRun, tmp
     assert not runs.fields_again(run)["dataset_sha256"]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "plain"},
+        {"prompt": "a", "completion": "b"},
+        {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+    ],
+)
+def test_evaluation_data_of_another_kind_makes_no_run(home: Home, tmp_path: Path, row: dict[str, object]) -> None:
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    train.write_text('{"question": "a", "answer": "b"}\n')
+    held_out.write_text(json.dumps(row) + "\n")
+    with pytest.raises(SpecError, match=r"eval_dataset: train.jsonl holds .* but eval.jsonl holds "):
+        runs.create(home, resolve({"dataset": str(train), "eval_dataset": str(held_out)}), {})
+    assert not [*home.runs.iterdir()]
+
+
 def test_the_versions_of_the_libraries_stand_in_the_folder(new_run: NewRun) -> None:
     lines = (new_run().folder / "requirements.txt").read_text().splitlines()
     assert lines[0].startswith("# Python 3.")

@@ -8,7 +8,7 @@ from core.dataset.check import Examination, check, examine
 from core.dataset.child import Progress, check_in_child
 from core.dataset.lengths import Lengths, RowLengths, refusals
 from core.dataset.mapping import map_columns, match_columns, suggest_mapping
-from core.dataset.mix import Composed, Share, compose, parse_mix
+from core.dataset.mix import Composed, Share, compose, parse_mix, require_one_form
 from core.dataset.repair import REPAIRS, as_lines, drop_bad_rows, drop_duplicates, drop_rows, repair, write_lines
 from core.dataset.report import DatasetReport, RowProblem
 from core.dataset.rewrite import DatasetError, Written
@@ -54,6 +54,7 @@ __all__ = [
     "parse_mix",
     "refusals",
     "repair",
+    "require_one_form",
     "stages_for",
     "suggest_mapping",
     "take_in",

@@ -88,7 +88,7 @@ def compose(
     The same seed writes the same file. Raises DatasetError if the files hold rows of different kinds; OSError.
     """
     share = share or Share()
-    _require_one_form([path for path, _weight in sources], share.stage)
+    require_one_form([path for path, _weight in sources], share.stage)
     is_whole = len(sources) == 1 and sources[0][1] == 1 and not share.max_rows
     if is_whole and not (eval_target and share.eval_fraction):
         return Composed((write_lines(sources[0][0], target).rows,), 0)
@@ -197,13 +197,13 @@ def _places(path: Path) -> "array[int]":
     return found
 
 
-def _require_one_form(paths: Sequence[Path], stage: str) -> None:
+def require_one_form(paths: Sequence[Path], stage: str) -> None:
     """Raises DatasetError if the first rows of the files are not written in ways that can be trained on together."""
     forms = {path: _form(path, stage) for path in paths}
     first, *others = paths
     if odd := next((path for path in others if forms[path] != forms[first]), None):
         names = " but ".join(f"{path.name} holds {_words(forms[path])}" for path in (first, odd))
-        fix = "mix files whose rows are of one type and format"
+        fix = "give files whose rows are of one type and format"
         raise DatasetError(file_problem("mixed_kinds", names, fix))
 
 
@@ -218,4 +218,7 @@ def _form(path: Path, stage: str) -> Form | None:
 
 
 def _words(form: Form | None) -> str:
-    return f"{form.dataset_type} rows ({form.format})" if form else "no rows of a known kind"
+    if form is None:
+        return "no rows of a known kind"
+    tools = "" if form.takes_tools else ", without tools"
+    return f"{form.dataset_type} rows ({form.format}{tools})"

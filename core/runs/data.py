@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from core.dataset import Composed, DatasetError, Share, compose
+from core.dataset import Composed, DatasetError, Share, compose, require_one_form
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob
 from core.runs.bundle import data_manifest, sha256
@@ -20,12 +20,14 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
     data, job = folder / "data", resolved.job
     data.mkdir(parents=True)
     has_own = "eval_dataset" in resolved.datasets
+    field = "mix" if resolved.mix else "dataset"
     try:
         train = _write_train(resolved, data)
         if has_own:
+            field = "eval_dataset"
+            require_one_form([*resolved.datasets.values()], job.stage)
             compose([(resolved.datasets["eval_dataset"], 1.0)], data / "eval.jsonl", Share(stage=job.stage))
     except DatasetError as error:
-        field = "mix" if resolved.mix else "dataset"
         raise SpecError((Problem(field, error.problem.message, error.problem.fix),)) from None
     parts = [
         {"file": path.name, "weight": weight, "rows": rows}
