@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
 
 from core.training.compared import Comparer
-from core.training.data import Rows, read_rows
+from core.training.data import read_rows
 from core.training.failure import TrainingError
 from core.training.kinds import BadRow
 from core.training.prompts import in_text
@@ -118,5 +117,11 @@ def test_texts_that_the_trainer_cannot_divide_are_bad_rows(alone: list[int], who
     row = {"prompt": "q", "chosen": "a", "rejected": "b"}
     with pytest.raises(BadRow, match="its prompt has"):
         comparer.divided(row)
-    with pytest.raises(TrainingError, match="dataset: the row whose prompt ends with 'q' cannot be compared, for its"):
-        in_text(Rows(Dataset.from_list([row]), None), comparer.tokenizer, max_length=8)
+
+
+def test_a_row_that_the_trainer_cannot_divide_is_named_by_its_line(tmp_path: Path) -> None:
+    tokens = {"q": [1, 2], "qa": [3]}
+    (tmp_path / "rows.jsonl").write_text('\n\n{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
+    rows = read_rows(tmp_path, "rows.jsonl", "", 0.0, 0, stage="orpo")
+    with pytest.raises(TrainingError, match=r"^dataset line 3, whose prompt ends with 'q', cannot be compared: its"):
+        in_text(rows, lambda text, **_settings: {"input_ids": tokens[text]}, max_length=8)

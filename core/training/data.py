@@ -2,9 +2,11 @@
 
 import json
 import random
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas.io.json
 from datasets import Dataset, Features, Json, List, Value
@@ -18,12 +20,22 @@ pandas.io.json.ujson_loads, pandas.io.json.ujson_dumps = json.loads, json.dumps
 FEWEST_ROWS_TO_SPLIT = 20
 
 
+class Numbered(NamedTuple):
+    """A row, and its line in its file."""
+
+    line: int
+    row: Row
+
+
 @dataclass(frozen=True)
 class Rows:
     """What is trained on, in TRL's columns."""
 
     train: Dataset
     eval: Dataset | None
+    train_lines: Sequence[int]
+    """The line of each row in its file."""
+    eval_lines: Sequence[int]
 
     @property
     def is_language_modeling(self) -> bool:
@@ -51,26 +63,34 @@ def read_rows(
     train = _read(folder / dataset, "dataset", stage)
     if eval_dataset:
         held_out = _read(folder / eval_dataset, "eval_dataset", stage)
-        if form(train[0]) != form(held_out[0]):
+        if form(train[0].row) != form(held_out[0].row):
             raise TrainingError("The rows of eval_dataset are of another kind than those of dataset.")
     else:
         train, held_out = _split(train, eval_fraction, seed)
-    if stage == "kto" and "chosen" in train[0]:
-        train, held_out = ([each for row in rows for each in unpaired(row)] for rows in (train, held_out))
-    features = _features(train[0])
+    if stage == "kto" and "chosen" in train[0].row:
+        train, held_out = (
+            [Numbered(line, each) for line, row in rows for each in unpaired(row)] for rows in (train, held_out)
+        )
+    features = _features(train[0].row)
     return Rows(
-        train=Dataset.from_list(train, features=features),
-        eval=Dataset.from_list(held_out, features=features) if held_out else None,
+        train=_table(train, features),
+        eval=_table(held_out, features) if held_out else None,
+        train_lines=array("L", (line for line, _row in train)),
+        eval_lines=array("L", (line for line, _row in held_out)),
     )
 
 
-def _read(path: Path, field: str, stage: str) -> list[Row]:
+def _table(rows: list[Numbered], features: Features) -> Dataset:
+    return Dataset.from_list([row for _line, row in rows], features=features)
+
+
+def _read(path: Path, field: str, stage: str) -> list[Numbered]:
     """Every row of a file, all of the kind of the first."""
-    rows: list[Row] = []
+    rows: list[Numbered] = []
     try:
         for number, line in _lines(path):
             try:
-                rows.append(parse(line, rows[0] if rows else None, stage))
+                rows.append(Numbered(number, parse(line, rows[0].row if rows else None, stage)))
             except BadRow as error:
                 raise TrainingError(f"{field} line {number}: {error}.", cause="bad_row") from None
     except OSError as error:
@@ -87,7 +107,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _split(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+def _split(rows: list[Numbered], fraction: float, seed: int) -> tuple[list[Numbered], list[Numbered]]:
     """(rows to train on, rows held out), both in the order of the file."""
     if fraction == 0 or len(rows) < FEWEST_ROWS_TO_SPLIT:
         return rows, []

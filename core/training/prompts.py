@@ -1,7 +1,7 @@
 """Prompts as the model reads them: rows as text, and which of them leave room for an answer."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset, Features, Value
@@ -24,24 +24,28 @@ def in_text(rows: Rows, tokenizer: Any, max_length: int) -> Sets:
     """
     comparer = Comparer(tokenizer)
 
-    def fits(row: Mapping[str, Any]) -> bool:
+    def fits(row: Mapping[str, Any], where: str) -> bool:
         try:
             return comparer.prompt_length(row) < max_length
         except BadRow as error:
             end = text_of(row, tokenizer)["prompt"][-SHOWN_CHARACTERS:]
             raise TrainingError(
-                f"dataset: the row whose prompt ends with {end!r} cannot be compared, for {error}: "
-                "leave it out, or end its prompt with a line break.",
+                f"{where}, whose prompt ends with {end!r}, cannot be compared: {error}. "
+                "Leave it out, or end its prompt with a line break.",
                 cause="bad_row",
             ) from None
 
-    def convert(dataset: Dataset | None) -> Dataset | None:
+    def convert(dataset: Dataset | None, lines: Sequence[int], field: str) -> Dataset | None:
         if dataset is None:
             return None
-        fitting = [text_of(row, tokenizer) for row in dataset if fits(row)]
+        numbered = zip(dataset, lines, strict=True)
+        fitting = [text_of(row, tokenizer) for row, line in numbered if fits(row, f"{field} line {line}")]
         return Dataset.from_dict({name: [row[name] for row in fitting] for name in TEXTS}, features=TEXTS)
 
-    return {"train_dataset": convert(rows.train), "eval_dataset": convert(rows.eval)}
+    return {
+        "train_dataset": convert(rows.train, rows.train_lines, "dataset"),
+        "eval_dataset": convert(rows.eval, rows.eval_lines, "eval_dataset"),
+    }
 
 
 def that_leave_room(rows: Rows, tokenizer: Any, max_tokens: int) -> Sets:
