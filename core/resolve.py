@@ -2,7 +2,8 @@
 disk and, for a model that is only on the Hub, the network; changes nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -167,9 +168,22 @@ def reference_of(location: str) -> str:
 def dataset_path(reference: str, stage: str = "sft") -> Path:
     """The file that a dataset's name stands for: `demo`, whose rows are those for the stage, or a path."""
     if reference != "demo":
-        return Path(reference).expanduser().absolute()
+        return _absolute(reference)
     types = STAGES[stage].dataset_types if stage in STAGES else ("language modeling",)
     return PRESETS_DIR / "demo" / DEMO_DATASETS[types[0]]
+
+
+def is_there(path: Path, is_kind: Callable[[Path], bool] = Path.is_file) -> bool:
+    """True for a file that can be seen; not for a name that is too long to be one, nor behind a closed door."""
+    try:
+        return is_kind(path)
+    except OSError:
+        return False
+
+
+def _absolute(reference: str) -> Path:
+    """A path as a person writes it, whole; that of a user who is not here leads nowhere."""
+    return Path(os.path.expanduser(reference)).absolute()  # noqa: PTH111 (the other one raises for such a user)
 
 
 def _without_planned(fields: Mapping[str, object], fixed: frozenset[str]) -> Mapping[str, object]:
@@ -214,7 +228,7 @@ def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:
 def _find_datasets(job: JobSpec, problems: list[Problem]) -> dict[str, Path]:
     named = {field: str(getattr(job, field)) for field in ("dataset", "eval_dataset") if getattr(job, field)}
     found = {field: dataset_path(reference, job.stage) for field, reference in named.items()}
-    problems += [_no_file(field, named[field]) for field, path in found.items() if not path.is_file()]
+    problems += [_no_file(field, named[field]) for field, path in found.items() if not is_there(path)]
     return found
 
 
@@ -222,8 +236,8 @@ def _with_adapter_found(job: JobSpec, problems: list[Problem]) -> JobSpec:
     """The job with the adapter that it goes on from by its whole path: the program runs in another folder."""
     if not job.adapter:
         return job
-    folder = Path(job.adapter).expanduser().absolute()
-    if not folder.is_dir():
+    folder = _absolute(job.adapter)
+    if not is_there(folder, Path.is_dir):
         problems.append(Problem("adapter", f"there is no folder {job.adapter}", "give the output folder of a run"))
     return job.model_copy(update={"adapter": str(folder)})
 
@@ -239,7 +253,7 @@ def _find_mix(job: JobSpec, problems: list[Problem]) -> tuple[tuple[Path, float]
         problem, _, fix = str(error).partition("; ")
         problems.append(Problem("mix", problem, fix or "write one line for each file: path = weight"))
         return ()
-    problems += [_no_file("mix", str(path)) for path, _weight in found if not path.is_file()]
+    problems += [_no_file("mix", str(path)) for path, _weight in found if not is_there(path)]
     return found
 
 

@@ -12,13 +12,13 @@ from core.dataset import DatasetError, is_hub_dataset, must_be_taken_in, take_in
 from core.device import this_machine
 from core.doctor import diagnose
 from core.doctor import to_json as doctors_report
-from core.job import Problem, SpecError
+from core.job import JobSpec, Problem, SpecError
 from core.memory import MemoryEstimate
 from core.methods import STAGES
 from core.models import ModelNotFound, find_model
 from core.preview import Lengths, Preview, PreviewError
 from core.referee import RefereeError, estimate_exactly
-from core.resolve import ResolvedJob, dataset_path, recipe_fields, resolve
+from core.resolve import ResolvedJob, dataset_path, is_there, recipe_fields, resolve
 from core.runs import Home
 from ui.printing import bad_input, out, print_json, table
 from ui.run_commands import manage_runs, train_and_follow
@@ -87,11 +87,12 @@ def check(
     with bad_input() as failure:
         if stage not in STAGES:
             raise SpecError((Problem("stage", f"{stage!r} is not one of {', '.join(STAGES)}", "choose one of these"),))
+        limit = JobSpec.parse({"max_length": max_length}).max_length
         path = _take_in(Home.find(home), "file", file) if must_be_taken_in(file) else dataset_path(file, stage)
-        if not path.is_file():
+        if not is_there(path):
             raise SpecError((Problem("file", f"there is no file {file}", "give the path of a JSONL file"),))
         report = dataset.check_in_child(path, stage)
-        lengths = _lengths(path, model, max_length, stage) if model and report.is_usable else None
+        lengths = _lengths(path, model, limit, stage) if model and report.is_usable else None
         if json:
             print_json(report.to_json() | (lengths.to_json() if lengths else {}))
         else:
@@ -106,18 +107,15 @@ def check(
     return failure.code
 
 
-def _lengths(path: Path, model: str, max_length: str, stage: str) -> Lengths:
+def _lengths(path: Path, model: str, max_length: int, stage: str) -> Lengths:
     """How long the rows are to a model. Raises SpecError."""
     try:
-        limit, location = int(max_length), find_model(model, "main").location
-        with Preview(path, location, stage=stage) as preview:
-            return preview.all_lengths(limit)
+        with Preview(path, find_model(model, "main").location, stage=stage) as preview:
+            return preview.all_lengths(max_length)
     except ModelNotFound as error:
         raise SpecError((Problem("model", error.problem, error.fix),)) from None
     except PreviewError as error:
         raise SpecError((Problem("model", str(error), "choose a model with a tokenizer"),)) from None
-    except ValueError:
-        raise SpecError((Problem("max_length", f"{max_length!r} is not a number", "give whole tokens"),)) from None
 
 
 def doctor(home: str | None = None, json: bool = False) -> int:

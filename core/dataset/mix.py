@@ -4,6 +4,7 @@ Copies rows as they are. Keeps the places of rows in memory, and no row.
 """
 
 import math
+import os
 from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -75,7 +76,7 @@ def parse_mix(text: str) -> tuple[tuple[Path, float], ...]:
             continue
         if not path:
             raise ValueError(f"line {number}: no path before the =; write path = weight")
-        found.append((Path(path).expanduser(), _weight(weight, number)))
+        found.append((Path(os.path.expanduser(path)), _weight(weight, number)))  # noqa: PTH111 (as in core.resolve)
     return tuple(found)
 
 

@@ -36,12 +36,13 @@ class Home:
     @classmethod
     def find(cls, path: str | None = None) -> "Home":
         """The folder named, else TAILOR_HOME, else ~/.tailor; made if absent. Raises SpecError if it cannot be."""
-        home = cls(Path(path or os.environ.get("TAILOR_HOME") or "~/.tailor").expanduser().absolute())
+        named = Path(path or os.environ.get("TAILOR_HOME") or "~/.tailor")
         try:
+            home = cls(named.expanduser().absolute())
             for folder in (home.path, home.runs, home.uploads):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            reason = f"{home.path} cannot be made: {error.strerror}"
+        except (OSError, RuntimeError) as error:  # the second for the home of a user who is not here
+            reason = f"{named} cannot be made: {getattr(error, 'strerror', error)}"
             raise SpecError((Problem("home", reason, "name a folder that you can write to"),)) from None
         return home
 

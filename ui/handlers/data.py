@@ -10,7 +10,7 @@ from core import dataset
 from core.dataset import TABLES, USUAL_STAGES, DatasetError, DatasetReport, Wish, Written, drop_bad_rows, repair
 from core.job import Problem, SpecError
 from core.methods import STAGES
-from core.resolve import dataset_path
+from core.resolve import dataset_path, is_there
 from core.runs import Home, keep, new_folder
 from core.speed import RowStatistics
 from ui import render
@@ -65,7 +65,7 @@ class DataHandlers(IntakeHandlers):
 def report_of(fields: Mapping[str, object]) -> DatasetReport | None:
     """The report on a form's data; None where there is no such file."""
     path = _data_of(fields)
-    return checked(path, str(fields.get("stage") or "sft")) if path.is_file() else None
+    return checked(path, str(fields.get("stage") or "sft")) if is_there(path) else None
 
 
 def shown_data(report: DatasetReport | None) -> Shown:
