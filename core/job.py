@@ -214,8 +214,8 @@ class JobSpec(BaseModel):
     def from_json(cls, text: str) -> Self:
         """A job from the text of a job file. Raises SpecError."""
         try:
-            fields = json.loads(text)
-        except ValueError as error:
+            fields = json.loads(text.removeprefix("\ufeff"))
+        except (ValueError, RecursionError) as error:
             raise SpecError(
                 (Problem("job file", f"not JSON: {error}", "give a JSON object of JobSpec fields"),)
             ) from None

@@ -134,6 +134,8 @@ def test_runs_are_listed_newest_first_and_strangers_are_skipped(home: Home, new_
     (home.runs / "stranger").mkdir()
     (home.runs / "broken").mkdir()
     (home.runs / "broken" / "job.json").write_text("{")
+    (home.runs / "deep").mkdir()
+    (home.runs / "deep" / "job.json").write_text("[" * 100_000)
     assert [run.id for run in runs.list_runs(home)] == [newer.id, older.id]
 
 

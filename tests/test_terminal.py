@@ -120,6 +120,16 @@ def test_an_unknown_field_of_a_job_file_is_named(tailor: Callable[..., int], cap
     assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["lora_r", "colour"]
 
 
+def test_a_job_file_may_begin_with_a_byte_order_mark_and_may_not_be_endlessly_deep(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    (tmp_path / "job.json").write_text('{"model": "demo"}', encoding="utf-8-sig")
+    assert tailor("estimate", tmp_path / "job.json") == 0
+    (tmp_path / "job.json").write_text("[" * 100_000)
+    assert tailor("estimate", tmp_path / "job.json") == 2
+    assert capsys.readouterr().err.startswith("job file: ")
+
+
 def test_a_broken_dataset_is_refused_before_training_with_its_line(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path
 ) -> None:

@@ -146,12 +146,12 @@ def _fields(job_file: str | None, flags: Mapping[str, str]) -> dict[str, object]
     if job_file is None:
         return dict(given)
     try:
-        fields = json.loads(Path(job_file).read_text(encoding="utf-8"))
+        fields = json.loads(Path(job_file).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SpecError(
             (Problem("job file", f"{job_file}: {error.strerror}", "give the path of a job file"),)
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError((Problem("job file", f"{job_file} is not JSON: {error}", "correct it"),)) from None
     if not isinstance(fields, dict):
         raise SpecError((Problem("job file", f"{job_file} holds no object", "give a JSON object of job fields"),))

@@ -157,10 +157,10 @@ def _read_job(folder: Path, arguments: Sequence[str]) -> Job:
     if len(arguments) != 1:
         raise UnusableJob("usage: python -m training job.json")
     try:
-        fields = json.loads((folder / arguments[0]).read_text(encoding="utf-8"))
+        fields = json.loads((folder / arguments[0]).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UnusableJob(f"{arguments[0]}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnusableJob(f"{arguments[0]}: is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise UnusableJob(f"{arguments[0]}: holds a {type(fields).__name__}, not an object")
