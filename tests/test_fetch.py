@@ -178,7 +178,8 @@ def test_taking_in_can_be_called_off(tmp_path: Path) -> None:
 
 
 def test_a_name_with_one_slash_is_a_dataset_on_the_hub_unless_it_is_a_file(tmp_path: Path) -> None:
-    assert is_hub_dataset("owner/name") and is_hub_dataset("owner/name:config/split")
+    assert all(map(is_hub_dataset, ("owner/name", "owner/name:config/split", "owner/name-v1.5")))
+    assert not any(map(is_hub_dataset, ("data/train.jsonl", "data/Rows.CSV", "data/rows.json", "data/rows.parquet")))
     assert not any(map(is_hub_dataset, ("name", "/owner/name", "../name", "a/b/c", "tests/data", "owner/na me")))
 
 

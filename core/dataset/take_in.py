@@ -30,6 +30,8 @@ FETCH_MEMORY_BYTES = 6 * 2**30
 CSV_SUFFIXES = (".csv", ".tsv")
 PARQUET = b"PAR1"
 TABLES = (*CSV_SUFFIXES, ".parquet")
+FILES = (*TABLES, ".jsonl", ".json")
+"""What ends like this is meant as a file, here or not; a dataset's name may hold dots too."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,9 @@ def must_be_taken_in(source: str) -> bool:
 
 
 def is_hub_dataset(source: str) -> bool:
-    """True if a source names a dataset on the Hub: it looks like one, and no such file is here."""
-    return HUB_DATASET.fullmatch(source) is not None and not Path(source).exists()
+    """True if a source names a dataset on the Hub: it looks like one and not like a file, and no such file is here."""
+    looks_like_one = HUB_DATASET.fullmatch(source) is not None and not source.lower().endswith(FILES)
+    return looks_like_one and not Path(source).exists()
 
 
 def take_in(
