@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from core.dataset import counted
 from core.fit import Change, suggest_fixes
 from core.job import JobSpec, SpecError
 from core.resolve import ResolvedJob, resolve
@@ -111,7 +112,7 @@ def _safer_numbers(run: Run) -> tuple[Help, ...]:
 
 def _empty_the_trash(run: Run) -> tuple[Help, ...]:
     runs = deleted(run.home)
-    return (Help("Empty the trash", {}, f"{len(runs)} deleted runs still take up room."),) if runs else ()
+    return (Help("Empty the trash", {}, f"{counted(len(runs), 'deleted run')} in it."),) if runs else ()
 
 
 def _resolved(run: Run) -> ResolvedJob | None:

@@ -164,7 +164,7 @@ def test_a_suggested_mapping_makes_the_file_usable(tmp_path: Path) -> None:
     assert dataset.check(done.path).is_usable and done.rows == 1
     assert done.actions == (
         "Columns: Query became question, Response became answer; all others were left out.",
-        "1 lines that hold no row were left out.",
+        "1 line without a row left out.",
     )
 
 

@@ -25,11 +25,11 @@ def written(tmp_path: Path, name: str) -> tuple[dataset.Written, bytes]:
         ("byte_order_mark.jsonl", "byte order mark"),
         ("crlf.jsonl", "2 carriage returns"),
         ("carriage_returns.jsonl", "2 carriage returns"),
-        ("array_pretty.json", "2 elements"),
-        ("array_one_line.json", "2 elements"),
-        ("trailing_comma.jsonl", "2 rows had commas"),
+        ("array_pretty.json", "2 lines"),
+        ("array_one_line.json", "2 lines"),
+        ("trailing_comma.jsonl", "brackets in 2 rows"),
         ("pretty_object.jsonl", "3 lines"),
-        ("two_on_a_line.jsonl", "1 lines"),
+        ("two_on_a_line.jsonl", "1 line"),
     ],
 )
 def test_a_repair_makes_the_file_usable_and_says_what_it_did(tmp_path: Path, name: str, says: str) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset import DatasetError, Progress, Terms, check, is_hub_dataset, take_in
+from core.dataset import DatasetError, Progress, Terms, check, is_hub_dataset, repair, take_in
 from core.dataset.tables import csv_lines
 from core.training.parquet import BadTable, columns_of, write_rows
 from tests.fake_hub import fake_hub
@@ -142,6 +142,20 @@ def test_csv_and_arrays_are_taken_in_and_leave_nothing_else(tmp_path: Path) -> N
     taken = [take_in(str(tmp_path / name), tmp_path) for name in ("my rows.csv", "array.json")]
     assert [(each.path.name, each.rows) for each in taken] == [("my-rows.jsonl", 1), ("array.jsonl", 2)]
     assert len(list(tmp_path.iterdir())) == 4 and b"1e5" in taken[1].path.read_bytes()
+
+
+def test_one_of_a_thing_is_not_told_as_several(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\na\n")
+    taken = take_in(str(tmp_path / "rows.csv"), tmp_path)
+    assert taken.actions == ("1 CSV file became JSON lines.",)
+    (tmp_path / "line.jsonl").write_text('\n{"text": "a",}\r\n')
+    report = check(tmp_path / "line.jsonl")
+    assert report.summary() == "1 row · unknown columns · 1 problem"
+    assert report.notes == ("CR LF, as on Windows, ends 1 line, which is harmless.", "1 blank line left out.")
+    assert repair(tmp_path / "line.jsonl", tmp_path / "new.jsonl").actions == (
+        "Removed 1 carriage return from the ends of lines.",
+        "Removed commas before closing brackets in 1 row.",
+    )
 
 
 def test_what_is_jsonl_stays_where_it_is(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from core import dataset, runs
-from core.dataset import DatasetError, is_hub_dataset, must_be_taken_in, take_in
+from core.dataset import DatasetError, counted, is_hub_dataset, must_be_taken_in, take_in
 from core.device import this_machine
 from core.doctor import diagnose
 from core.doctor import to_json as doctors_report
@@ -98,9 +98,9 @@ def check(
         else:
             out.print(report.summary(), style="bold")
             if lengths:
-                lost = f"{lengths.truncated_rows:,} rows are cut, {lengths.fully_masked_rows:,} have no answer left"
+                cut = f"{counted(lengths.truncated_rows, 'row')}; without an answer left: {lengths.fully_masked_rows:,}"
                 out.print(f"{lengths.p50:,} tokens at the median, {lengths.p95:,} at 95 %, {lengths.max:,} at most")
-                out.print(f"With max_length {max_length}, {lost}")
+                out.print(f"Cut at max_length {max_length}: {cut}")
             for problem in report.problems:
                 print(problem, file=sys.stderr)
         return 0 if report.is_usable else 2
@@ -171,7 +171,7 @@ def _take_in(home: Home, field: str, source: str) -> Path:
         taken = take_in(source if is_hub_dataset(source) else str(dataset_path(source)), folder)
     except DatasetError as error:
         raise SpecError((Problem(field, f"{source} {error.problem.message}", error.problem.fix),)) from None
-    print(" ".join((*taken.actions, f"{taken.rows:,} rows in {taken.path}")), file=sys.stderr)
+    print(" ".join((*taken.actions, f"{counted(taken.rows, 'row')} in {taken.path}")), file=sys.stderr)
     return taken.path
 
 

@@ -10,7 +10,7 @@ from core.dataset.lengths import Lengths, RowLengths, refusals
 from core.dataset.mapping import map_columns, match_columns, suggest_mapping
 from core.dataset.mix import Composed, Share, compose, parse_mix, require_one_form
 from core.dataset.repair import REPAIRS, as_lines, drop_bad_rows, drop_duplicates, drop_rows, repair, write_lines
-from core.dataset.report import DatasetReport, RowProblem
+from core.dataset.report import DatasetReport, RowProblem, counted
 from core.dataset.rewrite import DatasetError, Written
 from core.dataset.take_in import TABLES, Taken, Terms, content_sha256, is_hub_dataset, must_be_taken_in, take_in
 from core.dataset.types import DATASET_TYPES, KINDS, USUAL_STAGES, DatasetType, accepts, kind_of, stages_for
@@ -42,6 +42,7 @@ __all__ = [
     "check_in_child",
     "compose",
     "content_sha256",
+    "counted",
     "drop_bad_rows",
     "drop_duplicates",
     "drop_rows",

@@ -14,7 +14,7 @@ from core.dataset.elements import NOT_AN_ARRAY, Elements, is_array
 from core.dataset.findings import Findings
 from core.dataset.lines import Source, blocks_of_lines, parse
 from core.dataset.mapping import suggest_mapping
-from core.dataset.report import DatasetReport, Fault, Row, file_problem
+from core.dataset.report import DatasetReport, Fault, Row, counted, file_problem
 from core.dataset.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.twins import MOST_ROWS, Fingerprints
 from core.dataset.types import KINDS, ROWS_OF_EVIDENCE, DatasetType, detect
@@ -184,9 +184,9 @@ def _notes(walk: Walk, head: bytes) -> Iterator[str]:
     if is_array(head):
         yield "The file is one JSON array: its elements are the rows, and counted as lines."
     if walk.num_crlf:
-        yield f"{walk.num_crlf:,} lines end in CR LF, as on Windows, which is harmless."
+        yield f"CR LF, as on Windows, ends {counted(walk.num_crlf, 'line')}, which is harmless."
     if walk.num_blank:
-        yield f"{walk.num_blank:,} blank lines are left out."
+        yield f"{counted(walk.num_blank, 'blank line')} left out."
     if walk.fingerprints.is_full:
         yield f"Repeated rows are counted among the first {MOST_ROWS:,} rows only."
 

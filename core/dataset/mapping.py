@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from core.dataset.diagnosis import BYTE_ORDER_MARK
 from core.dataset.lines import parse
-from core.dataset.report import Row, file_problem
+from core.dataset.report import Row, counted, file_problem
 from core.dataset.rewrite import DatasetError, Written, reading, writing
 from core.dataset.types import DATASET_TYPES, KINDS, DatasetType, accepts
 
@@ -61,7 +61,7 @@ def map_columns(path: Path, target: Path, mapping: Mapping[str, str], kind: str 
             rows += row is not None
             left_out += fault is not None
     names = ", ".join(f"{theirs} became {ours}" for ours, theirs in mapping.items())
-    lost = (f"{left_out:,} lines that hold no row were left out.",) if left_out else ()
+    lost = (f"{counted(left_out, 'line')} without a row left out.",) if left_out else ()
     return Written(target, rows, (f"Columns: {names}; all others were left out.", *lost))
 
 

@@ -11,6 +11,7 @@ from core.dataset.check import examine
 from core.dataset.elements import is_array
 from core.dataset.lines import parse
 from core.dataset.objects import Joiner, rows_of, without_commas
+from core.dataset.report import counted
 from core.dataset.rewrite import Written, reading, writing
 from core.dataset.signatures import HEAD_BYTES
 from core.dataset.walk import Wish
@@ -29,14 +30,15 @@ REPAIRS: Mapping[str, str] = MappingProxyType(
 )
 """Repair -> what it does."""
 
-SENTENCES: Mapping[str, str] = {
-    "encoding": "Written as UTF-8.",
-    "byte_order_mark": "The byte order mark was removed.",
-    "array": "{:,} elements of the array became lines.",
-    "line_ends": "{:,} carriage returns at the ends of lines were removed.",
-    "objects": "{:,} lines were joined or divided, so that each holds one object.",
-    "trailing_commas": "{:,} rows had commas before closing brackets, which were removed.",
+SENTENCES: Mapping[str, tuple[str, str]] = {
+    "encoding": ("Written as UTF-8.", ""),
+    "byte_order_mark": ("The byte order mark was removed.", ""),
+    "array": ("The array became {}.", "line"),
+    "line_ends": ("Removed {} from the ends of lines.", "carriage return"),
+    "objects": ("Joined or divided {}, so that each holds one object.", "line"),
+    "trailing_commas": ("Removed commas before closing brackets in {}.", "row"),
 }
+"""Repair -> what was done, and to what."""
 
 
 def repair(path: Path, target: Path, repairs: Collection[str] = REPAIRS.keys()) -> Written:
@@ -52,7 +54,8 @@ def repair(path: Path, target: Path, repairs: Collection[str] = REPAIRS.keys()) 
         for line in lines:
             out.write(line + b"\n")
             rows += bool(line.strip())
-    return Written(target, rows, tuple(SENTENCES[name].format(counts[name]) for name in REPAIRS if counts[name]))
+    done = ((*SENTENCES[name], counts[name]) for name in REPAIRS if counts[name])
+    return Written(target, rows, tuple(sentence.format(counted(number, noun)) for sentence, noun, number in done))
 
 
 def write_lines(path: Path, target: Path) -> Written:
@@ -124,4 +127,4 @@ STEPS = MappingProxyType(
 def _dropped_sentence(lines: list[int]) -> str:
     shown = ", ".join(f"{line:,}" for line in lines[:LISTED_LINES])
     more = f" and {len(lines) - LISTED_LINES:,} more" if len(lines) > LISTED_LINES else ""
-    return f"{len(lines):,} row{'s' * (len(lines) != 1)} left out: line{'s' * (len(lines) != 1)} {shown}{more}."
+    return f"{counted(len(lines), 'row')} left out: line{'s' * (len(lines) != 1)} {shown}{more}."

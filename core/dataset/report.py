@@ -79,8 +79,9 @@ class DatasetReport:
     def summary(self) -> str:
         """One line for a person: `1,204 rows · messages · 2 problems · 3 warnings`."""
         kind = " + ".join(self.columns) or "unknown columns"
-        parts = [f"{self.rows:,} rows", kind, _counted(self.num_problems, "problem") or "no problems"]
-        return " · ".join(part for part in (*parts, _counted(self.num_warnings, "warning")) if part)
+        problems = counted(self.num_problems, "problem") if self.num_problems else "no problems"
+        warnings = (counted(self.num_warnings, "warning"),) if self.num_warnings else ()
+        return " · ".join((counted(self.rows, "row"), kind, problems, *warnings))
 
     def to_json(self) -> dict[str, object]:
         """The report as `check --json` prints it."""
@@ -104,5 +105,6 @@ def file_problem(code: str, message: str, fix: str) -> RowProblem:
     return RowProblem(1, "file", code, message, fix)
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}" if number else ""
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `1,204 rows`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

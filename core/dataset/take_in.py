@@ -16,7 +16,7 @@ from core.dataset.child import MEMORY_BYTES, TIME_LIMIT_SECONDS, Progress
 from core.dataset.convert import Sources
 from core.dataset.elements import is_array
 from core.dataset.process import HUB_SETTINGS, HUB_VARIABLES, Child, ChildDied
-from core.dataset.report import RowProblem, file_problem
+from core.dataset.report import RowProblem, counted, file_problem
 from core.dataset.rewrite import DatasetError
 from core.dataset.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 
@@ -128,12 +128,14 @@ class Visit:
     def written(self, sources: Sources) -> tuple[Path, int, tuple[str, ...]]:
         """(a file of JSON lines, its rows, what was done)."""
         if sources.form != "parquet":
-            return self._lines(sources, f"{len(sources.paths):,} {sources.form.upper()} files became JSON lines.")
+            return self._lines(
+                sources, f"{counted(len(sources.paths), f'{sources.form.upper()} file')} became JSON lines."
+            )
         target = self.work / "tables.jsonl"
         request = {"paths": list(map(str, sources.paths)), "target": str(target)}
         done = self.fetch({"do": "tables", "needed": list(sources.columns.values())} | request, "converting")
         lost = ", ".join(f"{name} ({type})" for name, type in done["left_out"])
-        actions: tuple[str, ...] = (f"{len(sources.paths):,} Parquet tables became JSON lines.",)
+        actions: tuple[str, ...] = (f"{counted(len(sources.paths), 'Parquet table')} became JSON lines.",)
         actions += (f"Left out, because JSON has no such values: {lost}.",) if lost else ()
         if not sources.columns:
             return target, done["rows"], actions

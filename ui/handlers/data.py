@@ -7,7 +7,17 @@ from pathlib import Path
 import gradio as gr
 
 from core import dataset
-from core.dataset import TABLES, USUAL_STAGES, DatasetError, DatasetReport, Wish, Written, drop_bad_rows, repair
+from core.dataset import (
+    TABLES,
+    USUAL_STAGES,
+    DatasetError,
+    DatasetReport,
+    Wish,
+    Written,
+    counted,
+    drop_bad_rows,
+    repair,
+)
 from core.job import Problem, SpecError
 from core.methods import STAGES
 from core.resolve import dataset_path, is_there
@@ -106,7 +116,7 @@ def require_usable(field: str, path: Path, report: DatasetReport) -> None:
     if not report.is_usable:
         first = report.problems[0]
         where = f"line {first.line:,}" if first.field == "row" else f"line {first.line:,}, {first.field}"
-        lines = f"{report.num_problems:,} line{'s' * (report.num_problems != 1)} of {path.name}"
+        lines = f"{counted(report.num_problems, 'line')} of {path.name}"
         problem = f"{lines} cannot be used, the first is {where}: {first.message}"
         raise SpecError((Problem(field, first.message if first.field == "file" else problem, first.fix),))
 

@@ -11,6 +11,7 @@ from core.dataset import (
     DatasetError,
     Progress,
     Taken,
+    counted,
     is_hub_dataset,
     must_be_taken_in,
     take_in,
@@ -93,7 +94,7 @@ class IntakeHandlers:
             found = taking.outcome.result()
         except (DatasetError, OSError) as error:
             return HIDDEN | {"mended": render.notice(f"Not taken in. {error}", "bad")}
-        said = " ".join((*found.actions, f"{found.rows:,} rows."))
+        said = " ".join((*found.actions, f"{counted(found.rows, 'row')}."))
         return HIDDEN | taken_up(self.home, found.path) | {"mended": render.notice(said)}
 
     def on_cancel_taking(self, taken: str) -> Shown:
