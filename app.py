@@ -6,6 +6,7 @@ python app.py [serve] | train | estimate | check | runs | doctor      (each expl
 import argparse
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from core.job import JobSpec
@@ -23,6 +24,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an output that lacks a letter, such as a file on Windows, gets a ?
     given = vars(parser().parse_args(arguments))
     command = given.pop("command", None) or "serve"
     try:

@@ -1,6 +1,7 @@
 """The command line: what it prints, where, and with which exit code."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -304,3 +305,10 @@ def test_the_command_line_answers_without_gradio_or_torch() -> None:
         "import sys, app; app.main(['estimate', '--json']); sys.exit('gradio' in sys.modules or 'torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_terminal_that_lacks_a_letter_gets_another_and_no_traceback(home: Home) -> None:
+    command = [sys.executable, "app.py", "doctor", "--home", home.path]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}  # as on Windows where the output goes to a file
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr and done.stdout
