@@ -82,9 +82,9 @@ def enforce_stop(run: Run) -> None:
 
     The monotonic clock is one for all processes, and nobody sets it.
     """
-    asked = runs.read_json(run.folder / "stop").get("monotonic") if run.state == "stopping" else None
+    asked = runs.number_in(runs.read_json(run.folder / "stop"), "monotonic") if run.state == "stopping" else None
     limit = SECONDS_TO_SAVE if run.status.get("phase") == "save" else SECONDS_TO_TERMINATE
-    if asked is not None and time.monotonic() - float(asked) > limit:
+    if asked is not None and time.monotonic() - asked > limit:
         kill(run)
 
 

@@ -17,7 +17,8 @@ import pytest
 from core import launch, queue, runs
 from core.device import ProcessId, identify
 from core.job import SpecError
-from core.runs import TRANSITIONS, Home, Run, states
+from core.remedy import remedies, stalled
+from core.runs import TRANSITIONS, Home, Run, Schedule, states
 from tests.fake_runs import (
     CRASH_AT_STEP_3,
     DISK_FULL,
@@ -36,6 +37,14 @@ from tests.fake_runs import (
     stepping,
 )
 
+SAID = {
+    "status.json": "step max_steps phase started updated seconds_per_step last_step_time device baseline_bytes"
+    " peak_allocated_bytes phase_peak_bytes device_capacity_bytes error cause pid",
+    "process.json": "asked pid pid_start_time",
+    "stop": "monotonic",
+    "about.json": "title tags notes",
+}
+"""What the files of a run say, in words."""
 ROOT = Path(__file__).parent.parent
 STARTER = """
 import os, sys
@@ -305,6 +314,23 @@ def test_a_torn_status_is_none(home: Home, new_run: NewRun) -> None:
     for torn in ('{"state": "fini', "[]", "\0\0", '{"state": "dancing"}', '{"state": 7, "step": null}'):
         (run.folder / "status.json").write_text(torn)
         assert runs.read(home, run.id).state == "starting"
+
+
+@pytest.mark.parametrize(
+    "value", ["many", [3], {"a": 1}, 10**400, float("nan"), True], ids=lambda value: str(value)[:9]
+)
+@pytest.mark.parametrize(("state", "seen"), [("failed", "failed"), ("running", "starting")])
+def test_what_a_file_says_in_a_wrong_way_is_as_if_it_were_not_said(
+    home: Home, new_run: NewRun, state: str, seen: str, value: object
+) -> None:
+    run = new_run()
+    for file, words in SAID.items():
+        runs.write_json(run.folder / file, {"state": state} | dict.fromkeys(words.split(), value))
+    (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 1} | dict.fromkeys(("loss", "time"), value)) + "\n")
+    runs.write_schedule(home, Schedule((), {"0": run.id}))
+    queue.advance(home)
+    assert [each.to_json()["state"] for each in runs.list_runs(home)] == [seen]
+    assert remedies(run) == () and stalled(runs.read(home, run.id)) is None
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "log.txt", "status.json", "samples.jsonl", "about.json"])

@@ -33,7 +33,7 @@ from core.runs.checkpoints import Checkpoint, checkpoints, has_checkpoint
 from core.runs.comparison import Difference, compare
 from core.runs.curves import Curve, read_curves
 from core.runs.data import write_data, writer_of_rows
-from core.runs.files import log_tail, read_json, read_rows, write_json, write_text
+from core.runs.files import log_tail, number_in, read_json, read_rows, write_json, write_text
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_fingerprint, list_runs, search
 from core.runs.run import RUN_ID, About, Run, RunNotFound, fields_again, fields_of_next_stage, last_metrics, read
@@ -76,6 +76,7 @@ __all__ = [
     "metrics",
     "new_folder",
     "num_oom_kills",
+    "number_in",
     "process_fields",
     "process_in",
     "read",

@@ -56,6 +56,12 @@ def parse_line(line: bytes) -> object:
         return None
 
 
+def number_in(fields: Mapping[str, Any], name: str) -> float | None:
+    """The number under a name; None where there is none, or none that can be reckoned with."""
+    value = fields.get(name)
+    return value if isinstance(value, int | float) and abs(value) < 1e300 else None  # a NaN is not less
+
+
 def read_rows(path: Path, last: int | None = None) -> tuple[dict[str, Any], ...]:
     """The objects of a JSON Lines file, or of its last bytes; a torn last line is left for later."""
     lines = read_bytes(path, last).split(b"\n")[:-1]

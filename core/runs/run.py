@@ -12,9 +12,9 @@ from core.device import ProcessId, find_preset
 from core.job import JobSpec
 from core.presets import gpus
 from core.resolve import default_fields, reference_of
-from core.runs.files import open_regular, parse_line, read_json, read_rows
+from core.runs.files import number_in, open_regular, parse_line, read_json, read_rows
 from core.runs.home import Home, Schedule, read_schedule
-from core.runs.states import ACTIVE, State, Verdict, judge
+from core.runs.states import ACTIVE, State, Verdict, judge, sound_status
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
 
@@ -84,12 +84,12 @@ class Run:
     @cached_property
     def loss(self) -> float | None:
         """The last one that was logged."""
-        return last_metrics(self.folder).get("loss")
+        return number_in(last_metrics(self.folder), "loss")
 
     @cached_property
     def seconds(self) -> float:
         """Time spent, in all the lives of the run; waiting in the queue is not counted."""
-        trained = float(last_metrics(self.folder).get("time") or 0)
+        trained = number_in(last_metrics(self.folder), "time") or 0.0
         started, updated = self.status.get("started"), self.status.get("updated")
         return max(trained, float(updated) - float(started)) if started and updated else trained
 
@@ -141,7 +141,7 @@ def read_with(home: Home, run_id: str, schedule: Schedule) -> Run:
             job, created = _job(file.read()), os.fstat(file.fileno()).st_mtime
     except (OSError, UnicodeDecodeError):
         raise RunNotFound(f"no run named {run_id!r}; `python app.py runs` lists them") from None
-    status = {name: value for name, value in read_json(folder / "status.json").items() if value is not None}
+    status = sound_status(read_json(folder / "status.json"))
     verdict = Verdict("queued") if run_id in schedule.waiting else judge(folder, status, created)
     return Run(
         run_id,

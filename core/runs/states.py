@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from core.device import ProcessId, is_alive
-from core.runs.files import log_tail, read_json
+from core.runs.files import log_tail, number_in, read_json
 
 State = Literal["queued", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
 ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed", "interrupted"})
@@ -31,6 +31,16 @@ TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
 
 SECONDS_TO_APPEAR = 20
 """A run that nobody has begun after this long was forgotten: its starter died."""
+
+
+STATUS: Mapping[str, type] = MappingProxyType(
+    dict.fromkeys(("step", "max_steps", "started", "updated", "last_step_time", "seconds_per_step"), float)
+    | dict.fromkeys(("baseline_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_capacity_bytes"), float)
+    | dict.fromkeys(("state", "phase", "error", "cause", "device", "warning"), str)
+    | dict.fromkeys(("phase_peak_bytes", "progress"), dict)
+    | dict.fromkeys(("notes", "skipped_checkpoints"), list)
+)
+"""Field of status.json -> what it holds; float stands for any number."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,11 @@ ENDINGS: Mapping[str, Ending] = MappingProxyType(
 """Name of the signal -> what it says of a program that nobody here has stopped."""
 
 
+def sound_status(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What status.json says, without what is said in a wrong way: one file must not hide the list of all runs."""
+    return {name: value for name, value in said.items() if _is_sound(said, name)}
+
+
 def judge(folder: Path, status: Mapping[str, Any], created: float) -> Verdict:
     """The state of a run that does not wait: as its program says, unless that is dead and did not say how it ended."""
     said: State = status["state"] if status.get("state") in get_args(State) else "starting"
@@ -78,7 +93,7 @@ def judge(folder: Path, status: Mapping[str, Any], created: float) -> Verdict:
     is_asked_to_stop = (folder / "stop").exists()
     if (process := process_in(launched) or process_in(status)) and is_alive(process):
         return Verdict("stopping" if is_asked_to_stop else said, process=process)
-    since_begun = abs(time.time() - max(created, float(launched.get("asked") or 0)))  # abs: clocks are set back too
+    since_begun = abs(time.time() - max(created, number_in(launched, "asked") or 0))  # abs: clocks are set back too
     if process is None and since_begun < SECONDS_TO_APPEAR:
         return Verdict("starting")
     if is_asked_to_stop:
@@ -90,7 +105,7 @@ def process_in(fields: Mapping[str, Any]) -> ProcessId | None:
     """The process that process.json, exit.json or status.json names; the system's own, 0 and 1, are never ours."""
     try:
         process = ProcessId(int(fields["pid"]), float(fields["pid_start_time"]), str(fields["boot_id"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return process if process.pid > 1 else None
 
@@ -107,6 +122,13 @@ def num_oom_kills() -> int | None:
         return int(counters[counters.index("oom_kill") + 1])
     except (OSError, ValueError):
         return None
+
+
+def _is_sound(said: Mapping[str, Any], name: str) -> bool:
+    value, kind = said[name], STATUS.get(name, object)
+    if name == "phase_peak_bytes" and isinstance(value, dict):
+        return all(number_in(value, phase) is not None for phase in value)
+    return value is not None and (number_in(said, name) is not None if kind is float else isinstance(value, kind))
 
 
 def _silent_end(folder: Path, process: ProcessId | None, step: int) -> Verdict:
