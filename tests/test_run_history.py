@@ -16,6 +16,7 @@ from core import queue, runs
 from core.job import JobSpec, SpecError
 from core.resolve import resolve
 from core.runs import Home, Run, RunNotFound, listing
+from core.training.record import Record
 from tests.fake_runs import NEVER_END, NewRun
 
 FINISHED = {"state": "finished", "step": 20, "max_steps": 20, "started": 1000.0, "updated": 4600.0}
@@ -161,6 +162,15 @@ def test_time_and_cost_are_those_of_the_card(home: Home) -> None:
     assert run.seconds == 3600 and run.usd and run.usd > 0.5
     bare_run(home, "b")
     assert runs.read(home, "b").usd is None
+
+
+def test_a_clock_that_was_set_costs_nothing(home: Home) -> None:
+    folder = bare_run(home, "a", gpu="a100-80gb")
+    runs.write_json(folder / "status.json", FINISHED | {"updated": 9e8, "seconds": 1800.0})
+    assert runs.read(home, "a").seconds == 1800
+    record = Record(folder)
+    record.update(state="finished")
+    assert 0 <= runs.read(home, "a").status["seconds"] < 60
 
 
 def test_curves_keep_every_key_in_the_order_of_the_file(home: Home) -> None:

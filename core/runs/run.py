@@ -90,6 +90,8 @@ class Run:
     def seconds(self) -> float:
         """Time spent, in all the lives of the run; waiting in the queue is not counted."""
         trained = number_in(last_metrics(self.folder), "time") or 0.0
+        if "seconds" in self.status:
+            return max(trained, float(self.status["seconds"]))
         started, updated = self.status.get("started"), self.status.get("updated")
         return max(trained, float(updated) - float(started)) if started and updated else trained
 

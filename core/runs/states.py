@@ -34,7 +34,8 @@ SECONDS_TO_APPEAR = 20
 
 
 STATUS: Mapping[str, type] = MappingProxyType(
-    dict.fromkeys(("step", "max_steps", "started", "updated", "last_step_time", "seconds_per_step"), float)
+    dict.fromkeys(("step", "max_steps", "started", "updated", "seconds"), float)
+    | dict.fromkeys(("last_step_time", "seconds_per_step"), float)
     | dict.fromkeys(("baseline_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_capacity_bytes"), float)
     | dict.fromkeys(("state", "phase", "error", "cause", "device", "warning"), str)
     | dict.fromkeys(("phase_peak_bytes", "progress"), dict)

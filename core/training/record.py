@@ -52,6 +52,8 @@ class Status:
     started: float
     """When this process started; a resumed run starts again."""
     updated: float
+    seconds: float = 0.0
+    """How long the run has trained, in all its lives: by a clock that nobody sets."""
     state: State = "starting"
     phase: Phase = "import"
     """What is being done, or was being done at the end."""
@@ -285,7 +287,7 @@ class Record:
 
     def _write_status(self) -> None:
         self._written = time.monotonic()
-        self.status = replace(self.status, updated=time.time())
+        self.status = replace(self.status, updated=time.time(), seconds=round(self.seconds(), 3))
         replace_text(self.folder / "status.json", json.dumps(asdict(self.status), indent=2) + "\n")
 
 
