@@ -322,6 +322,14 @@ def test_a_bundle_holds_what_it_takes_and_nothing_else(finished: Run, tmp_path: 
     assert str(Path.home()) not in text and "boot_id" not in text and "secret" not in text
 
 
+def test_a_bundle_says_which_folders_it_does_not_bring(new_run: NewRun, tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    for run, said in ((new_run(adapter=str(tmp_path / "before")), "its `adapter` is a folder"), (new_run(), "")):
+        with zipfile.ZipFile(runs.write_bundle(run, tmp_path / f"{run.id}.zip")) as bundle:
+            told = bundle.read("RUN.md").decode()
+        assert said in told and ("is a folder of the machine" in told) == bool(said)
+
+
 def test_a_bundle_brings_the_weights_only_if_asked(finished: Run, tmp_path: Path) -> None:
     (finished.folder / "output").mkdir()
     (finished.folder / "output" / "adapter_model.safetensors").write_bytes(b"weights")

@@ -31,6 +31,8 @@ PACKAGES = (
     "nvidia-ml-py",
 )
 """What the training program imports, and what decides over numbers beneath it."""
+MODELS = ("model", "adapter", "reward_model")
+"""Fields of a job that name a model, or a folder that holds one."""
 RESULTS = ("metrics.jsonl", "samples.jsonl", "estimate.json")
 UNSHARED = {"pid", "pid_start_time", "boot_id"}
 """Fields of status.json that say something about this machine and nothing about the run."""
@@ -45,7 +47,7 @@ To train it again, without Tailor:
     pip install -r requirements.txt
     python -m training job.json
 
-- `job.json`: every setting{model_note}
+- `job.json`: every setting{folder_notes}
 - `training/`: the program that ran
 - `data/`: the rows, with their SHA-256 in `manifest.json`
 - `requirements.txt`: the version of Python and of each library
@@ -79,8 +81,8 @@ def data_manifest(folder: Path) -> dict[str, object]:
 def write_bundle(run: Run, target: Path, *, with_output: bool = False) -> Path:
     """Writes a zip of what it takes to repeat a run, and of what came out; `with_output` adds the trained weights.
 
-    Regular files only, under relative names; nothing of the environment, and no path of this machine but that of a
-    model that was named by its folder. Raises OSError.
+    Regular files only, under relative names; nothing of the environment, and no path of this machine but those of
+    models and adapters that were named by their folders. Raises OSError.
     """
     job, model_folder = _portable_job(run)
     beside = target.with_name(f".{target.name}.part")
@@ -132,11 +134,12 @@ def _portable_status(run: Run) -> dict[str, object]:
 
 
 def _how_to_repeat(run: Run, with_output: bool) -> str:
-    is_folder = Path(run.job.model).is_absolute() and Path(run.job.model) != DEMO_DIR
+    folders = [name for name in MODELS if Path(path := getattr(run.job, name)).is_absolute() and path != str(DEMO_DIR)]
+    notes = (f"; its `{name}` is a folder of the machine it ran on: name yours" for name in folders)
     return HOW_TO_REPEAT.format(
         run=run,
         job=run.job,
         model=reference_of(run.job.model),
-        model_note="; its `model` is a folder of the machine it ran on: name yours" if is_folder else "",
+        folder_notes="".join(notes),
         output_note=", the trained weights" if with_output else "",
     )
