@@ -46,6 +46,16 @@ def test_the_queue_is_shown_and_reordered(do: Do, capsys: Printed, home: Home, n
     assert do("queue") == 0 and first.id in capsys.readouterr().out
 
 
+def test_a_run_that_cannot_be_read_is_told_by_the_list(do: Do, capsys: Printed, home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    job = runs.read_json(run.folder / "job.json")
+    runs.write_json(run.folder / "job.json", job | {"of_another_version": 1})
+    assert do("list") == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"{run.id} cannot be read: of_another_version: unknown field")
+    assert "No runs yet" not in printed.out
+
+
 def test_a_deleted_run_comes_back(do: Do, capsys: Printed, home: Home, finished: Run) -> None:
     assert do("delete", finished.id) == 0 and f"runs restore {finished.id}" in capsys.readouterr().out
     assert do("restore", finished.id) == 0 and runs.read(home, finished.id).state == "finished"

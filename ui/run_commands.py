@@ -1,6 +1,7 @@
 """The command line's `runs`, and how a run is followed in the foreground. Prints; decides nothing about a run."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -96,12 +97,15 @@ def train_and_follow(home: Home, run: Run) -> int:
 def _list(asked: Asked) -> int:
     """All runs, or those in which every further word occurs."""
     found = runs.search(runs.list_runs(asked.home), " ".join(asked.words))
+    unreadable = runs.unreadable(asked.home)
+    for run_id, why in unreadable.items():
+        print(f"{run_id} cannot be read: {why}", file=sys.stderr)
     if asked.as_json:
         print_json([run.to_json() for run in found])
     elif found:
         rows = [(run.id, run.state, f"{run.step}/{run.max_steps}", run.about.title or run.error) for run in found]
         out.print(table(("run", "state", "step", ""), rows))
-    else:
+    elif asked.words or not unreadable:
         out.print("No run has these words." if asked.words else "No runs yet: `make demo` makes one.")
     return 0
 

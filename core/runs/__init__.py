@@ -35,7 +35,7 @@ from core.runs.curves import Curve, read_curves
 from core.runs.data import write_data, writer_of_rows
 from core.runs.files import log_tail, number_in, read_json, read_rows, write_json, write_text
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
-from core.runs.listing import list_fingerprint, list_runs, search
+from core.runs.listing import list_fingerprint, list_runs, search, unreadable
 from core.runs.run import RUN_ID, About, Run, RunNotFound, fields_again, fields_of_next_stage, last_metrics, read
 from core.runs.states import ACTIVE, ENDED, TRANSITIONS, State, num_oom_kills, process_fields, process_in
 from core.runs.uploads import keep, kept_rows, new_folder
@@ -86,6 +86,7 @@ __all__ = [
     "restore",
     "samples",
     "search",
+    "unreadable",
     "write_bundle",
     "write_json",
     "write_schedule",

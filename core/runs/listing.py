@@ -7,14 +7,15 @@ for settled calls `Home.touch`.
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
 from core.job import SpecError
 from core.resolve import reference_of
 from core.runs.home import Home, Schedule, read_schedule
-from core.runs.run import Run, RunNotFound, read_with
+from core.runs.run import Run, RunNotFound, read, read_with
 
 COARSE_CLOCK_NS = 2_000_000_000
 """Some file systems tell times apart by two seconds only: what changed within them may change again unseen."""
@@ -91,6 +92,21 @@ class Listing:
 def list_runs(home: Home) -> tuple[Run, ...]:
     """Every readable run, the newest first; the same object as long as nothing changed."""
     return _listing(home).look()
+
+
+def unreadable(home: Home) -> Mapping[str, str]:
+    """The runs that the list leaves out, and why: their jobs are damaged, or of another version."""
+    listed = {run.id for run in list_runs(home)}
+    found = {}
+    for folder in sorted(home.runs.glob("*/job.json")):
+        run_id = folder.parent.name
+        with suppress(RunNotFound):
+            try:
+                if run_id not in listed:
+                    read(home, run_id)
+            except SpecError as error:
+                found[run_id] = str(error.problems[0])
+    return found
 
 
 def list_fingerprint(home: Home) -> str:
