@@ -46,6 +46,16 @@ def test_the_queue_is_shown_and_reordered(do: Do, capsys: Printed, home: Home, n
     assert do("queue") == 0 and first.id in capsys.readouterr().out
 
 
+def test_a_run_that_waits_is_not_said_to_stop_after_a_step(
+    do: Do, capsys: Printed, home: Home, new_run: NewRun
+) -> None:
+    queue.submit(home, new_run(seed=NEVER_END))
+    waiting = queue.submit(home, new_run())
+    assert do("stop", waiting.id) == 0
+    printed = capsys.readouterr().out
+    assert "Taken out of the queue." in printed and "checkpoint" not in printed
+
+
 def test_a_run_that_cannot_be_read_is_told_by_the_list(do: Do, capsys: Printed, home: Home, new_run: NewRun) -> None:
     run = new_run()
     job = runs.read_json(run.folder / "job.json")

@@ -153,7 +153,8 @@ def _stop(asked: Asked) -> int:
     run = asked.run
     launch.request_stop(run)
     if run.is_active and not asked.as_json:
-        out.print("Stopping after this step, with a checkpoint.")
+        waits = run.state == "queued"
+        out.print("Taken out of the queue." if waits else "Stopping after this step, with a checkpoint.")
     launch.wait(asked.home, run.id, launch.SECONDS_TO_SAVE + 10)
     queue.advance(asked.home)
     return _show(asked)
