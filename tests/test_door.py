@@ -103,3 +103,10 @@ def test_what_cannot_be_opened_is_one_line_and_exit_2(
     assert app.main(["--no-browser", "--home", str(home.path), *given]) == 2
     told = capsys.readouterr().err
     assert told.startswith(said) and told.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_written_to_is_one_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    (home.path / "empty").write_text("no folder can be made here")
+    assert app.main(["--no-browser", "--home", str(home.path)]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint == f"home: {home.path / 'empty'}: File exists; name a folder that you can write to\n"

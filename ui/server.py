@@ -52,10 +52,13 @@ def serve(
         needs_token = share or not is_loopback(host)
         policy = GatePolicy(load_or_create_token(place.path / "token") if needs_token else None, host)
         _require_free(host, port or 0)
+        isolate(place)
     except (SpecError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    isolate(place)
+    except OSError as error:
+        print(f"home: {error.filename}: {error.strerror}; name a folder that you can write to", file=sys.stderr)
+        return 2
     queue.keep_advancing(place)
     handlers = Handlers(place)
     blocks = page.build(handlers)
