@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -18,6 +20,7 @@ from core import launch, queue, runs
 from core.device import ProcessId, identify
 from core.job import SpecError
 from core.remedy import remedies, stalled
+from core.resolve import dataset_path, resolve
 from core.runs import TRANSITIONS, Home, Run, Schedule, states
 from tests.fake_runs import (
     CRASH_AT_STEP_3,
@@ -153,12 +156,21 @@ def test_a_full_disk_is_the_cause_that_the_program_named(home: Home, new_run: Ne
 
 
 def test_a_run_that_would_not_find_room_is_not_made(home: Home, new_run: NewRun) -> None:
-    from core.resolve import resolve
-
     huge = {"components": [{"name": "adapters", "bytes": 2**60, "note": ""}]}
     with pytest.raises(SpecError, match="GiB is free"):
         runs.create(home, resolve({}), huge)
     assert list(home.runs.iterdir()) == []
+
+
+def test_a_file_that_is_mixed_in_often_needs_room_as_often(
+    home: Home, fake_program: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = dataset_path("demo")
+    free = runs.SPARE_BYTES + 10 * more.stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    assert runs.create(home, resolve({"mix": f"{more} = 8"}), {})
+    with pytest.raises(SpecError, match="the run needs about"):
+        runs.create(home, resolve({"mix": f"{more} = 12"}), {})
 
 
 def test_a_program_deaf_to_every_wish_is_ended_after_its_time(

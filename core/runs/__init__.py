@@ -161,7 +161,8 @@ def _require_room(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]
     """Raises SpecError if the disk cannot take the data, the result and two checkpoints: one old, one being written."""
     sizes = {part["name"]: int(part["bytes"]) for part in estimate.get("components", ())}
     weights = sizes.get("adapters" if resolved.job.trains_adapter else "weights", 0)
-    data = sum(path.stat().st_size for _field, path in resolved.files)
+    weighted = (*((path, 1.0) for path in resolved.datasets.values()), *resolved.mix)
+    data = int(sum(weight * path.stat().st_size for path, weight in weighted))
     needed = data + weights + 2 * (weights + sizes.get("optimizer_states", 0)) + SPARE_BYTES
     free = shutil.disk_usage(home.runs).free
     if free < needed:
