@@ -84,7 +84,7 @@ def test_lost_answers_of_a_mix_are_counted_too(handlers: Handlers, tmp_path: Pat
     file.write_text(json.dumps({"messages": [*said]}) + "\n")
     mixed = {"mix": f"{file} = 90", "eval_fraction": 0}
     assert "90 lose the whole answer" in str(measured(handlers, **mixed)["lengths"])
-    assert "Not started. max_length" in str(handlers.on_start(**demo(**mixed))["start_message"])
+    assert "Not started. Max length" in str(handlers.on_start(**demo(**mixed))["start_message"])
     assert "Row 1 of 311" in str(handlers.on_row(1, **demo(**mixed))["row"])
 
 
