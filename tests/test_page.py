@@ -334,7 +334,9 @@ def test_an_upload_is_kept_by_its_content_and_becomes_the_data(handlers: Handler
 def test_a_bad_line_of_a_mixed_file_is_refused_at_the_start(handlers: Handlers, tmp_path: Path, home: Home) -> None:
     (tmp_path / "more.jsonl").write_text('{"messages": []}\n')
     said = str(handlers.on_start(**demo(mix=str(tmp_path / "more.jsonl")))["start_message"])
-    assert "Not started. More files, with weights: 1 line of more.jsonl cannot be used" in said and not runs.list_runs(home)
+    assert "Not started. More files, with weights: 1 line of more.jsonl cannot be used" in said and not runs.list_runs(
+        home
+    )
 
 
 def test_bad_lines_of_the_data_are_listed_and_start_is_refused(handlers: Handlers, tmp_path: Path) -> None:
