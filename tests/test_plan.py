@@ -209,12 +209,6 @@ def test_activations_are_kept_where_they_fit() -> None:
     assert not after.gradient_checkpointing and not after.activation_offloading
 
 
-def test_a_few_layers_that_train_are_kept_rather_than_all_computed_again() -> None:
-    for gpu in ("rtx-3060", "rtx-4090", "h100"):
-        after = planned(job_of(method="freeze"), QWEN_SMALL, gpus()[gpu], FULL_ROWS)
-        assert not after.gradient_checkpointing
-
-
 def test_fewer_rows_at_once_go_before_computing_activations_again() -> None:
     after = planned(job_of(per_device_train_batch_size=16, gradient_accumulation_steps=1), LLAMA_8B, card(44, "l40s"))
     assert not after.gradient_checkpointing and after.per_device_train_batch_size < 16
@@ -417,12 +411,6 @@ def test_one_of_anything_is_told_in_the_singular() -> None:
 def test_a_short_run_is_told_in_seconds() -> None:
     said = reasons_of(job_of(max_steps=2), QWEN_SMALL, gpus()["h100"], FULL_ROWS)
     assert " s: some 100 s of compiling would not pay" in said["torch_compile"]
-
-
-def test_activations_are_not_said_to_fit_where_nothing_does() -> None:
-    job = job_of(stage="grpo", method="freeze", num_trainable_layers=1)
-    said = reasons_of(job, LLAMA_8B, card(12))["gradient_checkpointing"]
-    assert "No way that was found fits" in said
 
 
 def test_kto_s_rows_are_compared_with_the_fewest_that_it_can_take() -> None:

@@ -226,9 +226,9 @@ def test_training_the_last_layers_is_faster_than_training_all() -> None:
     assert rates[0] == pytest.approx(predict(method="full").tokens_per_second, rel=0.01)
 
 
-def test_checkpointing_takes_gradients_through_frozen_layers_too() -> None:
+def test_checkpointing_computes_no_frozen_layer_again() -> None:
     kept, again = (predict(method="freeze", num_trainable_layers=2, gradient_checkpointing=on) for on in (False, True))
-    assert again.seconds_per_step > 2 * kept.seconds_per_step  # 2 of 32 layers train
+    assert kept.seconds_per_step < again.seconds_per_step < 1.1 * kept.seconds_per_step  # 2 of 32 layers train
 
 
 def test_a_slow_processor_matters_only_where_it_binds() -> None:

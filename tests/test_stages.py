@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise, product
 from pathlib import Path
@@ -276,6 +277,23 @@ def test_only_the_last_layers_and_the_norm_train_and_a_tied_head_does_not(tmp_pa
     changed = {name for name, value in after.items() if not value.equal(before[name].to(value.dtype))}
     assert changed and all(name.startswith(("model.layers.3.", "model.norm.")) for name in changed)
     assert "model.norm.weight" in changed
+
+
+@training
+def test_layers_in_front_of_those_that_train_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from core.training import load
+
+    passes: Counter[int] = Counter()
+
+    def freeze(model: Any, num_layers: int, freeze: Any = load._train_last_layers) -> None:
+        freeze(model, num_layers)
+        for index, layer in enumerate(model.model.layers):
+            layer.input_layernorm.register_forward_pre_hook(lambda *_, index=index: passes.update([index]))
+
+    monkeypatch.setattr(load, "_train_last_layers", freeze)
+    few = {"method": "freeze", "num_trainable_layers": 1, "gradient_checkpointing": True, "num_samples": 0}
+    assert train(stage_run(tmp_path / "run", "sft", max_steps=3, eval_fraction=0, **few)) == 0
+    assert passes[3] - passes[2] == 3 and passes[0] == passes[2]
 
 
 # Adapters

@@ -191,9 +191,8 @@ class Program:
     @property
     def asks_for_input_gradients(self) -> bool:
         """True if frozen embeddings are asked for a gradient all the same (enable_input_require_grads in transformers),
-        as checkpointing does for every model, or nothing of an adapter would train, and compiling for adapters."""
-        asks = self.checkpointing or (self.compiles_layers and self.lora is not None)
-        return asks and not self.trains_embedding
+        as checkpointing and compiling do for adapters."""
+        return self.lora is not None and (self.checkpointing or self.compiles_layers) and not self.trains_embedding
 
     @property
     def trains_last_norm(self) -> bool:

@@ -158,8 +158,6 @@ def _checkpointing(outcome: Outcome) -> str:
         cost = outcome.times(**CHECKPOINT_ALL) - 1
         return f"Compiled layers keep a share of their activations: to keep none would take {_percent(cost)} more time."
     free_gib, cost = (memory.capacity_bytes - memory.total_bytes) / GIB, outcome.times(**CHECKPOINT_ALL) - 1
-    if free_gib < 0:
-        return f"No way that was found fits: this one takes {outcome.used} GiB."
     room = f"{free_gib:.1f} GiB of {memory.capacity_bytes / GIB:.0f} stay free"
     return f"Activations fit: {room}, and computing them again would cost {_percent(cost)} of the time."
 

@@ -71,8 +71,7 @@ def model_flops_per_token(job: JobSpec, shape: ModelShape, row_tokens: float) ->
     as much backward. What a program computes again to save memory does not count, nor what an adapter adds (PaLM,
     appendix B).
     """
-    kept = job.model_copy(update={"gradient_checkpointing": False})
-    passes, head = passes_of(kept, shape), head_parameters(job, shape)
+    passes, head = passes_of(job, shape), head_parameters(job, shape)
     through_layers = passes.forward + passes.input_gradient + passes.weight_gradient
     through_head = passes.forward + 1 + (not job.trains_adapter)
     attention = attention_flops_per_pass(shape, FLASH, row_tokens) * (passes.forward + 2 * passes.input_gradient)

@@ -36,15 +36,14 @@ def passes_of(job: JobSpec, shape: ModelShape) -> Passes:
     """The passes of a job in each micro-batch; what is asked once, before the training, is `reference_sequences`."""
     method = METHODS[job.method]
     share = min(1.0, job.num_trainable_layers / shape.num_hidden_layers) if method.trains_last_layers else 1.0
-    reached = 1.0 if job.gradient_checkpointing else share  # which asks frozen embeddings for a gradient too
     again = ceil(shape.num_hidden_layers / job.checkpoint_every_n_layers) / shape.num_hidden_layers
     recompute, rewrite = (again, again) if job.gradient_checkpointing else _again_within_budget(job)
     beside = _sequences_beside(job) + (0 if job.precompute_ref_log_probs else reference_sequences(job))
     return Passes(
         forward=1 + beside / trained_sequences(job),
-        recompute=reached * recompute,
-        rewrite=reached * rewrite,
-        input_gradient=reached,
+        recompute=share * recompute,
+        rewrite=share * rewrite,
+        input_gradient=share,
         weight_gradient=0 if method.trains_adapter else share,
     )
 

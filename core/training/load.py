@@ -216,6 +216,12 @@ def _train_last_layers(model: Any, num_layers: int) -> None:
         trained.append(head)
     for module in trained:
         module.requires_grad_(True)
+    model.enable_input_require_grads = _ask_for_none
+
+
+def _ask_for_none() -> None:
+    """Stands in for a model's own, which checkpointing calls: gradients asked of the embeddings, as adapters need them,
+    would go back through every frozen layer, and have each computed again."""
 
 
 def _keep_trainable(model: Any) -> None:
