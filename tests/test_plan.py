@@ -209,6 +209,12 @@ def test_activations_are_kept_where_they_fit() -> None:
     assert not after.gradient_checkpointing and not after.activation_offloading
 
 
+def test_main_memory_is_not_used_for_what_the_card_has_room_for() -> None:
+    short = RowStatistics(311, 42)
+    after = planned(job_of(), LLAMA_8B, card(21.5), short)
+    assert after.gradient_checkpointing and not after.activation_offloading
+
+
 def test_fewer_rows_at_once_go_before_computing_activations_again() -> None:
     after = planned(job_of(per_device_train_batch_size=16, gradient_accumulation_steps=1), LLAMA_8B, card(44, "l40s"))
     assert not after.gradient_checkpointing and after.per_device_train_batch_size < 16

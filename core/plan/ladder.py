@@ -103,13 +103,25 @@ def climb(case: Case, profile: Profile, fixed: frozenset[str]) -> Case:
     Optimizers with 8-bit states, which are stored less exactly, are tried only where nothing fits without. Raises
     SpecError for a job that cannot run on this model.
     """
-    smallest = case
+    highest = case
     for optim in _optimizers(case, profile, fixed):
-        rungs = _ladder(_ways(case, profile, fixed, optim)) or [case]
-        smallest = rungs[0]
-        if smallest.fits:
-            return rungs[bisect_left(rungs, True, lo=1, key=lambda rung: not rung.fits) - 1]
-    return smallest
+        highest = _highest(case, profile, fixed, optim)
+        if highest.fits:
+            break
+    if highest.job.activation_offloading and "activation_offloading" not in fixed:
+        on_card = replace(
+            profile, levels=tuple(level for level in profile.levels if not level["activation_offloading"])
+        )
+        other = _highest(case, on_card, fixed, highest.job.optim)
+        if other.fits and seconds_per_token(other) <= seconds_per_token(highest) * (1 + LEAST_GAIN):
+            return other  # main memory is not used for less
+    return highest
+
+
+def _highest(case: Case, profile: Profile, fixed: frozenset[str], optim: str) -> Case:
+    """The highest rung that fits, or the lowest of all."""
+    rungs = _ladder(_ways(case, profile, fixed, optim)) or [case]
+    return rungs[bisect_left(rungs, True, lo=1, key=lambda rung: not rung.fits) - 1]
 
 
 def seconds_per_token(case: Case, host_factor: float = 1.0) -> float:
