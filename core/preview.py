@@ -165,7 +165,10 @@ class Preview:
             has_more = not self._lengths.is_complete
             while has_more:
                 answer = self._ask("lengths", first=self._lengths.readable)
-                self._lengths.extend(base64.b64decode(answer["numbers"]), answer["unreadable_rows"])
+                first = answer["first_unreadable"]
+                self._lengths.extend(
+                    base64.b64decode(answer["numbers"]), answer["unreadable_rows"], tuple(first) if first else None
+                )
                 has_more = answer["has_more"]
                 if self._lengths.is_complete:
                     self._keep(about)
@@ -263,8 +266,9 @@ class Preview:
         return None
 
     def _keep(self, about: About) -> None:
-        """Keeps complete lengths; a disk that will not take them is no reason to fail."""
-        if self.cache and self._lengths:
+        """Keeps complete lengths, unless rows could not be read: why is told by who reads them. A disk that will not
+        take them is no reason to fail."""
+        if self.cache and self._lengths and not self._lengths.unreadable_rows:
             with suppress(OSError):
                 self.cache.mkdir(parents=True, exist_ok=True)
                 kept = sorted(self.cache.glob("*.npy"), key=lambda path: path.stat().st_mtime)

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from core import dataset
 from core import preview as preview_module
 from core.dataset import lengths
+from core.job import JobSpec
 from core.preview import Preview, PreviewError
 from core.training import lengths as training_lengths
 from core.training.data import read_rows
@@ -193,7 +195,9 @@ def test_a_bad_row_is_shown_as_such_and_the_others_are_measured(tmp_path: Path) 
     assert "list of messages" in seen.show(1, 1, 64)[0]["error"]
     while seen.measure():
         pass
-    assert seen.lengths.since(0)["unreadable_rows"] == 1 and seen.lengths.num_measured == 3
+    told = seen.lengths.since(0)
+    assert told["unreadable_rows"] == 1 and seen.lengths.num_measured == 3
+    assert told["first_unreadable"][0] == 2 and "list of messages" in told["first_unreadable"][1]
 
 
 def test_a_model_without_a_template_gets_the_named_default(tmp_path: Path) -> None:
@@ -321,12 +325,25 @@ def test_both_sides_of_the_preview_mean_the_same_numbers() -> None:
 
 
 def test_lengths_are_kept_for_another_day(tmp_path: Path) -> None:
-    file = write(tmp_path / "rows.jsonl", [CHAT, TURNS, {"messages": 7}])
+    file = write(tmp_path / "rows.jsonl", [CHAT, TURNS, CHAT])
     with Preview(file, str(DEMO / "model"), cache=tmp_path / "kept") as preview:
         found = preview.all_lengths(16)
     with Preview(file, str(DEMO / "model"), cache=tmp_path / "kept") as preview:
-        assert preview.lengths(16) == found and found.is_complete and found.unreadable_rows == 1
+        assert preview.lengths(16) == found and found.is_complete
     assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_rows_that_the_chat_template_refuses_are_refused_before_the_start(tmp_path: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    strict = "{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('No system role') }}"
+    (model / "chat_template.jinja").write_text(strict + "{% endif %}{{ message.content }}{% endfor %}")
+    told = {"messages": [{"role": "system", "content": "Be brief."}, *CHAT["messages"][-2:]]}
+    file = write(tmp_path / "rows.jsonl", [CHAT, told, TURNS, told])
+    with Preview(file, str(model), assistant_only_loss=False) as preview:
+        preview.all_lengths(64)
+        (problem,) = dataset.refusals(preview.measured(), JobSpec())
+    assert problem.field == "dataset" and "2 rows" in problem.problem and "line 2" in problem.problem
+    assert "No system role" in problem.problem
 
 
 def test_measuring_can_be_called_off(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The command line's face: reads flags and job files, calls core, prints. Never imports gradio."""
 
 import json
-import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -165,10 +164,8 @@ def _taken_in(home: Home, fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def _take_in(home: Home, field: str, source: str) -> Path:
-    folder = home.uploads / secrets.token_hex(6)
-    folder.mkdir()
     try:
-        taken = take_in(source if is_hub_dataset(source) else str(dataset_path(source)), folder)
+        taken = take_in(source if is_hub_dataset(source) else str(dataset_path(source)), runs.new_folder(home))
     except DatasetError as error:
         raise SpecError((Problem(field, f"{source} {error.problem.message}", error.problem.fix),)) from None
     print(" ".join((*taken.actions, f"{counted(taken.rows, 'row')} in {taken.path}")), file=sys.stderr)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from core.dataset.report import counted
 from core.dataset.rewrite import writing
 from core.job import JobSpec, Problem
 
@@ -110,6 +111,7 @@ class RowLengths:
         self.rows = rows
         self.is_drawn = is_drawn
         self.unreadable_rows = 0
+        self.first_unreadable: tuple[int, str] | None = None
         self._numbers = array("i")
         self._sorted: Sorted | None = None
 
@@ -122,10 +124,11 @@ class RowLengths:
     def is_complete(self) -> bool:
         return self.readable + self.unreadable_rows == self.rows
 
-    def extend(self, numbers: bytes, unreadable_rows: int) -> None:
-        """More rows: int32 numbers in the order of FIELDS, row by row; and how many by now could not be read."""
+    def extend(self, numbers: bytes, unreadable_rows: int, first_unreadable: tuple[int, str] | None = None) -> None:
+        """More rows: int32 numbers in the order of FIELDS, row by row; and how many by now could not be read, with the
+        line of the first, and why."""
         self._numbers.frombytes(numbers)
-        self.unreadable_rows = unreadable_rows
+        self.unreadable_rows, self.first_unreadable = unreadable_rows, first_unreadable
         self._sorted = None
 
     def at(self, max_length: int) -> Lengths:
@@ -168,13 +171,14 @@ class RowLengths:
 
     @classmethod
     def read(cls, path: Path, rows: int, is_drawn: bool = False) -> "RowLengths":
-        """What was kept of a file with so many rows. Raises OSError, ValueError if it is something else."""
+        """What was kept of a file with so many rows, all of them read. Raises OSError, ValueError if it is something
+        else."""
         numbers = np.load(path, allow_pickle=False)
         known, rest = divmod(numbers.size, len(FIELDS))
-        if numbers.dtype != np.int32 or numbers.ndim != 1 or rest or known > rows:
+        if numbers.dtype != np.int32 or numbers.ndim != 1 or rest or known != rows:
             raise ValueError(f"{path} holds no lengths of {rows:,} rows")
         found = cls(rows, is_drawn)
-        found.extend(numbers.tobytes(), rows - known)
+        found.extend(numbers.tobytes(), unreadable_rows=0)
         return found
 
     def _in_order(self) -> Sorted:
@@ -185,9 +189,16 @@ class RowLengths:
 
 
 def refusals(lengths: RowLengths, job: JobSpec) -> tuple[Problem, ...]:
-    """Why a job should not be started on rows of these lengths: nothing to learn, or too many answers cut off."""
+    """Why a job should not be started on these rows: some are none to the model, there is nothing to learn, or too many
+    answers are cut off."""
     found = lengths.at(job.max_length)
     num_rows = found.measured - found.unreadable_rows
+    if lengths.first_unreadable:
+        line, why = lengths.first_unreadable
+        problem = (
+            f"{counted(found.unreadable_rows, 'row')} cannot be put before the model, the first is line {line:,}: {why}"
+        )
+        return (Problem("dataset", problem, "correct what is wrong, or choose a model that takes such rows"),)
     if not num_rows or found.is_drawn:
         return ()
     longer = f"set max_length to {lengths.max_length_to_keep(job.max_lost_answers):,} or more"

@@ -20,6 +20,7 @@ class Lengths:
     def __init__(self, num_rows: int):
         self.num_rows = num_rows
         self.num_unreadable = 0
+        self._first_unreadable: tuple[int, str] | None = None
         self._numbers = array("i")
 
     @property
@@ -36,9 +37,10 @@ class Lengths:
         lengths = [len(text.ids) for text in texts]
         self._numbers.extend((max(lengths), max(firsts), max(text.end_counted for text in texts), sum(lengths)))
 
-    def add_unreadable(self) -> None:
+    def add_unreadable(self, line: int, why: str) -> None:
         """A row that has no tokens because something is wrong with it."""
         self.num_unreadable += 1
+        self._first_unreadable = min(self._first_unreadable or (line, why), (line, why))
 
     def since(self, row: int) -> dict[str, Any]:
         """The numbers of the rows from the `row`-th measured on, as many as go at once; the unreadable left out."""
@@ -46,5 +48,6 @@ class Lengths:
         return {
             "numbers": base64.b64encode(numbers.tobytes()).decode(),
             "unreadable_rows": self.num_unreadable,
+            "first_unreadable": self._first_unreadable,
             "has_more": len(self._numbers) > (row + ROWS_AT_ONCE) * NUMBERS,
         }

@@ -95,8 +95,8 @@ class View:
         for index in self._to_measure:
             try:
                 texts = self._encode(index)
-            except Exception:  # bad rows are shown as such; here they only cannot be measured
-                self.lengths.add_unreadable()
+            except Exception as error:  # whatever a template may raise
+                self.lengths.add_unreadable(self.rows.line(index), _why_not(error))
             else:
                 self.lengths.add(texts)
             if time.monotonic() > deadline:
@@ -117,10 +117,8 @@ class View:
         try:
             row = self.rows.row(index)
             chosen, *others = (self._shown(text, max_length) for text in self._encode(index, with_text=True))
-        except BadRow as error:
-            return shown | {"error": str(error)}
         except Exception as error:
-            return shown | {"error": f"The chat template refuses this row: {error}"[:500]}
+            return shown | {"error": _why_not(error)}
         return shown | chosen | {"rejected": next(iter(others), None), "label": row.get("label")}
 
     def _shown(self, tokens: Tokens, max_length: int) -> dict[str, Any]:
@@ -153,6 +151,11 @@ def _note(stage: str, learns_texts_whole: bool) -> str:
     if stage == "reward":
         return "The score of an answer is read at its last token."
     return "The rows are plain texts: every token counts." if learns_texts_whole else ""
+
+
+def _why_not(error: Exception) -> str:
+    """Why a row has no tokens."""
+    return str(error) if isinstance(error, BadRow) else f"the chat template refuses it: {error}"[:500]
 
 
 def _set_alarm(seconds: float) -> None:
