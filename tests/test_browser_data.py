@@ -1,6 +1,7 @@
 """A person's own data in a real browser: mended, looked at, cut to length and trained on."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,33 @@ def test_bad_lines_are_dropped_and_the_rest_is_looked_at_and_trained_on(
     wait_until_finished(page)
     (run,) = runs.list_runs(home)
     assert (run.job.max_length, run.job.num_train_epochs) == (longest, 1)
+
+
+@pytest.mark.slow
+def test_columns_are_named_from_menus_and_data_of_another_stage_brings_it_along(
+    app: App, page: Page, tmp_path: Path
+) -> None:
+    open_form(page, app)
+    data = page.locator("#data-line")
+    bring(page, tmp_path / "odd.jsonl", {"Frage": "Wer?", "Antwort": "Pip.", "n": 1})
+    expect(data).to_contain_text("unknown columns")
+    for box, name in (("column_0", "Frage"), ("column_1", "Antwort")):
+        page.locator(f"#{box} input").click()
+        page.get_by_role("option", name=name, exact=True).click()
+    press(page, "Use these columns")
+    expect(data).to_contain_text("1 row · question + answer · no problems")
+
+    bring(page, tmp_path / "pairs.jsonl", {"prompt": "Who?", "chosen": "Pip.", "rejected": "Nobody."})
+    press(page, "Train with it: DPO")
+    expect(data).to_contain_text("1 row · prompt + chosen + rejected · no problems")
+    expect(page.locator("#field-stage input")).to_have_value("DPO")
+    expect(page.locator("#field-dataset input")).to_have_value(re.compile("^pairs.jsonl · "))
+
+
+def bring(page: Page, file: Path, row: dict[str, object]) -> None:
+    """Drops a file of one row on the page."""
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    page.locator("#upload input[type=file]").set_input_files(file)
 
 
 def look_at_rows(page: Page, good: list[dict[str, list[dict[str, str]]]]) -> None:
