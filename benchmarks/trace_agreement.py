@@ -191,8 +191,6 @@ def cases() -> Iterator[Case]:
 QUICK = (
     "llama full",
     "llama lora gradient_checkpointing=False",
-    "mistral lora-8bit gradient_checkpointing=False",
-    "llama lora packing=True",
     "qwen2 qlora gpu=t4 attn_implementation=eager",
     "dpo qwen3 lora",
     "cpo qwen3 lora loss_type=simpo",

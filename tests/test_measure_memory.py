@@ -231,6 +231,7 @@ def test_a_point_that_is_measured_is_not_measured_again_unless_it_failed(
 
 
 @training
+@pytest.mark.slow  # a process of its own
 def test_a_training_that_fails_leaves_the_end_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
     late = measure(TOY, the_processor(), limit_seconds=2)
     assert "Not finished" in late["error"] and "log_tail" in late
