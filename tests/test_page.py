@@ -26,6 +26,7 @@ from tests.fake_runs import NEVER_END, NewRun, eventually
 from ui import form, page, server
 from ui.gate import GatePolicy
 from ui.handlers import Handlers, exact, job
+from ui.handlers.data import row_statistics
 from ui.render import plots
 from ui.render import run as run_panel
 from ui.render.estimate import estimate_panel
@@ -230,6 +231,12 @@ def test_a_fix_cannot_be_taken_back_once_the_form_was_edited(handlers: Handlers)
     edited = settled["marks"]["form"] | {"method": "lora"}
     by_hand = handlers.on_edit(again["marks"], {}, again["before_fix"], **edited)
     assert by_hand["undo"]["visible"] is False and by_hand["before_fix"] == {}
+
+
+def test_the_forecast_knows_the_rows_of_further_files(handlers: Handlers, tmp_path: Path) -> None:
+    (tmp_path / "more.jsonl").write_text('{"text": "one"}\n' * 100)
+    alone, mixed = (row_statistics(demo(mix=mix)) for mix in ("", f"{tmp_path / 'more.jsonl'} = 2.5"))
+    assert alone and mixed and mixed.num_rows == alone.num_rows + 250
 
 
 def test_the_forecast_tells_time_speed_and_price(handlers: Handlers) -> None:

@@ -1,6 +1,7 @@
 """What happens to the data: an upload is kept and checked, bad rows are dropped, the file is repaired."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from core.dataset import (
     Written,
     counted,
     drop_bad_rows,
+    parse_mix,
     repair,
 )
 from core.job import Problem, SpecError
@@ -95,9 +97,16 @@ def row_statistics(fields: Mapping[str, object]) -> RowStatistics | None:
     report = report_of(fields)
     if report is None or not report.rows:
         return None
-    return RowStatistics(
-        report.rows, mean_tokens=max(1.0, _data_of(fields).stat().st_size / report.rows / BYTES_PER_TOKEN)
-    )
+    mean_tokens = max(1.0, _data_of(fields).stat().st_size / report.rows / BYTES_PER_TOKEN)
+    return RowStatistics(report.rows + mixed_in(fields), mean_tokens)
+
+
+def mixed_in(fields: Mapping[str, object]) -> int:
+    """How many rows the further files of a form bring, by their weights; none from a file that is not there."""
+    with suppress(ValueError, OSError):
+        sources, stage = parse_mix(str(fields.get("mix") or "")), str(fields.get("stage") or "sft")
+        return round(sum(weight * checked(path.absolute(), stage).rows for path, weight in sources))
+    return 0
 
 
 def checked(path: Path, stage: str) -> DatasetReport:

@@ -18,7 +18,7 @@ from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics
 from ui import render
-from ui.handlers.data import report_of, row_statistics
+from ui.handlers.data import mixed_in, report_of, row_statistics
 from ui.handlers.shown import Shown
 from ui.render import rows as panel
 
@@ -75,7 +75,8 @@ class Previews:
             if (lengths := self.lengths(resolved)) and lengths.readable:
                 found = lengths.at(resolved.job.max_length)
                 is_all = found.is_complete and not (resolved.mix or resolved.job.eval_dataset or found.is_drawn)
-                return RowStatistics(found.rows, max(1.0, found.mean_tokens), found.p95, found.max if is_all else None)
+                num_rows, longest = found.rows + mixed_in(form), found.max if is_all else None
+                return RowStatistics(num_rows, max(1.0, found.mean_tokens), found.p95, longest)
         return row_statistics(form)
 
     def refusals(self, resolved: ResolvedJob) -> tuple[Problem, ...]:
