@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.device import local_gpu, this_machine
 from core.fit import Cell, Fix, estimate_on, largest_batch, suggest_fixes, use_the_room
@@ -18,6 +19,9 @@ from core.plan import PLANNED_FIELDS, Plan, plan
 from core.presets import PRESETS_DIR, Gpu, gpus, recipes
 from core.refusals import refusals_to_train
 from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
+
+if TYPE_CHECKING:
+    from core.dataset import Lengths
 
 DEMO_DATASETS: Mapping[str, str] = {
     "language modeling": "data.jsonl",
@@ -64,6 +68,14 @@ class ResolvedJob:
             )
             raise SpecError((Problem("model", problem, fix),))
         return estimate_on(self.job, self.model.shape, self.gpu, self.rows)
+
+    def row_statistics(self, found: "Lengths") -> RowStatistics:
+        """What the lengths of the rows that it trains on tell a forecast."""
+        job, is_composed = self.job, bool(self.mix or self.job.max_rows)
+        held_out = job.eval_fraction if is_composed and not job.eval_dataset else 0.0
+        is_all = found.is_complete and not (is_composed or job.eval_dataset or found.is_drawn)
+        num_rows = round(found.rows / (1 - held_out))
+        return RowStatistics(num_rows, max(1.0, found.mean_tokens), found.p95, found.max if is_all else None)
 
     def speed(self) -> Speed | None:
         """The forecast of its speed; None where there is none."""

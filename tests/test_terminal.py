@@ -218,6 +218,14 @@ def test_training_in_the_foreground_follows_to_the_end(
     assert "step 20/20" in printed and "Finished" in printed and "output" in printed
 
 
+def test_a_profile_plans_for_the_rows_as_they_are_measured(
+    tailor: Callable[..., int], capsys: Printed, fake_program: None
+) -> None:
+    assert tailor("train", "--demo", "--profile", "fastest") == 0
+    printed = capsys.readouterr().out
+    assert "joined to 256 tokens" in printed and "is not known" not in printed
+
+
 def test_a_failed_training_exits_1_and_names_the_log(
     tailor: Callable[..., int], capsys: Printed, fake_program: None
 ) -> None:

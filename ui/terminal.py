@@ -19,6 +19,7 @@ from core.preview import Lengths, Preview, PreviewError
 from core.referee import RefereeError, estimate_exactly
 from core.resolve import ResolvedJob, dataset_path, is_there, recipe_fields, resolve
 from core.runs import Home
+from core.speed import RowStatistics
 from ui.printing import bad_input, out, print_json, table
 from ui.run_commands import manage_runs, train_and_follow
 from ui.words import fix_label, gib, speed_sentence, verdict_sentence
@@ -32,10 +33,11 @@ def train(home: str | None = None, demo: bool = False, job: str | None = None, *
     with bad_input() as failure:
         place = Home.find(home)
         asked = (recipe_fields("demo") if demo else {}) | _fields(job, fields)
-        resolved = resolve(asked | _taken_in(place, asked))
+        asked |= _taken_in(place, asked)
+        resolved = resolve(asked)
         resolved.require_trainable()
         _require_sound_data(resolved)
-        _require_whole_answers(place, resolved)
+        resolved = resolve(asked, rows=_measure(place, resolved))
         _tell_choices(resolved)
         run = runs.create(place, resolved, resolved.forecast())
         return train_and_follow(place, run)
@@ -187,8 +189,9 @@ def _require_sound_data(resolved: ResolvedJob) -> None:
             raise SpecError(tuple(Problem(field, problem, "correct the file") for problem in found))
 
 
-def _require_whole_answers(home: Home, resolved: ResolvedJob) -> None:
-    """Raises SpecError if max_length would cut off more answers than the job allows.
+def _measure(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
+    """How long the rows are. Raises SpecError if they cannot be trained on, or more answers are cut off than the job
+    allows.
 
     Rows that cannot be measured, such as for a model that is not on this machine yet, are let pass, and that is said.
     """
@@ -199,9 +202,10 @@ def _require_whole_answers(home: Home, resolved: ResolvedJob) -> None:
     try:
         with out.status("Measuring the rows"), rows as preview:
             preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)
-            problems = dataset.refusals(preview.measured(), job)
+            lengths = preview.measured()
     except PreviewError as error:
         print(f"The rows are not measured: {error}", file=sys.stderr)
-        return
-    if problems:
+        return None
+    if problems := dataset.refusals(lengths, job):
         raise SpecError(problems)
+    return resolved.row_statistics(lengths.at(job.max_length)) if lengths.readable else None

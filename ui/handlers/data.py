@@ -98,10 +98,10 @@ def row_statistics(fields: Mapping[str, object]) -> RowStatistics | None:
     if report is None or not report.rows:
         return None
     mean_tokens = max(1.0, _data_of(fields).stat().st_size / report.rows / BYTES_PER_TOKEN)
-    return RowStatistics(report.rows + mixed_in(fields), mean_tokens)
+    return RowStatistics(report.rows + _mixed_in(fields), mean_tokens)
 
 
-def mixed_in(fields: Mapping[str, object]) -> int:
+def _mixed_in(fields: Mapping[str, object]) -> int:
     """How many rows the further files of a form bring, by their weights; none from a file that is not there."""
     with suppress(ValueError, OSError):
         sources, stage = parse_mix(str(fields.get("mix") or "")), str(fields.get("stage") or "sft")

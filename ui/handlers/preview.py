@@ -18,7 +18,7 @@ from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics
 from ui import render
-from ui.handlers.data import mixed_in, report_of, row_statistics
+from ui.handlers.data import report_of, row_statistics
 from ui.handlers.shown import Shown
 from ui.render import rows as panel
 
@@ -53,14 +53,9 @@ class Previews:
         return self._open(resolved, runs.writer_of_rows(resolved)).preview
 
     def trained_lengths(self, resolved: ResolvedJob) -> RowLengths | None:
-        """The lengths of the rows that a job trains on, as `lengths` tells those of its dataset."""
-        return self._measured(self._open(resolved, runs.writer_of_rows(resolved)))
-
-    def lengths(self, resolved: ResolvedJob) -> RowLengths | None:
-        """The lengths as far as they are measured; None while the child starts. Raises PreviewError, OSError."""
-        return self._measured(self._open(resolved))
-
-    def _measured(self, opened: Opened) -> RowLengths | None:
+        """The lengths of those rows as far as they are measured; None while the child starts. Raises PreviewError,
+        OSError."""
+        opened = self._open(resolved, runs.writer_of_rows(resolved))
         if not opened.first_look.done():
             return None
         if error := opened.first_look.exception():
@@ -72,11 +67,8 @@ class Previews:
         """What is known of the rows of a form's data without waiting: measured lengths, else a guess by their bytes."""
         with suppress(SpecError, PreviewError, OSError):
             resolved = resolve(form)
-            if (lengths := self.lengths(resolved)) and lengths.readable:
-                found = lengths.at(resolved.job.max_length)
-                is_all = found.is_complete and not (resolved.mix or resolved.job.eval_dataset or found.is_drawn)
-                num_rows, longest = found.rows + mixed_in(form), found.max if is_all else None
-                return RowStatistics(num_rows, max(1.0, found.mean_tokens), found.p95, longest)
+            if (lengths := self.trained_lengths(resolved)) and lengths.readable:
+                return resolved.row_statistics(lengths.at(resolved.job.max_length))
         return row_statistics(form)
 
     def refusals(self, resolved: ResolvedJob) -> tuple[Problem, ...]:
