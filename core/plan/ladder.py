@@ -108,7 +108,7 @@ def climb(case: Case, profile: Profile, fixed: frozenset[str]) -> Case:
         highest = _highest(case, profile, fixed, optim)
         if highest.fits:
             break
-    if highest.job.activation_offloading and "activation_offloading" not in fixed:
+    if highest.fits and highest.job.activation_offloading and "activation_offloading" not in fixed:
         on_card = replace(
             profile, levels=tuple(level for level in profile.levels if not level["activation_offloading"])
         )
@@ -121,6 +121,8 @@ def climb(case: Case, profile: Profile, fixed: frozenset[str]) -> Case:
 def _highest(case: Case, profile: Profile, fixed: frozenset[str], optim: str) -> Case:
     """The highest rung that fits, or the lowest of all."""
     rungs = _ladder(_ways(case, profile, fixed, optim)) or [case]
+    if not rungs[0].fits:
+        return rungs[0]
     return rungs[bisect_left(rungs, True, lo=1, key=lambda rung: not rung.fits) - 1]
 
 
