@@ -179,6 +179,7 @@ def test_a_toy_is_trained_by_our_own_program_in_a_process_of_its_own(point: Poin
 
 @training
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from within PyTorch's compiler
 @pytest.mark.parametrize("point", [toys()[0], *map(slow, toys()[1:])], ids=point_id)
 def test_every_point_builds_and_steps_at_toy_size(
     point: Point, tmp_path: Path, capfd: pytest.CaptureFixture[str]
