@@ -108,8 +108,8 @@ def _close_presets(reference: str) -> Sequence[str]:
 
 
 def _plain(name: str) -> str:
-    """A name without what people leave out or write otherwise."""
-    return re.sub(r"[^a-z0-9.]", "", name.lower())
+    """A name without what people leave out or write otherwise; the owner of a Hub id stays one."""
+    return re.sub(r"[^a-z0-9./]", "", name.lower())
 
 
 def _is_path(reference: str) -> bool:

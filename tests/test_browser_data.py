@@ -47,11 +47,14 @@ def test_columns_are_named_from_menus_and_data_of_another_stage_brings_it_along(
     data = page.locator("#data-line")
     bring(page, tmp_path / "odd.jsonl", {"Frage": "Wer?", "Antwort": "Pip.", "n": 1})
     expect(data).to_contain_text("unknown columns")
+    page.locator("#kind input").click()
+    page.get_by_role("option", name="prompt and completion").click()
+    expect(page.locator("#column_0")).to_contain_text("prompt")
     for box, name in (("column_0", "Frage"), ("column_1", "Antwort")):
         page.locator(f"#{box} input").click()
-        page.get_by_role("option", name=name, exact=True).click()
+        page.locator(f"#{box}").get_by_role("option", name=name, exact=True).click()
     press(page, "Use these columns")
-    expect(data).to_contain_text("1 row · question + answer · no problems")
+    expect(data).to_contain_text("1 row · prompt + completion · no problems")
 
     bring(page, tmp_path / "pairs.jsonl", {"prompt": "Who?", "chosen": "Pip.", "rejected": "Nobody."})
     press(page, "Train with it: DPO")

@@ -202,6 +202,11 @@ def test_a_prompt_that_both_answers_begin_with_leaves_an_answer_of_each(
     assert found == ([(field, code)] if code else [])
 
 
+@pytest.mark.parametrize("kind", dataset.DATASET_TYPES, ids=lambda kind: kind.id)
+def test_rows_of_every_kind_have_a_stage_that_they_are_usually_for(kind: dataset.DatasetType) -> None:
+    assert dataset.accepts(dataset.USUAL_STAGES[kind.dataset_type], kind)
+
+
 def test_tools_are_refused_where_answers_are_drawn(tmp_path: Path) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     rows = ({"prompt": "a", "tools": each} for each in (None, tools, []))

@@ -450,6 +450,11 @@ def test_the_verdict_compares_with_the_capacity(share: float, verdict: str) -> N
     assert predict(gpu=card(capacity_bytes=int(needed * share))).verdict == verdict
 
 
+def test_nothing_is_paged_without_a_gpu() -> None:
+    paged, plain = (predict(method="full", optim=name, gpu=CPU) for name in ("paged_adamw_8bit", "adamw_8bit"))
+    assert paged == plain and paged.pageable_bytes == 0
+
+
 def test_what_goes_on_because_paged_states_make_room_is_tight() -> None:
     found = predict(method="full", optim="paged_adamw_8bit")
     assert found.pageable_bytes > found.num_parameters

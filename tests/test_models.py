@@ -83,6 +83,12 @@ def test_no_two_presets_are_called_the_same() -> None:
         assert {find_model(called).location for called in (preset.id, preset.name)} == {preset.id}
 
 
+def test_another_owners_model_is_not_taken_for_a_preset() -> None:
+    for reference in ("gemma/2b", "some-one/Llama-3.1-8B"):
+        with pytest.raises(ModelNotFound, match="not downloaded"):
+            find_model(reference)
+
+
 @pytest.mark.parametrize(("called", "meant"), [("mistral 7b", "Mistral-7B-v0.1"), ("lama 3.1 8b", "Llama-3.1-8B")])
 def test_a_name_that_is_almost_one_of_a_preset_is_answered_with_it(called: str, meant: str) -> None:
     with pytest.raises(ModelNotFound, match=f"did you mean .*{meant}"):

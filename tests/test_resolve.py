@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from core.dataset import RowLengths
 from core.job import JobSpec, SpecError
 from core.plan import PLANNED_FIELDS
 from core.resolve import default_fields, resolve
@@ -88,6 +90,17 @@ def test_every_problem_is_told_at_once() -> None:
 )
 def test_a_dataset_that_is_not_there_is_told_apart_from_one_of_the_hub(dataset: str, words: str) -> None:
     assert words in problems_of(dataset=dataset)["dataset"]
+
+
+def test_measured_rows_of_a_mix_are_those_left_once_some_are_held_out(tmp_path: Path) -> None:
+    (tmp_path / "more.jsonl").write_text('{"text": "a"}\n')
+    lengths = RowLengths(90)
+    lengths.extend(np.tile(np.array([20, 0, 20, 20], dtype=np.int32), 90).tobytes(), unreadable_rows=0)
+    mixed = resolve({"model": "demo", "mix": str(tmp_path / "more.jsonl"), "eval_fraction": 0.1})
+    alone = resolve({"model": "demo", "eval_fraction": 0.1})
+    told, whole = (job.row_statistics(lengths.at(64)) for job in (mixed, alone))
+    assert (told.num_rows, told.max_tokens) == (100, None)
+    assert (whole.num_rows, whole.max_tokens, whole.mean_tokens) == (90, 20, 20)
 
 
 def test_the_files_of_a_mix_are_found_with_their_weights(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from core.dataset.repair import REPAIRS, as_lines, drop_bad_rows, drop_duplicate
 from core.dataset.report import DatasetReport, RowProblem, counted
 from core.dataset.rewrite import DatasetError, Written
 from core.dataset.take_in import TABLES, Taken, Terms, content_sha256, is_hub_dataset, must_be_taken_in, take_in
-from core.dataset.types import DATASET_TYPES, KINDS, USUAL_STAGES, DatasetType, accepts, kind_of, stages_for
+from core.dataset.types import DATASET_TYPES, KINDS, USUAL_STAGES, DatasetType, accepts, kind_of
 from core.dataset.walk import Wish
 
 __all__ = [
@@ -56,7 +56,6 @@ __all__ = [
     "refusals",
     "repair",
     "require_one_form",
-    "stages_for",
     "suggest_mapping",
     "take_in",
     "write_lines",

@@ -1,5 +1,7 @@
 """What our training program does for a job: TRL's SFTTrainer as core/training sets it up. Refuses impossible jobs."""
 
+from dataclasses import replace
+
 from core.job import JobSpec, Problem, SpecError
 from core.memory.optimizers import OPTIMIZERS
 from core.memory.precision import is_cpu, precision_of
@@ -39,7 +41,7 @@ def program_of(
         shape=shape,
         rows=rows,
         row_tokens=row_tokens,
-        optimizer=OPTIMIZERS[job.optim],
+        optimizer=replace(OPTIMIZERS[job.optim], is_paged=OPTIMIZERS[job.optim].is_paged and not is_cpu(gpu)),
         weight_bytes=precision.weight_bytes,
         lora=_lora(job, precision.adapter_bytes),
         widens_copies=precision.widens_copies,

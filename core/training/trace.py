@@ -78,7 +78,7 @@ def trace(
         "peak_allocated_bytes": max(phases.values()),
         "num_parameters": num_parameters,
         "num_trainable_parameters": sum(trainable),
-        "paged_bytes": sum(paged_bytes(asked.optim, numbers) for numbers in trainable),
+        "paged_bytes": 0 if on_card.is_cpu else sum(paged_bytes(asked.optim, numbers) for numbers in trainable),
         "log": ledger.log,
         "sizes": ledger.sizes,
         "peak_operations": {segment: peak.operation for segment, peak in ledger.peaks.items()},

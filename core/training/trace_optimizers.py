@@ -37,7 +37,7 @@ def optimizer_of(name: str, parameters: Sequence[Tensor], on_gpu: bool) -> Optim
         case "adafactor":
             return Adafactor(parameters, lr=1e-4, scale_parameter=False, relative_step=False)
         case _:
-            return BitsAndBytesStates(name, parameters)
+            return BitsAndBytesStates(name if on_gpu else name.removeprefix("paged_"), parameters)
 
 
 def paged_bytes(name: str, numbers: int) -> int:

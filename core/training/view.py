@@ -155,7 +155,7 @@ def _note(stage: str, learns_texts_whole: bool) -> str:
 
 def _why_not(error: Exception) -> str:
     """Why a row has no tokens."""
-    return str(error) if isinstance(error, BadRow) else f"the chat template refuses it: {error}"[:500]
+    return str(error) if isinstance(error, BadRow) else f"The chat template refuses this row: {error}"[:500]
 
 
 def _set_alarm(seconds: float) -> None:
