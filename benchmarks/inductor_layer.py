@@ -87,7 +87,7 @@ def _quantise(layer: Any) -> None:
 
 
 def _flops_of_4_bit_product(x: Sequence[int], _: object, weight: Sequence[int], *__: object, **___: object) -> int:
-    """As in core/training/acceleration.py."""
+    """As in core/training/model/compiling.py."""
     return 2 * prod(x[:-1]) * prod(weight)
 
 

@@ -21,7 +21,7 @@ from core.dataset.process import HUB_SETTINGS, HUB_VARIABLES, Child, ChildDied
 
 __all__ = ["About", "Lengths", "Matches", "Preview", "PreviewError", "ShownRow", "ShownText"]
 
-MODULE = "core.training.preview"
+MODULE = "core.workers.preview"
 SECONDS_TO_LOAD = 300
 """A file of many gigabytes is read through once."""
 SECONDS_TO_ANSWER = 10

@@ -23,8 +23,8 @@ from core.memory.step import Phase
 from core.methods import EXTRA_OPTIMIZERS
 from core.presets import Gpu
 
-PROGRAM_DIR = Path(__file__).resolve().parent / "training"
-PROGRAM = "core.training.trace"
+TRACED_CODE = tuple(Path(__file__).resolve().parent / room for room in ("training", "workers"))
+PROGRAM = "core.workers.trace"
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 FIELDS = (
     *("model", "revision", "stage", "method", "dtype", "max_length", "packing", "per_device_train_batch_size"),
@@ -247,8 +247,9 @@ def _versions() -> dict[str, str]:
 
 @cache
 def _program_digest() -> str:
-    """Of the training program's sources: what it finds changes with them."""
+    """Of the sources that a trace runs: what it finds changes with them."""
     digest = hashlib.sha256()
-    for path in sorted(PROGRAM_DIR.rglob("*.py")):
-        digest.update(path.read_bytes())
+    for folder in TRACED_CODE:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()

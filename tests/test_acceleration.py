@@ -12,8 +12,8 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import tests.varlen_on_cpu
-from core.training import attention
-from core.training.acceleration import compile_layers, take_inputs_as_they_are
+from core.training.model import attention
+from core.training.model.compiling import compile_layers, take_inputs_as_they_are
 from tests.tiny_models import adapted, model_of
 
 pytestmark = [

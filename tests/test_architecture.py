@@ -15,6 +15,7 @@ CODE = sorted(
 )
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate"}
 TRAINING = ROOT / "core" / "training"
+WORKERS = ROOT / "core" / "workers"
 
 LAYERS = (
     {"device", "methods", "refusals", "job", "shapes", "presets", "models"},
@@ -71,21 +72,53 @@ def test_only_the_ui_imports_gradio(path: Path) -> None:
     assert not [module for module in imports(path) if module.split(".")[0] in ("gradio", "gradio_client")]
 
 
-@pytest.mark.parametrize("path", [path for path in CODE if TRAINING not in path.parents], ids=name_of)
-def test_only_the_training_program_imports_torch(path: Path) -> None:
-    if "benchmarks" not in path.parts:
-        assert not [module for module in imports(path) if module.split(".")[0] in HEAVY]
+def test_only_training_and_workers_import_heavy_libraries() -> None:
+    light = [path for path in CODE if not {TRAINING, WORKERS} & set(path.parents) and "benchmarks" not in path.parts]
+    heavy = {name_of(path): HEAVY & {module.split(".")[0] for module in imports(path)} for path in light}
+    assert not {name: found for name, found in heavy.items() if found}
 
 
-@pytest.mark.parametrize("path", sorted(TRAINING.rglob("*.py")), ids=name_of)
-def test_the_training_program_imports_nothing_of_the_project(path: Path) -> None:
-    ours = [module for module in imports(path) if module.split(".")[0] in ("app", "ui", "core")]
-    assert all(module.startswith("core.training") for module in ours)  # its own relative imports
+def test_the_training_program_imports_nothing_else_of_the_project() -> None:
+    for path in sorted(TRAINING.rglob("*.py")):
+        ours = [module for module in imports(path) if module.split(".")[0] in ("app", "ui", "core")]
+        assert all(module.startswith("core.training") for module in ours), name_of(path)  # its own relative imports
 
 
-@pytest.mark.parametrize("path", [path for path in CODE if TRAINING not in path.parents], ids=name_of)
-def test_nobody_imports_the_training_program(path: Path) -> None:
-    assert not [module for module in imports(path) if module.startswith("core.training")]
+def test_only_the_contract_of_the_training_program_is_imported_from_outside() -> None:
+    for path in [path for path in CODE if not {TRAINING, WORKERS} & set(path.parents)]:
+        inside = [module for module in imports(path) if module.startswith("core.training.")]
+        assert all(module.startswith("core.training.contract") for module in inside), name_of(path)
+
+
+def test_nobody_imports_a_worker() -> None:
+    for path in [path for path in CODE if WORKERS not in path.parents]:
+        assert not [module for module in imports(path) if module.startswith("core.workers")], name_of(path)
+
+
+def test_the_contract_needs_the_standard_library_only() -> None:
+    for path in sorted((TRAINING / "contract").rglob("*.py")):
+        for module in imports(path):
+            is_standard = module.split(".")[0] in sys.stdlib_module_names
+            assert is_standard or module.startswith("core.training.contract"), f"{name_of(path)} imports {module}"
+
+
+def test_everything_in_the_training_program_is_reached_by_it() -> None:
+    reached, to_visit = set(), [TRAINING / "__main__.py"]
+    while to_visit:
+        path = to_visit.pop()
+        if path not in reached:
+            reached.add(path)
+            to_visit += [file for module in imports(path) for file in files_of(module)]
+    assert set(TRAINING.rglob("*.py")) - reached == set()
+
+
+def files_of(module: str) -> Iterator[Path]:
+    """The files that importing a name such as core.training.data.rows.Rows executes."""
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:end])
+        candidates = (place / "__init__.py", place.with_suffix(".py"))
+        yield from (file for file in candidates if file.exists())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "core").rglob("*.py")), ids=name_of)
@@ -100,7 +133,7 @@ def test_core_imports_neither_the_ui_nor_a_higher_room(path: Path) -> None:
 
 def test_every_room_of_core_has_a_layer() -> None:
     rooms = {path.stem for path in (ROOT / "core").iterdir() if not path.name.startswith(("_", "."))}
-    assert rooms - {"training"} <= set().union(*LAYERS)
+    assert rooms - {"training", "workers"} <= set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)

@@ -9,7 +9,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 import tests.varlen_on_cpu
 from core.job import JobSpec
-from core.training import attention, load
+from core.training.model import attention, load
 from tests.tiny_models import FAMILIES, TINY, adapted, apart, assert_same, learn, model_of, packed, padded, sequences
 from tests.training_fixtures import DEMO
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from core.training.checkpoints import Checkpoint, Checkpoints
-from core.training.failure import Failure, TrainingError
-from core.training.identity import MAY_CHANGE, check_same, keep_smaller_batch
-from core.training.journal import Journal
-from core.training.record import Progress, Record
+from core.training.checkpoints.folder import Checkpoint, Checkpoints
+from core.training.checkpoints.identity import MAY_CHANGE, check_same, keep_smaller_batch
+from core.training.contract.failures import Failure, TrainingError
+from core.training.record.journal import Journal
+from core.training.record.run_files import Progress, Record
 from tests.training_fixtures import ROOT, lines_of, losses_of, make_run, status_of, train, train_again
 
 training = pytest.mark.training
@@ -283,8 +283,8 @@ def test_what_must_be_said_on_a_full_disk_has_room_that_was_kept_for_it(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         path.write_text(text)
 
-    monkeypatch.setattr("core.training.record.replace_text", write)
-    monkeypatch.setattr("core.training.record.SECONDS_BETWEEN_UPDATES", 0)
+    monkeypatch.setattr("core.training.record.run_files.replace_text", write)
+    monkeypatch.setattr("core.training.record.run_files.SECONDS_BETWEEN_UPDATES", 0)
     record.update(progress=Progress("tokenising", 1, 2, ""))
     assert status_of(tmp_path)["progress"] is None, "what changes all the time is not worth it"
     record.fail(Failure("disk_full", "The disk is full."))
@@ -324,7 +324,7 @@ def test_a_checkpoint_for_which_the_disk_is_too_full_costs_only_itself(
 def test_a_result_that_cannot_be_written_is_written_when_the_run_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: Callable[[int | None], None]
 ) -> None:
-    from core.training.saving import Saver
+    from core.training.loop.saver import Saver
 
     save_result = Saver.save_result
 

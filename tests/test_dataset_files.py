@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from core.dataset import DATASET_TYPES, DatasetReport, check, turns, types, write_lines
-from core.training import kinds
-from core.training.data import read_rows
+from core.training.contract import row_formats as kinds
+from core.training.data.rows import read_rows
 
 DATA = Path(__file__).parent / "data"
 EXPECTED: Mapping[str, Mapping[str, Any]] = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))

@@ -17,8 +17,8 @@ from core import dataset
 from core.dataset.convert import Sources, write_json_lines
 from core.dataset.lines import Source, blocks_of_lines, parse, parse_block
 from core.methods import STAGES
-from core.training.data import read_rows
-from core.training.parquet import columns_of, write_rows
+from core.training.data.rows import read_rows
+from core.workers.fetch.parquet import columns_of, write_rows
 
 text = st.text(max_size=30) | st.sampled_from(
     ["2026-11-22", "1e5", "\u2028", "\x85", "\0", '"a": ":', "\\", "é" * 9, "😀", "\ufeff", "NaN", "<|im_end|>", "\x7f"]

@@ -15,8 +15,8 @@ from core.plan import plan
 from core.presets import gpus
 from core.shapes import ModelShape
 from core.speed import RowStatistics
-from core.training.acceleration import compile_layers, take_inputs_as_they_are
-from core.training.checkpointing import checkpoint_every
+from core.training.model.compiling import compile_layers, take_inputs_as_they_are
+from core.training.model.layer_checkpointing import checkpoint_every
 from tests.tiny_models import (
     FAMILIES,
     Batches,

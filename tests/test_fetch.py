@@ -18,7 +18,7 @@ import pytest
 
 from core.dataset import DatasetError, Progress, Terms, check, is_hub_dataset, repair, take_in
 from core.dataset.tables import csv_lines
-from core.training.parquet import BadTable, columns_of, write_rows
+from core.workers.fetch.parquet import BadTable, columns_of, write_rows
 from tests.fake_hub import fake_hub
 
 ROOT = Path(__file__).parent.parent
@@ -233,7 +233,7 @@ REFUSED = (
 )
 REASONS = """
 import json, sys
-from core.training.fetch import _reason, find_files
+from core.workers.fetch.__main__ import _reason, find_files
 for id, config, split in json.load(sys.stdin):
     try:
         print(json.dumps(find_files(id, config, split, "main").paths))

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from core import runs
-from core.training import log
+from core.training.record import log
 from tests.training_fixtures import ROOT
 
 CHATTERBOX = """
 import os, sys
 from pathlib import Path
-from core.training import log
+from core.training.record import log
 
 log.MOST_BYTES, log.HEAD_BYTES, log.TAIL_BYTES, log.SECONDS_BETWEEN_LOOKS = 20_000, 1_000, 5_000, 0.001
 log.NEEDS_APPENDING = "ab" in sys.argv
@@ -69,7 +69,7 @@ def test_a_chatty_program_does_not_fill_the_disk(tmp_path: Path, mode: str) -> N
 def test_an_output_that_is_no_such_log_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     with path.open("wb") as file:  # as a shell's `>` does: cut, it would be written on far behind its end
-        command = [sys.executable, "-c", f"from core.training import log; from pathlib import Path; "
+        command = [sys.executable, "-c", f"from core.training.record import log; from pathlib import Path; "
                    f"print(log._can_be_cut(Path({str(path)!r})))"]  # fmt: skip
         subprocess.run(command, cwd=ROOT, stdout=file, check=True)
     assert path.read_text() == "False\n"

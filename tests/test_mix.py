@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.dataset import Composed, DatasetError, Share, compose, parse_mix
-from core.training.data import read_rows
+from core.training.data.rows import read_rows
 
 
 def write(path: Path, num_rows: int, name: str = "") -> Path:

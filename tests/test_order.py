@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from core.training import order, trainers
-from core.training.order import LikeLengths
-from core.training.watch import Watch
+from core.training.loop.monitor import Watch
+from core.training.trainers import length_groups as order
+from core.training.trainers import stage_trainer as trainers
+from core.training.trainers.length_groups import LikeLengths
 from tests.test_stages import stage_run
 from tests.training_fixtures import lines_of, losses_of, train
 

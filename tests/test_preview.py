@@ -18,12 +18,12 @@ from core import preview as preview_module
 from core.dataset import lengths
 from core.job import JobSpec
 from core.preview import Preview, PreviewError
-from core.training import lengths as training_lengths
-from core.training.data import read_rows
-from core.training.failure import TrainingError
-from core.training.tokenizer import CHAT_TEMPLATE
-from core.training.tokens import pieces
-from core.training.view import View
+from core.training.contract.failures import TrainingError
+from core.training.data.rows import read_rows
+from core.training.data.tokenizer import CHAT_TEMPLATE
+from core.training.data.tokens import pieces
+from core.workers.preview import lengths as training_lengths
+from core.workers.preview.session import View
 from tests.training_fixtures import DEMO, ROOT, copy_model
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]}
@@ -118,7 +118,7 @@ def test_lengths_are_json_as_check_prints_them(demo: Preview) -> None:
 
 def test_the_child_never_loads_torch() -> None:
     script = (
-        "import sys; from core.training.preview import Program; sys.modules['torch'] = None;"
+        "import sys; from core.workers.preview.__main__ import Program; sys.modules['torch'] = None;"
         f"Program(sys.stdout).load({{'dataset': {str(DEMO / 'data.jsonl')!r}, 'model': {str(DEMO / 'model')!r},"
         "'revision': 'main', 'assistant_only_loss': True, 'seconds_for_a_row': 8, 'stage': 'sft'});"
         "print(sys.modules['torch'])"
@@ -422,7 +422,7 @@ def test_the_preview_counts_exactly_what_the_trainer_trains(
 
 
 def _prepared_by_trl(folder: Path, rows: Any, on_answers: bool, max_length: int) -> list[tuple[list[int], list[int]]]:
-    """(tokens, labels) of each row as TRL's trainer makes them, with the settings of core/training/stages.py."""
+    """(tokens, labels) of each row as TRL's trainer makes them, set up as in trainers/builders.py."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer

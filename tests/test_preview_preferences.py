@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from core.training.compared import Comparer
-from core.training.data import read_rows
-from core.training.failure import TrainingError
-from core.training.kinds import BadRow
-from core.training.prompts import in_text
-from core.training.view import View
+from core.training.contract.failures import TrainingError
+from core.training.contract.row_formats import BadRow
+from core.training.data.preferences import Comparer
+from core.training.data.prompts import in_text
+from core.training.data.rows import read_rows
+from core.workers.preview.session import View
 from tests.test_preview import LONG, PAIRS, TALKS, view, write
 from tests.training_fixtures import copy_model
 
@@ -37,7 +37,7 @@ def compared_by_trl(folder: Path, model: Path, stage: str, max_length: int) -> l
     """(tokens, answer) of both texts of each row as TRL's trainer makes them, from what core/training gives it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from core.training.stages import CPOConfig, CPOTrainer, ORPOConfig, ORPOTrainer
+    from core.training.trainers.builders import CPOConfig, CPOTrainer, ORPOConfig, ORPOTrainer
 
     trainer, config = {"orpo": (ORPOTrainer, ORPOConfig), "cpo": (CPOTrainer, CPOConfig)}[stage]
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
@@ -86,7 +86,7 @@ def test_the_preview_is_what_orpo_and_cpo_compare(
 def test_a_question_that_leaves_no_room_behind_the_first_token_is_left_out(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from core.training.prompts import in_text
+    from core.training.data.prompts import in_text
 
     tokenizer = AutoTokenizer.from_pretrained(model_with_a_beginning(tmp_path), trust_remote_code=False)
     write(tmp_path / "rows.jsonl", [{"prompt": LONG.strip(), "chosen": " a", "rejected": " b"}])

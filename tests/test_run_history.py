@@ -16,7 +16,7 @@ from core import queue, runs
 from core.job import JobSpec, SpecError
 from core.resolve import resolve
 from core.runs import Home, Run, RunNotFound, listing
-from core.training.record import Record
+from core.training.record.run_files import Record
 from tests.fake_runs import NEVER_END, NewRun
 
 FINISHED = {"state": "finished", "step": 20, "max_steps": 20, "started": 1000.0, "updated": 4600.0}

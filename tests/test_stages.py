@@ -17,10 +17,10 @@ from core import methods, refusals
 from core.dataset import DATASET_TYPES
 from core.job import JobSpec
 from core.methods import METHODS, STAGES
-from core.training.data import read_rows
-from core.training.failure import TrainingError
-from core.training.kinds import ACCEPTED_TYPES, KINDS, BadRow, parse
-from core.training.record import Record
+from core.training.contract.failures import TrainingError
+from core.training.contract.row_formats import ACCEPTED_TYPES, KINDS, BadRow, parse
+from core.training.data.rows import read_rows
+from core.training.record.run_files import Record
 from tests.training_fixtures import DEMO, copy_model, lines_of, losses_of, make_run, status_of, train, write_rows
 from ui.render.plots import PLOTS
 
@@ -109,7 +109,7 @@ def require_trained(run: Path) -> None:
 def test_a_probe_leaves_no_trace_where_tokens_are_counted_for_the_trainer(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from core.training import watch
+    from core.training.loop import monitor as watch
 
     counts = []
     for name, has_limited_memory in (("plain", False), ("probed", True)):
@@ -281,7 +281,7 @@ def test_only_the_last_layers_and_the_norm_train_and_a_tied_head_does_not(tmp_pa
 
 @training
 def test_layers_in_front_of_those_that_train_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from core.training import load
+    from core.training.model import load
 
     passes: Counter[int] = Counter()
 
@@ -375,7 +375,8 @@ def test_loftq_makes_good_what_4_bits_lost_in_the_precision_of_adapters(
     from peft.utils import loftq_utils
     from safetensors.torch import load_file
 
-    from core.training import load, trainers
+    from core.training.model import load
+    from core.training.trainers import stage_trainer as trainers
 
     def start_here(weight: Any, whole: Any, num_bits: int, reduced_rank: int) -> tuple[Any, Any]:
         lost = whole.float() - dequantised(weight)
@@ -422,7 +423,7 @@ def test_loftq_reads_the_very_files_that_the_base_came_from(monkeypatch: pytest.
     import torch
     from transformers.utils import hub
 
-    from core.training import adapter
+    from core.training.model import adapter
 
     read: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -460,7 +461,7 @@ def test_layers_that_train_whole_over_float16_train_in_float32(tmp_path: Path, m
     import torch
     from safetensors.torch import load_file
 
-    from core.training import load
+    from core.training.model import load
 
     precision = load.Precision(torch.float16, torch.bfloat16, torch.bfloat16)
     monkeypatch.setattr(load, "choose_precision", lambda dtype, method: precision)
@@ -478,7 +479,7 @@ def test_the_gradients_of_what_trains_over_float16_can_be_unscaled(is_quantised:
     from peft import LoraConfig, get_peft_model
     from torch.amp.grad_scaler import GradScaler
 
-    from core.training.load import Precision, cast_adapters
+    from core.training.model.load import Precision, cast_adapters
     from tests.tiny_models import model_of
 
     base = model_of("llama").half()
@@ -510,7 +511,7 @@ def test_a_head_that_trains_in_float32_answers_over_a_narrower_base(
 ) -> None:
     import torch
 
-    from core.training import load
+    from core.training.model import load
 
     precision = load.Precision(torch.float16, torch.bfloat16, torch.bfloat16)
     monkeypatch.setattr(load, "choose_precision", lambda dtype, method: precision)
@@ -524,7 +525,7 @@ def test_a_head_that_trains_in_float32_answers_over_a_narrower_base(
 def test_the_reference_of_full_training_is_as_a_whole_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from core.training import stages
+    from core.training.trainers import builders as stages
 
     monkeypatch.setattr(stages, "choose_rewards", lambda *_: ([], []))
     monkeypatch.setattr(stages, "that_leave_room", lambda *_: {})
@@ -584,7 +585,7 @@ def test_an_exact_match_needs_right_answers(tmp_path: Path) -> None:
 def test_a_reward_is_worth_what_it_says(name: str, text: str, right: str | None, worth: float) -> None:
     from types import SimpleNamespace
 
-    from core.training.rewards import REWARDS, Drawn
+    from core.training.trainers.rewards import REWARDS, Drawn
 
     job = SimpleNamespace(reward_pattern=r"answer: \d+", max_completion_length=8)
     assert REWARDS[name](job)(Drawn(text, 4, right)) == worth
@@ -594,7 +595,7 @@ def test_a_reward_is_worth_what_it_says(name: str, text: str, right: str | None,
 def test_a_pattern_that_backtracks_without_end_holds_nothing_up() -> None:
     from types import SimpleNamespace
 
-    from core.training.rewards import REWARDS, Drawn
+    from core.training.trainers.rewards import REWARDS, Drawn
 
     judge = REWARDS["regex"](SimpleNamespace(reward_pattern=r"(x+x+)+y"))
     assert judge(Drawn("x" * 5000, 1, None)) == 0
@@ -674,7 +675,7 @@ def test_a_file_of_the_wrong_kind_is_refused_with_the_stages_it_fits(tmp_path: P
 def test_tools_reach_the_template_of_every_preference(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from core.training.prompts import in_text, prompt_ids
+    from core.training.data.prompts import in_text, prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
     tokenizer.chat_template = "{{ tools[0].name if tools else 'none' }}:" + tokenizer.chat_template
@@ -689,7 +690,7 @@ def test_tools_reach_the_template_of_every_preference(tmp_path: Path) -> None:
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from core.training.prompts import that_leave_room
+    from core.training.data.prompts import that_leave_room
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
     write_rows(make_run(tmp_path), {"prompt": "hi"}, {"prompt": "hi " * 50})
@@ -709,7 +710,9 @@ def test_the_program_reads_rows_as_the_check_does() -> None:
 
 @training
 def test_the_program_knows_the_stages_rewards_and_optimizers_of_core() -> None:
-    from core.training import load, rewards, stages
+    from core.training.model import load
+    from core.training.trainers import builders as stages
+    from core.training.trainers import rewards
 
     assert list(stages.STAGES) == TRAINABLE and tuple(rewards.REWARDS) == refusals.REWARD_FUNCTIONS
     extras = methods.EXTRA_OPTIMIZERS.values()

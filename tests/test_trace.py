@@ -22,8 +22,8 @@ from core.referee import (
     trace_all,
 )
 from core.shapes import ModelShape
-from core.training.trace_depth import extended, shallow
-from core.training.trace_ledger import Ledger
+from core.workers.trace.allocation_log import Ledger
+from core.workers.trace.depth import extended, shallow
 
 CLOSE = 0.02
 CONFIG: Mapping[str, Any] = {"model_type": "llama", **SIZES}

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from core.methods import METHODS
-from core.training.checkpoints import Checkpoint
-from core.training.data import read_rows
-from core.training.failure import TrainingError, explain
-from core.training.record import Record
+from core.training.checkpoints.folder import Checkpoint
+from core.training.contract.failures import TrainingError, explain
+from core.training.data.rows import read_rows
+from core.training.record.run_files import Record
 from tests.training_fixtures import (
     ROOT,
     copy_model,
@@ -82,7 +82,7 @@ def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
 ) -> None:
     import torch
 
-    from core.training import load
+    from core.training.model import load
 
     on_cpu = load.choose_precision("auto", "qlora")
     as_on_gpu = dataclasses.replace(on_cpu, quantised_base_adapters=torch.bfloat16)
@@ -153,7 +153,7 @@ def test_a_model_that_sdpa_cannot_compute_trains_with_the_plain_kernel(
 def test_a_probe_goes_through_the_longest_rows_and_leaves_no_trace(
     tmp_path: Path, fields: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from core.training import watch
+    from core.training.loop import monitor as watch
 
     assert train(plain := make_run(tmp_path / "plain", max_steps=3, **fields)) == 0
     monkeypatch.setattr(watch, "has_limited_memory", lambda: True)
@@ -167,7 +167,7 @@ def test_a_probe_goes_through_the_longest_rows_and_leaves_no_trace(
 def test_the_longest_rows_are_found_in_any_order() -> None:
     from datasets import Dataset
 
-    from core.training.probe import longest_rows
+    from core.training.loop.probe import longest_rows
 
     lengths = [3, 9, 1, 9, 7]
     rows = Dataset.from_list([{"input_ids": list(range(length))} for length in lengths]).shuffle(seed=1)
@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_a_number_is_shown_and_the_file_stays_json(tmp_path: 
 def test_a_signal_while_the_model_is_loading_ends_the_program_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.training import load
+    from core.training.model import load
 
     def take_long(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -356,7 +356,7 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
 
 @training
 def test_the_program_stores_a_base_as_the_table_of_methods_says() -> None:
-    from core.training import load
+    from core.training.model import load
 
     here = {name: (method.trains_adapter, method.base_bits) for name, method in load.METHODS.items()}
     assert here == {name: (method.trains_adapter, method.base_bits) for name, method in METHODS.items()}
@@ -466,7 +466,7 @@ def test_paged_states_are_paged_again_after_a_resume() -> None:
     import torch
     from bitsandbytes.optim import PagedAdamW8bit
 
-    from core.training.watched import loading_into_pages
+    from core.training.loop.trainer import loading_into_pages
 
     class Paged(PagedAdamW8bit):
         """Marks what on a GPU would be a paged buffer."""
@@ -516,7 +516,7 @@ def test_the_precision_follows_the_device(
 ) -> None:
     import torch
 
-    from core.training.load import Precision, choose_precision
+    from core.training.model.load import Precision, choose_precision
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu != "none")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu == "with bf16")
@@ -532,7 +532,7 @@ def test_weights_that_train_in_float16_are_refused_on_every_gpu(
 ) -> None:
     import torch
 
-    from core.training.load import choose_precision
+    from core.training.model.load import choose_precision
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
@@ -566,7 +566,7 @@ class FakeAllocator:
 
 @training
 def test_the_highest_memory_survives_the_resets_between_phases(monkeypatch: pytest.MonkeyPatch) -> None:
-    from core.training.meter import CudaGauge, Meter
+    from core.training.loop.meter import CudaGauge, Meter
 
     allocator = FakeAllocator(monkeypatch)
     meter = Meter(CudaGauge(), {"forward": 1, "backward": 1})
@@ -581,7 +581,7 @@ def test_the_highest_memory_survives_the_resets_between_phases(monkeypatch: pyte
 
 @training
 def test_memory_of_the_samples_does_not_count_as_the_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
-    from core.training.meter import CudaGauge, Meter
+    from core.training.loop.meter import CudaGauge, Meter
 
     allocator = FakeAllocator(monkeypatch)
     meter = Meter(CudaGauge(), {})

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from core.training.failure import CAUSES, TrainingError, diagnose
-from core.training.record import Record
+from core.training.contract.failures import CAUSES, TrainingError, diagnose
+from core.training.record.run_files import Record
 from tests.training_fixtures import lines_of, losses_of, make_run, status_of, train, train_again, write_rows
 
 pytestmark = [
@@ -29,7 +29,7 @@ pytestmark = [
 
 def complaint_of(*steps: tuple[float, float], **kinds: bool) -> str:
     """What the watcher says of steps: (loss, norm of the gradient)."""
-    from core.training.health import Beat, Health
+    from core.training.loop.divergence import Beat, Health
 
     health = Health(**kinds)
     for number, (loss, grad_norm) in enumerate(steps, start=1):
@@ -73,7 +73,7 @@ def test_answers_that_are_all_equally_good_are_normal() -> None:
 def test_weights_are_checked_without_exception() -> None:
     import torch
 
-    from core.training.health import are_numbers
+    from core.training.loop.divergence import are_numbers
 
     good = [torch.ones(3), torch.tensor([-2.0], dtype=torch.bfloat16), torch.empty(0)]
     assert are_numbers(good) and are_numbers([])
@@ -83,7 +83,7 @@ def test_weights_are_checked_without_exception() -> None:
 
 def ruin_weights_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a step with a much too high learning rate would."""
-    from core.training.watch import Watch
+    from core.training.loop.monitor import Watch
 
     say_step = Watch._say_step
 
@@ -168,7 +168,7 @@ def test_out_of_memory_at_a_step_halves_the_batch_and_goes_on_as_if_nothing_had_
 def test_each_step_sees_the_same_rows_after_the_batch_was_halved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.training.watched import Watched
+    from core.training.loop.trainer import Watched
 
     seen: dict[int, Counter[int]] = {}
     training_step = Watched.training_step
@@ -226,7 +226,7 @@ def test_a_run_that_had_to_halve_its_batch_is_resumed_with_the_half(
 def test_a_smaller_batch_has_the_same_rows_in_a_step(rows: int, passes: int, smaller: tuple[int, int] | None) -> None:
     from types import SimpleNamespace
 
-    from core.training.halving import smaller_batch
+    from core.training.loop.oom_recovery import smaller_batch
 
     args = SimpleNamespace(per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
     assert smaller_batch(SimpleNamespace(args=args, draws_answers=False)) == smaller
@@ -247,7 +247,7 @@ def test_every_line_tells_where_the_seconds_of_a_step_went(tmp_path: Path) -> No
 
 
 def test_seconds_are_counted_once_whatever_the_order_in_which_marks_pass() -> None:
-    from core.training.stopwatch import Stopwatch
+    from core.training.loop.stopwatch import Stopwatch
 
     class Queue:
         """A device that is behind: the marks up to `done` have passed."""
@@ -324,9 +324,9 @@ def asking(run: Path, ask: Callable[[], object]) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("core.training.data", "read_rows"),
-        ("core.training.load", "_load_model"),
-        ("core.training.samples", "answer_all"),
+        ("core.training.data.rows", "read_rows"),
+        ("core.training.model.load", "_load_model"),
+        ("core.training.loop.samples", "answer_all"),
     ],
 )
 def test_a_stop_file_ends_whatever_goes_on_before_the_first_step(
@@ -346,7 +346,7 @@ def test_a_stop_file_ends_whatever_goes_on_before_the_first_step(
 def test_a_wish_to_stop_is_acknowledged_while_a_checkpoint_is_written_and_a_second_one_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.training import saving
+    from core.training.loop import saver as saving
 
     run = make_run(tmp_path / "run", save_steps=2)
     seal = saving.Saver.save
@@ -363,7 +363,7 @@ def test_a_wish_to_stop_is_acknowledged_while_a_checkpoint_is_written_and_a_seco
 
     monkeypatch.setattr(saving.Saver, "save", interrupted)
     assert train(run) == 130
-    from core.training.checkpoints import Checkpoints
+    from core.training.checkpoints.folder import Checkpoints
 
     checkpoint, skipped = Checkpoints(run / "checkpoints").newest()
     assert checkpoint is not None and checkpoint.step == 3 and not skipped
@@ -372,7 +372,7 @@ def test_a_wish_to_stop_is_acknowledged_while_a_checkpoint_is_written_and_a_seco
 def test_a_stop_within_the_first_step_saves_nothing_because_there_is_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.training.watched import Watched
+    from core.training.loop.trainer import Watched
 
     training_step = Watched.training_step
 

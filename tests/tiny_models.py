@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from core.training import attention
+from core.training.model import attention
 
 TINY: dict[str, Any] = {
     "vocab_size": 96,

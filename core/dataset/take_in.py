@@ -144,7 +144,7 @@ class Visit:
 
     def fetch(self, request: Mapping[str, Any], doing: str) -> dict[str, Any]:
         """What the program with the libraries makes of a request."""
-        child = Child("core.training.fetch", HUB_VARIABLES, HUB_SETTINGS)
+        child = Child("core.workers.fetch", HUB_VARIABLES, HUB_SETTINGS)
         return self._ask(child, {**request, "memory_bytes": FETCH_MEMORY_BYTES}, doing)
 
     def _lines(self, sources: Sources, action: str) -> tuple[Path, int, tuple[str, ...]]:

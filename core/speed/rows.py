@@ -57,7 +57,7 @@ def micro_batch(job: JobSpec, rows: RowStatistics | None, sees_documents: bool) 
 
 
 def sorts_rows(job: JobSpec) -> bool:
-    """True if rows of like length share the forward passes of a step: what core/training/order.py does."""
+    """True if rows of like length share the forward passes of a step: see core/training/trainers/length_groups.py."""
     stage = STAGES[job.stage]
     has_free_order = job.shuffle and not stage.generates and not stage.compares_neighbours
     return has_free_order and job.per_device_train_batch_size > 1 and job.gradient_accumulation_steps > 1

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import Checkpoint, Checkpoints
-from .failure import Failure, Stopped, TrainingError, UnusableJob, diagnose
-from .identity import check_same, facts_of, keep_smaller_batch
-from .log import kept_short
-from .record import Progress, Record, say
+from .checkpoints.folder import Checkpoint, Checkpoints
+from .checkpoints.identity import check_same, facts_of, keep_smaller_batch
+from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, diagnose
+from .record.log import kept_short
+from .record.run_files import Progress, Record, say
 
 if TYPE_CHECKING:
-    from .watch import Watched
+    from .loop.monitor import Watched
 
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "0",  # TRL refuses several GPUs in one process
@@ -95,14 +95,14 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
 def train(job: Job, record: Record) -> None:
     """The whole training. Raises Stopped once a wish to stop has been fulfilled."""
     record.enter("import")
-    from .data import read_rows
-    from .load import load
-    from .meter import Meter, gauge_here
-    from .progress import telling
-    from .samples import answer_all, choose_questions
-    from .saving import Saver
-    from .stages import STAGES
-    from .watch import Watch
+    from .data.rows import read_rows
+    from .loop.meter import Meter, gauge_here
+    from .loop.monitor import Watch
+    from .loop.samples import answer_all, choose_questions
+    from .loop.saver import Saver
+    from .model.load import load
+    from .record.progress import telling
+    from .trainers.builders import STAGES
 
     _quieten_libraries()
     if job.stage not in STAGES:

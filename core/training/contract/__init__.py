@@ -1,0 +1,4 @@
+"""What the training program and the rest of Tailor agree on.
+
+Standard library only. The one part of the training program that the rest of core imports.
+"""

@@ -1,0 +1,66 @@
+"""The tokenizer of a model, with the chat template that its rows need. Never imports torch: the preview has none."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from ..contract.failures import TrainingError
+
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\n' }}
+    {%- if message['role'] == 'assistant' %}
+        {%- generation %}
+            {{- message['content'] + (eos_token or '<|im_end|>') }}
+        {%- endgeneration %}
+    {%- else %}
+        {{- message['content'] + (eos_token or '<|im_end|>') }}
+    {%- endif %}
+    {{- '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
+"""For models that bring none: ChatML, but a turn ends with the model's own end token, at which generation stops."""
+
+
+def source_of(job: Any) -> dict[str, Any]:
+    """Where a model comes from. A revision means nothing to a folder."""
+    source = {"pretrained_model_name_or_path": job.model}
+    return source if Path(job.model).is_dir() else source | {"revision": job.revision}
+
+
+def load_tokenizer(job: Any, *, is_conversational: bool, is_language_modeling: bool) -> Any:
+    """The tokenizer for rows of this kind. Raises TrainingError, and what the library raises if there is none."""
+    tokenizer = AutoTokenizer.from_pretrained(**source_of(job), trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise TrainingError(f"The tokenizer of {job.model} has no token that could pad: it names no end token.")
+    if is_conversational and tokenizer.chat_template is None:
+        print(f"{job.model} has no chat template: a ChatML one is used and saved with the result.")
+        tokenizer.chat_template = CHAT_TEMPLATE
+    if job.assistant_only_loss and is_conversational and is_language_modeling:
+        training_template(tokenizer, job.model)
+    return tokenizer
+
+
+def training_template(tokenizer: Any, model: str) -> str | None:
+    """The chat template that TRL puts in place of one that does not mark the answers; None if it marks them itself.
+
+    Raises TrainingError if there is none.
+    """
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+    if has_generation_markers(tokenizer.chat_template):
+        return None
+    try:
+        template: str | None = get_training_chat_template(tokenizer)  # TRL has its own for the common templates
+    except ValueError:
+        raise TrainingError(
+            f"The chat template of {model} does not mark the assistant's turns: switch assistant_only_loss "
+            "off, or give the model a chat template with {% generation %} markers."
+        ) from None
+    return template

@@ -1,0 +1,1 @@
+"""The model: precision, weights, quantisation, adapter, attention kernels."""

@@ -1,0 +1,315 @@
+"""The run folder as the program sees it: status.json, metrics.jsonl and samples.jsonl, and the request to stop.
+
+Knows nothing of models or of torch.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, TextIO
+
+import psutil
+
+from ..checkpoints.folder import Checkpoint
+from ..contract.failures import Failure, Stopped
+from .journal import Journal, replace_text
+
+State = Literal["starting", "running", "stopping", "finished", "stopped", "failed"]
+Phase = Literal["import", "data", "load", "train", "eval", "save"]
+SPARE_BYTES = 64 * 1024
+"""Kept on the disk, and given up for what must be said when it is full."""
+SECONDS_BETWEEN_UPDATES = 0.5
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one long thing has come."""
+
+    what: str
+    done: float
+    total: float | None
+    unit: str
+    """`B` for bytes; otherwise what is counted."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What status.json says. Sizes in bytes, moments in Unix seconds."""
+
+    pid: int
+    pid_start_time: float
+    boot_id: str
+    started: float
+    """When this process started; a resumed run starts again."""
+    updated: float
+    seconds: float = 0.0
+    """How long the run has trained, in all its lives: by a clock that nobody sets."""
+    state: State = "starting"
+    phase: Phase = "import"
+    """What is being done, or was being done at the end."""
+    progress: Progress | None = None
+    """Of a download, of tokenising, of loading, of an evaluation."""
+    error: str | None = None
+    """One sentence, for a failed run."""
+    cause: str | None = None
+    """The stable name of that failure, as in failure.CAUSES."""
+    needed_bytes: int | None = None
+    free_bytes: int | None = None
+    warning: str | None = None
+    """What is wrong now, though the run goes on."""
+    notes: tuple[str, ...] = ()
+    """What was done otherwise than asked, and why."""
+    result: str | None = None
+    """The folder of the result, for a finished run."""
+    step: int = 0
+    max_steps: int = 0
+    epoch: float = 0.0
+    num_train_epochs: float = 0.0
+    last_step_time: float | None = None
+    """When the last optimizer step ended; with the next field it tells a slow run from one that hangs."""
+    seconds_per_step: float | None = None
+    checkpoint_step: int | None = None
+    """The step of the newest good checkpoint."""
+    skipped_checkpoints: tuple[str, ...] = ()
+    """Damaged ones, each with what is wrong with it."""
+    resumed_at: tuple[int, ...] = ()
+    """The steps from which the run was taken up again, in this life and in those before it."""
+    per_device_train_batch_size: int | None = None
+    """As it is now: less than asked for if the memory did not suffice."""
+    gradient_accumulation_steps: int | None = None
+    num_train_rows: int | None = None
+    num_eval_rows: int | None = None
+    num_parameters: int | None = None
+    num_trainable_parameters: int | None = None
+    device: str | None = None
+    device_capacity_bytes: int | None = None
+    baseline_bytes: int | None = None
+    """What the process held before the model was loaded; 0 on a GPU."""
+    phase_peak_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Peak of each phase above the baseline: load, forward, backward, optimizer_step, eval, save."""
+    peak_allocated_bytes: int | None = None
+    """Highest allocated memory of the whole training (a GPU only)."""
+    peak_reserved_bytes: int | None = None
+    """Highest reserved memory of the whole training (a GPU only)."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+SOON_ENOUGH = frozenset(
+    {"step", "epoch", "last_step_time", "seconds_per_step", "progress", "phase_peak_bytes"}
+    | {"peak_allocated_bytes", "peak_reserved_bytes"}
+)
+"""Fields that change all the time: they reach the disk twice a second, all others at once."""
+
+
+class Record:
+    """The one place that reads and writes the run folder's small files while training."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.status = Status(
+            pid=os.getpid(),
+            pid_start_time=psutil.Process().create_time(),
+            boot_id=_boot_id(),
+            started=time.time(),
+            updated=time.time(),
+        )
+        self.may_stop_anywhere = True
+        """True while there is nothing to save, so that a signal may end whatever is being done."""
+        self.activity: str | None = None
+        """Within a step: forward, backward or optimizer_step; for the words of a failure."""
+        self._metrics = Journal(folder / "metrics.jsonl")
+        self._samples = Journal(folder / "samples.jsonl")
+        self._is_signalled = False
+        self._lock = threading.RLock()
+        self._spare = folder / ".spare"
+        self._written = -math.inf
+        self._began = time.monotonic()
+        self._seconds_before = 0.0
+        self._seam: int | None = None
+        self._write_status()
+        self._save_room()
+
+    def enter(self, phase: Phase) -> None:
+        """Says what is done next. Raises Stopped if an end was asked for while there is nothing to save."""
+        self.update(phase=phase)
+        if self.may_stop_anywhere and self.is_stop_requested():
+            raise Stopped
+
+    def update(self, **changes: Any) -> None:
+        """Changes fields of the status; news are on disk at once, what changes all the time twice a second.
+
+        A disk that is full takes the news in the room that was kept for them; it ends nothing.
+        """
+        if changes.get("state") == "running" and self.is_stop_requested():
+            changes["state"] = "stopping"
+        with self._lock:
+            before = self.status
+            if "phase" in changes and changes["phase"] != before.phase:
+                changes.setdefault("progress", None)
+            self.status = replace(before, **changes)
+            is_news = any(getattr(before, name) != value for name, value in changes.items() if name not in SOON_ENOUGH)
+            if is_news or time.monotonic() - self._written >= SECONDS_BETWEEN_UPDATES:
+                try:
+                    self._write_status()
+                except OSError:
+                    if is_news:
+                        self._write_status_in_spare_room()
+
+    def note(self, sentence: str) -> None:
+        """Says what is done otherwise than asked: in the log, and in the status for good."""
+        say(sentence)
+        self.update(notes=(*self.status.notes, sentence))
+
+    def warn(self, sentence: str) -> None:
+        """Says what is wrong while the run goes on. It stays a note when the warning is over."""
+        self.note(sentence)
+        self.update(warning=sentence)
+
+    def fail(self, failure: Failure) -> None:
+        """Says why the run has failed."""
+        self.update(
+            state="failed",
+            error=failure.sentence,
+            cause=failure.cause,
+            needed_bytes=failure.needed_bytes,
+            free_bytes=failure.free_bytes,
+        )
+
+    def append_metrics(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Adds a line to metrics.jsonl. Numbers that JSON does not have are left out and named in `nonfinite`.
+
+        The first line after a resume says `resumed_from`: the step of the checkpoint.
+        """
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        row: dict[str, object] = {"step": step, "epoch": round(epoch, 6), "time": round(self.seconds(), 3), **finite}
+        if nonfinite := [name for name in values if name not in finite]:
+            row["nonfinite"] = nonfinite
+        if self._seam is not None:
+            row["resumed_from"], self._seam = self._seam, None
+        self._metrics.append(row)
+
+    def append_sample(self, step: int, prompt: str, answer: str) -> None:
+        """Adds an answer of the model to samples.jsonl."""
+        self._samples.append({"step": step, "prompt": prompt, "answer": answer})
+
+    def seconds(self) -> float:
+        """Seconds that the run has trained, in this life and in those before it."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def rewind(self, checkpoint: Checkpoint | None) -> int:
+        """Forgets what an earlier life wrote after a checkpoint, takes over its clock; returns its number of tokens.
+
+        None is a beginning. If only the result is missing, the answers at the end are given anew.
+        """
+        step = checkpoint.step if checkpoint else 0
+        self._samples.rewind(step - 1 if checkpoint and checkpoint.has_all_steps else step)
+        kept = self._metrics.rewind(step)
+        self._seconds_before = max((float(row["time"]) for row in kept), default=0.0)
+        if checkpoint:
+            self._seam = step
+            seams = [int(row["resumed_from"]) for row in kept if "resumed_from" in row]
+            self.update(resumed_at=(*seams, step))
+        return max((int(row.get("num_tokens", 0)) for row in kept), default=0)
+
+    def close(self) -> None:
+        """Gives up the room that was kept: all is said."""
+        with suppress(OSError):
+            self._spare.unlink()
+
+    def sync(self) -> None:
+        """Waits until what was written so far would survive a power cut."""
+        self._metrics.sync()
+        self._samples.sync()
+
+    def has_sample(self, step: int) -> bool:
+        """True if samples.jsonl holds an answer of that step."""
+        return any(row["step"] == step for row in self._samples.rows())
+
+    def is_stop_requested(self) -> bool:
+        """True once a signal came or the file `stop` is there."""
+        return self._is_signalled or (self.folder / "stop").exists()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """SIGTERM, SIGINT and the file `stop` ask for an end while this lasts. Only a main thread can listen."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        is_over = threading.Event()
+        watcher = threading.Thread(target=self._acknowledge, args=(is_over,), name="stop watcher", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            watcher.join()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _acknowledge(self, is_over: threading.Event) -> None:
+        """Says `stopping` as soon as an end is asked for, and ends what may be ended anywhere."""
+        while not is_over.wait(SECONDS_BETWEEN_LOOKS):
+            if not self.is_stop_requested():
+                continue
+            with self._lock:
+                if self.status.state in ("starting", "running"):
+                    self.update(state="stopping")
+            if self.may_stop_anywhere and not self._is_signalled:
+                _interrupt_main_thread()
+            return
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Only the first signal ends anything: a second one must not break into the saving that it asked for."""
+        is_first, self._is_signalled = not self._is_signalled, True
+        if is_first and self.may_stop_anywhere:
+            raise Stopped
+
+    def _write_status_in_spare_room(self) -> None:
+        with suppress(OSError):
+            self._spare.unlink()
+            self._write_status()
+            self._save_room()
+
+    def _save_room(self) -> None:
+        with suppress(OSError):  # as much of it as there is
+            self._spare.write_bytes(os.urandom(SPARE_BYTES))  # which no file system can compress
+
+    def _write_status(self) -> None:
+        self._written = time.monotonic()
+        self.status = replace(self.status, updated=time.time(), seconds=round(self.seconds(), 3))
+        replace_text(self.folder / "status.json", json.dumps(asdict(self.status), indent=2) + "\n")
+
+
+def say(sentence: str, to: TextIO | None = None) -> None:
+    """Prints to the log; a log that cannot be written ends nothing."""
+    with suppress(OSError):
+        print(sentence, file=to, flush=True)
+
+
+def _interrupt_main_thread() -> None:
+    """As a SIGTERM from outside would: it also wakes the thread from a system call."""
+    if sys.platform == "win32":
+        import _thread
+
+        _thread.interrupt_main(signal.SIGTERM)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+
+def _boot_id() -> str:
+    """Changes when the machine restarts, so that a process number is not taken for another process."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return str(psutil.boot_time())

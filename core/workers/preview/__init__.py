@@ -1,0 +1,1 @@
+"""Show rows as a model sees them, and measure their lengths."""

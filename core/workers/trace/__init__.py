@@ -1,0 +1,1 @@
+"""Trace one training step on tensors without data and report its memory."""
