@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "serve":
             return _serve(**given)
-        from ui import terminal
+        from ui.terminal import commands as terminal
 
         return terminal.COMMANDS[command](**given)
     except KeyboardInterrupt:  # a second Ctrl-C, or one where there is nothing to stop

@@ -26,11 +26,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.job import JobSpec
-from core.memory.heap import Heap
-from core.memory.job_program import program_of
+from core.memory.program.from_job import program_of
+from core.memory.simulator.device_memory import Heap
 from core.memory.step import Simulation
-from core.presets import gpus
-from core.shapes import ModelShape
+from core.models import ModelShape, gpus
 
 BUDGETS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 METHODS = ("full", "lora", "qlora")

@@ -22,9 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.dataset import check
-from core.dataset.__main__ import OBJECTS_BETWEEN_COLLECTIONS
-from core.dataset.lines import Source, blocks_of_lines, parse_block
+from core.dataset import check_file
+from core.dataset.check.lines import Source, blocks_of_lines, parse_block
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 10**6
@@ -126,14 +125,14 @@ def measure(path: Path) -> Mapping[str, float]:
     lines = path.read_bytes().split(b"\n")[:-1]
     found = {name: speed(lambda decode=decode: decode_all(decode, lines), num_bytes) for name, decode in libraries()}
     found["byte pass"] = speed(lambda: byte_pass(path), num_bytes)
-    found["whole check"] = speed(lambda: check(path), num_bytes)
+    found["whole check"] = speed(lambda: check_file(path), num_bytes)
     return {"bytes a row": num_bytes / len(lines)} | found
 
 
 def memory_mib(path: Path) -> int:
     """The most memory that a process had while it checked a file, in MiB. Reads /proc, as only Linux has it."""
     script = (
-        "import sys; from pathlib import Path; from core.dataset import check; check(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from core.dataset import check_file; check_file(Path(sys.argv[1]));"
         "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
     )
     command = [sys.executable, "-c", script, str(path)]
@@ -149,7 +148,7 @@ def main() -> None:
         "--rows", type=int, default=5_000_000, help="short rows of the file for the memory; 0 for none"
     )
     asked = arguments.parse_args()
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)  # as in the child that checks
+    gc.set_threshold(100_000)  # as core/workers/dataset does
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         for number, make in enumerate(CORPORA):

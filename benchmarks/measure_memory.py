@@ -57,7 +57,7 @@ from benchmarks.memory_grid import GRID, Point, toys
 from benchmarks.memory_inputs import write_model, write_rows
 from benchmarks.memory_scores import METRICS, Row, errors, predict, print_scores, read_rows
 from core.device import local_gpu, this_machine
-from core.presets import Gpu
+from core.models import Gpu
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parent.parent

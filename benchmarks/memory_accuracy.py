@@ -17,12 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.job import JobSpec
+from core.job import METHODS, JobSpec
 from core.memory import estimate
-from core.memory.program import Program
-from core.methods import METHODS
-from core.presets import Gpu, gpus
-from core.shapes import ModelShape
+from core.memory.program.program import Program
+from core.models import Gpu, ModelShape, gpus
 from tests.measured.rows import MEASURED_PEAKS, MeasuredRow, read_rows
 
 GIB = 2**30

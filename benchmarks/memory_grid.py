@@ -7,10 +7,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from core.job import JobSpec
-from core.methods import STAGES, Stage
-from core.presets import PRESETS_DIR
-from core.shapes import ModelShape
+from core.job import STAGES, JobSpec, Stage
+from core.models import PRESETS_DIR, ModelShape
 
 Rows = Literal["padded", "equal", "varied"]
 

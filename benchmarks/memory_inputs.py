@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from core.methods import Stage
-from core.shapes import ModelShape
-from core.shapes.shape import Tensor
+from core.job import Stage
+from core.models import ModelShape, Tensor
 
 LETTERS = string.ascii_letters
 PAD, END = "<pad>", "</s>"

@@ -9,8 +9,7 @@ from typing import Any
 from benchmarks.memory_accuracy import Accuracy
 from core.job import JobSpec
 from core.memory import MemoryEstimate, estimate
-from core.presets import Gpu
-from core.shapes import ModelShape
+from core.models import Gpu, ModelShape
 
 Row = dict[str, Any]
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.job import JobSpec, SpecError
+from core.advise import Plan, plan
+from core.job import METHODS, JobSpec, SpecError
 from core.memory import MemoryEstimate, estimate
-from core.methods import METHODS
-from core.plan import Plan, plan
-from core.presets import gpus, models
+from core.models import gpus, models
 from core.speed import RowStatistics, Speed, predict_speed
 
 CASES = (

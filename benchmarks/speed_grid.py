@@ -19,11 +19,9 @@ from benchmarks.memory_grid import LLAMA_1B, LLAMA_8B, TOY_SHORTENING
 from benchmarks.memory_grid import Point as MemoryPoint
 from benchmarks.memory_grid import job as memory_job
 from benchmarks.memory_inputs import write_model, write_rows
-from core.job import JobSpec
-from core.methods import STAGES
-from core.plan import plan
-from core.presets import Gpu
-from core.shapes import ModelShape
+from core.advise import plan
+from core.job import STAGES, JobSpec
+from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
 
 Settings = Mapping[str, object]

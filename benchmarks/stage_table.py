@@ -8,8 +8,7 @@ The slow tests of tests/test_stages.py hold every line against the training prog
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from core.job import JobSpec, SpecError
-from core.methods import METHODS, STAGES
+from core.job import METHODS, STAGES, JobSpec, SpecError
 
 TRAINABLE = [stage.id for stage in STAGES.values() if stage.is_trainable]
 WITH_ADAPTER = [method.id for method in METHODS.values() if method.trains_adapter]

@@ -18,12 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.job import JobSpec
+from core.job import METHODS, JobSpec
 from core.memory import estimate
-from core.methods import METHODS
-from core.presets import Gpu, gpus
-from core.referee import ExactEstimate, RefereeError, Request, trace_all
-from core.shapes import ModelShape
+from core.memory.trace_check import ExactEstimate, RefereeError, Request, trace_all
+from core.models import Gpu, ModelShape, gpus
 
 SIZES: Mapping[str, object] = {
     "hidden_size": 1024,

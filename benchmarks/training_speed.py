@@ -45,7 +45,7 @@ from benchmarks.memory_scores import read_rows
 from benchmarks.speed_grid import GRID, ROOT, Point, make_folder, make_model
 from core.device import local_gpu, this_machine
 from core.job import JobSpec
-from core.presets import Gpu
+from core.models import Gpu
 from core.speed import model_flops_per_token
 
 Row = dict[str, Any]

@@ -30,8 +30,7 @@ from benchmarks.memory_grid import job as memory_job
 from benchmarks.memory_inputs import write_model, write_rows
 from benchmarks.speed_grid import ROOT, make_run_folder
 from benchmarks.training_speed import started
-from core.job import JobSpec
-from core.methods import STAGES
+from core.job import STAGES, JobSpec
 
 PROGRAM = ROOT / "benchmarks" / "watched_by_turns.py"
 SIZES: Mapping[str, object] = MappingProxyType(

@@ -14,10 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.fit import Cell, what_fits
-from core.job import SpecError
-from core.methods import METHODS
-from core.presets import gpus, models
+from core.advise import Cell, what_fits
+from core.job import METHODS, SpecError
+from core.models import gpus, models
 
 MODELS = (
     "Qwen/Qwen2.5-0.5B",

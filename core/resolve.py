@@ -9,15 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.advise import PLANNED_FIELDS, Cell, Fix, Plan, estimate_on, largest_batch, plan, suggest_fixes, use_the_room
 from core.device import local_gpu, this_machine
-from core.fit import Cell, Fix, estimate_on, largest_batch, suggest_fixes, use_the_room
-from core.job import JobSpec, Problem, SpecError
+from core.job import METHODS, STAGES, JobSpec, Problem, SpecError, defaults_of, refusals_to_train
 from core.memory import MemoryEstimate
-from core.methods import METHODS, STAGES, defaults_of
-from core.models import DEMO_DIR, HUB_ID, ModelNotFound, ModelSource, find_model
-from core.plan import PLANNED_FIELDS, Plan, plan
-from core.presets import PRESETS_DIR, Gpu, gpus, recipes
-from core.refusals import refusals_to_train
+from core.models import DEMO_DIR, HUB_ID, PRESETS_DIR, Gpu, ModelNotFound, ModelSource, find_model, gpus, recipes
 from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
 
 if TYPE_CHECKING:
@@ -257,7 +253,7 @@ def _with_adapter_found(job: JobSpec, problems: list[Problem]) -> JobSpec:
 def _find_mix(job: JobSpec, problems: list[Problem]) -> tuple[tuple[Path, float], ...]:
     if not job.mix.strip():
         return ()
-    from core.dataset.mix import parse_mix  # brings numpy, which nothing else here needs
+    from core.dataset.rewrite.mix import parse_mix  # brings numpy, which nothing else here needs
 
     try:
         found = tuple((path.absolute(), weight) for path, weight in parse_mix(job.mix))

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from core import launch, runs
+from core import runs
 from core.resolve import resolve
-from core.runs import Home, Run
+from core.runs import Home, Run, launch
+from tests.builders.paths import FAKE_PROGRAM
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from tests.browser import App
+    from tests.builders.browser import App
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a network
-
-FAKE_PROGRAM = Path(__file__).parent / "fake_program"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +41,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 @pytest.fixture
 def fake_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs execute tests/fake_program instead of the training program."""
+    """Runs execute tests/builders/fake_program instead of the training program."""
     monkeypatch.setattr(runs, "PROGRAM", FAKE_PROGRAM)
 
 
@@ -60,7 +59,7 @@ def new_run(home: Home, fake_program: None):
 @pytest.fixture
 def start_app(home: Home) -> Iterator[Callable[[], "App"]]:
     """Starts the page over `home`, as often as it is called."""
-    from tests.browser import App
+    from tests.builders.browser import App
 
     apps: list[App] = []
 
@@ -84,7 +83,7 @@ def browser() -> Iterator["Browser"]:
     """A chromium, without a window."""
     from playwright.sync_api import sync_playwright
 
-    from tests.browser import CHROMIUM, QUIET
+    from tests.builders.browser import CHROMIUM, QUIET
 
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)

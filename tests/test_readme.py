@@ -12,13 +12,11 @@ from benchmarks import stage_table
 from benchmarks.trace_agreement import cases
 from core import runs
 from core.dataset import DATASET_TYPES
-from core.dataset.types import accepts
-from core.job import JobSpec, Optimizer
-from core.methods import EXTRA_OPTIMIZERS, METHODS, STAGES, Method
-from core.presets import gpus, models
-from core.refusals import REWARD_FUNCTIONS
-from ui.run_commands import RUN_ACTIONS
-from ui.terminal import COMMANDS
+from core.dataset.formats import accepts
+from core.job import EXTRA_OPTIMIZERS, METHODS, REWARD_FUNCTIONS, STAGES, JobSpec, Method, Optimizer
+from core.models import gpus, models
+from ui.terminal.commands import COMMANDS
+from ui.terminal.runs import RUN_ACTIONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

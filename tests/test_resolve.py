@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.advise import PLANNED_FIELDS
 from core.dataset import RowLengths
 from core.job import JobSpec, SpecError
-from core.plan import PLANNED_FIELDS
 from core.resolve import default_fields, resolve
 from core.speed import RowStatistics
 

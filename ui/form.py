@@ -8,11 +8,10 @@ import gradio as gr
 from gradio.components import Component
 
 from core.device import local_gpu
-from core.job import JobSpec
-from core.methods import METHODS, STAGES
-from core.presets import gpus, models, recipes
+from core.job import METHODS, STAGES, JobSpec
+from core.models import gpus, models, recipes
 from core.resolve import default_fields
-from ui.words import count, memory
+from core.wording import count, memory
 
 Choices = list[tuple[str, str]]
 DEMO_DATA = ("Demo: meet Pip", "demo")

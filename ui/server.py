@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from core import queue, runs
+from core import runs
 from core.job import SpecError
-from core.runs import Home, RunNotFound
+from core.runs import Home, RunNotFound, queue
 from ui import page
 from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_url
 from ui.handlers import Handlers

@@ -4,17 +4,33 @@ Plain JSON, line by line: what is accepted here is what the training program rea
 done to one writes another.
 """
 
-from core.dataset.check import Examination, check, examine
-from core.dataset.child import Progress, check_in_child
-from core.dataset.lengths import Lengths, RowLengths, refusals
-from core.dataset.mapping import map_columns, match_columns, suggest_mapping
-from core.dataset.mix import Composed, Share, compose, parse_mix, require_one_form
-from core.dataset.repair import REPAIRS, as_lines, drop_bad_rows, drop_duplicates, drop_rows, repair, write_lines
+from core.dataset.check.check import Examination, check_file, examine
+from core.dataset.check.in_child import Progress, check_in_child
+from core.dataset.check.scanner import Wish
+from core.dataset.formats import DATASET_TYPES, KINDS, USUAL_STAGES, DatasetType, accepts, kind_of
+from core.dataset.intake.importer import (
+    TABLES,
+    Taken,
+    Terms,
+    content_sha256,
+    is_hub_dataset,
+    must_be_taken_in,
+    take_in,
+)
 from core.dataset.report import DatasetReport, RowProblem, counted
-from core.dataset.rewrite import DatasetError, Written
-from core.dataset.take_in import TABLES, Taken, Terms, content_sha256, is_hub_dataset, must_be_taken_in, take_in
-from core.dataset.types import DATASET_TYPES, KINDS, USUAL_STAGES, DatasetType, accepts, kind_of
-from core.dataset.walk import Wish
+from core.dataset.rewrite.files import DatasetError, Written
+from core.dataset.rewrite.mapping import map_columns, match_columns, suggest_mapping
+from core.dataset.rewrite.mix import Composed, Share, compose, parse_mix, require_one_form
+from core.dataset.rewrite.repair import (
+    REPAIRS,
+    as_lines,
+    drop_bad_rows,
+    drop_duplicates,
+    drop_rows,
+    repair,
+    write_lines,
+)
+from core.dataset.token_lengths import Lengths, RowLengths, refusals
 
 __all__ = [
     "DATASET_TYPES",
@@ -38,7 +54,7 @@ __all__ = [
     "Written",
     "accepts",
     "as_lines",
-    "check",
+    "check_file",
     "check_in_child",
     "compose",
     "content_sha256",

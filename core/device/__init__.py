@@ -7,7 +7,7 @@ from core.device.cards import DeviceReading, GpuProcess, read_gpus
 from core.device.compiling import Lack, lacks_for_compiling
 from core.device.known import find_preset
 from core.device.machine import Machine, chip, local_gpu, read_machine, this_machine
-from core.device.process import ProcessId, identify, is_alive
+from core.device.process_id import ProcessId, identify, is_alive
 
 __all__ = [
     "DeviceReading",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from core.device.cards import DeviceReading
 from core.device.compiling import lacks_for_compiling
-from core.presets import Gpu, gpus
+from core.models import Gpu, gpus
 
 NAME_NOISE = re.compile(
     r"nvidia|geforce|tesla|gpu|generation|blackwell|workstation|server|edition|sxm\d?|hbm\d\w*|\d+gb?", re.IGNORECASE

@@ -16,7 +16,7 @@ import psutil
 
 from core.device.cards import DeviceReading, ask, read_gpus, visible_gpus
 from core.device.known import as_gpu
-from core.presets import Gpu
+from core.models import Gpu
 
 GIB = 2**30
 NO_GPU_REASONS = {

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from core.memory.precision import is_cpu
-from core.presets import Gpu
+from core.memory.program.precision import is_cpu
+from core.models import Gpu
 
 MIB = 2**20
 

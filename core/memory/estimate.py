@@ -7,16 +7,15 @@ from functools import lru_cache
 from typing import Literal
 
 from core.job import JobSpec
-from core.memory.allocator import LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES
 from core.memory.context import Context, context_of
-from core.memory.depth import find_peaks
-from core.memory.job_program import program_of
-from core.memory.program import Program
+from core.memory.extrapolate import find_peaks
+from core.memory.program.from_job import program_of
+from core.memory.program.program import Program
 from core.memory.resident import num_parameters, num_trainable_parameters, paged_state_bytes, sum_over_layers
-from core.memory.spread import ERROR, Spread, spread_of
+from core.memory.simulator.allocator import LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES
 from core.memory.step import Phase
-from core.presets import Gpu
-from core.shapes import ModelShape
+from core.memory.uncertainty import ERROR, Spread, spread_of
+from core.models import Gpu, ModelShape
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 TIGHT_SHARE = 0.94

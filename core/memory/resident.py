@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
-from core.memory.heap import Heap, Tensor
-from core.memory.program import LayerKind, Program
-from core.shapes import Tensor as Parameter
+from core.memory.program.program import LayerKind, Program
+from core.memory.simulator.device_memory import Heap, Tensor
+from core.models import Tensor as Parameter
 
 
 @dataclass(frozen=True)

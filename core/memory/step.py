@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, get_args
 
-from core.memory.forward import embedded, inputs, run_without_graph, unscaled
-from core.memory.generation import generate
-from core.memory.head import HEADS
-from core.memory.heap import Heap, Tensor
-from core.memory.layer import decoder_layer, norm
-from core.memory.linear import Again, ForwardPass
-from core.memory.program import Generation, LayerKind, Moment, Program
+from core.memory.ops.forward import embedded, inputs, run_without_graph, unscaled
+from core.memory.ops.generation import generate
+from core.memory.ops.head import HEADS
+from core.memory.ops.layer import decoder_layer, norm
+from core.memory.ops.linear import Again, ForwardPass
+from core.memory.program.program import Generation, LayerKind, Moment, Program
 from core.memory.resident import all_trainables, allocate_states, load
-from core.memory.tape import Offload, Operation, Tape, WeightGradient
+from core.memory.simulator.autograd import Offload, Operation, Tape, WeightGradient
+from core.memory.simulator.device_memory import Heap, Tensor
 
 Phase = Literal["load", "forward", "backward", "optimizer_step", "eval", "save", "generation"]
 """The last only where answers are drawn."""

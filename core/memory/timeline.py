@@ -1,10 +1,9 @@
 """The memory in use from the beginning of a run to its end, moment by moment, for a plot."""
 
 from core.job import JobSpec
-from core.memory.job_program import program_of
+from core.memory.program.from_job import program_of
 from core.memory.step import Simulation
-from core.presets import Gpu
-from core.shapes import ModelShape
+from core.models import Gpu, ModelShape
 
 Moment = tuple[str, str, int]
 """(phase, what happens, bytes allocated)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.device import ProcessId, find_preset
 from core.job import JobSpec
-from core.presets import gpus
+from core.models import gpus
 from core.resolve import default_fields, reference_of
 from core.runs.files import number_in, open_regular, parse_line, read_json, read_rows
 from core.runs.home import Home, Schedule, read_schedule

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.job import JobSpec
-from core.presets import Gpu
-from core.shapes import ModelShape
+from core.models import Gpu, ModelShape
 from core.speed.generation import generation_seconds
 from core.speed.kernels import attention_kernel
 from core.speed.passes import FORWARD_ONLY, passes_of, reference_sequences, trained_sequences

@@ -1,9 +1,7 @@
 """How long a model takes to draw the answers that it is then trained on."""
 
-from core.job import JobSpec
-from core.methods import STAGES
-from core.presets import Gpu
-from core.shapes import ModelShape
+from core.job import STAGES, JobSpec
+from core.models import Gpu, ModelShape
 from core.speed.work import active_parameters, linear_parameters, stored_bytes
 
 HOST_SECONDS_PER_LAYER = 0.03 / 32

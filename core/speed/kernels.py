@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from core.job import JobSpec
-from core.methods import STAGES
-from core.presets import Gpu
-from core.shapes import ModelShape
+from core.job import STAGES, JobSpec
+from core.models import Gpu, ModelShape
 
 MATMUL_SHARES: Mapping[tuple[int, int], float] = MappingProxyType(
     {

@@ -6,8 +6,7 @@ from statistics import median
 from typing import NamedTuple
 
 from core.job import JobSpec
-from core.presets import Gpu
-from core.shapes import ModelShape
+from core.models import Gpu, ModelShape
 from core.speed.forecast import BAND, Speed
 from core.speed.kernels import FLASH
 from core.speed.passes import passes_of

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
-from core.job import JobSpec
-from core.methods import METHODS, STAGES
-from core.shapes import ModelShape
+from core.job import METHODS, STAGES, JobSpec
+from core.models import ModelShape
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, log
 
-from core.job import JobSpec
-from core.methods import STAGES
+from core.job import STAGES, JobSpec
 from core.speed.passes import trained_sequences
 
 LENGTH_SPREAD = 0.5

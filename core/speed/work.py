@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
-from core.job import JobSpec, Optimizer
-from core.methods import METHODS, STAGES
-from core.presets import Gpu
-from core.shapes import ModelShape, Tensor
+from core.job import METHODS, STAGES, JobSpec, Optimizer
+from core.models import Gpu, ModelShape, Tensor
 from core.speed.kernels import COMPILED_SHARE, EAGER_SHARE, AttentionKernel, attention_kernel, best_flops
 from core.speed.passes import Passes
 from core.speed.rows import MicroBatch

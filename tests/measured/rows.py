@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from core.memory.allocator import Allocator
-from core.memory.optimizers import OPTIMIZERS
-from core.memory.program import Lora, Program
-from core.memory.quantization import Quantization
+from core.memory.program.optimizers import OPTIMIZERS
+from core.memory.program.program import Lora, Program
+from core.memory.program.quantization import Quantization
+from core.memory.simulator.allocator import Allocator
 from core.memory.step import Simulation
-from core.shapes import ModelShape
+from core.models import ModelShape
 
 MEASURED_PEAKS = Path(__file__).parent / "measured_peaks.jsonl"
 MIB = 2**20

@@ -20,8 +20,7 @@ from core.dataset import (
     parse_mix,
     repair,
 )
-from core.job import Problem, SpecError
-from core.methods import STAGES
+from core.job import STAGES, Problem, SpecError
 from core.resolve import dataset_path, is_there
 from core.runs import Home, keep, new_folder
 from core.speed import RowStatistics
@@ -118,7 +117,7 @@ def checked(path: Path, stage: str) -> DatasetReport:
 @lru_cache(maxsize=32)
 def _report(path: Path, stage: str, _modified: int, size: int) -> DatasetReport:
     """A large file, which could hold the page up, is checked in a child process."""
-    return dataset.check_in_child(path, stage) if size > LARGE_FILE_BYTES else dataset.check(path, stage)
+    return dataset.check_in_child(path, stage) if size > LARGE_FILE_BYTES else dataset.check_file(path, stage)
 
 
 def require_usable(field: str, path: Path, report: DatasetReport) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import gradio as gr
 
+from core.advise import PLANNED_FIELDS
 from core.job import JobSpec, SpecError
 from core.memory import MemoryEstimate
-from core.plan import PLANNED_FIELDS
-from core.referee import ExactEstimate, RefereeError, Request, as_traced, check_exactly, estimate_exactly
+from core.memory.trace_check import ExactEstimate, RefereeError, Request, as_traced, check_exactly, estimate_exactly
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics

@@ -9,16 +9,16 @@ from typing import Any
 
 import gradio as gr
 
+from core.advise import PLANNED_FIELDS
 from core.device import DeviceReading, find_preset, this_machine
-from core.experience import past_runs, speeds
-from core.job import JobSpec, SpecError
+from core.job import METHODS, STAGES, JobSpec, Method, SpecError, Stage
 from core.memory import refine
-from core.methods import METHODS, STAGES, Method, Stage
-from core.plan import PLANNED_FIELDS
-from core.presets import gpus, recipes
+from core.models import gpus, recipes
 from core.resolve import ResolvedJob, default_fields, recipe_fields, resolve
 from core.runs import Home
+from core.runs.past_runs import past_runs, speeds
 from core.speed import calibrated
+from core.wording import fix_label, speed_sentence
 from ui import render
 from ui.form import FIRST_SHOWN, LABELS, controls, first_values, help_of
 from ui.handlers.columns import shown_columns
@@ -29,7 +29,6 @@ from ui.handlers.preview import Previews
 from ui.handlers.shown import Shown
 from ui.handlers.unfolded import UnfoldedHandlers
 from ui.render import estimate as panel
-from ui.words import fix_label, speed_sentence
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 SHOWN_FIXES = 4

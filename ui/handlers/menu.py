@@ -5,9 +5,9 @@ from pathlib import Path
 import gradio as gr
 
 from core.runs import Home, kept_rows
+from core.wording import ago
 from ui.form import DEMO_DATA
 from ui.handlers.shown import Shown
-from ui.words import ago
 
 MOST_LISTED = 30
 

@@ -12,8 +12,8 @@ import gradio as gr
 
 from core import dataset, runs
 from core.dataset import RowLengths
+from core.dataset.preview import Preview, PreviewError
 from core.job import Problem, SpecError
-from core.preview import Preview, PreviewError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics

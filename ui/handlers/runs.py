@@ -8,12 +8,12 @@ from typing import Literal
 
 import gradio as gr
 
-from core import launch, queue, runs
+from core import runs
 from core.device import chip
 from core.job import SpecError
-from core.remedy import Help, remedies, stalled
 from core.resolve import resolve
-from core.runs import Home, Run, RunNotFound
+from core.runs import Home, Run, RunNotFound, launch, queue
+from core.runs.failure_advice import Help, remedies, stalled
 from ui import render
 from ui.form import LABELS
 from ui.handlers.data import checked, require_usable

@@ -5,7 +5,7 @@ from typing import Any
 
 from core.job import SpecError
 from core.memory import timeline
-from core.presets import gpus
+from core.models import gpus
 from core.resolve import resolve
 from ui import render
 from ui.form import LABELS

@@ -4,15 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
 
+from core.advise import Cell, Fix, Plan
 from core.device import DeviceReading
-from core.fit import Cell, Fix
-from core.job import SpecError
+from core.job import METHODS, SpecError
 from core.memory import MemoryEstimate
-from core.methods import METHODS
-from core.plan import Plan
-from core.presets import gpus
+from core.models import gpus
+from core.wording import PHASES, memory, verdict_sentence
 from ui.render import notice
-from ui.words import PHASES, memory, verdict_sentence
 
 COLOURS: Mapping[str, str] = {
     "weights": "#4477aa",

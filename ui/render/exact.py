@@ -1,9 +1,9 @@
 """The exact check as HTML: what the trace found beside what was estimated, phase by phase."""
 
 from core.memory import MemoryEstimate
-from core.referee import ExactEstimate
+from core.memory.trace_check import ExactEstimate
+from core.wording import PHASES, gib, memory
 from ui.render import notice
-from ui.words import PHASES, gib, memory
 
 CLOSE = 0.02
 """A difference that is none: what the trace and the estimate are held to agree within."""

@@ -10,8 +10,8 @@ import numpy as np
 from core import runs
 from core.resolve import reference_of
 from core.runs import Run
+from core.wording import ago, duration, memory
 from ui.render.run import SIGNS
-from ui.words import ago, duration, memory
 
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 72, 18, 40
 LARGEST_SPARK_BYTES = 2 * 2**20

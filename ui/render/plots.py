@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from core import runs
 from core.runs import Run
-from ui.words import memory
+from core.wording import memory
 
 Floats = NDArray[np.float64]
 NO_TEMPLATE = go.layout.Template()

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from html import escape
 
 from core.dataset import Lengths
+from core.dataset.preview import ShownRow, ShownText
 from core.job import Problem
-from core.preview import ShownRow, ShownText
 from ui.render import notice
 
 MOST_CHARACTERS = 20_000

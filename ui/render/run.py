@@ -6,10 +6,9 @@ from html import escape
 import numpy as np
 
 from core import runs
-from core.remedy import Help
 from core.runs import Run
-from ui.render import notice
-from ui.words import (
+from core.runs.failure_advice import Help
+from core.wording import (
     LARGE_MISS,
     PHASES,
     duration,
@@ -19,6 +18,7 @@ from ui.words import (
     seconds_left,
     state_sentence,
 )
+from ui.render import notice
 
 SIGNS: Mapping[str, str] = {
     "queued": "○",

@@ -5,7 +5,7 @@ from html import escape
 from itertools import groupby
 
 from core.memory.timeline import Moment
-from ui.words import PHASES, gib
+from core.wording import PHASES, gib
 
 WIDTH, HEIGHT, HEADROOM, LETTER = 600, 150, 16, 6
 

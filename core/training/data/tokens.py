@@ -1,6 +1,6 @@
 """What the model sees of a row: its tokens, and which of them count for the loss. As TRL's trainers prepare rows.
 
-Never imports torch. tests/test_preview.py holds it against the trainer's own preparation, token by token.
+Never imports torch. tests/workers/test_preview.py holds it against the trainer's own preparation, token by token.
 """
 
 import json

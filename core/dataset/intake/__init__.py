@@ -1,0 +1,1 @@
+"""Import CSV, Parquet, JSON arrays and Hub datasets as JSON lines."""

@@ -1,0 +1,1 @@
+"""Write a dataset again: repaired, renamed, mixed. Never changes a file in place."""

@@ -1,0 +1,1 @@
+"""One decoder, op by op: what each operation allocates, saves and releases."""

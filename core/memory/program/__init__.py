@@ -1,0 +1,1 @@
+"""What a job makes the device do: models, precision, quantisation, optimizer, passes."""

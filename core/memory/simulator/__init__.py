@@ -1,0 +1,1 @@
+"""Device memory, autograd and PyTorch's allocator, simulated. Knows no model."""

@@ -1,0 +1,22 @@
+"""Base models: where they come from, what presets say, and their shape."""
+
+from core.models.find import DEMO_DIR, HUB_ID, ModelNotFound, ModelSource, find_model
+from core.models.presets import PRESETS_DIR, BaseModel, Gpu, gpus, models, recipes
+from core.models.shapes import ModelShape, Tensor, UnknownArchitecture
+
+__all__ = [
+    "DEMO_DIR",
+    "HUB_ID",
+    "PRESETS_DIR",
+    "BaseModel",
+    "Gpu",
+    "ModelNotFound",
+    "ModelShape",
+    "ModelSource",
+    "Tensor",
+    "UnknownArchitecture",
+    "find_model",
+    "gpus",
+    "models",
+    "recipes",
+]

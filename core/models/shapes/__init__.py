@@ -1,0 +1,9 @@
+"""The shape of a language model, from its config.json: every parameter tensor by name, size and kind.
+
+Never loads weights, imports torch or touches the disk. A new architecture is one row in `families.FAMILIES`.
+"""
+
+from core.models.shapes.families import FAMILIES, UnknownArchitecture
+from core.models.shapes.shape import ModelShape, Tensor
+
+__all__ = ["FAMILIES", "ModelShape", "Tensor", "UnknownArchitecture"]

@@ -1,0 +1,1 @@
+"""Check or convert a dataset file under limits on memory and time."""

@@ -1,0 +1,137 @@
+"""What the stories in a browser stand on: a real `python app.py`, and the few things a person does on its page."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.builders.paths import ROOT
+
+DEMO = ROOT / "presets" / "demo"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+TRAINING_MS = 240_000
+BROWSER_TESTS = [
+    pytest.mark.browser,
+    pytest.mark.training,
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("TAILOR_REQUIRE_BROWSER"),
+        reason="needs chromium (apt install chromium)",
+    ),
+]
+expect.set_options(timeout=30_000)
+
+
+class App:
+    """A real `python app.py` on a port of its own."""
+
+    def __init__(self, home: Path):
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}/"
+        command = [sys.executable, "app.py", "--no-browser", "--port", str(port), "--home", str(home)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        self.started = time.monotonic()
+        while not self._answers():
+            assert self.process.poll() is None and time.monotonic() - self.started < 60, "the page never came up"
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(self.url, timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def end(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Ends it, if it has not ended yet: by force if it takes no notice, as a shell's background jobs may not."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(20)
+            self.process.kill()
+            self.process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def open_form(page: Page, app: App) -> None:
+    """The page with the demo's form on it, its estimate made, and the command open that says what the form holds."""
+    page.goto(app.url)
+    expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
+    page.get_by_text("The same from a terminal").click()
+    expect(page.locator("#command")).to_contain_text("train --demo")
+
+
+def set_number(page: Page, field: str, value: float) -> None:
+    """Types a number that is not the default, and waits until the app has taken it in."""
+    page.locator(f"#field-{field} input").fill(f"{value:g}")
+    wait_for_flag(page, field, f"{value:g}")
+
+
+def choose(page: Page, field: str, text: str, value: str) -> None:
+    """Types into a searchable menu, takes the first that matches, and waits until the app has taken in its value."""
+    box = page.locator(f"#field-{field} input")
+    box.click()
+    box.fill(text[:-1])
+    box.press_sequentially(text[-1])  # Gradio filters at the press of a key
+    page.get_by_role("option").first.click()
+    wait_for_flag(page, field, value)
+
+
+def choose_method(page: Page, label: str, method: str) -> None:
+    """Presses one of the methods, and waits until the app has taken it in."""
+    page.get_by_label(label, exact=True).check()
+    wait_for_flag(page, "method", method)
+
+
+def wait_for_flag(page: Page, field: str, value: str) -> None:
+    """The command line on the page shows what the app knows of the form."""
+    flag = rf"--{field.replace('_', '-')} '?{re.escape(value)}'?( |$)"
+    expect(page.locator("#command")).to_contain_text(re.compile(flag))
+
+
+def press(page: Page, name: str) -> None:
+    """Presses the button of that name."""
+    page.get_by_role("button", name=name).click()
+
+
+def unfold(page: Page, heading: str) -> None:
+    """Opens what is folded up, and waits as long as no person could: Gradio puts it on the page, and what stands in
+    it a frame later, over what would have been typed by then."""
+    page.get_by_text(heading).click()
+    page.wait_for_timeout(300)
+
+
+def state(page: Page) -> Locator:
+    """The sentence that says what the shown run is doing."""
+    return page.locator("#run-header .state")
+
+
+def wait_until_finished(page: Page) -> None:
+    expect(state(page)).to_contain_text("Finished", timeout=TRAINING_MS)
+
+
+def points_of(page: Page, plot: str) -> int:
+    """How many points the first line of a plot has."""
+    script = "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)?.data?.[0]?.x?.length ?? 0"
+    return int(page.evaluate(script, plot))
+
+
+def wait_for_points(page: Page, plot: str, num_points: int) -> None:
+    deadline = time.monotonic() + TRAINING_MS / 1000
+    while points_of(page, plot) < num_points:
+        assert time.monotonic() < deadline, f"{plot} has {points_of(page, plot)} points"
+        page.wait_for_timeout(200)

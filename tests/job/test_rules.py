@@ -1,0 +1,110 @@
+"""The tables of stages and methods, their defaults, and what is refused."""
+
+import pytest
+
+from benchmarks.stage_table import SETTINGS, TRAINABLE, settings_by_axis, stages_by_methods
+from core.job import EXTRA_OPTIMIZERS, METHODS, STAGES, JobSpec, SpecError, Stage, defaults_of, refusals_to_train
+from core.job.rules import REFUSALS, Case
+
+TRL_TYPES = {"language modeling", "prompt-completion", "preference", "unpaired preference", "prompt-only"}
+CANNOT_WORK: tuple[dict[str, object], ...] = (
+    {"dataset": "a.jsonl", "eval_dataset": "a.jsonl"},
+    {"stage": "dpo", "packing": True},
+    {"packing": True, "shuffle": False},
+    {"stage": "cpt", "assistant_only_loss": True},
+    {"stage": "dpo", "assistant_only_loss": False},
+    {"stage": "cpo", "loss_type": "apo_zero"},
+    {"stage": "dpo", "beta": 0},
+    {"stage": "orpo", "precompute_ref_log_probs": True},
+    {"stage": "kto", "per_device_train_batch_size": 1},
+    {"stage": "grpo", "num_generations": 5},
+    {"stage": "rloo", "max_completion_length": 2048},
+    {"reward_functions": "kindness"},
+    {"stage": "grpo", "reward_functions": ""},
+    {"stage": "grpo", "reward_functions": "regex", "reward_pattern": ""},
+    {"stage": "grpo", "reward_functions": "regex", "reward_pattern": "(a"},
+    {"method": "full", "adapter": "runs/1/output"},
+    {"stage": "reward", "adapter": "runs/1/output"},
+    {"adapter": "runs/1/output", "init_lora_weights": "gaussian"},
+    {"method": "qlora", "init_lora_weights": "pissa"},
+    {"method": "lora", "init_lora_weights": "loftq"},
+    {"stage": "dpo", "init_lora_weights": "olora"},
+    {"init_lora_weights": "pissa", "use_dora": True},
+    {"method": "lora-8bit", "use_dora": True},
+    {"target_modules": "q_proj,lm_head"},
+    {"stage": "reward", "modules_to_save": "lm_head"},
+    {"method": "full", "dtype": "float16"},
+    {"method": "freeze", "dtype": "float16"},
+    {"stage": "cpo", "activation_offloading": True},
+    {"method": "qlora", "optim": "galore_adamw"},
+)
+
+
+def broken(**fields: object) -> dict[str, str]:
+    """{field: what is wrong; what to do} of a job that is refused."""
+    with pytest.raises(SpecError) as caught:
+        JobSpec.parse(fields)
+    return {problem.field: str(problem) for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.id)
+def test_a_stage_speaks_of_what_there_is(stage: Stage) -> None:
+    assert set(stage.dataset_types) <= TRL_TYPES and stage.title and stage.help.endswith(".")
+    assert {*stage.fields, *stage.defaults, *stage.full_defaults} <= set(JobSpec.model_fields)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_goes_with_every_method_by_its_defaults(stage: str, method: str) -> None:
+    job = JobSpec.parse({"stage": stage, "method": method})
+    assert {name: getattr(job, name) for name in defaults_of(stage, method)} == dict(defaults_of(stage, method))
+
+
+def test_preferences_are_learnt_slowly_and_slower_still_with_all_weights() -> None:
+    rates = [JobSpec.parse({"stage": "dpo", "method": method}).learning_rate for method in ("lora", "full", "freeze")]
+    assert rates == [5e-6, 5e-7, 5e-7]
+
+
+def test_what_a_person_sets_wins_over_the_stage() -> None:
+    assert JobSpec.parse({"stage": "grpo", "beta": 0.04}).beta == 0.04
+
+
+@pytest.mark.parametrize("fields", CANNOT_WORK, ids=str)
+def test_what_cannot_work_is_refused_for_a_field_of_the_job(fields: dict[str, object]) -> None:
+    assert set(broken(**fields)) & set(fields)
+
+
+def test_every_refusal_is_met_by_some_case_and_spells_its_words_out() -> None:
+    met = set()
+    for fields in CANNOT_WORK:
+        complete = dict(defaults_of(str(fields.get("stage", "sft")), str(fields.get("method", "lora")))) | fields
+        job = JobSpec.model_validate(complete)
+        case = Case(job, STAGES[job.stage], METHODS[job.method])
+        for refusal in REFUSALS:
+            if refusal.applies(case):
+                met.add(refusal)
+                assert "{" not in "".join(refusal.told(case))
+    assert met == set(REFUSALS)
+
+
+def test_several_problems_are_told_at_once() -> None:
+    assert set(broken(stage="kto", per_device_train_batch_size=1, packing=True)) == {
+        "per_device_train_batch_size",
+        "packing",
+    }
+
+
+def test_ppo_is_estimated_but_not_trained() -> None:
+    told = list(refusals_to_train(JobSpec.parse({"stage": "ppo"})))
+    assert told == [("stage", "PPO can be estimated, but not trained", "choose grpo or rloo")]
+    assert not list(refusals_to_train(JobSpec.parse({"stage": "grpo"})))
+
+
+def test_an_optimizer_that_needs_a_package_says_which() -> None:
+    job = JobSpec.parse({"method": "full", "optim": "galore_adamw"})
+    assert next(refusals_to_train(job))[2] == f"pip install {EXTRA_OPTIMIZERS['galore_adamw'].package}"
+
+
+def test_the_tables_name_every_stage_and_every_setting() -> None:
+    assert len(list(stages_by_methods())) == len(TRAINABLE) + 2
+    assert len(list(settings_by_axis())) == len(SETTINGS) + 2

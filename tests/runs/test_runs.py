@@ -1,0 +1,213 @@
+"""The run folder and the process behind it, with a training program that takes no time."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from core import runs
+from core.device import ProcessId, identify
+from core.job import SpecError
+from core.resolve import resolve
+from core.runs import Home, RunNotFound, launch
+from tests.builders.fake_runs import CRASH_AT_STEP_3, DIE_SILENTLY, NEVER_END, NewRun, ended, start, stepping
+
+
+def test_a_new_run_holds_all_that_is_needed_to_run_it_elsewhere(new_run: NewRun) -> None:
+    run = new_run(lora_r=4)
+    assert {"job.json", "estimate.json", "requirements.txt", "training", "data"} <= {
+        path.name for path in run.folder.iterdir()
+    }
+    assert run.job.dataset == "data/train.jsonl" and (run.folder / run.job.dataset).stat().st_size > 0
+    assert run.job.lora_r == 4 and run.state == "starting"
+
+
+def test_a_run_that_cannot_be_made_leaves_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "PROGRAM", Path("/nowhere"))
+    with pytest.raises(OSError):
+        runs.create(home, resolve({}), {})
+    assert list(home.runs.iterdir()) == []
+
+
+def test_what_a_killed_app_left_half_made_is_removed_after_a_day(home: Home, new_run: NewRun) -> None:
+    left, fresh, foreign = (home.runs / name for name in (".20260101-000000-a-lora", ".20260102-000000-b-lora", ".git"))
+    for folder in (left, fresh, foreign):
+        (folder / "data").mkdir(parents=True)
+    for folder in (left, foreign):
+        os.utime(folder, (1, 1))
+    new_run()
+    assert not left.exists() and fresh.exists() and foreign.exists()
+
+
+def test_a_run_trains_to_its_end(home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    start(home, run)
+    run = ended(home, run)
+    assert (run.state, run.step, run.error) == ("finished", 20, "")
+    assert [row["step"] for row in runs.metrics(run.folder)] == list(range(1, 21))
+
+
+def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=NEVER_END)
+    start(home, run)
+    launch.request_stop(stepping(home, run))
+    run = ended(home, run)
+    assert run.state == "stopped" and runs.has_checkpoint(run.folder)
+    start(home, run)
+    assert stepping(home, run).state == "running"
+    assert not (run.folder / "stop").exists()
+
+
+def test_a_run_stopped_before_its_program_can_speak_counts_as_stopped(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=NEVER_END)
+    start(home, run)
+    launch.request_stop(runs.read(home, run.id))
+    assert ended(home, run).state == "stopped"
+
+
+def test_stopping_an_ended_run_does_nothing(home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    start(home, run)
+    run = ended(home, run)
+    launch.request_stop(run)
+    assert not (run.folder / "stop").exists()
+
+
+def test_a_failure_is_told_in_the_programs_words(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=CRASH_AT_STEP_3)
+    start(home, run)
+    run = ended(home, run)
+    assert run.state == "failed" and "backward" in run.error
+
+
+def test_a_program_that_dies_without_a_word_is_found_out(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=DIE_SILENTLY)
+    start(home, run)
+    run = ended(home, run)
+    assert run.state == "failed" and "killed by the weather" in run.error
+
+
+def test_a_killed_program_is_found_out_within_five_seconds(home: Home, new_run: NewRun) -> None:
+    run = new_run(seed=NEVER_END)
+    start(home, run)
+    process = stepping(home, run).process
+    assert process
+    os.kill(process.pid, signal.SIGKILL)
+    assert launch.wait(home, run.id, 5).state == "failed"
+
+
+def test_a_reused_pid_is_never_taken_for_the_run(home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    mine = identify(os.getpid())
+    assert mine
+    status = {"state": "running", "pid": mine.pid, "pid_start_time": mine.start_time - 100, "boot_id": mine.boot_id}
+    runs.write_json(run.folder / "status.json", status)
+    run = runs.read(home, run.id)
+    assert run.state == "failed"
+    launch.kill(run)  # would end this very test
+
+
+def test_a_reboot_makes_a_run_interrupted(home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    status = {"state": "running", "pid": os.getpid(), "pid_start_time": 1.0, "boot_id": "another"}
+    runs.write_json(run.folder / "status.json", status)
+    assert runs.read(home, run.id).state == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/b", "../runs", "x\0y", "C:\\x", "a" * 300, "no-such-run"])
+def test_only_a_run_can_be_read(home: Home, name: str) -> None:
+    with pytest.raises(RunNotFound):
+        runs.read(home, name)
+
+
+def test_a_link_is_not_a_run(home: Home, new_run: NewRun) -> None:
+    (home.runs / "linked").symlink_to(new_run().folder)
+    with pytest.raises(RunNotFound):
+        runs.read(home, "linked")
+
+
+def test_runs_are_listed_newest_first_and_strangers_are_skipped(home: Home, new_run: NewRun) -> None:
+    older, newer = new_run(), new_run()
+    os.utime(older.folder / "job.json", (1, 1))
+    (home.runs / "stranger").mkdir()
+    (home.runs / "broken").mkdir()
+    (home.runs / "broken" / "job.json").write_text("{")
+    (home.runs / "deep").mkdir()
+    (home.runs / "deep" / "job.json").write_text("[" * 100_000)
+    assert [run.id for run in runs.list_runs(home)] == [newer.id, older.id]
+
+
+def test_a_deleted_run_is_gone_and_a_running_one_is_not_deleted(home: Home, new_run: NewRun) -> None:
+    idle, busy = new_run(), new_run(seed=NEVER_END)
+    start(home, busy)
+    runs.write_json(idle.folder / "status.json", {"state": "finished"})
+    runs.delete(home, idle.id)
+    assert not idle.folder.exists()
+    with pytest.raises(SpecError, match="stop it first"):
+        runs.delete(home, busy.id)
+
+
+def test_a_torn_last_line_waits_for_its_end(new_run: NewRun) -> None:
+    run = new_run()
+    (run.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n\0\0\n[1]\n{"step": 2, "lo')
+    assert runs.metrics(run.folder) == ({"step": 1, "loss": 2.0},)
+
+
+def test_the_log_tail_of_a_long_log_begins_at_a_line(new_run: NewRun) -> None:
+    run = new_run()
+    (run.folder / "log.txt").write_text("".join(f"line {number}\n" for number in range(5000)))
+    lines = runs.log_tail(run.folder, 1000).splitlines()
+    assert lines[-1] == "line 4999" and all(line.startswith("line ") for line in lines)
+
+
+def test_a_run_can_be_asked_for_again_on_its_own_data(new_run: NewRun) -> None:
+    run = new_run(lora_r=4)
+    again = resolve(runs.fields_again(run))
+    assert again.job.lora_r == 4 and again.datasets["dataset"] == run.folder / "data/train.jsonl"
+
+
+def test_secrets_of_the_environment_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("HF_TOKEN", "passed on")
+    environment = launch.environment()
+    assert "AWS_SECRET_ACCESS_KEY" not in environment and environment["HF_TOKEN"] == "passed on"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CC", "CXX", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR"),
+        *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    ],
+)
+def test_what_finds_a_compiler_and_sets_up_torch_is_passed_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "chosen")
+    assert launch.environment()[name] == "chosen"
+
+
+@pytest.mark.parametrize(
+    ("status", "peak"),
+    [
+        ({}, None),
+        ({"phase_peak_bytes": {"load": 5, "backward": 7}, "baseline_bytes": 100}, 107),
+        ({"phase_peak_bytes": {"backward": 7}, "baseline_bytes": 0, "peak_allocated_bytes": 9}, 9),
+    ],
+)
+def test_the_peak_is_of_the_whole_training_on_a_gpu_and_of_the_whole_process_without(
+    home: Home, new_run: NewRun, status: dict[str, object], peak: int | None
+) -> None:
+    run = new_run()
+    runs.write_json(run.folder / "status.json", {"state": "finished", **status})
+    assert runs.read(home, run.id).peak_bytes == peak
+
+
+def test_the_list_is_json(home: Home, new_run: NewRun) -> None:
+    listed = json.loads(json.dumps([run.to_json() for run in (new_run(),)]))
+    assert listed[0].keys() >= {"id", "state", "model", "stage", "method", "created", "step", "max_steps", "loss"}
+
+
+def test_a_process_of_another_boot_is_not_alive() -> None:
+    mine = identify(os.getpid())
+    assert mine and mine.boot_id == ProcessId.this_boot()

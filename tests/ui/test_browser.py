@@ -1,0 +1,193 @@
+"""The page in a real browser: the README's story, and a form that answers every edit."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from core import runs
+from core.runs import Home, queue
+from tests.builders.browser import (
+    BROWSER_TESTS,
+    App,
+    choose,
+    choose_method,
+    open_form,
+    points_of,
+    press,
+    set_number,
+    state,
+    wait_for_points,
+    wait_until_finished,
+)
+from tests.builders.fake_runs import NEVER_END, NewRun
+
+pytestmark = BROWSER_TESTS
+
+
+@pytest.mark.slow
+def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(app: App, page: Page, home: Home) -> None:
+    page.goto(app.url)
+    expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
+    expect(page.locator("#data-line")).to_contain_text("rows")
+    press(page, "Start training")
+    wait_for_points(page, "loss", 3)
+    page.reload()
+    expect(state(page)).to_contain_text(re.compile("Training|Evaluating|Saving"))
+    wait_for_points(page, "loss", max(3, points_of(page, "loss") + 2))
+    wait_until_finished(page)
+    (run,) = runs.list_runs(home)
+    losses = [row["loss"] for row in runs.metrics(run.folder) if "loss" in row]
+    assert losses[-1] < losses[0]
+    wait_for_points(page, "loss", len(losses))
+    expect(page.locator("#answers")).to_contain_text("before")
+    expect(page.locator("#what-next")).to_contain_text(str(run.folder / "output"))
+    assert (run.folder / "output" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_new_points_leave_a_persons_zoom_alone(start_app: Callable[[], App], page: Page, new_run: NewRun) -> None:
+    run = new_run(seed=NEVER_END)
+    queue.submit(run.home, run)
+    page.goto(start_app().url)
+    wait_for_points(page, "loss", 5)
+    box = page.locator("#plot-loss .nsewdrag").first.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    zoomed, seen = range_of(page, "loss"), points_of(page, "loss")
+    wait_for_points(page, "loss", seen + 10)
+    assert range_of(page, "loss") == zoomed and zoomed[1] < seen
+
+
+def range_of(page: Page, plot: str) -> list[float]:
+    """What part of the steps a plot shows."""
+    script = "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)._fullLayout.xaxis.range"
+    return list(page.evaluate(script, plot))
+
+
+@pytest.fixture(scope="module")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home in which nothing has been trained."""
+    return Home.find(str(tmp_path_factory.mktemp("empty")))
+
+
+@pytest.fixture(scope="module")
+def form(empty_home: Home) -> Iterator[App]:
+    """The page over it, for whoever starts nothing."""
+    app = App(empty_home.path)
+    yield app
+    app.end()
+
+
+def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(form: App, page: Page, empty_home: Home) -> None:
+    page.goto(form.url)
+    expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
+    rank = page.locator("#field-lora_r")
+    rank.locator("input").fill("-4")
+    expect(rank).to_contain_text("-4 is too small; give 1 or more")
+    expect(page.locator("#estimate")).to_contain_text("This job cannot run yet")
+    press(page, "Start training")
+    expect(page.locator("#start-message")).to_contain_text("Not started")
+    assert runs.list_runs(empty_home) == ()
+    rank.locator("input").fill("4")
+    expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
+
+
+def test_the_estimate_moves_with_the_method_and_the_card(form: App, page: Page) -> None:
+    open_form(page, form)
+    choose(page, "model", "Llama 3.1 8B", "meta-llama/Llama-3.1-8B")
+    choose(page, "gpu", "RTX 4090", "rtx-4090")
+    expect(page.locator("#estimate .verdict")).to_contain_text(" of 24.0 GiB")
+    choose_method(page, "Full", "full")
+    expect(page.locator("#estimate .does_not_fit")).to_be_visible()
+    press(page, "LoRA instead of full")
+    expect(page.locator("#estimate .fits")).to_be_visible()
+    press(page, "Undo")
+    expect(page.locator("#estimate .does_not_fit")).to_be_visible()
+    press(page, "LoRA instead of full")
+    expect(page.locator("#undo")).to_be_visible()
+    choose_method(page, "QLoRA", "qlora")
+    expect(page.locator("#estimate .fits")).to_be_visible()
+    expect(page.locator("#undo")).to_be_hidden()
+
+
+@pytest.mark.slow
+def test_a_picture_that_is_open_follows_the_form(form: App, page: Page) -> None:
+    open_form(page, form)
+    page.get_by_text("Inside one step").click()
+    said = page.locator("#timeline .notice")
+    expect(said).to_contain_text("operation by operation")
+    first = said.inner_text()
+    set_number(page, "max_length", 32)
+    expect(said).not_to_have_text(first)
+
+
+@pytest.mark.slow
+def test_a_menu_closes_when_one_goes_on_with_tab(form: App, page: Page) -> None:
+    open_form(page, form)
+    page.locator("#field-gpu input").click()
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.locator("#field-profile input:focus")).to_have_count(1)
+    expect(page.get_by_role("option")).to_have_count(0)
+
+
+@pytest.mark.slow
+def test_the_chosen_colours_outlive_a_reload(form: App, page: Page) -> None:
+    page.emulate_media(color_scheme="light")
+    page.goto(form.url)
+    for num_dark in (1, 0):
+        press(page, "Light or dark")
+        expect(page.locator("body.dark")).to_have_count(num_dark)
+        page.reload()
+        expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
+        expect(page.locator("body.dark")).to_have_count(num_dark)
+
+
+def test_the_estimate_and_the_start_stay_in_view(form: App, page: Page) -> None:
+    open_form(page, form)
+    page.get_by_text("Job file", exact=True).click()
+    page.get_by_text("Advanced", exact=True).click()
+    page.get_by_text("Sample questions").scroll_into_view_if_needed()
+    expect(page.locator("#estimate .verdict")).to_be_in_viewport()
+    expect(page.locator("#start")).to_be_in_viewport()
+    page.locator("#read-job-file").scroll_into_view_if_needed()
+    expect(page.locator("#read-job-file")).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.slow
+def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(form: App, page: Page) -> None:
+    open_form(page, form)
+    choose(page, "model", "Llama 3.1 8B", "meta-llama/Llama-3.1-8B")
+    choose(page, "gpu", "RTX 4090", "rtx-4090")
+    choose_method(page, "QLoRA", "qlora")
+    choices = page.locator("#choices")
+    choices.get_by_text("What was chosen, and why").click()
+    of_batch = choices.locator("li", has_text="per_device_train_batch_size")
+    expect(of_batch).to_contain_text(re.compile(r"\d+ \w+ .*\d"))
+    set_number(page, "per_device_train_batch_size", 3)
+    expect(choices).to_contain_text("Set by hand, and left so: per_device_train_batch_size")
+    expect(of_batch).to_have_count(0)
+    choose(page, "gpu", "A100 SXM 80", "a100-80gb")
+    expect(page.locator("#estimate .verdict")).to_contain_text(" of 80.0 GiB")
+    expect(page.locator("#field-per_device_train_batch_size input")).to_have_value("3")
+    page.get_by_label("Smallest memory").check()
+    expect(of_batch).to_have_count(1)
+    expect(choices).not_to_contain_text("Set by hand")
+
+
+@pytest.mark.slow
+def test_the_exact_check_puts_a_trace_beside_the_estimate(form: App, page: Page) -> None:
+    open_form(page, form)
+    expect(page.locator("#lengths")).to_contain_text("none cut")
+    press(page, "Check exactly")
+    table = page.locator("#exact table")
+    expect(table).to_contain_text("estimated GiB", timeout=60_000)
+    both = table.locator("tr", has_text="Backward").locator("td")
+    expect(both).to_contain_text([re.compile(r"^\d+\.\d{3}$"), re.compile(r"^\d+\.\d{3}$"), "%"])
+    set_number(page, "lora_r", 32)
+    expect(table).to_have_count(0)

@@ -1,0 +1,110 @@
+"""A person's own data in a real browser: mended, looked at, cut to length and trained on."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from core import runs
+from core.runs import Home
+from tests.builders.browser import BROWSER_TESTS, DEMO, App, open_form, press, set_number, wait_until_finished
+
+pytestmark = BROWSER_TESTS
+
+
+@pytest.mark.slow
+def test_bad_lines_are_dropped_and_the_rest_is_looked_at_and_trained_on(
+    app: App, page: Page, home: Home, tmp_path: Path
+) -> None:
+    good = write_rows(tmp_path / "rows.jsonl", {7: '{"messages": [', 17: '{"messages": []}', 27: '{"text": 1}'})
+    open_form(page, app)
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "rows.jsonl")
+    data = page.locator("#data-line")
+    expect(data).to_contain_text("3 problems")
+    data.locator("summary").click()
+    for number in (7, 17, 27):
+        expect(data).to_contain_text(f"line {number},")
+    press(page, "Drop the bad rows")
+    expect(page.locator("#mended")).to_contain_text("3 rows left out: lines 7, 17, 27")
+    expect(data).to_contain_text("37 rows · messages · no problems")
+
+    look_at_rows(page, good)
+    longest = cut_and_uncut(page)
+    set_number(page, "num_train_epochs", 1)
+    press(page, "Start training")
+    wait_until_finished(page)
+    (run,) = runs.list_runs(home)
+    assert (run.job.max_length, run.job.num_train_epochs) == (longest, 1)
+
+
+@pytest.mark.slow
+def test_columns_are_named_from_menus_and_data_of_another_stage_brings_it_along(
+    app: App, page: Page, tmp_path: Path
+) -> None:
+    open_form(page, app)
+    data = page.locator("#data-line")
+    bring(page, tmp_path / "odd.jsonl", {"Frage": "Wer?", "Antwort": "Pip.", "n": 1})
+    expect(data).to_contain_text("unknown columns")
+    page.locator("#kind input").click()
+    page.get_by_role("option", name="prompt and completion").click()
+    expect(page.locator("#column_0")).to_contain_text("prompt")
+    for box, name in (("column_0", "Frage"), ("column_1", "Antwort")):
+        page.locator(f"#{box} input").click()
+        page.locator(f"#{box}").get_by_role("option", name=name, exact=True).click()
+    press(page, "Use these columns")
+    expect(data).to_contain_text("1 row · prompt + completion · no problems")
+
+    bring(page, tmp_path / "pairs.jsonl", {"prompt": "Who?", "chosen": "Pip.", "rejected": "Nobody."})
+    press(page, "Train with it: DPO")
+    expect(data).to_contain_text("1 row · prompt + chosen + rejected · no problems")
+    expect(page.locator("#field-stage input")).to_have_value("DPO")
+    expect(page.locator("#field-dataset input")).to_have_value(re.compile("^pairs.jsonl · "))
+
+
+def bring(page: Page, file: Path, row: dict[str, object]) -> None:
+    """Drops a file of one row on the page."""
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    page.locator("#upload input[type=file]").set_input_files(file)
+
+
+def look_at_rows(page: Page, good: list[dict[str, list[dict[str, str]]]]) -> None:
+    """Opens the rows as the model sees them, turns a page, and searches."""
+    page.get_by_text("The rows as the model sees them").click()
+    row, learnt = page.locator("#row .shown-row"), page.locator("#row pre .counts")
+    expect(row).to_contain_text("Row 1 of 37")
+    expect(learnt).to_contain_text(good[0]["messages"][-1]["content"])
+    page.locator("#next-row").click()
+    expect(row).to_contain_text("Row 2 of 37")
+    expect(learnt).to_contain_text(good[1]["messages"][-1]["content"])
+    wanted = good[30]["messages"][-1]["content"]
+    page.get_by_placeholder("Find in the rows").fill(wanted)
+    page.get_by_placeholder("Find in the rows").press("Enter")
+    expect(learnt).to_contain_text(wanted)
+    page.get_by_placeholder("Find in the rows").fill("no row says this")
+    page.get_by_placeholder("Find in the rows").press("Enter")
+    expect(page.locator("#row")).to_contain_text("No row holds 'no row says this'.")
+
+
+def cut_and_uncut(page: Page) -> int:
+    """Moves max_length into the rows, then presses the button that leaves every row whole. Returns that length."""
+    line, cut = page.locator("#histogram em"), page.locator("#histogram .cut")
+    expect(page.locator("#lengths")).to_contain_text("none cut at 256")
+    set_number(page, "max_length", 20)
+    expect(cut).not_to_have_count(0)
+    first = line.get_attribute("style")
+    set_number(page, "max_length", 30)
+    expect(line).not_to_have_attribute("style", first or "")
+    page.locator("#length-longest").click()
+    expect(page.locator("#lengths")).to_contain_text("none cut")
+    expect(cut).to_have_count(0)
+    return int(page.locator("#field-max_length input").input_value())
+
+
+def write_rows(path: Path, bad: dict[int, str]) -> list[dict[str, list[dict[str, str]]]]:
+    """Writes forty of the demo's rows with `bad` lines, counted from 1, in place of some. Returns the good ones."""
+    lines = (DEMO / "data.jsonl").read_text(encoding="utf-8").splitlines()[:40]
+    written = [bad.get(number, line) for number, line in enumerate(lines, 1)]
+    path.write_text("\n".join(written) + "\n", encoding="utf-8")
+    return [json.loads(line) for number, line in enumerate(lines, 1) if number not in bad]

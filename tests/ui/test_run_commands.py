@@ -1,0 +1,148 @@
+"""`python app.py runs ...` and a `train` that has to wait: what they print, and with which exit code."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core import runs
+from core.runs import Home, Run, launch, queue
+from tests.builders.fake_runs import CRASH_AT_STEP_3, NEVER_END, NewRun, ended, stepping
+from tests.builders.paths import ROOT
+from ui.terminal.runs import RUN_ACTIONS, manage_runs
+
+Printed = pytest.CaptureFixture[str]
+Do = Callable[..., int]
+
+
+@pytest.fixture
+def do(home: Home) -> Do:
+    """Calls `runs ACTION WORD ...` on the test's home."""
+
+    def call(action: str, *words: str, json: bool = False) -> int:
+        return manage_runs(str(home.path), action, next(iter(words), None), words[1:], json)
+
+    return call
+
+
+@pytest.fixture
+def finished(new_run: NewRun) -> Run:
+    run = new_run()
+    runs.write_json(run.folder / "status.json", {"state": "finished", "step": 20, "max_steps": 20})
+    return runs.read(run.home, run.id)
+
+
+def test_the_queue_is_shown_and_reordered(do: Do, capsys: Printed, home: Home, new_run: NewRun) -> None:
+    assert do("queue") == 0 and "Nobody waits" in capsys.readouterr().out
+    queue.submit(home, new_run(seed=NEVER_END))
+    first, second = (queue.submit(home, new_run()) for _ in range(2))
+    assert do("move", second.id, "up", json=True) == 0
+    assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [second.id, first.id]
+    assert do("stop", second.id) == 0 and "Stopped" in capsys.readouterr().out
+    assert do("queue") == 0 and first.id in capsys.readouterr().out
+
+
+def test_a_run_that_waits_is_not_said_to_stop_after_a_step(
+    do: Do, capsys: Printed, home: Home, new_run: NewRun
+) -> None:
+    queue.submit(home, new_run(seed=NEVER_END))
+    waiting = queue.submit(home, new_run())
+    assert do("stop", waiting.id) == 0
+    printed = capsys.readouterr().out
+    assert "Taken out of the queue." in printed and "checkpoint" not in printed
+
+
+def test_a_run_that_cannot_be_read_is_told_by_the_list(do: Do, capsys: Printed, home: Home, new_run: NewRun) -> None:
+    run = new_run()
+    job = runs.read_json(run.folder / "job.json")
+    runs.write_json(run.folder / "job.json", job | {"of_another_version": 1})
+    assert do("list") == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"{run.id} cannot be read: of_another_version: unknown field")
+    assert "No runs yet" not in printed.out
+
+
+def test_a_deleted_run_comes_back(do: Do, capsys: Printed, home: Home, finished: Run) -> None:
+    assert do("delete", finished.id) == 0 and f"runs restore {finished.id}" in capsys.readouterr().out
+    assert do("restore", finished.id) == 0 and runs.read(home, finished.id).state == "finished"
+    do("delete", finished.id)
+    assert do("empty-trash") == 0 and "freed" in capsys.readouterr().out
+    assert do("restore", finished.id) == 2
+
+
+def test_words_about_a_run_are_written_and_searched(do: Do, capsys: Printed, finished: Run, new_run: NewRun) -> None:
+    other = new_run()
+    for action, words in (("title", "The one"), ("note", "for the paper"), ("tag", "good")):
+        assert do(action, finished.id, *words.split()) == 0
+    assert "The one" in (shown := capsys.readouterr().out) and "for the paper" in shown and "#good" in shown
+    assert do("list", "PAPER", "good", json=True) == 0
+    assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [finished.id]
+    assert do("list", "nowhere") == 0 and other.id not in capsys.readouterr().out
+
+
+def test_runs_are_compared(do: Do, capsys: Printed, finished: Run, new_run: NewRun) -> None:
+    assert do("compare", finished.id, new_run(lora_r=4).id, json=True) == 0
+    found = {each["name"]: each["values"] for each in json.loads(capsys.readouterr().out)}
+    assert found["lora_r"] == [16, 4] and found["state"] == ["finished", "starting"]
+    assert do("compare", finished.id, finished.id) == 0 and "peak_bytes" in capsys.readouterr().out
+
+
+def test_a_bundle_is_written(do: Do, finished: Run, tmp_path: Path) -> None:
+    assert do("bundle", finished.id, str(tmp_path / "run.zip")) == 0
+    assert "RUN.md" in zipfile.ZipFile(tmp_path / "run.zip").namelist()
+
+
+def test_a_failed_run_is_shown_with_what_would_help(do: Do, capsys: Printed, home: Home, new_run: NewRun) -> None:
+    run = ended(home, queue.submit(home, new_run(seed=CRASH_AT_STEP_3)))
+    assert do("show", run.id) == 0
+    assert "→ " in (shown := capsys.readouterr().out) and "--" in shown
+    assert do("show", run.id, json=True) == 0
+    assert all(each["change"] for each in json.loads(capsys.readouterr().out)["remedies"])
+
+
+@pytest.mark.parametrize("action", [name for name, action in RUN_ACTIONS.items() if action.words])
+def test_a_missing_word_is_one_line_and_exit_2(do: Do, capsys: Printed, action: str) -> None:
+    assert do(action) == 2
+    assert (
+        capsys.readouterr().err
+        == f"ID: is missing; `python app.py runs {' '.join((action, *RUN_ACTIONS[action].words))}`"
+        "; `runs list` has the IDs\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [("show", ("ID", "more")), ("move", ("ID", "left")), ("bundle", ("ID", "/tmp/x.tar")), ("show", ("../x",))],
+)
+def test_words_that_make_no_sense_are_exit_2(
+    do: Do, capsys: Printed, finished: Run, action: str, words: tuple[str, ...]
+):
+    assert do(action, *(finished.id if word == "ID" else word for word in words)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_training_waits_for_its_turn_and_ctrl_c_cancels_it(home: Home, new_run: NewRun) -> None:
+    queue.submit(home, new_run(seed=NEVER_END))
+    program = "import sys; from core import runs; from pathlib import Path; import app; "
+    program += "runs.PROGRAM = Path('tests/builders/fake_program').absolute(); sys.exit(app.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "train", "--demo", "--home", str(home.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        next(line for line in process.stdout if line.startswith("Waiting"))
+        process.send_signal(2)
+        assert process.wait(30) == 130
+    assert queue.waiting(home) == () and [run.state for run in runs.list_runs(home)] == ["stopped", "running"]
+
+
+def test_training_that_waited_starts_when_the_other_has_ended(
+    do: Do, capsys: Printed, home: Home, new_run: NewRun
+) -> None:
+    first = stepping(home, queue.submit(home, new_run(seed=NEVER_END)))
+    second = queue.submit(home, new_run())
+    launch.request_stop(first)
+    assert do("resume", second.id) == 0
+    assert "step 20/20" in capsys.readouterr().out

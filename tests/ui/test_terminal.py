@@ -1,0 +1,322 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import app
+from core import runs
+from core.job import JobSpec
+from core.models import DEMO_DIR
+from core.runs import Home, Run, launch
+from tests.builders.fake_runs import start
+from tests.builders.paths import ROOT
+from ui.terminal import commands as terminal
+
+NewRun = Callable[..., Run]
+Printed = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def tailor(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Calls the command line with a home of its own."""
+    monkeypatch.setenv("TAILOR_HOME", str(home.path))
+    return lambda *arguments: app.main([str(argument) for argument in arguments])
+
+
+def test_every_field_of_a_job_is_a_flag(capsys: Printed) -> None:
+    with pytest.raises(SystemExit) as end:
+        app.main(["train", "--help"])
+    printed = capsys.readouterr().out
+    assert end.value.code == 0
+    assert all(f"--{name.replace('_', '-')} " in printed for name in JobSpec.model_fields)
+
+
+def test_an_estimate_is_printed_as_contracted(tailor: Callable[..., int], capsys: Printed) -> None:
+    flags = ("--model", "meta-llama/Llama-3.1-8B", "--method", "qlora", "--gpu", "rtx-4090", "--json")
+    assert tailor("estimate", *flags) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() >= {
+        "components",
+        "phases",
+        "peak_allocated_bytes",
+        "peak_reserved_bytes",
+        "total_bytes",
+        "capacity_bytes",
+        "verdict",
+        "num_parameters",
+        "num_trainable_parameters",
+        "fixes",
+        "speed",
+    }
+    assert printed["speed"].keys() == {"tokens_per_second", "seconds_per_step", "hours", "usd"}
+    assert all(fix.keys() >= {"change", "total_bytes", "saves_bytes", "why"} for fix in printed["fixes"])
+    assert printed["num_parameters"] == 8_030_261_248 and printed["num_trainable_parameters"] == 41_943_040
+    assert sum(part["bytes"] for part in printed["components"]) == printed["total_bytes"]
+
+
+def test_what_would_make_a_job_fit_is_printed(tailor: Callable[..., int], capsys: Printed) -> None:
+    flags = ("--model", "meta-llama/Llama-3.1-8B", "--method", "full", "--gpu", "rtx-4090")
+    assert tailor("estimate", *flags) == 0
+    assert "✓ LoRA instead of full" in capsys.readouterr().out
+
+
+def test_an_estimate_for_a_person_is_a_sentence_and_a_table(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("estimate", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "rtx-4090") == 0
+    printed = capsys.readouterr().out
+    assert "Llama 3.1 8B" in printed and "of 24.0 GiB" in printed and "optimizer_states" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (("estimate", "--lora-r", "-1"), ["lora_r"]),
+        (("train", "--learning-rate", "nan", "--lora-r", "0"), ["learning_rate", "lora_r"]),
+        (("train", "--dataset", "/no/such/file.jsonl", "--model", "/no/such/model"), ["model", "dataset"]),
+        (("train", "--dataset", "/no/such/file.jsonl", "--lora-r", "-1"), ["lora_r", "dataset"]),
+        (("train", "/no/such/job.json"), ["job file"]),
+        (("estimate", "--gpu", "abacus"), ["gpu"]),
+        (("check", "/no/such/file.jsonl"), ["file"]),
+        (("check", "~nobody-here/rows.jsonl"), ["file"]),
+        (("check", "x" * 300), ["file"]),
+        (("train", "--dataset", "x" * 300, "--mix", "x" * 300, "--adapter", "x" * 300), ["dataset", "mix", "adapter"]),
+        (("train", "--dataset", "~nobody-here/rows.jsonl", "--adapter", "~nobody-here/a"), ["dataset", "adapter"]),
+        (("train", "--mix", "~nobody-here/rows.jsonl"), ["mix"]),
+        (("runs", "--home", "~nobody-here/runs"), ["home"]),
+        (("check", "demo", "--max-length", "many"), ["max_length"]),
+        (("check", "demo", "--max-length", "-5"), ["max_length"]),
+        (("check", "demo", "--max-length", "99999999999"), ["max_length"]),
+        (("check", "demo", "--stage", "magic"), ["stage"]),
+        (("runs", "show"), ["ID"]),
+        (("estimate", "--max-length", "999999", "--model", "meta-llama/Llama-3.1-8B"), ["max_length"]),
+    ],
+)
+def test_bad_input_is_one_line_per_problem_and_exit_2(
+    tailor: Callable[..., int], capsys: Printed, arguments: tuple[str, ...], fields: list[str]
+) -> None:
+    assert tailor(*arguments) == 2
+    printed = capsys.readouterr()
+    assert [line.partition(":")[0] for line in printed.err.strip().splitlines()] == fields
+    assert "Traceback" not in printed.err and printed.out == ""
+
+
+@pytest.mark.parametrize("arguments", [("train", "--colour", "blue"), ("dance",), ("runs", "burn")])
+def test_a_word_that_is_none_is_one_line_and_exit_2(capsys: Printed, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as end:
+        app.main(list(arguments))
+    assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_unknown_field_of_a_job_file_is_named(tailor: Callable[..., int], capsys: Printed, tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    file.write_text('{"colour": "blue", "lora_r": "many"}')
+    assert tailor("train", file) == 2
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["lora_r", "colour"]
+
+
+def test_a_job_file_may_begin_with_a_byte_order_mark_and_may_not_be_endlessly_deep(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    (tmp_path / "job.json").write_text('{"model": "demo"}', encoding="utf-8-sig")
+    assert tailor("estimate", tmp_path / "job.json") == 0
+    (tmp_path / "job.json").write_text("[" * 100_000)
+    assert tailor("estimate", tmp_path / "job.json") == 2
+    assert capsys.readouterr().err.startswith("job file: ")
+
+
+def test_a_broken_dataset_is_refused_before_training_with_its_line(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "fine"}\n{"text": 7}\n')
+    assert tailor("train", "--dataset", file) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert tailor("check", file) == 2
+
+
+def test_rows_that_would_lose_their_answers_are_refused_without_consent(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path, home: Home, fake_program: None
+) -> None:
+    rows = [{"prompt": "Say it. " * words, "completion": "Yes"} for words in (1, 1, 90)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))  # an array is measured like lines
+    asked = ("train", "--demo", "--dataset", tmp_path / "rows.json", "--max-length", "32")
+    assert tailor(*asked) == 2
+    complaint = capsys.readouterr().err
+    assert "the whole answer of 1 of 3 rows" in complaint and "allow it with max_lost_answers" in complaint
+    assert runs.list_runs(home) == ()
+    assert tailor(*asked, "--max-lost-answers", "0.5") == 0
+
+
+def test_a_broken_line_of_a_mixed_file_is_refused_before_training(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path, home: Home
+) -> None:
+    for name, rows in {"sound": '{"text": "fine"}\n', "broken": '{"text": "fine"}\n{"text": 7}\n'}.items():
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    assert tailor("train", "--demo", "--dataset", tmp_path / "sound.jsonl", "--mix", tmp_path / "broken.jsonl") == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("mix: broken.jsonl, line 2, text: is a number") and runs.list_runs(home) == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (("--mix", "long.jsonl = 2"), "the whole answer of 2 of 12 rows"),
+        (("--mix", "long.jsonl = 2", "--max-lost-answers", "0.2"), ""),
+        (
+            ("--dataset", "long.jsonl", "--mix", "short.jsonl = 0.5", "--max-rows", "6"),
+            "the whole answer of 1 of 6 rows",
+        ),
+        (("--dataset", "mostly.jsonl"), "the whole answer of 9 of 10 rows"),
+        (("--dataset", "mostly.jsonl", "--max-rows", "1"), "cut off the answer of every row"),
+    ],
+)
+def test_lost_answers_are_counted_among_the_rows_that_are_trained_on(
+    tailor: Callable[..., int],
+    capsys: Printed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_program: None,
+    fields: tuple[str, ...],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, lengths in {"short": [1] * 10, "long": [90], "mostly": [90] * 9 + [1]}.items():
+        rows = ({"prompt": "Say it. " * words, "completion": "Yes"} for words in lengths)
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ("train", "--demo", "--dataset", "short.jsonl", "--max-length", "32", "--eval-fraction", "0")
+    assert tailor(*asked, *fields) == (2 if says else 0)
+    assert says in capsys.readouterr().err
+
+
+def test_rows_that_cannot_be_measured_are_let_pass_and_that_is_said(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path, fake_program: None
+) -> None:
+    (tmp_path / "model").mkdir()
+    shutil.copy(DEMO_DIR / "config.json", tmp_path / "model")
+    assert tailor("train", "--demo", "--model", tmp_path / "model") == 0
+    assert "not measured" in capsys.readouterr().err
+
+
+def test_the_demo_data_is_usable(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("check", "demo", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == report["valid_rows"] > 200 and report["format"] == "conversational"
+
+
+def test_training_in_the_foreground_follows_to_the_end(
+    tailor: Callable[..., int], capsys: Printed, fake_program: None
+) -> None:
+    assert tailor("train", "--demo", "--lora-r", "4") == 0
+    printed = capsys.readouterr().out
+    assert "step 20/20" in printed and "Finished" in printed and "output" in printed
+
+
+def test_a_profile_plans_for_the_rows_as_they_are_measured(
+    tailor: Callable[..., int], capsys: Printed, fake_program: None
+) -> None:
+    assert tailor("train", "--demo", "--profile", "fastest") == 0
+    printed = capsys.readouterr().out
+    assert "joined to 256 tokens" in printed and "is not known" not in printed
+
+
+def test_a_failed_training_exits_1_and_names_the_log(
+    tailor: Callable[..., int], capsys: Printed, fake_program: None
+) -> None:
+    assert tailor("train", "--demo", "--seed", "1001") == 1
+    printed = capsys.readouterr().out
+    assert "backward" in printed and "log.txt" in printed
+
+
+def test_runs_are_listed_shown_stopped_resumed_and_deleted(
+    tailor: Callable[..., int], capsys: Printed, home: Home, new_run: NewRun
+) -> None:
+    run = new_run(seed=1003)
+    start(home, run)
+    while not runs.read(home, run.id).step:
+        time.sleep(0.02)
+    assert tailor("runs", "stop", run.id) == 0
+    assert runs.read(home, run.id).state == "stopped"
+    assert "runs resume" in capsys.readouterr().out
+    assert tailor("runs", "list", "--json") == 0
+    assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [run.id]
+    assert tailor("runs", "show", run.id, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["status"]["state"] == "stopped"
+    assert tailor("runs", "delete", run.id) == 0
+    assert runs.list_runs(home) == ()
+
+
+def test_runs_alone_lists_them(tailor: Callable[..., int], capsys: Printed, new_run: NewRun) -> None:
+    assert tailor("runs") == 0 and "No runs yet" in capsys.readouterr().out
+    run = new_run()
+    assert tailor("runs") == 0 and run.id in capsys.readouterr().out
+
+
+def test_a_finished_run_is_not_resumed(
+    tailor: Callable[..., int], capsys: Printed, home: Home, new_run: NewRun
+) -> None:
+    run = new_run()
+    start(home, run)
+    launch.wait(home, run.id, 20)
+    assert tailor("runs", "resume", run.id) == 2
+    assert "finished" in capsys.readouterr().err
+
+
+def test_doctor_says_what_this_machine_has(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("doctor", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["ram_bytes"] > 0
+
+
+def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path) -> None:
+    program = "import sys; from core import runs; from pathlib import Path; import app; "
+    program += "runs.PROGRAM = Path('tests/builders/fake_program').absolute(); sys.exit(app.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "train", "--demo", "--seed", "1003", "--home", str(home.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        next(line for line in process.stdout if line.startswith("step 3"))
+        process.send_signal(2)
+        assert process.wait(30) == 130
+    (run,) = runs.list_runs(home)
+    assert run.state == "stopped" and runs.has_checkpoint(run.folder)
+
+
+def test_an_impatient_second_ctrl_c_leaves_the_run_alone_without_a_traceback(
+    tailor: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(terminal.COMMANDS, "doctor", interrupted)
+    assert tailor("doctor") == 130
+
+
+def test_killing_the_foreground_does_not_stop_the_run(home: Home) -> None:
+    program = "import sys; from core import runs; from pathlib import Path; import app; "
+    program += "runs.PROGRAM = Path('tests/builders/fake_program').absolute(); sys.exit(app.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "train", "--demo", "--home", str(home.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        next(line for line in process.stdout if line.startswith("step 3"))
+        process.kill()
+    (run,) = runs.list_runs(home)
+    assert run.is_active and launch.wait(home, run.id, 20).state == "finished"
+
+
+def test_the_command_line_answers_without_gradio_or_torch() -> None:
+    script = (
+        "import sys, app; app.main(['estimate', '--json']); sys.exit('gradio' in sys.modules or 'torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_terminal_that_lacks_a_letter_gets_another_and_no_traceback(home: Home) -> None:
+    command = [sys.executable, "app.py", "doctor", "--home", home.path]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}  # as on Windows where the output goes to a file
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr and done.stdout

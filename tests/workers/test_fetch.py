@@ -1,0 +1,291 @@
+"""Sources that are no JSONL become JSONL at the door: every value as it is, or one sentence on why not."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from core.dataset import DatasetError, Progress, Terms, check_file, is_hub_dataset, repair, take_in
+from core.dataset.intake.tables import csv_lines
+from core.workers.fetch.parquet import BadTable, columns_of, write_rows
+from tests.builders.fake_hub import fake_hub
+from tests.builders.paths import DATA, ROOT
+
+
+def rows_of(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def csv_rows(tmp_path: Path, content: str | bytes, **how: str) -> list[Any]:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [json.loads(line) for _num_bytes, line in csv_lines(file, **how)]
+
+
+def table_rows(tmp_path: Path, table: pa.Table, needed: tuple[str, ...] = ()) -> tuple[list[Any], Any]:
+    """(what a table becomes, what was left out)."""
+    pq.write_table(table, tmp_path / "rows.parquet")
+    kept = columns_of([tmp_path / "rows.parquet"], needed)
+    with (tmp_path / "rows.jsonl").open("wb") as out:
+        write_rows([tmp_path / "rows.parquet"], kept, out, lambda _num_bytes: None)
+    return rows_of(tmp_path / "rows.jsonl"), kept.left_out
+
+
+def test_cells_of_csv_stay_the_texts_that_they_are(tmp_path: Path) -> None:
+    content = 'question,answer\n2026-11-22,9223372036854775808\n" a ""b"", \n1e5",null\n\n,NaN\n'
+    wanted = [("2026-11-22", "9223372036854775808"), (' a "b", \n1e5', "null"), ("", "NaN")]
+    assert csv_rows(tmp_path, content) == [{"question": one, "answer": other} for one, other in wanted]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a;b\n1,5;2\n",
+        "a\tb\n1,5\t2\n",
+        "a|b\n1,5|2\n",
+        '\ufeffa,b\n"1,5",2\n',
+        "a,b\r\n'1,5'.strip(),2\r\n"[:5] + '"1,5",2\r\n',
+    ],
+)
+def test_the_delimiter_is_read_off_the_first_row(tmp_path: Path, content: str) -> None:
+    assert csv_rows(tmp_path, content) == [{"a": "1,5", "b": "2"}]
+
+
+def test_utf_16_as_excel_saves_it_is_read(tmp_path: Path) -> None:
+    assert csv_rows(tmp_path, "a,b\né,2\n".encode("utf-16")) == [{"a": "é", "b": "2"}]
+
+
+def test_a_column_of_csv_can_be_read_as_true_or_false(tmp_path: Path) -> None:
+    assert [row["ok"] for row in csv_rows(tmp_path, "ok,a\nTRUE,1\n0,1\nno,1\n", label="ok")] == [True, False, False]
+    with pytest.raises(DatasetError, match="line 3, ok: 'maybe' is neither"):
+        csv_rows(tmp_path, "ok,a\nTRUE,1\nmaybe,1\n", label="ok")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("a,b\n1,2\n1,2,3\n", "line 3, row: .* 3 cells, the first row 2"),
+        ('a,b\n1,"2\n', "not CSV"),
+        ("a,a\n1,2\n", "the name of two columns"),
+        ("a,\n1,2\n", "a column has no name"),
+        (b"a,b\n\xe9,2\n", "not UTF-8"),
+        (gzip.compress(b"a,b\n", mtime=0), "gzip data"),
+    ],
+)
+def test_what_is_no_sound_csv_is_named(tmp_path: Path, content: str | bytes, says: str) -> None:
+    with pytest.raises(DatasetError, match=says):
+        csv_rows(tmp_path, content)
+
+
+def test_values_of_parquet_are_kept_exactly(tmp_path: Path) -> None:
+    rows = [
+        {"n": 2**63, "f": 0.1, "t": "2026-11-22T00:00:00", "l": [{"role": "user", "content": "é\u2028"}], "b": True},
+        {"n": 1, "f": 5e-324, "t": "", "l": [], "b": None},
+    ]
+    schema = pa.schema(
+        [
+            ("n", pa.uint64()),
+            ("f", pa.float64()),
+            ("t", pa.string()),
+            ("l", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            ("b", pa.bool_()),
+        ]
+    )
+    assert table_rows(tmp_path, pa.Table.from_pylist(rows, schema)) == (rows, ())
+
+
+def test_json_inside_of_parquet_is_json_again(tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array(['{"n": 9223372036854775808}', None], pa.json_())})
+    assert table_rows(tmp_path, table)[0] == [{"a": {"n": 2**63}}, {"a": None}]
+
+
+def test_columns_that_json_has_no_values_for_are_left_out_unless_they_are_needed(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a"], "when": [datetime(2026, 11, 22)], "picture": [b"\0"]})
+    rows, left_out = table_rows(tmp_path, table)
+    assert rows == [{"text": "a"}] and dict(left_out) == {"when": "timestamp[us]", "picture": "binary"}
+    with pytest.raises(BadTable, match=r"when holds timestamp\[us\], which JSON lacks"):
+        table_rows(tmp_path, table, needed=("when",))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_json_lacks_are_refused_by_row_and_column(tmp_path: Path, number: float) -> None:
+    with pytest.raises(BadTable, match="row 2 holds NaN or infinity in score"):
+        table_rows(tmp_path, pa.table({"score": [1.0, number]}))
+
+
+def test_a_parquet_file_is_taken_in_and_its_columns_mapped(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"Frage": ["a"], "Antwort": ["b"], "when": [datetime(2026, 1, 1)]}), tmp_path / "x.parquet")
+    heard: list[Progress] = []
+    terms = Terms(columns={"question": "Frage", "answer": "Antwort"})
+    taken = take_in(str(tmp_path / "x.parquet"), tmp_path, terms, on_progress=heard.append)
+    assert rows_of(taken.path) == [{"question": "a", "answer": "b"}] and taken.rows == 1
+    assert check_file(taken.path).is_usable and "when" in " ".join(taken.actions)
+    assert taken.sha256 == hashlib.sha256(taken.path.read_bytes()).hexdigest()
+    assert all(each.doing == "converting" for each in heard)
+
+
+def test_csv_and_arrays_are_taken_in_and_leave_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "my rows.csv").write_text("text\na\n")
+    (tmp_path / "array.json").write_text('[{"text": 1e5}, {"text": 2}]')
+    taken = [take_in(str(tmp_path / name), tmp_path) for name in ("my rows.csv", "array.json")]
+    assert [(each.path.name, each.rows) for each in taken] == [("my-rows.jsonl", 1), ("array.jsonl", 2)]
+    assert len(list(tmp_path.iterdir())) == 4 and b"1e5" in taken[1].path.read_bytes()
+
+
+def test_one_of_a_thing_is_not_told_as_several(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\na\n")
+    taken = take_in(str(tmp_path / "rows.csv"), tmp_path)
+    assert taken.actions == ("1 CSV file became JSON lines.",)
+    (tmp_path / "line.jsonl").write_text('\n{"text": "a",}\r\n')
+    report = check_file(tmp_path / "line.jsonl")
+    assert report.summary() == "1 row · unknown columns · 1 problem"
+    assert report.notes == ("CR LF, as on Windows, ends 1 line, which is harmless.", "1 blank line left out.")
+    assert repair(tmp_path / "line.jsonl", tmp_path / "new.jsonl").actions == (
+        "Removed 1 carriage return from the ends of lines.",
+        "Removed commas before closing brackets in 1 row.",
+    )
+
+
+def test_what_is_jsonl_stays_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n\n{"text": "b"}')
+    taken = take_in(str(tmp_path / "rows.jsonl"), tmp_path)
+    assert (taken.path, taken.rows, taken.actions) == (tmp_path / "rows.jsonl", 2, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "terms", "says"),
+    [
+        ("none.csv", Terms(), "there is no file"),
+        ("packed.jsonl", Terms(), "gunzip"),
+        ("rows.csv", Terms(max_bytes=10), "more than 0.0 GiB"),
+        ("broken.parquet", Terms(), "no sound Parquet"),
+        ("rows.csv", Terms(columns={"text": "nothing"}, time_limit_seconds=0.01), "took longer"),
+    ],
+)
+def test_what_cannot_be_taken_in_is_a_sentence_and_leaves_nothing(
+    tmp_path: Path, name: str, terms: Terms, says: str
+) -> None:
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(b"{}"))
+    (tmp_path / "rows.csv").write_text("text\n" + "a\n" * 100)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1" + b"\0" * 100)
+    with pytest.raises(DatasetError, match=says):
+        take_in(str(tmp_path / name), tmp_path, terms)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_taking_in_can_be_called_off(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\na\n")
+    with pytest.raises(DatasetError, match="called off"):
+        take_in(str(tmp_path / "rows.csv"), tmp_path, is_cancelled=lambda: True)
+
+
+def test_a_name_with_one_slash_is_a_dataset_on_the_hub_unless_it_is_a_file(tmp_path: Path) -> None:
+    assert all(map(is_hub_dataset, ("owner/name", "owner/name:config/split", "owner/name-v1.5")))
+    assert not any(map(is_hub_dataset, ("data/train.jsonl", "data/Rows.CSV", "data/rows.json", "data/rows.parquet")))
+    assert not any(map(is_hub_dataset, ("name", "/owner/name", "../name", "a/b/c", "tests/data", "owner/na me")))
+
+
+def packed(table: pa.Table) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    return content.getvalue()
+
+
+def with_configs(*configs: str) -> bytes:
+    return ("---\nconfigs:\n" + "".join(f"- config_name: {each}\n" for each in configs) + "---\n").encode()
+
+
+EXACT = b'{"text": "2026-11-22"}\n{"text": "b", "n": 9223372036854775808}\n'
+SECRET = DATA / "array.json"
+ON_THE_HUB: Mapping[str, Mapping[str, bytes]] = {
+    "owner/lines": {"train.jsonl.gz": gzip.compress(EXACT), "test.jsonl": b""},
+    "owner/tables": {f"data/train-{part}.parquet": packed(pa.table({"text": [str(part)]})) for part in range(2)},
+    "owner/configs": {
+        "README.md": with_configs("en\n  data_files: en.csv", "de\n  data_files: de.csv"),
+        "en.csv": b"text\nhello\n",
+        "de.csv": b"text\nhallo\n",
+    },
+    "owner/program": {"program.py": b"raise SystemExit"},
+    "owner/pictures": {"a.png": b""},
+    "owner/thief": {"README.md": with_configs(f"x\n  data_files: {SECRET}"), "a.json": b"[]"},
+}
+REFUSED = (
+    (("owner/configs", "", ""), "say which config: en, de"),
+    (("owner/configs", "fr", ""), "no config 'fr', but en, de"),
+    (("owner/lines", "", "dev"), "no split 'dev', but train, test"),
+    (("owner/program", "", ""), "no files that can be read as rows"),
+    (("owner/pictures", "", ""), "of the kind imagefolder"),
+    (("owner/thief", "", ""), "a file that is not its own"),
+    (("owner/gated", "", ""), "accept its terms at"),
+    (("owner/none", "", ""), "there is no dataset owner/none"),
+)
+REASONS = """
+import json, sys
+from core.workers.fetch.__main__ import _reason, find_files
+for id, config, split in json.load(sys.stdin):
+    try:
+        print(json.dumps(find_files(id, config, split, "main").paths))
+    except Exception as error:
+        print(json.dumps(_reason(error, id)))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """What a child must see to take this machine for the Hub."""
+    with fake_hub(ON_THE_HUB, gated="owner/gated") as address:
+        cache = str(tmp_path_factory.mktemp("cache"))
+        yield {"HF_ENDPOINT": address, "HF_HOME": cache, "HF_HUB_OFFLINE": "0"}
+
+
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [
+        ("owner/lines", EXACT),
+        ("owner/tables", b'{"text": "0"}\n{"text": "1"}\n'),
+        ("owner/configs:de", b'{"text":"hallo"}\n'),
+    ],
+)
+def test_a_dataset_of_the_hub_is_taken_in_exactly(
+    tmp_path: Path, hub: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, source: str, content: bytes
+) -> None:
+    for name, value in hub.items():
+        monkeypatch.setenv(name, value)
+    taken = take_in(source, tmp_path)
+    assert taken.path.read_bytes() == content and "Hugging Face Hub" in taken.actions[0]
+    assert list(tmp_path.iterdir()) == [taken.path]
+
+
+@pytest.mark.parametrize(("asked", "says"), REFUSED)
+def test_a_dataset_that_cannot_be_taken_in_is_a_sentence(
+    reasons: Mapping[tuple[str, ...], str], asked: tuple[str, ...], says: str
+) -> None:
+    assert says in reasons[asked] and "Error" not in reasons[asked]
+
+
+@pytest.fixture(scope="module")
+def reasons(hub: Mapping[str, str]) -> Mapping[tuple[str, ...], str]:
+    """Why datasets cannot be read, all asked of one process."""
+    asked = [asked for asked, _says in REFUSED]
+    command = [sys.executable, "-c", REASONS]
+    done = subprocess.run(
+        command, input=json.dumps(asked), env=os.environ | hub, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return dict(zip(asked, done.stdout.splitlines(), strict=True))
+
+
+def test_without_a_network_the_hub_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="the Hugging Face Hub cannot be reached from here; fetch owner/name where"):
+        take_in("owner/name", tmp_path)
+    assert list(tmp_path.iterdir()) == []
