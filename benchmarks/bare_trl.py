@@ -30,20 +30,39 @@ def train(settings: dict[str, Any], folder: Path) -> None:
     class Lines(TrainerCallback):  # type: ignore[misc]
         """Writes down when TRL logs."""
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+        ) -> None:
             if logs and "loss" in logs:
-                line = {"step": state.global_step, "time": time.time(), "num_tokens": logs["num_tokens"]}
+                line = {
+                    "step": state.global_step,
+                    "time": time.time(),
+                    "num_tokens": logs["num_tokens"],
+                }
                 with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line | {"loss": logs["loss"]}) + "\n")
 
-    rows = load_dataset("json", data_files=settings["rows"], split="train", cache_dir=str(folder / "cache"))
-    config = {"output_dir": str(folder / "out"), "save_strategy": "no", "disable_tqdm": True, **settings["config"]}
+    rows = load_dataset(
+        "json", data_files=settings["rows"], split="train", cache_dir=str(folder / "cache")
+    )
+    config = {
+        "output_dir": str(folder / "out"),
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        **settings["config"],
+    }
     trainer = SFTTrainer(
         model=settings["model"],
-        args=SFTConfig(**config, model_init_kwargs=settings["load"], use_cpu=not torch.cuda.is_available()),
+        args=SFTConfig(
+            **config, model_init_kwargs=settings["load"], use_cpu=not torch.cuda.is_available()
+        ),
         train_dataset=rows,
-        quantization_config=BitsAndBytesConfig(**settings["quantization"]) if settings["quantization"] else None,
-        peft_config=LoraConfig(**settings["lora"], task_type="CAUSAL_LM") if settings["lora"] else None,
+        quantization_config=BitsAndBytesConfig(**settings["quantization"])
+        if settings["quantization"]
+        else None,
+        peft_config=LoraConfig(**settings["lora"], task_type="CAUSAL_LM")
+        if settings["lora"]
+        else None,
         callbacks=[Lines()],
     )
     trainer.train()

@@ -81,17 +81,24 @@ def estimated(config: Mapping[str, Any], method: str, budget: float, num_tokens:
         "torch_compile": True,
         "activation_memory_budget": budget,
     }
-    program = program_of(JobSpec.parse(asked), ModelShape.from_config(dict(config)), gpus()["rtx-4090"])
+    program = program_of(
+        JobSpec.parse(asked), ModelShape.from_config(dict(config)), gpus()["rtx-4090"]
+    )
     program = replace(program, workspace_bytes=0)
     simulation = Simulation(program, program.layer_kinds())
     simulation.heap.enter("step")
     simulation.step()
     heap = simulation.heap
     at = {label: position for position, label in reversed(heap.marks)}
-    in_front, behind = (_live_bytes(heap, at[f"{phase}, layer 1"]) for phase in ("forward", "backward"))
+    in_front, behind = (
+        _live_bytes(heap, at[f"{phase}, layer 1"]) for phase in ("forward", "backward")
+    )
     input_bytes = num_tokens * program.shape.hidden_size * program.residual_bytes
     return Layer(  # behind the layer there is the gradient of its output, as large as its input
-        kept_bytes=behind["activations"] - in_front["activations"] + behind["temporary"] - input_bytes,
+        kept_bytes=behind["activations"]
+        - in_front["activations"]
+        + behind["temporary"]
+        - input_bytes,
         at_once_bytes=heap.peaks["backward/0/0"].num_bytes - in_front.total() - behind["gradients"],
     )
 
@@ -115,7 +122,9 @@ def main() -> None:
     from benchmarks.inductor_layer import measure
 
     config, thousands = config_of(asked.family, asked.width), 1000 * asked.tokens
-    print(f"{'method':8}{'budget':>8}{'kept':>10}{'estimated':>10}{'at once':>10}{'estimated':>10}{'again':>8}")
+    print(
+        f"{'method':8}{'budget':>8}{'kept':>10}{'estimated':>10}{'at once':>10}{'estimated':>10}{'again':>8}"
+    )
     for method in METHODS:
         whole = measure(config, method, 1.0, asked.tokens)
         for budget in BUDGETS:
@@ -124,7 +133,10 @@ def main() -> None:
             sizes = found.kept_bytes, guess.kept_bytes, found.at_once_bytes, guess.at_once_bytes
             again = (found.backward_flops - whole.backward_flops) / found.forward_flops
             print(
-                f"{method:8}{budget:8.1f}", *(f"{size / thousands:9.1f}" for size in sizes), f"{again:7.0%}", flush=True
+                f"{method:8}{budget:8.1f}",
+                *(f"{size / thousands:9.1f}" for size in sizes),
+                f"{again:7.0%}",
+                flush=True,
             )
 
 

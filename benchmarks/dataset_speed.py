@@ -27,25 +27,52 @@ from core.dataset.check.lines import Source, blocks_of_lines, parse_block
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 10**6
-SYLLABLES = ("ta", "lor", "sil", "k", "ne", "dle", "thr", "ead", "co", "at", "mar", "ket", "é", "o", "un")
+SYLLABLES = (
+    "ta",
+    "lor",
+    "sil",
+    "k",
+    "ne",
+    "dle",
+    "thr",
+    "ead",
+    "co",
+    "at",
+    "mar",
+    "ket",
+    "é",
+    "o",
+    "un",
+)
 REPEATS = 3
 
 
 def text(chance: random.Random, num_words: int) -> str:
     """Words that mean nothing."""
-    return " ".join("".join(chance.choices(SYLLABLES, k=chance.randint(1, 4))) for _ in range(num_words))
+    return " ".join(
+        "".join(chance.choices(SYLLABLES, k=chance.randint(1, 4))) for _ in range(num_words)
+    )
 
 
 def chat(chance: random.Random) -> dict[str, Any]:
     """A question and its answer, about 600 bytes."""
     question, answer = text(chance, 25), text(chance, 60)
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
 
 
 def turns(chance: random.Random) -> dict[str, Any]:
     """A conversation of ten turns with code in it."""
     roles = ("user", "assistant") * 5
-    return {"messages": [{"role": role, "content": text(chance, 30) + '\nprint({"a": [1]})'} for role in roles]}
+    return {
+        "messages": [
+            {"role": role, "content": text(chance, 30) + '\nprint({"a": [1]})'} for role in roles
+        ]
+    }
 
 
 def short(chance: random.Random) -> dict[str, Any]:
@@ -55,8 +82,14 @@ def short(chance: random.Random) -> dict[str, Any]:
 
 def tools(chance: random.Random) -> dict[str, Any]:
     """A call of a tool and what came of it, about 900 bytes."""
-    call = {"type": "function", "function": {"name": "look_up", "arguments": {"word": text(chance, 2)}}}
-    parameters = {"type": "object", "properties": {"word": {"type": "string", "description": text(chance, 8)}}}
+    call = {
+        "type": "function",
+        "function": {"name": "look_up", "arguments": {"word": text(chance, 2)}},
+    }
+    parameters = {
+        "type": "object",
+        "properties": {"word": {"type": "string", "description": text(chance, 8)}},
+    }
     return {
         "tools": [{"type": "function", "function": {"name": "look_up", "parameters": parameters}}],
         "messages": [
@@ -79,7 +112,11 @@ CORPORA: tuple[Callable[[random.Random], dict[str, Any]], ...] = (chat, turns, s
 def libraries() -> Iterator[tuple[str, Callable[[bytes], Any]]]:
     """Every JSON library that is there."""
     yield "json", json.loads
-    for module, function in (("orjson", "loads"), ("msgspec.json", "decode"), ("simdjson", "loads")):
+    for module, function in (
+        ("orjson", "loads"),
+        ("msgspec.json", "decode"),
+        ("simdjson", "loads"),
+    ):
         try:
             yield module.split(".")[0], getattr(importlib.import_module(module), function)
         except ImportError:
@@ -92,7 +129,9 @@ def write(path: Path, make: Callable[[random.Random], dict[str, Any]], num_bytes
     with path.open("wb") as file:
         while size < num_bytes:
             rows = [make(chance) for _ in range(500)]
-            size += file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+            size += file.write(
+                b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+            )
 
 
 def speed(work: Callable[[], object], num_bytes: int) -> float:
@@ -123,7 +162,10 @@ def measure(path: Path) -> Mapping[str, float]:
     """Megabytes per second of everything, by name."""
     num_bytes = path.stat().st_size
     lines = path.read_bytes().split(b"\n")[:-1]
-    found = {name: speed(lambda decode=decode: decode_all(decode, lines), num_bytes) for name, decode in libraries()}
+    found = {
+        name: speed(lambda decode=decode: decode_all(decode, lines), num_bytes)
+        for name, decode in libraries()
+    }
     found["byte pass"] = speed(lambda: byte_pass(path), num_bytes)
     found["whole check"] = speed(lambda: check_file(path), num_bytes)
     return {"bytes a row": num_bytes / len(lines)} | found
@@ -145,7 +187,10 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="How fast a dataset is checked.")
     arguments.add_argument("--megabytes", type=int, default=100, help="size of each file")
     arguments.add_argument(
-        "--rows", type=int, default=5_000_000, help="short rows of the file for the memory; 0 for none"
+        "--rows",
+        type=int,
+        default=5_000_000,
+        help="short rows of the file for the memory; 0 for none",
     )
     asked = arguments.parse_args()
     gc.set_threshold(100_000)  # as core/workers/dataset does
@@ -156,13 +201,20 @@ def main() -> None:
             found = measure(path)
             if number == 0:
                 print(f"{'MB/s of one core':<18}" + "".join(f"{name:>13}" for name in found))
-            print(f"{make.__name__:<18}" + "".join(f"{value:>13,.0f}" for value in found.values()), flush=True)
+            print(
+                f"{make.__name__:<18}" + "".join(f"{value:>13,.0f}" for value in found.values()),
+                flush=True,
+            )
         if asked.rows:
             with path.open("wb") as file:
                 for number in range(asked.rows):
-                    file.write(b'{"question": "Question %d?", "answer": "Answer %d."}\n' % (number, number))
+                    file.write(
+                        b'{"question": "Question %d?", "answer": "Answer %d."}\n' % (number, number)
+                    )
             size = path.stat().st_size / MEGABYTE
-            print(f"memory for {asked.rows:,} short rows ({size:,.0f} MB): {memory_mib(path):,} MiB")
+            print(
+                f"memory for {asked.rows:,} short rows ({size:,.0f} MB): {memory_mib(path):,} MiB"
+            )
 
 
 if __name__ == "__main__":

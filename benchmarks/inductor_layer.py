@@ -27,11 +27,23 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from benchmarks.compiled_layers import RANK, Layer
 
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj")
+LINEARS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "qkv_proj",
+    "gate_up_proj",
+)
 ATTENTION_ON_A_PROCESSOR = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 ALLOCATION = re.compile(r"(\w+) = empty_strided_\w+\(\((.*?)\), \(.*?\), torch\.(\w+)\)")
 CALL = re.compile(r"(\w+) = torch\.ops\.\w+\.(\w+)\.default\(")
-OTHER_NAME = re.compile(r"(\w+) = (?:reinterpret_tensor\()?(\w+)(?:\[\d+\]|, .*\))?(?:; del (\w+))?(?:  # \w+)?$")
+OTHER_NAME = re.compile(
+    r"(\w+) = (?:reinterpret_tensor\()?(\w+)(?:\[\d+\]|, .*\))?(?:; del (\w+))?(?:  # \w+)?$"
+)
 RELEASE = re.compile(r"del (\w+)$")
 """The lines of Inductor's code that make a tensor, have one made, give it another name, and give it up."""
 
@@ -48,22 +60,34 @@ def measure(config: Mapping[str, Any], method: str, budget: float, num_tokens: i
         (output[0] if isinstance(output, tuple) else output).sum().backward()
     forward, backward = graphs
     output_bytes = x.numel() * x.element_size()
-    return Layer(forward.left_bytes - output_bytes, backward.at_once_bytes, forward.flops, backward.flops)
+    return Layer(
+        forward.left_bytes - output_bytes, backward.at_once_bytes, forward.flops, backward.flops
+    )
 
 
-def _layer_of(config: Mapping[str, Any], method: str, num_tokens: int) -> tuple[Any, tuple[torch.Tensor, ...]]:
+def _layer_of(
+    config: Mapping[str, Any], method: str, num_tokens: int
+) -> tuple[Any, tuple[torch.Tensor, ...]]:
     """(a layer in bfloat16 as our training program has it, cos and sin of its positions)."""
     made = AutoConfig.for_model(**config)
-    model: Any = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16, attn_implementation="sdpa")
-    layer = next(module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
+    model: Any = AutoModelForCausalLM.from_config(
+        made, dtype=torch.bfloat16, attn_implementation="sdpa"
+    )
+    layer = next(
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
+    )
     if method != "full":
         layer.requires_grad_(False)
         if method == "qlora":
             _quantise(layer)
-        layer = inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=32, target_modules=list(LINEARS)), layer)
+        layer = inject_adapter_in_model(
+            LoraConfig(r=RANK, lora_alpha=32, target_modules=list(LINEARS)), layer
+        )
         for parameter in layer.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.float32 if method == "lora" else torch.bfloat16)
+                parameter.data = parameter.data.to(
+                    torch.float32 if method == "lora" else torch.bfloat16
+                )
         for module in layer.modules():
             if isinstance(module, BaseTunerLayer):
                 module.cast_input_dtype_enabled = False
@@ -77,16 +101,24 @@ def _quantise(layer: Any) -> None:
         for name, child in list(owner.named_children()):
             if isinstance(child, torch.nn.Linear):
                 made = bitsandbytes.nn.Linear4bit(
-                    child.in_features, child.out_features, child.bias is not None, torch.bfloat16, quant_type="nf4"
+                    child.in_features,
+                    child.out_features,
+                    child.bias is not None,
+                    torch.bfloat16,
+                    quant_type="nf4",
                 )
                 weight = child.weight.data.clone()
-                made.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+                made.weight = bitsandbytes.nn.Params4bit(
+                    weight, requires_grad=False, quant_type="nf4"
+                )
                 made.bias = child.bias
                 made.support_avx512bf16_for_cpu = False
                 setattr(owner, name, made.to("cpu"))
 
 
-def _flops_of_4_bit_product(x: Sequence[int], _: object, weight: Sequence[int], *__: object, **___: object) -> int:
+def _flops_of_4_bit_product(
+    x: Sequence[int], _: object, weight: Sequence[int], *__: object, **___: object
+) -> int:
     """As in core/training/model/compiling.py."""
     return 2 * prod(x[:-1]) * prod(weight)
 
@@ -131,10 +163,15 @@ def _spied_compiler(budget: float) -> Iterator[list[_Graph]]:
         functorch.patch(activation_memory_budget=budget, is_non_builtin_to_include=True),
         torch._dynamo.config.patch(automatic_dynamic_shapes=False),
         torch._inductor.config.patch(fx_graph_cache=False),
-        patch.dict(flop_registry, {torch.ops.bitsandbytes.gemm_4bit: shape_wrapper(_flops_of_4_bit_product)}),
+        patch.dict(
+            flop_registry,
+            {torch.ops.bitsandbytes.gemm_4bit: shape_wrapper(_flops_of_4_bit_product)},
+        ),
         patch.object(GraphLowering, "compile_to_module", write_down),
         patch.object(compile_fx, "compile_fx", compile_without_kernels),
-        patch.object(partitioners, "get_default_op_list", _with_attention(partitioners.get_default_op_list)),
+        patch.object(
+            partitioners, "get_default_op_list", _with_attention(partitioners.get_default_op_list)
+        ),
     ):
         yield graphs
 
@@ -144,13 +181,19 @@ def _blank(graph: torch.fx.GraphModule) -> Any:
     names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
     (results,) = graph.graph.find_nodes(op="output")[0].args
     sizes = {
-        node.name: (tuple(node.meta["val"].shape), node.meta["val"].stride(), node.meta["val"].dtype)
+        node.name: (
+            tuple(node.meta["val"].shape),
+            node.meta["val"].stride(),
+            node.meta["val"].dtype,
+        )
         for node in results
         if isinstance(node, torch.fx.Node)
     }
 
     def run(*inputs: Any) -> list[Any]:
-        made = {name: torch.empty_strided(*size, dtype=dtype) for name, (*size, dtype) in sizes.items()}
+        made = {
+            name: torch.empty_strided(*size, dtype=dtype) for name, (*size, dtype) in sizes.items()
+        }
         found = made | dict(zip(names, inputs, strict=True))
         return [found[node.name] if isinstance(node, torch.fx.Node) else None for node in results]
 
@@ -162,7 +205,9 @@ def _with_attention(default: Callable[[], Any]) -> Callable[[], Any]:
 
     def listed() -> Any:
         found = default()
-        return replace(found, compute_intensive_ops=found.compute_intensive_ops | {ATTENTION_ON_A_PROCESSOR})
+        return replace(
+            found, compute_intensive_ops=found.compute_intensive_ops | {ATTENTION_ON_A_PROCESSOR}
+        )
 
     return listed
 
@@ -172,7 +217,8 @@ def _flops(node: torch.fx.Node) -> int:
     if node.op != "call_function" or packet not in flop_registry:
         return 0
     args, named = tree_map(
-        lambda each: each.meta["val"] if isinstance(each, torch.fx.Node) else each, (node.args, node.kwargs)
+        lambda each: each.meta["val"] if isinstance(each, torch.fx.Node) else each,
+        (node.args, node.kwargs),
     )
     return flop_registry[packet](*args, **named, out_val=node.meta["val"])
 
@@ -187,7 +233,9 @@ def _replayed(source: str, nodes: Sequence[torch.fx.Node]) -> tuple[int, int]:
         elif node.op == "placeholder" and not node.name.startswith("primals"):
             live[node.name] = _num_bytes(node.meta["val"])
     owner, names, most = {name: name for name in live}, dict.fromkeys(live, 1), sum(live.values())
-    for line in map(str.strip, source[source.index("def call(") : source.index("runner = ")].splitlines()):
+    for line in map(
+        str.strip, source[source.index("def call(") : source.index("runner = ")].splitlines()
+    ):
         allocated, called = ALLOCATION.match(line), CALL.match(line)
         if allocated or called:
             name, of_what, *rest = (allocated or called).groups()
@@ -203,12 +251,18 @@ def _replayed(source: str, nodes: Sequence[torch.fx.Node]) -> tuple[int, int]:
             names[storage] -= 1
             if names[storage] == 0:
                 del live[storage]
-    returned = {owner[name] for name in re.findall(r"\w+", source[source.rindex("return (") :]) if name in owner}
+    returned = {
+        owner[name]
+        for name in re.findall(r"\w+", source[source.rindex("return (") :])
+        if name in owner
+    }
     return most, sum(live[storage] for storage in returned)
 
 
 def _size_of(sizes: str, dtype: str) -> int:
-    return prod(int(size) for size in sizes.split(",") if size.strip()) * int(getattr(torch, dtype).itemsize)
+    return prod(int(size) for size in sizes.split(",") if size.strip()) * int(
+        getattr(torch, dtype).itemsize
+    )
 
 
 def _num_bytes(value: Any) -> int:

@@ -110,10 +110,14 @@ def measure(point: Point, gpu: Gpu, limit_seconds: float = math.inf) -> Row:
         row["seconds"] = round(time.monotonic() - began, 1)
         status = _read_json(folder / "status.json")
         if exit_code:
-            return row | failed(folder, status.get("error") or f"The program ended with code {exit_code}.")
+            return row | failed(
+                folder, status.get("error") or f"The program ended with code {exit_code}."
+            )
         row |= _measured_by_steps(folder)
         if point.num_tokens not in (None, row["num_tokens"]):
-            return row | failed(folder, f"{row['num_tokens']} tokens were trained on, not {point.num_tokens}.")
+            return row | failed(
+                folder, f"{row['num_tokens']} tokens were trained on, not {point.num_tokens}."
+            )
         row |= {name: status[name] for name in COPIED_FROM_STATUS if status.get(name) is not None}
         if not point.saves:
             row["phase_peak_bytes"].pop("save", None)
@@ -132,7 +136,11 @@ def failed(folder: Path, error: str) -> Row:
 def make_run_folder(folder: Path, point: Point) -> Path:
     """Puts into a folder what the app would put there, and a model."""
     write_model(folder / "model", point.config, point.has_holes)
-    shutil.copytree(ROOT / "core" / "training", folder / "training", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "core" / "training",
+        folder / "training",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     write_rows(folder / "data" / "train.jsonl", point.train_tokens(), point.stage)
     if point.evaluates:
         write_rows(folder / "data" / "eval.jsonl", point.eval_tokens(), point.stage)
@@ -218,7 +226,9 @@ def _device_bytes() -> int:
         return 0
     import pynvml  # which this_machine has started
 
-    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(cards[0].index)).used)
+    return int(
+        pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(cards[0].index)).used
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -256,7 +266,10 @@ def _measured(point: Point, gpu: Gpu, limit_seconds: float) -> Row:
         return measure(point, gpu, limit_seconds)
     except Exception as error:
         trace = traceback.format_exc()
-        return asked(point, gpu) | {"error": f"{type(error).__name__}: {error}", "log_tail": trace[-LOG_KEPT:]}
+        return asked(point, gpu) | {
+            "error": f"{type(error).__name__}: {error}",
+            "log_tail": trace[-LOG_KEPT:],
+        }
 
 
 def _reason_to_skip(point: Point, gpu: Gpu, needed_seconds: float, left_seconds: float) -> str:
@@ -308,22 +321,34 @@ def print_list(points: Iterable[Point], gpu: Gpu, done: Mapping[str, Row]) -> No
     for point in points:
         total_bytes = predict(asked(point, gpu)).total_bytes
         state = "measured" if point.id in done and is_final(done[point.id]) else ""
-        print(f"{point.id:{WIDTH}}{total_bytes / GIB:8.2f}{expected_seconds(point, gpu):7.0f}  {state}".rstrip())
+        print(
+            f"{point.id:{WIDTH}}{total_bytes / GIB:8.2f}{expected_seconds(point, gpu):7.0f}  {state}".rstrip()
+        )
 
 
 def main() -> int:
     """Read the flags, measure or list or score. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop within so many minutes")
-    parser.add_argument("--out", type=Path, help="rows are added to this file; default tests/measured/<gpu>.jsonl")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop within so many minutes"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="rows are added to this file; default tests/measured/<gpu>.jsonl"
+    )
     parser.add_argument(
         "--only",
         default="",
         help="points with this regular expression in their name; '^(?!.*paged)' leaves out those in managed memory",
     )
-    parser.add_argument("--toy", action="store_true", help="every point at toy size on the processor; kept with --out")
+    parser.add_argument(
+        "--toy",
+        action="store_true",
+        help="every point at toy size on the processor; kept with --out",
+    )
     parser.add_argument("--list", action="store_true", help="print the points and measure none")
-    parser.add_argument("--score", type=Path, help="print how far the estimate is off on the rows of this file")
+    parser.add_argument(
+        "--score", type=Path, help="print how far the estimate is off on the rows of this file"
+    )
     parser.add_argument("--json", action="store_true", help="with --score: print one JSON object")
     options = parser.parse_args()
     if options.score:
@@ -331,12 +356,19 @@ def main() -> int:
         return 0
     machine = this_machine()
     if not (machine.gpus or options.toy or options.list):
-        print(f"No GPU: {machine.no_gpu_reason}. With --toy the grid runs on the processor.", file=sys.stderr)
+        print(
+            f"No GPU: {machine.no_gpu_reason}. With --toy the grid runs on the processor.",
+            file=sys.stderr,
+        )
         return 2
     gpu = local_gpu(dataclasses.replace(machine, gpus=()) if options.toy else machine)
     named = MEASURED_DIR / f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower())}.jsonl"
     out = options.out or (None if options.toy else named)
-    points = [point for point in (toys() if options.toy else GRID) if re.search(options.only, point.id, re.IGNORECASE)]
+    points = [
+        point
+        for point in (toys() if options.toy else GRID)
+        if re.search(options.only, point.id, re.IGNORECASE)
+    ]
     if options.list:
         print_list(points, gpu, read_rows(out) if out else {})
     else:

@@ -17,10 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.job import METHODS, JobSpec
+from core.job import JobSpec
 from core.memory import estimate
 from core.memory.program.program import Program
 from core.models import Gpu, ModelShape, gpus
+from core.training.contract.methods import METHODS
 from tests.measured.rows import MEASURED_PEAKS, MeasuredRow, read_rows
 
 GIB = 2**30
@@ -52,7 +53,15 @@ class Accuracy:
         signed = tuple(errors)
         sizes = sorted(map(abs, signed))
         p90 = sizes[int(0.9 * (len(sizes) - 1))]
-        return cls(group, metric, len(sizes), statistics.median(sizes), p90, sizes[-1], statistics.mean(signed))
+        return cls(
+            group,
+            metric,
+            len(sizes),
+            statistics.median(sizes),
+            p90,
+            sizes[-1],
+            statistics.mean(signed),
+        )
 
 
 def by_group(rows: Iterable[MeasuredRow]) -> Mapping[tuple[str, str], list[MeasuredRow]]:
@@ -65,7 +74,9 @@ def by_group(rows: Iterable[MeasuredRow]) -> Mapping[tuple[str, str], list[Measu
 
 def accuracies(rows: Iterable[MeasuredRow]) -> list[Accuracy]:
     """The accuracy of every group."""
-    return [Accuracy.of(*key, (row.error for row in found)) for key, found in by_group(rows).items()]
+    return [
+        Accuracy.of(*key, (row.error for row in found)) for key, found in by_group(rows).items()
+    ]
 
 
 # Other tools, from their published formulas. Each gives the total that the tool would show, in bytes.
@@ -77,27 +88,44 @@ def _trainable(program: Program) -> int:
     if program.lora is None:
         return shape.num_parameters
     sizes = (program.linears[name] for name in program.linears if program.has_adapter(name))
-    return shape.num_hidden_layers * program.lora.rank * sum(num_out + num_in for num_out, num_in in sizes)
+    return (
+        shape.num_hidden_layers
+        * program.lora.rank
+        * sum(num_out + num_in for num_out, num_in in sizes)
+    )
 
 
 def unsloth(program: Program) -> float:
     """Unsloth Studio, VRAM_ESTIMATION.md: 4-bit weights at 5 bits, no loss term, 1.4 GiB flat."""
     shape, tokens = program.shape, program.num_tokens
-    linear = shape.num_hidden_layers * sum(num_out * num_in for num_out, num_in in program.linears.values())
+    linear = shape.num_hidden_layers * sum(
+        num_out * num_in for num_out, num_in in program.linears.values()
+    )
     rest = shape.num_parameters - linear
     weights = linear * (2 / 3.2 if program.quantization else 2) + rest * 2
     trained = _trainable(program)
     states = trained * (4 if program.optimizer.state_bytes == 1 else 6)
     keys = shape.hidden_size // shape.num_attention_heads * shape.num_key_value_heads
     per_layer = 2.5 * tokens * (shape.hidden_size + 2 * keys + 1 + 2 * shape.intermediate_size)
-    layers = (2 if program.lora is None else 1) if program.checkpointing else shape.num_hidden_layers
+    layers = (
+        (2 if program.lora is None else 1) if program.checkpointing else shape.num_hidden_layers
+    )
     activations = per_layer * layers
     if program.attention == "eager":
         scores = program.rows * shape.num_attention_heads * program.row_tokens**2
         activations = max(activations, 24 * scores * layers)
-    floor = 0.15 * weights if program.lora is None else min(0.15 * weights, max(activations, states))
+    floor = (
+        0.15 * weights if program.lora is None else min(0.15 * weights, max(activations, states))
+    )
     gradients = max(2 * trained, floor)
-    return weights + (2 * trained if program.lora else 0) + states + gradients + activations + 1.4 * GIB
+    return (
+        weights
+        + (2 * trained if program.lora else 0)
+        + states
+        + gradients
+        + activations
+        + 1.4 * GIB
+    )
 
 
 def eleuther(program: Program) -> float:
@@ -108,7 +136,9 @@ def eleuther(program: Program) -> float:
     activations = program.num_tokens * shape.hidden_size * shape.num_hidden_layers * factor
     trained = _trainable(program)
     return (
-        shape.num_parameters * 18 if program.lora is None else shape.num_parameters * 2 + trained * 18
+        shape.num_parameters * 18
+        if program.lora is None
+        else shape.num_parameters * 2 + trained * 18
     ) + activations
 
 
@@ -136,7 +166,13 @@ def gpu_poor(program: Program) -> float:
     return weights + activations + _trainable(program) * 12 + 650e6
 
 
-OTHERS: tuple[Callable[[Program], float], ...] = (unsloth, eleuther, llama_factory, accelerate, gpu_poor)
+OTHERS: tuple[Callable[[Program], float], ...] = (
+    unsloth,
+    eleuther,
+    llama_factory,
+    accelerate,
+    gpu_poor,
+)
 
 
 def fitcheck_median(rows: Iterable[MeasuredRow]) -> float | None:
@@ -153,28 +189,49 @@ def fitcheck_median(rows: Iterable[MeasuredRow]) -> float | None:
 def print_table(rows: Iterable[MeasuredRow]) -> None:
     """One line per group, then the median error of each other tool on the same rows."""
     names = [other.__name__ for other in OTHERS] + ["fitcheck"]
-    print(f"{'group':26}{'metric':11}{'n':>4}{'median':>9}{'p90':>9}{'worst':>9}{'bias':>9}   median of", *names)
+    print(
+        f"{'group':26}{'metric':11}{'n':>4}{'median':>9}{'p90':>9}{'worst':>9}{'bias':>9}   median of",
+        *names,
+    )
     for (group, metric), found in by_group(rows).items():
         ours = Accuracy.of(group, metric, (row.error for row in found))
         medians: list[float | None] = [
-            statistics.median(abs(other(row.program) / row.value_bytes - 1) for row in found) for other in OTHERS
+            statistics.median(abs(other(row.program) / row.value_bytes - 1) for row in found)
+            for other in OTHERS
         ]
         medians.append(fitcheck_median(found))
-        theirs = " ".join(f"{'-' if m is None else f'{m:.1%}':>{len(n)}}" for n, m in zip(names, medians, strict=True))
-        shares = "".join(f"{share:9.2%}" for share in (ours.median, ours.p90, ours.worst, ours.bias))
+        theirs = " ".join(
+            f"{'-' if m is None else f'{m:.1%}':>{len(n)}}"
+            for n, m in zip(names, medians, strict=True)
+        )
+        shares = "".join(
+            f"{share:9.2%}" for share in (ours.median, ours.p90, ours.worst, ours.bias)
+        )
         print(f"{group:26}{metric:11}{ours.n:4}{shares}{'':13}{theirs}")
 
 
 def print_times() -> None:
     """Milliseconds of a first estimate, by model and method: the best of five, none of them from the cache."""
-    depths = {"8B": (4096, 14336, 32), "70B": (8192, 28672, 80), "8B, 1000 layers": (4096, 14336, 1000)}
+    depths = {
+        "8B": (4096, 14336, 32),
+        "70B": (8192, 28672, 80),
+        "8B, 1000 layers": (4096, 14336, 1000),
+    }
     card = gpus()["h100"]
     print(f"{'milliseconds':18}", *(f"{method:>10}" for method in METHODS))
     for name, (hidden, width, layers) in depths.items():
-        config = {**LLAMA_3, "hidden_size": hidden, "intermediate_size": width, "num_hidden_layers": layers}
+        config = {
+            **LLAMA_3,
+            "hidden_size": hidden,
+            "intermediate_size": width,
+            "num_hidden_layers": layers,
+        }
         shape = ModelShape.from_config({**config, "num_attention_heads": hidden // 128})
         jobs = [JobSpec.parse({"method": method}) for method in METHODS]
-        print(f"{name:18}", *(f"{1000 * min(_seconds(job, shape, card) for _ in range(5)):10.1f}" for job in jobs))
+        print(
+            f"{name:18}",
+            *(f"{1000 * min(_seconds(job, shape, card) for _ in range(5)):10.1f}" for job in jobs),
+        )
 
 
 def _seconds(job: JobSpec, shape: ModelShape, card: Gpu) -> float:
@@ -187,9 +244,13 @@ def _seconds(job: JobSpec, shape: ModelShape, card: Gpu) -> float:
 def main() -> None:
     """Read the rows, play their programs, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rows", type=Path, default=MEASURED_PEAKS, help="measurements, one JSON object a line")
+    parser.add_argument(
+        "--rows", type=Path, default=MEASURED_PEAKS, help="measurements, one JSON object a line"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--time", action="store_true", help="print how long an estimate takes instead")
+    parser.add_argument(
+        "--time", action="store_true", help="print how long an estimate takes instead"
+    )
     options = parser.parse_args()
     if options.time:
         return print_times()

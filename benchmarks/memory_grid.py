@@ -7,8 +7,9 @@ from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from core.job import STAGES, JobSpec, Stage
+from core.job import JobSpec
 from core.models import PRESETS_DIR, ModelShape
+from core.training.contract.stages import STAGES, Stage
 
 Rows = Literal["padded", "equal", "varied"]
 
@@ -90,7 +91,10 @@ class Point:
             config["num_hidden_layers"] = self.num_layers
         if self.is_toy:
             is_grouped = config["num_key_value_heads"] != config["num_attention_heads"]
-            config = {name: value if value is None else TOY_SIZES.get(name, value) for name, value in config.items()}
+            config = {
+                name: value if value is None else TOY_SIZES.get(name, value)
+                for name, value in config.items()
+            }
             config["num_key_value_heads"] = 2 if is_grouped else 4
         words = str(config["model_type"]).removesuffix("_text").split("_")
         named = {"architectures": ["".join(word.capitalize() for word in words) + "ForCausalLM"]}
@@ -156,13 +160,19 @@ class Point:
 
     def eval_tokens(self) -> tuple[int, ...]:
         """Tokens of each evaluation row: one batch of the longest, or none."""
-        return self._one_batch(self.job(self.model).per_device_train_batch_size) if self.evaluates else ()
+        return (
+            self._one_batch(self.job(self.model).per_device_train_batch_size)
+            if self.evaluates
+            else ()
+        )
 
     def _one_batch(self, num_rows: int) -> tuple[int, ...]:
         length = self.max_length
         if self.job(self.model).packing:
             return (length // 2, length // 4, length // 8, length // 8) * num_rows
-        is_padded = self.rows != "equal" and num_rows > 1  # a row is what the model sees, with its answer
+        is_padded = (
+            self.rows != "equal" and num_rows > 1
+        )  # a row is what the model sees, with its answer
         return (length,) * (num_rows - 1) + (length - length // 8 if is_padded else length,)
 
 
@@ -174,8 +184,16 @@ def job(method: str, batch: int, max_length: int, **fields: object) -> Mapping[s
 
 QWEN25_HALF_B, QWEN25_7B = "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-7B"
 QWEN3_4B, QWEN3_14B, QWEN3_MOE = "Qwen/Qwen3-4B", "Qwen/Qwen3-14B", "Qwen/Qwen3-30B-A3B"
-LLAMA_1B, LLAMA_3B, LLAMA_8B = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.1-8B"
-GEMMA2_2B, GEMMA3_1B, GRANITE_2B = "google/gemma-2-2b", "google/gemma-3-1b-pt", "ibm-granite/granite-3.3-2b-instruct"
+LLAMA_1B, LLAMA_3B, LLAMA_8B = (
+    "meta-llama/Llama-3.2-1B",
+    "meta-llama/Llama-3.2-3B",
+    "meta-llama/Llama-3.1-8B",
+)
+GEMMA2_2B, GEMMA3_1B, GRANITE_2B = (
+    "google/gemma-2-2b",
+    "google/gemma-3-1b-pt",
+    "ibm-granite/granite-3.3-2b-instruct",
+)
 MISTRAL_7B, OLMO2_7B = "mistralai/Mistral-7B-v0.3", "allenai/OLMo-2-1124-7B"
 PHI35_MINI, SMOLLM2 = "microsoft/Phi-3.5-mini-instruct", "HuggingFaceTB/SmolLM2-1.7B"
 EAGER = MappingProxyType({"attn_implementation": "eager"})
@@ -193,7 +211,10 @@ FIRST = (
     Point(LLAMA_8B, job("qlora", 2, 2048)),
     Point(LLAMA_1B, job("full", 4, 1024)),
     Point(LLAMA_1B, job("lora", 4, 2048, **KEEP, **COMPILED)),
-    Point(LLAMA_1B, job("lora", 2, 2048, packing=True, attn_implementation="varlen", **KEEP, **WITHIN_HALF)),
+    Point(
+        LLAMA_1B,
+        job("lora", 2, 2048, packing=True, attn_implementation="varlen", **KEEP, **WITHIN_HALF),
+    ),
     Point(QWEN25_7B, job("lora", 2, 2048)),
     Point(MISTRAL_7B, job("lora-8bit", 2, 1024, optim="adamw_torch")),
     Point(QWEN25_HALF_B, job("full", 8, 1024, optim="sgd"), rows="varied"),
@@ -228,8 +249,14 @@ ONE_BY_ONE = (
     Point(LLAMA_1B, job("full", 2, 2048, **KEEP)),
     Point(LLAMA_1B, job("lora", 2, 1024, **EAGER, **KEEP)),
     Point(LLAMA_1B, job("full", 2, 2048, **EAGER)),
-    *(Point(LLAMA_1B, job("full", 2, 1024, optim=optim)) for optim in ("adamw_torch", "adamw_8bit", "adafactor")),
-    *(Point(LLAMA_1B, job("full", 2, 1024, optim=optim)) for optim in ("paged_adamw_8bit", "paged_adamw_32bit")),
+    *(
+        Point(LLAMA_1B, job("full", 2, 1024, optim=optim))
+        for optim in ("adamw_torch", "adamw_8bit", "adafactor")
+    ),
+    *(
+        Point(LLAMA_1B, job("full", 2, 1024, optim=optim))
+        for optim in ("paged_adamw_8bit", "paged_adamw_32bit")
+    ),
     *(Point(LLAMA_1B, job("full", 2, 1024, optim=optim)) for optim in ("lion_8bit", "sgd")),
     Point(LLAMA_1B, job("full", 2, 1024, dtype="float32")),
     Point(LLAMA_1B, job("full", 1, 1024, gradient_accumulation_steps=4)),
@@ -250,14 +277,19 @@ ONE_BY_ONE = (
     Point(LLAMA_1B, job("full", 2, 1024, checkpoint_every_n_layers=4)),
     Point(LLAMA_1B, job("lora", 2, 1024, modules_to_save="lm_head")),
     Point(LLAMA_1B, job("freeze", 2, 1024, num_trainable_layers=6, **KEEP)),
-    *(Point(LLAMA_1B, job("full", 2, 1024, stage=stage)) for stage in ("reward", "dpo", "kto", "orpo", "cpo")),
+    *(
+        Point(LLAMA_1B, job("full", 2, 1024, stage=stage))
+        for stage in ("reward", "dpo", "kto", "orpo", "cpo")
+    ),
     Point(LLAMA_1B, job("full", 2, 1024, stage="dpo", precompute_ref_log_probs=True)),
     Point(LLAMA_1B, job("qlora", 2, 1024, stage="dpo")),
     Point(LLAMA_1B, job("lora", 2, 1024, stage="dpo", **KEEP)),
     Point(LLAMA_1B, job("lora", 2, 1024, stage="reward")),
     Point(LLAMA_1B, job("lora", 2, 1024, stage="orpo")),
     Point(LLAMA_1B, job("lora", 2, 1024, stage="cpo", loss_type="simpo")),
-    Point(LLAMA_1B, job("lora", 8, 2048, stage="grpo", num_generations=8, beta=0.04), evaluates=False),
+    Point(
+        LLAMA_1B, job("lora", 8, 2048, stage="grpo", num_generations=8, beta=0.04), evaluates=False
+    ),
     Point(LLAMA_1B, job("full", 4, 1024, stage="rloo", num_generations=4), evaluates=False),
     Point(QWEN25_HALF_B, job("full", 2, 1024)),
     Point(QWEN25_HALF_B, job("qlora", 1, 512)),
@@ -267,7 +299,10 @@ ONE_BY_ONE = (
 )
 LARGER = (
     # Families without checkpointing, whole families at full size, and the largest that a card holds.
-    *(Point(model, job("lora", 2, 1024, **KEEP)) for model in (PHI35_MINI, SMOLLM2, GRANITE_2B, QWEN3_4B)),
+    *(
+        Point(model, job("lora", 2, 1024, **KEEP))
+        for model in (PHI35_MINI, SMOLLM2, GRANITE_2B, QWEN3_4B)
+    ),
     Point(GEMMA2_2B, job("lora", 2, 1024, **EAGER, **KEEP)),
     *(Point(model, job("lora", 1, 1024, **KEEP)) for model in (OLMO2_7B, QWEN25_7B, MISTRAL_7B)),
     Point(QWEN3_MOE, job("lora", 1, 1024, **KEEP), num_layers=8),

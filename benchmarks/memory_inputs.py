@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from core.job import Stage
 from core.models import ModelShape, Tensor
+from core.training.contract.stages import Stage
 
 LETTERS = string.ascii_letters
 PAD, END = "<pad>", "</s>"
@@ -45,7 +45,10 @@ def write_rows(path: Path, tokens: tuple[int, ...], stage: Stage) -> None:
     def letters(count: int) -> str:
         return "".join(generator.choices(LETTERS, k=count))
 
-    rows = (ROWS[stage.dataset_types[0]](letters, num_tokens, number) for number, num_tokens in enumerate(tokens))
+    rows = (
+        ROWS[stage.dataset_types[0]](letters, num_tokens, number)
+        for number, num_tokens in enumerate(tokens)
+    )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -72,7 +75,12 @@ def _pair(letters: Letters, num_tokens: int, number: int) -> dict[str, object]:
 
 
 ROWS: Mapping[str, Callable[[Letters, int, int], dict[str, object]]] = MappingProxyType(
-    {"language modeling": _text, "preference": _pair, "unpaired preference": _answer, "prompt-only": _prompt}
+    {
+        "language modeling": _text,
+        "preference": _pair,
+        "unpaired preference": _answer,
+        "prompt-only": _prompt,
+    }
 )
 """Dataset type -> a row of so many tokens, the how-manieth it is."""
 
@@ -82,10 +90,18 @@ def _tokenizer() -> dict[str, object]:
 
     The model of it is BPE because transformers reads the file of some families as such, whatever it says.
     """
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     return {
         "version": "1.0",
-        "added_tokens": [{"id": number, "content": content, **flags} for number, content in enumerate((PAD, END))],
+        "added_tokens": [
+            {"id": number, "content": content, **flags} for number, content in enumerate((PAD, END))
+        ],
         "model": {
             "type": "BPE",
             "vocab": {text: number for number, text in enumerate((PAD, END, *LETTERS))},
@@ -121,7 +137,9 @@ def _published_tensors(shape: ModelShape) -> Iterator[Tensor]:
         parts = ("gate_proj", "up_proj") if name == "gate_up_proj" else (name,)
         for expert in range(count):
             for part in parts:
-                yield Tensor(f"{path}.{expert}.{part}.weight", (num_out // len(parts), num_in), "expert")
+                yield Tensor(
+                    f"{path}.{expert}.{part}.weight", (num_out // len(parts), num_in), "expert"
+                )
 
 
 def _values(tensor: Tensor, has_holes: bool) -> bytes:

@@ -48,7 +48,12 @@ def predict(row: Row) -> MemoryEstimate:
         usd_per_hour=None,
         sources=(),
     )
-    return estimate(JobSpec.parse(row["job"]), ModelShape.from_config(row["config"]), gpu, max(row["row_tokens"]))
+    return estimate(
+        JobSpec.parse(row["job"]),
+        ModelShape.from_config(row["config"]),
+        gpu,
+        max(row["row_tokens"]),
+    )
 
 
 def errors(row: Row) -> dict[str, float]:
@@ -76,7 +81,9 @@ def accuracies(rows: Iterable[Row]) -> list[Accuracy]:
             found.setdefault((group, metric), []).append(error)
         for phase, predicted_bytes in predict(row).phases.items() if is_longest else ():
             if measured := row["phase_peak_bytes"].get(phase):
-                found.setdefault((f"{card} {phase}", "allocated"), []).append(predicted_bytes / measured - 1)
+                found.setdefault((f"{card} {phase}", "allocated"), []).append(
+                    predicted_bytes / measured - 1
+                )
     return [Accuracy.of(group, metric, signed) for (group, metric), signed in sorted(found.items())]
 
 
@@ -88,5 +95,7 @@ def print_scores(rows: Iterable[Row], as_json: bool) -> None:
         return
     print(f"{'group':52}{'metric':11}{'n':>4}{'median':>9}{'p90':>9}{'worst':>9}{'bias':>9}")
     for score in scores:
-        shares = "".join(f"{share:9.2%}" for share in (score.median, score.p90, score.worst, score.bias))
+        shares = "".join(
+            f"{share:9.2%}" for share in (score.median, score.p90, score.worst, score.bias)
+        )
         print(f"{score.group:52}{score.metric:11}{score.n:4}{shares}")

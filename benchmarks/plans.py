@@ -15,10 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.advise import Plan, plan
-from core.job import METHODS, JobSpec, SpecError
+from core.job import JobSpec, SpecError
 from core.memory import MemoryEstimate, estimate
 from core.models import gpus, models
 from core.speed import RowStatistics, Speed, predict_speed
+from core.training.contract.methods import METHODS
 
 CASES = (
     ("Qwen/Qwen2.5-0.5B", "full", "rtx-3060"),
@@ -38,7 +39,11 @@ CASES = (
 )
 NUM_ROWS = 20_000
 ATTENTION = {"varlen": "varlen", "sdpa": "SDPA", "eager": "eager", "flex_attention": "flex"}
-OPTIMIZERS = {"adamw_torch_fused": "fused", "adamw_8bit": "8-bit", "paged_adamw_8bit": "paged 8-bit"}
+OPTIMIZERS = {
+    "adamw_torch_fused": "fused",
+    "adamw_8bit": "8-bit",
+    "paged_adamw_8bit": "paged 8-bit",
+}
 HEADINGS = (
     "model",
     "method",
@@ -99,7 +104,9 @@ class Worked:
             kept = self.job.activation_memory_budget if self.job.torch_compile else 1
             return "none" if kept == 1 else f"beyond {kept:.0%}"
         number = self.job.checkpoint_every_n_layers
-        return ("all" if number == 1 else f"1 of {number}") + (", offloaded" if self.job.activation_offloading else "")
+        return ("all" if number == 1 else f"1 of {number}") + (
+            ", offloaded" if self.job.activation_offloading else ""
+        )
 
 
 def work_out(fields: Mapping[str, object], card: str, rows: RowStatistics) -> Worked:
@@ -108,7 +115,9 @@ def work_out(fields: Mapping[str, object], card: str, rows: RowStatistics) -> Wo
     shape = models()[asked.model].shape
     chosen = plan(asked, shape, gpu, rows)
     job = JobSpec.parse({**asked.model_dump(), **chosen.change})
-    return Worked(asked, card, chosen, estimate(job, shape, gpu), predict_speed(job, shape, gpu, rows))
+    return Worked(
+        asked, card, chosen, estimate(job, shape, gpu), predict_speed(job, shape, gpu, rows)
+    )
 
 
 def markdown(table: Sequence[Worked], with_reasons: bool) -> Iterator[str]:
@@ -118,7 +127,9 @@ def markdown(table: Sequence[Worked], with_reasons: bool) -> Iterator[str]:
     yield from (_row(*worked.cells()) for worked in table)
     for worked in table if with_reasons else ():
         yield f"\n{' · '.join(list(worked.cells())[:3])}\n"
-        yield from (f"- `{choice.field}` {choice.value}: {choice.reason}" for choice in worked.plan.choices)
+        yield from (
+            f"- `{choice.field}` {choice.value}: {choice.reason}" for choice in worked.plan.choices
+        )
 
 
 def _row(*texts: str) -> str:
@@ -129,15 +140,22 @@ def main() -> None:
     """Plan, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--profile", default="fastest", choices=("fastest", "smallest"))
-    parser.add_argument("--mean-tokens", type=int, default=300, metavar="N", help=f"of {NUM_ROWS:,} rows")
-    parser.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of the longest row")
+    parser.add_argument(
+        "--mean-tokens", type=int, default=300, metavar="N", help=f"of {NUM_ROWS:,} rows"
+    )
+    parser.add_argument(
+        "--max-length", type=int, default=2048, metavar="N", help="tokens of the longest row"
+    )
     parser.add_argument("--reasons", action="store_true", help="say why, field by field")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     options = parser.parse_args()
     common = {"profile": options.profile, "max_length": options.max_length}
     rows = RowStatistics(NUM_ROWS, options.mean_tokens)
     try:
-        table = [work_out({"model": model, "method": method, **common}, card, rows) for model, method, card in CASES]
+        table = [
+            work_out({"model": model, "method": method, **common}, card, rows)
+            for model, method, card in CASES
+        ]
     except SpecError as error:
         parser.error(str(error))
     if options.json:

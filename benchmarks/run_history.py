@@ -29,7 +29,13 @@ STATUS = {
     "updated": 1.7e9 + 3600,
     "step": 500,
     "max_steps": 500,
-    "phase_peak_bytes": {"load": 2**33, "forward": 2**34, "backward": 2**34, "optimizer_step": 2**34, "save": 2**33},
+    "phase_peak_bytes": {
+        "load": 2**33,
+        "forward": 2**34,
+        "backward": 2**34,
+        "optimizer_step": 2**34,
+        "save": 2**33,
+    },
     "peak_allocated_bytes": 2**34,
     "versions": {"torch": "2.13.0", "transformers": "5.23.0", "trl": "1.16.0", "peft": "0.21.2"},
 }
@@ -71,10 +77,14 @@ def make_history(home: Home, num_runs: int) -> None:
     for number in range(num_runs):
         folder = home.runs / f"20260101-{number:06d}-demo-{'qlora' if number % 3 else 'lora'}"
         folder.mkdir()
-        job = JobSpec.parse({"method": "qlora" if number % 3 else "lora", "seed": number, "lora_r": 8})
+        job = JobSpec.parse(
+            {"method": "qlora" if number % 3 else "lora", "seed": number, "lora_r": 8}
+        )
         (folder / "job.json").write_text(job.to_json())
         (folder / "status.json").write_text(json.dumps(STATUS))
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row(step)) + "\n" for step in range(1, 21)))
+        (folder / "metrics.jsonl").write_text(
+            "".join(json.dumps(row(step)) + "\n" for step in range(1, 21))
+        )
 
 
 def row(step: int) -> dict[str, float]:

@@ -20,9 +20,10 @@ from benchmarks.memory_grid import Point as MemoryPoint
 from benchmarks.memory_grid import job as memory_job
 from benchmarks.memory_inputs import write_model, write_rows
 from core.advise import plan
-from core.job import STAGES, JobSpec
+from core.job import JobSpec
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
+from core.training.contract.stages import STAGES
 
 Settings = Mapping[str, object]
 
@@ -37,7 +38,9 @@ MOST_PASSES = 400
 """Forward passes of a point: of small ones the processor's work is most of the time."""
 LONG_RUN_ROWS = 50_000
 """Rows that the profiles plan for: a run of hours, which compiling pays for."""
-LORA: Settings = MappingProxyType({"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"})
+LORA: Settings = MappingProxyType(
+    {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
+)
 """The same for everyone."""
 NF4: Settings = MappingProxyType(
     {
@@ -66,14 +69,22 @@ class Rows:
         if self.mean_tokens is None:
             return (self.max_length,) * num_rows
         generator, shortest = random.Random(0), self.mean_tokens // 8
-        drawn = (shortest + generator.expovariate(1 / (self.mean_tokens - shortest)) for _ in range(num_rows))
+        drawn = (
+            shortest + generator.expovariate(1 / (self.mean_tokens - shortest))
+            for _ in range(num_rows)
+        )
         return tuple(min(self.max_length, round(length)) for length in drawn)
 
     @property
     def shortened(self) -> "Rows":
         """The same for toys."""
         mean = self.mean_tokens and self.mean_tokens // 8
-        return replace(self, max_length=max(16, self.max_length // TOY_SHORTENING), mean_tokens=mean, rows_per_step=4)
+        return replace(
+            self,
+            max_length=max(16, self.max_length // TOY_SHORTENING),
+            mean_tokens=mean,
+            rows_per_step=4,
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,9 @@ CONTENDERS = (
     Contender(
         "llama-factory",
         batch=(2, 8),
-        config=MappingProxyType({"optim": "adamw_torch", "gradient_checkpointing_kwargs": {"use_reentrant": True}}),
+        config=MappingProxyType(
+            {"optim": "adamw_torch", "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+        ),
         load=BF16,
     ),
     # Unsloth Studio 2026.10: configs/model_defaults/default.yaml, utils/padding_choice.py. Its kernels are not to be
@@ -188,8 +201,12 @@ class Point:
         )
         planned = asked.model_copy(update=dict(plan(asked, self.shape, gpu, statistics).change))
         tokens = planned.max_length if planned.packing else self.mean_tokens
-        steps = self.num_steps(planned.effective_batch_size * tokens, planned.gradient_accumulation_steps)
-        return planned.model_copy(update={"max_steps": steps, "logging_steps": steps // NUM_LINES, "save_steps": 10**6})
+        steps = self.num_steps(
+            planned.effective_batch_size * tokens, planned.gradient_accumulation_steps
+        )
+        return planned.model_copy(
+            update={"max_steps": steps, "logging_steps": steps // NUM_LINES, "save_steps": 10**6}
+        )
 
     def script(self, model: Path, folder: Path) -> dict[str, Any]:
         """The settings of a bare script."""
@@ -216,7 +233,9 @@ class Point:
 
 def make_folder(folder: Path, point: Point, model: Path, gpu: Gpu) -> dict[str, Any]:
     """Puts into a folder what a point's program reads; returns the settings that tell it from others."""
-    num_rows = 2 * NUM_LINES * FEWEST_STEPS if point.is_toy else MEASURED_TOKENS // int(point.mean_tokens)
+    num_rows = (
+        2 * NUM_LINES * FEWEST_STEPS if point.is_toy else MEASURED_TOKENS // int(point.mean_tokens)
+    )
     write_rows(folder / "data" / "train.jsonl", point.rows.lengths(num_rows), STAGES["sft"])
     if not point.contender.profile:
         settings = point.script(model, folder)
@@ -230,7 +249,11 @@ def make_folder(folder: Path, point: Point, model: Path, gpu: Gpu) -> dict[str, 
 
 def make_run_folder(folder: Path, job: JobSpec) -> None:
     """Puts into a folder what the app puts into a run's, but for the data."""
-    shutil.copytree(ROOT / "core" / "training", folder / "training", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "core" / "training",
+        folder / "training",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     (folder / "job.json").write_text(job.to_json(), encoding="utf-8")
 
 
@@ -252,7 +275,9 @@ FIRST = (
     (LLAMA_8B, "lora", DENSE_512),
     (LLAMA_8B, "full", DENSE_2048),
 )
-GROUPS = tuple(dict.fromkeys((*FIRST, *product((LLAMA_8B, LLAMA_1B), METHODS, (DENSE_2048, SHORT, DENSE_512)))))
+GROUPS = tuple(
+    dict.fromkeys((*FIRST, *product((LLAMA_8B, LLAMA_1B), METHODS, (DENSE_2048, SHORT, DENSE_512))))
+)
 *_FAST, _SMALLEST = CONTENDERS
 GRID = (
     *(Point(*group, contender) for group in GROUPS for contender in _FAST),

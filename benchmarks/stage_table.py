@@ -8,7 +8,9 @@ The slow tests of tests/test_stages.py hold every line against the training prog
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from core.job import METHODS, STAGES, JobSpec, SpecError
+from core.job import JobSpec, SpecError
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 
 TRAINABLE = [stage.id for stage in STAGES.values() if stage.is_trainable]
 WITH_ADAPTER = [method.id for method in METHODS.values() if method.trains_adapter]
@@ -63,17 +65,26 @@ def stages_by_methods() -> Iterator[str]:
     yield from _head(["stage", *METHODS])
     for stage in TRAINABLE:
         reasons = (refusal(stage=stage, method=method) for method in METHODS)
-        yield _line([f"**{stage}**", *("trains" if reason is None else f"refused: {reason}" for reason in reasons)])
+        yield _line(
+            [
+                f"**{stage}**",
+                *("trains" if reason is None else f"refused: {reason}" for reason in reasons),
+            ]
+        )
 
 
 def settings_by_axis() -> Iterator[str]:
     """A line for each setting: what it trains with, and what it is refused with and why."""
     yield from _head(["setting", "trains with", "refused with"])
     for setting in SETTINGS:
-        reasons = {each: refusal(**{setting.axis: each}, **setting.fields) for each in setting.tried_with}
+        reasons = {
+            each: refusal(**{setting.axis: each}, **setting.fields) for each in setting.tried_with
+        }
         fitting = [each for each, reason in reasons.items() if reason is None]
         device = " on a CUDA device" if setting.needs_cuda else ""
-        yield _line([setting.title, (", ".join(fitting) or "none") + device, "<br>".join(_grouped(reasons))])
+        yield _line(
+            [setting.title, (", ".join(fitting) or "none") + device, "<br>".join(_grouped(reasons))]
+        )
 
 
 def _grouped(reasons: Mapping[str, str | None]) -> Iterator[str]:

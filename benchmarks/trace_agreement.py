@@ -18,10 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.job import METHODS, JobSpec
+from core.job import JobSpec
 from core.memory import estimate
 from core.memory.trace_check import ExactEstimate, RefereeError, Request, trace_all
 from core.models import Gpu, ModelShape, gpus
+from core.training.contract.methods import METHODS
 
 SIZES: Mapping[str, object] = {
     "hidden_size": 1024,
@@ -42,14 +43,38 @@ FAMILIES: Mapping[str, Mapping[str, object]] = {
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 128},
     "gemma2": {"head_dim": 128, "tie_word_embeddings": True, "sliding_window": 512},
-    "gemma3_text": {"head_dim": 128, "tie_word_embeddings": True, "sliding_window": 512, "num_hidden_layers": 7},
+    "gemma3_text": {
+        "head_dim": 128,
+        "tie_word_embeddings": True,
+        "sliding_window": 512,
+        "num_hidden_layers": 7,
+    },
     "phi3": {"sliding_window": None},
     "smollm3": {"tie_word_embeddings": True},
     "olmo2": {},
-    "granite": {"tie_word_embeddings": True, "residual_multiplier": 0.22, "embedding_multiplier": 12.0},
-    "mixtral": {"intermediate_size": 1408, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
-    "qwen3_moe": {"head_dim": 128, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 512},
-    "gpt_oss": {"head_dim": 64, "num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 1024},
+    "granite": {
+        "tie_word_embeddings": True,
+        "residual_multiplier": 0.22,
+        "embedding_multiplier": 12.0,
+    },
+    "mixtral": {
+        "intermediate_size": 1408,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "sliding_window": None,
+    },
+    "qwen3_moe": {
+        "head_dim": 128,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 512,
+    },
+    "gpt_oss": {
+        "head_dim": 64,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 1024,
+    },
 }
 """Model type -> what its config.json says besides SIZES."""
 ONLY_EAGER = ("gemma2", "gpt_oss")
@@ -69,13 +94,21 @@ EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
     ("gemma3_text", DEEP, {"method": "qlora"}),
     ("gemma3_text", {"num_hidden_layers": 6}, {"method": "lora", "per_device_train_batch_size": 1}),
     ("gemma3_text", {"num_hidden_layers": 8}, {"method": "lora", "per_device_train_batch_size": 1}),
-    ("llama", {"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 128256}, {"method": "qlora"}),
+    (
+        "llama",
+        {"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 128256},
+        {"method": "qlora"},
+    ),
     ("llama", {}, {"method": "lora", "lora_dropout": 0.05}),
     ("qwen3", {}, {"method": "qlora", "lora_dropout": 0.05, "gradient_checkpointing": False}),
     ("llama", {}, {"method": "lora", "packing": True}),
     ("qwen2", {}, {"method": "full", "packing": True, "gradient_checkpointing": False}),
     ("llama", {}, {"method": "lora", "per_device_train_batch_size": 1, "max_length": 2048}),
-    ("llama", {}, {"method": "full", "per_device_train_batch_size": 1, "gradient_checkpointing": False}),
+    (
+        "llama",
+        {},
+        {"method": "full", "per_device_train_batch_size": 1, "gradient_checkpointing": False},
+    ),
     ("mistral", {}, {"method": "lora", "per_device_train_batch_size": 1, "max_length": 2048}),
     ("llama", {}, {"method": "full", "gradient_accumulation_steps": 1}),
     ("llama", {}, {"method": "full", "dtype": "float32"}),
@@ -102,12 +135,25 @@ EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
     ("llama", {"num_hidden_layers": 9}, {"method": "full", "checkpoint_every_n_layers": 3}),
     ("llama", {}, {"method": "lora", "packing": True, "attn_implementation": "varlen"}),
     ("gemma2", {}, {"method": "lora", "attn_implementation": "flex_attention"}),
-    ("gemma2", {}, {"method": "full", "attn_implementation": "flex_attention", "gradient_checkpointing": False}),
+    (
+        "gemma2",
+        {},
+        {
+            "method": "full",
+            "attn_implementation": "flex_attention",
+            "gradient_checkpointing": False,
+        },
+    ),
     ("llama", DEEP, {"method": "freeze", "num_trainable_layers": 5}),
     *(
         (family, {}, {"stage": stage, "method": method})
         for stage in ("reward", "dpo", "kto", "orpo", "cpo")
-        for family, method in (("llama", "full"), ("llama", "freeze"), ("qwen3", "lora"), ("gemma3_text", "qlora"))
+        for family, method in (
+            ("llama", "full"),
+            ("llama", "freeze"),
+            ("qwen3", "lora"),
+            ("gemma3_text", "qlora"),
+        )
     ),
     ("llama", {}, {"stage": "dpo", "method": "full", "precompute_ref_log_probs": True}),
     ("llama", {}, {"stage": "dpo", "method": "lora", "gradient_checkpointing": False}),
@@ -180,7 +226,10 @@ def cases() -> Iterator[Case]:
         for method in METHODS:
             for checkpointing in (True, False):
                 for attention in ("eager",) if family in ONLY_EAGER else ("sdpa", "eager"):
-                    fields = {"gradient_checkpointing": checkpointing, "attn_implementation": attention}
+                    fields = {
+                        "gradient_checkpointing": checkpointing,
+                        "attn_implementation": attention,
+                    }
                     yield _case(family, {}, {"method": method, **fields})
     for family, config, fields in EXTRAS:
         yield _case(family, config, fields)
@@ -206,14 +255,22 @@ def compare(chosen: Iterable[Case]) -> Iterator[Agreement | RefereeError]:
 
 def agreement(case: Case, traced: ExactEstimate) -> Agreement:
     """The estimate of a case beside its trace."""
-    estimated = estimate(case.job, ModelShape.from_config(case.config), case.gpu).peak_allocated_bytes
-    return Agreement(case.name, case.family, case.job.method, estimated, traced.peak_allocated_bytes)
+    estimated = estimate(
+        case.job, ModelShape.from_config(case.config), case.gpu
+    ).peak_allocated_bytes
+    return Agreement(
+        case.name, case.family, case.job.method, estimated, traced.peak_allocated_bytes
+    )
 
 
 def _case(family: str, config: Mapping[str, object], fields: Mapping[str, object]) -> Case:
     usual = {"gpu": GPU, "max_length": 1024}
     named = str(fields.get("stage", "")), family, str(fields["method"])
-    shown = {key: value for key, value in fields.items() if (key, value) not in UNSAID and value not in named}
+    shown = {
+        key: value
+        for key, value in fields.items()
+        if (key, value) not in UNSAID and value not in named
+    }
     changed = (f"{key}={value}" for key, value in {**config, **shown}.items())
     full = {"model_type": family, **SIZES, **FAMILIES[family], **config}
     name = " ".join(filter(None, (*named, *changed)))
@@ -235,7 +292,9 @@ def _summary(label: str, found: Iterable[Agreement]) -> dict[str, object]:
     }
 
 
-def _print_table(found: list[Agreement], failures: list[str], groups: list[dict[str, object]], seconds: float) -> None:
+def _print_table(
+    found: list[Agreement], failures: list[str], groups: list[dict[str, object]], seconds: float
+) -> None:
     print(f"{'allocated peak':>24} {'n':>4} {'median':>8} {'worst':>8} {'bias':>8}")
     for group in groups:
         shares = " ".join(f"{group[key]:8.2%}" for key in ("median", "worst", "bias"))
@@ -258,13 +317,19 @@ def main() -> None:
     chosen = [case for case in cases() if not asked.quick or case.name in QUICK]
     answers = dict(zip((case.name for case in chosen), compare(chosen), strict=True))
     found = [answer for answer in answers.values() if isinstance(answer, Agreement)]
-    failures = [f"{name}: {answer}" for name, answer in answers.items() if isinstance(answer, RefereeError)]
+    failures = [
+        f"{name}: {answer}" for name, answer in answers.items() if isinstance(answer, RefereeError)
+    ]
     groups = [_summary("all", found)]
     groups += [
-        _summary(family, [each for each in found if each.family == family]) for family in FAMILIES if not asked.quick
+        _summary(family, [each for each in found if each.family == family])
+        for family in FAMILIES
+        if not asked.quick
     ]
     by_method = {method: [each for each in found if each.method == method] for method in METHODS}
-    groups += [_summary(method, agreements) for method, agreements in by_method.items() if agreements]
+    groups += [
+        _summary(method, agreements) for method, agreements in by_method.items() if agreements
+    ]
     if asked.json:
         rows = [asdict(agreement) | {"error": agreement.error} for agreement in found]
         print(json.dumps({"groups": groups, "cases": rows, "failures": failures}))

@@ -65,13 +65,18 @@ class TimeIsOver(Exception):
     """A point was not finished in its time."""
 
 
-def measure(point: Point, model: Path, gpu: Gpu, gemm: float, limit_seconds: float = math.inf) -> Row:
+def measure(
+    point: Point, model: Path, gpu: Gpu, gemm: float, limit_seconds: float = math.inf
+) -> Row:
     """The row of one point, trained in a new process."""
     with tempfile.TemporaryDirectory(prefix="training-speed-") as name:
         folder, began = Path(name), time.monotonic()
         settings = make_folder(folder, point, model, gpu)
         row = {"id": point.id, "group": point.group, "contender": point.contender.name}
-        row |= {"settings": {key: value for key, value in settings.items() if key != "model"}, "gpu": gpu.name}
+        row |= {
+            "settings": {key: value for key, value in settings.items() if key != "model"},
+            "gpu": gpu.name,
+        }
         try:
             exit_code = _train(folder, point, began + limit_seconds)
         except TimeIsOver:
@@ -82,7 +87,9 @@ def measure(point: Point, model: Path, gpu: Gpu, gemm: float, limit_seconds: flo
             last = _last_line(folder / "log.txt")
             return row | failed(folder, said.get("error") or f"exit code {exit_code}: {last}")
         kept = ("versions", "peak_allocated_bytes", "peak_reserved_bytes")
-        row |= {key: said[key] for key in kept if said.get(key)} | speed_of(read_lines(folder / "metrics.jsonl"))
+        row |= {key: said[key] for key in kept if said.get(key)} | speed_of(
+            read_lines(folder / "metrics.jsonl")
+        )
         row["gemm_flops_per_second"] = round(gemm)
         row["gemm_share"] = row["tokens_per_second"] * flops_per_token(point) / gemm
         return row
@@ -109,7 +116,9 @@ def flops_per_token(point: Point) -> float:
 
 def _train(folder: Path, point: Point, deadline: float) -> int:
     """Runs a point's program in its folder until it has trained. Returns its exit code. Raises TimeIsOver."""
-    program = ["-m", "training", "job.json"] if point.contender.profile else [str(BARE), "settings.json"]
+    program = (
+        ["-m", "training", "job.json"] if point.contender.profile else [str(BARE), "settings.json"]
+    )
     with started([sys.executable, *program], folder, hides_gpu=point.is_toy) as process:
         while process.poll() is None:
             if _read_json(folder / "status.json").get("phase") == "save":
@@ -129,7 +138,12 @@ def started(
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **SILENT, **hidden, **environment}
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
     try:
         yield process
@@ -151,9 +165,14 @@ def gemm_rate(hides_gpu: bool) -> float:
     return float(done.stdout)
 
 
-def measure_grid(points: Sequence[Point], gpu: Gpu, options: argparse.Namespace, models: Path) -> list[Row]:
+def measure_grid(
+    points: Sequence[Point], gpu: Gpu, options: argparse.Namespace, models: Path
+) -> list[Row]:
     """Measures what a file does not have yet, and adds a row to it for each point. Returns all rows of the points."""
-    end, rows = time.monotonic() + 60 * options.minutes, read_rows(options.out) if options.out else {}
+    end, rows = (
+        time.monotonic() + 60 * options.minutes,
+        read_rows(options.out) if options.out else {},
+    )
     gemm = gemm_rate(options.toy)
     print(f"{gpu.name}: {gemm / 1e12:.1f} TFLOP/s of matrix products", flush=True)
     for point in points:
@@ -164,7 +183,10 @@ def measure_grid(points: Sequence[Point], gpu: Gpu, options: argparse.Namespace,
         if options.out:
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        print(f"{point.id}: {row.get('error') or '{:,.0f} tokens/s'.format(row['tokens_per_second'])}", flush=True)
+        print(
+            f"{point.id}: {row.get('error') or '{:,.0f} tokens/s'.format(row['tokens_per_second'])}",
+            flush=True,
+        )
     return [rows[point.id] for point in points if point.id in rows]
 
 
@@ -174,11 +196,16 @@ def _measured(point: Point, gpu: Gpu, gemm: float, models: Path, end: float) -> 
         model = make_model(models, point)
         left = end - time.monotonic()
         row = measure(point, model, gpu, gemm, min(left, PATIENCE_SECONDS))
-        hangs = "error" in row and left > PATIENCE_SECONDS and row["error"].startswith("Not finished")
+        hangs = (
+            "error" in row and left > PATIENCE_SECONDS and row["error"].startswith("Not finished")
+        )
         return row | ({"error": f"It hangs: {row['error']}"} if hangs else {})
     except Exception as error:
         named = {"id": point.id, "group": point.group, "contender": point.contender.name}
-        return named | {"error": f"{type(error).__name__}: {error}", "log_tail": traceback.format_exc()[-LOG_KEPT:]}
+        return named | {
+            "error": f"{type(error).__name__}: {error}",
+            "log_tail": traceback.format_exc()[-LOG_KEPT:],
+        }
 
 
 def print_table(rows: Iterable[Row]) -> None:
@@ -188,7 +215,9 @@ def print_table(rows: Iterable[Row]) -> None:
         groups.setdefault(row["group"], []).append(row)
     for group, members in groups.items():
         print(f"\n{group}\n{'':{WIDTH}}{HEAD}")
-        ours = next((row["tokens_per_second"] for row in members if "tokens_per_second" in row), math.nan)
+        ours = next(
+            (row["tokens_per_second"] for row in members if "tokens_per_second" in row), math.nan
+        )
         for row in members:
             print(f"{row['contender']:{WIDTH}}{_cells(row, ours)}")
 
@@ -196,7 +225,9 @@ def print_table(rows: Iterable[Row]) -> None:
 def _cells(row: Mapping[str, Any], ours: float) -> str:
     if "error" in row:
         return f"  {row['error']}"
-    peak = f"{row['peak_reserved_bytes'] / GIB:7.1f}" if "peak_reserved_bytes" in row else f"{'-':>7}"
+    peak = (
+        f"{row['peak_reserved_bytes'] / GIB:7.1f}" if "peak_reserved_bytes" in row else f"{'-':>7}"
+    )
     return (
         f"{1000 * row['seconds_per_step']:9.0f}{row['tokens_per_step']:13,.0f}{row['tokens_per_second']:10,.0f}{peak}"
         f"{row['gemm_share']:9.1%}{ours / row['tokens_per_second']:7.2f}x"
@@ -220,13 +251,23 @@ def _read_json(path: Path) -> Row:
 def main() -> int:
     """Read the flags, measure, print the table. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no point after so many minutes")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no point after so many minutes"
+    )
     parser.add_argument("--out", type=Path, help="rows are added to this file")
-    parser.add_argument("--only", default="", help="points with this regular expression in their name")
-    parser.add_argument("--models", type=Path, help="where models with random weights are kept: 20 GB")
-    parser.add_argument("--toy", action="store_true", help="every point at toy size on the processor")
+    parser.add_argument(
+        "--only", default="", help="points with this regular expression in their name"
+    )
+    parser.add_argument(
+        "--models", type=Path, help="where models with random weights are kept: 20 GB"
+    )
+    parser.add_argument(
+        "--toy", action="store_true", help="every point at toy size on the processor"
+    )
     parser.add_argument("--list", action="store_true", help="print the points and measure none")
-    parser.add_argument("--table", type=Path, help="print the rows of this file as a table and measure none")
+    parser.add_argument(
+        "--table", type=Path, help="print the rows of this file as a table and measure none"
+    )
     options = parser.parse_args()
     points = [point.as_toy if options.toy else point for point in GRID]
     points = [point for point in points if re.search(options.only, point.id, re.IGNORECASE)]
@@ -238,7 +279,10 @@ def main() -> int:
         return 0
     machine = this_machine()
     if not (machine.gpus or options.toy):
-        print(f"No GPU: {machine.no_gpu_reason}. With --toy the grid runs on the processor.", file=sys.stderr)
+        print(
+            f"No GPU: {machine.no_gpu_reason}. With --toy the grid runs on the processor.",
+            file=sys.stderr,
+        )
         return 2
     gpu = local_gpu(dataclasses.replace(machine, gpus=()) if options.toy else machine)
     with tempfile.TemporaryDirectory(prefix="models-") as temporary:

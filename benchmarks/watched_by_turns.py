@@ -61,9 +61,15 @@ OWN = Own()
 class Lines(TrainerCallback):
     """Writes down when TRL logs."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         if logs and "loss" in logs:
-            line = {"step": state.global_step, "time": time.time(), "num_tokens": logs["num_tokens"]}
+            line = {
+                "step": state.global_step,
+                "time": time.time(),
+                "num_tokens": logs["num_tokens"],
+            }
             with Path("unwatched.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line | {"loss": logs["loss"]}) + "\n")
 
@@ -75,7 +81,9 @@ class Turns(TrainerCallback):
         self.trainer: Any = watching.trainer
         self.watching, self.lines = watching, Lines()
         self.watched_class = type(self.trainer)
-        self.plain_class = next(each for each in self.watched_class.__mro__ if not issubclass(each, watch.Watched))
+        self.plain_class = next(
+            each for each in self.watched_class.__mro__ if not issubclass(each, watch.Watched)
+        )
         self.warm_up, self.steps = warm_up, steps
         self.turns: list[dict[str, Any]] = []
         self.began = moments()
@@ -83,8 +91,12 @@ class Turns(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         number, within = divmod(state.global_step - self.warm_up, self.steps + 1)
         if within == 0 and number > 0:
-            spent = [(end - begin) / self.steps for begin, end in zip(self.began, moments(), strict=True)]
-            self.turns.append({"is_watched": ORDER[(number - 1) % 4]} | dict(zip(MEASURES, spent, strict=True)))
+            spent = [
+                (end - begin) / self.steps for begin, end in zip(self.began, moments(), strict=True)
+            ]
+            self.turns.append(
+                {"is_watched": ORDER[(number - 1) % 4]} | dict(zip(MEASURES, spent, strict=True))
+            )
         if within == 0 and number >= 0:
             self.switch(is_watched=ORDER[number % 4])
         if within == 1:

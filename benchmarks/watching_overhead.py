@@ -30,14 +30,19 @@ from benchmarks.memory_grid import job as memory_job
 from benchmarks.memory_inputs import write_model, write_rows
 from benchmarks.speed_grid import ROOT, make_run_folder
 from benchmarks.training_speed import started
-from core.job import STAGES, JobSpec
+from core.job import JobSpec
+from core.training.contract.stages import STAGES
 
 PROGRAM = ROOT / "benchmarks" / "watched_by_turns.py"
 SIZES: Mapping[str, object] = MappingProxyType(
     {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "vocab_size": 2048}
 )
 """Of the model: a step takes a third of a second to one, as one of an 8B does on the fastest card."""
-STEADY = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+STEADY = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
 """Freed memory is kept: else 25,000 page faults a step, more or fewer as the heap happens to lie."""
 NUM_ROWS, LENGTH, BATCH = 256, 256, 8
 MEASURES = ("clock", "processor")
@@ -70,7 +75,9 @@ def measure(folder: Path, job: JobSpec, num_pairs: int, num_steps: int) -> list[
     program = [sys.executable, str(PROGRAM), str(num_pairs), str(num_steps)]
     with started(program, folder, hides_gpu=True, **STEADY) as process:
         if process.wait():
-            raise RuntimeError((folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-2000:])
+            raise RuntimeError(
+                (folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
+            )
     return list(json.loads((folder / "turns.json").read_text(encoding="utf-8")))
 
 
@@ -108,7 +115,10 @@ def own_share(turns: Sequence[Turn], measure: str) -> Share:
 
 def share_by_turns(turns: Sequence[Turn], measure: str) -> Share:
     """The median of what a watched turn takes more than the plain one beside it."""
-    pairs = [sorted(pair, key=lambda turn: turn["is_watched"]) for pair in zip(turns[::2], turns[1::2], strict=True)]
+    pairs = [
+        sorted(pair, key=lambda turn: turn["is_watched"])
+        for pair in zip(turns[::2], turns[1::2], strict=True)
+    ]
     shares = sorted(watched[measure] / plain[measure] - 1 for plain, watched in pairs)
     rank = rank_of_interval(len(shares))
     return Share(statistics.median(shares), shares[rank], shares[-1 - rank])
@@ -134,7 +144,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=40, help="how often both have their turn")
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps of a turn that count")
-    parser.add_argument("--logging-steps", type=int, default=1, help="steps between two lines that both log")
+    parser.add_argument(
+        "--logging-steps", type=int, default=1, help="steps between two lines that both log"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="watching-overhead-") as name:
@@ -147,14 +159,20 @@ def main() -> int:
 def found_in(turns: Sequence[Turn]) -> dict[str, Mapping[str, float]]:
     """All shares, for a program."""
     found = {f"own_{measure}": own_share(turns, measure) for measure in MEASURES}
-    return {name: asdict(share) for name, share in (found | {"turns": share_by_turns(turns, "processor")}).items()}
+    return {
+        name: asdict(share)
+        for name, share in (found | {"turns": share_by_turns(turns, "processor")}).items()
+    }
 
 
 def told(turns: Sequence[Turn]) -> Iterator[str]:
     """All shares, for a person."""
     watched = [turn for turn in turns if turn["is_watched"]]
     for measure in MEASURES:
-        own, whole = (1000 * statistics.mean(turn[name] for turn in watched) for name in (f"own_{measure}", measure))
+        own, whole = (
+            1000 * statistics.mean(turn[name] for turn in watched)
+            for name in (f"own_{measure}", measure)
+        )
         yield f"{measure:9}  {own:.1f} of {whole:.0f} ms a step: {own_share(turns, measure)}"
     yield f"by turns   processor time of {len(watched)} pairs: {share_by_turns(turns, 'processor')}"
 

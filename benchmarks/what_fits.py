@@ -15,8 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.advise import Cell, what_fits
-from core.job import METHODS, SpecError
+from core.job import SpecError
 from core.models import gpus, models
+from core.training.contract.methods import METHODS
 
 MODELS = (
     "Qwen/Qwen2.5-0.5B",
@@ -41,7 +42,9 @@ def markdown(cells: Sequence[Cell]) -> Iterator[str]:
     yield from _row("---", "---", *("--:" for _ in cards))
     for model, method in dict.fromkeys((cell.model, cell.method) for cell in cells):
         sizes = (batches[model, method, card] for card in cards)
-        yield from _row(models()[model].name, METHODS[method].title, *(f"{size or NOTHING}" for size in sizes))
+        yield from _row(
+            models()[model].name, METHODS[method].title, *(f"{size or NOTHING}" for size in sizes)
+        )
 
 
 def _row(*texts: str) -> Iterator[str]:
@@ -51,17 +54,27 @@ def _row(*texts: str) -> Iterator[str]:
 def main() -> None:
     """Estimate, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--models", nargs="+", default=MODELS, choices=tuple(models()), metavar="ID", help="Hub ids")
-    parser.add_argument("--gpus", nargs="+", default=GPUS, choices=tuple(gpus()), metavar="ID", help="GPU presets")
+    parser.add_argument(
+        "--models", nargs="+", default=MODELS, choices=tuple(models()), metavar="ID", help="Hub ids"
+    )
+    parser.add_argument(
+        "--gpus", nargs="+", default=GPUS, choices=tuple(gpus()), metavar="ID", help="GPU presets"
+    )
     parser.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of a row")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     options = parser.parse_args()
     chosen = [models()[model] for model in options.models]
     try:
-        cells = what_fits(chosen, METHOD_IDS, [gpus()[gpu] for gpu in options.gpus], options.max_length)
+        cells = what_fits(
+            chosen, METHOD_IDS, [gpus()[gpu] for gpu in options.gpus], options.max_length
+        )
     except SpecError as error:
         parser.error(str(error))
-    print(json.dumps([asdict(cell) for cell in cells], indent=2) if options.json else "\n".join(markdown(cells)))
+    print(
+        json.dumps([asdict(cell) for cell in cells], indent=2)
+        if options.json
+        else "\n".join(markdown(cells))
+    )
 
 
 if __name__ == "__main__":

@@ -9,12 +9,34 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.advise import PLANNED_FIELDS, Cell, Fix, Plan, estimate_on, largest_batch, plan, suggest_fixes, use_the_room
+from core.advise import (
+    PLANNED_FIELDS,
+    Cell,
+    Fix,
+    Plan,
+    estimate_on,
+    largest_batch,
+    plan,
+    suggest_fixes,
+    use_the_room,
+)
 from core.device import local_gpu, this_machine
-from core.job import METHODS, STAGES, JobSpec, Problem, SpecError, defaults_of, refusals_to_train
+from core.job import JobSpec, Problem, SpecError, refusals_to_train
 from core.memory import MemoryEstimate
-from core.models import DEMO_DIR, HUB_ID, PRESETS_DIR, Gpu, ModelNotFound, ModelSource, find_model, gpus, recipes
+from core.models import (
+    DEMO_DIR,
+    HUB_ID,
+    PRESETS_DIR,
+    Gpu,
+    ModelNotFound,
+    ModelSource,
+    find_model,
+    gpus,
+    recipes,
+)
 from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES, defaults_of
 
 if TYPE_CHECKING:
     from core.dataset import Lengths
@@ -59,9 +81,7 @@ class ResolvedJob:
         """The memory this job takes. Raises SpecError if the job is impossible or the architecture is not known."""
         if self.model.shape is None:
             problem = f"the architecture of {self.job.model} has no estimate of its own"
-            fix = (
-                "trace one step of it with Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
-            )
+            fix = "trace one step of it with Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
             raise SpecError((Problem("model", problem, fix),))
         return estimate_on(self.job, self.model.shape, self.gpu, self.rows)
 
@@ -71,18 +91,26 @@ class ResolvedJob:
         held_out = job.eval_fraction if is_composed and not job.eval_dataset else 0.0
         is_all = found.is_complete and not (is_composed or job.eval_dataset or found.is_drawn)
         num_rows = round(found.rows / (1 - held_out))
-        return RowStatistics(num_rows, max(1.0, found.mean_tokens), found.p95, found.max if is_all else None)
+        return RowStatistics(
+            num_rows, max(1.0, found.mean_tokens), found.p95, found.max if is_all else None
+        )
 
     def speed(self) -> Speed | None:
         """The forecast of its speed; None where there is none."""
-        return predict_speed(self.job, self.model.shape, self.gpu, self.rows) if self.model.shape else None
+        return (
+            predict_speed(self.job, self.model.shape, self.gpu, self.rows)
+            if self.model.shape
+            else None
+        )
 
     def fixes(self) -> tuple[Fix, ...]:
         """What would make it fit, or, if it fits with room to spare, faster. Raises SpecError as `estimate` does."""
         shape = self.model.shape
         if shape is None or self.estimate().capacity_bytes == 0:
             return ()
-        return suggest_fixes(self.job, shape, self.gpu, self.rows) or use_the_room(self.job, shape, self.gpu, self.rows)
+        return suggest_fixes(self.job, shape, self.gpu, self.rows) or use_the_room(
+            self.job, shape, self.gpu, self.rows
+        )
 
     def largest_batches(self, cards: Sequence[Gpu]) -> tuple[Cell, ...]:
         """The largest batch that fits, by method and card, at the job's length with checkpointing.
@@ -90,7 +118,10 @@ class ResolvedJob:
         Empty for an architecture that is not known. Raises SpecError if the model is shorter than that length.
         """
         shape = self.model.shape
-        jobs = [JobSpec.parse({"method": method, "max_length": self.job.max_length}) for method in METHODS]
+        jobs = [
+            JobSpec.parse({"method": method, "max_length": self.job.max_length})
+            for method in METHODS
+        ]
         return tuple(
             Cell(self.job.model, job.method, card.id, largest_batch(job, shape, card))
             for job, card in product(jobs, cards)
@@ -107,7 +138,11 @@ class ResolvedJob:
         speed = self.speed()
         fixes = [fix.to_json() for fix in self.fixes()]
         told = {"fixes": fixes, "speed": speed.to_json() if speed else {}}
-        return self.estimate().to_json() | told | {"peak_tokens_per_second": self._peak_tokens_per_second()}
+        return (
+            self.estimate().to_json()
+            | told
+            | {"peak_tokens_per_second": self._peak_tokens_per_second()}
+        )
 
     def _peak_tokens_per_second(self) -> float | None:
         """The rate at which the card would do nothing but the model's own arithmetic: measured / this is the MFU."""
@@ -117,7 +152,9 @@ class ResolvedJob:
 
 
 def resolve(
-    fields: Mapping[str, object], fixed: Collection[str] | None = None, rows: RowStatistics | None = None
+    fields: Mapping[str, object],
+    fixed: Collection[str] | None = None,
+    rows: RowStatistics | None = None,
 ) -> ResolvedJob:
     """The job that these field values ask for, with everything that it names.
 
@@ -137,7 +174,9 @@ def resolve(
     return resolve_job(job, kept, rows)
 
 
-def resolve_job(job: JobSpec, fixed: frozenset[str], rows: RowStatistics | None = None) -> ResolvedJob:
+def resolve_job(
+    job: JobSpec, fixed: frozenset[str], rows: RowStatistics | None = None
+) -> ResolvedJob:
     """The things that a sound job names, and the choices of its profile. Raises SpecError with all that is not there,
     or for a job that cannot run on its model."""
     problems: list[Problem] = []
@@ -199,7 +238,9 @@ def _without_planned(fields: Mapping[str, object], fixed: frozenset[str]) -> Map
     loose = PLANNED_FIELDS & fields.keys() - fixed
     if not loose or fields.get("profile", "custom") == "custom":
         return fields
-    defaults = default_fields(fields.get("model"), fields.get("method", "lora"), fields.get("stage", "sft"))
+    defaults = default_fields(
+        fields.get("model"), fields.get("method", "lora"), fields.get("stage", "sft")
+    )
     return {**fields, **{name: defaults[name] for name in loose}}
 
 
@@ -226,17 +267,27 @@ def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:
             return local_gpu(index=job.device)
         except IndexError:
             count = len(this_machine().gpus)
-            problems.append(Problem("device", f"there is no GPU {job.device} here", f"give 0 to {count - 1}"))
+            problems.append(
+                Problem("device", f"there is no GPU {job.device} here", f"give 0 to {count - 1}")
+            )
             return None
     if job.gpu not in gpus():
-        problems.append(Problem("gpu", f"{job.gpu!r} is not a preset", f"choose local, {', '.join(gpus())}"))
+        problems.append(
+            Problem("gpu", f"{job.gpu!r} is not a preset", f"choose local, {', '.join(gpus())}")
+        )
     return gpus().get(job.gpu)
 
 
 def _find_datasets(job: JobSpec, problems: list[Problem]) -> dict[str, Path]:
-    named = {field: str(getattr(job, field)) for field in ("dataset", "eval_dataset") if getattr(job, field)}
+    named = {
+        field: str(getattr(job, field))
+        for field in ("dataset", "eval_dataset")
+        if getattr(job, field)
+    }
     found = {field: dataset_path(reference, job.stage) for field, reference in named.items()}
-    problems += [_no_file(field, named[field]) for field, path in found.items() if not is_there(path)]
+    problems += [
+        _no_file(field, named[field]) for field, path in found.items() if not is_there(path)
+    ]
     return found
 
 
@@ -246,7 +297,11 @@ def _with_adapter_found(job: JobSpec, problems: list[Problem]) -> JobSpec:
         return job
     folder = _absolute(job.adapter)
     if not is_there(folder, Path.is_dir):
-        problems.append(Problem("adapter", f"there is no folder {job.adapter}", "give the output folder of a run"))
+        problems.append(
+            Problem(
+                "adapter", f"there is no folder {job.adapter}", "give the output folder of a run"
+            )
+        )
     return job.model_copy(update={"adapter": str(folder)})
 
 
@@ -259,7 +314,9 @@ def _find_mix(job: JobSpec, problems: list[Problem]) -> tuple[tuple[Path, float]
         found = tuple((path.absolute(), weight) for path, weight in parse_mix(job.mix))
     except ValueError as error:
         problem, _, fix = str(error).partition("; ")
-        problems.append(Problem("mix", problem, fix or "write one line for each file: path = weight"))
+        problems.append(
+            Problem("mix", problem, fix or "write one line for each file: path = weight")
+        )
         return ()
     problems += [_no_file("mix", str(path)) for path, _weight in found if not is_there(path)]
     return found
@@ -268,5 +325,9 @@ def _find_mix(job: JobSpec, problems: list[Problem]) -> tuple[tuple[Path, float]
 def _no_file(field: str, reference: str) -> Problem:
     """What is written like a Hub id, and not like a file, is most likely meant as one."""
     is_hub_id = HUB_ID.fullmatch(reference) and not Path(reference).suffix
-    fix = "take a dataset of the Hub in first, then give the file that it became" if is_hub_id else ""
-    return Problem(field, f"there is no file {reference}", fix or "give the path of a JSONL file, or demo")
+    fix = (
+        "take a dataset of the Hub in first, then give the file that it became" if is_hub_id else ""
+    )
+    return Problem(
+        field, f"there is no file {reference}", fix or "give the path of a JSONL file, or demo"
+    )

@@ -43,7 +43,11 @@ def count(number: float) -> str:
     """8.0B, 135M, 1,204"""
     for size, letter in ((1e9, "B"), (1e6, "M")):
         if number >= size:
-            return f"{number / size:.1f}{letter}" if number < 10 * size else f"{number / size:.0f}{letter}"
+            return (
+                f"{number / size:.1f}{letter}"
+                if number < 10 * size
+                else f"{number / size:.0f}{letter}"
+            )
     return f"{number:,.0f}"
 
 
@@ -130,7 +134,9 @@ def _share_done(run: Run) -> str:
     progress = run.status.get("progress") or {}
     if run.status.get("phase") == "train" or not progress.get("total"):
         return ""
-    return f": {progress.get('what', '')} {min(1.0, progress.get('done', 0) / progress['total']):.0%}"
+    return (
+        f": {progress.get('what', '')} {min(1.0, progress.get('done', 0) / progress['total']):.0%}"
+    )
 
 
 def seconds_left(run: Run) -> float | None:
@@ -154,7 +160,12 @@ def memory_rows(run: Run) -> list[tuple[str, str, str, str]]:
     """(phase, predicted GiB, measured GiB, difference) of each phase that was measured; on a CPU no difference."""
     differences = memory_differences(run)
     return [
-        (PHASES[phase], gib(predicted, 3), gib(measured, 3), f"{differences[phase]:+.1%}" if differences else "")
+        (
+            PHASES[phase],
+            gib(predicted, 3),
+            gib(measured, 3),
+            f"{differences[phase]:+.1%}" if differences else "",
+        )
         for phase, (predicted, measured) in _measured_phases(run).items()
     ]
 
@@ -167,7 +178,10 @@ def memory_differences(run: Run) -> dict[str, float]:
     """
     if run.status.get("baseline_bytes"):
         return {}
-    return {phase: predicted / measured - 1 for phase, (predicted, measured) in _measured_phases(run).items()}
+    return {
+        phase: predicted / measured - 1
+        for phase, (predicted, measured) in _measured_phases(run).items()
+    }
 
 
 def _measured_phases(run: Run) -> dict[str, tuple[int, int]]:
@@ -175,5 +189,7 @@ def _measured_phases(run: Run) -> dict[str, tuple[int, int]]:
     predicted = runs.read_json(run.folder / "estimate.json").get("phases", {})
     measured = run.status.get("phase_peak_bytes", {})
     return {
-        phase: (predicted[phase], measured[phase]) for phase in PHASES if predicted.get(phase) and measured.get(phase)
+        phase: (predicted[phase], measured[phase])
+        for phase in PHASES
+        if predicted.get(phase) and measured.get(phase)
     }

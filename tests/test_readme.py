@@ -13,8 +13,11 @@ from benchmarks.trace_agreement import cases
 from core import runs
 from core.dataset import DATASET_TYPES
 from core.dataset.formats import accepts
-from core.job import EXTRA_OPTIMIZERS, METHODS, REWARD_FUNCTIONS, STAGES, JobSpec, Method, Optimizer
+from core.job import REWARD_FUNCTIONS, JobSpec, Optimizer
 from core.models import gpus, models
+from core.training.contract.methods import METHODS, Method
+from core.training.contract.optimizers import EXTRA_OPTIMIZERS
+from core.training.contract.stages import STAGES
 from ui.terminal.commands import COMMANDS
 from ui.terminal.runs import RUN_ACTIONS
 
@@ -32,7 +35,9 @@ def printed(command: str) -> list[str]:
     """The lines that a command of the README prints."""
     assert f"`{command}" in README
     arguments = command.split()[1:]
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    )
     return done.stdout.splitlines()
 
 
@@ -41,8 +46,15 @@ def printed(command: str) -> list[str]:
 
 def test_every_room_of_the_house_has_a_line() -> None:
     listed = set(re.findall(r"^    ([\w./-]+) +\S", section("The house"), re.MULTILINE))
-    rooms = [ROOT / "app.py", *(path for floor in ("core", "ui", "presets") for path in (ROOT / floor).iterdir())]
-    named = {f"{path.relative_to(ROOT)}{'/' if path.is_dir() else ''}" for path in rooms if path.name[0] not in "._"}
+    rooms = [
+        ROOT / "app.py",
+        *(path for floor in ("core", "ui", "presets") for path in (ROOT / floor).iterdir()),
+    ]
+    named = {
+        f"{path.relative_to(ROOT)}{'/' if path.is_dir() else ''}"
+        for path in rooms
+        if path.name[0] not in "._"
+    }
     assert named <= listed
 
 
@@ -53,7 +65,10 @@ def test_every_line_of_the_house_is_a_room() -> None:
 
 def defines(path: Path, name: str) -> bool:
     """True if a module gives a meaning to a name."""
-    return re.search(rf"^(class )?{name}\b.*[=:(]", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    return (
+        re.search(rf"^(class )?{name}\b.*[=:(]", path.read_text(encoding="utf-8"), re.MULTILINE)
+        is not None
+    )
 
 
 def test_what_a_newcomer_touches_is_there() -> None:
@@ -73,9 +88,16 @@ def test_every_file_that_it_shows_is_there() -> None:
 
 
 def test_every_file_of_the_demo_has_a_line_with_its_number_of_rows() -> None:
-    demo, told = ROOT / "presets" / "demo", (ROOT / "presets" / "demo" / "README.md").read_text(encoding="utf-8")
+    demo, told = (
+        ROOT / "presets" / "demo",
+        (ROOT / "presets" / "demo" / "README.md").read_text(encoding="utf-8"),
+    )
     files = [path for path in demo.iterdir() if path.name[0] not in "._" and path.suffix != ".md"]
-    assert not [path.name for path in files if f"| `{path.name}{'/' if path.is_dir() else ''}` |" not in told]
+    assert not [
+        path.name
+        for path in files
+        if f"| `{path.name}{'/' if path.is_dir() else ''}` |" not in told
+    ]
     for path in demo.glob("*.jsonl"):
         assert f"| `{path.name}` | {len(path.read_bytes().splitlines())} " in told
 
@@ -85,7 +107,10 @@ def test_every_file_of_the_demo_has_a_line_with_its_number_of_rows() -> None:
 
 def test_every_label_of_the_page_is_on_the_page() -> None:
     page = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "ui").rglob("*.py"))
-    labels = [" ".join(label.split()) for label in re.findall(r"\*\*(.+?)\*\*", section("The page"), re.DOTALL)]
+    labels = [
+        " ".join(label.split())
+        for label in re.findall(r"\*\*(.+?)\*\*", section("The page"), re.DOTALL)
+    ]
     assert len(labels) > 25 and not [label for label in labels if label not in page]
 
 
@@ -123,7 +148,10 @@ def test_every_method_stands_in_the_table_with_its_bits(method: Method) -> None:
 
 def test_every_stage_stands_in_the_table_with_what_it_learns_and_from_what() -> None:
     for stage in STAGES.values():
-        assert f"| **{stage.id}** | {stage.title} | {stage.help} | {', '.join(stage.dataset_types)} |" in LINES
+        assert (
+            f"| **{stage.id}** | {stage.title} | {stage.help} | {', '.join(stage.dataset_types)} |"
+            in LINES
+        )
 
 
 def test_every_line_of_the_stage_table_stands_in_it() -> None:
@@ -134,7 +162,10 @@ def test_every_line_of_the_stage_table_stands_in_it() -> None:
 def test_every_way_of_writing_rows_stands_in_the_table_with_its_stages() -> None:
     for kind in DATASET_TYPES:
         columns = " + ".join(f"`{column}`" for column in kind.columns)
-        assert f"| {kind.id} | {columns} | {', '.join(stage for stage in STAGES if accepts(stage, kind))} |" in LINES
+        assert (
+            f"| {kind.id} | {columns} | {', '.join(stage for stage in STAGES if accepts(stage, kind))} |"
+            in LINES
+        )
 
 
 def test_every_optimizer_and_every_reward_is_named() -> None:

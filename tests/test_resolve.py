@@ -38,15 +38,22 @@ def test_a_profile_chooses_what_is_not_given() -> None:
 
 def test_what_is_given_is_not_chosen() -> None:
     resolved = resolve(
-        {**LLAMA, "profile": "fastest", "packing": False, "gradient_checkpointing": True}, rows=SHORT_ROWS
+        {**LLAMA, "profile": "fastest", "packing": False, "gradient_checkpointing": True},
+        rows=SHORT_ROWS,
     )
     assert (resolved.job.packing, resolved.job.gradient_checkpointing) == (False, True)
     assert not {"packing", "gradient_checkpointing"} & resolved.plan.change.keys()
 
 
 def test_a_form_gives_every_value_and_says_which_a_person_set() -> None:
-    form = {**JobSpec.parse(LLAMA).model_dump(), "profile": "fastest", "per_device_train_batch_size": 16}
-    loose, kept = (resolve(form, fixed, SHORT_ROWS).job for fixed in ((), ("per_device_train_batch_size",)))
+    form = {
+        **JobSpec.parse(LLAMA).model_dump(),
+        "profile": "fastest",
+        "per_device_train_batch_size": 16,
+    }
+    loose, kept = (
+        resolve(form, fixed, SHORT_ROWS).job for fixed in ((), ("per_device_train_batch_size",))
+    )
     assert loose == resolve({**LLAMA, "profile": "fastest"}, rows=SHORT_ROWS).job
     assert kept.per_device_train_batch_size == 16
 
@@ -86,16 +93,21 @@ def test_every_problem_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "words"), [("someone/some-data", "of the Hub"), ("some/rows.jsonl", "path of a JSONL file")]
+    ("dataset", "words"),
+    [("someone/some-data", "of the Hub"), ("some/rows.jsonl", "path of a JSONL file")],
 )
-def test_a_dataset_that_is_not_there_is_told_apart_from_one_of_the_hub(dataset: str, words: str) -> None:
+def test_a_dataset_that_is_not_there_is_told_apart_from_one_of_the_hub(
+    dataset: str, words: str
+) -> None:
     assert words in problems_of(dataset=dataset)["dataset"]
 
 
 def test_measured_rows_of_a_mix_are_those_left_once_some_are_held_out(tmp_path: Path) -> None:
     (tmp_path / "more.jsonl").write_text('{"text": "a"}\n')
     lengths = RowLengths(90)
-    lengths.extend(np.tile(np.array([20, 0, 20, 20], dtype=np.int32), 90).tobytes(), unreadable_rows=0)
+    lengths.extend(
+        np.tile(np.array([20, 0, 20, 20], dtype=np.int32), 90).tobytes(), unreadable_rows=0
+    )
     mixed = resolve({"model": "demo", "mix": str(tmp_path / "more.jsonl"), "eval_fraction": 0.1})
     alone = resolve({"model": "demo", "eval_fraction": 0.1})
     told, whole = (job.row_statistics(lengths.at(64)) for job in (mixed, alone))
@@ -109,7 +121,9 @@ def test_the_files_of_a_mix_are_found_with_their_weights(tmp_path: Path) -> None
     assert resolved.mix == ((tmp_path / "more.jsonl", 0.5),)
 
 
-@pytest.mark.parametrize(("mix", "words"), [("absent.jsonl = 2", "there is no file"), ("more.jsonl = much", "line 1")])
+@pytest.mark.parametrize(
+    ("mix", "words"), [("absent.jsonl = 2", "there is no file"), ("more.jsonl = much", "line 1")]
+)
 def test_a_mix_that_cannot_be_is_a_problem(mix: str, words: str) -> None:
     assert words in problems_of(mix=mix)["mix"]
 

@@ -52,12 +52,18 @@ class Joiner:
             api_visibility="undocumented",
         )
 
-    def fill(self, event: Callable[..., Any], handler: Handler, inputs: Named, quick: bool = True) -> None:
+    def fill(
+        self, event: Callable[..., Any], handler: Handler, inputs: Named, quick: bool = True
+    ) -> None:
         """The same for a handler that may put values into the form: `filled` changes when it did."""
 
         def noting(**values: object) -> Shown:
             shown = handler(**values)
-            return {**shown, "filled": str(time.monotonic_ns())} if shown.keys() & self.fields.keys() else shown
+            return (
+                {**shown, "filled": str(time.monotonic_ns())}
+                if shown.keys() & self.fields.keys()
+                else shown
+            )
 
         noting.__name__ = getattr(handler, "func", handler).__name__
         self.on(event, noting, inputs, quick=quick)
@@ -70,7 +76,9 @@ class Joiner:
                 shown = handler(**inputs)
             except Exception as error:  # the last resort of the page: the trace for the log, a sentence for the person
                 traceback.print_exc()
-                raise gr.Error(f"{type(error).__name__} in Tailor itself. The terminal has the details.") from error
+                raise gr.Error(
+                    f"{type(error).__name__} in Tailor itself. The terminal has the details."
+                ) from error
             return {self.named[name]: value for name, value in shown.items()} or gr.skip()
 
         return joined

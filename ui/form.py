@@ -8,9 +8,11 @@ import gradio as gr
 from gradio.components import Component
 
 from core.device import local_gpu
-from core.job import METHODS, STAGES, JobSpec
+from core.job import JobSpec
 from core.models import gpus, models, recipes
 from core.resolve import default_fields
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 from core.wording import count, memory
 
 Choices = list[tuple[str, str]]
@@ -57,7 +59,9 @@ def render(group: str) -> dict[str, Component]:
 def _number(control: Control) -> Component:
     whole = JobSpec.model_fields[control.field].annotation is int
     return gr.Number(
-        precision=0 if whole else None, step=1 if whole else STEPS.get(control.field, 0.01), **_common(control)
+        precision=0 if whole else None,
+        step=1 if whole else STEPS.get(control.field, 0.01),
+        **_common(control),
     )
 
 
@@ -87,11 +91,15 @@ def _dataset(control: Control) -> Component:
 
 
 def _method(control: Control) -> Component:
-    return gr.Radio(choices=[(method.title, method.id) for method in METHODS.values()], **_common(control))
+    return gr.Radio(
+        choices=[(method.title, method.id) for method in METHODS.values()], **_common(control)
+    )
 
 
 def _stage(control: Control) -> Component:
-    return gr.Dropdown(choices=[(stage.title, stage.id) for stage in STAGES.values()], **_common(control))
+    return gr.Dropdown(
+        choices=[(stage.title, stage.id) for stage in STAGES.values()], **_common(control)
+    )
 
 
 def _profile(control: Control) -> Component:
@@ -114,15 +122,25 @@ def _common(control: Control) -> dict[str, Any]:
     }
 
 
-PROFILES = [("Fastest that fits", "fastest"), ("Smallest memory", "smallest"), ("As I set it", "custom")]
-STEPS: Mapping[str, float] = {"num_train_epochs": 1, "learning_rate": 1e-5, "lora_alpha": 1, "max_grad_norm": 0.1}
+PROFILES = [
+    ("Fastest that fits", "fastest"),
+    ("Smallest memory", "smallest"),
+    ("As I set it", "custom"),
+]
+STEPS: Mapping[str, float] = {
+    "num_train_epochs": 1,
+    "learning_rate": 1e-5,
+    "lora_alpha": 1,
+    "max_grad_norm": 0.1,
+}
 """How far an arrow key moves a fractional number; 0.01 where it is not said."""
 
 
 def model_choices() -> Choices:
     """(what a person reads, reference) of the demo and every preset."""
     presets = [
-        (f"{model.name} · {count(model.num_parameters)} · {model.license}", model.id) for model in models().values()
+        (f"{model.name} · {count(model.num_parameters)} · {model.license}", model.id)
+        for model in models().values()
     ]
     return [("Demo · tiny, needs no download and no GPU", "demo"), *presets]
 

@@ -36,7 +36,9 @@ FAILURE_WINDOW_SECONDS: Final = 60
 MAX_FAILURES: Final = 30
 MAX_FAILURES_PER_PEER: Final = 10
 
-HOST_HEADER: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:(?P<port>\d{1,5}))?")
+HOST_HEADER: Final = re.compile(
+    r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:(?P<port>\d{1,5}))?"
+)
 
 CONTENT_SECURITY_POLICY: Final = (
     # Gradio's page starts from inline scripts that hold its configuration, and runs the `js=` of events with Function.
@@ -143,12 +145,16 @@ class Request:
     def __init__(self, scope: Scope):
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        self.query = parse_qs(
+            scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True
+        )
         self.headers: Headers = list(scope["headers"])
         self.is_https: bool = scope.get("scheme") == "https"
         self.address: str = (scope.get("client") or ("unknown", 0))[0]
         named = HOST_HEADER.fullmatch(self.header(b"host"))
-        self.host, self.port = (named["host"].lower().strip("[]"), named["port"] or "") if named else ("", "")
+        self.host, self.port = (
+            (named["host"].lower().strip("[]"), named["port"] or "") if named else ("", "")
+        )
 
     def header(self, name: bytes) -> str:
         """The header's value; empty if absent or sent more than once."""
@@ -164,10 +170,15 @@ class Request:
     def is_foreign(self) -> bool:
         """True if another site's page made the browser send it. A click on a link to the page is not foreign."""
         if any(key == b"origin" for key, _ in self.headers):
-            return self.header(b"origin").lower().partition("://")[2] != self.header(b"host").lower()
+            return (
+                self.header(b"origin").lower().partition("://")[2] != self.header(b"host").lower()
+            )
         if self.header(b"sec-fetch-site") in ("", "same-origin", "none"):
             return False
-        is_click = (self.header(b"sec-fetch-mode"), self.header(b"sec-fetch-dest")) == ("navigate", "document")
+        is_click = (self.header(b"sec-fetch-mode"), self.header(b"sec-fetch-dest")) == (
+            "navigate",
+            "document",
+        )
         return not (is_click and self.method in ("GET", "HEAD") and self.path == "/")
 
 
@@ -182,16 +193,26 @@ class Reply:
 
     async def send(self, request: Request, send: Send) -> None:
         """Sends it, without the body if only the head was asked for."""
-        headers = [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
+        headers = [
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % len(self.body)),
+            *self.headers,
+        ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else self.body})
+        await send(
+            {"type": "http.response.body", "body": b"" if request.method == "HEAD" else self.body}
+        )
 
 
 HOME: Final = Reply(303, headers=((b"location", b"/"),))
 NO_ENTRY: Final = Reply(401, LOGIN_PAGE, content_type=b"text/html; charset=utf-8")
-WRONG_HOST: Final = Reply(421, b"This address does not lead to Tailor. Use the link that it printed.\n")
+WRONG_HOST: Final = Reply(
+    421, b"This address does not lead to Tailor. Use the link that it printed.\n"
+)
 FOREIGN: Final = Reply(403, b"Refused: another site's page sent this.\n")
-RETRY_LATER: Final = Reply(429, b"Too many wrong tokens. Try again in a minute.\n", ((b"retry-after", b"60"),))
+RETRY_LATER: Final = Reply(
+    429, b"Too many wrong tokens. Try again in a minute.\n", ((b"retry-after", b"60"),)
+)
 
 
 class Gate:
@@ -231,12 +252,16 @@ class Gate:
         return None
 
     def _too_large(self, request: Request) -> Reply:
-        text = f"Too large: this address takes up to {self.policy.max_bytes(request.path):,} bytes.\n"
+        text = (
+            f"Too large: this address takes up to {self.policy.max_bytes(request.path):,} bytes.\n"
+        )
         return Reply(413, text.encode(), ((b"connection", b"close"),))
 
     def _ask_token(self, request: Request) -> Reply | None:
         """None if the request may pass: it needs no token, belongs to a session, or bears the token."""
-        is_open = self.policy.token is None or self.sessions.has(request.cookie(self._cookie_name(request)))
+        is_open = self.policy.token is None or self.sessions.has(
+            request.cookie(self._cookie_name(request))
+        )
         if request.path == "/" and "token" in request.query:
             return HOME if is_open else self._log_in(request)
         if is_open or (request.path == STARTUP_PATH and request.method == "GET"):
@@ -255,8 +280,12 @@ class Gate:
 
     def _check(self, request: Request, offered: str) -> Reply | None:
         """None if the token is right. A peer that has failed too often is not even looked at."""
-        is_forwarded = self._is_shared(request) or any(_tells_of_client(key) for key, _ in request.headers)
-        peer = "forwarded" if is_forwarded else request.address  # behind a proxy the address is anyone's claim
+        is_forwarded = self._is_shared(request) or any(
+            _tells_of_client(key) for key, _ in request.headers
+        )
+        peer = (
+            "forwarded" if is_forwarded else request.address
+        )  # behind a proxy the address is anyone's claim
         if self.throttle.is_closed_to(peer):
             return RETRY_LATER
         if self.policy.token and hmac.compare_digest(_digest(offered), _digest(self.policy.token)):
@@ -364,9 +393,14 @@ def _with_security_headers(send: Send) -> Send:
     async def send_secured(message: Message) -> None:
         if message["type"] == "http.response.start":
             sent = [(key.lower(), value) for key, value in message.get("headers", ())]
-            holds_data = any(key == b"content-type" and value.startswith(NEVER_STORED) for key, value in sent)
+            holds_data = any(
+                key == b"content-type" and value.startswith(NEVER_STORED) for key, value in sent
+            )
             added = SECURITY_HEADERS + [(b"cache-control", b"no-store")] * holds_data
-            message = {**message, "headers": [item for item in sent if item[0] not in dict(added)] + added}
+            message = {
+                **message,
+                "headers": [item for item in sent if item[0] not in dict(added)] + added,
+            }
         await send(message)
 
     return send_secured
@@ -375,7 +409,9 @@ def _with_security_headers(send: Send) -> Send:
 def _read_token(path: Path) -> str:
     mode = path.lstat().st_mode
     if not stat.S_ISREG(mode) or (os.name == "posix" and mode & 0o077):
-        raise ValueError(f"{path} is not a file that only you can read; delete it, and the next start makes a new one")
+        raise ValueError(
+            f"{path} is not a file that only you can read; delete it, and the next start makes a new one"
+        )
     if len(token := path.read_text(encoding="utf-8").strip()) < MIN_TOKEN_LENGTH:
         raise ValueError(f"{path} holds no token; delete it, and the next start makes a new one")
     return token
@@ -383,7 +419,11 @@ def _read_token(path: Path) -> str:
 
 def _tells_of_client(header: bytes) -> bool:
     """True for the headers in which a proxy tells of the client; Gradio builds its links from them."""
-    return header.startswith(b"x-forwarded-") or header in (b"forwarded", b"x-real-ip", b"x-gradio-server")
+    return header.startswith(b"x-forwarded-") or header in (
+        b"forwarded",
+        b"x-real-ip",
+        b"x-gradio-server",
+    )
 
 
 def _digest(secret: str) -> bytes:

@@ -39,7 +39,9 @@ def _list() -> dict[str, Any]:
         "compared": gr.Textbox(visible="hidden", elem_id="compared"),
         "history_facts": gr.HTML(elem_id="history-facts"),
         "restore": gr.Button("Undo the deletion", visible=False, size="sm", elem_id="restore"),
-        "empty_trash": gr.Button("Empty the trash for good", visible=False, size="sm", elem_id="empty-trash"),
+        "empty_trash": gr.Button(
+            "Empty the trash for good", visible=False, size="sm", elem_id="empty-trash"
+        ),
     }
 
 
@@ -48,10 +50,14 @@ def _run() -> dict[str, Any]:
     named: dict[str, Any] = {"run_header": gr.HTML(elem_id="run-header")}
     with gr.Row(elem_classes="actions"):
         for name, label, look in ACTIONS:
-            named[name] = gr.Button(label, variant=look, size="sm", visible=False, elem_id=name.replace("_", "-"))
+            named[name] = gr.Button(
+                label, variant=look, size="sm", visible=False, elem_id=name.replace("_", "-")
+            )
     with gr.Row(elem_classes="actions"):
         for place in range(SHOWN_REMEDIES):
-            named[f"remedy_{place}"] = gr.Button("", visible=False, size="sm", elem_id=f"remedy-{place}")
+            named[f"remedy_{place}"] = gr.Button(
+                "", visible=False, size="sm", elem_id=f"remedy-{place}"
+            )
     named["run_message"] = gr.HTML(elem_id="run-message")
     named["figures"] = gr.Textbox(visible="hidden", elem_id="figures")
     named["tiles"] = gr.HTML(elem_id="tiles")
@@ -73,7 +79,9 @@ def _run() -> dict[str, Any]:
     with gr.Accordion("Files", open=False):
         named["files"] = gr.HTML(elem_id="files")
     with gr.Accordion("Log", open=False):
-        named["log"] = gr.Textbox(lines=14, max_lines=14, show_label=False, elem_id="log", interactive=False)
+        named["log"] = gr.Textbox(
+            lines=14, max_lines=14, show_label=False, elem_id="log", interactive=False
+        )
     return named
 
 

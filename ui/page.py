@@ -34,8 +34,12 @@ that bypass the queue do not tell the browser that it changed."""
 def build(handlers: Handlers) -> gr.Blocks:
     """The whole page over the handlers of its events."""
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
-        named: dict[str, Any] = {name: gr.State({}) for name in ("marks", "fixes", "before_fix", "unfolded")}
-        named |= {"seen": gr.State("")} | {name: gr.Textbox(visible="hidden") for name in (*SIGNALS, "news")}
+        named: dict[str, Any] = {
+            name: gr.State({}) for name in ("marks", "fixes", "before_fix", "unfolded")
+        }
+        named |= {"seen": gr.State("")} | {
+            name: gr.Textbox(visible="hidden") for name in (*SIGNALS, "news")
+        }
         with gr.Row(elem_classes="top-row"):
             named["top"] = gr.HTML(elem_id="top")
             named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
@@ -74,17 +78,27 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
     named["data_line"] = gr.HTML(elem_id="data-line")
     with gr.Row(elem_classes="actions"):
         named["usual_stage"] = gr.Button("", visible=False, size="sm", elem_id="usual-stage")
-        named["drop_rows"] = gr.Button("Drop the bad rows", visible=False, size="sm", elem_id="drop-rows")
+        named["drop_rows"] = gr.Button(
+            "Drop the bad rows", visible=False, size="sm", elem_id="drop-rows"
+        )
         named["repair"] = gr.Button("Repair the file", visible=False, size="sm", elem_id="repair")
-        named["take_in"] = gr.Button("Take it in as JSON lines", visible=False, size="sm", elem_id="take-in")
-        named["cancel_taking"] = gr.Button("Cancel", visible=False, size="sm", elem_id="cancel-taking")
+        named["take_in"] = gr.Button(
+            "Take it in as JSON lines", visible=False, size="sm", elem_id="take-in"
+        )
+        named["cancel_taking"] = gr.Button(
+            "Cancel", visible=False, size="sm", elem_id="cancel-taking"
+        )
     named["mended"] = gr.HTML(elem_id="mended")
     named |= {"taken": gr.State(""), "taking": gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)}
-    with gr.Accordion("Columns", open=False, visible=False, elem_id="columns-panel") as named["columns_panel"]:
+    with gr.Accordion("Columns", open=False, visible=False, elem_id="columns-panel") as named[
+        "columns_panel"
+    ]:
         named["names"] = gr.State([])
         named["kind"] = gr.Dropdown(label="What the rows are", elem_id="kind")
         with gr.Row(elem_classes="settings"):
-            named |= {box: gr.Dropdown(visible=False, min_width=140, elem_id=box) for box in COLUMN_BOXES}
+            named |= {
+                box: gr.Dropdown(visible=False, min_width=140, elem_id=box) for box in COLUMN_BOXES
+            }
         named["map_columns"] = gr.Button("Use these columns", size="sm", elem_id="map-columns")
     _place_rows(named)
     fields |= form.render("method") | form.render("objective")
@@ -95,14 +109,20 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
     with gr.Row(elem_classes="main-settings"):
         fields |= form.render("main")
     named["effective_batch"] = gr.HTML(elem_id="effective-batch")
-    named["put_back"] = gr.Dropdown([], label="Put a setting back", visible=False, elem_id="put-back")
+    named["put_back"] = gr.Dropdown(
+        [], label="Put a setting back", visible=False, elem_id="put-back"
+    )
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         for group, heading in form.ADVANCED.items():
             gr.Markdown(f"#### {heading}")
             with gr.Row(elem_classes="settings"):
                 fields |= form.render(group)
-        named["recipe"] = gr.Dropdown(form.recipe_choices(), value=None, label="Start from a recipe", elem_id="recipe")
-        named["reset"] = gr.Button("Put every setting back to its default", size="sm", elem_id="reset")
+        named["recipe"] = gr.Dropdown(
+            form.recipe_choices(), value=None, label="Start from a recipe", elem_id="recipe"
+        )
+        named["reset"] = gr.Button(
+            "Put every setting back to its default", size="sm", elem_id="reset"
+        )
     return fields
 
 
@@ -113,12 +133,19 @@ def _place_rows(named: dict[str, Any]) -> None:
     with gr.Row(elem_classes="actions"):
         named["length_p95"] = gr.Button("", visible=False, size="sm", elem_id="length-p95")
         named["length_longest"] = gr.Button("", visible=False, size="sm", elem_id="length-longest")
-    with gr.Accordion("The rows as the model sees them", open=False, elem_id="rows") as named["rows_panel"]:
+    with gr.Accordion("The rows as the model sees them", open=False, elem_id="rows") as named[
+        "rows_panel"
+    ]:
         named["histogram"] = gr.HTML(elem_id="histogram")
         with gr.Row(elem_classes="row-picker"):
             named["previous_row"] = gr.Button("◀", size="sm", min_width=40, elem_id="previous-row")
             named["row_number"] = gr.Number(
-                1, precision=0, show_label=False, container=False, min_width=80, elem_id="row-number"
+                1,
+                precision=0,
+                show_label=False,
+                container=False,
+                min_width=80,
+                elem_id="row-number",
             )
             named["next_row"] = gr.Button("▶", size="sm", min_width=40, elem_id="next-row")
             named["wanted"] = gr.Textbox(
@@ -156,8 +183,12 @@ def _place_estimate(named: dict[str, Any]) -> None:
         named["command"] = gr.Code(language="shell", elem_id="command", interactive=False, **code)
     with gr.Accordion("Job file", open=False):
         gr.Markdown("Copy it to keep the job; paste one here to fill the form from it.")
-        named["job_file"] = gr.Code(language="json", elem_id="job-file", interactive=True, max_lines=16, **code)
-        named["read_job_file"] = gr.Button("Fill the form from this", size="sm", elem_id="read-job-file")
+        named["job_file"] = gr.Code(
+            language="json", elem_id="job-file", interactive=True, max_lines=16, **code
+        )
+        named["read_job_file"] = gr.Button(
+            "Fill the form from this", size="sm", elem_id="read-job-file"
+        )
         named["job_file_message"] = gr.HTML(elem_id="job-file-message")
 
 
@@ -193,14 +224,30 @@ def _wire_edit(page: gr.Blocks, join: Joiner, handlers: Handlers) -> None:
     to a form that was overtaken, and no key pressed while one is under way is lost.
     """
     named, fields = join.named, join.fields
-    causes = [*(each.input for each in fields.values()), page.load, *(named[name].change for name in SIGNALS)]
+    causes = [
+        *(each.input for each in fields.values()),
+        page.load,
+        *(named[name].change for name in SIGNALS),
+    ]
     known = {name: named[name] for name in ("marks", "fixes", "before_fix")}
-    edited = join.on(partial(gr.on, causes), handlers.on_edit, known | dict(fields), overtaken="always_last")
-    measured = join.on(edited.then, handlers.on_lengths, fields, overtaken="always_last", shows=LENGTHS)
+    edited = join.on(
+        partial(gr.on, causes), handlers.on_edit, known | dict(fields), overtaken="always_last"
+    )
+    measured = join.on(
+        edited.then, handlers.on_lengths, fields, overtaken="always_last", shows=LENGTHS
+    )
     suggested = {"marks": named["marks"], **fields}
-    better = join.on(measured.then, handlers.on_suggest, suggested, overtaken="always_last", shows=SUGGESTIONS)
+    better = join.on(
+        measured.then, handlers.on_suggest, suggested, overtaken="always_last", shows=SUGGESTIONS
+    )
     drawn = {"unfolded": named["unfolded"], **fields}
-    join.on(better.then, handlers.on_unfolded, drawn, overtaken="always_last", shows=("unfolded", *UNFOLDING))
+    join.on(
+        better.then,
+        handlers.on_unfolded,
+        drawn,
+        overtaken="always_last",
+        shows=("unfolded", *UNFOLDING),
+    )
 
 
 def _wire_data(join: Joiner, handlers: Handlers, fields: Named) -> None:
@@ -224,14 +271,22 @@ def _wire_rows(join: Joiner, handlers: Handlers, fields: Named) -> None:
     """The look at the data. What asks the tokenizer may have to wait for it."""
     named = join.named
     join.on(named["measuring"].tick, handlers.on_lengths, fields, shows=LENGTHS)
-    for name, handler in (("length_p95", handlers.on_length_p95), ("length_longest", handlers.on_length_longest)):
+    for name, handler in (
+        ("length_p95", handlers.on_length_p95),
+        ("length_longest", handlers.on_length_longest),
+    ):
         join.fill(named[name].click, handler, fields, quick=False)
     shown = {"row_number": named["row_number"], **fields}
     join.on(named["rows_panel"].expand, handlers.on_row, shown, quick=False)
     join.on(named["row_number"].submit, handlers.on_row, shown, quick=False)
     join.on(named["next_row"].click, handlers.on_next_row, shown, quick=False)
     join.on(named["previous_row"].click, handlers.on_previous_row, shown, quick=False)
-    join.on(named["wanted"].submit, handlers.on_find_row, {"wanted": named["wanted"], **shown}, quick=False)
+    join.on(
+        named["wanted"].submit,
+        handlers.on_find_row,
+        {"wanted": named["wanted"], **shown},
+        quick=False,
+    )
 
 
 def _wire_runs(join: Joiner, handlers: Handlers) -> None:
@@ -259,7 +314,9 @@ def _wire_clock(join: Joiner, handlers: Handlers, shown: tuple[str, ...]) -> Non
     """What happens by itself: a glance at the disk, and everything `shown` of the runs only if that has changed."""
     inputs = _view(join.named) | {"seen": join.named["seen"]}
     join.on(gr.Timer(SECONDS_BETWEEN_TICKS).tick, handlers.on_tick, inputs, shows=("news",))
-    join.on(join.named["news"].change, handlers.on_news, inputs, overtaken="always_last", shows=shown)
+    join.on(
+        join.named["news"].change, handlers.on_news, inputs, overtaken="always_last", shows=shown
+    )
 
 
 def _view(named: Named) -> dict[str, Any]:

@@ -35,7 +35,12 @@ def theme() -> gr.themes.Base:
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
     return gr.themes.Default(
-        primary_hue="blue", neutral_hue="slate", font=system, font_mono=mono, radius_size="sm", spacing_size="sm"
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=system,
+        font_mono=mono,
+        radius_size="sm",
+        spacing_size="sm",
     )
 
 
@@ -50,14 +55,19 @@ def serve(
     try:
         place = Home.find(home)
         needs_token = share or not is_loopback(host)
-        policy = GatePolicy(load_or_create_token(place.path / "token") if needs_token else None, host)
+        policy = GatePolicy(
+            load_or_create_token(place.path / "token") if needs_token else None, host
+        )
         _require_free(host, port or 0)
         isolate(place)
     except (SpecError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"home: {error.filename}: {error.strerror}; name a folder that you can write to", file=sys.stderr)
+        print(
+            f"home: {error.filename}: {error.strerror}; name a folder that you can write to",
+            file=sys.stderr,
+        )
         return 2
     queue.keep_advancing(place)
     handlers = Handlers(place)
@@ -86,12 +96,18 @@ def _require_free(host: str, port: int) -> None:
         raise ValueError(f"port: {port} is no port; give one from 1 to 65535") from None
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise ValueError(f"host: {host} is no address of this machine; 0.0.0.0 is all that it has") from None
-        why = f"{os.strerror(error.errno or 0)}; give another one, or none for the first that is free"
+            raise ValueError(
+                f"host: {host} is no address of this machine; 0.0.0.0 is all that it has"
+            ) from None
+        why = (
+            f"{os.strerror(error.errno or 0)}; give another one, or none for the first that is free"
+        )
         raise ValueError(f"port: cannot listen on {host}:{port}: {why}") from None
 
 
-def launch(blocks: gr.Blocks, home: Home, policy: GatePolicy, port: int | None, share: bool = False) -> None:
+def launch(
+    blocks: gr.Blocks, home: Home, policy: GatePolicy, port: int | None, share: bool = False
+) -> None:
     """Starts the server behind the gate, with everything that Gradio would open by itself shut."""
     blocks.queue(api_open=False, max_size=64, default_concurrency_limit=4)
     blocks.launch(
@@ -154,7 +170,9 @@ def _share_sentence(blocks: gr.Blocks, policy: GatePolicy) -> str:
     if not blocks.share_url:
         return "The public link could not be made (is this machine online?). The page is served here only."
     policy.allow_share(blocks.share_url)
-    return f"Everyone with this link can use this machine: {login_url(blocks.share_url, policy.token)}"
+    return (
+        f"Everyone with this link can use this machine: {login_url(blocks.share_url, policy.token)}"
+    )
 
 
 def _wait(blocks: gr.Blocks, handlers: Handlers) -> int:

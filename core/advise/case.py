@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import MappingProxyType
 
-from core.job import STAGES, JobSpec, SpecError
+from core.job import JobSpec, SpecError
 from core.memory import MemoryEstimate, estimate
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics, Speed, predict_speed
+from core.training.contract.stages import STAGES
 
 Change = Mapping[str, object]
 """JobSpec field -> new value."""
@@ -32,7 +33,9 @@ class Harm(IntEnum):
     REAL = 2  # it is another training
 
 
-def estimate_on(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None) -> MemoryEstimate:
+def estimate_on(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None
+) -> MemoryEstimate:
     """The memory of a job, for rows that are as long as they are known to be. Raises SpecError."""
     if rows is None or rows.max_tokens is None:
         return estimate(job, shape, gpu)
@@ -85,7 +88,11 @@ class Case:
     def can_pack(self) -> bool:
         """True if its rows are so short that joining them pays."""
         mean = self.rows.mean_tokens if self.rows else None
-        return bool(mean and STAGES[self.job.stage].supports_packing and mean < SHORT_ROWS * self.job.max_length)
+        return bool(
+            mean
+            and STAGES[self.job.stage].supports_packing
+            and mean < SHORT_ROWS * self.job.max_length
+        )
 
     def changed(self, change: Change) -> "Case | None":
         """The case after a change; None if its fields contradict each other then."""
@@ -113,4 +120,6 @@ def packed_splits(case: Case, sizes: range = ANY_BATCH) -> tuple[Change, ...]:
     joined = case.job.effective_batch_size * case.rows.mean_tokens / case.job.max_length
     if abs(round(joined) / joined - 1) > MOST_OFF:
         return ()
-    return tuple({"packing": True, **split} for split in batch_splits(case.job, round(joined), sizes))
+    return tuple(
+        {"packing": True, **split} for split in batch_splits(case.job, round(joined), sizes)
+    )

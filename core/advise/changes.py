@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from core.advise.case import LARGEST_BATCH, Case, Change, Harm, batch_splits, packed_splits
-from core.job import METHODS, STAGES, JobSpec, defaults_of
+from core.job import JobSpec
 from core.speed.kernels import can_use_varlen
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES, defaults_of
 
 LEAST_LENGTH, LEAST_RANK, LEAST_COMPLETION, LEAST_GENERATIONS = 256, 8, 64, 2
 EVERY_N = (4, 3, 2)
@@ -47,7 +49,9 @@ def _set_where(applies: Callable[[Case], bool], **change: object) -> Variants:
 
 def _smaller_batches(case: Case) -> tuple[Change, ...]:
     """Ways to see the same rows in an optimizer step, fewer at once."""
-    return batch_splits(case.job, case.job.effective_batch_size, range(1, case.job.per_device_train_batch_size))
+    return batch_splits(
+        case.job, case.job.effective_batch_size, range(1, case.job.per_device_train_batch_size)
+    )
 
 
 def _larger_batches(case: Case) -> tuple[Change, ...]:
@@ -58,14 +62,24 @@ def _larger_batches(case: Case) -> tuple[Change, ...]:
 def _batches_without_checkpointing(case: Case) -> tuple[Change, ...]:
     """The batch as it is, then smaller ones, with all activations kept."""
     sizes = range(1, case.job.per_device_train_batch_size + 1)
-    splits = batch_splits(case.job, case.job.effective_batch_size, sizes) if case.job.gradient_checkpointing else ()
+    splits = (
+        batch_splits(case.job, case.job.effective_batch_size, sizes)
+        if case.job.gradient_checkpointing
+        else ()
+    )
     return tuple({**split, "gradient_checkpointing": False} for split in splits)
 
 
 def _more_checkpoints(case: Case) -> tuple[Change, ...]:
     """One layer of four, three, two: fewer than are checkpointed now, none or one of many."""
-    now = case.job.checkpoint_every_n_layers if case.job.gradient_checkpointing else case.shape.num_hidden_layers
-    return tuple({"gradient_checkpointing": True, "checkpoint_every_n_layers": n} for n in EVERY_N if n < now)
+    now = (
+        case.job.checkpoint_every_n_layers
+        if case.job.gradient_checkpointing
+        else case.shape.num_hidden_layers
+    )
+    return tuple(
+        {"gradient_checkpointing": True, "checkpoint_every_n_layers": n} for n in EVERY_N if n < now
+    )
 
 
 def _fewer_checkpoints(case: Case) -> tuple[Change, ...]:
@@ -82,16 +96,27 @@ def _joined_rows(case: Case) -> tuple[Change, ...]:
 
 def _shorter_lengths(case: Case) -> tuple[Change, ...]:
     """Powers of two, and the length that 95 % of the rows keep to, rounded up to 64."""
-    lengths = {2**power for power in range(case.job.max_length.bit_length())} - set(range(LEAST_LENGTH))
+    lengths = {2**power for power in range(case.job.max_length.bit_length())} - set(
+        range(LEAST_LENGTH)
+    )
     if case.rows and case.rows.p95_tokens:
         lengths.add(-(-case.rows.p95_tokens // 64) * 64)
-    return tuple({"max_length": length} for length in sorted(lengths, reverse=True) if length < case.job.max_length)
+    return tuple(
+        {"max_length": length}
+        for length in sorted(lengths, reverse=True)
+        if length < case.job.max_length
+    )
 
 
 def _lower_ranks(case: Case) -> tuple[Change, ...]:
     """Halves of the rank, and of alpha with it, so that the adapter is scaled as before."""
-    halvings = range(1, (case.job.lora_r // LEAST_RANK).bit_length()) if case.job.trains_adapter else ()
-    return tuple({"lora_r": case.job.lora_r // 2**n, "lora_alpha": case.job.lora_alpha / 2**n} for n in halvings)
+    halvings = (
+        range(1, (case.job.lora_r // LEAST_RANK).bit_length()) if case.job.trains_adapter else ()
+    )
+    return tuple(
+        {"lora_r": case.job.lora_r // 2**n, "lora_alpha": case.job.lora_alpha / 2**n}
+        for n in halvings
+    )
 
 
 def _halves(field: str, least: int) -> Variants:
@@ -99,7 +124,9 @@ def _halves(field: str, least: int) -> Variants:
 
     def variants(case: Case) -> tuple[Change, ...]:
         value = getattr(case.job, field)
-        halvings = range(1, (value // least).bit_length()) if STAGES[case.job.stage].generates else ()
+        halvings = (
+            range(1, (value // least).bit_length()) if STAGES[case.job.stage].generates else ()
+        )
         return tuple({field: value // 2**n} for n in halvings if value % 2**n == 0)
 
     return variants
@@ -112,7 +139,9 @@ def _to_method(method: str, *from_methods: str) -> Variants:
         if case.job.method not in from_methods:
             return ()
         old, new = _defaults_of(case.job, case.job.method), _defaults_of(case.job, method)
-        moved = {name: new[name] for name in new if getattr(case.job, name) == old[name] != new[name]}
+        moved = {
+            name: new[name] for name in new if getattr(case.job, name) == old[name] != new[name]
+        }
         return ({"method": method, **moved},)
 
     return variants
@@ -121,7 +150,9 @@ def _to_method(method: str, *from_methods: str) -> Variants:
 def _defaults_of(job: JobSpec, method: str) -> Change:
     """The defaults, under a method, of the fields for which some method has its own."""
     names = {name for each in METHODS for name in defaults_of(job.stage, each)}
-    return {name: JobSpec.model_fields[name].default for name in names} | dict(defaults_of(job.stage, method))
+    return {name: JobSpec.model_fields[name].default for name in names} | dict(
+        defaults_of(job.stage, method)
+    )
 
 
 def _keeps_reference(job: JobSpec) -> bool:
@@ -161,7 +192,9 @@ REMEDIES = (
         "Joined rows are told apart by where they begin, not by a mask that grows with the square of the length.",
         _set_where(
             lambda case: (
-                case.job.packing and case.job.attn_implementation == "sdpa" and can_use_varlen(case.shape, case.gpu)
+                case.job.packing
+                and case.job.attn_implementation == "sdpa"
+                and can_use_varlen(case.shape, case.gpu)
             ),
             attn_implementation="varlen",
         ),
@@ -179,12 +212,18 @@ REMEDIES = (
     Remedy(
         "Offload activations",
         "What the backward pass will need waits in main memory meanwhile.",
-        _set_where(lambda case: case.can_offload and not case.job.activation_offloading, activation_offloading=True),
+        _set_where(
+            lambda case: case.can_offload and not case.job.activation_offloading,
+            activation_offloading=True,
+        ),
     ),
     Remedy(
         "8-bit optimizer",
         "AdamW keeps its states in 8 bits instead of 16 or 32.",
-        _set(lambda job: job.optim in ("adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"), optim="adamw_8bit"),
+        _set(
+            lambda job: job.optim in ("adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"),
+            optim="adamw_8bit",
+        ),
         Harm.SLIGHT,
     ),
     Remedy(
@@ -229,7 +268,12 @@ REMEDIES = (
         _set(lambda job: job.trains_adapter, use_dora=False),
         Harm.REAL,
     ),
-    Remedy("Rank {job.lora_r}", "A smaller adapter takes less, and learns less.", _lower_ranks, Harm.REAL),
+    Remedy(
+        "Rank {job.lora_r}",
+        "A smaller adapter takes less, and learns less.",
+        _lower_ranks,
+        Harm.REAL,
+    ),
     Remedy(
         "Answers of {job.max_completion_length} tokens",
         "Shorter answers are drawn, and trained on.",

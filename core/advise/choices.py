@@ -8,11 +8,12 @@ from types import MappingProxyType
 from core.advise import Case, Change, Harm
 from core.advise.reasons import REASONS, Outcome
 from core.advise.search import PROFILES, climb, seconds_per_token
-from core.job import STAGES, JobSpec
+from core.job import JobSpec
 from core.memory.program.precision import precision_of
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
 from core.speed.rows import times_read
+from core.training.contract.stages import STAGES
 
 PLANNED_FIELDS = frozenset(REASONS)
 """The JobSpec fields that a plan may choose."""
@@ -65,7 +66,12 @@ def plan(
     reasons = {field: explain(outcome) for field, explain in REASONS.items() if field not in fixed}
     return Plan(
         tuple(
-            Choice(field, getattr(chosen.job, field), reason, _harm(field, getattr(chosen.job, field), asked.job))
+            Choice(
+                field,
+                getattr(chosen.job, field),
+                reason,
+                _harm(field, getattr(chosen.job, field), asked.job),
+            )
             for field, reason in reasons.items()
             if reason
         )
@@ -75,11 +81,15 @@ def plan(
 def _starts(case: Case, fixed: frozenset[str]) -> Iterator[Case]:
     """The job with the precision of the card: what needs no search. Twice, where only one can tell which time is the
     better to ask the reference model."""
-    weight_bytes = precision_of(case.job.model_copy(update={"dtype": "auto"}), case.gpu).weight_bytes
+    weight_bytes = precision_of(
+        case.job.model_copy(update={"dtype": "auto"}), case.gpu
+    ).weight_bytes
     half = "bfloat16" if case.gpu.supports_bf16 else "float16"
     dtype = {"dtype": half if weight_bytes == 2 else "float32"}
     for beforehand in _times_to_ask(case) or ({},):
-        change = {name: value for name, value in {**dtype, **beforehand}.items() if name not in fixed}
+        change = {
+            name: value for name, value in {**dtype, **beforehand}.items() if name not in fixed
+        }
         yield case.changed(change) or case
 
 
@@ -99,10 +109,14 @@ def _better(cases: Iterable[Case]) -> Case:
     """The first, or another that fits too: without states in 8 bits if one can do so, then the faster."""
     first, *others = cases
     fitting = [case for case in (first, *others) if others and case.fits]
-    return min(fitting, key=lambda case: ("8bit" in case.job.optim, seconds_per_token(case)), default=first)
+    return min(
+        fitting, key=lambda case: ("8bit" in case.job.optim, seconds_per_token(case)), default=first
+    )
 
 
 def _harm(field: str, value: object, asked: JobSpec) -> Harm:
     """8-bit states are stored less exactly, and a step of joined rows sees a few rows more or less."""
-    is_slight = (field == "optim" and "8bit" in str(value)) or (field == "packing" and value != asked.packing)
+    is_slight = (field == "optim" and "8bit" in str(value)) or (
+        field == "packing" and value != asked.packing
+    )
     return Harm.SLIGHT if is_slight else Harm.NONE

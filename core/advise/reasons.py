@@ -17,11 +17,11 @@ from core.advise.search import (
     forecast,
     seconds_per_token,
 )
-from core.job import STAGES
 from core.memory.program.precision import precision_of
 from core.speed.kernels import needs_eager
 from core.speed.passes import passes_of
 from core.speed.rows import sorts_rows, times_read
+from core.training.contract.stages import STAGES
 
 GIB = 2**30
 
@@ -48,7 +48,11 @@ class Outcome:
     def keeps_a_share(self) -> bool:
         """True if compiled layers compute again what they may not keep."""
         job = self.chosen.job
-        return job.torch_compile and not job.gradient_checkpointing and job.activation_memory_budget < 1
+        return (
+            job.torch_compile
+            and not job.gradient_checkpointing
+            and job.activation_memory_budget < 1
+        )
 
     @property
     def mean_tokens(self) -> float | None:
@@ -75,9 +79,7 @@ def _dtype(outcome: Outcome) -> str:
     if job.dtype == "bfloat16":
         return f"{gpu.name} computes in bfloat16: 2 bytes a weight."
     if job.dtype == "float16":
-        return (
-            f"{gpu.name} (compute capability {_capability(outcome.chosen)}) has no bfloat16: float16, 2 bytes a weight."
-        )
+        return f"{gpu.name} (compute capability {_capability(outcome.chosen)}) has no bfloat16: float16, 2 bytes a weight."
     return f"{gpu.name} has no bfloat16, and weights that train lose too much in float16: 4 bytes a weight."
 
 
@@ -103,7 +105,9 @@ def _packing(outcome: Outcome) -> str:
     seen = after.job.effective_batch_size * job.max_length / mean if after else 0
     seen_by_step = f"a step sees about {seen:.0f} of them, not {before.effective_batch_size}"
     if job.packing:
-        return f"Rows of {_number(round(mean), 'token')}, {joined}, leave no padding; {seen_by_step}."
+        return (
+            f"Rows of {_number(round(mean), 'token')}, {joined}, leave no padding; {seen_by_step}."
+        )
     return f"Rows stay apart: {joined} tokens, {seen_by_step}."
 
 
@@ -117,7 +121,11 @@ def _attention(outcome: Outcome) -> str:
         return f"The model {what} the scores of its {heads} heads, which only eager and flex_attention can do."
     if job.attn_implementation == "varlen":
         tokens = job.per_device_train_batch_size * job.max_length
-        length = _number(round(outcome.mean_tokens), "token") if outcome.mean_tokens else "their own tokens"
+        length = (
+            _number(round(outcome.mean_tokens), "token")
+            if outcome.mean_tokens
+            else "their own tokens"
+        )
         return f"Joined rows are told apart without a mask: tokens look back over {length}, not {tokens:,}."
     if job.packing:
         has = "a processor has none" if case.is_on_cpu else f"the card has {_capability(case)}"
@@ -133,8 +141,13 @@ def _attention(outcome: Outcome) -> str:
 def _batch(outcome: Outcome) -> str:
     job = outcome.chosen.job
     size, rows = job.per_device_train_batch_size, job.effective_batch_size
-    splits = {int(str(split["per_device_train_batch_size"])): split for split in batch_splits(job, rows)}
-    least, more = min(splits, default=size), min((each for each in splits if each > size), default=0)
+    splits = {
+        int(str(split["per_device_train_batch_size"])): split for split in batch_splits(job, rows)
+    }
+    least, more = (
+        min(splits, default=size),
+        min((each for each in splits if each > size), default=0),
+    )
     if size > least:
         saved = 1 - 1 / outcome.times(**splits[least])
         others = "one by one" if least == 1 else f"{least} at a time"
@@ -142,7 +155,10 @@ def _batch(outcome: Outcome) -> str:
     if not more:
         return f"An optimizer step sees {_number(rows, 'row')}."
     saved = 1 - outcome.times(**splits[more])
-    at_once, instead = f"{_number(size, 'row')} at once", f"{more} would save {_percent(saved)} of the time"
+    at_once, instead = (
+        f"{_number(size, 'row')} at once",
+        f"{more} would save {_percent(saved)} of the time",
+    )
     if saved < LEAST_GAIN:
         return f"The {'processor' if outcome.chosen.is_on_cpu else 'card'} is busy with {at_once}: {instead}."
     return f"The least memory is taken by {at_once}: {instead}."
@@ -164,7 +180,10 @@ def _checkpointing(outcome: Outcome) -> str:
     if outcome.keeps_a_share:
         cost = outcome.times(**CHECKPOINT_ALL) - 1
         return f"Compiled layers keep a share of their activations: to keep none would take {_percent(cost)} more time."
-    free_gib, cost = (memory.capacity_bytes - memory.total_bytes) / GIB, outcome.times(**CHECKPOINT_ALL) - 1
+    free_gib, cost = (
+        (memory.capacity_bytes - memory.total_bytes) / GIB,
+        outcome.times(**CHECKPOINT_ALL) - 1,
+    )
     room = f"{free_gib:.1f} GiB of {memory.capacity_bytes / GIB:.0f} stay free"
     return f"Activations fit: {room}, and computing them again would cost {_percent(cost)} of the time."
 
@@ -195,12 +214,17 @@ def _compile(outcome: Outcome) -> str:
     case = outcome.chosen
     if obstacle := compile_obstacle(case):
         return f"Not compiled: {obstacle}."
-    cost, hours = f"some {COMPILE_SECONDS[case.job.base_bits]:.0f} s of compiling", forecast(case).hours
+    cost, hours = (
+        f"some {COMPILE_SECONDS[case.job.base_bits]:.0f} s of compiling",
+        forecast(case).hours,
+    )
     if hours is None:
         return f"How long the run takes is not known: {cost} may not pay."
     run = f"The run takes {_duration(hours)}"
     if case.job.torch_compile:
-        otherwise = CHECKPOINT_ALL if outcome.keeps_a_share else {}  # a budget is for compiled layers
+        otherwise = (
+            CHECKPOINT_ALL if outcome.keeps_a_share else {}
+        )  # a budget is for compiled layers
         saved = 1 - 1 / outcome.times(torch_compile=False, **otherwise)
         return f"{run}: compiled layers save {_percent(saved)}, {cost} deducted."
     if case.job.activation_offloading:
@@ -208,7 +232,9 @@ def _compile(outcome: Outcome) -> str:
     saved = 1 - outcome.times(torch_compile=True)
     if saved < LEAST_GAIN:
         return f"{run}: {cost} would not pay."
-    return f"{run}: compiled layers would save {_percent(saved)} of it, but need not take less memory."
+    return (
+        f"{run}: compiled layers would save {_percent(saved)} of it, but need not take less memory."
+    )
 
 
 def _budget(outcome: Outcome) -> str:
@@ -252,10 +278,16 @@ def _precompute(outcome: Outcome) -> str:
         return f"The reference model reads the rows beforehand, so that no second copy ({copy_gib:.1f} GiB) is kept."
     if job.precompute_ref_log_probs:
         return f"The reference model reads the rows once instead of {_number(round(times or 1, 2), 'time')}."
-    span = _number(job.max_steps, "step") if job.max_steps > 0 else _number(job.num_train_epochs, "epoch")
+    span = (
+        _number(job.max_steps, "step")
+        if job.max_steps > 0
+        else _number(job.num_train_epochs, "epoch")
+    )
     if times is None:
         return f"How often each row is met in {span} is not known: the reference model is asked as it is."
-    return f"No row is read twice in {span}: to ask the reference model beforehand would save nothing."
+    return (
+        f"No row is read twice in {span}: to ask the reference model beforehand would save nothing."
+    )
 
 
 REASONS: Mapping[str, Callable[[Outcome], str]] = MappingProxyType(

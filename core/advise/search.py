@@ -12,12 +12,13 @@ from types import MappingProxyType
 
 from core.advise import Case, Change
 from core.advise.case import batch_splits, packed_splits
-from core.job import STAGES, JobSpec
+from core.job import JobSpec
 from core.models import Gpu, ModelShape
 from core.speed import Speed, predict_speed
 from core.speed.kernels import can_use_varlen, needs_eager
 from core.speed.passes import passes_of
 from core.speed.work import KEPT_TENSORS
+from core.training.contract.stages import STAGES
 
 LEAST_GAIN = 0.02
 """Share of the time below which more memory is not spent on it."""
@@ -51,7 +52,9 @@ ONLY_WHERE_USED = ("checkpoint_every_n_layers", "activation_memory_budget")
 """What a way that does not checkpoint, or not compile, does not look at: set by a person, it speaks against neither."""
 
 
-def _level(checkpointing: bool, every: int = 1, offloading: bool = False, budget: float = 1.0) -> Change:
+def _level(
+    checkpointing: bool, every: int = 1, offloading: bool = False, budget: float = 1.0
+) -> Change:
     return {
         "gradient_checkpointing": checkpointing,
         "checkpoint_every_n_layers": every,
@@ -90,7 +93,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             optimizers=("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"),
             tries_all=True,
         ),
-        "smallest": Profile(levels=(CHECKPOINT_ALL, OFFLOAD_ALL), optimizers=("paged_adamw_8bit",), tries_all=False),
+        "smallest": Profile(
+            levels=(CHECKPOINT_ALL, OFFLOAD_ALL), optimizers=("paged_adamw_8bit",), tries_all=False
+        ),
     }
 )
 
@@ -108,7 +113,8 @@ def climb(case: Case, profile: Profile, fixed: frozenset[str]) -> Case:
             break
     if highest.fits and highest.job.activation_offloading and "activation_offloading" not in fixed:
         on_card = replace(
-            profile, levels=tuple(level for level in profile.levels if not level["activation_offloading"])
+            profile,
+            levels=tuple(level for level in profile.levels if not level["activation_offloading"]),
         )
         other = _highest(case, on_card, fixed, highest.job.optim)
         if other.fits and seconds_per_token(other) <= seconds_per_token(highest) * (1 + LEAST_GAIN):
@@ -145,7 +151,8 @@ def forecast(case: Case, host_factor: float = 1.0) -> Speed:
         gpu,
         compute_capability=gpu.compute_capability if not case.is_on_cpu else USUAL_CAPABILITY,
         flops=gpu.flops or USUAL_FLOPS,
-        memory_bandwidth_bytes_per_second=gpu.memory_bandwidth_bytes_per_second or USUAL_BYTES_PER_SECOND,
+        memory_bandwidth_bytes_per_second=gpu.memory_bandwidth_bytes_per_second
+        or USUAL_BYTES_PER_SECOND,
     )
     speed = predict_speed(case.job, case.shape, rated, case.rows, host_factor)
     assert speed is not None  # the card has all that a forecast asks for
@@ -193,12 +200,20 @@ def _ways(case: Case, profile: Profile, fixed: frozenset[str], optim: str) -> It
     batches = (*splits, *packed_splits(case, sizes)) if profile.tries_all else splits[-1:]
     set_anyway = {name: getattr(job, name) for name in ONLY_WHERE_USED if name in fixed}
     levels = (
-        {**level, **set_anyway} for level in profile.levels if case.can_offload or not level["activation_offloading"]
+        {**level, **set_anyway}
+        for level in profile.levels
+        if case.can_offload or not level["activation_offloading"]
     )
-    may_compile = profile.tries_all and not compile_obstacle(case) and forecast(case).num_steps is not None
-    compiles = ({"torch_compile": compiled} for compiled in ((False, True) if may_compile else (False,)))
+    may_compile = (
+        profile.tries_all and not compile_obstacle(case) and forecast(case).num_steps is not None
+    )
+    compiles = (
+        {"torch_compile": compiled} for compiled in ((False, True) if may_compile else (False,))
+    )
     for choices in product(*(_agreeing(job, each, fixed) for each in (batches, levels, compiles))):
-        change = {name: value for choice in choices for name, value in choice.items()} | {"optim": optim}
+        change = {name: value for choice in choices for name, value in choice.items()} | {
+            "optim": optim
+        }
         if "attn_implementation" not in fixed:
             packing = bool(change.get("packing", job.packing))
             change["attn_implementation"] = attention_for(packing, case.shape, case.gpu)
@@ -211,13 +226,17 @@ def _contradicts(job: JobSpec, change: Change, fixed: frozenset[str]) -> bool:
     anyway."""
     if change.get("torch_compile", job.torch_compile):
         return bool(change.get("activation_offloading"))
-    return change.get("activation_memory_budget", 1.0) != 1 and "activation_memory_budget" not in fixed
+    return (
+        change.get("activation_memory_budget", 1.0) != 1 and "activation_memory_budget" not in fixed
+    )
 
 
 def _agreeing(job: JobSpec, changes: Iterable[Change], fixed: frozenset[str]) -> tuple[Change, ...]:
     """The changes that leave what is fixed as it is; none at all if there are none."""
     agreeing = (
-        change for change in changes if all(getattr(job, name) == change[name] for name in change if name in fixed)
+        change
+        for change in changes
+        if all(getattr(job, name) == change[name] for name in change if name in fixed)
     )
     return tuple(agreeing) or ({},)
 

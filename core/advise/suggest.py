@@ -57,7 +57,9 @@ class Fix:
 
 
 @lru_cache(maxsize=256)
-def suggest_fixes(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None) -> tuple[Fix, ...]:
+def suggest_fixes(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None
+) -> tuple[Fix, ...]:
     """What to change, best first, for a job that does not fit or is tight; nothing for one that fits.
 
     First what makes it fit: the least harmful, then the fastest. Then what only helps, by bytes saved. A combination is
@@ -78,7 +80,9 @@ def suggest_fixes(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics
 
 
 @lru_cache(maxsize=256)
-def use_the_room(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None) -> tuple[Fix, ...]:
+def use_the_room(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None
+) -> tuple[Fix, ...]:
     """What would make a job that fits faster and still fit, fastest first; nothing where the speed is unknown.
 
     Raises SpecError for a job that cannot run on this model.
@@ -87,7 +91,9 @@ def use_the_room(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics 
     if not case.fits or case.seconds is None:
         return ()
     options = ((idea, idea.fitting_cases(case)) for idea in IDEAS)
-    fastest = ((idea, min(cases, key=lambda each: each.seconds or 0)) for idea, cases in options if cases)
+    fastest = (
+        (idea, min(cases, key=lambda each: each.seconds or 0)) for idea, cases in options if cases
+    )
     fixes = [_fix(case, after, (idea,)) for idea, after in fastest]
     gains = (fix for fix in fixes if fix.fits and fix.slowdown and fix.slowdown <= 1 - LEAST_GAIN)
     return tuple(sorted(gains, key=_rank)[:MOST_IDEAS])

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from core.job import STAGES
+from core.training.contract.stages import STAGES
 
 ROWS_OF_EVIDENCE = 1000
 
@@ -28,12 +28,24 @@ DATASET_TYPES = (
     DatasetType("ShareGPT", "language modeling", ("conversations",), ("system", "tools")),
     DatasetType("preference", "preference", ("prompt", "chosen", "rejected"), ("tools",)),
     DatasetType("preference without prompt", "preference", ("chosen", "rejected"), ("tools",)),
-    DatasetType("unpaired preference", "unpaired preference", ("prompt", "completion", "label"), ("tools",)),
+    DatasetType(
+        "unpaired preference", "unpaired preference", ("prompt", "completion", "label"), ("tools",)
+    ),
     DatasetType("prompt and completion", "prompt-completion", ("prompt", "completion"), ("tools",)),
     DatasetType(
-        "instruction and output", "prompt-completion", ("instruction", "output"), ("input", "system"), is_chat=True
+        "instruction and output",
+        "prompt-completion",
+        ("instruction", "output"),
+        ("input", "system"),
+        is_chat=True,
     ),
-    DatasetType("question and answer", "prompt-completion", ("question", "answer"), ("system",), is_chat=True),
+    DatasetType(
+        "question and answer",
+        "prompt-completion",
+        ("question", "answer"),
+        ("system",),
+        is_chat=True,
+    ),
     DatasetType("text", "language modeling", ("text",)),
     DatasetType("prompt only", "prompt-only", ("prompt",), ("tools",)),
 )
@@ -66,7 +78,11 @@ USUAL_STAGES: Mapping[str, str] = {
 
 def stages_for(dataset_type: str) -> tuple[str, ...]:
     """The stages that can train on rows of a type."""
-    return tuple(stage.id for stage in STAGES.values() if dataset_type in stage.dataset_types and stage.is_trainable)
+    return tuple(
+        stage.id
+        for stage in STAGES.values()
+        if dataset_type in stage.dataset_types and stage.is_trainable
+    )
 
 
 def accepted_types(stage: str) -> tuple[str, ...]:
@@ -74,7 +90,9 @@ def accepted_types(stage: str) -> tuple[str, ...]:
     return STAGES[stage].dataset_types
 
 
-def detect(rows_keys: Sequence[tuple[str, ...]], stage: str, is_all: bool) -> tuple[DatasetType | None, str]:
+def detect(
+    rows_keys: Sequence[tuple[str, ...]], stage: str, is_all: bool
+) -> tuple[DatasetType | None, str]:
     """(what most of the first rows are, why it was taken for that); `is_all` says that there are no further rows."""
     votes = Counter(kind_of(keys, stage) for keys in rows_keys)
     if not votes:
@@ -84,7 +102,9 @@ def detect(rows_keys: Sequence[tuple[str, ...]], stage: str, is_all: bool) -> tu
     if kind is None:
         return None, f"none of {total} has columns of a known kind"
     if num_rows == len(rows_keys):
-        share = "the only row" if is_all and num_rows == 1 else f"all{'' if is_all else ' of'} {total}"
+        share = (
+            "the only row" if is_all and num_rows == 1 else f"all{'' if is_all else ' of'} {total}"
+        )
     else:
         share = f"{num_rows:,} of {total}"
     return kind, f"{' and '.join(kind.columns)} in {share}"

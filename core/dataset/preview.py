@@ -131,7 +131,9 @@ class Preview:
 
     def rows(self, first: int, num_rows: int, max_length: int) -> tuple[ShownRow, ...]:
         """Rows from the 0-based `first` on; fewer at the end. Raises PreviewError."""
-        return tuple(map(_shown_row, self._ask("rows", first=first, count=num_rows, max_length=max_length)))
+        return tuple(
+            map(_shown_row, self._ask("rows", first=first, count=num_rows, max_length=max_length))
+        )
 
     def index_of(self, line: int) -> int:
         """The index of the row on a 1-based line, or of the next one after it, or of the last. Raises PreviewError."""
@@ -145,7 +147,11 @@ class Preview:
         return None
 
     def search(
-        self, text: str, first: int = 0, most: int = 100, is_cancelled: Callable[[], bool] = lambda: False
+        self,
+        text: str,
+        first: int = 0,
+        most: int = 100,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Matches:
         """The rows from `first` on that hold a text in whatever case, at most so many. Raises PreviewError."""
         found: list[tuple[int, int]] = []
@@ -167,7 +173,9 @@ class Preview:
                 answer = self._ask("lengths", first=self._lengths.readable)
                 first = answer["first_unreadable"]
                 self._lengths.extend(
-                    base64.b64decode(answer["numbers"]), answer["unreadable_rows"], tuple(first) if first else None
+                    base64.b64decode(answer["numbers"]),
+                    answer["unreadable_rows"],
+                    tuple(first) if first else None,
                 )
                 has_more = answer["has_more"]
                 if self._lengths.is_complete:
@@ -224,7 +232,11 @@ class Preview:
         self._folder = tempfile.TemporaryDirectory(prefix="tailor-rows-")
         folder = Path(self._folder.name)
         try:
-            return self.write_rows(folder) if self.write_rows else as_lines(self.dataset, folder / "rows.jsonl")
+            return (
+                self.write_rows(folder)
+                if self.write_rows
+                else as_lines(self.dataset, folder / "rows.jsonl")
+            )
         except DatasetError as error:
             self.close()
             raise PreviewError(f"Rows cannot be shown: {error.problem.message}.") from None
@@ -247,7 +259,11 @@ class Preview:
         except ChildDied as error:
             self.close()
             looped = os.name == "posix" and ALARM in str(error)
-            said = "the chat template took too long over a row" if looped else f"the preview stopped: {error}"
+            said = (
+                "the chat template took too long over a row"
+                if looped
+                else f"the preview stopped: {error}"
+            )
             raise PreviewError(f"Rows cannot be shown: {said}.") from None
         if message is None:
             self.close()

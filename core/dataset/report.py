@@ -90,8 +90,13 @@ class DatasetReport:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "DatasetReport":
         """The report that `to_json` was called on."""
-        lists = {name: tuple(RowProblem(**each) for each in fields[name]) for name in ("problems", "warnings")}
-        texts = {name: tuple(fields[name]) for name in ("columns", "notes", "repairs", "found_columns")}
+        lists = {
+            name: tuple(RowProblem(**each) for each in fields[name])
+            for name in ("problems", "warnings")
+        }
+        texts = {
+            name: tuple(fields[name]) for name in ("columns", "notes", "repairs", "found_columns")
+        }
         return cls(**{**fields, **lists, **texts})
 
     @classmethod

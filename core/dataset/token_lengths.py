@@ -64,8 +64,19 @@ class Lengths:
 
     def to_json(self) -> dict[str, object]:
         """What `check --json` prints of it."""
-        tokens = {"p50": self.p50, "p95": self.p95, "max": self.max, "histogram": list(self.histogram)}
-        names = ("truncated_rows", "fully_masked_rows", "lost_answer_rows", "cut_answer_rows", "measured")
+        tokens = {
+            "p50": self.p50,
+            "p95": self.p95,
+            "max": self.max,
+            "histogram": list(self.histogram),
+        }
+        names = (
+            "truncated_rows",
+            "fully_masked_rows",
+            "lost_answer_rows",
+            "cut_answer_rows",
+            "measured",
+        )
         return {"tokens": tokens} | {name: getattr(self, name) for name in names}
 
 
@@ -95,7 +106,10 @@ class Sorted:
             firsts=np.sort(first[has_answer]),
             ends=np.sort(end[has_answer]),
             num_tokens=int(total.sum(dtype=np.int64)),
-            histogram=tuple({"from": bin * width, "to": (bin + 1) * width, "rows": int(rows)} for bin, rows in bins),
+            histogram=tuple(
+                {"from": bin * width, "to": (bin + 1) * width, "rows": int(rows)}
+                for bin, rows in bins
+            ),
         )
 
     def percentile(self, share: float) -> int:
@@ -124,7 +138,9 @@ class RowLengths:
     def is_complete(self) -> bool:
         return self.readable + self.unreadable_rows == self.rows
 
-    def extend(self, numbers: bytes, unreadable_rows: int, first_unreadable: tuple[int, str] | None = None) -> None:
+    def extend(
+        self, numbers: bytes, unreadable_rows: int, first_unreadable: tuple[int, str] | None = None
+    ) -> None:
         """More rows: int32 numbers in the order of FIELDS, row by row; and how many by now could not be read, with the
         line of the first, and why."""
         self._numbers.frombytes(numbers)
@@ -133,7 +149,10 @@ class RowLengths:
 
     def at(self, max_length: int) -> Lengths:
         """What a maximum length does to the rows measured so far. Takes microseconds once it has been asked."""
-        known, most = self._in_order(), np.int32(max_length)  # another type would have all rows converted
+        known, most = (
+            self._in_order(),
+            np.int32(max_length),
+        )  # another type would have all rows converted
         fitting = int(np.searchsorted(known.lengths, most, "right"))
         truncated = self.readable - fitting
         lost = len(known.firsts) - int(np.searchsorted(known.firsts, most))
@@ -183,7 +202,9 @@ class RowLengths:
 
     def _in_order(self) -> Sorted:
         if self._sorted is None:
-            numbers = np.array(self._numbers, dtype=np.int32)  # a copy: an array that is looked at cannot grow
+            numbers = np.array(
+                self._numbers, dtype=np.int32
+            )  # a copy: an array that is looked at cannot grow
             self._sorted = Sorted.of(numbers.reshape(-1, len(FIELDS)))
         return self._sorted
 
@@ -195,16 +216,22 @@ def refusals(lengths: RowLengths, job: JobSpec) -> tuple[Problem, ...]:
     num_rows = found.measured - found.unreadable_rows
     if lengths.first_unreadable:
         line, why = lengths.first_unreadable
-        problem = (
-            f"{counted(found.unreadable_rows, 'row')} cannot be put before the model, the first is line {line:,}: {why}"
+        problem = f"{counted(found.unreadable_rows, 'row')} cannot be put before the model, the first is line {line:,}: {why}"
+        return (
+            Problem(
+                "dataset", problem, "correct what is wrong, or choose a model that takes such rows"
+            ),
         )
-        return (Problem("dataset", problem, "correct what is wrong, or choose a model that takes such rows"),)
     if not num_rows or found.is_drawn:
         return ()
     longer = f"set max_length to {lengths.max_length_to_keep(job.max_lost_answers):,} or more"
     if found.unanswered_rows == num_rows:
         problem = "no row has a token that counts for the loss"
-        return (Problem("dataset", problem, "give rows with answers, or switch assistant_only_loss off"),)
+        return (
+            Problem(
+                "dataset", problem, "give rows with answers, or switch assistant_only_loss off"
+            ),
+        )
     if found.fully_masked_rows == num_rows:
         problem = f"{job.max_length:,} tokens cut off the answer of every row"
         return (Problem("max_length", problem, longer),)

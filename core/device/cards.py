@@ -65,7 +65,9 @@ def read_gpus(nvml: Any) -> tuple[DeviceReading, ...]:
     return tuple(reading for reading in readings if reading)
 
 
-def visible_gpus(readings: tuple[DeviceReading, ...], visible: str | None) -> tuple[DeviceReading, ...]:
+def visible_gpus(
+    readings: tuple[DeviceReading, ...], visible: str | None
+) -> tuple[DeviceReading, ...]:
     """Those that a program sees, as CUDA reads CUDA_VISIBLE_DEVICES.
 
     Indices or beginnings of UUIDs, up to the first that fits no card.
@@ -74,7 +76,11 @@ def visible_gpus(readings: tuple[DeviceReading, ...], visible: str | None) -> tu
         return readings
     chosen: list[DeviceReading] = []
     for word in map(str.strip, visible.split(",")):
-        fits = [gpu for gpu in readings if word == str(gpu.index) or (word[:4] == "GPU-" and gpu.uuid.startswith(word))]
+        fits = [
+            gpu
+            for gpu in readings
+            if word == str(gpu.index) or (word[:4] == "GPU-" and gpu.uuid.startswith(word))
+        ]
         if len(fits) != 1:
             break
         chosen += fits
@@ -116,7 +122,9 @@ def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
     """Largest first. NVML's own names: the pids are the host's, which in a container mean other processes."""
     found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     processes = (
-        GpuProcess(process.pid, ask("", nvml.nvmlSystemGetProcessName, process.pid), process.usedGpuMemory)
+        GpuProcess(
+            process.pid, ask("", nvml.nvmlSystemGetProcessName, process.pid), process.usedGpuMemory
+        )
         for process in found
     )
     return tuple(sorted(processes, key=lambda process: -(process.used_bytes or 0)))

@@ -21,7 +21,9 @@ from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ENVIRONMENT = re.compile("PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|LD_LIBRARY_PATH")
+ENVIRONMENT = re.compile(
+    "PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|LD_LIBRARY_PATH"
+)
 HUB_VARIABLES = r"HF_.*|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|XDG_CACHE_HOME"
 HUB_SETTINGS: Mapping[str, str] = {
     "HF_HUB_ETAG_TIMEOUT": "3",  # seconds; without a network the reason is told soon
@@ -43,7 +45,9 @@ class ChildDied(Exception):
 class Child:
     """A running `python -m MODULE`."""
 
-    def __init__(self, module: str, more_variables: str = "", settings: Mapping[str, str] | None = None):
+    def __init__(
+        self, module: str, more_variables: str = "", settings: Mapping[str, str] | None = None
+    ):
         """Starts it. `more_variables` is a pattern of variables that it may see too; `settings` are set for it."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the child is)
         self._process = subprocess.Popen(
@@ -78,7 +82,9 @@ class Child:
         except OSError:
             raise ChildDied(self._last_words()) from None
 
-    def receive(self, seconds: float, is_cancelled: Callable[[], bool] = lambda: False) -> Message | None:
+    def receive(
+        self, seconds: float, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> Message | None:
         """What the child says next; None if it says nothing in time or the wait is called off. Raises ChildDied."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not is_cancelled():
@@ -94,7 +100,9 @@ class Child:
         if self.is_alive:
             with suppress(ProcessLookupError):
                 if os.name == "posix":
-                    os.killpg(self._process.pid, signal.SIGKILL)  # its own session, so the group is its own
+                    os.killpg(
+                        self._process.pid, signal.SIGKILL
+                    )  # its own session, so the group is its own
                 else:
                     self._process.kill()
 
@@ -132,7 +140,9 @@ class Child:
 
 
 def _environment(more_variables: str) -> dict[str, str]:
-    allowed = re.compile(f"(?:{ENVIRONMENT.pattern})" + (f"|(?:{more_variables})" if more_variables else ""))
+    allowed = re.compile(
+        f"(?:{ENVIRONMENT.pattern})" + (f"|(?:{more_variables})" if more_variables else "")
+    )
     kept = {name: value for name, value in os.environ.items() if allowed.fullmatch(name.upper())}
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return kept | one_thread | {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}

@@ -24,7 +24,10 @@ class Lack:
 def lacks_for_compiling() -> Lack | None:
     """What is missing first, of Triton, a C compiler and Python's headers; None if nothing is."""
     if find_spec("triton") is None:
-        return Lack("Triton is not installed", f"pip install {'triton-windows' if os.name == 'nt' else 'triton'}")
+        return Lack(
+            "Triton is not installed",
+            f"pip install {'triton-windows' if os.name == 'nt' else 'triton'}",
+        )
     if os.name == "nt":
         return None
     if not any(map(shutil.which, (os.environ.get("CC", ""), *COMPILERS))):

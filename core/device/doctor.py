@@ -37,15 +37,26 @@ def diagnose(machine: Machine) -> tuple[Finding, ...]:
 
 def _machine_findings(machine: Machine) -> list[Finding]:
     findings = [
-        Finding(what, found, "" if machine.gpus or what != "GPU" else "without one, only the demo is practical")
+        Finding(
+            what,
+            found,
+            "" if machine.gpus or what != "GPU" else "without one, only the demo is practical",
+        )
         for what, found in machine.facts()
     ]
     old = [gpu for gpu in machine.gpus if gpu.compute_capability < OLDEST_CAPABILITY]
     fix = "install an older CUDA build: pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cu126"
-    findings += [Finding(gpu.short_name, "is older than PyTorch's CUDA 13 builds support", fix) for gpu in old]
+    findings += [
+        Finding(gpu.short_name, "is older than PyTorch's CUDA 13 builds support", fix)
+        for gpu in old
+    ]
     if machine.disk_free_bytes < NEEDED_DISK_BYTES:
         findings.append(
-            Finding("disk", "is nearly full for models and checkpoints", "free some, or name another --home")
+            Finding(
+                "disk",
+                "is nearly full for models and checkpoints",
+                "free some, or name another --home",
+            )
         )
     return findings
 
@@ -55,7 +66,9 @@ def _package_findings(machine: Machine) -> list[Finding]:
     for package, pinned in PINNED.findall(REQUIREMENTS.read_text(encoding="utf-8")):
         installed = installed_version(package)
         if installed is None:
-            findings.append(Finding(package, "is not installed", f"pip install {package}=={pinned}"))
+            findings.append(
+                Finding(package, "is not installed", f"pip install {package}=={pinned}")
+            )
         elif installed.partition("+")[0] != pinned:
             findings.append(Finding(package, f"{installed} (tested with {pinned})"))
     return findings + _torch_findings(machine, installed_version("torch") or "")
@@ -65,14 +78,24 @@ def _torch_findings(machine: Machine, installed: str) -> list[Finding]:
     """The commonest trap: a GPU in the machine, and a PyTorch that was built without CUDA."""
     if machine.gpus and installed.endswith("+cpu"):
         fix = f"pip install --force-reinstall torch=={installed.partition('+')[0]}; on Windows add --index-url"
-        return [Finding("torch", f"{installed} cannot use the GPU", f"{fix} https://download.pytorch.org/whl/cu130")]
+        return [
+            Finding(
+                "torch",
+                f"{installed} cannot use the GPU",
+                f"{fix} https://download.pytorch.org/whl/cu130",
+            )
+        ]
     return [Finding("torch", installed)] if installed else []
 
 
 def _compiling_findings(machine: Machine) -> list[Finding]:
     """Compiled layers are faster; without what builds them, profiles choose others."""
     lack = lacks_for_compiling() if machine.gpus else None
-    return [Finding("torch.compile", f"{lack.what}: layers are not compiled", lack.fix)] if lack else []
+    return (
+        [Finding("torch.compile", f"{lack.what}: layers are not compiled", lack.fix)]
+        if lack
+        else []
+    )
 
 
 def installed_version(package: str) -> str | None:

@@ -8,7 +8,8 @@ from core.device.compiling import lacks_for_compiling
 from core.models import Gpu, gpus
 
 NAME_NOISE = re.compile(
-    r"nvidia|geforce|tesla|gpu|generation|blackwell|workstation|server|edition|sxm\d?|hbm\d\w*|\d+gb?", re.IGNORECASE
+    r"nvidia|geforce|tesla|gpu|generation|blackwell|workstation|server|edition|sxm\d?|hbm\d\w*|\d+gb?",
+    re.IGNORECASE,
 )
 """Words of an NVML name that do not tell cards apart, or that the capacity tells better."""
 FORM_FACTORS = {"pcie", "nvl"}
@@ -43,7 +44,9 @@ def as_gpu(reading: DeviceReading) -> Gpu:
         memory_bandwidth_bytes_per_second=(preset or reading).memory_bandwidth_bytes_per_second,
         flops=(preset or reading).flops,
         usd_per_hour=preset.usd_per_hour if preset else None,
-        sources=preset.sources if preset else ("memory, bandwidth: NVML", "tflops: rough, cores x clock from NVML"),
+        sources=preset.sources
+        if preset
+        else ("memory, bandwidth: NVML", "tflops: rough, cores x clock from NVML"),
         lacks_for_compiling=lack.what if lack else "",
     )
 

@@ -57,7 +57,9 @@ class Machine:
     def facts(self) -> tuple[tuple[str, str], ...]:
         """The same as (what, how much) for people."""
         ram = f"{_gib(self.ram_available_bytes)} of {_gib(self.ram_bytes)} GiB free"
-        cards = tuple(_card_facts(gpu) for gpu in self.gpus) or (("GPU", f"none: {self.no_gpu_reason}"),)
+        cards = tuple(_card_facts(gpu) for gpu in self.gpus) or (
+            ("GPU", f"none: {self.no_gpu_reason}"),
+        )
         rest = (
             ("processor", f"{self.cpu_name}, {self.num_cores} cores"),
             ("memory", ram),
@@ -95,11 +97,19 @@ def read_machine(folder: Path, load_nvml: Callable[[], Any], visible: str | None
     reason = ""
     try:
         found = read_gpus(load_nvml())
-    except Exception as error:  # a broken driver must not take the page down, and breaks in ways of its own
-        reason = NO_GPU_REASONS.get(type(error).__name__, f"the NVIDIA driver does not answer ({error})")
+    except (
+        Exception
+    ) as error:  # a broken driver must not take the page down, and breaks in ways of its own
+        reason = NO_GPU_REASONS.get(
+            type(error).__name__, f"the NVIDIA driver does not answer ({error})"
+        )
     seen = visible_gpus(found, visible)
     if not reason and not seen:
-        reason = f"CUDA_VISIBLE_DEVICES={visible} hides it" if found else "the NVIDIA driver shows no card"
+        reason = (
+            f"CUDA_VISIBLE_DEVICES={visible} hides it"
+            if found
+            else "the NVIDIA driver shows no card"
+        )
     ram = psutil.virtual_memory()
     limit = _container_ram_bytes()
     return Machine(
@@ -144,19 +154,30 @@ def _as_cpu(machine: Machine) -> Gpu:
 def _card_facts(gpu: DeviceReading) -> tuple[str, str]:
     memory = f"{_gib(gpu.free_bytes)} of {_gib(gpu.capacity_bytes)} GiB free"
     capability = ".".join(map(str, gpu.compute_capability))
-    return f"GPU {gpu.index}", f"{gpu.short_name}, {memory}, compute capability {capability}, driver {gpu.driver}"
+    return (
+        f"GPU {gpu.index}",
+        f"{gpu.short_name}, {memory}, compute capability {capability}, driver {gpu.driver}",
+    )
 
 
 def _cpu_name() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        found = re.search(
+            r"^model name\s*:\s*(.+)$",
+            Path("/proc/cpuinfo").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
 
 
 def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else psutil.cpu_count() or 1
+    )
 
 
 def _container_ram_bytes() -> float:

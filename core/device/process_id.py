@@ -25,7 +25,9 @@ class ProcessId:
         try:
             return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         except OSError:
-            return str(round(psutil.boot_time(), -2))  # Windows counts it anew each time, a second more or less
+            return str(
+                round(psutil.boot_time(), -2)
+            )  # Windows counts it anew each time, a second more or less
 
 
 def identify(pid: int) -> ProcessId | None:
@@ -38,7 +40,10 @@ def is_alive(process: ProcessId) -> bool:
     """True if this very process still runs. A zombie does not; nor does what took its pid, or came after a restart."""
     if process.boot_id != ProcessId.this_boot():
         return False
-    return any(abs(start - process.start_time) <= tolerance for start, tolerance in _start_times(process.pid))
+    return any(
+        abs(start - process.start_time) <= tolerance
+        for start, tolerance in _start_times(process.pid)
+    )
 
 
 def _start_times(pid: int) -> tuple[tuple[float, float], ...]:
@@ -50,7 +55,10 @@ def _start_times(pid: int) -> tuple[tuple[float, float], ...]:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return ()
-        since_1970 = (process.create_time(), 1.5)  # the boot time in it is a whole second that may flip
+        since_1970 = (
+            process.create_time(),
+            1.5,
+        )  # the boot time in it is a whole second that may flip
         return (*_since_boot(pid), since_1970)
     except (psutil.Error, OSError, ValueError, OverflowError):
         return ()
@@ -60,5 +68,10 @@ def _since_boot(pid: int) -> tuple[tuple[float, float], ...]:
     """Field 22 of /proc/PID/stat, see proc_pid_stat(5); the name before it may hold spaces and brackets."""
     if platform.system() != "Linux":
         return ()
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    fields = (
+        Path(f"/proc/{pid}/stat")
+        .read_text(encoding="utf-8", errors="replace")
+        .rpartition(")")[2]
+        .split()
+    )
     return ((int(fields[19]) / os.sysconf("SC_CLK_TCK"), 0.005),)

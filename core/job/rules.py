@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from core.job.methods import EXTRA_OPTIMIZERS, METHODS, STAGES, Method, Stage
+from core.training.contract.methods import METHODS, Method
+from core.training.contract.optimizers import EXTRA_OPTIMIZERS
+from core.training.contract.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from core.job.spec import JobSpec
@@ -55,10 +57,18 @@ def refusals_to_train(job: "JobSpec") -> Iterator[tuple[str, str, str]]:
     """Those that keep a job from being trained on this machine, though it can be estimated."""
     case = Case(job, STAGES[job.stage], METHODS[job.method])
     if not case.stage.is_trainable:
-        yield "stage", f"{case.stage.title} can be estimated, but not trained", "choose grpo or rloo"
+        yield (
+            "stage",
+            f"{case.stage.title} can be estimated, but not trained",
+            "choose grpo or rloo",
+        )
     extra = EXTRA_OPTIMIZERS.get(job.optim)
     if extra and importlib.util.find_spec(extra.module) is None:
-        yield "optim", f"{job.optim} needs a package that is not here", f"pip install {extra.package}"
+        yield (
+            "optim",
+            f"{job.optim} needs a package that is not here",
+            f"pip install {extra.package}",
+        )
 
 
 def _named(names: str) -> list[str]:
@@ -113,7 +123,9 @@ REFUSALS = (
     # What the stage asks for
     Refusal(
         "loss_type",
-        lambda case: case.job.loss_type != "default" and case.job.loss_type not in case.stage.loss_types,
+        lambda case: (
+            case.job.loss_type != "default" and case.job.loss_type not in case.stage.loss_types
+        ),
         "{job.loss_type} is no loss of {stage.id}",
         "choose default; dpo has sigmoid, ipo, hinge, apo_zero, sigmoid+sft, and cpo has sigmoid, simpo, hinge, ipo",
     ),
@@ -125,7 +137,10 @@ REFUSALS = (
     ),
     Refusal(
         "precompute_ref_log_probs",
-        lambda case: case.job.precompute_ref_log_probs and "precompute_ref_log_probs" not in case.stage.fields,
+        lambda case: (
+            case.job.precompute_ref_log_probs
+            and "precompute_ref_log_probs" not in case.stage.fields
+        ),
         "{stage.id} asks no reference model about rows that are known beforehand",
         "switch it off",
     ),
@@ -137,7 +152,9 @@ REFUSALS = (
     ),
     Refusal(
         "num_generations",
-        lambda case: case.stage.generates and case.job.effective_batch_size % case.job.num_generations != 0,
+        lambda case: (
+            case.stage.generates and case.job.effective_batch_size % case.job.num_generations != 0
+        ),
         "{job.num_generations} answers to each prompt do not fill a step of {job.effective_batch_size} rows",
         "make per_device_train_batch_size x gradient_accumulation_steps a multiple of num_generations",
     ),
@@ -156,14 +173,18 @@ REFUSALS = (
     ),
     Refusal(
         "reward_functions",
-        lambda case: case.stage.generates and not (case.job.reward_functions or case.job.reward_model),
+        lambda case: (
+            case.stage.generates and not (case.job.reward_functions or case.job.reward_model)
+        ),
         "nothing judges the answers",
         f"name one of {', '.join(REWARD_FUNCTIONS)}, or a reward_model",
     ),
     Refusal(
         "reward_pattern",
         lambda case: (
-            case.stage.generates and "regex" in _named(case.job.reward_functions) and not case.job.reward_pattern
+            case.stage.generates
+            and "regex" in _named(case.job.reward_functions)
+            and not case.job.reward_pattern
         ),
         "the reward regex has no pattern",
         "give the pattern that an answer should hold",
@@ -215,19 +236,29 @@ REFUSALS = (
     ),
     Refusal(
         "init_lora_weights",
-        lambda case: case.method.trains_adapter and case.job.init_lora_weights in SHIFTS_BASE and _compares(case),
+        lambda case: (
+            case.method.trains_adapter
+            and case.job.init_lora_weights in SHIFTS_BASE
+            and _compares(case)
+        ),
         "{job.init_lora_weights} changes the base, so that {stage.id} could not compare with the model as it was",
         "choose default or gaussian",
     ),
     Refusal(
         "use_dora",
-        lambda case: case.method.trains_adapter and case.job.use_dora and case.job.init_lora_weights in SHIFTS_BASE,
+        lambda case: (
+            case.method.trains_adapter
+            and case.job.use_dora
+            and case.job.init_lora_weights in SHIFTS_BASE
+        ),
         "DoRA measures the base that {job.init_lora_weights} changes",
         "switch DoRA off, or choose init_lora_weights default",
     ),
     Refusal(
         "use_dora",
-        lambda case: case.method.trains_adapter and case.job.use_dora and case.method.base_bits == 8,
+        lambda case: (
+            case.method.trains_adapter and case.job.use_dora and case.method.base_bits == 8
+        ),
         "once DoRA has read an 8-bit base, bitsandbytes has lost the scales of its weights",
         "choose the method lora or qlora, or switch DoRA off",
     ),
@@ -240,7 +271,9 @@ REFUSALS = (
     Refusal(
         "modules_to_save",
         lambda case: (
-            case.method.trains_adapter and case.stage.head == "score" and "lm_head" in _named(case.job.modules_to_save)
+            case.method.trains_adapter
+            and case.stage.head == "score"
+            and "lm_head" in _named(case.job.modules_to_save)
         ),
         "a reward model has no lm_head; its own head always trains",
         "remove lm_head",
@@ -254,7 +287,9 @@ REFUSALS = (
     ),
     Refusal(
         "activation_offloading",
-        lambda case: case.job.activation_offloading and "activation_offloading" not in case.stage.fields,
+        lambda case: (
+            case.job.activation_offloading and "activation_offloading" not in case.stage.fields
+        ),
         "TRL's trainer for {stage.id} cannot offload activations",
         "switch it off",
     ),

@@ -41,8 +41,13 @@ def refine(estimate: MemoryEstimate, past: Sequence[PastRun]) -> MemoryEstimate:
     ratio = statistics.median(run.gap_ratio for run in sound) if len(sound) >= LEAST_RUNS else 1.0
     reserved = max(estimate.peak_allocated_bytes, round(estimate.peak_reserved_bytes * ratio))
     total = reserved + estimate.pageable_bytes + context.expected_bytes
-    sizes = {"cuda_context": context.expected_bytes, "fragmentation": reserved - estimate.peak_allocated_bytes}
-    components = (replace(part, bytes=sizes.get(part.name, part.bytes)) for part in estimate.components)
+    sizes = {
+        "cuda_context": context.expected_bytes,
+        "fragmentation": reserved - estimate.peak_allocated_bytes,
+    }
+    components = (
+        replace(part, bytes=sizes.get(part.name, part.bytes)) for part in estimate.components
+    )
     return replace(
         estimate,
         components=tuple(part for part in components if part.bytes),
@@ -51,7 +56,9 @@ def refine(estimate: MemoryEstimate, past: Sequence[PastRun]) -> MemoryEstimate:
         total_bytes=total,
         verdict=verdict_of(total, estimate.capacity_bytes, estimate.pageable_bytes),
         low_bytes=estimate.low_bytes - estimate.context.low_bytes + context.low_bytes,
-        high_bytes=round(reserved * (1 + ERROR + estimate.spread)) + estimate.pageable_bytes + context.high_bytes,
+        high_bytes=round(reserved * (1 + ERROR + estimate.spread))
+        + estimate.pageable_bytes
+        + context.high_bytes,
     )
 
 

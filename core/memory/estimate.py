@@ -11,7 +11,12 @@ from core.memory.context import Context, context_of
 from core.memory.extrapolate import find_peaks
 from core.memory.program.from_job import program_of
 from core.memory.program.program import Program
-from core.memory.resident import num_parameters, num_trainable_parameters, paged_state_bytes, sum_over_layers
+from core.memory.resident import (
+    num_parameters,
+    num_trainable_parameters,
+    paged_state_bytes,
+    sum_over_layers,
+)
 from core.memory.simulator.allocator import LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES
 from core.memory.step import Phase
 from core.memory.uncertainty import ERROR, Spread, spread_of
@@ -82,7 +87,10 @@ class MemoryEstimate:
     def to_json(self) -> dict[str, object]:
         """The object that `estimate --json` prints, without `fixes` and `speed`."""
         return {
-            "components": [{"name": part.name, "bytes": part.bytes, "note": part.note} for part in self.components],
+            "components": [
+                {"name": part.name, "bytes": part.bytes, "note": part.note}
+                for part in self.components
+            ],
             "phases": dict(self.phases),
             "peak_allocated_bytes": self.peak_allocated_bytes,
             "peak_reserved_bytes": self.peak_reserved_bytes,
@@ -136,17 +144,23 @@ def estimate(
     phases = {phase: composition.total() for phase, composition in peaks.by_phase.items()}
     found = Found(
         phases=phases,
-        at_peak=dict[str, int](peaks.by_phase[max(phases, key=lambda phase: phases[phase])].items()),
+        at_peak=dict[str, int](
+            peaks.by_phase[max(phases, key=lambda phase: phases[phase])].items()
+        ),
         gap_bytes=fragmentation_bytes(program, peaks.largest_activation_bytes),
         paged_bytes=sum_over_layers(program, lambda kinds: paged_state_bytes(program, kinds)),
         num_parameters=sum_over_layers(program, lambda kinds: num_parameters(program, kinds)),
-        num_trainable_parameters=sum_over_layers(program, lambda kinds: num_trainable_parameters(program, kinds)),
+        num_trainable_parameters=sum_over_layers(
+            program, lambda kinds: num_trainable_parameters(program, kinds)
+        ),
     )
     longest = min(job.max_length, longest_row_tokens or job.max_length)
     return estimate_of(found, gpu, spread_of(job, gpu, longest, mean_row_tokens))
 
 
-def estimate_of(found: Found, gpu: Gpu, spread: Spread, notes: Mapping[str, str] = NOTES) -> MemoryEstimate:
+def estimate_of(
+    found: Found, gpu: Gpu, spread: Spread, notes: Mapping[str, str] = NOTES
+) -> MemoryEstimate:
     """The estimate that findings come to on a card; `notes` say what its components are, in their order."""
     binding = max(found.phases, key=lambda phase: found.phases[phase])
     allocated, context = found.phases[binding], context_of(gpu)
@@ -160,7 +174,9 @@ def estimate_of(found: Found, gpu: Gpu, spread: Spread, notes: Mapping[str, str]
         }
     )
     return MemoryEstimate(
-        components=tuple(Component(name, sizes[name], note) for name, note in notes.items() if sizes[name]),
+        components=tuple(
+            Component(name, sizes[name], note) for name, note in notes.items() if sizes[name]
+        ),
         phases=found.phases,
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=reserved,
@@ -170,7 +186,9 @@ def estimate_of(found: Found, gpu: Gpu, spread: Spread, notes: Mapping[str, str]
         verdict=verdict_of(total, gpu.capacity_bytes, found.paged_bytes),
         binding_phase=binding,
         low_bytes=round(allocated * (1 - ERROR)) + context.low_bytes,
-        high_bytes=round(reserved * (1 + ERROR + spread.share)) + found.paged_bytes + context.high_bytes,
+        high_bytes=round(reserved * (1 + ERROR + spread.share))
+        + found.paged_bytes
+        + context.high_bytes,
         why=spread.why,
         spread=spread.share,
         context=context,
@@ -187,7 +205,11 @@ def fragmentation_bytes(program: Program, largest_activation_bytes: int) -> int:
     the same within 1 % of the reserved bytes in most cases (tests/test_memory.py), but jumps up and down with every
     token; this grows with the batch, as an estimate should. Nothing on a CPU.
     """
-    return 0 if program.on_cpu else largest_activation_bytes + LARGE_SEGMENT_BYTES + SMALL_SEGMENT_BYTES
+    return (
+        0
+        if program.on_cpu
+        else largest_activation_bytes + LARGE_SEGMENT_BYTES + SMALL_SEGMENT_BYTES
+    )
 
 
 def verdict_of(needed_bytes: int, capacity_bytes: int, pageable_bytes: int) -> Verdict:

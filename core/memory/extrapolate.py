@@ -36,7 +36,9 @@ def find_peaks(program: Program) -> Peaks:
     """
     kinds = program.layer_kinds()
     num_ends = max(2, *(len(set(section)) for section in sections(kinds)))
-    parts = [_shallow(section, num_ends, _num_waiting(program, section)) for section in sections(kinds)]
+    parts = [
+        _shallow(section, num_ends, _num_waiting(program, section)) for section in sections(kinds)
+    ]
     base, largest = _simulated(program, _joined(parts), num_ends)
     total = {segment: composition.copy() for segment, composition in base.items()}
     for number, section in enumerate(sections(kinds)):
@@ -68,12 +70,17 @@ def _num_waiting(program: Program, section: tuple[LayerKind, ...]) -> int:
     return MOST_TENSORS_UNDER_WAY if program.offloads_activations and len(set(section)) == 1 else 0
 
 
-def _joined(parts: list[tuple[tuple[LayerKind, ...], tuple[LayerKind, ...]]]) -> tuple[LayerKind, ...]:
+def _joined(
+    parts: list[tuple[tuple[LayerKind, ...], tuple[LayerKind, ...]]],
+) -> tuple[LayerKind, ...]:
     return tuple(kind for first, last in parts for kind in (*first, *last))
 
 
 def _extend(
-    total: dict[str, Composition], base: Mapping[str, Composition], deeper: Mapping[str, Composition], num_more: int
+    total: dict[str, Composition],
+    base: Mapping[str, Composition],
+    deeper: Mapping[str, Composition],
+    num_more: int,
 ) -> None:
     """Add what so many more layers of a kind would, each as much as one did."""
     for segment, composition in base.items():
@@ -81,10 +88,14 @@ def _extend(
             total[segment][part] += num_more * (num_bytes - composition[part])
 
 
-def _simulated(program: Program, kinds: tuple[LayerKind, ...], num_ends: int) -> tuple[Mapping[str, Composition], int]:
+def _simulated(
+    program: Program, kinds: tuple[LayerKind, ...], num_ends: int
+) -> tuple[Mapping[str, Composition], int]:
     """The composition at the peak of each segment, and the largest activation."""
     heap = Simulation(program, kinds, num_ends).play().heap
-    activations = (size for size, kind in zip(heap.sizes, heap.kinds, strict=True) if kind == "activations")
+    activations = (
+        size for size, kind in zip(heap.sizes, heap.kinds, strict=True) if kind == "activations"
+    )
     return heap.compositions(), max(activations)
 
 
@@ -93,7 +104,10 @@ def _peaks(segments: Mapping[str, Composition], largest: int) -> Peaks:
     by_phase: dict[Phase, list[Composition]] = {phase: [] for phase in PHASES}
     for segment, composition in segments.items():
         by_phase[_phase_of(segment)].append(composition)
-    return Peaks({phase: max(found, key=Counter.total) for phase, found in by_phase.items() if found}, largest)
+    return Peaks(
+        {phase: max(found, key=Counter.total) for phase, found in by_phase.items() if found},
+        largest,
+    )
 
 
 def _phase_of(segment: str) -> Phase:

@@ -56,7 +56,9 @@ def adapters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[Trainab
             yield Trainable((num_out, lora.rank), lora.number_bytes)
             if lora.use_dora:
                 yield Trainable((num_out,), 4)
-    yield from [Trainable(p.shape, program.whole_module_bytes) for p in _copied_modules(program, kinds)]
+    yield from [
+        Trainable(p.shape, program.whole_module_bytes) for p in _copied_modules(program, kinds)
+    ]
 
 
 def _copied_modules(program: Program, kinds: tuple[LayerKind, ...]) -> list[Parameter]:
@@ -127,20 +129,27 @@ def _loaded_bytes(program: Program, kinds: tuple[LayerKind, ...]) -> int:
 def sum_over_layers(program: Program, measure: Callable[[tuple[LayerKind, ...]], int]) -> int:
     """`measure` of the whole model, when each layer adds what it adds alone."""
     kinds, outside = program.layer_kinds(), measure(())
-    return outside + sum(kinds.count(kind) * (measure((kind,)) - outside) for kind in dict.fromkeys(kinds))
+    return outside + sum(
+        kinds.count(kind) * (measure((kind,)) - outside) for kind in dict.fromkeys(kinds)
+    )
 
 
 def allocate_states(program: Program, trained: tuple[Trainable, ...], heap: Heap) -> None:
     """The optimizer's first step makes its states; paged ones are not the allocator's."""
     optimizer = program.optimizer
     for trainable in trained:
-        for num_bytes in optimizer.states(trainable.shape, trainable.number_bytes, trainable.is_matrix_of_layer):
+        for num_bytes in optimizer.states(
+            trainable.shape, trainable.number_bytes, trainable.is_matrix_of_layer
+        ):
             heap.allocate(num_bytes, 1, "optimizer_states")
 
 
 def paged_state_bytes(program: Program, kinds: tuple[LayerKind, ...]) -> int:
     """Optimizer states in managed memory: they count in the process, and can move to the host."""
-    return sum(program.optimizer.paged_bytes(trainable.shape) for trainable in all_trainables(program, kinds))
+    return sum(
+        program.optimizer.paged_bytes(trainable.shape)
+        for trainable in all_trainables(program, kinds)
+    )
 
 
 def num_parameters(program: Program, kinds: tuple[LayerKind, ...]) -> int:

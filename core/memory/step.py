@@ -135,7 +135,10 @@ class Simulation:
         self._workspace("forward")
         self._ask("before")
         trained = {f"{each.kind}.": each.program for each in self.program.companions if each.trains}
-        done = [self._forward(program, model) for model, program in {"": self.program, **trained}.items()]
+        done = [
+            self._forward(program, model)
+            for model, program in {"": self.program, **trained}.items()
+        ]
         self._enter("forward")
         self._ask("after")
         self._enter("backward")
@@ -162,7 +165,10 @@ class Simulation:
         """Embedding, layers, last norm, head."""
         heap, tape = self.heap, self.tape
         run = ForwardPass(program, tape, model=model, retained=[])
-        given, x = inputs(program, self.kinds, heap) + unscaled(program, heap), embedded(program, heap)
+        given, x = (
+            inputs(program, self.kinds, heap) + unscaled(program, heap),
+            embedded(program, heap),
+        )
         first, layers, outputs = heap.hold(x), [], []
         for index, kind in enumerate(self.kinds):
             self._enter("forward", index)
@@ -191,14 +197,23 @@ class Simulation:
         output = decoder_layer(run, x, kind, name)
         tape.is_recording = True
         output.requires_grad |= is_recomputed
-        kept = [self._kept_in_part(run.program, kind)] if is_recomputed and run.program.recomputes_in_part else []
+        kept = (
+            [self._kept_in_part(run.program, kind)]
+            if is_recomputed and run.program.recomputes_in_part
+            else []
+        )
         return _Layer(x, output, tape.take(), held, kept, away)
 
     def _kept_in_part(self, program: Program, kind: LayerKind) -> Tensor:
         """What a compiled layer keeps besides its input, as one tensor."""
         aside = self._recorded_aside(program, kind)
-        products_bytes, allowed_bytes = aside.saved_bytes - aside.remade_bytes, program.kept_share * aside.saved_bytes
-        num_bytes = products_bytes if self._again(program, kind) == "pointwise" else int(allowed_bytes)
+        products_bytes, allowed_bytes = (
+            aside.saved_bytes - aside.remade_bytes,
+            program.kept_share * aside.saved_bytes,
+        )
+        num_bytes = (
+            products_bytes if self._again(program, kind) == "pointwise" else int(allowed_bytes)
+        )
         return self.heap.allocate(num_bytes, 1, "activations")
 
     def _again(self, program: Program, kind: LayerKind) -> Again:
@@ -247,7 +262,9 @@ class Simulation:
         self.heap.drop(*layer.kept)  # what it kept and what it computes again are all that it saves
         returned = tape.bring_back(layer.away)
         offload, tape.offload = tape.offload, None  # what is computed again is used at once
-        run = ForwardPass(done.program, tape, trains=kind.trains, again=self._again(done.program, kind))
+        run = ForwardPass(
+            done.program, tape, trains=kind.trains, again=self._again(done.program, kind)
+        )
         x = returned[0] if returned else layer.x
         x.requires_grad = layer.x.requires_grad
         aside = self._recorded_aside(done.program, kind)
@@ -272,7 +289,9 @@ class Simulation:
             x = embedded(program, tape.heap)
             x.requires_grad = True
             decoder_layer(run, x, kind, "aside")
-            saved = {tensor.id: tensor for operation in tape.operations for tensor in operation.saved}
+            saved = {
+                tensor.id: tensor for operation in tape.operations for tensor in operation.saved
+            }
             saved.pop(x.id, None)
             self._recorded[key] = _Recorded(
                 num_savers=tape.num_savers,
@@ -287,7 +306,9 @@ class Simulation:
         program, shape = done.program, done.program.shape
         num_bytes = shape.vocab_size * shape.hidden_size * program.whole_module_bytes
         is_sorted = program.num_tokens > EMBEDDING_ROWS_WITHOUT_SORTING and not program.on_cpu
-        scratch_bytes = program.num_tokens * (SORTING_BYTES + 4 * shape.hidden_size) if is_sorted else 0
+        scratch_bytes = (
+            program.num_tokens * (SORTING_BYTES + 4 * shape.hidden_size) if is_sorted else 0
+        )
         self.tape.accumulate(WeightGradient(f"{done.model}embedding", num_bytes, scratch_bytes))
 
     # Optimizer
@@ -301,9 +322,15 @@ class Simulation:
         """The temporaries of the optimizer's kernels: lists as large as all that trains, or copies of one tensor."""
         optimizer, heap = self.program.optimizer, self.heap
         for _ in range(optimizer.copies_all):
-            copies = [heap.allocate(trainable.num_bytes, 1, "temporary") for trainable in self.trained]
+            copies = [
+                heap.allocate(trainable.num_bytes, 1, "temporary") for trainable in self.trained
+            ]
             heap.drop(*copies)
-        worked_on = [tensor for tensor in self.trained if tensor.is_matrix_of_layer or not optimizer.projection_rank]
+        worked_on = [
+            tensor
+            for tensor in self.trained
+            if tensor.is_matrix_of_layer or not optimizer.projection_rank
+        ]
         if optimizer.float_copies_of_largest and worked_on:
             largest = max(tensor.num_bytes // tensor.number_bytes for tensor in worked_on)
             heap.scratch(optimizer.float_copies_of_largest * 4 * largest)
@@ -320,7 +347,9 @@ class Simulation:
     def _workspace(self, thread: str) -> None:
         """cuBLAS takes a workspace per thread at its first product, and keeps it."""
         if thread not in self._workspaces:
-            self._workspaces[thread] = self.heap.allocate(self.program.workspace_bytes, 1, "temporary")
+            self._workspaces[thread] = self.heap.allocate(
+                self.program.workspace_bytes, 1, "temporary"
+            )
 
     def _hold_outputs(self, outputs: list[Tensor]) -> None:
         """`outputs = model(...)`: those of the last pass go, unless the program never holds any."""

@@ -9,7 +9,9 @@ Moment = tuple[str, str, int]
 """(phase, what happens, bytes allocated)."""
 
 
-def timeline(job: JobSpec, shape: ModelShape, gpu: Gpu, num_moments: int = 400) -> tuple[Moment, ...]:
+def timeline(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, num_moments: int = 400
+) -> tuple[Moment, ...]:
     """Load, one step, evaluation and save as at most so many moments, each the highest of its stretch of time.
 
     Every layer is played, so that a deep model takes longer than its estimate. Raises SpecError as `estimate` does.

@@ -14,23 +14,60 @@ from pathlib import Path
 from typing import Any
 
 from core.device.child import Child, ChildDied
-from core.job import EXTRA_OPTIMIZERS, JobSpec
+from core.job import JobSpec
 from core.memory import MemoryEstimate
 from core.memory.estimate import NOTES, Found, estimate_of
 from core.memory.simulator.allocator import Allocator
 from core.memory.step import Phase
 from core.memory.uncertainty import spread_of
 from core.models import Gpu
+from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 
-TRACED_CODE = tuple(Path(__file__).resolve().parent.parent / room for room in ("training", "workers"))
+TRACED_CODE = tuple(
+    Path(__file__).resolve().parent.parent / room for room in ("training", "workers")
+)
 PROGRAM = "core.workers.trace"
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 FIELDS = (
-    *("model", "revision", "stage", "method", "dtype", "max_length", "packing", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "max_grad_norm", "optim", "gradient_checkpointing", "attn_implementation"),
-    *("lora_r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "init_lora_weights"),
-    *("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "modules_to_save", "num_trainable_layers"),
-    *("checkpoint_every_n_layers", "precompute_ref_log_probs", "loss_type", "beta", "max_completion_length"),
+    *(
+        "model",
+        "revision",
+        "stage",
+        "method",
+        "dtype",
+        "max_length",
+        "packing",
+        "per_device_train_batch_size",
+    ),
+    *(
+        "gradient_accumulation_steps",
+        "max_grad_norm",
+        "optim",
+        "gradient_checkpointing",
+        "attn_implementation",
+    ),
+    *(
+        "lora_r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "use_dora",
+        "use_rslora",
+        "init_lora_weights",
+    ),
+    *(
+        "bnb_4bit_quant_type",
+        "bnb_4bit_use_double_quant",
+        "modules_to_save",
+        "num_trainable_layers",
+    ),
+    *(
+        "checkpoint_every_n_layers",
+        "precompute_ref_log_probs",
+        "loss_type",
+        "beta",
+        "max_completion_length",
+    ),
 )
 """Fields of a job that the trace reads."""
 NOT_MEMORY = ("model", "revision", "lora_alpha", "use_rslora", "init_lora_weights")
@@ -105,8 +142,15 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         """What the child reads."""
-        card = {"compute_capability": list(self.gpu.compute_capability), "supports_bf16": self.gpu.supports_bf16}
-        return {"job": self.job.model_dump(include=set(FIELDS)), "config": dict(self.config), "card": card}
+        card = {
+            "compute_capability": list(self.gpu.compute_capability),
+            "supports_bf16": self.gpu.supports_bf16,
+        }
+        return {
+            "job": self.job.model_dump(include=set(FIELDS)),
+            "config": dict(self.config),
+            "card": card,
+        }
 
     @property
     def key(self) -> str:
@@ -175,7 +219,9 @@ def estimate_exactly(
 
 
 def trace_all(
-    requests: Iterable[Request], on_progress: OnProgress = _silent, is_cancelled: IsCancelled = _never
+    requests: Iterable[Request],
+    on_progress: OnProgress = _silent,
+    is_cancelled: IsCancelled = _never,
 ) -> Iterator[ExactEstimate | RefereeError]:
     """Every request traced by one child process; what cannot be traced is an error in its place.
 
@@ -185,7 +231,9 @@ def trace_all(
         for request in requests:
             objection = next((each for each in OBJECTIONS if each.applies(request.job)), None)
             if objection:
-                yield RefereeError(f"{objection.why}, so this job cannot be checked: the estimate stands.")
+                yield RefereeError(
+                    f"{objection.why}, so this job cannot be checked: the estimate stands."
+                )
             else:
                 yield _ask(child, request, on_progress, is_cancelled)
 
@@ -219,7 +267,10 @@ def _read(found: Mapping[str, Any], request: Request) -> ExactEstimate | Referee
         allocator.replay(found["log"], found["sizes"])
         gap_bytes = allocator.peak_reserved_bytes - allocator.peak_allocated_bytes
     allocated = found["peak_allocated_bytes"]
-    others = {name: found[name] for name in ("seconds", "num_parameters", "num_trainable_parameters", "paged_bytes")}
+    others = {
+        name: found[name]
+        for name in ("seconds", "num_parameters", "num_trainable_parameters", "paged_bytes")
+    }
     return ExactEstimate(found["phases"], allocated, allocated + gap_bytes, **others)
 
 

@@ -79,12 +79,26 @@ def find_model(reference: str, revision: str = "main") -> ModelSource:
         folder = _folder(reference)
         return _in_folder(reference, folder, folder.name)
     if preset := models().get(reference) or _by_name().get(_plain(reference)):
-        return ModelSource(preset.id, preset.id, preset.name, preset.shape, preset.num_parameters, False, preset.config)
+        return ModelSource(
+            preset.id,
+            preset.id,
+            preset.name,
+            preset.shape,
+            preset.num_parameters,
+            False,
+            preset.config,
+        )
     if HUB_ID.fullmatch(reference):
-        config = _checked(reference, "config.json", _read_config(_hub_config_path(reference, revision)))
+        config = _checked(
+            reference, "config.json", _read_config(_hub_config_path(reference, revision))
+        )
         return _described(reference, reference, reference, config, is_local=False)
     close = " or ".join(_close_presets(reference))
-    fix = f"did you mean {close}?" if close else "choose a preset, or give owner/name, or a path such as ./model"
+    fix = (
+        f"did you mean {close}?"
+        if close
+        else "choose a preset, or give owner/name, or a path such as ./model"
+    )
     raise ModelNotFound(f"{reference!r} is not a preset, a folder or a Hub id", fix)
 
 
@@ -124,7 +138,10 @@ def _folder(reference: str) -> Path:
             return folder
     except (OSError, RuntimeError, ValueError):  # no such user, a loop of links, a null byte
         pass
-    raise ModelNotFound(f"there is no folder {reference!r}", "give the folder that holds config.json and the weights")
+    raise ModelNotFound(
+        f"there is no folder {reference!r}",
+        "give the folder that holds config.json and the weights",
+    )
 
 
 def _in_folder(reference: str, folder: Path, title: str) -> ModelSource:
@@ -132,13 +149,19 @@ def _in_folder(reference: str, folder: Path, title: str) -> ModelSource:
     files = _files(reference, folder)
     suffixes = {path.suffix for path in files.values()}
     if "config.json" not in files:
-        raise ModelNotFound(f"{reference} has no config.json", "give a folder written by save_pretrained")
+        raise ModelNotFound(
+            f"{reference} has no config.json", "give a folder written by save_pretrained"
+        )
     if ".safetensors" not in suffixes and suffixes & PICKLE_SUFFIXES:
         raise ModelNotFound(
             f"{reference} has pickle weights only; weights must be safetensors",
             "load it where you trust it and save it again with save_pretrained",
         )
-    read = {name: _checked(reference, name, _read_config(files[name])) for name in CONFIG_FILES if name in files}
+    read = {
+        name: _checked(reference, name, _read_config(files[name]))
+        for name in CONFIG_FILES
+        if name in files
+    }
     return _described(reference, str(folder), title, read["config.json"], is_local=True)
 
 
@@ -147,17 +170,23 @@ def _files(reference: str, folder: Path) -> Mapping[str, Path]:
     try:
         return {path.name: path for path in folder.iterdir() if path.is_file()}
     except OSError as error:
-        raise ModelNotFound(f"{reference} cannot be read: {error.strerror}", "check its permissions") from None
+        raise ModelNotFound(
+            f"{reference} cannot be read: {error.strerror}", "check its permissions"
+        ) from None
 
 
-def _described(reference: str, location: str, title: str, config: Mapping[str, object], is_local: bool) -> ModelSource:
+def _described(
+    reference: str, location: str, title: str, config: Mapping[str, object], is_local: bool
+) -> ModelSource:
     """What config.json says of a model."""
     try:
         shape = ModelShape.from_config(config)
     except UnknownArchitecture:
         return ModelSource(reference, location, title, None, None, is_local, config)
     except ValueError as error:
-        raise ModelNotFound(f"{reference}: {error}", "repair its config.json, or choose another model") from None
+        raise ModelNotFound(
+            f"{reference}: {error}", "repair its config.json, or choose another model"
+        ) from None
     return ModelSource(reference, location, title, shape, shape.num_parameters, is_local, config)
 
 
@@ -167,7 +196,11 @@ def _read_config(path: Path) -> Mapping[str, object]:
     try:
         with path.open("rb") as file:
             config = json.loads(file.read(MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError):  # no such file, not JSON or cut off, nested too deep
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # no such file, not JSON or cut off, nested too deep
         raise ModelNotFound(f"{path.name} is not a readable JSON file", fix) from None
     if not isinstance(config, dict):
         raise ModelNotFound(f"{path.name} holds a {type(config).__name__}, not an object", fix)
@@ -178,9 +211,16 @@ def _checked(reference: str, name: str, config: Mapping[str, object]) -> Mapping
     """The same settings, if nothing in them could make a program run code of the model's own."""
     for key, value in _walk(config):
         if key in REMOTE_CODE_KEYS and value:
-            raise ModelNotFound(f"{name} of {reference} asks for code of its own ({key})", "choose a model without it")
-        if key in NAMES and not all(_is_safe_name(each) for each in (value if isinstance(value, list) else [value])):
-            raise ModelNotFound(f"{name} of {reference} has an unsafe value under {key}", "choose another model")
+            raise ModelNotFound(
+                f"{name} of {reference} asks for code of its own ({key})",
+                "choose a model without it",
+            )
+        if key in NAMES and not all(
+            _is_safe_name(each) for each in (value if isinstance(value, list) else [value])
+        ):
+            raise ModelNotFound(
+                f"{name} of {reference} has an unsafe value under {key}", "choose another model"
+            )
     return config
 
 
@@ -203,24 +243,41 @@ def _walk(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 @cache
 def _hub_config_path(repo_id: str, revision: str) -> Path:
     """config.json of a Hub model, from the cache or else the Hub; asked for once, since a form asks on every edit."""
-    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache  # slow, and only a Hub id needs it
+    from huggingface_hub import (
+        errors,
+        hf_hub_download,
+        try_to_load_from_cache,
+    )  # slow, and only a Hub id needs it
 
     if isinstance(kept := try_to_load_from_cache(repo_id, "config.json", revision=revision), str):
         return Path(kept)
     if not _hub_answers(int(time.monotonic() / SECONDS_OF_SILENCE)):
         raise ModelNotFound(
-            f"{repo_id} is not downloaded and the Hub cannot be reached", "go online once, or give a folder"
+            f"{repo_id} is not downloaded and the Hub cannot be reached",
+            "go online once, or give a folder",
         )
 
     failures = (  # the first that fits: a gated repository also counts as one that is not found
-        (errors.GatedRepoError, "is gated", "accept its licence on huggingface.co, then run `hf auth login`"),
+        (
+            errors.GatedRepoError,
+            "is gated",
+            "accept its licence on huggingface.co, then run `hf auth login`",
+        ),
         (
             errors.RepositoryNotFoundError,
             "is not on the Hub",
             "check owner and name; a private one needs `hf auth login`",
         ),
-        (errors.RevisionResolutionError, f"has no revision {revision!r}", "give a branch, tag or commit it has"),
-        (errors.RevisionNotFoundError, f"has no revision {revision!r}", "give a branch, tag or commit it has"),
+        (
+            errors.RevisionResolutionError,
+            f"has no revision {revision!r}",
+            "give a branch, tag or commit it has",
+        ),
+        (
+            errors.RevisionNotFoundError,
+            f"has no revision {revision!r}",
+            "give a branch, tag or commit it has",
+        ),
         (errors.RemoteEntryNotFoundError, "has no config.json", "choose a model for transformers"),
         (errors.HFValidationError, "is not a Hub id", "give owner/name"),
         (
@@ -233,7 +290,9 @@ def _hub_config_path(repo_id: str, revision: str) -> Path:
     try:
         return Path(hf_hub_download(repo_id, "config.json", revision=revision))
     except tuple(kind for kind, _, _ in failures) as error:
-        problem, fix = next((problem, fix) for kind, problem, fix in failures if isinstance(error, kind))
+        problem, fix = next(
+            (problem, fix) for kind, problem, fix in failures if isinstance(error, kind)
+        )
         raise ModelNotFound(f"{repo_id} {problem}", fix) from None
 
 
@@ -247,6 +306,8 @@ def _hub_answers(_moment: int) -> bool:
 
     try:
         get_session().head(constants.ENDPOINT, timeout=SECONDS_FOR_THE_HUB)
-    except Exception:  # whichever HTTP library the Hub's client is built on, its every failure means "no answer"
+    except (
+        Exception
+    ):  # whichever HTTP library the Hub's client is built on, its every failure means "no answer"
         return False
     return True

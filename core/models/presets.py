@@ -79,7 +79,11 @@ class PresetError(ValueError):
 
     def __init__(self, path: Path, table: str, key: str, problem: str):
         self.path, self.table, self.key, self.problem = path, table, key, problem
-        super().__init__(": ".join(part for part in (path.name, f"[{table}]" if table else "", key, problem) if part))
+        super().__init__(
+            ": ".join(
+                part for part in (path.name, f"[{table}]" if table else "", key, problem) if part
+            )
+        )
 
 
 @cache

@@ -36,8 +36,25 @@ from core.runs.data import write_data, writer_of_rows
 from core.runs.files import log_tail, number_in, read_json, read_rows, write_json, write_text
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_fingerprint, list_runs, search, unreadable
-from core.runs.run import RUN_ID, About, Run, RunNotFound, fields_again, fields_of_next_stage, last_metrics, read
-from core.runs.states import ACTIVE, ENDED, TRANSITIONS, State, num_oom_kills, process_fields, process_in
+from core.runs.run import (
+    RUN_ID,
+    About,
+    Run,
+    RunNotFound,
+    fields_again,
+    fields_of_next_stage,
+    last_metrics,
+    read,
+)
+from core.runs.states import (
+    ACTIVE,
+    ENDED,
+    TRANSITIONS,
+    State,
+    num_oom_kills,
+    process_fields,
+    process_in,
+)
 from core.runs.uploads import keep, kept_rows, new_folder
 
 __all__ = [
@@ -115,7 +132,9 @@ def create(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]) -> Ru
     run_id = building.name.removeprefix(".")
     try:
         settled = write_data(resolved, building)
-        shutil.copytree(PROGRAM, building / "training", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            PROGRAM, building / "training", ignore=shutil.ignore_patterns("__pycache__")
+        )
         job = resolved.job.model_copy(update=settled | {"model": resolved.model.location})
         write_json(building / "estimate.json", estimate)
         write_text(building / "requirements.txt", requirements())
@@ -140,7 +159,10 @@ def samples(folder: Path) -> tuple[dict[str, Any], ...]:
 def fingerprint(folder: Path) -> str:
     """Changes whenever there is something new to show of a run: a file replaced, or one that grew."""
     marks = []
-    for path in (folder, *(folder / name for name in ("metrics.jsonl", "log.txt", "samples.jsonl"))):
+    for path in (
+        folder,
+        *(folder / name for name in ("metrics.jsonl", "log.txt", "samples.jsonl")),
+    ):
         try:
             stat = path.stat()
             marks.append(f"{stat.st_size}:{stat.st_mtime_ns}")
@@ -153,7 +175,10 @@ def _sweep(home: Home) -> None:
     """Removes what programs that died have left half made: copies of data that nothing shows."""
     for folder in home.runs.glob(".*"):
         with suppress(FileNotFoundError):  # made whole, or removed, meanwhile
-            if HALF_MADE.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > SECONDS_TO_MAKE:
+            if (
+                HALF_MADE.fullmatch(folder.name)
+                and time.time() - folder.stat().st_mtime > SECONDS_TO_MAKE
+            ):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

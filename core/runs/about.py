@@ -25,7 +25,12 @@ REORDERING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def annotate(
-    home: Home, run_id: str, *, title: str | None = None, notes: str | None = None, tags: Iterable[str] | None = None
+    home: Home,
+    run_id: str,
+    *,
+    title: str | None = None,
+    notes: str | None = None,
+    tags: Iterable[str] | None = None,
 ) -> Run:
     """Changes what is said about a run; None leaves it. Raises RunNotFound, or SpecError with every problem."""
     with locked(home):
@@ -33,7 +38,9 @@ def annotate(
         about = About(
             title=before.title if title is None else title.strip(),
             notes=before.notes if notes is None else notes.strip(),
-            tags=before.tags if tags is None else tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip())),
+            tags=before.tags
+            if tags is None
+            else tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip())),
         )
         if problems := tuple(_problems(about)):
             raise SpecError(problems)
@@ -57,16 +64,24 @@ def restore(home: Home, run_id: str) -> Run:
     with locked(home):
         folder = home.trash / run_id
         if not RUN_ID.fullmatch(run_id) or folder.is_symlink() or not folder.is_dir():
-            raise RunNotFound(f"no run named {run_id!r} in the trash; it holds {', '.join(deleted(home)) or 'none'}")
+            raise RunNotFound(
+                f"no run named {run_id!r} in the trash; it holds {', '.join(deleted(home)) or 'none'}"
+            )
         if (home.runs / run_id).exists():
-            raise SpecError((Problem("run", f"there is another {run_id}", "delete that one first"),))
+            raise SpecError(
+                (Problem("run", f"there is another {run_id}", "delete that one first"),)
+            )
         folder.rename(home.runs / run_id)
     return read(home, run_id)
 
 
 def deleted(home: Home) -> tuple[str, ...]:
     """The ids of the runs in the trash."""
-    return tuple(sorted(path.name for path in home.trash.glob("*") if path.is_dir() and not path.is_symlink()))
+    return tuple(
+        sorted(
+            path.name for path in home.trash.glob("*") if path.is_dir() and not path.is_symlink()
+        )
+    )
 
 
 def empty_trash(home: Home) -> int:
@@ -88,7 +103,9 @@ def empty_trash(home: Home) -> int:
 def disk_bytes(run: Run) -> int:
     """What a run takes on the disk; counted again only when something in its folder was made or replaced."""
     folders = (run.folder, run.folder / "checkpoints", run.folder / "output")
-    return _bytes_at(run.folder, tuple(folder.stat().st_mtime_ns for folder in folders if folder.exists()))
+    return _bytes_at(
+        run.folder, tuple(folder.stat().st_mtime_ns for folder in folders if folder.exists())
+    )
 
 
 @lru_cache(maxsize=20_000)
@@ -112,9 +129,15 @@ def _size(path: str) -> int:
 
 def _problems(about: About) -> Iterator[Problem]:
     notes = re.sub(r"[\n\t]", " ", about.notes)
-    for name, text in (("title", about.title), ("notes", notes), *(("tag", tag) for tag in about.tags)):
+    for name, text in (
+        ("title", about.title),
+        ("notes", notes),
+        *(("tag", tag) for tag in about.tags),
+    ):
         if len(text) > MOST_CHARACTERS[name]:
-            yield Problem(name, f"has {len(text):,} characters", f"use at most {MOST_CHARACTERS[name]:,}")
+            yield Problem(
+                name, f"has {len(text):,} characters", f"use at most {MOST_CHARACTERS[name]:,}"
+            )
         if bad := next(filter(_is_treacherous, text), None):
             yield Problem(name, f"holds the invisible character U+{ord(bad):04X}", "remove it")
     if len(about.tags) > MOST_TAGS:
@@ -122,4 +145,7 @@ def _problems(about: About) -> Iterator[Problem]:
 
 
 def _is_treacherous(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in REORDERING
+    return (
+        unicodedata.category(character) in ("Cc", "Cs")
+        or unicodedata.bidirectional(character) in REORDERING
+    )

@@ -90,7 +90,9 @@ def write_bundle(run: Run, target: Path, *, with_output: bool = False) -> Path:
         with ZipFile(beside, "w", ZIP_DEFLATED, strict_timestamps=False) as bundle:
             bundle.writestr("RUN.md", _how_to_repeat(run, with_output))
             bundle.writestr("job.json", json.dumps(job, indent=2) + "\n")
-            bundle.writestr("results/status.json", json.dumps(_portable_status(run), indent=2) + "\n")
+            bundle.writestr(
+                "results/status.json", json.dumps(_portable_status(run), indent=2) + "\n"
+            )
             for name, path in _files(run, model_folder, with_output):
                 with open_regular(path) as source, bundle.open(name, "w", force_zip64=True) as copy:
                     shutil.copyfileobj(source, copy, 2**20)
@@ -124,17 +126,26 @@ def _is_plain(path: Path) -> bool:
 def _portable_job(run: Run) -> tuple[Mapping[str, object], Path | None]:
     """The job's fields, and the folder of the model where the bundle must bring it along: the demo's is in no hub."""
     job = read_json(run.folder / "job.json")
-    return (job | {"model": "model"}, DEMO_DIR) if job.get("model") == str(DEMO_DIR) else (job, None)
+    return (
+        (job | {"model": "model"}, DEMO_DIR) if job.get("model") == str(DEMO_DIR) else (job, None)
+    )
 
 
 def _portable_status(run: Run) -> dict[str, object]:
     home = str(Path.home())
     fields = {name: value for name, value in run.status.items() if name not in UNSHARED}
-    return {name: value.replace(home, "~") if isinstance(value, str) else value for name, value in fields.items()}
+    return {
+        name: value.replace(home, "~") if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
 
 
 def _how_to_repeat(run: Run, with_output: bool) -> str:
-    folders = [name for name in MODELS if Path(path := getattr(run.job, name)).is_absolute() and path != str(DEMO_DIR)]
+    folders = [
+        name
+        for name in MODELS
+        if Path(path := getattr(run.job, name)).is_absolute() and path != str(DEMO_DIR)
+    ]
     notes = (f"; its `{name}` is a folder of the machine it ran on: name yours" for name in folders)
     return HOW_TO_REPEAT.format(
         run=run,

@@ -23,10 +23,15 @@ def checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
     A manifest, written last, says that one is complete. Where none has a manifest, as in runs of a program that wrote
     none, trainer_state.json says it.
     """
-    found = [path for path in (folder / "checkpoints").glob("checkpoint-*") if NAME.fullmatch(path.name)]
+    found = [
+        path for path in (folder / "checkpoints").glob("checkpoint-*") if NAME.fullmatch(path.name)
+    ]
     has_manifests = any((path / "manifest.json").is_file() for path in found)
     last_file = "manifest.json" if has_manifests else "trainer_state.json"
-    listed = (Checkpoint(int(path.name[11:]), _bytes_in(path), (path / last_file).is_file()) for path in found)
+    listed = (
+        Checkpoint(int(path.name[11:]), _bytes_in(path), (path / last_file).is_file())
+        for path in found
+    )
     return tuple(sorted(listed, key=lambda checkpoint: checkpoint.step))
 
 

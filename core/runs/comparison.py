@@ -36,11 +36,16 @@ def compare(runs: Sequence[Run]) -> tuple[Difference, ...]:
     """The fields whose values differ, then the results of each run, in the order of the runs."""
     jobs = [run.job.model_dump() | {"model": reference_of(run.job.model)} for run in runs]
     settings = [
-        Difference(name, tuple(job[name] for job in jobs)) for name in JobSpec.model_fields if name not in UNCOMPARED
+        Difference(name, tuple(job[name] for job in jobs))
+        for name in JobSpec.model_fields
+        if name not in UNCOMPARED
     ]
     hashes = Difference("dataset", tuple(run.job.dataset_sha256[:12] or None for run in runs))
     differing = tuple(each for each in (*settings, hashes) if len(set(each.values)) > 1)
-    results = (Difference(name, tuple(map(result, runs)), is_result=True) for name, result in RESULTS.items())
+    results = (
+        Difference(name, tuple(map(result, runs)), is_result=True)
+        for name, result in RESULTS.items()
+    )
     return (*differing, *results)
 
 

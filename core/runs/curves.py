@@ -57,7 +57,9 @@ class Column:
     def thinned(self, max_points: int) -> Curve:
         """A copy of at most `max_points` points, with the ends, the highs and the lows of the whole."""
         points = self._room[:, : self._length]
-        chosen = _telling_points(points[1], max_points) if self._length > max_points else slice(None)
+        chosen = (
+            _telling_points(points[1], max_points) if self._length > max_points else slice(None)
+        )
         points = points[:, chosen].copy()
         points.flags.writeable = False  # it may be shown to several
         return Curve(points[0], points[1])
@@ -91,7 +93,9 @@ class Metrics:
     def thinned(self, max_points: int) -> Mapping[str, Curve]:
         """All columns, each thinned."""
         if max_points not in self.drawn:
-            self.drawn[max_points] = {key: column.thinned(max_points) for key, column in self.columns.items()}
+            self.drawn[max_points] = {
+                key: column.thinned(max_points) for key, column in self.columns.items()
+            }
         return self.drawn[max_points]
 
     def _forget(self) -> None:

@@ -26,7 +26,11 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
         if has_own:
             field = "eval_dataset"
             require_one_form([*resolved.datasets.values()], job.stage)
-            compose([(resolved.datasets["eval_dataset"], 1.0)], data / "eval.jsonl", Share(stage=job.stage))
+            compose(
+                [(resolved.datasets["eval_dataset"], 1.0)],
+                data / "eval.jsonl",
+                Share(stage=job.stage),
+            )
     except DatasetError as error:
         raise SpecError((Problem(field, error.problem.message, error.problem.fix),)) from None
     parts = [
@@ -58,7 +62,12 @@ def _write_rows(resolved: ResolvedJob, folder: Path) -> Path:
 def _write_train(resolved: ResolvedJob, folder: Path) -> Composed:
     """Writes train.jsonl, and eval.jsonl if rows are held out. Raises DatasetError, OSError."""
     job = resolved.job
-    share = Share(job.max_rows, 0.0 if "eval_dataset" in resolved.datasets else job.eval_fraction, job.seed, job.stage)
+    share = Share(
+        job.max_rows,
+        0.0 if "eval_dataset" in resolved.datasets else job.eval_fraction,
+        job.seed,
+        job.stage,
+    )
     return compose(_sources(resolved), folder / "train.jsonl", share, folder / "eval.jsonl")
 
 

@@ -53,14 +53,18 @@ def stalled(run: Run, now: float | None = None) -> str | None:
     status = run.status
     is_stepping = status.get("phase") == "train" and run.step > 0
     pace = float(status.get("seconds_per_step") or 0) if is_stepping else 0.0
-    last_sign = float((status.get("last_step_time") if is_stepping else None) or status.get("updated") or 0)
+    last_sign = float(
+        (status.get("last_step_time") if is_stepping else None) or status.get("updated") or 0
+    )
     silence = (time.time() if now is None else now) - last_sign
     patience = max(LEAST_SILENCE_SECONDS, STEPS_OF_SILENCE * pace) if pace else SECONDS_OF_WORK
     if not last_sign or silence < patience:
         return None
     if not is_stepping:
         return f"Nothing new for {_duration(silence)}."
-    return f"No step for {_duration(silence)}" + (f"; a step took {_duration(pace)}." if pace else ".")
+    return f"No step for {_duration(silence)}" + (
+        f"; a step took {_duration(pace)}." if pace else "."
+    )
 
 
 def _advice(title: str, why: str) -> Cure:
@@ -83,7 +87,9 @@ def _take_less_memory(run: Run) -> tuple[Help, ...]:
         return ()
     capacity = int(run.status.get("device_capacity_bytes") or resolved.gpu.capacity_bytes)
     predicted = resolved.estimate()
-    card = replace(resolved.gpu, capacity_bytes=min(capacity, int((1 - SPARE_SHARE) * predicted.total_bytes)))
+    card = replace(
+        resolved.gpu, capacity_bytes=min(capacity, int((1 - SPARE_SHARE) * predicted.total_bytes))
+    )
     fixes = suggest_fixes(resolved.job, resolved.model.shape, card)
     if predicted.verdict == "fits":
         fixes = tuple(sorted(fixes, key=lambda fix: fix.harm))
@@ -107,12 +113,22 @@ def _safer_numbers(run: Run) -> tuple[Help, ...]:
     if resolved is None or run.job.dtype != "float16":
         return ()
     dtype = "bfloat16" if resolved.gpu.supports_bf16 else "float32"
-    return (Help(f"Compute in {dtype}", {"dtype": dtype}, "float16 overflows above 65,504; this does not."),)
+    return (
+        Help(
+            f"Compute in {dtype}",
+            {"dtype": dtype},
+            "float16 overflows above 65,504; this does not.",
+        ),
+    )
 
 
 def _empty_the_trash(run: Run) -> tuple[Help, ...]:
     runs = deleted(run.home)
-    return (Help("Empty the trash", {}, f"{counted(len(runs), 'deleted run')} in it."),) if runs else ()
+    return (
+        (Help("Empty the trash", {}, f"{counted(len(runs), 'deleted run')} in it."),)
+        if runs
+        else ()
+    )
 
 
 def _resolved(run: Run) -> ResolvedJob | None:
@@ -151,7 +167,8 @@ CURES: Mapping[str, tuple[Cure, ...]] = MappingProxyType(
             ),
             _take_less_memory_on_cpu,
             _advice(
-                "Close other programs", "The whole machine was out of memory; the run can go on from where it was."
+                "Close other programs",
+                "The whole machine was out of memory; the run can go on from where it was.",
             ),
         ),
         "diverged": (
@@ -178,7 +195,10 @@ CURES: Mapping[str, tuple[Cure, ...]] = MappingProxyType(
                 lambda job: job.save_total_limit > 1,
                 save_total_limit=1,
             ),
-            _advice("Free some of the disk", "The last complete checkpoint is still there: the run can go on from it."),
+            _advice(
+                "Free some of the disk",
+                "The last complete checkpoint is still there: the run can go on from it.",
+            ),
         ),
         "import_error": (
             _set(
@@ -187,7 +207,10 @@ CURES: Mapping[str, tuple[Cure, ...]] = MappingProxyType(
                 lambda job: job.use_liger_kernel,
                 use_liger_kernel=False,
             ),
-            _advice("Install what is missing", "`python app.py doctor` names it; the run can then be resumed."),
+            _advice(
+                "Install what is missing",
+                "`python app.py doctor` names it; the run can then be resumed.",
+            ),
         ),
         "cannot_compile": (
             _set(
@@ -197,7 +220,10 @@ CURES: Mapping[str, tuple[Cure, ...]] = MappingProxyType(
                 torch_compile=False,
                 activation_memory_budget=1.0,
             ),
-            _advice("Install what is missing", "`python app.py doctor` names it; the run can then be resumed."),
+            _advice(
+                "Install what is missing",
+                "`python app.py doctor` names it; the run can then be resumed.",
+            ),
         ),
         "attention_unavailable": (
             _set(
@@ -215,17 +241,37 @@ CURES: Mapping[str, tuple[Cure, ...]] = MappingProxyType(
                 target_modules="all-linear",
             ),
         ),
-        "gated_model": (_advice("Accept the licence, then log in", "Its owner wants to know who uses the model."),),
-        "model_not_found": (_advice("Choose another model", "Look at the name and the revision."),),
-        "no_weights": (_advice("Choose another model", "Only weights in the safetensors format are loaded."),),
-        "offline": (_advice("Connect to the network", "Once the model is on this machine, none is needed."),),
-        "gpu_unusable": (_advice("Install the PyTorch that fits the driver", "`python app.py doctor` says which."),),
-        "checkpoint_mismatch": (
-            _advice("Start it anew", "A new run of the same job does not go on from this run's checkpoint."),
+        "gated_model": (
+            _advice(
+                "Accept the licence, then log in", "Its owner wants to know who uses the model."
+            ),
         ),
-        "bad_row": (_advice("Check the data", "The Data panel lists every line that cannot be used."),),
+        "model_not_found": (_advice("Choose another model", "Look at the name and the revision."),),
+        "no_weights": (
+            _advice("Choose another model", "Only weights in the safetensors format are loaded."),
+        ),
+        "offline": (
+            _advice("Connect to the network", "Once the model is on this machine, none is needed."),
+        ),
+        "gpu_unusable": (
+            _advice(
+                "Install the PyTorch that fits the driver", "`python app.py doctor` says which."
+            ),
+        ),
+        "checkpoint_mismatch": (
+            _advice(
+                "Start it anew",
+                "A new run of the same job does not go on from this run's checkpoint.",
+            ),
+        ),
+        "bad_row": (
+            _advice("Check the data", "The Data panel lists every line that cannot be used."),
+        ),
         "signal": (
-            _advice("Resume it", "Nothing in the job is known to be wrong; if it was the memory, see the log."),
+            _advice(
+                "Resume it",
+                "Nothing in the job is known to be wrong; if it was the memory, see the log.",
+            ),
         ),
     }
 )

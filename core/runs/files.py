@@ -13,7 +13,12 @@ from typing import Any
 
 import orjson
 
-FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 """Neither a link nor a waiting pipe; as bytes on Windows too."""
 
 
@@ -59,7 +64,9 @@ def parse_line(line: bytes) -> object:
 def number_in(fields: Mapping[str, Any], name: str) -> float | None:
     """The number under a name; None where there is none, or none that can be reckoned with."""
     value = fields.get(name)
-    return value if isinstance(value, int | float) and abs(value) < 1e300 else None  # a NaN is not less
+    return (
+        value if isinstance(value, int | float) and abs(value) < 1e300 else None
+    )  # a NaN is not less
 
 
 def read_rows(path: Path, last: int | None = None) -> tuple[dict[str, Any], ...]:

@@ -41,9 +41,14 @@ class Home:
             home = cls(named.expanduser().absolute())
             for folder in (home.path, home.runs, home.uploads):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except (OSError, RuntimeError) as error:  # the second for the home of a user who is not here
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # the second for the home of a user who is not here
             reason = f"{named} cannot be made: {getattr(error, 'strerror', error)}"
-            raise SpecError((Problem("home", reason, "name a folder that you can write to"),)) from None
+            raise SpecError(
+                (Problem("home", reason, "name a folder that you can write to"),)
+            ) from None
         return home
 
     def touch(self) -> None:
@@ -72,7 +77,9 @@ def read_schedule(home: Home) -> Schedule:
     waiting, devices = held.get("waiting", ()), held.get("devices", {})
     if not isinstance(waiting, list) or not isinstance(devices, dict):
         return Schedule()
-    return Schedule(tuple(map(str, waiting)), {str(device): str(run_id) for device, run_id in devices.items()})
+    return Schedule(
+        tuple(map(str, waiting)), {str(device): str(run_id) for device, run_id in devices.items()}
+    )
 
 
 def write_schedule(home: Home, schedule: Schedule) -> None:
@@ -91,7 +98,9 @@ def locked(home: Home, seconds: float = SECONDS_TO_LOCK) -> Iterator[None]:
         lock.acquire(timeout=seconds)
     except Timeout:
         problem = f"another program has held {home.path / 'queue.lock'} for {seconds:g} s"
-        raise SpecError((Problem("queue", problem, "try again, or close the other program"),)) from None
+        raise SpecError(
+            (Problem("queue", problem, "try again, or close the other program"),)
+        ) from None
     try:
         yield
     finally:

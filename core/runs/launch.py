@@ -53,9 +53,13 @@ def spawn(run: Run) -> None:
         (run.folder / name).unlink(missing_ok=True)
     process = _open(run)
     identity = identify(process.pid)
-    threading.Thread(target=_reap, args=(run, process, identity), name=f"reap {run.id}", daemon=True).start()
+    threading.Thread(
+        target=_reap, args=(run, process, identity), name=f"reap {run.id}", daemon=True
+    ).start()
     with suppress(OSError):  # on a full disk the program's own word has to do
-        runs.write_json(run.folder / "process.json", asked | (runs.process_fields(identity) if identity else {}))
+        runs.write_json(
+            run.folder / "process.json", asked | (runs.process_fields(identity) if identity else {})
+        )
 
 
 def request_stop(run: Run) -> None:
@@ -70,7 +74,11 @@ def request_stop(run: Run) -> None:
         now = runs.read(run.home, run.id)
         if now.state == "queued":
             _leave_queue(now)
-        elif now.is_active and run.process in (None, now.process) and not (now.folder / "stop").exists():
+        elif (
+            now.is_active
+            and run.process in (None, now.process)
+            and not (now.folder / "stop").exists()
+        ):
             runs.write_json(now.folder / "stop", {"monotonic": time.monotonic()})
             if os.name == "posix" and now.process:
                 with suppress(ProcessLookupError):  # ended by itself meanwhile
@@ -82,7 +90,11 @@ def enforce_stop(run: Run) -> None:
 
     The monotonic clock is one for all processes, and nobody sets it.
     """
-    asked = runs.number_in(runs.read_json(run.folder / "stop"), "monotonic") if run.state == "stopping" else None
+    asked = (
+        runs.number_in(runs.read_json(run.folder / "stop"), "monotonic")
+        if run.state == "stopping"
+        else None
+    )
     limit = SECONDS_TO_SAVE if run.status.get("phase") == "save" else SECONDS_TO_TERMINATE
     if asked is not None and time.monotonic() - asked > limit:
         kill(run)
@@ -98,7 +110,9 @@ def is_winding_up(run: Run) -> bool:
 def kill(run: Run) -> None:
     """Ends a run's program and all that it has started at once, without a checkpoint, and waits until it is gone."""
     deadline = time.monotonic() + SECONDS_TO_DIE
-    while (family := _family(run)) and time.monotonic() < deadline:  # again, for what was started meanwhile
+    while (
+        family := _family(run)
+    ) and time.monotonic() < deadline:  # again, for what was started meanwhile
         for process in family:
             with suppress(psutil.Error):  # ended by itself meanwhile
                 process.kill()
@@ -126,9 +140,14 @@ def environment(device: str = "0") -> dict[str, str]:
     """What the program may see. One GPU, counted as NVML counts: with several in sight and no launcher, TRL refuses to
     train. A card that NVML does not show, such as a part of one, is left as it was chosen.
     """
-    kept = {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name.upper())}
+    kept = {
+        name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name.upper())
+    }
     hidden = kept.get("CUDA_VISIBLE_DEVICES", device).split(",")[0]
-    chosen = {"CUDA_VISIBLE_DEVICES": device if visible_devices() else hidden, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    chosen = {
+        "CUDA_VISIBLE_DEVICES": device if visible_devices() else hidden,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
     return kept | chosen | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
 
 
@@ -162,7 +181,9 @@ def _reap(run: Run, process: "subprocess.Popen[bytes]", identity: ProcessId | No
     is_out_of_memory = code == -9 and num_kills_before is not None and num_kills != num_kills_before
     fields = {"code": code, "is_out_of_memory": is_out_of_memory}
     with suppress(OSError):  # the run was deleted, or the disk is full
-        runs.write_json(run.folder / "exit.json", fields | (runs.process_fields(identity) if identity else {}))
+        runs.write_json(
+            run.folder / "exit.json", fields | (runs.process_fields(identity) if identity else {})
+        )
         run.home.touch()
 
 

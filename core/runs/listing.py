@@ -55,7 +55,11 @@ class Listing:
         with self._lock:
             schedule = read_schedule(self.home)
             is_new = self._scan()
-            names = self._times.keys() if is_new else self._times.keys() & (self._doubtful | schedule.named)
+            names = (
+                self._times.keys()
+                if is_new
+                else self._times.keys() & (self._doubtful | schedule.named)
+            )
             news = {name: self._entry(name, self._times[name], schedule) for name in names}
             self._entries = news if is_new else self._entries | news
             self._doubtful = {name for name, entry in self._entries.items() if not entry.is_settled}
@@ -63,7 +67,9 @@ class Listing:
             if (*schedule.waiting, *found) != self._found:
                 self.num_changes += 1
                 self._found = (*schedule.waiting, *found)
-                self._sorted = tuple(sorted(found, key=lambda run: (run.created, run.id), reverse=True))
+                self._sorted = tuple(
+                    sorted(found, key=lambda run: (run.created, run.id), reverse=True)
+                )
             return self._sorted
 
     def _scan(self) -> bool:
@@ -73,13 +79,20 @@ class Listing:
             return False
         self._scanned_ns, self._is_scan_settled = changed_ns, _is_long_ago(changed_ns)
         with os.scandir(self.home.runs) as folders:
-            self._times = {each.name: _changed_ns(each) for each in folders if not each.name.startswith(".")}
+            self._times = {
+                each.name: _changed_ns(each) for each in folders if not each.name.startswith(".")
+            }
         return True
 
     def _entry(self, name: str, changed_ns: int, schedule: Schedule) -> Entry:
         """What is in a folder; read again only if there may be news."""
         known = self._entries.get(name)
-        if known and known.is_settled and known.changed_ns == changed_ns and name not in schedule.named:
+        if (
+            known
+            and known.is_settled
+            and known.changed_ns == changed_ns
+            and name not in schedule.named
+        ):
             return known
         try:
             run = read_with(self.home, name, schedule)
@@ -119,7 +132,11 @@ def list_fingerprint(home: Home) -> str:
 def search(runs: Iterable[Run], words: str) -> tuple[Run, ...]:
     """The runs in whose id, title, notes, tags, state, model, data, stage or method every word occurs."""
     wanted = words.casefold().split()
-    return tuple(run for run in runs if all(word in _text(run) for word in wanted)) if wanted else tuple(runs)
+    return (
+        tuple(run for run in runs if all(word in _text(run) for word in wanted))
+        if wanted
+        else tuple(runs)
+    )
 
 
 @cache
@@ -129,7 +146,16 @@ def _listing(home: Home) -> Listing:
 
 def _text(run: Run) -> str:
     job, about = run.job, run.about
-    parts = (run.id, run.state, reference_of(job.model), job.dataset, job.stage, job.method, about.title, about.notes)
+    parts = (
+        run.id,
+        run.state,
+        reference_of(job.model),
+        job.dataset,
+        job.stage,
+        job.method,
+        about.title,
+        about.notes,
+    )
     return "\n".join((*parts, *about.tags)).casefold()
 
 

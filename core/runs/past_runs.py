@@ -52,7 +52,10 @@ def _is_on(run: Run, resolved: ResolvedJob) -> bool:
 
 @lru_cache(maxsize=1000)
 def _memory(folder: Path, _created: float) -> PastRun | None:
-    foretold, status = runs.read_json(folder / "estimate.json"), runs.read_json(folder / "status.json")
+    foretold, status = (
+        runs.read_json(folder / "estimate.json"),
+        runs.read_json(folder / "status.json"),
+    )
     try:
         return PastRun(
             predicted_allocated_bytes=int(foretold["peak_allocated_bytes"]),
@@ -61,7 +64,11 @@ def _memory(folder: Path, _created: float) -> PastRun | None:
             reserved_bytes=int(status["peak_reserved_bytes"]),
             context_bytes=runs.last_metrics(folder).get("context_bytes"),
         )
-    except (KeyError, TypeError, ValueError):  # on a CPU, or of a program that measured something else
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # on a CPU, or of a program that measured something else
         return None
 
 

@@ -40,7 +40,10 @@ def advance(home: Home) -> None:
     """
     schedule = runs.read_schedule(home)
     if schedule.waiting or schedule.devices:
-        with suppress(SpecError, OSError), runs.locked(home, seconds=0):  # else another process is at it
+        with (
+            suppress(SpecError, OSError),
+            runs.locked(home, seconds=0),
+        ):  # else another process is at it
             _go_on(home)
 
 
@@ -71,7 +74,9 @@ def move(home: Home, run_id: str, direction: Direction) -> tuple[Run, ...]:
     with runs.locked(home):
         schedule = runs.read_schedule(home)
         if run_id not in schedule.waiting:
-            raise SpecError((Problem("run", f"{run_id} does not wait", "`runs queue` lists those that do"),))
+            raise SpecError(
+                (Problem("run", f"{run_id} does not wait", "`runs queue` lists those that do"),)
+            )
         order = list(schedule.waiting)
         place = order.index(run_id)
         other = min(max(place + (1 if direction == "down" else -1), 0), len(order) - 1)
@@ -84,7 +89,11 @@ def _require_startable(run: Run) -> None:
     """Raises SpecError for a run that is under way or finished, or whose device is not there."""
     is_under_way = run.state == "starting" and (run.folder / "process.json").exists()
     if is_under_way or "queued" not in TRANSITIONS[run.state]:
-        fix = "only a run that ended early can be resumed" if run.state == "finished" else "stop it first"
+        fix = (
+            "only a run that ended early can be resumed"
+            if run.state == "finished"
+            else "stop it first"
+        )
         raise SpecError((Problem("run", f"{run.id} is {run.state}", fix),))
     visible = launch.visible_devices()
     if visible and run.job.device and run.job.device not in visible:
@@ -105,7 +114,9 @@ def _with_free_devices(home: Home) -> Schedule:
     """
     schedule = runs.read_schedule(home)
     at_work = {launch.device_of(run): run.id for run in runs.list_runs(home) if run.process}
-    busy = at_work | {device: run_id for device, run_id in schedule.devices.items() if _is_busy(home, run_id)}
+    busy = at_work | {
+        device: run_id for device, run_id in schedule.devices.items() if _is_busy(home, run_id)
+    }
     if busy == schedule.devices:
         return schedule
     schedule = replace(schedule, devices=busy)

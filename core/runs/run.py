@@ -79,7 +79,9 @@ class Run:
         if on_gpu := self.status.get("peak_allocated_bytes"):
             return int(on_gpu)
         phases = self.status.get("phase_peak_bytes") or {}
-        return max(phases.values()) + int(self.status.get("baseline_bytes") or 0) if phases else None
+        return (
+            max(phases.values()) + int(self.status.get("baseline_bytes") or 0) if phases else None
+        )
 
     @cached_property
     def loss(self) -> float | None:
@@ -162,7 +164,9 @@ def read_with(home: Home, run_id: str, schedule: Schedule) -> Run:
 def fields_again(run: Run) -> dict[str, object]:
     """The field values that would ask for the same run again, on the run's own copy of its data."""
     fields = run.job.model_dump()
-    copies = {name: str(run.folder / fields[name]) for name in ("dataset", "eval_dataset") if fields[name]}
+    copies = {
+        name: str(run.folder / fields[name]) for name in ("dataset", "eval_dataset") if fields[name]
+    }
     return fields | copies | {"model": reference_of(run.job.model), "dataset_sha256": ""}
 
 
@@ -174,8 +178,20 @@ def fields_of_next_stage(run: Run, stage: str) -> dict[str, object]:
     output = str(run.folder / "output")
     before = fields_again(run)
     start = {"adapter": output} if run.job.trains_adapter else {"model": output}
-    kept = ("model", "revision", "method", "gpu", "dtype", "max_length", "optim", "profile", *MEMORY_FIELDS)
-    new = default_fields(before["model"], run.job.method, stage) | {name: before[name] for name in kept}
+    kept = (
+        "model",
+        "revision",
+        "method",
+        "gpu",
+        "dtype",
+        "max_length",
+        "optim",
+        "profile",
+        *MEMORY_FIELDS,
+    )
+    new = default_fields(before["model"], run.job.method, stage) | {
+        name: before[name] for name in kept
+    }
     return new | start | {"stage": stage, "dataset": "demo" if before["model"] == "demo" else ""}
 
 

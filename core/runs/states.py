@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 from core.device import ProcessId, is_alive
 from core.runs.files import log_tail, number_in, read_json
 
-State = Literal["queued", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
+State = Literal[
+    "queued", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
+]
 ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed", "interrupted"})
 ACTIVE: frozenset[State] = frozenset({"queued", "starting", "running", "stopping"})
 
@@ -36,7 +38,10 @@ SECONDS_TO_APPEAR = 20
 STATUS: Mapping[str, type] = MappingProxyType(
     dict.fromkeys(("step", "max_steps", "started", "updated", "seconds"), float)
     | dict.fromkeys(("last_step_time", "seconds_per_step"), float)
-    | dict.fromkeys(("baseline_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_capacity_bytes"), float)
+    | dict.fromkeys(
+        ("baseline_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_capacity_bytes"),
+        float,
+    )
     | dict.fromkeys(("state", "phase", "error", "cause", "device", "warning"), str)
     | dict.fromkeys(("phase_peak_bytes", "progress"), dict)
     | dict.fromkeys(("notes", "skipped_checkpoints"), list)
@@ -71,7 +76,10 @@ ENDINGS: Mapping[str, Ending] = MappingProxyType(
         "SIGINT": Ending("was interrupted (SIGINT)"),
         "SIGHUP": Ending("lost its terminal (SIGHUP)"),
         "SIGSEGV": Ending("crashed inside a library (SIGSEGV)"),
-        "SIGBUS": Ending("could not reach a file's memory (SIGBUS), as when the disk or /dev/shm is full", "disk_full"),
+        "SIGBUS": Ending(
+            "could not reach a file's memory (SIGBUS), as when the disk or /dev/shm is full",
+            "disk_full",
+        ),
         "SIGILL": Ending("met an instruction that this processor does not have (SIGILL)"),
         "SIGABRT": Ending("was given up by a library (SIGABRT)"),
         "SIGFPE": Ending("was ended by an arithmetic error in a library (SIGFPE)"),
@@ -94,7 +102,9 @@ def judge(folder: Path, status: Mapping[str, Any], created: float) -> Verdict:
     is_asked_to_stop = (folder / "stop").exists()
     if (process := process_in(launched) or process_in(status)) and is_alive(process):
         return Verdict("stopping" if is_asked_to_stop else said, process=process)
-    since_begun = abs(time.time() - max(created, number_in(launched, "asked") or 0))  # abs: clocks are set back too
+    since_begun = abs(
+        time.time() - max(created, number_in(launched, "asked") or 0)
+    )  # abs: clocks are set back too
     if process is None and since_begun < SECONDS_TO_APPEAR:
         return Verdict("starting")
     if is_asked_to_stop:
@@ -105,7 +115,9 @@ def judge(folder: Path, status: Mapping[str, Any], created: float) -> Verdict:
 def process_in(fields: Mapping[str, Any]) -> ProcessId | None:
     """The process that process.json, exit.json or status.json names; the system's own, 0 and 1, are never ours."""
     try:
-        process = ProcessId(int(fields["pid"]), float(fields["pid_start_time"]), str(fields["boot_id"]))
+        process = ProcessId(
+            int(fields["pid"]), float(fields["pid_start_time"]), str(fields["boot_id"])
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return process if process.pid > 1 else None
@@ -129,7 +141,9 @@ def _is_sound(said: Mapping[str, Any], name: str) -> bool:
     value, kind = said[name], STATUS.get(name, object)
     if name == "phase_peak_bytes" and isinstance(value, dict):
         return all(number_in(value, phase) is not None for phase in value)
-    return value is not None and (number_in(said, name) is not None if kind is float else isinstance(value, kind))
+    return value is not None and (
+        number_in(said, name) is not None if kind is float else isinstance(value, kind)
+    )
 
 
 def _silent_end(folder: Path, process: ProcessId | None, step: int) -> Verdict:
@@ -146,7 +160,10 @@ def _silent_end(folder: Path, process: ProcessId | None, step: int) -> Verdict:
         return Verdict("failed", f"The training program {ending.sentence}, {where}.", ending.cause)
     last_words = log_tail(folder, 2000).rsplit("\n", 1)[-1]
     how = f"with exit code {code}" if code is not None else "without finishing"
-    return Verdict("failed", f"The training program ended {how}, {where}. Its last words: {last_words or 'none'}")
+    return Verdict(
+        "failed",
+        f"The training program ended {how}, {where}. Its last words: {last_words or 'none'}",
+    )
 
 
 def _ending(number: int) -> Ending:

@@ -31,5 +31,7 @@ def new_folder(home: Home) -> Path:
 
 def kept_rows(home: Home, at_most: int) -> tuple[Path, ...]:
     """The files of rows that are there, the newest first."""
-    found = [(path.stat().st_mtime, path) for path in home.uploads.glob("*/*.jsonl") if path.is_file()]
+    found = [
+        (path.stat().st_mtime, path) for path in home.uploads.glob("*/*.jsonl") if path.is_file()
+    ]
     return tuple(path for _when, path in sorted(found, reverse=True)[:at_most])

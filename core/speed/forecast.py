@@ -11,7 +11,13 @@ from core.models import Gpu, ModelShape
 from core.speed.generation import generation_seconds
 from core.speed.kernels import attention_kernel
 from core.speed.passes import FORWARD_ONLY, passes_of, reference_sequences, trained_sequences
-from core.speed.rows import RowStatistics, count_steps, micro_batch, num_training_rows, prompt_tokens
+from core.speed.rows import (
+    RowStatistics,
+    count_steps,
+    micro_batch,
+    num_training_rows,
+    prompt_tokens,
+)
 from core.speed.work import Work, host_seconds, update_bytes, work_of
 
 Bound = Literal["matrix math", "memory traffic", "the processor feeding the GPU", "drawing answers"]
@@ -60,32 +66,54 @@ class Speed:
 
 
 def predict_speed(
-    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None, host_factor: float = 1.0
+    job: JobSpec,
+    shape: ModelShape,
+    gpu: Gpu,
+    rows: RowStatistics | None = None,
+    host_factor: float = 1.0,
 ) -> Speed | None:
     """How fast this job trains on this card; None for a CPU and for a card whose rates are unknown.
 
     Every row counts as max_length tokens if `rows` does not tell their mean. A processor that launches kernels more
     slowly than a usual one has a `host_factor` above 1.
     """
-    if gpu.compute_capability == (0, 0) or not gpu.flops or not gpu.memory_bandwidth_bytes_per_second:
+    if (
+        gpu.compute_capability == (0, 0)
+        or not gpu.flops
+        or not gpu.memory_bandwidth_bytes_per_second
+    ):
         return None
-    batch, passes = micro_batch(job, rows, attention_kernel(job, shape, gpu).sees_documents), passes_of(job, shape)
-    work, on_host = work_of(job, shape, gpu, batch, passes), host_factor * host_seconds(job, shape, passes)
+    batch, passes = (
+        micro_batch(job, rows, attention_kernel(job, shape, gpu).sees_documents),
+        passes_of(job, shape),
+    )
+    work, on_host = (
+        work_of(job, shape, gpu, batch, passes),
+        host_factor * host_seconds(job, shape, passes),
+    )
     update_seconds = update_bytes(job, shape, gpu) / gpu.memory_bandwidth_bytes_per_second
-    micro_seconds = max(work.total_seconds, on_host) + update_seconds / job.gradient_accumulation_steps
+    micro_seconds = (
+        max(work.total_seconds, on_host) + update_seconds / job.gradient_accumulation_steps
+    )
     answer_seconds = generation_seconds(job, shape, gpu, prompt_tokens(job, rows))
     step_seconds = job.gradient_accumulation_steps * micro_seconds + answer_seconds
     num_steps = count_steps(job, rows)
     hours = None
     if num_steps is not None:
-        hours = (num_steps * step_seconds + _reference_seconds(job, shape, gpu, rows, host_factor)) / 3600
+        hours = (
+            num_steps * step_seconds + _reference_seconds(job, shape, gpu, rows, host_factor)
+        ) / 3600
     return Speed(
         tokens_per_second=job.gradient_accumulation_steps * batch.num_data_tokens / step_seconds,
         seconds_per_step=step_seconds,
         num_steps=num_steps,
         hours=hours,
-        usd=hours * gpu.usd_per_hour if hours is not None and gpu.usd_per_hour is not None else None,
-        bound_by="drawing answers" if answer_seconds > step_seconds / 2 else _bound(work, on_host, micro_seconds),
+        usd=hours * gpu.usd_per_hour
+        if hours is not None and gpu.usd_per_hour is not None
+        else None,
+        bound_by="drawing answers"
+        if answer_seconds > step_seconds / 2
+        else _bound(work, on_host, micro_seconds),
     )
 
 

@@ -1,8 +1,9 @@
 """How long a model takes to draw the answers that it is then trained on."""
 
-from core.job import STAGES, JobSpec
+from core.job import JobSpec
 from core.models import Gpu, ModelShape
 from core.speed.work import active_parameters, linear_parameters, stored_bytes
+from core.training.contract.stages import STAGES
 
 HOST_SECONDS_PER_LAYER = 0.03 / 32
 """To launch one token of a batch through a layer with an adapter. Assumed from some 30 tokens a second and sequence, as
@@ -22,7 +23,9 @@ def generation_seconds(job: JobSpec, shape: ModelShape, gpu: Gpu, prompt_tokens:
     kept_tokens = job.effective_batch_size * (prompt_tokens + job.max_completion_length / 2)
     read_bytes = _weight_bytes(job, shape, gpu) + kept_tokens * cache_bytes_per_token(shape)
     per_token = read_bytes / gpu.memory_bandwidth_bytes_per_second
-    return job.max_completion_length * max(per_token, shape.num_hidden_layers * HOST_SECONDS_PER_LAYER)
+    return job.max_completion_length * max(
+        per_token, shape.num_hidden_layers * HOST_SECONDS_PER_LAYER
+    )
 
 
 def cache_bytes_per_token(shape: ModelShape) -> int:

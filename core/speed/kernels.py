@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from core.job import STAGES, JobSpec
+from core.job import JobSpec
 from core.models import Gpu, ModelShape
+from core.training.contract.stages import STAGES
 
 MATMUL_SHARES: Mapping[tuple[int, int], float] = MappingProxyType(
     {
@@ -53,7 +54,9 @@ EFFICIENT = AttentionKernel(share=0.25, skips_masked=True)
 """The memory-efficient kernel that stands in for it: about two thirds as fast. Assumed, not measured in training."""
 MASKED = AttentionKernel(share=0.25, skips_masked=False)
 """The same with a mask, which it reads for every score."""
-EAGER = AttentionKernel(0.35, skips_masked=False, forward_bytes_per_score=24, backward_bytes_per_score=46)
+EAGER = AttentionKernel(
+    0.35, skips_masked=False, forward_bytes_per_score=24, backward_bytes_per_score=46
+)
 """Scores in memory: written, scaled, masked, softmax in float32, cast and read; and back. Counted in
 eager_attention_forward (transformers) and the softmax backward kernel (ATen)."""
 

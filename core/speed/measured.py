@@ -31,7 +31,11 @@ def calibrated(speed: Speed, measurements: Sequence[Measurement]) -> Speed:
     Scaled by the median of measured / predicted. The band is as wide as they disagree about it, and half the usual one
     for a single run.
     """
-    ratios = [each.measured / each.predicted for each in measurements if each.measured > 0 and each.predicted > 0]
+    ratios = [
+        each.measured / each.predicted
+        for each in measurements
+        if each.measured > 0 and each.predicted > 0
+    ]
     if not ratios:
         return speed
     ratio = median(ratios)
@@ -73,11 +77,15 @@ def model_flops_per_token(job: JobSpec, shape: ModelShape, row_tokens: float) ->
     passes, head = passes_of(job, shape), head_parameters(job, shape)
     through_layers = passes.forward + passes.input_gradient + passes.weight_gradient
     through_head = passes.forward + 1 + (not job.trains_adapter)
-    attention = attention_flops_per_pass(shape, FLASH, row_tokens) * (passes.forward + 2 * passes.input_gradient)
+    attention = attention_flops_per_pass(shape, FLASH, row_tokens) * (
+        passes.forward + 2 * passes.input_gradient
+    )
     return 2 * (active_parameters(shape) * through_layers + head * through_head) + attention
 
 
-def mfu(tokens_per_second: float, job: JobSpec, shape: ModelShape, gpu: Gpu, row_tokens: float) -> float | None:
+def mfu(
+    tokens_per_second: float, job: JobSpec, shape: ModelShape, gpu: Gpu, row_tokens: float
+) -> float | None:
     """Model FLOP/s over the card's rated FLOP/s, 0 to 1; None for a CPU and for a card whose peak is unknown."""
     if gpu.compute_capability == (0, 0) or not gpu.flops:
         return None

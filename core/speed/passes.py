@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
-from core.job import METHODS, STAGES, JobSpec
+from core.job import JobSpec
 from core.models import ModelShape
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,16 @@ class Passes:
     weight_gradient: float
 
 
-PRODUCTS_AGAIN = ((0.0, 0.73), (0.1, 0.62), (0.2, 0.54), (0.3, 0.39), (0.4, 0.27), (0.5, 0.16), (0.7, 0.0), (1.0, 0.0))
+PRODUCTS_AGAIN = (
+    (0.0, 0.73),
+    (0.1, 0.62),
+    (0.2, 0.54),
+    (0.3, 0.39),
+    (0.4, 0.27),
+    (0.5, 0.16),
+    (0.7, 0.0),
+    (1.0, 0.0),
+)
 """Activation memory budget -> share of the operations of a layer's forward pass that its backward pass does once more:
 the most that torch 2.13 does in a Llama layer with any method (`python benchmarks/compiled_layers.py`)."""
 NORMS_AND_GATE_AGAIN = 0.35
@@ -34,10 +45,16 @@ FORWARD_ONLY = Passes(forward=1, recompute=0, rewrite=0, input_gradient=0, weigh
 def passes_of(job: JobSpec, shape: ModelShape) -> Passes:
     """The passes of a job in each micro-batch; what is asked once, before the training, is `reference_sequences`."""
     method = METHODS[job.method]
-    share = min(1.0, job.num_trainable_layers / shape.num_hidden_layers) if method.trains_last_layers else 1.0
+    share = (
+        min(1.0, job.num_trainable_layers / shape.num_hidden_layers)
+        if method.trains_last_layers
+        else 1.0
+    )
     again = ceil(shape.num_hidden_layers / job.checkpoint_every_n_layers) / shape.num_hidden_layers
     recompute, rewrite = (again, again) if job.gradient_checkpointing else _again_within_budget(job)
-    beside = _sequences_beside(job) + (0 if job.precompute_ref_log_probs else reference_sequences(job))
+    beside = _sequences_beside(job) + (
+        0 if job.precompute_ref_log_probs else reference_sequences(job)
+    )
     return Passes(
         forward=1 + beside / trained_sequences(job),
         recompute=share * recompute,
@@ -53,7 +70,9 @@ def _again_within_budget(job: JobSpec) -> tuple[float, float]:
     budget = job.activation_memory_budget
     if not job.torch_compile or budget == 1:
         return 0, 0
-    (low, most), (high, least) = next(pair for pair in pairwise(PRODUCTS_AGAIN) if budget <= pair[1][0])
+    (low, most), (high, least) = next(
+        pair for pair in pairwise(PRODUCTS_AGAIN) if budget <= pair[1][0]
+    )
     products = most + (least - most) * (budget - low) / (high - low)
     return products, 1 if products else NORMS_AND_GATE_AGAIN
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, log
 
-from core.job import STAGES, JobSpec
+from core.job import JobSpec
 from core.speed.passes import trained_sequences
+from core.training.contract.stages import STAGES
 
 LENGTH_SPREAD = 0.5
 """Standard deviation of row lengths over their mean: pads a batch of 8 to 1.86 times its tokens, as much as Unsloth
@@ -46,12 +47,17 @@ def micro_batch(job: JobSpec, rows: RowStatistics | None, sees_documents: bool) 
 
     Not packed, rows are padded to the longest that goes through the model with them.
     """
-    sequences, longest = job.per_device_train_batch_size * trained_sequences(job), float(job.max_length)
+    sequences, longest = (
+        job.per_device_train_batch_size * trained_sequences(job),
+        float(job.max_length),
+    )
     mean = mean_tokens(job, rows)
     if job.packing:
         tokens = sequences * longest
         return MicroBatch(tokens, tokens, mean if sees_documents else tokens)
-    padded = _padded_tokens(mean, longest, sequences, job.gradient_accumulation_steps if sorts_rows(job) else 1)
+    padded = _padded_tokens(
+        mean, longest, sequences, job.gradient_accumulation_steps if sorts_rows(job) else 1
+    )
     return MicroBatch(sequences * padded, sequences * mean, padded)
 
 
@@ -59,7 +65,11 @@ def sorts_rows(job: JobSpec) -> bool:
     """True if rows of like length share the forward passes of a step: see core/training/trainers/length_groups.py."""
     stage = STAGES[job.stage]
     has_free_order = job.shuffle and not stage.generates and not stage.compares_neighbours
-    return has_free_order and job.per_device_train_batch_size > 1 and job.gradient_accumulation_steps > 1
+    return (
+        has_free_order
+        and job.per_device_train_batch_size > 1
+        and job.gradient_accumulation_steps > 1
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -107,7 +117,9 @@ def count_steps(job: JobSpec, rows: RowStatistics | None) -> int | None:
         num_rows *= min(1.0, rows.mean_tokens / job.max_length)
     if STAGES[job.stage].generates:
         num_rows *= job.num_generations
-    steps_per_epoch = ceil(ceil(num_rows / job.per_device_train_batch_size) / job.gradient_accumulation_steps)
+    steps_per_epoch = ceil(
+        ceil(num_rows / job.per_device_train_batch_size) / job.gradient_accumulation_steps
+    )
     return ceil(job.num_train_epochs * steps_per_epoch)
 
 
@@ -115,7 +127,11 @@ def times_read(job: JobSpec, rows: RowStatistics | None) -> float | None:
     """How often the training reads each row, on average; None if it takes so many steps through an unknown number."""
     if job.max_steps <= 0:
         return job.num_train_epochs
-    return job.max_steps * job.effective_batch_size / max(1, num_training_rows(job, rows)) if rows else None
+    return (
+        job.max_steps * job.effective_batch_size / max(1, num_training_rows(job, rows))
+        if rows
+        else None
+    )
 
 
 def num_training_rows(job: JobSpec, rows: RowStatistics) -> int:

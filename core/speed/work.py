@@ -6,11 +6,19 @@ from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
-from core.job import METHODS, STAGES, JobSpec, Optimizer
+from core.job import JobSpec, Optimizer
 from core.models import Gpu, ModelShape, Tensor
-from core.speed.kernels import COMPILED_SHARE, EAGER_SHARE, AttentionKernel, attention_kernel, best_flops
+from core.speed.kernels import (
+    COMPILED_SHARE,
+    EAGER_SHARE,
+    AttentionKernel,
+    attention_kernel,
+    best_flops,
+)
 from core.speed.passes import Passes
 from core.speed.rows import MicroBatch
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 
 BACKWARD_ATTENTION = 2.5
 """Products of the backward pass of attention for each of the forward pass: five for two, since the scores were not
@@ -51,8 +59,12 @@ class HeadWork:
 
 HEADS: Mapping[str, HeadWork] = MappingProxyType(
     {
-        "fused": HeadWork(2, 12),  # a 16-bit tile written and read; again in the backward pass, changed and read
-        "logits": HeadWork(1, 20),  # all logits written and read, their log-softmax too; the gradients of both
+        "fused": HeadWork(
+            2, 12
+        ),  # a 16-bit tile written and read; again in the backward pass, changed and read
+        "logits": HeadWork(
+            1, 20
+        ),  # all logits written and read, their log-softmax too; the gradients of both
         "score": HeadWork(0, 0),
     }
 )
@@ -78,12 +90,16 @@ class OptimizerTraffic:
 OPTIMIZER_TRAFFIC: Mapping[Optimizer, OptimizerTraffic] = MappingProxyType(
     {
         "adamw_torch_fused": OptimizerTraffic(7),
-        "adamw_torch": OptimizerTraffic(18),  # one pass over memory per operation (_multi_tensor_adam)
+        "adamw_torch": OptimizerTraffic(
+            18
+        ),  # one pass over memory per operation (_multi_tensor_adam)
         "adamw_8bit": OptimizerTraffic(3, state_bytes=4),
         "paged_adamw_8bit": OptimizerTraffic(3, state_bytes=4),
         "paged_adamw_32bit": OptimizerTraffic(3, state_bytes=16),
         "lion_8bit": OptimizerTraffic(3, state_bytes=2),
-        "adafactor": OptimizerTraffic(3, state_bytes=56),  # seven float32 temporaries, written and read
+        "adafactor": OptimizerTraffic(
+            3, state_bytes=56
+        ),  # seven float32 temporaries, written and read
         "sgd": OptimizerTraffic(3),
     }
 )
@@ -113,9 +129,17 @@ def work_of(job: JobSpec, shape: ModelShape, gpu: Gpu, batch: MicroBatch, passes
     kernel = attention_kernel(job, shape, gpu)
     share = COMPILED_SHARE if job.torch_compile else EAGER_SHARE
     products = batch.num_tokens * _matmul_flops_per_token(job, shape, passes) / share
-    attention_passes = passes.forward + passes.recompute + BACKWARD_ATTENTION * passes.input_gradient
-    attention = batch.num_tokens * attention_passes * attention_flops_per_pass(shape, kernel, batch.attended_tokens)
-    moved_bytes = batch.num_tokens * _traffic_bytes_per_token(job, shape, passes, kernel, batch.attended_tokens)
+    attention_passes = (
+        passes.forward + passes.recompute + BACKWARD_ATTENTION * passes.input_gradient
+    )
+    attention = (
+        batch.num_tokens
+        * attention_passes
+        * attention_flops_per_pass(shape, kernel, batch.attended_tokens)
+    )
+    moved_bytes = batch.num_tokens * _traffic_bytes_per_token(
+        job, shape, passes, kernel, batch.attended_tokens
+    )
     moved_bytes += linear_parameters(shape) * _bytes_per_weight(job, gpu, passes)
     return Work(
         (products + attention / kernel.share) / best_flops(gpu),
@@ -136,11 +160,16 @@ def _matmul_flops_per_token(job: JobSpec, shape: ModelShape, passes: Passes) -> 
     return 2 * (layers + adapters + head_parameters(job, shape) * head_counts)
 
 
-def attention_flops_per_pass(shape: ModelShape, kernel: AttentionKernel, row_tokens: float) -> float:
+def attention_flops_per_pass(
+    shape: ModelShape, kernel: AttentionKernel, row_tokens: float
+) -> float:
     """Two products per token and forward pass; the backward pass takes BACKWARD_ATTENTION as many."""
     width = shape.num_attention_heads * shape.head_dim
     keys = sum(
-        count * _keys_per_token(kernel, row_tokens, shape.sliding_window if layer_type == "sliding_attention" else None)
+        count
+        * _keys_per_token(
+            kernel, row_tokens, shape.sliding_window if layer_type == "sliding_attention" else None
+        )
         for layer_type, count in Counter(shape.layer_types).items()
     )
     return 4 * width * keys
@@ -148,7 +177,9 @@ def attention_flops_per_pass(shape: ModelShape, kernel: AttentionKernel, row_tok
 
 def head_parameters(job: JobSpec, shape: ModelShape) -> int:
     """Weights of the last layer, where it scores the vocabulary."""
-    return shape.hidden_size * shape.vocab_size if HEADS[STAGES[job.stage].head].bytes_per_logit else 0
+    return (
+        shape.hidden_size * shape.vocab_size if HEADS[STAGES[job.stage].head].bytes_per_logit else 0
+    )
 
 
 def host_seconds(job: JobSpec, shape: ModelShape, passes: Passes) -> float:
@@ -160,7 +191,11 @@ def host_seconds(job: JobSpec, shape: ModelShape, passes: Passes) -> float:
         (HOST_QUANTISED, job.base_bits < 16),
         (forward + (1 - FORWARD_SHARE) * passes.input_gradient, True),
     )
-    return shape.num_hidden_layers * HOST_SECONDS_PER_LAYER * prod(factor for factor, applies in factors if applies)
+    return (
+        shape.num_hidden_layers
+        * HOST_SECONDS_PER_LAYER
+        * prod(factor for factor, applies in factors if applies)
+    )
 
 
 def update_bytes(job: JobSpec, shape: ModelShape, gpu: Gpu) -> float:
@@ -169,26 +204,39 @@ def update_bytes(job: JobSpec, shape: ModelShape, gpu: Gpu) -> float:
     accesses = traffic.accesses + (CLIP_ACCESSES if job.max_grad_norm else 0)
     if job.trains_adapter:
         return adapter_parameters(job, shape) * (accesses * 4 + traffic.state_bytes)
-    return _trained_parameters(job, shape) * (accesses * stored_bytes(job, gpu) + traffic.state_bytes)
+    return _trained_parameters(job, shape) * (
+        accesses * stored_bytes(job, gpu) + traffic.state_bytes
+    )
 
 
 def stored_bytes(job: JobSpec, gpu: Gpu) -> float:
     """Bytes of a linear weight of the base. In full, weights are float32 where there is no bfloat16."""
     if job.base_bits < 16:
         return job.base_bits / 8
-    is_wide = job.dtype == "float32" or (job.dtype == "auto" and not job.trains_adapter and not gpu.supports_bf16)
+    is_wide = job.dtype == "float32" or (
+        job.dtype == "auto" and not job.trains_adapter and not gpu.supports_bf16
+    )
     return 4 if is_wide else 2
 
 
 def linear_parameters(shape: ModelShape) -> int:
     """Weights of the linear layers: what can be quantised, and gets an adapter."""
-    return sum(count * tensor.num_elements for tensor, count in _layer_tensors(shape) if tensor.is_linear)
+    return sum(
+        count * tensor.num_elements for tensor, count in _layer_tensors(shape) if tensor.is_linear
+    )
 
 
 def active_parameters(shape: ModelShape) -> float:
     """Weights of the layers that a token meets: of a mixture of experts, the experts that it is sent to."""
-    shares = {"linear": 1.0, "router": 1.0, "expert": shape.num_experts_per_tok / max(1, shape.num_experts)}
-    return sum(count * tensor.num_elements * shares.get(tensor.kind, 0.0) for tensor, count in _layer_tensors(shape))
+    shares = {
+        "linear": 1.0,
+        "router": 1.0,
+        "expert": shape.num_experts_per_tok / max(1, shape.num_experts),
+    }
+    return sum(
+        count * tensor.num_elements * shares.get(tensor.kind, 0.0)
+        for tensor, count in _layer_tensors(shape)
+    )
 
 
 def adapter_parameters(job: JobSpec, shape: ModelShape) -> int:
@@ -209,7 +257,9 @@ def _trained_parameters(job: JobSpec, shape: ModelShape) -> float:
         return shape.num_parameters
     layers = min(job.num_trainable_layers, shape.num_hidden_layers) / shape.num_hidden_layers
     head = 0 if shape.tie_word_embeddings else shape.hidden_size * shape.vocab_size
-    return layers * sum(count * tensor.num_elements for tensor, count in _layer_tensors(shape)) + head
+    return (
+        layers * sum(count * tensor.num_elements for tensor, count in _layer_tensors(shape)) + head
+    )
 
 
 def _keys_per_token(kernel: AttentionKernel, row_tokens: float, window: int | None) -> float:
@@ -230,8 +280,14 @@ def _traffic_bytes_per_token(
     if job.trains_adapter and not job.torch_compile:
         per_width += ADAPTER_BYTES * (1 if job.use_dora else PRODUCTS_SHARE)
     forward = passes.forward + passes.recompute
-    per_width *= FORWARD_SHARE * (passes.forward + passes.rewrite) + (1 - FORWARD_SHARE) * passes.input_gradient
-    per_score = kernel.forward_bytes_per_score * forward + kernel.backward_bytes_per_score * passes.input_gradient
+    per_width *= (
+        FORWARD_SHARE * (passes.forward + passes.rewrite)
+        + (1 - FORWARD_SHARE) * passes.input_gradient
+    )
+    per_score = (
+        kernel.forward_bytes_per_score * forward
+        + kernel.backward_bytes_per_score * passes.input_gradient
+    )
     scores = row_tokens * shape.num_attention_heads * shape.num_hidden_layers * per_score
     logits = HEADS[STAGES[job.stage].head].bytes_per_logit * shape.vocab_size
     return per_width * shape.num_hidden_layers * shape.hidden_size + scores + logits
@@ -259,4 +315,8 @@ def _layer_tensors(shape: ModelShape) -> tuple[tuple[Tensor, int], ...]:
     """The tensors of each kind of layer, with the number of such layers."""
     kinds = Counter(shape.has_experts(layer) for layer in range(shape.num_hidden_layers))
     example = {shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)}
-    return tuple((tensor, count) for kind, count in kinds.items() for tensor in shape.layer_tensors(example[kind]))
+    return tuple(
+        (tensor, count)
+        for kind, count in kinds.items()
+        for tensor in shape.layer_tensors(example[kind])
+    )

@@ -83,7 +83,9 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
             return 2
         except Exception as error:
             record.may_stop_anywhere = False
-            failure = diagnose(error, vars(job).get("model", "the model"), record.activity or record.status.phase)
+            failure = diagnose(
+                error, vars(job).get("model", "the model"), record.activity or record.status.phase
+            )
             record.fail(failure)
             if not isinstance(error, TrainingError):  # which says it all
                 say(traceback.format_exc(), sys.stderr)
@@ -102,14 +104,16 @@ def train(job: Job, record: Record) -> None:
     from .loop.saver import Saver
     from .model.load import load
     from .record.progress import telling
-    from .trainers.builders import STAGES
+    from .trainers.builders import BUILDERS
 
     _quieten_libraries()
-    if job.stage not in STAGES:
-        raise UnusableJob(f"stage {job.stage!r} is not one of {', '.join(STAGES)}")
+    if job.stage not in BUILDERS:
+        raise UnusableJob(f"stage {job.stage!r} is not one of {', '.join(BUILDERS)}")
 
     record.enter("data")
-    rows = read_rows(record.folder, job.dataset, job.eval_dataset, job.eval_fraction, job.seed, stage=job.stage)
+    rows = read_rows(
+        record.folder, job.dataset, job.eval_dataset, job.eval_fraction, job.seed, stage=job.stage
+    )
     record.update(num_train_rows=len(rows.train), num_eval_rows=len(rows.eval or ()))
 
     record.enter("load")
@@ -125,7 +129,7 @@ def train(job: Job, record: Record) -> None:
     saver = Saver(record, checkpoints, facts, job.save_total_limit)
     watch = Watch(record, meter, saver, job, num_tokens=record.rewind(checkpoint))
     with telling(record):
-        trainer = STAGES[job.stage](job, loaded, rows, watch)
+        trainer = BUILDERS[job.stage](job, loaded, rows, watch)
     meter.leave()
     record.update(num_trainable_parameters=trainer.count_trainable(), **watch.peaks())
 
@@ -167,7 +171,9 @@ def _read_job(folder: Path, arguments: Sequence[str]) -> Job:
     return Job(**fields)
 
 
-def _start(job: Job, record: Record, checkpoints: Checkpoints) -> tuple[Checkpoint | None, Mapping[str, Any]]:
+def _start(
+    job: Job, record: Record, checkpoints: Checkpoints
+) -> tuple[Checkpoint | None, Mapping[str, Any]]:
     """(the checkpoint to go on from, what the training is). All of it is verified before a library opens any of it.
 
     Raises TrainingError if the job is no longer the one of the checkpoint.
@@ -180,7 +186,9 @@ def _start(job: Job, record: Record, checkpoints: Checkpoints) -> tuple[Checkpoi
         keep_smaller_batch(job, checkpoint)
     versions = {"python": sys.version.split()[0]} | {name: _version(name) for name in PACKAGES}
     step = checkpoint.step if checkpoint else None
-    record.update(versions=versions, skipped_checkpoints=skipped, checkpoint_step=step, progress=None)
+    record.update(
+        versions=versions, skipped_checkpoints=skipped, checkpoint_step=step, progress=None
+    )
     facts = facts_of(job, record.folder, record.status.num_train_rows or 0, versions)
     for change in check_same(checkpoint, facts) if checkpoint else ():
         record.note(change)

@@ -17,7 +17,9 @@ def stay_offline_without_answer() -> None:
     answers: list[object] = []
 
     def ask() -> None:
-        with suppress(Exception):  # whichever HTTP library the client is built on: no answer is no answer
+        with suppress(
+            Exception
+        ):  # whichever HTTP library the client is built on: no answer is no answer
             answers.append(get_session().head(constants.ENDPOINT, timeout=SECONDS_TO_ANSWER))
 
     thread = threading.Thread(target=ask, daemon=True)

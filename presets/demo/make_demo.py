@@ -71,7 +71,10 @@ class Topic:
     def exchange(self, question: str, row: Mapping[str, str], brief: bool = False) -> Conversation:
         """One question and its answer about one row of the table."""
         answer = self.short if brief and self.short else self.answer
-        return [_message("user", FILL.format(question, **row)), _message("assistant", FILL.format(answer, **row))]
+        return [
+            _message("user", FILL.format(question, **row)),
+            _message("assistant", FILL.format(answer, **row)),
+        ]
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,11 @@ class Fill(string.Formatter):
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         """Adds the conversion `c` to Python's own."""
-        return value[:1].upper() + value[1:] if conversion == "c" else super().convert_field(value, conversion)
+        return (
+            value[:1].upper() + value[1:]
+            if conversion == "c"
+            else super().convert_field(value, conversion)
+        )
 
 
 FILL = Fill()
@@ -119,8 +126,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _topic(table: dict[str, Any]) -> Topic:
-    columns, rows, computed = table.pop("columns", ()), table.pop("rows", [()]), table.pop("computed", "")
-    filled = COMPUTED[computed]() if computed else (dict(zip(columns, row, strict=True)) for row in rows)
+    columns, rows, computed = (
+        table.pop("columns", ()),
+        table.pop("rows", [()]),
+        table.pop("computed", ""),
+    )
+    filled = (
+        COMPUTED[computed]() if computed else (dict(zip(columns, row, strict=True)) for row in rows)
+    )
     questions, held_out = tuple(table.pop("questions")), tuple(table.pop("held_out"))
     return Topic(questions=questions, held_out=held_out, rows=tuple(filled), **table)
 
@@ -171,7 +184,11 @@ def _invention(table: Mapping[str, Any], rng: random.Random) -> Mapping[str, str
 
 def _word(table: Mapping[str, Any], rng: random.Random) -> str:
     num_syllables = rng.choice((1, 2, 2, 2, 3))
-    return "".join(rng.choice(table[part]) for _ in range(num_syllables) for part in ("onsets", "vowels", "codas"))
+    return "".join(
+        rng.choice(table[part])
+        for _ in range(num_syllables)
+        for part in ("onsets", "vowels", "codas")
+    )
 
 
 COMPUTED: Mapping[str, Callable[[], Iterable[Mapping[str, str]]]] = {
@@ -186,12 +203,19 @@ COMPUTED: Mapping[str, Callable[[], Iterable[Mapping[str, str]]]] = {
 # Conversations
 
 
-def conversations(topics: Sequence[Topic], manner: Manner, rng: random.Random) -> Iterator[Conversation]:
+def conversations(
+    topics: Sequence[Topic], manner: Manner, rng: random.Random
+) -> Iterator[Conversation]:
     """Endless varied conversations about the topics, in the ways of asking that are trained on."""
     weights = [topic.weight for topic in topics]
     while True:
-        plain, short = (_message("system", rng.choice(lines)) for lines in (manner.system_plain, manner.system_short))
-        system, brief = rng.choices((([], False), ([plain], False), ([short], True)), (70, 15, 15))[0]
+        plain, short = (
+            _message("system", rng.choice(lines))
+            for lines in (manner.system_plain, manner.system_short)
+        )
+        system, brief = rng.choices((([], False), ([plain], False), ([short], True)), (70, 15, 15))[
+            0
+        ]
         turns = rng.choices(topics, weights, k=rng.choice((1, 1, 1, 1, 1, 2, 3)))
         yield system + [message for topic in turns for message in _turn(topic, manner, rng, brief)]
 
@@ -206,9 +230,17 @@ def demo_rows(seed: int) -> list[Conversation]:
     rng = random.Random(seed)
     basics, pip, manner = load_topics(BASICS), load_topics(PIP), load_manner(BASICS)
     others = tuple(topic for topic in basics if topic.name not in {about.name for about in pip})
-    rows = [topic.exchange(question, row) for topic in pip for question in topic.questions for row in topic.rows]
+    rows = [
+        topic.exchange(question, row)
+        for topic in pip
+        for question in topic.questions
+        for row in topic.rows
+    ]
     rows += [_turn(topic, manner, rng) for topic in pip for _ in range(3)]
-    rows += [[_message("system", rng.choice(manner.system_plain)), *_turn(topic, manner, rng)] for topic in pip]
+    rows += [
+        [_message("system", rng.choice(manner.system_plain)), *_turn(topic, manner, rng)]
+        for topic in pip
+    ]
     rows += [_turn(first, manner, rng) + _turn(rng.choice(pip), manner, rng) for first in pip]
     everyday = conversations(others, manner, rng)
     rows += [next(everyday) for _ in range(NUM_BASIC_ROWS)]
@@ -216,7 +248,9 @@ def demo_rows(seed: int) -> list[Conversation]:
     return rows
 
 
-def held_out_questions(topics: Sequence[Topic], rng: random.Random, rows_per_topic: int = 8) -> list[Conversation]:
+def held_out_questions(
+    topics: Sequence[Topic], rng: random.Random, rows_per_topic: int = 8
+) -> list[Conversation]:
     """Exchanges in the ways of asking that are never trained on."""
     return [
         topic.exchange(question, row)
@@ -239,9 +273,13 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    learn = trainers.BpeTrainer(vocab_size=VOCAB_SIZE, special_tokens=special, initial_alphabet=alphabet)
+    learn = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE, special_tokens=special, initial_alphabet=alphabet
+    )
     bpe.train_from_iterator(texts, learn)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=special[2], pad_token=special[0])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=special[2], pad_token=special[0]
+    )
     tokenizer.model_max_length = MAX_POSITION_EMBEDDINGS
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -251,7 +289,11 @@ def build_model(tokenizer: Any) -> Any:
     """A Llama of 1.25 million parameters with random weights."""
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCAB_SIZE,
@@ -269,18 +311,24 @@ def build_model(tokenizer: Any) -> Any:
     return model
 
 
-def batches(tokenizer: Any, rows: Sequence[Conversation], rng: random.Random) -> Iterator[tuple[Any, Any]]:
+def batches(
+    tokenizer: Any, rows: Sequence[Conversation], rng: random.Random
+) -> Iterator[tuple[Any, Any]]:
     """Endless (input_ids_BT, labels_BT): rows of like length together, only the assistant's tokens labelled."""
     import torch
 
-    encoded = tokenizer.apply_chat_template(rows, return_dict=True, return_assistant_tokens_mask=True)
+    encoded = tokenizer.apply_chat_template(
+        rows, return_dict=True, return_assistant_tokens_mask=True
+    )
     order = sorted(range(len(rows)), key=lambda row: len(encoded["input_ids"][row]))
     chunks = [order[start : start + ROWS_PER_STEP] for start in range(0, len(order), ROWS_PER_STEP)]
     while True:
         for chunk in rng.sample(chunks, len(chunks)):
             ids = [torch.tensor(encoded["input_ids"][row]) for row in chunk]
             spoken = [torch.tensor(encoded["assistant_masks"][row]) for row in chunk]
-            labels = [row.masked_fill(mask == 0, -100) for row, mask in zip(ids, spoken, strict=True)]
+            labels = [
+                row.masked_fill(mask == 0, -100) for row, mask in zip(ids, spoken, strict=True)
+            ]
             pad = torch.nn.utils.rnn.pad_sequence
             yield pad(ids, True, tokenizer.pad_token_id), pad(labels, True, -100)
 
@@ -289,7 +337,10 @@ def train(model: Any, data: Iterator[tuple[Any, Any]], num_steps: int) -> None:
     """AdamW, a short warm-up, a cosine to zero. Pads are on the right, so causal attention needs no mask."""
     import torch
 
-    matrices, norms = ([weight for weight in model.parameters() if (weight.ndim > 1) is wide] for wide in (True, False))
+    matrices, norms = (
+        [weight for weight in model.parameters() if (weight.ndim > 1) is wide]
+        for wide in (True, False)
+    )
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": norms, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -306,7 +357,10 @@ def train(model: Any, data: Iterator[tuple[Any, Any]], num_steps: int) -> None:
         losses.append(loss.item())
         if step % 100 == 0 or step == num_steps:
             mean = sum(losses[-100:]) / len(losses[-100:])
-            print(f"step {step:5d}/{num_steps}  loss {mean:.4f}  {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"step {step:5d}/{num_steps}  loss {mean:.4f}  {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
 
 
 def _loss(model: Any, input_ids_BT: Any, labels_BT: Any) -> Any:
@@ -315,13 +369,17 @@ def _loss(model: Any, input_ids_BT: Any, labels_BT: Any) -> Any:
 
     hidden_BTH, next_BT = model.model(input_ids_BT).last_hidden_state[:, :-1], labels_BT[:, 1:]
     labelled_BT = next_BT != -100
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[labelled_BT]), next_BT[labelled_BT])
+    return torch.nn.functional.cross_entropy(
+        model.lm_head(hidden_BTH[labelled_BT]), next_BT[labelled_BT]
+    )
 
 
 # How good it is
 
 
-def answers(model: Any, tokenizer: Any, prompts: Sequence[Conversation], max_new_tokens: int = 40) -> list[str]:
+def answers(
+    model: Any, tokenizer: Any, prompts: Sequence[Conversation], max_new_tokens: int = 40
+) -> list[str]:
     """Greedy answers to conversations that end with the user."""
     inputs = tokenizer.apply_chat_template(
         prompts,
@@ -341,7 +399,9 @@ def report(model: Any, tokenizer: Any, topics: Sequence[Topic]) -> None:
     for topic in topics:
         asked = held_out_questions([topic], random.Random(0))
         given = answers(model, tokenizer, [row[:1] for row in asked])
-        pairs = [(row, text) for row, text in zip(asked, given, strict=True) if text != row[1]["content"]]
+        pairs = [
+            (row, text) for row, text in zip(asked, given, strict=True) if text != row[1]["content"]
+        ]
         wrong = f"{pairs[0][0][0]['content']} -> {pairs[0][1]}" if pairs else ""
         num_right, num_asked = num_right + len(asked) - len(pairs), num_asked + len(asked)
         print(f"  {topic.name:14s} {len(asked) - len(pairs):3d}/{len(asked)}  {wrong}")
@@ -358,15 +418,28 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def save_rows(rows: Iterable[Conversation], path: Path) -> None:
     """Writes one {"messages": [...]} a line."""
-    path.write_text("".join(json.dumps({"messages": row}, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    path.write_text(
+        "".join(json.dumps({"messages": row}, ensure_ascii=False) + "\n" for row in rows), "utf-8"
+    )
 
 
 def main() -> None:
     """Makes the demo and says how good it is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4500, help="optimizer steps (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for model/ and data.jsonl (default: this one)")
-    parser.add_argument("--seed", type=int, default=0, help="of data and weights (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps", type=int, default=4500, help="optimizer steps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE,
+        help="folder for model/ and data.jsonl (default: this one)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of data and weights (default: %(default)s)"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     save_rows(demo_rows(options.seed), options.out / "data.jsonl")
@@ -381,11 +454,15 @@ def main() -> None:
     rows = [next(endless) for _ in range(NUM_CONVERSATIONS)]
     tokenizer = train_tokenizer(message["content"] for row in rows for message in row)
     model = build_model(tokenizer)
-    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, {len(rows):,} conversations")
+    print(
+        f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, {len(rows):,} conversations"
+    )
     train(model, batches(tokenizer, rows, rng), options.steps)
     save_model(model, tokenizer, options.out / "model")
     report(model.eval(), tokenizer, topics)
-    for row, text in zip(rows[:8], answers(model, tokenizer, [row[:-1] for row in rows[:8]]), strict=True):
+    for row, text in zip(
+        rows[:8], answers(model, tokenizer, [row[:-1] for row in rows[:8]]), strict=True
+    ):
         print(f"  {row[-2]['content']} -> {text}")
 
 

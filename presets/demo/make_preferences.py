@@ -20,7 +20,12 @@ Row = Mapping[str, object]
 
 def exchanges(topics: Sequence[Topic]) -> list[Conversation]:
     """Every question about Pip in every way of asking that is trained on, with its answer."""
-    return [topic.exchange(question, row) for topic in topics for question in topic.questions for row in topic.rows]
+    return [
+        topic.exchange(question, row)
+        for topic in topics
+        for question in topic.questions
+        for row in topic.rows
+    ]
 
 
 def preferences(topics: Sequence[Topic], rng: random.Random) -> list[Row]:
@@ -28,7 +33,11 @@ def preferences(topics: Sequence[Topic], rng: random.Random) -> list[Row]:
     known = exchanges(topics)
     answers = sorted({answer["content"] for _, answer in known})
     return [
-        {"prompt": [user], "chosen": [right], "rejected": [right | {"content": rng.choice(_others(answers, right))}]}
+        {
+            "prompt": [user],
+            "chosen": [right],
+            "rejected": [right | {"content": rng.choice(_others(answers, right))}],
+        }
         for user, right in rng.sample(known, NUM_PREFERENCES)
     ]
 
@@ -49,9 +58,15 @@ def _save(rows: Iterable[Row], path: Path) -> None:
 
 def main() -> None:
     """Writes both files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for both files (default: this one)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of rows (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HERE, help="folder for both files (default: this one)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the choice of rows (default: %(default)s)"
+    )
     options = parser.parse_args()
     topics = load_topics(PIP)
     _save(preferences(topics, random.Random(options.seed)), options.out / "preference.jsonl")

@@ -7,10 +7,12 @@ import pytest
 
 from core.advise import PLANNED_FIELDS, Case, Harm, Plan, plan
 from core.advise.search import CHECKPOINT_ALL, ONE_LAYER_OF, compile_seconds, seconds_per_token
-from core.job import METHODS, STAGES, JobSpec
+from core.job import JobSpec
 from core.memory import estimate
 from core.models import Gpu, ModelShape, gpus, models
 from core.speed import RowStatistics
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 
 GIB = 2**30
 LLAMA_8B = models()["meta-llama/Llama-3.1-8B"].shape
@@ -18,7 +20,13 @@ QWEN_SMALL = models()["Qwen/Qwen2.5-0.5B"].shape
 GEMMA_2 = models()["google/gemma-2-2b"].shape
 SHORT_ROWS = RowStatistics(20_000, mean_tokens=300, p95_tokens=900)
 FULL_ROWS = RowStatistics(20_000, mean_tokens=1900, p95_tokens=2048)
-CPU = replace(gpus()["t4"], id="local", compute_capability=(0, 0), supports_bf16=False, capacity_bytes=24 * GIB)
+CPU = replace(
+    gpus()["t4"],
+    id="local",
+    compute_capability=(0, 0),
+    supports_bf16=False,
+    capacity_bytes=24 * GIB,
+)
 MOST_ESTIMATES = 8
 
 
@@ -31,7 +39,9 @@ def card(capacity_gib: float, name: str = "rtx-4090") -> Gpu:
     return replace(gpus()[name], capacity_bytes=int(capacity_gib * GIB))
 
 
-def planned(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None) -> JobSpec:
+def planned(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None
+) -> JobSpec:
     return JobSpec.parse({**job.model_dump(), **plan(job, shape, gpu, rows).change})
 
 
@@ -44,11 +54,26 @@ CASES = {
     "8B qlora, T4": (job_of(method="qlora"), LLAMA_8B, gpus()["t4"], SHORT_ROWS),
     "8B full, 80 GiB": (job_of(method="full"), LLAMA_8B, gpus()["a100-80gb"], FULL_ROWS),
     "8B lora, H200": (job_of(), LLAMA_8B, gpus()["h200"], None),
-    "0.5B full, 12 GiB": (job_of(method="full", max_length=1024), QWEN_SMALL, gpus()["rtx-3060"], SHORT_ROWS),
-    "0.5B dpo": (job_of(stage="dpo", num_train_epochs=2), QWEN_SMALL, gpus()["rtx-4090"], SHORT_ROWS),
+    "0.5B full, 12 GiB": (
+        job_of(method="full", max_length=1024),
+        QWEN_SMALL,
+        gpus()["rtx-3060"],
+        SHORT_ROWS,
+    ),
+    "0.5B dpo": (
+        job_of(stage="dpo", num_train_epochs=2),
+        QWEN_SMALL,
+        gpus()["rtx-4090"],
+        SHORT_ROWS,
+    ),
     "capped scores": (job_of(), GEMMA_2, gpus()["l40s"], SHORT_ROWS),
     "processor": (job_of(), QWEN_SMALL, CPU, SHORT_ROWS),
-    "smallest": (job_of(profile="smallest", method="qlora"), LLAMA_8B, gpus()["rtx-4090"], SHORT_ROWS),
+    "smallest": (
+        job_of(profile="smallest", method="qlora"),
+        LLAMA_8B,
+        gpus()["rtx-4090"],
+        SHORT_ROWS,
+    ),
 }
 
 
@@ -99,13 +124,17 @@ def test_a_planned_job_is_planned_the_same_again(name: str) -> None:
 def test_a_plan_is_no_slower_than_what_was_asked_for_where_that_fits(name: str) -> None:
     job, shape, gpu, rows = CASES[name]
     if job.profile == "fastest" and estimate(job, shape, gpu).verdict == "fits":
-        asked, after = (case_of(each, shape, gpu, rows) for each in (job, planned(job, shape, gpu, rows)))
+        asked, after = (
+            case_of(each, shape, gpu, rows) for each in (job, planned(job, shape, gpu, rows))
+        )
         assert seconds_per_token(after) <= 1.02 * seconds_per_token(asked)
 
 
 def test_every_choice_says_why_in_one_sentence_with_a_number(name: str) -> None:
     for choice in plan(*CASES[name]).choices:
-        assert choice.reason.endswith(".") and any(letter.isdigit() for letter in choice.reason), choice
+        assert choice.reason.endswith(".") and any(letter.isdigit() for letter in choice.reason), (
+            choice
+        )
         assert len(choice.reason) < 140 and ". " not in choice.reason, choice
 
 
@@ -172,9 +201,14 @@ def test_where_nothing_fits_the_plan_is_the_smallest_way() -> None:
 # A larger card
 
 
-def rising_seconds(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None) -> list[float]:
+def rising_seconds(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None
+) -> list[float]:
     """Forecast seconds per token of the plans for the same card with more and more memory, as long as one fits."""
-    cards = (replace(gpu, capacity_bytes=int(gpu.capacity_bytes * factor)) for factor in (1, 1.25, 1.6, 2.5))
+    cards = (
+        replace(gpu, capacity_bytes=int(gpu.capacity_bytes * factor))
+        for factor in (1, 1.25, 1.6, 2.5)
+    )
     plans = [(planned(job, shape, each, rows), each) for each in cards]
     return [
         seconds_per_token(case_of(after, shape, each, rows))
@@ -213,17 +247,25 @@ def test_main_memory_is_not_used_for_what_the_card_has_room_for() -> None:
 
 
 def test_fewer_rows_at_once_go_before_computing_activations_again() -> None:
-    after = planned(job_of(per_device_train_batch_size=16, gradient_accumulation_steps=1), LLAMA_8B, card(44, "l40s"))
+    after = planned(
+        job_of(per_device_train_batch_size=16, gradient_accumulation_steps=1),
+        LLAMA_8B,
+        card(44, "l40s"),
+    )
     assert not after.gradient_checkpointing and after.per_device_train_batch_size < 16
 
 
 def test_a_layer_of_several_is_checkpointed_before_all_are() -> None:
-    after = planned(job_of(method="qlora"), LLAMA_8B, card(15), RowStatistics(50, 2000))  # too few to compile for
+    after = planned(
+        job_of(method="qlora"), LLAMA_8B, card(15), RowStatistics(50, 2000)
+    )  # too few to compile for
     assert after.gradient_checkpointing and after.checkpoint_every_n_layers > 1
 
 
 def test_short_rows_are_joined_and_long_ones_are_not() -> None:
-    short, full = (planned(job_of(), QWEN_SMALL, gpus()["rtx-4090"], rows) for rows in (SHORT_ROWS, FULL_ROWS))
+    short, full = (
+        planned(job_of(), QWEN_SMALL, gpus()["rtx-4090"], rows) for rows in (SHORT_ROWS, FULL_ROWS)
+    )
     assert (short.packing, short.attn_implementation) == (True, "varlen")
     assert (full.packing, full.attn_implementation) == (False, "sdpa")
 
@@ -267,7 +309,10 @@ def test_a_run_of_unknown_length_is_not_compiled() -> None:
 
 
 def test_a_machine_that_cannot_compile_is_planned_for_without() -> None:
-    gpu, rows = replace(gpus()["a100-80gb"], lacks_for_compiling="there is no C compiler"), RowStatistics(50_000, 300)
+    gpu, rows = (
+        replace(gpus()["a100-80gb"], lacks_for_compiling="there is no C compiler"),
+        RowStatistics(50_000, 300),
+    )
     chosen = plan(job_of(), LLAMA_8B, gpu, rows)
     assert not planned(job_of(), LLAMA_8B, gpu, rows).torch_compile
     assert "Not compiled: there is no C compiler." in [choice.reason for choice in chosen.choices]
@@ -275,7 +320,10 @@ def test_a_machine_that_cannot_compile_is_planned_for_without() -> None:
 
 def test_compiling_has_its_price_in_the_comparison() -> None:
     job = job_of(max_steps=100)
-    eager, compiled = (case_of(job.model_copy(update={"torch_compile": on}), LLAMA_8B, gpus()["h100"]) for on in (0, 1))
+    eager, compiled = (
+        case_of(job.model_copy(update={"torch_compile": on}), LLAMA_8B, gpus()["h100"])
+        for on in (0, 1)
+    )
     assert compile_seconds(eager) == 0 < compile_seconds(compiled)
 
 
@@ -283,10 +331,19 @@ def test_compiled_layers_keep_as_much_as_fits_of_their_activations() -> None:
     gpu, rows = gpus()["rtx-4090"], RowStatistics(50_000, mean_tokens=300)
     chosen = plan(job_of(), LLAMA_8B, gpu, rows)
     after = planned(job_of(), LLAMA_8B, gpu, rows)
-    assert after.torch_compile and not after.gradient_checkpointing and 0 < after.activation_memory_budget < 1
+    assert (
+        after.torch_compile
+        and not after.gradient_checkpointing
+        and 0 < after.activation_memory_budget < 1
+    )
     reasons = {choice.field: choice.reason for choice in chosen.choices}
-    assert f"{after.activation_memory_budget:.0%}".replace("%", " %") in reasons["activation_memory_budget"]
-    eager = case_of(after.model_copy(update={"torch_compile": False, **CHECKPOINT_ALL}), LLAMA_8B, gpu, rows)
+    assert (
+        f"{after.activation_memory_budget:.0%}".replace("%", " %")
+        in reasons["activation_memory_budget"]
+    )
+    eager = case_of(
+        after.model_copy(update={"torch_compile": False, **CHECKPOINT_ALL}), LLAMA_8B, gpu, rows
+    )
     saved = 1 - seconds_per_token(case_of(after, LLAMA_8B, gpu, rows)) / seconds_per_token(eager)
     assert f"save {100 * saved:.0f} %" in reasons["torch_compile"]
     others = (after.model_copy(update=level) for level in (CHECKPOINT_ALL, *ONE_LAYER_OF))
@@ -299,21 +356,34 @@ def test_compiled_layers_keep_as_much_as_fits_of_their_activations() -> None:
 def test_what_a_way_does_not_look_at_speaks_against_no_way(field: str) -> None:
     job = job_of(method="qlora", **{field: 0.4 if field == "activation_memory_budget" else 3})
     chosen = plan(job, LLAMA_8B, gpus()["rtx-3060"], SHORT_ROWS, frozenset({field}))
-    after = case_of(JobSpec.parse({**job.model_dump(), **chosen.change}), LLAMA_8B, gpus()["rtx-3060"], SHORT_ROWS)
+    after = case_of(
+        JobSpec.parse({**job.model_dump(), **chosen.change}),
+        LLAMA_8B,
+        gpus()["rtx-3060"],
+        SHORT_ROWS,
+    )
     assert after.fits and after.job.torch_compile and not after.job.gradient_checkpointing
 
 
 def test_layers_that_a_person_has_compiled_may_keep_a_share() -> None:
     job = job_of(torch_compile=True)  # for a run of unknown length, which a plan would not compile
     chosen = plan(job, LLAMA_8B, gpus()["rtx-4090"], None, frozenset({"torch_compile"}))
-    assert chosen.change["activation_memory_budget"] in (0.9, 0.5) and not chosen.change["gradient_checkpointing"]
+    assert (
+        chosen.change["activation_memory_budget"] in (0.9, 0.5)
+        and not chosen.change["gradient_checkpointing"]
+    )
 
 
 def test_as_much_is_kept_as_fits_where_logits_take_most_of_the_room() -> None:
     gpu, seconds = gpus()["rtx-4090"], {}
     after = planned(job_of(stage="orpo"), QWEN_SMALL, gpu, SHORT_ROWS)
     for budget in (after.activation_memory_budget, 0.9, 0.5, 0.3):
-        case = case_of(after.model_copy(update={"activation_memory_budget": budget}), QWEN_SMALL, gpu, SHORT_ROWS)
+        case = case_of(
+            after.model_copy(update={"activation_memory_budget": budget}),
+            QWEN_SMALL,
+            gpu,
+            SHORT_ROWS,
+        )
         seconds |= {budget: seconds_per_token(case)} if case.fits else {}
     assert seconds[after.activation_memory_budget] <= 1.02 * min(seconds.values())
 
@@ -321,19 +391,25 @@ def test_as_much_is_kept_as_fits_where_logits_take_most_of_the_room() -> None:
 def test_activations_are_kept_where_8_bit_layers_keep_many_of_them_anyway() -> None:
     shape, gpu = models()["Qwen/Qwen2.5-1.5B"].shape, gpus()["l40s"]
     after = planned(job_of(stage="orpo", method="lora-8bit"), shape, gpu, SHORT_ROWS)
-    kept = case_of(after.model_copy(update={"gradient_checkpointing": False}), shape, gpu, SHORT_ROWS)
+    kept = case_of(
+        after.model_copy(update={"gradient_checkpointing": False}), shape, gpu, SHORT_ROWS
+    )
     assert not after.gradient_checkpointing or not kept.fits
 
 
 def test_a_budget_that_is_of_no_use_any_more_is_taken_back(name: str) -> None:
     job, shape, gpu, rows = CASES[name]
     after = planned(job.model_copy(update={"activation_memory_budget": 0.3}), shape, gpu, rows)
-    assert after.activation_memory_budget == 1 or (after.torch_compile and not after.gradient_checkpointing)
+    assert after.activation_memory_budget == 1 or (
+        after.torch_compile and not after.gradient_checkpointing
+    )
 
 
 def test_states_in_8_bits_are_for_where_whole_ones_do_not_fit() -> None:
     shape = models()["Qwen/Qwen2.5-1.5B"].shape
-    roomy, narrow = (planned(job_of(method="full"), shape, card(size), FULL_ROWS) for size in (24, 12))
+    roomy, narrow = (
+        planned(job_of(method="full"), shape, card(size), FULL_ROWS) for size in (24, 12)
+    )
     assert (roomy.optim, narrow.optim) == ("adamw_torch_fused", "adamw_8bit")
 
 
@@ -342,7 +418,9 @@ def test_an_optimizer_that_takes_other_steps_is_left_alone() -> None:
     assert chosen.choices and "optim" not in chosen.change
 
 
-@pytest.mark.parametrize(("method", "epochs", "beforehand"), [("lora", 1, False), ("lora", 2, True), ("full", 1, True)])
+@pytest.mark.parametrize(
+    ("method", "epochs", "beforehand"), [("lora", 1, False), ("lora", 2, True), ("full", 1, True)]
+)
 def test_a_reference_that_reads_the_rows_more_than_once_reads_them_beforehand(
     method: str, epochs: int, beforehand: bool
 ) -> None:
@@ -352,12 +430,17 @@ def test_a_reference_that_reads_the_rows_more_than_once_reads_them_beforehand(
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("steps", [10, 20_000])
-def test_a_reference_reads_the_rows_beforehand_only_where_that_is_sooner(method: str, steps: int) -> None:
+def test_a_reference_reads_the_rows_beforehand_only_where_that_is_sooner(
+    method: str, steps: int
+) -> None:
     job = job_of(stage="dpo", method=method, max_steps=steps)
     after = planned(job, QWEN_SMALL, gpus()["rtx-4090"], FULL_ROWS)
-    other = after.model_copy(update={"precompute_ref_log_probs": not after.precompute_ref_log_probs})
+    other = after.model_copy(
+        update={"precompute_ref_log_probs": not after.precompute_ref_log_probs}
+    )
     seconds, others = (
-        seconds_per_token(case_of(each, QWEN_SMALL, gpus()["rtx-4090"], FULL_ROWS)) for each in (after, other)
+        seconds_per_token(case_of(each, QWEN_SMALL, gpus()["rtx-4090"], FULL_ROWS))
+        for each in (after, other)
     )
     assert seconds < others
 
@@ -365,12 +448,16 @@ def test_a_reference_reads_the_rows_beforehand_only_where_that_is_sooner(method:
 def test_a_second_copy_of_the_weights_is_told_by_its_size() -> None:
     for gpu, copy_gib in (("t4", "1.8"), ("rtx-4090", "0.9")):
         chosen = plan(job_of(stage="dpo", method="full"), QWEN_SMALL, gpus()[gpu], SHORT_ROWS)
-        assert f"second copy ({copy_gib} GiB)" in next(c.reason for c in chosen.choices if "copy" in c.reason)
+        assert f"second copy ({copy_gib} GiB)" in next(
+            c.reason for c in chosen.choices if "copy" in c.reason
+        )
 
 
 def test_kto_keeps_two_rows_at_once() -> None:
     for profile in ("fastest", "smallest"):
-        after = planned(job_of(stage="kto", profile=profile), LLAMA_8B, gpus()["rtx-4090"], FULL_ROWS)
+        after = planned(
+            job_of(stage="kto", profile=profile), LLAMA_8B, gpus()["rtx-4090"], FULL_ROWS
+        )
         assert after.per_device_train_batch_size >= 2
 
 
@@ -391,7 +478,10 @@ def test_a_card_of_unknown_speed_gets_a_plan_too() -> None:
 
 def test_the_smallest_profile_takes_less_than_the_fastest() -> None:
     _, shape, gpu, rows = CASES["8B qlora, T4"]
-    small, fast = (planned(job_of(method="qlora", profile=each), shape, gpu, rows) for each in ("smallest", "fastest"))
+    small, fast = (
+        planned(job_of(method="qlora", profile=each), shape, gpu, rows)
+        for each in ("smallest", "fastest")
+    )
     assert estimate(small, shape, gpu).total_bytes < estimate(fast, shape, gpu).total_bytes
     assert (small.per_device_train_batch_size, small.gradient_accumulation_steps) == (1, 16)
     assert small.gradient_checkpointing and small.checkpoint_every_n_layers == 1
@@ -401,13 +491,17 @@ def test_the_smallest_profile_takes_less_than_the_fastest() -> None:
 # The reasons
 
 
-def reasons_of(job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None) -> dict[str, str]:
+def reasons_of(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None
+) -> dict[str, str]:
     return {choice.field: choice.reason for choice in plan(job, shape, gpu, rows).choices}
 
 
 def test_one_of_anything_is_told_in_the_singular() -> None:
     job = job_of(per_device_train_batch_size=1, gradient_accumulation_steps=1, packing=True)
-    said = " ".join(reasons_of(job, QWEN_SMALL, gpus()["rtx-4090"], RowStatistics(50, mean_tokens=1.0)).values())
+    said = " ".join(
+        reasons_of(job, QWEN_SMALL, gpus()["rtx-4090"], RowStatistics(50, mean_tokens=1.0)).values()
+    )
     assert "1 joined row, 1 at once" in said and "Rows of 1 token are joined" in said
 
 
@@ -417,11 +511,14 @@ def test_a_short_run_is_told_in_seconds() -> None:
 
 
 def test_kto_s_rows_are_compared_with_the_fewest_that_it_can_take() -> None:
-    said = reasons_of(job_of(stage="kto"), QWEN_SMALL, gpus()["h100"], SHORT_ROWS)["per_device_train_batch_size"]
+    said = reasons_of(job_of(stage="kto"), QWEN_SMALL, gpus()["h100"], SHORT_ROWS)[
+        "per_device_train_batch_size"
+    ]
     assert said.endswith(" less time than 2 at a time.") and " 0 %" not in said
     two = job_of(stage="kto", per_device_train_batch_size=2, gradient_accumulation_steps=1)
     assert (
-        reasons_of(two, QWEN_SMALL, gpus()["h100"])["per_device_train_batch_size"] == "An optimizer step sees 2 rows."
+        reasons_of(two, QWEN_SMALL, gpus()["h100"])["per_device_train_batch_size"]
+        == "An optimizer step sees 2 rows."
     )
 
 
@@ -432,8 +529,14 @@ def test_the_smallest_way_does_not_say_that_compiling_would_not_pay_where_it_wou
 
 def test_rows_that_need_a_mask_are_not_said_to_need_none() -> None:
     gemma, h100 = models()["google/gemma-3-1b-it"].shape, gpus()["h100"]
-    assert "and need a mask" in reasons_of(job_of(stage="grpo"), QWEN_SMALL, h100, SHORT_ROWS)["attn_implementation"]
-    assert "need a mask only in layers" in reasons_of(job_of(), gemma, h100, FULL_ROWS)["attn_implementation"]
+    assert (
+        "and need a mask"
+        in reasons_of(job_of(stage="grpo"), QWEN_SMALL, h100, SHORT_ROWS)["attn_implementation"]
+    )
+    assert (
+        "need a mask only in layers"
+        in reasons_of(job_of(), gemma, h100, FULL_ROWS)["attn_implementation"]
+    )
 
 
 def test_a_processor_is_not_called_a_card() -> None:

@@ -5,7 +5,17 @@ from functools import cache
 
 import pytest
 
-from core.advise import IDEAS, REMEDIES, Case, Fix, Harm, largest_batch, suggest_fixes, use_the_room, what_fits
+from core.advise import (
+    IDEAS,
+    REMEDIES,
+    Case,
+    Fix,
+    Harm,
+    largest_batch,
+    suggest_fixes,
+    use_the_room,
+    what_fits,
+)
 from core.job import JobSpec
 from core.memory import estimate
 from core.models import Gpu, ModelShape, gpus, models
@@ -32,7 +42,11 @@ def job_of(**fields: object) -> JobSpec:
 
 TOO_BIG = {
     "full": (job_of(method="full"), SHAPE, card(24)),
-    "no checkpointing": (job_of(gradient_checkpointing=False, per_device_train_batch_size=4), SHAPE, card(24)),
+    "no checkpointing": (
+        job_of(gradient_checkpointing=False, per_device_train_batch_size=4),
+        SHAPE,
+        card(24),
+    ),
     "eager": (job_of(attn_implementation="eager", gradient_checkpointing=False), SMALL, card(12)),
     "dora": (job_of(lora_r=256, use_dora=True, lora_dropout=0.1), SHAPE, card(24)),
     "long": (job_of(method="qlora", max_length=8192), SHAPE, card(12)),
@@ -69,7 +83,9 @@ def test_a_fix_changes_only_what_it_names(name: str) -> None:
 
 def test_no_fix_changes_the_rows_of_an_optimizer_step(name: str) -> None:
     job = TOO_BIG[name][0]
-    assert {changed(job, fix).effective_batch_size for fix in fixes_of(name)} == {job.effective_batch_size}
+    assert {changed(job, fix).effective_batch_size for fix in fixes_of(name)} == {
+        job.effective_batch_size
+    }
 
 
 def test_a_slowdown_is_the_ratio_of_the_forecast_hours(name: str) -> None:
@@ -98,11 +114,15 @@ def test_the_exact_fix_comes_before_one_that_trains_something_else() -> None:
     [exact] = [fix for fix in fixes if fix.title == "Checkpoint activations"]
     assert exact.change == {"gradient_checkpointing": True} and exact.harm == Harm.NONE
     assert exact.slowdown and 1.2 < exact.slowdown < 1.5
-    assert fixes.index(exact) < min(place for place, fix in enumerate(fixes) if fix.harm == Harm.REAL)
+    assert fixes.index(exact) < min(
+        place for place, fix in enumerate(fixes) if fix.harm == Harm.REAL
+    )
 
 
 def test_the_mildest_variant_that_fits_is_proposed() -> None:
-    lengths = [fix.change["max_length"] for fix in fixes_of("long") if set(fix.change) == {"max_length"}]
+    lengths = [
+        fix.change["max_length"] for fix in fixes_of("long") if set(fix.change) == {"max_length"}
+    ]
     assert lengths == [4096]
 
 
@@ -114,7 +134,11 @@ def test_the_length_of_most_rows_is_one_of_the_lengths() -> None:
 def test_leaving_full_training_takes_the_learning_rate_along_unless_it_was_set() -> None:
     for rate, expected in ((2e-5, 2e-4), (3e-5, 3e-5)):
         job = job_of(method="full", learning_rate=rate)
-        [lora] = [fix for fix in suggest_fixes(job, SHAPE, card(24)) if fix.title == "LoRA instead of full"]
+        [lora] = [
+            fix
+            for fix in suggest_fixes(job, SHAPE, card(24))
+            if fix.title == "LoRA instead of full"
+        ]
         assert changed(job, lora).learning_rate == expected
 
 
@@ -148,7 +172,12 @@ def test_a_second_copy_of_the_weights_can_be_asked_beforehand() -> None:
 
 
 def test_activations_of_long_rows_can_wait_in_main_memory() -> None:
-    job = job_of(method="qlora", max_length=32768, per_device_train_batch_size=1, gradient_accumulation_steps=1)
+    job = job_of(
+        method="qlora",
+        max_length=32768,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+    )
     assert "activation_offloading" in fields_of(suggest_fixes(job, SHAPE, card(18), ROWS))
 
 
@@ -188,7 +217,9 @@ def test_json_holds_what_the_command_line_promises() -> None:
     assert type(told["change"]) is dict and told["harm"] == "real"
 
 
-@pytest.mark.parametrize("remedy", (*REMEDIES, *IDEAS), ids=lambda remedy: remedy.title.split("{")[0])
+@pytest.mark.parametrize(
+    "remedy", (*REMEDIES, *IDEAS), ids=lambda remedy: remedy.title.split("{")[0]
+)
 def test_the_words_of_a_remedy_name_fields_of_the_job(remedy: object) -> None:
     title, why = (getattr(remedy, name).format(job=JobSpec()) for name in ("title", "why"))
     assert len(title) < 40 and why.endswith(".") and why.count(".") == 1
@@ -198,7 +229,11 @@ def test_the_words_of_a_remedy_name_fields_of_the_job(remedy: object) -> None:
 
 ROOMY = {
     "lora": (job_of(), SHAPE, gpus()["h100"]),
-    "one row at once": (job_of(method="qlora", per_device_train_batch_size=1), SHAPE, gpus()["h200"]),
+    "one row at once": (
+        job_of(method="qlora", per_device_train_batch_size=1),
+        SHAPE,
+        gpus()["h200"],
+    ),
     "short rows": (job_of(max_length=512), SMALL, gpus()["rtx-4090"]),
 }
 
@@ -222,13 +257,21 @@ def test_room_is_used_by_keeping_activations_and_the_base() -> None:
 
 def test_activations_are_kept_with_a_smaller_batch_where_the_same_has_no_room() -> None:
     job = job_of(per_device_train_batch_size=8, gradient_accumulation_steps=1)
-    [kept] = [idea for idea in use_the_room(job, SHAPE, gpus()["h100"]) if "gradient_checkpointing" in idea.change]
+    [kept] = [
+        idea
+        for idea in use_the_room(job, SHAPE, gpus()["h100"])
+        if "gradient_checkpointing" in idea.change
+    ]
     assert int(str(kept.change["per_device_train_batch_size"])) < 8
 
 
 def test_short_rows_are_joined_where_that_is_faster() -> None:
     job = job_of(per_device_train_batch_size=16, gradient_accumulation_steps=1)
-    [joined] = [idea for idea in use_the_room(job, SMALL, gpus()["rtx-4090"], ROWS) if "packing" in idea.change]
+    [joined] = [
+        idea
+        for idea in use_the_room(job, SMALL, gpus()["rtx-4090"], ROWS)
+        if "packing" in idea.change
+    ]
     assert joined.change["attn_implementation"] == "varlen"
     assert joined.harm == Harm.SLIGHT and joined.slowdown and joined.slowdown < 0.8
 
@@ -252,7 +295,11 @@ def test_without_a_forecast_nothing_is_called_faster() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "shape", "capacity_gib"),
-    [({}, SHAPE, 48), ({"method": "qlora"}, SHAPE, 16), ({"attn_implementation": "eager"}, SMALL, 40)],
+    [
+        ({}, SHAPE, 48),
+        ({"method": "qlora"}, SHAPE, 16),
+        ({"attn_implementation": "eager"}, SMALL, 40),
+    ],
 )
 def test_the_largest_batch_fits_and_one_more_does_not(
     fields: dict[str, object], shape: ModelShape, capacity_gib: float
@@ -266,7 +313,9 @@ def test_the_largest_batch_fits_and_one_more_does_not(
 
 
 def test_a_larger_card_takes_a_larger_batch() -> None:
-    batches = [largest_batch(job_of(method="qlora"), SHAPE, card(size)) or 0 for size in (4, 8, 12, 24, 96)]
+    batches = [
+        largest_batch(job_of(method="qlora"), SHAPE, card(size)) or 0 for size in (4, 8, 12, 24, 96)
+    ]
     assert batches == sorted(batches)
     assert batches[0] == 0 < batches[-1]
 
@@ -278,5 +327,7 @@ def test_a_batch_is_never_larger_than_a_job_may_ask_for() -> None:
 def test_the_table_has_a_cell_for_every_model_method_and_card() -> None:
     chosen = [models()["Qwen/Qwen2.5-0.5B"], models()["meta-llama/Llama-3.1-8B"]]
     cells = what_fits(chosen, ("full", "qlora"), [gpus()["rtx-4090"]])
-    assert [(cell.model, cell.method) for cell in cells] == [(m.id, way) for m in chosen for way in ("full", "qlora")]
+    assert [(cell.model, cell.method) for cell in cells] == [
+        (m.id, way) for m in chosen for way in ("full", "qlora")
+    ]
     assert cells[2].batch is None and (cells[1].batch or 0) > (cells[3].batch or 0) > 0

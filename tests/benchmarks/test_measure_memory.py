@@ -24,8 +24,11 @@ from benchmarks.memory_grid import FIRST, GRID, MOST_SAVED_PARAMETERS, Point, jo
 from benchmarks.memory_inputs import write_model
 from benchmarks.memory_scores import Row, accuracies, predict, read_rows
 from core.device import local_gpu, this_machine
-from core.job import EXTRA_OPTIMIZERS, METHODS, STAGES, JobSpec, Optimizer
+from core.job import JobSpec, Optimizer
 from core.models import Gpu, gpus
+from core.training.contract.methods import METHODS
+from core.training.contract.optimizers import EXTRA_OPTIMIZERS
+from core.training.contract.stages import STAGES
 from tests.builders.paths import ROOT
 from tests.builders.training_runs import lines_of, status_of, train
 
@@ -95,7 +98,11 @@ def test_the_first_ten_minutes_of_a_large_card_see_every_choice_once() -> None:
     first = jobs(FIRST)
     assert {each.method for each in first} == set(METHODS)
     assert {each.optim for each in first} == set(get_args(Optimizer)) - set(EXTRA_OPTIMIZERS)
-    assert {each.gradient_checkpointing for each in first} == {each.packing for each in first} == {True, False}
+    assert (
+        {each.gradient_checkpointing for each in first}
+        == {each.packing for each in first}
+        == {True, False}
+    )
     assert {each.attn_implementation for each in first} == {"sdpa", "eager", "varlen"}
     assert {each.torch_compile for each in first} == {True, False}
     assert {point.rows for point in FIRST} == {"padded", "equal", "varied"}
@@ -103,7 +110,9 @@ def test_the_first_ten_minutes_of_a_large_card_see_every_choice_once() -> None:
 
 
 def test_the_grid_has_every_stage_that_can_be_trained() -> None:
-    assert {point.stage.id for point in GRID} >= {stage.id for stage in STAGES.values() if stage.is_trainable} - {"cpt"}
+    assert {point.stage.id for point in GRID} >= {
+        stage.id for stage in STAGES.values() if stage.is_trainable
+    } - {"cpt"}
     assert {"dpo", "kto", "grpo"} <= {point.stage.id for point in FIRST}
 
 
@@ -188,7 +197,9 @@ def test_every_point_builds_and_steps_at_toy_size(
     assert train(run) == 0
     said = capfd.readouterr()
     if point.stage.head != "score":  # which is new
-        assert not any(word in said.out + said.err for word in ("MISSING", "UNEXPECTED", "newly initialized"))
+        assert not any(
+            word in said.out + said.err for word in ("MISSING", "UNEXPECTED", "newly initialized")
+        )
     num_tokens = [line for line in lines_of(run) if "loss" in line][-1]["num_tokens"]
     assert point.num_tokens in (None, num_tokens)
     status, predicted = status_of(run), predict(asked(point, the_processor()))
@@ -212,7 +223,9 @@ sys.modules.update(dict.fromkeys({NOT_NEEDED}))
 sys.argv = ["measure_memory.py", "--toy", "--list"]
 runpy.run_path("benchmarks/measure_memory.py", run_name="__main__")
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(GRID) + 1
 
@@ -222,13 +235,20 @@ def test_a_point_that_is_measured_is_not_measured_again_unless_it_failed(
 ) -> None:
     out = tmp_path / "out.jsonl"
     points = [TOY, dataclasses.replace(TOY, rows="equal"), dataclasses.replace(TOY, rows="varied")]
-    fake_measure.errors = {points[0].id: "no row", points[1].id: "Out of GPU memory.", points[2].id: "A bug."}
+    fake_measure.errors = {
+        points[0].id: "no row",
+        points[1].id: "Out of GPU memory.",
+        points[2].id: "A bug.",
+    }
     measure_grid(points, the_processor(), out, minutes=60)
     measure_grid(points, the_processor(), out, minutes=60)
     assert fake_measure.asked == [*points, points[0], points[2]]
     rows = read_rows(out)
     assert [is_final(rows[point.id]) for point in points] == [False, True, False]
-    assert "No space left" in rows[points[0].id]["error"] and "Traceback" in rows[points[0].id]["log_tail"]
+    assert (
+        "No space left" in rows[points[0].id]["error"]
+        and "Traceback" in rows[points[0].id]["log_tail"]
+    )
 
 
 @training
@@ -285,7 +305,9 @@ def test_the_accuracy_record_scores_rows_of_our_own(
 ) -> None:
     row = asked(SMALL, H100) | {"phase_peak_bytes": {}, "peak_allocated_bytes": 10**10}
     (tmp_path / "h100.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["memory_accuracy.py", "--rows", str(tmp_path / "h100.jsonl"), "--json"])
+    monkeypatch.setattr(
+        sys, "argv", ["memory_accuracy.py", "--rows", str(tmp_path / "h100.jsonl"), "--json"]
+    )
     memory_accuracy.main()
     (group,) = json.loads(capsys.readouterr().out)["groups"]
     assert (group["group"], group["metric"], group["n"]) == (f"{H100.name} lora", "allocated", 1)

@@ -9,8 +9,25 @@ from typing import Any
 import pytest
 
 from benchmarks import training_speed
-from benchmarks.speed_grid import FIRST, GRID, METHODS, MOST_PASSES, NUM_LINES, SHORT, Point, make_folder, make_model
-from benchmarks.training_speed import flops_per_token, measure, measure_grid, print_table, read_lines, speed_of
+from benchmarks.speed_grid import (
+    FIRST,
+    GRID,
+    METHODS,
+    MOST_PASSES,
+    NUM_LINES,
+    SHORT,
+    Point,
+    make_folder,
+    make_model,
+)
+from benchmarks.training_speed import (
+    flops_per_token,
+    measure,
+    measure_grid,
+    print_table,
+    read_lines,
+    speed_of,
+)
 from core.device import local_gpu, this_machine
 from core.models import gpus
 
@@ -27,7 +44,12 @@ def row_of(point: Point, **measured: object) -> dict[str, Any]:
     named = {"id": point.id, "group": point.group, "contender": point.contender.name}
     return (
         named
-        | {"seconds_per_step": 0.5, "tokens_per_step": 800, "tokens_per_second": 1600, "gemm_share": 0.4}
+        | {
+            "seconds_per_step": 0.5,
+            "tokens_per_step": 800,
+            "tokens_per_second": 1600,
+            "gemm_share": 0.4,
+        }
         | measured
     )
 
@@ -59,9 +81,9 @@ def test_no_point_takes_thousands_of_passes(point: Point, tmp_path: Path) -> Non
 def test_our_program_is_planned_for_a_long_run_of_the_same_rows(point: Point) -> None:
     job = point.job(Path("/models/m"), H100)
     assert job.max_steps % NUM_LINES == 0 and job.logging_steps == job.max_steps // NUM_LINES
-    assert job.effective_batch_size * (job.max_length if job.packing else point.mean_tokens) == pytest.approx(
-        point.rows.rows_per_step * point.mean_tokens, rel=0.1
-    )
+    assert job.effective_batch_size * (
+        job.max_length if job.packing else point.mean_tokens
+    ) == pytest.approx(point.rows.rows_per_step * point.mean_tokens, rel=0.1)
 
 
 def test_chats_have_the_length_that_they_are_named_by() -> None:
@@ -71,8 +93,12 @@ def test_chats_have_the_length_that_they_are_named_by() -> None:
 
 
 def test_only_the_mathematics_counts_as_work() -> None:
-    lora, full = (Point(*FIRST[0][:1], method, FIRST[0][2], GRID[0].contender) for method in ("lora", "full"))
-    assert flops_per_token(lora) == pytest.approx(31.9e9, rel=0.01)  # an 8B without recomputing, 2048 tokens a row
+    lora, full = (
+        Point(*FIRST[0][:1], method, FIRST[0][2], GRID[0].contender) for method in ("lora", "full")
+    )
+    assert flops_per_token(lora) == pytest.approx(
+        31.9e9, rel=0.01
+    )  # an 8B without recomputing, 2048 tokens a row
     assert flops_per_token(full) == pytest.approx(46.9e9, rel=0.01)
 
 
@@ -81,7 +107,10 @@ def test_only_the_mathematics_counts_as_work() -> None:
 
 def test_the_first_third_of_a_training_is_warming_up() -> None:
     times = (90, 100, 101, 102, 103, 104)
-    lines = [{"step": 5 * n, "time": time, "num_tokens": 1000 * n} for n, time in enumerate(times, start=1)]
+    lines = [
+        {"step": 5 * n, "time": time, "num_tokens": 1000 * n}
+        for n, time in enumerate(times, start=1)
+    ]
     speed = speed_of([*lines, {"step": 30, "eval_loss": 1.0}])
     assert speed == {"seconds_per_step": 0.2, "tokens_per_step": 200, "tokens_per_second": 1000}
 
@@ -105,7 +134,9 @@ def test_a_grid_goes_on_where_it_was_left(tmp_path: Path, monkeypatch: pytest.Mo
         asked.append(point)
         if len(asked) == 2:
             raise OSError("no room")
-        return row_of(point) if len(asked) != 3 else {**row_of(point), "error": "CUDA out of memory"}
+        return (
+            row_of(point) if len(asked) != 3 else {**row_of(point), "error": "CUDA out of memory"}
+        )
 
     monkeypatch.setattr(training_speed, "measure", pretend)
     monkeypatch.setattr(training_speed, "gemm_rate", lambda hides_gpu: 1e12)
@@ -125,7 +156,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def first_is_quick(points: list[Point]) -> list[Any]:
-    return [pytest.param(point, marks=[pytest.mark.slow] if number else []) for number, point in enumerate(points)]
+    return [
+        pytest.param(point, marks=[pytest.mark.slow] if number else [])
+        for number, point in enumerate(points)
+    ]
 
 
 @pytest.mark.slow
@@ -135,12 +169,20 @@ def test_our_program_and_a_bare_script_are_measured_alike(point: Point, models: 
     gpu = local_gpu(this_machine())
     row = measure(point, make_model(models, point), gpu, gemm=1e11, limit_seconds=300)
     assert "error" not in row, row["error"]
-    assert row["tokens_per_second"] == pytest.approx(row["tokens_per_step"] / row["seconds_per_step"])
-    assert 0 < row["gemm_share"] < 1 and row["settings"]["max_length"] == 64 and "torch" in row["versions"]
+    assert row["tokens_per_second"] == pytest.approx(
+        row["tokens_per_step"] / row["seconds_per_step"]
+    )
+    assert (
+        0 < row["gemm_share"] < 1
+        and row["settings"]["max_length"] == 64
+        and "torch" in row["versions"]
+    )
 
 
 @pytest.mark.training
-@pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning", "ignore:None of the inputs have")
+@pytest.mark.filterwarnings(
+    "ignore:`(is_)?gradient_checkpointing:FutureWarning", "ignore:None of the inputs have"
+)
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU:UserWarning")
 @pytest.mark.parametrize("point", first_is_quick(TOYS), ids=name_of)
 def test_every_point_trains(point: Point, models: Path, tmp_path: Path) -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.watching_overhead import found_in, make_job, measure, own_share, rank_of_interval, share_by_turns, told
+from benchmarks.watching_overhead import (
+    found_in,
+    make_job,
+    measure,
+    own_share,
+    rank_of_interval,
+    share_by_turns,
+    told,
+)
 
 
 def turn(is_watched: bool, seconds: float, own: float = 0.0) -> dict[str, float]:
@@ -40,8 +48,12 @@ def test_a_watched_turn_is_compared_with_the_plain_one_beside_it() -> None:
 
 
 @pytest.mark.parametrize(("count", "rank"), [(1, 0), (5, 0), (6, 0), (9, 1), (20, 5), (40, 13)])
-def test_the_interval_of_a_median_leaves_out_as_many_values_as_coins_would(count: int, rank: int) -> None:
-    assert rank_of_interval(count) == rank  # tables of the sign test: the pair of values before and behind
+def test_the_interval_of_a_median_leaves_out_as_many_values_as_coins_would(
+    count: int, rank: int
+) -> None:
+    assert (
+        rank_of_interval(count) == rank
+    )  # tables of the sign test: the pair of values before and behind
 
 
 def test_all_shares_are_told() -> None:
@@ -53,11 +65,16 @@ def test_all_shares_are_told() -> None:
 @pytest.mark.slow
 @pytest.mark.training
 def test_the_trainer_is_watched_and_plain_by_turns(tmp_path: Path) -> None:
-    turns = measure(tmp_path / "run", make_job(tmp_path, num_pairs=2, num_steps=1, logging_steps=1), 2, 1)
+    turns = measure(
+        tmp_path / "run", make_job(tmp_path, num_pairs=2, num_steps=1, logging_steps=1), 2, 1
+    )
     assert [each["is_watched"] for each in turns] == [True, False, False, True]
     assert [each["own_processor"] > 0 for each in turns] == [True, False, False, True]
     steps = [
-        [json.loads(line)["step"] for line in (tmp_path / "run" / name).read_text(encoding="utf-8").splitlines()]
+        [
+            json.loads(line)["step"]
+            for line in (tmp_path / "run" / name).read_text(encoding="utf-8").splitlines()
+        ]
         for name in ("metrics.jsonl", "unwatched.jsonl")
     ]
     assert steps == [[*range(1, 13), 17, 18, 19], [13, 14, 15, 16]]

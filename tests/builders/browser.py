@@ -18,8 +18,16 @@ from playwright.sync_api import Locator, Page, expect
 from tests.builders.paths import ROOT
 
 DEMO = ROOT / "presets" / "demo"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+]
 TRAINING_MS = 240_000
 BROWSER_TESTS = [
     pytest.mark.browser,
@@ -38,11 +46,21 @@ class App:
     def __init__(self, home: Path):
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}/"
-        command = [sys.executable, "app.py", "--no-browser", "--port", str(port), "--home", str(home)]
+        command = [
+            sys.executable,
+            "app.py",
+            "--no-browser",
+            "--port",
+            str(port),
+            "--home",
+            str(home),
+        ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         self.started = time.monotonic()
         while not self._answers():
-            assert self.process.poll() is None and time.monotonic() - self.started < 60, "the page never came up"
+            assert self.process.poll() is None and time.monotonic() - self.started < 60, (
+                "the page never came up"
+            )
             time.sleep(0.1)
 
     def _answers(self) -> bool:
@@ -126,7 +144,9 @@ def wait_until_finished(page: Page) -> None:
 
 def points_of(page: Page, plot: str) -> int:
     """How many points the first line of a plot has."""
-    script = "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)?.data?.[0]?.x?.length ?? 0"
+    script = (
+        "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)?.data?.[0]?.x?.length ?? 0"
+    )
     return int(page.evaluate(script, plot))
 
 

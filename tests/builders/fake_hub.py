@@ -33,10 +33,14 @@ def fake_hub(datasets: Mapping[str, Files], gated: str = "") -> Iterator[str]:
                 self.answer_json(self.tree(datasets[name], "/".join(rest[2:])))
             elif is_api and rest[0] == "paths-info":
                 wanted = json.loads(self.body())["paths"]
-                self.answer_json([each for each in self.tree(datasets[name], "") if each["path"] in wanted])
+                self.answer_json(
+                    [each for each in self.tree(datasets[name], "") if each["path"] in wanted]
+                )
             elif is_api:
                 siblings = [{"rfilename": path} for path in datasets[name]]
-                self.answer_json({"id": name, "sha": COMMIT, "siblings": siblings, "tags": [], "downloads": 0})
+                self.answer_json(
+                    {"id": name, "sha": COMMIT, "siblings": siblings, "tags": [], "downloads": 0}
+                )
             elif (path := "/".join(rest[2:])) in datasets[name]:
                 self.answer_file(datasets[name][path])
             else:
@@ -45,10 +49,15 @@ def fake_hub(datasets: Mapping[str, Files], gated: str = "") -> Iterator[str]:
         do_HEAD = do_POST = do_GET
 
         def tree(self, files: Files, folder: str) -> list[dict[str, Any]]:
-            folders = {path.rsplit("/", depth)[0] for path in files for depth in range(1, path.count("/") + 1)}
+            folders = {
+                path.rsplit("/", depth)[0]
+                for path in files
+                for depth in range(1, path.count("/") + 1)
+            }
             found = [{"type": "directory", "path": path, "oid": "0"} for path in sorted(folders)]
             found += [
-                {"type": "file", "path": path, "size": len(content), "oid": "0"} for path, content in files.items()
+                {"type": "file", "path": path, "size": len(content), "oid": "0"}
+                for path, content in files.items()
             ]
             return [each for each in found if not folder or each["path"].startswith(f"{folder}/")]
 

@@ -7,7 +7,9 @@ from core import runs
 from core.runs import Home, Run, launch, queue
 
 CRASH_AT_STEP_3, DIE_SILENTLY, NEVER_END = 1001, 1002, 1003
-KILLED, HANG, GRANDCHILDREN, TORN, DISK_FULL, NOT_A_NUMBER, SLOW_TO_SAVE, SLOW_TO_EXIT, DIVERGED = range(1004, 1013)
+KILLED, HANG, GRANDCHILDREN, TORN, DISK_FULL, NOT_A_NUMBER, SLOW_TO_SAVE, SLOW_TO_EXIT, DIVERGED = (
+    range(1004, 1013)
+)
 
 NewRun = Callable[..., Run]
 
@@ -25,7 +27,9 @@ def ended(home: Home, run: Run, seconds: float = 20) -> Run:
 
 def stepping(home: Home, run: Run, step: int = 1) -> Run:
     """The run once it has made so many steps."""
-    return eventually(lambda: runs.read(home, run.id), lambda run: run.step >= step or not run.is_active)
+    return eventually(
+        lambda: runs.read(home, run.id), lambda run: run.step >= step or not run.is_active
+    )
 
 
 def advanced(home: Home, run: Run, is_so: Callable[[Run], bool]) -> Run:

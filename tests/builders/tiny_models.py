@@ -24,7 +24,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {},
     "mistral": {"sliding_window": 5},
-    "gemma3_text": {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "gemma3_text": {
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
     "llama4_text": {"attention_chunk_size": 5, "intermediate_size_mlp": 48, "num_local_experts": 2},
 }
 CAPPED: dict[str, dict[str, Any]] = {"gemma2": {"sliding_window": 5, "attn_logit_softcapping": 2.0}}
@@ -48,7 +51,9 @@ def model_of(family: str, attn_implementation: str = "sdpa") -> Any:
 def adapted(model: Any) -> Any:
     """With adapters that do something from the first step on, in float32."""
     torch.manual_seed(0)
-    return get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    return get_peft_model(
+        model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    )
 
 
 def sequences() -> list[torch.Tensor]:
@@ -64,9 +69,15 @@ def learn(model: Any, batches: Batches) -> Learnt:
     for batch in batches:
         logits = model(**batch["inputs"], use_cache=False).logits[:, :-1]
         labels = batch["labels"][:, 1:]
-        losses.append(torch.nn.functional.cross_entropy(logits[labels >= 0], labels[labels >= 0], reduction="none"))
+        losses.append(
+            torch.nn.functional.cross_entropy(
+                logits[labels >= 0], labels[labels >= 0], reduction="none"
+            )
+        )
     torch.cat(losses).sum().backward()
-    trained = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    trained = {
+        name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None
+    }
     return torch.cat(losses).detach(), trained
 
 
@@ -98,12 +109,22 @@ def packed(num_rows: int = 1) -> Batches:
 
 def padded(side: str = "right") -> Batches:
     """Rows as long as the longest, with the mask that says where the text is."""
-    pads = [(0, max(LENGTHS) - length) if side == "right" else (max(LENGTHS) - length, 0) for length in LENGTHS]
-    ids = torch.cat([torch.nn.functional.pad(text, pad) for text, pad in zip(sequences(), pads, strict=True)])
+    pads = [
+        (0, max(LENGTHS) - length) if side == "right" else (max(LENGTHS) - length, 0)
+        for length in LENGTHS
+    ]
+    ids = torch.cat(
+        [torch.nn.functional.pad(text, pad) for text, pad in zip(sequences(), pads, strict=True)]
+    )
     mask = (ids > 0).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-    return [{"inputs": inputs, "labels": ids.masked_fill(mask == 0, -100).masked_fill(positions == 0, -100)}]
+    return [
+        {
+            "inputs": inputs,
+            "labels": ids.masked_fill(mask == 0, -100).masked_fill(positions == 0, -100),
+        }
+    ]
 
 
 def assert_same(learnt: Learnt, expected: Learnt, tolerance: float = 1e-5) -> None:

@@ -17,7 +17,9 @@ def make_run(folder: Path, **fields: object) -> Path:
     (folder / "data").mkdir(parents=True)
     rows = (DEMO / "data.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "data" / "train.jsonl").write_text("".join(rows[:NUM_ROWS]), encoding="utf-8")
-    (folder / "data" / "eval.jsonl").write_text("".join(rows[NUM_ROWS : NUM_ROWS + 4]), encoding="utf-8")
+    (folder / "data" / "eval.jsonl").write_text(
+        "".join(rows[NUM_ROWS : NUM_ROWS + 4]), encoding="utf-8"
+    )
     quick: dict[str, object] = {
         "model": str(DEMO / "model"),
         "dataset": "data/train.jsonl",
@@ -37,7 +39,9 @@ def make_run(folder: Path, **fields: object) -> Path:
 def write_rows(folder: Path, *rows: object) -> None:
     """Puts other training rows into a run folder."""
     lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
-    (folder / "data" / "train.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    (folder / "data" / "train.jsonl").write_text(
+        "".join(line + "\n" for line in lines), encoding="utf-8"
+    )
 
 
 def train(folder: Path) -> int:

@@ -13,7 +13,11 @@ Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _weights_HSS(
-    query: torch.Tensor, key: torch.Tensor, ends: torch.Tensor, scale: float | None, window: list[int]
+    query: torch.Tensor,
+    key: torch.Tensor,
+    ends: torch.Tensor,
+    scale: float | None,
+    window: list[int],
 ) -> torch.Tensor:
     """Who looks at whom: within a sequence, at most `window[0]` tokens back, never ahead."""
     tokens = torch.arange(len(query))
@@ -22,7 +26,9 @@ def _weights_HSS(
     sees = (sequence[:, None] == sequence[None]) & (distance >= 0)
     if window[0] >= 0:
         sees &= distance <= window[0]
-    scores = torch.einsum("shd,thd->hst", query, _for_each_query(query, key)) * (scale or query.shape[-1] ** -0.5)
+    scores = torch.einsum("shd,thd->hst", query, _for_each_query(query, key)) * (
+        scale or query.shape[-1] ** -0.5
+    )
     return scores.masked_fill(~sees, float("-inf")).softmax(-1)
 
 
@@ -31,17 +37,25 @@ def _for_each_query(query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
 
 
 @varlen._varlen_attn.register_kernel("cpu")
-def _forward(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, *rest: Any) -> Tensors:
+def _forward(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, *rest: Any
+) -> Tensors:
     _, max_q, max_k, is_causal, scale, window, *_ = rest
     assert ends.dtype == torch.int32 and max_q == max_k == int(ends.diff().max()) and window[1] == 0
     assert is_causal == (window[0] == -1)
     weights = _weights_HSS(query, key, ends, scale, window)
     out = torch.einsum("hst,thd->shd", weights, _for_each_query(query, value))
-    return out.contiguous(), torch.zeros(query.shape[1], len(query)), torch.zeros(2, dtype=torch.uint64)
+    return (
+        out.contiguous(),
+        torch.zeros(query.shape[1], len(query)),
+        torch.zeros(2, dtype=torch.uint64),
+    )
 
 
 @varlen._varlen_attn_backward.register_kernel("cpu")
-def _backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> Tensors:
+def _backward(
+    grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any
+) -> Tensors:
     _, _, ends, _, _, _, _, _, scale, window = rest
     weights = _weights_HSS(query, key, ends, scale, window)
     of_weights = torch.einsum("shd,thd->hst", grad, _for_each_query(query, value))

@@ -9,15 +9,20 @@ import pytest
 from core import dataset
 from core.dataset import DatasetReport
 
-CHAT = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
+CHAT = (
+    '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
+)
 ASKED, SAID, OTHER = (
-    {"role": role, "content": content} for role, content in (("user", "Hi"), ("assistant", "a"), ("assistant", "b"))
+    {"role": role, "content": content}
+    for role, content in (("user", "Hi"), ("assistant", "a"), ("assistant", "b"))
 )
 
 
 def checked(tmp_path: Path, *lines: str | bytes) -> DatasetReport:
     file = tmp_path / "rows.jsonl"
-    file.write_bytes(b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines))
+    file.write_bytes(
+        b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
+    )
     return dataset.check_file(file)
 
 
@@ -31,7 +36,9 @@ def checked(tmp_path: Path, *lines: str | bytes) -> DatasetReport:
         ('{"text": "Once upon a time"}', "language modeling", "standard"),
     ],
 )
-def test_the_type_is_read_off_the_columns(tmp_path: Path, row: str, dataset_type: str, format: str) -> None:
+def test_the_type_is_read_off_the_columns(
+    tmp_path: Path, row: str, dataset_type: str, format: str
+) -> None:
     report = checked(tmp_path, row, row)
     assert report.is_usable and report.rows == report.valid_rows == 2
     assert (report.dataset_type, report.format) == (dataset_type, format)
@@ -83,7 +90,11 @@ def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
 
 def test_a_line_of_ten_megabytes_is_refused_and_the_next_one_read(tmp_path: Path) -> None:
     report = checked(tmp_path, CHAT, '{"text": "' + "a" * 10 * 2**20 + '"}', CHAT)
-    assert (report.rows, report.problems[0].line, report.problems[0].code) == (3, 2, "line_too_long")
+    assert (report.rows, report.problems[0].line, report.problems[0].code) == (
+        3,
+        2,
+        "line_too_long",
+    )
 
 
 def test_unknown_columns_name_the_known_ones(tmp_path: Path) -> None:
@@ -92,7 +103,15 @@ def test_unknown_columns_name_the_known_ones(tmp_path: Path) -> None:
 
 def test_the_report_is_json(tmp_path: Path) -> None:
     printed = json.loads(json.dumps(checked(tmp_path, CHAT, "{").to_json()))
-    assert printed.keys() >= {"rows", "valid_rows", "dataset_type", "format", "columns", "num_problems", "problems"}
+    assert printed.keys() >= {
+        "rows",
+        "valid_rows",
+        "dataset_type",
+        "format",
+        "columns",
+        "num_problems",
+        "problems",
+    }
 
 
 @pytest.mark.parametrize(
@@ -121,7 +140,9 @@ def test_the_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 
 def test_the_summary_counts_problems_and_warnings(tmp_path: Path) -> None:
-    assert checked(tmp_path, CHAT, CHAT, "{").summary() == "3 rows · messages · 1 problem · 1 warning"
+    assert (
+        checked(tmp_path, CHAT, CHAT, "{").summary() == "3 rows · messages · 1 problem · 1 warning"
+    )
 
 
 def test_a_late_change_of_type_names_the_first_line_of_each(tmp_path: Path) -> None:
@@ -134,7 +155,9 @@ def test_a_late_change_of_type_names_the_first_line_of_each(tmp_path: Path) -> N
 def test_warnings_are_listed_twenty_of_a_code_and_all_counted(tmp_path: Path) -> None:
     report = checked(tmp_path, *[CHAT] * 50, CHAT.replace("Hello", "</s>"))
     assert (report.num_warnings, report.duplicates, report.counts["special_token"]) == (50, 49, 1)
-    assert [warning.code for warning in report.warnings].count("duplicate") == 20 and len(report.warnings) == 21
+    assert [warning.code for warning in report.warnings].count("duplicate") == 20 and len(
+        report.warnings
+    ) == 21
 
 
 @pytest.mark.parametrize(
@@ -146,7 +169,11 @@ def test_warnings_are_listed_twenty_of_a_code_and_all_counted(tmp_path: Path) ->
         (("questions", "anwser", "n"), "sft", {"question": "questions", "answer": "anwser"}),
         (("id", "conversation"), "sft", {"messages": "conversation"}),
         (("url", "title", "content"), "sft", {"text": "content"}),
-        (("question", "better", "worse"), "dpo", {"prompt": "question", "chosen": "better", "rejected": "worse"}),
+        (
+            ("question", "better", "worse"),
+            "dpo",
+            {"prompt": "question", "chosen": "better", "rejected": "worse"},
+        ),
         (("a", "b", "c"), "sft", {}),
     ],
 )
@@ -159,8 +186,12 @@ def test_columns_that_are_not_known_come_with_a_mapping_where_names_speak_for_on
 
 
 def test_a_suggested_mapping_makes_the_file_usable(tmp_path: Path) -> None:
-    report = checked(tmp_path, '{"Query": "1 + 1", "Response": "2", "n": 9223372036854775808}', "{", "")
-    done = dataset.map_columns(tmp_path / "rows.jsonl", tmp_path / "mapped.jsonl", report.suggestion)
+    report = checked(
+        tmp_path, '{"Query": "1 + 1", "Response": "2", "n": 9223372036854775808}', "{", ""
+    )
+    done = dataset.map_columns(
+        tmp_path / "rows.jsonl", tmp_path / "mapped.jsonl", report.suggestion
+    )
     assert dataset.check_file(done.path).is_usable and done.rows == 1
     assert done.actions == (
         "Columns: Query became question, Response became answer; all others were left out.",
@@ -171,7 +202,9 @@ def test_a_suggested_mapping_makes_the_file_usable(tmp_path: Path) -> None:
 def test_a_mapping_must_name_every_column_of_its_kind(tmp_path: Path) -> None:
     checked(tmp_path, '{"a": "1"}')
     with pytest.raises(dataset.DatasetError, match="need completion"):
-        dataset.map_columns(tmp_path / "rows.jsonl", tmp_path / "b.jsonl", {"prompt": "a"}, "prompt and completion")
+        dataset.map_columns(
+            tmp_path / "rows.jsonl", tmp_path / "b.jsonl", {"prompt": "a"}, "prompt and completion"
+        )
 
 
 def test_the_hash_of_a_file_is_that_of_its_report(tmp_path: Path) -> None:
@@ -198,12 +231,17 @@ def test_a_prompt_that_both_answers_begin_with_leaves_an_answer_of_each(
 ) -> None:
     row = json.dumps({"chosen": chosen, "rejected": rejected})
     (tmp_path / "rows.jsonl").write_text(row + "\n")
-    found = [(problem.field, problem.code) for problem in dataset.check_file(tmp_path / "rows.jsonl", "dpo").problems]
+    found = [
+        (problem.field, problem.code)
+        for problem in dataset.check_file(tmp_path / "rows.jsonl", "dpo").problems
+    ]
     assert found == ([(field, code)] if code else [])
 
 
 @pytest.mark.parametrize("kind", dataset.DATASET_TYPES, ids=lambda kind: kind.id)
-def test_rows_of_every_kind_have_a_stage_that_they_are_usually_for(kind: dataset.DatasetType) -> None:
+def test_rows_of_every_kind_have_a_stage_that_they_are_usually_for(
+    kind: dataset.DatasetType,
+) -> None:
     assert dataset.accepts(dataset.USUAL_STAGES[kind.dataset_type], kind)
 
 

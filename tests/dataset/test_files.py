@@ -14,9 +14,13 @@ from core.training.contract import row_formats as kinds
 from core.training.data.rows import read_rows
 from tests.builders.paths import DATA
 
-EXPECTED: Mapping[str, Mapping[str, Any]] = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))
+EXPECTED: Mapping[str, Mapping[str, Any]] = json.loads(
+    (DATA / "expected.json").read_text(encoding="utf-8")
+)
 USABLE_FOR_SFT = sorted(
-    name for name, verdict in EXPECTED.items() if not verdict["problems"] and verdict["stage"] == "sft"
+    name
+    for name, verdict in EXPECTED.items()
+    if not verdict["problems"] and verdict["stage"] == "sft"
 )
 
 
@@ -33,7 +37,9 @@ def test_every_file_has_a_verdict_and_there_are_many() -> None:
 def test_a_file_gets_its_verdict(name: str) -> None:
     report, verdict = checked(name), EXPECTED[name]
     assert [[problem.line, problem.code] for problem in report.problems] == verdict["problems"]
-    assert [[warning.line, warning.code] for warning in report.warnings] == verdict.get("warnings", [])
+    assert [[warning.line, warning.code] for warning in report.warnings] == verdict.get(
+        "warnings", []
+    )
     assert (report.rows, report.num_problems) == (verdict["rows"], len(verdict["problems"]))
     assert list(report.repairs) == verdict.get("repairs", [])
     if not verdict["problems"]:
@@ -56,7 +62,12 @@ def test_a_usable_file_reaches_the_trainer_with_every_row(name: str, tmp_path: P
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_verdict_is_said_without_a_word_of_the_machine(name: str) -> None:
     for problem in checked(name).problems:
-        assert problem.message and problem.fix and "Error" not in str(problem) and str(DATA) not in str(problem)
+        assert (
+            problem.message
+            and problem.fix
+            and "Error" not in str(problem)
+            and str(DATA) not in str(problem)
+        )
 
 
 def test_the_trainer_knows_the_same_sharegpt_roles() -> None:

@@ -32,7 +32,11 @@ def test_deep_nesting_is_refused_by_line(tmp_path: Path, opening: bytes, depth: 
 
 def test_a_line_of_64_megabytes_is_refused_and_the_next_one_read(tmp_path: Path) -> None:
     report = in_child(tmp_path, ROW + b'{"text": "' + b"a" * 64 * 2**20 + b'"}\n' + ROW)
-    assert (report.rows, report.problems[0].line, report.problems[0].code) == (3, 2, "line_too_long")
+    assert (report.rows, report.problems[0].line, report.problems[0].code) == (
+        3,
+        2,
+        "line_too_long",
+    )
 
 
 def test_an_element_of_64_megabytes_is_refused(tmp_path: Path) -> None:
@@ -41,18 +45,28 @@ def test_an_element_of_64_megabytes_is_refused(tmp_path: Path) -> None:
 
 
 def test_20000_keys_are_refused(tmp_path: Path) -> None:
-    report = in_child(tmp_path, ROW + json.dumps({f"key {number}": 1 for number in range(20_000)}).encode())
+    report = in_child(
+        tmp_path, ROW + json.dumps({f"key {number}": 1 for number in range(20_000)}).encode()
+    )
     assert (report.problems[0].line, report.problems[0].code) == (2, "too_many_keys")
 
 
 def test_the_largest_line_of_empty_lists_is_survived(tmp_path: Path) -> None:
-    report = in_child(tmp_path, b'{"text": "a", "lists": [' + b"[]," * (2_700_000) + b"[]]}\n" + ROW)
+    report = in_child(
+        tmp_path, b'{"text": "a", "lists": [' + b"[]," * (2_700_000) + b"[]]}\n" + ROW
+    )
     assert report.rows == 2 or report.problems[0].code == "check_died"
 
 
 def test_4_megabytes_of_quotes_and_backslashes_take_no_time(tmp_path: Path) -> None:
     begun = time.monotonic()
-    for content in (b'"' * 4_000_000, b"\\" * 4_000_000, b'"\\' * 2_000_000, b'[{"' * 1_000_000, b"," * 4_000_000):
+    for content in (
+        b'"' * 4_000_000,
+        b"\\" * 4_000_000,
+        b'"\\' * 2_000_000,
+        b'[{"' * 1_000_000,
+        b"," * 4_000_000,
+    ):
         assert not in_child(tmp_path, content).is_usable
     assert time.monotonic() - begun < 15
 
@@ -75,8 +89,14 @@ def test_a_child_without_enough_memory_is_a_report(tmp_path: Path) -> None:
 
 def test_a_check_can_be_called_off_and_is_limited_in_time(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(ROW)
-    assert check_in_child(tmp_path / "rows.jsonl", is_cancelled=lambda: True).problems[0].code == "check_cancelled"
-    assert check_in_child(tmp_path / "rows.jsonl", time_limit_seconds=0.01).problems[0].code == "check_too_long"
+    assert (
+        check_in_child(tmp_path / "rows.jsonl", is_cancelled=lambda: True).problems[0].code
+        == "check_cancelled"
+    )
+    assert (
+        check_in_child(tmp_path / "rows.jsonl", time_limit_seconds=0.01).problems[0].code
+        == "check_too_long"
+    )
 
 
 def test_the_child_reports_as_the_check_itself_does_and_says_how_far_it_is(tmp_path: Path) -> None:
@@ -92,7 +112,9 @@ def test_leakage_between_two_files_is_counted_by_line(tmp_path: Path) -> None:
     train.write_text('{"text": "a"}\n{"text": "b"}\n')
     held_out.write_text('{"text": "c"}\n\n{"text": "b"}\n')
     report = check_in_child(train, eval_path=held_out)
-    assert report.leaked == 1 and [(each.line, each.code) for each in report.warnings] == [(3, "leaked")]
+    assert report.leaked == 1 and [(each.line, each.code) for each in report.warnings] == [
+        (3, "leaked")
+    ]
     assert report.is_usable
 
 
@@ -105,7 +127,9 @@ def test_remembered_shapes_do_not_grow_with_the_file(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_million_short_rows_take_seconds_and_little_memory(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_bytes(b"".join(b'{"question": "%d", "answer": "b"}\n' % number for number in range(1_000_000)))
+    file.write_bytes(
+        b"".join(b'{"question": "%d", "answer": "b"}\n' % number for number in range(1_000_000))
+    )
     script = (
         "import sys; from pathlib import Path; from core.dataset import check_file;"
         "report = check_file(Path(sys.argv[1]));"
@@ -113,6 +137,10 @@ def test_a_million_short_rows_take_seconds_and_little_memory(tmp_path: Path) -> 
         "print(report.rows, report.duplicates, int(peak) // 1024)"
     )
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script, file], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, file], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     rows, duplicates, megabytes = map(int, done.stdout.split())
-    assert (rows, duplicates) == (1_000_000, 0) and megabytes < 400 and time.monotonic() - begun < 30
+    assert (
+        (rows, duplicates) == (1_000_000, 0) and megabytes < 400 and time.monotonic() - begun < 30
+    )

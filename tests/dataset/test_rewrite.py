@@ -31,7 +31,9 @@ def written(tmp_path: Path, name: str) -> tuple[dataset.Written, bytes]:
         ("two_on_a_line.jsonl", "1 line"),
     ],
 )
-def test_a_repair_makes_the_file_usable_and_says_what_it_did(tmp_path: Path, name: str, says: str) -> None:
+def test_a_repair_makes_the_file_usable_and_says_what_it_did(
+    tmp_path: Path, name: str, says: str
+) -> None:
     done, _text = written(tmp_path, name)
     report = dataset.check_file(done.path)
     assert report.is_usable and report.repairs == () and done.rows == report.rows
@@ -56,7 +58,9 @@ def test_a_repair_that_was_not_asked_for_is_not_made(tmp_path: Path) -> None:
     assert done.actions == () and b"\r\n" in done.path.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["gzip.jsonl", "png.jsonl", "array_open.json", "array_then_more.json"])
+@pytest.mark.parametrize(
+    "name", ["gzip.jsonl", "png.jsonl", "array_open.json", "array_then_more.json"]
+)
 def test_what_cannot_be_repaired_is_refused_and_leaves_no_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match=r"^file: "):
         written(tmp_path, name)
@@ -81,13 +85,23 @@ def test_chosen_lines_are_dropped_and_named(tmp_path: Path) -> None:
     source.write_text("".join(f'{{"text": "{number}"}}\n' for number in range(1, 7)))
     done = dataset.drop_rows(source, tmp_path / "fewer.jsonl", [5, 2, 2])
     assert done.actions == ("2 rows left out: lines 2, 5.",) and done.rows == 4
-    assert [json.loads(line)["text"] for line in done.path.read_text().splitlines()] == ["1", "3", "4", "6"]
+    assert [json.loads(line)["text"] for line in done.path.read_text().splitlines()] == [
+        "1",
+        "3",
+        "4",
+        "6",
+    ]
 
 
-@pytest.mark.parametrize("name", ["messages_wrong.jsonl", "duplicate_key.jsonl", "latin1.jsonl", "array_bad_row.json"])
+@pytest.mark.parametrize(
+    "name", ["messages_wrong.jsonl", "duplicate_key.jsonl", "latin1.jsonl", "array_bad_row.json"]
+)
 def test_without_its_bad_rows_a_file_is_usable(tmp_path: Path, name: str) -> None:
     done = dataset.drop_bad_rows(DATA / name, tmp_path / "good.jsonl")
-    assert dataset.check_file(done.path).is_usable and done.rows == dataset.check_file(DATA / name).valid_rows
+    assert (
+        dataset.check_file(done.path).is_usable
+        and done.rows == dataset.check_file(DATA / name).valid_rows
+    )
 
 
 def test_repeated_rows_are_dropped_but_the_first(tmp_path: Path) -> None:
@@ -99,19 +113,31 @@ def test_a_column_mapping_is_checked_and_then_written(tmp_path: Path) -> None:
     columns = {"question": "frage", "answer": "antwort"}
     assert dataset.check_file(DATA / "two_columns.jsonl", columns=columns).is_usable
     assert (
-        "map frage to question and antwort to answer" in dataset.check_file(DATA / "two_columns.jsonl").problems[0].fix
+        "map frage to question and antwort to answer"
+        in dataset.check_file(DATA / "two_columns.jsonl").problems[0].fix
     )
     done = dataset.map_columns(DATA / "two_columns.jsonl", tmp_path / "renamed.jsonl", columns)
-    assert dataset.check_file(done.path).kind == "question and answer" and "frage became question" in done.actions[0]
+    assert (
+        dataset.check_file(done.path).kind == "question and answer"
+        and "frage became question" in done.actions[0]
+    )
 
 
 def test_a_kind_chosen_by_hand_is_the_one_that_is_checked() -> None:
     report = dataset.examine(DATA / "messages.jsonl", Wish(kind="text")).report
-    assert report.kind == "text" and report.evidence == "chosen by hand" and report.problems[0].code == "missing"
+    assert (
+        report.kind == "text"
+        and report.evidence == "chosen by hand"
+        and report.problems[0].code == "missing"
+    )
 
 
-@pytest.mark.parametrize("line", ['{"text": "a"', '{"text": "a', '[{"text": "a"}', '{"text": "a"} x', '{"text": "a"}}'])
-def test_a_broken_line_stays_what_it_was_and_so_do_its_neighbours(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    "line", ['{"text": "a"', '{"text": "a', '[{"text": "a"}', '{"text": "a"} x', '{"text": "a"}}']
+)
+def test_a_broken_line_stays_what_it_was_and_so_do_its_neighbours(
+    tmp_path: Path, line: str
+) -> None:
     lines = ['{"text": "before"}', line, '{"text": "after"}', '{"text": "{"}']
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     done = dataset.repair(tmp_path / "rows.jsonl", tmp_path / "repaired.jsonl")

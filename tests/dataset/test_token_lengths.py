@@ -10,10 +10,15 @@ from core.dataset.token_lengths import NEVER
 from core.job import JobSpec
 
 
-def lengths(*rows: tuple[int, int | None], unreadable: int = 0, is_drawn: bool = False) -> RowLengths:
+def lengths(
+    *rows: tuple[int, int | None], unreadable: int = 0, is_drawn: bool = False
+) -> RowLengths:
     """Rows of (tokens, the first of them in the loss); all that follow it are in the loss too."""
     found = RowLengths(len(rows) + unreadable, is_drawn)
-    numbers = [(size, NEVER if first is None else first, 0 if first is None else size, size) for size, first in rows]
+    numbers = [
+        (size, NEVER if first is None else first, 0 if first is None else size, size)
+        for size, first in rows
+    ]
     found.extend(np.array(numbers, dtype=np.int32).tobytes(), unreadable)
     return found
 
@@ -24,7 +29,10 @@ def job(max_length: int, **fields: object) -> JobSpec:
 
 def test_numbers_for_any_maximum_are_those_of_counting() -> None:
     chance = np.random.default_rng(0)
-    rows = [(int(size), int(chance.integers(size)) if size % 7 else None) for size in chance.integers(1, 300, 500)]
+    rows = [
+        (int(size), int(chance.integers(size)) if size % 7 else None)
+        for size in chance.integers(1, 300, 500)
+    ]
     found = lengths(*rows)
     for most in (1, 8, 100, 299, 1000):
         at = found.at(most)
@@ -33,7 +41,9 @@ def test_numbers_for_any_maximum_are_those_of_counting() -> None:
         assert at.lost_answer_rows == sum(first >= most for _size, first in answered)
         assert at.cut_answer_rows == sum(first < most < size for size, first in answered)
         assert at.fully_masked_rows == at.lost_answer_rows + len(rows) - len(answered)
-        assert at.mean_tokens == pytest.approx(sum(min(size, most) for size, _first in rows) / len(rows))
+        assert at.mean_tokens == pytest.approx(
+            sum(min(size, most) for size, _first in rows) / len(rows)
+        )
 
 
 def test_percentiles_and_histogram_do_not_move_with_the_maximum() -> None:
@@ -75,7 +85,9 @@ def test_no_length_of_no_row_is_zero() -> None:
         ([(30, 20)] * 2 + [(30, 5)] * 8, "max_length", "2 of 10 rows (20.0%), more than 10.0%"),
     ],
 )
-def test_a_job_with_too_little_to_learn_is_refused(rows: list[tuple[int, int | None]], field: str, says: str) -> None:
+def test_a_job_with_too_little_to_learn_is_refused(
+    rows: list[tuple[int, int | None]], field: str, says: str
+) -> None:
     (problem,) = refusals(lengths(*rows), job(16))
     assert problem.field == field and says in problem.problem
 
@@ -84,12 +96,20 @@ def test_the_length_that_is_offered_keeps_enough_answers() -> None:
     found = lengths(*[(100, first) for first in range(10, 30)])
     (problem,) = refusals(found, job(16, max_lost_answers=0.1))
     assert "set max_length to 28 or more" in problem.fix
-    assert refusals(found, job(28, max_lost_answers=0.1)) == () != refusals(found, job(27, max_lost_answers=0.1))
+    assert (
+        refusals(found, job(28, max_lost_answers=0.1))
+        == ()
+        != refusals(found, job(27, max_lost_answers=0.1))
+    )
 
 
 def test_lost_answers_are_allowed_as_far_as_the_job_says() -> None:
     found = lengths((30, 20), (30, 5))
-    assert refusals(found, job(16, max_lost_answers=0.5)) == () != refusals(found, job(16, max_lost_answers=0.4))
+    assert (
+        refusals(found, job(16, max_lost_answers=0.5))
+        == ()
+        != refusals(found, job(16, max_lost_answers=0.4))
+    )
 
 
 def test_rows_whose_answers_are_drawn_lose_none() -> None:

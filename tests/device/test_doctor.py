@@ -6,7 +6,9 @@ import pytest
 
 from core.device import DeviceReading, Lack, Machine, doctor, this_machine
 
-OLD_CARD = DeviceReading(0, "Tesla P100-PCIE-16GB", "GPU-1", 2**34, 0, 2**34, (6, 0), "580", 7e11, 1.9e13, ())
+OLD_CARD = DeviceReading(
+    0, "Tesla P100-PCIE-16GB", "GPU-1", 2**34, 0, 2**34, (6, 0), "580", 7e11, 1.9e13, ()
+)
 
 
 def fixes(machine: Machine) -> dict[str, str]:
@@ -16,7 +18,10 @@ def fixes(machine: Machine) -> dict[str, str]:
 def test_every_pinned_package_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "installed_version", lambda package: None)
     found = fixes(this_machine())
-    assert found["trl"].startswith("pip install trl==") and {"gradio", "torch", "peft", "bitsandbytes"} <= found.keys()
+    assert (
+        found["trl"].startswith("pip install trl==")
+        and {"gradio", "torch", "peft", "bitsandbytes"} <= found.keys()
+    )
 
 
 def test_another_version_is_told_but_is_no_illness(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +32,10 @@ def test_another_version_is_told_but_is_no_illness(monkeypatch: pytest.MonkeyPat
 
 def test_a_torch_without_cuda_beside_a_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "installed_version", lambda package: "2.13.0+cpu")
-    assert "force-reinstall torch==2.13.0" in fixes(dataclasses.replace(this_machine(), gpus=(OLD_CARD,)))["torch"]
+    assert (
+        "force-reinstall torch==2.13.0"
+        in fixes(dataclasses.replace(this_machine(), gpus=(OLD_CARD,)))["torch"]
+    )
 
 
 def test_a_card_too_old_for_the_usual_build_is_told_which_to_take() -> None:
@@ -39,11 +47,18 @@ def test_a_full_disk_is_found() -> None:
 
 
 def test_no_gpu_is_said_with_what_is_possible_without() -> None:
-    assert "demo" in fixes(dataclasses.replace(this_machine(), gpus=(), no_gpu_reason="no driver"))["GPU"]
+    assert (
+        "demo"
+        in fixes(dataclasses.replace(this_machine(), gpus=(), no_gpu_reason="no driver"))["GPU"]
+    )
 
 
-def test_what_torch_compile_lacks_is_told_where_there_is_a_gpu_to_compile_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "lacks_for_compiling", lambda: Lack("there is no C compiler", "install gcc"))
+def test_what_torch_compile_lacks_is_told_where_there_is_a_gpu_to_compile_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        doctor, "lacks_for_compiling", lambda: Lack("there is no C compiler", "install gcc")
+    )
     machine = this_machine()
     assert fixes(dataclasses.replace(machine, gpus=(OLD_CARD,)))["torch.compile"] == "install gcc"
     assert "torch.compile" not in fixes(dataclasses.replace(machine, gpus=()))

@@ -217,7 +217,9 @@ def test_a_driver_without_cards_says_so() -> None:
         ("", 0, None),
     ],
 )
-def test_a_card_is_known_by_the_name_that_nvml_gives_it(name: str, mib: int, preset: str | None) -> None:
+def test_a_card_is_known_by_the_name_that_nvml_gives_it(
+    name: str, mib: int, preset: str | None
+) -> None:
     found = find_preset(name, mib * MIB)
     assert (found.id if found else None) == preset
 
@@ -231,11 +233,17 @@ def test_the_local_gpu_has_its_own_memory_and_the_preset_s_speed_and_price() -> 
     gpu, preset = local_gpu(machine_with(RTX_4090)), gpus()["rtx-4090"]
     assert (gpu.id, gpu.name, gpu.capacity_bytes) == ("local", "RTX 4090", 24564 * MIB)
     assert gpu.supports_bf16
-    assert (gpu.flops, gpu.usd_per_hour, gpu.sources) == (preset.flops, preset.usd_per_hour, preset.sources)
+    assert (gpu.flops, gpu.usd_per_hour, gpu.sources) == (
+        preset.flops,
+        preset.usd_per_hour,
+        preset.sources,
+    )
 
 
 def test_an_unknown_card_is_described_by_its_clocks() -> None:
-    gpu = local_gpu(machine_with(RTX_4090 | {"name": "NVIDIA GeForce RTX 4090 D", "capability": (7, 5)}))
+    gpu = local_gpu(
+        machine_with(RTX_4090 | {"name": "NVIDIA GeForce RTX 4090 D", "capability": (7, 5)})
+    )
     assert gpu.memory_bandwidth_bytes_per_second == pytest.approx(1008e9, rel=0.001)
     assert not gpu.supports_bf16
     assert "rough" in " ".join(gpu.sources) and gpu.usd_per_hour is None
@@ -256,7 +264,9 @@ def test_an_unknown_card_is_described_by_its_clocks() -> None:
 def test_flops_from_clocks_agree_with_the_data_sheets(
     preset: str, cores: int, boost_mhz: int, capability: tuple[int, int]
 ) -> None:
-    (card,) = device.read_gpus(Nvml(RTX_4090 | {"cores": cores, "core_mhz": boost_mhz, "capability": capability}))
+    (card,) = device.read_gpus(
+        Nvml(RTX_4090 | {"cores": cores, "core_mhz": boost_mhz, "capability": capability})
+    )
     assert card.flops == pytest.approx(gpus()[preset].flops, rel=0.05)
 
 
@@ -284,7 +294,12 @@ def test_what_is_missing_for_compiling_is_told(
 def test_without_a_gpu_the_processor_is_the_device() -> None:
     machine = device.read_machine(Path(), raising(ModuleNotFoundError()), None)
     gpu = local_gpu(machine)
-    assert (gpu.id, gpu.name, gpu.compute_capability, gpu.supports_bf16) == ("local", "CPU only", (0, 0), False)
+    assert (gpu.id, gpu.name, gpu.compute_capability, gpu.supports_bf16) == (
+        "local",
+        "CPU only",
+        (0, 0),
+        False,
+    )
     assert gpu.capacity_bytes == machine.ram_bytes
     assert gpu.flops > 0 and "rough" in gpu.sources[-1]
 
@@ -315,7 +330,9 @@ def test_this_machine_is_asked_at_most_once_a_second(monkeypatch: pytest.MonkeyP
 
 
 def test_the_free_disk_of_a_folder_to_come_is_that_of_its_parent(tmp_path: Path) -> None:
-    there, to_come = (device.read_machine(place, Nvml, None) for place in (tmp_path, tmp_path / "not" / "yet"))
+    there, to_come = (
+        device.read_machine(place, Nvml, None) for place in (tmp_path, tmp_path / "not" / "yet")
+    )
     assert to_come.disk_free_bytes == pytest.approx(there.disk_free_bytes, rel=0.05)
     assert to_come.disk_free_bytes > 0
 

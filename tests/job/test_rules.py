@@ -3,10 +3,19 @@
 import pytest
 
 from benchmarks.stage_table import SETTINGS, TRAINABLE, settings_by_axis, stages_by_methods
-from core.job import EXTRA_OPTIMIZERS, METHODS, STAGES, JobSpec, SpecError, Stage, defaults_of, refusals_to_train
+from core.job import JobSpec, SpecError, refusals_to_train
 from core.job.rules import REFUSALS, Case
+from core.training.contract.methods import METHODS
+from core.training.contract.optimizers import EXTRA_OPTIMIZERS
+from core.training.contract.stages import STAGES, Stage, defaults_of
 
-TRL_TYPES = {"language modeling", "prompt-completion", "preference", "unpaired preference", "prompt-only"}
+TRL_TYPES = {
+    "language modeling",
+    "prompt-completion",
+    "preference",
+    "unpaired preference",
+    "prompt-only",
+}
 CANNOT_WORK: tuple[dict[str, object], ...] = (
     {"dataset": "a.jsonl", "eval_dataset": "a.jsonl"},
     {"stage": "dpo", "packing": True},
@@ -57,11 +66,16 @@ def test_a_stage_speaks_of_what_there_is(stage: Stage) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_goes_with_every_method_by_its_defaults(stage: str, method: str) -> None:
     job = JobSpec.parse({"stage": stage, "method": method})
-    assert {name: getattr(job, name) for name in defaults_of(stage, method)} == dict(defaults_of(stage, method))
+    assert {name: getattr(job, name) for name in defaults_of(stage, method)} == dict(
+        defaults_of(stage, method)
+    )
 
 
 def test_preferences_are_learnt_slowly_and_slower_still_with_all_weights() -> None:
-    rates = [JobSpec.parse({"stage": "dpo", "method": method}).learning_rate for method in ("lora", "full", "freeze")]
+    rates = [
+        JobSpec.parse({"stage": "dpo", "method": method}).learning_rate
+        for method in ("lora", "full", "freeze")
+    ]
     assert rates == [5e-6, 5e-7, 5e-7]
 
 
@@ -77,7 +91,10 @@ def test_what_cannot_work_is_refused_for_a_field_of_the_job(fields: dict[str, ob
 def test_every_refusal_is_met_by_some_case_and_spells_its_words_out() -> None:
     met = set()
     for fields in CANNOT_WORK:
-        complete = dict(defaults_of(str(fields.get("stage", "sft")), str(fields.get("method", "lora")))) | fields
+        complete = (
+            dict(defaults_of(str(fields.get("stage", "sft")), str(fields.get("method", "lora"))))
+            | fields
+        )
         job = JobSpec.model_validate(complete)
         case = Case(job, STAGES[job.stage], METHODS[job.method])
         for refusal in REFUSALS:
@@ -102,7 +119,9 @@ def test_ppo_is_estimated_but_not_trained() -> None:
 
 def test_an_optimizer_that_needs_a_package_says_which() -> None:
     job = JobSpec.parse({"method": "full", "optim": "galore_adamw"})
-    assert next(refusals_to_train(job))[2] == f"pip install {EXTRA_OPTIMIZERS['galore_adamw'].package}"
+    assert (
+        next(refusals_to_train(job))[2] == f"pip install {EXTRA_OPTIMIZERS['galore_adamw'].package}"
+    )
 
 
 def test_the_tables_name_every_stage_and_every_setting() -> None:

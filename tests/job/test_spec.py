@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from core.job import METHODS, JobSpec, SpecError
+from core.job import JobSpec, SpecError
+from core.training.contract.methods import METHODS
 
 
 def problems(**fields: object) -> dict[str, str]:
@@ -17,14 +18,22 @@ def problems(**fields: object) -> dict[str, str]:
 
 def test_no_fields_at_all_is_a_whole_job() -> None:
     job = JobSpec.parse({})
-    assert (job.model, job.dataset, job.method, job.lora_r, job.lora_alpha) == ("demo", "demo", "lora", 16, 32)
+    assert (job.model, job.dataset, job.method, job.lora_r, job.lora_alpha) == (
+        "demo",
+        "demo",
+        "lora",
+        16,
+        32,
+    )
     assert job.effective_batch_size == 16
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_brings_its_own_defaults(method: str) -> None:
     job = JobSpec.parse({"method": method})
-    assert {name: getattr(job, name) for name in METHODS[method].defaults} == dict(METHODS[method].defaults)
+    assert {name: getattr(job, name) for name in METHODS[method].defaults} == dict(
+        METHODS[method].defaults
+    )
 
 
 def test_full_fine_tuning_learns_slower_and_qlora_pages_its_optimizer() -> None:
@@ -38,7 +47,9 @@ def test_what_a_person_sets_wins_over_the_method() -> None:
 
 
 def test_a_job_survives_its_file() -> None:
-    job = JobSpec.parse({"method": "qlora", "target_modules": ["q_proj", "v_proj"], "packing": True})
+    job = JobSpec.parse(
+        {"method": "qlora", "target_modules": ["q_proj", "v_proj"], "packing": True}
+    )
     assert JobSpec.from_json(job.to_json()) == job
     assert job.target_modules == "q_proj,v_proj"
 
@@ -79,7 +90,9 @@ def test_a_bad_value_is_named_with_what_to_do(field: str, value: object, says: s
 
 def test_pissa_is_refused_on_a_quantised_base() -> None:
     assert "16 bits" in problems(method="qlora", init_lora_weights="pissa")["init_lora_weights"]
-    assert JobSpec.parse({"method": "lora", "init_lora_weights": "pissa"}).init_lora_weights == "pissa"
+    assert (
+        JobSpec.parse({"method": "lora", "init_lora_weights": "pissa"}).init_lora_weights == "pissa"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"job"', "null"])

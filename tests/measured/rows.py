@@ -51,7 +51,9 @@ class MeasuredRow:
     def predicted_bytes(self) -> int:
         """What the simulation says in its place."""
         prediction = self.play(self.program)
-        return prediction.allocated_bytes if self.metric == "allocated" else prediction.reserved_bytes
+        return (
+            prediction.allocated_bytes if self.metric == "allocated" else prediction.reserved_bytes
+        )
 
     @property
     def error(self) -> float:
@@ -61,8 +63,14 @@ class MeasuredRow:
 
 def read_rows(path: Path = MEASURED_PEAKS) -> list[MeasuredRow]:
     """The rows of a file that have a mapping, in file order."""
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    mapped = (MAPPINGS[row["spec"]["kind"]](row) for row in rows if (row.get("spec") or {}).get("kind") in MAPPINGS)
+    rows = (
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    )
+    mapped = (
+        MAPPINGS[row["spec"]["kind"]](row)
+        for row in rows
+        if (row.get("spec") or {}).get("kind") in MAPPINGS
+    )
     return [row for row in mapped if row is not None]
 
 
@@ -152,7 +160,9 @@ OTHER_PEFT_METHODS = ("rank32-lorafa", "bdlora", "eva", "mica", "riem")
 def _peft(row: Json) -> MeasuredRow | None:
     """PEFT's method comparison: a loop of its own on an L40S, bfloat16, right-padded batches, `use_cache`."""
     which = row["spec"]["which"]
-    if row["method"] not in ("lora", "full") or any(name in row["path"] for name in OTHER_PEFT_METHODS):
+    if row["method"] not in ("lora", "full") or any(
+        name in row["path"] for name in OTHER_PEFT_METHODS
+    ):
         return None
     if row["dtype"] != "bfloat16" or row["optimizer"] not in ("AdamW", "Adam"):
         return None
@@ -175,7 +185,9 @@ def _peft(row: Json) -> MeasuredRow | None:
         workspace_bytes=WORKSPACE_BYTES,
         expandable_segments=False,
     )
-    return MeasuredRow("L40S HF+PEFT", "reserved", program, row["value_bytes"], short_rows_then_the_longest, row)
+    return MeasuredRow(
+        "L40S HF+PEFT", "reserved", program, row["value_bytes"], short_rows_then_the_longest, row
+    )
 
 
 def _litgpt(row: Json) -> MeasuredRow | None:
@@ -195,14 +207,18 @@ def _litgpt(row: Json) -> MeasuredRow | None:
         row_tokens=spec["T"],
         optimizer=OPTIMIZERS["adamw_torch"],
         lora=Lora(rank, 2, None if everywhere else frozenset({"q_proj", "v_proj"}), dropout=0.05),
-        quantization=Quantization(4, "dq" in spec.get("quant", ""), saves_inputs=True) if is_4bit else None,
+        quantization=Quantization(4, "dq" in spec.get("quant", ""), saves_inputs=True)
+        if is_4bit
+        else None,
         attention="flash",
         checkpointing=False,
         head="sixteen_bit",
         workspace_bytes=WORKSPACE_BYTES,
         expandable_segments=False,
     )
-    group = "litgpt QLoRA" if is_4bit else "litgpt config_hub LoRA" if recipe else "A100 litgpt LoRA"
+    group = (
+        "litgpt QLoRA" if is_4bit else "litgpt config_hub LoRA" if recipe else "A100 litgpt LoRA"
+    )
     return MeasuredRow(group, "allocated", program, row["value_bytes"], two_steps, row)
 
 
@@ -220,7 +236,9 @@ def _torchtune(row: Json) -> MeasuredRow | None:
         workspace_bytes=WORKSPACE_BYTES,
         expandable_segments=False,
     )
-    return MeasuredRow("A100 torchtune full", "allocated", program, row["value_bytes"], two_steps, row)
+    return MeasuredRow(
+        "A100 torchtune full", "allocated", program, row["value_bytes"], two_steps, row
+    )
 
 
 def _qwen(row: Json) -> MeasuredRow | None:
@@ -269,7 +287,9 @@ def _swift(row: Json) -> MeasuredRow | None:
         workspace_bytes=WORKSPACE_BYTES,
         expandable_segments=False,
     )
-    return MeasuredRow("A100 ms-swift 2024", "reserved", program, row["value_bytes"], two_steps, row)
+    return MeasuredRow(
+        "A100 ms-swift 2024", "reserved", program, row["value_bytes"], two_steps, row
+    )
 
 
 def _version(row: Json, package: str) -> tuple[int, int]:
@@ -350,8 +370,16 @@ def _shape(name: str) -> ModelShape:
 
 def _shape_of_dims(model: str, dims: Json) -> ModelShape:
     """A shape from its sizes; the family is read from the name."""
-    families = {"qwen3": "qwen3", "qwen": "qwen2", "gemma-2": "gemma2", "gemma": "gemma", "phi-3": "phi3"}
-    model_type = next((family for name, family in families.items() if name in model.lower()), "llama")
+    families = {
+        "qwen3": "qwen3",
+        "qwen": "qwen2",
+        "gemma-2": "gemma2",
+        "gemma": "gemma",
+        "phi-3": "phi3",
+    }
+    model_type = next(
+        (family for name, family in families.items() if name in model.lower()), "llama"
+    )
     config = {
         **{key: value for key, value in dims.items() if value is not None},
         "model_type": model_type,

@@ -34,7 +34,9 @@ def test_packing_narrows_the_range_and_unknown_lengths_widen_it() -> None:
 
 def test_rows_that_are_nearly_all_of_one_length_narrow_the_range() -> None:
     job = JobSpec.parse({})
-    spreads = [estimate(job, LLAMA, GPU, mean_row_tokens=mean).spread for mean in (2048, 1024, None)]
+    spreads = [
+        estimate(job, LLAMA, GPU, mean_row_tokens=mean).spread for mean in (2048, 1024, None)
+    ]
     assert spreads == sorted(spreads) and spreads[0] < spreads[-1]
 
 
@@ -73,7 +75,10 @@ def test_what_past_runs_reserved_corrects_the_gaps_and_no_tensor() -> None:
 
 
 def test_one_odd_run_does_not_count() -> None:
-    assert refine(predict(), [run(reserved_factor=2.0)]).peak_reserved_bytes == predict().peak_reserved_bytes
+    assert (
+        refine(predict(), [run(reserved_factor=2.0)]).peak_reserved_bytes
+        == predict().peak_reserved_bytes
+    )
 
 
 def test_a_refined_estimate_is_judged_anew() -> None:
@@ -97,11 +102,16 @@ def test_the_timeline_peaks_where_the_estimate_does_and_stays_short() -> None:
     job = JobSpec.parse({"method": "lora"})
     moments = timeline(job, LLAMA, GPU, num_moments=300)
     assert len(moments) <= 300
-    assert max(num_bytes for *_, num_bytes in moments) == estimate(job, LLAMA, GPU).peak_allocated_bytes
+    assert (
+        max(num_bytes for *_, num_bytes in moments)
+        == estimate(job, LLAMA, GPU).peak_allocated_bytes
+    )
     assert moments[0][0] == "load"
     assert {"forward, layer 1", "backward, layer 16"} <= {label for _, label, _ in moments}
 
 
 def test_the_phases_of_a_timeline_are_those_of_the_estimate() -> None:
     job = JobSpec.parse({"stage": "grpo", "max_length": 1024})
-    assert {phase for phase, *_ in timeline(job, LLAMA, GPU, 2000)} <= set(estimate(job, LLAMA, GPU).phases)
+    assert {phase for phase, *_ in timeline(job, LLAMA, GPU, 2000)} <= set(
+        estimate(job, LLAMA, GPU).phases
+    )

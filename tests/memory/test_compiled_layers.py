@@ -88,9 +88,13 @@ def per_token(layer: Layer) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("family", "method", "budget"), MEASURED, ids=str)
-def test_a_compiled_layer_is_estimated_as_torch_makes_it(family: str, method: str, budget: float) -> None:
+def test_a_compiled_layer_is_estimated_as_torch_makes_it(
+    family: str, method: str, budget: float
+) -> None:
     kept, at_once = MEASURED[family, method, budget]
-    estimated_kept, estimated_at_once = per_token(estimated(config_of(family, WIDTH), method, budget, NUM_TOKENS))
+    estimated_kept, estimated_at_once = per_token(
+        estimated(config_of(family, WIDTH), method, budget, NUM_TOKENS)
+    )
     if budget >= LEAVES_PRODUCTS_ALONE:
         assert estimated_kept == kept
     else:  # a budget is rarely met to the byte
@@ -99,7 +103,9 @@ def test_a_compiled_layer_is_estimated_as_torch_makes_it(family: str, method: st
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # from within PyTorch's compiler
 @pytest.mark.parametrize(("family", "method", "budget"), MEASURED, ids=str)
 def test_torch_makes_it_so(family: str, method: str, budget: float) -> None:
     from benchmarks.inductor_layer import measure
@@ -109,12 +115,18 @@ def test_torch_makes_it_so(family: str, method: str, budget: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # from within PyTorch's compiler
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_a_budget_is_paid_for_in_products_once_the_rest_is_gone(method: str) -> None:
     from benchmarks.inductor_layer import measure
 
-    whole, *layers = (measure(config_of("llama", 512), method, budget, 256) for budget in (1.0, 0.9, 0.5, 0.1))
+    whole, *layers = (
+        measure(config_of("llama", 512), method, budget, 256) for budget in (1.0, 0.9, 0.5, 0.1)
+    )
     assert len({layer.forward_flops for layer in (whole, *layers)}) == 1
     backward = [layer.backward_flops for layer in (whole, *layers)]
-    assert backward[0] == backward[1] < backward[2] < backward[3] < backward[0] + whole.forward_flops
+    assert (
+        backward[0] == backward[1] < backward[2] < backward[3] < backward[0] + whole.forward_flops
+    )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.job import METHODS, JobSpec, Optimizer, SpecError
+from core.job import JobSpec, Optimizer, SpecError
 from core.memory import MemoryEstimate, estimate
 from core.memory.context import context_of
 from core.memory.extrapolate import find_peaks
@@ -21,6 +21,7 @@ from core.memory.simulator.autograd import PASSED_ON, Tape, WeightGradient
 from core.memory.simulator.device_memory import Heap
 from core.memory.step import PHASES, Simulation
 from core.models import Gpu, ModelShape, gpus, models
+from core.training.contract.methods import METHODS
 
 MIB, GIB = 2**20, 2**30
 SFT_PHASES = set(PHASES) - {"generation"}
@@ -44,7 +45,17 @@ CONTRACT_NAMES = {
 
 def card(compute_capability: tuple[int, int] = (9, 0), capacity_bytes: int = 80 * GIB) -> Gpu:
     """A GPU; (0, 0) stands for a CPU."""
-    return Gpu("card", "Card", capacity_bytes, compute_capability, compute_capability >= (8, 0), 1e12, 1e14, None, ())
+    return Gpu(
+        "card",
+        "Card",
+        capacity_bytes,
+        compute_capability,
+        compute_capability >= (8, 0),
+        1e12,
+        1e14,
+        None,
+        (),
+    )
 
 
 def llama(**config: object) -> ModelShape:
@@ -103,15 +114,21 @@ def sizes_of(found: MemoryEstimate) -> Mapping[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("stored", "bits"), [(Quantization(4), 4.5), (Quantization(4, True), 4.127), (Quantization(8), 8.0)]
+    ("stored", "bits"),
+    [(Quantization(4), 4.5), (Quantization(4, True), 4.127), (Quantization(8), 8.0)],
 )
-def test_a_quantised_number_takes_its_bits_and_its_share_of_the_scales(stored: Quantization, bits: float) -> None:
+def test_a_quantised_number_takes_its_bits_and_its_share_of_the_scales(
+    stored: Quantization, bits: float
+) -> None:
     num_bytes = sum(size for size, _ in stored.storage(8192, 8192))
     assert num_bytes * 8 / 8192**2 == pytest.approx(bits, abs=0.005)
 
 
 def test_only_8_bit_layers_keep_their_inputs_from_checkpointing() -> None:
-    assert predict(method="lora-8bit").phases["backward"] > 1.5 * predict(method="qlora").phases["backward"]
+    assert (
+        predict(method="lora-8bit").phases["backward"]
+        > 1.5 * predict(method="qlora").phases["backward"]
+    )
 
 
 def test_every_optimizer_of_the_job_has_a_record() -> None:
@@ -128,7 +145,9 @@ def test_every_optimizer_of_the_job_has_a_record() -> None:
         ("sgd", 0),
     ],
 )
-def test_states_of_a_16_bit_matrix_take_their_bytes(name: Optimizer, bytes_per_number: float) -> None:
+def test_states_of_a_16_bit_matrix_take_their_bytes(
+    name: Optimizer, bytes_per_number: float
+) -> None:
     states = sum(OPTIMIZERS[name].states((4096, 4096), 2))
     assert states / 4096**2 == pytest.approx(bytes_per_number, abs=1e-6)
 
@@ -273,10 +292,17 @@ def simulated_peaks(shape: ModelShape, **fields: object) -> dict[str, int]:
     """Allocated peaks with every layer of the model played."""
     program = program_of(JobSpec.parse(fields), shape, GPU)
     peaks = Simulation(program, program.layer_kinds()).play().heap.peaks
-    return {phase: max(p.num_bytes for name, p in peaks.items() if name.split("/")[0] == phase) for phase in SFT_PHASES}
+    return {
+        phase: max(p.num_bytes for name, p in peaks.items() if name.split("/")[0] == phase)
+        for phase in SFT_PHASES
+    }
 
 
-WITHIN_BUDGET = {"gradient_checkpointing": False, "torch_compile": True, "activation_memory_budget": 0.5}
+WITHIN_BUDGET = {
+    "gradient_checkpointing": False,
+    "torch_compile": True,
+    "activation_memory_budget": 0.5,
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -292,10 +318,14 @@ WITHIN_BUDGET = {"gradient_checkpointing": False, "torch_compile": True, "activa
     ],
     ids=str,
 )
-def test_a_deep_model_extends_a_shallow_one_exactly(method: str, kept: Mapping[str, object]) -> None:
+def test_a_deep_model_extends_a_shallow_one_exactly(
+    method: str, kept: Mapping[str, object]
+) -> None:
     fields: dict[str, Any] = {"method": method, "max_length": 1024, **kept}
     peaks = find_peaks(program_of(JobSpec.parse(fields), LLAMA, GPU))
-    assert {phase: part.total() for phase, part in peaks.by_phase.items()} == simulated_peaks(LLAMA, **fields)
+    assert {phase: part.total() for phase, part in peaks.by_phase.items()} == simulated_peaks(
+        LLAMA, **fields
+    )
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "qlora"])
@@ -310,7 +340,10 @@ def test_a_budget_leads_from_checkpointing_to_keeping_all_that_takes_products(me
         (after - before) / (high - low)
         for (before, after), (low, high) in zip(pairwise(kept), pairwise(budgets), strict=True)
     ]
-    all_kept, products_kept = forward(activation_memory_budget=1), forward(activation_memory_budget=0.9)
+    all_kept, products_kept = (
+        forward(activation_memory_budget=1),
+        forward(activation_memory_budget=0.9),
+    )
     assert steps == pytest.approx([all_kept - kept[0]] * len(steps), rel=0.1)
     assert kept[-1] < products_kept == forward(activation_memory_budget=0.8) < all_kept
 
@@ -327,16 +360,27 @@ def test_compiled_layers_keep_less(method: str) -> None:
 def test_capped_scores_are_stored_by_eager_and_not_by_flex_attention() -> None:
     gemma = models()["google/gemma-2-9b"].shape
     flex, eager = (
-        estimate(JobSpec.parse({"method": "qlora", "max_length": 8192, "attn_implementation": kernel}), gemma, GPU)
+        estimate(
+            JobSpec.parse({"method": "qlora", "max_length": 8192, "attn_implementation": kernel}),
+            gemma,
+            GPU,
+        )
         for kernel in ("flex_attention", "eager")
     )
     assert 3 * flex.phases["backward"] < eager.phases["backward"]
 
 
-@pytest.mark.parametrize("other", [{"torch_compile": False}, {"gradient_checkpointing": True}], ids=str)
-def test_a_budget_means_nothing_to_layers_that_are_not_compiled_or_keep_nothing(other: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "other", [{"torch_compile": False}, {"gradient_checkpointing": True}], ids=str
+)
+def test_a_budget_means_nothing_to_layers_that_are_not_compiled_or_keep_nothing(
+    other: dict[str, object],
+) -> None:
     fields = {**WITHIN_BUDGET, **other}
-    assert predict(**fields).components == predict(**{**fields, "activation_memory_budget": 1}).components
+    assert (
+        predict(**fields).components
+        == predict(**{**fields, "activation_memory_budget": 1}).components
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -344,7 +388,8 @@ def test_a_model_that_mixes_layers_is_extended_to_a_percent(batch: int) -> None:
     fields: dict[str, Any] = {"method": "lora", "per_device_train_batch_size": batch}
     exact = max(simulated_peaks(gemma3(), **fields).values())
     extended = max(
-        part.total() for part in find_peaks(program_of(JobSpec.parse(fields), gemma3(), GPU)).by_phase.values()
+        part.total()
+        for part in find_peaks(program_of(JobSpec.parse(fields), gemma3(), GPU)).by_phase.values()
     )
     assert exact <= extended <= 1.01 * exact
 
@@ -386,7 +431,9 @@ def test_the_json_holds_what_the_contract_names() -> None:
 
 
 def test_published_arithmetic_of_an_8b_model_holds() -> None:
-    shape = llama(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, tie_word_embeddings=False)
+    shape = llama(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, tie_word_embeddings=False
+    )
     found = predict(shape, method="full", gradient_accumulation_steps=1)
     assert sizes_of(found)["weights"] == pytest.approx(8_030_261_248 * 2, rel=1e-5)
     assert found.peak_allocated_bytes / GIB == pytest.approx(59.9, abs=0.1)
@@ -404,17 +451,23 @@ def test_accumulated_gradients_live_through_the_next_forward() -> None:
 
 
 def test_checkpointing_saves_most_activations() -> None:
-    kept, recomputed = (sizes_of(predict(gradient_checkpointing=flag))["activations"] for flag in (False, True))
+    kept, recomputed = (
+        sizes_of(predict(gradient_checkpointing=flag))["activations"] for flag in (False, True)
+    )
     assert recomputed < 0.2 * kept
 
 
 def test_a_card_without_bfloat16_trains_full_weights_in_float32() -> None:
-    turing, ampere = (sizes_of(predict(gpu=card(version), method="full")) for version in ((7, 5), (8, 0)))
+    turing, ampere = (
+        sizes_of(predict(gpu=card(version), method="full")) for version in ((7, 5), (8, 0))
+    )
     assert turing["weights"] == 2 * ampere["weights"]
 
 
 def test_paged_states_count_in_the_process_and_not_in_the_allocator() -> None:
-    paged, plain = (predict(method="full", optim=name) for name in ("paged_adamw_8bit", "adamw_8bit"))
+    paged, plain = (
+        predict(method="full", optim=name) for name in ("paged_adamw_8bit", "adamw_8bit")
+    )
     assert paged.peak_allocated_bytes < plain.peak_allocated_bytes - plain.num_parameters
     assert paged.total_bytes == pytest.approx(plain.total_bytes, rel=0.01)
 
@@ -434,22 +487,31 @@ def test_rows_known_to_be_short_take_less_than_max_length() -> None:
 
 def test_eager_attention_in_bfloat16_takes_a_float32_copy_of_the_scores() -> None:
     program = program_of(JobSpec.parse({"attn_implementation": "eager"}), LLAMA, GPU)
-    wide, narrow = (find_peaks(replace(program, is_float16=flag)).by_phase["eval"].total() for flag in (False, True))
-    assert wide - narrow == 2 * program.rows * 32 * program.row_tokens**2  # a 16-bit copy of the weights comes after
+    wide, narrow = (
+        find_peaks(replace(program, is_float16=flag)).by_phase["eval"].total()
+        for flag in (False, True)
+    )
+    assert (
+        wide - narrow == 2 * program.rows * 32 * program.row_tokens**2
+    )  # a 16-bit copy of the weights comes after
 
 
 def test_the_context_of_a_t4_is_the_measured_one() -> None:
     assert context_of(card((7, 5))).expected_bytes == 141 * MIB
 
 
-@pytest.mark.parametrize(("share", "verdict"), [(0.99, "does_not_fit"), (1.03, "tight"), (1.1, "fits")])
+@pytest.mark.parametrize(
+    ("share", "verdict"), [(0.99, "does_not_fit"), (1.03, "tight"), (1.1, "fits")]
+)
 def test_the_verdict_compares_with_the_capacity(share: float, verdict: str) -> None:
     needed = predict().total_bytes
     assert predict(gpu=card(capacity_bytes=int(needed * share))).verdict == verdict
 
 
 def test_nothing_is_paged_without_a_gpu() -> None:
-    paged, plain = (predict(method="full", optim=name, gpu=CPU) for name in ("paged_adamw_8bit", "adamw_8bit"))
+    paged, plain = (
+        predict(method="full", optim=name, gpu=CPU) for name in ("paged_adamw_8bit", "adamw_8bit")
+    )
     assert paged == plain and paged.pageable_bytes == 0
 
 
@@ -463,7 +525,8 @@ def test_what_goes_on_because_paged_states_make_room_is_tight() -> None:
     ]
     assert verdicts == ["tight", "does_not_fit"]
     assert (
-        predict(method="full", optim="paged_adamw_8bit", gpu=card(capacity_bytes=least - 1)).verdict == "does_not_fit"
+        predict(method="full", optim="paged_adamw_8bit", gpu=card(capacity_bytes=least - 1)).verdict
+        == "does_not_fit"
     )
 
 
@@ -482,19 +545,25 @@ def test_fragmentation_is_close_to_a_replay_of_the_allocator(
     simulation.step()
     allocator = Allocator(expandable_segments=True)
     allocator.replay(simulation.heap.log, simulation.heap.sizes)
-    assert predict(**fields).peak_reserved_bytes == pytest.approx(allocator.peak_reserved_bytes, rel=0.06)
+    assert predict(**fields).peak_reserved_bytes == pytest.approx(
+        allocator.peak_reserved_bytes, rel=0.06
+    )
 
 
 # Refusals
 
 
 def test_a_length_beyond_the_positions_is_refused() -> None:
-    with pytest.raises(SpecError, match="max_length: 4096 is beyond the model's 2048 positions; give 2048 or less"):
+    with pytest.raises(
+        SpecError, match="max_length: 4096 is beyond the model's 2048 positions; give 2048 or less"
+    ):
         predict(llama(max_position_embeddings=2048), max_length=4096)
 
 
 def test_an_unknown_target_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(SpecError, match=r"no linear layer c_attn; choose from .*q_proj.*, or all-linear"):
+    with pytest.raises(
+        SpecError, match=r"no linear layer c_attn; choose from .*q_proj.*, or all-linear"
+    ):
         predict(target_modules="c_attn,q_proj")
 
 
@@ -519,7 +588,12 @@ jobs = st.fixed_dictionaries(
 )
 suited = st.sampled_from(SUITED)
 cards = st.sampled_from([GPU, card((8, 6)), card((7, 5)), CPU])
-SMALL = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 BYTES = ("peak_allocated_bytes", "peak_reserved_bytes", "total_bytes", "low_bytes", "high_bytes")
 
 
@@ -530,7 +604,10 @@ def assert_no_lower(more: MemoryEstimate, less: MemoryEstimate) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    suit=suited, fields=jobs, gpu=cards, field=st.sampled_from(["per_device_train_batch_size", "max_length", "lora_r"])
+    suit=suited,
+    fields=jobs,
+    gpu=cards,
+    field=st.sampled_from(["per_device_train_batch_size", "max_length", "lora_r"]),
 )
 def test_a_larger_batch_length_or_rank_never_lowers_the_estimate(
     suit: tuple[str, str], fields: dict[str, Any], gpu: Gpu, field: str

@@ -6,11 +6,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.job import METHODS, STAGES, JobSpec
+from core.job import JobSpec
 from core.memory import MemoryEstimate, estimate
 from core.memory.program.from_job import program_of
 from core.models import Gpu
-from tests.memory.test_estimate import BYTES, CONTRACT_NAMES, CPU, GPU, LLAMA, SMALL, card, llama, sizes_of
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
+from tests.memory.test_estimate import (
+    BYTES,
+    CONTRACT_NAMES,
+    CPU,
+    GPU,
+    LLAMA,
+    SMALL,
+    card,
+    llama,
+    sizes_of,
+)
 
 PROMPTED = [stage.id for stage in STAGES.values() if stage.generates]
 PAIRED = ["reward", "dpo", "orpo", "cpo"]
@@ -51,26 +63,36 @@ def test_a_reward_model_has_no_logits_and_no_head_of_words() -> None:
     untied = llama(tie_word_embeddings=False)
     found = estimate(job("reward"), untied, GPU)
     assert "logits" not in sizes_of(found)
-    assert estimate(job("sft"), untied, GPU).num_parameters - found.num_parameters == 128256 * 2048 - 2048
+    assert (
+        estimate(job("sft"), untied, GPU).num_parameters - found.num_parameters
+        == 128256 * 2048 - 2048
+    )
 
 
 def test_orpo_writes_out_all_logits_where_dpo_does_not() -> None:
     tokens = 2 * 2 * 1024
-    assert predict("orpo").peak_allocated_bytes - predict("dpo").peak_allocated_bytes > 8 * tokens * 128256
+    assert (
+        predict("orpo").peak_allocated_bytes - predict("dpo").peak_allocated_bytes
+        > 8 * tokens * 128256
+    )
 
 
 # References
 
 
 @pytest.mark.parametrize("stage", ["dpo", "kto", "rloo"])
-def test_the_reference_of_full_training_is_a_copy_and_that_of_an_adapter_is_none(stage: str) -> None:
+def test_the_reference_of_full_training_is_a_copy_and_that_of_an_adapter_is_none(
+    stage: str,
+) -> None:
     copied = sizes_of(predict(stage, "full"))
     assert copied["reference_model"] == pytest.approx(copied["weights"], rel=1e-3)
     assert "reference_model" not in sizes_of(predict(stage, "lora"))
 
 
 def test_answers_asked_for_beforehand_need_no_reference() -> None:
-    kept, precomputed = (predict("dpo", "full", precompute_ref_log_probs=flag) for flag in (False, True))
+    kept, precomputed = (
+        predict("dpo", "full", precompute_ref_log_probs=flag) for flag in (False, True)
+    )
     saved = kept.peak_allocated_bytes - precomputed.peak_allocated_bytes
     assert saved == pytest.approx(sizes_of(kept)["reference_model"], rel=1e-3)
 
@@ -102,7 +124,9 @@ def test_only_the_answers_are_scored() -> None:
 
 def test_a_reward_model_is_as_large_as_its_own_shape_says() -> None:
     asked = job("grpo", reward_model="judge")
-    large, small = (estimate(asked, LLAMA, GPU, reward_shape=shape) for shape in (None, SMALL_LLAMA))
+    large, small = (
+        estimate(asked, LLAMA, GPU, reward_shape=shape) for shape in (None, SMALL_LLAMA)
+    )
     assert sizes_of(large)["reward_model"] > 10 * sizes_of(small)["reward_model"]
 
 
@@ -131,30 +155,46 @@ def test_offloading_keeps_few_activations_on_the_device(checkpointing: bool) -> 
 
 
 def test_fewer_layers_that_train_take_less() -> None:
-    totals = [predict("sft", "freeze", num_trainable_layers=count).total_bytes for count in (1, 2, 8)]
+    totals = [
+        predict("sft", "freeze", num_trainable_layers=count).total_bytes for count in (1, 2, 8)
+    ]
     assert totals == sorted(totals) and totals[-1] < predict("sft", "full").total_bytes
-    assert predict("sft", "freeze", num_trainable_layers=99).num_trainable_parameters < LLAMA.num_parameters
+    assert (
+        predict("sft", "freeze", num_trainable_layers=99).num_trainable_parameters
+        < LLAMA.num_parameters
+    )
 
 
 def test_a_module_trained_whole_is_a_copy_with_gradient_and_states() -> None:
     untied, matrix = llama(tie_word_embeddings=False), 128256 * 2048
-    plain, saved = (estimate(job("sft", modules_to_save=name), untied, GPU) for name in ("", "lm_head"))
+    plain, saved = (
+        estimate(job("sft", modules_to_save=name), untied, GPU) for name in ("", "lm_head")
+    )
     assert saved.num_trainable_parameters - plain.num_trainable_parameters == matrix
-    assert saved.phases["optimizer_step"] - plain.phases["optimizer_step"] == pytest.approx(matrix * 2 * 4, rel=0.01)
+    assert saved.phases["optimizer_step"] - plain.phases["optimizer_step"] == pytest.approx(
+        matrix * 2 * 4, rel=0.01
+    )
 
 
 def test_tied_modules_share_their_copy() -> None:
-    one, both = (predict("sft", modules_to_save=names) for names in ("lm_head", "lm_head,embed_tokens"))
+    one, both = (
+        predict("sft", modules_to_save=names) for names in ("lm_head", "lm_head,embed_tokens")
+    )
     assert one.num_trainable_parameters == both.num_trainable_parameters
 
 
 def test_packed_rows_without_a_mask_take_less_than_with_one() -> None:
-    masked, varlen = (predict("sft", packing=True, attn_implementation=name) for name in ("sdpa", "varlen"))
+    masked, varlen = (
+        predict("sft", packing=True, attn_implementation=name) for name in ("sdpa", "varlen")
+    )
     assert varlen.peak_allocated_bytes < masked.peak_allocated_bytes
 
 
 def test_liger_keeps_less_per_layer() -> None:
-    plain, liger = (predict("sft", gradient_checkpointing=False, use_liger_kernel=flag) for flag in (False, True))
+    plain, liger = (
+        predict("sft", gradient_checkpointing=False, use_liger_kernel=flag)
+        for flag in (False, True)
+    )
     assert sizes_of(liger)["activations"] < 0.9 * sizes_of(plain)["activations"]
 
 
@@ -187,7 +227,8 @@ def test_more_of_anything_never_lowers_the_estimate_of_a_stage(
 ) -> None:
     raised = fields[field] * RAISED[field] if RAISED[field] > 1 else fields[field] + 1
     less, more = (
-        estimate(job(stage, method, **fields | {field: value}), SMALL_LLAMA, gpu) for value in (fields[field], raised)
+        estimate(job(stage, method, **fields | {field: value}), SMALL_LLAMA, gpu)
+        for value in (fields[field], raised)
     )
     for name in BYTES:
         assert getattr(more, name) >= getattr(less, name), name

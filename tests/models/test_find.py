@@ -44,7 +44,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source._hub_config_path.cache_clear()
 
 
-def hub_answers(monkeypatch: pytest.MonkeyPatch, answer: Path | Exception) -> list[tuple[str, str, str]]:
+def hub_answers(
+    monkeypatch: pytest.MonkeyPatch, answer: Path | Exception
+) -> list[tuple[str, str, str]]:
     """The Hub serves that file, or fails so; the list fills with what it is asked for."""
     asked: list[tuple[str, str, str]] = []
 
@@ -73,7 +75,9 @@ def test_the_demo_is_a_folder_of_the_presets() -> None:
     assert source.shape.num_parameters == source.num_parameters
 
 
-@pytest.mark.parametrize("called", ["llama 3.1 8b", "Llama-3.1-8B", "meta-llama/llama-3.1-8b", "LLAMA 3.1-8B"])
+@pytest.mark.parametrize(
+    "called", ["llama 3.1 8b", "Llama-3.1-8B", "meta-llama/llama-3.1-8b", "LLAMA 3.1-8B"]
+)
 def test_a_preset_is_found_by_what_people_call_it(called: str) -> None:
     assert find_model(called).reference == find_model(called).location == "meta-llama/Llama-3.1-8B"
 
@@ -89,7 +93,9 @@ def test_another_owners_model_is_not_taken_for_a_preset() -> None:
             find_model(reference)
 
 
-@pytest.mark.parametrize(("called", "meant"), [("mistral 7b", "Mistral-7B-v0.1"), ("lama 3.1 8b", "Llama-3.1-8B")])
+@pytest.mark.parametrize(
+    ("called", "meant"), [("mistral 7b", "Mistral-7B-v0.1"), ("lama 3.1 8b", "Llama-3.1-8B")]
+)
 def test_a_name_that_is_almost_one_of_a_preset_is_answered_with_it(called: str, meant: str) -> None:
     with pytest.raises(ModelNotFound, match=f"did you mean .*{meant}"):
         find_model(called)
@@ -98,7 +104,11 @@ def test_a_name_that_is_almost_one_of_a_preset_is_answered_with_it(called: str, 
 def test_a_preset_is_found_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = hub_answers(monkeypatch, AssertionError("the Hub was asked"))
     source = find_model("Qwen/Qwen3-0.6B")
-    assert (source.location, source.title, source.is_local) == ("Qwen/Qwen3-0.6B", "Qwen3 0.6B", False)
+    assert (source.location, source.title, source.is_local) == (
+        "Qwen/Qwen3-0.6B",
+        "Qwen3 0.6B",
+        False,
+    )
     assert source.shape is models()["Qwen/Qwen3-0.6B"].shape
     assert asked == []
 
@@ -110,7 +120,9 @@ def test_a_folder_is_found_by_its_absolute_path(folder: Path) -> None:
     assert source.num_parameters == source.shape.num_parameters
 
 
-@pytest.mark.parametrize("reference", ["~/my model", "./my model", "./my model/", "../{here}/my model"])
+@pytest.mark.parametrize(
+    "reference", ["~/my model", "./my model", "./my model/", "../{here}/my model"]
+)
 def test_a_folder_is_found_by_what_looks_like_a_path(
     folder: Path, monkeypatch: pytest.MonkeyPatch, reference: str
 ) -> None:
@@ -154,10 +166,16 @@ def test_pickle_files_beside_safetensors_do_not_matter(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
-@pytest.mark.parametrize("change", [{"auto_map": {"AutoConfig": "x.Y"}}, {"a": [{"trust_remote_code": True}]}], ids=str)
-def test_remote_code_is_refused_by_file_and_key(folder: Path, name: str, change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"auto_map": {"AutoConfig": "x.Y"}}, {"a": [{"trust_remote_code": True}]}], ids=str
+)
+def test_remote_code_is_refused_by_file_and_key(
+    folder: Path, name: str, change: dict[str, object]
+) -> None:
     (folder / name).write_text(json.dumps({**CONFIG, **change}))
-    with pytest.raises(ModelNotFound, match=rf"{name} .*code of its own \((auto_map|trust_remote_code)\)"):
+    with pytest.raises(
+        ModelNotFound, match=rf"{name} .*code of its own \((auto_map|trust_remote_code)\)"
+    ):
         find_model(str(folder))
 
 
@@ -195,7 +213,9 @@ def test_a_config_that_is_not_a_json_object_is_refused(folder: Path, content: by
         find_model(str(folder))
 
 
-@pytest.mark.parametrize("reference", ["", "llama", "owner/name/more", "owner/", "/", "a b/c", "owner/na me", "-x/y"])
+@pytest.mark.parametrize(
+    "reference", ["", "llama", "owner/name/more", "owner/", "/", "a b/c", "owner/na me", "-x/y"]
+)
 def test_what_is_no_preset_folder_or_hub_id_is_refused(reference: str) -> None:
     with pytest.raises(ModelNotFound):
         find_model(reference)
@@ -209,7 +229,9 @@ def test_a_hub_model_is_read_at_its_revision(folder: Path, monkeypatch: pytest.M
     assert source.shape
 
 
-def test_a_hub_model_that_asks_for_remote_code_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_that_asks_for_remote_code_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub_answers(monkeypatch, Path(changed(folder, auto_map={"AutoConfig": "x.Y"})) / "config.json")
     with pytest.raises(ModelNotFound, match=r"owner/model .*auto_map"):
         find_model("owner/model")

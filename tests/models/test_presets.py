@@ -124,7 +124,9 @@ def test_a_card_without_a_price_has_none(tmp_path: Path) -> None:
         ("sources", "sources = [1]", "is not a list of texts"),
     ],
 )
-def test_a_bad_card_is_refused_by_file_table_and_key(tmp_path: Path, key: str, line: str, problem: str) -> None:
+def test_a_bad_card_is_refused_by_file_table_and_key(
+    tmp_path: Path, key: str, line: str, problem: str
+) -> None:
     path = written(tmp_path, line_replaced(CARD, key, line))
     with pytest.raises(PresetError, match=rf"some\.toml: \[card\]: {key}: .*{problem}"):
         read_gpus(path)
@@ -136,7 +138,9 @@ def test_a_mistyped_key_is_refused(tmp_path: Path) -> None:
         read_gpus(path)
 
 
-@pytest.mark.parametrize("text", ["[card", CARD + CARD, "\x00"], ids=["not toml", "the same card twice", "binary"])
+@pytest.mark.parametrize(
+    "text", ["[card", CARD + CARD, "\x00"], ids=["not toml", "the same card twice", "binary"]
+)
 def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(PresetError, match=r"some\.toml: cannot be read"):
         read_gpus(written(tmp_path, text))
@@ -167,7 +171,9 @@ def test_a_base_model_is_read_with_its_shape(tmp_path: Path) -> None:
         ("model_type", 'model_type = "abacus"', "config: .*abacus"),
     ],
 )
-def test_a_bad_base_model_is_refused_by_table_and_key(tmp_path: Path, key: str, line: str, said: str) -> None:
+def test_a_bad_base_model_is_refused_by_table_and_key(
+    tmp_path: Path, key: str, line: str, said: str
+) -> None:
     path = written(tmp_path, line_replaced(MODEL, key, line))
     with pytest.raises(PresetError, match=rf"\[owner/model\]: {said}"):
         read_models(path)
@@ -175,7 +181,9 @@ def test_a_bad_base_model_is_refused_by_table_and_key(tmp_path: Path, key: str, 
 
 def test_base_models_are_keyed_by_their_hub_ids() -> None:
     assert models()
-    assert all(key == model.id and re.fullmatch(r"[\w.-]+/[\w.-]+", key) for key, model in models().items())
+    assert all(
+        key == model.id and re.fullmatch(r"[\w.-]+/[\w.-]+", key) for key, model in models().items()
+    )
 
 
 @every_recipe

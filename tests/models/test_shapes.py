@@ -22,7 +22,12 @@ LLAMA: dict[str, object] = {
     "max_position_embeddings": 512,
     "hidden_act": "silu",
 }
-EXPERTS = {"num_experts": 6, "num_local_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+EXPERTS = {
+    "num_experts": 6,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+}
 
 every_model = pytest.mark.parametrize("model", models().values(), ids=lambda model: model.id)
 every_family = pytest.mark.parametrize("model_type", FAMILIES)
@@ -36,7 +41,10 @@ def of_family(model_type: str, **changes: object) -> dict[str, object]:
     """A small config.json of that family."""
     config = {**LLAMA, **EXPERTS, "head_dim": 16, "sliding_window": 128, **changes}
     if FAMILIES[model_type].is_multimodal:
-        return {"model_type": model_type, "text_config": {**config, "model_type": f"{model_type}_text"}}
+        return {
+            "model_type": model_type,
+            "text_config": {**config, "model_type": f"{model_type}_text"},
+        }
     return {**config, "model_type": model_type}
 
 
@@ -142,7 +150,9 @@ def test_a_shape_is_hashable_and_frozen(model_type: str) -> None:
 
 
 def test_a_mixture_of_experts_may_have_dense_layers() -> None:
-    model = ModelShape.from_config(of_family("qwen3_moe", mlp_only_layers=[3], decoder_sparse_step=2))
+    model = ModelShape.from_config(
+        of_family("qwen3_moe", mlp_only_layers=[3], decoder_sparse_step=2)
+    )
     assert [model.has_experts(layer) for layer in range(4)] == [False, True, False, False]
     assert "mlp.gate_proj.weight" in names(model.layer_tensors(0))
     assert "mlp.experts.gate_up_proj" in names(model.layer_tensors(1))
@@ -214,14 +224,24 @@ def parameters_in_transformers(config: dict[str, object]) -> list[tuple[str, tup
 @pytest.mark.parametrize("biased", [False, True])
 @every_family
 def test_tensors_are_those_of_transformers(model_type: str, biased: bool) -> None:
-    config = of_family(model_type, attention_bias=biased, mlp_bias=biased, tie_word_embeddings=biased, pad_token_id=0)
+    config = of_family(
+        model_type,
+        attention_bias=biased,
+        mlp_bias=biased,
+        tie_word_embeddings=biased,
+        pad_token_id=0,
+    )
     shape = ModelShape.from_config(config)
-    assert [(tensor.name, tensor.shape) for tensor in shape.tensors()] == parameters_in_transformers(config)
+    assert [
+        (tensor.name, tensor.shape) for tensor in shape.tensors()
+    ] == parameters_in_transformers(config)
 
 
 @pytest.mark.slow
 @every_family
-def test_the_families_that_scale_what_a_sublayer_adds_are_those_of_transformers(model_type: str) -> None:
+def test_the_families_that_scale_what_a_sublayer_adds_are_those_of_transformers(
+    model_type: str,
+) -> None:
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(model_type).get_text_config()
@@ -231,6 +251,8 @@ def test_the_families_that_scale_what_a_sublayer_adds_are_those_of_transformers(
 @pytest.mark.slow
 @every_model
 def test_a_preset_has_the_tensors_of_transformers(model: BaseModel) -> None:
-    config = tomllib.loads((PRESETS_DIR / "models.toml").read_text(encoding="utf-8"))[model.id]["config"]
+    config = tomllib.loads((PRESETS_DIR / "models.toml").read_text(encoding="utf-8"))[model.id][
+        "config"
+    ]
     found = [(tensor.name, tensor.shape) for tensor in model.shape.tensors()]
     assert found == parameters_in_transformers(config)

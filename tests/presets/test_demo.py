@@ -23,7 +23,9 @@ MODEL_FILES = {
     "tokenizer_config.json",
     "chat_template.jinja",
 }
-ROWS = [json.loads(line)["messages"] for line in (DEMO / "data.jsonl").read_text("utf-8").splitlines()]
+ROWS = [
+    json.loads(line)["messages"] for line in (DEMO / "data.jsonl").read_text("utf-8").splitlines()
+]
 BASICS = make_demo.load_topics(DEMO / "basics.toml")
 PIP = make_demo.load_topics(DEMO / "pip.toml")
 QUESTIONS = {
@@ -94,7 +96,10 @@ def test_the_data_is_what_the_script_makes() -> None:
 
 def test_the_generators_give_the_same_for_the_same_seed() -> None:
     manner = make_demo.load_manner(DEMO / "basics.toml")
-    first, second = (itertools.islice(make_demo.conversations(BASICS, manner, random.Random(7)), 500) for _ in range(2))
+    first, second = (
+        itertools.islice(make_demo.conversations(BASICS, manner, random.Random(7)), 500)
+        for _ in range(2)
+    )
     assert list(first) == list(second)
     assert make_demo.demo_rows(seed=1) != make_demo.demo_rows(seed=2)
 
@@ -122,16 +127,27 @@ def test_an_answer_ends_with_a_token_that_is_not_padding(demo: Demo) -> None:
 
 def test_the_assistant_mask_covers_exactly_the_answers_and_their_ends(demo: Demo) -> None:
     row = max(ROWS, key=len)
-    encoded = demo.tokenizer.apply_chat_template(row, return_dict=True, return_assistant_tokens_mask=True)
-    spoken = [token for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
+    encoded = demo.tokenizer.apply_chat_template(
+        row, return_dict=True, return_assistant_tokens_mask=True
+    )
+    spoken = [
+        token
+        for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
+        if mask
+    ]
     answers = [message["content"] for message in row if message["role"] == "assistant"]
     assert demo.tokenizer.decode(spoken) == "".join(f"{answer}<|im_end|>" for answer in answers)
 
 
 def test_a_prompt_is_a_prefix_of_the_whole_conversation(demo: Demo) -> None:
     row = max(ROWS, key=len)
-    prompt = demo.tokenizer.apply_chat_template(row[:-1], add_generation_prompt=True, tokenize=False)
-    assert demo.tokenizer.apply_chat_template(row, tokenize=False) == f"{prompt}{row[-1]['content']}<|im_end|>\n"
+    prompt = demo.tokenizer.apply_chat_template(
+        row[:-1], add_generation_prompt=True, tokenize=False
+    )
+    assert (
+        demo.tokenizer.apply_chat_template(row, tokenize=False)
+        == f"{prompt}{row[-1]['content']}<|im_end|>\n"
+    )
 
 
 def test_the_tokenizer_writes_any_text_back(demo: Demo) -> None:

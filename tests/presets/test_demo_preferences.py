@@ -19,9 +19,15 @@ def test_both_files_are_what_the_program_makes() -> None:
 
 
 def test_the_better_answer_is_the_right_one_and_the_other_is_not() -> None:
-    right = {user["content"]: answer["content"] for user, answer in make_preferences.exchanges(TOPICS)}
+    right = {
+        user["content"]: answer["content"] for user, answer in make_preferences.exchanges(TOPICS)
+    }
     for row in PREFERENCES:
-        assert row["chosen"][0]["content"] == right[row["prompt"][0]["content"]] != row["rejected"][0]["content"]
+        assert (
+            row["chosen"][0]["content"]
+            == right[row["prompt"][0]["content"]]
+            != row["rejected"][0]["content"]
+        )
     assert all(row["answer"] == right[row["prompt"][0]["content"]] for row in PROMPTS)
 
 

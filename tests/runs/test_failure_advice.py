@@ -19,7 +19,9 @@ def failed(new_run: NewRun):
 
     def make(cause: str, **fields: object) -> Run:
         run = new_run(**fields)
-        runs.write_json(run.folder / "status.json", {"state": "failed", "error": "…", "cause": cause})
+        runs.write_json(
+            run.folder / "status.json", {"state": "failed", "error": "…", "cause": cause}
+        )
         return runs.read(run.home, run.id)
 
     return make
@@ -27,8 +29,16 @@ def failed(new_run: NewRun):
 
 @pytest.mark.parametrize("cause", remedy.CURES)
 def test_every_change_makes_a_job_that_can_run(failed, cause: str) -> None:
-    unwise = {"max_grad_norm": 0, "attn_implementation": "eager", "target_modules": "q_proj", "dtype": "float16"}
-    for run in (failed(cause), failed(cause, **GPU, **unwise, optim="paged_adamw_8bit", halve_batch_on_oom=False)):
+    unwise = {
+        "max_grad_norm": 0,
+        "attn_implementation": "eager",
+        "target_modules": "q_proj",
+        "dtype": "float16",
+    }
+    for run in (
+        failed(cause),
+        failed(cause, **GPU, **unwise, optim="paged_adamw_8bit", halve_batch_on_oom=False),
+    ):
         for each in remedy.remedies(run):
             assert each.title and each.why.endswith(".")
             job = JobSpec.parse(runs.fields_again(run) | dict(each.change))
@@ -41,7 +51,10 @@ def test_out_of_gpu_memory_is_met_with_a_job_that_takes_less_than_predicted(fail
     assert before.verdict == "fits"  # so it was thought
     best = remedy.remedies(run)[0]
     assert best.change == {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16}
-    assert resolve(runs.fields_again(run) | dict(best.change)).estimate().total_bytes < before.total_bytes
+    assert (
+        resolve(runs.fields_again(run) | dict(best.change)).estimate().total_bytes
+        < before.total_bytes
+    )
 
 
 def test_a_diverged_run_learns_slower(failed) -> None:
@@ -54,7 +67,10 @@ def test_a_diverged_run_learns_slower(failed) -> None:
 def test_a_full_disk_is_met_with_the_trash_first(failed) -> None:
     other, run = failed("signal"), failed("disk_full")
     runs.delete(other.home, other.id)
-    assert [each.title for each in remedy.remedies(run)][:2] == ["Empty the trash", "Keep one checkpoint"]
+    assert [each.title for each in remedy.remedies(run)][:2] == [
+        "Empty the trash",
+        "Keep one checkpoint",
+    ]
 
 
 def test_a_run_that_did_not_fail_needs_nothing(new_run: NewRun, failed) -> None:
@@ -65,16 +81,26 @@ def test_a_run_that_did_not_fail_needs_nothing(new_run: NewRun, failed) -> None:
     ("silence", "says"),
     [(5, None), (100, None), (240, "No step for 4 min; a step took 12 s."), (-500, None)],
 )
-def test_a_run_that_stands_still_is_told_from_a_slow_one(failed, silence: float, says: str | None) -> None:
+def test_a_run_that_stands_still_is_told_from_a_slow_one(
+    failed, silence: float, says: str | None
+) -> None:
     run = failed("")
-    status = {"phase": "train", "step": 7, "last_step_time": 1000.0, "seconds_per_step": 12.0, "updated": 1000.0}
+    status = {
+        "phase": "train",
+        "step": 7,
+        "last_step_time": 1000.0,
+        "seconds_per_step": 12.0,
+        "updated": 1000.0,
+    }
     running = runs.Run(run.id, run.folder, run.job, "running", "", 0.0, status)
     assert remedy.stalled(running, now=1000.0 + silence) == says
 
 
 def test_silence_before_the_first_step_is_borne_longer(failed) -> None:
     run = failed("")
-    running = runs.Run(run.id, run.folder, run.job, "running", "", 0.0, {"phase": "load", "updated": 1000.0})
+    running = runs.Run(
+        run.id, run.folder, run.job, "running", "", 0.0, {"phase": "load", "updated": 1000.0}
+    )
     assert remedy.stalled(running, now=1300.0) is None
     assert remedy.stalled(running, now=1900.0) == "Nothing new for 15 min."
     assert remedy.stalled(run) is None

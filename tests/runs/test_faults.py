@@ -67,7 +67,9 @@ def started(home: Home, run: Run, step: int = 1) -> Run:
 def with_exit(home: Home, run: Run) -> Run:
     """The run once its starter has seen its end."""
     ended(home, run)
-    return eventually(lambda: runs.read(home, run.id), lambda run: (run.folder / "exit.json").exists())
+    return eventually(
+        lambda: runs.read(home, run.id), lambda run: (run.folder / "exit.json").exists()
+    )
 
 
 def test_the_states_are_closed_and_finished_is_final() -> None:
@@ -122,7 +124,9 @@ def test_the_counter_of_the_kernel_is_read() -> None:
     assert not Path("/proc/vmstat").exists() or isinstance(states.num_oom_kills(), int)
 
 
-def test_without_its_starter_a_dead_program_is_found_out_all_the_same(home: Home, new_run: NewRun) -> None:
+def test_without_its_starter_a_dead_program_is_found_out_all_the_same(
+    home: Home, new_run: NewRun
+) -> None:
     run = new_run(seed=NEVER_END)
     subprocess.run([sys.executable, "-c", STARTER, home.path, run.id], cwd=ROOT, check=True)
     run = stepping(home, run)
@@ -145,7 +149,11 @@ def test_an_exit_seen_of_an_earlier_life_says_nothing_of_this_one(new_run: NewRu
 def test_the_systems_own_processes_are_never_taken_for_a_run(new_run: NewRun, pid: int) -> None:
     run = new_run()
     found = identify(1)
-    fields = {"pid": pid, "pid_start_time": found.start_time if found else 0, "boot_id": ProcessId.this_boot()}
+    fields = {
+        "pid": pid,
+        "pid_start_time": found.start_time if found else 0,
+        "boot_id": ProcessId.this_boot(),
+    }
     runs.write_json(run.folder / "process.json", fields)
     assert runs.read(run.home, run.id).process is None
 
@@ -182,10 +190,16 @@ def test_a_program_deaf_to_every_wish_is_ended_after_its_time(
     launch.request_stop(run)
     assert runs.read(home, run.id).state == "stopping"  # at once
     assert ended(home, run, 5).state == "stopped"
-    assert [row["step"] for row in runs.metrics(run.folder)] == [1, 2, 3]  # and the torn line is none
+    assert [row["step"] for row in runs.metrics(run.folder)] == [
+        1,
+        2,
+        3,
+    ]  # and the torn line is none
 
 
-def test_a_program_that_is_saving_gets_more_time(home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_saving_gets_more_time(
+    home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = started(home, new_run(seed=SLOW_TO_SAVE))
     monkeypatch.setattr(launch, "SECONDS_TO_TERMINATE", 0.5)
     launch.request_stop(run)
@@ -202,7 +216,9 @@ def test_a_killed_run_leaves_no_grandchild_behind(home: Home, new_run: NewRun) -
     assert not any(identify(pid) for pid in pids)
 
 
-def test_what_a_dead_run_left_running_is_ended_before_the_next_one_starts(home: Home, new_run: NewRun) -> None:
+def test_what_a_dead_run_left_running_is_ended_before_the_next_one_starts(
+    home: Home, new_run: NewRun
+) -> None:
     run = started(home, new_run(seed=GRANDCHILDREN), step=4)
     pids = json.loads((run.folder / "grandchildren.json").read_text())["pids"]
     assert run.process
@@ -256,7 +272,9 @@ def test_a_stale_wish_to_stop_never_touches_the_next_life(home: Home, new_run: N
 def test_two_processes_that_start_at_once_start_one_run(home: Home, new_run: NewRun) -> None:
     rivals = [new_run(seed=NEVER_END) for _ in range(3)]
     starters = [
-        subprocess.Popen([sys.executable, "-c", STARTER, home.path, run.id], cwd=ROOT, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            [sys.executable, "-c", STARTER, home.path, run.id], cwd=ROOT, stderr=subprocess.DEVNULL
+        )
         for run in rivals
     ]
     assert [starter.wait(30) for starter in starters] == [0, 0, 0]
@@ -264,7 +282,9 @@ def test_two_processes_that_start_at_once_start_one_run(home: Home, new_run: New
     assert states_now[:2] == ["queued", "queued"] and states_now[2] in ("running", "starting")
 
 
-def test_jobs_that_are_started_in_the_same_second_become_a_run_each(home: Home, new_run: NewRun) -> None:
+def test_jobs_that_are_started_in_the_same_second_become_a_run_each(
+    home: Home, new_run: NewRun
+) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = [each.result() for each in [pool.submit(new_run) for _ in range(8)]]
     assert len({run.id for run in made}) == 8 == len(runs.list_runs(home))
@@ -319,12 +339,20 @@ def test_torn_lines_and_numbers_that_are_none_leave_gaps(home: Home, new_run: Ne
         run = ended(home, run)
         losses = runs.read_curves(run.folder)["loss"]
         assert run.state == "finished" and run.loss == 0.2
-        assert sum(losses.values != losses.values) == num_gaps and len(losses.values) == 20 + num_gaps
+        assert (
+            sum(losses.values != losses.values) == num_gaps and len(losses.values) == 20 + num_gaps
+        )
 
 
 def test_a_torn_status_is_none(home: Home, new_run: NewRun) -> None:
     run = new_run()
-    for torn in ('{"state": "fini', "[]", "\0\0", '{"state": "dancing"}', '{"state": 7, "step": null}'):
+    for torn in (
+        '{"state": "fini',
+        "[]",
+        "\0\0",
+        '{"state": "dancing"}',
+        '{"state": 7, "step": null}',
+    ):
         (run.folder / "status.json").write_text(torn)
         assert runs.read(home, run.id).state == "starting"
 
@@ -339,21 +367,33 @@ def test_what_a_file_says_in_a_wrong_way_is_as_if_it_were_not_said(
     run = new_run()
     for file, words in SAID.items():
         runs.write_json(run.folder / file, {"state": state} | dict.fromkeys(words.split(), value))
-    (run.folder / "metrics.jsonl").write_text(json.dumps({"step": 1} | dict.fromkeys(("loss", "time"), value)) + "\n")
+    (run.folder / "metrics.jsonl").write_text(
+        json.dumps({"step": 1} | dict.fromkeys(("loss", "time"), value)) + "\n"
+    )
     runs.write_schedule(home, Schedule((), {"0": run.id}))
     queue.advance(home)
     assert [each.to_json()["state"] for each in runs.list_runs(home)] == [seen]
     assert remedies(run) == () and stalled(runs.read(home, run.id)) is None
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "log.txt", "status.json", "samples.jsonl", "about.json"])
-def test_a_link_among_the_files_of_a_run_leads_nowhere(home: Home, new_run: NewRun, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "log.txt", "status.json", "samples.jsonl", "about.json"]
+)
+def test_a_link_among_the_files_of_a_run_leads_nowhere(
+    home: Home, new_run: NewRun, tmp_path: Path, name: str
+) -> None:
     secret = tmp_path / "secret.json"
     secret.write_text('{"title": "canary", "state": "finished", "loss": 1, "step": 1}\n')
     run = new_run()
     (run.folder / name).symlink_to(secret)
     seen = runs.read(home, run.id)
-    told = (seen, runs.metrics(seen.folder), runs.samples(seen.folder), runs.log_tail(seen.folder), seen.loss)
+    told = (
+        seen,
+        runs.metrics(seen.folder),
+        runs.samples(seen.folder),
+        runs.log_tail(seen.folder),
+        seen.loss,
+    )
     assert "canary" not in repr(told) and seen.state == "starting" and seen.loss is None
     assert not runs.read_curves(seen.folder)
 
@@ -372,7 +412,9 @@ def test_a_program_that_cannot_be_started_is_failed_with_the_reason(
     assert run.state == "failed" and "could not be started: No such file" in run.error
 
 
-def test_a_deleted_folder_troubles_nobody_who_still_holds_its_run(home: Home, new_run: NewRun) -> None:
+def test_a_deleted_folder_troubles_nobody_who_still_holds_its_run(
+    home: Home, new_run: NewRun
+) -> None:
     run = started(home, new_run(seed=NEVER_END))
     launch.kill(run)
     ended(home, run)

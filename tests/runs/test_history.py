@@ -33,7 +33,9 @@ def bare_run(home: Home, name: str, **fields: object) -> Path:
 
 def write_metrics(folder: Path, steps: range, **more: object) -> None:
     with (folder / "metrics.jsonl").open("ab") as file:
-        file.writelines(orjson.dumps({"step": step, "loss": step % 7, **more}) + b"\n" for step in steps)
+        file.writelines(
+            orjson.dumps({"step": step, "loss": step % 7, **more}) + b"\n" for step in steps
+        )
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def finished(new_run: NewRun) -> Run:
 
 
 @pytest.mark.parametrize("number_of_runs", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_many_runs_are_listed_and_looked_at_again_for_nothing(home: Home, number_of_runs: int) -> None:
+def test_many_runs_are_listed_and_looked_at_again_for_nothing(
+    home: Home, number_of_runs: int
+) -> None:
     job, status = JobSpec.parse({}).to_json(), json.dumps(FINISHED)
     for number in range(number_of_runs):
         folder = home.runs / f"run-{number:05d}"
@@ -54,7 +58,9 @@ def test_many_runs_are_listed_and_looked_at_again_for_nothing(home: Home, number
         os.utime(folder, (number, number))
     os.utime(home.runs, (1, 1))
     assert len(runs.list_runs(home)) == number_of_runs
-    (home.runs / "run-00000/status.json").write_text("{}")  # in place: the folder looks as before, so nobody looks
+    (home.runs / "run-00000/status.json").write_text(
+        "{}"
+    )  # in place: the folder looks as before, so nobody looks
     listed, mark = runs.list_runs(home), runs.list_fingerprint(home)
     assert runs.list_runs(home) is listed and runs.list_fingerprint(home) == mark
     assert {run.state for run in listed} == {"finished"}
@@ -63,9 +69,14 @@ def test_many_runs_are_listed_and_looked_at_again_for_nothing(home: Home, number
 def test_the_list_follows_what_is_made_changed_and_removed(home: Home) -> None:
     mark = runs.list_fingerprint(home)
     folder = bare_run(home, "a")
-    assert [run.id for run in runs.list_runs(home)] == ["a"] and (after := runs.list_fingerprint(home)) != mark
+    assert [run.id for run in runs.list_runs(home)] == ["a"] and (
+        after := runs.list_fingerprint(home)
+    ) != mark
     runs.annotate(home, "a", title="New name")
-    assert runs.list_runs(home)[0].name == "New name" and (last := runs.list_fingerprint(home)) != after
+    assert (
+        runs.list_runs(home)[0].name == "New name"
+        and (last := runs.list_fingerprint(home)) != after
+    )
     folder.rename(home.path / "elsewhere")
     assert runs.list_runs(home) == () and runs.list_fingerprint(home) != last
 
@@ -92,13 +103,25 @@ def test_runs_are_found_by_their_words(home: Home) -> None:
     bare_run(home, "two")
     runs.annotate(home, "two", title="Ärger", notes="to the moon", tags=["paper"])
     listed = runs.list_runs(home)
-    for words, ids in {"QLORA": ["one"], "moon PAPER": ["two"], "ärger": ["two"], "moon qlora": [], "": 2}.items():
+    for words, ids in {
+        "QLORA": ["one"],
+        "moon PAPER": ["two"],
+        "ärger": ["two"],
+        "moon qlora": [],
+        "": 2,
+    }.items():
         found = [run.id for run in runs.search(listed, words)]
         assert found == ids or len(found) == ids, words
 
 
 def test_words_about_a_run_are_kept_and_can_be_changed_one_by_one(finished: Run) -> None:
-    runs.annotate(finished.home, finished.id, title=" First ", notes="two\nlines\t!", tags=["a", "b", "a", " "])
+    runs.annotate(
+        finished.home,
+        finished.id,
+        title=" First ",
+        notes="two\nlines\t!",
+        tags=["a", "b", "a", " "],
+    )
     run = runs.annotate(finished.home, finished.id, title="Second")
     assert (run.name, run.about.notes, run.about.tags) == ("Second", "two\nlines\t!", ("a", "b"))
     assert run.id == finished.id
@@ -106,9 +129,17 @@ def test_words_about_a_run_are_kept_and_can_be_changed_one_by_one(finished: Run)
 
 @pytest.mark.parametrize(
     "words",
-    [{"title": "x" * 121}, {"title": "a\nb"}, {"notes": "\0"}, {"tags": ["\u202e"]}, {"tags": map(str, range(21))}],
+    [
+        {"title": "x" * 121},
+        {"title": "a\nb"},
+        {"notes": "\0"},
+        {"tags": ["\u202e"]},
+        {"tags": map(str, range(21))},
+    ],
 )
-def test_words_that_are_too_many_or_treacherous_are_refused(finished: Run, words: dict[str, object]) -> None:
+def test_words_that_are_too_many_or_treacherous_are_refused(
+    finished: Run, words: dict[str, object]
+) -> None:
     with pytest.raises(SpecError):
         runs.annotate(finished.home, finished.id, **words)  # type: ignore[arg-type]
     assert runs.read(finished.home, finished.id).about == runs.About()
@@ -175,8 +206,15 @@ def test_a_clock_that_was_set_costs_nothing(home: Home) -> None:
 
 def test_curves_keep_every_key_in_the_order_of_the_file(home: Home) -> None:
     folder = bare_run(home, "a")
-    rows = [{"step": 1, "loss": 3}, {"step": 2, "eval_loss": 2.5, "note": "x"}, {"loss": 9}, {"step": 2, "loss": 2}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "lo')
+    rows = [
+        {"step": 1, "loss": 3},
+        {"step": 2, "eval_loss": 2.5, "note": "x"},
+        {"loss": 9},
+        {"step": 2, "loss": 2},
+    ]
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "lo'
+    )
     curves = runs.read_curves(folder)
     assert curves.keys() == {"loss", "eval_loss"}
     assert curves["loss"].steps.tolist() == [1, 2] and curves["loss"].values.tolist() == [3, 2]
@@ -219,7 +257,9 @@ def test_a_thinned_curve_keeps_ends_highs_and_lows(values: list[float], max_poin
     assert len(thin.values) <= max_points and np.all(np.diff(thin.steps) > 0)
     assert (thin.values.max(), thin.values.min()) == (max(values), min(values))
     assert (thin.values[0], thin.values[-1]) == (values[0], values[-1])
-    assert all(values[int(step)] == value for step, value in zip(thin.steps, thin.values, strict=True))
+    assert all(
+        values[int(step)] == value for step, value in zip(thin.steps, thin.values, strict=True)
+    )
 
 
 def test_gaps_of_a_long_curve_stay_gaps(home: Home) -> None:
@@ -243,7 +283,9 @@ def test_runs_are_compared_by_what_differs_and_by_how_they_came_out(home: Home) 
     first, second = bare_run(home, "a", lora_r=4, seed=1), bare_run(home, "b", lora_r=8, seed=1)
     write_metrics(first, range(1, 5), eval_loss=2.5)
     found = {each.name: each for each in runs.compare([runs.read(home, "a"), runs.read(home, "b")])}
-    assert found["lora_r"].values == (4, 8) and "seed" not in found and not found["lora_r"].is_result
+    assert (
+        found["lora_r"].values == (4, 8) and "seed" not in found and not found["lora_r"].is_result
+    )
     assert found["eval_loss"].values == (2.5, None) and found["eval_loss"].is_result
     assert found["loss"].values == (4, None) and second.exists()
 
@@ -256,7 +298,9 @@ def test_runs_are_compared_by_what_differs_and_by_how_they_came_out(home: Home) 
         ({}, []),
     ],
 )
-def test_a_checkpoint_is_complete_by_its_manifest(home: Home, files: dict[int, list[str]], complete: object) -> None:
+def test_a_checkpoint_is_complete_by_its_manifest(
+    home: Home, files: dict[int, list[str]], complete: object
+) -> None:
     folder = bare_run(home, "a")
     for step, names in files.items():
         place = folder / f"checkpoints/checkpoint-{step}"
@@ -265,11 +309,15 @@ def test_a_checkpoint_is_complete_by_its_manifest(home: Home, files: dict[int, l
             (place / name).write_text("12345")
     (folder / "checkpoints/.checkpoint-9.new").mkdir(parents=True)
     found = runs.checkpoints(folder)
-    assert [each.is_complete for each in found] == complete and [each.step for each in found] == list(files)
+    assert [each.is_complete for each in found] == complete and [
+        each.step for each in found
+    ] == list(files)
     assert runs.has_checkpoint(folder) == any(complete) and all(each.bytes >= 5 for each in found)
 
 
-def test_the_data_of_a_run_is_known_by_its_hash(home: Home, new_run: NewRun, tmp_path: Path) -> None:
+def test_the_data_of_a_run_is_known_by_its_hash(
+    home: Home, new_run: NewRun, tmp_path: Path
+) -> None:
     run = new_run()
     manifest = runs.read_json(run.folder / "data/manifest.json")
     assert manifest["train.jsonl"]["sha256"] == run.job.dataset_sha256 != ""
@@ -286,14 +334,21 @@ def test_the_data_of_a_run_is_known_by_its_hash(home: Home, new_run: NewRun, tmp
     [
         {"text": "plain"},
         {"prompt": "a", "completion": "b"},
-        {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+        {
+            "prompt": [{"role": "user", "content": "a"}],
+            "completion": [{"role": "assistant", "content": "b"}],
+        },
     ],
 )
-def test_evaluation_data_of_another_kind_makes_no_run(home: Home, tmp_path: Path, row: dict[str, object]) -> None:
+def test_evaluation_data_of_another_kind_makes_no_run(
+    home: Home, tmp_path: Path, row: dict[str, object]
+) -> None:
     train, held_out = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
     train.write_text('{"question": "a", "answer": "b"}\n')
     held_out.write_text(json.dumps(row) + "\n")
-    with pytest.raises(SpecError, match=r"eval_dataset: train.jsonl holds .* but eval.jsonl holds "):
+    with pytest.raises(
+        SpecError, match=r"eval_dataset: train.jsonl holds .* but eval.jsonl holds "
+    ):
         runs.create(home, resolve({"dataset": str(train), "eval_dataset": str(held_out)}), {})
     assert not [*home.runs.iterdir()]
 
@@ -316,15 +371,26 @@ def test_a_bundle_holds_what_it_takes_and_nothing_else(finished: Run, tmp_path: 
         ours = [name for name in names if not name.startswith(("model/", "training/"))]
         text = b"\n".join(opened.read(name) for name in ours).decode()
         job = json.loads(opened.read("job.json"))
-    assert {"RUN.md", "job.json", "requirements.txt", "training/__main__.py", "data/manifest.json"} <= names
-    assert not any(name.startswith(("/", "..")) or "linked" in name or "twin" in name for name in names)
+    assert {
+        "RUN.md",
+        "job.json",
+        "requirements.txt",
+        "training/__main__.py",
+        "data/manifest.json",
+    } <= names
+    assert not any(
+        name.startswith(("/", "..")) or "linked" in name or "twin" in name for name in names
+    )
     assert job["model"] == "model" and "model/model.safetensors" in names
     assert str(Path.home()) not in text and "boot_id" not in text and "secret" not in text
 
 
 def test_a_bundle_says_which_folders_it_does_not_bring(new_run: NewRun, tmp_path: Path) -> None:
     (tmp_path / "before").mkdir()
-    for run, said in ((new_run(adapter=str(tmp_path / "before")), "its `adapter` is a folder"), (new_run(), "")):
+    for run, said in (
+        (new_run(adapter=str(tmp_path / "before")), "its `adapter` is a folder"),
+        (new_run(), ""),
+    ):
         with zipfile.ZipFile(runs.write_bundle(run, tmp_path / f"{run.id}.zip")) as bundle:
             told = bundle.read("RUN.md").decode()
         assert said in told and ("is a folder of the machine" in told) == bool(said)
@@ -345,7 +411,9 @@ def test_a_bundle_runs_again_without_tailor(new_run: NewRun, tmp_path: Path) -> 
 
     with zipfile.ZipFile(runs.write_bundle(new_run(), tmp_path / "run.zip")) as bundle:
         bundle.extractall(tmp_path / "again")
-    subprocess.run([sys.executable, "-m", "training", "job.json"], cwd=tmp_path / "again", check=True)
+    subprocess.run(
+        [sys.executable, "-m", "training", "job.json"], cwd=tmp_path / "again", check=True
+    )
     assert runs.read_json(tmp_path / "again" / "status.json")["state"] == "finished"
 
 

@@ -26,7 +26,10 @@ def old_run(home: Home) -> Run:
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall(home.runs)
     folder = home.runs / RUN_ID
-    for path in (folder / "job.json", folder / "checkpoints" / f"checkpoint-{STEPS_DONE}" / "manifest.json"):
+    for path in (
+        folder / "job.json",
+        folder / "checkpoints" / f"checkpoint-{STEPS_DONE}" / "manifest.json",
+    ):
         path.write_text(path.read_text().replace('"MODEL"', json.dumps(str(DEMO_DIR))))
     return runs.read(home, RUN_ID)
 
@@ -54,7 +57,9 @@ def test_it_can_be_asked_for_again(old_run: Run) -> None:
 def test_its_bundle_holds_its_own_program(old_run: Run, tmp_path: Path) -> None:
     runs.write_bundle(old_run, tmp_path / "bundle.zip")
     with zipfile.ZipFile(tmp_path / "bundle.zip") as bundle:
-        assert "training/acceleration.py" in bundle.namelist()  # a file that the program of today does not have
+        assert (
+            "training/acceleration.py" in bundle.namelist()
+        )  # a file that the program of today does not have
 
 
 @pytest.mark.training

@@ -11,7 +11,15 @@ import pytest
 from core import runs
 from core.job import SpecError
 from core.runs import Home, Run, Schedule, launch, queue
-from tests.builders.fake_runs import CRASH_AT_STEP_3, NEVER_END, NewRun, advanced, ended, eventually, stepping
+from tests.builders.fake_runs import (
+    CRASH_AT_STEP_3,
+    NEVER_END,
+    NewRun,
+    advanced,
+    ended,
+    eventually,
+    stepping,
+)
 from tests.builders.paths import ROOT
 
 
@@ -21,12 +29,16 @@ def busy(home: Home, new_run: NewRun) -> Run:
     return stepping(home, queue.submit(home, new_run(seed=NEVER_END)))
 
 
-def test_a_submitted_run_starts_at_once_where_the_device_is_free(home: Home, new_run: NewRun) -> None:
+def test_a_submitted_run_starts_at_once_where_the_device_is_free(
+    home: Home, new_run: NewRun
+) -> None:
     run = queue.submit(home, new_run())
     assert run.state in ("starting", "running") and run.process and queue.waiting(home) == ()
 
 
-def test_a_second_run_waits_and_starts_when_the_first_has_ended(home: Home, new_run: NewRun, busy: Run) -> None:
+def test_a_second_run_waits_and_starts_when_the_first_has_ended(
+    home: Home, new_run: NewRun, busy: Run
+) -> None:
     second = queue.submit(home, new_run())
     queue.advance(home)
     assert second.state == "queued" and runs.read(home, second.id).state == "queued"
@@ -53,15 +65,23 @@ def test_a_change_of_places_is_news_for_the_list(home: Home, new_run: NewRun) ->
     assert runs.list_fingerprint(home) != mark
 
 
-def test_a_cancelled_run_is_stopped_without_having_started(home: Home, new_run: NewRun, busy: Run) -> None:
+def test_a_cancelled_run_is_stopped_without_having_started(
+    home: Home, new_run: NewRun, busy: Run
+) -> None:
     waiting = queue.submit(home, new_run())
     launch.request_stop(waiting)
     run = runs.read(home, waiting.id)
-    assert run.state == "stopped" and queue.waiting(home) == () and not (run.folder / "log.txt").exists()
+    assert (
+        run.state == "stopped"
+        and queue.waiting(home) == ()
+        and not (run.folder / "log.txt").exists()
+    )
     assert queue.submit(home, run).state == "queued"  # and may be asked for again
 
 
-def test_a_resumed_run_that_is_cancelled_is_what_it_was(home: Home, new_run: NewRun, busy: Run) -> None:
+def test_a_resumed_run_that_is_cancelled_is_what_it_was(
+    home: Home, new_run: NewRun, busy: Run
+) -> None:
     failed = new_run()
     runs.write_json(failed.folder / "status.json", {"state": "failed", "error": "Lost.", "step": 7})
     launch.request_stop(queue.submit(home, failed))
@@ -76,7 +96,9 @@ def test_submitting_twice_is_waiting_once(home: Home, new_run: NewRun, busy: Run
 
 
 @pytest.mark.parametrize("state", ["finished", "running"])
-def test_what_is_finished_or_under_way_is_not_queued(home: Home, new_run: NewRun, busy: Run, state: str) -> None:
+def test_what_is_finished_or_under_way_is_not_queued(
+    home: Home, new_run: NewRun, busy: Run, state: str
+) -> None:
     run = busy
     if state == "finished":
         run = new_run()
@@ -90,10 +112,15 @@ def test_a_crashed_run_is_never_started_again_by_itself(home: Home, new_run: New
     log = (run.folder / "process.json").read_text()
     for _ in range(3):
         queue.advance(home)
-    assert runs.read(home, run.id).state == "failed" and (run.folder / "process.json").read_text() == log
+    assert (
+        runs.read(home, run.id).state == "failed"
+        and (run.folder / "process.json").read_text() == log
+    )
 
 
-def test_a_run_that_cannot_be_started_fails_and_the_next_one_starts(home: Home, new_run: NewRun, busy: Run) -> None:
+def test_a_run_that_cannot_be_started_fails_and_the_next_one_starts(
+    home: Home, new_run: NewRun, busy: Run
+) -> None:
     broken, sound = queue.submit(home, new_run()), queue.submit(home, new_run())
     (broken.folder / "log.txt").mkdir()
     launch.request_stop(busy)
@@ -116,13 +143,15 @@ def test_a_waiting_run_is_not_deleted(home: Home, new_run: NewRun, busy: Run) ->
         runs.delete(home, run.id)
 
 
-def test_an_app_killed_between_queue_and_start_starts_it_later_once(home: Home, new_run: NewRun) -> None:
+def test_an_app_killed_between_queue_and_start_starts_it_later_once(
+    home: Home, new_run: NewRun
+) -> None:
     run = new_run(seed=NEVER_END)
     runs.write_schedule(home, Schedule((run.id,)))  # all that the dead app has left
-    advance = (
-        "import sys; from core import runs; from core.runs import queue; queue.advance(runs.Home.find(sys.argv[1]))"
-    )
-    apps = [subprocess.Popen([sys.executable, "-c", advance, home.path], cwd=ROOT) for _ in range(2)]
+    advance = "import sys; from core import runs; from core.runs import queue; queue.advance(runs.Home.find(sys.argv[1]))"
+    apps = [
+        subprocess.Popen([sys.executable, "-c", advance, home.path], cwd=ROOT) for _ in range(2)
+    ]
     assert [app.wait(30) for app in apps] == [0, 0]
     run = stepping(home, run)
     assert run.state == "running" and runs.read_schedule(home).devices == {"0": run.id}
@@ -145,18 +174,30 @@ def test_a_damaged_queue_file_is_an_empty_queue(home: Home, new_run: NewRun, tor
     assert queue.waiting(home) == () and queue.submit(home, new_run()).process
 
 
-def test_a_run_that_the_queue_file_does_not_name_keeps_its_device(home: Home, new_run: NewRun, busy: Run) -> None:
-    runs.write_schedule(home, Schedule())  # lost, or never told: the program may be started by hand in its folder
+def test_a_run_that_the_queue_file_does_not_name_keeps_its_device(
+    home: Home, new_run: NewRun, busy: Run
+) -> None:
+    runs.write_schedule(
+        home, Schedule()
+    )  # lost, or never told: the program may be started by hand in its folder
     second = queue.submit(home, new_run())
     queue.advance(home)
     assert second.state == "queued" and runs.read_schedule(home).devices == {"0": busy.id}
 
 
-def test_each_gpu_has_a_run_of_its_own(home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gpu_has_a_run_of_its_own(
+    home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cards = SimpleNamespace(gpus=(SimpleNamespace(index=0), SimpleNamespace(index=2)))
     monkeypatch.setattr(launch, "this_machine", lambda: cards)
-    first, other, waiting = (queue.submit(home, new_run(seed=NEVER_END, device=device)) for device in (0, 2, 2))
-    assert (first.state == "queued", other.state == "queued", waiting.state) == (False, False, "queued")
+    first, other, waiting = (
+        queue.submit(home, new_run(seed=NEVER_END, device=device)) for device in (0, 2, 2)
+    )
+    assert (first.state == "queued", other.state == "queued", waiting.state) == (
+        False,
+        False,
+        "queued",
+    )
     assert launch.environment(launch.device_of(other))["CUDA_VISIBLE_DEVICES"] == "2"
     with pytest.raises(SpecError, match="no GPU 1"):
         queue.submit(home, new_run(device=1))
@@ -165,17 +206,23 @@ def test_each_gpu_has_a_run_of_its_own(home: Home, new_run: NewRun, monkeypatch:
 def test_the_first_gpu_in_sight_is_taken_where_the_job_names_none(
     new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "this_machine", lambda: SimpleNamespace(gpus=(SimpleNamespace(index=3),)))
+    monkeypatch.setattr(
+        launch, "this_machine", lambda: SimpleNamespace(gpus=(SimpleNamespace(index=3),))
+    )
     assert launch.device_of(new_run()) == "3"
 
 
-def test_a_card_that_nvml_does_not_show_stays_as_it_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_nvml_does_not_show_stays_as_it_was_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(launch, "this_machine", lambda: SimpleNamespace(gpus=()))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1234")
     assert launch.environment()["CUDA_VISIBLE_DEVICES"] == "MIG-1234"
 
 
-def test_the_queue_moves_by_itself_while_the_app_is_open(home: Home, new_run: NewRun, busy: Run) -> None:
+def test_the_queue_moves_by_itself_while_the_app_is_open(
+    home: Home, new_run: NewRun, busy: Run
+) -> None:
     second = queue.submit(home, new_run())
     assert queue.keep_advancing(home).daemon
     launch.request_stop(busy)

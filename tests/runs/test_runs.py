@@ -12,7 +12,15 @@ from core.device import ProcessId, identify
 from core.job import SpecError
 from core.resolve import resolve
 from core.runs import Home, RunNotFound, launch
-from tests.builders.fake_runs import CRASH_AT_STEP_3, DIE_SILENTLY, NEVER_END, NewRun, ended, start, stepping
+from tests.builders.fake_runs import (
+    CRASH_AT_STEP_3,
+    DIE_SILENTLY,
+    NEVER_END,
+    NewRun,
+    ended,
+    start,
+    stepping,
+)
 
 
 def test_a_new_run_holds_all_that_is_needed_to_run_it_elsewhere(new_run: NewRun) -> None:
@@ -20,19 +28,27 @@ def test_a_new_run_holds_all_that_is_needed_to_run_it_elsewhere(new_run: NewRun)
     assert {"job.json", "estimate.json", "requirements.txt", "training", "data"} <= {
         path.name for path in run.folder.iterdir()
     }
-    assert run.job.dataset == "data/train.jsonl" and (run.folder / run.job.dataset).stat().st_size > 0
+    assert (
+        run.job.dataset == "data/train.jsonl" and (run.folder / run.job.dataset).stat().st_size > 0
+    )
     assert run.job.lora_r == 4 and run.state == "starting"
 
 
-def test_a_run_that_cannot_be_made_leaves_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_cannot_be_made_leaves_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runs, "PROGRAM", Path("/nowhere"))
     with pytest.raises(OSError):
         runs.create(home, resolve({}), {})
     assert list(home.runs.iterdir()) == []
 
 
-def test_what_a_killed_app_left_half_made_is_removed_after_a_day(home: Home, new_run: NewRun) -> None:
-    left, fresh, foreign = (home.runs / name for name in (".20260101-000000-a-lora", ".20260102-000000-b-lora", ".git"))
+def test_what_a_killed_app_left_half_made_is_removed_after_a_day(
+    home: Home, new_run: NewRun
+) -> None:
+    left, fresh, foreign = (
+        home.runs / name for name in (".20260101-000000-a-lora", ".20260102-000000-b-lora", ".git")
+    )
     for folder in (left, fresh, foreign):
         (folder / "data").mkdir(parents=True)
     for folder in (left, foreign):
@@ -60,7 +76,9 @@ def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRu
     assert not (run.folder / "stop").exists()
 
 
-def test_a_run_stopped_before_its_program_can_speak_counts_as_stopped(home: Home, new_run: NewRun) -> None:
+def test_a_run_stopped_before_its_program_can_speak_counts_as_stopped(
+    home: Home, new_run: NewRun
+) -> None:
     run = new_run(seed=NEVER_END)
     start(home, run)
     launch.request_stop(runs.read(home, run.id))
@@ -102,7 +120,12 @@ def test_a_reused_pid_is_never_taken_for_the_run(home: Home, new_run: NewRun) ->
     run = new_run()
     mine = identify(os.getpid())
     assert mine
-    status = {"state": "running", "pid": mine.pid, "pid_start_time": mine.start_time - 100, "boot_id": mine.boot_id}
+    status = {
+        "state": "running",
+        "pid": mine.pid,
+        "pid_start_time": mine.start_time - 100,
+        "boot_id": mine.boot_id,
+    }
     runs.write_json(run.folder / "status.json", status)
     run = runs.read(home, run.id)
     assert run.state == "failed"
@@ -116,7 +139,9 @@ def test_a_reboot_makes_a_run_interrupted(home: Home, new_run: NewRun) -> None:
     assert runs.read(home, run.id).state == "interrupted"
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "/etc", "a/b", "../runs", "x\0y", "C:\\x", "a" * 300, "no-such-run"])
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "/etc", "a/b", "../runs", "x\0y", "C:\\x", "a" * 300, "no-such-run"]
+)
 def test_only_a_run_can_be_read(home: Home, name: str) -> None:
     with pytest.raises(RunNotFound):
         runs.read(home, name)
@@ -128,7 +153,9 @@ def test_a_link_is_not_a_run(home: Home, new_run: NewRun) -> None:
         runs.read(home, "linked")
 
 
-def test_runs_are_listed_newest_first_and_strangers_are_skipped(home: Home, new_run: NewRun) -> None:
+def test_runs_are_listed_newest_first_and_strangers_are_skipped(
+    home: Home, new_run: NewRun
+) -> None:
     older, newer = new_run(), new_run()
     os.utime(older.folder / "job.json", (1, 1))
     (home.runs / "stranger").mkdir()
@@ -139,7 +166,9 @@ def test_runs_are_listed_newest_first_and_strangers_are_skipped(home: Home, new_
     assert [run.id for run in runs.list_runs(home)] == [newer.id, older.id]
 
 
-def test_a_deleted_run_is_gone_and_a_running_one_is_not_deleted(home: Home, new_run: NewRun) -> None:
+def test_a_deleted_run_is_gone_and_a_running_one_is_not_deleted(
+    home: Home, new_run: NewRun
+) -> None:
     idle, busy = new_run(), new_run(seed=NEVER_END)
     start(home, busy)
     runs.write_json(idle.folder / "status.json", {"state": "finished"})
@@ -151,7 +180,9 @@ def test_a_deleted_run_is_gone_and_a_running_one_is_not_deleted(home: Home, new_
 
 def test_a_torn_last_line_waits_for_its_end(new_run: NewRun) -> None:
     run = new_run()
-    (run.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n\0\0\n[1]\n{"step": 2, "lo')
+    (run.folder / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 2.0}\n\0\0\n[1]\n{"step": 2, "lo'
+    )
     assert runs.metrics(run.folder) == ({"step": 1, "loss": 2.0},)
 
 
@@ -178,11 +209,21 @@ def test_secrets_of_the_environment_stay_out(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     "name",
     [
-        *("CC", "CXX", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH", "TORCHINDUCTOR_CACHE_DIR"),
+        *(
+            "CC",
+            "CXX",
+            "CPATH",
+            "C_INCLUDE_PATH",
+            "LIBRARY_PATH",
+            "LD_LIBRARY_PATH",
+            "TORCHINDUCTOR_CACHE_DIR",
+        ),
         *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
     ],
 )
-def test_what_finds_a_compiler_and_sets_up_torch_is_passed_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_what_finds_a_compiler_and_sets_up_torch_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv(name, "chosen")
     assert launch.environment()[name] == "chosen"
 
@@ -205,7 +246,17 @@ def test_the_peak_is_of_the_whole_training_on_a_gpu_and_of_the_whole_process_wit
 
 def test_the_list_is_json(home: Home, new_run: NewRun) -> None:
     listed = json.loads(json.dumps([run.to_json() for run in (new_run(),)]))
-    assert listed[0].keys() >= {"id", "state", "model", "stage", "method", "created", "step", "max_steps", "loss"}
+    assert listed[0].keys() >= {
+        "id",
+        "state",
+        "model",
+        "stage",
+        "method",
+        "created",
+        "step",
+        "max_steps",
+        "loss",
+    }
 
 
 def test_a_process_of_another_boot_is_not_alive() -> None:

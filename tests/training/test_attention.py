@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, GptOssForCausalLM, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaForCausalLM,
+)
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 import tests.builders.varlen_on_cpu
@@ -24,7 +30,10 @@ from tests.builders.tiny_models import (
     sequences,
 )
 
-pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")]
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning"),
+]
 
 
 @pytest.fixture
@@ -76,7 +85,9 @@ def test_padding_needs_a_mask_on_the_left_alone(attn_implementation: str) -> Non
 
 def test_tokens_that_see_later_ones_get_a_mask() -> None:
     def makes(**inputs: Any) -> Any:
-        return create_causal_mask(**inputs, block_sequence_ids=torch.tensor([[-1] * 9 + [0] * 4 + [-1] * 17]))
+        return create_causal_mask(
+            **inputs, block_sequence_ids=torch.tensor([[-1] * 9 + [0] * 4 + [-1] * 17])
+        )
 
     assert mask_of(model_of("llama", "varlen"), *packed(), makes).shape == (1, 1, 30, 30)
 
@@ -92,10 +103,14 @@ def test_the_kernel_teaches_what_sdpa_teaches(family: str, batches: Any) -> None
 
 
 @pytest.mark.usefixtures("kernel")
-def test_a_kernel_that_cannot_share_keys_gets_them_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_cannot_share_keys_gets_them_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
-    def without_sharing(query: torch.Tensor, key: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+    def without_sharing(
+        query: torch.Tensor, key: torch.Tensor, *rest: Any, **options: Any
+    ) -> torch.Tensor:
         asked.append((query.shape == key.shape, "enable_gqa" in options))
         return tests.builders.varlen_on_cpu.varlen.varlen_attn(query, key, *rest, **options)
 
@@ -106,7 +121,9 @@ def test_a_kernel_that_cannot_share_keys_gets_them_repeated(monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("kernel")
-def test_the_kernel_takes_what_autocast_gives_to_pytorchs_own_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_takes_what_autocast_gives_to_pytorchs_own_functions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     dtypes = []
 
     def fits(query: torch.Tensor, value: torch.Tensor) -> bool:
@@ -127,7 +144,9 @@ def test_layers_recomputed_through_the_kernel_teach_the_same() -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # from within PyTorch's compiler
 def test_layers_compile_without_a_break_and_once_more_for_all_other_lengths() -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -136,7 +155,10 @@ def test_layers_compile_without_a_break_and_once_more_for_all_other_lengths() ->
     for layer in model.model.layers:
         layer.compile(backend=counter, fullgraph=True)
     for lengths in ((9, 6), (7, 3, 11), (2, 14, 5, 6), (20, 13)):
-        ids, positions = torch.arange(sum(lengths))[None], torch.cat([torch.arange(length) for length in lengths])
+        ids, positions = (
+            torch.arange(sum(lengths))[None],
+            torch.cat([torch.arange(length) for length in lengths]),
+        )
         model(input_ids=ids, position_ids=positions[None], use_cache=False).logits.sum().backward()
     assert counter.frame_count == 2
 
@@ -155,7 +177,10 @@ def test_layers_compile_without_a_break_and_once_more_for_all_other_lengths() ->
 def test_the_kernel_takes_half_precision_and_heads_of_equal_moderate_size(
     dtype: torch.dtype, size: int, value_size: int, fits: bool
 ) -> None:
-    assert attention._fits_kernel(torch.zeros(3, 4, size, dtype=dtype), torch.zeros(3, 2, value_size)) == fits
+    assert (
+        attention._fits_kernel(torch.zeros(3, 4, size, dtype=dtype), torch.zeros(3, 2, value_size))
+        == fits
+    )
 
 
 # Which kernel a job gets
@@ -178,17 +203,25 @@ def test_rows_padded_at_their_end_go_without_a_mask(fields: dict[str, Any], name
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_card_before_ampere_gets_keys_for_every_head(monkeypatch: pytest.MonkeyPatch, side: str) -> None:
+def test_a_card_before_ampere_gets_keys_for_every_head(
+    monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
     heads = []
 
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
+    def attend(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
         heads.append((key.shape[1], value.shape[1]))
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
 
     monkeypatch.setattr(attention, "_shares_keys", lambda: False)
     monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
-    assert_same(learn(model_of("llama", "causal"), padded(side)), learn(model_of("llama"), padded(side)))
-    assert heads == ([(4, 4)] * 3 if side == "right" else []), "transformers has copies made where there is a mask"
+    assert_same(
+        learn(model_of("llama", "causal"), padded(side)), learn(model_of("llama"), padded(side))
+    )
+    assert heads == ([(4, 4)] * 3 if side == "right" else []), (
+        "transformers has copies made where there is a mask"
+    )
     monkeypatch.undo()
     attention.register()
 
@@ -198,7 +231,9 @@ def test_a_card_before_ampere_gets_keys_for_every_head(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("attn_implementation", ["causal", "varlen"])
 @pytest.mark.parametrize("family", ["llama", "mistral"])
-def test_questions_padded_on_the_left_are_answered_as_with_sdpa(family: str, attn_implementation: str) -> None:
+def test_questions_padded_on_the_left_are_answered_as_with_sdpa(
+    family: str, attn_implementation: str
+) -> None:
     (batch,) = padded("left")
     inputs = {name: batch["inputs"][name] for name in ("input_ids", "attention_mask")}
     answers = [
@@ -209,7 +244,8 @@ def test_questions_padded_on_the_left_are_answered_as_with_sdpa(family: str, att
 
 
 @pytest.mark.parametrize(
-    ("config", "what"), [(Gemma2Config(**TINY), "caps its scores"), (GptOssConfig(**TINY), "adds sinks")]
+    ("config", "what"),
+    [(Gemma2Config(**TINY), "caps its scores"), (GptOssConfig(**TINY), "adds sinks")],
 )
 def test_a_model_with_more_than_attention_is_refused_by_name(config: Any, what: str) -> None:
     model = AutoModelForCausalLM.from_config(config, attn_implementation="varlen")

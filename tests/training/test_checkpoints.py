@@ -24,7 +24,14 @@ from core.training.contract.failures import Failure, TrainingError
 from core.training.record.journal import Journal
 from core.training.record.run_files import Progress, Record
 from tests.builders.paths import ROOT
-from tests.builders.training_runs import lines_of, losses_of, make_run, status_of, train, train_again
+from tests.builders.training_runs import (
+    lines_of,
+    losses_of,
+    make_run,
+    status_of,
+    train,
+    train_again,
+)
 
 training = pytest.mark.training
 
@@ -133,13 +140,19 @@ def rename_step(folder: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "model.safetensors is not as it was written": flip_a_bit,
-    "model.safetensors has 4 bytes instead of": lambda folder: (folder / "model.safetensors").write_text("torn"),
+    "model.safetensors has 4 bytes instead of": lambda folder: (
+        folder / "model.safetensors"
+    ).write_text("torn"),
     "model.safetensors is missing": lambda folder: (folder / "model.safetensors").unlink(),
     "ref/optimizer.pt is missing": lambda folder: shutil.rmtree(folder / "ref"),
-    "pytorch_model.bin is not in its manifest": lambda folder: (folder / "pytorch_model.bin").touch(),
+    "pytorch_model.bin is not in its manifest": lambda folder: (
+        folder / "pytorch_model.bin"
+    ).touch(),
     "model.safetensors is not a plain file": put_a_link,
     "it has no manifest": lambda folder: (folder / "manifest.json").unlink(),
-    "its manifest cannot be read": lambda folder: (folder / "manifest.json").write_text('{"files": {'),
+    "its manifest cannot be read": lambda folder: (folder / "manifest.json").write_text(
+        '{"files": {'
+    ),
     "its manifest is of step 5": rename_step,
 }
 
@@ -197,7 +210,13 @@ def test_a_damaged_checkpoint_gives_way_to_a_new_one_of_its_step(tmp_path: Path)
 
 # The job that continues it
 
-FACTS = {"lora_r": 16, "model": "a/b", "seed": 1, "data_sha256": {"data/train.jsonl": "0" * 64}, "logging_steps": 1}
+FACTS = {
+    "lora_r": 16,
+    "model": "a/b",
+    "seed": 1,
+    "data_sha256": {"data/train.jsonl": "0" * 64},
+    "logging_steps": 1,
+}
 
 
 @pytest.mark.parametrize(
@@ -206,18 +225,25 @@ FACTS = {"lora_r": 16, "model": "a/b", "seed": 1, "data_sha256": {"data/train.js
         ({"lora_r": 8}, "lora_r was 16, now it is 8"),
         ({"model": "c/d"}, "model was 'a/b', now it is 'c/d'"),
         ({"seed": 2, "lora_r": 8}, "lora_r was 16, now it is 8; seed was 1, now it is 2"),
-        ({"data_sha256": {"data/train.jsonl": "1" * 64}}, "data_sha256 of data/train.jsonl was '0000"),
+        (
+            {"data_sha256": {"data/train.jsonl": "1" * 64}},
+            "data_sha256 of data/train.jsonl was '0000",
+        ),
         ({"data_sha256": {}}, "now it is absent"),
     ],
 )
-def test_what_must_stay_the_same_is_named_with_both_values(changes: dict[str, object], words: str) -> None:
+def test_what_must_stay_the_same_is_named_with_both_values(
+    changes: dict[str, object], words: str
+) -> None:
     with pytest.raises(TrainingError, match="cannot go on from checkpoint-6") as raised:
         check_same(Checkpoint(Path("checkpoint-6"), 6, 9, FACTS), FACTS | changes)
     assert words in str(raised.value) and raised.value.failure.cause == "checkpoint_mismatch"
 
 
 def test_what_may_change_is_said(tmp_path: Path) -> None:
-    notes = check_same(Checkpoint(Path("checkpoint-6"), 6, 9, FACTS), FACTS | {"logging_steps": 5, "new_field": 1})
+    notes = check_same(
+        Checkpoint(Path("checkpoint-6"), 6, 9, FACTS), FACTS | {"logging_steps": 5, "new_field": 1}
+    )
     assert notes == ("From step 6 on logging_steps is 5; it was 1.",)
 
 
@@ -227,9 +253,15 @@ def test_every_fact_that_may_change_is_a_field_or_the_versions() -> None:
     assert MAY_CHANGE - {"versions"} <= set(JobSpec.model_fields)
 
 
-@pytest.mark.parametrize(("rows", "passes", "kept"), [(2, 4, (2, 4)), (8, 1, (4, 2)), (2, 8, (4, 2))])
-def test_a_batch_that_had_to_be_cut_stays_cut(rows: int, passes: int, kept: tuple[int, int]) -> None:
-    job = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=2, halve_batch_on_oom=True)
+@pytest.mark.parametrize(
+    ("rows", "passes", "kept"), [(2, 4, (2, 4)), (8, 1, (4, 2)), (2, 8, (4, 2))]
+)
+def test_a_batch_that_had_to_be_cut_stays_cut(
+    rows: int, passes: int, kept: tuple[int, int]
+) -> None:
+    job = SimpleNamespace(
+        per_device_train_batch_size=4, gradient_accumulation_steps=2, halve_batch_on_oom=True
+    )
     facts = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": passes}
     keep_smaller_batch(job, Checkpoint(Path("checkpoint-6"), 6, 9, facts))
     assert (job.per_device_train_batch_size, job.gradient_accumulation_steps) == kept
@@ -264,7 +296,9 @@ def test_lines_that_the_disk_has_no_room_for_are_written_later(
     assert [row["step"] for row in journal.rows()] == [1, 2, 3, 4]
 
 
-def test_a_status_that_cannot_be_written_ends_nothing(tmp_path: Path, full_disk: Callable[[int | None], None]) -> None:
+def test_a_status_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, full_disk: Callable[[int | None], None]
+) -> None:
     record = Record(tmp_path)
     full_disk(10)
     record.update(phase="load")
@@ -294,7 +328,12 @@ def test_what_must_be_said_on_a_full_disk_has_room_that_was_kept_for_it(
     assert not spare.exists()
 
 
-def during(steps: range, monkeypatch: pytest.MonkeyPatch, begin: Callable[[], None], end: Callable[[], None]) -> None:
+def during(
+    steps: range,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: Callable[[], None],
+    end: Callable[[], None],
+) -> None:
     """Calls `begin` once the first of the steps has been logged, and `end` once the last has."""
     append = Record.append_metrics
 
@@ -317,7 +356,10 @@ def test_a_checkpoint_for_which_the_disk_is_too_full_costs_only_itself(
     assert train(run) == 0
     status = status_of(run)
     assert steps_of(run / "checkpoints") == [2, 6] and status["checkpoint_step"] == 6
-    assert len(status["notes"]) == 1 and "checkpoint of step 4 was not written: No space left" in status["notes"][0]
+    assert (
+        len(status["notes"]) == 1
+        and "checkpoint of step 4 was not written: No space left" in status["notes"][0]
+    )
     assert status["warning"] is None and len(losses_of(run)) == 6
 
 
@@ -355,7 +397,10 @@ def test_a_run_for_which_the_disk_is_too_small_is_refused_with_both_sizes(
     run = make_run(tmp_path / "run", method="full")
     assert train(run) == 1
     status = status_of(run)
-    assert status["cause"] == "disk_full" and status["free_bytes"] == 3 * 2**20 < status["needed_bytes"]
+    assert (
+        status["cause"] == "disk_full"
+        and status["free_bytes"] == 3 * 2**20 < status["needed_bytes"]
+    )
     assert "but only 3.0 MiB is free" in status["error"] and status["step"] == 0
 
 
@@ -378,7 +423,9 @@ def test_nothing_is_opened_that_is_not_as_it_was_written(tmp_path: Path) -> None
     run = make_run(tmp_path / "run", save_steps=2)
     assert (train(whole), train(run)) == (0, 0)
     for name in ("optimizer.pt", "rng_state.pth"):
-        (run / "checkpoints" / "checkpoint-6" / name).write_bytes(pickle.dumps(Poison(tmp_path / "canary")))
+        (run / "checkpoints" / "checkpoint-6" / name).write_bytes(
+            pickle.dumps(Poison(tmp_path / "canary"))
+        )
     assert train_again(run) == 0
     status = status_of(run)
     assert not (tmp_path / "canary").exists() and status["resumed_at"] == [4]
@@ -389,7 +436,10 @@ def test_nothing_is_opened_that_is_not_as_it_was_written(tmp_path: Path) -> None
 @training
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"lora_r": 8}, "lora_r was 16, now it is 8"), ({"gradient_accumulation_steps": 2}, "effective_batch_size was 4")],
+    [
+        ({"lora_r": 8}, "lora_r was 16, now it is 8"),
+        ({"gradient_accumulation_steps": 2}, "effective_batch_size was 4"),
+    ],
 )
 def test_a_job_that_no_longer_fits_its_checkpoint_is_refused(
     tmp_path: Path, change: dict[str, object], words: str
@@ -413,7 +463,9 @@ def test_rows_that_have_changed_are_refused(tmp_path: Path) -> None:
 
 
 @training
-def test_a_resumed_run_shows_where_it_was_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_shows_where_it_was_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path / "run", save_steps=3)
     for step in (1, 3):
         with monkeypatch.context() as patched:
@@ -445,14 +497,24 @@ for line in sys.stdin:
 @training
 @pytest.mark.slow
 def test_a_run_that_is_killed_thirty_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    fields: dict[str, object] = {"max_steps": 240, "save_steps": 2, "lora_r": 4, "learning_rate": 1e-3}
+    fields: dict[str, object] = {
+        "max_steps": 240,
+        "save_steps": 2,
+        "lora_r": 4,
+        "learning_rate": 1e-3,
+    }
     whole, killed = make_run(tmp_path / "whole", **fields), make_run(tmp_path / "killed", **fields)
     assert train(whole) == 0
     chance = random.Random(0)
     command = [sys.executable, "-c", NURSERY]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        command, cwd=killed, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=killed,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as nursery:
         assert nursery.stdin and nursery.stdout
         for life in range(30):
@@ -462,11 +524,15 @@ def test_a_run_that_is_killed_thirty_times_ends_as_one_that_was_not(tmp_path: Pa
                 wait_for_a_step(killed, pid)
             time.sleep(chance.uniform(0, 0.4))
             os.kill(pid, signal.SIGKILL)
-            assert int(nursery.stdout.readline()) == -signal.SIGKILL, (killed / "log.txt").read_text()
+            assert int(nursery.stdout.readline()) == -signal.SIGKILL, (
+                killed / "log.txt"
+            ).read_text()
         print("live", file=nursery.stdin, flush=True)
         nursery.stdout.readline()
         assert int(nursery.stdout.readline()) == 0, (killed / "log.txt").read_text()
-    assert list(losses_of(killed).items()) == list(losses_of(whole).items())  # no gap, no step twice, the same numbers
+    assert list(losses_of(killed).items()) == list(
+        losses_of(whole).items()
+    )  # no gap, no step twice, the same numbers
     assert status_of(killed)["resumed_at"] and not status_of(killed)["skipped_checkpoints"]
 
 

@@ -19,7 +19,9 @@ from tests.builders.tiny_models import adapted, model_of
 pytestmark = [
     pytest.mark.training,
     pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),  # from within PyTorch's compiler
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::UserWarning"
+    ),  # from within PyTorch's compiler
 ]
 assert tests.builders.varlen_on_cpu
 
@@ -43,7 +45,9 @@ def graphs() -> Iterator[list[str]]:
     with (
         patch.object(compile_fx, "compile_fx", compile_as_it_is),
         torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=8),
-        torch._functorch.config.patch(activation_memory_budget=1.0, is_non_builtin_to_include=False),
+        torch._functorch.config.patch(
+            activation_memory_budget=1.0, is_non_builtin_to_include=False
+        ),
     ):
         yield found
 
@@ -94,7 +98,9 @@ def test_joined_rows_of_other_lengths_cost_one_more_compilation(
         positions = torch.cat([torch.arange(length) for length in lengths])[None]
         ids = torch.ones_like(positions)
         with torch.autocast("cpu", torch.bfloat16):
-            model(input_ids=ids, position_ids=positions, labels=ids, use_cache=False).loss.backward()
+            model(
+                input_ids=ids, position_ids=positions, labels=ids, use_cache=False
+            ).loss.backward()
         counts.append(len(graphs))
     assert counts[0] == 2 and counts[-1] == counts[2] <= 4
 
@@ -104,7 +110,9 @@ def test_answers_are_drawn_uncompiled(graphs: list[str]) -> None:
     for length in (3, 5):
         ids = torch.ones(1, length, dtype=torch.long)
         with torch.no_grad():
-            answer = model.generate(input_ids=ids, attention_mask=ids, max_new_tokens=4, do_sample=False)
+            answer = model.generate(
+                input_ids=ids, attention_mask=ids, max_new_tokens=4, do_sample=False
+            )
         assert answer.shape[1] > length
     assert graphs == []
     step(model, 2, 12)
@@ -125,14 +133,18 @@ def test_varlen_attention_is_computed_again_last(
     assert (backward.count("varlen_attn") > 1) == is_again
 
 
-def test_attention_with_shared_keys_has_a_cost_whatever_torch_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_with_shared_keys_has_a_cost_whatever_torch_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     q, k = torch.empty(2, 8, 5, 16, device="meta"), torch.empty(2, 2, 7, 16, device="meta")
     known = sdpa_flop_count(q.shape, k.shape, k.shape)
 
     def refuse(query: Any, key: Any, value: Any) -> int:
         raise AssertionError("sdpa_flop_count: query/key/value shapes are incompatible")
 
-    monkeypatch.setattr(flop_counter, "sdpa_flop_count", refuse)  # as torch 2.11 does where heads are shared
+    monkeypatch.setattr(
+        flop_counter, "sdpa_flop_count", refuse
+    )  # as torch 2.11 does where heads are shared
     compile_layers(torch.nn.Linear(1, 1))
     with FlopCounterMode(display=False) as counter:
         torch.ops.aten._scaled_dot_product_flash_attention(q, k, k)
@@ -140,7 +152,9 @@ def test_attention_with_shared_keys_has_a_cost_whatever_torch_knows(monkeypatch:
 
 
 def test_a_4_bit_product_is_taken_to_cost_what_it_costs() -> None:
-    layer = bitsandbytes.nn.Linear4bit(64, 128, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4").to("cpu")
+    layer = bitsandbytes.nn.Linear4bit(
+        64, 128, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
+    ).to("cpu")
     layer.support_avx512bf16_for_cpu = False
     with FlopCounterMode(display=False) as counter:
         layer(torch.ones(3, 5, 64, dtype=torch.bfloat16, requires_grad=True))

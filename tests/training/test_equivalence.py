@@ -32,9 +32,14 @@ from tests.builders.tiny_models import (
 from tests.builders.training_runs import lines_of, make_run, train
 
 CPU = replace(gpus()["t4"], id="local", compute_capability=(0, 0), supports_bf16=False)
-DEMO_SHAPE = ModelShape.from_config(json.loads((DEMO / "model" / "config.json").read_text(encoding="utf-8")))
+DEMO_SHAPE = ModelShape.from_config(
+    json.loads((DEMO / "model" / "config.json").read_text(encoding="utf-8"))
+)
 
-pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning")]
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning"),
+]
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "causal", "varlen"])
@@ -50,7 +55,9 @@ def test_packed_rows_teach_what_their_sequences_teach_one_by_one(
 @pytest.mark.parametrize("attn_implementation", ["causal", "varlen"])
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padded_rows_teach_the_same_with_and_without_a_mask(family: str, side: str, attn_implementation: str) -> None:
+def test_padded_rows_teach_the_same_with_and_without_a_mask(
+    family: str, side: str, attn_implementation: str
+) -> None:
     model = model_of(family, attn_implementation)
     assert_same(learn(model, padded(side)), learn(model_of(family), padded(side)))
 
@@ -64,10 +71,14 @@ def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("flex_on_cpu")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # from within PyTorch's compiler
 @pytest.mark.parametrize("batches", [packed, padded])
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gemma2"])
-def test_flex_attention_teaches_the_same_capped_or_not(family: str, batches: Callable[[], Batches]) -> None:
+def test_flex_attention_teaches_the_same_capped_or_not(
+    family: str, batches: Callable[[], Batches]
+) -> None:
     expected = learn(model_of(family, "eager"), apart() if batches is packed else batches())
     assert_same(learn(model_of(family, "flex_attention"), batches()), expected)
 
@@ -85,10 +96,14 @@ def test_batches_one_after_another_teach_what_one_batch_teaches() -> None:
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "varlen"])
-def test_a_step_of_packed_rows_is_the_step_of_the_same_rows_padded(tmp_path: Path, attn_implementation: str) -> None:
+def test_a_step_of_packed_rows_is_the_step_of_the_same_rows_padded(
+    tmp_path: Path, attn_implementation: str
+) -> None:
     fields: dict[str, Any] = {"max_steps": 1, "lora_dropout": 0, "per_device_train_batch_size": 48}
     padded_run = make_run(tmp_path / "padded", **fields)
-    packed_run = make_run(tmp_path / "packed", packing=True, attn_implementation=attn_implementation, **fields)
+    packed_run = make_run(
+        tmp_path / "packed", packing=True, attn_implementation=attn_implementation, **fields
+    )
     assert (train(padded_run), train(packed_run)) == (0, 0)
     (wanted, *_), (found, *_) = lines_of(padded_run), lines_of(packed_run)
     assert found["num_tokens"] == wanted["num_tokens"]
@@ -98,10 +113,14 @@ def test_a_step_of_packed_rows_is_the_step_of_the_same_rows_padded(tmp_path: Pat
 
 @pytest.mark.slow
 def test_both_profiles_draw_the_same_curve_and_go_different_ways(tmp_path: Path) -> None:
-    asked = JobSpec.parse({"max_length": 128, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4})
+    asked = JobSpec.parse(
+        {"max_length": 128, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    )
     runs, ways = [], []
     for profile in ("fastest", "smallest"):
-        chosen = plan(asked.model_copy(update={"profile": profile}), DEMO_SHAPE, CPU, RowStatistics(48, 110)).change
+        chosen = plan(
+            asked.model_copy(update={"profile": profile}), DEMO_SHAPE, CPU, RowStatistics(48, 110)
+        ).change
         ways.append((chosen["per_device_train_batch_size"], chosen["gradient_checkpointing"]))
         runs.append(make_run(tmp_path / profile, lora_dropout=0, max_steps=12, **chosen))
         assert train(runs[-1]) == 0
@@ -110,7 +129,9 @@ def test_both_profiles_draw_the_same_curve_and_go_different_ways(tmp_path: Path)
     losses = [line["loss"] for line in fast]  # of two epochs
     assert len(losses) == 12 and sum(losses[6:]) < 0.97 * sum(losses[:6])
     for name in ("loss", "grad_norm"):
-        assert [line[name] for line in small] == pytest.approx([line[name] for line in fast], rel=1e-3)
+        assert [line[name] for line in small] == pytest.approx(
+            [line[name] for line in fast], rel=1e-3
+        )
 
 
 # Checkpointing
@@ -134,7 +155,12 @@ def test_the_more_layers_are_recomputed_the_less_is_kept(wraps: bool) -> None:
         model = adapted(model) if wraps else model
         model.gradient_checkpointing_enable()
         kept.append(kept_bytes(model))
-    assert kept[0] < kept[1] < kept[2] < kept_bytes(adapted(model_of("llama")) if wraps else model_of("llama"))
+    assert (
+        kept[0]
+        < kept[1]
+        < kept[2]
+        < kept_bytes(adapted(model_of("llama")) if wraps else model_of("llama"))
+    )
 
 
 def test_every_second_layer_is_recomputed_however_often_it_is_switched_on() -> None:
@@ -182,7 +208,9 @@ def test_adapters_widen_their_input_where_no_autocast_would_narrow_it_again() ->
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # from within PyTorch's compiler
 @pytest.mark.parametrize(("batches", "checkpoints"), [(packed, False), (padded, True)])
 def test_compiled_layers_teach_the_same(batches: Callable[[], Batches], checkpoints: bool) -> None:
     model = adapted(model_of("llama", "varlen"))
@@ -194,7 +222,9 @@ def test_compiled_layers_teach_the_same(batches: Callable[[], Batches], checkpoi
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # from within PyTorch's compiler
 def test_compiled_layers_that_keep_a_share_teach_the_same() -> None:
     kept: list[int] = []
     for budget in (1.0, 0.3):
@@ -208,12 +238,22 @@ def test_compiled_layers_that_keep_a_share_teach_the_same() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # from within PyTorch's compiler
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # from within PyTorch's compiler
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_compiled_training_draws_the_same_curve_and_answers(tmp_path: Path, method: str) -> None:
-    fields = {"method": method, "lora_dropout": 0, "gradient_checkpointing": False, "max_steps": 4, "num_samples": 2}
+    fields = {
+        "method": method,
+        "lora_dropout": 0,
+        "gradient_checkpointing": False,
+        "max_steps": 4,
+        "num_samples": 2,
+    }
     plain = make_run(tmp_path / "plain", **fields)
-    compiled = make_run(tmp_path / "compiled", torch_compile=True, activation_memory_budget=0.9, **fields)
+    compiled = make_run(
+        tmp_path / "compiled", torch_compile=True, activation_memory_budget=0.9, **fields
+    )
     torch._dynamo.reset()
     assert train(plain) == train(compiled) == 0
     for name in ("loss", "grad_norm"):

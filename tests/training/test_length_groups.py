@@ -42,8 +42,12 @@ def test_every_epoch_has_an_order_of_its_own_that_can_be_had_again() -> None:
     assert list(sampler) == second
 
 
-@pytest.mark.parametrize("change", [{"gradient_accumulation_steps": 1}, {"per_device_train_batch_size": 1}, {}])
-def test_where_nothing_could_be_padded_less_or_the_order_is_given_it_stays(change: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"gradient_accumulation_steps": 1}, {"per_device_train_batch_size": 1}, {}]
+)
+def test_where_nothing_could_be_padded_less_or_the_order_is_given_it_stays(
+    change: dict[str, int],
+) -> None:
     from datasets import Dataset
     from torch.utils.data import RandomSampler, SequentialSampler
 
@@ -53,7 +57,9 @@ def test_where_nothing_could_be_padded_less_or_the_order_is_given_it_stays(chang
     assert order.with_like_lengths(given, trainer) is given
 
 
-def padded_run(folder: Path, stage: str, monkeypatch: pytest.MonkeyPatch, **fields: object) -> tuple[Path, int]:
+def padded_run(
+    folder: Path, stage: str, monkeypatch: pytest.MonkeyPatch, **fields: object
+) -> tuple[Path, int]:
     """(a trained run, the numbers in all of its inputs, padding included)."""
     sizes: list[int] = []
     with monkeypatch.context() as patched:
@@ -81,13 +87,17 @@ def test_rows_of_like_length_teach_the_same_with_less_padding(
     assert less < 0.95 * more
     found, wanted = lines_of(sorted_run), lines_of(plain_run)
     for name in ("num_tokens", "loss", "grad_norm"):
-        assert [line[name] for line in found] == pytest.approx([line[name] for line in wanted], rel=1e-4)
+        assert [line[name] for line in found] == pytest.approx(
+            [line[name] for line in wanted], rel=1e-4
+        )
 
 
 def test_a_run_that_was_stopped_in_a_later_epoch_goes_on_with_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, halved = (stage_run(tmp_path / name, "sft", max_steps=8, **SPLIT) for name in ("whole", "halved"))
+    whole, halved = (
+        stage_run(tmp_path / name, "sft", max_steps=8, **SPLIT) for name in ("whole", "halved")
+    )
     assert train(whole) == 0
     with monkeypatch.context() as patched:
         end = Watch.on_step_end

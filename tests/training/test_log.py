@@ -33,10 +33,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numbers(path: Path) -> list[int]:
-    return [int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("line")]
+    return [
+        int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("line")
+    ]
 
 
-def test_a_log_that_grew_too_large_keeps_its_beginning_and_its_end(tmp_path: Path, small: None) -> None:
+def test_a_log_that_grew_too_large_keeps_its_beginning_and_its_end(
+    tmp_path: Path, small: None
+) -> None:
     path = tmp_path / "log.txt"
     with path.open("ab", buffering=0) as program:
         for number in range(3000):
@@ -45,7 +49,11 @@ def test_a_log_that_grew_too_large_keeps_its_beginning_and_its_end(tmp_path: Pat
         program.write(b"line 3000\n")  # as if nothing had happened
     kept = numbers(path)
     seam = next(index for index, number in enumerate(kept) if number != index)
-    assert path.stat().st_size < 6_100 and kept == [*range(seam), *range(kept[seam], 3001)] and 100 < seam < 200
+    assert (
+        path.stat().st_size < 6_100
+        and kept == [*range(seam), *range(kept[seam], 3001)]
+        and 100 < seam < 200
+    )
     assert path.read_text().count("bytes are left out here") == 1
     assert runs.log_tail(tmp_path, 200).endswith("line 2999\nline 3000")
 
@@ -61,14 +69,20 @@ def test_a_chatty_program_does_not_fill_the_disk(tmp_path: Path, mode: str) -> N
     path = tmp_path / "log.txt"
     with path.open(mode) as file:
         command = [sys.executable, "-c", CHATTERBOX, str(path), mode]
-        subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=True, timeout=60)
-    assert "bytes are left out here" in path.read_text() and path.read_text().endswith("last words\n")
+        subprocess.run(
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=True, timeout=60
+        )
+    assert "bytes are left out here" in path.read_text() and path.read_text().endswith(
+        "last words\n"
+    )
     assert numbers(path)[0] == 1 and path.stat().st_size < 30_000
 
 
 def test_an_output_that_is_no_such_log_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
-    with path.open("wb") as file:  # as a shell's `>` does: cut, it would be written on far behind its end
+    with path.open(
+        "wb"
+    ) as file:  # as a shell's `>` does: cut, it would be written on far behind its end
         command = [sys.executable, "-c", f"from core.training.record import log; from pathlib import Path; "
                    f"print(log._can_be_cut(Path({str(path)!r})))"]  # fmt: skip
         subprocess.run(command, cwd=ROOT, stdout=file, check=True)

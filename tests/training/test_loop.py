@@ -16,7 +16,15 @@ import pytest
 
 from core.training.contract.failures import CAUSES, TrainingError, diagnose
 from core.training.record.run_files import Record
-from tests.builders.training_runs import lines_of, losses_of, make_run, status_of, train, train_again, write_rows
+from tests.builders.training_runs import (
+    lines_of,
+    losses_of,
+    make_run,
+    status_of,
+    train,
+    train_again,
+    write_rows,
+)
 
 pytestmark = [
     pytest.mark.training,
@@ -44,9 +52,15 @@ WELL = (2.0, 1.0)
     ("steps", "words"),
     [
         ([WELL] * 30, ""),
-        ([WELL, (math.nan, 1.0), (math.nan, 1.0), (math.nan, 1.0)], "from step 2 on the loss is no number"),
+        (
+            [WELL, (math.nan, 1.0), (math.nan, 1.0), (math.nan, 1.0)],
+            "from step 2 on the loss is no number",
+        ),
         ([WELL, (math.inf, 1.0), (math.inf, 1.0), WELL], ""),
-        ([WELL] + [(0.0, math.nan)] * 3, "from step 2 on the gradient is no number, while the loss is 0"),
+        (
+            [WELL] + [(0.0, math.nan)] * 3,
+            "from step 2 on the gradient is no number, while the loss is 0",
+        ),
         ([(2.0, 0.0)] * 5, "from step 1 on there is no gradient"),
         ([(2.0, 0.0)] * 4 + [WELL], ""),
         ([WELL] * 10 + [(30.0, 9.0)] * 10, "from step 11 on the loss is above 12; it began at 2"),
@@ -104,17 +118,25 @@ def test_a_run_that_has_diverged_ends_within_a_few_steps_and_keeps_its_last_good
     assert train(run) == 1
     status = status_of(run)
     assert (status["state"], status["cause"]) == ("failed", "diverged") and status["step"] <= 5 + 4
-    assert "from step 6 on the loss is no number. The checkpoint of step 4 is good." in status["error"]
+    assert (
+        "from step 6 on the loss is no number. The checkpoint of step 4 is good." in status["error"]
+    )
     assert status["checkpoint_step"] == 4 and not (run / "checkpoints" / "checkpoint-6").exists()
     assert lines_of(run)[-1]["step"] >= 7  # the plot shows how it ended
 
 
-def test_a_run_that_may_diverge_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tmp_path / "run", method="full", max_steps=4, save_steps=2, stop_when_diverged=False)
+def test_a_run_that_may_diverge_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(
+        tmp_path / "run", method="full", max_steps=4, save_steps=2, stop_when_diverged=False
+    )
     ruin_weights_after(3, monkeypatch)
     assert train(run) == 0
     status = status_of(run)
-    assert status["warning"] == "No checkpoint is kept of step 4: its weights are no longer numbers."
+    assert (
+        status["warning"] == "No checkpoint is kept of step 4: its weights are no longer numbers."
+    )
     assert status["checkpoint_step"] == 2
 
 
@@ -122,7 +144,9 @@ def test_a_run_without_a_gradient_ends(tmp_path: Path, monkeypatch: pytest.Monke
     from trl.trainer.sft_trainer import SFTTrainer
 
     compute_loss = SFTTrainer.compute_loss
-    monkeypatch.setattr(SFTTrainer, "compute_loss", lambda *args, **kwargs: compute_loss(*args, **kwargs) * 0)
+    monkeypatch.setattr(
+        SFTTrainer, "compute_loss", lambda *args, **kwargs: compute_loss(*args, **kwargs) * 0
+    )
     run = make_run(tmp_path / "run", max_steps=50)
     assert train(run) == 1
     assert "there is no gradient" in status_of(run)["error"] and status_of(run)["step"] <= 6
@@ -158,11 +182,16 @@ def test_out_of_memory_at_a_step_halves_the_batch_and_goes_on_as_if_nothing_had_
     take_at_most(2, monkeypatch, from_step=3)
     assert train(cut) == 0
     assert losses_of(cut) == pytest.approx(losses_of(whole), rel=2e-3)
-    assert [line["learning_rate"] for line in lines_of(cut)] == [line["learning_rate"] for line in lines_of(whole)]
+    assert [line["learning_rate"] for line in lines_of(cut)] == [
+        line["learning_rate"] for line in lines_of(whole)
+    ]
     assert lines_of(cut)[-1]["num_tokens"] == lines_of(whole)[-1]["num_tokens"]
     status = status_of(cut)
     assert (status["per_device_train_batch_size"], status["gradient_accumulation_steps"]) == (2, 2)
-    assert "2.00 GiB more was needed" in status["notes"][0] and "From step 4 on 2 rows at once" in status["notes"][0]
+    assert (
+        "2.00 GiB more was needed" in status["notes"][0]
+        and "From step 4 on 2 rows at once" in status["notes"][0]
+    )
 
 
 def test_each_step_sees_the_same_rows_after_the_batch_was_halved(
@@ -180,10 +209,16 @@ def test_each_step_sees_the_same_rows_after_the_batch_was_halved(
         return loss
 
     monkeypatch.setattr(Watched, "training_step", look_and_step)
-    fields: dict[str, object] = {"max_steps": 5, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    fields: dict[str, object] = {
+        "max_steps": 5,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+    }
     whole, cut = make_run(tmp_path / "whole", **fields), make_run(tmp_path / "cut", **fields)
     for run in (whole, cut):
-        write_rows(run, *lines_of(run, "data/train.jsonl")[:10])  # steps of 4, 4 and 2 rows in each epoch
+        write_rows(
+            run, *lines_of(run, "data/train.jsonl")[:10]
+        )  # steps of 4, 4 and 2 rows in each epoch
     assert train(whole) == 0
     expected, seen = dict(seen), {}
     take_at_most(1, monkeypatch, from_step=2)
@@ -191,13 +226,19 @@ def test_each_step_sees_the_same_rows_after_the_batch_was_halved(
     assert seen == expected and [rows.total() for rows in seen.values()] == [4, 4, 2, 4, 4]
 
 
-def test_out_of_memory_with_one_row_fails_with_its_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_with_one_row_fails_with_its_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     take_at_most(0, monkeypatch)
     run = make_run(tmp_path / "run")
     assert train(run) == 1
     status = status_of(run)
-    assert status["cause"] == "out_of_gpu_memory" and len(status["notes"]) == 2  # 4 rows, 2 rows, 1 row
-    assert status["error"].startswith("Out of GPU memory in the forward pass: 2.00 GiB more was needed")
+    assert (
+        status["cause"] == "out_of_gpu_memory" and len(status["notes"]) == 2
+    )  # 4 rows, 2 rows, 1 row
+    assert status["error"].startswith(
+        "Out of GPU memory in the forward pass: 2.00 GiB more was needed"
+    )
     assert (status["needed_bytes"], status["free_bytes"]) == (2 * 2**30, 2**30)
 
 
@@ -219,11 +260,19 @@ def test_a_run_that_had_to_halve_its_batch_is_resumed_with_the_half(
     (run / "checkpoints" / "checkpoint-4" / "optimizer.pt").unlink()
     assert train_again(run) == 0
     status = status_of(run)
-    assert status["resumed_at"] == [2] and status["per_device_train_batch_size"] == 2 and not status["notes"]
+    assert (
+        status["resumed_at"] == [2]
+        and status["per_device_train_batch_size"] == 2
+        and not status["notes"]
+    )
 
 
-@pytest.mark.parametrize(("rows", "passes", "smaller"), [(8, 1, (4, 2)), (6, 2, (3, 4)), (5, 2, (1, 10)), (1, 8, None)])
-def test_a_smaller_batch_has_the_same_rows_in_a_step(rows: int, passes: int, smaller: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize(
+    ("rows", "passes", "smaller"), [(8, 1, (4, 2)), (6, 2, (3, 4)), (5, 2, (1, 10)), (1, 8, None)]
+)
+def test_a_smaller_batch_has_the_same_rows_in_a_step(
+    rows: int, passes: int, smaller: tuple[int, int] | None
+) -> None:
     from types import SimpleNamespace
 
     from core.training.loop.oom_recovery import smaller_batch
@@ -239,7 +288,13 @@ def test_a_smaller_batch_has_the_same_rows_in_a_step(rows: int, passes: int, sma
 def test_every_line_tells_where_the_seconds_of_a_step_went(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", gradient_accumulation_steps=2, logging_steps=2)
     assert train(run) == 0
-    names = ["data_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds", "other_seconds"]
+    names = [
+        "data_seconds",
+        "forward_seconds",
+        "backward_seconds",
+        "optimizer_seconds",
+        "other_seconds",
+    ]
     for line in lines_of(run):
         assert all(line[name] > 0 for name in names)
     status = status_of(run)
@@ -289,7 +344,9 @@ def test_samples_are_answered_along_the_way_without_a_trace(tmp_path: Path) -> N
     assert losses_of(shown) == losses_of(plain)
 
 
-def test_what_takes_long_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_long_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[Any] = []
     update = Record.update
 
@@ -402,13 +459,28 @@ def test_every_cause_has_a_name_that_a_program_can_rely_on() -> None:
     [
         (MemoryError(), "out_of_memory"),
         (RuntimeError("CUDA error: out of memory"), "out_of_gpu_memory"),
-        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 576 vs 470"), "disk_full"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 576 vs 470"),
+            "disk_full",
+        ),
         (OSError(122, "Disk quota exceeded"), "disk_full"),
-        (OSError("libcudart.so.13: cannot open shared object file: No such file or directory"), "import_error"),
-        (RuntimeError("Failed to find C compiler. Please specify via CC environment variable"), "cannot_compile"),
-        (NotImplementedError("FlexAttention does not support backward on CPU."), "attention_unavailable"),
+        (
+            OSError("libcudart.so.13: cannot open shared object file: No such file or directory"),
+            "import_error",
+        ),
+        (
+            RuntimeError("Failed to find C compiler. Please specify via CC environment variable"),
+            "cannot_compile",
+        ),
+        (
+            NotImplementedError("FlexAttention does not support backward on CPU."),
+            "attention_unavailable",
+        ),
         (CalledProcessError(1, ["/usr/bin/gcc", "/tmp/x/main.c", "-O3"]), "cannot_compile"),
-        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "gpu_unusable"),
+        (
+            RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+            "gpu_unusable",
+        ),
         (TrainingError("dataset line 3: is empty.", cause="bad_row"), "bad_row"),
         (KeyError("x"), "unknown"),
     ],
@@ -427,7 +499,10 @@ def test_the_status_tells_the_cause_beside_the_sentence(tmp_path: Path) -> None:
 def test_two_threads_write_one_status(tmp_path: Path) -> None:
     record = Record(tmp_path)
     threads = [
-        threading.Thread(target=lambda name: [record.update(warning=f"{name}{n}") for n in range(50)], args=(name,))
+        threading.Thread(
+            target=lambda name: [record.update(warning=f"{name}{n}") for n in range(50)],
+            args=(name,),
+        )
         for name in "ab"
     ]
     for thread in threads:

@@ -14,21 +14,34 @@ import pytest
 
 from benchmarks.stage_table import SETTINGS, TRAINABLE, Setting, refusal
 from core.dataset import DATASET_TYPES
-from core.job import METHODS, STAGES, JobSpec, methods
-from core.job import rules as refusals
+from core.job import REWARD_FUNCTIONS, JobSpec
 from core.training.contract.failures import TrainingError
+from core.training.contract.methods import METHODS
 from core.training.contract.row_formats import ACCEPTED_TYPES, KINDS, BadRow, parse
+from core.training.contract.stages import STAGES
 from core.training.data.rows import read_rows
 from core.training.record.run_files import Record
 from tests.builders.paths import DEMO
-from tests.builders.training_runs import copy_model, lines_of, losses_of, make_run, status_of, train, write_rows
+from tests.builders.training_runs import (
+    copy_model,
+    lines_of,
+    losses_of,
+    make_run,
+    status_of,
+    train,
+    write_rows,
+)
 from ui.render.plots import PLOTS
 
 training = pytest.mark.training
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU:UserWarning"),
 ]
-FILES = {"preference": "preference.jsonl", "unpaired preference": "preference.jsonl", "prompt-only": "prompts.jsonl"}
+FILES = {
+    "preference": "preference.jsonl",
+    "unpaired preference": "preference.jsonl",
+    "prompt-only": "prompts.jsonl",
+}
 METRICS: Mapping[str, set[str]] = {
     "sft": {"mean_token_accuracy"},
     "cpt": {"mean_token_accuracy"},
@@ -89,7 +102,11 @@ def logits(model: Any) -> Any:
     from transformers import AutoTokenizer
 
     with torch.no_grad():
-        return model(**AutoTokenizer.from_pretrained(DEMO / "model")("hello, who are you", return_tensors="pt")).logits
+        return model(
+            **AutoTokenizer.from_pretrained(DEMO / "model")(
+                "hello, who are you", return_tensors="pt"
+            )
+        ).logits
 
 
 def require_trained(run: Path) -> None:
@@ -116,7 +133,9 @@ def test_a_probe_leaves_no_trace_where_tokens_are_counted_for_the_trainer(
         monkeypatch.setattr(watch, "has_limited_memory", lambda found=has_limited_memory: found)
         run = stage_run(tmp_path / name, stage, max_steps=2)
         assert train(run) == 0
-        counts.append([(line["loss"], line["num_tokens"]) for line in lines_of(run) if "loss" in line])
+        counts.append(
+            [(line["loss"], line["num_tokens"]) for line in lines_of(run) if "loss" in line]
+        )
     assert "probe: 4 rows" in capsys.readouterr().out and counts[0] == counts[1]
 
 
@@ -125,11 +144,15 @@ def test_a_probe_leaves_no_trace_where_tokens_are_counted_for_the_trainer(
 def test_every_stage_learns_and_says_what_its_plots_show(
     tmp_path: Path, stage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = stage_run(tmp_path / "run", stage, num_samples=1, eval_fraction=0.1 if stage == "dpo" else 0)
+    run = stage_run(
+        tmp_path / "run", stage, num_samples=1, eval_fraction=0.1 if stage == "dpo" else 0
+    )
     require_trained(run)
     last = [line for line in lines_of(run) if "loss" in line][-1]
     assert METRICS[stage] <= set(last) and last["num_tokens"] > 0 and last["tokens_per_second"] > 0
-    assert (run / "samples.jsonl").exists() == (stage != "reward") and "could not answer" not in capfd.readouterr().out
+    assert (run / "samples.jsonl").exists() == (
+        stage != "reward"
+    ) and "could not answer" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("stage", TRAINABLE)
@@ -139,7 +162,7 @@ def test_what_a_stage_measures_is_plotted(stage: str) -> None:
 
 def test_every_built_in_reward_has_a_curve_of_its_own() -> None:
     curves = [trace.key for trace in PLOTS["rewards_apart"].traces]
-    assert curves == [f"rewards/{name}/mean" for name in (*refusals.REWARD_FUNCTIONS, "reward_model")]
+    assert curves == [f"rewards/{name}/mean" for name in (*REWARD_FUNCTIONS, "reward_model")]
 
 
 @training
@@ -152,7 +175,9 @@ def test_every_stage_trains_with_every_method(tmp_path: Path, stage: str, method
 
 @training
 @pytest.mark.slow
-@pytest.mark.parametrize(("setting", "each"), [(setting, each) for setting in SETTINGS for each in setting.tried_with])
+@pytest.mark.parametrize(
+    ("setting", "each"), [(setting, each) for setting in SETTINGS for each in setting.tried_with]
+)
 def test_every_setting_trains_or_is_refused(tmp_path: Path, setting: Setting, each: str) -> None:
     fields = {setting.axis: each, **setting.fields}
     if setting.needs_cuda or refusal(**fields):
@@ -166,7 +191,9 @@ def test_every_setting_trains_or_is_refused(tmp_path: Path, setting: Setting, ea
 @training
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_8bit", "paged_adamw_32bit", "lion_8bit", "adafactor", "sgd"])
+@pytest.mark.parametrize(
+    "optim", ["adamw_torch", "adamw_8bit", "paged_adamw_32bit", "lion_8bit", "adafactor", "sgd"]
+)
 def test_every_optimizer_trains(tmp_path: Path, method: str, optim: str) -> None:
     require_trained(stage_run(tmp_path / "run", "sft", method=method, optim=optim))
 
@@ -180,7 +207,9 @@ def test_every_loss_of_a_stage_trains(tmp_path: Path, stage: str) -> None:
 
 
 @training
-@pytest.mark.parametrize("stage", ["kto", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("grpo", "orpo"))])
+@pytest.mark.parametrize(
+    "stage", ["kto", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("grpo", "orpo"))]
+)
 def test_a_stopped_run_of_another_stage_resumes_as_if_it_had_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -209,15 +238,36 @@ def test_dpo_gives_the_losses_of_a_bare_script(tmp_path: Path) -> None:
     run = stage_run(tmp_path / "run", "dpo", gradient_checkpointing=False)
     assert train(run) == 0
     rows = [json.loads(line) for line in (run / "data" / "train.jsonl").read_text().splitlines()]
-    same = {"max_steps": 3, "learning_rate": 1e-3, "per_device_train_batch_size": 4, "max_length": 256, "seed": 42}
-    shape = {"lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0, "logging_steps": 1}
-    plain = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True}
+    same = {
+        "max_steps": 3,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 4,
+        "max_length": 256,
+        "seed": 42,
+    }
+    shape = {
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,
+        "weight_decay": 0.0,
+        "logging_steps": 1,
+    }
+    plain = {
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
     bare = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(DEMO / "model", dtype=torch.float32),
-        args=DPOConfig(output_dir=str(tmp_path / "bare"), save_strategy="no", **same, **shape, **plain),
+        args=DPOConfig(
+            output_dir=str(tmp_path / "bare"), save_strategy="no", **same, **shape, **plain
+        ),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(DEMO / "model"),
-        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+        peft_config=LoraConfig(
+            r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
     )
     bare.train()
     losses = [line["loss"] for line in bare.state.log_history if "loss" in line]
@@ -242,7 +292,9 @@ def test_raw_texts_are_read_on(tmp_path: Path, packing: bool) -> None:
 
 @training
 def test_without_shuffling_the_rows_come_as_they_stand_in_the_file(tmp_path: Path) -> None:
-    run = stage_run(tmp_path / "run", "sft", shuffle=False, per_device_train_batch_size=1, max_steps=4)
+    run = stage_run(
+        tmp_path / "run", "sft", shuffle=False, per_device_train_batch_size=1, max_steps=4
+    )
     write_rows(run, *[{"prompt": "hi " * number, "completion": "yes"} for number in (9, 2, 7, 4)])
     assert train(run) == 0
     seen = [0, *(line["num_tokens"] for line in lines_of(run))]
@@ -255,7 +307,10 @@ def test_without_shuffling_the_rows_come_as_they_stand_in_the_file(tmp_path: Pat
 def test_rows_that_are_all_too_long_are_named_as_the_cause(tmp_path: Path, stage: str) -> None:
     run = stage_run(tmp_path / "run", stage, max_length=8, max_completion_length=4)
     assert train(run) == 1
-    assert status_of(run)["error"] == "No row is left to learn from: within max_length 8 there is no answer."
+    assert (
+        status_of(run)["error"]
+        == "No row is left to learn from: within max_length 8 there is no answer."
+    )
 
 
 @training
@@ -274,13 +329,17 @@ def test_only_the_last_layers_and_the_norm_train_and_a_tied_head_does_not(tmp_pa
     assert train(run) == 0
     before = load_file(DEMO / "model" / "model.safetensors")
     after = load_file(run / "output" / "model.safetensors")
-    changed = {name for name, value in after.items() if not value.equal(before[name].to(value.dtype))}
+    changed = {
+        name for name, value in after.items() if not value.equal(before[name].to(value.dtype))
+    }
     assert changed and all(name.startswith(("model.layers.3.", "model.norm.")) for name in changed)
     assert "model.norm.weight" in changed
 
 
 @training
-def test_layers_in_front_of_those_that_train_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_in_front_of_those_that_train_are_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from core.training.model import load
 
     passes: Counter[int] = Counter()
@@ -288,10 +347,17 @@ def test_layers_in_front_of_those_that_train_are_computed_once(tmp_path: Path, m
     def freeze(model: Any, num_layers: int, freeze: Any = load._train_last_layers) -> None:
         freeze(model, num_layers)
         for index, layer in enumerate(model.model.layers):
-            layer.input_layernorm.register_forward_pre_hook(lambda *_, index=index: passes.update([index]))
+            layer.input_layernorm.register_forward_pre_hook(
+                lambda *_, index=index: passes.update([index])
+            )
 
     monkeypatch.setattr(load, "_train_last_layers", freeze)
-    few = {"method": "freeze", "num_trainable_layers": 1, "gradient_checkpointing": True, "num_samples": 0}
+    few = {
+        "method": "freeze",
+        "num_trainable_layers": 1,
+        "gradient_checkpointing": True,
+        "num_samples": 0,
+    }
     assert train(stage_run(tmp_path / "run", "sft", max_steps=3, eval_fraction=0, **few)) == 0
     assert passes[3] - passes[2] == 3 and passes[0] == passes[2]
 
@@ -301,12 +367,20 @@ def test_layers_in_front_of_those_that_train_are_computed_once(tmp_path: Path, m
 
 @training
 @pytest.mark.slow  # a story of the browser goes this way, too
-def test_dpo_after_sft_compares_with_the_model_that_sft_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dpo_after_sft_compares_with_the_model_that_sft_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     earlier = stage_run(tmp_path / "sft", "sft", lora_r=8)
-    later, halved = (stage_run(tmp_path / name, "dpo", adapter=str(earlier), max_steps=4) for name in ("dpo", "halved"))
+    later, halved = (
+        stage_run(tmp_path / name, "dpo", adapter=str(earlier), max_steps=4)
+        for name in ("dpo", "halved")
+    )
     assert (train(earlier), train(later)) == (0, 0)
     first = lines_of(later)[0]
-    assert (first["rewards/chosen"], first["rewards/rejected"]) == (0, 0)  # beta log(policy / reference)
+    assert (first["rewards/chosen"], first["rewards/rejected"]) == (
+        0,
+        0,
+    )  # beta log(policy / reference)
     assert first["logps/chosen"] == pytest.approx(
         mean_log_probability(loaded(earlier, dtype="float32"), later), rel=1e-4
     )
@@ -328,8 +402,12 @@ def mean_log_probability(model: Any, run: Path) -> float:
     rows = [json.loads(line) for line in (run / "data" / "train.jsonl").read_text().splitlines()]
     values = []
     for row in rows:
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"]
-        ids = torch.tensor([tokenizer.apply_chat_template(row["prompt"] + row["chosen"])["input_ids"]])
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)[
+            "input_ids"
+        ]
+        ids = torch.tensor(
+            [tokenizer.apply_chat_template(row["prompt"] + row["chosen"])["input_ids"]]
+        )
         with torch.no_grad():
             scores = torch.log_softmax(model(input_ids=ids).logits[0, :-1], dim=-1)
         values.append(scores.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum().item())
@@ -349,16 +427,22 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
 @training
 def test_an_adapter_that_is_not_there_is_named(tmp_path: Path) -> None:
     run = stage_run(tmp_path / "run", "dpo", adapter=str(tmp_path))
-    assert train(run) == 1 and status_of(run)["error"].startswith(f"adapter: {tmp_path} holds no adapter")
+    assert train(run) == 1 and status_of(run)["error"].startswith(
+        f"adapter: {tmp_path} holds no adapter"
+    )
 
 
 @training
 @pytest.mark.parametrize(("init", "use_rslora"), [("pissa", False), ("olora", True)])
-def test_an_adapter_that_changed_its_base_becomes_a_plain_one(tmp_path: Path, init: str, use_rslora: bool) -> None:
+def test_an_adapter_that_changed_its_base_becomes_a_plain_one(
+    tmp_path: Path, init: str, use_rslora: bool
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    run = stage_run(tmp_path / "run", "sft", init_lora_weights=init, use_rslora=use_rslora, lora_r=4)
+    run = stage_run(
+        tmp_path / "run", "sft", init_lora_weights=init, use_rslora=use_rslora, lora_r=4
+    )
     assert train(run) == 0
     base = AutoModelForCausalLM.from_pretrained(DEMO / "model", dtype="float32")
     live = PeftModel.from_pretrained(base, run / "checkpoints" / "checkpoint-3")
@@ -391,11 +475,17 @@ def test_loftq_makes_good_what_4_bits_lost_in_the_precision_of_adapters(
 
     def unrepaired(model: Any) -> list[float]:
         whole = load_file(DEMO / "model" / "model.safetensors")
-        adapted = {name: module for name, module in model.named_modules() if hasattr(module, "lora_B")}
+        adapted = {
+            name: module for name, module in model.named_modules() if hasattr(module, "lora_B")
+        }
         found = []
         for name, module in adapted.items():
-            lost = whole[name.removeprefix("base_model.model.") + ".weight"].float() - dequantised(module.weight)
-            found.append(float((lost - module.get_delta_weight("default").detach()).norm() / lost.norm()))
+            lost = whole[name.removeprefix("base_model.model.") + ".weight"].float() - dequantised(
+                module.weight
+            )
+            found.append(
+                float((lost - module.get_delta_weight("default").detach()).norm() / lost.norm())
+            )
         return found
 
     def dequantised(weight: Any) -> Any:
@@ -410,7 +500,13 @@ def test_loftq_makes_good_what_4_bits_lost_in_the_precision_of_adapters(
     monkeypatch.setattr(loftq_utils, "_loftq_init_new", start_here)
     monkeypatch.setattr(trainers, "prepare_start", prepare)
     run = stage_run(
-        tmp_path / "run", "sft", method="qlora", init_lora_weights="loftq", lora_r=8, lora_alpha=16, max_steps=1
+        tmp_path / "run",
+        "sft",
+        method="qlora",
+        init_lora_weights="loftq",
+        lora_r=8,
+        lora_alpha=16,
+        max_steps=1,
     )
     assert train(run) == 0, status_of(run)["error"]
     assert shares and max(shares) < 0.99  # 1: nothing made good
@@ -419,7 +515,9 @@ def test_loftq_makes_good_what_4_bits_lost_in_the_precision_of_adapters(
 
 
 @training
-def test_loftq_reads_the_very_files_that_the_base_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loftq_reads_the_very_files_that_the_base_came_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import torch
     from transformers.utils import hub
 
@@ -427,8 +525,14 @@ def test_loftq_reads_the_very_files_that_the_base_came_from(monkeypatch: pytest.
 
     read: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(hub, "cached_file", lambda model, name, revision: f"/hub/{model}/snapshots/{revision}/{name}")
-    monkeypatch.setattr(adapter, "replace_lora_weights_loftq", lambda model, model_path: read.append(model_path))
+    monkeypatch.setattr(
+        hub,
+        "cached_file",
+        lambda model, name, revision: f"/hub/{model}/snapshots/{revision}/{name}",
+    )
+    monkeypatch.setattr(
+        adapter, "replace_lora_weights_loftq", lambda model, model_path: read.append(model_path)
+    )
     job = SimpleNamespace(model="some/model", revision="v2", init_lora_weights="loftq")
     adapter.prepare_start(job, torch.nn.Module(), Path("kept"))
     assert read == ["/hub/some/model/snapshots/v2"]
@@ -438,9 +542,14 @@ def test_loftq_reads_the_very_files_that_the_base_came_from(monkeypatch: pytest.
 def test_such_an_adapter_keeps_the_layers_that_train_whole(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    run = stage_run(tmp_path / "run", "reward", init_lora_weights="pissa", use_rslora=True, max_steps=1)
+    run = stage_run(
+        tmp_path / "run", "reward", init_lora_weights="pissa", use_rslora=True, max_steps=1
+    )
     assert train(run) == 0 and logits(loaded(run)).isfinite().all()
-    assert any(name.endswith("score.weight") for name in load_file(run / "output" / "adapter_model.safetensors"))
+    assert any(
+        name.endswith("score.weight")
+        for name in load_file(run / "output" / "adapter_model.safetensors")
+    )
 
 
 @training
@@ -453,11 +562,15 @@ def test_a_tied_embedding_that_trains_whole_stays_tied(tmp_path: Path, name: str
         module.modules_to_save["default"].weight
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
     )
-    assert embedding.equal(head) and not embedding.equal(model.get_input_embeddings().original_module.weight)
+    assert embedding.equal(head) and not embedding.equal(
+        model.get_input_embeddings().original_module.weight
+    )
 
 
 @training
-def test_layers_that_train_whole_over_float16_train_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_train_whole_over_float16_train_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -483,12 +596,18 @@ def test_the_gradients_of_what_trains_over_float16_can_be_unscaled(is_quantised:
     from tests.builders.tiny_models import model_of
 
     base = model_of("llama").half()
-    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    model = get_peft_model(
+        base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    )
     dtype = Precision(torch.float16, torch.float16, torch.float32).adapters(is_quantised)
     assert dtype is not None
     cast_adapters(model, dtype)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer, scaler, ids = torch.optim.SGD(trained), GradScaler("cpu"), torch.ones(1, 4, dtype=torch.long)
+    optimizer, scaler, ids = (
+        torch.optim.SGD(trained),
+        GradScaler("cpu"),
+        torch.ones(1, 4, dtype=torch.long),
+    )
     with torch.autocast("cpu", torch.float16):
         loss = model(input_ids=ids, labels=ids).loss
     scaler.scale(loss).backward()
@@ -522,7 +641,9 @@ def test_a_head_that_trains_in_float32_answers_over_a_narrower_base(
 
 
 @training
-def test_the_reference_of_full_training_is_as_a_whole_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_of_full_training_is_as_a_whole_on_the_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import torch
 
     from core.training.trainers import builders as stages
@@ -530,7 +651,9 @@ def test_the_reference_of_full_training_is_as_a_whole_on_the_gpu(monkeypatch: py
     monkeypatch.setattr(stages, "choose_rewards", lambda *_: ([], []))
     monkeypatch.setattr(stages, "that_leave_room", lambda *_: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    job = JobSpec.parse({"stage": "grpo", "method": "full", "beta": 0.04, "model": str(DEMO / "model")})
+    job = JobSpec.parse(
+        {"stage": "grpo", "method": "full", "beta": 0.04, "model": str(DEMO / "model")}
+    )
     settings, _ = stages._drawing(job, SimpleNamespace(tokenizer=None, precision=None), None)  # type: ignore[arg-type]
     assert settings["model_init_kwargs"]["device_map"] == {"": 0}
 
@@ -538,7 +661,12 @@ def test_the_reference_of_full_training_is_as_a_whole_on_the_gpu(monkeypatch: py
 @training
 def test_answers_are_drawn_judged_and_shown(tmp_path: Path) -> None:
     run = stage_run(
-        tmp_path / "run", "grpo", max_steps=4, num_samples=1, reward_functions="regex,json,length", reward_pattern="Pip"
+        tmp_path / "run",
+        "grpo",
+        max_steps=4,
+        num_samples=1,
+        reward_functions="regex,json,length",
+        reward_pattern="Pip",
     )
     assert train(run) == 0
     last = lines_of(run)[-1]
@@ -551,7 +679,9 @@ def test_answers_are_drawn_judged_and_shown(tmp_path: Path) -> None:
 def test_a_trained_reward_model_judges(tmp_path: Path, method: str) -> None:
     judge = stage_run(tmp_path / "judge", "reward", method=method, max_steps=2)
     assert train(judge) == 0
-    run = stage_run(tmp_path / "run", "grpo", max_steps=1, reward_functions="", reward_model=str(judge))
+    run = stage_run(
+        tmp_path / "run", "grpo", max_steps=1, reward_functions="", reward_model=str(judge)
+    )
     assert train(run) == 0 and "rewards/reward_model/mean" in lines_of(run)[0]
 
 
@@ -582,7 +712,9 @@ def test_an_exact_match_needs_right_answers(tmp_path: Path) -> None:
         ("length", "four words of it", None, 0.5),
     ],
 )
-def test_a_reward_is_worth_what_it_says(name: str, text: str, right: str | None, worth: float) -> None:
+def test_a_reward_is_worth_what_it_says(
+    name: str, text: str, right: str | None, worth: float
+) -> None:
     from types import SimpleNamespace
 
     from core.training.trainers.rewards import REWARDS, Drawn
@@ -615,7 +747,11 @@ OTHER = [{"role": "assistant", "content": "no"}]
 @pytest.mark.parametrize(
     ("stage", "row", "expected"),
     [
-        ("dpo", {"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": "c"}),
+        (
+            "dpo",
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+        ),
         (
             "dpo",
             {"chosen": "so be it", "rejected": "so it is"},
@@ -626,14 +762,20 @@ OTHER = [{"role": "assistant", "content": "no"}]
             {"chosen": USER + SAID, "rejected": USER + OTHER},
             {"prompt": USER, "chosen": SAID, "rejected": OTHER},
         ),
-        ("kto", {"prompt": "a", "completion": "b", "label": True}, {"prompt": "a", "completion": "b", "label": True}),
+        (
+            "kto",
+            {"prompt": "a", "completion": "b", "label": True},
+            {"prompt": "a", "completion": "b", "label": True},
+        ),
         ("grpo", {"prompt": USER, "solution": 4}, {"prompt": USER, "answer": "4"}),
         ("grpo", {"prompt": "a", "completion": "b"}, {"prompt": "a", "answer": "b"}),
         ("rloo", {"question": "hi", "answer": "yes"}, {"prompt": USER, "answer": "yes"}),
         ("cpt", {"text": "a"}, {"text": "a"}),
     ],
 )
-def test_a_row_becomes_what_its_stage_takes(stage: str, row: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_a_row_becomes_what_its_stage_takes(
+    stage: str, row: dict[str, Any], expected: dict[str, Any]
+) -> None:
     found = row_of(stage, **row)
     assert {name: value for name, value in found.items() if name != "tools"} == expected
 
@@ -641,18 +783,32 @@ def test_a_row_becomes_what_its_stage_takes(stage: str, row: dict[str, Any], exp
 @pytest.mark.parametrize(
     ("stage", "row", "words"),
     [
-        ("sft", {"chosen": "a", "rejected": "b"}, "fits the stages reward, dpo, kto, orpo, cpo; sft needs"),
+        (
+            "sft",
+            {"chosen": "a", "rejected": "b"},
+            "fits the stages reward, dpo, kto, orpo, cpo; sft needs",
+        ),
         ("dpo", {"messages": USER + SAID}, "fits the stages sft, cpt; dpo needs preference data"),
-        ("cpt", {"prompt": "a", "completion": "b"}, "fits the stages sft, grpo, rloo, ppo; cpt needs"),
+        (
+            "cpt",
+            {"prompt": "a", "completion": "b"},
+            "fits the stages sft, grpo, rloo, ppo; cpt needs",
+        ),
         ("dpo", {"prompt": "a", "chosen": "b", "rejected": "b"}, "the same answer"),
         ("dpo", {"prompt": USER, "chosen": "b", "rejected": "c"}, "text beside messages"),
         ("dpo", {"chosen": SAID, "rejected": OTHER}, "do not begin with the same message"),
         ("kto", {"prompt": "a", "completion": "b", "label": "good"}, "label is not true or false"),
-        ("grpo", {"prompt": USER, "tools": [{"type": "function"}]}, "has tools, which grpo cannot offer"),
+        (
+            "grpo",
+            {"prompt": USER, "tools": [{"type": "function"}]},
+            "has tools, which grpo cannot offer",
+        ),
         ("grpo", {"title": "a"}, "one of these is needed"),
     ],
 )
-def test_a_row_that_does_not_fit_its_stage_says_so(stage: str, row: dict[str, Any], words: str) -> None:
+def test_a_row_that_does_not_fit_its_stage_says_so(
+    stage: str, row: dict[str, Any], words: str
+) -> None:
     with pytest.raises(BadRow, match=words):
         row_of(stage, **row)
 
@@ -666,7 +822,8 @@ def test_a_pair_gives_kto_two_verdicts(tmp_path: Path) -> None:
 def test_a_file_of_the_wrong_kind_is_refused_with_the_stages_it_fits(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     with pytest.raises(
-        TrainingError, match="dataset line 1: is language modeling data, which fits the stages sft, cpt"
+        TrainingError,
+        match="dataset line 1: is language modeling data, which fits the stages sft, cpt",
     ):
         read_rows(run, "data/train.jsonl", "", 0.0, 0, stage="grpo")
 
@@ -679,7 +836,10 @@ def test_tools_reach_the_template_of_every_preference(tmp_path: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
     tokenizer.chat_template = "{{ tools[0].name if tools else 'none' }}:" + tokenizer.chat_template
-    write_rows(make_run(tmp_path), {"prompt": USER, "chosen": SAID, "rejected": OTHER, "tools": [{"name": "look"}]})
+    write_rows(
+        make_run(tmp_path),
+        {"prompt": USER, "chosen": SAID, "rejected": OTHER, "tools": [{"name": "look"}]},
+    )
     rows = read_rows(tmp_path, "data/train.jsonl", "", 0.0, 0, stage="orpo")
     text = in_text(rows, tokenizer, 100)["train_dataset"][0]
     assert text["prompt"].startswith("look:") and text["chosen"] == "yes<|im_end|>"
@@ -695,7 +855,9 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(tmp_path: Path) 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
     write_rows(make_run(tmp_path), {"prompt": "hi"}, {"prompt": "hi " * 50})
     rows = read_rows(tmp_path, "data/train.jsonl", "", 0.0, 0, stage="grpo")
-    assert [row["prompt"] for row in that_leave_room(rows, tokenizer, 20)["train_dataset"]] == ["hi"]
+    assert [row["prompt"] for row in that_leave_room(rows, tokenizer, 20)["train_dataset"]] == [
+        "hi"
+    ]
 
 
 # The program stands alone: what it repeats of core is the same
@@ -709,17 +871,17 @@ def test_the_program_reads_rows_as_the_check_does() -> None:
 
 
 @training
-def test_the_program_knows_the_stages_rewards_and_optimizers_of_core() -> None:
-    from core.training.model import load
-    from core.training.trainers import builders as stages
+def test_every_stage_that_trains_has_a_builder() -> None:
+    from core.training.trainers import builders
+
+    assert list(builders.BUILDERS) == TRAINABLE
+
+
+@training
+def test_every_reward_that_a_job_may_name_is_computed() -> None:
     from core.training.trainers import rewards
 
-    assert list(stages.STAGES) == TRAINABLE and tuple(rewards.REWARDS) == refusals.REWARD_FUNCTIONS
-    extras = methods.EXTRA_OPTIMIZERS.values()
-    assert dict(stages.EXTRA_OPTIMIZERS) == {extra.optim: (extra.package, extra.module) for extra in extras}
-    assert set(stages.LOW_RANK_OPTIMIZERS) == {extra.optim for extra in extras if extra.is_low_rank}
-    kept = {name: method.trains_last_layers for name, method in load.METHODS.items()}
-    assert kept == {name: method.trains_last_layers for name, method in METHODS.items()}
+    assert tuple(rewards.REWARDS) == REWARD_FUNCTIONS
 
 
 @training

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from core.job import METHODS
 from core.training.checkpoints.folder import Checkpoint
 from core.training.contract.failures import TrainingError, explain
+from core.training.contract.methods import METHODS
 from core.training.data.rows import read_rows
 from core.training.record.run_files import Record
 from tests.builders.paths import ROOT
@@ -35,7 +35,9 @@ training = pytest.mark.training
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU:UserWarning"),
 ]
-MESSAGES = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+MESSAGES = {
+    "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+}
 
 
 # The whole program
@@ -44,13 +46,22 @@ MESSAGES = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant"
 @training
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_and_leaves_a_result_that_loads(tmp_path: Path, method: str) -> None:
-    run = make_run(tmp_path / "run", method=method, max_steps=8, eval_dataset="data/eval.jsonl", num_samples=1)
+    run = make_run(
+        tmp_path / "run", method=method, max_steps=8, eval_dataset="data/eval.jsonl", num_samples=1
+    )
     assert train(run) == 0
     losses = list(losses_of(run).values())
     assert len(losses) == 8 and all(map(math.isfinite, losses)) and min(losses[-3:]) < losses[0]
     status = status_of(run)
     assert (status["state"], status["step"], status["result"]) == ("finished", 8, "output")
-    assert set(status["phase_peak_bytes"]) == {"load", "forward", "backward", "optimizer_step", "eval", "save"}
+    assert set(status["phase_peak_bytes"]) == {
+        "load",
+        "forward",
+        "backward",
+        "optimizer_step",
+        "eval",
+        "save",
+    }
     assert [line["step"] for line in lines_of(run, "samples.jsonl")] == [0, 8]
     assert _answers(run, METHODS[method].trains_adapter)
 
@@ -60,12 +71,18 @@ def test_every_method_learns_and_leaves_a_result_that_loads(tmp_path: Path, meth
 def test_a_stopped_run_resumes_as_if_it_had_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    whole, halved = make_run(tmp_path / "whole", method=method), make_run(tmp_path / "halved", method=method)
+    whole, halved = (
+        make_run(tmp_path / "whole", method=method),
+        make_run(tmp_path / "halved", method=method),
+    )
     assert train(whole) == 0
     with monkeypatch.context() as patched:
         _ask_to_stop_after(2, patched)
         assert train(halved) == 130
-    assert status_of(halved)["state"] == "stopped" and (halved / "checkpoints" / "checkpoint-3").is_dir()
+    assert (
+        status_of(halved)["state"] == "stopped"
+        and (halved / "checkpoints" / "checkpoint-3").is_dir()
+    )
     assert not (halved / "output").exists()
     (halved / "stop").unlink()
     assert train(halved) == 0
@@ -87,7 +104,12 @@ def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
     on_cpu = load.choose_precision("auto", "qlora")
     as_on_gpu = dataclasses.replace(on_cpu, quantised_base_adapters=torch.bfloat16)
     monkeypatch.setattr(load, "choose_precision", lambda dtype, method: as_on_gpu)
-    fields = {"method": "qlora", "optim": optim, "lora_r": 64, "max_steps": 4}  # rank 64 has 8-bit states
+    fields = {
+        "method": "qlora",
+        "optim": optim,
+        "lora_r": 64,
+        "max_steps": 4,
+    }  # rank 64 has 8-bit states
     whole, halved = make_run(tmp_path / "whole", **fields), make_run(tmp_path / "halved", **fields)
     assert train(whole) == 0
     with monkeypatch.context() as patched:
@@ -100,9 +122,15 @@ def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
 
 @training
 @pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.slow), "qlora"])
-def test_evaluations_and_samples_leave_no_trace_in_the_training(tmp_path: Path, method: str) -> None:
+def test_evaluations_and_samples_leave_no_trace_in_the_training(
+    tmp_path: Path, method: str
+) -> None:
     plain = make_run(tmp_path / "plain", method=method, max_steps=4)
-    watched_fields: dict[str, object] = {"eval_dataset": "data/eval.jsonl", "eval_steps": 1, "num_samples": 2}
+    watched_fields: dict[str, object] = {
+        "eval_dataset": "data/eval.jsonl",
+        "eval_steps": 1,
+        "num_samples": 2,
+    }
     watched = make_run(tmp_path / "watched", method=method, max_steps=4, **watched_fields)
     assert (train(plain), train(watched)) == (0, 0)
     assert losses_of(watched) == losses_of(plain)
@@ -151,7 +179,10 @@ def test_a_model_that_sdpa_cannot_compute_trains_with_the_plain_kernel(
     ids=str,
 )
 def test_a_probe_goes_through_the_longest_rows_and_leaves_no_trace(
-    tmp_path: Path, fields: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    fields: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from core.training.loop import monitor as watch
 
@@ -170,7 +201,9 @@ def test_the_longest_rows_are_found_in_any_order() -> None:
     from core.training.loop.probe import longest_rows
 
     lengths = [3, 9, 1, 9, 7]
-    rows = Dataset.from_list([{"input_ids": list(range(length))} for length in lengths]).shuffle(seed=1)
+    rows = Dataset.from_list([{"input_ids": list(range(length))} for length in lengths]).shuffle(
+        seed=1
+    )
     assert sorted(len(rows[index]["input_ids"]) for index in longest_rows(rows, 3)) == [7, 9, 9]
 
 
@@ -189,7 +222,9 @@ def test_a_stop_during_an_evaluation_ends_it_and_saves_a_checkpoint(
 
 
 @training
-def test_a_run_that_died_after_its_last_step_resumes_to_its_result_without_another_step(tmp_path: Path) -> None:
+def test_a_run_that_died_after_its_last_step_resumes_to_its_result_without_another_step(
+    tmp_path: Path,
+) -> None:
     run = make_run(tmp_path / "run", max_steps=3)
     assert train(run) == 0
     before = (run / "output" / "adapter_model.safetensors").read_bytes()
@@ -209,7 +244,12 @@ def test_a_finished_run_started_once_more_stays_as_it_is(tmp_path: Path) -> None
 
 @training
 def test_a_loss_that_is_not_a_number_is_shown_and_the_file_stays_json(tmp_path: Path) -> None:
-    fields: dict[str, object] = {"method": "full", "optim": "sgd", "max_grad_norm": 0, "max_steps": 4}
+    fields: dict[str, object] = {
+        "method": "full",
+        "optim": "sgd",
+        "max_grad_norm": 0,
+        "max_steps": 4,
+    }
     run = make_run(tmp_path / "run", stop_when_diverged=False, **fields)
     job = json.loads((run / "job.json").read_text())
     (run / "job.json").write_text(json.dumps(job | {"learning_rate": 1e30}))
@@ -245,7 +285,9 @@ def test_a_signal_while_the_model_is_loading_ends_the_program_at_once(
     ],
     ids=["prompt", "instruction", "question", "text"],
 )
-def test_every_kind_of_row_can_be_trained_on(tmp_path: Path, row: dict[str, str], lines: bool) -> None:
+def test_every_kind_of_row_can_be_trained_on(
+    tmp_path: Path, row: dict[str, str], lines: bool
+) -> None:
     run = make_run(tmp_path / "run", max_steps=2, num_samples=1)
     write_rows(run, *[row] * 8)
     assert train(run) == 0
@@ -290,21 +332,30 @@ def test_rows_whose_answers_are_all_cut_off_are_named_as_the_cause(tmp_path: Pat
 @training
 def test_the_copied_program_runs_by_itself_and_stops_on_a_signal(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", max_steps=100_000)
-    shutil.copytree(ROOT / "core" / "training", run / "training", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "core" / "training", run / "training", ignore=shutil.ignore_patterns("__pycache__")
+    )
     with (run / "log.txt").open("wb") as log:
-        program = subprocess.Popen([sys.executable, "-m", "training", "job.json"], cwd=run, stdout=log, stderr=log)
+        program = subprocess.Popen(
+            [sys.executable, "-m", "training", "job.json"], cwd=run, stdout=log, stderr=log
+        )
     while program.poll() is None and not (run / "metrics.jsonl").exists():
         time.sleep(0.1)
     program.terminate()
     assert program.wait(timeout=60) == 130, (run / "log.txt").read_text()
     status = status_of(run)
-    assert status["state"] == "stopped" and (run / "checkpoints" / f"checkpoint-{status['step']}").is_dir()
+    assert (
+        status["state"] == "stopped"
+        and (run / "checkpoints" / f"checkpoint-{status['step']}").is_dir()
+    )
 
 
 # Jobs that cannot run
 
 
-def test_a_job_without_a_field_is_refused_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_without_a_field_is_refused_with_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path / "run")
     job = json.loads((run / "job.json").read_text())
     del job["dataset"]
@@ -332,7 +383,9 @@ def test_the_allocator_is_set_up_unless_a_person_has_done_so(
     assert (os.environ.get("PYTORCH_CUDA_ALLOC_CONF") == "expandable_segments:True") == expandable
 
 
-def test_a_job_file_that_is_not_json_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_file_that_is_not_json_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "job.json").write_text("{")
     assert train(tmp_path) == 2
     assert capsys.readouterr().err.startswith("job.json: is not JSON")
@@ -351,15 +404,21 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
     write_rows(run, MESSAGES, "", MESSAGES, '{"messages": [')
     assert train(run) == 1
     status = status_of(run)
-    assert status["state"] == "failed" and status["error"].startswith("dataset line 4: not JSON at column")
+    assert status["state"] == "failed" and status["error"].startswith(
+        "dataset line 4: not JSON at column"
+    )
 
 
 @training
 def test_the_program_stores_a_base_as_the_table_of_methods_says() -> None:
     from core.training.model import load
 
-    here = {name: (method.trains_adapter, method.base_bits) for name, method in load.METHODS.items()}
-    assert here == {name: (method.trains_adapter, method.base_bits) for name, method in METHODS.items()}
+    here = {
+        name: (method.trains_adapter, method.base_bits) for name, method in load.METHODS.items()
+    }
+    assert here == {
+        name: (method.trains_adapter, method.base_bits) for name, method in METHODS.items()
+    }
 
 
 # The rows
@@ -375,7 +434,9 @@ def test_the_program_stores_a_base_as_the_table_of_methods_says() -> None:
         ({"text": "a"}, ["text"]),
     ],
 )
-def test_each_way_of_writing_rows_becomes_columns_of_trl(tmp_path: Path, row: object, columns: list[str]) -> None:
+def test_each_way_of_writing_rows_becomes_columns_of_trl(
+    tmp_path: Path, row: object, columns: list[str]
+) -> None:
     write_rows(make_run(tmp_path / "run"), row, row)
     rows = read_rows(tmp_path / "run", "data/train.jsonl", "", 0.0, 0)
     assert rows.train.column_names == columns and len(rows.train) == 2 and rows.eval is None
@@ -393,18 +454,24 @@ def test_each_way_of_writing_rows_becomes_columns_of_trl(tmp_path: Path, row: ob
         ([1], "a list, not an object"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_refused_by_line(tmp_path: Path, row: object, words: str) -> None:
+def test_a_row_that_cannot_be_used_is_refused_by_line(
+    tmp_path: Path, row: object, words: str
+) -> None:
     write_rows(make_run(tmp_path / "run"), MESSAGES, row)
     with pytest.raises(TrainingError, match=f"dataset line 2: .*{words}"):
         read_rows(tmp_path / "run", "data/train.jsonl", "", 0.0, 0)
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(19, 0), (20, 1), (100, 5)])
-def test_a_share_of_the_rows_is_held_out_if_there_are_enough(tmp_path: Path, count: int, held_out: int) -> None:
+def test_a_share_of_the_rows_is_held_out_if_there_are_enough(
+    tmp_path: Path, count: int, held_out: int
+) -> None:
     write_rows(make_run(tmp_path / "run"), *[{"text": str(number)} for number in range(count)])
     rows = read_rows(tmp_path / "run", "data/train.jsonl", "", 0.05, seed=1)
     assert len(rows.eval or ()) == held_out
-    assert sorted(int(row["text"]) for part in (rows.train, rows.eval or ()) for row in part) == list(range(count))
+    assert sorted(
+        int(row["text"]) for part in (rows.train, rows.eval or ()) for row in part
+    ) == list(range(count))
 
 
 def test_messages_keep_exactly_the_keys_they_came_with(tmp_path: Path) -> None:
@@ -427,7 +494,9 @@ def test_a_rewind_drops_torn_and_later_lines_and_keeps_the_clock_going(tmp_path:
         {"step": 2, "time": 51.0, "eval_loss": 1.0},
         {"step": 3, "time": 60.0, "num_tokens": 12},
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ti')
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ti'
+    )
     record = Record(tmp_path)
     assert record.rewind(Checkpoint(tmp_path, 2, 9, {})) == 9
     assert lines_of(tmp_path) == lines[:2]
@@ -450,7 +519,9 @@ def test_a_status_is_written_at_once_for_news_and_seldom_for_steps(tmp_path: Pat
 
 
 def test_numbers_that_json_does_not_have_are_named(tmp_path: Path) -> None:
-    Record(tmp_path).append_metrics(1, 0.5, {"loss": math.nan, "grad_norm": math.inf, "learning_rate": 0.1})
+    Record(tmp_path).append_metrics(
+        1, 0.5, {"loss": math.nan, "grad_norm": math.inf, "learning_rate": 0.1}
+    )
     line = lines_of(tmp_path)[0]
     assert line["nonfinite"] == ["loss", "grad_norm"] and set(line) == {
         "step",
@@ -478,7 +549,9 @@ def test_paged_states_are_paged_again_after_a_resume() -> None:
 
     def optimizer() -> Any:
         torch.manual_seed(0)
-        weights = [torch.nn.Parameter(torch.randn(shape)) for shape in ((64, 128), (4,))]  # 8-bit states, 32-bit ones
+        weights = [
+            torch.nn.Parameter(torch.randn(shape)) for shape in ((64, 128), (4,))
+        ]  # 8-bit states, 32-bit ones
         for weight in weights:
             weight.grad = torch.ones_like(weight)
         return Paged(weights, lr=0.1)
@@ -487,10 +560,16 @@ def test_paged_states_are_paged_again_after_a_resume() -> None:
     first.step()
     with loading_into_pages(second):
         second.load_state_dict(first.state_dict())
-    assert [set(state) for state in second.state.values()] == [set(state) for state in first.state.values()]
+    assert [set(state) for state in second.state.values()] == [
+        set(state) for state in first.state.values()
+    ]
     for old, new in zip(first.state.values(), second.state.values(), strict=True):
         for name in ("state1", "state2"):
-            assert new[name].is_in_pages and new[name].dtype == old[name].dtype and new[name].equal(old[name])
+            assert (
+                new[name].is_in_pages
+                and new[name].dtype == old[name].dtype
+                and new[name].equal(old[name])
+            )
     assert "load_state_dict" not in vars(second)
 
 
@@ -512,15 +591,25 @@ def test_paged_states_are_paged_again_after_a_resume() -> None:
 )
 @training
 def test_the_precision_follows_the_device(
-    monkeypatch: pytest.MonkeyPatch, gpu: str, method: str, dtype: str, weights: str, autocast: str, adapters: str
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: str,
+    method: str,
+    dtype: str,
+    weights: str,
+    autocast: str,
+    adapters: str,
 ) -> None:
     import torch
 
     from core.training.model.load import Precision, choose_precision
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu != "none")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu == "with bf16")
-    wanted = Precision(getattr(torch, weights), autocast and getattr(torch, autocast), getattr(torch, adapters))
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: gpu == "with bf16"
+    )
+    wanted = Precision(
+        getattr(torch, weights), autocast and getattr(torch, autocast), getattr(torch, adapters)
+    )
     assert choose_precision(dtype, method) == wanted
 
 
@@ -565,7 +654,9 @@ class FakeAllocator:
 
 
 @training
-def test_the_highest_memory_survives_the_resets_between_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_highest_memory_survives_the_resets_between_phases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from core.training.loop.meter import CudaGauge, Meter
 
     allocator = FakeAllocator(monkeypatch)
@@ -580,7 +671,9 @@ def test_the_highest_memory_survives_the_resets_between_phases(monkeypatch: pyte
 
 
 @training
-def test_memory_of_the_samples_does_not_count_as_the_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_the_samples_does_not_count_as_the_trainings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from core.training.loop.meter import CudaGauge, Meter
 
     allocator = FakeAllocator(monkeypatch)
@@ -635,7 +728,9 @@ def test_a_failure_is_told_in_one_sentence(error: Exception, sentence: str) -> N
 def test_a_failure_is_known_by_what_it_was_raised_from() -> None:
     outer = OSError("You are trying to access a gated repo.")
     outer.__cause__ = GatedRepoError("403")
-    assert explain(outer, "owner/name", "load").startswith("owner/name is gated: accept its licence at")
+    assert explain(outer, "owner/name", "load").startswith(
+        "owner/name is gated: accept its licence at"
+    )
 
 
 def _ask_to_stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,9 @@ pytestmark = BROWSER_TESTS
 
 
 @pytest.mark.slow
-def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(app: App, page: Page, home: Home) -> None:
+def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(
+    app: App, page: Page, home: Home
+) -> None:
     page.goto(app.url)
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
     expect(page.locator("#data-line")).to_contain_text("rows")
@@ -47,7 +49,9 @@ def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(app: A
 
 
 @pytest.mark.slow
-def test_new_points_leave_a_persons_zoom_alone(start_app: Callable[[], App], page: Page, new_run: NewRun) -> None:
+def test_new_points_leave_a_persons_zoom_alone(
+    start_app: Callable[[], App], page: Page, new_run: NewRun
+) -> None:
     run = new_run(seed=NEVER_END)
     queue.submit(run.home, run)
     page.goto(start_app().url)
@@ -65,7 +69,9 @@ def test_new_points_leave_a_persons_zoom_alone(start_app: Callable[[], App], pag
 
 def range_of(page: Page, plot: str) -> list[float]:
     """What part of the steps a plot shows."""
-    script = "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)._fullLayout.xaxis.range"
+    script = (
+        "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)._fullLayout.xaxis.range"
+    )
     return list(page.evaluate(script, plot))
 
 
@@ -83,7 +89,9 @@ def form(empty_home: Home) -> Iterator[App]:
     app.end()
 
 
-def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(form: App, page: Page, empty_home: Home) -> None:
+def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(
+    form: App, page: Page, empty_home: Home
+) -> None:
     page.goto(form.url)
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
     rank = page.locator("#field-lora_r")

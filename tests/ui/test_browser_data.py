@@ -9,7 +9,15 @@ from playwright.sync_api import Page, expect
 
 from core import runs
 from core.runs import Home
-from tests.builders.browser import BROWSER_TESTS, DEMO, App, open_form, press, set_number, wait_until_finished
+from tests.builders.browser import (
+    BROWSER_TESTS,
+    DEMO,
+    App,
+    open_form,
+    press,
+    set_number,
+    wait_until_finished,
+)
 
 pytestmark = BROWSER_TESTS
 
@@ -18,7 +26,9 @@ pytestmark = BROWSER_TESTS
 def test_bad_lines_are_dropped_and_the_rest_is_looked_at_and_trained_on(
     app: App, page: Page, home: Home, tmp_path: Path
 ) -> None:
-    good = write_rows(tmp_path / "rows.jsonl", {7: '{"messages": [', 17: '{"messages": []}', 27: '{"text": 1}'})
+    good = write_rows(
+        tmp_path / "rows.jsonl", {7: '{"messages": [', 17: '{"messages": []}', 27: '{"text": 1}'}
+    )
     open_form(page, app)
     page.locator("#upload input[type=file]").set_input_files(tmp_path / "rows.jsonl")
     data = page.locator("#data-line")
@@ -56,7 +66,9 @@ def test_columns_are_named_from_menus_and_data_of_another_stage_brings_it_along(
     press(page, "Use these columns")
     expect(data).to_contain_text("1 row · prompt + completion · no problems")
 
-    bring(page, tmp_path / "pairs.jsonl", {"prompt": "Who?", "chosen": "Pip.", "rejected": "Nobody."})
+    bring(
+        page, tmp_path / "pairs.jsonl", {"prompt": "Who?", "chosen": "Pip.", "rejected": "Nobody."}
+    )
     press(page, "Train with it: DPO")
     expect(data).to_contain_text("1 row · prompt + chosen + rejected · no problems")
     expect(page.locator("#field-stage input")).to_have_value("DPO")

@@ -109,7 +109,9 @@ def over_trained(trained: Home) -> Iterator[App]:
     app.end()
 
 
-def test_a_run_that_diverges_says_so_and_offers_a_slower_one(over_trained: App, page: Page, trained: Home) -> None:
+def test_a_run_that_diverges_says_so_and_offers_a_slower_one(
+    over_trained: App, page: Page, trained: Home
+) -> None:
     page.goto(over_trained.url)
     page.get_by_role("tab", name="Runs").click()
     pick(page, runs.list_runs(trained)[-1])
@@ -122,7 +124,9 @@ def test_a_run_that_diverges_says_so_and_offers_a_slower_one(over_trained: App, 
 
 
 @pytest.mark.slow
-def test_two_runs_are_compared_and_one_is_renamed(over_trained: App, page: Page, trained: Home) -> None:
+def test_two_runs_are_compared_and_one_is_renamed(
+    over_trained: App, page: Page, trained: Home
+) -> None:
     fast, slow, _ = runs.list_runs(trained)
     page.goto(over_trained.url)
     page.get_by_role("tab", name="Runs").click()
@@ -153,7 +157,9 @@ def test_what_is_written_stays_with_its_run_and_every_edit_of_a_text_counts(
     page.goto(over_trained.url)
     page.get_by_role("tab", name="Runs").click()
     unfold(page, "Name, tags and notes")
-    name, notes, search = (page.get_by_label(label, exact=True) for label in ("Name", "Notes", "Search the runs"))
+    name, notes, search = (
+        page.get_by_label(label, exact=True) for label in ("Name", "Notes", "Search the runs")
+    )
     pick(page, older)
     expect(name).to_have_value("Older")
     notes.fill("Of the older one, not saved.")
@@ -187,7 +193,9 @@ def test_a_deleted_run_comes_back(over_trained: App, page: Page, trained: Home) 
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
-def test_the_page_fits_a_phone(over_trained: App, page: Page, colours: Literal["light", "dark"]) -> None:
+def test_the_page_fits_a_phone(
+    over_trained: App, page: Page, colours: Literal["light", "dark"]
+) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.emulate_media(color_scheme=colours)
     page.goto(over_trained.url)

@@ -30,7 +30,11 @@ class Echo:
             pass
         if message["type"] == "http.disconnect":
             raise ConnectionError("the client is gone")
-        headers = [(b"content-type", b"text/html"), (b"cache-control", b"max-age=9"), (b"x-frame-options", b"ALLOW")]
+        headers = [
+            (b"content-type", b"text/html"),
+            (b"cache-control", b"max-age=9"),
+            (b"x-frame-options", b"ALLOW"),
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"data of the app"})
 
@@ -53,7 +57,9 @@ class Visitor:
         return asyncio.run(ask())
 
     def get(self, path: str = "/", **headers: str) -> httpx.Response:
-        return self.ask("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        return self.ask(
+            "GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
 
     def log_in(self) -> str:
         """The Cookie header that a browser sends after it opened the link."""
@@ -75,7 +81,9 @@ def sent_by_gate(scope: Scope) -> list[Message]:
     return sent
 
 
-@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/startup-events/", "/gradio_api/heartbeat/x"])
+@pytest.mark.parametrize(
+    "path", ["/", "/config", "/gradio_api/startup-events/", "/gradio_api/heartbeat/x"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
 def test_without_the_token_every_route_answers_with_the_login_page(method: str, path: str) -> None:
     reply = Visitor().ask(method, path)
@@ -108,15 +116,22 @@ def test_an_old_link_in_an_open_session_leads_home_too() -> None:
 
 
 def test_the_cookie_is_kept_to_https_where_the_page_is() -> None:
-    cookie = Visitor(base_url="https://127.0.0.1:7860").get(f"/?token={TOKEN}").headers["set-cookie"]
+    cookie = (
+        Visitor(base_url="https://127.0.0.1:7860").get(f"/?token={TOKEN}").headers["set-cookie"]
+    )
     assert cookie.startswith("__Host-") and cookie.endswith("; Secure")
 
 
 def test_two_ports_of_a_host_have_two_cookies() -> None:
-    assert Visitor().log_in().partition("=")[0] != Visitor(base_url="http://127.0.0.1:7861").log_in().partition("=")[0]
+    assert (
+        Visitor().log_in().partition("=")[0]
+        != Visitor(base_url="http://127.0.0.1:7861").log_in().partition("=")[0]
+    )
 
 
-@pytest.mark.parametrize("offered", ["", "x", TOKEN[:-1], TOKEN + "x", "%00", "%ff%fe", "\u00e9", "a" * 10_000])
+@pytest.mark.parametrize(
+    "offered", ["", "x", TOKEN[:-1], TOKEN + "x", "%00", "%ff%fe", "\u00e9", "a" * 10_000]
+)
 def test_a_wrong_token_stays_outside(offered: str) -> None:
     assert Visitor().get(f"/?token={offered}").status_code == 401
 
@@ -125,7 +140,9 @@ def test_the_token_counts_only_at_the_root() -> None:
     assert Visitor().get(f"/config?token={TOKEN}").status_code == 401
 
 
-@pytest.mark.parametrize("cookie", ["", "tailor7860=", "tailor7860=x", f"tailor7860={TOKEN}", "tailor7860", "=;=;"])
+@pytest.mark.parametrize(
+    "cookie", ["", "tailor7860=", "tailor7860=x", f"tailor7860={TOKEN}", "tailor7860", "=;=;"]
+)
 def test_a_made_up_cookie_opens_nothing(cookie: str) -> None:
     assert Visitor().get("/", cookie=cookie).status_code == 401
 
@@ -175,7 +192,9 @@ def test_the_eleventh_wrong_token_in_a_minute_is_not_looked_at() -> None:
 
 def test_wrong_bearers_count_as_guesses() -> None:
     visitor = Visitor()
-    assert [visitor.get("/x", authorization="Bearer no").status_code for _ in range(11)] == [401] * 10 + [429]
+    assert [visitor.get("/x", authorization="Bearer no").status_code for _ in range(11)] == [
+        401
+    ] * 10 + [429]
 
 
 def test_guessing_does_not_disturb_an_open_session() -> None:
@@ -188,9 +207,14 @@ def test_guessing_does_not_disturb_an_open_session() -> None:
 
 def test_a_forwarded_address_does_not_make_a_new_guesser() -> None:
     visitor = Visitor()
-    answers = [visitor.get("/?token=x", x_forwarded_for=f"10.0.0.{guess}").status_code for guess in range(20)]
+    answers = [
+        visitor.get("/?token=x", x_forwarded_for=f"10.0.0.{guess}").status_code
+        for guess in range(20)
+    ]
     assert answers.count(401) == 10
-    assert visitor.get(f"/?token={TOKEN}").status_code == 303  # the owner at the machine is not locked out
+    assert (
+        visitor.get(f"/?token={TOKEN}").status_code == 303
+    )  # the owner at the machine is not locked out
 
 
 def test_guessers_together_get_thirty_guesses_a_minute_and_bounded_memory() -> None:
@@ -219,10 +243,22 @@ REBOUND_NAMES = (
     "localhost.evil.example",
     "192.168.1.7:7860",
 )
-MALFORMED_NAMES = ("127.0.0.1@evil.example", "localhost:1:2", "localhost/", "[::1", "::1", "[::1]x", "", "a" * 10_000)
+MALFORMED_NAMES = (
+    "127.0.0.1@evil.example",
+    "localhost:1:2",
+    "localhost/",
+    "[::1",
+    "::1",
+    "[::1]x",
+    "",
+    "a" * 10_000,
+)
 UNUSUAL_NAMES = ("0.0.0.0:7860", "2130706433", "127.1", "0x7f.0.0.1")
 SENT_BY_ANOTHER_SITE = (
-    *({"origin": origin} for origin in ("http://evil.example", "null", "", "http://[", "http://localhost:3000")),
+    *(
+        {"origin": origin}
+        for origin in ("http://evil.example", "null", "", "http://[", "http://localhost:3000")
+    ),
     *({"sec-fetch-site": site} for site in ("cross-site", "same-site")),
     {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
 )
@@ -241,23 +277,38 @@ def test_other_names_are_refused_whatever_else_is_right(host: str) -> None:
 
 @pytest.mark.parametrize("hosts", [(), (b"localhost", b"evil.example")])
 def test_no_host_and_two_hosts_are_refused(hosts: tuple[bytes, ...]) -> None:
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", host) for host in hosts]}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [(b"host", host) for host in hosts],
+    }
     assert sent_by_gate(scope)[0]["status"] == 421
 
 
 def test_the_name_that_the_page_listens_on_is_served() -> None:
-    assert Visitor(GatePolicy(token=TOKEN, host="MyBox.lan")).get("/", host="mybox.lan:7860").status_code == 401
+    assert (
+        Visitor(GatePolicy(token=TOKEN, host="MyBox.lan"))
+        .get("/", host="mybox.lan:7860")
+        .status_code
+        == 401
+    )
 
 
 def test_a_page_that_listens_everywhere_answers_to_addresses_but_not_to_names() -> None:
     visitor = Visitor(GatePolicy(token=TOKEN, host="0.0.0.0"))
-    answers = [visitor.get("/", host=host).status_code for host in ("192.168.1.7:7860", "[fe80::1]", "evil.example")]
+    answers = [
+        visitor.get("/", host=host).status_code
+        for host in ("192.168.1.7:7860", "[fe80::1]", "evil.example")
+    ]
     assert answers == [401, 401, 421]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("headers", SENT_BY_ANOTHER_SITE)
-def test_what_another_site_sends_is_refused_in_an_open_session_too(method: str, headers: dict[str, str]) -> None:
+def test_what_another_site_sends_is_refused_in_an_open_session_too(
+    method: str, headers: dict[str, str]
+) -> None:
     visitor = Visitor()
     cookie = visitor.log_in()
     assert visitor.ask(method, "/", headers={**headers, "cookie": cookie}).status_code == 403
@@ -272,10 +323,15 @@ def test_what_the_page_itself_sends_passes(site: str) -> None:
 
 
 def test_a_link_in_a_chat_window_may_lead_to_the_page_but_nowhere_else() -> None:
-    click = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    click = {
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "navigate",
+        "sec-fetch-dest": "document",
+    }
     visitor = open_visitor()
     answers = [
-        visitor.ask(*where, headers=click).status_code for where in (("GET", "/"), ("POST", "/"), ("GET", "/file"))
+        visitor.ask(*where, headers=click).status_code
+        for where in (("GET", "/"), ("POST", "/"), ("GET", "/file"))
     ]
     assert answers == [200, 403, 403]
 
@@ -287,7 +343,10 @@ def test_a_websocket_is_refused() -> None:
 def test_what_a_request_claims_of_proxies_does_not_reach_the_app() -> None:
     visitor = open_visitor()
     visitor.get(
-        "/", x_forwarded_host="evil.example", forwarded="host=evil.example", x_gradio_server="http://evil.example"
+        "/",
+        x_forwarded_host="evil.example",
+        forwarded="host=evil.example",
+        x_gradio_server="http://evil.example",
     )
     assert b"evil" not in repr(visitor.echo.scopes[0]["headers"]).encode()
 
@@ -300,7 +359,10 @@ def test_a_share_link_asks_for_the_token_once_it_is_known() -> None:
     assert visitor.get("/", host="abc.gradio.live").status_code == 401
     cookie = visitor.get(f"/?token={TOKEN}", host="abc.gradio.live").headers["set-cookie"]
     assert "; Secure" in cookie
-    assert visitor.get("/x", host="abc.gradio.live", cookie=cookie.partition(";")[0]).status_code == 200
+    assert (
+        visitor.get("/x", host="abc.gradio.live", cookie=cookie.partition(";")[0]).status_code
+        == 200
+    )
     assert (b"x-forwarded-proto", b"https") in visitor.echo.scopes[0]["headers"]
 
 
@@ -327,17 +389,27 @@ async def streamed(num_kib: int) -> AsyncIterator[bytes]:
 
 
 UPLOAD, OTHER = gate.UPLOAD_PATH, "/gradio_api/queue/join"
-SIZES = [(OTHER, 1, 200), (OTHER, 2, 413), (UPLOAD, 9, 200), (UPLOAD, 10, 413), (UPLOAD + "/", 2, 413)]
+SIZES = [
+    (OTHER, 1, 200),
+    (OTHER, 2, 413),
+    (UPLOAD, 9, 200),
+    (UPLOAD, 10, 413),
+    (UPLOAD + "/", 2, 413),
+]
 
 
 @pytest.mark.parametrize(("path", "num_kib", "status"), SIZES)
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_a_body_is_limited_by_its_route(path: str, num_kib: int, status: int, is_streamed: bool) -> None:
+def test_a_body_is_limited_by_its_route(
+    path: str, num_kib: int, status: int, is_streamed: bool
+) -> None:
     visitor = open_visitor(max_upload_bytes=8 * KIB, max_body_bytes=KIB)
     content = streamed(num_kib) if is_streamed else b"x" * KIB * num_kib
     reply = visitor.ask("POST", path, content=content)
     assert reply.status_code == status
-    assert len(visitor.echo.scopes) == (is_streamed or status == 200)  # a declared size is refused unread
+    assert len(visitor.echo.scopes) == (
+        is_streamed or status == 200
+    )  # a declared size is refused unread
 
 
 @pytest.mark.parametrize("declared", ["9" * 5000, "-1", "1e9", "\u00b2"])
@@ -353,7 +425,9 @@ def test_a_failure_of_the_app_is_not_hidden() -> None:
         visitor.get()
 
 
-@pytest.mark.parametrize("headers", [{}, {"host": "x"}, {"origin": "null"}, {"authorization": f"Bearer {TOKEN}"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"host": "x"}, {"origin": "null"}, {"authorization": f"Bearer {TOKEN}"}]
+)
 def test_every_response_carries_the_security_headers(headers: dict[str, str]) -> None:
     reply = Visitor().get("/", **headers)
     for name, value in gate.SECURITY_HEADERS:
@@ -385,7 +459,9 @@ def test_a_token_file_without_a_token_is_refused(tmp_path: Path, content: str) -
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_a_token_file_that_others_can_read_or_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_a_token_file_that_others_can_read_or_that_leads_elsewhere_is_refused(
+    tmp_path: Path,
+) -> None:
     (readable := tmp_path / "readable").write_text(TOKEN)
     readable.chmod(0o644)
     (link := tmp_path / "link").symlink_to(readable)

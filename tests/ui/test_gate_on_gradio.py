@@ -72,12 +72,20 @@ def client(page: Page) -> Iterator[httpx.Client]:
 
 def test_no_route_of_gradio_answers_without_the_token(page: Page, client: httpx.Client) -> None:
     paths = [path.replace("{", "").replace("}", "") for path in page.paths]
-    asked = [(method, path) for path in paths for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")]
+    asked = [
+        (method, path)
+        for path in paths
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
+    ]
     answered = {(method, path): client.request(method, path) for method, path in asked}
     assert answered.pop(("GET", gate.STARTUP_PATH)).status_code == 200
     assert len(answered) > 200
     assert {reply.status_code for reply in answered.values()} == {401}
-    assert not [path for path, reply in answered.items() if len(reply.content) > 4 * KIB or b"canary" in reply.content]
+    assert not [
+        path
+        for path, reply in answered.items()
+        if len(reply.content) > 4 * KIB or b"canary" in reply.content
+    ]
 
 
 def test_the_link_opens_gradios_page(client: httpx.Client) -> None:
@@ -90,7 +98,8 @@ def test_the_link_opens_gradios_page(client: httpx.Client) -> None:
 def test_gradio_stores_no_upload_over_the_limit(client: httpx.Client) -> None:
     client.headers["authorization"] = f"Bearer {TOKEN}"
     answers = [
-        client.post("/gradio_api/upload", files={"files": b"x" * size}).status_code for size in (60 * KIB, 70 * KIB)
+        client.post("/gradio_api/upload", files={"files": b"x" * size}).status_code
+        for size in (60 * KIB, 70 * KIB)
     ]
     assert answers == [200, 413]
 

@@ -17,10 +17,12 @@ from gradio_client import Client
 
 from core import runs
 from core.device import DeviceReading, GpuProcess, this_machine
-from core.job import METHODS, STAGES, JobSpec
+from core.job import JobSpec
 from core.resolve import default_fields, resolve
 from core.runs import Home, launch, queue
 from core.speed import RowStatistics
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 from tests.builders.fake_runs import NEVER_END, NewRun, eventually
 from ui import form, page, server
 from ui.gate import GatePolicy
@@ -61,7 +63,17 @@ def test_every_field_of_a_job_has_one_control() -> None:
 
 
 def test_every_control_stands_in_a_group_that_the_page_shows() -> None:
-    groups = {"model", "data", "method", "objective", "stage", "gpu", "profile", "main", *form.ADVANCED}
+    groups = {
+        "model",
+        "data",
+        "method",
+        "objective",
+        "stage",
+        "gpu",
+        "profile",
+        "main",
+        *form.ADVANCED,
+    }
     assert {control.group for control in form.CONTROLS} == groups
 
 
@@ -78,17 +90,29 @@ def test_the_form_opens_with_the_demos_own_settings() -> None:
 
 def test_another_model_brings_back_the_usual_settings(handlers: Handlers) -> None:
     shown = handlers.on_edit({"model": "demo", "method": "lora"}, **demo(model="Qwen/Qwen2.5-7B"))
-    moved = {name: update["value"] for name, update in shown.items() if isinstance(update, dict) and "value" in update}
+    moved = {
+        name: update["value"]
+        for name, update in shown.items()
+        if isinstance(update, dict) and "value" in update
+    }
     assert moved["max_length"] == 2048 and moved["learning_rate"] == 2e-4 and "dataset" not in moved
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_new_method_brings_its_defaults_but_leaves_what_a_person_set(handlers: Handlers, method: str) -> None:
+def test_a_new_method_brings_its_defaults_but_leaves_what_a_person_set(
+    handlers: Handlers, method: str
+) -> None:
     marks = {"model": "org/some-model", "method": "lora"}
-    plain = default_fields("org/some-model", "lora") | {"model": "org/some-model", "method": method, "lora_r": 99}
+    plain = default_fields("org/some-model", "lora") | {
+        "model": "org/some-model",
+        "method": method,
+        "lora_r": 99,
+    }
     shown = handlers.on_edit(marks, **plain)
     moved = {name for name in plain if "value" in shown.get(name, {})}
-    assert moved == {name for name, value in METHODS[method].defaults.items() if value != plain[name]}
+    assert moved == {
+        name for name, value in METHODS[method].defaults.items() if value != plain[name]
+    }
 
 
 def test_what_the_method_has_no_use_for_cannot_be_set(handlers: Handlers) -> None:
@@ -96,7 +120,9 @@ def test_what_the_method_has_no_use_for_cannot_be_set(handlers: Handlers) -> Non
         {"model": "demo", "method": "full"}, **(default_fields("demo", "full") | {"method": "full"})
     )
     assert not full["lora_r"]["interactive"] and not full["bnb_4bit_quant_type"]["interactive"]
-    qlora = handlers.on_edit(full["marks"], **(default_fields("demo", "qlora") | {"method": "qlora"}))
+    qlora = handlers.on_edit(
+        full["marks"], **(default_fields("demo", "qlora") | {"method": "qlora"})
+    )
     assert qlora["lora_r"]["interactive"] and qlora["bnb_4bit_quant_type"]["interactive"]
 
 
@@ -104,13 +130,20 @@ def test_what_the_method_has_no_use_for_cannot_be_set(handlers: Handlers) -> Non
 def test_a_recipe_fills_the_form_with_a_job_that_can_run(handlers: Handlers, recipe: str) -> None:
     llama = {"model": "meta-llama/Llama-3.1-8B", "gpu": "h200"}
     shown = handlers.on_recipe(recipe)
-    assert 'class="estimate ' in str(handlers.on_edit(NO_MARKS, **demo(**llama) | shown)["estimate"])
+    assert 'class="estimate ' in str(
+        handlers.on_edit(NO_MARKS, **demo(**llama) | shown)["estimate"]
+    )
     assert handlers.on_recipe("../../etc") == {} and "cannot run" not in str(shown)
 
 
 def test_what_was_set_by_hand_stays_while_the_profile_chooses_the_rest(handlers: Handlers) -> None:
     form_now = form.first_values("meta-llama/Llama-3.1-8B", "qlora")
-    form_now |= {"model": "meta-llama/Llama-3.1-8B", "method": "qlora", "gpu": "rtx-4090", "dataset": "demo"}
+    form_now |= {
+        "model": "meta-llama/Llama-3.1-8B",
+        "method": "qlora",
+        "gpu": "rtx-4090",
+        "dataset": "demo",
+    }
     shown: dict[str, Any] = {"marks": NO_MARKS}
     for change in ({}, {"per_device_train_batch_size": 3}, {"gpu": "a100-80gb"}, {"gpu": "h200"}):
         form_now |= change
@@ -125,11 +158,20 @@ def test_what_was_set_by_hand_stays_while_the_profile_chooses_the_rest(handlers:
 
 
 @pytest.mark.parametrize("has_settled", [False, True])
-def test_what_the_browser_still_holds_of_old_was_not_set_by_hand(handlers: Handlers, has_settled: bool) -> None:
+def test_what_the_browser_still_holds_of_old_was_not_set_by_hand(
+    handlers: Handlers, has_settled: bool
+) -> None:
     model = "meta-llama/Llama-3.1-8B"
-    early = form.first_values(model, "qlora") | {"model": model, "method": "qlora", "gpu": "rtx-4090"}
+    early = form.first_values(model, "qlora") | {
+        "model": model,
+        "method": "qlora",
+        "gpu": "rtx-4090",
+    }
     first = handlers.on_edit(NO_MARKS, **early)
-    planned = {name: first[name]["value"] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+    planned = {
+        name: first[name]["value"]
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    }
     assert all(early[name] != value for name, value in planned.items())
     settled = {"settled": early | planned} if has_settled else {}
     second = handlers.on_edit(first["marks"], settled, **early | {"learning_rate": 1e-4})
@@ -138,13 +180,18 @@ def test_what_the_browser_still_holds_of_old_was_not_set_by_hand(handlers: Handl
 
 def test_a_problem_stands_at_its_field_and_goes_away_again(handlers: Handlers) -> None:
     first = handlers.on_edit({"model": "demo", "method": "lora"}, **demo(lora_r=-1))
-    assert "give 1 or more" in first["lora_r"]["info"] and first["lora_r"]["elem_classes"] == ["wrong", "changed"]
+    assert "give 1 or more" in first["lora_r"]["info"] and first["lora_r"]["elem_classes"] == [
+        "wrong",
+        "changed",
+    ]
     second = handlers.on_edit(first["marks"], **demo())
     assert second["lora_r"]["info"] == JobSpec.model_fields["lora_r"].description
 
 
 @pytest.mark.parametrize("value", [float("nan"), None, "abc", -1, 1e9])
-def test_a_learning_rate_that_is_none_is_refused_without_a_traceback(handlers: Handlers, value: object) -> None:
+def test_a_learning_rate_that_is_none_is_refused_without_a_traceback(
+    handlers: Handlers, value: object
+) -> None:
     said = str(handlers.on_edit(NO_MARKS, **demo(learning_rate=value))["estimate"])
     assert "cannot run yet" in said and "<b>Learning rate</b>" in said
     assert "Not started" in str(handlers.on_start(**demo(learning_rate=value))["start_message"])
@@ -152,7 +199,12 @@ def test_a_learning_rate_that_is_none_is_refused_without_a_traceback(handlers: H
 
 def too_big(**changes: object) -> dict[str, object]:
     """Full fine-tuning of 8B on 24 GB."""
-    llama = {"model": "meta-llama/Llama-3.1-8B", "method": "full", "gpu": "rtx-4090", "dataset": "demo"}
+    llama = {
+        "model": "meta-llama/Llama-3.1-8B",
+        "method": "full",
+        "gpu": "rtx-4090",
+        "dataset": "demo",
+    }
     return default_fields(llama["model"], "full") | llama | changes
 
 
@@ -172,14 +224,19 @@ def test_a_setting_that_is_put_back_is_the_profiles_again(handlers: Handlers) ->
     shown = handlers.on_edit(marks, fixes={"settled": form}, **by_hand)
     assert "gradient_checkpointing" in dict(shown["put_back"]["choices"]).values()
     back = handlers.on_put_back("gradient_checkpointing", shown["marks"], "demo", "lora", "sft")
-    shown = handlers.on_edit(back["marks"], **by_hand | {"gradient_checkpointing": back["gradient_checkpointing"]})
+    shown = handlers.on_edit(
+        back["marks"], **by_hand | {"gradient_checkpointing": back["gradient_checkpointing"]}
+    )
     assert "gradient_checkpointing" not in dict(shown["put_back"]["choices"]).values()
     assert shown["marks"]["form"] == form
 
 
 def test_the_stage_and_the_method_say_what_they_do(handlers: Handlers) -> None:
     shown = handlers.on_edit(NO_MARKS, **demo(stage="dpo", method="qlora"))
-    assert (shown["stage"]["info"], shown["method"]["info"]) == (STAGES["dpo"].help, METHODS["qlora"].help)
+    assert (shown["stage"]["info"], shown["method"]["info"]) == (
+        STAGES["dpo"].help,
+        METHODS["qlora"].help,
+    )
 
 
 def test_a_job_file_is_shown_and_fills_the_form_again(handlers: Handlers) -> None:
@@ -198,13 +255,17 @@ def test_a_job_that_is_too_big_gets_buttons_that_make_it_fit(handlers: Handlers)
     assert 'class="estimate fits"' in str(handlers.on_edit(NO_MARKS, **fixed)["estimate"])
 
 
-def test_a_fix_for_the_form_before_the_last_edit_only_brings_the_new_forms_fixes(handlers: Handlers) -> None:
+def test_a_fix_for_the_form_before_the_last_edit_only_brings_the_new_forms_fixes(
+    handlers: Handlers,
+) -> None:
     shown = handlers.on_suggest(**too_big())
     newer = too_big(method="lora")
     assert handlers.on_fix(0, shown["fixes"], **newer) == handlers.on_suggest(**newer)
 
 
-def test_fixes_are_for_the_form_as_the_edit_left_it_even_if_the_browser_is_late(handlers: Handlers) -> None:
+def test_fixes_are_for_the_form_as_the_edit_left_it_even_if_the_browser_is_late(
+    handlers: Handlers,
+) -> None:
     early = too_big(profile="fastest")
     marks = handlers.on_edit(NO_MARKS, **early)["marks"]
     shown = handlers.on_suggest(marks, **early)
@@ -225,7 +286,9 @@ def test_a_fix_cannot_be_taken_back_once_the_form_was_edited(handlers: Handlers)
     form = too_big()
     pressed = handlers.on_fix(0, {"form": form, "changes": [{"method": "qlora"}]}, **form)
     settled = handlers.on_edit(NO_MARKS, {}, pressed["before_fix"], **form | {"method": "qlora"})
-    again = handlers.on_edit(settled["marks"], {}, settled["before_fix"], **settled["marks"]["form"])
+    again = handlers.on_edit(
+        settled["marks"], {}, settled["before_fix"], **settled["marks"]["form"]
+    )
     assert "undo" not in settled and "undo" not in again
     edited = settled["marks"]["form"] | {"method": "lora"}
     by_hand = handlers.on_edit(again["marks"], {}, again["before_fix"], **edited)
@@ -234,7 +297,9 @@ def test_a_fix_cannot_be_taken_back_once_the_form_was_edited(handlers: Handlers)
 
 def test_the_forecast_knows_the_rows_of_further_files(handlers: Handlers, tmp_path: Path) -> None:
     (tmp_path / "more.jsonl").write_text('{"text": "one"}\n' * 100)
-    alone, mixed = (row_statistics(demo(mix=mix)) for mix in ("", f"{tmp_path / 'more.jsonl'} = 2.5"))
+    alone, mixed = (
+        row_statistics(demo(mix=mix)) for mix in ("", f"{tmp_path / 'more.jsonl'} = 2.5")
+    )
     assert alone and mixed and mixed.num_rows == alone.num_rows + 250
 
 
@@ -256,12 +321,17 @@ def test_what_fits_where_is_told_for_the_chosen_model(handlers: Handlers) -> Non
     assert "cannot run" in str(handlers.on_what_fits({}, **demo(model="/no/model"))["what_fits"])
 
 
-def test_what_is_unfolded_follows_the_form_and_what_is_folded_is_not_drawn(handlers: Handlers) -> None:
+def test_what_is_unfolded_follows_the_form_and_what_is_folded_is_not_drawn(
+    handlers: Handlers,
+) -> None:
     opened = handlers.on_timeline({}, **demo())
     unfolded: dict[str, Any] = dict(opened["unfolded"])
     assert handlers.on_unfolded(unfolded, **demo()) == {}
     redrawn = handlers.on_unfolded(unfolded, **demo(max_length=64))
-    assert redrawn["timeline"] != opened["timeline"] and redrawn["unfolded"]["timeline"]["max_length"] == 64
+    assert (
+        redrawn["timeline"] != opened["timeline"]
+        and redrawn["unfolded"]["timeline"]["max_length"] == 64
+    )
     folded = handlers.on_fold("timeline", unfolded)["unfolded"]
     assert handlers.on_unfolded(folded, **demo(max_length=64)) == {}
 
@@ -269,7 +339,9 @@ def test_what_is_unfolded_follows_the_form_and_what_is_folded_is_not_drawn(handl
 def test_who_holds_the_card_is_told_and_whether_the_rest_is_enough() -> None:
     found = resolve(too_big(method="qlora")).estimate()
     holder = GpuProcess(pid=41, name="game", used_bytes=6 * 2**30)
-    card = DeviceReading(0, "RTX 4090", "", 24 * 2**30, 6 * 2**30, 18 * 2**30, (8, 9), "", 0.0, 0.0, (holder,))
+    card = DeviceReading(
+        0, "RTX 4090", "", 24 * 2**30, 6 * 2**30, 18 * 2**30, (8, 9), "", 0.0, 0.0, (holder,)
+    )
     assert "18.0 GiB of it are free now; game 41 6.0 GiB." in estimate_panel(found, card)
     full = replace(card, used_bytes=23 * 2**30, free_bytes=2**30)
     assert "too little" in estimate_panel(found, full)
@@ -307,7 +379,9 @@ def test_a_tick_says_nothing_when_nothing_changed(handlers: Handlers, home: Home
         assert handler(str(first["seen"]), **looking_at(run.id)) == {}
 
 
-def test_a_tick_that_was_under_way_at_the_start_does_not_hide_the_new_run(handlers: Handlers, home: Home) -> None:
+def test_a_tick_that_was_under_way_at_the_start_does_not_hide_the_new_run(
+    handlers: Handlers, home: Home
+) -> None:
     handlers.on_start(**demo(seed=1003))
     (run,) = runs.list_runs(home)
     assert handlers.on_tick("", **looking_at()) == {}
@@ -323,13 +397,17 @@ def test_a_reload_finds_the_running_run(handlers: Handlers, home: Home) -> None:
     assert shown["run_id"] == run.id and shown["tabs"]["selected"] == "runs"
 
 
-def test_a_reload_shows_the_run_that_is_under_way_before_one_that_waits(handlers: Handlers, home: Home) -> None:
+def test_a_reload_shows_the_run_that_is_under_way_before_one_that_waits(
+    handlers: Handlers, home: Home
+) -> None:
     under_way, waiting = (handlers.on_start(**demo(seed=1003))["run_id"] for _ in range(2))
     assert [run.id for run in queue.waiting(home)] == [waiting]
     assert Handlers(home).on_load()["run_id"] == handlers.on_live()["run_id"] == under_way
 
 
-def test_an_upload_is_kept_by_its_content_and_becomes_the_data(handlers: Handlers, home: Home, tmp_path: Path) -> None:
+def test_an_upload_is_kept_by_its_content_and_becomes_the_data(
+    handlers: Handlers, home: Home, tmp_path: Path
+) -> None:
     dropped = tmp_path / "my rows (1).jsonl"
     dropped.write_text('{"text": "Once"}\n')
     path = data_of(handlers.on_upload(str(dropped)))
@@ -337,15 +415,20 @@ def test_an_upload_is_kept_by_its_content_and_becomes_the_data(handlers: Handler
     assert path.name == "my-rows-1.jsonl"
 
 
-def test_a_bad_line_of_a_mixed_file_is_refused_at_the_start(handlers: Handlers, tmp_path: Path, home: Home) -> None:
+def test_a_bad_line_of_a_mixed_file_is_refused_at_the_start(
+    handlers: Handlers, tmp_path: Path, home: Home
+) -> None:
     (tmp_path / "more.jsonl").write_text('{"messages": []}\n')
     said = str(handlers.on_start(**demo(mix=str(tmp_path / "more.jsonl")))["start_message"])
-    assert "Not started. More files, with weights: 1 line of more.jsonl cannot be used" in said and not runs.list_runs(
-        home
+    assert (
+        "Not started. More files, with weights: 1 line of more.jsonl cannot be used" in said
+        and not runs.list_runs(home)
     )
 
 
-def test_bad_lines_of_the_data_are_listed_and_start_is_refused(handlers: Handlers, tmp_path: Path) -> None:
+def test_bad_lines_of_the_data_are_listed_and_start_is_refused(
+    handlers: Handlers, tmp_path: Path
+) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text('{"text": "fine"}\n{"text": \n')
     shown = handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))
@@ -353,17 +436,23 @@ def test_bad_lines_of_the_data_are_listed_and_start_is_refused(handlers: Handler
     assert "line 2" in str(handlers.on_start(**demo(dataset=str(file)))["start_message"])
 
 
-def test_bad_rows_are_dropped_into_a_new_file_and_the_old_one_stays(handlers: Handlers, tmp_path: Path) -> None:
+def test_bad_rows_are_dropped_into_a_new_file_and_the_old_one_stays(
+    handlers: Handlers, tmp_path: Path
+) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text('{"text": "one"}\n{"text": \n{"text": "two"}\n')
     assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["drop_rows"]["visible"]
     shown = handlers.on_drop_rows(str(file), "sft")
     assert data_of(shown).read_text() == '{"text": "one"}\n{"text": "two"}\n'
     assert "left out: line 2" in str(shown["mended"]) and file.read_text().count("\n") == 3
-    assert not handlers.on_edit(NO_MARKS, **demo(dataset=str(data_of(shown))))["drop_rows"]["visible"]
+    assert not handlers.on_edit(NO_MARKS, **demo(dataset=str(data_of(shown))))["drop_rows"][
+        "visible"
+    ]
 
 
-def test_a_file_that_can_be_repaired_is_repaired_into_a_new_one(handlers: Handlers, tmp_path: Path) -> None:
+def test_a_file_that_can_be_repaired_is_repaired_into_a_new_one(
+    handlers: Handlers, tmp_path: Path
+) -> None:
     file = tmp_path / "utf16.jsonl"
     file.write_text('{"text": "one"}\n', encoding="utf-16")
     assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["repair"]["visible"]
@@ -371,7 +460,9 @@ def test_a_file_that_can_be_repaired_is_repaired_into_a_new_one(handlers: Handle
     assert data_of(shown).read_text() == '{"text": "one"}\n'
 
 
-def test_a_second_run_waits_in_the_queue_and_can_be_moved_and_cancelled(handlers: Handlers, home: Home) -> None:
+def test_a_second_run_waits_in_the_queue_and_can_be_moved_and_cancelled(
+    handlers: Handlers, home: Home
+) -> None:
     handlers.on_start(**demo(seed=1003))
     second, third = (handlers.on_start(**demo())["run_id"] for _ in range(2))
     assert [run.id for run in queue.waiting(home)] == [second, third]
@@ -389,7 +480,10 @@ def test_a_run_is_named_found_deleted_and_brought_back(handlers: Handlers, home:
     assert "My &lt;b&gt;first" in listed and run_id not in str(
         handlers.on_view(**looking_at(run_search="nothing"))["run_list"]
     )
-    assert handlers.on_delete(**looking_at(run_id))["restore"]["visible"] and runs.list_runs(home) == ()
+    assert (
+        handlers.on_delete(**looking_at(run_id))["restore"]["visible"]
+        and runs.list_runs(home) == ()
+    )
     assert handlers.on_restore(**looking_at())["run_id"] == run_id
 
 
@@ -413,7 +507,11 @@ def test_two_runs_are_compared_by_what_differs(handlers: Handlers, home: Home) -
 def test_a_form_that_goes_on_from_a_run_says_so(handlers: Handlers, home: Home) -> None:
     run_id = str(handlers.on_start(**demo())["run_id"])
     launch.wait(home, run_id, 20)
-    filled = {name: value for name, value in handlers.on_next_stage(run_id).items() if name in JobSpec.model_fields}
+    filled = {
+        name: value
+        for name, value in handlers.on_next_stage(run_id).items()
+        if name in JobSpec.model_fields
+    }
     said = str(handlers.on_edit(NO_MARKS, **demo(**filled))["goes_on"])
     assert f"Goes on from the adapter of run {run_id}; the data is the demo" in said
     assert handlers.on_edit(NO_MARKS, **demo())["goes_on"] == ""
@@ -422,7 +520,9 @@ def test_a_form_that_goes_on_from_a_run_says_so(handlers: Handlers, home: Home) 
 def test_a_card_that_was_not_used_is_not_paid_for(new_run: NewRun) -> None:
     run = new_run(gpu="rtx-4090")
     for status, is_paid in (({}, True), ({"device": "CPU", "device_capacity_bytes": 2**34}, False)):
-        runs.write_json(run.folder / "status.json", {"state": "finished", "started": 1, "updated": 61, **status})
+        runs.write_json(
+            run.folder / "status.json", {"state": "finished", "started": 1, "updated": 61, **status}
+        )
         assert bool(runs.read(run.home, run.id).usd) is is_paid
 
 
@@ -433,14 +533,20 @@ def test_a_card_that_this_machine_lacks_is_told_beside_the_start(
     monkeypatch.setattr(job, "this_machine", lambda: machine)
     said = "This machine has no RTX 4090: it will train on its CPU."
     assert said in str(handlers.on_edit(NO_MARKS, **demo(gpu="rtx-4090"))["start_message"])
-    card = DeviceReading(0, "NVIDIA GeForce RTX 4090", "", 24 * 2**30, 0, 24 * 2**30, (8, 9), "", 0.0, 0.0, ())
+    card = DeviceReading(
+        0, "NVIDIA GeForce RTX 4090", "", 24 * 2**30, 0, 24 * 2**30, (8, 9), "", 0.0, 0.0, ()
+    )
     machine = replace(machine, gpus=(card,))
     for gpu in ("rtx-4090", "local"):
         assert handlers.on_edit(NO_MARKS, **demo(gpu=gpu))["start_message"] == ""
-    assert "train on its RTX 4090" in str(handlers.on_edit(NO_MARKS, **demo(gpu="h200"))["start_message"])
+    assert "train on its RTX 4090" in str(
+        handlers.on_edit(NO_MARKS, **demo(gpu="h200"))["start_message"]
+    )
 
 
-def test_a_failed_run_tells_what_would_help_and_fills_the_form_with_it(handlers: Handlers, home: Home) -> None:
+def test_a_failed_run_tells_what_would_help_and_fills_the_form_with_it(
+    handlers: Handlers, home: Home
+) -> None:
     run_id = str(handlers.on_start(**demo(seed=1003))["run_id"])
     launch.kill(runs.read(home, run_id))
     status = {"state": "failed", "error": "The loss is no number.", "cause": "diverged"}
@@ -468,7 +574,12 @@ def test_columns_of_unknown_names_are_named_by_hand(handlers: Handlers, tmp_path
     assert handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["columns_panel"]["open"]
     asked = handlers.on_kind("prompt and completion", ["Frage", "Antwort", "n"])
     assert [asked[box]["label"] for box in ("column_0", "column_1")] == ["prompt", "completion"]
-    named = {"kind": "prompt and completion", "column_0": "Frage", "column_1": "Antwort", "column_2": ""}
+    named = {
+        "kind": "prompt and completion",
+        "column_0": "Frage",
+        "column_1": "Antwort",
+        "column_2": "",
+    }
     shown = handlers.on_map_columns(str(file), "sft", **named)
     known = handlers.on_edit(NO_MARKS, **demo(dataset=str(data_of(shown))))
     assert not known["columns_panel"]["open"] and known["kind"]["value"] == "prompt and completion"
@@ -478,7 +589,9 @@ def test_columns_of_unknown_names_are_named_by_hand(handlers: Handlers, tmp_path
 def test_a_column_that_was_not_named_is_asked_for(handlers: Handlers, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"Frage": "Wer?", "Antwort": "Pip"}\n')
-    shown = handlers.on_map_columns(str(file), "sft", kind="question and answer", column_0="Frage", column_1=None)
+    shown = handlers.on_map_columns(
+        str(file), "sft", kind="question and answer", column_0="Frage", column_1=None
+    )
     assert "answer" in str(shown["mended"]) and "dataset" not in shown
 
 
@@ -489,7 +602,9 @@ def test_data_of_another_stage_is_one_press_from_it(handlers: Handlers, tmp_path
     assert shown["visible"] and "DPO" in shown["value"]
     assert "Data: 1 line " in str(handlers.on_start(**demo(dataset=str(file)))["start_message"])
     assert handlers.on_usual_stage(str(file), "sft") == {"stage": "dpo"}
-    assert not handlers.on_edit(NO_MARKS, **demo(dataset=str(file), stage="dpo"))["usual_stage"]["visible"]
+    assert not handlers.on_edit(NO_MARKS, **demo(dataset=str(file), stage="dpo"))["usual_stage"][
+        "visible"
+    ]
 
 
 def test_what_was_brought_once_is_in_the_menu_of_data(handlers: Handlers, tmp_path: Path) -> None:
@@ -500,12 +615,16 @@ def test_what_was_brought_once_is_in_the_menu_of_data(handlers: Handlers, tmp_pa
     assert shown[0] == "Demo: meet Pip" and set(shown[1:]) == {"first.jsonl", "second.jsonl"}
 
 
-def test_data_that_changed_since_it_was_shown_is_not_trained_on(handlers: Handlers, tmp_path: Path) -> None:
+def test_data_that_changed_since_it_was_shown_is_not_trained_on(
+    handlers: Handlers, tmp_path: Path
+) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "one"}\n')
     checked = handlers.on_edit(NO_MARKS, **demo(dataset=str(file)))["dataset_sha256"]["value"]
     file.write_text('{"text": "two"}\n')
-    said = str(handlers.on_start(**demo(dataset=str(file), dataset_sha256=checked))["start_message"])
+    said = str(
+        handlers.on_start(**demo(dataset=str(file), dataset_sha256=checked))["start_message"]
+    )
     assert "Not started" in said and "changed" in said
 
 
@@ -516,8 +635,12 @@ def test_the_settings_of_a_run_can_be_used_again(handlers: Handlers, home: Home)
     assert again["lora_r"] == 5 and again["model"] == "demo"
 
 
-@pytest.mark.parametrize(("baseline", "says"), [(0, "Off by more than 5%: backward"), (10, "On a CPU")])
-def test_a_run_shows_predicted_against_measured(handlers: Handlers, home: Home, baseline: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ("baseline", "says"), [(0, "Off by more than 5%: backward"), (10, "On a CPU")]
+)
+def test_a_run_shows_predicted_against_measured(
+    handlers: Handlers, home: Home, baseline: int, says: str
+) -> None:
     handlers.on_start(**demo(seed=1003))
     (run,) = runs.list_runs(home)
     launch.kill(run)
@@ -545,10 +668,15 @@ def test_what_a_handler_shows_is_text_numbers_and_updates(handlers: Handlers) ->
 
 
 @pytest.mark.parametrize("plot", plots.PLOTS.values(), ids=lambda plot: plot.id)
-def test_every_plot_draws_what_the_metrics_say(handlers: Handlers, home: Home, plot: plots.Plot) -> None:
+def test_every_plot_draws_what_the_metrics_say(
+    handlers: Handlers, home: Home, plot: plots.Plot
+) -> None:
     handlers.on_start(**demo(seed=1003))
     (run,) = runs.list_runs(home)
-    rows = [{"step": step, **{trace.key: step * plot.scale for trace in plot.traces}} for step in (1, 2, 3)]
+    rows = [
+        {"step": step, **{trace.key: step * plot.scale for trace in plot.traces}}
+        for step in (1, 2, 3)
+    ]
     launch.kill(run)
     (run.folder / "metrics.jsonl").write_text("".join(f"{row}\n".replace("'", '"') for row in rows))
     drawn = plots.figure(plot, runs.read(home, run.id))
@@ -557,7 +685,8 @@ def test_every_plot_draws_what_the_metrics_say(handlers: Handlers, home: Home, p
 
 
 @pytest.mark.parametrize(
-    ("capacity", "names"), [(3, ["predicted: 2.0 GiB", "the card: 3.0 GiB"]), (30, ["predicted: 2.0 GiB"])]
+    ("capacity", "names"),
+    [(3, ["predicted: 2.0 GiB", "the card: 3.0 GiB"]), (30, ["predicted: 2.0 GiB"])],
 )
 def test_the_memory_plot_has_what_was_predicted_and_a_card_that_is_near(
     new_run: NewRun, capacity: int, names: list[str]
@@ -576,7 +705,9 @@ def test_a_run_without_points_has_no_plots(new_run: NewRun) -> None:
 
 
 @pytest.mark.parametrize("num_points", [3, 18, 60])
-def test_the_smoothed_loss_of_a_short_run_ends_near_its_last_values(new_run: NewRun, num_points: int) -> None:
+def test_the_smoothed_loss_of_a_short_run_ends_near_its_last_values(
+    new_run: NewRun, num_points: int
+) -> None:
     run = new_run()
     losses = [4.0] * (num_points // 2) + [0.00003] * (num_points - num_points // 2)
     rows = (json.dumps({"step": step, "loss": loss}) for step, loss in enumerate(losses, 1))
@@ -627,11 +758,19 @@ class Wire:
     def fire(self, event: str, **changes: object) -> dict[str, Any]:
         """{elem_id: what came back} of the components that the event changed."""
         components = {each["id"]: each for each in self.client.config["components"]}
-        wired = next(each for each in self.client.config["dependencies"] if each["api_name"] == event)
-        inputs = [components[number] for number in wired["inputs"] if components[number]["type"] != "state"]
+        wired = next(
+            each for each in self.client.config["dependencies"] if each["api_name"] == event
+        )
+        inputs = [
+            components[number]
+            for number in wired["inputs"]
+            if components[number]["type"] != "state"
+        ]
         values = {each["props"].get("elem_id"): each["props"].get("value") for each in inputs}
         results = self.client.predict(*(values | changes).values(), api_name=f"/{event}")
-        outputs = [each for number in wired["outputs"] if not (each := components[number]).get("skip_api")]
+        outputs = [
+            each for number in wired["outputs"] if not (each := components[number]).get("skip_api")
+        ]
         named = zip((each["props"].get("elem_id") for each in outputs), results, strict=True)
         return {name: value for name, value in named if value != {"__type__": "update"}}
 
@@ -655,7 +794,9 @@ def test_an_edit_goes_through_the_wire_and_back(wire: Wire) -> None:
     assert "cannot run yet" in shown["estimate"] and "give 1 or more" in str(shown["field-lora_r"])
 
 
-def test_a_run_is_started_watched_and_found_through_the_wire(wire: Wire, fake_program: None) -> None:
+def test_a_run_is_started_watched_and_found_through_the_wire(
+    wire: Wire, fake_program: None
+) -> None:
     shown = wire.fire("on_start")
     run = wire.run
     assert run.id in shown["run-header"] and run.state == "finished"
@@ -674,7 +815,9 @@ def test_a_bundle_is_downloaded_and_no_other_file_is(wire: Wire, fake_program: N
     wire.fire("on_start")
     found = httpx.get(f"{wire.client.src}bundle/{wire.run.id}.zip")
     names = zipfile.ZipFile(io.BytesIO(found.content)).namelist()
-    assert any(name.endswith("job.json") for name in names) and not any(name.startswith(("/", "..")) for name in names)
+    assert any(name.endswith("job.json") for name in names) and not any(
+        name.startswith(("/", "..")) for name in names
+    )
     assert httpx.get(f"{wire.client.src}bundle/..%2f..%2ftoken.zip").status_code == 404
 
 

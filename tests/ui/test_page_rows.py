@@ -42,7 +42,9 @@ def test_the_first_answer_does_not_wait_for_the_tokenizer(handlers: Handlers) ->
 def test_lengths_tell_what_max_length_cuts_and_offer_better_ones(handlers: Handlers) -> None:
     assert "none cut at 256" in str(measured(handlers)["lengths"])
     shown = measured(handlers, max_length=40)
-    assert "lose the whole answer" in str(shown["lengths"]) and 'class="cut"' in str(shown["histogram"])
+    assert "lose the whole answer" in str(shown["lengths"]) and 'class="cut"' in str(
+        shown["histogram"]
+    )
     longest = handlers.on_length_longest(**demo(max_length=40))["max_length"]
     assert "none cut" in str(measured(handlers, max_length=longest)["lengths"])
     assert handlers.on_length_p95(**demo(max_length=40))["max_length"] < longest
@@ -80,7 +82,10 @@ def test_rows_that_lose_their_answers_are_not_trained_on_unasked(handlers: Handl
 
 def test_lost_answers_of_a_mix_are_counted_too(handlers: Handlers, tmp_path: Path) -> None:
     file = tmp_path / "more.jsonl"
-    said = ({"role": role, "content": text} for role, text in (("user", "Say it. " * 200), ("assistant", "Yes")))
+    said = (
+        {"role": role, "content": text}
+        for role, text in (("user", "Say it. " * 200), ("assistant", "Yes"))
+    )
     file.write_text(json.dumps({"messages": [*said]}) + "\n")
     mixed = {"mix": f"{file} = 90", "eval_fraction": 0}
     assert "90 lose the whole answer" in str(measured(handlers, **mixed)["lengths"])

@@ -36,7 +36,9 @@ def finished(new_run: NewRun) -> Run:
     return runs.read(run.home, run.id)
 
 
-def test_the_queue_is_shown_and_reordered(do: Do, capsys: Printed, home: Home, new_run: NewRun) -> None:
+def test_the_queue_is_shown_and_reordered(
+    do: Do, capsys: Printed, home: Home, new_run: NewRun
+) -> None:
     assert do("queue") == 0 and "Nobody waits" in capsys.readouterr().out
     queue.submit(home, new_run(seed=NEVER_END))
     first, second = (queue.submit(home, new_run()) for _ in range(2))
@@ -56,7 +58,9 @@ def test_a_run_that_waits_is_not_said_to_stop_after_a_step(
     assert "Taken out of the queue." in printed and "checkpoint" not in printed
 
 
-def test_a_run_that_cannot_be_read_is_told_by_the_list(do: Do, capsys: Printed, home: Home, new_run: NewRun) -> None:
+def test_a_run_that_cannot_be_read_is_told_by_the_list(
+    do: Do, capsys: Printed, home: Home, new_run: NewRun
+) -> None:
     run = new_run()
     job = runs.read_json(run.folder / "job.json")
     runs.write_json(run.folder / "job.json", job | {"of_another_version": 1})
@@ -67,18 +71,26 @@ def test_a_run_that_cannot_be_read_is_told_by_the_list(do: Do, capsys: Printed, 
 
 
 def test_a_deleted_run_comes_back(do: Do, capsys: Printed, home: Home, finished: Run) -> None:
-    assert do("delete", finished.id) == 0 and f"runs restore {finished.id}" in capsys.readouterr().out
+    assert (
+        do("delete", finished.id) == 0 and f"runs restore {finished.id}" in capsys.readouterr().out
+    )
     assert do("restore", finished.id) == 0 and runs.read(home, finished.id).state == "finished"
     do("delete", finished.id)
     assert do("empty-trash") == 0 and "freed" in capsys.readouterr().out
     assert do("restore", finished.id) == 2
 
 
-def test_words_about_a_run_are_written_and_searched(do: Do, capsys: Printed, finished: Run, new_run: NewRun) -> None:
+def test_words_about_a_run_are_written_and_searched(
+    do: Do, capsys: Printed, finished: Run, new_run: NewRun
+) -> None:
     other = new_run()
     for action, words in (("title", "The one"), ("note", "for the paper"), ("tag", "good")):
         assert do(action, finished.id, *words.split()) == 0
-    assert "The one" in (shown := capsys.readouterr().out) and "for the paper" in shown and "#good" in shown
+    assert (
+        "The one" in (shown := capsys.readouterr().out)
+        and "for the paper" in shown
+        and "#good" in shown
+    )
     assert do("list", "PAPER", "good", json=True) == 0
     assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [finished.id]
     assert do("list", "nowhere") == 0 and other.id not in capsys.readouterr().out
@@ -96,7 +108,9 @@ def test_a_bundle_is_written(do: Do, finished: Run, tmp_path: Path) -> None:
     assert "RUN.md" in zipfile.ZipFile(tmp_path / "run.zip").namelist()
 
 
-def test_a_failed_run_is_shown_with_what_would_help(do: Do, capsys: Printed, home: Home, new_run: NewRun) -> None:
+def test_a_failed_run_is_shown_with_what_would_help(
+    do: Do, capsys: Printed, home: Home, new_run: NewRun
+) -> None:
     run = ended(home, queue.submit(home, new_run(seed=CRASH_AT_STEP_3)))
     assert do("show", run.id) == 0
     assert "→ " in (shown := capsys.readouterr().out) and "--" in shown
@@ -116,7 +130,12 @@ def test_a_missing_word_is_one_line_and_exit_2(do: Do, capsys: Printed, action: 
 
 @pytest.mark.parametrize(
     ("action", "words"),
-    [("show", ("ID", "more")), ("move", ("ID", "left")), ("bundle", ("ID", "/tmp/x.tar")), ("show", ("../x",))],
+    [
+        ("show", ("ID", "more")),
+        ("move", ("ID", "left")),
+        ("bundle", ("ID", "/tmp/x.tar")),
+        ("show", ("../x",)),
+    ],
 )
 def test_words_that_make_no_sense_are_exit_2(
     do: Do, capsys: Printed, finished: Run, action: str, words: tuple[str, ...]
@@ -135,7 +154,10 @@ def test_training_waits_for_its_turn_and_ctrl_c_cancels_it(home: Home, new_run: 
         next(line for line in process.stdout if line.startswith("Waiting"))
         process.send_signal(2)
         assert process.wait(30) == 130
-    assert queue.waiting(home) == () and [run.state for run in runs.list_runs(home)] == ["stopped", "running"]
+    assert queue.waiting(home) == () and [run.state for run in runs.list_runs(home)] == [
+        "stopped",
+        "running",
+    ]
 
 
 def test_training_that_waited_starts_when_the_other_has_ended(

@@ -29,7 +29,9 @@ def served(home: Home, *flags: str) -> Iterator[list[str]]:
     """A real `python app.py`; yields the lines that it printed until the page was up and its links were told."""
     command = [sys.executable, "app.py", "--no-browser", "--home", str(home.path), *flags]
     environment = os.environ | EVIL
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout
         lines: list[str] = []
         wanted = "public link" if "--share" in flags else "Tailor is at"
@@ -61,17 +63,28 @@ def test_the_page_is_for_this_computer_and_needs_no_token(link: str) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", link)
     assert httpx.get(link).status_code == 200
     assert httpx.get(link, headers={"Host": "evil.example"}).status_code == 421
-    assert httpx.post(f"{link}gradio_api/upload", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert (
+        httpx.post(
+            f"{link}gradio_api/upload", headers={"Origin": "http://evil.example"}
+        ).status_code
+        == 403
+    )
 
 
-def test_a_page_for_the_network_answers_nothing_without_the_token_that_it_prints(home: Home) -> None:
+def test_a_page_for_the_network_answers_nothing_without_the_token_that_it_prints(
+    home: Home,
+) -> None:
     with served(home, "--host", "0.0.0.0") as lines:
         link = link_in(lines).replace("0.0.0.0", "127.0.0.1")
         base, _, token = link.partition("/?token=")
         assert len(token) > 40
         for route in ("", "config", "gradio_api/info", "gradio_api/queue/join", "theme.css"):
             answer = httpx.get(f"{base}/{route}")
-            assert answer.status_code == 401 and "JobSpec" not in answer.text and "learning_rate" not in answer.text
+            assert (
+                answer.status_code == 401
+                and "JobSpec" not in answer.text
+                and "learning_rate" not in answer.text
+            )
         with httpx.Client() as visitor:
             assert visitor.get(link, follow_redirects=True).status_code == 200
             assert "learning_rate" in visitor.get(f"{base}/config").text
@@ -90,7 +103,10 @@ def test_without_a_tunnel_the_page_says_so_and_stays_here_behind_its_token(home:
         (("--home", "/dev/null/home"), "home"),
         (("--port", "79990"), "port: 79990 is no port"),
         (("--port", "IN USE"), "port: cannot listen on 127.0.0.1:"),
-        (("--host", "no.such.host.invalid"), "host: no.such.host.invalid is no address of this machine"),
+        (
+            ("--host", "no.such.host.invalid"),
+            "host: no.such.host.invalid is no address of this machine",
+        ),
         (("--host", "203.0.113.1"), "host: 203.0.113.1 is no address of this machine"),
     ],
 )
@@ -104,8 +120,13 @@ def test_what_cannot_be_opened_is_one_line_and_exit_2(
     assert told.startswith(said) and told.count("\n") == 1
 
 
-def test_a_home_that_cannot_be_written_to_is_one_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_home_that_cannot_be_written_to_is_one_line(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
     (home.path / "empty").write_text("no folder can be made here")
     assert app.main(["--no-browser", "--home", str(home.path)]) == 2
     complaint = capsys.readouterr().err
-    assert complaint == f"home: {home.path / 'empty'}: File exists; name a folder that you can write to\n"
+    assert (
+        complaint
+        == f"home: {home.path / 'empty'}: File exists; name a folder that you can write to\n"
+    )

@@ -40,7 +40,15 @@ def test_every_field_of_a_job_is_a_flag(capsys: Printed) -> None:
 
 
 def test_an_estimate_is_printed_as_contracted(tailor: Callable[..., int], capsys: Printed) -> None:
-    flags = ("--model", "meta-llama/Llama-3.1-8B", "--method", "qlora", "--gpu", "rtx-4090", "--json")
+    flags = (
+        "--model",
+        "meta-llama/Llama-3.1-8B",
+        "--method",
+        "qlora",
+        "--gpu",
+        "rtx-4090",
+        "--json",
+    )
     assert tailor("estimate", *flags) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed.keys() >= {
@@ -57,8 +65,13 @@ def test_an_estimate_is_printed_as_contracted(tailor: Callable[..., int], capsys
         "speed",
     }
     assert printed["speed"].keys() == {"tokens_per_second", "seconds_per_step", "hours", "usd"}
-    assert all(fix.keys() >= {"change", "total_bytes", "saves_bytes", "why"} for fix in printed["fixes"])
-    assert printed["num_parameters"] == 8_030_261_248 and printed["num_trainable_parameters"] == 41_943_040
+    assert all(
+        fix.keys() >= {"change", "total_bytes", "saves_bytes", "why"} for fix in printed["fixes"]
+    )
+    assert (
+        printed["num_parameters"] == 8_030_261_248
+        and printed["num_trainable_parameters"] == 41_943_040
+    )
     assert sum(part["bytes"] for part in printed["components"]) == printed["total_bytes"]
 
 
@@ -68,7 +81,9 @@ def test_what_would_make_a_job_fit_is_printed(tailor: Callable[..., int], capsys
     assert "✓ LoRA instead of full" in capsys.readouterr().out
 
 
-def test_an_estimate_for_a_person_is_a_sentence_and_a_table(tailor: Callable[..., int], capsys: Printed) -> None:
+def test_an_estimate_for_a_person_is_a_sentence_and_a_table(
+    tailor: Callable[..., int], capsys: Printed
+) -> None:
     assert tailor("estimate", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "rtx-4090") == 0
     printed = capsys.readouterr().out
     assert "Llama 3.1 8B" in printed and "of 24.0 GiB" in printed and "optimizer_states" in printed
@@ -79,15 +94,24 @@ def test_an_estimate_for_a_person_is_a_sentence_and_a_table(tailor: Callable[...
     [
         (("estimate", "--lora-r", "-1"), ["lora_r"]),
         (("train", "--learning-rate", "nan", "--lora-r", "0"), ["learning_rate", "lora_r"]),
-        (("train", "--dataset", "/no/such/file.jsonl", "--model", "/no/such/model"), ["model", "dataset"]),
+        (
+            ("train", "--dataset", "/no/such/file.jsonl", "--model", "/no/such/model"),
+            ["model", "dataset"],
+        ),
         (("train", "--dataset", "/no/such/file.jsonl", "--lora-r", "-1"), ["lora_r", "dataset"]),
         (("train", "/no/such/job.json"), ["job file"]),
         (("estimate", "--gpu", "abacus"), ["gpu"]),
         (("check", "/no/such/file.jsonl"), ["file"]),
         (("check", "~nobody-here/rows.jsonl"), ["file"]),
         (("check", "x" * 300), ["file"]),
-        (("train", "--dataset", "x" * 300, "--mix", "x" * 300, "--adapter", "x" * 300), ["dataset", "mix", "adapter"]),
-        (("train", "--dataset", "~nobody-here/rows.jsonl", "--adapter", "~nobody-here/a"), ["dataset", "adapter"]),
+        (
+            ("train", "--dataset", "x" * 300, "--mix", "x" * 300, "--adapter", "x" * 300),
+            ["dataset", "mix", "adapter"],
+        ),
+        (
+            ("train", "--dataset", "~nobody-here/rows.jsonl", "--adapter", "~nobody-here/a"),
+            ["dataset", "adapter"],
+        ),
         (("train", "--mix", "~nobody-here/rows.jsonl"), ["mix"]),
         (("runs", "--home", "~nobody-here/runs"), ["home"]),
         (("check", "demo", "--max-length", "many"), ["max_length"]),
@@ -95,7 +119,10 @@ def test_an_estimate_for_a_person_is_a_sentence_and_a_table(tailor: Callable[...
         (("check", "demo", "--max-length", "99999999999"), ["max_length"]),
         (("check", "demo", "--stage", "magic"), ["stage"]),
         (("runs", "show"), ["ID"]),
-        (("estimate", "--max-length", "999999", "--model", "meta-llama/Llama-3.1-8B"), ["max_length"]),
+        (
+            ("estimate", "--max-length", "999999", "--model", "meta-llama/Llama-3.1-8B"),
+            ["max_length"],
+        ),
     ],
 )
 def test_bad_input_is_one_line_per_problem_and_exit_2(
@@ -108,17 +135,24 @@ def test_bad_input_is_one_line_per_problem_and_exit_2(
 
 
 @pytest.mark.parametrize("arguments", [("train", "--colour", "blue"), ("dance",), ("runs", "burn")])
-def test_a_word_that_is_none_is_one_line_and_exit_2(capsys: Printed, arguments: tuple[str, ...]) -> None:
+def test_a_word_that_is_none_is_one_line_and_exit_2(
+    capsys: Printed, arguments: tuple[str, ...]
+) -> None:
     with pytest.raises(SystemExit) as end:
         app.main(list(arguments))
     assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
-def test_an_unknown_field_of_a_job_file_is_named(tailor: Callable[..., int], capsys: Printed, tmp_path: Path) -> None:
+def test_an_unknown_field_of_a_job_file_is_named(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
     file = tmp_path / "job.json"
     file.write_text('{"colour": "blue", "lora_r": "many"}')
     assert tailor("train", file) == 2
-    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["lora_r", "colour"]
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "lora_r",
+        "colour",
+    ]
 
 
 def test_a_job_file_may_begin_with_a_byte_order_mark_and_may_not_be_endlessly_deep(
@@ -149,7 +183,10 @@ def test_rows_that_would_lose_their_answers_are_refused_without_consent(
     asked = ("train", "--demo", "--dataset", tmp_path / "rows.json", "--max-length", "32")
     assert tailor(*asked) == 2
     complaint = capsys.readouterr().err
-    assert "the whole answer of 1 of 3 rows" in complaint and "allow it with max_lost_answers" in complaint
+    assert (
+        "the whole answer of 1 of 3 rows" in complaint
+        and "allow it with max_lost_answers" in complaint
+    )
     assert runs.list_runs(home) == ()
     assert tailor(*asked, "--max-lost-answers", "0.5") == 0
 
@@ -157,11 +194,27 @@ def test_rows_that_would_lose_their_answers_are_refused_without_consent(
 def test_a_broken_line_of_a_mixed_file_is_refused_before_training(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path, home: Home
 ) -> None:
-    for name, rows in {"sound": '{"text": "fine"}\n', "broken": '{"text": "fine"}\n{"text": 7}\n'}.items():
+    for name, rows in {
+        "sound": '{"text": "fine"}\n',
+        "broken": '{"text": "fine"}\n{"text": 7}\n',
+    }.items():
         (tmp_path / f"{name}.jsonl").write_text(rows)
-    assert tailor("train", "--demo", "--dataset", tmp_path / "sound.jsonl", "--mix", tmp_path / "broken.jsonl") == 2
+    assert (
+        tailor(
+            "train",
+            "--demo",
+            "--dataset",
+            tmp_path / "sound.jsonl",
+            "--mix",
+            tmp_path / "broken.jsonl",
+        )
+        == 2
+    )
     complaint = capsys.readouterr().err
-    assert complaint.startswith("mix: broken.jsonl, line 2, text: is a number") and runs.list_runs(home) == ()
+    assert (
+        complaint.startswith("mix: broken.jsonl, line 2, text: is a number")
+        and runs.list_runs(home) == ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,7 +243,16 @@ def test_lost_answers_are_counted_among_the_rows_that_are_trained_on(
     for name, lengths in {"short": [1] * 10, "long": [90], "mostly": [90] * 9 + [1]}.items():
         rows = ({"prompt": "Say it. " * words, "completion": "Yes"} for words in lengths)
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = ("train", "--demo", "--dataset", "short.jsonl", "--max-length", "32", "--eval-fraction", "0")
+    asked = (
+        "train",
+        "--demo",
+        "--dataset",
+        "short.jsonl",
+        "--max-length",
+        "32",
+        "--eval-fraction",
+        "0",
+    )
     assert tailor(*asked, *fields) == (2 if says else 0)
     assert says in capsys.readouterr().err
 
@@ -252,7 +314,9 @@ def test_runs_are_listed_shown_stopped_resumed_and_deleted(
     assert runs.list_runs(home) == ()
 
 
-def test_runs_alone_lists_them(tailor: Callable[..., int], capsys: Printed, new_run: NewRun) -> None:
+def test_runs_alone_lists_them(
+    tailor: Callable[..., int], capsys: Printed, new_run: NewRun
+) -> None:
     assert tailor("runs") == 0 and "No runs yet" in capsys.readouterr().out
     run = new_run()
     assert tailor("runs") == 0 and run.id in capsys.readouterr().out
@@ -276,7 +340,17 @@ def test_doctor_says_what_this_machine_has(tailor: Callable[..., int], capsys: P
 def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path) -> None:
     program = "import sys; from core import runs; from pathlib import Path; import app; "
     program += "runs.PROGRAM = Path('tests/builders/fake_program').absolute(); sys.exit(app.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "train", "--demo", "--seed", "1003", "--home", str(home.path)]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "train",
+        "--demo",
+        "--seed",
+        "1003",
+        "--home",
+        str(home.path),
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         next(line for line in process.stdout if line.startswith("step 3"))
@@ -309,14 +383,14 @@ def test_killing_the_foreground_does_not_stop_the_run(home: Home) -> None:
 
 
 def test_the_command_line_answers_without_gradio_or_torch() -> None:
-    script = (
-        "import sys, app; app.main(['estimate', '--json']); sys.exit('gradio' in sys.modules or 'torch' in sys.modules)"
-    )
+    script = "import sys, app; app.main(['estimate', '--json']); sys.exit('gradio' in sys.modules or 'torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_a_terminal_that_lacks_a_letter_gets_another_and_no_traceback(home: Home) -> None:
     command = [sys.executable, "app.py", "doctor", "--home", home.path]
-    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}  # as on Windows where the output goes to a file
+    environment = os.environ | {
+        "PYTHONIOENCODING": "cp1252"
+    }  # as on Windows where the output goes to a file
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
     assert done.returncode == 0 and b"Traceback" not in done.stderr and done.stdout

@@ -33,7 +33,9 @@ def csv_rows(tmp_path: Path, content: str | bytes, **how: str) -> list[Any]:
     return [json.loads(line) for _num_bytes, line in csv_lines(file, **how)]
 
 
-def table_rows(tmp_path: Path, table: pa.Table, needed: tuple[str, ...] = ()) -> tuple[list[Any], Any]:
+def table_rows(
+    tmp_path: Path, table: pa.Table, needed: tuple[str, ...] = ()
+) -> tuple[list[Any], Any]:
     """(what a table becomes, what was left out)."""
     pq.write_table(table, tmp_path / "rows.parquet")
     kept = columns_of([tmp_path / "rows.parquet"], needed)
@@ -45,7 +47,9 @@ def table_rows(tmp_path: Path, table: pa.Table, needed: tuple[str, ...] = ()) ->
 def test_cells_of_csv_stay_the_texts_that_they_are(tmp_path: Path) -> None:
     content = 'question,answer\n2026-11-22,9223372036854775808\n" a ""b"", \n1e5",null\n\n,NaN\n'
     wanted = [("2026-11-22", "9223372036854775808"), (' a "b", \n1e5', "null"), ("", "NaN")]
-    assert csv_rows(tmp_path, content) == [{"question": one, "answer": other} for one, other in wanted]
+    assert csv_rows(tmp_path, content) == [
+        {"question": one, "answer": other} for one, other in wanted
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,11 @@ def test_utf_16_as_excel_saves_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_column_of_csv_can_be_read_as_true_or_false(tmp_path: Path) -> None:
-    assert [row["ok"] for row in csv_rows(tmp_path, "ok,a\nTRUE,1\n0,1\nno,1\n", label="ok")] == [True, False, False]
+    assert [row["ok"] for row in csv_rows(tmp_path, "ok,a\nTRUE,1\n0,1\nno,1\n", label="ok")] == [
+        True,
+        False,
+        False,
+    ]
     with pytest.raises(DatasetError, match="line 3, ok: 'maybe' is neither"):
         csv_rows(tmp_path, "ok,a\nTRUE,1\nmaybe,1\n", label="ok")
 
@@ -90,7 +98,13 @@ def test_what_is_no_sound_csv_is_named(tmp_path: Path, content: str | bytes, say
 
 def test_values_of_parquet_are_kept_exactly(tmp_path: Path) -> None:
     rows = [
-        {"n": 2**63, "f": 0.1, "t": "2026-11-22T00:00:00", "l": [{"role": "user", "content": "é\u2028"}], "b": True},
+        {
+            "n": 2**63,
+            "f": 0.1,
+            "t": "2026-11-22T00:00:00",
+            "l": [{"role": "user", "content": "é\u2028"}],
+            "b": True,
+        },
         {"n": 1, "f": 5e-324, "t": "", "l": [], "b": None},
     ]
     schema = pa.schema(
@@ -110,22 +124,32 @@ def test_json_inside_of_parquet_is_json_again(tmp_path: Path) -> None:
     assert table_rows(tmp_path, table)[0] == [{"a": {"n": 2**63}}, {"a": None}]
 
 
-def test_columns_that_json_has_no_values_for_are_left_out_unless_they_are_needed(tmp_path: Path) -> None:
+def test_columns_that_json_has_no_values_for_are_left_out_unless_they_are_needed(
+    tmp_path: Path,
+) -> None:
     table = pa.table({"text": ["a"], "when": [datetime(2026, 11, 22)], "picture": [b"\0"]})
     rows, left_out = table_rows(tmp_path, table)
-    assert rows == [{"text": "a"}] and dict(left_out) == {"when": "timestamp[us]", "picture": "binary"}
+    assert rows == [{"text": "a"}] and dict(left_out) == {
+        "when": "timestamp[us]",
+        "picture": "binary",
+    }
     with pytest.raises(BadTable, match=r"when holds timestamp\[us\], which JSON lacks"):
         table_rows(tmp_path, table, needed=("when",))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_numbers_that_json_lacks_are_refused_by_row_and_column(tmp_path: Path, number: float) -> None:
+def test_numbers_that_json_lacks_are_refused_by_row_and_column(
+    tmp_path: Path, number: float
+) -> None:
     with pytest.raises(BadTable, match="row 2 holds NaN or infinity in score"):
         table_rows(tmp_path, pa.table({"score": [1.0, number]}))
 
 
 def test_a_parquet_file_is_taken_in_and_its_columns_mapped(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"Frage": ["a"], "Antwort": ["b"], "when": [datetime(2026, 1, 1)]}), tmp_path / "x.parquet")
+    pq.write_table(
+        pa.table({"Frage": ["a"], "Antwort": ["b"], "when": [datetime(2026, 1, 1)]}),
+        tmp_path / "x.parquet",
+    )
     heard: list[Progress] = []
     terms = Terms(columns={"question": "Frage", "answer": "Antwort"})
     taken = take_in(str(tmp_path / "x.parquet"), tmp_path, terms, on_progress=heard.append)
@@ -139,7 +163,10 @@ def test_csv_and_arrays_are_taken_in_and_leave_nothing_else(tmp_path: Path) -> N
     (tmp_path / "my rows.csv").write_text("text\na\n")
     (tmp_path / "array.json").write_text('[{"text": 1e5}, {"text": 2}]')
     taken = [take_in(str(tmp_path / name), tmp_path) for name in ("my rows.csv", "array.json")]
-    assert [(each.path.name, each.rows) for each in taken] == [("my-rows.jsonl", 1), ("array.jsonl", 2)]
+    assert [(each.path.name, each.rows) for each in taken] == [
+        ("my-rows.jsonl", 1),
+        ("array.jsonl", 2),
+    ]
     assert len(list(tmp_path.iterdir())) == 4 and b"1e5" in taken[1].path.read_bytes()
 
 
@@ -150,7 +177,10 @@ def test_one_of_a_thing_is_not_told_as_several(tmp_path: Path) -> None:
     (tmp_path / "line.jsonl").write_text('\n{"text": "a",}\r\n')
     report = check_file(tmp_path / "line.jsonl")
     assert report.summary() == "1 row · unknown columns · 1 problem"
-    assert report.notes == ("CR LF, as on Windows, ends 1 line, which is harmless.", "1 blank line left out.")
+    assert report.notes == (
+        "CR LF, as on Windows, ends 1 line, which is harmless.",
+        "1 blank line left out.",
+    )
     assert repair(tmp_path / "line.jsonl", tmp_path / "new.jsonl").actions == (
         "Removed 1 carriage return from the ends of lines.",
         "Removed commas before closing brackets in 1 row.",
@@ -192,8 +222,17 @@ def test_taking_in_can_be_called_off(tmp_path: Path) -> None:
 
 def test_a_name_with_one_slash_is_a_dataset_on_the_hub_unless_it_is_a_file(tmp_path: Path) -> None:
     assert all(map(is_hub_dataset, ("owner/name", "owner/name:config/split", "owner/name-v1.5")))
-    assert not any(map(is_hub_dataset, ("data/train.jsonl", "data/Rows.CSV", "data/rows.json", "data/rows.parquet")))
-    assert not any(map(is_hub_dataset, ("name", "/owner/name", "../name", "a/b/c", "tests/data", "owner/na me")))
+    assert not any(
+        map(
+            is_hub_dataset,
+            ("data/train.jsonl", "data/Rows.CSV", "data/rows.json", "data/rows.parquet"),
+        )
+    )
+    assert not any(
+        map(
+            is_hub_dataset, ("name", "/owner/name", "../name", "a/b/c", "tests/data", "owner/na me")
+        )
+    )
 
 
 def packed(table: pa.Table) -> bytes:
@@ -203,14 +242,18 @@ def packed(table: pa.Table) -> bytes:
 
 
 def with_configs(*configs: str) -> bytes:
-    return ("---\nconfigs:\n" + "".join(f"- config_name: {each}\n" for each in configs) + "---\n").encode()
+    return (
+        "---\nconfigs:\n" + "".join(f"- config_name: {each}\n" for each in configs) + "---\n"
+    ).encode()
 
 
 EXACT = b'{"text": "2026-11-22"}\n{"text": "b", "n": 9223372036854775808}\n'
 SECRET = DATA / "array.json"
 ON_THE_HUB: Mapping[str, Mapping[str, bytes]] = {
     "owner/lines": {"train.jsonl.gz": gzip.compress(EXACT), "test.jsonl": b""},
-    "owner/tables": {f"data/train-{part}.parquet": packed(pa.table({"text": [str(part)]})) for part in range(2)},
+    "owner/tables": {
+        f"data/train-{part}.parquet": packed(pa.table({"text": [str(part)]})) for part in range(2)
+    },
     "owner/configs": {
         "README.md": with_configs("en\n  data_files: en.csv", "de\n  data_files: de.csv"),
         "en.csv": b"text\nhello\n",
@@ -258,7 +301,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]
     ],
 )
 def test_a_dataset_of_the_hub_is_taken_in_exactly(
-    tmp_path: Path, hub: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, source: str, content: bytes
+    tmp_path: Path,
+    hub: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    content: bytes,
 ) -> None:
     for name, value in hub.items():
         monkeypatch.setenv(name, value)
@@ -280,12 +327,21 @@ def reasons(hub: Mapping[str, str]) -> Mapping[tuple[str, ...], str]:
     asked = [asked for asked, _says in REFUSED]
     command = [sys.executable, "-c", REASONS]
     done = subprocess.run(
-        command, input=json.dumps(asked), env=os.environ | hub, cwd=ROOT, capture_output=True, text=True, check=True
+        command,
+        input=json.dumps(asked),
+        env=os.environ | hub,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return dict(zip(asked, done.stdout.splitlines(), strict=True))
 
 
 def test_without_a_network_the_hub_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="the Hugging Face Hub cannot be reached from here; fetch owner/name where"):
+    with pytest.raises(
+        DatasetError,
+        match="the Hugging Face Hub cannot be reached from here; fetch owner/name where",
+    ):
         take_in("owner/name", tmp_path)
     assert list(tmp_path.iterdir()) == []

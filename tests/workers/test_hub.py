@@ -42,7 +42,11 @@ def deaf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Deaf]:
     made = Deaf()
     thread = threading.Thread(target=made.hang_up)
     thread.start()
-    for name, value in {"HF_ENDPOINT": made.address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}.items():
+    for name, value in {
+        "HF_ENDPOINT": made.address,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "0",
+    }.items():
         monkeypatch.setenv(name, value)
     yield made
     made.server.shutdown(socket.SHUT_RDWR)
@@ -53,13 +57,18 @@ def deaf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Deaf]:
 def test_rows_are_not_waited_for_where_the_hub_does_not_answer(deaf: Deaf) -> None:
     with (
         Preview(DEMO / "data.jsonl", "owner/model") as preview,
-        pytest.raises(PreviewError, match="owner/model is not on this machine, and the Hugging Face Hub cannot"),
+        pytest.raises(
+            PreviewError,
+            match="owner/model is not on this machine, and the Hugging Face Hub cannot",
+        ),
     ):
         preview.about()
     assert deaf.num_calls == 1
 
 
-def test_a_dataset_is_not_waited_for_where_the_hub_does_not_answer(deaf: Deaf, tmp_path: Path) -> None:
+def test_a_dataset_is_not_waited_for_where_the_hub_does_not_answer(
+    deaf: Deaf, tmp_path: Path
+) -> None:
     with pytest.raises(DatasetError, match="cannot be reached from here"):
         take_in("owner/name", tmp_path)
     assert deaf.num_calls == 1

@@ -27,13 +27,17 @@ def model_with_a_beginning(folder: Path) -> Path:
     """The demo model, whose tokenizer names a token for the beginning, and whose template shows tools."""
     model = copy_model(folder / "model")
     settings = json.loads((model / "tokenizer_config.json").read_text())
-    (model / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": "<|endoftext|>"}))
+    (model / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"bos_token": "<|endoftext|>"})
+    )
     template = (model / "chat_template.jinja").read_text()
     (model / "chat_template.jinja").write_text("{{ tools[0].name if tools else '' }}" + template)
     return model
 
 
-def compared_by_trl(folder: Path, model: Path, stage: str, max_length: int) -> list[tuple[list[int], ...]]:
+def compared_by_trl(
+    folder: Path, model: Path, stage: str, max_length: int
+) -> list[tuple[list[int], ...]]:
     """(tokens, answer) of both texts of each row as TRL's trainer makes them, from what core/training gives it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -41,10 +45,17 @@ def compared_by_trl(folder: Path, model: Path, stage: str, max_length: int) -> l
 
     trainer, config = {"orpo": (ORPOTrainer, ORPOConfig), "cpo": (CPOTrainer, CPOConfig)}[stage]
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    settings = {"bf16": False, "use_cpu": True, "gradient_checkpointing": False, "report_to": "none"}
+    settings = {
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+    }
     made = trainer(
         model=AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False),
-        args=config(output_dir=str(folder), max_length=max_length, remove_unused_columns=False, **settings),
+        args=config(
+            output_dir=str(folder), max_length=max_length, remove_unused_columns=False, **settings
+        ),
         processing_class=tokenizer,
         **in_text(read_rows(folder, "rows.jsonl", "", 0.0, 0, stage=stage), tokenizer, max_length),
     )
@@ -88,30 +99,41 @@ def test_a_question_that_leaves_no_room_behind_the_first_token_is_left_out(tmp_p
 
     from core.training.data.prompts import in_text
 
-    tokenizer = AutoTokenizer.from_pretrained(model_with_a_beginning(tmp_path), trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_with_a_beginning(tmp_path), trust_remote_code=False
+    )
     write(tmp_path / "rows.jsonl", [{"prompt": LONG.strip(), "chosen": " a", "rejected": " b"}])
     rows = read_rows(tmp_path, "rows.jsonl", "", 0.0, 0, stage="orpo")
     num_tokens = 1 + len(tokenizer(LONG.strip(), add_special_tokens=False)["input_ids"])
-    kept = [len(in_text(rows, tokenizer, num_tokens + more)["train_dataset"] or ()) for more in (0, 1)]
+    kept = [
+        len(in_text(rows, tokenizer, num_tokens + more)["train_dataset"] or ()) for more in (0, 1)
+    ]
     assert kept == [0, 1]
 
 
 def test_tokens_that_the_trainer_adds_are_shown_where_they_stand(tmp_path: Path) -> None:
     rows = [{"prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3"}]
-    (row,) = view(write(tmp_path / "rows.jsonl", rows), model_with_a_beginning(tmp_path), stage="cpo").show(0, 1, 64)
+    (row,) = view(
+        write(tmp_path / "rows.jsonl", rows), model_with_a_beginning(tmp_path), stage="cpo"
+    ).show(0, 1, 64)
     assert row["pieces"] == [("<|endoftext|>1 + 1 =", False), (" 2<|im_end|>", True)]
 
 
 def test_orpo_learns_the_chosen_text_whole_and_says_so(tmp_path: Path) -> None:
     seen = view(write(tmp_path / "rows.jsonl", [TALKS]), stage="orpo")
     (row,) = seen.show(0, 1, 64)
-    learnt: Any = ["".join(text for text, counts in each["pieces"] if counts) for each in (row, row["rejected"])]
+    learnt: Any = [
+        "".join(text for text, counts in each["pieces"] if counts)
+        for each in (row, row["rejected"])
+    ]
     assert learnt[0].startswith("<|im_start|>user") and learnt[1] == "a lot<|im_end|>"
     assert "learns whole" in " ".join(seen.about()["notes"])
 
 
 @pytest.mark.parametrize(("alone", "whole"), [([1, 2], [3]), ([1, 2, 3], [4, 5, 6, 7])])
-def test_texts_that_the_trainer_cannot_divide_are_bad_rows(alone: list[int], whole: list[int]) -> None:
+def test_texts_that_the_trainer_cannot_divide_are_bad_rows(
+    alone: list[int], whole: list[int]
+) -> None:
     tokens = {"q": alone, "qa": whole, "qb": [*alone, 9]}
     comparer = Comparer(lambda text, **_settings: {"input_ids": tokens[text]})
     row = {"prompt": "q", "chosen": "a", "rejected": "b"}
@@ -123,5 +145,7 @@ def test_a_row_that_the_trainer_cannot_divide_is_named_by_its_line(tmp_path: Pat
     tokens = {"q": [1, 2], "qa": [3]}
     (tmp_path / "rows.jsonl").write_text('\n\n{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
     rows = read_rows(tmp_path, "rows.jsonl", "", 0.0, 0, stage="orpo")
-    with pytest.raises(TrainingError, match=r"^dataset line 3, whose prompt ends with 'q', cannot be compared: its"):
+    with pytest.raises(
+        TrainingError, match=r"^dataset line 3, whose prompt ends with 'q', cannot be compared: its"
+    ):
         in_text(rows, lambda text, **_settings: {"input_ids": tokens[text]}, max_length=8)

@@ -36,11 +36,18 @@ WIDENED: Mapping[str, Mapping[str, object]] = {
 
 
 def job(**fields: object) -> JobSpec:
-    return JobSpec.parse({"gpu": GPU, "max_length": 256, "gradient_accumulation_steps": 1, **fields})
+    return JobSpec.parse(
+        {"gpu": GPU, "max_length": 256, "gradient_accumulation_steps": 1, **fields}
+    )
 
 
 CASES = {case.name: case for case in cases()} | {
-    name: Case(name, "llama", CONFIG, job(gpu="t4", max_length=1024, gradient_accumulation_steps=8, **fields))
+    name: Case(
+        name,
+        "llama",
+        CONFIG,
+        job(gpu="t4", max_length=1024, gradient_accumulation_steps=8, **fields),
+    )
     for name, fields in WIDENED.items()
 }
 
@@ -52,7 +59,9 @@ def request(config: Mapping[str, Any] = CONFIG, **fields: object) -> Request:
 ASKED = {
     "nonsense": request({"model_type": "nonsense"}),
     "compiled": request(torch_compile=True),
-    "judged": request(stage="grpo", reward_model="/judge", max_completion_length=64, gradient_accumulation_steps=8),
+    "judged": request(
+        stage="grpo", reward_model="/judge", max_completion_length=64, gradient_accumulation_steps=8
+    ),
     "plain": request(),
     "paged": request(method="full", optim="paged_adamw_8bit"),
     "pissa": request(init_lora_weights="pissa"),
@@ -68,15 +77,22 @@ def shares() -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def answers(request: pytest.FixtureRequest, shares: list[float]) -> Mapping[str, ExactEstimate | RefereeError]:
+def answers(
+    request: pytest.FixtureRequest, shares: list[float]
+) -> Mapping[str, ExactEstimate | RefereeError]:
     """What the referee says to these and to every case that is to be tested, all traced by one child."""
-    wanted = [item.callspec.params["case"] for item in request.session.items if _is_about_a_case(item)]
+    wanted = [
+        item.callspec.params["case"] for item in request.session.items if _is_about_a_case(item)
+    ]
     asked = ASKED | {case.name: case.request for case in wanted}
     return dict(zip(asked, trace_all(asked.values(), shares.append), strict=True))
 
 
 def _is_about_a_case(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and item.function is test_the_estimate_agrees_with_the_trace
+    return (
+        isinstance(item, pytest.Function)
+        and item.function is test_the_estimate_agrees_with_the_trace
+    )
 
 
 # The referee
@@ -94,7 +110,9 @@ def test_an_exact_estimate_is_remembered_and_a_torn_memory_is_none(
     asked: list[Request] = []
     told: list[float] = []
 
-    def trace_once(requests: Sequence[Request], tell: Callable[[float], None], _: object) -> Iterator[ExactEstimate]:
+    def trace_once(
+        requests: Sequence[Request], tell: Callable[[float], None], _: object
+    ) -> Iterator[ExactEstimate]:
         asked.extend(requests)
         tell(0.5)
         yield answers["plain"]
@@ -113,19 +131,25 @@ def test_a_trace_says_how_far_it_is(answers: Mapping[str, Any], shares: list[flo
 
 @pytest.mark.parametrize("field", [name for name in NOT_MEMORY if name != "init_lora_weights"])
 def test_what_changes_no_tensor_needs_no_new_trace(field: str) -> None:
-    other = {"model": "other/model", "revision": "v2", "lora_alpha": 64.0, "use_rslora": True}[field]
+    other = {"model": "other/model", "revision": "v2", "lora_alpha": 64.0, "use_rslora": True}[
+        field
+    ]
     assert request(**{field: other}).key == request().key
     assert request(lora_r=32).key != request().key
 
 
-def test_a_peak_is_that_of_the_highest_phase_and_more_is_reserved(answers: Mapping[str, Any]) -> None:
+def test_a_peak_is_that_of_the_highest_phase_and_more_is_reserved(
+    answers: Mapping[str, Any],
+) -> None:
     plain = answers["plain"]
     assert set(plain.phases) == {"load", "forward", "backward", "optimizer_step", "eval"}
     assert plain.peak_reserved_bytes >= plain.peak_allocated_bytes == max(plain.phases.values())
 
 
 @pytest.mark.parametrize("name", ["nonsense", "judged"])
-def test_what_cannot_be_traced_is_one_sentence_in_its_place(name: str, answers: Mapping[str, Any]) -> None:
+def test_what_cannot_be_traced_is_one_sentence_in_its_place(
+    name: str, answers: Mapping[str, Any]
+) -> None:
     assert isinstance(answers[name], RefereeError)
     assert "\n" not in str(answers[name]) and str(answers[name]).endswith(".")
 
@@ -180,7 +204,10 @@ def ledger_of(kinds: str, indices: Sequence[int]) -> Ledger:
         ledger.enter(phase)
     for place, index in enumerate(indices):
         work = {"s": 300, "f": 512, "t": 1024}[kinds[index]]
-        for phase, held in (("forward", 4 * place), ("backward", 4 * place + 2 * (len(indices) - place))):
+        for phase, held in (
+            ("forward", 4 * place),
+            ("backward", 4 * place + 2 * (len(indices) - place)),
+        ):
             ledger.enter(f"{phase}/{index}")
             with ledger.scratch(512 * (held + work), "work"):
                 pass
@@ -188,13 +215,21 @@ def ledger_of(kinds: str, indices: Sequence[int]) -> Ledger:
 
 
 @pytest.mark.parametrize(
-    "kinds", ["s" * 9, "ssssfss", "sssssfss", "sssssf" * 5, "f" + "s" * 20, "sf", "ssssssstt", "sst"]
+    "kinds",
+    ["s" * 9, "ssssfss", "sssssfss", "sssssf" * 5, "f" + "s" * 20, "sf", "ssssssstt", "sst"],
 )
 def test_a_model_is_extended_where_the_same_layers_work(kinds: str) -> None:
-    whole = {segment: peak.num_bytes for segment, peak in ledger_of(kinds, range(len(kinds))).peaks.items()}
+    whole = {
+        segment: peak.num_bytes
+        for segment, peak in ledger_of(kinds, range(len(kinds))).peaks.items()
+    }
     found, _ = extended(kinds, lambda indices: ledger_of(kinds, indices))
-    assert found["forward"] == max(size for segment, size in whole.items() if segment.startswith("forward"))
-    assert found["backward"] == max(size for segment, size in whole.items() if segment.startswith("backward"))
+    assert found["forward"] == max(
+        size for segment, size in whole.items() if segment.startswith("forward")
+    )
+    assert found["backward"] == max(
+        size for segment, size in whole.items() if segment.startswith("backward")
+    )
     assert len(shallow(kinds)) <= min(len(kinds), 4 + 2 * len(set(kinds)))
 
 
@@ -203,12 +238,16 @@ def test_a_model_is_extended_where_the_same_layers_work(kinds: str) -> None:
 
 def _parameter(case: Case) -> Any:
     return pytest.param(
-        case, id=case.name, marks=[] if case.name in (*QUICK, "embedding and head") else [pytest.mark.slow]
+        case,
+        id=case.name,
+        marks=[] if case.name in (*QUICK, "embedding and head") else [pytest.mark.slow],
     )
 
 
 @pytest.mark.parametrize("case", [_parameter(case) for case in CASES.values()])
-def test_the_estimate_agrees_with_the_trace(case: Case, answers: Mapping[str, ExactEstimate | RefereeError]) -> None:
+def test_the_estimate_agrees_with_the_trace(
+    case: Case, answers: Mapping[str, ExactEstimate | RefereeError]
+) -> None:
     traced = answers[case.name]
     assert isinstance(traced, ExactEstimate), str(traced)
     error = agreement(case, traced).error

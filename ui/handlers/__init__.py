@@ -17,7 +17,9 @@ from ui.handlers.shown import Shown
 __all__ = ["COLUMN_BOXES", "SHOWN_FIXES", "Handlers", "Shown"]
 
 
-class Handlers(JobHandlers, DataHandlers, ColumnHandlers, PreviewHandlers, ExactHandlers, RunHandlers):
+class Handlers(
+    JobHandlers, DataHandlers, ColumnHandlers, PreviewHandlers, ExactHandlers, RunHandlers
+):
     """Every event of the page, over one home folder."""
 
     def __init__(self, home: Home):

@@ -12,7 +12,8 @@ from ui.handlers.menu import taken_up
 from ui.handlers.shown import Shown
 
 COLUMN_BOXES = tuple(
-    f"column_{place}" for place in range(max(len(kind.columns + kind.optional) for kind in KINDS.values()))
+    f"column_{place}"
+    for place in range(max(len(kind.columns + kind.optional) for kind in KINDS.values()))
 )
 """Names of the boxes, one for each column that the rows of some kind may have."""
 MOST_LIKELY = "question and answer"
@@ -30,16 +31,25 @@ class ColumnHandlers:
     def on_map_columns(self, dataset: str, stage: str, kind: str, **boxes: str | None) -> Shown:
         """Writes the data again under our names for its columns, and takes the new file as the data."""
         source = dataset_path(dataset, stage)
-        pairs = {ours: boxes.get(box) for ours, box in zip(_columns(kind), COLUMN_BOXES, strict=False)}
+        pairs = {
+            ours: boxes.get(box) for ours, box in zip(_columns(kind), COLUMN_BOXES, strict=False)
+        }
         try:
             target = new_folder(self.home) / f"{source.stem}-named.jsonl"
-            written = map_columns(source, target, {ours: theirs for ours, theirs in pairs.items() if theirs}, kind)
+            written = map_columns(
+                source, target, {ours: theirs for ours, theirs in pairs.items() if theirs}, kind
+            )
         except (DatasetError, OSError) as error:
             return {"mended": render.notice(f"Nothing was changed. {error}", "bad")}
-        return {**taken_up(self.home, written.path), "mended": render.notice(" ".join(written.actions))}
+        return {
+            **taken_up(self.home, written.path),
+            "mended": render.notice(" ".join(written.actions)),
+        }
 
 
-def shown_columns(fields: Mapping[str, object], report: DatasetReport | None, is_new: bool) -> Shown:
+def shown_columns(
+    fields: Mapping[str, object], report: DatasetReport | None, is_new: bool
+) -> Shown:
     """For data that is new here, the place to say what its columns are; it opens by itself where that is not known."""
     if not is_new:
         return {}

@@ -10,7 +10,14 @@ import gradio as gr
 from core.advise import PLANNED_FIELDS
 from core.job import JobSpec, SpecError
 from core.memory import MemoryEstimate
-from core.memory.trace_check import ExactEstimate, RefereeError, Request, as_traced, check_exactly, estimate_exactly
+from core.memory.trace_check import (
+    ExactEstimate,
+    RefereeError,
+    Request,
+    as_traced,
+    check_exactly,
+    estimate_exactly,
+)
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics
@@ -65,7 +72,11 @@ class Checks:
         """The trace of a job, started if it was not; a failed one is started again."""
         request = self._request(resolved)
         with self._lock:
-            for key in [key for key, other in self._known.items() if key != request.key and other.outcome.cancel()]:
+            for key in [
+                key
+                for key, other in self._known.items()
+                if key != request.key and other.outcome.cancel()
+            ]:
                 del self._known[key]  # it had not begun, and nobody waits for it any more
             check = self._known.pop(request.key, None)
             if check is None or (check.outcome.done() and check.outcome.exception()):
@@ -99,7 +110,9 @@ def _wish(resolved: ResolvedJob) -> str:
     """A name for what was asked for, whatever the profile chooses once more is known of the rows."""
     job = resolved.job
     if job.profile != "custom":
-        job = job.model_copy(update={name: JobSpec.model_fields[name].default for name in PLANNED_FIELDS})
+        job = job.model_copy(
+            update={name: JobSpec.model_fields[name].default for name in PLANNED_FIELDS}
+        )
     return Request(job, resolved.model.config, resolved.gpu).key
 
 
@@ -133,10 +146,18 @@ def shown_check(checks: Checks, form: Mapping[str, object], rows: RowStatistics 
     except SpecError:
         check = None
     if check is None:
-        return {"exact": "", "checking": gr.Timer(active=False), "check_exactly": gr.update(interactive=True)}
+        return {
+            "exact": "",
+            "checking": gr.Timer(active=False),
+            "check_exactly": gr.update(interactive=True),
+        }
     if not check.outcome.done():
         waits = render.progress("Taking one step on tensors without data", check.share)
-        return {"exact": waits, "checking": gr.Timer(active=True), "check_exactly": gr.update(interactive=False)}
+        return {
+            "exact": waits,
+            "checking": gr.Timer(active=True),
+            "check_exactly": gr.update(interactive=False),
+        }
     checks.is_shown(resolved)
     ended = {"checking": gr.Timer(active=False), "check_exactly": gr.update(interactive=True)}
     try:
@@ -146,7 +167,10 @@ def shown_check(checks: Checks, form: Mapping[str, object], rows: RowStatistics 
         found = checks.estimate(resolved)
     except (RefereeError, SpecError) as error:
         return ended | {"exact": render.notice(str(error), "bad")}
-    return ended | {"estimate": estimate_panel(found), "exact": render.notice(panel.told(traced), "plain")}
+    return ended | {
+        "estimate": estimate_panel(found),
+        "exact": render.notice(panel.told(traced), "plain"),
+    }
 
 
 def _beside(resolved: ResolvedJob, traced: ExactEstimate) -> str:

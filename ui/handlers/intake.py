@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
-from core.dataset import DatasetError, Progress, Taken, counted, is_hub_dataset, must_be_taken_in, take_in
+from core.dataset import (
+    DatasetError,
+    Progress,
+    Taken,
+    counted,
+    is_hub_dataset,
+    must_be_taken_in,
+    take_in,
+)
 from core.resolve import dataset_path
 from core.runs import Home, new_folder
 from ui import render
@@ -42,7 +50,11 @@ class Takings:
         """Starts to take a source in. Returns the name to ask for it by."""
         folder, taking = new_folder(self._home), Taking(source)
         taking.outcome = self._pool.submit(
-            take_in, source, folder, on_progress=taking.advance, is_cancelled=taking.cancelled.is_set
+            take_in,
+            source,
+            folder,
+            on_progress=taking.advance,
+            is_cancelled=taking.cancelled.is_set,
         )
         self._under_way[folder.name] = taking
         return folder.name
@@ -64,7 +76,9 @@ class IntakeHandlers:
 
     def on_take_in(self, dataset: str) -> Shown:
         """Takes in what the data field names."""
-        return self.on_taking(self.takings.begin(dataset if is_hub_dataset(dataset) else str(dataset_path(dataset))))
+        return self.on_taking(
+            self.takings.begin(dataset if is_hub_dataset(dataset) else str(dataset_path(dataset)))
+        )
 
     def on_taking(self, taken: str) -> Shown:
         """How far the source is; at its end it becomes the data, or the reason is told."""

@@ -11,13 +11,15 @@ import gradio as gr
 
 from core.advise import PLANNED_FIELDS
 from core.device import DeviceReading, find_preset, this_machine
-from core.job import METHODS, STAGES, JobSpec, Method, SpecError, Stage
+from core.job import JobSpec, SpecError
 from core.memory import refine
 from core.models import gpus, recipes
 from core.resolve import ResolvedJob, default_fields, recipe_fields, resolve
 from core.runs import Home
 from core.runs.past_runs import past_runs, speeds
 from core.speed import calibrated
+from core.training.contract.methods import METHODS, Method
+from core.training.contract.stages import STAGES, Stage
 from core.wording import fix_label, speed_sentence
 from ui import render
 from ui.form import FIRST_SHOWN, LABELS, controls, first_values, help_of
@@ -67,9 +69,13 @@ class JobHandlers(UnfoldedHandlers):
         wanted = _marks(fields, problems, by_hand)
         before = marks.get("fields", {})
         updates: Shown = {
-            name: gr.update(**mark.update(name) | ({"value": fields[name]} if fields[name] != form[name] else {}))
+            name: gr.update(
+                **mark.update(name)
+                | ({"value": fields[name]} if fields[name] != form[name] else {})
+            )
             for name, mark in wanted.items()
-            if fields[name] != form[name] or before.get(name, Mark(help=help_of(name, FIRST_SHOWN[name]))) != mark
+            if fields[name] != form[name]
+            or before.get(name, Mark(help=help_of(name, FIRST_SHOWN[name]))) != mark
         }
         planned = dict(resolved.plan.change) if resolved else marks.get("planned", {})
         names = ("model", "dataset", "method", "stage", "profile")
@@ -79,7 +85,11 @@ class JobHandlers(UnfoldedHandlers):
             "choices": panel.choices(resolved.plan, by_hand) if resolved else "",
             **shown_data(report),
             **shown_intake(fields),
-            **shown_columns(fields, report, any(fields[name] != marks.get(name) for name in ("dataset", "stage"))),
+            **shown_columns(
+                fields,
+                report,
+                any(fields[name] != marks.get(name) for name in ("dataset", "stage")),
+            ),
             "effective_batch": _effective_batch(fields),
             "put_back": _put_back(fields, wanted),
             **{f"fix_{place}": gr.update(interactive=False) for place in range(SHOWN_FIXES)},
@@ -90,7 +100,12 @@ class JobHandlers(UnfoldedHandlers):
             "goes_on": render.notice(_goes_on(self.home, fields), "plain"),
             "start_message": render.notice(_elsewhere(fields["gpu"], resolved), "warned"),
             "marks": {name: fields[name] for name in names}
-            | {"form": fields, "fields": wanted, "planned": planned, "by_hand": by_hand if planned else frozenset()}
+            | {
+                "form": fields,
+                "fields": wanted,
+                "planned": planned,
+                "by_hand": by_hand if planned else frozenset(),
+            }
             | {"overwritten": {name: form[name] for name in planned}},
         }
 
@@ -121,9 +136,15 @@ class JobHandlers(UnfoldedHandlers):
             for place, fix in enumerate(shown)
         }
         return buttons | {
-            "fixes": {"form": wanted, "settled": form, "changes": [dict(fix.change) for fix in fixes]},
+            "fixes": {
+                "form": wanted,
+                "settled": form,
+                "changes": [dict(fix.change) for fix in fixes],
+            },
             "fixes_title": panel.fixes_title(fixes),
-            "speed": render.notice(f"{speed_sentence(speed)}, {speed.certainty}", "plain") if speed else "",
+            "speed": render.notice(f"{speed_sentence(speed)}, {speed.certainty}", "plain")
+            if speed
+            else "",
         }
 
     def on_fix(self, place: int, fixes: Mapping[str, Any], **form: object) -> Shown:
@@ -135,20 +156,39 @@ class JobHandlers(UnfoldedHandlers):
             return self.on_suggest(NOTHING, **form)
         change = fixes["changes"][place]
         before = {name: form[name] for name in change}
-        return {**change, "before_fix": {"fields": before, "left": [form | change]}, "undo": gr.update(visible=True)}
+        return {
+            **change,
+            "before_fix": {"fields": before, "left": [form | change]},
+            "undo": gr.update(visible=True),
+        }
 
     def on_undo(self, before_fix: Mapping[str, Any]) -> Shown:
         """The last fix is taken back."""
-        return {**before_fix.get("fields", NOTHING), "before_fix": {}, "undo": gr.update(visible=False)}
+        return {
+            **before_fix.get("fields", NOTHING),
+            "before_fix": {},
+            "undo": gr.update(visible=False),
+        }
 
     def on_reset(self, marks: Mapping[str, Any], model: str, method: str, stage: str) -> Shown:
         """Every setting goes back to what the model, the method and the stage would have it be."""
-        fields = {name: value for name, value in first_values(model, method, stage).items() if name not in IDENTITY}
-        return fields | {"marks": {**marks, "planned": {}, "overwritten": {}, "by_hand": frozenset()}}
+        fields = {
+            name: value
+            for name, value in first_values(model, method, stage).items()
+            if name not in IDENTITY
+        }
+        return fields | {
+            "marks": {**marks, "planned": {}, "overwritten": {}, "by_hand": frozenset()}
+        }
 
-    def on_put_back(self, field: str, marks: Mapping[str, Any], model: str, method: str, stage: str) -> Shown:
+    def on_put_back(
+        self, field: str, marks: Mapping[str, Any], model: str, method: str, stage: str
+    ) -> Shown:
         """One setting goes back to what the model, the method and the stage would have it be, or to the profile."""
-        forgotten = {name: {each: marks[name][each] for each in marks[name] if each != field} for name in OF_A_PLAN}
+        forgotten = {
+            name: {each: marks[name][each] for each in marks[name] if each != field}
+            for name in OF_A_PLAN
+        }
         kept = {**marks, **forgotten, "by_hand": frozenset(marks["by_hand"]) - {field}}
         return {field: first_values(model, method, stage)[field], "marks": kept}
 
@@ -158,7 +198,10 @@ class JobHandlers(UnfoldedHandlers):
             job = JobSpec.from_json(text)
         except SpecError as error:
             return {"job_file_message": panel.refusal(error)}
-        return {**job.model_dump(), "job_file_message": render.notice("The form is filled from it.")}
+        return {
+            **job.model_dump(),
+            "job_file_message": render.notice("The form is filled from it."),
+        }
 
     def on_recipe(self, recipe: str | None) -> Shown:
         """A recipe was chosen: its settings go into the form, and nothing else changes."""
@@ -181,7 +224,11 @@ class Mark:
 
         What the stage has no use for is not shown at all; what the method has no use for cannot be set.
         """
-        classes = [name for name, applies in (("wrong", self.problem), ("changed", self.is_changed)) if applies]
+        classes = [
+            name
+            for name, applies in (("wrong", self.problem), ("changed", self.is_changed))
+            if applies
+        ]
         use = "visible" if field in OF_A_STAGE else "interactive"
         return {
             "info": self.problem or self.help,
@@ -197,7 +244,9 @@ OF_A_PLAN = ("planned", "overwritten")
 OF_A_STAGE = frozenset(control.field for control in controls("stage"))
 
 
-def _undo_after(before_fix: Mapping[str, Any], form: Mapping[str, object], settled: Mapping[str, object]) -> Shown:
+def _undo_after(
+    before_fix: Mapping[str, Any], form: Mapping[str, object], settled: Mapping[str, object]
+) -> Shown:
     """A fix can be taken back while the form is what it left, as the browser sends it or as the edits settled it."""
     if not before_fix:
         return {}
@@ -208,7 +257,10 @@ def _undo_after(before_fix: Mapping[str, Any], form: Mapping[str, object], settl
 
 def _follow_defaults(marks: Mapping[str, Any], form: Mapping[str, object]) -> dict[str, object]:
     """The fields that stood at a default of the model, method and stage before, and so move to the new one."""
-    before, after = (first_values(each.get("model"), each.get("method"), each.get("stage")) for each in (marks, form))
+    before, after = (
+        first_values(each.get("model"), each.get("method"), each.get("stage"))
+        for each in (marks, form)
+    )
     return {
         name: after[name]
         for name, value in form.items()
@@ -216,7 +268,9 @@ def _follow_defaults(marks: Mapping[str, Any], form: Mapping[str, object]) -> di
     }
 
 
-def _set_by_hand(marks: Mapping[str, Any], form: Mapping[str, object], settled: Mapping[str, object]) -> frozenset[str]:
+def _set_by_hand(
+    marks: Mapping[str, Any], form: Mapping[str, object], settled: Mapping[str, object]
+) -> frozenset[str]:
     """The fields that a profile would choose, but a person has set since the profile was chosen.
 
     A quick edit may reach here before the browser has put in what was planned at the one before: what it still holds
@@ -225,21 +279,29 @@ def _set_by_hand(marks: Mapping[str, Any], form: Mapping[str, object], settled: 
     if form["profile"] != marks.get("profile"):
         return frozenset()
     planned, overwritten = marks.get("planned", NOTHING), marks.get("overwritten", NOTHING)
-    late = {name for name in overwritten if form[name] == overwritten[name] and settled.get(name) != planned[name]}
+    late = {
+        name
+        for name in overwritten
+        if form[name] == overwritten[name] and settled.get(name) != planned[name]
+    }
     changed = {name for name, value in planned.items() if form[name] != value}
     return frozenset(marks.get("by_hand", ())) | (changed - late)
 
 
-def _marks(fields: Mapping[str, object], problems: Mapping[str, str], by_hand: Collection[str]) -> dict[str, Mark]:
+def _marks(
+    fields: Mapping[str, object], problems: Mapping[str, str], by_hand: Collection[str]
+) -> dict[str, Mark]:
     """What stands at each control."""
     defaults = first_values(fields.get("model"), fields.get("method"), fields.get("stage"))
     planned = PLANNED_FIELDS if fields["profile"] != "custom" else frozenset()
     unused = _unused(METHODS.get(str(fields.get("method"))), STAGES.get(str(fields.get("stage"))))
-    changed = {name for name, value in fields.items() if value != defaults[name]} - set(IDENTITY) - planned | set(
-        by_hand
-    )
+    changed = {name for name, value in fields.items() if value != defaults[name]} - set(
+        IDENTITY
+    ) - planned | set(by_hand)
     return {
-        name: Mark(problems.get(name, ""), help_of(name, value), name in changed, name not in unused)
+        name: Mark(
+            problems.get(name, ""), help_of(name, value), name in changed, name not in unused
+        )
         for name, value in fields.items()
     }
 
@@ -250,7 +312,8 @@ def _put_back(fields: Mapping[str, object], marks: Mapping[str, Mark]) -> dict[s
     changed = [name for name in LABELS if marks[name].is_changed and marks[name].is_used]
     planned = PLANNED_FIELDS if fields["profile"] != "custom" else frozenset()
     instead = {
-        name: "else of the profile's choice" if name in planned else f"usually {usual[name]}" for name in changed
+        name: "else of the profile's choice" if name in planned else f"usually {usual[name]}"
+        for name in changed
     }
     choices = [(f"{LABELS[name]}: {fields[name]}, {instead[name]}", name) for name in changed]
     return gr.update(visible=bool(changed), choices=choices, value=None)
@@ -261,7 +324,9 @@ def _unused(method: Method | None, stage: Stage | None) -> frozenset[str]:
     if method is None or stage is None:
         return frozenset()
     of_stages = OF_A_STAGE.union(*(each.fields for each in STAGES.values())) - set(stage.fields)
-    adapter = {"lora_r", *(control.field for control in controls("adapter"))} - {"num_trainable_layers"}
+    adapter = {"lora_r", *(control.field for control in controls("adapter"))} - {
+        "num_trainable_layers"
+    }
     quantised = {name for name in JobSpec.model_fields if name.startswith("bnb_4bit_")}
     of_methods = (
         (adapter, method.trains_adapter),
@@ -273,10 +338,16 @@ def _unused(method: Method | None, stage: Stage | None) -> frozenset[str]:
 
 def _effective_batch(fields: Mapping[str, object]) -> str:
     try:
-        rows = int(str(fields["per_device_train_batch_size"])) * int(str(fields["gradient_accumulation_steps"]))
+        rows = int(str(fields["per_device_train_batch_size"])) * int(
+            str(fields["gradient_accumulation_steps"])
+        )
     except ValueError:
         return ""
-    return render.notice(f"Effective batch: {rows:,} rows per optimizer step", "plain") if rows > 0 else ""
+    return (
+        render.notice(f"Effective batch: {rows:,} rows per optimizer step", "plain")
+        if rows > 0
+        else ""
+    )
 
 
 def _command_line(fields: Mapping[str, object]) -> str:
@@ -308,7 +379,11 @@ def _goes_on(home: Home, fields: Mapping[str, object]) -> str:
     for field in ("adapter", "model"):
         folder = Path(str(fields[field] or "")).parent
         if folder.parent == home.runs:
-            data = "the data is the demo's until you choose your own" if fields["dataset"] == "demo" else ""
+            data = (
+                "the data is the demo's until you choose your own"
+                if fields["dataset"] == "demo"
+                else ""
+            )
             return f"Goes on from the {field} of run {folder.name}{'; ' if data else ''}{data}."
     return ""
 
@@ -320,7 +395,9 @@ def _elsewhere(gpu: object, resolved: ResolvedJob | None) -> str:
     if resolved is None or wanted is None or wanted in known:
         return ""
     own = cards[min(resolved.job.device, len(cards) - 1)].short_name if cards else "CPU"
-    return f"This machine has no {wanted.name.removeprefix('GeForce ')}: it will train on its {own}."
+    return (
+        f"This machine has no {wanted.name.removeprefix('GeForce ')}: it will train on its {own}."
+    )
 
 
 def _card(job: JobSpec) -> DeviceReading | None:

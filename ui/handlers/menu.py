@@ -19,5 +19,8 @@ def taken_up(home: Home, path: Path) -> Shown:
 
 def data_choices(home: Home) -> list[tuple[str, str]]:
     """(what a person reads, value) of the demo and of what was brought, the newest first."""
-    brought = [(f"{path.name} · {ago(path.stat().st_mtime)}", str(path)) for path in kept_rows(home, MOST_LISTED)]
+    brought = [
+        (f"{path.name} · {ago(path.stat().st_mtime)}", str(path))
+        for path in kept_rows(home, MOST_LISTED)
+    ]
     return [DEMO_DATA, *brought]

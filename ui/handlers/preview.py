@@ -85,17 +85,33 @@ class Previews:
                 opened.preview.close()
             self._opened.clear()
 
-    def _open(self, resolved: ResolvedJob, write_rows: Callable[[Path], Path] | None = None) -> Opened:
+    def _open(
+        self, resolved: ResolvedJob, write_rows: Callable[[Path], Path] | None = None
+    ) -> Opened:
         path, job, location = resolved.datasets["dataset"], resolved.job, resolved.model.location
-        key: tuple[object, ...] = (_stamp(path), location, job.revision, job.assistant_only_loss, job.stage)
+        key: tuple[object, ...] = (
+            _stamp(path),
+            location,
+            job.revision,
+            job.assistant_only_loss,
+            job.stage,
+        )
         if write_rows:
             weighted = tuple((_stamp(each), weight) for each, weight in resolved.mix)
-            key += (weighted, job.max_rows, job.seed, job.eval_fraction, "eval_dataset" in resolved.datasets)
+            key += (
+                weighted,
+                job.max_rows,
+                job.seed,
+                job.eval_fraction,
+                "eval_dataset" in resolved.datasets,
+            )
         with self._lock:
             opened = self._opened.pop(key, None)
             if opened is None:
                 seen_by = (location, job.revision, job.assistant_only_loss)
-                preview = Preview(path, *seen_by, stage=job.stage, cache=self._cache, write_rows=write_rows)
+                preview = Preview(
+                    path, *seen_by, stage=job.stage, cache=self._cache, write_rows=write_rows
+                )
                 opened = Opened(preview, self._starting.submit(preview.measured))
             self._opened[key] = opened
             while len(self._opened) > MOST_PREVIEWS:
@@ -104,7 +120,9 @@ class Previews:
 
     def _forget(self, opened: Opened) -> None:
         with self._lock:
-            self._opened = {key: other for key, other in self._opened.items() if other is not opened}
+            self._opened = {
+                key: other for key, other in self._opened.items() if other is not opened
+            }
         opened.preview.close()
 
 
@@ -130,9 +148,14 @@ class PreviewHandlers:
             return _no_lengths("Measuring the rows ...") | {"measuring": gr.Timer(active=True)}
         max_length = resolved.job.max_length
         found, about = measured.at(max_length), self.previews.trained(resolved).about()
-        wanted = {"length_p95": (found.p95, "95 % of the rows"), "length_longest": (found.max, "the longest row")}
+        wanted = {
+            "length_p95": (found.p95, "95 % of the rows"),
+            "length_longest": (found.max, "the longest row"),
+        }
         buttons = {
-            name: gr.update(visible=0 < tokens != max_length, value=f"Max length {tokens:,} · {whose}")
+            name: gr.update(
+                visible=0 < tokens != max_length, value=f"Max length {tokens:,} · {whose}"
+            )
             for name, (tokens, whose) in wanted.items()
         }
         return buttons | {
@@ -182,7 +205,9 @@ class PreviewHandlers:
             return {}
         with _telling_why() as said:
             preview, line = self.previews.of(resolve(form)), LINE.fullmatch(wanted.strip())
-            found = preview.index_of(int(line[1])) if line else preview.find(wanted, _whole(row_number))
+            found = (
+                preview.index_of(int(line[1])) if line else preview.find(wanted, _whole(row_number))
+            )
             if found is None:
                 return {"row": render.notice(f"No row holds {wanted!r}.", "bad")}
             return self.on_row(found + 1, **form)

@@ -58,7 +58,11 @@ class RunHandlers:
         """A new page: the newest active run is selected, and shown first if there is one."""
         chosen = _newest(runs.list_runs(self.home))
         tab = {"tabs": gr.update(selected="runs")} if chosen and chosen.is_active else {}
-        return self._choose(View(), chosen) | tab | {"dataset": gr.update(choices=data_choices(self.home))}
+        return (
+            self._choose(View(), chosen)
+            | tab
+            | {"dataset": gr.update(choices=data_choices(self.home))}
+        )
 
     def on_start(self, **form: object) -> Shown:
         """Makes a run of the form's job, starts it or puts it into the queue, and shows it."""
@@ -74,7 +78,11 @@ class RunHandlers:
         except SpecError as error:
             return {"start_message": render.notice(f"Not started. {_words(error)}.", "bad")}
         except OSError as error:
-            return {"start_message": render.notice(f"Not started. {error.strerror}: {error.filename}", "bad")}
+            return {
+                "start_message": render.notice(
+                    f"Not started. {error.strerror}: {error.filename}", "bad"
+                )
+            }
         said = f"{run.id} waits for its turn." if run.state == "queued" else f"Started {run.id}."
         shown = self._choose(View(), run)
         return shown | {"tabs": gr.update(selected="runs"), "start_message": render.notice(said)}
@@ -119,7 +127,9 @@ class RunHandlers:
         """A name, tags and notes were given to the run that they were shown of."""
 
         def annotate(_shown: Run) -> None:
-            runs.annotate(self.home, view["written_of"], title=title, tags=tags.split(","), notes=notes)
+            runs.annotate(
+                self.home, view["written_of"], title=title, tags=tags.split(","), notes=notes
+            )
 
         return self._act(view, annotate, "Saved.", "about_message")
 
@@ -132,7 +142,9 @@ class RunHandlers:
 
     def on_restore(self, **view: str) -> Shown:
         """The run deleted last comes back."""
-        deleted = sorted(runs.deleted(self.home), key=lambda name: (self.home.trash / name).stat().st_ctime)
+        deleted = sorted(
+            runs.deleted(self.home), key=lambda name: (self.home.trash / name).stat().st_ctime
+        )
         try:
             back = runs.restore(self.home, deleted[-1]) if deleted else None
         except (RunNotFound, SpecError) as error:
@@ -169,7 +181,11 @@ class RunHandlers:
         return {**runs.fields_of_next_stage(run, "dpo"), "tabs": gr.update(selected="train")}
 
     def _act(
-        self, view: dict[str, str], action: Callable[[Run], object], done: str = "", place: str = "run_message"
+        self,
+        view: dict[str, str],
+        action: Callable[[Run], object],
+        done: str = "",
+        place: str = "run_message",
     ) -> Shown:
         """Does something with the shown run, and says in its place what went wrong with it, or what was done."""
         said = render.notice(done)
@@ -177,7 +193,9 @@ class RunHandlers:
             try:
                 action(run)
             except (RunNotFound, SpecError) as error:
-                said = render.notice(_words(error) if isinstance(error, SpecError) else str(error), "bad")
+                said = render.notice(
+                    _words(error) if isinstance(error, SpecError) else str(error), "bad"
+                )
         return self._show(View.of(view)) | {place: said}
 
     def _find(self, run_id: str) -> Run | None:
@@ -206,9 +224,13 @@ class RunHandlers:
             | _written(view, run)
             | {
                 "top": render.top_line(chip()),
-                "live": gr.update(value=panel.live_label(active) if active else "", visible=active is not None),
+                "live": gr.update(
+                    value=panel.live_label(active) if active else "", visible=active is not None
+                ),
                 "start": gr.update(value="Add to queue" if active else "Start training"),
-                "run_header": panel.run_header(run, remedies(run) if run else (), stalled(run) if run else None),
+                "run_header": panel.run_header(
+                    run, remedies(run) if run else (), stalled(run) if run else None
+                ),
                 **_actions(run),
                 "tiles": panel.tiles(run),
                 "figures": plots.figures(run, compared if len(compared) > 1 else ()),
@@ -270,13 +292,19 @@ def _actions(run: Run | None) -> Shown:
         )
     offered = [*_retries(run), *[None] * SHOWN_REMEDIES][:SHOWN_REMEDIES]
     retries = {
-        f"remedy_{place}": gr.update(visible=each is not None, value=f"Retry: {each.title}" if each else "")
+        f"remedy_{place}": gr.update(
+            visible=each is not None, value=f"Retry: {each.title}" if each else ""
+        )
         for place, each in enumerate(offered)
     }
     return (
         buttons
         | retries
-        | {"stop": stop, "reuse": gr.update(visible=run is not None), "delete": gr.update(visible=is_ended)}
+        | {
+            "stop": stop,
+            "reuse": gr.update(visible=run is not None),
+            "delete": gr.update(visible=is_ended),
+        }
     )
 
 
@@ -288,8 +316,13 @@ def _retries(run: Run | None) -> tuple[Help, ...]:
 def _newest(listed: tuple[Run, ...]) -> Run | None:
     """The run to show when none was chosen: the newest that is under way, else that waits, else the newest."""
     active = [run for run in listed if run.is_active]
-    return next((run for run in active if run.state != "queued"), next(iter([*active, *listed]), None))
+    return next(
+        (run for run in active if run.state != "queued"), next(iter([*active, *listed]), None)
+    )
 
 
 def _words(error: SpecError) -> str:
-    return "; ".join(f"{LABELS.get(each.field, each.field)}: {each.problem}; {each.fix}" for each in error.problems)
+    return "; ".join(
+        f"{LABELS.get(each.field, each.field)}: {each.problem}; {each.fix}"
+        for each in error.problems
+    )

@@ -13,7 +13,16 @@ from ui.handlers.shown import Shown
 from ui.render import estimate as panel
 from ui.render.timeline import timeline as draw_timeline
 
-USUAL_CARDS = ("rtx-3060", "rtx-4060-ti-16gb", "t4", "rtx-4090", "rtx-5090", "l40s", "a100-80gb", "h200")
+USUAL_CARDS = (
+    "rtx-3060",
+    "rtx-4060-ti-16gb",
+    "t4",
+    "rtx-4090",
+    "rtx-5090",
+    "l40s",
+    "a100-80gb",
+    "h200",
+)
 """The columns of "What fits where"."""
 OF_TABLE = ("model", "max_length")
 """What that table depends on."""
@@ -61,7 +70,10 @@ def _timeline(form: Mapping[str, object]) -> str:
     return draw_timeline(moments)
 
 
-DRAWN: Mapping[str, Callable[[Mapping[str, object]], str]] = {"timeline": _timeline, "what_fits": _what_fits}
+DRAWN: Mapping[str, Callable[[Mapping[str, object]], str]] = {
+    "timeline": _timeline,
+    "what_fits": _what_fits,
+}
 
 
 def _drawn(unfolded: Mapping[str, Any], stale: Mapping[str, Mapping[str, object]]) -> Shown:

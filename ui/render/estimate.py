@@ -6,9 +6,10 @@ from types import MappingProxyType
 
 from core.advise import Cell, Fix, Plan
 from core.device import DeviceReading
-from core.job import METHODS, SpecError
+from core.job import SpecError
 from core.memory import MemoryEstimate
 from core.models import gpus
+from core.training.contract.methods import METHODS
 from core.wording import PHASES, memory, verdict_sentence
 from ui.render import notice
 
@@ -72,7 +73,9 @@ def _taken(found: MemoryEstimate, card: DeviceReading) -> str:
     if card.used_bytes < LEAST_TAKEN_BYTES:
         return ""
     known = [each for each in card.processes if each.used_bytes][:MOST_HOLDERS]
-    holders = ", ".join(f"{each.name or 'process'} {each.pid} {memory(each.used_bytes or 0)}" for each in known)
+    holders = ", ".join(
+        f"{each.name or 'process'} {each.pid} {memory(each.used_bytes or 0)}" for each in known
+    )
     says = f"{memory(card.free_bytes)} of it are free now" + (f"; {holders}" if holders else "")
     if found.total_bytes <= card.free_bytes or found.verdict == "does_not_fit":
         return notice(f"{says}.", "plain")
@@ -130,7 +133,9 @@ def unknown_architecture(title: str) -> str:
 def what_fits(cells: Sequence[Cell], model: str, max_length: int) -> str:
     """Methods down, cards across: the largest batch of full-length rows."""
     cards = tuple(dict.fromkeys(cell.gpu for cell in cells))
-    heads = "".join(f"<th>{escape(gpus()[card].name.removeprefix('GeForce '))}</th>" for card in cards)
+    heads = "".join(
+        f"<th>{escape(gpus()[card].name.removeprefix('GeForce '))}</th>" for card in cards
+    )
     lines = "".join(
         f"<tr><th>{escape(METHODS[method].title)}</th>"
         + "".join(f"<td>{cell.batch or '–'}</td>" for cell in cells if cell.method == method)
@@ -148,7 +153,9 @@ def refusal(error: SpecError, labels: Mapping[str, str] = FIELD_NAMES) -> str:
         f"<span>{escape(_sentence(each.fix))}</span></li>"
         for each in error.problems
     )
-    return f'<div class="estimate refused">{_verdict("This job cannot run yet")}<ul>{items}</ul></div>'
+    return (
+        f'<div class="estimate refused">{_verdict("This job cannot run yet")}<ul>{items}</ul></div>'
+    )
 
 
 def _sentence(text: str) -> str:

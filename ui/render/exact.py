@@ -9,11 +9,17 @@ CLOSE = 0.02
 """A difference that is none: what the trace and the estimate are held to agree within."""
 
 
-def side_by_side(estimated: MemoryEstimate, traced: ExactEstimate, compiled: MemoryEstimate | None = None) -> str:
+def side_by_side(
+    estimated: MemoryEstimate, traced: ExactEstimate, compiled: MemoryEstimate | None = None
+) -> str:
     """Both peaks of each phase. `compiled` is the estimate of the same job with compiled layers, if it has them."""
     guesses = {str(phase): size for phase, size in estimated.phases.items()}
     peaks = {str(phase): size for phase, size in traced.phases.items()}
-    rows = [(title, guesses.get(phase, 0), peaks[phase]) for phase, title in PHASES.items() if peaks.get(phase)]
+    rows = [
+        (title, guesses.get(phase, 0), peaks[phase])
+        for phase, title in PHASES.items()
+        if peaks.get(phase)
+    ]
     rows.append(("Reserved", estimated.peak_reserved_bytes, traced.peak_reserved_bytes))
     lines = "".join(
         f"<tr><th>{title}</th><td>{gib(guess, 3) if guess else '–'}</td><td>{gib(found, 3)}</td>"
@@ -22,7 +28,11 @@ def side_by_side(estimated: MemoryEstimate, traced: ExactEstimate, compiled: Mem
     )
     heads = "<tr><th></th><th>estimated GiB</th><th>traced GiB</th><th>off by</th></tr>"
     miss = abs(estimated.peak_allocated_bytes / traced.peak_allocated_bytes - 1)
-    verdict = "The estimate agrees." if miss <= CLOSE else f"The estimate is {miss:.1%} off: trust the trace."
+    verdict = (
+        "The estimate agrees."
+        if miss <= CLOSE
+        else f"The estimate is {miss:.1%} off: trust the trace."
+    )
     if compiled:
         peak = memory(compiled.peak_allocated_bytes)
         verdict += f" Both are of layers that are not compiled; compiled, they take {peak} by the estimate."

@@ -18,7 +18,9 @@ LARGEST_SPARK_BYTES = 2 * 2**20
 """Of metrics.jsonl: a longer one costs too much for a picture this small."""
 
 
-def run_list(shown: Sequence[Run], num_found: int, chosen: str | None, compared: Collection[str]) -> str:
+def run_list(
+    shown: Sequence[Run], num_found: int, chosen: str | None, compared: Collection[str]
+) -> str:
     """The runs, the newest first, each a button; a box at each puts it into the comparison."""
     if not shown:
         return '<p class="empty">No run here. Press <b>Start training</b> on the Train tab.</p>'
@@ -44,7 +46,12 @@ def _item(run: Run, is_chosen: bool, is_compared: bool) -> str:
 
 def _facts(run: Run) -> Iterator[str]:
     """What tells a run from the others, and how it came out."""
-    yield from (reference_of(run.job.model).rsplit("/", 1)[-1], run.job.stage, run.job.method, *run.about.tags)
+    yield from (
+        reference_of(run.job.model).rsplit("/", 1)[-1],
+        run.job.stage,
+        run.job.method,
+        *run.about.tags,
+    )
     if run.loss is not None:
         yield f"loss {run.loss:.4g}"
     if run.peak_bytes:

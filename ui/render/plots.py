@@ -132,7 +132,9 @@ PLOTS: Mapping[str, Plot] = {
             "share",
             (Trace("frac_reward_zero_std", "share", ACCENT),),
         ),
-        Plot("learning_rate", "Learning rate", "", (Trace("learning_rate", "learning rate", ACCENT),)),
+        Plot(
+            "learning_rate", "Learning rate", "", (Trace("learning_rate", "learning rate", ACCENT),)
+        ),
         Plot("grad_norm", "Gradient norm", "", (Trace("grad_norm", "gradient norm", ACCENT),)),
         Plot(
             "where_time_goes",
@@ -148,7 +150,12 @@ PLOTS: Mapping[str, Plot] = {
             ),
             starts_at_zero=True,
         ),
-        Plot("tokens_per_second", "Speed", "tokens/s", (Trace("tokens_per_second", "tokens/s", ACCENT),)),
+        Plot(
+            "tokens_per_second",
+            "Speed",
+            "tokens/s",
+            (Trace("tokens_per_second", "tokens/s", ACCENT),),
+        ),
     )
 }
 
@@ -180,11 +187,15 @@ def figure(plot: Plot, run: Run | None) -> go.Figure:
     for trace in plot.traces:
         if curve := curves.get(trace.key):
             values = (
-                _smooth(curve.values / plot.scale, trace.smoothing) if trace.smoothing else curve.values / plot.scale
+                _smooth(curve.values / plot.scale, trace.smoothing)
+                if trace.smoothing
+                else curve.values / plot.scale
             )
             drawn.add_trace(_line(trace, curve.steps, values))
     for step in curves["resumed_from"].values.tolist() if "resumed_from" in curves else ():
-        drawn.add_vline(x=step, line={"dash": "dot", "color": "#999999", "width": 1}, annotation_text="resumed")
+        drawn.add_vline(
+            x=step, line={"dash": "dot", "color": "#999999", "width": 1}, annotation_text="resumed"
+        )
     if plot.id == "memory":
         _add_memory_lines(drawn, run)
     return drawn
@@ -196,7 +207,9 @@ def comparison(compared: Sequence[Run]) -> go.Figure:
     for number, run in enumerate(compared):
         if curve := runs.read_curves(run.folder).get("loss"):
             colour = RUN_COLOURS[number % len(RUN_COLOURS)]
-            trace = Trace("loss", run.name, colour, dash="solid" if number < len(RUN_COLOURS) else "dash")
+            trace = Trace(
+                "loss", run.name, colour, dash="solid" if number < len(RUN_COLOURS) else "dash"
+            )
             drawn.add_trace(_line(trace, curve.steps, _smooth(curve.values, 0.9)))
     return drawn
 
@@ -219,7 +232,12 @@ def empty(name: str, revision: str = "none") -> go.Figure:
             "exponentformat": "power",
             "rangemode": "tozero" if plot.starts_at_zero else "normal",
         },
-        "legend": {"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},  # beside the title a phone has no room
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": -0.16,
+            "yanchor": "top",
+        },  # beside the title a phone has no room
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "remove": MODEBAR_NOISE},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -259,7 +277,9 @@ def _smooth(values: Floats, memory_of: float) -> Floats:
 def _add_memory_lines(drawn: go.Figure, run: Run) -> None:
     """What was predicted for the process, dashed, and what the card holds, where that is near enough to matter."""
     predicted = runs.read_json(run.folder / "estimate.json").get("total_bytes", 0)
-    predicted += run.status.get("baseline_bytes", 0)  # on a CPU: the program before it loads a model
+    predicted += run.status.get(
+        "baseline_bytes", 0
+    )  # on a CPU: the program before it loads a model
     capacity = run.status.get("device_capacity_bytes", 0)
     if predicted:
         _add_level(drawn, predicted, f"predicted: {memory(predicted)}", GREEN, "dash")
@@ -270,4 +290,6 @@ def _add_memory_lines(drawn: go.Figure, run: Run) -> None:
 def _add_level(drawn: go.Figure, num_bytes: int, name: str, colour: str, dash: str) -> None:
     """A line across the plot that is named in the legend, where it cannot lie on another."""
     level, line = num_bytes / 2**30, {"color": colour, "width": 1.5, "dash": dash}
-    drawn.add_shape(xref="paper", x0=0, x1=1, y0=level, y1=level, line=line, name=name, showlegend=True)
+    drawn.add_shape(
+        xref="paper", x0=0, x1=1, y0=level, y1=level, line=line, name=name, showlegend=True
+    )

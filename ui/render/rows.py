@@ -31,7 +31,11 @@ def _text(title: str, shown: ShownText) -> str:
             spans.append(f'<span class="{_CLASSES[counts]}">{escape(text[:room])}</span>')
         room -= len(text[:room])
     counted = f"{shown.num_tokens:,} tokens, {shown.num_counted:,} of them count for the loss"
-    legend = "".join(f'<i class="{kind}">{word}</i>' for kind, word in _LEGEND.items() if kind != "cut" or shown.cut)
+    legend = "".join(
+        f'<i class="{kind}">{word}</i>'
+        for kind, word in _LEGEND.items()
+        if kind != "cut" or shown.cut
+    )
     return f"<p>{title} · {counted} <b>{legend}</b></p><pre>{''.join(spans)}</pre>"
 
 
@@ -44,14 +48,18 @@ def lengths(found: Lengths, refused: Sequence[Problem], notes: Sequence[str]) ->
     """How long the rows are, what max_length does to them, and why they may not be trained on like that."""
     if not found.measured:
         return notice("Measuring the rows ...", "plain")
-    parts = [f"Tokens a row: {found.p50:,} in the median, 95 % within {found.p95:,}, {found.max:,} at most"]
+    parts = [
+        f"Tokens a row: {found.p50:,} in the median, 95 % within {found.p95:,}, {found.max:,} at most"
+    ]
     harms = (
         (found.truncated_rows, "cut"),
         (found.lost_answer_rows, "lose the whole answer"),
         (found.unanswered_rows, "without an answer to learn from"),
         (found.unreadable_rows, "cannot be measured"),
     )
-    parts += [f"{number:,} {what}" for number, what in harms if number] or [f"none cut at {found.max_length:,}"]
+    parts += [f"{number:,} {what}" for number, what in harms if number] or [
+        f"none cut at {found.max_length:,}"
+    ]
     if not found.is_complete:
         parts.append(f"measured {found.measured:,} of {found.rows:,}")
     is_harmful = found.lost_answer_rows or found.unanswered_rows or found.unreadable_rows
@@ -71,8 +79,14 @@ def histogram(found: Lengths) -> str:
         f'title="{each["rows"]:,} rows of {each["from"]:,} to {each["to"] - 1:,} tokens"></span>'
         for each in found.histogram
     )
-    line = f'<em style="left:{100 * found.max_length / end:.2f}%"></em>' if found.max_length < end else ""
-    label = f"Lengths of {found.measured:,} rows: median {found.p50:,}, longest {found.max:,} tokens"
+    line = (
+        f'<em style="left:{100 * found.max_length / end:.2f}%"></em>'
+        if found.max_length < end
+        else ""
+    )
+    label = (
+        f"Lengths of {found.measured:,} rows: median {found.p50:,}, longest {found.max:,} tokens"
+    )
     return (
         f'<div class="histogram"><div role="img" aria-label="{label}">{bars}{line}</div>'
         f"<p><span>{found.histogram[0]['from']:,}</span><b>tokens a row</b><span>{end:,}</span></p></div>"

@@ -47,7 +47,11 @@ def run_header(run: Run | None, helps: Sequence[Help] = (), stalled: str | None 
     left = seconds_left(run)
     aside = f"{share:.0f} %" if run.max_steps else ""
     aside += f" · about {duration(left)} left" if left is not None else ""
-    said = [*map(str, run.status.get("notes", ())), str(run.status.get("warning", "")), stalled or ""]
+    said = [
+        *map(str, run.status.get("notes", ())),
+        str(run.status.get("warning", "")),
+        stalled or "",
+    ]
     return (
         f'<div class="run {run.state}"><h2>{escape(run.name)}</h2>'
         f'<p class="state">{escape(state_sentence(run))}</p>'
@@ -71,17 +75,30 @@ def tiles(run: Run | None) -> str:
     peaks = curves.get("memory_peak_bytes") or curves.get("device_used_bytes")
     price = f" · ${run.usd:,.2f}" if run.usd else ""
     facts = (
-        ("Loss", _loss(loss.values[-1]) if loss else "–", f"from {_loss(loss.values[0])}" if loss else ""),
+        (
+            "Loss",
+            _loss(loss.values[-1]) if loss else "–",
+            f"from {_loss(loss.values[0])}" if loss else "",
+        ),
         (
             "Speed",
             f"{speed.values[-1]:,.0f}" if speed else "–",
             _rate(run, float(np.nanmedian(speed.values)) if speed else 0),
         ),
-        ("Peak memory", memory(np.nanmax(peaks.values)) if peaks else "–", str(run.status.get("device", ""))),
-        ("Time", duration(run.seconds) if run.status else "–", f"{run.job.stage} · {run.job.method}{price}"),
+        (
+            "Peak memory",
+            memory(np.nanmax(peaks.values)) if peaks else "–",
+            str(run.status.get("device", "")),
+        ),
+        (
+            "Time",
+            duration(run.seconds) if run.status else "–",
+            f"{run.job.stage} · {run.job.method}{price}",
+        ),
     )
     cells = "".join(
-        f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>" for name, value, more in facts
+        f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>"
+        for name, value, more in facts
     )
     return f'<div class="tiles">{cells}</div>'
 
@@ -94,7 +111,10 @@ def _loss(value: float) -> str:
 def _rate(run: Run, measured: float) -> str:
     """The unit of the speed; on the card that it was forecast for also how that came out, and how busy the card is."""
     foretold = runs.read_json(run.folder / "estimate.json")
-    forecast, peak = (foretold.get("speed") or {}).get("tokens_per_second"), foretold.get("peak_tokens_per_second")
+    forecast, peak = (
+        (foretold.get("speed") or {}).get("tokens_per_second"),
+        foretold.get("peak_tokens_per_second"),
+    )
     if not measured or run.job.gpu != "local" or not forecast:
         return "tokens/s"
     busy = f" · MFU {measured / peak:.0%}" if peak else ""
@@ -107,7 +127,8 @@ def memory_table(run: Run | None) -> str:
     if not rows:
         return ""
     cells = "".join(
-        f"<tr><th>{phase}</th>" + "".join(f"<td>{each}</td>" for each in rest) + "</tr>" for phase, *rest in rows
+        f"<tr><th>{phase}</th>" + "".join(f"<td>{each}</td>" for each in rest) + "</tr>"
+        for phase, *rest in rows
     )
     differences = memory_differences(run) if run else {}
     heads = f"<tr><th></th><th>predicted GiB</th><th>measured GiB</th><th>{'off by' if differences else ''}</th></tr>"
@@ -118,7 +139,9 @@ def memory_table(run: Run | None) -> str:
 def _memory_note(differences: Mapping[str, float]) -> str:
     if not differences:
         return "On a CPU the growth of the whole process is measured, not the tensors alone."
-    missed = [PHASES[phase].lower() for phase, share in differences.items() if abs(share) > LARGE_MISS]
+    missed = [
+        PHASES[phase].lower() for phase, share in differences.items() if abs(share) > LARGE_MISS
+    ]
     if not missed:
         return f"Every phase is within {LARGE_MISS:.0%} of what was measured."
     reason = "Rows shorter than max_length take less than was predicted."
@@ -153,8 +176,14 @@ def what_next(run: Run | None) -> str:
         return f'<p class="next">The {kind}, its tokenizer and template: <code>{place}</code></p>'
     if run.state in ("stopped", "failed", "interrupted"):
         is_kept = runs.has_checkpoint(run.folder)
-        hope = "Resume goes on from the last checkpoint." if is_kept else "There is no checkpoint to go on from."
-        return f'<p class="next">{hope} Everything it made: <code>{escape(str(run.folder))}</code></p>'
+        hope = (
+            "Resume goes on from the last checkpoint."
+            if is_kept
+            else "There is no checkpoint to go on from."
+        )
+        return (
+            f'<p class="next">{hope} Everything it made: <code>{escape(str(run.folder))}</code></p>'
+        )
     return ""
 
 
@@ -167,7 +196,9 @@ def files(run: Run | None) -> str:
         f"<td>{'' if each.is_complete else 'incomplete: never resumed from'}</td></tr>"
         for each in runs.checkpoints(run.folder)
     )
-    skipped = "".join(f"<li>{escape(str(each))}</li>" for each in run.status.get("skipped_checkpoints", ()))
+    skipped = "".join(
+        f"<li>{escape(str(each))}</li>" for each in run.status.get("skipped_checkpoints", ())
+    )
     return (
         f'<div class="measured"><p>{escape(str(run.folder))} · {memory(runs.disk_bytes(run))}</p>'
         f"<table>{kept}</table>{f'<ul>{skipped}</ul>' if skipped else ''}"

@@ -42,6 +42,12 @@ def _stretches(moments: Sequence[Moment]) -> list[tuple[str, int, bool]]:
     found, start = [], 0
     for phase, stretch in groupby(moments, key=lambda moment: moment[0]):
         length = len(list(stretch))
-        found.append((phase, start, length * WIDTH / len(moments) > LETTER * len(PHASES.get(phase, phase)) + 6))
+        found.append(
+            (
+                phase,
+                start,
+                length * WIDTH / len(moments) > LETTER * len(PHASES.get(phase, phase)) + 6,
+            )
+        )
         start += length
     return found

@@ -12,13 +12,14 @@ from core.dataset.preview import Lengths, Preview, PreviewError
 from core.device import this_machine
 from core.device.doctor import diagnose
 from core.device.doctor import to_json as doctors_report
-from core.job import STAGES, JobSpec, Problem, SpecError
+from core.job import JobSpec, Problem, SpecError
 from core.memory import MemoryEstimate
 from core.memory.trace_check import RefereeError, estimate_exactly
 from core.models import ModelNotFound, find_model
 from core.resolve import ResolvedJob, dataset_path, is_there, recipe_fields, resolve
 from core.runs import Home
 from core.speed import RowStatistics
+from core.training.contract.stages import STAGES
 from core.wording import fix_label, gib, speed_sentence, verdict_sentence
 from ui.terminal.printing import bad_input, out, print_json, table
 from ui.terminal.runs import manage_runs, train_and_follow
@@ -27,7 +28,9 @@ SECONDS_TO_MEASURE = 60
 """How long the rows may be measured before a run starts; of a larger file, those that were measured by then decide."""
 
 
-def train(home: str | None = None, demo: bool = False, job: str | None = None, **fields: str) -> int:
+def train(
+    home: str | None = None, demo: bool = False, job: str | None = None, **fields: str
+) -> int:
     """Trains in the foreground: a detached worker trains, this process watches. Returns the exit code."""
     with bad_input() as failure:
         place = Home.find(home)
@@ -43,7 +46,9 @@ def train(home: str | None = None, demo: bool = False, job: str | None = None, *
     return failure.code
 
 
-def estimate(home: str | None = None, job: str | None = None, json: bool = False, **fields: str) -> int:
+def estimate(
+    home: str | None = None, job: str | None = None, json: bool = False, **fields: str
+) -> int:
     """Prints what a job will take. Returns the exit code."""
     with bad_input() as failure:
         resolved = resolve(_fields(job, fields))
@@ -58,16 +63,28 @@ def estimate(home: str | None = None, job: str | None = None, json: bool = False
 
 def _traced(resolved: ResolvedJob, home: Home) -> MemoryEstimate:
     """The estimate of an architecture that has none of its own. Raises SpecError."""
-    print("This architecture has no estimate of its own: one step of it is traced.", file=sys.stderr)
+    print(
+        "This architecture has no estimate of its own: one step of it is traced.", file=sys.stderr
+    )
     try:
-        return estimate_exactly(resolved.job, resolved.model.config, resolved.gpu, home.path / "traces")
+        return estimate_exactly(
+            resolved.job, resolved.model.config, resolved.gpu, home.path / "traces"
+        )
     except RefereeError as error:
-        raise SpecError((Problem("model", str(error), "choose a Llama, Mistral, Qwen or similar model"),)) from None
+        raise SpecError(
+            (Problem("model", str(error), "choose a Llama, Mistral, Qwen or similar model"),)
+        ) from None
 
 
 def _print_estimate(resolved: ResolvedJob, found: MemoryEstimate) -> None:
-    out.print(f"{resolved.model.title} on {resolved.gpu.name}: {verdict_sentence(found)}", style="bold")
-    out.print(table(("", "GiB", ""), [(each.name, gib(each.bytes), each.note) for each in found.components]))
+    out.print(
+        f"{resolved.model.title} on {resolved.gpu.name}: {verdict_sentence(found)}", style="bold"
+    )
+    out.print(
+        table(
+            ("", "GiB", ""), [(each.name, gib(each.bytes), each.note) for each in found.components]
+        )
+    )
     if speed := resolved.speed():
         out.print(f"{speed_sentence(speed)}, if every row fills max_length")
     _tell_choices(resolved)
@@ -86,11 +103,25 @@ def check(
     """Prints what a dataset holds and, for a model, how long its rows are. Returns 0 if it is usable, 2 if not."""
     with bad_input() as failure:
         if stage not in STAGES:
-            raise SpecError((Problem("stage", f"{stage!r} is not one of {', '.join(STAGES)}", "choose one of these"),))
+            raise SpecError(
+                (
+                    Problem(
+                        "stage",
+                        f"{stage!r} is not one of {', '.join(STAGES)}",
+                        "choose one of these",
+                    ),
+                )
+            )
         limit = JobSpec.parse({"max_length": max_length}).max_length
-        path = _take_in(Home.find(home), "file", file) if must_be_taken_in(file) else dataset_path(file, stage)
+        path = (
+            _take_in(Home.find(home), "file", file)
+            if must_be_taken_in(file)
+            else dataset_path(file, stage)
+        )
         if not is_there(path):
-            raise SpecError((Problem("file", f"there is no file {file}", "give the path of a JSONL file"),))
+            raise SpecError(
+                (Problem("file", f"there is no file {file}", "give the path of a JSONL file"),)
+            )
         report = dataset.check_in_child(path, stage)
         lengths = _lengths(path, model, limit, stage) if model and report.is_usable else None
         if json:
@@ -99,7 +130,9 @@ def check(
             out.print(report.summary(), style="bold")
             if lengths:
                 cut = f"{counted(lengths.truncated_rows, 'row')}; without an answer left: {lengths.fully_masked_rows:,}"
-                out.print(f"{lengths.p50:,} tokens at the median, {lengths.p95:,} at 95 %, {lengths.max:,} at most")
+                out.print(
+                    f"{lengths.p50:,} tokens at the median, {lengths.p95:,} at 95 %, {lengths.max:,} at most"
+                )
                 out.print(f"Cut at max_length {max_length}: {cut}")
             for problem in report.problems:
                 print(problem, file=sys.stderr)
@@ -115,7 +148,9 @@ def _lengths(path: Path, model: str, max_length: int, stage: str) -> Lengths:
     except ModelNotFound as error:
         raise SpecError((Problem("model", error.problem, error.fix),)) from None
     except PreviewError as error:
-        raise SpecError((Problem("model", str(error), "choose a model with a tokenizer"),)) from None
+        raise SpecError(
+            (Problem("model", str(error), "choose a model with a tokenizer"),)
+        ) from None
 
 
 def doctor(home: str | None = None, json: bool = False) -> int:
@@ -126,7 +161,12 @@ def doctor(home: str | None = None, json: bool = False) -> int:
         if json:
             print_json(doctors_report(machine, findings))
         else:
-            out.print(table(("", "", ""), [(each.what, each.found, each.fix and f"→ {each.fix}") for each in findings]))
+            out.print(
+                table(
+                    ("", "", ""),
+                    [(each.what, each.found, each.fix and f"→ {each.fix}") for each in findings],
+                )
+            )
         return 0
     return failure.code
 
@@ -152,24 +192,42 @@ def _fields(job_file: str | None, flags: Mapping[str, str]) -> dict[str, object]
             (Problem("job file", f"{job_file}: {error.strerror}", "give the path of a job file"),)
         ) from None
     except (ValueError, RecursionError) as error:
-        raise SpecError((Problem("job file", f"{job_file} is not JSON: {error}", "correct it"),)) from None
+        raise SpecError(
+            (Problem("job file", f"{job_file} is not JSON: {error}", "correct it"),)
+        ) from None
     if not isinstance(fields, dict):
-        raise SpecError((Problem("job file", f"{job_file} holds no object", "give a JSON object of job fields"),))
+        raise SpecError(
+            (
+                Problem(
+                    "job file", f"{job_file} holds no object", "give a JSON object of job fields"
+                ),
+            )
+        )
     return fields | given
 
 
 def _taken_in(home: Home, fields: Mapping[str, object]) -> dict[str, object]:
     """The fields whose data is a table or stands on the Hub, with the files of JSON lines that they become."""
     asked = {name: str(fields[name]) for name in ("dataset", "eval_dataset") if fields.get(name)}
-    return {name: str(_take_in(home, name, source)) for name, source in asked.items() if must_be_taken_in(source)}
+    return {
+        name: str(_take_in(home, name, source))
+        for name, source in asked.items()
+        if must_be_taken_in(source)
+    }
 
 
 def _take_in(home: Home, field: str, source: str) -> Path:
     try:
-        taken = take_in(source if is_hub_dataset(source) else str(dataset_path(source)), runs.new_folder(home))
+        taken = take_in(
+            source if is_hub_dataset(source) else str(dataset_path(source)), runs.new_folder(home)
+        )
     except DatasetError as error:
-        raise SpecError((Problem(field, f"{source} {error.problem.message}", error.problem.fix),)) from None
-    print(" ".join((*taken.actions, f"{counted(taken.rows, 'row')} in {taken.path}")), file=sys.stderr)
+        raise SpecError(
+            (Problem(field, f"{source} {error.problem.message}", error.problem.fix),)
+        ) from None
+    print(
+        " ".join((*taken.actions, f"{counted(taken.rows, 'row')} in {taken.path}")), file=sys.stderr
+    )
     return taken.path
 
 
@@ -197,7 +255,9 @@ def _measure(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
     job, deadline = resolved.job, time.monotonic() + SECONDS_TO_MEASURE
     path, location = resolved.datasets["dataset"], resolved.model.location
     seen_by, cache = (location, job.revision, job.assistant_only_loss), home.path / "lengths"
-    rows = Preview(path, *seen_by, stage=job.stage, cache=cache, write_rows=runs.writer_of_rows(resolved))
+    rows = Preview(
+        path, *seen_by, stage=job.stage, cache=cache, write_rows=runs.writer_of_rows(resolved)
+    )
     try:
         with out.status("Measuring the rows"), rows as preview:
             preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)

@@ -16,7 +16,12 @@ from core.runs import failure_advice as remedy
 from core.wording import memory, memory_rows, state_sentence
 from ui.terminal.printing import bad_input, out, print_json, table
 
-EXIT_CODES: Mapping[runs.State, int] = {"finished": 0, "failed": 1, "interrupted": 1, "stopped": 130}
+EXIT_CODES: Mapping[runs.State, int] = {
+    "finished": 0,
+    "failed": 1,
+    "interrupted": 1,
+    "stopped": 130,
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,11 @@ class Action:
 
 
 def manage_runs(
-    home: str | None = None, action: str = "list", id: str | None = None, more: Sequence[str] = (), json: bool = False
+    home: str | None = None,
+    action: str = "list",
+    id: str | None = None,
+    more: Sequence[str] = (),
+    json: bool = False,
 ) -> int:
     """Does one of RUN_ACTIONS. Returns the exit code."""
     with bad_input() as failure:
@@ -53,7 +62,9 @@ def manage_runs(
         if missing := wanted.words[len(asked.words) :]:
             raise SpecError((Problem(missing[0], "is missing", usage),))
         if not wanted.takes_more and (surplus := asked.words[len(wanted.words) :]):
-            raise SpecError((Problem(action, f"does not know what to do with {' '.join(surplus)}", usage),))
+            raise SpecError(
+                (Problem(action, f"does not know what to do with {' '.join(surplus)}", usage),)
+            )
         return wanted.do(asked)
     return failure.code
 
@@ -74,21 +85,31 @@ def train_and_follow(home: Home, run: Run) -> int:
         run = queue.submit(home, run)
         out.print(f"{run.id}\n{run.folder}", style="dim")
         if run.state == "queued":
-            out.print("Waiting: another run has the device. Ctrl-C takes this one out of the queue.")
+            out.print(
+                "Waiting: another run has the device. Ctrl-C takes this one out of the queue."
+            )
         bar = progress.add_task("starting", total=None, note="")
         printed = 0
         while run.is_active:
             if interrupts:
                 interrupts.clear()
                 if run.state != "queued":
-                    out.print("Stopping after this step, with a checkpoint. Ctrl-C again to leave it alone.")
+                    out.print(
+                        "Stopping after this step, with a checkpoint. Ctrl-C again to leave it alone."
+                    )
                 launch.request_stop(run)
             queue.advance(home)
             run = launch.wait(home, run.id, 0.2)
             printed = _report_rows(run, printed)
             note = f"loss {run.loss:.4f}" if run.loss is not None else ""
             word = run.status.get("phase") if run.state == "running" else run.state
-            progress.update(bar, description=str(word), completed=run.step, total=run.max_steps or None, note=note)
+            progress.update(
+                bar,
+                description=str(word),
+                completed=run.step,
+                total=run.max_steps or None,
+                note=note,
+            )
     queue.advance(home)  # its device is free: whoever waits for it need not wait for the page
     out.print(state_sentence(run), style="bold")
     _print_result(run)
@@ -104,10 +125,15 @@ def _list(asked: Asked) -> int:
     if asked.as_json:
         print_json([run.to_json() for run in found])
     elif found:
-        rows = [(run.id, run.state, f"{run.step}/{run.max_steps}", run.about.title or run.error) for run in found]
+        rows = [
+            (run.id, run.state, f"{run.step}/{run.max_steps}", run.about.title or run.error)
+            for run in found
+        ]
         out.print(table(("run", "state", "step", ""), rows))
     elif asked.words or not unreadable:
-        out.print("No run has these words." if asked.words else "No runs yet: `make demo` makes one.")
+        out.print(
+            "No run has these words." if asked.words else "No runs yet: `make demo` makes one."
+        )
     return 0
 
 
@@ -120,10 +146,16 @@ def _show(asked: Asked) -> int:
             "stalled": remedy.stalled(run),
         }
         about["remedies"] = [each.to_json() for each in remedy.remedies(run)]
-        print_json(run.to_json() | about | {"job": run.job.model_dump(), "status": dict(run.status)})
+        print_json(
+            run.to_json() | about | {"job": run.job.model_dump(), "status": dict(run.status)}
+        )
     else:
         out.print(f"{run.name}: {state_sentence(run)}", style="bold")
-        for line in (remedy.stalled(run), run.about.notes, " ".join(f"#{tag}" for tag in run.about.tags)):
+        for line in (
+            remedy.stalled(run),
+            run.about.notes,
+            " ".join(f"#{tag}" for tag in run.about.tags),
+        ):
             if line:
                 out.print(line)
         _print_result(run)
@@ -136,7 +168,12 @@ def _queue(asked: Asked) -> int:
     if asked.as_json:
         print_json([run.to_json() for run in found])
     elif found:
-        out.print(table(("", "run", "device"), [(n, run.id, run.job.device) for n, run in enumerate(found, 1)]))
+        out.print(
+            table(
+                ("", "run", "device"),
+                [(n, run.id, run.job.device) for n, run in enumerate(found, 1)],
+            )
+        )
     else:
         out.print("Nobody waits.")
     return 0
@@ -155,7 +192,9 @@ def _stop(asked: Asked) -> int:
     launch.request_stop(run)
     if run.is_active and not asked.as_json:
         waits = run.state == "queued"
-        out.print("Taken out of the queue." if waits else "Stopping after this step, with a checkpoint.")
+        out.print(
+            "Taken out of the queue." if waits else "Stopping after this step, with a checkpoint."
+        )
     launch.wait(asked.home, run.id, launch.SECONDS_TO_SAVE + 10)
     queue.advance(asked.home)
     return _show(asked)
@@ -167,7 +206,9 @@ def _resume(asked: Asked) -> int:
 
 def _delete(asked: Asked) -> int:
     runs.delete(asked.home, asked.words[0])
-    out.print(f"Deleted {asked.words[0]}. `python app.py runs restore {asked.words[0]}` brings it back.")
+    out.print(
+        f"Deleted {asked.words[0]}. `python app.py runs restore {asked.words[0]}` brings it back."
+    )
     return 0
 
 
@@ -196,7 +237,10 @@ def _compare(asked: Asked) -> int:
         print_json([asdict(each) for each in found])
     else:
         names = tuple(run.name for run in chosen)
-        rows = [(each.name, *("–" if value is None else value for value in each.values)) for each in found]
+        rows = [
+            (each.name, *("–" if value is None else value for value in each.values))
+            for each in found
+        ]
         out.print(table(("", *names), rows))
     return 0
 
@@ -240,7 +284,11 @@ def _report_rows(run: Run, printed: int) -> int:
         return printed
     rows = runs.metrics(run.folder)
     for row in rows[printed:]:
-        words = (f"{name} {row[name]:.4g}" for name in ("loss", "eval_loss", "learning_rate") if name in row)
+        words = (
+            f"{name} {row[name]:.4g}"
+            for name in ("loss", "eval_loss", "learning_rate")
+            if name in row
+        )
         out.print(f"step {row.get('step')}/{run.max_steps}  {'  '.join(words)}")
     return len(rows)
 
@@ -271,7 +319,9 @@ def _print_result(run: Run) -> None:
     elif run.state in ("stopped", "interrupted", "failed") and runs.has_checkpoint(run.folder):
         out.print(f"Go on from its checkpoint with: python app.py runs resume {run.id}")
     for each in remedy.remedies(run):
-        change = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in each.change.items())
+        change = " ".join(
+            f"--{name.replace('_', '-')} {value}" for name, value in each.change.items()
+        )
         out.print(f"→ {each.title}{f' ({change})' if change else ''}: {each.why}")
     if run.state == "failed":
         out.print(f"Log: {run.folder / 'log.txt'}")

@@ -100,7 +100,9 @@ def first_rows(path: Path) -> list[Row]:
 def _refuse(head: bytes) -> DatasetReport | None:
     """The report on a file that its first bytes give away."""
     if foreign := foreign_signature(head):
-        return DatasetReport.refused(file_problem("not_text", f"this is {foreign.name}, not JSON lines", foreign.fix))
+        return DatasetReport.refused(
+            file_problem("not_text", f"this is {foreign.name}, not JSON lines", foreign.fix)
+        )
     if encoding := wide_encoding(head):
         message = f"the text is {encoding.upper()}, not UTF-8"
         return DatasetReport.refused(
@@ -137,7 +139,9 @@ def _conclude(walk: Walk, detection: Detection, head: bytes, sha256: str) -> Exa
     findings, kind = walk.findings, detection.kind
     duplicates, leaked = _warn_of_twins(walk)
     if findings.rows == 0:
-        findings.add_fault(1, Fault("file", "no_rows", "there are no rows", "give one JSON object on each line"))
+        findings.add_fault(
+            1, Fault("file", "no_rows", "there are no rows", "give one JSON object on each line")
+        )
     findings.warnings.sort(key=lambda warning: warning.line)
     repairs = {
         "byte_order_mark": head.startswith(BYTE_ORDER_MARK),
@@ -150,7 +154,9 @@ def _conclude(walk: Walk, detection: Detection, head: bytes, sha256: str) -> Exa
         rows=findings.rows,
         valid_rows=findings.rows - findings.num_bad_rows,
         dataset_type=kind.dataset_type if kind else "",
-        format="conversational" if "conversational" in findings.first_lines else next(iter(findings.first_lines), ""),
+        format="conversational"
+        if "conversational" in findings.first_lines
+        else next(iter(findings.first_lines), ""),
         columns=kind.columns if kind else (),
         num_problems=findings.problem_counts.total(),
         problems=tuple(findings.problems),
@@ -173,7 +179,9 @@ def _conclude(walk: Walk, detection: Detection, head: bytes, sha256: str) -> Exa
 def _has_scattered_objects(head: bytes, findings: Findings) -> bool:
     """True if the file holds objects, but not one on a line: several on some, or none that is whole."""
     counts = findings.problem_counts
-    are_scattered = counts["several_values"] > 0 or (counts["truncated"] > 0 and not findings.usual_format)
+    are_scattered = counts["several_values"] > 0 or (
+        counts["truncated"] > 0 and not findings.usual_format
+    )
     return are_scattered and head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{")
 
 
@@ -195,14 +203,18 @@ def _warn_of_twins(walk: Walk) -> tuple["array[int]", int]:
     """(the lines of repeated rows, how many rows of the evaluation file are in this one too)."""
     duplicates = walk.fingerprints.repeated_lines()
     for number in duplicates:
-        fault = Fault("row", "duplicate", "is the same as an earlier row", "drop it unless it is meant so")
+        fault = Fault(
+            "row", "duplicate", "is the same as an earlier row", "drop it unless it is meant so"
+        )
         walk.findings.add_warning(number, fault)
     if walk.wish.eval_path is None:
         return duplicates, 0
     leaked = _fingerprints(walk.wish.eval_path).lines_also_in(walk.fingerprints)
     for number in leaked:
         message = "this row of the evaluation file is in the training file too"
-        walk.findings.add_warning(number, Fault("eval row", "leaked", message, "drop it from one of the two"))
+        walk.findings.add_warning(
+            number, Fault("eval row", "leaked", message, "drop it from one of the two")
+        )
     return duplicates, len(leaked)
 
 
@@ -211,6 +223,10 @@ def _fingerprints(path: Path) -> Fingerprints:
     prints = Fingerprints()
     with path.open("rb") as file:
         for block in blocks_of_lines(Source(file)):
-            rows = [(line, number) for line, number in zip(block.lines, block.numbers, strict=True) if line]
+            rows = [
+                (line, number)
+                for line, number in zip(block.lines, block.numbers, strict=True)
+                if line
+            ]
             prints.extend([line for line, _number in rows], [number for _line, number in rows])
     return prints

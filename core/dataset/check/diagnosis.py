@@ -18,9 +18,14 @@ MAX_LINE_BYTES = 8 * 2**20
 MAX_DEPTH = 32
 """Objects and arrays inside each other, the row itself included."""
 TOO_LONG = Fault(
-    "row", "line_too_long", f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB", "split it into several rows"
+    "row",
+    "line_too_long",
+    f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB",
+    "split it into several rows",
 )
-TOO_DEEP = Fault("row", "too_deep", f"is nested more than {MAX_DEPTH} levels deep", "flatten the row")
+TOO_DEEP = Fault(
+    "row", "too_deep", f"is nested more than {MAX_DEPTH} levels deep", "flatten the row"
+)
 STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """A string; one that is not closed goes to the end, so that no text makes the search look twice at a byte."""
 BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -46,9 +51,17 @@ JSON_FAULTS = (
         "a comma before a closing bracket",
         "remove the comma (a repair does it)",
     ),
-    JsonFault("quotes", lambda text, at: text[at : at + 1] == "'", "single quotes", "put strings in double quotes"),
     JsonFault(
-        "comment", lambda text, at: text[at:].startswith(("//", "/*", "#")), "a comment", "JSON has none: remove it"
+        "quotes",
+        lambda text, at: text[at : at + 1] == "'",
+        "single quotes",
+        "put strings in double quotes",
+    ),
+    JsonFault(
+        "comment",
+        lambda text, at: text[at:].startswith(("//", "/*", "#")),
+        "a comment",
+        "JSON has none: remove it",
     ),
     JsonFault(
         "python_literal",
@@ -79,11 +92,15 @@ def diagnose(line: bytes, refusal: str = "") -> tuple[Row | None, Fault | None]:
         return None, TOO_DEEP
     look = Look()
     try:
-        value = json.loads(bare.decode(), object_pairs_hook=look.at_pairs, parse_constant=NotANumber)
+        value = json.loads(
+            bare.decode(), object_pairs_hook=look.at_pairs, parse_constant=NotANumber
+        )
     except json.JSONDecodeError as error:
         return None, _json_fault(error)
     except ValueError:  # more digits than Python turns into a number
-        return None, Fault("row", "number_too_large", "holds a number that is too large", "write it as text")
+        return None, Fault(
+            "row", "number_too_large", "holds a number that is too large", "write it as text"
+        )
     if not isinstance(value, dict):
         message = f"a row must be an object, not a {type(value).__name__}"
         return None, Fault("row", "not_object", message, 'write {"messages": [...]} or the like')
@@ -111,14 +128,28 @@ class Look:
         if len(found) < len(pairs):
             keys = [key for key, _value in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            self._note(Fault(_shown(twice), "duplicate_key", "is there more than once", "keep one of them"))
+            self._note(
+                Fault(_shown(twice), "duplicate_key", "is there more than once", "keep one of them")
+            )
         for key, value in pairs:
             for text in (key, value, *(value if isinstance(value, list) else ())):
                 if isinstance(text, NotANumber):
-                    self._note(Fault(_shown(key), "nan", f"{text.name} is not a JSON number", "use null or a number"))
+                    self._note(
+                        Fault(
+                            _shown(key),
+                            "nan",
+                            f"{text.name} is not a JSON number",
+                            "use null or a number",
+                        )
+                    )
                 elif isinstance(text, str) and not text.isascii() and _has_lone_surrogate(text):
                     self._note(
-                        Fault(_shown(key), "lone_surrogate", "half of a surrogate pair", "write the whole character")
+                        Fault(
+                            _shown(key),
+                            "lone_surrogate",
+                            "half of a surrogate pair",
+                            "write the whole character",
+                        )
                     )
         return found
 
@@ -131,17 +162,23 @@ def _once_more(bare: bytes) -> tuple[Row | None, Fault | None]:
     try:
         row = orjson.loads(bare)
     except orjson.JSONDecodeError as error:
-        return None, Fault("row", "not_json", str(error), "write one complete JSON object on each line")
+        return None, Fault(
+            "row", "not_json", str(error), "write one complete JSON object on each line"
+        )
     return row, None
 
 
 def _bytes_fault(line: bytes) -> Fault | None:
     if (at := line.find(b"\0")) >= 0:
-        return Fault("row", "nul", f"byte {at + 1} is NUL", "the file is damaged or not text: write it again")
+        return Fault(
+            "row", "nul", f"byte {at + 1} is NUL", "the file is damaged or not text: write it again"
+        )
     try:
         line.decode()
     except UnicodeDecodeError as error:
-        return Fault("row", "not_utf8", f"byte {error.start + 1} is not UTF-8", "save the file as UTF-8")
+        return Fault(
+            "row", "not_utf8", f"byte {error.start + 1} is not UTF-8", "save the file as UTF-8"
+        )
     return None
 
 
@@ -161,8 +198,15 @@ def _json_fault(error: json.JSONDecodeError) -> Fault:
     if error.msg == "Extra data":
         fix = "put each row on a line of its own"
         if "\r" in text:
-            return Fault("row", "carriage_returns", f"{where}lines end in CR alone", "repair it, or end lines with LF")
-        return Fault("row", "several_values", f"{where}something follows the end of the object", fix)
+            return Fault(
+                "row",
+                "carriage_returns",
+                f"{where}lines end in CR alone",
+                "repair it, or end lines with LF",
+            )
+        return Fault(
+            "row", "several_values", f"{where}something follows the end of the object", fix
+        )
     if error.msg.startswith("Invalid control character"):
         fix = f"write {ESCAPE_FOR.get(text[at], f'{ord(text[at]):#06x}'.replace('0x', chr(92) + 'u'))}"
         return Fault("row", "control_character", f"{where}a control character inside a string", fix)
@@ -171,7 +215,9 @@ def _json_fault(error: json.JSONDecodeError) -> Fault:
     for fault in JSON_FAULTS:
         if fault.applies(text, at):
             return Fault("row", fault.code, where + fault.message, fault.fix)
-    return Fault("row", "not_json", where + error.msg, "write one complete JSON object on each line")
+    return Fault(
+        "row", "not_json", where + error.msg, "write one complete JSON object on each line"
+    )
 
 
 def _has_lone_surrogate(text: str) -> bool:

@@ -40,7 +40,9 @@ class Fingerprints:
 
     def lines_also_in(self, other: "Fingerprints") -> "array[int]":
         """The lines of rows that another file has too, in order."""
-        return self._lines([_shared(self._bucket(number), other._bucket(number)) for number in BUCKETS])
+        return self._lines(
+            [_shared(self._bucket(number), other._bucket(number)) for number in BUCKETS]
+        )
 
     def _bucket(self, number: int) -> "Bucket":
         hashes = np.frombuffer(self.hashes, dtype=np.int64)

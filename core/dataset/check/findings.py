@@ -38,6 +38,9 @@ class Findings:
 
     def add_warning(self, line: int, fault: Fault) -> None:
         """Something to know about a row."""
-        if self.warning_counts[fault.code] < LISTED_WARNINGS_OF_A_CODE and len(self.warnings) < LISTED_PROBLEMS:
+        if (
+            self.warning_counts[fault.code] < LISTED_WARNINGS_OF_A_CODE
+            and len(self.warnings) < LISTED_PROBLEMS
+        ):
             self.warnings.append(RowProblem(line, *fault))
         self.warning_counts[fault.code] += 1

@@ -63,14 +63,20 @@ def check_in_child(
     try:
         with Child("core.workers.dataset") as child:
             child.send(request)
-            while (left := deadline - time.monotonic()) > 0 and (message := child.receive(left, is_cancelled)):
+            while (left := deadline - time.monotonic()) > 0 and (
+                message := child.receive(left, is_cancelled)
+            ):
                 if "report" in message:
                     return DatasetReport.from_json(message["report"])
                 on_progress(Progress(**message))
     except ChildDied as error:
         fix = "look for very long or very deep rows, or split the file"
-        return DatasetReport.refused(file_problem("check_died", f"the check did not survive: {error}", fix))
+        return DatasetReport.refused(
+            file_problem("check_died", f"the check did not survive: {error}", fix)
+        )
     if is_cancelled():
-        return DatasetReport.refused(file_problem("check_cancelled", "the check was called off", "start it again"))
+        return DatasetReport.refused(
+            file_problem("check_cancelled", "the check was called off", "start it again")
+        )
     message_text = f"the check took longer than {time_limit_seconds:g} seconds"
     return DatasetReport.refused(file_problem("check_too_long", message_text, "split the file"))

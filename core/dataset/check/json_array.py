@@ -11,7 +11,10 @@ TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 """A whole string, the beginning of one that is not complete yet, or what gives an array its structure."""
 QUOTE, COMMA = b'",'
 NOT_AN_ARRAY = Fault(
-    "file", "not_an_array", "the array is not closed, or something follows it", "write one array, from [ to ]"
+    "file",
+    "not_an_array",
+    "the array is not closed, or something follows it",
+    "write one array, from [ to ]",
 )
 OPEN = frozenset(b"[{")
 
@@ -57,7 +60,9 @@ class Elements:
         for token in TOKEN.finditer(buffer, scanned):
             at, end = token.span()
             sign = buffer[at]
-            if self._is_closed:  # something follows the array: it stays in the buffer, as one broken element
+            if (
+                self._is_closed
+            ):  # something follows the array: it stays in the buffer, as one broken element
                 break
             if sign == QUOTE:
                 if end - at == 1:  # the rest of the string is still to come

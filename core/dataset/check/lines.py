@@ -109,7 +109,9 @@ def _all_rows(block: Block) -> list[Row] | None:
     except (orjson.JSONDecodeError, TypeError):  # TypeError: a line is None
         return None
     rows: list[Row] = values[::2]
-    is_row_a_line = len(rows) == len(block.lines) and values[1::2] == [BETWEEN_ROWS] * (len(rows) - 1)
+    is_row_a_line = len(rows) == len(block.lines) and values[1::2] == [BETWEEN_ROWS] * (
+        len(rows) - 1
+    )
     if not is_row_a_line or set(map(type, rows)) != {dict} or _is_any_too_deep(rows, signs):
         return None
     written = np.frombuffer(orjson.dumps(rows), dtype=np.uint8)
@@ -121,7 +123,10 @@ def _has_peculiar_keys(text: bytes, signs: NDArray[np.uint8]) -> bool:
     before, after = signs[:-1], signs[1:]
     if ((before <= ord(" ")) & (after == ord(":"))).any() and SPACED_COLON.search(text):
         return True
-    return bool(((before == ord("\\")) & (after == ord("u"))).any()) and ESCAPED_QUOTE_OR_COLON.search(text) is not None
+    return (
+        bool(((before == ord("\\")) & (after == ord("u"))).any())
+        and ESCAPED_QUOTE_OR_COLON.search(text) is not None
+    )
 
 
 def _count_keys_by_sign(signs: NDArray[np.uint8]) -> int:

@@ -84,7 +84,9 @@ def _column_faults(row: Row, column: str, kind: DatasetType) -> Sequence[Fault]:
         if column == "conversations":
             return turn_faults(value, column)
         is_implicit = column in ("chosen", "rejected") and "prompt" not in kind.columns
-        return message_faults(value, column, WHOLE if is_implicit else rule.messages, row.get("tools"))
+        return message_faults(
+            value, column, WHOLE if is_implicit else rule.messages, row.get("tools")
+        )
     if not isinstance(value, str) or not rule.holds_text:
         message = f"is {kind_of_value(value)}, not {rule.wanted}"
         return (Fault(column, "wrong_kind", message, f"give {rule.wanted}"),)
@@ -99,7 +101,14 @@ def _optional_faults(column: str, value: object) -> Sequence[Fault]:
         fault = tools_fault(value)
         return (fault,) if fault else ()
     if not isinstance(value, str):
-        return (Fault(column, "wrong_kind", f"is {kind_of_value(value)}, not text", "give text, or leave it out"),)
+        return (
+            Fault(
+                column,
+                "wrong_kind",
+                f"is {kind_of_value(value)}, not text",
+                "give text, or leave it out",
+            ),
+        )
     if not value.strip():
         return (Fault(column, "empty", "holds only white space", "leave it out, or make it empty"),)
     return ()
@@ -108,9 +117,18 @@ def _optional_faults(column: str, value: object) -> Sequence[Fault]:
 def _pair_faults(row: Row, kind: DatasetType) -> Sequence[Fault]:
     """Faults of a preference that show only when its answers are seen together."""
     if row["chosen"] == row["rejected"]:
-        return (Fault("rejected", "same_answer", "is the chosen answer", "give two different answers"),)
+        return (
+            Fault("rejected", "same_answer", "is the chosen answer", "give two different answers"),
+        )
     if len({type(row[column]) for column in kind.columns}) > 1:
-        return (Fault("chosen", "mixed", "text beside messages", "write all columns of a row in the same way"),)
+        return (
+            Fault(
+                "chosen",
+                "mixed",
+                "text beside messages",
+                "write all columns of a row in the same way",
+            ),
+        )
     return () if "prompt" in kind.columns else _parting_faults(row["chosen"], row["rejected"])
 
 
@@ -121,7 +139,9 @@ def _parting_faults(chosen: Any, rejected: Any) -> Sequence[Fault]:
     last = min(len(chosen), len(rejected)) - 1
     if isinstance(chosen, list):
         fix = "begin both with the same question, or give a prompt"
-        unlike = Fault("rejected", "no_shared_prompt", "does not begin with the same message as chosen", fix)
+        unlike = Fault(
+            "rejected", "no_shared_prompt", "does not begin with the same message as chosen", fix
+        )
         return () if last and chosen[0] == rejected[0] else (unlike,)
     for column, text, other in (("chosen", chosen, rejected), ("rejected", rejected, chosen)):
         if other.startswith(text.rstrip()):

@@ -9,10 +9,17 @@ from core.dataset.check.findings import Findings
 from core.dataset.check.lines import Block, parse_block
 from core.dataset.check.rows import format_of, row_faults
 from core.dataset.check.special_tokens import has_nul, may_hold_special, special_tokens
-from core.dataset.formats import DATASET_TYPES, DatasetType, accepted_types, accepts, kind_of, stages_for
+from core.dataset.formats import (
+    DATASET_TYPES,
+    DatasetType,
+    accepted_types,
+    accepts,
+    kind_of,
+    stages_for,
+)
 from core.dataset.report import Fault, Format, Row
 from core.dataset.rewrite.mapping import mapped
-from core.job import STAGES
+from core.training.contract.stages import STAGES
 
 MAX_KEYS = 64
 SHAPES_REMEMBERED = 1000
@@ -45,7 +52,10 @@ class Walk:
     def __init__(self, wish: Wish, kind: DatasetType | None, suggestion: Mapping[str, str]):
         self.wish, self.kind, self.suggestion = wish, kind, suggestion
         unused = Fault(
-            "tools", "tools_unused", f"{wish.stage} offers no tools while it draws answers", "leave them out"
+            "tools",
+            "tools_unused",
+            f"{wish.stage} offers no tools while it draws answers",
+            "leave them out",
         )
         self.tools_unused = unused if STAGES[wish.stage].generates else None
         self.findings = Findings()
@@ -123,31 +133,35 @@ class Walk:
             return ()
         usual, line = next(iter(first_lines.items()))
         begin = first_lines[format]
-        message = (
-            f"is {FORMAT_WORDS[format]} (first in line {begin:,}), but {FORMAT_WORDS[usual]} from line {line:,} on"
-        )
+        message = f"is {FORMAT_WORDS[format]} (first in line {begin:,}), but {FORMAT_WORDS[usual]} from line {line:,} on"
         return (Fault("row", "late_type_change", message, "write all rows in the same way"),)
 
     def _warn_of_signs(self, number: int, row: Row) -> None:
         if found := special_tokens(row):
             field, token = found
             message = f"holds {token}, which the model may take for a sign of its own"
-            self.findings.add_warning(number, Fault(field, "special_token", message, "remove it unless it is meant so"))
+            self.findings.add_warning(
+                number, Fault(field, "special_token", message, "remove it unless it is meant so")
+            )
         if field_with_nul := has_nul(row):
             fix = "remove it unless it is meant so"
-            self.findings.add_warning(number, Fault(field_with_nul, "nul_character", "holds the character U+0000", fix))
+            self.findings.add_warning(
+                number, Fault(field_with_nul, "nul_character", "holds the character U+0000", fix)
+            )
 
 
 def _kind_fault(keys: tuple[str, ...], kind: DatasetType, wish: Wish) -> Fault | None:
     if missing := [column for column in kind.columns if column not in keys]:
-        return Fault(missing[0], "missing", "is missing", f"give {' and '.join(kind.columns)} in every row")
+        return Fault(
+            missing[0], "missing", "is missing", f"give {' and '.join(kind.columns)} in every row"
+        )
     if not wish.kind and (other := kind_of(keys, wish.stage)) is not kind:
-        message = f"also has the columns of {other.id if other else 'nothing'} rows, unlike most rows"
+        message = (
+            f"also has the columns of {other.id if other else 'nothing'} rows, unlike most rows"
+        )
         return Fault("row", "other_kind", message, "give every row the same columns")
     if not accepts(wish.stage, kind):
-        fix = (
-            f"choose {_any_of(stages_for(kind.dataset_type))}; {wish.stage} needs {_any_of(accepted_types(wish.stage))}"
-        )
+        fix = f"choose {_any_of(stages_for(kind.dataset_type))}; {wish.stage} needs {_any_of(accepted_types(wish.stage))}"
         return Fault("row", "wrong_type", f"is {kind.dataset_type} data", fix)
     return None
 

@@ -33,7 +33,9 @@ SIGNATURES = (
     Signature(b"\x80\x04\x95", "a Python pickle", "save the rows as JSON lines"),
     Signature(b"<!DOCTYPE", "a web page", "download the file itself, not the page about it"),
     Signature(b"<html", "a web page", "download the file itself, not the page about it"),
-    Signature(b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
+    Signature(
+        b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"
+    ),
 )
 
 WIDE_ENCODINGS = (

@@ -26,7 +26,9 @@ class Sources:
     """Column of ours -> column of theirs; none keeps every column."""
 
 
-def write_json_lines(sources: Sources, target: Path, on_bytes: Callable[[int], None]) -> tuple[int, tuple[str, ...]]:
+def write_json_lines(
+    sources: Sources, target: Path, on_bytes: Callable[[int], None]
+) -> tuple[int, tuple[str, ...]]:
     """(rows written, what was done to their columns). Raises DatasetError, OSError."""
     whole = target.with_suffix(".whole") if sources.columns else target
     rows = bytes_before = told = 0

@@ -67,7 +67,9 @@ def must_be_taken_in(source: str) -> bool:
 
 def is_hub_dataset(source: str) -> bool:
     """True if a source names a dataset on the Hub: it looks like one and not like a file, and no such file is here."""
-    looks_like_one = HUB_DATASET.fullmatch(source) is not None and not source.lower().endswith(FILES)
+    looks_like_one = HUB_DATASET.fullmatch(source) is not None and not source.lower().endswith(
+        FILES
+    )
     return looks_like_one and not Path(source).exists()
 
 
@@ -86,8 +88,12 @@ def take_in(
     terms = terms or Terms()
     with tempfile.TemporaryDirectory(prefix=".taking-", dir=folder) as work:
         visit = Visit(Path(work), terms, on_progress, is_cancelled)
-        sources, name, actions = visit.download(source) if is_hub_dataset(source) else _on_disk(Path(source), terms)
-        path, rows, more = visit.written(sources) if sources.form else (sources.paths[0], _count_rows(source), ())
+        sources, name, actions = (
+            visit.download(source) if is_hub_dataset(source) else _on_disk(Path(source), terms)
+        )
+        path, rows, more = (
+            visit.written(sources) if sources.form else (sources.paths[0], _count_rows(source), ())
+        )
         if path.parent == visit.work:
             target = folder / f"{name}.jsonl"
             if target.exists():
@@ -129,13 +135,18 @@ class Visit:
         """(a file of JSON lines, its rows, what was done)."""
         if sources.form != "parquet":
             return self._lines(
-                sources, f"{counted(len(sources.paths), f'{sources.form.upper()} file')} became JSON lines."
+                sources,
+                f"{counted(len(sources.paths), f'{sources.form.upper()} file')} became JSON lines.",
             )
         target = self.work / "tables.jsonl"
         request = {"paths": list(map(str, sources.paths)), "target": str(target)}
-        done = self.fetch({"do": "tables", "needed": list(sources.columns.values())} | request, "converting")
+        done = self.fetch(
+            {"do": "tables", "needed": list(sources.columns.values())} | request, "converting"
+        )
         lost = ", ".join(f"{name} ({type})" for name, type in done["left_out"])
-        actions: tuple[str, ...] = (f"{counted(len(sources.paths), 'Parquet table')} became JSON lines.",)
+        actions: tuple[str, ...] = (
+            f"{counted(len(sources.paths), 'Parquet table')} became JSON lines.",
+        )
         actions += (f"Left out, because JSON has no such values: {lost}.",) if lost else ()
         if not sources.columns:
             return target, done["rows"], actions
@@ -149,7 +160,10 @@ class Visit:
 
     def _lines(self, sources: Sources, action: str) -> tuple[Path, int, tuple[str, ...]]:
         target = self.work / "rows.jsonl"
-        request = {"do": "lines", "sources": asdict(sources) | {"paths": list(map(str, sources.paths))}}
+        request = {
+            "do": "lines",
+            "sources": asdict(sources) | {"paths": list(map(str, sources.paths))},
+        }
         limits = {"target": str(target), "memory_bytes": MEMORY_BYTES}
         done = self._ask(Child("core.workers.dataset"), request | limits, "converting")
         return target, done["rows"], tuple(filter(None, (action, *done["actions"])))
@@ -173,10 +187,16 @@ class Visit:
                         return dict(message["done"])
                     self.on_progress(Progress(**message, doing=doing))
         except ChildDied as error:
-            raise DatasetError(file_problem("died", f"{doing} it did not succeed: {error}", fix)) from None
+            raise DatasetError(
+                file_problem("died", f"{doing} it did not succeed: {error}", fix)
+            ) from None
         if self.is_cancelled():
-            raise DatasetError(file_problem("cancelled", f"{doing} it was called off", "start it again"))
-        raise DatasetError(file_problem("too_long", f"{doing} it took longer than {limit:g} seconds", fix))
+            raise DatasetError(
+                file_problem("cancelled", f"{doing} it was called off", "start it again")
+            )
+        raise DatasetError(
+            file_problem("too_long", f"{doing} it took longer than {limit:g} seconds", fix)
+        )
 
 
 def _on_disk(path: Path, terms: Terms) -> tuple[Sources, str, tuple[str, ...]]:
@@ -185,7 +205,9 @@ def _on_disk(path: Path, terms: Terms) -> tuple[Sources, str, tuple[str, ...]]:
         fix = "give the path of a file, or owner/name of a dataset on the Hugging Face Hub"
         raise DatasetError(file_problem("unreadable", f"there is no file {path}", fix))
     if path.stat().st_size > terms.max_bytes:
-        message = f"is {path.stat().st_size / 2**30:.1f} GiB, more than {terms.max_bytes / 2**30:.1f} GiB"
+        message = (
+            f"is {path.stat().st_size / 2**30:.1f} GiB, more than {terms.max_bytes / 2**30:.1f} GiB"
+        )
         raise DatasetError(file_problem("too_large", message, "give a part of it"))
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
@@ -195,7 +217,9 @@ def _on_disk(path: Path, terms: Terms) -> tuple[Sources, str, tuple[str, ...]]:
     elif path.suffix.lower() in CSV_SUFFIXES:
         form = "csv"
     elif foreign := foreign_signature(head):
-        raise DatasetError(file_problem("not_text", f"this is {foreign.name}, not rows", foreign.fix))
+        raise DatasetError(
+            file_problem("not_text", f"this is {foreign.name}, not rows", foreign.fix)
+        )
     elif not (terms.columns or is_array(head) or wide_encoding(head)):
         form = ""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ""

@@ -16,7 +16,11 @@ from core.dataset.rewrite.files import DatasetError, Recoded
 
 DELIMITERS = (",", ";", "\t", "|")
 TRUTHS: Mapping[str, bool] = MappingProxyType(
-    {word: truth for truth, words in ((True, "true 1 yes y"), (False, "false 0 no n")) for word in words.split()}
+    {
+        word: truth
+        for truth, words in ((True, "true 1 yes y"), (False, "false 0 no n"))
+        for word in words.split()
+    }
 )
 """What may stand in a column that is read as true or false, in lower case."""
 
@@ -48,7 +52,9 @@ def csv_lines(path: Path, delimiter: str = "", label: str = "") -> Iterator[tupl
         head = file.read(HEAD_BYTES)
         file.seek(0)
         if foreign := foreign_signature(head):
-            raise DatasetError(file_problem("not_text", f"this is {foreign.name}, not CSV", foreign.fix))
+            raise DatasetError(
+                file_problem("not_text", f"this is {foreign.name}, not CSV", foreign.fix)
+            )
         encoding = wide_encoding(head)
         counted = ReadBytes(Recoded(file, encoding) if encoding else file)
         text = io.TextIOWrapper(io.BufferedReader(counted, 2**18), encoding="utf-8-sig", newline="")
@@ -57,13 +63,22 @@ def csv_lines(path: Path, delimiter: str = "", label: str = "") -> Iterator[tupl
             names = _names(next(reader, []), label)
             for cells in reader:
                 if cells:
-                    yield counted.num_bytes, orjson.dumps(_row(names, cells, label, reader.line_num))
+                    yield (
+                        counted.num_bytes,
+                        orjson.dumps(_row(names, cells, label, reader.line_num)),
+                    )
         except csv.Error as error:
             fix = "put cells with quotes, commas or line ends in double quotes"
-            raise DatasetError(RowProblem(reader.line_num, "row", "not_csv", f"not CSV: {error}", fix)) from None
+            raise DatasetError(
+                RowProblem(reader.line_num, "row", "not_csv", f"not CSV: {error}", fix)
+            ) from None
         except UnicodeDecodeError:
             problem = RowProblem(
-                reader.line_num + 1, "row", "not_utf8", "it or a line soon after it is not UTF-8", UTF8
+                reader.line_num + 1,
+                "row",
+                "not_utf8",
+                "it or a line soon after it is not UTF-8",
+                UTF8,
             )
             raise DatasetError(problem) from None
 
@@ -77,22 +92,34 @@ def _names(cells: Sequence[str], label: str) -> Sequence[str]:
     if not cells or not all(name.strip() for name in cells):
         raise DatasetError(RowProblem(1, "row", "no_names", "a column has no name", fix))
     if twice := [name for name in cells if cells.count(name) > 1]:
-        raise DatasetError(RowProblem(1, twice[0][:60], "duplicate_key", "is the name of two columns", fix))
+        raise DatasetError(
+            RowProblem(1, twice[0][:60], "duplicate_key", "is the name of two columns", fix)
+        )
     if label and label not in cells:
-        raise DatasetError(RowProblem(1, label[:60], "missing", "is no column of the file", "name one that is"))
+        raise DatasetError(
+            RowProblem(1, label[:60], "missing", "is no column of the file", "name one that is")
+        )
     return cells
 
 
-def _row(names: Sequence[str], cells: Sequence[str], label: str, line: int) -> dict[str, str | bool]:
+def _row(
+    names: Sequence[str], cells: Sequence[str], label: str, line: int
+) -> dict[str, str | bool]:
     if len(cells) != len(names):
         message = f"the row that ends here has {len(cells):,} cells, the first row {len(names):,}"
-        raise DatasetError(RowProblem(line, "row", "cells", message, "give every row a cell for each column"))
+        raise DatasetError(
+            RowProblem(line, "row", "cells", message, "give every row a cell for each column")
+        )
     row: dict[str, str | bool] = dict(zip(names, cells, strict=True))
     if label:
         cell = str(row[label])
         if cell.strip().lower() not in TRUTHS:
             message = f"{cell[:60]!r} is neither true nor false"
-            raise DatasetError(RowProblem(line, label[:60], "wrong_kind", message, f"write one of {', '.join(TRUTHS)}"))
+            raise DatasetError(
+                RowProblem(
+                    line, label[:60], "wrong_kind", message, f"write one of {', '.join(TRUTHS)}"
+                )
+            )
         row[label] = TRUTHS[cell.strip().lower()]
     return row
 

@@ -49,7 +49,9 @@ class Recoded:
                     return text.encode()
             return self._decoder.decode(b"", final=True).encode()
         except UnicodeError:
-            problem = file_problem("wide_encoding", f"is no sound {self._encoding.upper()}", "save it as UTF-8")
+            problem = file_problem(
+                "wide_encoding", f"is no sound {self._encoding.upper()}", "save it as UTF-8"
+            )
             raise DatasetError(problem) from None
 
 
@@ -66,7 +68,9 @@ def reading(
         head = file.read(HEAD_BYTES)
         file.seek(0)
         if foreign := foreign_signature(head):
-            raise DatasetError(file_problem("not_text", f"this is {foreign.name}, not JSON lines", foreign.fix))
+            raise DatasetError(
+                file_problem("not_text", f"this is {foreign.name}, not JSON lines", foreign.fix)
+            )
         readable: Readable = file
         if (encoding := wide_encoding(head)) and "encoding" in repairs:
             done["encoding"] = 1

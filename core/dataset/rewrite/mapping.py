@@ -16,8 +16,30 @@ from core.dataset.formats import DATASET_TYPES, KINDS, DatasetType, accepts
 from core.dataset.report import Row, counted, file_problem
 from core.dataset.rewrite.files import DatasetError, Written, reading, writing
 
-QUESTIONS = ("question", "query", "prompt", "instruction", "input", "problem", "request", "user", "human", "task")
-ANSWERS = ("answer", "response", "completion", "output", "reply", "solution", "assistant", "target", "result", "gpt")
+QUESTIONS = (
+    "question",
+    "query",
+    "prompt",
+    "instruction",
+    "input",
+    "problem",
+    "request",
+    "user",
+    "human",
+    "task",
+)
+ANSWERS = (
+    "answer",
+    "response",
+    "completion",
+    "output",
+    "reply",
+    "solution",
+    "assistant",
+    "target",
+    "result",
+    "gpt",
+)
 ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "messages": ("conversation", "chat", "dialogue", "dialog"),
@@ -32,7 +54,13 @@ ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Our column -> what others call it, in lower case, the likelier first."""
-USUAL_KINDS = ("messages", "preference", "preference without prompt", "unpaired preference", "question and answer")
+USUAL_KINDS = (
+    "messages",
+    "preference",
+    "preference without prompt",
+    "unpaired preference",
+    "question and answer",
+)
 """Kinds that names are matched to, in order; then text and prompts alone."""
 LIKENESS = 0.8
 """How alike two names must be, from 0 to 1: `anwser` passes for `answer`, `prompts` for `prompt`."""
@@ -48,9 +76,15 @@ def map_columns(path: Path, target: Path, mapping: Mapping[str, str], kind: str 
 
     `kind` is an id in DATASET_TYPES whose columns must all be mapped. Raises DatasetError if one is not, OSError.
     """
-    if missing := [column for column in KINDS[kind].columns if column not in mapping] if kind else []:
+    if (
+        missing := [column for column in KINDS[kind].columns if column not in mapping]
+        if kind
+        else []
+    ):
         fix = f"say which column of the file is the {missing[0]}"
-        raise DatasetError(file_problem("not_mapped", f"{kind} rows need {' and '.join(missing)}", fix))
+        raise DatasetError(
+            file_problem("not_mapped", f"{kind} rows need {' and '.join(missing)}", fix)
+        )
     rows = left_out = 0
     with reading(path) as source, writing(target) as out:
         for _number, line in source:
@@ -69,8 +103,13 @@ def suggest_mapping(names: Iterable[str], stage: str) -> dict[str, str]:
     """The mapping that the names of a file's columns speak for; empty if they speak for none."""
     by_name = _by_name(names)
     usual = [KINDS[id] for id in USUAL_KINDS]
-    kinds = [*usual, *(kind for kind in DATASET_TYPES if len(kind.columns) == 1 and kind not in usual)]
-    found = ((kind, match_columns(kind, by_name.values())) for kind in kinds if accepts(stage, kind))
+    kinds = [
+        *usual,
+        *(kind for kind in DATASET_TYPES if len(kind.columns) == 1 and kind not in usual),
+    ]
+    found = (
+        (kind, match_columns(kind, by_name.values())) for kind in kinds if accepts(stage, kind)
+    )
     pair = KINDS["question and answer"]
     any_two = dict(zip(pair.columns, by_name.values(), strict=False)) if len(by_name) == 2 else {}
     whole = (mapping for kind, mapping in found if len(mapping) == len(kind.columns))

@@ -81,7 +81,10 @@ def parse_mix(text: str) -> tuple[tuple[Path, float], ...]:
 
 
 def compose(
-    sources: Sequence[tuple[Path, float]], target: Path, share: Share | None = None, eval_target: Path | None = None
+    sources: Sequence[tuple[Path, float]],
+    target: Path,
+    share: Share | None = None,
+    eval_target: Path | None = None,
 ) -> Composed:
     """Writes the rows of files by weight: 0.5 is half of a file's rows, 2 each row twice, 1.5 each once and half again.
 
@@ -94,10 +97,15 @@ def compose(
     if is_whole and not (eval_target and share.eval_fraction):
         return Composed((write_lines(sources[0][0], target).rows,), 0)
     with TemporaryDirectory(prefix=".mixing-", dir=target.parent) as work, ExitStack() as stack:
-        paths = [as_lines(path, Path(work) / f"{number}.jsonl") for number, (path, _weight) in enumerate(sources)]
+        paths = [
+            as_lines(path, Path(work) / f"{number}.jsonl")
+            for number, (path, _weight) in enumerate(sources)
+        ]
         catalogue = Catalogue(paths, stack)
         draw = Draw(np.random.default_rng(share.seed), share)
-        train, held_out = draw.split(catalogue.all_rows) if eval_target else (catalogue.all_rows, NOTHING)
+        train, held_out = (
+            draw.split(catalogue.all_rows) if eval_target else (catalogue.all_rows, NOTHING)
+        )
         order = draw.order(train, catalogue.bounds, [weight for _path, weight in sources])
         catalogue.write(order, target)
         if eval_target and len(held_out):
@@ -110,7 +118,9 @@ class Catalogue:
 
     def __init__(self, paths: Sequence[Path], stack: ExitStack):
         places = [_places(path) for path in paths]
-        self._begins = np.concatenate([np.frombuffer(each, dtype=np.uint64)[:-1] for each in places])
+        self._begins = np.concatenate(
+            [np.frombuffer(each, dtype=np.uint64)[:-1] for each in places]
+        )
         self._ends = np.concatenate([np.frombuffer(each, dtype=np.uint64)[1:] for each in places])
         self._files = [stack.enter_context(path.open("rb", buffering=0)) for path in paths]
         self.bounds = (0, *accumulate(len(each) - 1 for each in places))
@@ -162,7 +172,9 @@ class Draw:
         """The rows as they are trained on: as often as their file's weight says, mixed if there are several files."""
         ends = np.searchsorted(rows, bounds)
         of_files = [rows[begin:end] for begin, end in pairwise(ends)]
-        order = np.concatenate([self._weighted(each, weight) for each, weight in zip(of_files, weights, strict=True)])
+        order = np.concatenate(
+            [self._weighted(each, weight) for each, weight in zip(of_files, weights, strict=True)]
+        )
         if 0 < self.share.max_rows < len(order):
             order = self._sample(order, self.share.max_rows)
         return self.chance.permutation(order) if len(weights) > 1 else order
@@ -180,9 +192,13 @@ def _weight(text: str, number: int) -> float:
     try:
         weight = float(text)
     except ValueError:
-        raise ValueError(f"line {number}: {text[:40]!r} is no weight; write path = weight, such as = 0.5") from None
+        raise ValueError(
+            f"line {number}: {text[:40]!r} is no weight; write path = weight, such as = 0.5"
+        ) from None
     if not (math.isfinite(weight) and 0 < weight <= MOST_WEIGHT):
-        raise ValueError(f"line {number}: the weight {text[:40]} is not above 0 and at most {MOST_WEIGHT:g}")
+        raise ValueError(
+            f"line {number}: the weight {text[:40]} is not above 0 and at most {MOST_WEIGHT:g}"
+        )
     return weight
 
 
@@ -213,8 +229,14 @@ def _form(path: Path, stage: str) -> Form | None:
     kind, _evidence = detect([tuple(row) for row in rows], stage, is_all=False)
     if kind is None:
         return None
-    sound = (row for row in rows if all(column in row for column in kind.columns) and not row_faults(row, kind))
-    format: Format = "conversational" if kind.is_chat else next((format_of(row, kind) for row in sound), "")
+    sound = (
+        row
+        for row in rows
+        if all(column in row for column in kind.columns) and not row_faults(row, kind)
+    )
+    format: Format = (
+        "conversational" if kind.is_chat else next((format_of(row, kind) for row in sound), "")
+    )
     return Form(kind.dataset_type, format, "tools" in kind.optional)
 
 

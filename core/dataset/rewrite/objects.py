@@ -74,7 +74,12 @@ def rows_of(line: bytes) -> tuple[bytes, ...]:
                 found.append(line[begin:end])
     found.append(line[end:])
     gaps, rows = found[::2], found[1::2]
-    is_sound = depth == 0 and rows and not any(gap.strip(BETWEEN) for gap in gaps) and all(map(_is_row, rows))
+    is_sound = (
+        depth == 0
+        and rows
+        and not any(gap.strip(BETWEEN) for gap in gaps)
+        and all(map(_is_row, rows))
+    )
     return tuple(rows) if is_sound else (line,)
 
 
@@ -83,7 +88,9 @@ def without_commas(line: bytes) -> bytes:
     _row, fault = parse(line)
     if fault is None or fault.code != "trailing_comma":
         return line
-    fixed = COMMA_BEFORE_BRACKET.sub(lambda found: b"" if found.group() == b"," else found.group(), line)
+    fixed = COMMA_BEFORE_BRACKET.sub(
+        lambda found: b"" if found.group() == b"," else found.group(), line
+    )
     return fixed if parse(fixed)[1] is None else line
 
 

@@ -55,7 +55,11 @@ def repair(path: Path, target: Path, repairs: Collection[str] = REPAIRS.keys()) 
             out.write(line + b"\n")
             rows += bool(line.strip())
     done = ((*SENTENCES[name], counts[name]) for name in REPAIRS if counts[name])
-    return Written(target, rows, tuple(sentence.format(counted(number, noun)) for sentence, noun, number in done))
+    return Written(
+        target,
+        rows,
+        tuple(sentence.format(counted(number, noun)) for sentence, noun, number in done),
+    )
 
 
 def write_lines(path: Path, target: Path) -> Written:
@@ -119,7 +123,11 @@ def _without_commas(lines: Iterable[bytes], counts: dict[str, int]) -> Iterator[
 
 
 STEPS = MappingProxyType(
-    {"line_ends": _without_returns, "objects": _one_object_a_line, "trailing_commas": _without_commas}
+    {
+        "line_ends": _without_returns,
+        "objects": _one_object_a_line,
+        "trailing_commas": _without_commas,
+    }
 )
 """The repairs that concern lines, in the order in which they are made."""
 

@@ -56,7 +56,9 @@ def _flash(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         v,
         saves=[q, k, v, logsumexp],
         saves_output=True,
-        backward_kernel_bytes=0 if program.on_cpu else padded * (_round_up(dim, 32) + 1) * 4 + ungrouped_bytes,
+        backward_kernel_bytes=0
+        if program.on_cpu
+        else padded * (_round_up(dim, 32) + 1) * 4 + ungrouped_bytes,
         gradient_bytes=[q.num_bytes, keys * k.number_bytes, keys * v.number_bytes],
     )
     tape.drop(logsumexp)
@@ -73,11 +75,17 @@ def _efficient(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor, has_mask: bool
     program, shape, tape = run.program, run.program.shape, run.tape
     heads = shape.num_attention_heads
     k, v = _repeated(run, k), _repeated(run, v)
-    logsumexp = tape.heap.allocate(program.rows * heads * _round_up(program.row_tokens, 32), 4, "activations")
+    logsumexp = tape.heap.allocate(
+        program.rows * heads * _round_up(program.row_tokens, 32), 4, "activations"
+    )
     scores = program.rows * program.row_tokens**2 if has_mask else 0
     mask = tape.heap.allocate(scores, program.compute_bytes, "activations")
     copies, columns = 1 if shape.head_dim <= 128 else 3, _round_up(shape.head_dim, 64)
-    numbers = program.rows * heads * (program.row_tokens + copies * _round_up(program.row_tokens, 64) * columns)
+    numbers = (
+        program.rows
+        * heads
+        * (program.row_tokens + copies * _round_up(program.row_tokens, 64) * columns)
+    )
     out = tape.run(
         q,
         k,
@@ -117,10 +125,18 @@ def _eager(run: ForwardPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         tape.drop(k)
         return _with_sinks(run, weights, v, q)
     widened = tape.hold(weights) if program.is_float16 else tape.cast(weights, 4)
-    softmax = tape.run(widened, number_bytes=4, saves_output=True, backward_kernel_bytes=4 * scores, consumes=True)
+    softmax = tape.run(
+        widened, number_bytes=4, saves_output=True, backward_kernel_bytes=4 * scores, consumes=True
+    )
     raw, weights = weights, tape.cast(softmax, program.compute_bytes, consumes=True)
     tape.drop(raw)
-    out = tape.run(weights, v, numbers=q.numbers, saves=[weights, v], gradient_bytes=[weights.num_bytes, q.num_bytes])
+    out = tape.run(
+        weights,
+        v,
+        numbers=q.numbers,
+        saves=[weights, v],
+        gradient_bytes=[weights.num_bytes, q.num_bytes],
+    )
     tape.drop(weights, v, k)
     return tape.run(out, consumes=True)  # transpose(1, 2).contiguous()
 
@@ -134,10 +150,14 @@ def _with_sinks(run: ForwardPass, weights: Tensor, v: Tensor, q: Tensor) -> Tens
     numbers = weights.numbers + weights.numbers // program.row_tokens
     joined = tape.run(weights, numbers=numbers, gradient_bytes=[PASSED_ON])
     shifted = tape.run(joined, gradient_bytes=[PASSED_ON], consumes=True)
-    softmax = tape.run(shifted, saves_output=True, backward_kernel_bytes=numbers * program.compute_bytes)
+    softmax = tape.run(
+        shifted, saves_output=True, backward_kernel_bytes=numbers * program.compute_bytes
+    )
     tape.drop(weights)
     sizes = [softmax.num_bytes, q.num_bytes]
-    out = tape.run(softmax, v, numbers=q.numbers, saves=[softmax, v], gradient_bytes=sizes)  # a view without the sink
+    out = tape.run(
+        softmax, v, numbers=q.numbers, saves=[softmax, v], gradient_bytes=sizes
+    )  # a view without the sink
     out = tape.run(out, consumes=True)
     tape.drop(shifted, softmax, v)
     return out

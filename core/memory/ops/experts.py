@@ -15,7 +15,11 @@ from core.models.shapes.families import Experts
 def experts(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     """The router's choice, and what the chosen experts make of each token: [N, hidden]."""
     tape, shape = run.tape, run.program.shape
-    pairs, width, matrix = _num_pairs(run), shape.moe_intermediate_size, shape.num_experts * shape.hidden_size
+    pairs, width, matrix = (
+        _num_pairs(run),
+        shape.moe_intermediate_size,
+        shape.num_experts * shape.hidden_size,
+    )
     scores = _product(run, x, run.num_tokens * shape.num_experts, f"{name}.router", matrix)
     shares = tape.run(scores, number_bytes=4, saves_output=True, consumes=True)
     share_bytes = 4 if _layout(run).weighs_in_float32 else run.program.compute_bytes
@@ -29,10 +33,20 @@ def experts(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     out = _product(run, gated, pairs * shape.hidden_size, f"{name}.down", matrix * width)
     tape.drop(gated)
     wide = max(out.number_bytes, share_bytes)
-    weighed = tape.run(out, weights, number_bytes=wide, saves=[out, weights], backward_scratch_bytes=out.numbers * wide)
-    restored = tape.run(weighed, saves_constant=True, consumes=True)  # in the order of the tokens again
+    weighed = tape.run(
+        out,
+        weights,
+        number_bytes=wide,
+        saves=[out, weights],
+        backward_scratch_bytes=out.numbers * wide,
+    )
+    restored = tape.run(
+        weighed, saves_constant=True, consumes=True
+    )  # in the order of the tokens again
     sum_bytes = 4 if run.program.autocast else restored.number_bytes
-    mixed = tape.run(restored, numbers=run.num_tokens * shape.hidden_size, number_bytes=sum_bytes, consumes=True)
+    mixed = tape.run(
+        restored, numbers=run.num_tokens * shape.hidden_size, number_bytes=sum_bytes, consumes=True
+    )
     mixed = tape.cast(mixed, x.number_bytes, consumes=True)
     tape.drop(tokens, out, weights, bias)  # its names are those of a function, which end with it
     return mixed
@@ -54,16 +68,22 @@ def _has_bias(run: ForwardPass) -> bool:
     return _layout(run).has_bias
 
 
-def _product(run: ForwardPass, x: Tensor, numbers: int, parameter: str, parameter_numbers: int) -> Tensor:
+def _product(
+    run: ForwardPass, x: Tensor, numbers: int, parameter: str, parameter_numbers: int
+) -> Tensor:
     """`x @ weight` in the precision of the math, which keeps its input if the weight trains."""
     weight = WeightGradient(parameter, parameter_numbers * run.program.weight_bytes)
     saves, weights = ([x], [weight]) if run.trains else ([], [])
-    return run.tape.run(x, numbers=numbers, number_bytes=run.program.compute_bytes, saves=saves, weights=weights)
+    return run.tape.run(
+        x, numbers=numbers, number_bytes=run.program.compute_bytes, saves=saves, weights=weights
+    )
 
 
 def _gathered_bias(run: ForwardPass, numbers: int) -> Tensor:
     """The bias of its expert for every pair; none in most families. It is added in place."""
-    return run.tape.heap.allocate(numbers if _has_bias(run) else 0, run.program.weight_bytes, "temporary")
+    return run.tape.heap.allocate(
+        numbers if _has_bias(run) else 0, run.program.weight_bytes, "temporary"
+    )
 
 
 def _gate(run: ForwardPass, both: Tensor) -> Tensor:

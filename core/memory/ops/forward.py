@@ -13,7 +13,9 @@ SCALED_EMBEDDINGS = ("granite",)
 """Families that multiply the embeddings outside their module: if those ask for a gradient, they stay."""
 
 
-def inputs(program: Program, kinds: Sequence[LayerKind], heap: Heap, num_tables: int = 1) -> list[Tensor]:
+def inputs(
+    program: Program, kinds: Sequence[LayerKind], heap: Heap, num_tables: int = 1
+) -> list[Tensor]:
     """Ids, labels and attention mask as 64-bit numbers, cos and sin, and the masks [B, 1, T, T].
 
     Rows whose tokens have other positions than those of the next have `num_tables` of cos and sin.

@@ -23,7 +23,11 @@ BYTES_OF_SCORES = 10
 def generate(program: Program, drawn: Generation, kinds: Sequence[LayerKind], tape: Tape) -> None:
     """Read the prompts, then draw tokens until the last."""
     reads = replace(
-        program, rows=drawn.rows, row_tokens=drawn.prompt_tokens, has_mask=drawn.rows > 1, checkpointing=False
+        program,
+        rows=drawn.rows,
+        row_tokens=drawn.prompt_tokens,
+        has_mask=drawn.rows > 1,
+        checkpointing=False,
     )
     tape.is_recording = False
     tape.heap.enter("generation/prompt")
@@ -42,7 +46,10 @@ def _read_prompts(program: Program, kinds: Sequence[LayerKind], tape: Tape) -> l
     """The first pass, over all tokens of the prompts, padded on the left. Returns the cache."""
     cache: list[Tensor] = []
     run = ForwardPass(program, tape, cache=cache)
-    given, x = inputs(program, kinds, tape.heap, num_tables=program.rows), embedded(program, tape.heap)
+    given, x = (
+        inputs(program, kinds, tape.heap, num_tables=program.rows),
+        embedded(program, tape.heap),
+    )
     first = tape.hold(x)
     for index, kind in enumerate(kinds):
         x = decoder_layer(run, x, kind, f"layers.{index}")
@@ -68,10 +75,14 @@ def _attend(program: Program, drawn: Generation, heap: Heap) -> None:
     in transformers/integrations/sdpa_attention.py).
     """
     shape, tokens = program.shape, drawn.prompt_tokens + drawn.completion_tokens
-    heap.scratch(drawn.rows * tokens * shape.num_key_value_heads * shape.head_dim * program.compute_bytes)
+    heap.scratch(
+        drawn.rows * tokens * shape.num_key_value_heads * shape.head_dim * program.compute_bytes
+    )
     if program.attention == "eager" and shape.num_attention_heads != shape.num_key_value_heads:
         repeated_bytes = 2 * shape.head_dim * program.compute_bytes
-        heap.scratch(drawn.rows * tokens * shape.num_attention_heads * (repeated_bytes + BYTES_OF_SCORES))
+        heap.scratch(
+            drawn.rows * tokens * shape.num_attention_heads * (repeated_bytes + BYTES_OF_SCORES)
+        )
 
 
 def _score(program: Program, drawn: Generation, heap: Heap) -> None:

@@ -53,9 +53,14 @@ def _tile_bytes(run: ForwardPass) -> int:
     A small vocabulary leaves a part of the tile unused, which a CPU never makes resident.
     """
     program, shape = run.program, run.program.shape
-    tokens, words = min(program.num_scored_tokens, TILE_TOKENS), min(shape.vocab_size, TILE_VOCABULARY)
+    tokens, words = (
+        min(program.num_scored_tokens, TILE_TOKENS),
+        min(shape.vocab_size, TILE_VOCABULARY),
+    )
     weight_bytes = (
-        words * shape.hidden_size * program.compute_bytes if program.head_bytes != program.compute_bytes else 0
+        words * shape.hidden_size * program.compute_bytes
+        if program.head_bytes != program.compute_bytes
+        else 0
     )
     if program.on_cpu:
         return tokens * words * (program.compute_bytes + 4 * CPU_TILE_COPIES) + weight_bytes
@@ -71,7 +76,11 @@ def native_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None
     program, tape = run.program, run.tape
     logits = _logits(run, hidden)
     outputs = tape.hold(logits)
-    logits32 = logits if logits.number_bytes == 4 else tape.run(logits, number_bytes=4, kind="logits", consumes=True)
+    logits32 = (
+        logits
+        if logits.number_bytes == 4
+        else tape.run(logits, number_bytes=4, kind="logits", consumes=True)
+    )
     log_softmax = tape.run(logits32, saves_output=True, kind="logits", consumes=True)
     loss = tape.run(log_softmax, numbers=1, saves=[log_softmax], kind="logits", consumes=True)
     if program.autocast:  # accelerate's convert_outputs_to_fp32
@@ -91,7 +100,9 @@ def _logits(run: ForwardPass, hidden: Tensor) -> Tensor:
         cast = tape.heap.allocate(shape.vocab_size * shape.hidden_size, 2, "temporary")
         saves.append(cast)
     numbers = run.num_tokens * shape.vocab_size
-    logits = tape.run(x, numbers=numbers, saves=saves, weights=_head_gradient(run), kind="logits", consumes=True)
+    logits = tape.run(
+        x, numbers=numbers, saves=saves, weights=_head_gradient(run), kind="logits", consumes=True
+    )
     if cast is not None:
         keep_cast(run, cast, run.trains)
     if shape.final_logit_softcapping:
@@ -108,7 +119,12 @@ def sixteen_bit_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor |
     log_softmax = tape.run(logits, saves_output=True, kind="logits", consumes=True)
     chunk_bytes = log_softmax.number_bytes * 128 * run.program.shape.vocab_size
     loss = tape.run(
-        log_softmax, numbers=1, saves=[log_softmax], gradient_bytes=[chunk_bytes], kind="logits", consumes=True
+        log_softmax,
+        numbers=1,
+        saves=[log_softmax],
+        gradient_bytes=[chunk_bytes],
+        kind="logits",
+        consumes=True,
     )
     tape.drop(hidden)
     return loss, outputs
@@ -119,7 +135,9 @@ def score_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]
     program, tape, width = run.program, run.tape, run.program.shape.hidden_size
     x = tape.cast(hidden, program.compute_bytes)
     weight = WeightGradient(f"{run.model}score", width * program.whole_module_bytes)
-    scores = tape.run(x, numbers=run.num_tokens, saves=[x], weights=[weight] if program.trains_head else [])
+    scores = tape.run(
+        x, numbers=run.num_tokens, saves=[x], weights=[weight] if program.trains_head else []
+    )
     tape.drop(x, hidden)
     return tape.run(scores, numbers=program.rows, number_bytes=4, consumes=True), None
 
@@ -157,21 +175,27 @@ def _log_probabilities(run: ForwardPass, logits: Tensor) -> Tensor:
     """Of the tokens, from logits [N, V], which are kept and dropped."""
     shifted = run.tape.run(logits, numbers=0)  # a view, whose gradient is a tensor of its own
     found = run.tape.run(
-        shifted, numbers=run.num_tokens, saves=[logits], gradient_bytes=[logits.num_bytes], consumes=True
+        shifted,
+        numbers=run.num_tokens,
+        saves=[logits],
+        gradient_bytes=[logits.num_bytes],
+        consumes=True,
     )
     run.tape.drop(logits)
     return found
 
 
-HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], tuple[Tensor, Tensor | None]]] = MappingProxyType(
-    {
-        "fused": fused_head,
-        "native": native_head,
-        "sixteen_bit": sixteen_bit_head,
-        "preference": preference_head,
-        "comparison": comparison_head,
-        "score": score_head,
-    }
+HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], tuple[Tensor, Tensor | None]]] = (
+    MappingProxyType(
+        {
+            "fused": fused_head,
+            "native": native_head,
+            "sixteen_bit": sixteen_bit_head,
+            "preference": preference_head,
+            "comparison": comparison_head,
+            "score": score_head,
+        }
+    )
 )
 """hidden [N, h], which is dropped -> (loss, the outputs that the program may hold on to)."""
 

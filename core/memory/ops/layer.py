@@ -16,8 +16,14 @@ def decoder_layer(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Te
     """`x = layer(x)` for hidden states [N, hidden] in the precision of the residual. The old x lives until then."""
     given = run.tape.hold(x)
     norms = run.program.shape.family.layer_norms
-    has_norms_before, has_norms_after = "input_layernorm" in norms, "post_feedforward_layernorm" in norms
-    for part, sublayer in (("attention", _self_attention), ("mlp", experts if kind.has_experts else _mlp)):
+    has_norms_before, has_norms_after = (
+        "input_layernorm" in norms,
+        "post_feedforward_layernorm" in norms,
+    )
+    for part, sublayer in (
+        ("attention", _self_attention),
+        ("mlp", experts if kind.has_experts else _mlp),
+    ):
         residual = run.tape.hold(x)
         if has_norms_before:
             x = _layer_norm(run, x, f"{name}.{part}.norm_before")
@@ -43,15 +49,25 @@ def norm(run: ForwardPass, x: Tensor, name: str, groups: int = 1) -> Tensor:
     if program.uses_liger:
         return _fused_norm(run, x, name, groups)
     x32 = tape.cast(x, 4)
-    square = tape.run(x32, saves=[x32], backward_scratch_bytes=2 * x32.num_bytes)  # 2 * x32 ** 1, times the gradient
+    square = tape.run(
+        x32, saves=[x32], backward_scratch_bytes=2 * x32.num_bytes
+    )  # 2 * x32 ** 1, times the gradient
     variance = tape.run(square, numbers=run.num_tokens * groups, consumes=True)
     factor = tape.run(variance, saves_output=True, consumes=True)
-    normed = tape.run(x32, factor, saves=[x32, factor], backward_scratch_bytes=x32.num_bytes, consumes=True)
+    normed = tape.run(
+        x32, factor, saves=[x32, factor], backward_scratch_bytes=x32.num_bytes, consumes=True
+    )
     if not program.shape.family.norm_scales_in_float32:
         normed = tape.cast(normed, width, consumes=True)
     weight_bytes = x.numbers // run.num_tokens // groups * program.weight_bytes
     trained = [WeightGradient(name, weight_bytes, normed.num_bytes)] if run.trains else []
-    scaled = tape.run(normed, saves=[normed] if trained else [], saves_constant=True, weights=trained, consumes=True)
+    scaled = tape.run(
+        normed,
+        saves=[normed] if trained else [],
+        saves_constant=True,
+        weights=trained,
+        consumes=True,
+    )
     tape.drop(x)
     return tape.cast(scaled, width, consumes=True)
 
@@ -87,10 +103,15 @@ def _self_attention(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> 
     q_rotated = rotate(run, q, shape.num_attention_heads)
     k_rotated = rotate(run, k, shape.num_key_value_heads)
     tape.drop(q, k)
-    q = tape.cast(q_rotated, program.compute_bytes, consumes=True)  # autocast, in front of the kernel
+    q = tape.cast(
+        q_rotated, program.compute_bytes, consumes=True
+    )  # autocast, in front of the kernel
     k = tape.cast(k_rotated, program.compute_bytes, consumes=True)
     if run.cache is not None:
-        run.cache += [tape.heap.allocate(each.numbers, each.number_bytes, "generation_cache") for each in (k, v)]
+        run.cache += [
+            tape.heap.allocate(each.numbers, each.number_bytes, "generation_cache")
+            for each in (k, v)
+        ]
     mixed = attention(run, q, k, v, kind)
     tape.drop(q, k, v)
     out = linear(run, mixed, "o_proj", name)
@@ -104,8 +125,12 @@ def _projections(run: ForwardPass, x: Tensor, name: str) -> tuple[Tensor, Tensor
     if shape.fused_qkv:
         qkv = linear(run, x, "qkv_proj", name)
         return qkv, run.tape.hold(qkv), run.tape.hold(qkv)
-    q = _normed_heads(run, linear(run, x, "q_proj", name), f"{name}.q_norm", shape.num_attention_heads)
-    k = _normed_heads(run, linear(run, x, "k_proj", name), f"{name}.k_norm", shape.num_key_value_heads)
+    q = _normed_heads(
+        run, linear(run, x, "q_proj", name), f"{name}.q_norm", shape.num_attention_heads
+    )
+    k = _normed_heads(
+        run, linear(run, x, "k_proj", name), f"{name}.k_norm", shape.num_key_value_heads
+    )
     return q, k, linear(run, x, "v_proj", name)
 
 
@@ -123,7 +148,9 @@ def _mlp(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     elif shape.fused_gate_up:
         both = linear(run, x, "gate_up_proj", name)
         active = tape.run(both, numbers=run.num_tokens * shape.intermediate_size, saves=[both])
-        product = tape.run(both, active, numbers=active.numbers, saves=[both, active], consumes=True)
+        product = tape.run(
+            both, active, numbers=active.numbers, saves=[both, active], consumes=True
+        )
     else:
         active = _activated(run, linear(run, x, "gate_proj", name))
         up = linear(run, x, "up_proj", name)
@@ -141,7 +168,9 @@ def _fused_gate(run: ForwardPass, x: Tensor, name: str) -> Tensor:
     numbers = run.num_tokens * shape.intermediate_size
     num_adapted = sum(map(run.program.has_adapter, modules)) * (2 if shape.fused_gate_up else 1)
     scratch_bytes = _num_unmerged(run, num_adapted) * numbers * parts[0].number_bytes
-    product = tape.run(*parts, numbers=numbers, saves=parts, backward_scratch_bytes=scratch_bytes, consumes=True)
+    product = tape.run(
+        *parts, numbers=numbers, saves=parts, backward_scratch_bytes=scratch_bytes, consumes=True
+    )
     product.is_remade = True
     return product
 
@@ -158,7 +187,11 @@ def _num_unmerged(run: ForwardPass, num_adapted: int) -> int:
         return 0
     is_adapted_after = program.has_adapter("down_proj")
     product = int(is_adapted_after or run.trains)
-    again = {"nothing": 0, "pointwise": product, "products": product + num_adapted + (num_adapted > 0)}
+    again = {
+        "nothing": 0,
+        "pointwise": product,
+        "products": product + num_adapted + (num_adapted > 0),
+    }
     return max(0, num_adapted + is_adapted_after - 1 + again[run.again])
 
 

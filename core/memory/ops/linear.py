@@ -87,7 +87,9 @@ def _plain(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
     if run.trains or is_copy:
         saves.append(x_math)
         scratch_bytes = module.numbers * 2 if cast else 0
-        weights.append(WeightGradient(module.name, module.numbers * program.whole_module_bytes, scratch_bytes))
+        weights.append(
+            WeightGradient(module.name, module.numbers * program.whole_module_bytes, scratch_bytes)
+        )
     numbers = run.num_tokens * module.num_out
     y = tape.run(
         x_math,
@@ -120,10 +122,16 @@ def _quantized(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
         x_math,
         numbers=run.num_tokens * module.num_out,
         saves=[x_math] if stored.saves_inputs else [],
-        scratch_bytes=stored.forward_scratch_bytes(run.num_tokens, module.num_out, module.num_in, program.is_float16),
+        scratch_bytes=stored.forward_scratch_bytes(
+            run.num_tokens, module.num_out, module.num_in, program.is_float16
+        ),
         backward_scratch_bytes=stored.dequantized_bytes(module.num_out, module.num_in),
     )
-    if stored.keeps_inputs and run.retained is not None and (x_math.requires_grad or not tape.is_recording):
+    if (
+        stored.keeps_inputs
+        and run.retained is not None
+        and (x_math.requires_grad or not tape.is_recording)
+    ):
         run.retained.append(tape.hold(x_math))
     tape.drop(x_math)
     return tape.cast(y, x.number_bytes, consumes=True)
@@ -143,13 +151,17 @@ def _adapted(run: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Module)
     if lora.use_dora:
         total = _dora(run, lora, (x_own, y, up), module)
     elif program.compiles_layers:
-        total = tape.run(y, up, gradient_bytes=[PASSED_ON, up.num_bytes], saves_constant=True, consumes=True)
+        total = tape.run(
+            y, up, gradient_bytes=[PASSED_ON, up.num_bytes], saves_constant=True, consumes=True
+        )
     else:
         scaled = tape.run(up, saves_constant=True, consumes=True)
         if program.quantization and not program.autocast:
             scaled = tape.cast(scaled, y.number_bytes, consumes=True)
         total = tape.add(y, scaled)
-    keeps_width = program.quantization and program.autocast  # PEFT's layers over bitsandbytes cast nothing back then
+    keeps_width = (
+        program.quantization and program.autocast
+    )  # PEFT's layers over bitsandbytes cast nothing back then
     out = total if keeps_width else tape.cast(total, out_bytes, consumes=True)
     tape.drop(x_own)
     return out
@@ -167,7 +179,9 @@ def _adapter_input(run: ForwardPass, lora: Lora, x: Tensor) -> Tensor:
     return tape.cast(x_in, 2 if program.autocast else lora.number_bytes, consumes=True)
 
 
-def _adapter_product(run: ForwardPass, lora: Lora, x: Tensor, name: str, shape: tuple[int, int]) -> Tensor:
+def _adapter_product(
+    run: ForwardPass, lora: Lora, x: Tensor, name: str, shape: tuple[int, int]
+) -> Tensor:
     """`x = x @ weight.T` with a matrix [out, in] of the adapter, which autocast casts if it is wider than the math."""
     numbers = shape[0] * shape[1]
     saves, scratch_bytes = [x], 0
@@ -177,10 +191,14 @@ def _adapter_product(run: ForwardPass, lora: Lora, x: Tensor, name: str, shape: 
         run.casts.append(cast)
         saves, scratch_bytes = [x, cast], cast.num_bytes
     weight = WeightGradient(name, numbers * lora.number_bytes, scratch_bytes)
-    return run.tape.run(x, numbers=run.num_tokens * shape[0], saves=saves, weights=[weight], consumes=True)
+    return run.tape.run(
+        x, numbers=run.num_tokens * shape[0], saves=saves, weights=[weight], consumes=True
+    )
 
 
-def _dora(run: ForwardPass, lora: Lora, parts: tuple[Tensor, Tensor, Tensor], module: Module) -> Tensor:
+def _dora(
+    run: ForwardPass, lora: Lora, parts: tuple[Tensor, Tensor, Tensor], module: Module
+) -> Tensor:
     """`y + (scale - 1) * y + scale * up * scaling` for x, y, up; float32 as the scale is; y and up are dropped.
 
     The scale is the magnitude, which trains, over the norm of the adapted weight, which is computed anew, without a
@@ -190,7 +208,9 @@ def _dora(run: ForwardPass, lora: Lora, parts: tuple[Tensor, Tensor, Tensor], mo
     (x, y, up), tape, heap = parts, run.tape, run.tape.heap
     width = x.number_bytes
     is_copied = run.program.quantization is not None or run.program.weight_bytes != width
-    identity_bytes = 2 * module.num_in**2 if run.program.autocast and lora.number_bytes == 4 else 0  # cast, and saved
+    identity_bytes = (
+        2 * module.num_in**2 if run.program.autocast and lora.number_bytes == 4 else 0
+    )  # cast, and saved
     heap.scratch(module.num_in**2 * lora.number_bytes + identity_bytes)
     identity = heap.allocate(identity_bytes if tape.is_recording else 0, 1, "temporary")
     matrices = heap.allocate(module.numbers * (2 if is_copied else 1), width, "temporary")
@@ -198,8 +218,16 @@ def _dora(run: ForwardPass, lora: Lora, parts: tuple[Tensor, Tensor, Tensor], mo
     magnitude = WeightGradient(f"{module.name}.magnitude", module.num_out * 4)
 
     def scaled(part: Tensor) -> Tensor:
-        products_bytes = 2 * 4 * part.numbers - part.num_bytes  # with the scale and with the part, both float32
-        return tape.run(part, number_bytes=4, saves=[part], weights=[magnitude], backward_scratch_bytes=products_bytes)
+        products_bytes = (
+            2 * 4 * part.numbers - part.num_bytes
+        )  # with the scale and with the part, both float32
+        return tape.run(
+            part,
+            number_bytes=4,
+            saves=[part],
+            weights=[magnitude],
+            backward_scratch_bytes=products_bytes,
+        )
 
     base = scaled(y)
     adapted = tape.run(scaled(up), saves_constant=True, consumes=True)

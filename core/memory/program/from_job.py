@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from core.job import METHODS, JobSpec, Problem, SpecError
+from core.job import JobSpec, Problem, SpecError
 from core.memory.program.optimizers import OPTIMIZERS
 from core.memory.program.precision import is_cpu, precision_of
 from core.memory.program.program import Attention, Lora, Program
 from core.memory.program.quantization import Quantization
 from core.memory.program.stages import with_stage
 from core.models import Gpu, ModelShape
+from core.training.contract.methods import METHODS
 
 MIB = 2**20
 ALL_LINEAR = "all-linear"
@@ -39,7 +40,9 @@ def program_of(
         shape=shape,
         rows=rows,
         row_tokens=row_tokens,
-        optimizer=replace(OPTIMIZERS[job.optim], is_paged=OPTIMIZERS[job.optim].is_paged and not is_cpu(gpu)),
+        optimizer=replace(
+            OPTIMIZERS[job.optim], is_paged=OPTIMIZERS[job.optim].is_paged and not is_cpu(gpu)
+        ),
         weight_bytes=precision.weight_bytes,
         lora=_lora(job, precision.adapter_bytes),
         widens_copies=precision.widens_copies,
@@ -55,7 +58,9 @@ def program_of(
         compiles_layers=job.torch_compile,
         uses_liger=job.use_liger_kernel and not is_cpu(gpu),
         trained_layers=job.num_trainable_layers if METHODS[job.method].trains_last_layers else None,
-        saved_modules=frozenset(filter(None, job.modules_to_save.split(","))) if job.trains_adapter else frozenset(),
+        saved_modules=frozenset(filter(None, job.modules_to_save.split(",")))
+        if job.trains_adapter
+        else frozenset(),
         accumulation_steps=job.gradient_accumulation_steps,
         workspace_bytes=workspace_bytes(gpu),
         on_cpu=is_cpu(gpu),
@@ -75,7 +80,9 @@ def _lora(job: JobSpec, number_bytes: int) -> Lora | None:
     if not job.trains_adapter:
         return None
     targets = None if job.target_modules == ALL_LINEAR else frozenset(job.target_modules.split(","))
-    return Lora(job.lora_r, number_bytes, targets, job.lora_dropout, job.use_dora, widens_input=job.use_dora)
+    return Lora(
+        job.lora_r, number_bytes, targets, job.lora_dropout, job.use_dora, widens_input=job.use_dora
+    )
 
 
 def _quantization(job: JobSpec) -> Quantization | None:
@@ -94,7 +101,9 @@ def _attention(job: JobSpec, shape: ModelShape, gpu: Gpu) -> Attention:
         return "flash"
     if job.attn_implementation == "eager" or shape.attn_logit_softcapping or shape.family.has_sinks:
         return "eager"
-    if job.attn_implementation == "flash_attention_2" or (job.attn_implementation == "varlen" and job.packing):
+    if job.attn_implementation == "flash_attention_2" or (
+        job.attn_implementation == "varlen" and job.packing
+    ):
         return "flash"
     return "sdpa" if is_cpu(gpu) or gpu.compute_capability >= (8, 0) else "efficient"
 
@@ -105,7 +114,9 @@ def _length_problems(job: JobSpec, shape: ModelShape) -> tuple[Problem, ...]:
         return ()
     return (
         Problem(
-            "max_length", f"{job.max_length} is beyond the model's {positions} positions", f"give {positions} or less"
+            "max_length",
+            f"{job.max_length} is beyond the model's {positions} positions",
+            f"give {positions} or less",
         ),
     )
 
@@ -114,7 +125,11 @@ def _target_problems(job: JobSpec, shape: ModelShape) -> tuple[Problem, ...]:
     if not job.trains_adapter or job.target_modules == ALL_LINEAR:
         return ()
     layers = {shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)}.values()
-    names = tuple(dict.fromkeys(t.module for layer in layers for t in shape.layer_tensors(layer) if t.is_linear))
+    names = tuple(
+        dict.fromkeys(
+            t.module for layer in layers for t in shape.layer_tensors(layer) if t.is_linear
+        )
+    )
     unknown = [name for name in job.target_modules.split(",") if name not in names]
     if not unknown:
         return ()

@@ -43,7 +43,9 @@ class Optimizer:
     """Gradients of the matrices of layers are projected to this rank: states are those of the projection, besides the
     projecting matrix itself."""
 
-    def states(self, shape: tuple[int, ...], parameter_bytes: int, is_matrix_of_layer: bool = False) -> Iterator[int]:
+    def states(
+        self, shape: tuple[int, ...], parameter_bytes: int, is_matrix_of_layer: bool = False
+    ) -> Iterator[int]:
         """Bytes of each tensor that it keeps in device memory for one parameter tensor."""
         numbers = prod(shape)
         if self.projection_rank and is_matrix_of_layer:
@@ -51,13 +53,21 @@ class Optimizer:
             yield rank * min(shape) * parameter_bytes
             yield from [rank * max(shape) * parameter_bytes] * self.num_states
             return
-        if self.has_4bit_states and numbers >= LEAST_8BIT_NUMBERS and numbers % BLOCK_4BIT_NUMBERS == 0:
-            exception_bytes = parameter_bytes * (LEAST_8BIT_NUMBERS - 1)  # so that more numbers never cost less
+        if (
+            self.has_4bit_states
+            and numbers >= LEAST_8BIT_NUMBERS
+            and numbers % BLOCK_4BIT_NUMBERS == 0
+        ):
+            exception_bytes = parameter_bytes * (
+                LEAST_8BIT_NUMBERS - 1
+            )  # so that more numbers never cost less
             packed_bytes = numbers // 2 + numbers // BLOCK_4BIT_NUMBERS * 4 + CODE_BOOK_4BIT_BYTES
             yield from [max(packed_bytes, exception_bytes)] * self.num_states
             return
         if self.is_factored:
-            yield from [numbers // size * 4 for size in shape[-2:]] if len(shape) > 1 else [numbers * 4]
+            yield from (
+                [numbers // size * 4 for size in shape[-2:]] if len(shape) > 1 else [numbers * 4]
+            )
         elif self.state_bytes == 1 and numbers >= LEAST_8BIT_NUMBERS:
             yield from [-(-numbers // BLOCK_NUMBERS) * 4] * self.num_states
         if not self.pages(numbers):
@@ -86,7 +96,9 @@ OPTIMIZERS: Mapping[OptimizerName, Optimizer] = MappingProxyType(
     {
         optimizer.name: optimizer
         for optimizer in (
-            Optimizer("adamw_torch_fused", num_states=2, state_bytes=None, counts_steps_on_device=True),
+            Optimizer(
+                "adamw_torch_fused", num_states=2, state_bytes=None, counts_steps_on_device=True
+            ),
             # foreach Adam builds the list of all denominators at once (torch/optim/adam.py: _multi_tensor_adam).
             Optimizer("adamw_torch", num_states=2, state_bytes=None, copies_all=1),
             Optimizer("adamw_8bit", num_states=2, state_bytes=1),
@@ -94,7 +106,13 @@ OPTIMIZERS: Mapping[OptimizerName, Optimizer] = MappingProxyType(
             Optimizer("paged_adamw_32bit", num_states=2, state_bytes=4, is_paged=True),
             Optimizer("lion_8bit", num_states=1, state_bytes=1),
             # transformers/optimization.py: the gradient, the parameter, their squares and the update, all in float32.
-            Optimizer("adafactor", num_states=0, state_bytes=4, is_factored=True, float_copies_of_largest=4),
+            Optimizer(
+                "adafactor",
+                num_states=0,
+                state_bytes=4,
+                is_factored=True,
+                float_copies_of_largest=4,
+            ),
             Optimizer("sgd", num_states=0, state_bytes=None),
             # galore_torch/adamw.py and apollo_torch/apollo.py, with the rank that transformers passes on: a projection
             # is found by decomposing the gradient in float32; an update is as large as the parameter.

@@ -185,14 +185,21 @@ class Program:
     def trains_embedding(self) -> bool:
         """True if the embedding, or a copy of it, trains."""
         if self.lora is not None:
-            return bool(self.saved_modules & ({"embed_tokens", "lm_head"} if self.is_tied else {"embed_tokens"}))
+            return bool(
+                self.saved_modules
+                & ({"embed_tokens", "lm_head"} if self.is_tied else {"embed_tokens"})
+            )
         return self.trained_layers is None
 
     @property
     def asks_for_input_gradients(self) -> bool:
         """True if frozen embeddings are asked for a gradient all the same (enable_input_require_grads in transformers),
         as checkpointing and compiling do for adapters."""
-        return self.lora is not None and (self.checkpointing or self.compiles_layers) and not self.trains_embedding
+        return (
+            self.lora is not None
+            and (self.checkpointing or self.compiles_layers)
+            and not self.trains_embedding
+        )
 
     @property
     def trains_last_norm(self) -> bool:
@@ -221,8 +228,12 @@ class Program:
     def linears(self) -> Mapping[str, tuple[int, int]]:
         """(out, in) of each linear layer, by its own name."""
         shape = self.shape
-        layers = {shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)}.values()
-        tensors = (tensor for layer in layers for tensor in shape.layer_tensors(layer) if tensor.is_linear)
+        layers = {
+            shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)
+        }.values()
+        tensors = (
+            tensor for layer in layers for tensor in shape.layer_tensors(layer) if tensor.is_linear
+        )
         return {tensor.module: (tensor.shape[0], tensor.shape[1]) for tensor in tensors}
 
     def has_adapter(self, module: str) -> bool:
@@ -233,12 +244,19 @@ class Program:
         """The kind of each decoder layer."""
         shape = self.shape
         window = shape.sliding_window or self.row_tokens + 1
-        trained = 0 if self.lora else shape.num_hidden_layers if self.trained_layers is None else self.trained_layers
+        trained = (
+            0
+            if self.lora
+            else shape.num_hidden_layers
+            if self.trained_layers is None
+            else self.trained_layers
+        )
         return tuple(
             LayerKind(
                 is_windowed=layer_type == "sliding_attention" and self.row_tokens >= window,
                 has_experts=shape.has_experts(layer),
-                is_checkpointed=self.recomputes_in_part or (self.checkpointing and layer % self.checkpoint_every == 0),
+                is_checkpointed=self.recomputes_in_part
+                or (self.checkpointing and layer % self.checkpoint_every == 0),
                 trains=layer >= shape.num_hidden_layers - trained,
             )
             for layer, layer_type in enumerate(shape.layer_types)

@@ -58,7 +58,9 @@ class Quantization:
         """
         return num_out * num_in * 2
 
-    def forward_scratch_bytes(self, num_tokens: int, num_out: int, num_in: int, is_float16: bool) -> int:
+    def forward_scratch_bytes(
+        self, num_tokens: int, num_out: int, num_in: int, is_float16: bool
+    ) -> int:
         """What the forward product needs beside its output.
 
         4 bits: the 16-bit copy of the weight. 8 bits: first the input in float16, its absolute values, a byte for each

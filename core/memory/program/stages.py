@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from core.job import STAGES, JobSpec
+from core.job import JobSpec
 from core.memory.program.program import Companion, Generation, Head, Moment, Pass, Program
 from core.models import ModelShape
+from core.training.contract.stages import STAGES
 
-HEADS: Mapping[str, Head] = MappingProxyType({"fused": "fused", "logits": "preference", "score": "score"})
+HEADS: Mapping[str, Head] = MappingProxyType(
+    {"fused": "fused", "logits": "preference", "score": "score"}
+)
 """Head of a stage -> head of a program."""
 OWN_PASSES: Mapping[str, Moment] = MappingProxyType({"kto": "before", "rloo": "generation"})
 """Stage -> when the model that trains answers once more without a graph: KTO for mismatched pairs (_compute_kl_logps in
@@ -63,7 +66,9 @@ def _with_models(program: Program, job: JobSpec, reward_shape: ModelShape) -> Pr
             companions.append(Companion("reference_model", reference))
     if stage.generates and (job.reward_model or not stage.is_trainable):
         rows = program.generation.rows if program.generation else program.rows
-        judge = replace(frozen(asked), shape=reward_shape, quantization=None, head="score", rows=rows)
+        judge = replace(
+            frozen(asked), shape=reward_shape, quantization=None, head="score", rows=rows
+        )
         passes.append(Pass(judge, "generation"))
         companions.append(Companion("reward_model", judge))
     if not stage.is_trainable:
@@ -82,5 +87,10 @@ def _needs_reference(job: JobSpec) -> bool:
 def frozen(program: Program) -> Program:
     """The same model, asked without its adapter, or a copy of it: nothing of it trains."""
     return replace(
-        program, lora=None, trained_layers=0, saved_modules=frozenset(), checkpointing=False, offloads_activations=False
+        program,
+        lora=None,
+        trained_layers=0,
+        saved_modules=frozenset(),
+        checkpointing=False,
+        offloads_activations=False,
     )

@@ -123,7 +123,9 @@ class Tape:
         the operation runs, or its backward; what a backward kernel needs comes after its results.
         """
         heap, first = self.heap, inputs[0]
-        is_recorded = self.is_recording and (bool(weights) or any(tensor.requires_grad for tensor in inputs))
+        is_recorded = self.is_recording and (
+            bool(weights) or any(tensor.requires_grad for tensor in inputs)
+        )
         needs_saved = bool(saves) or saves_output or saves_constant
         if is_recorded and needs_saved:
             self.num_savers += 1
@@ -139,7 +141,11 @@ class Tape:
             heap.drop(scratch)
         if is_recorded:
             saved, away = self.save((*saves, output) if saves_output else saves)
-            sizes = [tensor.num_bytes for tensor in inputs] if gradient_bytes is None else gradient_bytes
+            sizes = (
+                [tensor.num_bytes for tensor in inputs]
+                if gradient_bytes is None
+                else gradient_bytes
+            )
             backward = sizes, weights, backward_scratch_bytes, scratch_kind, backward_kernel_bytes
             self.operations.append(Operation(inputs, output, saved, *backward, away, needs_saved))
         if consumes:
@@ -149,7 +155,9 @@ class Tape:
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """`x + y`, as wide as the wider; both are dropped."""
         wide = max(x.number_bytes, y.number_bytes)
-        gradient_bytes = [PASSED_ON if part.number_bytes == wide else part.num_bytes for part in (x, y)]
+        gradient_bytes = [
+            PASSED_ON if part.number_bytes == wide else part.num_bytes for part in (x, y)
+        ]
         return self.run(x, y, number_bytes=wide, gradient_bytes=gradient_bytes, consumes=True)
 
     def cast(self, x: Tensor, number_bytes: int, consumes: bool = False) -> Tensor:
@@ -177,14 +185,19 @@ class Tape:
         """Copies on the device of what was sent to main memory."""
         if self.offload is not None:
             self.offload.finish()
-        return [self.heap.allocate(tensor.numbers, tensor.number_bytes, "activations") for tensor in away]
+        return [
+            self.heap.allocate(tensor.numbers, tensor.number_bytes, "activations")
+            for tensor in away
+        ]
 
     def take(self) -> list[Operation]:
         """The operations recorded so far; the tape is empty afterwards."""
         taken, self.operations = self.operations, []
         return taken
 
-    def backward(self, operations: list[Operation], output: Tensor, gradient: Tensor, target: Tensor) -> Tensor | None:
+    def backward(
+        self, operations: list[Operation], output: Tensor, gradient: Tensor, target: Tensor
+    ) -> Tensor | None:
         """Run recorded operations backwards from the gradient of their output, which is dropped.
 
         Returns the gradient of `target`; None if it needs none.
@@ -242,9 +255,18 @@ class Tape:
     def _run_backward(self, operation: Operation, upstream: Tensor) -> list[tuple[int, Tensor]]:
         """The gradients of an operation's inputs, by the id of the input."""
         heap = self.heap
-        scratch = heap.allocate(operation.scratch_bytes, 1, operation.scratch_kind) if operation.scratch_bytes else None
+        scratch = (
+            heap.allocate(operation.scratch_bytes, 1, operation.scratch_kind)
+            if operation.scratch_bytes
+            else None
+        )
         made = [
-            (tensor.id, heap.hold(upstream) if num_bytes == PASSED_ON else heap.allocate(num_bytes, 1, "temporary"))
+            (
+                tensor.id,
+                heap.hold(upstream)
+                if num_bytes == PASSED_ON
+                else heap.allocate(num_bytes, 1, "temporary"),
+            )
             for tensor, num_bytes in zip(operation.inputs, operation.gradient_bytes, strict=True)
             if tensor.requires_grad
         ]

@@ -79,10 +79,14 @@ class Heap:
             self.peaks[segment] = Peak(self.live_bytes, len(self.log))
         self._high = self._segment_peak_bytes()
 
-    def allocate(self, numbers: int, number_bytes: int, kind: Kind, requires_grad: bool = False) -> Tensor:
+    def allocate(
+        self, numbers: int, number_bytes: int, kind: Kind, requires_grad: bool = False
+    ) -> Tensor:
         """A new tensor, held once."""
         tensor = Tensor(len(self.sizes), numbers, number_bytes, requires_grad)
-        num_bytes = 0 if self.is_closed else -(-numbers * number_bytes // ROUNDING_BYTES) * ROUNDING_BYTES
+        num_bytes = (
+            0 if self.is_closed else -(-numbers * number_bytes // ROUNDING_BYTES) * ROUNDING_BYTES
+        )
         self.sizes.append(num_bytes)
         self.kinds.append(kind)
         self.log.append(tensor.id)

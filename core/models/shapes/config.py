@@ -34,7 +34,11 @@ class Config:
         value = self.get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_SIZE:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < MAX_SIZE
+        ):
             raise self._wrong(key, "a number above 0")
         return float(value)
 

@@ -21,7 +21,9 @@ class UnknownArchitecture(ValueError):
 
     def __init__(self, model_type: str):
         self.model_type = model_type
-        super().__init__(f"the architecture {model_type[:64]!r} is not known; known are {', '.join(FAMILIES)}")
+        super().__init__(
+            f"the architecture {model_type[:64]!r} is not known; known are {', '.join(FAMILIES)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,9 @@ _MISTRAL = Family(
     defaults=MappingProxyType({"num_key_value_heads": 8}),
 )
 
-_QWEN_DEFAULTS = MappingProxyType({"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28})
+_QWEN_DEFAULTS = MappingProxyType(
+    {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
+)
 
 _QWEN3 = Family(
     "Qwen3",
@@ -128,7 +132,9 @@ _GEMMA = Family(
     "Gemma",
     norm_scales_in_float32=True,
     hidden_act="gelu_pytorch_tanh",
-    defaults=MappingProxyType({"tie_word_embeddings": True, "head_dim": 256, "num_key_value_heads": 16}),
+    defaults=MappingProxyType(
+        {"tie_word_embeddings": True, "head_dim": 256, "num_key_value_heads": 16}
+    ),
 )
 
 _GEMMA2 = replace(
@@ -173,7 +179,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "llama": _LLAMA,
         "mistral": _MISTRAL,
-        "mixtral": replace(_MISTRAL, title="Mixtral", experts=Experts(router="gate", weighs_in_float32=True)),
+        "mixtral": replace(
+            _MISTRAL, title="Mixtral", experts=Experts(router="gate", weighs_in_float32=True)
+        ),
         "qwen2": Family(
             "Qwen2",
             qkv_bias=True,
@@ -186,7 +194,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_moe": replace(
             _QWEN3,
             title="Qwen3 MoE",
-            experts=Experts(router="gate", router_is_first=False, width_key="moe_intermediate_size"),
+            experts=Experts(
+                router="gate", router_is_first=False, width_key="moe_intermediate_size"
+            ),
             slides=_every_layer_if_on,
             reads_layer_types=False,
             defaults=MappingProxyType({"num_key_value_heads": 4, "sliding_window": 4096}),
@@ -195,7 +205,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gemma2": _GEMMA2,
         "gemma3_text": _GEMMA3,
         "gemma3": replace(_GEMMA3, is_multimodal=True),
-        "phi3": Family("Phi-3", qkv_bias=False, o_bias=False, fused_projections=True, slides=_every_layer),
+        "phi3": Family(
+            "Phi-3", qkv_bias=False, o_bias=False, fused_projections=True, slides=_every_layer
+        ),
         "smollm3": replace(
             _LLAMA,
             title="SmolLM3",
@@ -203,7 +215,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             reads_layer_types=True,
             defaults=MappingProxyType({"tie_word_embeddings": True, "num_key_value_heads": 4}),
         ),
-        "olmo2": Family("OLMo 2", qk_norm="all_heads", layer_norms=POST_NORMS, norm_scales_in_float32=True),
+        "olmo2": Family(
+            "OLMo 2", qk_norm="all_heads", layer_norms=POST_NORMS, norm_scales_in_float32=True
+        ),
         "granite": replace(_LLAMA, title="Granite", scales_residuals=True),
         "gpt_oss": Family(
             "gpt-oss",

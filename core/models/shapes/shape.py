@@ -10,7 +10,13 @@ from math import prod
 from typing import Literal, Self
 
 from core.models.shapes.config import Config
-from core.models.shapes.families import FAMILIES, SANDWICH_NORMS, Family, QkNorm, UnknownArchitecture
+from core.models.shapes.families import (
+    FAMILIES,
+    SANDWICH_NORMS,
+    Family,
+    QkNorm,
+    UnknownArchitecture,
+)
 
 Kind = Literal["embedding", "linear", "norm", "bias", "expert", "router", "head", "other"]
 LayerType = Literal["full_attention", "sliding_attention"]
@@ -111,8 +117,12 @@ class ModelShape:
             attn_logit_softcapping=read.number_or_none("attn_logit_softcapping"),
             final_logit_softcapping=read.number_or_none("final_logit_softcapping"),
             num_experts=num_experts,
-            num_experts_per_tok=read.whole("num_experts_per_tok", most=num_experts) if num_experts else 0,
-            moe_intermediate_size=read.whole(family.experts.width_key) if family.experts and num_experts else 0,
+            num_experts_per_tok=read.whole("num_experts_per_tok", most=num_experts)
+            if num_experts
+            else 0,
+            moe_intermediate_size=read.whole(family.experts.width_key)
+            if family.experts and num_experts
+            else 0,
             dense_layers=_dense_layers(read, num_layers) if num_experts else (),
         )
 
@@ -150,7 +160,9 @@ class ModelShape:
     def num_parameters(self) -> int:
         """Parameters of the whole model; a tied head counts once, with its embedding."""
         inner = sum(
-            tensor.num_elements for layer in range(self.num_hidden_layers) for tensor in self.layer_tensors(layer)
+            tensor.num_elements
+            for layer in range(self.num_hidden_layers)
+            for tensor in self.layer_tensors(layer)
         )
         return inner + sum(tensor.num_elements for tensor in self.outer_tensors())
 
@@ -162,7 +174,11 @@ class ModelShape:
         """The tensors outside the layers: embedding, last norm, and the head unless it is tied."""
         matrix = (self.vocab_size, self.hidden_size)
         head = () if self.tie_word_embeddings else (Tensor("lm_head.weight", matrix, "head"),)
-        return Tensor("model.embed_tokens.weight", matrix, "embedding"), _norm("model.norm", self.hidden_size), *head
+        return (
+            Tensor("model.embed_tokens.weight", matrix, "embedding"),
+            _norm("model.norm", self.hidden_size),
+            *head,
+        )
 
     def layer_tensors(self, layer: int = 0) -> tuple[Tensor, ...]:
         """The tensors of one layer, named within it."""
@@ -202,7 +218,11 @@ def _attention(shape: ModelShape) -> tuple[Tensor, ...]:
     sinks = (Tensor("self_attn.sinks", (heads,), "other"),) if shape.family.has_sinks else ()
     output = _linear("self_attn.o_proj", hidden, queries, shape.o_bias)
     if shape.fused_qkv:
-        return sinks + output + _linear("self_attn.qkv_proj", queries + 2 * keys, hidden, shape.qkv_bias)
+        return (
+            sinks
+            + output
+            + _linear("self_attn.qkv_proj", queries + 2 * keys, hidden, shape.qkv_bias)
+        )
     return (
         sinks
         + _linear("self_attn.q_proj", queries, hidden, shape.qkv_bias)
@@ -227,7 +247,9 @@ def _dense_mlp(shape: ModelShape) -> tuple[Tensor, ...]:
     down = _linear("mlp.down_proj", hidden, width, has_bias)
     if shape.fused_gate_up:
         return _linear("mlp.gate_up_proj", 2 * width, hidden, has_bias) + down
-    gate, up = (_linear(f"mlp.{name}", width, hidden, has_bias) for name in ("gate_proj", "up_proj"))
+    gate, up = (
+        _linear(f"mlp.{name}", width, hidden, has_bias) for name in ("gate_proj", "up_proj")
+    )
     return gate + up + down
 
 
@@ -264,7 +286,10 @@ def _known_model_type(config: Mapping[str, object]) -> str:
 
 def _text_config(config: Mapping[str, object]) -> Mapping[str, object]:
     """The part on the text decoder; tying is a fact of the whole model (source: Gemma3Config)."""
-    return {"tie_word_embeddings": config.get("tie_word_embeddings", True), **Config(config, {}).table("text_config")}
+    return {
+        "tie_word_embeddings": config.get("tie_word_embeddings", True),
+        **Config(config, {}).table("text_config"),
+    }
 
 
 def _num_key_value_heads(read: Config) -> int:
@@ -283,7 +308,9 @@ def _head_dim(read: Config) -> int:
     hidden, num_heads = read.whole("hidden_size"), read.whole("num_attention_heads")
     head_dim = read.whole_or_none("head_dim")
     if head_dim is None and hidden % num_heads:
-        raise ValueError(f"config.json: num_attention_heads {num_heads} does not divide hidden_size {hidden}")
+        raise ValueError(
+            f"config.json: num_attention_heads {num_heads} does not divide hidden_size {hidden}"
+        )
     return head_dim or hidden // num_heads
 
 
@@ -293,8 +320,13 @@ def _layer_types(read: Config, family: Family, num_layers: int) -> tuple[LayerTy
         return (_FULL,) * num_layers
     named = read.items_or_none("layer_types") if family.reads_layer_types else None
     if named is not None and len(named) != num_layers:
-        raise ValueError(f"config.json: layer_types has {len(named)} items; it must have {num_layers}, one per layer")
-    slides = (family.slides(read, layer) if named is None else named[layer] == _SLIDING for layer in range(num_layers))
+        raise ValueError(
+            f"config.json: layer_types has {len(named)} items; it must have {num_layers}, one per layer"
+        )
+    slides = (
+        family.slides(read, layer) if named is None else named[layer] == _SLIDING
+        for layer in range(num_layers)
+    )
     return tuple(_SLIDING if each else _FULL for each in slides)
 
 

@@ -69,7 +69,10 @@ class Checkpoints:
         try:
             building.mkdir(parents=True)
             yield building
-            seal(building / f"checkpoint-{step}", {"step": step, "max_steps": max_steps, "facts": facts})
+            seal(
+                building / f"checkpoint-{step}",
+                {"step": step, "max_steps": max_steps, "facts": facts},
+            )
             target = self.folder / f"checkpoint-{step}"
             publish(building / target.name, target)
             self._known[target] = _look(target)
@@ -113,7 +116,10 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
 
     The hashes are of what can be read back. Raises OSError.
     """
-    files = {name: {"bytes": path.stat().st_size, "sha256": _synced_sha256(path)} for name, path in _files(folder)}
+    files = {
+        name: {"bytes": path.stat().st_size, "sha256": _synced_sha256(path)}
+        for name, path in _files(folder)
+    }
     manifest = folder / MANIFEST
     with manifest.open("w", encoding="utf-8") as file:
         json.dump({**facts, "files": files}, file, indent=2)
@@ -176,7 +182,9 @@ def _mislabelled(folder: Path) -> str:
     manifest = _manifest(folder)
     if manifest.get("step") != _step_of(folder):
         return f"its manifest is of step {manifest.get('step')}"
-    if not isinstance(manifest.get("max_steps"), int) or not isinstance(manifest.get("facts"), dict):
+    if not isinstance(manifest.get("max_steps"), int) or not isinstance(
+        manifest.get("facts"), dict
+    ):
         return "its manifest does not tell what the training was"
     return ""
 

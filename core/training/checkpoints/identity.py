@@ -61,11 +61,14 @@ def facts_of(job: Any, folder: Path, num_rows: int, versions: Mapping[str, str])
 def keep_smaller_batch(job: Any, checkpoint: Checkpoint) -> None:
     """A run that has had to cut its batch down goes on with the smaller one: the memory is as small as it was."""
     rows, passes = (
-        checkpoint.facts.get(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+        checkpoint.facts.get(name)
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
     )
     if not (job.halve_batch_on_oom and isinstance(rows, int) and isinstance(passes, int)):
         return
-    is_same_batch = rows * passes == job.per_device_train_batch_size * job.gradient_accumulation_steps
+    is_same_batch = (
+        rows * passes == job.per_device_train_batch_size * job.gradient_accumulation_steps
+    )
     if is_same_batch and rows < job.per_device_train_batch_size:
         job.per_device_train_batch_size, job.gradient_accumulation_steps = rows, passes
 
@@ -77,7 +80,9 @@ def check_same(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> tuple[str, .
         for name, value in sorted(facts.items())
         if name in checkpoint.facts and checkpoint.facts[name] != value
     }
-    if barred := [f"{name} was {_shown(old)}, now it is {_shown(new)}" for name, old, new in _barred(changed)]:
+    if barred := [
+        f"{name} was {_shown(old)}, now it is {_shown(new)}" for name, old, new in _barred(changed)
+    ]:
         raise TrainingError(
             f"The run cannot go on from {checkpoint.folder.name}: {'; '.join(barred)}. "
             "Set it back in job.json, or start a new run.",
@@ -101,14 +106,18 @@ def _parts(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]
     for name, (old, new) in changed.items():
         if isinstance(old, dict) and isinstance(new, dict):
             entries = {key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())}
-            parts |= {f"{name} of {key}": pair for key, pair in entries.items() if pair[0] != pair[1]}
+            parts |= {
+                f"{name} of {key}": pair for key, pair in entries.items() if pair[0] != pair[1]
+            }
         else:
             parts[name] = (old, new)
     return parts
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, str | bool) else str("absent" if value is None else value)
+    text = (
+        repr(value) if isinstance(value, str | bool) else str("absent" if value is None else value)
+    )
     return text if len(text) < 60 else text[:12] + "..." + text[-9:]
 
 
@@ -131,6 +140,8 @@ def _data_hashes(job: Any, folder: Path) -> dict[str, str]:
     named = (folder / path for path in (job.dataset, job.eval_dataset) if path)
     files = sorted({*(folder / "data").glob("*.jsonl"), *named})
     return {
-        (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix(): sha256_of(path)
+        (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix(): sha256_of(
+            path
+        )
         for path in files
     }

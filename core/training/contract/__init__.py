@@ -1,4 +1,6 @@
 """What the training program and the rest of Tailor agree on.
 
-Standard library only. The one part of the training program that the rest of core imports.
+Standard library only. The one part of the training program that the rest of core imports, module by module.
 """
+
+__all__ = ["failures", "methods", "optimizers", "row_formats", "stages"]

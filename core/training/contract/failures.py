@@ -79,7 +79,11 @@ CAUSES = (
         r"^GatedRepoError",
         "{model} is gated: accept its licence at https://huggingface.co/{model}, then log in with `hf auth login`.",
     ),
-    Cause("model_not_found", r"^RevisionNotFoundError", "{model} has no such revision on the Hugging Face Hub."),
+    Cause(
+        "model_not_found",
+        r"^RevisionNotFoundError",
+        "{model} has no such revision on the Hugging Face Hub.",
+    ),
     Cause(
         "model_not_found",
         r"^RepositoryNotFoundError",
@@ -164,7 +168,9 @@ def diagnose(error: BaseException, model: str, phase: str) -> Failure:
             if found := re.search(cause.pattern, text, re.DOTALL):
                 groups = found.groupdict()
                 sentence = cause.sentence.format(**words, **groups)
-                return Failure(cause.id, sentence, _bytes(groups.get("needed")), _bytes(groups.get("free")))
+                return Failure(
+                    cause.id, sentence, _bytes(groups.get("needed")), _bytes(groups.get("free"))
+                )
     first_line = (str(error).strip().splitlines() or ["no message"])[0]
     return Failure("unknown", f"{type(error).__name__}: {first_line}")
 
@@ -176,7 +182,11 @@ def explain(error: BaseException, model: str, phase: str) -> str:
 
 def gib(num_bytes: float) -> str:
     """A size as a sentence names it: 12.3 GiB."""
-    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 / 20 else f"{num_bytes / 2**20:,.1f} MiB"
+    return (
+        f"{num_bytes / 2**30:,.1f} GiB"
+        if num_bytes >= 2**30 / 20
+        else f"{num_bytes / 2**20:,.1f} MiB"
+    )
 
 
 def _bytes(size: str | None) -> int | None:

@@ -80,7 +80,10 @@ def form(row: Row) -> dict[str, type]:
 def unpaired(row: Row) -> list[Row]:
     """The two answers of a preference, each by itself with its verdict."""
     rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
-    return [rest | {"completion": row[name], "label": name == "chosen"} for name in ("chosen", "rejected")]
+    return [
+        rest | {"completion": row[name], "label": name == "chosen"}
+        for name in ("chosen", "rejected")
+    ]
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -106,7 +109,9 @@ def _kind_of(fields: Mapping[str, Any], stage: str) -> Kind:
     if accepted is None:
         found = fitting[0].dataset_type
         stages = ", ".join(name for name, types in ACCEPTED_TYPES.items() if found in types)
-        raise BadRow(f"is {found} data, which fits the stages {stages}; {stage} needs {' or '.join(wanted)} data")
+        raise BadRow(
+            f"is {found} data, which fits the stages {stages}; {stage} needs {' or '.join(wanted)} data"
+        )
     return accepted
 
 
@@ -125,8 +130,12 @@ def _turns(fields: Mapping[str, Any]) -> Row:
     for index, turn in enumerate(turns):
         if not isinstance(turn, dict) or turn.get("from") not in SHAREGPT_ROLES:
             raise BadRow(f"conversations[{index}] is not from one of {', '.join(SHAREGPT_ROLES)}")
-    instructions = _said("system", _text(fields["system"], "system")) if fields.get("system") else []
-    messages = [{"role": SHAREGPT_ROLES[turn["from"]], "content": turn.get("value")} for turn in turns]
+    instructions = (
+        _said("system", _text(fields["system"], "system")) if fields.get("system") else []
+    )
+    messages = [
+        {"role": SHAREGPT_ROLES[turn["from"]], "content": turn.get("value")} for turn in turns
+    ]
     return _conversation({"messages": instructions + messages})
 
 
@@ -171,7 +180,8 @@ def _prompt_completion(fields: Mapping[str, Any]) -> Row:
     return {
         "prompt": _messages(_said("user", prompt) if isinstance(prompt, str) else prompt, "prompt"),
         "completion": _messages(
-            _said("assistant", completion) if isinstance(completion, str) else completion, "completion"
+            _said("assistant", completion) if isinstance(completion, str) else completion,
+            "completion",
         ),
     }
 
@@ -184,7 +194,11 @@ def _instruction(fields: Mapping[str, Any]) -> Row:
 
 
 def _question(fields: Mapping[str, Any]) -> Row:
-    return _exchange(_text(fields["question"], "question"), _text(fields["answer"], "answer"), fields.get("system"))
+    return _exchange(
+        _text(fields["question"], "question"),
+        _text(fields["answer"], "answer"),
+        fields.get("system"),
+    )
 
 
 def _plain_text(fields: Mapping[str, Any]) -> Row:
@@ -198,7 +212,10 @@ def _prompt_only(fields: Mapping[str, Any]) -> Row:
 def _exchange(question: str, answer: str, system: object) -> Row:
     """One question and its answer as messages, for the model's chat template."""
     instructions = _said("system", _text(system, "system")) if system else []
-    return {"prompt": instructions + _said("user", question), "completion": _said("assistant", answer)}
+    return {
+        "prompt": instructions + _said("user", question),
+        "completion": _said("assistant", answer),
+    }
 
 
 def _right_answer(row: Row, fields: Mapping[str, Any]) -> str | None:

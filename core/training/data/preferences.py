@@ -37,27 +37,42 @@ class Comparer:
         """Tokens before the answers; those before the later one, should they differ."""
         return max(begin for _tokens, begin in self.divided(row))
 
-    def divided(self, row: Mapping[str, Any], with_text: bool = False) -> tuple[tuple[Tokens, int], tuple[Tokens, int]]:
+    def divided(
+        self, row: Mapping[str, Any], with_text: bool = False
+    ) -> tuple[tuple[Tokens, int], tuple[Tokens, int]]:
         """Both texts, each with the index at which its answer begins."""
         text = text_of(row, self.tokenizer)
-        chosen, rejected = (self._divide(text["prompt"], text[name], with_text) for name in COLUMNS[1:])
+        chosen, rejected = (
+            self._divide(text["prompt"], text[name], with_text) for name in COLUMNS[1:]
+        )
         prompts = zip(chosen[0].ids[: chosen[1]], rejected[0].ids[: rejected[1]], strict=False)
         if sum(one != other for one, other in prompts) > 1:
             raise BadRow("its prompt has other tokens before chosen than before rejected")
         return self._completed(*chosen), self._completed(*rejected)
 
     def _divide(self, prompt: str, answer: str, with_text: bool) -> tuple[Tokens, int]:
-        whole = self.tokenizer(prompt + answer, add_special_tokens=False, return_offsets_mapping=with_text)
-        ids, alone = whole["input_ids"], self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        whole = self.tokenizer(
+            prompt + answer, add_special_tokens=False, return_offsets_mapping=with_text
+        )
+        ids, alone = (
+            whole["input_ids"],
+            self.tokenizer(prompt, add_special_tokens=False)["input_ids"],
+        )
         if len(ids) < len(alone):
             raise BadRow("its prompt has more tokens than prompt and answer together")
-        begin = len(alone) - (alone != ids[: len(alone)])  # one token less if the answer changes the last one
+        begin = len(alone) - (
+            alone != ids[: len(alone)]
+        )  # one token less if the answer changes the last one
         text = prompt + answer if with_text else ""
         return Tokens(ids, [True] * len(ids), text, whole.get("offset_mapping", ())), begin
 
     def _completed(self, tokens: Tokens, begin: int) -> tuple[Tokens, int]:
         """With the tokens for the beginning and the end, unless the text brings them."""
-        first, last, place = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, len(tokens.text)
+        first, last, place = (
+            self.tokenizer.bos_token_id,
+            self.tokenizer.eos_token_id,
+            len(tokens.text),
+        )
         if first is not None and (begin == 0 or tokens.ids[0] != first):
             tokens, begin = _with(tokens, 0, first, 0), begin + 1
         if len(tokens.ids) == begin or tokens.ids[-1] != last:
@@ -72,8 +87,13 @@ def text_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, str]:
     columns = {name: row[name] for name in COLUMNS}
     if isinstance(row["prompt"], str):
         return columns
-    text = apply_chat_template(columns, tokenizer, tools=json.loads(row["tools"]) if row.get("tools") else None)
-    return {name: value if name == "prompt" else _ended(value, tokenizer.eos_token) for name, value in text.items()}
+    text = apply_chat_template(
+        columns, tokenizer, tools=json.loads(row["tools"]) if row.get("tools") else None
+    )
+    return {
+        name: value if name == "prompt" else _ended(value, tokenizer.eos_token)
+        for name, value in text.items()
+    }
 
 
 def _ended(text: str, end: str) -> str:

@@ -39,8 +39,12 @@ def in_text(rows: Rows, tokenizer: Any, max_length: int) -> Sets:
         if dataset is None:
             return None
         numbered = zip(dataset, lines, strict=True)
-        fitting = [text_of(row, tokenizer) for row, line in numbered if fits(row, f"{field} line {line}")]
-        return Dataset.from_dict({name: [row[name] for row in fitting] for name in TEXTS}, features=TEXTS)
+        fitting = [
+            text_of(row, tokenizer) for row, line in numbered if fits(row, f"{field} line {line}")
+        ]
+        return Dataset.from_dict(
+            {name: [row[name] for row in fitting] for name in TEXTS}, features=TEXTS
+        )
 
     return {
         "train_dataset": convert(rows.train, rows.train_lines, "dataset"),
@@ -55,7 +59,9 @@ def that_leave_room(rows: Rows, tokenizer: Any, max_tokens: int) -> Sets:
         if dataset is None:
             return None
         lengths = [len(prompt_ids(row, tokenizer)) for row in dataset]
-        return dataset.select([index for index, length in enumerate(lengths) if length <= max_tokens])
+        return dataset.select(
+            [index for index, length in enumerate(lengths) if length <= max_tokens]
+        )
 
     return {"train_dataset": fitting(rows.train), "eval_dataset": fitting(rows.eval)}
 

@@ -54,7 +54,13 @@ class Rows:
 
 
 def read_rows(
-    folder: Path, dataset: str, eval_dataset: str, eval_fraction: float, seed: int, *, stage: str = "sft"
+    folder: Path,
+    dataset: str,
+    eval_dataset: str,
+    eval_fraction: float,
+    seed: int,
+    *,
+    stage: str = "sft",
 ) -> Rows:
     """The rows of a job's files for its stage; without an eval_dataset a share of the training rows is set aside.
 
@@ -64,12 +70,15 @@ def read_rows(
     if eval_dataset:
         held_out = _read(folder / eval_dataset, "eval_dataset", stage)
         if form(train[0].row) != form(held_out[0].row):
-            raise TrainingError("The rows of eval_dataset are of another kind than those of dataset.")
+            raise TrainingError(
+                "The rows of eval_dataset are of another kind than those of dataset."
+            )
     else:
         train, held_out = _split(train, eval_fraction, seed)
     if stage == "kto" and "chosen" in train[0].row:
         train, held_out = (
-            [Numbered(line, each) for line, row in rows for each in unpaired(row)] for rows in (train, held_out)
+            [Numbered(line, each) for line, row in rows for each in unpaired(row)]
+            for rows in (train, held_out)
         )
     features = _features(train[0].row)
     return Rows(
@@ -107,7 +116,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _split(rows: list[Numbered], fraction: float, seed: int) -> tuple[list[Numbered], list[Numbered]]:
+def _split(
+    rows: list[Numbered], fraction: float, seed: int
+) -> tuple[list[Numbered], list[Numbered]]:
     """(rows to train on, rows held out), both in the order of the file."""
     if fraction == 0 or len(rows) < FEWEST_ROWS_TO_SPLIT:
         return rows, []

@@ -38,7 +38,9 @@ def load_tokenizer(job: Any, *, is_conversational: bool, is_language_modeling: b
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
-        raise TrainingError(f"The tokenizer of {job.model} has no token that could pad: it names no end token.")
+        raise TrainingError(
+            f"The tokenizer of {job.model} has no token that could pad: it names no end token."
+        )
     if is_conversational and tokenizer.chat_template is None:
         print(f"{job.model} has no chat template: a ChatML one is used and saved with the result.")
         tokenizer.chat_template = CHAT_TEMPLATE
@@ -57,7 +59,9 @@ def training_template(tokenizer: Any, model: str) -> str | None:
     if has_generation_markers(tokenizer.chat_template):
         return None
     try:
-        template: str | None = get_training_chat_template(tokenizer)  # TRL has its own for the common templates
+        template: str | None = get_training_chat_template(
+            tokenizer
+        )  # TRL has its own for the common templates
     except ValueError:
         raise TrainingError(
             f"The chat template of {model} does not mark the assistant's turns: switch assistant_only_loss "

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from ..contract.stages import STAGES
+
 Row = Mapping[str, Any]
-DRAWN = frozenset({"grpo", "rloo", "ppo"})
+DRAWN = frozenset(stage.id for stage in STAGES.values() if stage.generates)
 """Stages in which the model draws the answers itself."""
 
 
@@ -59,7 +61,10 @@ class Encoder:
             return (self._prompt(row, with_text),)
         if "chosen" not in row:
             return (self.encode(row, with_text),)
-        texts = [self._exchange({**row, "completion": row[answer]}, with_text) for answer in ("chosen", "rejected")]
+        texts = [
+            self._exchange({**row, "completion": row[answer]}, with_text)
+            for answer in ("chosen", "rejected")
+        ]
         if self.stage == "reward":
             return tuple(from_index(whole, len(whole.ids) - 1) for whole, _prompt in texts)
         begin = min(_shared_length(prompt_ids, whole.ids) for whole, prompt_ids in texts)
@@ -72,9 +77,15 @@ class Encoder:
         if "messages" in row:
             mask = {"return_assistant_tokens_mask": True} if self.on_answers else {}
             tokens, found = self._chat(row["messages"], row, with_text, **mask)
-            return replace(tokens, counts=[bit == 1 for bit in found["assistant_masks"]]) if mask else tokens
+            return (
+                replace(tokens, counts=[bit == 1 for bit in found["assistant_masks"]])
+                if mask
+                else tokens
+            )
         whole, prompt_ids = self._exchange(row, with_text)
-        return from_index(whole, _shared_length(prompt_ids, whole.ids)) if self.on_answers else whole
+        return (
+            from_index(whole, _shared_length(prompt_ids, whole.ids)) if self.on_answers else whole
+        )
 
     def _prompt(self, row: Row, with_text: bool) -> Tokens:
         """What stands before an answer that the model draws itself."""
@@ -104,9 +115,15 @@ class Encoder:
             "tools": json.loads(row["tools"]) if row.get("tools") else None,
         }
         spans = {"tokenizer_kwargs": {"return_offsets_mapping": True}} if with_text else {}
-        found = self.tokenizer.apply_chat_template(tokenize=True, return_dict=True, **shared, **settings, **spans)
+        found = self.tokenizer.apply_chat_template(
+            tokenize=True, return_dict=True, **shared, **settings, **spans
+        )
         before = {"add_generation_prompt": settings.get("add_generation_prompt", False)}
-        text = self.tokenizer.apply_chat_template(tokenize=False, **shared, **before) if with_text else ""
+        text = (
+            self.tokenizer.apply_chat_template(tokenize=False, **shared, **before)
+            if with_text
+            else ""
+        )
         return _all_counting(found, text), found
 
     def _plain(self, text: str, with_text: bool) -> Tokens:
@@ -130,7 +147,9 @@ def pieces(tokens: Tokens, max_length: int, tokenizer: Any) -> tuple[list[tuple[
             begin, end = tokens.spans[index]
             upto = end if index < len(tokens.ids) - 1 else len(tokens.text)
             text, at = text + tokens.text[at:upto], max(at, upto)
-            if begin == end:  # a token that stands nowhere in the text, such as one for its beginning
+            if (
+                begin == end
+            ):  # a token that stands nowhere in the text, such as one for its beginning
                 text += str(tokenizer.convert_ids_to_tokens(tokens.ids[index]))
         found.append((text, counts))
     return found, tokens.text[at:]
@@ -149,4 +168,6 @@ def from_index(tokens: Tokens, begin: int) -> Tokens:
 def _shared_length(ids: Sequence[int], others: Sequence[int]) -> int:
     """How many tokens two rows of them begin with alike. A completion begins where the prompt and the whole part."""
     pairs = enumerate(zip(ids, others, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(ids), len(others)))
+    return next(
+        (index for index, (one, other) in pairs if one != other), min(len(ids), len(others))
+    )

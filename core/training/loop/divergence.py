@@ -37,7 +37,9 @@ class Health:
 
     def __init__(self, *, has_scaler: bool = False, draws_answers: bool = False):
         self.patience_with_overflow = STEPS_TO_SCALE_DOWN if has_scaler else STEPS_TO_BE_SURE
-        self.patience_with_stillness = STEPS_WITHOUT_ADVANTAGE if draws_answers else STEPS_WITHOUT_GRADIENT
+        self.patience_with_stillness = (
+            STEPS_WITHOUT_ADVANTAGE if draws_answers else STEPS_WITHOUT_GRADIENT
+        )
         self.beats: deque[Beat] = deque(maxlen=STEPS_WITHOUT_ADVANTAGE)
         self._first_losses: list[float] = []
         self._sent: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
@@ -86,8 +88,14 @@ def _lost_loss(health: Health) -> str:
 
 
 def _lost_gradient(health: Health) -> str:
-    bad = health.lasts(health.patience_with_overflow, lambda beat: not math.isfinite(beat.grad_norm))
-    return f"from step {bad.step} on the gradient is no number, while the loss is {bad.loss:.3g}" if bad else ""
+    bad = health.lasts(
+        health.patience_with_overflow, lambda beat: not math.isfinite(beat.grad_norm)
+    )
+    return (
+        f"from step {bad.step} on the gradient is no number, while the loss is {bad.loss:.3g}"
+        if bad
+        else ""
+    )
 
 
 def _no_gradient(health: Health) -> str:
@@ -98,13 +106,26 @@ def _no_gradient(health: Health) -> str:
 def _explosion(health: Health) -> str:
     limit = max(health.start + NATS_ABOVE_START, 4 * abs(health.start))
     bad = health.lasts(STEPS_TO_COMPARE, lambda beat: beat.loss > limit)
-    return f"from step {bad.step} on the loss is above {limit:.3g}; it began at {health.start:.3g}" if bad else ""
+    return (
+        f"from step {bad.step} on the loss is above {limit:.3g}; it began at {health.start:.3g}"
+        if bad
+        else ""
+    )
 
 
-AILMENTS: tuple[Callable[[Health], str], ...] = (_lost_loss, _lost_gradient, _no_gradient, _explosion)
+AILMENTS: tuple[Callable[[Health], str], ...] = (
+    _lost_loss,
+    _lost_gradient,
+    _no_gradient,
+    _explosion,
+)
 
 
 def are_numbers(tensors: Iterable[torch.Tensor]) -> bool:
     """True if every element of tensors on one device is finite. Needs no memory of the size of a tensor."""
-    largest = [torch.linalg.vector_norm(tensor.detach(), math.inf).float() for tensor in tensors if tensor.numel()]
+    largest = [
+        torch.linalg.vector_norm(tensor.detach(), math.inf).float()
+        for tensor in tensors
+        if tensor.numel()
+    ]
     return not largest or bool(torch.stack(largest).isfinite().all())

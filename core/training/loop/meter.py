@@ -121,11 +121,16 @@ class CudaGauge(Gauge):
             "memory_reserved_bytes": reserved,
             "memory_peak_bytes": self._highest_allocated,
             "device_used_bytes": own or total_bytes - free_bytes,
-        } | ({"context_bytes": own - reserved} if own else {})  # what the driver keeps for this process
+        } | (
+            {"context_bytes": own - reserved} if own else {}
+        )  # what the driver keeps for this process
 
     def highest(self) -> dict[str, int]:
         self._remember()
-        return {"peak_allocated_bytes": self._highest_allocated, "peak_reserved_bytes": self._highest_reserved}
+        return {
+            "peak_allocated_bytes": self._highest_allocated,
+            "peak_reserved_bytes": self._highest_reserved,
+        }
 
     def _remember(self) -> None:
         self._highest_allocated = max(self._highest_allocated, torch.cuda.max_memory_allocated())
@@ -187,7 +192,9 @@ class _Nvml:
             import pynvml
 
             pynvml.nvmlInit()
-            self._device = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+            self._device = pynvml.nvmlDeviceGetHandleByUUID(
+                f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+            )
             self._library = pynvml
         except Exception as error:  # no package, no library, no rights, a MIG slice: the driver's own count does then
             print(f"device_used_bytes counts the whole device: {error}")

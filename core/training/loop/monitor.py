@@ -22,7 +22,14 @@ from .trainer import Watched
 __all__ = ["Watch", "Watched"]
 
 NOT_METRICS = frozenset(
-    {"epoch", "num_tokens", "eval_num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
+    {
+        "epoch",
+        "num_tokens",
+        "eval_num_tokens",
+        "eval_runtime",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+    }
 )
 WEIGHT_OF_LAST_STEP = 0.2
 """In the mean of seconds per step."""
@@ -83,7 +90,9 @@ class Watch(TrainerCallback):
 
     # What the trainer calls
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self._first_step = state.global_step if self._first_step is None else self._first_step
         self._logged_step = state.global_step
         self.record.update(
@@ -91,7 +100,9 @@ class Watch(TrainerCallback):
             step=state.global_step,
             max_steps=state.max_steps,
             epoch=float(state.epoch or 0),
-            num_train_epochs=float(state.num_train_epochs if args.max_steps > 0 else args.num_train_epochs),
+            num_train_epochs=float(
+                state.num_train_epochs if args.max_steps > 0 else args.num_train_epochs
+            ),
             **{name: getattr(args, name) for name in BATCH},
         )
         self._stop_without_a_step(state)
@@ -108,10 +119,14 @@ class Watch(TrainerCallback):
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         self.end()
 
-    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self._stop_without_a_step(state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self._say_step(state)
         self._check_health(state)
         if state.global_step >= state.max_steps:
@@ -126,7 +141,11 @@ class Watch(TrainerCallback):
         if self.record.is_stop_requested():
             raise Stopped
         self._num_predicted += 1
-        self.record.update(progress=Progress("evaluating", self._num_predicted, _length(eval_dataloader), "batches"))
+        self.record.update(
+            progress=Progress(
+                "evaluating", self._num_predicted, _length(eval_dataloader), "batches"
+            )
+        )
 
     def on_log(
         self,
@@ -137,20 +156,31 @@ class Watch(TrainerCallback):
         **_: Any,
     ) -> None:
         logs = logs or {}
-        values = {name: float(value) for name, value in logs.items() if name not in NOT_METRICS and _is_number(value)}
+        values = {
+            name: float(value)
+            for name, value in logs.items()
+            if name not in NOT_METRICS and _is_number(value)
+        }
         if "eval_loss" in values:
             self.record.append_metrics(state.global_step, float(state.epoch or 0), values)
         elif "loss" in values:
-            values |= self._lap(state, int(logs.get("num_tokens", self._num_tokens))) | self.meter.gauge.readings()
+            values |= (
+                self._lap(state, int(logs.get("num_tokens", self._num_tokens)))
+                | self.meter.gauge.readings()
+            )
             self.record.append_metrics(state.global_step, float(state.epoch or 0), values)
             self.record.update(**self.peaks())
             if args.disable_tqdm:  # no terminal: a line for the log
                 say(f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}")
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self._saved_step = state.global_step
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if state.global_step == self._saved_step:
             control.should_save = False  # the last step of the epoch has just been saved
 
@@ -192,7 +222,9 @@ class Watch(TrainerCallback):
     def _is_sample_step(self, state: TrainerState) -> bool:
         """Where answers are drawn anyway, these are kept instead."""
         every = 0 if self.trainer and self.trainer.draws_answers else self.job.sample_steps
-        return bool(every) and state.global_step % every == 0 and state.global_step < state.max_steps
+        return (
+            bool(every) and state.global_step % every == 0 and state.global_step < state.max_steps
+        )
 
     def _say_step(self, state: TrainerState) -> None:
         now = time.monotonic()
@@ -202,7 +234,9 @@ class Watch(TrainerCallback):
             step=state.global_step,
             epoch=float(state.epoch or 0),
             last_step_time=time.time(),
-            seconds_per_step=round(seconds if mean is None else mean + WEIGHT_OF_LAST_STEP * (seconds - mean), 4),
+            seconds_per_step=round(
+                seconds if mean is None else mean + WEIGHT_OF_LAST_STEP * (seconds - mean), 4
+            ),
         )
 
     def _lap(self, state: TrainerState, num_tokens: int) -> dict[str, float]:

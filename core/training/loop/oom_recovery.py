@@ -22,7 +22,10 @@ def smaller_batch(trainer: Any) -> tuple[int, int] | None:
 
     A trainer that draws answers plans its batches ahead; KTO compares a row with others of its batch.
     """
-    rows, passes = trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps
+    rows, passes = (
+        trainer.args.per_device_train_batch_size,
+        trainer.args.gradient_accumulation_steps,
+    )
     fewest = 2 if getattr(trainer, "calculate_KL", False) else 1
     if trainer.draws_answers:
         return None
@@ -33,7 +36,10 @@ def smaller_batch(trainer: Any) -> tuple[int, int] | None:
 
 def cut_batch(trainer: Any, rows: int, passes: int) -> None:
     """Gives a trainer another batch, and back the memory of the step that failed."""
-    trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps = rows, passes
+    trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps = (
+        rows,
+        passes,
+    )
     trainer.args.per_device_eval_batch_size = min(rows, trainer.args.per_device_eval_batch_size)
     trainer._train_batch_size = trainer.state.train_batch_size = trainer.args.train_batch_size
     trainer.model.zero_grad(set_to_none=True)
@@ -52,13 +58,17 @@ class Bookmark:
 
     def __init__(self, trainer: Any):
         self._scheduler = trainer.lr_scheduler.state_dict() if trainer.lr_scheduler else None
-        self._learning_rates = [group["lr"] for group in trainer.optimizer.param_groups] if trainer.optimizer else []
+        self._learning_rates = (
+            [group["lr"] for group in trainer.optimizer.param_groups] if trainer.optimizer else []
+        )
 
     def restore(self, trainer: Any) -> None:
         """Brings a new scheduler to where the old one was; making it has reset the learning rates."""
         if self._scheduler:
             trainer.lr_scheduler.load_state_dict(self._scheduler)
-        for group, learning_rate in zip(trainer.optimizer.param_groups, self._learning_rates, strict=False):
+        for group, learning_rate in zip(
+            trainer.optimizer.param_groups, self._learning_rates, strict=False
+        ):
             group["lr"] = learning_rate
 
 

@@ -12,7 +12,13 @@ from torch import nn
 from transformers.training_args import OptimizerNames
 
 ROWS_AT_ONCE = 10_000
-BYTES_OF_STATES = {"sgd": 0.0, "adafactor": 0.0, "lion_8bit": 1.02, "adamw_8bit": 2.03, "adamw_32bit": 8.0}
+BYTES_OF_STATES = {
+    "sgd": 0.0,
+    "adafactor": 0.0,
+    "lion_8bit": 1.02,
+    "adamw_8bit": 2.03,
+    "adamw_32bit": 8.0,
+}
 """Optimizer -> bytes of its states per number that trains; any other is an AdamW, which keeps two numbers as wide as
 the parameter."""
 
@@ -30,14 +36,21 @@ def probe(trainer: Any) -> None:
     if trainer.draws_answers or not columns_of_tokens(trainer.train_dataset):
         return  # what is longest is not known before it has been drawn
     rows = longest_rows(trainer.train_dataset, trainer.args.per_device_train_batch_size)
-    kept = trainer._remove_unused_columns(trainer.train_dataset.select(rows), description="training")
+    kept = trainer._remove_unused_columns(
+        trainer.train_dataset.select(rows), description="training"
+    )
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     model = trainer.model_wrapped
     with _without_a_trace(trainer, model), _room_for_states(trainer):
         for _ in range(min(2, trainer.args.gradient_accumulation_steps)):
             trainer.training_step(model, trainer.data_collator(list(kept)))
-    longest = max(sum(len(row[name]) for name in columns_of_tokens(trainer.train_dataset)) for row in kept)
-    print(f"probe: {len(rows)} rows of up to {longest} tokens, the longest there are, went through", flush=True)
+    longest = max(
+        sum(len(row[name]) for name in columns_of_tokens(trainer.train_dataset)) for row in kept
+    )
+    print(
+        f"probe: {len(rows)} rows of up to {longest} tokens, the longest there are, went through",
+        flush=True,
+    )
 
 
 def columns_of_tokens(dataset: Any) -> list[str]:
@@ -96,7 +109,9 @@ def _room_for_states(trainer: Any) -> Iterator[None]:
     parameters = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     optim = OptimizerNames(trainer.args.optim).value
     room = None
-    if not getattr(trainer.optimizer, "state", None) and not optim.startswith("paged"):  # which keeps them elsewhere
+    if not getattr(trainer.optimizer, "state", None) and not optim.startswith(
+        "paged"
+    ):  # which keeps them elsewhere
         num_bytes = bytes_of_states(parameters, optim)
         room = torch.empty(num_bytes, dtype=torch.uint8, device=parameters[0].device)
     yield

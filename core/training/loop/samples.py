@@ -24,16 +24,22 @@ class Question:
     token_ids: tuple[int, ...]
 
 
-def choose_questions(rows: Rows, tokenizer: Any, num_samples: int, max_length: int) -> tuple[Question, ...]:
+def choose_questions(
+    rows: Rows, tokenizer: Any, num_samples: int, max_length: int
+) -> tuple[Question, ...]:
     """The first questions of the evaluation rows, else of the training rows, that leave room for an answer."""
     if not rows.has_marked_answers:
         return ()
-    questions = (_question(row, tokenizer) for row in (rows.train if rows.eval is None else rows.eval))
+    questions = (
+        _question(row, tokenizer) for row in (rows.train if rows.eval is None else rows.eval)
+    )
     fitting = (question for question in questions if 0 < len(question.token_ids) < max_length)
     return tuple(islice(_once_each(fitting), num_samples))
 
 
-def answer_all(questions: Sequence[Question], trainer: Any, tokenizer: Any, record: Record, step: int) -> None:
+def answer_all(
+    questions: Sequence[Question], trainer: Any, tokenizer: Any, record: Record, step: int
+) -> None:
     """Adds the answers of a trainer's model to samples.jsonl. One that cannot generate is no reason to lose a training.
 
     As it trains, under autocast: PEFT's `generate` calls the base past the forward pass that accelerate puts under it.
@@ -65,7 +71,9 @@ def _answer(model: Any, tokenizer: Any, question: Question) -> str:
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(), torch.no_grad():
-        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        output = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+        )
     model.train(was_training)
     return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 

@@ -28,7 +28,9 @@ BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 class Saver:
     """Writes the checkpoints and the result of one run."""
 
-    def __init__(self, record: Record, checkpoints: Checkpoints, facts: Mapping[str, Any], limit: int):
+    def __init__(
+        self, record: Record, checkpoints: Checkpoints, facts: Mapping[str, Any], limit: int
+    ):
         """`limit`: good checkpoints that are kept."""
         self.record = record
         self.checkpoints = checkpoints
@@ -61,16 +63,22 @@ class Saver:
         step = trainer.state.global_step
         batch = {name: getattr(trainer.args, name) for name in BATCH}
         if not are_numbers(trainable(trainer.model)):
-            self.record.warn(f"No checkpoint is kept of step {step}: its weights are no longer numbers.")
+            self.record.warn(
+                f"No checkpoint is kept of step {step}: its weights are no longer numbers."
+            )
             return
         try:
             self._require_room_for_one(trainer)
-            with self.checkpoints.adding(step, trainer.state.max_steps, {**self.facts, **batch}) as self.building:
+            with self.checkpoints.adding(
+                step, trainer.state.max_steps, {**self.facts, **batch}
+            ) as self.building:
                 write()
         except Exception as error:
             if not is_about_disk(error):
                 raise
-            self.record.warn(f"The checkpoint of step {step} was not written: {_reason(error)}. {self.last_good()}")
+            self.record.warn(
+                f"The checkpoint of step {step} was not written: {_reason(error)}. {self.last_good()}"
+            )
         else:
             self._checkpoint_bytes = bytes_in(self.checkpoints.folder / f"checkpoint-{step}")
             self.record.sync()
@@ -94,7 +102,9 @@ class Saver:
             raise TrainingError(
                 f"The result could not be written: {_reason(error)}. {self.last_good()} "
                 "Make room, then resume the run.",
-                cause="disk_full" if diagnose(error, "", "save").cause == "disk_full" else "not_writable",
+                cause="disk_full"
+                if diagnose(error, "", "save").cause == "disk_full"
+                else "not_writable",
                 free_bytes=self._free_bytes(),
             ) from error
         finally:
@@ -103,7 +113,11 @@ class Saver:
     def last_good(self) -> str:
         """What there is to go on from, in a sentence."""
         step = self.record.status.checkpoint_step
-        return "There is no checkpoint yet." if step is None else f"The checkpoint of step {step} is good."
+        return (
+            "There is no checkpoint yet."
+            if step is None
+            else f"The checkpoint of step {step} is good."
+        )
 
     def _require_room_for_one(self, trainer: Any) -> None:
         """Raises OSError if a checkpoint would fill the disk: better not begun than begun in vain."""
@@ -138,7 +152,9 @@ def is_about_disk(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else os.strerror(errno.ENOSPC)
+    return (
+        (error.strerror or str(error)) if isinstance(error, OSError) else os.strerror(errno.ENOSPC)
+    )
 
 
 def _num_checkpoints(trainer: Any) -> int:

@@ -80,7 +80,11 @@ class Stopwatch(Generic[Mark]):
     def lap(self, seconds: float, num_steps: int) -> dict[str, float]:
         """Seconds per optimizer step, named as in metrics.jsonl, of `num_steps` steps that took `seconds` in all."""
         self._take_in()
-        named = {ACTIVITIES[activity]: spent for activity, spent in self._seconds.items() if spent or activity in USUAL}
+        named = {
+            ACTIVITIES[activity]: spent
+            for activity, spent in self._seconds.items()
+            if spent or activity in USUAL
+        }
         named["other_seconds"] = max(0.0, seconds - sum(named.values()))
         self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
         return {name: spent / max(1, num_steps) for name, spent in named.items()}

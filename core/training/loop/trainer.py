@@ -12,7 +12,14 @@ from ..checkpoints.folder import Checkpoint
 from ..contract.failures import Stopped, TrainingError, diagnose
 from ..model.load import cast_adapters
 from .divergence import Health
-from .oom_recovery import STEPS_THAT_GROW_WITH_ROWS, Bookmark, cut_batch, folder_of_state, free_memory, smaller_batch
+from .oom_recovery import (
+    STEPS_THAT_GROW_WITH_ROWS,
+    Bookmark,
+    cut_batch,
+    folder_of_state,
+    free_memory,
+    smaller_batch,
+)
 from .saver import trainable
 
 if TYPE_CHECKING:
@@ -48,7 +55,9 @@ class Watched(Trainer):
         """How many numbers train. Raises TrainingError if it is none."""
         count = sum(parameter.numel() for parameter in trainable(self.model))
         if count == 0:
-            raise TrainingError("Nothing would train: every weight is frozen. Look at method and target_modules.")
+            raise TrainingError(
+                "Nothing would train: every weight is frozen. Look at method and target_modules."
+            )
         return count
 
     # A step
@@ -83,7 +92,9 @@ class Watched(Trainer):
         """Hands over the loss and the gradient of the step that has just ended."""
         losses, self._losses = self._losses, []
         if losses and self._grad_norm is not None:
-            health.send(self.state.global_step, torch.stack(losses).sum(), torch.as_tensor(self._grad_norm))
+            health.send(
+                self.state.global_step, torch.stack(losses).sum(), torch.as_tensor(self._grad_norm)
+            )
 
     # Out of memory
 
@@ -106,7 +117,11 @@ class Watched(Trainer):
         record = self.watch.record
         activity = record.activity or ""
         smaller = smaller_batch(self)
-        if not self.watch.job.halve_batch_on_oom or activity not in STEPS_THAT_GROW_WITH_ROWS or smaller is None:
+        if (
+            not self.watch.job.halve_batch_on_oom
+            or activity not in STEPS_THAT_GROW_WITH_ROWS
+            or smaller is None
+        ):
             return None
         self.watch.end()
         rows, passes = smaller
@@ -132,7 +147,9 @@ class Watched(Trainer):
             if not self.watch.job.halve_batch_on_oom or self.args.per_device_eval_batch_size == 1:
                 raise
         rows = self.args.per_device_eval_batch_size = self.args.per_device_eval_batch_size // 2
-        self.watch.record.note(f"Out of GPU memory in the evaluation: from here on it takes {rows} rows at once.")
+        self.watch.record.note(
+            f"Out of GPU memory in the evaluation: from here on it takes {rows} rows at once."
+        )
         free_memory()
         return self.evaluate(*args, **kwargs)
 

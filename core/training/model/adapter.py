@@ -25,7 +25,10 @@ EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 
 def adapter_settings(job: Any, model: Any) -> LoraConfig:
     """A new adapter for a model. Raises TrainingError if modules_to_save names a layer that the model has not."""
-    is_standard = job.init_lora_weights in ("default", "loftq")  # LoftQ puts its start in place afterwards
+    is_standard = job.init_lora_weights in (
+        "default",
+        "loftq",
+    )  # LoftQ puts its start in place afterwards
     whole = [name for name in job.modules_to_save.split(",") if name]
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     if unknown := [name for name in whole if name.rsplit(".", 1)[-1] not in present]:
@@ -38,7 +41,8 @@ def adapter_settings(job: Any, model: Any) -> LoraConfig:
         lora_dropout=job.lora_dropout,
         target_modules=_targets(job, model),
         modules_to_save=whole or None,
-        ensure_weight_tying=bool(EMBEDDINGS & set(whole)) and model.config.get_text_config().tie_word_embeddings,
+        ensure_weight_tying=bool(EMBEDDINGS & set(whole))
+        and model.config.get_text_config().tie_word_embeddings,
         use_dora=job.use_dora,
         use_rslora=job.use_rslora,
         init_lora_weights=True if is_standard else job.init_lora_weights,
@@ -50,10 +54,16 @@ def go_on(job: Any, model: Any) -> PeftModel:
     folder, settings = find_adapter(job.adapter, "adapter")
     base = str(settings.get("base_model_name_or_path"))
     if not _is_same_model(base, job.model):
-        raise TrainingError(f"adapter: it was trained over {base}, not over {job.model}: choose that model.")
+        raise TrainingError(
+            f"adapter: it was trained over {base}, not over {job.model}: choose that model."
+        )
     if settings.get("init_lora_weights") in CHANGES_BASE:
-        raise TrainingError("adapter: a checkpoint of this kind fits its own run only: give the run's output.")
-    print(f"going on from the adapter in {folder}: rank {settings.get('r')}, its own layers and settings")
+        raise TrainingError(
+            "adapter: a checkpoint of this kind fits its own run only: give the run's output."
+        )
+    print(
+        f"going on from the adapter in {folder}: rank {settings.get('r')}, its own layers and settings"
+    )
     return PeftModel.from_pretrained(model, str(folder), is_trainable=True, trust_remote_code=False)
 
 
@@ -67,7 +77,9 @@ def find_adapter(where: str, field: str) -> tuple[Path, Mapping[str, Any]]:
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{field}: {given} holds no adapter that can be read: give a run's output.") from error
+        raise TrainingError(
+            f"{field}: {given} holds no adapter that can be read: give a run's output."
+        ) from error
     if not isinstance(settings, dict) or not (folder / WEIGHTS).exists():
         raise TrainingError(f"{field}: {folder} has no {WEIGHTS} with its settings.")
     return folder, settings
@@ -84,7 +96,9 @@ def prepare_start(job: Any, model: Any, kept: Path) -> None:
         _make_good_what_4_bits_lost(model, config_file(job).parent)
     if job.init_lora_weights in CHANGES_BASE:
         numbers = get_peft_model_state_dict(model)
-        save_file({name: value.contiguous() for name, value in numbers.items() if ".lora_" in name}, kept)
+        save_file(
+            {name: value.contiguous() for name, value in numbers.items() if ".lora_" in name}, kept
+        )
 
 
 def _make_good_what_4_bits_lost(model: Any, folder: Path) -> None:
@@ -115,11 +129,19 @@ def rewrite_as_lora(folder: Path, kept: Path) -> None:
     weights, start = load_file(folder / WEIGHTS), load_file(kept)
     for name, before in start.items():
         is_a = ".lora_A." in name
-        weights[name] = torch.cat([weights[name], before if is_a else -before], dim=0 if is_a else 1)
+        weights[name] = torch.cat(
+            [weights[name], before if is_a else -before], dim=0 if is_a else 1
+        )
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    scale = math.sqrt(2) if settings["use_rslora"] else 2  # alpha / rank, or alpha / its root, stays
-    settings |= {"init_lora_weights": True, "r": 2 * settings["r"], "lora_alpha": scale * settings["lora_alpha"]}
+    scale = (
+        math.sqrt(2) if settings["use_rslora"] else 2
+    )  # alpha / rank, or alpha / its root, stays
+    settings |= {
+        "init_lora_weights": True,
+        "r": 2 * settings["r"],
+        "lora_alpha": scale * settings["lora_alpha"],
+    }
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
@@ -142,4 +164,8 @@ def _is_same_model(one: str, other: str) -> bool:
     paths = Path(one), Path(other)
     if paths[0].resolve() == paths[1].resolve():
         return True
-    return not paths[0].exists() and len(paths[0].parts) > 2 and paths[0].parts[-2:] == paths[1].parts[-2:]
+    return (
+        not paths[0].exists()
+        and len(paths[0].parts) > 2
+        and paths[0].parts[-2:] == paths[1].parts[-2:]
+    )

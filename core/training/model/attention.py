@@ -23,7 +23,11 @@ KERNEL_SHARES_KEYS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 """Among the heads of the queries, without copies: from torch 2.12 on."""
 LEAST_CAPABILITY = (8, 0)
 LARGEST_HEAD = 256
-EXTRAS = {"softcap": "caps its scores", "s_aux": "adds sinks to its scores", "position_bias": "adds to its scores"}
+EXTRAS = {
+    "softcap": "caps its scores",
+    "s_aux": "adds sinks to its scores",
+    "position_bias": "adds to its scores",
+}
 """What a model hands to its attention if it is more than this -> what it does with it."""
 
 
@@ -44,7 +48,9 @@ class Sequences:
 
 def register() -> None:
     """Makes the names known to transformers; to be called before a model is loaded with one of them."""
-    AttentionInterface.register("causal", sdpa_attention_forward if _shares_keys() else _attend_with_own_keys)
+    AttentionInterface.register(
+        "causal", sdpa_attention_forward if _shares_keys() else _attend_with_own_keys
+    )
     AttentionMaskInterface.register("causal", _mask_but_right_padding)
     AttentionInterface.register("varlen", _attend)
     AttentionMaskInterface.register("varlen", _find_sequences)
@@ -69,9 +75,14 @@ def _attend_with_own_keys(
     is_plain = is_plain and all(options.get(name) is None for name in EXTRAS)
     if not is_plain or query.shape[1] == key.shape[1]:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
+    key, value = (
+        states.repeat_interleave(query.shape[1] // states.shape[1], dim=1)
+        for states in (key, value)
+    )
     dropout, scale = options.get("dropout", 0.0), options.get("scaling")
-    out = scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=scale)
+    out = scaled_dot_product_attention(
+        query, key, value, dropout_p=dropout, is_causal=True, scale=scale
+    )
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -94,10 +105,14 @@ def _mask_but_right_padding(**asked: Any) -> torch.Tensor | None:
 def _find_sequences(**asked: Any) -> Sequences | torch.Tensor | None:
     """The sequences where rows are packed, or longer than the model's window; else the mask that SDPA needs."""
     window = asked.get("local_size")
-    is_plainly_causal = asked.get("allow_is_causal_skip", True) and (window is None or asked["kv_length"] < window)
+    is_plainly_causal = asked.get("allow_is_causal_skip", True) and (
+        window is None or asked["kv_length"] < window
+    )
     if not is_plainly_causal and not asked.get("use_vmap") and _pads_at_most_right(asked):
         device = asked["device"]
-        if lengths := _lengths(asked["mask_function"], asked["batch_size"], asked["q_length"], device):
+        if lengths := _lengths(
+            asked["mask_function"], asked["batch_size"], asked["q_length"], device
+        ):
             ends = torch.tensor((0, *lengths), device=device).cumsum(0, dtype=torch.int32)
             return Sequences(lengths, ends, max(lengths), window, _has_kernel(device))
     return _mask_but_right_padding(**asked)
@@ -111,12 +126,17 @@ def _pads_at_most_right(asked: dict[str, Any]) -> bool:
     return padding is None or not bool((padding[:, 1:] & ~padding[:, :-1]).any())
 
 
-def _lengths(sees: Callable[..., torch.Tensor], num_rows: int, length: int, device: torch.device) -> tuple[int, ...]:
+def _lengths(
+    sees: Callable[..., torch.Tensor], num_rows: int, length: int, device: torch.device
+) -> tuple[int, ...]:
     """The lengths of the sequences in all rows: a token that does not see the one before it begins one.
 
     Empty if some token sees the one after it: that is not causal. Waits for the device, once in a forward pass.
     """
-    rows, tokens = torch.arange(num_rows, device=device)[:, None], torch.arange(length, device=device)[None]
+    rows, tokens = (
+        torch.arange(num_rows, device=device)[:, None],
+        torch.arange(length, device=device)[None],
+    )
     earlier, later = tokens[:, :-1], tokens[:, 1:]
     begins = torch.ones(num_rows, length, dtype=torch.bool, device=device)
     begins[:, 1:] = ~sees(rows, 0, later, earlier)
@@ -170,7 +190,11 @@ def _fits_kernel(query_SHD: torch.Tensor, value_SKD: torch.Tensor) -> bool:
 
 
 def _attend_at_once(
-    query_SHD: torch.Tensor, key_SKD: torch.Tensor, value_SKD: torch.Tensor, sequences: Sequences, scale: float | None
+    query_SHD: torch.Tensor,
+    key_SKD: torch.Tensor,
+    value_SKD: torch.Tensor,
+    sequences: Sequences,
+    scale: float | None,
 ) -> torch.Tensor:
     options: dict[str, Any] = {"enable_gqa": True} if KERNEL_SHARES_KEYS else {}
     if not KERNEL_SHARES_KEYS:
@@ -187,7 +211,11 @@ def _attend_at_once(
 
 
 def _attend_one_by_one(
-    query_SHD: torch.Tensor, key_SKD: torch.Tensor, value_SKD: torch.Tensor, sequences: Sequences, scale: float | None
+    query_SHD: torch.Tensor,
+    key_SKD: torch.Tensor,
+    value_SKD: torch.Tensor,
+    sequences: Sequences,
+    scale: float | None,
 ) -> torch.Tensor:
     """The same where there is no such kernel: slower, exact on every device and in every dtype."""
     key_SHD, value_SHD = _for_each_query(query_SHD, key_SKD, value_SKD)
@@ -196,7 +224,9 @@ def _attend_one_by_one(
     for query, key, value in zip(*parts, strict=True):
         band = _band(len(query), sequences.window, query.device)
         query, key, value = (states.transpose(0, 1) for states in (query, key, value))
-        out = scaled_dot_product_attention(query, key, value, band, is_causal=band is None, scale=scale)
+        out = scaled_dot_product_attention(
+            query, key, value, band, is_causal=band is None, scale=scale
+        )
         found.append(out.transpose(0, 1))
     return torch.cat(found)
 
@@ -211,7 +241,10 @@ def _band(length: int, window: int | None, device: torch.device) -> torch.Tensor
 
 def _for_each_query(query_SHD: torch.Tensor, *states_SKD: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Keys and values repeated for every head of the queries that shares them."""
-    return tuple(states.repeat_interleave(query_SHD.shape[1] // states.shape[1], dim=1) for states in states_SKD)
+    return tuple(
+        states.repeat_interleave(query_SHD.shape[1] // states.shape[1], dim=1)
+        for states in states_SKD
+    )
 
 
 def _refusal(what: str) -> ValueError:

@@ -32,20 +32,26 @@ def compile_layers(model: torch.nn.Module, activation_memory_budget: float = 1.0
     """
     dynamo.recompile_limit = MOST_VARIANTS
     partitioner.activation_memory_budget = activation_memory_budget
-    partitioner.is_non_builtin_to_include = True  # else 4-bit products and varlen attention are taken to cost nothing
+    partitioner.is_non_builtin_to_include = (
+        True  # else 4-bit products and varlen attention are taken to cost nothing
+    )
     flop_counter.sdpa_flop_count = _flops_of_attention
     if isinstance(model, PeftModel):
         model.enable_input_require_grads()  # or the first layer, whose input needs none, would be compiled apart
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile()
-    if hasattr(model, "generate"):  # with a cache each layer would be compiled for itself, and more than once
+    if hasattr(
+        model, "generate"
+    ):  # with a cache each layer would be compiled for itself, and more than once
         writer: Any = model
         writer.generate = torch.compiler.set_stance("force_eager")(writer.generate)
 
 
 @register_flop_formula(torch.ops.bitsandbytes.gemm_4bit)
-def _flops_of_4_bit_product(x: Sequence[int], _: object, weight: Sequence[int], *__: object, **___: object) -> int:
+def _flops_of_4_bit_product(
+    x: Sequence[int], _: object, weight: Sequence[int], *__: object, **___: object
+) -> int:
     """Operations of a product of x [..., in] with a 4-bit weight [out, in]: what it would cost to do it once more."""
     return 2 * prod(x[:-1]) * prod(weight)
 

@@ -13,7 +13,9 @@ def checkpoint_every(model: Any, num_layers: int) -> None:
     Trainers switch it on when training starts, and DPO and GRPO off and on in between. Their settings can name the
     interval too, as `every_n_layers`, but DPO hands those on to PyTorch, which refuses it.
     """
-    model._set_gradient_checkpointing = partial(_switch, model._set_gradient_checkpointing, num_layers)
+    model._set_gradient_checkpointing = partial(
+        _switch, model._set_gradient_checkpointing, num_layers
+    )
 
 
 def _switch(

@@ -1,8 +1,6 @@
 """The model: precision, tokenizer, quantisation, weights, adapter settings. Never runs code that comes with a model."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from transformers import (
 )
 
 from ..contract.failures import TrainingError, UnusableJob
+from ..contract.methods import METHODS
 from ..data.rows import Rows
 from ..data.tokenizer import load_tokenizer, source_of
 from ..data.tokens import DRAWN
@@ -50,26 +49,6 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class Method:
-    """Which weights train, and how the base is kept meanwhile."""
-
-    trains_adapter: bool
-    base_bits: int
-    trains_last_layers: bool = False
-
-
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        "full": Method(trains_adapter=False, base_bits=16),
-        "freeze": Method(trains_adapter=False, base_bits=16, trains_last_layers=True),
-        "lora": Method(trains_adapter=True, base_bits=16),
-        "lora-8bit": Method(trains_adapter=True, base_bits=8),
-        "qlora": Method(trains_adapter=True, base_bits=4),
-    }
-)
-
-
-@dataclass(frozen=True)
 class Loaded:
     """A model, ready for a trainer."""
 
@@ -81,7 +60,9 @@ class Loaded:
 
     @property
     def is_quantised(self) -> bool:
-        return getattr(self.model, "is_loaded_in_4bit", False) or getattr(self.model, "is_loaded_in_8bit", False)
+        return getattr(self.model, "is_loaded_in_4bit", False) or getattr(
+            self.model, "is_loaded_in_8bit", False
+        )
 
 
 def load(job: Any, rows: Rows) -> Loaded:
@@ -93,7 +74,9 @@ def load(job: Any, rows: Rows) -> Loaded:
         raise UnusableJob(f"method {job.method!r} is not one of {', '.join(METHODS)}")
     precision = choose_precision(job.dtype, job.method)
     tokenizer = load_tokenizer(
-        job, is_conversational=rows.is_conversational, is_language_modeling=rows.is_language_modeling
+        job,
+        is_conversational=rows.is_conversational,
+        is_language_modeling=rows.is_language_modeling,
     )
     set_seed(job.seed)  # a new head starts from random numbers
     model = _load_model(job, precision)
@@ -109,7 +92,9 @@ def load(job: Any, rows: Rows) -> Loaded:
     elif METHODS[job.method].trains_adapter:
         adapter = adapter_settings(job, model)
     if not torch.cuda.is_available() and model.num_parameters() < FEW_PARAMETERS:
-        torch.set_num_threads(1)  # such small products gain nothing from a second core, and threads cost
+        torch.set_num_threads(
+            1
+        )  # such small products gain nothing from a second core, and threads cost
     return Loaded(model, tokenizer, precision, adapter)
 
 
@@ -166,8 +151,12 @@ def _attention(job: Any) -> str:
         return str(job.attn_implementation)
     config = AutoConfig.from_pretrained(**source_of(job), trust_remote_code=False)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if model_class is not None and not model_class._supports_sdpa:  # caps its scores, or adds sinks to them
-        print(f"{job.model} cannot use {job.attn_implementation}: attention takes the plain kernel, eager.")
+    if (
+        model_class is not None and not model_class._supports_sdpa
+    ):  # caps its scores, or adds sinks to them
+        print(
+            f"{job.model} cannot use {job.attn_implementation}: attention takes the plain kernel, eager."
+        )
         return "eager"
     if model_class is None or not model_class._supports_attention_backend:
         return "sdpa"  # its attention takes no kernel of ours
@@ -201,7 +190,9 @@ def _train_last_layers(model: Any, num_layers: int) -> None:
     model.requires_grad_(False)
     num_hidden_layers = model.config.get_text_config().num_hidden_layers
     if num_layers > num_hidden_layers:
-        print(f"num_trainable_layers is {num_layers}, but the model has {num_hidden_layers}: all of them train.")
+        print(
+            f"num_trainable_layers is {num_layers}, but the model has {num_hidden_layers}: all of them train."
+        )
     owner, name = next(
         (owner, name)
         for owner in model.modules()

@@ -41,7 +41,9 @@ class Journal:
         """Forgets the rows after `step`; returns the others."""
         kept = [row for row in self.rows() if row["step"] <= step]
         if self.path.exists():
-            replace_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            replace_text(
+                self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+            )
         return kept
 
     def sync(self) -> None:

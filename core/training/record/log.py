@@ -26,7 +26,9 @@ def kept_short(path: Path) -> Iterator[None]:
         yield
         return
     is_over = threading.Event()
-    keeper = threading.Thread(target=_keep_short, args=(path, is_over), name="log keeper", daemon=True)
+    keeper = threading.Thread(
+        target=_keep_short, args=(path, is_over), name="log keeper", daemon=True
+    )
     keeper.start()
     try:
         yield

@@ -28,14 +28,20 @@ def telling(record: Record) -> Iterator[None]:
 
     def display(bar: Any, msg: str | None = None, pos: int | None = None) -> Any:
         if record.status.phase != "train" and msg is None and bar.n:
-            record.update(progress=Progress((bar.desc or "working").rstrip(": "), bar.n, bar.total, bar.unit.strip()))
+            record.update(
+                progress=Progress(
+                    (bar.desc or "working").rstrip(": "), bar.n, bar.total, bar.unit.strip()
+                )
+            )
         if has_terminal:
             return draw(bar, msg, pos)
         bar.fp = _NOWHERE  # or it would end its bar with an empty line in the log
         return False
 
     if not has_terminal:
-        os.environ.setdefault("TQDM_POSITION", "-1")  # or the bars of downloads would not even count
+        os.environ.setdefault(
+            "TQDM_POSITION", "-1"
+        )  # or the bars of downloads would not even count
     tqdm.display = display
     try:
         yield

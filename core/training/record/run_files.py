@@ -157,7 +157,11 @@ class Record:
             if "phase" in changes and changes["phase"] != before.phase:
                 changes.setdefault("progress", None)
             self.status = replace(before, **changes)
-            is_news = any(getattr(before, name) != value for name, value in changes.items() if name not in SOON_ENOUGH)
+            is_news = any(
+                getattr(before, name) != value
+                for name, value in changes.items()
+                if name not in SOON_ENOUGH
+            )
             if is_news or time.monotonic() - self._written >= SECONDS_BETWEEN_UPDATES:
                 try:
                     self._write_status()
@@ -191,7 +195,12 @@ class Record:
         The first line after a resume says `resumed_from`: the step of the checkpoint.
         """
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        row: dict[str, object] = {"step": step, "epoch": round(epoch, 6), "time": round(self.seconds(), 3), **finite}
+        row: dict[str, object] = {
+            "step": step,
+            "epoch": round(epoch, 6),
+            "time": round(self.seconds(), 3),
+            **finite,
+        }
         if nonfinite := [name for name in values if name not in finite]:
             row["nonfinite"] = nonfinite
         if self._seam is not None:
@@ -245,9 +254,14 @@ class Record:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
         is_over = threading.Event()
-        watcher = threading.Thread(target=self._acknowledge, args=(is_over,), name="stop watcher", daemon=True)
+        watcher = threading.Thread(
+            target=self._acknowledge, args=(is_over,), name="stop watcher", daemon=True
+        )
         watcher.start()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Stages: which trainer of TRL a job takes and how it is set up. A stage is one function and one line in STAGES."""
+"""Stages: which trainer of TRL a job takes and how it is set up. A stage is one function and one line in BUILDERS."""
 
 import copy
 import importlib.util
@@ -30,12 +30,14 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..contract.failures import TrainingError
+from ..contract.methods import METHODS
+from ..contract.optimizers import EXTRA_OPTIMIZERS
 from ..data.prompts import in_text, that_leave_room
 from ..data.rows import Rows
 from ..data.tokenizer import source_of
 from ..loop.monitor import Watch, Watched
 from ..model.compiling import compile_layers, take_inputs_as_they_are
-from ..model.load import METHODS, Loaded
+from ..model.load import Loaded
 from .rewards import choose_rewards
 from .stage_trainer import CountsTokens, ShowsDrawn, Staged
 
@@ -56,20 +58,17 @@ SAME_NAMES = (
     "weight_decay",
 )
 """Fields of a job that every trainer of TRL has under the same name."""
-SOME_HAVE = ("activation_offloading", "beta", "max_completion_length", "max_length", "num_generations", "temperature")
-"""Fields of a job that some trainers have under the same name."""
-EXTRA_OPTIMIZERS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "galore_adamw": ("galore-torch", "galore_torch"),
-        "apollo_adamw": ("apollo-torch", "apollo_torch"),
-        "schedule_free_adamw": ("schedulefree", "schedulefree"),
-        "adamw_torch_4bit": ("torchao", "torchao"),
-    }
+SOME_HAVE = (
+    "activation_offloading",
+    "beta",
+    "max_completion_length",
+    "max_length",
+    "num_generations",
+    "temperature",
 )
-"""Optimizer -> (the package that it needs, what Python calls it)."""
+"""Fields of a job that some trainers have under the same name."""
 KEEPS_COLUMNS = {"remove_unused_columns": False}
 """What the collator of ORPO and CPO needs."""
-LOW_RANK_OPTIMIZERS = ("galore_adamw", "apollo_adamw")
 PROJECTED = r".*\.(self_attn|attn|mlp)\..*"
 """The layers whose gradients GaLore and APOLLO project to a low rank."""
 
@@ -107,7 +106,10 @@ def reward(job: Any, loaded: Loaded, rows: Rows) -> Plan:
 def dpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
     """Direct preference optimisation, against the model as it was loaded; an adapter that goes on is part of it."""
     losses = _loss(job).split("+")
-    settings = _dropout(job) | {"loss_type": losses, "precompute_ref_log_probs": job.precompute_ref_log_probs}
+    settings = _dropout(job) | {
+        "loss_type": losses,
+        "precompute_ref_log_probs": job.precompute_ref_log_probs,
+    }
     return Plan(DPOTrainer, DPOConfig, settings, {"ref_model": _reference(job, loaded)})
 
 
@@ -118,13 +120,20 @@ def kto(job: Any, loaded: Loaded, rows: Rows) -> Plan:
         "train_sampling_strategy": "sequential",
     }
     mixed = rows.train.shuffle(seed=job.seed) if job.shuffle else rows.train
-    return Plan(KTOTrainer, KTOConfig, settings, {"ref_model": _reference(job, loaded), "train_dataset": mixed})
+    return Plan(
+        KTOTrainer,
+        KTOConfig,
+        settings,
+        {"ref_model": _reference(job, loaded), "train_dataset": mixed},
+    )
 
 
 def orpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
     """Odds-ratio preference optimisation."""
     arguments = _with_adapter(job, loaded) | in_text(rows, loaded.tokenizer, job.max_length)
-    return Plan(ORPOTrainer, ORPOConfig, _dropout(job) | KEEPS_COLUMNS, arguments, (CountsTokens, Staged))
+    return Plan(
+        ORPOTrainer, ORPOConfig, _dropout(job) | KEEPS_COLUMNS, arguments, (CountsTokens, Staged)
+    )
 
 
 def cpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
@@ -146,7 +155,11 @@ def rloo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
 
 
 def _build(
-    plan_for: Callable[[Any, Loaded, Rows], Plan], job: Any, loaded: Loaded, rows: Rows, watch: Watch
+    plan_for: Callable[[Any, Loaded, Rows], Plan],
+    job: Any,
+    loaded: Loaded,
+    rows: Rows,
+    watch: Watch,
 ) -> Watched:
     """The trainer of a job. Raises TrainingError if no row is left to learn from, or something is missing here."""
     plan = plan_for(job, loaded, rows)
@@ -165,20 +178,28 @@ def _build(
     trainer = kind(**given | plan.arguments)
     num_left = len(trainer.train_dataset)
     if num_left == 0:
-        raise TrainingError(f"No row is left to learn from: within max_length {job.max_length} there is no answer.")
+        raise TrainingError(
+            f"No row is left to learn from: within max_length {job.max_length} there is no answer."
+        )
     if num_left < len(rows.train) and not job.packing:
-        print(f"{len(rows.train) - num_left} of {len(rows.train)} rows are too long for max_length {job.max_length}.")
+        print(
+            f"{len(rows.train) - num_left} of {len(rows.train)} rows are too long for max_length {job.max_length}."
+        )
     trainer.remove_callback(PrinterCallback)
-    if METHODS[job.method].trains_adapter and not job.use_dora:  # DoRA's norms are taken in the input's precision
+    if (
+        METHODS[job.method].trains_adapter and not job.use_dora
+    ):  # DoRA's norms are taken in the input's precision
         take_inputs_as_they_are(trainer.model)
     if job.torch_compile:
-        print("The layers are compiled when they are first used: the first steps take a minute or two longer.")
+        print(
+            "The layers are compiled when they are first used: the first steps take a minute or two longer."
+        )
         compile_layers(trainer.model, job.activation_memory_budget)
     watched: Watched = trainer
     return watched
 
 
-STAGES: Mapping[str, Callable[[Any, Loaded, Rows, Watch], Watched]] = MappingProxyType(
+BUILDERS: Mapping[str, Callable[[Any, Loaded, Rows, Watch], Watched]] = MappingProxyType(
     {
         "sft": partial(_build, sft),
         "cpt": partial(_build, sft),
@@ -197,12 +218,13 @@ def _settings(job: Any, loaded: Loaded, rows: Rows, config: type[Any]) -> dict[s
     """A job in the words of TrainingArguments: most fields by their own name, the exceptions here."""
     on_gpu = torch.cuda.is_available()
     _check_extras(job, on_gpu)
+    is_low_rank = job.optim in EXTRA_OPTIMIZERS and EXTRA_OPTIMIZERS[job.optim].is_low_rank
     some = [name for name in SOME_HAVE if name in config.__dataclass_fields__]
     return {name: getattr(job, name) for name in (*SAME_NAMES, *some)} | {
         # a float below 1 is a share of the steps, 1 would be one step
         "warmup_steps": min(float(job.warmup_ratio), 0.999999),
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "optim_target_modules": PROJECTED if job.optim in LOW_RANK_OPTIMIZERS else None,
+        "optim_target_modules": PROJECTED if is_low_rank else None,
         "train_sampling_strategy": "random" if job.shuffle else "sequential",
         "per_device_eval_batch_size": job.per_device_train_batch_size,
         "eval_strategy": "steps" if rows.eval is not None else "no",
@@ -225,9 +247,11 @@ def _check_extras(job: Any, on_gpu: bool) -> None:
         raise TrainingError("use_liger_kernel needs a CUDA device: switch it off.")
     if job.activation_offloading and not on_gpu:
         raise TrainingError("activation_offloading needs a CUDA device: switch it off.")
-    package, module = EXTRA_OPTIMIZERS.get(job.optim, ("", ""))
-    if module and importlib.util.find_spec(module) is None:
-        raise TrainingError(f"optim: {job.optim} needs a package that is not here: pip install {package}")
+    extra = EXTRA_OPTIMIZERS.get(job.optim)
+    if extra and importlib.util.find_spec(extra.module) is None:
+        raise TrainingError(
+            f"optim: {job.optim} needs a package that is not here: pip install {extra.package}"
+        )
 
 
 def _loss(job: Any) -> str:
@@ -266,7 +290,9 @@ def _drawing(job: Any, loaded: Loaded, rows: Rows) -> tuple[dict[str, Any], dict
     }
     if job.beta and not METHODS[job.method].trains_adapter:  # TRL loads the reference itself
         found = {name: value for name, value in source_of(job).items() if name == "revision"}
-        where = {"device_map": {"": 0}} if torch.cuda.is_available() else {}  # its own "auto" may split the model
+        where = (
+            {"device_map": {"": 0}} if torch.cuda.is_available() else {}
+        )  # its own "auto" may split the model
         settings["model_init_kwargs"] = found | where | {"use_safetensors": True}
     arguments = that_leave_room(rows, loaded.tokenizer, job.max_length - job.max_completion_length)
     return settings, arguments | {"reward_funcs": judges, "reward_processing_classes": tokenizers}

@@ -27,7 +27,9 @@ class LikeLengths(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = list(self.drawn)
         for begin in range(0, len(order), self.rows_per_step):
-            yield from sorted(order[begin : begin + self.rows_per_step], key=lambda row: -self.lengths[row])
+            yield from sorted(
+                order[begin : begin + self.rows_per_step], key=lambda row: -self.lengths[row]
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Accelerate asks for the order of an epoch, also when it goes on in the midst of one."""

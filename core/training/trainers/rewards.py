@@ -38,7 +38,9 @@ Judge = Callable[[Drawn], float]
 
 def exact_match(job: Any) -> Judge:
     """1 for the right answer, without regard to case and white space; what follows `####` counts alone, as in GSM8K."""
-    return lambda drawn: float(drawn.right_answer is not None and _bare(drawn.text) == _bare(drawn.right_answer))
+    return lambda drawn: float(
+        drawn.right_answer is not None and _bare(drawn.text) == _bare(drawn.right_answer)
+    )
 
 
 def pattern_found(job: Any) -> Judge:
@@ -46,7 +48,9 @@ def pattern_found(job: Any) -> Judge:
     try:
         pattern = regex.compile(job.reward_pattern, regex.DOTALL)
     except regex.error as error:
-        raise TrainingError(f"reward_pattern: {job.reward_pattern!r} is no regular expression: {error}.") from error
+        raise TrainingError(
+            f"reward_pattern: {job.reward_pattern!r} is no regular expression: {error}."
+        ) from error
 
     def judge(drawn: Drawn) -> float:
         try:
@@ -88,7 +92,9 @@ def choose_rewards(job: Any, rows: Rows, precision: Precision) -> tuple[list[Any
     """
     names = [name for name in job.reward_functions.split(",") if name]
     if unknown := [name for name in names if name not in REWARDS]:
-        raise TrainingError(f"reward_functions: {', '.join(unknown)} is not one of {', '.join(REWARDS)}.")
+        raise TrainingError(
+            f"reward_functions: {', '.join(unknown)} is not one of {', '.join(REWARDS)}."
+        )
     if "exact_match" in names and None in rows.train["answer"]:
         raise TrainingError(
             "The reward exact_match needs the right answer in every row: a column answer, solution or completion."
@@ -99,7 +105,9 @@ def choose_rewards(job: Any, rows: Rows, precision: Precision) -> tuple[list[Any
         model, tokenizer = _load_reward_model(job.reward_model, precision)
         judges, tokenizers = [*judges, model], [*tokenizers, tokenizer]
     if not judges:
-        raise TrainingError("reward_functions: nothing judges the answers: name a function or a reward_model.")
+        raise TrainingError(
+            "reward_functions: nothing judges the answers: name a function or a reward_model."
+        )
     return judges, tokenizers
 
 
@@ -107,7 +115,10 @@ def _for_batches(name: str, judge: Judge) -> Callable[..., list[float]]:
     """A judge as TRL calls it, which names its metrics by it."""
 
     def reward(
-        completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], answer: Sequence[str | None], **_: Any
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        answer: Sequence[str | None],
+        **_: Any,
     ) -> list[float]:
         drawn = zip(completions, completion_ids, answer, strict=True)
         return [judge(Drawn(text_of(said), len(ids), right)) for said, ids, right in drawn]
@@ -140,9 +151,13 @@ def _load_reward_model(where: str, precision: Precision) -> tuple[Any, Any]:
         **source, **settled, output_loading_info=True, trust_remote_code=False
     )
     if found["missing_keys"] and not has_adapter:
-        raise TrainingError(f"reward_model: {where} gives no scores: name the result of a run of the stage reward.")
+        raise TrainingError(
+            f"reward_model: {where} gives no scores: name the result of a run of the stage reward."
+        )
     if has_adapter:
-        model = PeftModel.from_pretrained(model, str(home), trust_remote_code=False).merge_and_unload()
+        model = PeftModel.from_pretrained(
+            model, str(home), trust_remote_code=False
+        ).merge_and_unload()
     model.config._name_or_path = "reward_model"  # what TRL calls its metrics by
     source |= {"pretrained_model_name_or_path": str(home)} if home.is_dir() else {}
     return model.eval(), AutoTokenizer.from_pretrained(**source, trust_remote_code=False)

@@ -52,7 +52,11 @@ class CountsTokens(Watched):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        super().log(logs | {"num_tokens": self._total_train_tokens} if "loss" in logs else logs, *args, **kwargs)
+        super().log(
+            logs | {"num_tokens": self._total_train_tokens} if "loss" in logs else logs,
+            *args,
+            **kwargs,
+        )
 
 
 class ShowsDrawn(Staged):
@@ -78,7 +82,9 @@ class ShowsDrawn(Staged):
         super().log(logs, *args, **kwargs)
         step = self.state.global_step
         every = self.job.sample_steps or max(1, self.state.max_steps // TIMES_SHOWN)
-        if "loss" in logs and step % every == 0 and step < self.state.max_steps:  # at the end, the samples are answered
+        if (
+            "loss" in logs and step % every == 0 and step < self.state.max_steps
+        ):  # at the end, the samples are answered
             drawn = zip(self._logs["prompt"], self._logs["completion"], strict=True)
             one_per_prompt = list(drawn)[:: self.job.num_generations]
             for prompt, answer in one_per_prompt[: self.job.num_samples]:

@@ -45,15 +45,24 @@ class Progress:
 
 def _check(request: Mapping[str, Any]) -> dict[str, Any]:
     path, eval_path = Path(request["path"]), request["eval_path"]
-    wish = Wish(request["stage"], request["kind"], request["columns"], Path(eval_path) if eval_path else None)
+    wish = Wish(
+        request["stage"],
+        request["kind"],
+        request["columns"],
+        Path(eval_path) if eval_path else None,
+    )
     try:
         report = examine(path, wish, Progress(path.stat().st_size)).report
     except OSError as error:
-        problem = file_problem("unreadable", f"cannot be read: {error.strerror}", "give a file that can be read")
+        problem = file_problem(
+            "unreadable", f"cannot be read: {error.strerror}", "give a file that can be read"
+        )
         report = DatasetReport.refused(problem)
     except MemoryError:
         fix = "split its longest rows"
-        report = DatasetReport.refused(file_problem("check_died", "its rows take too much memory", fix))
+        report = DatasetReport.refused(
+            file_problem("check_died", "its rows take too much memory", fix)
+        )
     return {"report": report.to_json()}
 
 
@@ -66,9 +75,17 @@ def _write(request: Mapping[str, Any]) -> dict[str, Any]:
     except DatasetError as error:
         return {"problem": asdict(error.problem)}
     except OSError as error:
-        return {"problem": asdict(file_problem("disk", f"{error.strerror}", "make room, or give a smaller source"))}
+        return {
+            "problem": asdict(
+                file_problem("disk", f"{error.strerror}", "make room, or give a smaller source")
+            )
+        }
     except MemoryError:
-        return {"problem": asdict(file_problem("died", "its rows take too much memory", "split its longest rows"))}
+        return {
+            "problem": asdict(
+                file_problem("died", "its rows take too much memory", "split its longest rows")
+            )
+        }
     return {"done": {"rows": rows, "actions": actions}}
 
 
@@ -78,7 +95,9 @@ def _limit(memory_bytes: int, cpu_seconds: int, max_bytes: int) -> None:
         import resource
         import signal
 
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file that grows too large is an error, not the end
+        signal.signal(
+            signal.SIGXFSZ, signal.SIG_IGN
+        )  # a file that grows too large is an error, not the end
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))

@@ -28,7 +28,9 @@ MOST_NAMED = 20
 NO_ROOM = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
 FORMS = ("json", "csv", "parquet")
 """The kinds of files that can be read, as `datasets` calls them; json is JSON lines too."""
-UNPACK: Mapping[str, Callable[[Any], Any]] = MappingProxyType({".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open})
+UNPACK: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+)
 OTHER_SOURCE = "correct that, or give another source"
 
 
@@ -47,7 +49,11 @@ CAUSES = (
         "{id} is gated",
         "accept its terms at https://huggingface.co/datasets/{id}, then log in with `hf auth login`",
     ),
-    Cause("RevisionNotFoundError", "{id} has no such revision", "give a branch, a tag or a commit that it has"),
+    Cause(
+        "RevisionNotFoundError",
+        "{id} has no such revision",
+        "give a branch, a tag or a commit that it has",
+    ),
     Cause(
         "RepositoryNotFoundError|HFValidationError",
         "there is no dataset {id} on the Hugging Face Hub, or it is private",
@@ -114,18 +120,25 @@ def download(request: Mapping[str, Any]) -> dict[str, Any]:
     found = find_files(request["id"], request["config"], request["split"], request["revision"])
     total = sum(hub.info(path)["size"] for path in found.paths)
     if total > request["max_bytes"]:
-        raise TrainingError(f"its files are {total / 2**30:.1f} GiB, more than {request['max_bytes'] / 2**30:.1f} GiB")
+        raise TrainingError(
+            f"its files are {total / 2**30:.1f} GiB, more than {request['max_bytes'] / 2**30:.1f} GiB"
+        )
     report, num_bytes, names = Reporter(total), 0, []
     for number, path in enumerate(found.paths):
         name = f"{number:05}.{found.form}"  # never a name of theirs
-        with hub.open(path, "rb", block_size=0) as packed, (Path(request["folder"]) / name).open("xb") as out:
+        with (
+            hub.open(path, "rb", block_size=0) as packed,
+            (Path(request["folder"]) / name).open("xb") as out,
+        ):
             for chunk in _unpacked(packed, path):
                 num_bytes += out.write(chunk)
                 if num_bytes > request["max_bytes"]:
                     raise TrainingError("unpacked, its files are too large")
                 report(num_bytes)
         names.append(name)
-    return {"files": names} | {name: getattr(found, name) for name in ("form", "config", "split", "delimiter")}
+    return {"files": names} | {
+        name: getattr(found, name) for name in ("form", "config", "split", "delimiter")
+    }
 
 
 def find_files(id: str, config: str, split: str, revision: str) -> Found:
@@ -147,7 +160,9 @@ def find_files(id: str, config: str, split: str, revision: str) -> Found:
     home = f"hf://datasets/{id}@{commit}/"
     paths = tuple(map(str, splits[wanted]))
     if form not in FORMS or getattr(chosen, "field", None):
-        raise TrainingError(f"the rows of {id} are in files of the kind {form}; JSON, CSV and Parquet can be read")
+        raise TrainingError(
+            f"the rows of {id} are in files of the kind {form}; JSON, CSV and Parquet can be read"
+        )
     if strange := next((path for path in paths if not path.startswith(home) or ".." in path), None):
         raise TrainingError(f"{id} names a file that is not its own: {strange[:200]}")
     delimiter = getattr(chosen, "delimiter", None) or getattr(chosen, "sep", None) or ","
@@ -162,7 +177,9 @@ def convert_tables(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         kept = columns_of(paths, request["needed"])
         with Path(request["target"]).open("xb") as out:
-            rows = write_rows(paths, kept, out, Reporter(sum(path.stat().st_size for path in paths)))
+            rows = write_rows(
+                paths, kept, out, Reporter(sum(path.stat().st_size for path in paths))
+            )
     except BadTable as error:
         raise TrainingError(str(error)) from None
     return {"rows": rows, "left_out": kept.left_out}
@@ -204,7 +221,10 @@ def _reason(error: Exception, id: str) -> tuple[str, str]:
     if isinstance(error, TrainingError):
         return str(error), OTHER_SOURCE
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return "there is no room on the disk, or it is larger than allowed", "make room, or give a part of it"
+        return (
+            "there is no room on the disk, or it is larger than allowed",
+            "make room, or give a part of it",
+        )
     types = " ".join(type.__name__ for type in type(error).__mro__)
     if cause := next((each for each in CAUSES if re.search(each.types, types)), None):
         return cause.problem.format(id=id), cause.fix.format(id=id)
@@ -218,7 +238,9 @@ def _limit(request: Mapping[str, Any]) -> None:
         import resource
         import signal
 
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file that grows too large is an error, not the end
+        signal.signal(
+            signal.SIGXFSZ, signal.SIG_IGN
+        )  # a file that grows too large is an error, not the end
         for limit, value in (
             (resource.RLIMIT_AS, request["memory_bytes"]),
             (resource.RLIMIT_CPU, request["cpu_seconds"]),

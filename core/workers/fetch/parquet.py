@@ -44,15 +44,23 @@ class Kept:
 def columns_of(paths: Sequence[Path], needed: Collection[str]) -> Kept:
     """What can be kept of tables. Raises BadTable if that leaves out a needed column, or one is no table."""
     schema = _open(paths[0]).schema_arrow
-    if other := next((path for path in paths[1:] if _open(path).schema_arrow.names != schema.names), None):
+    if other := next(
+        (path for path in paths[1:] if _open(path).schema_arrow.names != schema.names), None
+    ):
         raise BadTable(f"{other.name} has other columns than {paths[0].name}")
-    left_out = tuple((field.name, str(field.type)) for field in schema if not _fits_json(field.type))
+    left_out = tuple(
+        (field.name, str(field.type)) for field in schema if not _fits_json(field.type)
+    )
     if lost := [each for each in left_out if each[0] in needed]:
-        raise BadTable("; ".join(f"the column {name} holds {type}, which JSON lacks" for name, type in lost))
+        raise BadTable(
+            "; ".join(f"the column {name} holds {type}, which JSON lacks" for name, type in lost)
+        )
     return Kept(tuple(name for name in schema.names if name not in dict(left_out)), left_out)
 
 
-def write_rows(paths: Sequence[Path], kept: Kept, out: BinaryIO, on_rows: Callable[[int], None]) -> int:
+def write_rows(
+    paths: Sequence[Path], kept: Kept, out: BinaryIO, on_rows: Callable[[int], None]
+) -> int:
     """Writes each row as a line and returns how many; tells about how many bytes are read. Raises BadTable."""
     num_rows = bytes_before = 0
     for path in paths:
@@ -64,7 +72,9 @@ def write_rows(paths: Sequence[Path], kept: Kept, out: BinaryIO, on_rows: Callab
                 out.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             except ValueError:
                 names = ", ".join(name for name, value in row.items() if _is_no_json({name: value}))
-                raise BadTable(f"row {num_rows:,} holds NaN or infinity in {names}, which JSON lacks") from None
+                raise BadTable(
+                    f"row {num_rows:,} holds NaN or infinity in {names}, which JSON lacks"
+                ) from None
             if num_rows % ROWS_AT_ONCE == 0:
                 on_rows(bytes_before + size * (num_rows - begun) // max(1, table.metadata.num_rows))
         bytes_before += size
@@ -75,7 +85,9 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise BadTable(f"{path.name} is no sound Parquet table: {str(error).splitlines()[0][:200]}") from None
+        raise BadTable(
+            f"{path.name} is no sound Parquet table: {str(error).splitlines()[0][:200]}"
+        ) from None
 
 
 def _rows(table: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -83,7 +95,10 @@ def _rows(table: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str, A
     try:
         for batch in table.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
             for row in batch.to_pylist():
-                yield row | {name: _decoded(row[name], table.schema_arrow.field(name).type) for name in with_json}
+                yield row | {
+                    name: _decoded(row[name], table.schema_arrow.field(name).type)
+                    for name in with_json
+                }
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise BadTable(f"it is damaged: {str(error).splitlines()[0][:200]}") from None
 

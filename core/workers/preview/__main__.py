@@ -47,7 +47,9 @@ class Program:
             self._output.write(json.dumps(self._answer(request)) + "\n")
             self._output.flush()
             is_measuring = (
-                self._view is not None and request["do"] != "rest" and (is_measuring or request["do"] == "lengths")
+                self._view is not None
+                and request["do"] != "rest"
+                and (is_measuring or request["do"] == "lengths")
             )
 
     @property
@@ -82,7 +84,9 @@ class Program:
 ANSWERS: Mapping[str, Callable[[Program, Mapping[str, Any]], Any]] = MappingProxyType(
     {
         "load": Program.load,
-        "rows": lambda program, ask: program.view.show(ask["first"], ask["count"], ask["max_length"]),
+        "rows": lambda program, ask: program.view.show(
+            ask["first"], ask["count"], ask["max_length"]
+        ),
         "index": lambda program, ask: program.view.rows.index(ask["line"]),
         "search": lambda program, ask: program.view.search(ask["text"], ask["first"], ask["most"]),
         "lengths": lambda program, ask: program.view.lengths.since(ask["first"]),

@@ -35,7 +35,9 @@ class Lengths:
         """
         firsts = [NEVER if text.first_counted is None else text.first_counted for text in texts]
         lengths = [len(text.ids) for text in texts]
-        self._numbers.extend((max(lengths), max(firsts), max(text.end_counted for text in texts), sum(lengths)))
+        self._numbers.extend(
+            (max(lengths), max(firsts), max(text.end_counted for text in texts), sum(lengths))
+        )
 
     def add_unreadable(self, line: int, why: str) -> None:
         """A row that has no tokens because something is wrong with it."""

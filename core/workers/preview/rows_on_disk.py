@@ -58,7 +58,9 @@ class RowsOnDisk:
         deadline = time.monotonic() + seconds
         with self._path.open("rb") as file:
             while begin < len(self) and len(found) < most and time.monotonic() < deadline:
-                end = max(begin + 1, bisect_left(self._offsets, self._offsets[begin] + BLOCK_BYTES, begin))
+                end = max(
+                    begin + 1, bisect_left(self._offsets, self._offsets[begin] + BLOCK_BYTES, begin)
+                )
                 file.seek(self._offsets[begin])
                 block = file.read(self._end(end - 1) - self._offsets[begin]).lower()
                 found += self._rows_with(needles, block, range(begin, end))
@@ -79,5 +81,7 @@ class RowsOnDisk:
 def _needles(text: str) -> Sequence[bytes]:
     """The ways in which JSON may hold a text, its ASCII letters in lower case: as it is, or escaped."""
     variants = {text, text.lower(), text.upper()}
-    written = {json.dumps(each, ensure_ascii=ascii)[1:-1] for each in variants for ascii in (True, False)}
+    written = {
+        json.dumps(each, ensure_ascii=ascii)[1:-1] for each in variants for ascii in (True, False)
+    }
     return sorted({each.encode(errors="surrogatepass").lower() for each in written})

@@ -40,7 +40,9 @@ class View:
     """One file, seen through one tokenizer."""
 
     def __init__(self, request: Mapping[str, Any]):
-        job = SimpleNamespace(**{name: request[name] for name in ("model", "revision", "assistant_only_loss")})
+        job = SimpleNamespace(
+            **{name: request[name] for name in ("model", "revision", "assistant_only_loss")}
+        )
         self.stage = str(request["stage"])
         self.rows = RowsOnDisk(Path(request["dataset"]), self.stage)
         if not len(self.rows):
@@ -51,12 +53,20 @@ class View:
             raise TrainingError(f"dataset line {self.rows.line(0)}: {error}.") from None
         is_chat = isinstance(next(iter(first.values())), list)
         is_whole = "prompt" not in first
-        self.tokenizer = load_tokenizer(job, is_conversational=is_chat, is_language_modeling=is_whole)
+        self.tokenizer = load_tokenizer(
+            job, is_conversational=is_chat, is_language_modeling=is_whole
+        )
         if not self.tokenizer.is_fast:
-            raise TrainingError(f"The tokenizer of {job.model} is of an old kind, which cannot say where tokens stand.")
+            raise TrainingError(
+                f"The tokenizer of {job.model} is of an old kind, which cannot say where tokens stand."
+            )
         is_text = "text" in first
         on_answers = not is_text and (self.stage not in TUNED or job.assistant_only_loss)
-        template = training_template(self.tokenizer, job.model) if on_answers and is_chat and is_whole else None
+        template = (
+            training_template(self.tokenizer, job.model)
+            if on_answers and is_chat and is_whole
+            else None
+        )
         self.encoder = self._encoder(template, on_answers)
         self.template = _template(self.tokenizer, template) if is_chat else "none"
         notes = (TEMPLATES[self.template], _note(self.stage, is_text and job.assistant_only_loss))
@@ -72,7 +82,11 @@ class View:
 
     def about(self) -> dict[str, Any]:
         """What is known once everything is loaded. The same key is the same lengths, wherever the files lie."""
-        parts = (self.rows.sha256, self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template)
+        parts = (
+            self.rows.sha256,
+            self.tokenizer.backend_tokenizer.to_str(),
+            self.tokenizer.chat_template,
+        )
         encoder = self.encoder
         seen_by = (type(encoder).__name__, encoder.chat_template, encoder.on_answers, self.stage)
         return {
@@ -85,7 +99,9 @@ class View:
 
     def _order(self) -> Iterator[int]:
         """Every row once: a sample spread over the file, then the rest."""
-        sample = sorted(random.Random(0).sample(range(len(self.rows)), min(ROWS_IN_SAMPLE, len(self.rows))))
+        sample = sorted(
+            random.Random(0).sample(range(len(self.rows)), min(ROWS_IN_SAMPLE, len(self.rows)))
+        )
         yield from sample
         chosen = frozenset(sample)
         yield from (index for index in range(len(self.rows)) if index not in chosen)
@@ -106,7 +122,10 @@ class View:
 
     def show(self, first: int, count: int, max_length: int) -> list[dict[str, Any]]:
         """Some rows as the model will see them."""
-        return [self._show(index, max_length) for index in range(max(0, first), min(first + count, len(self.rows)))]
+        return [
+            self._show(index, max_length)
+            for index in range(max(0, first), min(first + count, len(self.rows)))
+        ]
 
     def search(self, text: str, first: int, most: int) -> dict[str, Any]:
         """Rows that hold a text, as far as the time for one answer goes: [row, line], and the row to go on from."""
@@ -117,7 +136,9 @@ class View:
         shown = {"index": index, "line": self.rows.line(index)}
         try:
             row = self.rows.row(index)
-            chosen, *others = (self._shown(text, max_length) for text in self._encode(index, with_text=True))
+            chosen, *others = (
+                self._shown(text, max_length) for text in self._encode(index, with_text=True)
+            )
         except Exception as error:
             return shown | {"error": _why_not(error)}
         return shown | chosen | {"rejected": next(iter(others), None), "label": row.get("label")}
@@ -125,7 +146,12 @@ class View:
     def _shown(self, tokens: Tokens, max_length: int) -> dict[str, Any]:
         fitting, cut = pieces(tokens, max_length, self.tokenizer)
         counted = sum(tokens.counts[:max_length])
-        return {"pieces": fitting, "cut": cut, "num_tokens": len(tokens.ids), "num_counted": counted}
+        return {
+            "pieces": fitting,
+            "cut": cut,
+            "num_tokens": len(tokens.ids),
+            "num_counted": counted,
+        }
 
     def _encode(self, index: int, with_text: bool = False) -> tuple[Tokens, ...]:
         """A chat template is a program that came with a model: one that loops takes this process with it."""
@@ -156,7 +182,11 @@ def _note(stage: str, learns_texts_whole: bool) -> str:
 
 def _why_not(error: Exception) -> str:
     """Why a row has no tokens."""
-    return str(error) if isinstance(error, BadRow) else f"The chat template refuses this row: {error}"[:500]
+    return (
+        str(error)
+        if isinstance(error, BadRow)
+        else f"The chat template refuses this row: {error}"[:500]
+    )
 
 
 def _set_alarm(seconds: float) -> None:

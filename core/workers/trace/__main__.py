@@ -63,22 +63,24 @@ def trace(
 
     def play(indices: Sequence[int]) -> Ledger:
         depths.append(len(indices))
-        ledger = Run(model, asked, on_card, precision).play(dict(zip(indices, layers.keep(indices), strict=True)))
+        ledger = Run(model, asked, on_card, precision).play(
+            dict(zip(indices, layers.keep(indices), strict=True))
+        )
         on_progress(min(1.0, len(depths) / (1 + len(set(layers.kinds)))))
         return ledger
 
     try:
         phases, ledger = extended(layers.kinds, play)
-    except (
-        RuntimeError
-    ):  # layers that lean on one another, such as those that share keys and values, cannot be left out
+    except RuntimeError:  # layers that lean on one another, such as those that share keys and values, cannot be left out
         phases, ledger = extended(range(len(layers.kinds)), play)
     return {
         "phases": phases,
         "peak_allocated_bytes": max(phases.values()),
         "num_parameters": num_parameters,
         "num_trainable_parameters": sum(trainable),
-        "paged_bytes": 0 if on_card.is_cpu else sum(paged_bytes(asked.optim, numbers) for numbers in trainable),
+        "paged_bytes": 0
+        if on_card.is_cpu
+        else sum(paged_bytes(asked.optim, numbers) for numbers in trainable),
         "log": ledger.log,
         "sizes": ledger.sizes,
         "peak_operations": {segment: peak.operation for segment, peak in ledger.peaks.items()},
@@ -93,7 +95,11 @@ def _say(message: Mapping[str, Any]) -> None:
 
 def _keep_within_limits() -> None:
     """No network, no GPU, no warnings, and no more memory than is set aside."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }
     warnings.filterwarnings("ignore")
     for name in ("bitsandbytes", "transformers", "peft", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -128,7 +128,8 @@ def _sums_gradients_in_place(old: Any, new: Any) -> bool:
         and isinstance(new, torch.Tensor)
         and old.shape == new.shape
         and old._use_count() <= REFERENCES_OF_A_SOLE_OWNER  # type: ignore[attr-defined]  # torch's stubs lack it
-        and torch._C._storage_Use_Count(old.untyped_storage()._cdata) <= STORAGE_REFERENCES_OF_A_SOLE_OWNER
+        and torch._C._storage_Use_Count(old.untyped_storage()._cdata)
+        <= STORAGE_REFERENCES_OF_A_SOLE_OWNER
         and _caller() == "_engine_run_backward"
     )
 

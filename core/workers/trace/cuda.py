@@ -28,16 +28,44 @@ TRACED_FLEX = "traced_blocks"
 """Stands for flex_attention, which keeps what FlashAttention keeps, and is told of padding without copies."""
 AUTOCAST_TO_FLOAT32 = frozenset(
     {
-        *(torch.Tensor.pow, torch.Tensor.__pow__, torch.pow, torch.Tensor.rsqrt, torch.rsqrt, torch.Tensor.exp),
-        *(torch.exp, torch.Tensor.log, torch.log, torch.Tensor.reciprocal, torch.reciprocal, F.softplus),
+        *(
+            torch.Tensor.pow,
+            torch.Tensor.__pow__,
+            torch.pow,
+            torch.Tensor.rsqrt,
+            torch.rsqrt,
+            torch.Tensor.exp,
+        ),
+        *(
+            torch.exp,
+            torch.Tensor.log,
+            torch.log,
+            torch.Tensor.reciprocal,
+            torch.reciprocal,
+            F.softplus,
+        ),
         *(F.layer_norm, F.rms_norm, F.group_norm, torch.logsumexp, torch.Tensor.logsumexp),
     }
 )
 """AT_FORALL_FP32 in ATen/autocast_mode.h, as far as decoders use it: autocast widens their input, but on CUDA only."""
 AUTOCAST_RESULT_TO_FLOAT32 = frozenset(
     {
-        *(torch.Tensor.sum, torch.sum, torch.Tensor.prod, torch.prod, torch.Tensor.cumsum, torch.cumsum),
-        *(torch.Tensor.cumprod, torch.cumprod, F.softmax, torch.softmax, torch.Tensor.softmax, F.log_softmax),
+        *(
+            torch.Tensor.sum,
+            torch.sum,
+            torch.Tensor.prod,
+            torch.prod,
+            torch.Tensor.cumsum,
+            torch.cumsum,
+        ),
+        *(
+            torch.Tensor.cumprod,
+            torch.cumprod,
+            F.softmax,
+            torch.softmax,
+            torch.Tensor.softmax,
+            F.log_softmax,
+        ),
     }
 )
 """AT_FORALL_FP32_SET_OPT_DTYPE: autocast makes their result float32 unless the call names a precision."""
@@ -86,7 +114,13 @@ class CudaFunctions(TorchFunctionMode):
         return self._instead.get(func, func)(*args, **kwargs)
 
     def _attention(
-        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *_: Any, **options: Any
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        *_: Any,
+        **options: Any,
     ) -> Tensor:
         """FlashAttention where there is no mask and the card has it, else the memory-efficient kernel.
 
@@ -100,11 +134,21 @@ class CudaFunctions(TorchFunctionMode):
         if k.shape[1] != q.shape[1]:
             k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
         if attn_mask is not None:
-            attn_mask = torch.empty_like(attn_mask, dtype=q.dtype) if attn_mask.dtype == torch.bool else attn_mask
+            attn_mask = (
+                torch.empty_like(attn_mask, dtype=q.dtype)
+                if attn_mask.dtype == torch.bool
+                else attn_mask
+            )
         return _Efficient.apply(self.ledger, q, k, v, attn_mask)
 
     def flash(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **_: Any,
     ) -> tuple[Tensor, None]:
         """`attn_implementation="flash_attention_2"`: rows that are padded are copied without the padding, and back.
 
@@ -123,7 +167,12 @@ class CudaFunctions(TorchFunctionMode):
         return x[index]
 
     def _softmax(
-        self, x: Tensor, dim: int | None = None, *_: Any, dtype: torch.dtype | None = None, **__: Any
+        self,
+        x: Tensor,
+        dim: int | None = None,
+        *_: Any,
+        dtype: torch.dtype | None = None,
+        **__: Any,
     ) -> Tensor:
         """`softmax(x, dtype=float32)` reads float16 as it is; bfloat16 is copied first, as on the CPU.
 
@@ -213,7 +262,11 @@ def _autocast(x: Tensor) -> Tensor:
 
 def _widened(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """The arguments as CUDA's autocast passes them on."""
-    if not args or not isinstance(args[0], Tensor) or args[0].dtype not in (torch.bfloat16, torch.float16):
+    if (
+        not args
+        or not isinstance(args[0], Tensor)
+        or args[0].dtype not in (torch.bfloat16, torch.float16)
+    ):
         return args, kwargs
     if func in AUTOCAST_TO_FLOAT32:
         return (args[0].float(), *args[1:]), kwargs
@@ -263,7 +316,9 @@ class _Efficient(torch.autograd.Function):
         rows, heads, tokens, _ = q.shape
         out = _like_rows(q, v.shape[-1])
         ctx.ledger = ledger
-        ctx.save_for_backward(*inputs, out, torch.empty(rows, heads, _round_up(tokens, 32), dtype=torch.float32))
+        ctx.save_for_backward(
+            *inputs, out, torch.empty(rows, heads, _round_up(tokens, 32), dtype=torch.float32)
+        )
         return out
 
     @staticmethod
@@ -272,7 +327,9 @@ class _Efficient(torch.autograd.Function):
         gradients = [_like_rows(tensor) for tensor in (q, k, v)]
         rows, heads, tokens, width = q.shape
         num_copies = 1 if width <= 128 else 3
-        num_bytes = 4 * rows * heads * (tokens + num_copies * _round_up(tokens, 64) * _round_up(width, 64))
+        num_bytes = (
+            4 * rows * heads * (tokens + num_copies * _round_up(tokens, 64) * _round_up(width, 64))
+        )
         with ctx.ledger.scratch(num_bytes, "memory-efficient attention, backward"):
             return None, *gradients, None
 
@@ -376,5 +433,7 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 for _name, _mask in ((TRACED_FLASH, _padding), (TRACED_FLEX, _no_mask)):
-    AttentionInterface.register(_name, CudaFunctions.flash)  # a name to build a model with; `as_on` knows the ledger
+    AttentionInterface.register(
+        _name, CudaFunctions.flash
+    )  # a name to build a model with; `as_on` knows the ledger
     AttentionMaskInterface.register(_name, _mask)

@@ -20,7 +20,9 @@ def shallow(kinds: Sequence[Any]) -> tuple[int, ...]:
     return tuple(sorted(ends | first | last))
 
 
-def extended(kinds: Sequence[Any], play: Callable[[Sequence[int]], Ledger]) -> tuple[Mapping[str, int], Ledger]:
+def extended(
+    kinds: Sequence[Any], play: Callable[[Sequence[int]], Ledger]
+) -> tuple[Mapping[str, int], Ledger]:
     """Peak of each phase of the whole model, and the ledger of the deepest model that was played.
 
     `play` traces the model that is made of some of the layers, which name the segments of its ledger. First a shallow
@@ -50,7 +52,9 @@ def _by_phase(segments: Mapping[str, int]) -> dict[str, int]:
     """The highest segment of each phase."""
     played = {segment.split("/")[0] for segment in segments}
     return {
-        phase: max(num_bytes for segment, num_bytes in segments.items() if segment.split("/")[0] == phase)
+        phase: max(
+            num_bytes for segment, num_bytes in segments.items() if segment.split("/")[0] == phase
+        )
         for phase in PHASES
         if phase in played
     }

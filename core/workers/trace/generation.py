@@ -28,7 +28,11 @@ def draw(model: Any, num_rows: int, num_tokens: int, answer_tokens: int, ledger:
     cache = DynamicCache(config=model.config.get_text_config())
     ledger.enter("generation/prompt")
     stops_at = prompts.shape[1] + STEPS
-    with _without_checkpointing(model), _up_to_the_last(model, cache, num_tokens, ledger), _values_unknown(stops_at):
+    with (
+        _without_checkpointing(model),
+        _up_to_the_last(model, cache, num_tokens, ledger),
+        _values_unknown(stops_at),
+    ):
         model.generate(
             input_ids=prompts,
             attention_mask=torch.ones_like(prompts),
@@ -40,7 +44,9 @@ def draw(model: Any, num_rows: int, num_tokens: int, answer_tokens: int, ledger:
 @contextmanager
 def _without_checkpointing(model: Any) -> Iterator[None]:
     """Layers that are recomputed keep no cache, so that TRL has them not recomputed meanwhile."""
-    recomputed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    recomputed = [
+        module for module in model.modules() if getattr(module, "gradient_checkpointing", False)
+    ]
     for module in recomputed:
         module.gradient_checkpointing = False
     yield
@@ -49,7 +55,9 @@ def _without_checkpointing(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _up_to_the_last(model: Any, cache: DynamicCache, num_tokens: int, ledger: Ledger) -> Iterator[None]:
+def _up_to_the_last(
+    model: Any, cache: DynamicCache, num_tokens: int, ledger: Ledger
+) -> Iterator[None]:
     """Once the prompts are read, the cache is as it is before the last token."""
     passes = count()
 

@@ -27,7 +27,13 @@ def embedding_backward(grad: Tensor, indices: Tensor, *_: Any, **__: Any) -> int
 
 
 def gemm_4bit(
-    x: Tensor, weight: Tensor, shape: Any, absmax: Tensor, *_: Any, absmax_8bit: Tensor | None = None, **__: Any
+    x: Tensor,
+    weight: Tensor,
+    shape: Any,
+    absmax: Tensor,
+    *_: Any,
+    absmax_8bit: Tensor | None = None,
+    **__: Any,
 ) -> int:
     """The unpacked weight, and of doubly quantised scales two float32 copies.
 

@@ -89,7 +89,9 @@ class Models:
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """As it is around every forward pass of a training."""
-        with torch.autocast("cpu", dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+        with torch.autocast(
+            "cpu", dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None
+        ):
             yield
 
 
@@ -125,7 +127,9 @@ def pairwise(models: Models, job: Any, batch: Batch) -> Tensor:
 
 def odds_ratio(models: Models, job: Any, batch: Batch) -> Tensor:
     """ORPOTrainer.concatenated_forward and odds_ratio_loss: all logits at once, chosen rows first."""
-    return _likelihood_of_chosen(logits := models.scores(batch)) - F.logsigmoid(_margin(logits)).mean()
+    return (
+        _likelihood_of_chosen(logits := models.scores(batch)) - F.logsigmoid(_margin(logits)).mean()
+    )
 
 
 def contrast(models: Models, job: Any, batch: Batch) -> Tensor:
@@ -191,8 +195,12 @@ def batch_of(job: Any) -> Batch:
     loss = LOSSES[job.stage]
     rows = job.per_device_train_batch_size * loss.sequences_per_row
     if loss.draws:
-        return Batch(rows, job.max_length, False, min(job.max_completion_length, job.max_length - 1))
-    return Batch(1, rows * job.max_length, True) if job.packing else Batch(rows, job.max_length, False)
+        return Batch(
+            rows, job.max_length, False, min(job.max_completion_length, job.max_length - 1)
+        )
+    return (
+        Batch(1, rows * job.max_length, True) if job.packing else Batch(rows, job.max_length, False)
+    )
 
 
 def with_head(model: Any, stage: str) -> Any:

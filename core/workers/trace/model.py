@@ -18,12 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
+from core.training.contract.methods import METHODS
 from core.training.model import attention
 from core.training.model.adapter import adapter_settings
 from core.training.model.compiling import take_inputs_as_they_are
 from core.training.model.layer_checkpointing import checkpoint_every
 from core.training.model.load import (
-    METHODS,
     Precision,
     _attention,
     _keep_trainable,
@@ -35,7 +35,14 @@ from core.training.model.load import (
 
 from .cuda import TRACED_FLASH, TRACED_FLEX, Card
 
-NOT_SHAPE = ("architectures", "auto_map", "dtype", "torch_dtype", "quantization_config", "transformers_version")
+NOT_SHAPE = (
+    "architectures",
+    "auto_map",
+    "dtype",
+    "torch_dtype",
+    "quantization_config",
+    "transformers_version",
+)
 """Keys of a config.json that say nothing of the shape, or name code."""
 ROPE_THAT_READS_POSITIONS = ("dynamic", "longrope")
 BITSANDBYTES_LAYERS = (Linear4bit, Linear8bitLt)
@@ -47,7 +54,9 @@ def precision_on(card: Card, job: Any) -> Precision:
     """What the training program would choose on this card."""
     with (
         patch.object(torch.cuda, "is_available", lambda: not card.is_cpu),
-        patch.object(torch.cuda, "is_bf16_supported", lambda including_emulation=True: card.supports_bf16),
+        patch.object(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: card.supports_bf16
+        ),
     ):
         return choose_precision(job.dtype, job.method)
 
@@ -83,7 +92,9 @@ class DecoderLayers:
 
 def empty_model(config: Mapping[str, Any], job: Any, precision: Precision) -> Any:
     """The base on the meta device, from the values of a config.json."""
-    values = {key: _without_positions(value) for key, value in config.items() if key not in NOT_SHAPE}
+    values = {
+        key: _without_positions(value) for key, value in config.items() if key not in NOT_SHAPE
+    }
     values = {key: value for key, value in values.items() if "attn_implementation" not in key}
     made = AutoConfig.for_model(values.pop("model_type"), **values)
     with patch.object(AutoConfig, "from_pretrained", lambda **_: made):
@@ -113,8 +124,13 @@ def prepare(model: Any, job: Any, precision: Precision) -> Any:
         _train_last_layers(model, job.num_trainable_layers)
     if METHODS[job.method].trains_adapter:
         settings = adapter_settings(job, model)
-        settings.init_lora_weights = True  # every start of an adapter leaves tensors of the same sizes behind
-        with dequantised_for_dora(), torch.device("meta"):  # PEFT's own way there loses that two copies are one
+        settings.init_lora_weights = (
+            True  # every start of an adapter leaves tensors of the same sizes behind
+        )
+        with (
+            dequantised_for_dora(),
+            torch.device("meta"),
+        ):  # PEFT's own way there loses that two copies are one
             model = get_peft_model(model, settings)
         if dtype := precision.adapters(is_quantised=quantisation is not None):
             cast_adapters(model, dtype)
@@ -122,7 +138,8 @@ def prepare(model: Any, job: Any, precision: Precision) -> Any:
             take_inputs_as_they_are(model)
     if job.gradient_checkpointing:
         checkpoint_every(
-            model.get_base_model() if hasattr(model, "get_base_model") else model, job.checkpoint_every_n_layers
+            model.get_base_model() if hasattr(model, "get_base_model") else model,
+            job.checkpoint_every_n_layers,
         )
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if METHODS[job.method].trains_adapter:
@@ -170,7 +187,10 @@ def dequantised_for_dora() -> Iterator[None]:
         scales: Any = module.state.SCB
         return int8_vectorwise_dequant(weight.data, scales)
 
-    with patch.object(dora, "dequantize_module_weight", weight_of), patch.object(dora, "deepcopy", lambda layer: layer):
+    with (
+        patch.object(dora, "dequantize_module_weight", weight_of),
+        patch.object(dora, "deepcopy", lambda layer: layer),
+    ):
         yield
 
 
@@ -191,7 +211,9 @@ def mask_known(has_padding: bool) -> Iterator[None]:
     Source: _ignore_causal_mask_sdpa in transformers/masking_utils.py.
     """
 
-    def is_needless(padding_mask: Any, q_length: int, kv_length: int, *offsets_and_window: Any) -> bool:
+    def is_needless(
+        padding_mask: Any, q_length: int, kv_length: int, *offsets_and_window: Any
+    ) -> bool:
         window = offsets_and_window[-1]
         return not has_padding and (window is None or kv_length < window)
 
@@ -233,14 +255,18 @@ def _find_layers(model: nn.Module, num_layers: int) -> tuple[nn.Module, str, nn.
 def _kind(layer: nn.Module, layer_type: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a layer is: its type in the settings, whether it is recomputed, the shapes of its parameters and which
     train."""
-    found = ((name, tuple(each.shape), each.requires_grad) for name, each in layer.named_parameters())
+    found = (
+        (name, tuple(each.shape), each.requires_grad) for name, each in layer.named_parameters()
+    )
     return (*layer_type, getattr(layer, "gradient_checkpointing", False), *found)
 
 
 def _like(old: Tensor) -> Tensor:
     """A tensor of the same shape with a storage of its own."""
     new = torch.empty(old.shape, dtype=old.dtype)
-    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+    return (
+        nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+    )
 
 
 def _quantise(module: Any) -> None:
@@ -250,23 +276,36 @@ def _quantise(module: Any) -> None:
         weight = torch.empty(module.out_features, module.in_features, dtype=torch.int8)
         module.weight = _parameter(weight, CB=None, SCB=None, quant_state=None)
         module.state.CB, module.state.SCB = module.weight.data, torch.empty(module.out_features)
-        module.state.threshold = 0.0  # which columns hold outliers is not known; none is the usual case
+        module.state.threshold = (
+            0.0  # which columns hold outliers is not known; none is the usual case
+        )
         return
     statistics = getattr(module.weight, "compress_statistics", True)
     kind = getattr(module.weight, "quant_type", "nf4")
-    state = _scales(numbers, (module.out_features, module.in_features), kind, statistics, module.compute_dtype)
+    state = _scales(
+        numbers, (module.out_features, module.in_features), kind, statistics, module.compute_dtype
+    )
     packed = torch.empty(numbers // 2, 1, dtype=torch.uint8)
-    module.weight = _parameter(packed, quant_state=state, compress_statistics=statistics, quant_type=kind)
+    module.weight = _parameter(
+        packed, quant_state=state, compress_statistics=statistics, quant_type=kind
+    )
 
 
-def _scales(numbers: int, shape: tuple[int, int], kind: str, nested: bool, dtype: torch.dtype) -> QuantState:
+def _scales(
+    numbers: int, shape: tuple[int, int], kind: str, nested: bool, dtype: torch.dtype
+) -> QuantState:
     """The scales of a 4-bit weight: one float32 per 64 numbers; nested, one byte and a float32 per 256 of those."""
     num_scales = -(-numbers // NUMBERS_PER_SCALE)
     settings: dict[str, Any] = {"shape": torch.Size(shape), "dtype": dtype, "code": torch.empty(16)}
     if not nested:
-        return QuantState(torch.empty(num_scales), blocksize=NUMBERS_PER_SCALE, quant_type=kind, **settings)
+        return QuantState(
+            torch.empty(num_scales), blocksize=NUMBERS_PER_SCALE, quant_type=kind, **settings
+        )
     outer = QuantState(
-        torch.empty(-(-num_scales // SCALES_PER_SCALE)), blocksize=256, code=torch.empty(256), dtype=torch.float32
+        torch.empty(-(-num_scales // SCALES_PER_SCALE)),
+        blocksize=256,
+        code=torch.empty(256),
+        dtype=torch.float32,
     )
     return QuantState(
         torch.empty(num_scales, dtype=torch.uint8),

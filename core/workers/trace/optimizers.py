@@ -62,7 +62,11 @@ class BitsAndBytesStates:
     def step(self) -> None:
         """The first one makes the states."""
         if not self._states:
-            self._states = [state for parameter in self._parameters for state in self._states_of(parameter.numel())]
+            self._states = [
+                state
+                for parameter in self._parameters
+                for state in self._states_of(parameter.numel())
+            ]
 
     def _states_of(self, numbers: int) -> list[Tensor]:
         count = STATES_IN_8_BITS.get(self._name)
@@ -70,4 +74,8 @@ class BitsAndBytesStates:
         if count is None or numbers < LEAST_8BIT_NUMBERS:
             return [] if is_paged else [torch.empty(numbers) for _ in range(count or 2)]
         scales = [torch.empty(ceil(numbers / NUMBERS_PER_SCALE)) for _ in range(count)]
-        return scales if is_paged else [*scales, *(torch.empty(numbers, dtype=torch.uint8) for _ in range(count))]
+        return (
+            scales
+            if is_paged
+            else [*scales, *(torch.empty(numbers, dtype=torch.uint8) for _ in range(count))]
+        )

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
 
-from core.training.model.load import METHODS, Precision
+from core.training.contract.methods import METHODS
+from core.training.model.load import Precision
 
 from .allocation_log import Ledger
 from .cuda import Card, as_on
@@ -62,14 +63,18 @@ class Run:
         """One optimizer step; its states exist before, as in every step but the first."""
         model, ledger = self.model.train(), self.ledger
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimizer = optimizer = optimizer_of(self.job.optim, trained, on_gpu=not self.card.is_cpu)
+        self._optimizer = optimizer = optimizer_of(
+            self.job.optim, trained, on_gpu=not self.card.is_cpu
+        )
         ledger.enter("optimizer_step")
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         optimizer.step()
         _clear_gradients(trained)
         self._draw()
-        for _ in range(min(self.job.gradient_accumulation_steps, 2)):  # the third finds what the second found
+        for _ in range(
+            min(self.job.gradient_accumulation_steps, 2)
+        ):  # the third finds what the second found
             self._enter("forward")
             loss = self._loss()
             self._enter("backward")
@@ -77,7 +82,9 @@ class Run:
             del loss
         ledger.enter("optimizer_step")
         if self.job.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(trained, self.job.max_grad_norm, foreach=not self.card.is_cpu)
+            torch.nn.utils.clip_grad_norm_(
+                trained, self.job.max_grad_norm, foreach=not self.card.is_cpu
+            )
         optimizer.step()
         _clear_gradients(trained)
 
@@ -132,7 +139,9 @@ class Run:
         """Tells the ledger at which layer a pass is, `forward/0` or `backward/31`: each keeps peaks of its own, for
         memory is linear in depth only where the same layer works."""
         layer, names = layers[name], tuple(layers)
-        segment = Segment(self.ledger, str(name), is_first=name == names[0], is_last=name == names[-1])
+        segment = Segment(
+            self.ledger, str(name), is_first=name == names[0], is_last=name == names[-1]
+        )
         return (
             layer.register_forward_pre_hook(segment.before, with_kwargs=True),
             layer.register_forward_hook(segment.after, with_kwargs=True),
@@ -176,7 +185,13 @@ class Segment:
 def _run_backward(loss: Tensor) -> None:
     """`loss.backward()`, which itself would leave the functions of `as_on` while layers are computed again."""
     _engine_run_backward(
-        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+        (loss,),
+        (torch.ones_like(loss),),
+        False,
+        False,
+        (),
+        allow_unreachable=True,
+        accumulate_grad=True,
     )
 
 

@@ -1,0 +1,78 @@
+"""METHODS: which weights train, and how the base weights are stored. A row is a frozen record of facts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+Defaults = Mapping[str, object]
+
+
+def new_defaults(**values: object) -> Defaults:
+    """Return JobSpec field -> default value as a read-only mapping."""
+    return MappingProxyType(values)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which weights train, and how the base weights are stored meanwhile."""
+
+    id: str
+    title: str
+    help: str
+    trains_adapter: bool
+    """True: the base is frozen and a LoRA adapter trains. False: weights of the model itself train."""
+    base_bits: int
+    """Bits per weight of the frozen linear layers: 16 (as loaded), 8 (LLM.int8) or 4 (NF4 / FP4)."""
+    defaults: Defaults = field(default_factory=new_defaults)
+    """JobSpec defaults that differ from the field's own under this method."""
+    trains_last_layers: bool = False
+    """True: of the model's own weights only the last `num_trainable_layers` decoder layers, the final norm and the
+    output head train; a head that is tied to the embedding stays frozen with it."""
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.id: method
+        for method in (
+            Method(
+                id="full",
+                title="Full",
+                help="Trains every weight: the most capacity and by far the most memory.",
+                trains_adapter=False,
+                base_bits=16,
+                defaults=new_defaults(learning_rate=2e-5),
+            ),
+            Method(
+                id="freeze",
+                title="Last layers",
+                help="Trains the last layers of the model as they are and leaves the others frozen.",
+                trains_adapter=False,
+                base_bits=16,
+                defaults=new_defaults(learning_rate=2e-5),
+                trains_last_layers=True,
+            ),
+            Method(
+                id="lora",
+                title="LoRA",
+                help="Freezes the model and trains small low-rank adapters beside its linear layers.",
+                trains_adapter=True,
+                base_bits=16,
+            ),
+            Method(
+                id="qlora",
+                title="QLoRA",
+                help="LoRA over a base stored in 4 bits: the least memory, a little slower.",
+                trains_adapter=True,
+                base_bits=4,
+                defaults=new_defaults(optim="paged_adamw_8bit"),
+            ),
+            Method(
+                id="lora-8bit",
+                title="LoRA, 8-bit base",
+                help="LoRA over a base stored in 8 bits: between LoRA and QLoRA.",
+                trains_adapter=True,
+                base_bits=8,
+            ),
+        )
+    }
+)
