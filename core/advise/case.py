@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from types import MappingProxyType
 
 from core.job import JobSpec, SpecError
 from core.memory import MemoryEstimate, estimate
@@ -16,8 +15,6 @@ Change = Mapping[str, object]
 
 LARGEST_BATCH = 4096  # JobSpec allows no more
 ANY_BATCH = range(1, LARGEST_BATCH + 1)
-LEAST_BATCHES: Mapping[str, int] = MappingProxyType({"kto": 2})
-"""Stage -> rows that must be in a batch: KTO takes a mismatched answer from another row of it."""
 SHORT_ROWS = 0.7
 """Rows that fill less than this share of max_length are worth joining; others leave hardly any padding."""
 MOST_OFF = 1 / 3
@@ -104,7 +101,7 @@ class Case:
 
 def batch_splits(job: JobSpec, rows_per_step: int, sizes: range = ANY_BATCH) -> tuple[Change, ...]:
     """Ways to see so many rows in an optimizer step, most at once first, with a batch of one of these sizes."""
-    least = LEAST_BATCHES.get(job.stage, 1)
+    least = STAGES[job.stage].min_batch_size
     return tuple(
         {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows_per_step // size}
         for size in reversed(sizes)

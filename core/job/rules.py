@@ -146,9 +146,9 @@ REFUSALS = (
     ),
     Refusal(
         "per_device_train_batch_size",
-        lambda case: case.stage.id == "kto" and case.job.per_device_train_batch_size < 2,
-        "KTO holds each answer against its neighbours in the batch",
-        "give 2 or more",
+        lambda case: case.job.per_device_train_batch_size < case.stage.min_batch_size,
+        "{stage.id} compares each answer with another row of its batch",
+        "give {stage.min_batch_size} or more",
     ),
     Refusal(
         "num_generations",

@@ -78,9 +78,9 @@ def _again_within_budget(job: JobSpec) -> tuple[float, float]:
 
 
 def trained_sequences(job: JobSpec) -> int:
-    """Sequences of a row that go forward and backward. KTO's second one, a mismatched answer, only goes forward; PPO
-    trains a value model beside the policy."""
-    return {"kto": 1, "ppo": 2}.get(job.stage, STAGES[job.stage].sequences_per_row)
+    """Return the sequences of a row that go forward and backward, through every model that trains."""
+    stage = STAGES[job.stage]
+    return stage.sequences_per_row - stage.forward_only_sequences + stage.trains_value_model
 
 
 def reference_sequences(job: JobSpec) -> int:
@@ -91,5 +91,6 @@ def reference_sequences(job: JobSpec) -> int:
 
 
 def _sequences_beside(job: JobSpec) -> int:
-    """Other sequences that only go forward: KTO's mismatched answer, and PPO's answer through its reward model."""
-    return 1 if job.stage in ("kto", "ppo") else 0
+    """Return the sequences that only go forward: KTO's mismatched answer, PPO's answer in its reward model."""
+    stage = STAGES[job.stage]
+    return stage.forward_only_sequences + stage.trains_value_model

@@ -31,6 +31,10 @@ class Stage:
     """
     sequences_per_row: int = 1
     """Sequences that a row of a batch sends through the model at once."""
+    forward_only_sequences: int = 0
+    """Of sequences_per_row, those without a backward pass: KTO's mismatched answer."""
+    min_batch_size: int = 1
+    """Smallest per_device_train_batch_size: KTO takes its mismatched answer from another row."""
     head: Literal["fused", "logits", "score"] = "fused"
     """The last layer: TRL's, which never builds all logits; the model's own, which does; one number per sequence."""
     supports_packing: bool = False
@@ -39,6 +43,8 @@ class Stage:
     """A row is held against its neighbours: batches stay as they were drawn, whatever the lengths in them."""
     generates: bool = False
     """The model answers prompts while it trains."""
+    trains_value_model: bool = False
+    """A second model learns to predict rewards; a third one scores the answers."""
     is_trainable: bool = True
     """False: estimated only."""
 
@@ -115,6 +121,8 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 full_defaults=new_defaults(learning_rate=5e-7),
                 reference="adapter off or copy",
                 sequences_per_row=2,
+                forward_only_sequences=1,
+                min_batch_size=2,
                 compares_neighbours=True,
             ),
             Stage(
@@ -178,6 +186,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 full_defaults=new_defaults(learning_rate=1e-6),
                 reference="adapter off or copy",
                 generates=True,
+                trains_value_model=True,
                 is_trainable=False,
             ),
         )
