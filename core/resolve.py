@@ -153,17 +153,17 @@ class ResolvedJob:
 
 def resolve(
     fields: Mapping[str, object],
-    fixed: Collection[str] | None = None,
+    set_by_user: Collection[str] | None = None,
     rows: RowStatistics | None = None,
 ) -> ResolvedJob:
     """The job that these field values ask for, with everything that it names.
 
-    A profile other than "custom" chooses what it may but the `fixed` fields, by default all that are given; the length
-    of the rows, if known, has a say. A value that is not fixed counts for nothing then, whoever put it there.
+    A profile other than "custom" chooses what it may but the `set_by_user` fields, by default all that are given; the length
+    of the rows, if known, has a say. A value that is not set_by_user counts for nothing then, whoever put it there.
 
     Raises SpecError with every problem at once: of the values, and of the things that the sound values name.
     """
-    kept = frozenset(fields if fixed is None else fixed)
+    kept = frozenset(fields if set_by_user is None else set_by_user)
     asked = _without_planned(fields, kept)
     try:
         job = JobSpec.parse(asked)
@@ -175,7 +175,7 @@ def resolve(
 
 
 def resolve_job(
-    job: JobSpec, fixed: frozenset[str], rows: RowStatistics | None = None
+    job: JobSpec, set_by_user: frozenset[str], rows: RowStatistics | None = None
 ) -> ResolvedJob:
     """The things that a sound job names, and the choices of its profile. Raises SpecError with all that is not there,
     or for a job that cannot run on its model."""
@@ -187,7 +187,9 @@ def resolve_job(
     if problems or model is None or gpu is None:
         raise SpecError(tuple(problems))
     job = job.model_copy(update={"model": model.reference})
-    chosen = plan(job, model.shape, gpu, rows, fixed & PLANNED_FIELDS) if model.shape else Plan()
+    chosen = (
+        plan(job, model.shape, gpu, rows, set_by_user & PLANNED_FIELDS) if model.shape else Plan()
+    )
     planned = JobSpec.parse({**job.model_dump(), **chosen.change}) if chosen.choices else job
     return ResolvedJob(planned, model, gpu, datasets, mix, chosen, rows)
 
@@ -233,9 +235,11 @@ def _absolute(reference: str) -> Path:
     return Path(os.path.expanduser(reference)).absolute()  # noqa: PTH111 (the other one raises for such a user)
 
 
-def _without_planned(fields: Mapping[str, object], fixed: frozenset[str]) -> Mapping[str, object]:
+def _without_planned(
+    fields: Mapping[str, object], set_by_user: frozenset[str]
+) -> Mapping[str, object]:
     """The values given, with defaults in place of those that a profile will choose."""
-    loose = PLANNED_FIELDS & fields.keys() - fixed
+    loose = PLANNED_FIELDS & fields.keys() - set_by_user
     if not loose or fields.get("profile", "custom") == "custom":
         return fields
     defaults = default_fields(

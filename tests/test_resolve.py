@@ -52,7 +52,8 @@ def test_a_form_gives_every_value_and_says_which_a_person_set() -> None:
         "per_device_train_batch_size": 16,
     }
     loose, kept = (
-        resolve(form, fixed, SHORT_ROWS).job for fixed in ((), ("per_device_train_batch_size",))
+        resolve(form, set_by_user, SHORT_ROWS).job
+        for set_by_user in ((), ("per_device_train_batch_size",))
     )
     assert loose == resolve({**LLAMA, "profile": "fastest"}, rows=SHORT_ROWS).job
     assert kept.per_device_train_batch_size == 16
@@ -64,7 +65,7 @@ def test_a_planned_job_is_the_same_when_it_is_asked_for_again() -> None:
 
 
 def test_the_demo_is_planned_from_its_recipe() -> None:
-    demo = resolve({**default_fields("demo", "lora"), "profile": "fastest"}, fixed=()).job
+    demo = resolve({**default_fields("demo", "lora"), "profile": "fastest"}, set_by_user=()).job
     assert demo.effective_batch_size == 8
 
 

@@ -50,9 +50,9 @@ def plan(
     shape: ModelShape,
     gpu: Gpu,
     rows: RowStatistics | None = None,
-    fixed: frozenset[str] = frozenset(),
+    set_by_user: frozenset[str] = frozenset(),
 ) -> Plan:
-    """What `job.profile` chooses for a job on a card, apart from the fields in `fixed`; nothing for "custom".
+    """What `job.profile` chooses for a job on a card, apart from the fields in `set_by_user`; nothing for "custom".
 
     "fastest" is the fastest way by forecast whose estimate fits; "smallest" keeps and holds as little as it can. Both
     leave the model, the method, the length and the rows of an optimizer step as they are. If nothing fits, the plan is
@@ -61,9 +61,13 @@ def plan(
     if job.profile not in PROFILES:
         return Plan()
     asked = Case(job, shape, gpu, rows)
-    chosen = _better(climb(start, PROFILES[job.profile], fixed) for start in _starts(asked, fixed))
+    chosen = _better(
+        climb(start, PROFILES[job.profile], set_by_user) for start in _starts(asked, set_by_user)
+    )
     outcome = Outcome(asked, chosen)
-    reasons = {field: explain(outcome) for field, explain in REASONS.items() if field not in fixed}
+    reasons = {
+        field: explain(outcome) for field, explain in REASONS.items() if field not in set_by_user
+    }
     return Plan(
         tuple(
             Choice(
@@ -78,7 +82,7 @@ def plan(
     )
 
 
-def _starts(case: Case, fixed: frozenset[str]) -> Iterator[Case]:
+def _starts(case: Case, set_by_user: frozenset[str]) -> Iterator[Case]:
     """The job with the precision of the card: what needs no search. Twice, where only one can tell which time is the
     better to ask the reference model."""
     weight_bytes = precision_of(
@@ -88,7 +92,9 @@ def _starts(case: Case, fixed: frozenset[str]) -> Iterator[Case]:
     dtype = {"dtype": half if weight_bytes == 2 else "float32"}
     for beforehand in _times_to_ask(case) or ({},):
         change = {
-            name: value for name, value in {**dtype, **beforehand}.items() if name not in fixed
+            name: value
+            for name, value in {**dtype, **beforehand}.items()
+            if name not in set_by_user
         }
         yield case.changed(change) or case
 

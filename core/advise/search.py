@@ -100,31 +100,35 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 )
 
 
-def climb(case: Case, profile: Profile, fixed: frozenset[str]) -> Case:
+def climb(case: Case, profile: Profile, set_by_user: frozenset[str]) -> Case:
     """The fastest way to run a job that fits; the smallest of all if none does.
 
     Optimizers with 8-bit states, which are stored less exactly, are tried only where nothing fits without. Raises
     SpecError for a job that cannot run on this model.
     """
     highest = case
-    for optim in _optimizers(case, profile, fixed):
-        highest = _highest(case, profile, fixed, optim)
+    for optim in _optimizers(case, profile, set_by_user):
+        highest = _highest(case, profile, set_by_user, optim)
         if highest.fits:
             break
-    if highest.fits and highest.job.activation_offloading and "activation_offloading" not in fixed:
+    if (
+        highest.fits
+        and highest.job.activation_offloading
+        and "activation_offloading" not in set_by_user
+    ):
         on_card = replace(
             profile,
             levels=tuple(level for level in profile.levels if not level["activation_offloading"]),
         )
-        other = _highest(case, on_card, fixed, highest.job.optim)
+        other = _highest(case, on_card, set_by_user, highest.job.optim)
         if other.fits and seconds_per_token(other) <= seconds_per_token(highest) * (1 + LEAST_GAIN):
             return other  # main memory is not used for less
     return highest
 
 
-def _highest(case: Case, profile: Profile, fixed: frozenset[str], optim: str) -> Case:
+def _highest(case: Case, profile: Profile, set_by_user: frozenset[str], optim: str) -> Case:
     """The highest rung that fits, or the lowest of all."""
-    rungs = _ladder(_ways(case, profile, fixed, optim)) or [case]
+    rungs = _ladder(_ways(case, profile, set_by_user, optim)) or [case]
     if not rungs[0].fits:
         return rungs[0]
     return rungs[bisect_left(rungs, True, lo=1, key=lambda rung: not rung.fits) - 1]
@@ -185,20 +189,20 @@ def attention_for(packing: bool, shape: ModelShape, gpu: Gpu) -> str:
     return "varlen" if packing and can_use_varlen(shape, gpu) else "sdpa"
 
 
-def _optimizers(case: Case, profile: Profile, fixed: frozenset[str]) -> tuple[str, ...]:
+def _optimizers(case: Case, profile: Profile, set_by_user: frozenset[str]) -> tuple[str, ...]:
     """The optimizers to try: only forms of AdamW stand for each other, and the 8-bit ones need CUDA."""
-    if "optim" in fixed or case.job.optim not in ADAMW:
+    if "optim" in set_by_user or case.job.optim not in ADAMW:
         return (case.job.optim,)
     return profile.optimizers if not case.is_on_cpu else ("adamw_torch_fused",)
 
 
-def _ways(case: Case, profile: Profile, fixed: frozenset[str], optim: str) -> Iterator[Case]:
-    """Every way that the profile allows, and that agrees with what is fixed."""
+def _ways(case: Case, profile: Profile, set_by_user: frozenset[str], optim: str) -> Iterator[Case]:
+    """Every way that the profile allows, and that agrees with what is set_by_user."""
     job = case.job
     sizes = range(1, max(1, MANY_TOKENS // job.max_length) + 1)
     splits = batch_splits(job, job.effective_batch_size, sizes)
     batches = (*splits, *packed_splits(case, sizes)) if profile.tries_all else splits[-1:]
-    set_anyway = {name: getattr(job, name) for name in ONLY_WHERE_USED if name in fixed}
+    set_anyway = {name: getattr(job, name) for name in ONLY_WHERE_USED if name in set_by_user}
     levels = (
         {**level, **set_anyway}
         for level in profile.levels
@@ -210,33 +214,38 @@ def _ways(case: Case, profile: Profile, fixed: frozenset[str], optim: str) -> It
     compiles = (
         {"torch_compile": compiled} for compiled in ((False, True) if may_compile else (False,))
     )
-    for choices in product(*(_agreeing(job, each, fixed) for each in (batches, levels, compiles))):
+    for choices in product(
+        *(_agreeing(job, each, set_by_user) for each in (batches, levels, compiles))
+    ):
         change = {name: value for choice in choices for name, value in choice.items()} | {
             "optim": optim
         }
-        if "attn_implementation" not in fixed:
+        if "attn_implementation" not in set_by_user:
             packing = bool(change.get("packing", job.packing))
             change["attn_implementation"] = attention_for(packing, case.shape, case.gpu)
-        if not _contradicts(job, change, fixed) and (way := case.changed(change)):
+        if not _contradicts(job, change, set_by_user) and (way := case.changed(change)):
             yield way
 
 
-def _contradicts(job: JobSpec, change: Change, fixed: frozenset[str]) -> bool:
+def _contradicts(job: JobSpec, change: Change, set_by_user: frozenset[str]) -> bool:
     """Offloading and compiled layers both take what is saved; a budget is for compiled layers, unless it is there
     anyway."""
     if change.get("torch_compile", job.torch_compile):
         return bool(change.get("activation_offloading"))
     return (
-        change.get("activation_memory_budget", 1.0) != 1 and "activation_memory_budget" not in fixed
+        change.get("activation_memory_budget", 1.0) != 1
+        and "activation_memory_budget" not in set_by_user
     )
 
 
-def _agreeing(job: JobSpec, changes: Iterable[Change], fixed: frozenset[str]) -> tuple[Change, ...]:
-    """The changes that leave what is fixed as it is; none at all if there are none."""
+def _agreeing(
+    job: JobSpec, changes: Iterable[Change], set_by_user: frozenset[str]
+) -> tuple[Change, ...]:
+    """The changes that leave what is set_by_user as it is; none at all if there are none."""
     agreeing = (
         change
         for change in changes
-        if all(getattr(job, name) == change[name] for name in change if name in fixed)
+        if all(getattr(job, name) == change[name] for name in change if name in set_by_user)
     )
     return tuple(agreeing) or ({},)
 

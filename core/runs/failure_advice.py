@@ -21,7 +21,7 @@ SECONDS_OF_WORK = 600
 
 
 @dataclass(frozen=True)
-class Help:
+class Advice:
     """One thing to do about a failure. `fields_again(run) | change` is the job to try next."""
 
     title: str
@@ -35,10 +35,10 @@ class Help:
         return {**vars(self), "change": dict(self.change)}
 
 
-Cure = Callable[[Run], tuple[Help, ...]]
+Cure = Callable[[Run], tuple[Advice, ...]]
 
 
-def remedies(run: Run) -> tuple[Help, ...]:
+def advice_for(run: Run) -> tuple[Advice, ...]:
     """What would help a failed run, the best first; none for any other run, or where nothing is known."""
     if run.state != "failed":
         return ()
@@ -46,7 +46,7 @@ def remedies(run: Run) -> tuple[Help, ...]:
     return tuple(found[:MOST_REMEDIES])
 
 
-def stalled(run: Run, now: float | None = None) -> str | None:
+def stall_warning(run: Run, now: float | None = None) -> str | None:
     """A sentence when nothing has happened for much longer than it should take; None while all is well."""
     if run.state != "running":
         return None
@@ -69,15 +69,15 @@ def stalled(run: Run, now: float | None = None) -> str | None:
 
 def _advice(title: str, why: str) -> Cure:
     """Something that a person has to do; the job stays as it is."""
-    return lambda run: (Help(title, {}, why),)
+    return lambda run: (Advice(title, {}, why),)
 
 
 def _set(title: str, why: str, applies: Callable[[JobSpec], bool], **change: object) -> Cure:
     """A change of fields, where it would be one."""
-    return lambda run: (Help(title, change, why),) if applies(run.job) else ()
+    return lambda run: (Advice(title, change, why),) if applies(run.job) else ()
 
 
-def _take_less_memory(run: Run) -> tuple[Help, ...]:
+def _take_less_memory(run: Run) -> tuple[Advice, ...]:
     """What brings the job well below what it was predicted to take, since that has proved to be too much.
 
     Nobody knows by how much: where it was thought to fit, the gentlest change comes first, not the surest.
@@ -93,28 +93,28 @@ def _take_less_memory(run: Run) -> tuple[Help, ...]:
     fixes = suggest_fixes(resolved.job, resolved.model.shape, card)
     if predicted.verdict == "fits":
         fixes = tuple(sorted(fixes, key=lambda fix: fix.harm))
-    return tuple(Help(fix.title, fix.change, fix.why) for fix in fixes)
+    return tuple(Advice(fix.title, fix.change, fix.why) for fix in fixes)
 
 
-def _take_less_memory_on_cpu(run: Run) -> tuple[Help, ...]:
+def _take_less_memory_on_cpu(run: Run) -> tuple[Advice, ...]:
     """The same where the training itself happens in main memory."""
     resolved = _resolved(run)
     return _take_less_memory(run) if resolved and not any(resolved.gpu.compute_capability) else ()
 
 
-def _learn_slower(run: Run) -> tuple[Help, ...]:
+def _learn_slower(run: Run) -> tuple[Advice, ...]:
     slower = float(f"{run.job.learning_rate / 5:.3g}")
     why = "Steps that are too large are the usual reason why a loss runs away."
-    return (Help(f"Learning rate {slower:g}", {"learning_rate": slower}, why),)
+    return (Advice(f"Learning rate {slower:g}", {"learning_rate": slower}, why),)
 
 
-def _safer_numbers(run: Run) -> tuple[Help, ...]:
+def _safer_numbers(run: Run) -> tuple[Advice, ...]:
     resolved = _resolved(run)
     if resolved is None or run.job.dtype != "float16":
         return ()
     dtype = "bfloat16" if resolved.gpu.supports_bf16 else "float32"
     return (
-        Help(
+        Advice(
             f"Compute in {dtype}",
             {"dtype": dtype},
             "float16 overflows above 65,504; this does not.",
@@ -122,10 +122,10 @@ def _safer_numbers(run: Run) -> tuple[Help, ...]:
     )
 
 
-def _empty_the_trash(run: Run) -> tuple[Help, ...]:
+def _empty_the_trash(run: Run) -> tuple[Advice, ...]:
     runs = deleted(run.home)
     return (
-        (Help("Empty the trash", {}, f"{counted(len(runs), 'deleted run')} in it."),)
+        (Advice("Empty the trash", {}, f"{counted(len(runs), 'deleted run')} in it."),)
         if runs
         else ()
     )

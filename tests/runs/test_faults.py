@@ -21,7 +21,7 @@ from core.device import ProcessId, identify
 from core.job import SpecError
 from core.resolve import dataset_path, resolve
 from core.runs import TRANSITIONS, Home, Run, Schedule, launch, queue, states
-from core.runs.failure_advice import remedies, stalled
+from core.runs.failure_advice import advice_for, stall_warning
 from tests.builders.fake_runs import (
     CRASH_AT_STEP_3,
     DISK_FULL,
@@ -373,7 +373,7 @@ def test_what_a_file_says_in_a_wrong_way_is_as_if_it_were_not_said(
     runs.write_schedule(home, Schedule((), {"0": run.id}))
     queue.advance(home)
     assert [each.to_json()["state"] for each in runs.list_runs(home)] == [seen]
-    assert remedies(run) == () and stalled(runs.read(home, run.id)) is None
+    assert advice_for(run) == () and stall_warning(runs.read(home, run.id)) is None
 
 
 @pytest.mark.parametrize(

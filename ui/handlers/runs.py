@@ -13,7 +13,7 @@ from core.device import chip
 from core.job import SpecError
 from core.resolve import resolve
 from core.runs import Home, Run, RunNotFound, launch, queue
-from core.runs.failure_advice import Help, remedies, stalled
+from core.runs.failure_advice import Advice, advice_for, stall_warning
 from ui import render
 from ui.form import LABELS
 from ui.handlers.data import checked, require_usable
@@ -229,7 +229,7 @@ class RunHandlers:
                 ),
                 "start": gr.update(value="Add to queue" if active else "Start training"),
                 "run_header": panel.run_header(
-                    run, remedies(run) if run else (), stalled(run) if run else None
+                    run, advice_for(run) if run else (), stall_warning(run) if run else None
                 ),
                 **_actions(run),
                 "tiles": panel.tiles(run),
@@ -260,7 +260,7 @@ class RunHandlers:
         """A short text that changes when there is something new to show."""
         run = self._find(view.run_id)
         parts = [repr(replace(view, written_of="")), runs.list_fingerprint(self.home)]
-        parts += [run.state, runs.fingerprint(run.folder), stalled(run) or ""] if run else []
+        parts += [run.state, runs.fingerprint(run.folder), stall_warning(run) or ""] if run else []
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -308,9 +308,9 @@ def _actions(run: Run | None) -> Shown:
     )
 
 
-def _retries(run: Run | None) -> tuple[Help, ...]:
+def _retries(run: Run | None) -> tuple[Advice, ...]:
     """What would help a failed run and is a change of its job."""
-    return tuple(each for each in remedies(run) if each.change) if run else ()
+    return tuple(each for each in advice_for(run) if each.change) if run else ()
 
 
 def _newest(listed: tuple[Run, ...]) -> Run | None:

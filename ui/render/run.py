@@ -7,7 +7,7 @@ import numpy as np
 
 from core import runs
 from core.runs import Run
-from core.runs.failure_advice import Help
+from core.runs.failure_advice import Advice
 from core.wording import (
     LARGE_MISS,
     PHASES,
@@ -39,7 +39,7 @@ def live_label(run: Run) -> str:
     return f"{SIGNS[run.state]} {run.name}{progress}"
 
 
-def run_header(run: Run | None, helps: Sequence[Help] = (), stalled: str | None = None) -> str:
+def run_header(run: Run | None, helps: Sequence[Advice] = (), stalled: str | None = None) -> str:
     """Title, state in a sentence, how far it is with the time left, and what is worth knowing about it."""
     if run is None:
         return '<div class="run empty"><p>No runs yet. Press <b>Start training</b> on the Train tab.</p></div>'
@@ -61,7 +61,7 @@ def run_header(run: Run | None, helps: Sequence[Help] = (), stalled: str | None 
     )
 
 
-def _what_helps(helps: Sequence[Help]) -> str:
+def _what_helps(helps: Sequence[Advice]) -> str:
     items = "".join(f"<li><b>{escape(each.title)}.</b> {escape(each.why)}</li>" for each in helps)
     return f'<ul class="helps" aria-label="What would help">{items}</ul>' if helps else ""
 

@@ -11,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from core import runs
 from core.job import Problem, SpecError
-from core.runs import Home, Run, launch, queue
-from core.runs import failure_advice as remedy
+from core.runs import Home, Run, failure_advice, launch, queue
 from core.wording import memory, memory_rows, state_sentence
 from ui.terminal.printing import bad_input, out, print_json, table
 
@@ -143,16 +142,16 @@ def _show(asked: Asked) -> int:
         about: dict[str, object] = {
             "notes": run.about.notes,
             "disk_bytes": runs.disk_bytes(run),
-            "stalled": remedy.stalled(run),
+            "stalled": failure_advice.stall_warning(run),
         }
-        about["remedies"] = [each.to_json() for each in remedy.remedies(run)]
+        about["remedies"] = [each.to_json() for each in failure_advice.advice_for(run)]
         print_json(
             run.to_json() | about | {"job": run.job.model_dump(), "status": dict(run.status)}
         )
     else:
         out.print(f"{run.name}: {state_sentence(run)}", style="bold")
         for line in (
-            remedy.stalled(run),
+            failure_advice.stall_warning(run),
             run.about.notes,
             " ".join(f"#{tag}" for tag in run.about.tags),
         ):
@@ -318,7 +317,7 @@ def _print_result(run: Run) -> None:
         out.print(f"Result: {run.folder / 'output'}")
     elif run.state in ("stopped", "interrupted", "failed") and runs.has_checkpoint(run.folder):
         out.print(f"Go on from its checkpoint with: python app.py runs resume {run.id}")
-    for each in remedy.remedies(run):
+    for each in failure_advice.advice_for(run):
         change = " ".join(
             f"--{name.replace('_', '-')} {value}" for name, value in each.change.items()
         )
