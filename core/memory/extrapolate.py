@@ -6,6 +6,7 @@ Exact, as long as peaks are compared where the same layers are at work: near the
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from core.memory.program.program import LayerKind, Program
 from core.memory.simulator.autograd import MOST_TENSORS_UNDER_WAY
@@ -26,6 +27,8 @@ class Peaks:
     """The largest tensor that a layer makes."""
 
 
+# Kept by program, not by job: most edits of a job, such as its learning rate, leave the program as it is.
+@lru_cache(maxsize=256)
 def find_peaks(program: Program) -> Peaks:
     """The peaks of each phase of a program's run.
 
