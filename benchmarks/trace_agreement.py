@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.job import JobSpec
+from core.job import JobSpec, TraceError
 from core.memory import estimate
-from core.memory.trace_check import ExactEstimate, RefereeError, Request, trace_all
+from core.memory.trace_check import ExactEstimate, Request, trace_all
 from core.models import Gpu, ModelShape, gpus
 from core.training.contract.methods import METHODS
 
@@ -246,11 +246,11 @@ QUICK = (
 """Names of cases that stand for all."""
 
 
-def compare(chosen: Iterable[Case]) -> Iterator[Agreement | RefereeError]:
+def compare(chosen: Iterable[Case]) -> Iterator[Agreement | TraceError]:
     """Both accounts of each case, traced one after the other by one child process."""
     chosen = tuple(chosen)
     for case, found in zip(chosen, trace_all(case.request for case in chosen), strict=True):
-        yield found if isinstance(found, RefereeError) else agreement(case, found)
+        yield found if isinstance(found, TraceError) else agreement(case, found)
 
 
 def agreement(case: Case, traced: ExactEstimate) -> Agreement:
@@ -318,7 +318,7 @@ def main() -> None:
     answers = dict(zip((case.name for case in chosen), compare(chosen), strict=True))
     found = [answer for answer in answers.values() if isinstance(answer, Agreement)]
     failures = [
-        f"{name}: {answer}" for name, answer in answers.items() if isinstance(answer, RefereeError)
+        f"{name}: {answer}" for name, answer in answers.items() if isinstance(answer, TraceError)
     ]
     groups = [_summary("all", found)]
     groups += [

@@ -21,14 +21,13 @@ from core.advise import (
     use_the_room,
 )
 from core.device import local_gpu, this_machine
-from core.job import JobSpec, Problem, SpecError, refusals_to_train
+from core.job import JobSpec, ModelNotFound, Problem, SpecError, refusals_to_train
 from core.memory import MemoryEstimate
 from core.models import (
     DEMO_DIR,
     HUB_ID,
     PRESETS_DIR,
     Gpu,
-    ModelNotFound,
     ModelSource,
     find_model,
     gpus,
@@ -74,15 +73,15 @@ class ResolvedJob:
 
     def require_trainable(self) -> None:
         """Raises SpecError for a job that can be estimated, but not trained on this machine."""
-        if told := tuple(Problem(*each) for each in refusals_to_train(self.job)):
-            raise SpecError(told)
+        if problems := tuple(refusals_to_train(self.job)):
+            raise SpecError(*problems)
 
     def estimate(self) -> MemoryEstimate:
         """The memory this job takes. Raises SpecError if the job is impossible or the architecture is not known."""
         if self.model.shape is None:
             problem = f"the architecture of {self.job.model} has no estimate of its own"
             fix = "trace one step of it with Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
-            raise SpecError((Problem("model", problem, fix),))
+            raise SpecError(Problem("model", problem, fix))
         return estimate_on(self.job, self.model.shape, self.gpu, self.rows)
 
     def row_statistics(self, found: "Lengths") -> RowStatistics:
@@ -170,7 +169,7 @@ def resolve(
     except SpecError as error:
         bad = {problem.field for problem in error.problems}
         sound = {name: value for name, value in asked.items() if name not in bad}
-        raise SpecError(error.problems + _more_problems(sound, bad)) from None
+        raise SpecError(*(error.problems + _more_problems(sound, bad))) from None
     return resolve_job(job, kept, rows)
 
 
@@ -185,7 +184,7 @@ def resolve_job(
     datasets, mix = _find_datasets(job, problems), _find_mix(job, problems)
     job = _with_adapter_found(job, problems)
     if problems or model is None or gpu is None:
-        raise SpecError(tuple(problems))
+        raise SpecError(*problems)
     job = job.model_copy(update={"model": model.reference})
     chosen = (
         plan(job, model.shape, gpu, rows, set_by_user & PLANNED_FIELDS) if model.shape else Plan()
@@ -261,7 +260,7 @@ def _find_model(job: JobSpec, problems: list[Problem]) -> ModelSource | None:
     try:
         return find_model(job.model, job.revision)
     except ModelNotFound as error:
-        problems.append(Problem("model", error.problem, error.fix))
+        problems += error.problems
         return None
 
 

@@ -19,8 +19,8 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from core import runs
-from core.job import SpecError
-from core.runs import Home, RunNotFound, queue
+from core.job import RunNotFound, SpecError
+from core.runs import Home, queue
 from ui import page
 from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_url
 from ui.handlers import Handlers

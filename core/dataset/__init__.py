@@ -18,7 +18,7 @@ from core.dataset.intake.importer import (
     take_in,
 )
 from core.dataset.report import DatasetReport, RowProblem, counted
-from core.dataset.rewrite.files import DatasetError, Written
+from core.dataset.rewrite.files import Written
 from core.dataset.rewrite.mapping import map_columns, match_columns, suggest_mapping
 from core.dataset.rewrite.mix import Composed, Share, compose, parse_mix, require_one_form
 from core.dataset.rewrite.repair import (
@@ -39,7 +39,6 @@ __all__ = [
     "TABLES",
     "USUAL_STAGES",
     "Composed",
-    "DatasetError",
     "DatasetReport",
     "DatasetType",
     "Examination",

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from core.dataset import DatasetError, Lengths, RowLengths, as_lines
-from core.device.child import HUB_SETTINGS, HUB_VARIABLES, Child, ChildDied
+from core.dataset import Lengths, RowLengths, as_lines
+from core.device.child import HUB_SETTINGS, HUB_VARIABLES, Child
+from core.job import ChildDied, DatasetError, PreviewError, Problem
 
-__all__ = ["About", "Lengths", "Matches", "Preview", "PreviewError", "ShownRow", "ShownText"]
+__all__ = ["About", "Lengths", "Matches", "Preview", "ShownRow", "ShownText"]
 
 MODULE = "core.workers.preview"
 SECONDS_TO_LOAD = 300
@@ -30,10 +31,6 @@ SECONDS_BETWEEN_INTERRUPTS = 0.05
 MOST_KEPT = 100
 """Files of lengths in a cache; the oldest go."""
 ALARM = "signal 14"
-
-
-class PreviewError(Exception):
-    """Why rows cannot be shown, as a plain sentence."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +236,7 @@ class Preview:
             )
         except DatasetError as error:
             self.close()
-            raise PreviewError(f"Rows cannot be shown: {error.problem.message}.") from None
+            raise _cannot_show(error.reason) from None
         except OSError:
             self.close()
             raise
@@ -262,16 +259,16 @@ class Preview:
             said = (
                 "the chat template took too long over a row"
                 if looped
-                else f"the preview stopped: {error}"
+                else f"the preview stopped: {error.reason}"
             )
-            raise PreviewError(f"Rows cannot be shown: {said}.") from None
+            raise _cannot_show(said) from None
         if message is None:
             self.close()
-            raise PreviewError(f"Rows cannot be shown: no answer within {seconds:g} seconds.")
+            raise _cannot_show(f"no answer within {seconds:g} seconds")
         if "error" in message:
             if what == "load":
                 self.close()
-            raise PreviewError(message["error"])
+            raise _cannot_show(message["error"])
         return message["answer"]
 
     def _kept(self, about: About) -> RowLengths | None:
@@ -291,6 +288,11 @@ class Preview:
                 for oldest in kept[: max(0, len(kept) - MOST_KEPT + 1)]:
                     oldest.unlink()
                 self._lengths.write(self.cache / f"{about.key}.npy")
+
+
+def _cannot_show(why: str) -> PreviewError:
+    fix = "check the file, or choose a model with a tokenizer"
+    return PreviewError(Problem("rows", f"cannot be shown: {why}", fix))
 
 
 def _shown_row(found: dict[str, Any]) -> ShownRow:

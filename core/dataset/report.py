@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from core.job import Problem
+
 Row = dict[str, Any]
 Format = Literal["standard", "conversational", ""]
 
@@ -29,8 +31,12 @@ class RowProblem:
     fix: str
 
     def __str__(self) -> str:
+        return str(self.for_user())
+
+    def for_user(self) -> Problem:
+        """Return the same in the shape of every other problem, the line as its field."""
         where = "file" if self.field == "file" else f"line {self.line}, {self.field}"
-        return f"{where}: {self.message}; {self.fix}"
+        return Problem(where, self.message, self.fix)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from core.job import ChildDied, Problem
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = re.compile(
     "PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|LD_LIBRARY_PATH"
@@ -36,10 +38,6 @@ HUB_SETTINGS: Mapping[str, str] = {
 SECONDS_BETWEEN_LOOKS = 0.1
 """How often a wait looks whether it was called off."""
 Message = dict[str, Any]
-
-
-class ChildDied(Exception):
-    """The child ended before it answered; the message says how, in a few words."""
 
 
 class Child:
@@ -80,7 +78,7 @@ class Child:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
-            raise ChildDied(self._last_words()) from None
+            raise self._died() from None
 
     def receive(
         self, seconds: float, is_cancelled: Callable[[], bool] = lambda: False
@@ -91,7 +89,7 @@ class Child:
             with suppress(queue.Empty):
                 answer = self._answers.get(timeout=min(left, SECONDS_BETWEEN_LOOKS))
                 if answer is None:
-                    raise ChildDied(self._last_words())
+                    raise self._died()
                 return answer
         return None
 
@@ -125,6 +123,9 @@ class Child:
                     if isinstance(message, dict):
                         self._answers.put(message)
         self._answers.put(None)
+
+    def _died(self) -> ChildDied:
+        return ChildDied(Problem("child process", self._last_words(), "try again"))
 
     def _last_words(self) -> str:
         """How the child ended."""

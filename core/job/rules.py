@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from core.job.errors import Problem
 from core.training.contract.methods import METHODS, Method
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.stages import STAGES, Stage
@@ -41,30 +42,30 @@ class Refusal:
     """May name the attributes of a Case, such as {stage.id}."""
     fix: str
 
-    def told(self, case: Case) -> tuple[str, str, str]:
-        """(field, what is wrong, what to do) in the words of one case."""
+    def told(self, case: Case) -> Problem:
+        """Return the problem in the words of one case."""
         facts = vars(case)
-        return self.field, self.problem.format_map(facts), self.fix.format_map(facts)
+        return Problem(self.field, self.problem.format_map(facts), self.fix.format_map(facts))
 
 
-def refusals(job: "JobSpec") -> Iterator[tuple[str, str, str]]:
-    """(field, what is wrong, what to do) for everything about a job that cannot work, wherever it runs."""
+def refusals(job: "JobSpec") -> Iterator[Problem]:
+    """Yield everything about a job that cannot work, wherever it runs."""
     case = Case(job, STAGES[job.stage], METHODS[job.method])
     return (each.told(case) for each in REFUSALS if each.applies(case))
 
 
-def refusals_to_train(job: "JobSpec") -> Iterator[tuple[str, str, str]]:
-    """Those that keep a job from being trained on this machine, though it can be estimated."""
+def refusals_to_train(job: "JobSpec") -> Iterator[Problem]:
+    """Yield what keeps a job from being trained on this machine, though it can be estimated."""
     case = Case(job, STAGES[job.stage], METHODS[job.method])
     if not case.stage.is_trainable:
-        yield (
+        yield Problem(
             "stage",
             f"{case.stage.title} can be estimated, but not trained",
             "choose grpo or rloo",
         )
     extra = EXTRA_OPTIMIZERS.get(job.optim)
     if extra and importlib.util.find_spec(extra.module) is None:
-        yield (
+        yield Problem(
             "optim",
             f"{job.optim} needs a package that is not here",
             f"pip install {extra.package}",

@@ -6,11 +6,11 @@ Field names are those of TRL, Transformers, PEFT and bitsandbytes, so that knowl
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from core.job.errors import Problem, SpecError
 from core.job.rules import refusals
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES, defaults_of
@@ -293,9 +293,9 @@ class JobSpec(BaseModel):
             job = cls.model_validate(dict(fields))
         except ValidationError as error:
             found = tuple(_problem(item) for item in error.errors())
-            raise SpecError(found + _choice_problems(fields)) from None
-        if found := _choice_problems(fields) or tuple(Problem(*told) for told in refusals(job)):
-            raise SpecError(found)
+            raise SpecError(*(found + _choice_problems(fields))) from None
+        if found := _choice_problems(fields) or tuple(refusals(job)):
+            raise SpecError(*found)
         return job
 
     @classmethod
@@ -305,16 +305,14 @@ class JobSpec(BaseModel):
             fields = json.loads(text.removeprefix("\ufeff"))
         except (ValueError, RecursionError) as error:
             raise SpecError(
-                (Problem("job file", f"not JSON: {error}", "give a JSON object of JobSpec fields"),)
+                Problem("job file", f"not JSON: {error}", "give a JSON object of JobSpec fields")
             ) from None
         if not isinstance(fields, dict):
             raise SpecError(
-                (
-                    Problem(
-                        "job file",
-                        f"holds a {type(fields).__name__}",
-                        "give a JSON object of JobSpec fields",
-                    ),
+                Problem(
+                    "job file",
+                    f"holds a {type(fields).__name__}",
+                    "give a JSON object of JobSpec fields",
                 )
             )
         return cls.parse(fields)
@@ -337,26 +335,6 @@ class JobSpec(BaseModel):
     def base_bits(self) -> int:
         """Bits per weight of the base's linear layers while training: 16 (as loaded), 8 or 4."""
         return METHODS[self.method].base_bits
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a job: which field, what is wrong, what to do."""
-
-    field: str
-    problem: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.problem}; {self.fix}"
-
-
-class SpecError(ValueError):
-    """A job that cannot run as asked. Carries every problem that was found."""
-
-    def __init__(self, problems: tuple[Problem, ...]):
-        self.problems = problems
-        super().__init__("\n".join(map(str, problems)))
 
 
 def _choice_problems(fields: Mapping[str, object]) -> tuple[Problem, ...]:

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from core.device.child import Child, ChildDied
-from core.job import JobSpec
+from core.device.child import Child
+from core.job import ChildDied, JobSpec, Problem, TraceError
 from core.memory import MemoryEstimate
 from core.memory.estimate import NOTES, Found, estimate_of
 from core.memory.simulator.allocator import Allocator
@@ -84,11 +84,11 @@ class Objection:
 
 
 OBJECTIONS = (
-    Objection(lambda job: job.stage not in TRACED_STAGES, "No trace takes the steps of this stage"),
+    Objection(lambda job: job.stage not in TRACED_STAGES, "no trace takes the steps of this stage"),
     Objection(lambda job: job.use_liger_kernel, "Liger's kernels cannot run without a GPU"),
-    Objection(lambda job: bool(job.reward_model), "No trace knows the size of a reward model"),
-    Objection(lambda job: job.activation_offloading, "Without a GPU nothing can be offloaded"),
-    Objection(lambda job: job.optim in EXTRA_OPTIMIZERS, "The trace does not know this optimizer"),
+    Objection(lambda job: bool(job.reward_model), "no trace knows the size of a reward model"),
+    Objection(lambda job: job.activation_offloading, "without a GPU nothing can be offloaded"),
+    Objection(lambda job: job.optim in EXTRA_OPTIMIZERS, "the trace does not know this optimizer"),
 )
 SECONDS_TO_TRACE = 300
 
@@ -126,10 +126,6 @@ TRACED_NOTES: Mapping[str, str] = {
     "weights": "The model as it is loaded, and its adapter.",
     "temporary": "All that a step makes besides, optimizer states among it: a trace knows sizes, not purposes.",
 }
-
-
-class RefereeError(RuntimeError):
-    """Why there is no trace, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ def check_exactly(
 ) -> ExactEstimate:
     """The memory of a job on a card by tracing it, or from the cache; `config` is the model's config.json.
 
-    Takes seconds, in any thread. Works for every decoder that transformers knows. Raises RefereeError, also when it is
+    Takes seconds, in any thread. Works for every decoder that transformers knows. Raises TraceError, also when it is
     called off.
     """
     request = Request(job, config, gpu)
@@ -186,7 +182,7 @@ def check_exactly(
     with suppress(OSError, ValueError, TypeError):  # absent, torn or of another shape: traced anew
         return ExactEstimate(**json.loads(place.read_text(encoding="utf-8")))
     (found,) = trace_all((request,), on_progress, is_cancelled)
-    if isinstance(found, RefereeError):
+    if isinstance(found, TraceError):
         raise found
     _remember(place, found)
     return found
@@ -201,7 +197,7 @@ def estimate_exactly(
     *,
     is_cancelled: IsCancelled = _never,
 ) -> MemoryEstimate:
-    """The same as an estimate, for a model whose architecture has none of its own. Raises RefereeError.
+    """The same as an estimate, for a model whose architecture has none of its own. Raises TraceError.
 
     What a step makes is one component: a trace knows sizes, not purposes.
     """
@@ -222,7 +218,7 @@ def trace_all(
     requests: Iterable[Request],
     on_progress: OnProgress = _silent,
     is_cancelled: IsCancelled = _never,
-) -> Iterator[ExactEstimate | RefereeError]:
+) -> Iterator[ExactEstimate | TraceError]:
     """Every request traced by one child process; what cannot be traced is an error in its place.
 
     Once the child has died, or taken too long, the rest is that error too.
@@ -231,16 +227,20 @@ def trace_all(
         for request in requests:
             objection = next((each for each in OBJECTIONS if each.applies(request.job)), None)
             if objection:
-                yield RefereeError(
-                    f"{objection.why}, so this job cannot be checked: the estimate stands."
-                )
+                yield _cannot_trace(objection.why)
             else:
                 yield _ask(child, request, on_progress, is_cancelled)
 
 
+def _cannot_trace(why: str) -> TraceError:
+    return TraceError(
+        Problem("exact check", why, "use the estimate, or choose a model that has one")
+    )
+
+
 def _ask(
     child: Child, request: Request, on_progress: OnProgress, is_cancelled: IsCancelled
-) -> ExactEstimate | RefereeError:
+) -> ExactEstimate | TraceError:
     """The child's answer to one request."""
     deadline = time.monotonic() + SECONDS_TO_TRACE
     try:
@@ -250,17 +250,17 @@ def _ask(
                 return _read(message, request)
             on_progress(message["progress"])
     except ChildDied as error:
-        return RefereeError(f"The trace did not finish: {error}.")
+        return _cannot_trace(f"the trace did not finish: {error.reason}")
     child.kill()
     if is_cancelled():
-        return RefereeError("The trace was called off.")
-    return RefereeError("The trace took too long and was ended: the estimate stands.")
+        return _cannot_trace("the trace was cancelled")
+    return _cannot_trace("the trace took too long")
 
 
-def _read(found: Mapping[str, Any], request: Request) -> ExactEstimate | RefereeError:
+def _read(found: Mapping[str, Any], request: Request) -> ExactEstimate | TraceError:
     """One answer. What is reserved beyond what is allocated is that of the deepest model that was traced."""
     if "error" in found:
-        return RefereeError(f"The model cannot be traced: {found['error']}.")
+        return _cannot_trace(f"the model cannot be traced: {found['error']}")
     gap_bytes = 0
     if request.gpu.compute_capability != (0, 0):
         allocator = Allocator(expandable_segments=True)

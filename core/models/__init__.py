@@ -1,8 +1,8 @@
 """Base models: where they come from, what presets say, and their shape."""
 
-from core.models.find import DEMO_DIR, HUB_ID, ModelNotFound, ModelSource, find_model
+from core.models.find import DEMO_DIR, HUB_ID, ModelSource, find_model
 from core.models.presets import PRESETS_DIR, BaseModel, Gpu, gpus, models, recipes
-from core.models.shapes import ModelShape, Tensor, UnknownArchitecture
+from core.models.shapes import ModelShape, Tensor
 
 __all__ = [
     "DEMO_DIR",
@@ -10,11 +10,9 @@ __all__ = [
     "PRESETS_DIR",
     "BaseModel",
     "Gpu",
-    "ModelNotFound",
     "ModelShape",
     "ModelSource",
     "Tensor",
-    "UnknownArchitecture",
     "find_model",
     "gpus",
     "models",

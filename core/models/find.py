@@ -9,8 +9,9 @@ from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 
+from core.job import ModelNotFound, Problem, UnknownArchitecture
 from core.models.presets import PRESETS_DIR, BaseModel, models
-from core.models.shapes import ModelShape, UnknownArchitecture
+from core.models.shapes import ModelShape
 
 DEMO_DIR = PRESETS_DIR / "demo" / "model"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -59,14 +60,6 @@ class ModelSource:
     """What its config.json says; of a preset, what bears on its shape."""
 
 
-class ModelNotFound(ValueError):
-    """A reference that leads to no usable model."""
-
-    def __init__(self, problem: str, fix: str):
-        self.problem, self.fix = problem, fix
-        super().__init__(f"{problem}; {fix}")
-
-
 def find_model(reference: str, revision: str = "main") -> ModelSource:
     """The model behind `demo`, a preset (its id, or its name: "llama 3.1 8b"), the path of a folder, or a Hub id.
 
@@ -99,7 +92,11 @@ def find_model(reference: str, revision: str = "main") -> ModelSource:
         if close
         else "choose a preset, or give owner/name, or a path such as ./model"
     )
-    raise ModelNotFound(f"{reference!r} is not a preset, a folder or a Hub id", fix)
+    raise _unusable(f"{reference!r} is not a preset, a folder or a Hub id", fix)
+
+
+def _unusable(problem: str, fix: str) -> ModelNotFound:
+    return ModelNotFound(Problem("model", problem, fix))
 
 
 @cache
@@ -138,7 +135,7 @@ def _folder(reference: str) -> Path:
             return folder
     except (OSError, RuntimeError, ValueError):  # no such user, a loop of links, a null byte
         pass
-    raise ModelNotFound(
+    raise _unusable(
         f"there is no folder {reference!r}",
         "give the folder that holds config.json and the weights",
     )
@@ -149,11 +146,11 @@ def _in_folder(reference: str, folder: Path, title: str) -> ModelSource:
     files = _files(reference, folder)
     suffixes = {path.suffix for path in files.values()}
     if "config.json" not in files:
-        raise ModelNotFound(
+        raise _unusable(
             f"{reference} has no config.json", "give a folder written by save_pretrained"
         )
     if ".safetensors" not in suffixes and suffixes & PICKLE_SUFFIXES:
-        raise ModelNotFound(
+        raise _unusable(
             f"{reference} has pickle weights only; weights must be safetensors",
             "load it where you trust it and save it again with save_pretrained",
         )
@@ -170,7 +167,7 @@ def _files(reference: str, folder: Path) -> Mapping[str, Path]:
     try:
         return {path.name: path for path in folder.iterdir() if path.is_file()}
     except OSError as error:
-        raise ModelNotFound(
+        raise _unusable(
             f"{reference} cannot be read: {error.strerror}", "check its permissions"
         ) from None
 
@@ -184,7 +181,7 @@ def _described(
     except UnknownArchitecture:
         return ModelSource(reference, location, title, None, None, is_local, config)
     except ValueError as error:
-        raise ModelNotFound(
+        raise _unusable(
             f"{reference}: {error}", "repair its config.json, or choose another model"
         ) from None
     return ModelSource(reference, location, title, shape, shape.num_parameters, is_local, config)
@@ -201,9 +198,9 @@ def _read_config(path: Path) -> Mapping[str, object]:
         ValueError,
         RecursionError,
     ):  # no such file, not JSON or cut off, nested too deep
-        raise ModelNotFound(f"{path.name} is not a readable JSON file", fix) from None
+        raise _unusable(f"{path.name} is not a readable JSON file", fix) from None
     if not isinstance(config, dict):
-        raise ModelNotFound(f"{path.name} holds a {type(config).__name__}, not an object", fix)
+        raise _unusable(f"{path.name} holds a {type(config).__name__}, not an object", fix)
     return config
 
 
@@ -211,14 +208,14 @@ def _checked(reference: str, name: str, config: Mapping[str, object]) -> Mapping
     """The same settings, if nothing in them could make a program run code of the model's own."""
     for key, value in _walk(config):
         if key in REMOTE_CODE_KEYS and value:
-            raise ModelNotFound(
+            raise _unusable(
                 f"{name} of {reference} asks for code of its own ({key})",
                 "choose a model without it",
             )
         if key in NAMES and not all(
             _is_safe_name(each) for each in (value if isinstance(value, list) else [value])
         ):
-            raise ModelNotFound(
+            raise _unusable(
                 f"{name} of {reference} has an unsafe value under {key}", "choose another model"
             )
     return config
@@ -252,7 +249,7 @@ def _hub_config_path(repo_id: str, revision: str) -> Path:
     if isinstance(kept := try_to_load_from_cache(repo_id, "config.json", revision=revision), str):
         return Path(kept)
     if not _hub_answers(int(time.monotonic() / SECONDS_OF_SILENCE)):
-        raise ModelNotFound(
+        raise _unusable(
             f"{repo_id} is not downloaded and the Hub cannot be reached",
             "go online once, or give a folder",
         )
@@ -293,7 +290,7 @@ def _hub_config_path(repo_id: str, revision: str) -> Path:
         problem, fix = next(
             (problem, fix) for kind, problem, fix in failures if isinstance(error, kind)
         )
-        raise ModelNotFound(f"{repo_id} {problem}", fix) from None
+        raise _unusable(f"{repo_id} {problem}", fix) from None
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+from core.job import PresetError, Problem, UnknownArchitecture
 from core.models.shapes import ModelShape
 
 PRESETS_DIR = Path(__file__).resolve().parent.parent.parent / "presets"
@@ -74,18 +75,6 @@ class Recipe:
     """JobSpec field -> value."""
 
 
-class PresetError(ValueError):
-    """A preset file that does not say what it must. The message names the file, the table and the key."""
-
-    def __init__(self, path: Path, table: str, key: str, problem: str):
-        self.path, self.table, self.key, self.problem = path, table, key, problem
-        super().__init__(
-            ": ".join(
-                part for part in (path.name, f"[{table}]" if table else "", key, problem) if part
-            )
-        )
-
-
 @cache
 def gpus() -> Mapping[str, Gpu]:
     """The cards of presets/gpus.toml by id, in file order."""
@@ -132,7 +121,7 @@ class _Table:
     values: Mapping[str, object]
 
     def error(self, key: str, problem: str) -> PresetError:
-        return PresetError(self.path, self.name, key, problem)
+        return _preset_error(self.path, self.name, key, problem)
 
     def refuse_keys_other_than(self, known: tuple[str, ...]) -> None:
         """A mistyped key would otherwise be the same as none."""
@@ -179,11 +168,16 @@ class _Table:
         return value
 
 
+def _preset_error(path: Path, table: str, key: str, problem: str) -> PresetError:
+    place = (path.name, f"[{table}]" if table else "", key)
+    return PresetError(Problem(": ".join(filter(None, place)), problem, "correct the file"))
+
+
 def _load(path: Path) -> Mapping[str, object]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PresetError(path, "", "", f"cannot be read: {error}") from None
+        raise _preset_error(path, "", "", f"cannot be read: {error}") from None
 
 
 def _tables(path: Path) -> tuple[_Table, ...]:
@@ -243,7 +237,7 @@ def _base_model(table: _Table) -> BaseModel:
 def _shape(table: _Table) -> ModelShape:
     try:
         return ModelShape.from_config(table.table("config").values)
-    except PresetError:
-        raise
+    except UnknownArchitecture as error:
+        raise table.error("config", error.reason) from None
     except ValueError as error:
         raise table.error("config", str(error)) from None

@@ -40,7 +40,6 @@ from core.runs.run import (
     RUN_ID,
     About,
     Run,
-    RunNotFound,
     fields_again,
     fields_of_next_stage,
     last_metrics,
@@ -68,7 +67,6 @@ __all__ = [
     "Difference",
     "Home",
     "Run",
-    "RunNotFound",
     "Schedule",
     "State",
     "annotate",
@@ -192,7 +190,7 @@ def _require_room(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]
     free = shutil.disk_usage(home.runs).free
     if free < needed:
         problem = f"the run needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB is free under {home.runs}"
-        raise SpecError((Problem("disk", problem, "free some, or name another place with --home"),))
+        raise SpecError(Problem("disk", problem, "free some, or name another place with --home"))
 
 
 def _require_same_data(resolved: ResolvedJob) -> None:
@@ -200,7 +198,7 @@ def _require_same_data(resolved: ResolvedJob) -> None:
     wanted, path = resolved.job.dataset_sha256, resolved.datasets.get("dataset")
     if wanted and path and (found := sha256(path)) != wanted:
         problem = f"{path.name} has changed: its SHA-256 is {found[:12]}…, the job was made for {wanted[:12]}…"
-        raise SpecError((Problem("dataset", problem, "empty dataset_sha256 to take it as it is"),))
+        raise SpecError(Problem("dataset", problem, "empty dataset_sha256 to take it as it is"))
 
 
 def _reserve(home: Home, job: JobSpec) -> Path:

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from core.job import Problem, SpecError
+from core.job import Problem, RunNotFound, SpecError
 from core.runs.files import write_json
 from core.runs.home import Home, locked
-from core.runs.run import RUN_ID, About, Run, RunNotFound, read
+from core.runs.run import RUN_ID, About, Run, read
 
 MOST_CHARACTERS = {"title": 120, "notes": 10_000, "tag": 40}
 MOST_TAGS = 20
@@ -43,7 +43,7 @@ def annotate(
             else tuple(dict.fromkeys(tag.strip() for tag in tags if tag.strip())),
         )
         if problems := tuple(_problems(about)):
-            raise SpecError(problems)
+            raise SpecError(*problems)
         write_json(home.runs / run_id / "about.json", asdict(about))
         home.touch()
     return read(home, run_id)
@@ -54,7 +54,7 @@ def delete(home: Home, run_id: str) -> None:
     with locked(home):
         run = read(home, run_id)
         if run.is_active:
-            raise SpecError((Problem("run", f"{run_id} is {run.state}", "stop it first"),))
+            raise SpecError(Problem("run", f"{run_id} is {run.state}", "stop it first"))
         home.trash.mkdir(mode=0o700, exist_ok=True)
         run.folder.rename(home.trash / run_id)
 
@@ -64,13 +64,12 @@ def restore(home: Home, run_id: str) -> Run:
     with locked(home):
         folder = home.trash / run_id
         if not RUN_ID.fullmatch(run_id) or folder.is_symlink() or not folder.is_dir():
+            in_trash = ", ".join(deleted(home)) or "no runs"
             raise RunNotFound(
-                f"no run named {run_id!r} in the trash; it holds {', '.join(deleted(home)) or 'none'}"
+                Problem("run", f"{run_id!r} is not in the trash", f"the trash holds {in_trash}")
             )
         if (home.runs / run_id).exists():
-            raise SpecError(
-                (Problem("run", f"there is another {run_id}", "delete that one first"),)
-            )
+            raise SpecError(Problem("run", f"there is another {run_id}", "delete that one first"))
         folder.rename(home.runs / run_id)
     return read(home, run_id)
 

@@ -1,11 +1,12 @@
 """The run's own copy of its rows: mixed, shortened and split once, so that what can be seen is what is trained on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from core.dataset import Composed, DatasetError, Share, compose, require_one_form
-from core.job import Problem, SpecError
+from core.dataset import Composed, Share, compose, require_one_form
+from core.job import DatasetError, SpecError
 from core.resolve import ResolvedJob
 from core.runs.bundle import data_manifest, sha256
 from core.runs.files import write_json
@@ -32,7 +33,7 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
                 Share(stage=job.stage),
             )
     except DatasetError as error:
-        raise SpecError((Problem(field, error.problem.message, error.problem.fix),)) from None
+        raise SpecError(*(replace(each, field=field) for each in error.problems)) from None
     parts = [
         {"file": path.name, "weight": weight, "rows": rows}
         for (path, weight), rows in zip(_sources(resolved), train.rows, strict=True)

@@ -47,7 +47,7 @@ class Home:
         ) as error:  # the second for the home of a user who is not here
             reason = f"{named} cannot be made: {getattr(error, 'strerror', error)}"
             raise SpecError(
-                (Problem("home", reason, "name a folder that you can write to"),)
+                Problem("home", reason, "name a folder that you can write to")
             ) from None
         return home
 
@@ -99,7 +99,7 @@ def locked(home: Home, seconds: float = SECONDS_TO_LOCK) -> Iterator[None]:
     except Timeout:
         problem = f"another program has held {home.path / 'queue.lock'} for {seconds:g} s"
         raise SpecError(
-            (Problem("queue", problem, "try again, or close the other program"),)
+            Problem("queue", problem, "try again, or close the other program")
         ) from None
     try:
         yield

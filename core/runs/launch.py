@@ -20,7 +20,8 @@ import psutil
 
 from core import runs
 from core.device import ProcessId, identify, is_alive, this_machine
-from core.runs import Home, Run, RunNotFound
+from core.job import RunNotFound
+from core.runs import Home, Run
 
 ENVIRONMENT = re.compile(
     "PATH|HOME|USER|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|APPDATA|LOCALAPPDATA|LD_LIBRARY_PATH"

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
-from core.job import SpecError
+from core.job import RunNotFound, SpecError
 from core.resolve import reference_of
 from core.runs.home import Home, Schedule, read_schedule
-from core.runs.run import Run, RunNotFound, read, read_with
+from core.runs.run import Run, read, read_with
 
 COARSE_CLOCK_NS = 2_000_000_000
 """Some file systems tell times apart by two seconds only: what changed within them may change again unseen."""

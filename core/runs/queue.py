@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Literal
 
 from core import runs
-from core.job import Problem, SpecError
-from core.runs import TRANSITIONS, Home, Run, RunNotFound, Schedule, launch
+from core.job import Problem, RunNotFound, SpecError
+from core.runs import TRANSITIONS, Home, Run, Schedule, launch
 
 Direction = Literal["up", "down"]
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -75,7 +75,7 @@ def move(home: Home, run_id: str, direction: Direction) -> tuple[Run, ...]:
         schedule = runs.read_schedule(home)
         if run_id not in schedule.waiting:
             raise SpecError(
-                (Problem("run", f"{run_id} does not wait", "`runs queue` lists those that do"),)
+                Problem("run", f"{run_id} does not wait", "`runs queue` lists those that do")
             )
         order = list(schedule.waiting)
         place = order.index(run_id)
@@ -94,11 +94,11 @@ def _require_startable(run: Run) -> None:
             if run.state == "finished"
             else "stop it first"
         )
-        raise SpecError((Problem("run", f"{run.id} is {run.state}", fix),))
+        raise SpecError(Problem("run", f"{run.id} is {run.state}", fix))
     visible = launch.visible_devices()
     if visible and run.job.device and run.job.device not in visible:
         fix = f"choose {', '.join(map(str, visible))}"
-        raise SpecError((Problem("device", f"there is no GPU {run.job.device} in sight", fix),))
+        raise SpecError(Problem("device", f"there is no GPU {run.job.device} in sight", fix))
 
 
 def _go_on(home: Home) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.device import ProcessId, find_preset
-from core.job import JobSpec
+from core.job import JobSpec, Problem, RunNotFound
 from core.models import gpus
 from core.resolve import default_fields, reference_of
 from core.runs.files import number_in, open_regular, parse_line, read_json, read_rows
@@ -17,10 +17,6 @@ from core.runs.home import Home, Schedule, read_schedule
 from core.runs.states import ACTIVE, State, Verdict, judge, sound_status
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
-
-
-class RunNotFound(LookupError):
-    """No run of that name."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,9 @@ def read_with(home: Home, run_id: str, schedule: Schedule) -> Run:
         with open_regular(folder / "job.json") as file:
             job, created = _job(file.read()), os.fstat(file.fileno()).st_mtime
     except (OSError, UnicodeDecodeError):
-        raise RunNotFound(f"no run named {run_id!r}; `python app.py runs` lists them") from None
+        raise RunNotFound(
+            Problem("run", f"there is no run {run_id!r}", "`python app.py runs` lists all runs")
+        ) from None
     status = sound_status(read_json(folder / "status.json"))
     verdict = Verdict("queued") if run_id in schedule.waiting else judge(folder, status, created)
     return Run(

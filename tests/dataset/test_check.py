@@ -8,6 +8,7 @@ import pytest
 
 from core import dataset
 from core.dataset import DatasetReport
+from core.job import DatasetError
 
 CHAT = (
     '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
@@ -201,7 +202,7 @@ def test_a_suggested_mapping_makes_the_file_usable(tmp_path: Path) -> None:
 
 def test_a_mapping_must_name_every_column_of_its_kind(tmp_path: Path) -> None:
     checked(tmp_path, '{"a": "1"}')
-    with pytest.raises(dataset.DatasetError, match="need completion"):
+    with pytest.raises(DatasetError, match="need completion"):
         dataset.map_columns(
             tmp_path / "rows.jsonl", tmp_path / "b.jsonl", {"prompt": "a"}, "prompt and completion"
         )

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.dataset import Composed, DatasetError, Share, compose, parse_mix
+from core.dataset import Composed, Share, compose, parse_mix
+from core.job import DatasetError
 from core.training.data.rows import read_rows
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from core import dataset
-from core.dataset import DatasetError, Wish
+from core.dataset import Wish
+from core.job import DatasetError
 from tests.builders.paths import DATA
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.stage_table import SETTINGS, TRAINABLE, settings_by_axis, stages_by_methods
-from core.job import JobSpec, SpecError, refusals_to_train
+from core.job import JobSpec, Problem, SpecError, refusals_to_train
 from core.job.rules import REFUSALS, Case
 from core.training.contract.methods import METHODS
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
@@ -100,7 +100,7 @@ def test_every_refusal_is_met_by_some_case_and_spells_its_words_out() -> None:
         for refusal in REFUSALS:
             if refusal.applies(case):
                 met.add(refusal)
-                assert "{" not in "".join(refusal.told(case))
+                assert "{" not in str(refusal.told(case))
     assert met == set(REFUSALS)
 
 
@@ -113,14 +113,17 @@ def test_several_problems_are_told_at_once() -> None:
 
 def test_ppo_is_estimated_but_not_trained() -> None:
     told = list(refusals_to_train(JobSpec.parse({"stage": "ppo"})))
-    assert told == [("stage", "PPO can be estimated, but not trained", "choose grpo or rloo")]
+    assert told == [
+        Problem("stage", "PPO can be estimated, but not trained", "choose grpo or rloo")
+    ]
     assert not list(refusals_to_train(JobSpec.parse({"stage": "grpo"})))
 
 
 def test_an_optimizer_that_needs_a_package_says_which() -> None:
     job = JobSpec.parse({"method": "full", "optim": "galore_adamw"})
     assert (
-        next(refusals_to_train(job))[2] == f"pip install {EXTRA_OPTIMIZERS['galore_adamw'].package}"
+        next(refusals_to_train(job)).fix
+        == f"pip install {EXTRA_OPTIMIZERS['galore_adamw'].package}"
     )
 
 

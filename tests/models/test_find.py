@@ -9,8 +9,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
-from core.models import ModelNotFound, find_model, models
+from core.job import ModelNotFound
 from core.models import find as source
+from core.models import find_model, models
 from core.models.find import MAX_CONFIG_BYTES
 
 CONFIG: dict[str, object] = {
@@ -139,7 +140,7 @@ def test_an_unknown_architecture_is_found_without_a_shape(folder: Path) -> None:
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="there is no folder") as caught:
         find_model(str(tmp_path / "none"))
-    assert caught.value.fix
+    assert caught.value.problems[0].fix
 
 
 @pytest.mark.parametrize("reference", ["/" + "x" * 5000, "./a\0b", "~nobody-of-that-name/x"])
@@ -209,7 +210,7 @@ def test_a_bad_value_is_refused_by_its_key(folder: Path) -> None:
 )
 def test_a_config_that_is_not_a_json_object_is_refused(folder: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
-    with pytest.raises(ModelNotFound, match=r"^config\.json "):
+    with pytest.raises(ModelNotFound, match=r"^model: config\.json "):
         find_model(str(folder))
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from core.job import JobSpec
+from core.job import JobSpec, PresetError
 from core.models import PRESETS_DIR, BaseModel, Gpu, gpus, models, recipes
-from core.models.presets import PresetError, Recipe, read_gpus, read_models, read_recipe
+from core.models.presets import Recipe, read_gpus, read_models, read_recipe
 
 GIB = 2**30
 

@@ -8,7 +8,8 @@ from math import prod
 
 import pytest
 
-from core.models import PRESETS_DIR, BaseModel, ModelShape, Tensor, UnknownArchitecture, models
+from core.job import UnknownArchitecture
+from core.models import PRESETS_DIR, BaseModel, ModelShape, Tensor, models
 from core.models.shapes import FAMILIES
 
 LLAMA: dict[str, object] = {
@@ -69,9 +70,8 @@ def test_every_family_has_a_preset() -> None:
 
 
 def test_an_unknown_architecture_is_refused_by_name() -> None:
-    with pytest.raises(UnknownArchitecture, match="mamba") as caught:
+    with pytest.raises(UnknownArchitecture, match="'mamba' is not known"):
         shape(model_type="mamba")
-    assert caught.value.model_type == "mamba"
 
 
 @pytest.mark.parametrize(

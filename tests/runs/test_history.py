@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import runs
-from core.job import JobSpec, SpecError
+from core.job import JobSpec, RunNotFound, SpecError
 from core.resolve import resolve
-from core.runs import Home, Run, RunNotFound, listing, queue
+from core.runs import Home, Run, listing, queue
 from core.training.record.run_files import Record
 from tests.builders.fake_runs import NEVER_END, NewRun
 

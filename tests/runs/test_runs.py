@@ -9,9 +9,9 @@ import pytest
 
 from core import runs
 from core.device import ProcessId, identify
-from core.job import SpecError
+from core.job import RunNotFound, SpecError
 from core.resolve import resolve
-from core.runs import Home, RunNotFound, launch
+from core.runs import Home, launch
 from tests.builders.fake_runs import (
     CRASH_AT_STEP_3,
     DIE_SILENTLY,

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset import DatasetError, Progress, Terms, check_file, is_hub_dataset, repair, take_in
+from core.dataset import Progress, Terms, check_file, is_hub_dataset, repair, take_in
 from core.dataset.intake.tables import csv_lines
+from core.job import DatasetError
 from core.workers.fetch.parquet import BadTable, columns_of, write_rows
 from tests.builders.fake_hub import fake_hub
 from tests.builders.paths import DATA, ROOT

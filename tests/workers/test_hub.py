@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from core.dataset import DatasetError, take_in
-from core.dataset.preview import Preview, PreviewError
-from core.models import ModelNotFound, find_model
+from core.dataset import take_in
+from core.dataset.preview import Preview
+from core.job import DatasetError, ModelNotFound, PreviewError
 from core.models import find as models
+from core.models import find_model
 from tests.builders.paths import DEMO
 
 

@@ -16,8 +16,8 @@ import pytest
 from core import dataset
 from core.dataset import preview as preview_module
 from core.dataset import token_lengths as lengths
-from core.dataset.preview import Preview, PreviewError
-from core.job import JobSpec
+from core.dataset.preview import Preview
+from core.job import JobSpec, PreviewError
 from core.training.contract.failures import TrainingError
 from core.training.data.rows import read_rows
 from core.training.data.tokenizer import CHAT_TEMPLATE

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import gradio as gr
 
-from core.dataset import KINDS, DatasetError, DatasetReport, accepts, map_columns, match_columns
+from core.dataset import KINDS, DatasetReport, accepts, map_columns, match_columns
+from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home, new_folder
 from ui import render

@@ -11,7 +11,6 @@ from core import dataset
 from core.dataset import (
     TABLES,
     USUAL_STAGES,
-    DatasetError,
     DatasetReport,
     Wish,
     Written,
@@ -20,7 +19,7 @@ from core.dataset import (
     parse_mix,
     repair,
 )
-from core.job import Problem, SpecError
+from core.job import DatasetError, Problem, SpecError
 from core.resolve import dataset_path, is_there
 from core.runs import Home, keep, new_folder
 from core.speed import RowStatistics
@@ -158,7 +157,7 @@ def require_usable(field: str, path: Path, report: DatasetReport) -> None:
         lines = f"{counted(report.num_problems, 'line')} of {path.name}"
         problem = f"{lines} cannot be used, the first is {where}: {first.message}"
         raise SpecError(
-            (Problem(field, first.message if first.field == "file" else problem, first.fix),)
+            Problem(field, first.message if first.field == "file" else problem, first.fix)
         )
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 import gradio as gr
 
 from core.advise import PLANNED_FIELDS
-from core.job import JobSpec, SpecError
+from core.job import JobSpec, SpecError, TraceError
 from core.memory import MemoryEstimate
 from core.memory.trace_check import (
     ExactEstimate,
-    RefereeError,
     Request,
     as_traced,
     check_exactly,
@@ -87,7 +86,7 @@ class Checks:
         return check
 
     def estimate(self, resolved: ResolvedJob) -> MemoryEstimate:
-        """The estimate of a job that has been traced. Raises RefereeError."""
+        """The estimate of a job that has been traced. Raises TraceError."""
         request = self._request(resolved)
         return estimate_exactly(request.job, request.config, request.gpu, self.home.path / "traces")
 
@@ -165,7 +164,7 @@ def shown_check(checks: Checks, form: Mapping[str, object], rows: RowStatistics 
         if resolved.model.shape:
             return ended | {"exact": _beside(resolved, traced)}
         found = checks.estimate(resolved)
-    except (RefereeError, SpecError) as error:
+    except (TraceError, SpecError) as error:
         return ended | {"exact": render.notice(str(error), "bad")}
     return ended | {
         "estimate": estimate_panel(found),

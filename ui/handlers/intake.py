@@ -7,15 +7,8 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
-from core.dataset import (
-    DatasetError,
-    Progress,
-    Taken,
-    counted,
-    is_hub_dataset,
-    must_be_taken_in,
-    take_in,
-)
+from core.dataset import Progress, Taken, counted, is_hub_dataset, must_be_taken_in, take_in
+from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home, new_folder
 from ui import render

@@ -12,8 +12,8 @@ import gradio as gr
 
 from core import dataset, runs
 from core.dataset import RowLengths
-from core.dataset.preview import Preview, PreviewError
-from core.job import Problem, SpecError
+from core.dataset.preview import Preview
+from core.job import PreviewError, Problem, SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics

@@ -10,9 +10,9 @@ import gradio as gr
 
 from core import runs
 from core.device import chip
-from core.job import SpecError
+from core.job import RunNotFound, SpecError
 from core.resolve import resolve
-from core.runs import Home, Run, RunNotFound, launch, queue
+from core.runs import Home, Run, launch, queue
 from core.runs.failure_advice import Advice, advice_for, stall_warning
 from ui import render
 from ui.form import LABELS
@@ -72,7 +72,7 @@ class RunHandlers:
             for field, path in resolved.files:
                 require_usable(field, path, checked(path, resolved.job.stage))
             if refused := self.previews.refusals(resolved):
-                raise SpecError(refused)
+                raise SpecError(*refused)
             run = runs.create(self.home, resolved, resolved.forecast())
             run = queue.submit(self.home, run)
         except SpecError as error:

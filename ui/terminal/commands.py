@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from core import dataset, runs
-from core.dataset import DatasetError, counted, is_hub_dataset, must_be_taken_in, take_in
-from core.dataset.preview import Lengths, Preview, PreviewError
+from core.dataset import counted, is_hub_dataset, must_be_taken_in, take_in
+from core.dataset.preview import Lengths, Preview
 from core.device import this_machine
 from core.device.doctor import diagnose
 from core.device.doctor import to_json as doctors_report
-from core.job import JobSpec, Problem, SpecError
+from core.job import JobSpec, PreviewError, Problem, SpecError
 from core.memory import MemoryEstimate
-from core.memory.trace_check import RefereeError, estimate_exactly
-from core.models import ModelNotFound, find_model
+from core.memory.trace_check import estimate_exactly
+from core.models import find_model
 from core.resolve import ResolvedJob, dataset_path, is_there, recipe_fields, resolve
 from core.runs import Home
 from core.speed import RowStatistics
@@ -62,18 +62,11 @@ def estimate(
 
 
 def _traced(resolved: ResolvedJob, home: Home) -> MemoryEstimate:
-    """The estimate of an architecture that has none of its own. Raises SpecError."""
+    """The estimate of an architecture that has none of its own. Raises TraceError."""
     print(
         "This architecture has no estimate of its own: one step of it is traced.", file=sys.stderr
     )
-    try:
-        return estimate_exactly(
-            resolved.job, resolved.model.config, resolved.gpu, home.path / "traces"
-        )
-    except RefereeError as error:
-        raise SpecError(
-            (Problem("model", str(error), "choose a Llama, Mistral, Qwen or similar model"),)
-        ) from None
+    return estimate_exactly(resolved.job, resolved.model.config, resolved.gpu, home.path / "traces")
 
 
 def _print_estimate(resolved: ResolvedJob, found: MemoryEstimate) -> None:
@@ -104,23 +97,19 @@ def check(
     with bad_input() as failure:
         if stage not in STAGES:
             raise SpecError(
-                (
-                    Problem(
-                        "stage",
-                        f"{stage!r} is not one of {', '.join(STAGES)}",
-                        "choose one of these",
-                    ),
+                Problem(
+                    "stage",
+                    f"{stage!r} is not one of {', '.join(STAGES)}",
+                    "choose one of these",
                 )
             )
         limit = JobSpec.parse({"max_length": max_length}).max_length
         path = (
-            _take_in(Home.find(home), "file", file)
-            if must_be_taken_in(file)
-            else dataset_path(file, stage)
+            _take_in(Home.find(home), file) if must_be_taken_in(file) else dataset_path(file, stage)
         )
         if not is_there(path):
             raise SpecError(
-                (Problem("file", f"there is no file {file}", "give the path of a JSONL file"),)
+                Problem("file", f"there is no file {file}", "give the path of a JSONL file")
             )
         report = dataset.check_in_child(path, stage)
         lengths = _lengths(path, model, limit, stage) if model and report.is_usable else None
@@ -141,16 +130,9 @@ def check(
 
 
 def _lengths(path: Path, model: str, max_length: int, stage: str) -> Lengths:
-    """How long the rows are to a model. Raises SpecError."""
-    try:
-        with Preview(path, find_model(model, "main").location, stage=stage) as preview:
-            return preview.all_lengths(max_length)
-    except ModelNotFound as error:
-        raise SpecError((Problem("model", error.problem, error.fix),)) from None
-    except PreviewError as error:
-        raise SpecError(
-            (Problem("model", str(error), "choose a model with a tokenizer"),)
-        ) from None
+    """How long the rows are to a model. Raises ModelNotFound, PreviewError."""
+    with Preview(path, find_model(model, "main").location, stage=stage) as preview:
+        return preview.all_lengths(max_length)
 
 
 def doctor(home: str | None = None, json: bool = False) -> int:
@@ -189,19 +171,15 @@ def _fields(job_file: str | None, flags: Mapping[str, str]) -> dict[str, object]
         fields = json.loads(Path(job_file).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SpecError(
-            (Problem("job file", f"{job_file}: {error.strerror}", "give the path of a job file"),)
+            Problem("job file", f"{job_file}: {error.strerror}", "give the path of a job file")
         ) from None
     except (ValueError, RecursionError) as error:
         raise SpecError(
-            (Problem("job file", f"{job_file} is not JSON: {error}", "correct it"),)
+            Problem("job file", f"{job_file} is not JSON: {error}", "correct it")
         ) from None
     if not isinstance(fields, dict):
         raise SpecError(
-            (
-                Problem(
-                    "job file", f"{job_file} holds no object", "give a JSON object of job fields"
-                ),
-            )
+            Problem("job file", f"{job_file} holds no object", "give a JSON object of job fields")
         )
     return fields | given
 
@@ -210,21 +188,16 @@ def _taken_in(home: Home, fields: Mapping[str, object]) -> dict[str, object]:
     """The fields whose data is a table or stands on the Hub, with the files of JSON lines that they become."""
     asked = {name: str(fields[name]) for name in ("dataset", "eval_dataset") if fields.get(name)}
     return {
-        name: str(_take_in(home, name, source))
+        name: str(_take_in(home, source))
         for name, source in asked.items()
         if must_be_taken_in(source)
     }
 
 
-def _take_in(home: Home, field: str, source: str) -> Path:
-    try:
-        taken = take_in(
-            source if is_hub_dataset(source) else str(dataset_path(source)), runs.new_folder(home)
-        )
-    except DatasetError as error:
-        raise SpecError(
-            (Problem(field, f"{source} {error.problem.message}", error.problem.fix),)
-        ) from None
+def _take_in(home: Home, source: str) -> Path:
+    print(f"Importing {source} ...", file=sys.stderr)
+    path = source if is_hub_dataset(source) else str(dataset_path(source))
+    taken = take_in(path, runs.new_folder(home))
     print(
         " ".join((*taken.actions, f"{counted(taken.rows, 'row')} in {taken.path}")), file=sys.stderr
     )
@@ -243,7 +216,7 @@ def _require_sound_data(resolved: ResolvedJob) -> None:
         report = dataset.check_file(path, resolved.job.stage)
         if not report.is_usable:
             found = (f"{path.name}, {problem}" for problem in report.problems[:10])
-            raise SpecError(tuple(Problem(field, problem, "correct the file") for problem in found))
+            raise SpecError(*(Problem(field, problem, "correct the file") for problem in found))
 
 
 def _measure(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
@@ -266,5 +239,5 @@ def _measure(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
         print(f"The rows are not measured: {error}", file=sys.stderr)
         return None
     if problems := dataset.refusals(lengths, job):
-        raise SpecError(problems)
+        raise SpecError(*problems)
     return resolved.row_statistics(lengths.at(job.max_length)) if lengths.readable else None

@@ -10,8 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from core.job import SpecError
-from core.runs import RunNotFound
+from core.job import TailorError
 
 out = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -28,11 +27,9 @@ def bad_input() -> Iterator[Failure]:
     failure = Failure()
     try:
         yield failure
-    except SpecError as error:
+    except TailorError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
-    except RunNotFound as error:
-        print(error.args[0], file=sys.stderr)
     except BrokenPipeError:  # `app.py runs | head` has seen enough
         os._exit(0)
     except OSError as error:

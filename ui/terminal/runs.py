@@ -59,10 +59,10 @@ def manage_runs(
         wanted = RUN_ACTIONS[action]
         usage = f"`python app.py runs {' '.join((action, *wanted.words))}`; `runs list` has the IDs"
         if missing := wanted.words[len(asked.words) :]:
-            raise SpecError((Problem(missing[0], "is missing", usage),))
+            raise SpecError(Problem(missing[0], "is missing", usage))
         if not wanted.takes_more and (surplus := asked.words[len(wanted.words) :]):
             raise SpecError(
-                (Problem(action, f"does not know what to do with {' '.join(surplus)}", usage),)
+                Problem(action, f"does not know what to do with {' '.join(surplus)}", usage)
             )
         return wanted.do(asked)
     return failure.code
@@ -181,7 +181,7 @@ def _queue(asked: Asked) -> int:
 def _move(asked: Asked) -> int:
     directions: Mapping[str, queue.Direction] = {"up": "up", "down": "down"}
     if asked.words[1] not in directions:
-        raise SpecError((Problem("up|down", f"{asked.words[1]!r} is neither", "say up or down"),))
+        raise SpecError(Problem("up|down", f"{asked.words[1]!r} is neither", "say up or down"))
     queue.move(asked.home, asked.words[0], directions[asked.words[1]])
     return _queue(Asked(asked.home, (), asked.as_json))
 
@@ -224,7 +224,7 @@ def _empty_trash(asked: Asked) -> int:
 def _bundle(asked: Asked) -> int:
     target = Path(asked.words[1])
     if target.suffix != ".zip":
-        raise SpecError((Problem("FILE.zip", f"{target} does not end in .zip", "name a zip file"),))
+        raise SpecError(Problem("FILE.zip", f"{target} does not end in .zip", "name a zip file"))
     out.print(f"Wrote {runs.write_bundle(asked.run, target)}.")
     return 0
 

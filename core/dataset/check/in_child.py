@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.dataset.report import DatasetReport, file_problem
-from core.device.child import Child, ChildDied
+from core.device.child import Child
+from core.job import ChildDied
 
 MEMORY_BYTES = 2 * 2**30
 TIME_LIMIT_SECONDS = 1800
@@ -72,7 +73,7 @@ def check_in_child(
     except ChildDied as error:
         fix = "look for very long or very deep rows, or split the file"
         return DatasetReport.refused(
-            file_problem("check_died", f"the check did not survive: {error}", fix)
+            file_problem("check_died", f"the check did not survive: {error.reason}", fix)
         )
     if is_cancelled():
         return DatasetReport.refused(

@@ -16,9 +16,9 @@ from core.dataset.check.in_child import MEMORY_BYTES, TIME_LIMIT_SECONDS, Progre
 from core.dataset.check.json_array import is_array
 from core.dataset.check.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.intake.convert import Sources
-from core.dataset.report import RowProblem, counted, file_problem
-from core.dataset.rewrite.files import DatasetError
-from core.device.child import HUB_SETTINGS, HUB_VARIABLES, Child, ChildDied
+from core.dataset.report import counted, file_problem
+from core.device.child import HUB_SETTINGS, HUB_VARIABLES, Child
+from core.job import ChildDied, DatasetError, Problem
 
 HUB_DATASET = re.compile(
     r"(?P<id>\w[\w.-]{0,95}/\w[\w.-]{0,95})(?::(?P<config>[\w. +-]{0,200})(?:/(?P<split>[\w.]{1,100}))?)?"
@@ -188,14 +188,16 @@ class Visit:
                     self.on_progress(Progress(**message, doing=doing))
         except ChildDied as error:
             raise DatasetError(
-                file_problem("died", f"{doing} it did not succeed: {error}", fix)
+                file_problem("died", f"{doing} it did not succeed: {error.reason}", fix).for_user()
             ) from None
         if self.is_cancelled():
             raise DatasetError(
-                file_problem("cancelled", f"{doing} it was called off", "start it again")
+                file_problem("cancelled", f"{doing} it was called off", "start it again").for_user()
             )
         raise DatasetError(
-            file_problem("too_long", f"{doing} it took longer than {limit:g} seconds", fix)
+            file_problem(
+                "too_long", f"{doing} it took longer than {limit:g} seconds", fix
+            ).for_user()
         )
 
 
@@ -203,12 +205,12 @@ def _on_disk(path: Path, terms: Terms) -> tuple[Sources, str, tuple[str, ...]]:
     """(what a file is, a name for what comes of it, nothing done); without a form it is JSONL already."""
     if not path.is_file():
         fix = "give the path of a file, or owner/name of a dataset on the Hugging Face Hub"
-        raise DatasetError(file_problem("unreadable", f"there is no file {path}", fix))
+        raise DatasetError(file_problem("unreadable", f"there is no file {path}", fix).for_user())
     if path.stat().st_size > terms.max_bytes:
         message = (
             f"is {path.stat().st_size / 2**30:.1f} GiB, more than {terms.max_bytes / 2**30:.1f} GiB"
         )
-        raise DatasetError(file_problem("too_large", message, "give a part of it"))
+        raise DatasetError(file_problem("too_large", message, "give a part of it").for_user())
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     form = "json"
@@ -218,7 +220,7 @@ def _on_disk(path: Path, terms: Terms) -> tuple[Sources, str, tuple[str, ...]]:
         form = "csv"
     elif foreign := foreign_signature(head):
         raise DatasetError(
-            file_problem("not_text", f"this is {foreign.name}, not rows", foreign.fix)
+            file_problem("not_text", f"this is {foreign.name}, not rows", foreign.fix).for_user()
         )
     elif not (terms.columns or is_array(head) or wide_encoding(head)):
         form = ""
@@ -235,9 +237,9 @@ def _file_name(stem: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-")[:100] or "data"
 
 
-def _problem(told: Any) -> RowProblem:
+def _problem(told: Any) -> Problem:
     """What a child said is wrong."""
     if isinstance(told, dict):
-        return RowProblem(**told)
+        return Problem(**told)
     message, fix = told
-    return file_problem("cannot_take_in", str(message), str(fix))
+    return Problem("file", str(message), str(fix))

@@ -12,7 +12,8 @@ import orjson
 from core.dataset.check.diagnosis import MAX_LINE_BYTES
 from core.dataset.check.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.report import RowProblem, file_problem
-from core.dataset.rewrite.files import DatasetError, Recoded
+from core.dataset.rewrite.files import Recoded
+from core.job import DatasetError
 
 DELIMITERS = (",", ";", "\t", "|")
 TRUTHS: Mapping[str, bool] = MappingProxyType(
@@ -53,7 +54,7 @@ def csv_lines(path: Path, delimiter: str = "", label: str = "") -> Iterator[tupl
         file.seek(0)
         if foreign := foreign_signature(head):
             raise DatasetError(
-                file_problem("not_text", f"this is {foreign.name}, not CSV", foreign.fix)
+                file_problem("not_text", f"this is {foreign.name}, not CSV", foreign.fix).for_user()
             )
         encoding = wide_encoding(head)
         counted = ReadBytes(Recoded(file, encoding) if encoding else file)
@@ -70,7 +71,7 @@ def csv_lines(path: Path, delimiter: str = "", label: str = "") -> Iterator[tupl
         except csv.Error as error:
             fix = "put cells with quotes, commas or line ends in double quotes"
             raise DatasetError(
-                RowProblem(reader.line_num, "row", "not_csv", f"not CSV: {error}", fix)
+                RowProblem(reader.line_num, "row", "not_csv", f"not CSV: {error}", fix).for_user()
             ) from None
         except UnicodeDecodeError:
             problem = RowProblem(
@@ -80,7 +81,7 @@ def csv_lines(path: Path, delimiter: str = "", label: str = "") -> Iterator[tupl
                 "it or a line soon after it is not UTF-8",
                 UTF8,
             )
-            raise DatasetError(problem) from None
+            raise DatasetError(problem.for_user()) from None
 
 
 UTF8 = "save the file as UTF-8"
@@ -90,14 +91,18 @@ def _names(cells: Sequence[str], label: str) -> Sequence[str]:
     """The column names in the first row. Raises DatasetError."""
     fix = "name every column in the first row, each once"
     if not cells or not all(name.strip() for name in cells):
-        raise DatasetError(RowProblem(1, "row", "no_names", "a column has no name", fix))
+        raise DatasetError(RowProblem(1, "row", "no_names", "a column has no name", fix).for_user())
     if twice := [name for name in cells if cells.count(name) > 1]:
         raise DatasetError(
-            RowProblem(1, twice[0][:60], "duplicate_key", "is the name of two columns", fix)
+            RowProblem(
+                1, twice[0][:60], "duplicate_key", "is the name of two columns", fix
+            ).for_user()
         )
     if label and label not in cells:
         raise DatasetError(
-            RowProblem(1, label[:60], "missing", "is no column of the file", "name one that is")
+            RowProblem(
+                1, label[:60], "missing", "is no column of the file", "name one that is"
+            ).for_user()
         )
     return cells
 
@@ -108,7 +113,9 @@ def _row(
     if len(cells) != len(names):
         message = f"the row that ends here has {len(cells):,} cells, the first row {len(names):,}"
         raise DatasetError(
-            RowProblem(line, "row", "cells", message, "give every row a cell for each column")
+            RowProblem(
+                line, "row", "cells", message, "give every row a cell for each column"
+            ).for_user()
         )
     row: dict[str, str | bool] = dict(zip(names, cells, strict=True))
     if label:
@@ -118,7 +125,7 @@ def _row(
             raise DatasetError(
                 RowProblem(
                     line, label[:60], "wrong_kind", message, f"write one of {', '.join(TRUTHS)}"
-                )
+                ).for_user()
             )
         row[label] = TRUTHS[cell.strip().lower()]
     return row

@@ -14,14 +14,7 @@ from core.dataset.check.json_array import NOT_AN_ARRAY, Elements, is_array
 from core.dataset.check.lines import Readable, Source, blocks_of_lines
 from core.dataset.check.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.report import RowProblem, file_problem
-
-
-class DatasetError(Exception):
-    """Something that cannot be done to a dataset; `problem` says why and what to do."""
-
-    def __init__(self, problem: RowProblem):
-        self.problem = problem
-        super().__init__(str(problem))
+from core.job import DatasetError
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,7 @@ class Recoded:
             problem = file_problem(
                 "wide_encoding", f"is no sound {self._encoding.upper()}", "save it as UTF-8"
             )
-            raise DatasetError(problem) from None
+            raise DatasetError(problem.for_user()) from None
 
 
 @contextmanager
@@ -69,7 +62,9 @@ def reading(
         file.seek(0)
         if foreign := foreign_signature(head):
             raise DatasetError(
-                file_problem("not_text", f"this is {foreign.name}, not JSON lines", foreign.fix)
+                file_problem(
+                    "not_text", f"this is {foreign.name}, not JSON lines", foreign.fix
+                ).for_user()
             )
         readable: Readable = file
         if (encoding := wide_encoding(head)) and "encoding" in repairs:
@@ -87,7 +82,7 @@ def _lines(
     for block in elements.blocks() if elements else blocks_of_lines(source):
         for number, line in zip(block.numbers, block.lines, strict=True):
             if line is None:
-                raise DatasetError(RowProblem(number, *TOO_LONG))
+                raise DatasetError(RowProblem(number, *TOO_LONG).for_user())
             if "byte_order_mark" in repairs and line.startswith(BYTE_ORDER_MARK):
                 counts["byte_order_mark"] += 1
                 line = line.removeprefix(BYTE_ORDER_MARK)
@@ -95,7 +90,7 @@ def _lines(
                 counts["array"] += 1
             yield number, line
     if elements and not elements.is_whole:
-        raise DatasetError(RowProblem(1, *NOT_AN_ARRAY))
+        raise DatasetError(RowProblem(1, *NOT_AN_ARRAY).for_user())
 
 
 @contextmanager

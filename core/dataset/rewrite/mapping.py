@@ -14,7 +14,8 @@ from core.dataset.check.diagnosis import BYTE_ORDER_MARK
 from core.dataset.check.lines import parse
 from core.dataset.formats import DATASET_TYPES, KINDS, DatasetType, accepts
 from core.dataset.report import Row, counted, file_problem
-from core.dataset.rewrite.files import DatasetError, Written, reading, writing
+from core.dataset.rewrite.files import Written, reading, writing
+from core.job import DatasetError
 
 QUESTIONS = (
     "question",
@@ -83,7 +84,7 @@ def map_columns(path: Path, target: Path, mapping: Mapping[str, str], kind: str 
     ):
         fix = f"say which column of the file is the {missing[0]}"
         raise DatasetError(
-            file_problem("not_mapped", f"{kind} rows need {' and '.join(missing)}", fix)
+            file_problem("not_mapped", f"{kind} rows need {' and '.join(missing)}", fix).for_user()
         )
     rows = left_out = 0
     with reading(path) as source, writing(target) as out:

@@ -22,8 +22,9 @@ from core.dataset.check.diagnosis import BYTE_ORDER_MARK
 from core.dataset.check.rows import format_of, row_faults
 from core.dataset.formats import detect
 from core.dataset.report import Format, file_problem
-from core.dataset.rewrite.files import DatasetError, writing
+from core.dataset.rewrite.files import writing
 from core.dataset.rewrite.repair import as_lines, write_lines
+from core.job import DatasetError
 
 Rows = NDArray[np.int64]
 """Numbers of rows, counted through all files."""
@@ -221,7 +222,7 @@ def require_one_form(paths: Sequence[Path], stage: str) -> None:
     if odd := next((path for path in others if forms[path] != forms[first]), None):
         names = " but ".join(f"{path.name} holds {_words(forms[path])}" for path in (first, odd))
         fix = "give files whose rows are of one type and format"
-        raise DatasetError(file_problem("mixed_kinds", names, fix))
+        raise DatasetError(file_problem("mixed_kinds", names, fix).for_user())
 
 
 def _form(path: Path, stage: str) -> Form | None:

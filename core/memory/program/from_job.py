@@ -30,7 +30,7 @@ def program_of(
     Raises SpecError for a job that cannot run on this model.
     """
     if problems := _length_problems(job, shape) + _target_problems(job, shape):
-        raise SpecError(problems)
+        raise SpecError(*problems)
     precision = precision_of(job, gpu)
     rows = job.per_device_train_batch_size
     row_tokens = min(job.max_length, longest_row_tokens or job.max_length)

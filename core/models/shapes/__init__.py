@@ -3,7 +3,7 @@
 Never loads weights, imports torch or touches the disk. A new architecture is one row in `families.FAMILIES`.
 """
 
-from core.models.shapes.families import FAMILIES, UnknownArchitecture
+from core.models.shapes.families import FAMILIES
 from core.models.shapes.shape import ModelShape, Tensor
 
-__all__ = ["FAMILIES", "ModelShape", "Tensor", "UnknownArchitecture"]
+__all__ = ["FAMILIES", "ModelShape", "Tensor"]

@@ -16,16 +16,6 @@ POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 SANDWICH_NORMS = (*PRE_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
-class UnknownArchitecture(ValueError):
-    """A model whose layers are not known here. `model_type` is what its config.json calls it."""
-
-    def __init__(self, model_type: str):
-        self.model_type = model_type
-        super().__init__(
-            f"the architecture {model_type[:64]!r} is not known; known are {', '.join(FAMILIES)}"
-        )
-
-
 @dataclass(frozen=True)
 class Experts:
     """How a family stores its mixture of experts, and weighs what they say."""

@@ -9,13 +9,13 @@ from functools import cached_property
 from math import prod
 from typing import Literal, Self
 
+from core.job import Problem, UnknownArchitecture
 from core.models.shapes.config import Config
 from core.models.shapes.families import (
     FAMILIES,
     SANDWICH_NORMS,
     Family,
     QkNorm,
-    UnknownArchitecture,
 )
 
 Kind = Literal["embedding", "linear", "norm", "bias", "expert", "router", "head", "other"]
@@ -280,7 +280,13 @@ def _layer_norms(shape: ModelShape) -> tuple[Tensor, ...]:
 def _known_model_type(config: Mapping[str, object]) -> str:
     model_type = Config(config, {}).text("model_type")
     if model_type not in FAMILIES:
-        raise UnknownArchitecture(model_type)
+        raise UnknownArchitecture(
+            Problem(
+                "model",
+                f"the architecture {model_type[:64]!r} is not known",
+                f"choose one of {', '.join(FAMILIES)}",
+            )
+        )
     return model_type
 
 

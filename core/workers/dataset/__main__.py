@@ -14,7 +14,7 @@ from core.dataset.check.check import examine
 from core.dataset.check.scanner import Wish
 from core.dataset.intake.convert import Sources, write_json_lines
 from core.dataset.report import DatasetReport, file_problem
-from core.dataset.rewrite.files import DatasetError
+from core.job import DatasetError, Problem
 
 SECONDS_BETWEEN_REPORTS = 0.2
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
@@ -73,11 +73,11 @@ def _write(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         rows, actions = write_json_lines(sources, Path(request["target"]), on_bytes)
     except DatasetError as error:
-        return {"problem": asdict(error.problem)}
+        return {"problem": asdict(error.problems[0])}
     except OSError as error:
         return {
             "problem": asdict(
-                file_problem("disk", f"{error.strerror}", "make room, or give a smaller source")
+                Problem("disk", f"{error.strerror}", "make room, or give a smaller source")
             )
         }
     except MemoryError:

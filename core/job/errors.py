@@ -1,0 +1,79 @@
+"""Every error that Tailor raises for a user to act on, so that the page and the terminal print them all in one way.
+
+    TailorError
+    ├── SpecError              a job that cannot run as asked
+    ├── ModelNotFound          a model that does not exist or cannot be used
+    ├── UnknownArchitecture    a model whose layers Tailor does not know
+    ├── PresetError            a wrong entry in a file of presets/
+    ├── DatasetError           a file that cannot be read, converted or mixed
+    ├── PreviewError           rows that cannot be shown or measured
+    ├── TraceError             a model that cannot be traced
+    ├── RunNotFound            an ID that no run has
+    └── ChildDied              a child process that ended before it answered
+
+Errors of programming, and OSError for a full or broken disk, stay what Python makes of them.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what, and what to do about it."""
+
+    field: str
+    """Usually a JobSpec field; otherwise what the user knows it by, such as a file or a run."""
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}; {self.fix}"
+
+
+class TailorError(Exception):
+    """Base class of all errors that a user can act on. `problems` lists everything that is wrong."""
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems = problems
+        super().__init__("\n".join(map(str, problems)))
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, without where and what to do: for use inside another message."""
+        return "; ".join(each.problem for each in self.problems)
+
+
+class SpecError(TailorError):
+    """Job that cannot run as asked."""
+
+
+class ModelNotFound(TailorError):
+    """Model reference that leads to no usable model."""
+
+
+class UnknownArchitecture(TailorError):
+    """Model whose layers Tailor does not know, so that it has no estimate of its own."""
+
+
+class PresetError(TailorError):
+    """Wrong entry in a file of presets/."""
+
+
+class DatasetError(TailorError):
+    """Dataset that cannot be read, converted or mixed."""
+
+
+class PreviewError(TailorError):
+    """Rows that cannot be shown or measured."""
+
+
+class TraceError(TailorError):
+    """Job whose memory cannot be traced."""
+
+
+class RunNotFound(TailorError):
+    """ID that no run has."""
+
+
+class ChildDied(TailorError):
+    """Child process that ended before it answered."""
