@@ -7,7 +7,7 @@ from core.job import JobSpec, Problem, SpecError, refusals_to_train
 from core.job.rules import REFUSALS, Case
 from core.training.contract.methods import METHODS
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
-from core.training.contract.stages import STAGES, Stage, defaults_of
+from core.training.contract.stages import STAGES, Stage, defaults_of, unused_fields
 
 TRL_TYPES = {
     "language modeling",
@@ -130,3 +130,29 @@ def test_an_optimizer_that_needs_a_package_says_which() -> None:
 def test_the_tables_name_every_stage_and_every_setting() -> None:
     assert len(list(stages_by_methods())) == len(TRAINABLE) + 2
     assert len(list(settings_by_axis())) == len(SETTINGS) + 2
+
+
+def test_a_method_and_a_stage_name_the_fields_that_they_read() -> None:
+    records = [*METHODS.values(), *STAGES.values()]
+    named = {name for record in records for name in record.fields}
+    assert named <= JobSpec.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("method", "unused"),
+    [
+        ("full", {"lora_r", "bnb_4bit_quant_type", "num_trainable_layers"}),
+        ("freeze", {"lora_r", "bnb_4bit_quant_type"}),
+        ("lora", {"bnb_4bit_quant_type", "num_trainable_layers"}),
+        ("qlora", {"num_trainable_layers"}),
+    ],
+)
+def test_what_a_method_does_not_read_is_unused(method: str, unused: set[str]) -> None:
+    watched = {"lora_r", "bnb_4bit_quant_type", "num_trainable_layers"}
+    assert unused_fields("sft", method) & watched == unused
+
+
+def test_what_a_stage_does_not_read_is_unused() -> None:
+    assert "packing" not in unused_fields("sft", "lora")
+    assert "packing" in unused_fields("dpo", "lora")
+    assert "beta" not in unused_fields("dpo", "lora")

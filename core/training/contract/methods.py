@@ -23,11 +23,25 @@ class Method:
     """True: the base is frozen and a LoRA adapter trains. False: weights of the model itself train."""
     base_bits: int
     """Bits per weight of the frozen linear layers: 16 (as loaded), 8 (LLM.int8) or 4 (NF4 / FP4)."""
+    fields: tuple[str, ...] = ()
+    """JobSpec fields that not every method reads, and this one does."""
     defaults: Defaults = field(default_factory=new_defaults)
     """JobSpec defaults that differ from the field's own under this method."""
     trains_last_layers: bool = False
     """True: of the model's own weights only the last `num_trainable_layers` decoder layers, the final norm and the
     output head train; a head that is tied to the embedding stays frozen with it."""
+
+
+ADAPTER_FIELDS = (
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "init_lora_weights",
+    "use_dora",
+    "use_rslora",
+    "modules_to_save",
+)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -48,6 +62,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 help="Trains the last layers of the model as they are and leaves the others frozen.",
                 trains_adapter=False,
                 base_bits=16,
+                fields=("num_trainable_layers",),
                 defaults=new_defaults(learning_rate=2e-5),
                 trains_last_layers=True,
             ),
@@ -57,6 +72,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 help="Freezes the model and trains small low-rank adapters beside its linear layers.",
                 trains_adapter=True,
                 base_bits=16,
+                fields=ADAPTER_FIELDS,
             ),
             Method(
                 id="qlora",
@@ -64,6 +80,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 help="LoRA over a base stored in 4 bits: the least memory, a little slower.",
                 trains_adapter=True,
                 base_bits=4,
+                fields=(*ADAPTER_FIELDS, "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
                 defaults=new_defaults(optim="paged_adamw_8bit"),
             ),
             Method(
@@ -72,6 +89,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 help="LoRA over a base stored in 8 bits: between LoRA and QLoRA.",
                 trains_adapter=True,
                 base_bits=8,
+                fields=ADAPTER_FIELDS,
             ),
         )
     }

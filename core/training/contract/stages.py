@@ -199,3 +199,11 @@ def defaults_of(stage: str, method: str) -> Defaults:
     chosen = STAGES[stage]
     full_defaults = new_defaults() if METHODS[method].trains_adapter else chosen.full_defaults
     return MappingProxyType({**METHODS[method].defaults, **chosen.defaults, **full_defaults})
+
+
+def unused_fields(stage: str, method: str) -> frozenset[str]:
+    """Return the JobSpec fields that another stage or method reads, and this one does not."""
+    of_stages = {name for each in STAGES.values() for name in each.fields}
+    of_methods = {name for each in METHODS.values() for name in each.fields}
+    unused = (of_stages - set(STAGES[stage].fields)) | (of_methods - set(METHODS[method].fields))
+    return frozenset(unused)
