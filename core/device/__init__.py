@@ -7,14 +7,13 @@ from core.device.cards import DeviceReading, GpuProcess, read_gpus
 from core.device.compiling import Lack, lacks_for_compiling
 from core.device.known import find_preset
 from core.device.machine import Machine, chip, local_gpu, read_machine, this_machine
-from core.device.process_id import ProcessId, identify, is_alive
+from core.device.process_id import identify, is_alive, this_boot
 
 __all__ = [
     "DeviceReading",
     "GpuProcess",
     "Lack",
     "Machine",
-    "ProcessId",
     "chip",
     "find_preset",
     "identify",
@@ -23,5 +22,6 @@ __all__ = [
     "local_gpu",
     "read_gpus",
     "read_machine",
+    "this_boot",
     "this_machine",
 ]

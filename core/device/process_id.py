@@ -2,43 +2,29 @@
 
 import os
 import platform
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import psutil
 
+from core.training.contract.process_id import ProcessId, is_same_boot, read_boot_id
 
-@dataclass(frozen=True)
-class ProcessId:
-    """A process, told from any other that had or will have its pid."""
 
-    pid: int
-    start_time: float
-    """Linux: seconds since boot, which setting the clock does not move. Elsewhere: since 1970."""
-    boot_id: str
-
-    @staticmethod
-    @cache
-    def this_boot() -> str:
-        """A name for the time since this machine was started."""
-        try:
-            return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        except OSError:
-            return str(
-                round(psutil.boot_time(), -2)
-            )  # Windows counts it anew each time, a second more or less
+@cache
+def this_boot() -> str:
+    """Return a name for the time since this machine was started."""
+    return read_boot_id(psutil.boot_time)
 
 
 def identify(pid: int) -> ProcessId | None:
     """The identity of a living process; None if there is none with this pid."""
     times = _start_times(pid)
-    return ProcessId(pid, times[0][0], ProcessId.this_boot()) if times else None
+    return ProcessId(pid, times[0][0], this_boot()) if times else None
 
 
 def is_alive(process: ProcessId) -> bool:
     """True if this very process still runs. A zombie does not; nor does what took its pid, or came after a restart."""
-    if process.boot_id != ProcessId.this_boot():
+    if not is_same_boot(process.boot_id, this_boot()):
         return False
     return any(
         abs(start - process.start_time) <= tolerance

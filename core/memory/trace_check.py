@@ -21,6 +21,7 @@ from core.memory.simulator.allocator import Allocator
 from core.memory.step import Phase
 from core.memory.uncertainty import spread_of
 from core.models import Gpu
+from core.training.contract.files import write_json
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 
 TRACED_CODE = tuple(
@@ -278,9 +279,7 @@ def _remember(place: Path, found: ExactEstimate) -> None:
     """Writes to the cache; a cache that cannot be written to only costs time."""
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        partial.replace(place)
+        write_json(place, asdict(found))
 
 
 @cache

@@ -28,12 +28,12 @@ from typing import Any
 from core.job import JobSpec, Problem, SpecError
 from core.resolve import ResolvedJob
 from core.runs.about import annotate, delete, deleted, disk_bytes, empty_trash, restore
-from core.runs.bundle import requirements, sha256, write_bundle
-from core.runs.checkpoints import Checkpoint, checkpoints, has_checkpoint
+from core.runs.bundle import requirements, write_bundle
+from core.runs.checkpoints import checkpoints, has_checkpoint
 from core.runs.comparison import Difference, compare
 from core.runs.curves import Curve, read_curves
 from core.runs.data import write_data, writer_of_rows
-from core.runs.files import log_tail, number_in, read_json, read_rows, write_json, write_text
+from core.runs.files import log_tail, number_in, read_json, read_rows
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_fingerprint, list_runs, search, unreadable
 from core.runs.run import (
@@ -45,16 +45,10 @@ from core.runs.run import (
     last_metrics,
     read,
 )
-from core.runs.states import (
-    ACTIVE,
-    ENDED,
-    TRANSITIONS,
-    State,
-    num_oom_kills,
-    process_fields,
-    process_in,
-)
+from core.runs.states import num_oom_kills
 from core.runs.uploads import keep, kept_rows, new_folder
+from core.training.contract.files import sha256_of, write_json, write_text
+from core.training.contract.states import ACTIVE, ENDED, TRANSITIONS, State
 
 __all__ = [
     "ACTIVE",
@@ -62,7 +56,6 @@ __all__ = [
     "RUN_ID",
     "TRANSITIONS",
     "About",
-    "Checkpoint",
     "Curve",
     "Difference",
     "Home",
@@ -92,8 +85,6 @@ __all__ = [
     "new_folder",
     "num_oom_kills",
     "number_in",
-    "process_fields",
-    "process_in",
     "read",
     "read_curves",
     "read_json",
@@ -196,7 +187,7 @@ def _require_room(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]
 def _require_same_data(resolved: ResolvedJob) -> None:
     """Raises SpecError if the file is not the one that the job was made for."""
     wanted, path = resolved.job.dataset_sha256, resolved.datasets.get("dataset")
-    if wanted and path and (found := sha256(path)) != wanted:
+    if wanted and path and (found := sha256_of(path)) != wanted:
         problem = f"{path.name} has changed: its SHA-256 is {found[:12]}…, the job was made for {wanted[:12]}…"
         raise SpecError(Problem("dataset", problem, "empty dataset_sha256 to take it as it is"))
 

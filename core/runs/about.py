@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from core.job import Problem, RunNotFound, SpecError
-from core.runs.files import write_json
 from core.runs.home import Home, locked
 from core.runs.run import RUN_ID, About, Run, read
+from core.training.contract.files import write_json
 
 MOST_CHARACTERS = {"title": 120, "notes": 10_000, "tag": 40}
 MOST_TAGS = 20

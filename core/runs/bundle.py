@@ -1,6 +1,5 @@
 """What makes a run repeatable elsewhere: library versions, hashes of its data, and all of it in one zip."""
 
-import hashlib
 import json
 import platform
 import shutil
@@ -14,6 +13,7 @@ from core.models import DEMO_DIR
 from core.resolve import reference_of
 from core.runs.files import open_regular, read_json
 from core.runs.run import Run
+from core.training.contract.files import sha256_of
 
 PACKAGES = (
     "torch",
@@ -66,16 +66,10 @@ def requirements() -> str:
     return "\n".join(lines) + "\n"
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def data_manifest(folder: Path) -> dict[str, object]:
     """Size and hash of each data file in a folder."""
     files = sorted(folder.glob("*.jsonl"))
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
 
 
 def write_bundle(run: Run, target: Path, *, with_output: bool = False) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 from core.dataset import Composed, Share, compose, require_one_form
 from core.job import DatasetError, SpecError
 from core.resolve import ResolvedJob
-from core.runs.bundle import data_manifest, sha256
-from core.runs.files import write_json
+from core.runs.bundle import data_manifest
+from core.training.contract.files import sha256_of, write_json
 
 
 def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
@@ -41,7 +41,7 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
     write_json(data / "manifest.json", data_manifest(data) | {"sources": parts})
     return {
         "dataset": "data/train.jsonl",
-        "dataset_sha256": sha256(data / "train.jsonl"),
+        "dataset_sha256": sha256_of(data / "train.jsonl"),
         "eval_dataset": "data/eval.jsonl" if (data / "eval.jsonl").exists() else "",
         "eval_fraction": job.eval_fraction if has_own or train.eval_rows else 0.0,
         "mix": "",

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import stat
 from collections.abc import Mapping
 from io import FileIO
@@ -73,25 +72,6 @@ def read_rows(path: Path, last: int | None = None) -> tuple[dict[str, Any], ...]
     """The objects of a JSON Lines file, or of its last bytes; a torn last line is left for later."""
     lines = read_bytes(path, last).split(b"\n")[:-1]
     return tuple(row for line in lines if isinstance(row := parse_line(line), dict))
-
-
-def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Replaces a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file, whole or not at all."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def log_tail(folder: Path, num_bytes: int = 8000) -> str:

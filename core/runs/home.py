@@ -10,7 +10,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from core.job import Problem, SpecError
-from core.runs.files import read_json, write_json
+from core.runs.files import read_json
+from core.training.contract.files import write_json
 
 SECONDS_TO_LOCK = 30
 

@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 
 from core import runs
-from core.device import ProcessId, identify, is_alive, this_machine
+from core.device import identify, is_alive, this_machine
 from core.job import RunNotFound
 from core.runs import Home, Run
+from core.training.contract.process_id import ProcessId
 
 ENVIRONMENT = re.compile(
     "PATH|HOME|USER|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|APPDATA|LOCALAPPDATA|LD_LIBRARY_PATH"
@@ -59,7 +60,7 @@ def spawn(run: Run) -> None:
     ).start()
     with suppress(OSError):  # on a full disk the program's own word has to do
         runs.write_json(
-            run.folder / "process.json", asked | (runs.process_fields(identity) if identity else {})
+            run.folder / "process.json", asked | (identity.to_json() if identity else {})
         )
 
 
@@ -103,7 +104,7 @@ def enforce_stop(run: Run) -> None:
 
 def is_winding_up(run: Run) -> bool:
     """True for a moment after a program's last word, while it lets go of its device."""
-    process = runs.process_in(runs.read_json(run.folder / "process.json"))
+    process = ProcessId.from_json(runs.read_json(run.folder / "process.json"))
     silence = abs(time.time() - float(run.status.get("updated") or 0))
     return process is not None and is_alive(process) and silence < SECONDS_TO_EXIT
 
@@ -182,9 +183,7 @@ def _reap(run: Run, process: "subprocess.Popen[bytes]", identity: ProcessId | No
     is_out_of_memory = code == -9 and num_kills_before is not None and num_kills != num_kills_before
     fields = {"code": code, "is_out_of_memory": is_out_of_memory}
     with suppress(OSError):  # the run was deleted, or the disk is full
-        runs.write_json(
-            run.folder / "exit.json", fields | (runs.process_fields(identity) if identity else {})
-        )
+        runs.write_json(run.folder / "exit.json", fields | (identity.to_json() if identity else {}))
         run.home.touch()
 
 

@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from core.device import ProcessId, find_preset
+from core.device import find_preset
 from core.job import JobSpec, Problem, RunNotFound
 from core.models import gpus
 from core.resolve import default_fields, reference_of
 from core.runs.files import number_in, open_regular, parse_line, read_json, read_rows
 from core.runs.home import Home, Schedule, read_schedule
-from core.runs.states import ACTIVE, State, Verdict, judge, sound_status
+from core.runs.states import Verdict, judge, sound_status
+from core.training.contract.process_id import ProcessId
+from core.training.contract.states import ACTIVE, State
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
 

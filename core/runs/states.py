@@ -1,4 +1,4 @@
-"""The states of a run, how one follows from another, and what a silent end means. Judges; changes nothing."""
+"""Infer the state of a run from its files, and what a silent end means. Changes nothing."""
 
 import signal
 import time
@@ -6,30 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from core.device import ProcessId, is_alive
+from core.device import is_alive, this_boot
 from core.runs.files import log_tail, number_in, read_json
-
-State = Literal[
-    "queued", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
-]
-ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed", "interrupted"})
-ACTIVE: frozenset[State] = frozenset({"queued", "starting", "running", "stopping"})
-
-TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
-    {
-        "queued": frozenset({"starting", "stopped", "failed"}),
-        "starting": frozenset({"queued", "running", "stopping", *ENDED}),
-        "running": frozenset({"stopping", *ENDED}),
-        "stopping": ENDED,
-        "finished": frozenset(),
-        "stopped": frozenset({"queued", "starting"}),
-        "failed": frozenset({"queued", "starting"}),
-        "interrupted": frozenset({"queued", "starting"}),
-    }
-)
-"""What a run may become. A new run is `starting`; one that was never begun may still be put into the queue."""
+from core.training.contract.process_id import ProcessId, is_same_boot
+from core.training.contract.states import ENDED, State
 
 SECONDS_TO_APPEAR = 20
 """A run that nobody has begun after this long was forgotten: its starter died."""
@@ -100,8 +82,14 @@ def judge(folder: Path, status: Mapping[str, Any], created: float) -> Verdict:
         return Verdict(said, str(status.get("error") or ""), str(status.get("cause") or ""))
     launched = read_json(folder / "process.json")
     is_asked_to_stop = (folder / "stop").exists()
-    if (process := process_in(launched) or process_in(status)) and is_alive(process):
-        return Verdict("stopping" if is_asked_to_stop else said, process=process)
+    # A launch deletes status.json. So if both files name a process, status.json is of the same one, or of a later
+    # one that was started by hand in the run's folder.
+    started, said_by = ProcessId.from_json(launched), ProcessId.from_json(status)
+    for process in (started, said_by):
+        if process and is_alive(process):
+            return Verdict("stopping" if is_asked_to_stop else said, process=process)
+    is_by_hand = started and said_by and started.pid != said_by.pid
+    process = said_by if is_by_hand else started or said_by
     since_begun = abs(
         time.time() - max(created, number_in(launched, "asked") or 0)
     )  # abs: clocks are set back too
@@ -110,22 +98,6 @@ def judge(folder: Path, status: Mapping[str, Any], created: float) -> Verdict:
     if is_asked_to_stop:
         return Verdict("stopped")  # ended as asked, before it could say so
     return _silent_end(folder, process, int(status.get("step") or 0))
-
-
-def process_in(fields: Mapping[str, Any]) -> ProcessId | None:
-    """The process that process.json, exit.json or status.json names; the system's own, 0 and 1, are never ours."""
-    try:
-        process = ProcessId(
-            int(fields["pid"]), float(fields["pid_start_time"]), str(fields["boot_id"])
-        )
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return process if process.pid > 1 else None
-
-
-def process_fields(process: ProcessId) -> dict[str, object]:
-    """The same as JSON."""
-    return {"pid": process.pid, "pid_start_time": process.start_time, "boot_id": process.boot_id}
 
 
 def num_oom_kills() -> int | None:
@@ -150,10 +122,10 @@ def _silent_end(folder: Path, process: ProcessId | None, step: int) -> Verdict:
     """What happened to a program that ended without a word. Its starter, if it still lived, saw the exit code."""
     if process is None:
         return Verdict("failed", "The training program was never started.")
-    if process.boot_id != ProcessId.this_boot():
+    if not is_same_boot(process.boot_id, this_boot()):
         return Verdict("interrupted", "The computer was restarted while this run was training.")
     seen = read_json(folder / "exit.json")
-    code = seen.get("code") if process_in(seen) == process else None
+    code = seen.get("code") if ProcessId.from_json(seen) == process else None
     where = f"after step {step:,}" if step else "before its first step"
     if isinstance(code, int) and code < 0:
         ending = OUT_OF_MEMORY if seen.get("is_out_of_memory") else _ending(-code)

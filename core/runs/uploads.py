@@ -1,20 +1,19 @@
 """The files that a person brought, and what was made of them: each in a folder of its own. Never changes one."""
 
-import hashlib
 import re
 import secrets
 import shutil
 from pathlib import Path
 
 from core.runs.home import Home
+from core.training.contract.files import sha256_of
 
 LONGEST_NAME = 60
 
 
 def keep(home: Home, brought: Path, suffix: str) -> Path:
     """Moves a file to where its content has its place; brought twice, it is there once. Raises OSError."""
-    with brought.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    digest = sha256_of(brought)[:12]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", brought.stem).strip(".-")[:LONGEST_NAME] or "data"
     place = home.uploads / digest / f"{name}{suffix}"
     place.parent.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.folder import Checkpoint, Checkpoints
+from .checkpoints.folder import Checkpoints, VerifiedCheckpoint
 from .checkpoints.identity import check_same, facts_of, keep_smaller_batch
 from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, diagnose
 from .record.log import kept_short
@@ -127,7 +127,11 @@ def train(job: Job, record: Record) -> None:
 
     record.enter("data")  # tokenised by the trainer, while the adapter is put on
     saver = Saver(record, checkpoints, facts, job.save_total_limit)
-    watch = Watch(record, meter, saver, job, num_tokens=record.rewind(checkpoint))
+    if checkpoint:
+        num_tokens = record.rewind(checkpoint.step, has_all_steps=checkpoint.has_all_steps)
+    else:
+        num_tokens = record.rewind(None)
+    watch = Watch(record, meter, saver, job, num_tokens)
     with telling(record):
         trainer = BUILDERS[job.stage](job, loaded, rows, watch)
     meter.leave()
@@ -173,7 +177,7 @@ def _read_job(folder: Path, arguments: Sequence[str]) -> Job:
 
 def _start(
     job: Job, record: Record, checkpoints: Checkpoints
-) -> tuple[Checkpoint | None, Mapping[str, Any]]:
+) -> tuple[VerifiedCheckpoint | None, Mapping[str, Any]]:
     """(the checkpoint to go on from, what the training is). All of it is verified before a library opens any of it.
 
     Raises TrainingError if the job is no longer the one of the checkpoint.
@@ -211,7 +215,7 @@ def _measured_passes(job: Job) -> dict[str, int]:
     return once | grows | {"optimizer_step": MEASURED_STEPS}
 
 
-def _take_steps(trainer: "Watched", checkpoint: Checkpoint | None) -> None:
+def _take_steps(trainer: "Watched", checkpoint: VerifiedCheckpoint | None) -> None:
     """Trains to the end or to a stop, from the newest checkpoint if there is one."""
     if checkpoint is None:
         trainer.train()

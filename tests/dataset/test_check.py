@@ -9,6 +9,7 @@ import pytest
 from core import dataset
 from core.dataset import DatasetReport
 from core.job import DatasetError
+from core.training.contract.files import sha256_of
 
 CHAT = (
     '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
@@ -210,9 +211,9 @@ def test_a_mapping_must_name_every_column_of_its_kind(tmp_path: Path) -> None:
 
 def test_the_hash_of_a_file_is_that_of_its_report(tmp_path: Path) -> None:
     report = checked(tmp_path, CHAT)
-    assert dataset.content_sha256(tmp_path / "rows.jsonl") == report.sha256
+    assert sha256_of(tmp_path / "rows.jsonl") == report.sha256
     (tmp_path / "rows.jsonl").write_text(CHAT)
-    assert dataset.content_sha256(tmp_path / "rows.jsonl") != report.sha256
+    assert sha256_of(tmp_path / "rows.jsonl") != report.sha256
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,17 @@ from core import device
 from core.device import (
     DeviceReading,
     GpuProcess,
-    ProcessId,
     chip,
     compiling,
     find_preset,
     identify,
     is_alive,
     local_gpu,
+    this_boot,
 )
 from core.device.machine import NO_GPU_REASONS
 from core.models import Gpu, gpus
+from core.training.contract.process_id import ProcessId
 
 MIB = 2**20
 RTX_4090: dict[str, Any] = {
@@ -344,19 +345,19 @@ def test_nothing_imports_torch() -> None:
 
 def test_a_process_that_runs_is_identified_and_alive() -> None:
     me = identify(os.getpid())
-    assert me and me.pid == os.getpid() and me.boot_id == ProcessId.this_boot()
+    assert me and me.pid == os.getpid() and me.boot_id == this_boot()
     assert is_alive(me)
 
 
 def test_a_process_may_give_its_start_as_psutil_does() -> None:
     since_1970 = psutil.Process().create_time()
-    assert is_alive(ProcessId(os.getpid(), since_1970, ProcessId.this_boot()))
+    assert is_alive(ProcessId(os.getpid(), since_1970, this_boot()))
 
 
 @pytest.mark.parametrize("pid", [-1, 2**22 + 1, 2**70])
 def test_no_process_has_an_impossible_pid(pid: int) -> None:
     assert identify(pid) is None
-    assert not is_alive(ProcessId(pid, 0.0, ProcessId.this_boot()))
+    assert not is_alive(ProcessId(pid, 0.0, this_boot()))
 
 
 def test_a_pid_that_another_process_took_is_not_the_same_process() -> None:

@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 from core import runs
-from core.device import ProcessId, identify
+from core.device import identify, this_boot
 from core.job import SpecError
 from core.resolve import dataset_path, resolve
 from core.runs import TRANSITIONS, Home, Run, Schedule, launch, queue, states
 from core.runs.failure_advice import advice_for, stall_warning
+from core.training.contract.process_id import ProcessId
 from tests.builders.fake_runs import (
     CRASH_AT_STEP_3,
     DISK_FULL,
@@ -139,7 +140,7 @@ def test_an_exit_seen_of_an_earlier_life_says_nothing_of_this_one(new_run: NewRu
     run = new_run()
     mine = identify(os.getpid())
     assert mine
-    gone = runs.process_fields(ProcessId(mine.pid, mine.start_time - 50, mine.boot_id))
+    gone = ProcessId(mine.pid, mine.start_time - 50, mine.boot_id).to_json()
     runs.write_json(run.folder / "process.json", gone)
     runs.write_json(run.folder / "exit.json", {**gone, "pid_start_time": 1.0, "code": -9})
     assert "SIGKILL" not in runs.read(run.home, run.id).error
@@ -152,7 +153,7 @@ def test_the_systems_own_processes_are_never_taken_for_a_run(new_run: NewRun, pi
     fields = {
         "pid": pid,
         "pid_start_time": found.start_time if found else 0,
-        "boot_id": ProcessId.this_boot(),
+        "boot_id": this_boot(),
     }
     runs.write_json(run.folder / "process.json", fields)
     assert runs.read(run.home, run.id).process is None

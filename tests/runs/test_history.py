@@ -312,7 +312,9 @@ def test_a_checkpoint_is_complete_by_its_manifest(
     assert [each.is_complete for each in found] == complete and [
         each.step for each in found
     ] == list(files)
-    assert runs.has_checkpoint(folder) == any(complete) and all(each.bytes >= 5 for each in found)
+    assert runs.has_checkpoint(folder) == any(complete) and all(
+        each.num_bytes >= 5 for each in found
+    )
 
 
 def test_the_data_of_a_run_is_known_by_its_hash(

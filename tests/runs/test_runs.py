@@ -3,15 +3,20 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core import runs
-from core.device import ProcessId, identify
+from core.device import identify, this_boot
 from core.job import RunNotFound, SpecError
 from core.resolve import resolve
-from core.runs import Home, launch
+from core.runs import Home, Run, launch
+from core.training.contract.process_id import ProcessId
 from tests.builders.fake_runs import (
     CRASH_AT_STEP_3,
     DIE_SILENTLY,
@@ -130,6 +135,39 @@ def test_a_reused_pid_is_never_taken_for_the_run(home: Home, new_run: NewRun) ->
     run = runs.read(home, run.id)
     assert run.state == "failed"
     launch.kill(run)  # would end this very test
+
+
+@pytest.fixture
+def by_hand() -> Iterator[ProcessId]:
+    """A process that nobody has launched as a run's."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        identity = identify(process.pid)
+        assert identity
+        yield identity
+        process.kill()
+
+
+def resumed(run: Run, by_hand: ProcessId) -> Run:
+    """The run as it is after a restart, once a person has started its program in its folder."""
+    launched = replace(by_hand, pid=by_hand.pid + 1, boot_id="before the restart")
+    runs.write_json(run.folder / "process.json", launched.to_json())
+    runs.write_json(run.folder / "status.json", {"state": "running", **by_hand.to_json()})
+    return runs.read(run.home, run.id)
+
+
+def test_a_run_that_was_resumed_by_hand_is_running(new_run: NewRun, by_hand: ProcessId) -> None:
+    assert resumed(new_run(), by_hand).state == "running"
+
+
+def test_the_process_that_a_person_started_executes_the_run(
+    new_run: NewRun, by_hand: ProcessId
+) -> None:
+    assert resumed(new_run(), by_hand).process == by_hand
+
+
+def test_a_run_that_died_after_a_resume_by_hand_failed(new_run: NewRun, by_hand: ProcessId) -> None:
+    dead = replace(by_hand, start_time=by_hand.start_time - 100)
+    assert resumed(new_run(), dead).state == "failed"
 
 
 def test_a_reboot_makes_a_run_interrupted(home: Home, new_run: NewRun) -> None:
@@ -261,4 +299,4 @@ def test_the_list_is_json(home: Home, new_run: NewRun) -> None:
 
 def test_a_process_of_another_boot_is_not_alive() -> None:
     mine = identify(os.getpid())
-    assert mine and mine.boot_id == ProcessId.this_boot()
+    assert mine and mine.boot_id == this_boot()

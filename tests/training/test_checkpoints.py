@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from core.training.checkpoints.folder import Checkpoint, Checkpoints
+from core.training.checkpoints.folder import Checkpoints, VerifiedCheckpoint
 from core.training.checkpoints.identity import MAY_CHANGE, check_same, keep_smaller_batch
 from core.training.contract.failures import Failure, TrainingError
 from core.training.record.journal import Journal
@@ -236,13 +236,14 @@ def test_what_must_stay_the_same_is_named_with_both_values(
     changes: dict[str, object], words: str
 ) -> None:
     with pytest.raises(TrainingError, match="cannot go on from checkpoint-6") as raised:
-        check_same(Checkpoint(Path("checkpoint-6"), 6, 9, FACTS), FACTS | changes)
+        check_same(VerifiedCheckpoint(Path("checkpoint-6"), 6, 9, FACTS), FACTS | changes)
     assert words in str(raised.value) and raised.value.failure.cause == "checkpoint_mismatch"
 
 
 def test_what_may_change_is_said(tmp_path: Path) -> None:
     notes = check_same(
-        Checkpoint(Path("checkpoint-6"), 6, 9, FACTS), FACTS | {"logging_steps": 5, "new_field": 1}
+        VerifiedCheckpoint(Path("checkpoint-6"), 6, 9, FACTS),
+        FACTS | {"logging_steps": 5, "new_field": 1},
     )
     assert notes == ("From step 6 on logging_steps is 5; it was 1.",)
 
@@ -263,7 +264,7 @@ def test_a_batch_that_had_to_be_cut_stays_cut(
         per_device_train_batch_size=4, gradient_accumulation_steps=2, halve_batch_on_oom=True
     )
     facts = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": passes}
-    keep_smaller_batch(job, Checkpoint(Path("checkpoint-6"), 6, 9, facts))
+    keep_smaller_batch(job, VerifiedCheckpoint(Path("checkpoint-6"), 6, 9, facts))
     assert (job.per_device_train_batch_size, job.gradient_accumulation_steps) == kept
 
 
@@ -313,12 +314,12 @@ def test_what_must_be_said_on_a_full_disk_has_room_that_was_kept_for_it(
     record = Record(tmp_path)
     spare = tmp_path / ".spare"
 
-    def write(path: Path, text: str) -> None:
+    def write(path: Path, value: dict[str, object]) -> None:
         if spare.exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        path.write_text(text)
+        path.write_text(json.dumps(value))
 
-    monkeypatch.setattr("core.training.record.run_files.replace_text", write)
+    monkeypatch.setattr("core.training.record.run_files.write_json", write)
     monkeypatch.setattr("core.training.record.run_files.SECONDS_BETWEEN_UPDATES", 0)
     record.update(progress=Progress("tokenising", 1, 2, ""))
     assert status_of(tmp_path)["progress"] is None, "what changes all the time is not worth it"

@@ -192,7 +192,7 @@ def files(run: Run | None) -> str:
     if run is None:
         return ""
     kept = "".join(
-        f"<tr><th>checkpoint {each.step:,}</th><td>{memory(each.bytes)}</td>"
+        f"<tr><th>checkpoint {each.step:,}</th><td>{memory(each.num_bytes)}</td>"
         f"<td>{'' if each.is_complete else 'incomplete: never resumed from'}</td></tr>"
         for each in runs.checkpoints(run.folder)
     )

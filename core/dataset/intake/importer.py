@@ -3,7 +3,6 @@
 All of it is read in child processes with limits on memory, time and size. Values stay exactly what they are.
 """
 
-import hashlib
 import re
 import tempfile
 import time
@@ -19,6 +18,7 @@ from core.dataset.intake.convert import Sources
 from core.dataset.report import counted, file_problem
 from core.device.child import HUB_SETTINGS, HUB_VARIABLES, Child
 from core.job import ChildDied, DatasetError, Problem
+from core.training.contract.files import sha256_of
 
 HUB_DATASET = re.compile(
     r"(?P<id>\w[\w.-]{0,95}/\w[\w.-]{0,95})(?::(?P<config>[\w. +-]{0,200})(?:/(?P<split>[\w.]{1,100}))?)?"
@@ -99,13 +99,7 @@ def take_in(
             if target.exists():
                 raise FileExistsError(17, "already exists", str(target))
             path = path.rename(target)
-        return Taken(path, rows, actions + more, content_sha256(path))
-
-
-def content_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return Taken(path, rows, actions + more, sha256_of(path))
 
 
 @dataclass(frozen=True)

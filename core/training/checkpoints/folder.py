@@ -9,10 +9,7 @@ Knows nothing of models or of torch.
 A manifest holds `files` (name -> bytes, sha256), `step`, `max_steps` and `facts` (what the training was).
 """
 
-import hashlib
-import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,13 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MANIFEST = "manifest.json"
-NAME = re.compile(r"checkpoint-(\d+)")
+from ..contract.checkpoint_files import (
+    MANIFEST,
+    bytes_in,
+    checkpoint_name,
+    list_checkpoints,
+    read_manifest,
+)
+from ..contract.files import sha256_of, write_json
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that is known to be as it was written."""
+class VerifiedCheckpoint:
+    """Complete checkpoint whose files are as they were written."""
 
     folder: Path
     step: int
@@ -49,7 +52,7 @@ class Checkpoints:
     _known: dict[Path, tuple[object, ...]] = field(default_factory=dict)
     """Checkpoint -> how its files looked when they were last verified, so that none is read twice for nothing."""
 
-    def newest(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    def newest(self) -> tuple[VerifiedCheckpoint | None, tuple[str, ...]]:
         """The newest good checkpoint, and what is wrong with each newer one."""
         skipped: list[str] = []
         for folder in self._newest_first():
@@ -94,8 +97,7 @@ class Checkpoints:
         return bytes_in(self.folder)
 
     def _newest_first(self) -> list[Path]:
-        found = [path for path in self.folder.glob("checkpoint-*") if NAME.fullmatch(path.name)]
-        return sorted(found, key=_step_of, reverse=True)
+        return [checkpoint.folder for checkpoint in reversed(list_checkpoints(self.folder))]
 
     def _damage(self, folder: Path) -> str:
         if self._known.get(folder) == _look(folder):
@@ -120,11 +122,7 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
         name: {"bytes": path.stat().st_size, "sha256": _synced_sha256(path)}
         for name, path in _files(folder)
     }
-    manifest = folder / MANIFEST
-    with manifest.open("w", encoding="utf-8") as file:
-        json.dump({**facts, "files": files}, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(folder / MANIFEST, {**facts, "files": files})
     for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         _sync_folder(each)
 
@@ -134,7 +132,7 @@ def damage(folder: Path) -> str:
     if folder.is_symlink():
         return "it is a link"
     try:
-        expected = _manifest(folder)["files"]
+        expected = read_manifest(folder)["files"]
         found = dict(_files(folder))
         if strangers := sorted(found.keys() - expected.keys()):
             return f"{strangers[0]} is not in its manifest"
@@ -157,30 +155,15 @@ def publish(source: Path, target: Path) -> None:
         _erase(grave)
 
 
-def bytes_in(folder: Path) -> int:
-    """What the files of a folder take on the disk."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(folder: Path) -> Checkpoint:
-    manifest = _manifest(folder)
-    return Checkpoint(folder, _step_of(folder), int(manifest["max_steps"]), manifest["facts"])
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return manifest
+def _read(folder: Path) -> VerifiedCheckpoint:
+    manifest = read_manifest(folder)
+    step, max_steps = int(manifest["step"]), int(manifest["max_steps"])
+    return VerifiedCheckpoint(folder, step, max_steps, manifest["facts"])
 
 
 def _mislabelled(folder: Path) -> str:
-    manifest = _manifest(folder)
-    if manifest.get("step") != _step_of(folder):
+    manifest = read_manifest(folder)
+    if folder.name != checkpoint_name(manifest.get("step", -1)):
         return f"its manifest is of step {manifest.get('step')}"
     if not isinstance(manifest.get("max_steps"), int) or not isinstance(
         manifest.get("facts"), dict
@@ -210,10 +193,6 @@ def _look(folder: Path) -> tuple[object, ...]:
     """Changes whenever a file of the folder is written to."""
     stats = ((path.name, path.lstat()) for path in sorted(folder.rglob("*")))
     return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.rsplit("-", 1)[-1])
 
 
 def _bury(folder: Path) -> Path:

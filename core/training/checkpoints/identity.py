@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.failures import TrainingError
-from .folder import Checkpoint, sha256_of
+from ..contract.files import sha256_of
+from .folder import VerifiedCheckpoint
 
 MAY_CHANGE = frozenset(
     {
@@ -58,7 +59,7 @@ def facts_of(job: Any, folder: Path, num_rows: int, versions: Mapping[str, str])
     }
 
 
-def keep_smaller_batch(job: Any, checkpoint: Checkpoint) -> None:
+def keep_smaller_batch(job: Any, checkpoint: VerifiedCheckpoint) -> None:
     """A run that has had to cut its batch down goes on with the smaller one: the memory is as small as it was."""
     rows, passes = (
         checkpoint.facts.get(name)
@@ -73,7 +74,7 @@ def keep_smaller_batch(job: Any, checkpoint: Checkpoint) -> None:
         job.per_device_train_batch_size, job.gradient_accumulation_steps = rows, passes
 
 
-def check_same(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> tuple[str, ...]:
+def check_same(checkpoint: VerifiedCheckpoint, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """What has changed since a checkpoint and may, a sentence each. Raises TrainingError for what may not."""
     changed = {
         name: (checkpoint.facts[name], value)

@@ -3,4 +3,14 @@
 Standard library only. The one part of the training program that the rest of core imports, module by module.
 """
 
-__all__ = ["failures", "methods", "optimizers", "row_formats", "stages"]
+__all__ = [
+    "checkpoint_files",
+    "failures",
+    "files",
+    "methods",
+    "optimizers",
+    "process_id",
+    "row_formats",
+    "stages",
+    "states",
+]

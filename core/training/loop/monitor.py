@@ -11,7 +11,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..contract.failures import Stopped, TrainingError
-from ..record.run_files import Phase, Progress, Record, say
+from ..contract.states import Phase
+from ..record.run_files import Progress, Record, say
 from .divergence import Health, are_numbers
 from .meter import Meter
 from .probe import has_limited_memory, probe

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 from transformers.training_args import OptimizerNames
 
-from ..checkpoints.folder import Checkpoints, bytes_in, publish, seal
+from ..checkpoints.folder import Checkpoints, publish, seal
+from ..contract.checkpoint_files import bytes_in, checkpoint_name
 from ..contract.failures import TrainingError, diagnose, gib
 from ..record.run_files import Record
 from .divergence import are_numbers
@@ -80,7 +81,7 @@ class Saver:
                 f"The checkpoint of step {step} was not written: {_reason(error)}. {self.last_good()}"
             )
         else:
-            self._checkpoint_bytes = bytes_in(self.checkpoints.folder / f"checkpoint-{step}")
+            self._checkpoint_bytes = bytes_in(self.checkpoints.folder / checkpoint_name(step))
             self.record.sync()
             self.record.update(checkpoint_step=step, warning=None)
             self.checkpoints.keep_newest(self.limit)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Trainer, TrainerState
 
-from ..checkpoints.folder import Checkpoint
+from ..checkpoints.folder import VerifiedCheckpoint
 from ..contract.failures import Stopped, TrainingError, diagnose
 from ..model.load import cast_adapters
 from .divergence import Health
@@ -155,7 +155,7 @@ class Watched(Trainer):
 
     # Checkpoints
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: VerifiedCheckpoint) -> None:
         """Takes over the weights of a checkpoint that has all its steps."""
         self._load_from_checkpoint(str(checkpoint.folder))
         self.state = TrainerState.load_from_json(str(checkpoint.folder / "trainer_state.json"))

@@ -2,12 +2,12 @@
 
 import json
 import os
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from ..contract.files import write_text
 
 
 class Journal:
@@ -41,7 +41,7 @@ class Journal:
         """Forgets the rows after `step`; returns the others."""
         kept = [row for row in self.rows() if row["step"] <= step]
         if self.path.exists():
-            replace_text(
+            write_text(
                 self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
             )
         return kept
@@ -62,19 +62,3 @@ class Journal:
             if written != len(lines):
                 file.truncate(size)
                 raise OSError(f"{self.path.name} could not be added to")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Puts a new file in the place of the old one: a reader sees the one or the other, also after a power cut."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    for _ in range(20 if sys.platform == "win32" else 0):
-        try:
-            beside.replace(path)
-            return
-        except PermissionError:
-            time.sleep(0.02)  # Windows refuses while a reader has the file open
-    beside.replace(path)

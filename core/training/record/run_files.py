@@ -3,7 +3,6 @@
 Knows nothing of models or of torch.
 """
 
-import json
 import math
 import os
 import signal
@@ -15,16 +14,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import psutil
 
-from ..checkpoints.folder import Checkpoint
 from ..contract.failures import Failure, Stopped
-from .journal import Journal, replace_text
+from ..contract.files import write_json
+from ..contract.process_id import read_boot_id
+from ..contract.states import Phase, State
+from .journal import Journal
 
-State = Literal["starting", "running", "stopping", "finished", "stopped", "failed"]
-Phase = Literal["import", "data", "load", "train", "eval", "save"]
 SPARE_BYTES = 64 * 1024
 """Kept on the disk, and given up for what must be said when it is full."""
 SECONDS_BETWEEN_UPDATES = 0.5
@@ -119,7 +118,7 @@ class Record:
         self.status = Status(
             pid=os.getpid(),
             pid_start_time=psutil.Process().create_time(),
-            boot_id=_boot_id(),
+            boot_id=read_boot_id(psutil.boot_time),
             started=time.time(),
             updated=time.time(),
         )
@@ -215,16 +214,18 @@ class Record:
         """Seconds that the run has trained, in this life and in those before it."""
         return self._seconds_before + time.monotonic() - self._began
 
-    def rewind(self, checkpoint: Checkpoint | None) -> int:
-        """Forgets what an earlier life wrote after a checkpoint, takes over its clock; returns its number of tokens.
+    def rewind(self, step: int | None, *, has_all_steps: bool = False) -> int:
+        """Forgets what an earlier life wrote after the checkpoint of a step, takes over its clock; returns its number
+        of tokens.
 
-        None is a beginning. If only the result is missing, the answers at the end are given anew.
+        None is a beginning. If only the result is missing (`has_all_steps`), the answers at the end are given anew.
         """
-        step = checkpoint.step if checkpoint else 0
-        self._samples.rewind(step - 1 if checkpoint and checkpoint.has_all_steps else step)
+        is_resumed = step is not None
+        step = step or 0
+        self._samples.rewind(step - 1 if has_all_steps else step)
         kept = self._metrics.rewind(step)
         self._seconds_before = max((float(row["time"]) for row in kept), default=0.0)
-        if checkpoint:
+        if is_resumed:
             self._seam = step
             seams = [int(row["resumed_from"]) for row in kept if "resumed_from" in row]
             self.update(resumed_at=(*seams, step))
@@ -302,7 +303,7 @@ class Record:
     def _write_status(self) -> None:
         self._written = time.monotonic()
         self.status = replace(self.status, updated=time.time(), seconds=round(self.seconds(), 3))
-        replace_text(self.folder / "status.json", json.dumps(asdict(self.status), indent=2) + "\n")
+        write_json(self.folder / "status.json", asdict(self.status))
 
 
 def say(sentence: str, to: TextIO | None = None) -> None:
@@ -319,11 +320,3 @@ def _interrupt_main_thread() -> None:
         _thread.interrupt_main(signal.SIGTERM)
     else:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-
-
-def _boot_id() -> str:
-    """Changes when the machine restarts, so that a process number is not taken for another process."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return str(psutil.boot_time())
