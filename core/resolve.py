@@ -4,7 +4,7 @@ disk and, for a model that is only on the Hub, the network; changes nothing.
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,17 +150,22 @@ class ResolvedJob:
         return 1 / busy if busy else None
 
 
+RowsOf = Callable[[ResolvedJob], RowStatistics | None]
+"""Finds out what is known of a job's data, once its files and its model are found."""
+
+
 def resolve(
     fields: Mapping[str, object],
     set_by_user: Collection[str] | None = None,
-    rows: RowStatistics | None = None,
+    rows: RowStatistics | RowsOf | None = None,
 ) -> ResolvedJob:
-    """The job that these field values ask for, with everything that it names.
+    """Return the job that these field values ask for, with everything that it names.
 
-    A profile other than "custom" chooses what it may but the `set_by_user` fields, by default all that are given; the length
-    of the rows, if known, has a say. A value that is not set_by_user counts for nothing then, whoever put it there.
+    A profile other than "custom" chooses what it may but the `set_by_user` fields, by default all
+    that are given; the length of the rows, if known, has a say. Values of the fields that it
+    chooses are ignored.
 
-    Raises SpecError with every problem at once: of the values, and of the things that the sound values name.
+    Raises SpecError with every problem at once: of the values, and of what the sound values name.
     """
     kept = frozenset(fields if set_by_user is None else set_by_user)
     asked = _without_planned(fields, kept)
@@ -174,23 +179,37 @@ def resolve(
 
 
 def resolve_job(
-    job: JobSpec, set_by_user: frozenset[str], rows: RowStatistics | None = None
+    job: JobSpec, set_by_user: frozenset[str], rows: RowStatistics | RowsOf | None = None
 ) -> ResolvedJob:
-    """The things that a sound job names, and the choices of its profile. Raises SpecError with all that is not there,
-    or for a job that cannot run on its model."""
+    """Find what a sound job names and let its profile choose.
+
+    Raises SpecError with everything that is not there, or for a job that cannot run on its model.
+    """
+    found = _find_all(job)
+    if callable(rows):
+        rows = rows(found)
+    shape = found.model.shape
+    if shape is None:
+        return replace(found, rows=rows)
+    chosen = plan(found.job, shape, found.gpu, rows, set_by_user & PLANNED_FIELDS)
+    planned = found.job
+    if chosen.choices:
+        planned = JobSpec.parse({**planned.model_dump(), **chosen.change})
+    return replace(found, job=planned, plan=chosen, rows=rows)
+
+
+def _find_all(job: JobSpec) -> ResolvedJob:
+    """Return the job with what it names, before its profile chooses. Raises SpecError."""
     problems: list[Problem] = []
     model = _find_model(job, problems)
     gpu = _find_gpu(job, problems)
-    datasets, mix = _find_datasets(job, problems), _find_mix(job, problems)
+    datasets = _find_datasets(job, problems)
+    mix = _find_mix(job, problems)
     job = _with_adapter_found(job, problems)
     if problems or model is None or gpu is None:
         raise SpecError(*problems)
     job = job.model_copy(update={"model": model.reference})
-    chosen = (
-        plan(job, model.shape, gpu, rows, set_by_user & PLANNED_FIELDS) if model.shape else Plan()
-    )
-    planned = JobSpec.parse({**job.model_dump(), **chosen.change}) if chosen.choices else job
-    return ResolvedJob(planned, model, gpu, datasets, mix, chosen, rows)
+    return ResolvedJob(job, model, gpu, datasets, mix)
 
 
 def recipe_fields(recipe: str) -> dict[str, object]:

@@ -9,7 +9,7 @@ import pytest
 from core.advise import PLANNED_FIELDS
 from core.dataset import RowLengths
 from core.job import JobSpec, SpecError
-from core.resolve import default_fields, resolve
+from core.resolve import ResolvedJob, default_fields, resolve
 from core.speed import RowStatistics
 
 LLAMA = {"model": "meta-llama/Llama-3.1-8B", "gpu": "h200"}
@@ -57,6 +57,19 @@ def test_a_form_gives_every_value_and_says_which_a_person_set() -> None:
     )
     assert loose == resolve({**LLAMA, "profile": "fastest"}, rows=SHORT_ROWS).job
     assert kept.per_device_train_batch_size == 16
+
+
+def test_rows_are_asked_for_once_the_files_are_found() -> None:
+    asked: list[ResolvedJob] = []
+
+    def find_rows(found: ResolvedJob) -> RowStatistics:
+        asked.append(found)
+        return SHORT_ROWS
+
+    fields = {**LLAMA, "profile": "fastest"}
+    resolved = resolve(fields, rows=find_rows)
+    assert resolved == resolve(fields, rows=SHORT_ROWS)
+    assert [found.datasets for found in asked] == [resolved.datasets]
 
 
 def test_a_planned_job_is_the_same_when_it_is_asked_for_again() -> None:
