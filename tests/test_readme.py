@@ -11,12 +11,11 @@ import pytest
 from benchmarks import stage_table
 from benchmarks.trace_agreement import cases
 from core import runs
-from core.dataset import DATASET_TYPES
-from core.dataset.formats import accepts
 from core.job import REWARD_FUNCTIONS, JobSpec, Optimizer
 from core.models import gpus, models
 from core.training.contract.methods import METHODS, Method
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
+from core.training.contract.row_formats import ROW_FORMATS, accepts
 from core.training.contract.stages import STAGES
 from ui.terminal.commands import COMMANDS
 from ui.terminal.runs import RUN_ACTIONS
@@ -160,7 +159,7 @@ def test_every_line_of_the_stage_table_stands_in_it() -> None:
 
 
 def test_every_way_of_writing_rows_stands_in_the_table_with_its_stages() -> None:
-    for kind in DATASET_TYPES:
+    for kind in ROW_FORMATS:
         columns = " + ".join(f"`{column}`" for column in kind.columns)
         assert (
             f"| {kind.id} | {columns} | {', '.join(stage for stage in STAGES if accepts(stage, kind))} |"

@@ -7,7 +7,7 @@ done to one writes another.
 from core.dataset.check.check import Examination, check_file, examine
 from core.dataset.check.in_child import Progress, check_in_child
 from core.dataset.check.scanner import Wish
-from core.dataset.formats import DATASET_TYPES, KINDS, USUAL_STAGES, DatasetType, accepts, kind_of
+from core.dataset.formats import USUAL_STAGES
 from core.dataset.intake.importer import (
     TABLES,
     Taken,
@@ -32,14 +32,11 @@ from core.dataset.rewrite.repair import (
 from core.dataset.token_lengths import Lengths, RowLengths, refusals
 
 __all__ = [
-    "DATASET_TYPES",
-    "KINDS",
     "REPAIRS",
     "TABLES",
     "USUAL_STAGES",
     "Composed",
     "DatasetReport",
-    "DatasetType",
     "Examination",
     "Lengths",
     "Progress",
@@ -50,7 +47,6 @@ __all__ = [
     "Terms",
     "Wish",
     "Written",
-    "accepts",
     "as_lines",
     "check_file",
     "check_in_child",
@@ -61,7 +57,6 @@ __all__ = [
     "drop_rows",
     "examine",
     "is_hub_dataset",
-    "kind_of",
     "map_columns",
     "match_columns",
     "must_be_taken_in",

@@ -2,21 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from core.job import Problem
-
-Row = dict[str, Any]
-Format = Literal["standard", "conversational", ""]
-
-
-class Fault(NamedTuple):
-    """What is wrong with a row, wherever it stands."""
-
-    field: str
-    code: str
-    message: str
-    fix: str
+from core.training.contract.row_formats import TextFormat
 
 
 @dataclass(frozen=True)
@@ -51,14 +40,14 @@ class DatasetReport:
     valid_rows: int
     dataset_type: str
     """As TRL names it; empty if the columns are not known."""
-    format: Format
+    format: TextFormat
     columns: tuple[str, ...]
     num_problems: int
     problems: tuple[RowProblem, ...]
-    kind: str = ""
-    """Id in DATASET_TYPES: the way in which the rows are written."""
+    row_format: str = ""
+    """Id in ROW_FORMATS."""
     evidence: str = ""
-    """Why it was taken for that kind: `messages in all of the first 1,000 rows`."""
+    """Reason for this format: `messages in all of the first 1,000 rows`."""
     num_warnings: int = 0
     warnings: tuple[RowProblem, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -90,12 +79,14 @@ class DatasetReport:
         return " · ".join((counted(self.rows, "row"), kind, problems, *warnings))
 
     def to_json(self) -> dict[str, object]:
-        """The report as `check --json` prints it."""
-        return asdict(self)
+        """Return the report as `check --json` prints it."""
+        fields = asdict(self)
+        return {"kind" if name == "row_format" else name: fields[name] for name in fields}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "DatasetReport":
-        """The report that `to_json` was called on."""
+        """Return the report that `to_json` was called on."""
+        others = {name: value for name, value in fields.items() if name != "kind"}
         lists = {
             name: tuple(RowProblem(**each) for each in fields[name])
             for name in ("problems", "warnings")
@@ -103,7 +94,7 @@ class DatasetReport:
         texts = {
             name: tuple(fields[name]) for name in ("columns", "notes", "repairs", "found_columns")
         }
-        return cls(**{**fields, **lists, **texts})
+        return cls(**{**others, **lists, **texts, "row_format": fields["kind"]})
 
     @classmethod
     def refused(cls, problem: RowProblem, repairs: tuple[str, ...] = ()) -> "DatasetReport":

@@ -10,6 +10,7 @@ from core import dataset
 from core.dataset import DatasetReport
 from core.job import DatasetError
 from core.training.contract.files import sha256_of
+from core.training.contract.row_formats import ROW_FORMATS, RowFormat, accepts
 
 CHAT = (
     '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
@@ -123,7 +124,7 @@ def test_the_report_is_json(tmp_path: Path) -> None:
         ([CHAT] * 3, "messages in all 3 rows"),
         ([CHAT] * 1200, "messages in all of the first 1,000 rows"),
         ([CHAT, '{"text": "a"}', CHAT], "messages in 2 of 3 rows"),
-        (['{"a": 1}', '{"b": 1}'], "none of 2 rows has columns of a known kind"),
+        (['{"a": 1}', '{"b": 1}'], "none of 2 rows has the columns of a known format"),
         (['{"a": 1}', '{"question": "a", "answer": "b"}'], "question and answer in 1 of 2 rows"),
     ],
 )
@@ -240,11 +241,9 @@ def test_a_prompt_that_both_answers_begin_with_leaves_an_answer_of_each(
     assert found == ([(field, code)] if code else [])
 
 
-@pytest.mark.parametrize("kind", dataset.DATASET_TYPES, ids=lambda kind: kind.id)
-def test_rows_of_every_kind_have_a_stage_that_they_are_usually_for(
-    kind: dataset.DatasetType,
-) -> None:
-    assert dataset.accepts(dataset.USUAL_STAGES[kind.dataset_type], kind)
+@pytest.mark.parametrize("row_format", ROW_FORMATS, ids=lambda row_format: row_format.id)
+def test_rows_of_every_format_have_a_usual_stage(row_format: RowFormat) -> None:
+    assert accepts(dataset.USUAL_STAGES[row_format.dataset_type], row_format)
 
 
 def test_tools_are_refused_where_answers_are_drawn(tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from core.dataset import DATASET_TYPES, DatasetReport, check_file, write_lines
-from core.dataset import formats as types
-from core.dataset.check import turns
-from core.training.contract import row_formats as kinds
+from core.dataset import DatasetReport, check_file, write_lines
+from core.training.contract.row_formats import ROW_FORMATS, RowFormat
 from core.training.data.rows import read_rows
 from tests.builders.paths import DATA
 
@@ -44,12 +42,12 @@ def test_a_file_gets_its_verdict(name: str) -> None:
     assert list(report.repairs) == verdict.get("repairs", [])
     if not verdict["problems"]:
         assert report.is_usable and report.valid_rows == report.rows
-        assert (report.kind, report.format) == (verdict["kind"], verdict["format"])
+        assert (report.row_format, report.format) == (verdict["kind"], verdict["format"])
 
 
-@pytest.mark.parametrize("kind", DATASET_TYPES, ids=lambda kind: kind.id)
-def test_every_kind_of_row_has_a_good_file(kind: types.DatasetType) -> None:
-    assert any(verdict.get("kind") == kind.id for verdict in EXPECTED.values())
+@pytest.mark.parametrize("row_format", ROW_FORMATS, ids=lambda row_format: row_format.id)
+def test_every_row_format_has_a_good_file(row_format: RowFormat) -> None:
+    assert any(verdict.get("kind") == row_format.id for verdict in EXPECTED.values())
 
 
 @pytest.mark.parametrize("name", USABLE_FOR_SFT)
@@ -68,7 +66,3 @@ def test_a_verdict_is_said_without_a_word_of_the_machine(name: str) -> None:
             and "Error" not in str(problem)
             and str(DATA) not in str(problem)
         )
-
-
-def test_the_trainer_knows_the_same_sharegpt_roles() -> None:
-    assert kinds.SHAREGPT_ROLES == turns.SHAREGPT_ROLES

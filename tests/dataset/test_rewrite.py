@@ -119,7 +119,7 @@ def test_a_column_mapping_is_checked_and_then_written(tmp_path: Path) -> None:
     )
     done = dataset.map_columns(DATA / "two_columns.jsonl", tmp_path / "renamed.jsonl", columns)
     assert (
-        dataset.check_file(done.path).kind == "question and answer"
+        dataset.check_file(done.path).row_format == "question and answer"
         and "frage became question" in done.actions[0]
     )
 
@@ -127,7 +127,7 @@ def test_a_column_mapping_is_checked_and_then_written(tmp_path: Path) -> None:
 def test_a_kind_chosen_by_hand_is_the_one_that_is_checked() -> None:
     report = dataset.examine(DATA / "messages.jsonl", Wish(kind="text")).report
     assert (
-        report.kind == "text"
+        report.row_format == "text"
         and report.evidence == "chosen by hand"
         and report.problems[0].code == "missing"
     )

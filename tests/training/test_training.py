@@ -444,13 +444,13 @@ def test_each_way_of_writing_rows_becomes_columns_of_trl(
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"text": "a"}, "another kind than the first row"),
-        ({"messages": []}, "not a list of messages"),
+        ({"text": "a"}, "another format than the first row"),
+        ({"messages": []}, "has no messages"),
         ({"messages": [{"role": "user", "content": "a"}]}, "no assistant message"),
-        ({"messages": [{"role": "user"}]}, "no text as its content"),
-        ({"messages": [{"role": "boss", "content": "a"}]}, "no role among"),
-        ({"title": "a"}, "one of these is needed"),
-        ([1], "a list, not an object"),
+        ({"messages": [{"role": "user"}]}, "content: is null, not text"),
+        ({"messages": [{"role": "boss", "content": "a"}]}, "'boss' is not a role"),
+        ({"title": "a"}, "no known columns among title"),
+        ([1], "must be an object, not a list"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_refused_by_line(

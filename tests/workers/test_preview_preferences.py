@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.training.contract.failures import TrainingError
-from core.training.contract.row_formats import BadRow
+from core.training.contract.row_reader import BadRow
 from core.training.data.preferences import Comparer
 from core.training.data.prompts import in_text
 from core.training.data.rows import read_rows

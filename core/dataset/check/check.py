@@ -16,10 +16,14 @@ from core.dataset.check.json_array import NOT_AN_ARRAY, Elements, is_array
 from core.dataset.check.lines import Source, blocks_of_lines, parse
 from core.dataset.check.scanner import MAX_KEYS, Walk, Wish
 from core.dataset.check.signatures import HEAD_BYTES, foreign_signature, wide_encoding
-from core.dataset.formats import KINDS, ROWS_OF_EVIDENCE, DatasetType, detect
-from core.dataset.report import DatasetReport, Fault, Row, counted, file_problem
+from core.dataset.formats import detect_format
+from core.dataset.report import DatasetReport, counted, file_problem
 from core.dataset.rewrite.mapping import suggest_mapping
+from core.training.contract.messages import Fault
+from core.training.contract.row_columns import Row
+from core.training.contract.row_formats import ROW_FORMATS_BY_ID, RowFormat
 
+ROWS_OF_EVIDENCE = 1000
 LONGEST_NAME = 200
 """Characters of the name of a column that is offered for a mapping."""
 BYTES_OF_EVIDENCE = 16 * 2**20
@@ -43,7 +47,7 @@ class Examination:
 class Detection:
     """What a file was taken for, and why."""
 
-    kind: DatasetType | None
+    kind: RowFormat | None
     evidence: str
     found_columns: tuple[str, ...]
     suggestion: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +64,7 @@ def check_file(
 ) -> DatasetReport:
     """Reads every line of a JSONL file, or every element of a JSON array.
 
-    `kind` is an id in DATASET_TYPES, for rows that fit several; `columns` says which column of the file stands for
+    `kind` is an id in ROW_FORMATS, for rows that fit several; `columns` says which column of the file stands for
     each of ours (ours -> theirs), the others being left out. A file that is usable only with these has to be written
     with `map_columns` before it is trained on. `on_progress` is told the number of bytes read so far.
 
@@ -118,9 +122,11 @@ def _detect(source: Source, head: bytes, wish: Wish) -> Detection:
     names = dict.fromkeys(name for name in chain.from_iterable(first) if len(name) <= LONGEST_NAME)
     found = tuple(islice(names, MAX_KEYS))
     if wish.kind:
-        return Detection(KINDS[wish.kind], "chosen by hand", found)
+        return Detection(ROW_FORMATS_BY_ID[wish.kind], "chosen by hand", found)
     is_all = next(rows, None) is None and source.is_at_end
-    kind, evidence = detect([tuple(wish.read(row)) for row in first], wish.stage, is_all)
+    kind, evidence = detect_format(
+        [tuple(wish.read(row)) for row in first], wish.stage, is_all=is_all
+    )
     return Detection(kind, evidence, found, {} if kind else suggest_mapping(found, wish.stage))
 
 
@@ -160,7 +166,7 @@ def _conclude(walk: Walk, detection: Detection, head: bytes, sha256: str) -> Exa
         columns=kind.columns if kind else (),
         num_problems=findings.problem_counts.total(),
         problems=tuple(findings.problems),
-        kind=kind.id if kind else "",
+        row_format=kind.id if kind else "",
         evidence=detection.evidence,
         num_warnings=findings.warning_counts.total(),
         warnings=tuple(findings.warnings),

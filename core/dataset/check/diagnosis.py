@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from core.dataset.report import Fault, Row
+from core.training.contract.messages import Fault
+from core.training.contract.row_columns import Row
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_LINE_BYTES = 8 * 2**20

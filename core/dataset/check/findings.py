@@ -3,7 +3,9 @@
 from array import array
 from collections import Counter
 
-from core.dataset.report import Fault, Format, RowProblem
+from core.dataset.report import RowProblem
+from core.training.contract.messages import Fault
+from core.training.contract.row_formats import TextFormat
 
 LISTED_PROBLEMS = 100
 LISTED_WARNINGS_OF_A_CODE = 20
@@ -19,9 +21,9 @@ class Findings:
         self.warning_counts: Counter[str] = Counter()
         self.bad_lines = array("Q")
         self.rows = 0
-        self.usual_format: Format = ""
+        self.usual_format: TextFormat = ""
         """That of the first row that can be used."""
-        self.first_lines: dict[Format, int] = {}
+        self.first_lines: dict[TextFormat, int] = {}
         """Format -> the first line that is written so."""
 
     def add_fault(self, line: int, fault: Fault) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from core.dataset.check.diagnosis import BYTE_ORDER_MARK, MAX_LINE_BYTES
 from core.dataset.check.lines import Block, Source
-from core.dataset.report import Fault
+from core.training.contract.messages import Fault
 
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 """A whole string, the beginning of one that is not complete yet, or what gives an array its structure."""

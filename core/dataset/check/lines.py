@@ -17,7 +17,8 @@ import orjson
 from numpy.typing import NDArray
 
 from core.dataset.check.diagnosis import MAX_DEPTH, MAX_LINE_BYTES, TOO_DEEP, TOO_LONG, diagnose
-from core.dataset.report import Fault, Row
+from core.training.contract.messages import Fault
+from core.training.contract.row_columns import Row
 
 BLOCK_BYTES = 2**18
 CONTAINERS = frozenset((dict, list))

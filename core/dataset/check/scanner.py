@@ -1,32 +1,32 @@
 """One way through a file: every line goes through the byte pass and the schema pass, once. Opens no file itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.dataset.check.duplicates import Fingerprints
 from core.dataset.check.findings import Findings
 from core.dataset.check.lines import Block, parse_block
-from core.dataset.check.rows import format_of, row_faults
 from core.dataset.check.special_tokens import has_nul, may_hold_special, special_tokens
-from core.dataset.formats import (
-    DATASET_TYPES,
-    DatasetType,
-    accepted_types,
-    accepts,
-    kind_of,
-    stages_for,
-)
-from core.dataset.report import Fault, Format, Row
 from core.dataset.rewrite.mapping import mapped
-from core.training.contract.stages import STAGES
+from core.training.contract.messages import Fault
+from core.training.contract.row_columns import Row
+from core.training.contract.row_formats import (
+    RowFormat,
+    TextFormat,
+    find_row_format,
+    format_fault,
+    row_faults,
+    text_format,
+)
+from core.training.contract.row_reader import unused_tools_fault
 
 MAX_KEYS = 64
 SHAPES_REMEMBERED = 1000
 LONGEST_SHAPE_REMEMBERED = 2000
 """Characters of a row's keys: what is remembered of a file stays small whatever the file."""
 UNSEEN = Fault("", "", "", "")
-FORMAT_WORDS: Mapping[Format, str] = {"standard": "text", "conversational": "messages"}
+FORMAT_WORDS: Mapping[TextFormat, str] = {"standard": "text", "conversational": "messages"}
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,8 @@ class Wish:
 class Walk:
     """Takes a file block by block and keeps what it finds."""
 
-    def __init__(self, wish: Wish, kind: DatasetType | None, suggestion: Mapping[str, str]):
+    def __init__(self, wish: Wish, kind: RowFormat | None, suggestion: Mapping[str, str]):
         self.wish, self.kind, self.suggestion = wish, kind, suggestion
-        unused = Fault(
-            "tools",
-            "tools_unused",
-            f"{wish.stage} offers no tools while it draws answers",
-            "leave them out",
-        )
-        self.tools_unused = unused if STAGES[wish.stage].generates else None
         self.findings = Findings()
         self.fingerprints = Fingerprints()
         self.num_blank = 0
@@ -101,9 +94,9 @@ class Walk:
             self.findings.add_fault(number, shape_fault or UNSEEN)
             return False
         faults = row_faults(row, self.kind)
-        if self.tools_unused and row.get("tools"):
-            faults = (*faults, self.tools_unused)
-        if not faults and (format := format_of(row, self.kind)) != self.findings.usual_format:
+        if unused := row.get("tools") and unused_tools_fault(row, self.wish.stage):
+            faults = (*faults, unused)
+        if not faults and (format := text_format(row, self.kind)) != self.findings.usual_format:
             faults = self._format_faults(number, format)
         for fault in faults:
             self.findings.add_fault(number, fault)
@@ -121,10 +114,11 @@ class Walk:
             message = f"has {len(keys):,} columns, more than {MAX_KEYS}"
             return Fault("row", "too_many_keys", message, "keep those that are trained on")
         if self.kind is None:
-            return _unknown_columns(keys, self.suggestion)
+            unknown = format_fault(keys, None, self.wish.stage)
+            return _with_suggestion(unknown, keys, self.suggestion)
         return _kind_fault(keys, self.kind, self.wish)
 
-    def _format_faults(self, number: int, format: Format) -> tuple[Fault, ...]:
+    def _format_faults(self, number: int, format: TextFormat) -> tuple[Fault, ...]:
         """A row that is written in another format than the rows before it."""
         first_lines = self.findings.first_lines
         first_lines.setdefault(format, number)
@@ -150,31 +144,24 @@ class Walk:
             )
 
 
-def _kind_fault(keys: tuple[str, ...], kind: DatasetType, wish: Wish) -> Fault | None:
+def _kind_fault(keys: tuple[str, ...], kind: RowFormat, wish: Wish) -> Fault | None:
     if missing := [column for column in kind.columns if column not in keys]:
         return Fault(
             missing[0], "missing", "is missing", f"give {' and '.join(kind.columns)} in every row"
         )
-    if not wish.kind and (other := kind_of(keys, wish.stage)) is not kind:
+    if not wish.kind and (other := find_row_format(keys, wish.stage)) is not kind:
         message = (
             f"also has the columns of {other.id if other else 'nothing'} rows, unlike most rows"
         )
         return Fault("row", "other_kind", message, "give every row the same columns")
-    if not accepts(wish.stage, kind):
-        fix = f"choose {_any_of(stages_for(kind.dataset_type))}; {wish.stage} needs {_any_of(accepted_types(wish.stage))}"
-        return Fault("row", "wrong_type", f"is {kind.dataset_type} data", fix)
-    return None
+    return format_fault(keys, kind, wish.stage)
 
 
-def _any_of(names: Sequence[str]) -> str:
-    """dpo, kto or orpo"""
-    return " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
-
-
-def _unknown_columns(keys: tuple[str, ...], suggestion: Mapping[str, str]) -> Fault:
-    known = ", ".join(" + ".join(kind.columns) for kind in DATASET_TYPES)
-    shown = ", ".join(keys)[:200] or "none"
-    fix = f"use one of: {known}"
-    if suggestion and all(theirs in keys for theirs in suggestion.values()):
-        fix = f"map {' and '.join(f'{theirs} to {ours}' for ours, theirs in suggestion.items())}, or {fix}"
-    return Fault("row", "unknown_columns", f"no known columns among {shown}", fix)
+def _with_suggestion(
+    fault: Fault | None, keys: tuple[str, ...], suggestion: Mapping[str, str]
+) -> Fault | None:
+    """Return a fault of unknown columns that offers to map them, if the row has them."""
+    if not fault or not suggestion or not all(theirs in keys for theirs in suggestion.values()):
+        return fault
+    pairs = " and ".join(f"{theirs} to {ours}" for ours, theirs in suggestion.items())
+    return fault._replace(fix=f"map {pairs}, or {fault.fix}")

@@ -12,10 +12,16 @@ from types import MappingProxyType
 
 from core.dataset.check.diagnosis import BYTE_ORDER_MARK
 from core.dataset.check.lines import parse
-from core.dataset.formats import DATASET_TYPES, KINDS, DatasetType, accepts
-from core.dataset.report import Row, counted, file_problem
+from core.dataset.report import counted, file_problem
 from core.dataset.rewrite.files import Written, reading, writing
 from core.job import DatasetError
+from core.training.contract.row_columns import Row
+from core.training.contract.row_formats import (
+    ROW_FORMATS,
+    ROW_FORMATS_BY_ID,
+    RowFormat,
+    accepts,
+)
 
 QUESTIONS = (
     "question",
@@ -75,10 +81,10 @@ def mapped(row: Row, mapping: Mapping[str, str]) -> Row:
 def map_columns(path: Path, target: Path, mapping: Mapping[str, str], kind: str = "") -> Written:
     """Writes the mapped columns of each row under our names, their values as they are.
 
-    `kind` is an id in DATASET_TYPES whose columns must all be mapped. Raises DatasetError if one is not, OSError.
+    `kind` is an id in ROW_FORMATS whose columns must all be mapped. Raises DatasetError if one is not, OSError.
     """
     if (
-        missing := [column for column in KINDS[kind].columns if column not in mapping]
+        missing := [column for column in ROW_FORMATS_BY_ID[kind].columns if column not in mapping]
         if kind
         else []
     ):
@@ -103,21 +109,21 @@ def map_columns(path: Path, target: Path, mapping: Mapping[str, str], kind: str 
 def suggest_mapping(names: Iterable[str], stage: str) -> dict[str, str]:
     """The mapping that the names of a file's columns speak for; empty if they speak for none."""
     by_name = _by_name(names)
-    usual = [KINDS[id] for id in USUAL_KINDS]
+    usual = [ROW_FORMATS_BY_ID[id] for id in USUAL_KINDS]
     kinds = [
         *usual,
-        *(kind for kind in DATASET_TYPES if len(kind.columns) == 1 and kind not in usual),
+        *(kind for kind in ROW_FORMATS if len(kind.columns) == 1 and kind not in usual),
     ]
     found = (
         (kind, match_columns(kind, by_name.values())) for kind in kinds if accepts(stage, kind)
     )
-    pair = KINDS["question and answer"]
+    pair = ROW_FORMATS_BY_ID["question and answer"]
     any_two = dict(zip(pair.columns, by_name.values(), strict=False)) if len(by_name) == 2 else {}
     whole = (mapping for kind, mapping in found if len(mapping) == len(kind.columns))
     return next(whole, any_two if accepts(stage, pair) else {})
 
 
-def match_columns(kind: DatasetType, names: Iterable[str]) -> dict[str, str]:
+def match_columns(kind: RowFormat, names: Iterable[str]) -> dict[str, str]:
     """{column of the kind: column of the file}, for those that have a counterpart by their name."""
     free, mapping = _by_name(names), dict[str, str]()
     for column in kind.columns:

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from core.dataset.check.check import first_rows
 from core.dataset.check.diagnosis import BYTE_ORDER_MARK
-from core.dataset.check.rows import format_of, row_faults
-from core.dataset.formats import detect
-from core.dataset.report import Format, file_problem
+from core.dataset.formats import detect_format
+from core.dataset.report import file_problem
 from core.dataset.rewrite.files import writing
 from core.dataset.rewrite.repair import as_lines, write_lines
 from core.job import DatasetError
+from core.training.contract.row_columns import Row
+from core.training.contract.row_formats import RowFormat, TextFormat, row_faults
+from core.training.contract.row_reader import trl_row
 
 Rows = NDArray[np.int64]
 """Numbers of rows, counted through all files."""
@@ -57,10 +59,10 @@ class Composed:
 
 
 class Form(NamedTuple):
-    """What must be the same in every row of a training."""
+    """What all rows of a training must share."""
 
     dataset_type: str
-    format: Format
+    format: TextFormat
     takes_tools: bool
 
 
@@ -227,22 +229,25 @@ def require_one_form(paths: Sequence[Path], stage: str) -> None:
 
 def _form(path: Path, stage: str) -> Form | None:
     rows = first_rows(path)
-    kind, _evidence = detect([tuple(row) for row in rows], stage, is_all=False)
-    if kind is None:
+    row_format, _evidence = detect_format([tuple(row) for row in rows], stage, is_all=False)
+    if row_format is None:
         return None
-    sound = (
-        row
-        for row in rows
-        if all(column in row for column in kind.columns) and not row_faults(row, kind)
-    )
-    format: Format = (
-        "conversational" if kind.is_chat else next((format_of(row, kind) for row in sound), "")
-    )
-    return Form(kind.dataset_type, format, "tools" in kind.optional)
+    text_format = _trained_format(rows, row_format, stage)
+    return Form(row_format.dataset_type, text_format, row_format.takes_tools)
+
+
+def _trained_format(rows: Sequence[Row], row_format: RowFormat, stage: str) -> TextFormat:
+    """Return whether the first sound row is trained on as messages or as plain text."""
+    for row in rows:
+        if row.keys() >= set(row_format.columns) and not row_faults(row, row_format):
+            values = trl_row(row, row_format, stage).values()
+            has_messages = any(isinstance(value, list) for value in values)
+            return "conversational" if has_messages else "standard"
+    return ""
 
 
 def _words(form: Form | None) -> str:
     if form is None:
-        return "no rows of a known kind"
+        return "no rows of a known format"
     tools = "" if form.takes_tools else ", without tools"
     return f"{form.dataset_type} rows ({form.format}{tools})"

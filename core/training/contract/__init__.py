@@ -7,10 +7,13 @@ __all__ = [
     "checkpoint_files",
     "failures",
     "files",
+    "messages",
     "methods",
     "optimizers",
     "process_id",
+    "row_columns",
     "row_formats",
+    "row_reader",
     "stages",
     "states",
 ]

@@ -1,272 +1,283 @@
-"""The ways of writing a row, and how each becomes TRL's columns. Knows nothing of files and of tokens.
+"""ROW_FORMATS: the ways to write a row, what is wrong with one, and how it becomes TRL's columns.
 
-tests/test_stages.py holds the table against core/dataset: what passes the check is what is read here.
+The check of a dataset and the training program both read rows with this file, so that no row passes
+the check that the training refuses. Standard library only; knows nothing of files and tokens.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any
+from typing import Literal
 
-Row = dict[str, Any]
-ROLES = ("assistant", "developer", "system", "tool", "user")
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
-"""What ShareGPT calls the roles."""
-ANSWERS = ("answer", "solution", "ground_truth")
-"""Columns that may stand beside a prompt and hold the right answer to it, for rewards."""
-PREFERENCE, PROMPTS = ("preference",), ("prompt-only", "prompt-completion")
-ACCEPTED_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "sft": ("language modeling", "prompt-completion"),
-        "cpt": ("language modeling",),
-        "reward": PREFERENCE,
-        "dpo": PREFERENCE,
-        "kto": ("unpaired preference", "preference"),
-        "orpo": PREFERENCE,
-        "cpo": PREFERENCE,
-        "grpo": PROMPTS,
-        "rloo": PROMPTS,
-        "ppo": PROMPTS,
-    }
+from .messages import ANSWER, WHOLE, Fault, as_messages
+from .row_columns import (
+    COMPLETION,
+    CONVERSATIONS,
+    LABEL,
+    MESSAGES,
+    PROMPT_BEFORE_ANSWER,
+    PROMPT_ONLY,
+    SYSTEM,
+    TOOLS,
+    ColumnRule,
+    Row,
+    optional_faults,
+    pair_faults,
+    required_faults,
+    shared_length,
+    text_or_messages,
 )
-"""Stage -> the dataset types that it reads, as TRL names them; ppo is shown, though not trained."""
+from .stages import STAGES
 
-
-class BadRow(ValueError):
-    """What is wrong with one row, in a few words."""
+TextFormat = Literal["standard", "conversational", ""]
+"""TRL's word for rows of plain text and for rows of messages; empty if there is no row."""
+LONGEST_NAMES_SHOWN = 200
+"""Characters of a row's column names that a message to the user quotes."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One way of writing rows: the fields that give it away, and how it becomes TRL's columns."""
+class RowFormat:
+    """One way to write rows: its columns, an example, and its conversion to TRL's columns."""
 
+    id: str
     dataset_type: str
-    columns: tuple[str, ...]
-    convert: Callable[[Mapping[str, Any]], Row]
-    takes_tools: bool = False
+    """TRL's name for it."""
+    required: tuple[ColumnRule, ...]
+    """In the order in which a person reads them."""
+    optional: tuple[ColumnRule, ...]
+    """Further columns that are read if a row has them."""
+    example: str
+    """One row, in JSON."""
+    convert: Callable[[Row], Row]
+    """Turn a sound row into TRL's columns; its tools are added by `trl_row`."""
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that a row must have."""
+        return tuple(rule.name for rule in self.required)
 
-def parse(line: bytes, first: Row | None = None, stage: str = "sft") -> Row:
-    """A line as a row in TRL's columns, of the same kind as the first row. Raises BadRow."""
-    fields = _object(line)
-    kind = _kind_of(fields, stage)
-    row = kind.convert(fields)
-    if "prompt-only" in ACCEPTED_TYPES[stage]:
-        row = {"prompt": row["prompt"], "answer": _right_answer(row, fields)}
-    if first and form(row) != form(first):
-        raise BadRow("is of another kind than the first row")
-    if fields.get("tools") and "prompt-only" in ACCEPTED_TYPES[stage]:
-        raise BadRow(f"has tools, which {stage} cannot offer while it draws answers")
-    if kind.takes_tools and "answer" not in row:
-        row["tools"] = json.dumps(fields["tools"]) if fields.get("tools") else None
-    return row
+    @cached_property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Names of the columns that a row may have."""
+        return tuple(rule.name for rule in self.optional)
 
-
-def form(row: Row) -> dict[str, type]:
-    """What must be the same in every row: the columns, and whether they hold text or messages."""
-    return {name: type(value) for name, value in row.items() if name not in ("tools", "answer")}
-
-
-def unpaired(row: Row) -> list[Row]:
-    """The two answers of a preference, each by itself with its verdict."""
-    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
-    return [
-        rest | {"completion": row[name], "label": name == "chosen"}
-        for name in ("chosen", "rejected")
-    ]
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-    except UnicodeDecodeError:
-        raise BadRow("not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise BadRow(f"not JSON at column {error.colno}: {error.msg}") from None
-    if not isinstance(fields, dict):
-        raise BadRow(f"a {type(fields).__name__}, not an object")
-    return fields
-
-
-def _kind_of(fields: Mapping[str, Any], stage: str) -> Kind:
-    """The first kind that a row has the columns of and the stage can train on."""
-    fitting = [kind for kind in KINDS if all(column in fields for column in kind.columns)]
-    wanted = ACCEPTED_TYPES[stage]
-    if not fitting:
-        known = ", ".join(" + ".join(kind.columns) for kind in KINDS if kind.dataset_type in wanted)
-        raise BadRow(f"has {', '.join(fields) or 'no fields'}, but one of these is needed: {known}")
-    accepted = next((kind for kind in fitting if kind.dataset_type in wanted), None)
-    if accepted is None:
-        found = fitting[0].dataset_type
-        stages = ", ".join(name for name, types in ACCEPTED_TYPES.items() if found in types)
-        raise BadRow(
-            f"is {found} data, which fits the stages {stages}; {stage} needs {' or '.join(wanted)} data"
-        )
-    return accepted
-
-
-def _conversation(fields: Mapping[str, Any]) -> Row:
-    messages = _messages(fields["messages"], "messages")
-    if not any(message["role"] == "assistant" for message in messages):
-        raise BadRow("messages has no assistant message")
-    return {"messages": messages}
-
-
-def _turns(fields: Mapping[str, Any]) -> Row:
-    """A ShareGPT conversation as messages; a system prompt may stand beside it."""
-    turns = fields["conversations"]
-    if not isinstance(turns, list):
-        raise BadRow("conversations is not a list of turns")
-    for index, turn in enumerate(turns):
-        if not isinstance(turn, dict) or turn.get("from") not in SHAREGPT_ROLES:
-            raise BadRow(f"conversations[{index}] is not from one of {', '.join(SHAREGPT_ROLES)}")
-    instructions = (
-        _said("system", _text(fields["system"], "system")) if fields.get("system") else []
-    )
-    messages = [
-        {"role": SHAREGPT_ROLES[turn["from"]], "content": turn.get("value")} for turn in turns
-    ]
-    return _conversation({"messages": instructions + messages})
-
-
-def _preference(fields: Mapping[str, Any]) -> Row:
-    values = {name: fields[name] for name in ("prompt", "chosen", "rejected")}
-    if len({type(value) for value in values.values()}) > 1:
-        raise BadRow("has text beside messages")
-    if values["chosen"] == values["rejected"]:
-        raise BadRow("chosen and rejected are the same answer")
-    answers = {name: _text_or_messages(values[name], name) for name in ("chosen", "rejected")}
-    return {"prompt": _prompt(values["prompt"])} | answers
-
-
-def _preference_without_prompt(fields: Mapping[str, Any]) -> Row:
-    """The prompt is what both begin with."""
-    chosen, rejected = (_text_or_messages(fields[name], name) for name in ("chosen", "rejected"))
-    if type(chosen) is not type(rejected):
-        raise BadRow("has text beside messages")
-    end = _length_shared(chosen, rejected)
-    if isinstance(chosen, list) and not end:
-        raise BadRow("chosen and rejected do not begin with the same message")
-    return _preference({"prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:]})
-
-
-def _length_shared(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
-    """How much two answers begin with alike, a last space aside, as TRL counts it; something of both is left."""
-    last = min(len(chosen), len(rejected)) - 1
-    end = next((index for index in range(last) if chosen[index] != rejected[index]), last)
-    return end - 1 if end and chosen[end - 1] == " " else end
-
-
-def _judged(fields: Mapping[str, Any]) -> Row:
-    if not isinstance(fields["label"], bool):
-        raise BadRow("label is not true or false")
-    return _prompt_completion(fields) | {"label": fields["label"]}
-
-
-def _prompt_completion(fields: Mapping[str, Any]) -> Row:
-    prompt, completion = fields["prompt"], fields["completion"]
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return {"prompt": prompt, "completion": _text(completion, "completion")}
-    return {
-        "prompt": _messages(_said("user", prompt) if isinstance(prompt, str) else prompt, "prompt"),
-        "completion": _messages(
-            _said("assistant", completion) if isinstance(completion, str) else completion,
-            "completion",
-        ),
-    }
-
-
-def _instruction(fields: Mapping[str, Any]) -> Row:
-    question = _text(fields["instruction"], "instruction")
-    if context := fields.get("input"):
-        question += "\n\n" + _text(context, "input")
-    return _exchange(question, _text(fields["output"], "output"), fields.get("system"))
-
-
-def _question(fields: Mapping[str, Any]) -> Row:
-    return _exchange(
-        _text(fields["question"], "question"),
-        _text(fields["answer"], "answer"),
-        fields.get("system"),
-    )
-
-
-def _plain_text(fields: Mapping[str, Any]) -> Row:
-    return {"text": _text(fields["text"], "text")}
-
-
-def _prompt_only(fields: Mapping[str, Any]) -> Row:
-    return {"prompt": _text_or_messages(fields["prompt"], "prompt")}
-
-
-def _exchange(question: str, answer: str, system: object) -> Row:
-    """One question and its answer as messages, for the model's chat template."""
-    instructions = _said("system", _text(system, "system")) if system else []
-    return {
-        "prompt": instructions + _said("user", question),
-        "completion": _said("assistant", answer),
-    }
-
-
-def _right_answer(row: Row, fields: Mapping[str, Any]) -> str | None:
-    """The answer that a row holds beside its prompt, as text; None if it holds none."""
-    completion = row.get("completion")
-    if isinstance(completion, list):
-        return str(completion[-1].get("content") or "")
-    value = next((fields[name] for name in ANSWERS if fields.get(name) is not None), completion)
-    return value if isinstance(value, str | None) else json.dumps(value)
+    @cached_property
+    def takes_tools(self) -> bool:
+        return TOOLS in self.optional
 
 
 def _said(role: str, content: str) -> list[Row]:
     return [{"role": role, "content": content}]
 
 
-def _prompt(value: object) -> str | list[Row]:
-    """A prompt before an answer; as text it may be empty."""
-    return value if isinstance(value, str) else _messages(value, "prompt")
+def _convert_same(*columns: str) -> Callable[[Row], Row]:
+    """Return a conversion that keeps these columns as they are."""
+    return lambda row: {name: row[name] for name in columns}
 
 
-def _text_or_messages(value: object, name: str) -> str | list[Row]:
-    return _messages(value, name) if isinstance(value, list) else _text(value, name)
+def _convert_sharegpt(row: Row) -> Row:
+    """Return a ShareGPT conversation as messages; its system prompt may stand in a column."""
+    system = _said("system", row["system"]) if row.get("system") else []
+    return {"messages": system + as_messages(row["conversations"])}
 
 
-def _messages(value: object, name: str) -> list[Row]:
-    if not isinstance(value, list) or not value:
-        raise BadRow(f"{name} is not a list of messages")
-    for index, message in enumerate(value):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise BadRow(f"{name}[{index}] has no role among {', '.join(ROLES)}")
-        if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
-            raise BadRow(f"{name}[{index}] has no text as its content")
-    return value
+def _convert_implicit_preference(row: Row) -> Row:
+    """Return a preference whose prompt is the beginning that both answers share."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    end = shared_length(chosen, rejected)
+    return {"prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:]}
 
 
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise BadRow(f"{name} is empty" if isinstance(value, str) else f"{name} is not text")
-    return value
+def _convert_prompt_completion(row: Row) -> Row:
+    """Return both columns as text, or both as messages if one of them is a list of messages."""
+    prompt, completion = row["prompt"], row["completion"]
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return {"prompt": prompt, "completion": completion}
+    if isinstance(prompt, str):
+        prompt = _said("user", prompt)
+    if isinstance(completion, str):
+        completion = _said("assistant", completion)
+    return {"prompt": prompt, "completion": completion}
 
 
-KINDS = (
-    Kind("language modeling", ("messages",), _conversation, takes_tools=True),
-    Kind("language modeling", ("conversations",), _turns, takes_tools=True),
-    Kind("preference", ("prompt", "chosen", "rejected"), _preference, takes_tools=True),
-    Kind("preference", ("chosen", "rejected"), _preference_without_prompt, takes_tools=True),
-    Kind("unpaired preference", ("prompt", "completion", "label"), _judged, takes_tools=True),
-    Kind("prompt-completion", ("prompt", "completion"), _prompt_completion, takes_tools=True),
-    Kind("prompt-completion", ("instruction", "output"), _instruction),
-    Kind("prompt-completion", ("question", "answer"), _question),
-    Kind("language modeling", ("text",), _plain_text),
-    Kind("prompt-only", ("prompt",), _prompt_only),
+def _convert_unpaired(row: Row) -> Row:
+    return _convert_prompt_completion(row) | {"label": row["label"]}
+
+
+def _convert_exchange(row: Row, question: str, answer: str) -> Row:
+    """Return a question, with its `input` if it has one, and its answer as messages."""
+    text = row[question]
+    if question == "instruction" and row.get("input"):
+        text += "\n\n" + row["input"]
+    system = _said("system", row["system"]) if row.get("system") else []
+    return {
+        "prompt": system + _said("user", text),
+        "completion": _said("assistant", row[answer]),
+    }
+
+
+ROW_FORMATS: tuple[RowFormat, ...] = (
+    RowFormat(
+        id="messages",
+        dataset_type="language modeling",
+        required=(MESSAGES,),
+        optional=(TOOLS,),
+        example='{"messages": [{"role": "user", "content": "2 + 2?"}, '
+        '{"role": "assistant", "content": "4"}]}',
+        convert=_convert_same("messages"),
+    ),
+    RowFormat(
+        id="ShareGPT",
+        dataset_type="language modeling",
+        required=(CONVERSATIONS,),
+        optional=(SYSTEM, TOOLS),
+        example='{"conversations": [{"from": "human", "value": "2 + 2?"}, '
+        '{"from": "gpt", "value": "4"}], "system": "Be brief."}',
+        convert=_convert_sharegpt,
+    ),
+    RowFormat(
+        id="preference",
+        dataset_type="preference",
+        required=(
+            PROMPT_BEFORE_ANSWER,
+            text_or_messages("chosen", ANSWER),
+            text_or_messages("rejected", ANSWER),
+        ),
+        optional=(TOOLS,),
+        example='{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}',
+        convert=_convert_same("prompt", "chosen", "rejected"),
+    ),
+    RowFormat(
+        id="preference without prompt",
+        dataset_type="preference",
+        required=(text_or_messages("chosen", WHOLE), text_or_messages("rejected", WHOLE)),
+        optional=(TOOLS,),
+        example='{"chosen": "2 + 2 is 4", "rejected": "2 + 2 is 5"}',
+        convert=_convert_implicit_preference,
+    ),
+    RowFormat(
+        id="unpaired preference",
+        dataset_type="unpaired preference",
+        required=(PROMPT_BEFORE_ANSWER, COMPLETION, LABEL),
+        optional=(TOOLS,),
+        example='{"prompt": "2 + 2?", "completion": "5", "label": false}',
+        convert=_convert_unpaired,
+    ),
+    RowFormat(
+        id="prompt and completion",
+        dataset_type="prompt-completion",
+        required=(PROMPT_BEFORE_ANSWER, COMPLETION),
+        optional=(TOOLS,),
+        example='{"prompt": "2 + 2?", "completion": "4"}',
+        convert=_convert_prompt_completion,
+    ),
+    RowFormat(
+        id="instruction and output",
+        dataset_type="prompt-completion",
+        required=(ColumnRule("instruction"), ColumnRule("output")),
+        optional=(ColumnRule("input"), SYSTEM),
+        example='{"instruction": "Add.", "input": "2 and 2", "output": "4"}',
+        convert=partial(_convert_exchange, question="instruction", answer="output"),
+    ),
+    RowFormat(
+        id="question and answer",
+        dataset_type="prompt-completion",
+        required=(ColumnRule("question"), ColumnRule("answer")),
+        optional=(SYSTEM,),
+        example='{"question": "2 + 2?", "answer": "4"}',
+        convert=partial(_convert_exchange, question="question", answer="answer"),
+    ),
+    RowFormat(
+        id="text",
+        dataset_type="language modeling",
+        required=(ColumnRule("text"),),
+        optional=(),
+        example='{"text": "Two and two make four."}',
+        convert=_convert_same("text"),
+    ),
+    RowFormat(
+        id="prompt only",
+        dataset_type="prompt-only",
+        required=(PROMPT_ONLY,),
+        optional=(TOOLS,),
+        example='{"prompt": "2 + 2?", "answer": "4"}',
+        convert=_convert_same("prompt"),
+    ),
 )
-"""In order of precedence, as in core/dataset."""
+"""In order of precedence: a row with the columns of several is read as the first that its stage
+accepts."""
+ROW_FORMATS_BY_ID: Mapping[str, RowFormat] = MappingProxyType(
+    {each.id: each for each in ROW_FORMATS}
+)
+
+
+def accepts(stage: str, row_format: RowFormat) -> bool:
+    """Return whether a stage can train on rows of a format."""
+    return row_format.dataset_type in STAGES[stage].dataset_types
+
+
+def stages_for(dataset_type: str) -> tuple[str, ...]:
+    """Return the stages that can train on rows of a type."""
+    fitting = (each for each in STAGES.values() if dataset_type in each.dataset_types)
+    return tuple(stage.id for stage in fitting if stage.is_trainable)
+
+
+def find_row_format(columns: Iterable[str], stage: str) -> RowFormat | None:
+    """Return the format of a row with these columns, as the stage reads it; None if unknown."""
+    present = frozenset(columns)
+    fitting = [each for each in ROW_FORMATS if present.issuperset(each.columns)]
+    for row_format in fitting:
+        if accepts(stage, row_format):
+            return row_format
+    return fitting[0] if fitting else None
+
+
+def format_fault(columns: Iterable[str], row_format: RowFormat | None, stage: str) -> Fault | None:
+    """Return why a stage cannot read rows with these columns, which are of this format."""
+    if row_format is None:
+        known = [" + ".join(each.columns) for each in ROW_FORMATS if accepts(stage, each)]
+        shown = ", ".join(columns)[:LONGEST_NAMES_SHOWN] or "none"
+        message, fix = f"no known columns among {shown}", f"use one of: {', '.join(known)}"
+        return Fault("row", "unknown_columns", message, fix)
+    if not accepts(stage, row_format):
+        data_type = row_format.dataset_type
+        needed = _any_of(STAGES[stage].dataset_types)
+        fix = f"choose {_any_of(stages_for(data_type))}; {stage} needs {needed}"
+        return Fault("row", "wrong_type", f"is {data_type} data", fix)
+    return None
+
+
+def row_faults(row: Row, row_format: RowFormat) -> Sequence[Fault]:
+    """Return everything that is wrong with a row that has the columns of its format."""
+    faults: list[Fault] = []
+    for rule in row_format.required:
+        value = row[rule.name]
+        # Most values are texts with something in them: look no further at these.
+        if type(value) is not str or not rule.takes_text or not value or value.isspace():
+            faults += required_faults(row, rule)
+    for rule in row_format.optional:
+        if row.get(rule.name):
+            faults += optional_faults(row, rule)
+    if faults or row_format.dataset_type != "preference":
+        return faults
+    if len({type(row[column]) for column in row_format.columns}) > 1:
+        fix = "write all columns of a row in the same way"
+        return (Fault("chosen", "mixed", "text beside messages", fix),)
+    shares_prompt = "prompt" not in row_format.columns
+    return pair_faults(row["chosen"], row["rejected"], shares_prompt=shares_prompt)
+
+
+def text_format(row: Row, row_format: RowFormat) -> TextFormat:
+    """Return whether a row holds messages or plain text."""
+    for column in row_format.columns:
+        if type(row[column]) is list:
+            return "conversational"
+    return "standard"
+
+
+def _any_of(names: Sequence[str]) -> str:
+    """Return names as `dpo, kto or orpo`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} or {names[-1]}"

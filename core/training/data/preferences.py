@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..contract.row_formats import BadRow
+from ..contract.row_reader import BadRow
 from .tokens import Tokens, from_index
 
 COMPARED_AS_TEXT = frozenset({"orpo", "cpo"})

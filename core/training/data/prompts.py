@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from ..contract.failures import TrainingError
-from ..contract.row_formats import BadRow
+from ..contract.row_reader import BadRow
 from .preferences import COLUMNS, Comparer, text_of
 from .rows import Rows
 

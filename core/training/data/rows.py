@@ -12,7 +12,8 @@ import pandas.io.json
 from datasets import Dataset, Features, Json, List, Value
 
 from ..contract.failures import TrainingError
-from ..contract.row_formats import BadRow, Row, form, parse, unpaired
+from ..contract.row_columns import Row
+from ..contract.row_reader import BadRow, columns_of, read_row, unpaired_rows
 
 # datasets keeps JSON columns with the one of pandas, which rounds numbers to ten digits and loses very large ones.
 pandas.io.json.ujson_loads, pandas.io.json.ujson_dumps = json.loads, json.dumps
@@ -69,7 +70,7 @@ def read_rows(
     train = _read(folder / dataset, "dataset", stage)
     if eval_dataset:
         held_out = _read(folder / eval_dataset, "eval_dataset", stage)
-        if form(train[0].row) != form(held_out[0].row):
+        if columns_of(train[0].row) != columns_of(held_out[0].row):
             raise TrainingError(
                 "The rows of eval_dataset are of another kind than those of dataset."
             )
@@ -77,7 +78,7 @@ def read_rows(
         train, held_out = _split(train, eval_fraction, seed)
     if stage == "kto" and "chosen" in train[0].row:
         train, held_out = (
-            [Numbered(line, each) for line, row in rows for each in unpaired(row)]
+            [Numbered(line, each) for line, row in rows for each in unpaired_rows(row)]
             for rows in (train, held_out)
         )
     features = _features(train[0].row)
@@ -99,7 +100,7 @@ def _read(path: Path, field: str, stage: str) -> list[Numbered]:
     try:
         for number, line in _lines(path):
             try:
-                rows.append(Numbered(number, parse(line, rows[0].row if rows else None, stage)))
+                rows.append(Numbered(number, read_row(line, stage, rows[0].row if rows else None)))
             except BadRow as error:
                 raise TrainingError(f"{field} line {number}: {error}.", cause="bad_row") from None
     except OSError as error:

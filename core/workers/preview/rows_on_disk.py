@@ -8,7 +8,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from core.training.contract.row_formats import Row, parse
+from core.training.contract.row_columns import Row
+from core.training.contract.row_reader import read_row
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLOCK_BYTES = 2**20
@@ -50,7 +51,7 @@ class RowsOnDisk:
 
     def row(self, index: int) -> Row:
         """A row in TRL's columns. Raises BadRow."""
-        return parse(self.text(index), None, self._stage)
+        return read_row(self.text(index), self._stage)
 
     def search(self, text: str, first: int, most: int, seconds: float) -> tuple[list[int], int]:
         """(rows from `first` on that hold a text in any case, the row to go on from), after at most so many seconds."""

@@ -11,7 +11,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from core.training.contract.failures import TrainingError
-from core.training.contract.row_formats import BadRow
+from core.training.contract.row_reader import BadRow
 from core.training.data.preferences import COMPARED_AS_TEXT, Comparer
 from core.training.data.tokenizer import CHAT_TEMPLATE, load_tokenizer, training_template
 from core.training.data.tokens import DRAWN, Encoder, Tokens, pieces
