@@ -29,9 +29,9 @@ from core.models import (
     PRESETS_DIR,
     Gpu,
     ModelSource,
+    demo_fields,
     find_model,
     gpus,
-    recipes,
 )
 from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
 from core.training.contract.methods import METHODS
@@ -212,19 +212,16 @@ def _find_all(job: JobSpec) -> ResolvedJob:
     return ResolvedJob(job, model, gpu, datasets, mix)
 
 
-def recipe_fields(recipe: str) -> dict[str, object]:
-    """The field values of a recipe in presets/recipes."""
-    return dict(recipes()[recipe].fields)
-
-
 def default_fields(model: object, method: object, stage: object = "sft") -> dict[str, object]:
     """The value of every field that nobody has set: JobSpec's, or the stage's and the method's, or for the demo model
-    its recipe's."""
+    those of the demo."""
     fields = {name: field.default for name, field in JobSpec.model_fields.items()}
     is_known = str(stage) in STAGES and str(method) in METHODS
-    recipe = recipe_fields("demo") if model == "demo" else {}
-    recipe |= recipe_fields("demo-next") if model == "demo" and stage != "sft" else {}
-    return fields | (dict(defaults_of(str(stage), str(method))) if is_known else {}) | recipe
+    if is_known:
+        fields |= defaults_of(str(stage), str(method))
+    if model == "demo":
+        fields |= demo_fields(str(stage))
+    return fields
 
 
 def reference_of(location: str) -> str:

@@ -77,7 +77,7 @@ def test_a_planned_job_is_the_same_when_it_is_asked_for_again() -> None:
     assert resolve(job.model_dump()).job == job
 
 
-def test_the_demo_is_planned_from_its_recipe() -> None:
+def test_the_demo_is_planned_from_its_settings() -> None:
     demo = resolve({**default_fields("demo", "lora"), "profile": "fastest"}, set_by_user=()).job
     assert demo.effective_batch_size == 8
 
@@ -153,7 +153,7 @@ def test_a_mix_that_cannot_be_is_a_problem(mix: str, words: str) -> None:
         ("x", "no such method", "sft", "lora_r", 16),
     ],
 )
-def test_a_default_is_that_of_the_recipe_or_the_stage_or_the_method(
+def test_a_default_is_that_of_the_demo_or_the_stage_or_the_method(
     model: str, method: str, stage: str, field: str, value: object
 ) -> None:
     assert default_fields(model, method, stage)[field] == value

@@ -9,7 +9,7 @@ from gradio.components import Component
 
 from core.device import local_gpu
 from core.job import JobSpec
-from core.models import gpus, models, recipes
+from core.models import gpus, models
 from core.resolve import default_fields
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
@@ -21,7 +21,7 @@ DEMO_DATA = ("Demo: meet Pip", "demo")
 
 def first_values(model: object, method: object, stage: object = "sft") -> dict[str, object]:
     """What the form shows before a person sets anything: the defaults, and Tailor chooses what only trades memory for
-    speed; but for the demo, whose settings stand in its recipe."""
+    speed; but for the demo, which has settings of its own."""
     profile = {} if model == "demo" else {"profile": "fastest"}
     return default_fields(model, method, stage or "sft") | profile
 
@@ -143,15 +143,6 @@ def model_choices() -> Choices:
         for model in models().values()
     ]
     return [("Demo · tiny, needs no download and no GPU", "demo"), *presets]
-
-
-def recipe_choices() -> Choices:
-    """(what a person reads, id) of every recipe but the demo's, which are what the page opens with."""
-    return [
-        (f"{recipe.title}: {recipe.help}", recipe.id)
-        for recipe in recipes().values()
-        if not recipe.id.startswith("demo")
-    ]
 
 
 def gpu_choices() -> Choices:

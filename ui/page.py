@@ -117,9 +117,6 @@ def _place_form(named: dict[str, Any]) -> dict[str, Any]:
             gr.Markdown(f"#### {heading}")
             with gr.Row(elem_classes="settings"):
                 fields |= form.render(group)
-        named["recipe"] = gr.Dropdown(
-            form.recipe_choices(), value=None, label="Start from a recipe", elem_id="recipe"
-        )
         named["reset"] = gr.Button(
             "Put every setting back to its default", size="sm", elem_id="reset"
         )
@@ -201,7 +198,6 @@ def _wire(join: Joiner, handlers: Handlers) -> None:
     join.fill(named["reset"].click, handlers.on_reset, {"marks": named["marks"]} | identity)
     one = {"field": named["put_back"], "marks": named["marks"]} | identity
     join.fill(named["put_back"].input, handlers.on_put_back, one)
-    join.fill(named["recipe"].input, handlers.on_recipe, {"recipe": named["recipe"]})
     join.fill(named["read_job_file"].click, handlers.on_job_file, {"text": named["job_file"]})
     for place in range(SHOWN_FIXES):
         press = partial(handlers.on_fix, place)

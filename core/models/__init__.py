@@ -1,7 +1,7 @@
 """Base models: where they come from, what presets say, and their shape."""
 
 from core.models.find import DEMO_DIR, HUB_ID, ModelSource, find_model
-from core.models.presets import PRESETS_DIR, BaseModel, Gpu, gpus, models, recipes
+from core.models.presets import PRESETS_DIR, BaseModel, Gpu, demo_fields, gpus, models
 from core.models.shapes import ModelShape, Tensor
 
 __all__ = [
@@ -13,8 +13,8 @@ __all__ = [
     "ModelShape",
     "ModelSource",
     "Tensor",
+    "demo_fields",
     "find_model",
     "gpus",
     "models",
-    "recipes",
 ]

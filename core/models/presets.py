@@ -1,4 +1,4 @@
-"""The catalogue: GPUs, base models and recipes. The only reader of presets/; never writes there.
+"""The catalogue: GPUs, base models and the settings of the demo. The only reader of presets/; never writes there.
 
 Every reader raises PresetError, which names the file, the table and the key, for a file that does not say what it must.
 """
@@ -16,6 +16,7 @@ from core.job import PresetError, Problem, UnknownArchitecture
 from core.models.shapes import ModelShape
 
 PRESETS_DIR = Path(__file__).resolve().parent.parent.parent / "presets"
+DEMO_SETTINGS = PRESETS_DIR / "demo" / "settings.toml"
 
 MIB = 2**20
 GB = 10**9
@@ -63,18 +64,6 @@ class BaseModel:
     """What its config.json says on the shape."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Settings that belong together."""
-
-    id: str
-    """Name of its file."""
-    title: str
-    help: str
-    fields: Mapping[str, object]
-    """JobSpec field -> value."""
-
-
 @cache
 def gpus() -> Mapping[str, Gpu]:
     """The cards of presets/gpus.toml by id, in file order."""
@@ -88,10 +77,13 @@ def models() -> Mapping[str, BaseModel]:
 
 
 @cache
-def recipes() -> Mapping[str, Recipe]:
-    """The recipes of presets/recipes/ by id, in the order of their names."""
-    paths = sorted((PRESETS_DIR / "recipes").glob("*.toml"))
-    return MappingProxyType({path.stem: read_recipe(path) for path in paths})
+def demo_fields(stage: str = "sft") -> Mapping[str, object]:
+    """Return the job fields of the demo for a stage: JobSpec field -> value."""
+    file = _Table(DEMO_SETTINGS, "", _load(DEMO_SETTINGS))
+    fields = dict(file.table("first_stage").values)
+    if stage != "sft":
+        fields |= file.table("other_stages").values
+    return MappingProxyType(fields)
 
 
 def read_gpus(path: Path) -> Mapping[str, Gpu]:
@@ -102,14 +94,6 @@ def read_gpus(path: Path) -> Mapping[str, Gpu]:
 def read_models(path: Path) -> Mapping[str, BaseModel]:
     """The base models in a file like presets/models.toml. Raises PresetError."""
     return MappingProxyType({table.name: _base_model(table) for table in _tables(path)})
-
-
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file like those of presets/recipes/. Raises PresetError."""
-    file = _Table(path, "", _load(path))
-    file.refuse_keys_other_than(("title", "help", "fields"))
-    fields = MappingProxyType(file.table("fields").values)
-    return Recipe(id=path.stem, title=file.text("title"), help=file.text("help"), fields=fields)
 
 
 @dataclass(frozen=True)

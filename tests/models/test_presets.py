@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from core.job import JobSpec, PresetError
-from core.models import PRESETS_DIR, BaseModel, Gpu, gpus, models, recipes
-from core.models.presets import Recipe, read_gpus, read_models, read_recipe
+from core.models import PRESETS_DIR, BaseModel, Gpu, demo_fields, gpus, models
+from core.models.presets import read_gpus, read_models
+from core.training.contract.stages import STAGES
 
 GIB = 2**30
 
 every_gpu = pytest.mark.parametrize("gpu", gpus().values(), ids=lambda gpu: gpu.id)
-every_recipe = pytest.mark.parametrize("recipe", recipes().values(), ids=lambda recipe: recipe.id)
 
 CARD = """
 [card]
@@ -186,26 +186,17 @@ def test_base_models_are_keyed_by_their_hub_ids() -> None:
     )
 
 
-@every_recipe
-def test_a_recipe_is_made_of_job_fields(recipe: Recipe) -> None:
-    assert recipe.fields
-    JobSpec.parse(recipe.fields)
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_demo_is_a_job_of_every_stage(stage: str) -> None:
+    assert JobSpec.parse({"stage": stage, **demo_fields(stage)}).model == "demo"
 
 
-@every_recipe
-def test_a_recipe_says_what_it_is_for(recipe: Recipe) -> None:
-    assert recipe.title
-    assert recipe.help.endswith(".")
+def test_the_demo_brings_its_own_data() -> None:
+    assert demo_fields()["dataset"] == "demo"
 
 
-def test_the_demo_is_a_recipe_that_needs_nothing_else() -> None:
-    demo = JobSpec.parse(recipes()["demo"].fields)
-    assert (demo.model, demo.dataset) == ("demo", "demo")
-
-
-def test_a_recipe_without_fields_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PresetError, match=r"some\.toml: fields: is missing"):
-        read_recipe(written(tmp_path, 'title = "A"\nhelp = "B."\n'))
+def test_the_demo_takes_smaller_steps_after_its_first_stage() -> None:
+    assert demo_fields("dpo")["learning_rate"] < demo_fields()["learning_rate"]  # type: ignore[operator]
 
 
 def test_presets_are_read_once_and_cannot_be_changed() -> None:
@@ -213,4 +204,4 @@ def test_presets_are_read_once_and_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         gpus()["t4"].name = "T5"  # type: ignore[misc]
     with pytest.raises(TypeError):
-        recipes()["demo"].fields["model"] = "other"  # type: ignore[index]
+        demo_fields()["model"] = "other"  # type: ignore[index]

@@ -13,8 +13,8 @@ from core.advise import PLANNED_FIELDS
 from core.device import DeviceReading, find_preset, this_machine
 from core.job import JobSpec, SpecError
 from core.memory import refine
-from core.models import gpus, recipes
-from core.resolve import ResolvedJob, default_fields, recipe_fields, resolve
+from core.models import gpus
+from core.resolve import ResolvedJob, default_fields, resolve
 from core.runs import Home
 from core.runs.past_runs import past_runs, speeds
 from core.speed import calibrated
@@ -202,10 +202,6 @@ class JobHandlers(UnfoldedHandlers):
             **job.model_dump(),
             "job_file_message": render.notice("The form is filled from it."),
         }
-
-    def on_recipe(self, recipe: str | None) -> Shown:
-        """A recipe was chosen: its settings go into the form, and nothing else changes."""
-        return dict(recipe_fields(recipe)) if recipe and recipe in recipes() else {}
 
 
 @dataclass(frozen=True)

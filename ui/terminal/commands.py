@@ -15,8 +15,8 @@ from core.device.doctor import to_json as doctors_report
 from core.job import JobSpec, PreviewError, Problem, SpecError
 from core.memory import MemoryEstimate
 from core.memory.trace_check import estimate_exactly
-from core.models import find_model
-from core.resolve import ResolvedJob, dataset_path, is_there, recipe_fields, resolve
+from core.models import demo_fields, find_model
+from core.resolve import ResolvedJob, dataset_path, is_there, resolve
 from core.runs import Home
 from core.speed import RowStatistics
 from core.training.contract.stages import STAGES
@@ -34,7 +34,7 @@ def train(
     """Trains in the foreground: a detached worker trains, this process watches. Returns the exit code."""
     with bad_input() as failure:
         place = Home.find(home)
-        asked = (recipe_fields("demo") if demo else {}) | _fields(job, fields)
+        asked = (dict(demo_fields()) if demo else {}) | _fields(job, fields)
         asked |= _taken_in(place, asked)
         resolved = resolve(asked)
         resolved.require_trainable()
