@@ -8,6 +8,7 @@ from core.advise import Fix
 from core.memory import MemoryEstimate
 from core.runs import Run
 from core.speed import Speed
+from core.training.contract.states import Phase
 
 PHASES: Mapping[str, str] = {
     "load": "Load",
@@ -18,7 +19,7 @@ PHASES: Mapping[str, str] = {
     "eval": "Eval",
     "save": "Save",
 }
-WORK: Mapping[str, str] = {
+WORK: Mapping[Phase, str] = {
     "import": "Loading the libraries",
     "data": "Reading the data",
     "load": "Loading the model",
@@ -115,7 +116,7 @@ def state_sentence(run: Run) -> str:
     """What a run is doing or how it ended, in a sentence."""
     step = f"step {run.step:,} of {run.max_steps:,}" if run.max_steps else ""
     if run.state == "running":
-        work = WORK.get(str(run.status.get("phase")), "Running") + _share_done(run)
+        work = WORK[run.status.phase] + _share_done(run)
         return f"{work}, {step}." if run.step else f"{work}."
     sentences: Mapping[runs.State, str] = {
         "queued": "Waiting for its turn.",
@@ -131,12 +132,10 @@ def state_sentence(run: Run) -> str:
 
 def _share_done(run: Run) -> str:
     """How much of what a running program is busy with is done, where it counts it and it is not the steps."""
-    progress = run.status.get("progress") or {}
-    if run.status.get("phase") == "train" or not progress.get("total"):
+    progress = run.status.progress
+    if run.status.phase == "train" or progress is None or not progress.total:
         return ""
-    return (
-        f": {progress.get('what', '')} {min(1.0, progress.get('done', 0) / progress['total']):.0%}"
-    )
+    return f": {progress.what} {min(1.0, progress.done / progress.total):.0%}"
 
 
 def seconds_left(run: Run) -> float | None:
@@ -176,7 +175,7 @@ def memory_differences(run: Run) -> dict[str, float]:
     Empty on a CPU: what is measured there is the growth of the whole process, which the C library rounds and keeps,
     and not the tensors.
     """
-    if run.status.get("baseline_bytes"):
+    if run.status.baseline_bytes:
         return {}
     return {
         phase: predicted / measured - 1
@@ -187,7 +186,7 @@ def memory_differences(run: Run) -> dict[str, float]:
 def _measured_phases(run: Run) -> dict[str, tuple[int, int]]:
     """Phase -> (predicted, measured) peak in bytes."""
     predicted = runs.read_json(run.folder / "estimate.json").get("phases", {})
-    measured = run.status.get("phase_peak_bytes", {})
+    measured = run.status.phase_peak_bytes
     return {
         phase: (predicted[phase], measured[phase])
         for phase in PHASES

@@ -127,7 +127,11 @@ def _portable_job(run: Run) -> tuple[Mapping[str, object], Path | None]:
 
 def _portable_status(run: Run) -> dict[str, object]:
     home = str(Path.home())
-    fields = {name: value for name, value in run.status.items() if name not in UNSHARED}
+    fields = {
+        name: value
+        for name, value in read_json(run.folder / "status.json").items()
+        if name not in UNSHARED
+    }
     return {
         name: value.replace(home, "~") if isinstance(value, str) else value
         for name, value in fields.items()

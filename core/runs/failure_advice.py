@@ -51,11 +51,10 @@ def stall_warning(run: Run, now: float | None = None) -> str | None:
     if run.state != "running":
         return None
     status = run.status
-    is_stepping = status.get("phase") == "train" and run.step > 0
-    pace = float(status.get("seconds_per_step") or 0) if is_stepping else 0.0
-    last_sign = float(
-        (status.get("last_step_time") if is_stepping else None) or status.get("updated") or 0
-    )
+    is_stepping = status.phase == "train" and run.step > 0
+    pace = status.seconds_per_step or 0.0 if is_stepping else 0.0
+    last_step_time = status.last_step_time if is_stepping else None
+    last_sign = last_step_time or status.updated
     silence = (time.time() if now is None else now) - last_sign
     patience = max(LEAST_SILENCE_SECONDS, STEPS_OF_SILENCE * pace) if pace else SECONDS_OF_WORK
     if not last_sign or silence < patience:
@@ -85,7 +84,7 @@ def _take_less_memory(run: Run) -> tuple[Advice, ...]:
     resolved = _resolved(run)
     if resolved is None or resolved.model.shape is None:
         return ()
-    capacity = int(run.status.get("device_capacity_bytes") or resolved.gpu.capacity_bytes)
+    capacity = run.status.device_capacity_bytes or resolved.gpu.capacity_bytes
     predicted = resolved.estimate()
     card = replace(
         resolved.gpu, capacity_bytes=min(capacity, int((1 - SPARE_SHARE) * predicted.total_bytes))

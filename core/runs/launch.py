@@ -97,7 +97,7 @@ def enforce_stop(run: Run) -> None:
         if run.state == "stopping"
         else None
     )
-    limit = SECONDS_TO_SAVE if run.status.get("phase") == "save" else SECONDS_TO_TERMINATE
+    limit = SECONDS_TO_SAVE if run.status.phase == "save" else SECONDS_TO_TERMINATE
     if asked is not None and time.monotonic() - asked > limit:
         kill(run)
 
@@ -105,7 +105,7 @@ def enforce_stop(run: Run) -> None:
 def is_winding_up(run: Run) -> bool:
     """True for a moment after a program's last word, while it lets go of its device."""
     process = ProcessId.from_json(runs.read_json(run.folder / "process.json"))
-    silence = abs(time.time() - float(run.status.get("updated") or 0))
+    silence = abs(time.time() - run.status.updated)
     return process is not None and is_alive(process) and silence < SECONDS_TO_EXIT
 
 
@@ -192,7 +192,7 @@ def _leave_queue(run: Run) -> None:
     schedule = runs.read_schedule(run.home)
     waiting = tuple(each for each in schedule.waiting if each != run.id)
     runs.write_schedule(run.home, replace(schedule, waiting=waiting))
-    if run.status.get("state") not in runs.ENDED:
+    if run.status.state not in runs.ENDED:
         runs.write_json(run.folder / "status.json", {"state": "stopped"})
     run.home.touch()
 

@@ -11,6 +11,7 @@ from core.memory import PastRun
 from core.resolve import ResolvedJob
 from core.runs import Home, Run
 from core.speed import Measurement
+from core.training.contract.status import Status
 
 MOST_RUNS = 20
 """The newest that count: drivers and libraries change."""
@@ -45,30 +46,30 @@ def _finished(home: Home) -> Iterator[Run]:
 
 def _is_on(run: Run, resolved: ResolvedJob) -> bool:
     """True if a run trained on this machine's card that the job is for: drivers add a maker's name to a card's."""
-    device = str(run.status.get("device", ""))
+    device = run.status.device or ""
     name = resolved.gpu.name.removesuffix(" only")
     return run.job.gpu == "local" == resolved.job.gpu and device.endswith(name)
 
 
 @lru_cache(maxsize=1000)
 def _memory(folder: Path, _created: float) -> PastRun | None:
-    foretold, status = (
-        runs.read_json(folder / "estimate.json"),
-        runs.read_json(folder / "status.json"),
-    )
+    foretold = runs.read_json(folder / "estimate.json")
+    status = Status.from_json(runs.read_json(folder / "status.json"))
+    if status.peak_allocated_bytes is None or status.peak_reserved_bytes is None:
+        return None  # trained on a CPU
     try:
         return PastRun(
             predicted_allocated_bytes=int(foretold["peak_allocated_bytes"]),
             predicted_reserved_bytes=int(foretold["peak_reserved_bytes"]),
-            allocated_bytes=int(status["peak_allocated_bytes"]),
-            reserved_bytes=int(status["peak_reserved_bytes"]),
+            allocated_bytes=status.peak_allocated_bytes,
+            reserved_bytes=status.peak_reserved_bytes,
             context_bytes=runs.last_metrics(folder).get("context_bytes"),
         )
     except (
         KeyError,
         TypeError,
         ValueError,
-    ):  # on a CPU, or of a program that measured something else
+    ):  # an estimate of an early version
         return None
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +13,10 @@ from core.models import gpus
 from core.resolve import default_fields, reference_of
 from core.runs.files import number_in, open_regular, parse_line, read_json, read_rows
 from core.runs.home import Home, Schedule, read_schedule
-from core.runs.states import Verdict, judge, sound_status
+from core.runs.states import Verdict, judge
 from core.training.contract.process_id import ProcessId
 from core.training.contract.states import ACTIVE, State
+from core.training.contract.status import Status
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
 
@@ -42,8 +42,8 @@ class Run:
     error: str
     created: float
     """Unix seconds."""
-    status: Mapping[str, Any]
-    """status.json as the program wrote it; empty before its first word."""
+    status: Status
+    """Content of status.json; all defaults before the program has written it."""
     cause: str = ""
     """Why it failed, in a word that core.remedy knows; empty where there is nothing to say."""
     about: About = field(default_factory=About)
@@ -65,21 +65,19 @@ class Run:
 
     @property
     def step(self) -> int:
-        return int(self.status.get("step") or 0)
+        return self.status.step
 
     @property
     def max_steps(self) -> int:
-        return int(self.status.get("max_steps") or 0)
+        return self.status.max_steps
 
     @property
     def peak_bytes(self) -> int | None:
         """Highest allocated memory so far; on a CPU the most that the whole process took in its first steps."""
-        if on_gpu := self.status.get("peak_allocated_bytes"):
-            return int(on_gpu)
-        phases = self.status.get("phase_peak_bytes") or {}
-        return (
-            max(phases.values()) + int(self.status.get("baseline_bytes") or 0) if phases else None
-        )
+        if self.status.peak_allocated_bytes:
+            return self.status.peak_allocated_bytes
+        phases = self.status.phase_peak_bytes
+        return max(phases.values()) + (self.status.baseline_bytes or 0) if phases else None
 
     @cached_property
     def loss(self) -> float | None:
@@ -90,18 +88,17 @@ class Run:
     def seconds(self) -> float:
         """Time spent, in all the lives of the run; waiting in the queue is not counted."""
         trained = number_in(last_metrics(self.folder), "time") or 0.0
-        if "seconds" in self.status:
-            return max(trained, float(self.status["seconds"]))
-        started, updated = self.status.get("started"), self.status.get("updated")
-        return max(trained, float(updated) - float(started)) if started and updated else trained
+        # Early programs did not write `seconds`.
+        counted = self.status.seconds or self.status.updated - self.status.started
+        return max(trained, counted)
 
     @property
     def usd(self) -> float | None:
         """What the time costs on the card it ran on, or before that is known on the job's, where the presets know a
         price; a processor has none."""
         card = gpus().get(self.job.gpu)
-        if device := str(self.status.get("device", "")):
-            card = find_preset(device, int(self.status.get("device_capacity_bytes") or 0))
+        if self.status.device:
+            card = find_preset(self.status.device, self.status.device_capacity_bytes or 0)
         return self.seconds / 3600 * card.usd_per_hour if card and card.usd_per_hour else None
 
     def to_json(self) -> dict[str, object]:
@@ -145,7 +142,7 @@ def read_with(home: Home, run_id: str, schedule: Schedule) -> Run:
         raise RunNotFound(
             Problem("run", f"there is no run {run_id!r}", "`python app.py runs` lists all runs")
         ) from None
-    status = sound_status(read_json(folder / "status.json"))
+    status = Status.from_json(read_json(folder / "status.json"))
     verdict = Verdict("queued") if run_id in schedule.waiting else judge(folder, status, created)
     return Run(
         run_id,

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
 
 from core.device import is_alive, this_boot
 from core.runs.files import log_tail, number_in, read_json
 from core.training.contract.process_id import ProcessId, is_same_boot
 from core.training.contract.states import ENDED, State
+from core.training.contract.status import Status
 
 SECONDS_TO_APPEAR = 20
 """A run that nobody has begun after this long was forgotten: its starter died."""
@@ -70,21 +70,16 @@ ENDINGS: Mapping[str, Ending] = MappingProxyType(
 """Name of the signal -> what it says of a program that nobody here has stopped."""
 
 
-def sound_status(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What status.json says, without what is said in a wrong way: one file must not hide the list of all runs."""
-    return {name: value for name, value in said.items() if _is_sound(said, name)}
-
-
-def judge(folder: Path, status: Mapping[str, Any], created: float) -> Verdict:
+def judge(folder: Path, status: Status, created: float) -> Verdict:
     """The state of a run that does not wait: as its program says, unless that is dead and did not say how it ended."""
-    said: State = status["state"] if status.get("state") in get_args(State) else "starting"
+    said = status.state
     if said in ENDED:
-        return Verdict(said, str(status.get("error") or ""), str(status.get("cause") or ""))
+        return Verdict(said, status.error or "", status.cause or "")
     launched = read_json(folder / "process.json")
     is_asked_to_stop = (folder / "stop").exists()
     # A launch deletes status.json. So if both files name a process, status.json is of the same one, or of a later
     # one that was started by hand in the run's folder.
-    started, said_by = ProcessId.from_json(launched), ProcessId.from_json(status)
+    started, said_by = ProcessId.from_json(launched), status.process
     for process in (started, said_by):
         if process and is_alive(process):
             return Verdict("stopping" if is_asked_to_stop else said, process=process)
@@ -97,7 +92,7 @@ def judge(folder: Path, status: Mapping[str, Any], created: float) -> Verdict:
         return Verdict("starting")
     if is_asked_to_stop:
         return Verdict("stopped")  # ended as asked, before it could say so
-    return _silent_end(folder, process, int(status.get("step") or 0))
+    return _silent_end(folder, process, status.step)
 
 
 def num_oom_kills() -> int | None:
@@ -107,15 +102,6 @@ def num_oom_kills() -> int | None:
         return int(counters[counters.index("oom_kill") + 1])
     except (OSError, ValueError):
         return None
-
-
-def _is_sound(said: Mapping[str, Any], name: str) -> bool:
-    value, kind = said[name], STATUS.get(name, object)
-    if name == "phase_peak_bytes" and isinstance(value, dict):
-        return all(number_in(value, phase) is not None for phase in value)
-    return value is not None and (
-        number_in(said, name) is not None if kind is float else isinstance(value, kind)
-    )
 
 
 def _silent_end(folder: Path, process: ProcessId | None, step: int) -> Verdict:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from .checkpoints.folder import Checkpoints, VerifiedCheckpoint
 from .checkpoints.identity import check_same, facts_of, keep_smaller_batch
 from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, diagnose
+from .contract.status import Progress
 from .record.log import kept_short
-from .record.run_files import Progress, Record, say
+from .record.run_files import Record, say
 
 if TYPE_CHECKING:
     from .loop.monitor import Watched

@@ -6,6 +6,7 @@ from core import runs
 from core.job import JobSpec
 from core.resolve import resolve
 from core.runs import Run, failure_advice
+from core.training.contract.status import Status
 from tests.builders.fake_runs import NewRun
 
 GPU = {"model": "meta-llama/Llama-3.1-8B", "gpu": "rtx-4090", "method": "lora"}
@@ -88,22 +89,17 @@ def test_a_run_that_stands_still_is_told_from_a_slow_one(
     failed, silence: float, says: str | None
 ) -> None:
     run = failed("")
-    status = {
-        "phase": "train",
-        "step": 7,
-        "last_step_time": 1000.0,
-        "seconds_per_step": 12.0,
-        "updated": 1000.0,
-    }
+    status = Status(
+        phase="train", step=7, last_step_time=1000.0, seconds_per_step=12.0, updated=1000.0
+    )
     running = runs.Run(run.id, run.folder, run.job, "running", "", 0.0, status)
     assert failure_advice.stall_warning(running, now=1000.0 + silence) == says
 
 
 def test_silence_before_the_first_step_is_borne_longer(failed) -> None:
     run = failed("")
-    running = runs.Run(
-        run.id, run.folder, run.job, "running", "", 0.0, {"phase": "load", "updated": 1000.0}
-    )
+    status = Status(phase="load", updated=1000.0)
+    running = runs.Run(run.id, run.folder, run.job, "running", "", 0.0, status)
     assert failure_advice.stall_warning(running, now=1300.0) is None
     assert failure_advice.stall_warning(running, now=1900.0) == "Nothing new for 15 min."
     assert failure_advice.stall_warning(run) is None

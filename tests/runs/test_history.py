@@ -201,7 +201,7 @@ def test_a_clock_that_was_set_costs_nothing(home: Home) -> None:
     assert runs.read(home, "a").seconds == 1800
     record = Record(folder)
     record.update(state="finished")
-    assert 0 <= runs.read(home, "a").status["seconds"] < 60
+    assert 0 <= runs.read(home, "a").status.seconds < 60
 
 
 def test_curves_keep_every_key_in_the_order_of_the_file(home: Home) -> None:

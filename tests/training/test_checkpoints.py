@@ -21,8 +21,9 @@ import pytest
 from core.training.checkpoints.folder import Checkpoints, VerifiedCheckpoint
 from core.training.checkpoints.identity import MAY_CHANGE, check_same, keep_smaller_batch
 from core.training.contract.failures import Failure, TrainingError
+from core.training.contract.status import Progress
 from core.training.record.journal import Journal
-from core.training.record.run_files import Progress, Record
+from core.training.record.run_files import Record
 from tests.builders.paths import ROOT
 from tests.builders.training_runs import (
     lines_of,

@@ -277,10 +277,8 @@ def _smooth(values: Floats, memory_of: float) -> Floats:
 def _add_memory_lines(drawn: go.Figure, run: Run) -> None:
     """What was predicted for the process, dashed, and what the card holds, where that is near enough to matter."""
     predicted = runs.read_json(run.folder / "estimate.json").get("total_bytes", 0)
-    predicted += run.status.get(
-        "baseline_bytes", 0
-    )  # on a CPU: the program before it loads a model
-    capacity = run.status.get("device_capacity_bytes", 0)
+    predicted += run.status.baseline_bytes or 0  # on a CPU: the program before it loads a model
+    capacity = run.status.device_capacity_bytes
     if predicted:
         _add_level(drawn, predicted, f"predicted: {memory(predicted)}", GREEN, "dash")
     if capacity and capacity < 3 * max(predicted, 1):

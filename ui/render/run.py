@@ -48,8 +48,8 @@ def run_header(run: Run | None, helps: Sequence[Advice] = (), stalled: str | Non
     aside = f"{share:.0f} %" if run.max_steps else ""
     aside += f" · about {duration(left)} left" if left is not None else ""
     said = [
-        *map(str, run.status.get("notes", ())),
-        str(run.status.get("warning", "")),
+        *run.status.notes,
+        run.status.warning or "",
         stalled or "",
     ]
     return (
@@ -88,11 +88,11 @@ def tiles(run: Run | None) -> str:
         (
             "Peak memory",
             memory(np.nanmax(peaks.values)) if peaks else "–",
-            str(run.status.get("device", "")),
+            run.status.device or "",
         ),
         (
             "Time",
-            duration(run.seconds) if run.status else "–",
+            duration(run.seconds) if run.status.updated else "–",
             f"{run.job.stage} · {run.job.method}{price}",
         ),
     )
@@ -196,9 +196,7 @@ def files(run: Run | None) -> str:
         f"<td>{'' if each.is_complete else 'incomplete: never resumed from'}</td></tr>"
         for each in runs.checkpoints(run.folder)
     )
-    skipped = "".join(
-        f"<li>{escape(str(each))}</li>" for each in run.status.get("skipped_checkpoints", ())
-    )
+    skipped = "".join(f"<li>{escape(each)}</li>" for each in run.status.skipped_checkpoints)
     return (
         f'<div class="measured"><p>{escape(str(run.folder))} · {memory(runs.disk_bytes(run))}</p>'
         f"<table>{kept}</table>{f'<ul>{skipped}</ul>' if skipped else ''}"

@@ -101,7 +101,7 @@ def train_and_follow(home: Home, run: Run) -> int:
             run = launch.wait(home, run.id, 0.2)
             printed = _report_rows(run, printed)
             note = f"loss {run.loss:.4f}" if run.loss is not None else ""
-            word = run.status.get("phase") if run.state == "running" else run.state
+            word = run.status.phase if run.state == "running" else run.state
             progress.update(
                 bar,
                 description=str(word),
@@ -146,7 +146,7 @@ def _show(asked: Asked) -> int:
         }
         about["remedies"] = [each.to_json() for each in failure_advice.advice_for(run)]
         print_json(
-            run.to_json() | about | {"job": run.job.model_dump(), "status": dict(run.status)}
+            run.to_json() | about | {"job": run.job.model_dump(), "status": run.status.to_json()}
         )
     else:
         out.print(f"{run.name}: {state_sentence(run)}", style="bold")

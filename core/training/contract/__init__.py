@@ -16,4 +16,6 @@ __all__ = [
     "row_reader",
     "stages",
     "states",
+    "status",
+    "typed_json",
 ]

@@ -12,7 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..contract.failures import Stopped, TrainingError
 from ..contract.states import Phase
-from ..record.run_files import Progress, Record, say
+from ..contract.status import Progress
+from ..record.run_files import Record, say
 from .divergence import Health, are_numbers
 from .meter import Meter
 from .probe import has_limited_memory, probe

@@ -12,7 +12,8 @@ from typing import Any
 
 from tqdm.std import tqdm
 
-from .run_files import Progress, Record
+from ..contract.status import Progress
+from .run_files import Record
 
 _NOWHERE = io.StringIO()
 

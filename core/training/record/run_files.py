@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -21,86 +21,14 @@ import psutil
 from ..contract.failures import Failure, Stopped
 from ..contract.files import write_json
 from ..contract.process_id import read_boot_id
-from ..contract.states import Phase, State
+from ..contract.states import Phase
+from ..contract.status import Status
 from .journal import Journal
 
 SPARE_BYTES = 64 * 1024
 """Kept on the disk, and given up for what must be said when it is full."""
 SECONDS_BETWEEN_UPDATES = 0.5
 SECONDS_BETWEEN_LOOKS = 0.2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far one long thing has come."""
-
-    what: str
-    done: float
-    total: float | None
-    unit: str
-    """`B` for bytes; otherwise what is counted."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """What status.json says. Sizes in bytes, moments in Unix seconds."""
-
-    pid: int
-    pid_start_time: float
-    boot_id: str
-    started: float
-    """When this process started; a resumed run starts again."""
-    updated: float
-    seconds: float = 0.0
-    """How long the run has trained, in all its lives: by a clock that nobody sets."""
-    state: State = "starting"
-    phase: Phase = "import"
-    """What is being done, or was being done at the end."""
-    progress: Progress | None = None
-    """Of a download, of tokenising, of loading, of an evaluation."""
-    error: str | None = None
-    """One sentence, for a failed run."""
-    cause: str | None = None
-    """The stable name of that failure, as in failure.CAUSES."""
-    needed_bytes: int | None = None
-    free_bytes: int | None = None
-    warning: str | None = None
-    """What is wrong now, though the run goes on."""
-    notes: tuple[str, ...] = ()
-    """What was done otherwise than asked, and why."""
-    result: str | None = None
-    """The folder of the result, for a finished run."""
-    step: int = 0
-    max_steps: int = 0
-    epoch: float = 0.0
-    num_train_epochs: float = 0.0
-    last_step_time: float | None = None
-    """When the last optimizer step ended; with the next field it tells a slow run from one that hangs."""
-    seconds_per_step: float | None = None
-    checkpoint_step: int | None = None
-    """The step of the newest good checkpoint."""
-    skipped_checkpoints: tuple[str, ...] = ()
-    """Damaged ones, each with what is wrong with it."""
-    resumed_at: tuple[int, ...] = ()
-    """The steps from which the run was taken up again, in this life and in those before it."""
-    per_device_train_batch_size: int | None = None
-    """As it is now: less than asked for if the memory did not suffice."""
-    gradient_accumulation_steps: int | None = None
-    num_train_rows: int | None = None
-    num_eval_rows: int | None = None
-    num_parameters: int | None = None
-    num_trainable_parameters: int | None = None
-    device: str | None = None
-    device_capacity_bytes: int | None = None
-    baseline_bytes: int | None = None
-    """What the process held before the model was loaded; 0 on a GPU."""
-    phase_peak_bytes: Mapping[str, int] = field(default_factory=dict)
-    """Peak of each phase above the baseline: load, forward, backward, optimizer_step, eval, save."""
-    peak_allocated_bytes: int | None = None
-    """Highest allocated memory of the whole training (a GPU only)."""
-    peak_reserved_bytes: int | None = None
-    """Highest reserved memory of the whole training (a GPU only)."""
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 SOON_ENOUGH = frozenset(
@@ -303,7 +231,7 @@ class Record:
     def _write_status(self) -> None:
         self._written = time.monotonic()
         self.status = replace(self.status, updated=time.time(), seconds=round(self.seconds(), 3))
-        write_json(self.folder / "status.json", asdict(self.status))
+        write_json(self.folder / "status.json", self.status.to_json())
 
 
 def say(sentence: str, to: TextIO | None = None) -> None:
