@@ -11,7 +11,7 @@ import pytest
 from benchmarks import stage_table
 from benchmarks.trace_agreement import cases
 from core import runs
-from core.job import REWARD_FUNCTIONS, JobSpec, Optimizer
+from core.job import REWARD_FUNCTIONS, JobSpec, OptimizerName
 from core.models import gpus, models
 from core.training.contract.methods import METHODS, Method
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
@@ -168,7 +168,7 @@ def test_every_way_of_writing_rows_stands_in_the_table_with_its_stages() -> None
 
 
 def test_every_optimizer_and_every_reward_is_named() -> None:
-    names = get_args(Optimizer)
+    names = get_args(OptimizerName)
     assert all(f"`{name}`" in README for name in (*names, *REWARD_FUNCTIONS))
     assert names[-4:] == tuple(EXTRA_OPTIMIZERS), "the last four need a package"
 

@@ -1,4 +1,4 @@
-"""What is asked of a training: the job, the combinations that cannot work, and the errors of the whole project."""
+"""Training jobs: settings, combinations that cannot work, and the errors of the project."""
 
 from core.job.errors import (
     ChildDied,
@@ -13,8 +13,9 @@ from core.job.errors import (
     TraceError,
     UnknownArchitecture,
 )
+from core.job.fields import OptimizerName
 from core.job.rules import REWARD_FUNCTIONS, refusals_to_train
-from core.job.spec import JobSpec, Optimizer
+from core.job.spec import JobSpec
 
 __all__ = [
     "REWARD_FUNCTIONS",
@@ -22,7 +23,7 @@ __all__ = [
     "DatasetError",
     "JobSpec",
     "ModelNotFound",
-    "Optimizer",
+    "OptimizerName",
     "PresetError",
     "PreviewError",
     "Problem",

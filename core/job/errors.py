@@ -1,4 +1,4 @@
-"""Every error that Tailor raises for a user to act on, so that the page and the terminal print them all in one way.
+"""Every error that Tailor raises for a user to act on. Page and terminal print all of them one way.
 
     TailorError
     ├── SpecError              a job that cannot run as asked
@@ -31,7 +31,7 @@ class Problem:
 
 
 class TailorError(Exception):
-    """Base class of all errors that a user can act on. `problems` lists everything that is wrong."""
+    """Error that a user can act on. `problems` lists everything that is wrong."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
@@ -39,7 +39,7 @@ class TailorError(Exception):
 
     @property
     def reason(self) -> str:
-        """What is wrong, without where and what to do: for use inside another message."""
+        """Problems alone, without fields and fixes: for use inside another message."""
         return "; ".join(each.problem for each in self.problems)
 
 
@@ -52,7 +52,7 @@ class ModelNotFound(TailorError):
 
 
 class UnknownArchitecture(TailorError):
-    """Model whose layers Tailor does not know, so that it has no estimate of its own."""
+    """Model whose layers Tailor does not know, so that it cannot estimate its memory."""
 
 
 class PresetError(TailorError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
-from core.job import JobSpec, Optimizer
+from core.job import JobSpec, OptimizerName
 from core.models import Gpu, ModelShape, Tensor
 from core.speed.kernels import (
     COMPILED_SHARE,
@@ -87,7 +87,7 @@ class OptimizerTraffic:
     """Bytes of other states, read and written."""
 
 
-OPTIMIZER_TRAFFIC: Mapping[Optimizer, OptimizerTraffic] = MappingProxyType(
+OPTIMIZER_TRAFFIC: Mapping[OptimizerName, OptimizerTraffic] = MappingProxyType(
     {
         "adamw_torch_fused": OptimizerTraffic(7),
         "adamw_torch": OptimizerTraffic(

@@ -24,7 +24,7 @@ from benchmarks.memory_grid import FIRST, GRID, MOST_SAVED_PARAMETERS, Point, jo
 from benchmarks.memory_inputs import write_model
 from benchmarks.memory_scores import Row, accuracies, predict, read_rows
 from core.device import local_gpu, this_machine
-from core.job import JobSpec, Optimizer
+from core.job import JobSpec, OptimizerName
 from core.models import Gpu, gpus
 from core.training.contract.methods import METHODS
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
@@ -97,7 +97,7 @@ def test_the_first_ten_minutes_of_a_large_card_see_every_choice_once() -> None:
     assert sum(expected_seconds(point, H100) for point in FIRST) < 600
     first = jobs(FIRST)
     assert {each.method for each in first} == set(METHODS)
-    assert {each.optim for each in first} == set(get_args(Optimizer)) - set(EXTRA_OPTIMIZERS)
+    assert {each.optim for each in first} == set(get_args(OptimizerName)) - set(EXTRA_OPTIMIZERS)
     assert (
         {each.gradient_checkpointing for each in first}
         == {each.packing for each in first}

@@ -1,4 +1,4 @@
-"""JobSpec: what it accepts, what it says when it does not."""
+"""JobSpec: accepted values, and the messages for all others."""
 
 import json
 import math
@@ -16,7 +16,7 @@ def problems(**fields: object) -> dict[str, str]:
     return {problem.field: str(problem) for problem in caught.value.problems}
 
 
-def test_no_fields_at_all_is_a_whole_job() -> None:
+def test_without_fields_a_job_is_complete() -> None:
     job = JobSpec.parse({})
     assert (job.model, job.dataset, job.method, job.lora_r, job.lora_alpha) == (
         "demo",
@@ -42,7 +42,7 @@ def test_full_fine_tuning_learns_slower_and_qlora_pages_its_optimizer() -> None:
     assert JobSpec.parse({"method": "qlora"}).optim == "paged_adamw_8bit"
 
 
-def test_what_a_person_sets_wins_over_the_method() -> None:
+def test_a_value_set_by_the_user_wins_over_the_method() -> None:
     assert JobSpec.parse({"method": "full", "learning_rate": 1e-4}).learning_rate == 1e-4
 
 
@@ -76,8 +76,8 @@ def test_every_problem_is_reported_at_once() -> None:
         ("max_length", 10**9, "too large"),
         ("packing", "perhaps", "not true or false"),
         ("optim", "adam", "not a choice"),
-        ("target_modules", "../../etc", "characters that cannot stand here"),
-        ("model", "a\x00b", "characters that cannot stand here"),
+        ("target_modules", "../../etc", "contains forbidden characters"),
+        ("model", "a\x00b", "contains forbidden characters"),
         ("model", "", "is empty"),
         ("method", ["lora"], "is not one of full, freeze, lora, qlora, lora-8bit"),
         ("trust_remote_code", True, "unknown field"),
@@ -96,14 +96,14 @@ def test_pissa_is_refused_on_a_quantised_base() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"job"', "null"])
-def test_a_job_file_that_is_none_is_a_problem_not_a_traceback(text: str) -> None:
+def test_a_bad_job_file_is_a_problem_not_a_traceback(text: str) -> None:
     with pytest.raises(SpecError):
         JobSpec.from_json(text)
 
 
-def test_every_field_explains_itself() -> None:
+def test_every_field_has_a_description() -> None:
     for name, field in JobSpec.model_fields.items():
-        assert field.description and field.description.endswith("."), name
+        assert (field.description or "").endswith("."), name
 
 
 def test_a_job_cannot_be_changed() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.job import JobSpec, Optimizer, SpecError
+from core.job import JobSpec, OptimizerName, SpecError
 from core.memory import MemoryEstimate, estimate
 from core.memory.context import context_of
 from core.memory.extrapolate import find_peaks
@@ -132,7 +132,7 @@ def test_only_8_bit_layers_keep_their_inputs_from_checkpointing() -> None:
 
 
 def test_every_optimizer_of_the_job_has_a_record() -> None:
-    assert set(OPTIMIZERS) == set(get_args(Optimizer))
+    assert set(OPTIMIZERS) == set(get_args(OptimizerName))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_every_optimizer_of_the_job_has_a_record() -> None:
     ],
 )
 def test_states_of_a_16_bit_matrix_take_their_bytes(
-    name: Optimizer, bytes_per_number: float
+    name: OptimizerName, bytes_per_number: float
 ) -> None:
     states = sum(OPTIMIZERS[name].states((4096, 4096), 2))
     assert states / 4096**2 == pytest.approx(bytes_per_number, abs=1e-6)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from core.job import JobSpec, Optimizer
+from core.job import JobSpec, OptimizerName
 from core.models import Gpu, ModelShape, gpus, models
 from core.speed import (
     BAND,
@@ -553,7 +553,7 @@ def test_a_cpu_and_an_unknown_card_have_no_forecast(change: dict[str, Any]) -> N
 
 
 def test_every_optimizer_of_the_job_has_its_traffic() -> None:
-    assert set(OPTIMIZER_TRAFFIC) | set(EXTRA_OPTIMIZERS) == set(get_args(Optimizer))
+    assert set(OPTIMIZER_TRAFFIC) | set(EXTRA_OPTIMIZERS) == set(get_args(OptimizerName))
 
 
 @pytest.mark.parametrize("gpu", gpus())

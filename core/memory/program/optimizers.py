@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
-from core.job import Optimizer as OptimizerName
+from core.job import OptimizerName
 
 BLOCK_NUMBERS = 256
 """Numbers that share one scale in an 8-bit state (bitsandbytes.optim.optimizer.Optimizer2State.init_state)."""

@@ -43,6 +43,10 @@ class Stage:
     """A row is held against its neighbours: batches stay as they were drawn, whatever the lengths in them."""
     generates: bool = False
     """The model answers prompts while it trains."""
+    learns_every_token: bool = False
+    """Rows are plain text: the loss covers all of it."""
+    needs_beta: bool = False
+    """With beta 0 the loss would be the same for every answer."""
     trains_value_model: bool = False
     """A second model learns to predict rewards; a third one scores the answers."""
     is_trainable: bool = True
@@ -87,6 +91,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 ),
                 full_defaults=new_defaults(learning_rate=1e-5),
                 supports_packing=True,
+                learns_every_token=True,
             ),
             Stage(
                 id="reward",
@@ -110,6 +115,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 full_defaults=new_defaults(learning_rate=5e-7),
                 reference="adapter off or copy",
                 sequences_per_row=2,
+                needs_beta=True,
             ),
             Stage(
                 id="kto",
@@ -124,6 +130,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 forward_only_sequences=1,
                 min_batch_size=2,
                 compares_neighbours=True,
+                needs_beta=True,
             ),
             Stage(
                 id="orpo",
@@ -147,6 +154,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 full_defaults=new_defaults(learning_rate=1e-6),
                 sequences_per_row=2,
                 head="logits",
+                needs_beta=True,
             ),
             Stage(
                 id="grpo",

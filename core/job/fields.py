@@ -1,0 +1,295 @@
+"""JobFields: every setting of a job, each with its type, range, default and one sentence.
+
+Field names are those of TRL, Transformers, PEFT and bitsandbytes, so that knowledge carries over.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.training.contract.methods import METHODS
+
+OptimizerName = Literal[
+    "adamw_torch_fused",
+    "adamw_torch",
+    "adamw_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "lion_8bit",
+    "adafactor",
+    "sgd",
+    "galore_adamw",
+    "apollo_adamw",
+    "schedule_free_adamw",
+    "adamw_torch_4bit",
+]
+Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f]*$")]
+"""Model, path or revision: no control characters."""
+
+
+class JobFields(BaseModel):
+    """Settings of a job: flat and frozen. JobSpec adds the checks between them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # Model
+    model: Name = Field(
+        "demo", min_length=1, description="Base model: a preset, a Hub id (owner/name) or a folder."
+    )
+    revision: Name = Field(
+        "main", min_length=1, description="Branch, tag or commit of a Hub model."
+    )
+    stage: str = Field("sft", description="Training objective.")
+    method: str = Field(
+        "lora", description="Which weights train, and how the base model is stored."
+    )
+    gpu: str = Field("local", description="GPU that the job is for: `local` or a GPU preset.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="Precision of the loaded weights; auto is bfloat16 where the GPU supports it.",
+    )
+    adapter: Name = Field(
+        "",
+        description="Adapter to continue from: output folder of a run; empty for a new one.",
+    )
+    profile: Literal["fastest", "smallest", "custom"] = Field(
+        "custom",
+        description="Whether Tailor chooses what only trades memory for speed, or you (custom).",
+    )
+
+    # Data
+    dataset: Name = Field(
+        "demo", min_length=1, description="Training data: a JSONL file, or `demo`."
+    )
+    eval_dataset: Name = Field(
+        "",
+        description="Evaluation data: a JSONL file; empty holds out a part of the training data.",
+    )
+    eval_fraction: float = Field(
+        0.05, ge=0, le=0.5, description="Share of the training rows held out for evaluation."
+    )
+    max_length: int = Field(
+        2048,
+        ge=8,
+        le=1_048_576,
+        description="Longest row in tokens; longer rows are cut at the end.",
+    )
+    packing: bool = Field(
+        False, description="Join short rows into full-length ones, without attention between rows."
+    )
+    assistant_only_loss: bool = Field(
+        True, description="Learn from the answers only, not from the questions."
+    )
+    mix: str = Field(
+        "",
+        max_length=20_000,
+        description="More training files with weights, one per line: path = 0.5.",
+    )
+    max_rows: int = Field(
+        0, ge=0, le=10**9, description="Number of rows to use, for a quick test; 0 uses all."
+    )
+    shuffle: bool = Field(
+        True, description="Train in random order; off keeps the order of the file."
+    )
+    max_lost_answers: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Largest share of rows that may lose their whole answer to max_length.",
+    )
+    dataset_sha256: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="SHA-256 that the training file must have; empty accepts any file.",
+    )
+
+    # Stage
+    beta: float = Field(
+        0.1, ge=0, le=100, description="Strength of the pull towards the reference model."
+    )
+    loss_type: Literal["default", "sigmoid", "ipo", "hinge", "apo_zero", "sigmoid+sft", "simpo"] = (
+        Field("default", description="Form of the preference loss.")
+    )
+    precompute_ref_log_probs: bool = Field(
+        False,
+        description="Run the reference model once before training instead of keeping it loaded.",
+    )
+    num_generations: int = Field(8, ge=2, le=1024, description="Answers generated for each prompt.")
+    max_completion_length: int = Field(
+        256, ge=1, le=65_536, description="Longest generated answer, in tokens."
+    )
+    temperature: float = Field(
+        1.0, gt=0, le=10, description="Sampling temperature of generated answers."
+    )
+    reward_functions: str = Field(
+        "exact_match",
+        pattern=r"^([a-z_]+(,[a-z_]+)*)?$",
+        description="Built-in rewards, separated by commas: exact_match, regex, json, length.",
+    )
+    reward_pattern: str = Field(
+        "",
+        max_length=1000,
+        description="Regular expression that the reward `regex` looks for in an answer.",
+    )
+    reward_model: Name = Field(
+        "", description="Reward model: the folder of a finished run or a Hub id; empty uses none."
+    )
+
+    # Batches and steps
+    num_train_epochs: float = Field(
+        3.0, gt=0, le=10_000, description="Passes over the training data."
+    )
+    max_steps: int = Field(
+        -1,
+        ge=-1,
+        le=100_000_000,
+        description="Number of optimizer steps; -1 uses num_train_epochs.",
+    )
+    per_device_train_batch_size: int = Field(
+        2, ge=1, le=4096, description="Rows in one forward pass on each device."
+    )
+    gradient_accumulation_steps: int = Field(
+        8, ge=1, le=65_536, description="Forward passes per optimizer step."
+    )
+
+    # Optimizer
+    learning_rate: float = Field(2e-4, gt=0, le=10, description="Peak learning rate.")
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="How the learning rate changes after warm-up."
+    )
+    warmup_ratio: float = Field(
+        0.03, ge=0, le=1, description="Share of the steps in which the learning rate rises."
+    )
+    weight_decay: float = Field(0.0, ge=0, le=10, description="Decoupled weight decay.")
+    max_grad_norm: float = Field(
+        1.0, ge=0, le=1e6, description="Gradients are clipped to this norm; 0 turns clipping off."
+    )
+    optim: OptimizerName = Field(
+        "adamw_torch_fused", description="Optimizer and the precision of its states."
+    )
+
+    # Memory and speed
+    gradient_checkpointing: bool = Field(
+        True, description="Recompute activations in the backward pass instead of keeping them."
+    )
+    checkpoint_every_n_layers: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="With checkpointing, recompute one layer of this many; 1 recomputes all.",
+    )
+    activation_offloading: bool = Field(
+        False,
+        description="Keep activations in main memory until the backward pass (needs a CUDA GPU).",
+    )
+    attn_implementation: Literal[
+        "sdpa", "eager", "flash_attention_2", "varlen", "flex_attention"
+    ] = Field(
+        "sdpa",
+        description="Attention kernel; for packed rows varlen, with capped scores flex_attention.",
+    )
+    use_liger_kernel: bool = Field(
+        False,
+        description="Use Liger's fused layers (needs a CUDA GPU and `pip install liger-kernel`).",
+    )
+    torch_compile: bool = Field(
+        False, description="Compile the model: slower to start, faster afterwards."
+    )
+    activation_memory_budget: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of activations that a compiled layer keeps if it is not checkpointed.",
+    )
+
+    # Adapter
+    lora_r: int = Field(16, ge=1, le=4096, description="Rank of the adapter.")
+    lora_alpha: float = Field(
+        32.0, gt=0, le=65_536, description="The adapter's output is scaled by alpha / rank."
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
+    target_modules: str = Field(
+        "all-linear",
+        pattern=r"^[A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+)*$",
+        description="Layers that get an adapter, by name; all-linear leaves out experts.",
+    )
+    use_dora: bool = Field(False, description="Train magnitude and direction separately (DoRA).")
+    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank), for high ranks.")
+    init_lora_weights: Literal["default", "gaussian", "pissa", "olora", "loftq"] = Field(
+        "default", description="How the adapter is initialized."
+    )
+    modules_to_save: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+)*)?$",
+        description="Layers to train fully beside the adapter: embed_tokens, lm_head.",
+    )
+    num_trainable_layers: int = Field(
+        2, ge=1, le=1000, description="Number of last layers that train; the others are frozen."
+    )
+
+    # Quantized base model
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field(
+        "nf4", description="Number format of the 4-bit base model."
+    )
+    bnb_4bit_use_double_quant: bool = Field(
+        True, description="Quantize the quantization constants too."
+    )
+
+    # Logging, evaluation and checkpoints
+    logging_steps: int = Field(
+        1, ge=1, le=1_000_000, description="Optimizer steps between two logged points."
+    )
+    eval_steps: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="Optimizer steps between evaluations; 0 evaluates ten times in a run.",
+    )
+    save_steps: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="Optimizer steps between checkpoints; 0 saves once per epoch.",
+    )
+    save_total_limit: int = Field(2, ge=1, le=1000, description="Number of checkpoints to keep.")
+    stop_when_diverged: bool = Field(
+        True,
+        description="End the run if the loss is not a number or gradients vanish.",
+    )
+    halve_batch_on_oom: bool = Field(
+        True,
+        description="If GPU memory runs out, continue with half the batch, twice the accumulation.",
+    )
+    device: int = Field(
+        0, ge=0, le=63, description="GPU of this machine to train on, as nvidia-smi numbers them."
+    )
+    sample_steps: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="Optimizer steps between sample answers; 0 is only before and after training.",
+    )
+    num_samples: int = Field(
+        3,
+        ge=0,
+        le=50,
+        description="Questions from the data that the model answers before and after training.",
+    )
+    seed: int = Field(
+        42, ge=0, le=2**32 - 1, description="Seed of the data order, the split and the adapter."
+    )
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows per optimizer step on one device."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def trains_adapter(self) -> bool:
+        """True if the base is frozen and a LoRA adapter trains."""
+        return METHODS[self.method].trains_adapter
+
+    @property
+    def base_bits(self) -> int:
+        """Bits per weight of the base's linear layers while training: 16 (as loaded), 8 or 4."""
+        return METHODS[self.method].base_bits
