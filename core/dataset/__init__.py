@@ -5,16 +5,17 @@ done to one writes another.
 """
 
 from core.dataset.check.check import Examination, check_file, examine
-from core.dataset.check.in_child import Progress, check_in_child
+from core.dataset.check.in_child import check_in_child
 from core.dataset.check.scanner import Wish
 from core.dataset.formats import USUAL_STAGES
 from core.dataset.intake.importer import (
     TABLES,
-    Taken,
-    Terms,
+    Imported,
+    ImportLimits,
+    ImportProgress,
+    import_dataset,
     is_hub_dataset,
-    must_be_taken_in,
-    take_in,
+    must_be_imported,
 )
 from core.dataset.report import DatasetReport, RowProblem, counted
 from core.dataset.rewrite.files import Written
@@ -38,13 +39,13 @@ __all__ = [
     "Composed",
     "DatasetReport",
     "Examination",
+    "ImportLimits",
+    "ImportProgress",
+    "Imported",
     "Lengths",
-    "Progress",
     "RowLengths",
     "RowProblem",
     "Share",
-    "Taken",
-    "Terms",
     "Wish",
     "Written",
     "as_lines",
@@ -56,15 +57,15 @@ __all__ = [
     "drop_duplicates",
     "drop_rows",
     "examine",
+    "import_dataset",
     "is_hub_dataset",
     "map_columns",
     "match_columns",
-    "must_be_taken_in",
+    "must_be_imported",
     "parse_mix",
     "refusals",
     "repair",
     "require_one_form",
     "suggest_mapping",
-    "take_in",
     "write_lines",
 ]

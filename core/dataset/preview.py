@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from core.dataset import Lengths, RowLengths, as_lines
-from core.device.child import HUB_SETTINGS, HUB_VARIABLES, Child
-from core.job import ChildDied, DatasetError, PreviewError, Problem
+from core.device.child import Child, Limits
+from core.job import ChildError, DatasetError, PreviewError, Problem
 
 __all__ = ["About", "Lengths", "Matches", "Preview", "ShownRow", "ShownText"]
 
 MODULE = "core.workers.preview"
+MEMORY_BYTES = 4 * 2**30
 SECONDS_TO_LOAD = 300
 """A file of many gigabytes is read through once."""
 SECONDS_TO_ANSWER = 10
@@ -215,7 +216,7 @@ class Preview:
 
     def _start(self) -> None:
         lines = self._lines()
-        self._child = Child(MODULE, HUB_VARIABLES, HUB_SETTINGS)
+        self._child = Child(MODULE, Limits(MEMORY_BYTES), reads_hub=True)
         fields = ("model", "revision", "assistant_only_loss", "seconds_for_a_row", "stage")
         job = {name: getattr(self, name) for name in fields}
         found = self._exchange("load", SECONDS_TO_LOAD, dataset=str(lines.absolute()), **job)
@@ -248,28 +249,14 @@ class Preview:
             return self._exchange(what, SECONDS_TO_ANSWER, **details)
 
     def _exchange(self, what: str, seconds: float, **details: Any) -> Any:
-        """One request and its answer. A child that fails to answer is given up. Raises PreviewError."""
+        """Return the answer to one request. Raises PreviewError and ends a child that gives none."""
         assert self._child
         try:
-            self._child.send({"do": what} | details)
-            message = self._child.receive(seconds)
-        except ChildDied as error:
-            self.close()
-            looped = os.name == "posix" and ALARM in str(error)
-            said = (
-                "the chat template took too long over a row"
-                if looped
-                else f"the preview stopped: {error.reason}"
-            )
-            raise _cannot_show(said) from None
-        if message is None:
-            self.close()
-            raise _cannot_show(f"no answer within {seconds:g} seconds")
-        if "error" in message:
-            if what == "load":
+            return self._child.ask({"do": what} | details, seconds)
+        except ChildError as error:
+            if error.cause != "refused" or what == "load":
                 self.close()
-            raise _cannot_show(message["error"])
-        return message["answer"]
+            raise _cannot_show(_why_not(error)) from None
 
     def _kept(self, about: About) -> RowLengths | None:
         """The lengths that were measured on another day."""
@@ -293,6 +280,14 @@ class Preview:
 def _cannot_show(why: str) -> PreviewError:
     fix = "check the file, or choose a model with a tokenizer"
     return PreviewError(Problem("rows", f"cannot be shown: {why}", fix))
+
+
+def _why_not(error: ChildError) -> str:
+    if os.name == "posix" and ALARM in error.reason:
+        return "the chat template took too long over a row"
+    if error.cause == "died":
+        return f"the preview stopped: {error.reason}"
+    return error.reason
 
 
 def _shown_row(found: dict[str, Any]) -> ShownRow:

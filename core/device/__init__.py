@@ -14,6 +14,7 @@ __all__ = [
     "GpuProcess",
     "Lack",
     "Machine",
+    "child",
     "chip",
     "find_preset",
     "identify",

@@ -1,7 +1,8 @@
-"""A child process that speaks JSON: one object a line, in and out. Knows nothing of what is said.
+"""The parent's side of a child process that reads JSON requests, one a line, and answers them.
 
-The child gets an argument list, a session of its own and an environment of named variables only. Whatever becomes of
-it, its parent gets an answer, a time-out or ChildDied; never a crash, never an endless wait.
+core/workers/child.py is the other side. Knows nothing of what the two say to each other. Whatever
+happens to the child, its parent gets an answer or a ChildError: never a crash, never an endless
+wait.
 """
 
 import json
@@ -16,50 +17,102 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, Self
 
-from core.job import ChildDied, Problem
+from core.job import ChildError, Problem
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ENVIRONMENT = re.compile(
-    "PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|LD_LIBRARY_PATH"
+VARIABLES: Mapping[str, str] = MappingProxyType(
+    {
+        "basic": "PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|LD_LIBRARY_PATH",
+        "hub": "HF_.*|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|XDG_CACHE_HOME",
+        "training": "USER|APPDATA|LOCALAPPDATA|CC|CXX|CPATH|C_INCLUDE_PATH|LIBRARY_PATH"
+        "|(CUDA|NVIDIA|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|NCCL|OMP|MKL|TRANSFORMERS|BNB)_.*",
+    }
 )
-HUB_VARIABLES = r"HF_.*|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|XDG_CACHE_HOME"
-HUB_SETTINGS: Mapping[str, str] = {
-    "HF_HUB_ETAG_TIMEOUT": "3",  # seconds; without a network the reason is told soon
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-}
-"""For children that read from the Hub."""
-SECONDS_BETWEEN_LOOKS = 0.1
-"""How often a wait looks whether it was called off."""
+"""Purpose -> pattern of the variables that a child with this purpose may see; all others, such as
+the keys of other programs, stay out."""
+SETTINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "basic": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        "hub": {
+            "HF_HUB_ETAG_TIMEOUT": "3",  # seconds; without a network, say so soon
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "TRL_EXPERIMENTAL_SILENCE": "1",
+        },
+    }
+)
+"""Purpose -> variables that are set for a worker with this purpose."""
+PYTHON_SETTINGS = {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+SECONDS_BETWEEN_CHECKS = 0.1
+"""Interval at which a wait looks whether it was cancelled."""
+LAST_OUTPUT_BYTES = 2000
+MAX_REASON_CHARACTERS = 300
+
+Purpose = Literal["basic", "hub", "training"]
 Message = dict[str, Any]
 
 
-class Child:
-    """A running `python -m MODULE`."""
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the operating system on a child; None sets no limit. Windows has none of them."""
 
-    def __init__(
-        self, module: str, more_variables: str = "", settings: Mapping[str, str] | None = None
-    ):
-        """Starts it. `more_variables` is a pattern of variables that it may see too; `settings` are set for it."""
+    address_space_bytes: int | None = None
+    """Of memory that is reserved, used or not."""
+    data_bytes: int | None = None
+    """Of memory without mapped files: for libraries that reserve far more than they use."""
+    cpu_seconds: int | None = None
+    file_bytes: int | None = None
+    """Of each file that the child writes."""
+
+
+def ignore_progress(_share: float) -> None:
+    """Do nothing with a share of work that is done."""
+
+
+def never() -> bool:
+    """Return False: nobody cancels."""
+    return False
+
+
+def allowed_environment(*purposes: Purpose) -> dict[str, str]:
+    """Return the variables of this process that a child with these purposes may see."""
+    allowed = re.compile("|".join(VARIABLES[purpose] for purpose in purposes))
+    kept = {name: value for name, value in os.environ.items() if allowed.fullmatch(name.upper())}
+    return kept | PYTHON_SETTINGS
+
+
+class Child:
+    """Running `python -m MODULE` in a session of its own, with an environment of named variables.
+
+    Use it as a context manager. One thread may ask at a time; another may interrupt.
+    """
+
+    def __init__(self, module: str, limits: Limits, *, reads_hub: bool = False) -> None:
+        purposes: tuple[Purpose, ...] = ("basic", "hub") if reads_hub else ("basic",)
+        environment = allowed_environment(*purposes)
+        for purpose in purposes:
+            environment |= SETTINGS[purpose]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the child is)
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             cwd=ROOT,
-            env=_environment(more_variables) | dict(settings or {}),
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             close_fds=True,
             start_new_session=True,
         )
-        self._answers: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name=f"listen to {module}", daemon=True).start()
+        with suppress(ChildError):  # a child that died at once says so when it is asked
+            self._send(asdict(limits))
 
     def __enter__(self) -> Self:
         return self
@@ -67,45 +120,47 @@ class Child:
     def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.kill()
 
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+    def ask(
+        self,
+        request: Mapping[str, Any],
+        seconds: float,
+        *,
+        on_progress: Callable[[float], None] = ignore_progress,
+        is_cancelled: Callable[[], bool] = never,
+    ) -> Any:
+        """Send a request and return its answer, as JSON has it.
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Says something to the child. Raises ChildDied."""
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise self._died() from None
-
-    def receive(
-        self, seconds: float, is_cancelled: Callable[[], bool] = lambda: False
-    ) -> Message | None:
-        """What the child says next; None if it says nothing in time or the wait is called off. Raises ChildDied."""
+        `on_progress` is called with shares from 0 to 1. Raises ChildError; a child that took too
+        long, or whose request was cancelled, is ended.
+        """
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and not is_cancelled():
-            with suppress(queue.Empty):
-                answer = self._answers.get(timeout=min(left, SECONDS_BETWEEN_LOOKS))
-                if answer is None:
-                    raise self._died()
-                return answer
-        return None
+        self._send(request)
+        while (message := self._receive(deadline, is_cancelled)) is not None:
+            if "progress" in message:
+                on_progress(message["progress"])
+            elif "problem" in message:
+                raise ChildError("refused", Problem(**message["problem"]))
+            else:
+                return message["answer"]
+        self.interrupt()
+        if is_cancelled():
+            raise ChildError("cancelled", Problem("child process", "cancelled", "start it again"))
+        problem = f"took longer than {seconds:g} seconds"
+        raise ChildError("too_long", Problem("child process", problem, "try again"))
 
     def interrupt(self) -> None:
-        """Ends the child, and whatever it started; who waits for its answer, in another thread, gets ChildDied."""
-        if self.is_alive:
-            with suppress(ProcessLookupError):
-                if os.name == "posix":
-                    os.killpg(
-                        self._process.pid, signal.SIGKILL
-                    )  # its own session, so the group is its own
-                else:
-                    self._process.kill()
+        """End the child and its own children. A thread that waits for an answer gets ChildError."""
+        if self._process.poll() is not None:
+            return
+        with suppress(ProcessLookupError):
+            if os.name == "posix":
+                # The child leads a session, so its process group holds nothing else.
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
 
     def kill(self) -> None:
-        """Ends the child, and whatever it started, and lets go of it."""
+        """End the child and its own children, and free what it held."""
         self.interrupt()
         self._process.wait()
         for stream in (self._process.stdin, self._errors):
@@ -113,37 +168,51 @@ class Child:
                 if stream:
                     stream.close()
 
+    def _send(self, message: Mapping[str, Any]) -> None:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._died() from None
+
+    def _receive(self, deadline: float, is_cancelled: Callable[[], bool]) -> Message | None:
+        """Return the next message; None after the deadline or if the wait is cancelled."""
+        while (left := deadline - time.monotonic()) > 0 and not is_cancelled():
+            with suppress(queue.Empty):
+                message = self._messages.get(timeout=min(left, SECONDS_BETWEEN_CHECKS))
+                if message is None:
+                    raise self._died()
+                return message
+        return None
+
     def _listen(self) -> None:
-        """Hands on what the child says, so that nobody has to wait in a read; None at its end."""
+        """Queue what the child says, so that no caller blocks in a read; None marks its end."""
         assert self._process.stdout
         with self._process.stdout as lines:
             for line in lines:
-                with suppress(ValueError):  # a library that prints is no message
+                with suppress(ValueError):  # output of a library is no message
                     message = json.loads(line)
                     if isinstance(message, dict):
-                        self._answers.put(message)
-        self._answers.put(None)
+                        self._messages.put(message)
+        self._messages.put(None)
 
-    def _died(self) -> ChildDied:
-        return ChildDied(Problem("child process", self._last_words(), "try again"))
-
-    def _last_words(self) -> str:
-        """How the child ended."""
+    def _died(self) -> ChildError:
         code = self._process.wait()
-        self._answers.put(None)  # for whoever asks again
+        self._messages.put(None)  # for the next request
+        reason = f"it ended with code {code}"
         if code < 0:
-            return f"it was ended by signal {-code} ({signal.strsignal(-code) or 'unknown'})"
-        with suppress(OSError, ValueError):
+            name = signal.strsignal(-code) or "unknown"
+            reason = f"it was ended by signal {-code} ({name})"
+        elif last_line := self._last_line():
+            reason = f"{reason}: {last_line}"
+        return ChildError("died", Problem("child process", reason, "try again"))
+
+    def _last_line(self) -> str:
+        """Return the last line that the child wrote to its standard error."""
+        try:
             self._errors.seek(0)
-            if said := self._errors.read()[-2000:].decode(errors="replace").strip():
-                return f"it ended with code {code}: {said.splitlines()[-1][:300]}"
-        return f"it ended with code {code}"
-
-
-def _environment(more_variables: str) -> dict[str, str]:
-    allowed = re.compile(
-        f"(?:{ENVIRONMENT.pattern})" + (f"|(?:{more_variables})" if more_variables else "")
-    )
-    kept = {name: value for name, value in os.environ.items() if allowed.fullmatch(name.upper())}
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return kept | one_thread | {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+            output = self._errors.read()[-LAST_OUTPUT_BYTES:].decode(errors="replace").strip()
+        except (OSError, ValueError):
+            return ""
+        return output.splitlines()[-1][:MAX_REASON_CHARACTERS] if output else ""

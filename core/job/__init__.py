@@ -1,7 +1,7 @@
 """Training jobs: settings, combinations that cannot work, and the errors of the project."""
 
 from core.job.errors import (
-    ChildDied,
+    ChildError,
     DatasetError,
     ModelNotFound,
     PresetError,
@@ -19,7 +19,7 @@ from core.job.spec import JobSpec
 
 __all__ = [
     "REWARD_FUNCTIONS",
-    "ChildDied",
+    "ChildError",
     "DatasetError",
     "JobSpec",
     "ModelNotFound",

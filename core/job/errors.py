@@ -9,12 +9,13 @@
     ├── PreviewError           rows that cannot be shown or measured
     ├── TraceError             a model that cannot be traced
     ├── RunNotFound            an ID that no run has
-    └── ChildDied              a child process that ended before it answered
+    └── ChildError             a child process that gave no answer
 
 Errors of programming, and OSError for a full or broken disk, stay what Python makes of them.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -75,5 +76,11 @@ class RunNotFound(TailorError):
     """ID that no run has."""
 
 
-class ChildDied(TailorError):
-    """Child process that ended before it answered."""
+class ChildError(TailorError):
+    """Child process that gave no answer: it died, took too long, was cancelled or refused."""
+
+    def __init__(
+        self, cause: Literal["died", "too_long", "cancelled", "refused"], problem: Problem
+    ) -> None:
+        self.cause = cause
+        super().__init__(problem)

@@ -4,7 +4,6 @@ what it found, and replays it through the allocator. Imports no torch; needs no 
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from core.device.child import Child
-from core.job import ChildDied, JobSpec, Problem, TraceError
+from core.device.child import Child, Limits
+from core.job import ChildError, JobSpec, Problem, TraceError
 from core.memory import MemoryEstimate
 from core.memory.estimate import NOTES, Found, estimate_of
 from core.memory.simulator.allocator import Allocator
@@ -92,6 +91,8 @@ OBJECTIONS = (
     Objection(lambda job: job.optim in EXTRA_OPTIMIZERS, "the trace does not know this optimizer"),
 )
 SECONDS_TO_TRACE = 300
+MAX_TRACE_BYTES = 12 * 2**30
+"""Memory of the tracing process; it takes about 0.7 GiB, whatever the size of the model."""
 
 OnProgress = Callable[[float], None]
 """Told the share that is done, from 0 to 1."""
@@ -224,7 +225,7 @@ def trace_all(
 
     Once the child has died, or taken too long, the rest is that error too.
     """
-    with Child(PROGRAM) as child:
+    with Child(PROGRAM, Limits(data_bytes=MAX_TRACE_BYTES)) as child:
         for request in requests:
             objection = next((each for each in OBJECTIONS if each.applies(request.job)), None)
             if objection:
@@ -242,26 +243,21 @@ def _cannot_trace(why: str) -> TraceError:
 def _ask(
     child: Child, request: Request, on_progress: OnProgress, is_cancelled: IsCancelled
 ) -> ExactEstimate | TraceError:
-    """The child's answer to one request."""
-    deadline = time.monotonic() + SECONDS_TO_TRACE
+    """Return the child's answer to one request."""
     try:
-        child.send(request.to_json())
-        while message := child.receive(deadline - time.monotonic(), is_cancelled):
-            if "progress" not in message:
-                return _read(message, request)
-            on_progress(message["progress"])
-    except ChildDied as error:
-        return _cannot_trace(f"the trace did not finish: {error.reason}")
-    child.kill()
-    if is_cancelled():
-        return _cannot_trace("the trace was cancelled")
-    return _cannot_trace("the trace took too long")
+        found = child.ask(
+            request.to_json(),
+            SECONDS_TO_TRACE,
+            on_progress=on_progress,
+            is_cancelled=is_cancelled,
+        )
+    except ChildError as error:
+        return _cannot_trace(f"the trace gave no estimate: {error.reason}")
+    return _read(found, request)
 
 
-def _read(found: Mapping[str, Any], request: Request) -> ExactEstimate | TraceError:
+def _read(found: Mapping[str, Any], request: Request) -> ExactEstimate:
     """One answer. What is reserved beyond what is allocated is that of the deepest model that was traced."""
-    if "error" in found:
-        return _cannot_trace(f"the model cannot be traced: {found['error']}")
     gap_bytes = 0
     if request.gpu.compute_capability != (0, 0):
         allocator = Allocator(expandable_segments=True)

@@ -6,7 +6,6 @@ is to start is for core.queue to say.
 """
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,17 +19,11 @@ import psutil
 
 from core import runs
 from core.device import identify, is_alive, this_machine
+from core.device.child import allowed_environment
 from core.job import RunNotFound
 from core.runs import Home, Run
 from core.training.contract.process_id import ProcessId
 
-ENVIRONMENT = re.compile(
-    "PATH|HOME|USER|LANG|LC_ALL|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|USERPROFILE|APPDATA|LOCALAPPDATA|LD_LIBRARY_PATH"
-    "|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|XDG_CACHE_HOME|CC|CXX"
-    "|CPATH|C_INCLUDE_PATH|LIBRARY_PATH"
-    "|(CUDA|NVIDIA|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|NCCL|OMP|MKL|HF|TRANSFORMERS|BNB)_.*"
-)
-"""The variables a program gets; everything else, secrets of other tools included, stays out."""
 MARK = "TAILOR_RUN"
 """The variable by which everything that a run's program starts can be told: it holds the run's folder."""
 
@@ -142,15 +135,13 @@ def environment(device: str = "0") -> dict[str, str]:
     """What the program may see. One GPU, counted as NVML counts: with several in sight and no launcher, TRL refuses to
     train. A card that NVML does not show, such as a part of one, is left as it was chosen.
     """
-    kept = {
-        name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name.upper())
-    }
+    kept = allowed_environment("basic", "hub", "training")
     hidden = kept.get("CUDA_VISIBLE_DEVICES", device).split(",")[0]
     chosen = {
         "CUDA_VISIBLE_DEVICES": device if visible_devices() else hidden,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
-    return kept | chosen | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    return kept | chosen
 
 
 def visible_devices() -> tuple[int, ...]:

@@ -29,9 +29,9 @@ def fake_hub(datasets: Mapping[str, Files], gated: str = "") -> Iterator[str]:
                 self.answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
             elif name not in datasets:
                 self.answer(401, b"{}", {"X-Error-Code": "RepoNotFound"})
-            elif is_api and rest[0] == "tree":
+            elif is_api and rest[:1] == ["tree"]:
                 self.answer_json(self.tree(datasets[name], "/".join(rest[2:])))
-            elif is_api and rest[0] == "paths-info":
+            elif is_api and rest[:1] == ["paths-info"]:
                 wanted = json.loads(self.body())["paths"]
                 self.answer_json(
                     [each for each in self.tree(datasets[name], "") if each["path"] in wanted]

@@ -18,7 +18,7 @@ from core.dataset.check.lines import Source, blocks_of_lines, parse, parse_block
 from core.dataset.intake.convert import Sources, write_json_lines
 from core.training.contract.stages import STAGES
 from core.training.data.rows import read_rows
-from core.workers.fetch.parquet import columns_of, write_rows
+from core.workers.fetch.parquet import readable_columns, write_rows
 
 text = st.text(max_size=30) | st.sampled_from(
     [
@@ -282,7 +282,7 @@ def test_cells_of_csv_become_the_texts_that_they_are(
         with source.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, quoting=csv.QUOTE_ALL).writerows([names, *cells])
         target = Path(folder) / "rows.jsonl"
-        write_json_lines(Sources([source], "csv", delimiter=","), target, lambda _num_bytes: None)
+        write_json_lines(Sources([source], "csv", delimiter=","), target)
         found = [json.loads(line) for line in target.read_bytes().split(b"\n") if line]
         names[0] = names[0].removeprefix("\ufeff") if not names[0].isascii() else names[0]
         assert found == [dict(zip(names, row, strict=True)) for row in cells]
@@ -307,7 +307,7 @@ def test_values_of_parquet_reach_the_trainer_unchanged(rows: list[tuple[str, int
         )
         pyarrow.parquet.write_table(table, source)
         with whole.open("wb") as out:
-            write_rows([source], columns_of([source], ()), out, lambda _num_bytes: None)
+            write_rows([source], readable_columns([source]), out, lambda _num_bytes: None)
         assert [json.loads(line)["n"] for line in whole.read_bytes().split(b"\n") if line] == [
             n for _text, n in rows
         ]

@@ -1,7 +1,6 @@
 """Sources that are no JSONL become JSONL at the door: every value as it is, or one sentence on why not."""
 
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -16,10 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset import Progress, Terms, check_file, is_hub_dataset, repair, take_in
+from core.dataset import (
+    ImportLimits,
+    ImportProgress,
+    check_file,
+    import_dataset,
+    is_hub_dataset,
+    repair,
+)
 from core.dataset.intake.tables import csv_lines
 from core.job import DatasetError
-from core.workers.fetch.parquet import BadTable, columns_of, write_rows
+from core.training.contract.files import sha256_of
+from core.workers.fetch.parquet import BadTable, readable_columns, write_rows
 from tests.builders.fake_hub import fake_hub
 from tests.builders.paths import DATA, ROOT
 
@@ -28,18 +35,16 @@ def rows_of(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
-def csv_rows(tmp_path: Path, content: str | bytes, **how: str) -> list[Any]:
+def csv_rows(tmp_path: Path, content: str | bytes) -> list[Any]:
     file = tmp_path / "rows.csv"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return [json.loads(line) for _num_bytes, line in csv_lines(file, **how)]
+    return [json.loads(line) for _num_bytes, line in csv_lines(file)]
 
 
-def table_rows(
-    tmp_path: Path, table: pa.Table, needed: tuple[str, ...] = ()
-) -> tuple[list[Any], Any]:
-    """(what a table becomes, what was left out)."""
+def table_rows(tmp_path: Path, table: pa.Table) -> tuple[list[Any], Any]:
+    """Return (what a table becomes, what was left out)."""
     pq.write_table(table, tmp_path / "rows.parquet")
-    kept = columns_of([tmp_path / "rows.parquet"], needed)
+    kept = readable_columns([tmp_path / "rows.parquet"])
     with (tmp_path / "rows.jsonl").open("wb") as out:
         write_rows([tmp_path / "rows.parquet"], kept, out, lambda _num_bytes: None)
     return rows_of(tmp_path / "rows.jsonl"), kept.left_out
@@ -69,16 +74,6 @@ def test_the_delimiter_is_read_off_the_first_row(tmp_path: Path, content: str) -
 
 def test_utf_16_as_excel_saves_it_is_read(tmp_path: Path) -> None:
     assert csv_rows(tmp_path, "a,b\né,2\n".encode("utf-16")) == [{"a": "é", "b": "2"}]
-
-
-def test_a_column_of_csv_can_be_read_as_true_or_false(tmp_path: Path) -> None:
-    assert [row["ok"] for row in csv_rows(tmp_path, "ok,a\nTRUE,1\n0,1\nno,1\n", label="ok")] == [
-        True,
-        False,
-        False,
-    ]
-    with pytest.raises(DatasetError, match="line 3, ok: 'maybe' is neither"):
-        csv_rows(tmp_path, "ok,a\nTRUE,1\nmaybe,1\n", label="ok")
 
 
 @pytest.mark.parametrize(
@@ -125,17 +120,11 @@ def test_json_inside_of_parquet_is_json_again(tmp_path: Path) -> None:
     assert table_rows(tmp_path, table)[0] == [{"a": {"n": 2**63}}, {"a": None}]
 
 
-def test_columns_that_json_has_no_values_for_are_left_out_unless_they_are_needed(
-    tmp_path: Path,
-) -> None:
+def test_columns_that_json_has_no_values_for_are_left_out(tmp_path: Path) -> None:
     table = pa.table({"text": ["a"], "when": [datetime(2026, 11, 22)], "picture": [b"\0"]})
     rows, left_out = table_rows(tmp_path, table)
-    assert rows == [{"text": "a"}] and dict(left_out) == {
-        "when": "timestamp[us]",
-        "picture": "binary",
-    }
-    with pytest.raises(BadTable, match=r"when holds timestamp\[us\], which JSON lacks"):
-        table_rows(tmp_path, table, needed=("when",))
+    assert rows == [{"text": "a"}]
+    assert dict(left_out) == {"when": "timestamp[us]", "picture": "binary"}
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -146,24 +135,31 @@ def test_numbers_that_json_lacks_are_refused_by_row_and_column(
         table_rows(tmp_path, pa.table({"score": [1.0, number]}))
 
 
-def test_a_parquet_file_is_taken_in_and_its_columns_mapped(tmp_path: Path) -> None:
+def test_a_parquet_file_is_imported(tmp_path: Path) -> None:
     pq.write_table(
-        pa.table({"Frage": ["a"], "Antwort": ["b"], "when": [datetime(2026, 1, 1)]}),
+        pa.table({"question": ["a"], "answer": ["b"], "when": [datetime(2026, 1, 1)]}),
         tmp_path / "x.parquet",
     )
-    heard: list[Progress] = []
-    terms = Terms(columns={"question": "Frage", "answer": "Antwort"})
-    taken = take_in(str(tmp_path / "x.parquet"), tmp_path, terms, on_progress=heard.append)
-    assert rows_of(taken.path) == [{"question": "a", "answer": "b"}] and taken.rows == 1
-    assert check_file(taken.path).is_usable and "when" in " ".join(taken.actions)
-    assert taken.sha256 == hashlib.sha256(taken.path.read_bytes()).hexdigest()
-    assert all(each.doing == "converting" for each in heard)
+    imported = import_dataset(str(tmp_path / "x.parquet"), tmp_path)
+    assert rows_of(imported.path) == [{"question": "a", "answer": "b"}]
+    assert imported.rows == 1
+    assert "when (timestamp[us])" in " ".join(imported.actions)
+    assert imported.sha256 == sha256_of(imported.path)
+
+
+def test_an_import_reports_its_progress(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\na\n")
+    reports: list[ImportProgress] = []
+    import_dataset(str(tmp_path / "rows.csv"), tmp_path, on_progress=reports.append)
+    assert reports[-1] == ImportProgress("converting", 1.0)
 
 
 def test_csv_and_arrays_are_taken_in_and_leave_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "my rows.csv").write_text("text\na\n")
     (tmp_path / "array.json").write_text('[{"text": 1e5}, {"text": 2}]')
-    taken = [take_in(str(tmp_path / name), tmp_path) for name in ("my rows.csv", "array.json")]
+    taken = [
+        import_dataset(str(tmp_path / name), tmp_path) for name in ("my rows.csv", "array.json")
+    ]
     assert [(each.path.name, each.rows) for each in taken] == [
         ("my-rows.jsonl", 1),
         ("array.jsonl", 2),
@@ -173,7 +169,7 @@ def test_csv_and_arrays_are_taken_in_and_leave_nothing_else(tmp_path: Path) -> N
 
 def test_one_of_a_thing_is_not_told_as_several(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text\na\n")
-    taken = take_in(str(tmp_path / "rows.csv"), tmp_path)
+    taken = import_dataset(str(tmp_path / "rows.csv"), tmp_path)
     assert taken.actions == ("1 CSV file became JSON lines.",)
     (tmp_path / "line.jsonl").write_text('\n{"text": "a",}\r\n')
     report = check_file(tmp_path / "line.jsonl")
@@ -190,35 +186,35 @@ def test_one_of_a_thing_is_not_told_as_several(tmp_path: Path) -> None:
 
 def test_what_is_jsonl_stays_where_it_is(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n\n{"text": "b"}')
-    taken = take_in(str(tmp_path / "rows.jsonl"), tmp_path)
+    taken = import_dataset(str(tmp_path / "rows.jsonl"), tmp_path)
     assert (taken.path, taken.rows, taken.actions) == (tmp_path / "rows.jsonl", 2, ())
 
 
 @pytest.mark.parametrize(
-    ("name", "terms", "says"),
+    ("name", "limits", "says"),
     [
-        ("none.csv", Terms(), "there is no file"),
-        ("packed.jsonl", Terms(), "gunzip"),
-        ("rows.csv", Terms(max_bytes=10), "more than 0.0 GiB"),
-        ("broken.parquet", Terms(), "no sound Parquet"),
-        ("rows.csv", Terms(columns={"text": "nothing"}, time_limit_seconds=0.01), "took longer"),
+        ("none.csv", ImportLimits(), "there is no file"),
+        ("packed.jsonl", ImportLimits(), "gunzip"),
+        ("rows.csv", ImportLimits(max_bytes=10), "more than 0.0 GiB"),
+        ("broken.parquet", ImportLimits(), "no readable Parquet"),
+        ("rows.csv", ImportLimits(seconds=0.01), "took longer"),
     ],
 )
 def test_what_cannot_be_taken_in_is_a_sentence_and_leaves_nothing(
-    tmp_path: Path, name: str, terms: Terms, says: str
+    tmp_path: Path, name: str, limits: ImportLimits, says: str
 ) -> None:
     (tmp_path / "packed.jsonl").write_bytes(gzip.compress(b"{}"))
     (tmp_path / "rows.csv").write_text("text\n" + "a\n" * 100)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1" + b"\0" * 100)
     with pytest.raises(DatasetError, match=says):
-        take_in(str(tmp_path / name), tmp_path, terms)
+        import_dataset(str(tmp_path / name), tmp_path, limits=limits)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_taking_in_can_be_called_off(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text\na\n")
-    with pytest.raises(DatasetError, match="called off"):
-        take_in(str(tmp_path / "rows.csv"), tmp_path, is_cancelled=lambda: True)
+    with pytest.raises(DatasetError, match="cancelled"):
+        import_dataset(str(tmp_path / "rows.csv"), tmp_path, is_cancelled=lambda: True)
 
 
 def test_a_name_with_one_slash_is_a_dataset_on_the_hub_unless_it_is_a_file(tmp_path: Path) -> None:
@@ -269,19 +265,19 @@ REFUSED = (
     (("owner/configs", "fr", ""), "no config 'fr', but en, de"),
     (("owner/lines", "", "dev"), "no split 'dev', but train, test"),
     (("owner/program", "", ""), "no files that can be read as rows"),
-    (("owner/pictures", "", ""), "of the kind imagefolder"),
+    (("owner/pictures", "", ""), "of the form imagefolder"),
     (("owner/thief", "", ""), "a file that is not its own"),
     (("owner/gated", "", ""), "accept its terms at"),
     (("owner/none", "", ""), "there is no dataset owner/none"),
 )
 REASONS = """
 import json, sys
-from core.workers.fetch.__main__ import _reason, find_files
+from core.workers.fetch.__main__ import explain, find_files
 for id, config, split in json.load(sys.stdin):
     try:
-        print(json.dumps(find_files(id, config, split, "main").paths))
+        print(json.dumps(find_files(id, config, split).paths))
     except Exception as error:
-        print(json.dumps(_reason(error, id)))
+        print(explain(error, {"id": id}))
 """
 
 
@@ -310,7 +306,7 @@ def test_a_dataset_of_the_hub_is_taken_in_exactly(
 ) -> None:
     for name, value in hub.items():
         monkeypatch.setenv(name, value)
-    taken = take_in(source, tmp_path)
+    taken = import_dataset(source, tmp_path)
     assert taken.path.read_bytes() == content and "Hugging Face Hub" in taken.actions[0]
     assert list(tmp_path.iterdir()) == [taken.path]
 
@@ -344,5 +340,5 @@ def test_without_a_network_the_hub_is_one_sentence(tmp_path: Path) -> None:
         DatasetError,
         match="the Hugging Face Hub cannot be reached from here; fetch owner/name where",
     ):
-        take_in("owner/name", tmp_path)
+        import_dataset("owner/name", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.dataset import take_in
+from core.dataset import import_dataset
 from core.dataset.preview import Preview
 from core.job import DatasetError, ModelNotFound, PreviewError
 from core.models import find as models
@@ -71,7 +71,7 @@ def test_a_dataset_is_not_waited_for_where_the_hub_does_not_answer(
     deaf: Deaf, tmp_path: Path
 ) -> None:
     with pytest.raises(DatasetError, match="cannot be reached from here"):
-        take_in("owner/name", tmp_path)
+        import_dataset("owner/name", tmp_path)
     assert deaf.num_calls == 1
 
 

@@ -23,7 +23,7 @@ from core.training.data.rows import read_rows
 from core.training.data.tokenizer import CHAT_TEMPLATE
 from core.training.data.tokens import pieces
 from core.workers.preview import lengths as training_lengths
-from core.workers.preview.session import View
+from core.workers.preview.session import PreviewSession
 from tests.builders.paths import DEMO, ROOT
 from tests.builders.training_runs import copy_model
 
@@ -90,7 +90,7 @@ def view(
     model: Path = DEMO / "model",
     assistant_only_loss: bool = True,
     stage: str = "sft",
-) -> View:
+) -> PreviewSession:
     """The child's side, in this process."""
     request = {
         "dataset": str(dataset),
@@ -99,7 +99,7 @@ def view(
         "seconds_for_a_row": 0,
         "stage": stage,
     }
-    return View(request | {"assistant_only_loss": assistant_only_loss})
+    return PreviewSession(request | {"assistant_only_loss": assistant_only_loss})
 
 
 def with_attack(folder: Path, attack: str) -> Path:
@@ -173,8 +173,8 @@ def test_lengths_are_json_as_check_prints_them(demo: Preview) -> None:
 
 def test_the_child_never_loads_torch() -> None:
     script = (
-        "import sys; from core.workers.preview.__main__ import Program; sys.modules['torch'] = None;"
-        f"Program(sys.stdout).load({{'dataset': {str(DEMO / 'data.jsonl')!r}, 'model': {str(DEMO / 'model')!r},"
+        "import sys; from core.workers.preview.__main__ import PreviewProgram; sys.modules['torch'] = None;"
+        f"PreviewProgram().load({{'dataset': {str(DEMO / 'data.jsonl')!r}, 'model': {str(DEMO / 'model')!r},"
         "'revision': 'main', 'assistant_only_loss': True, 'seconds_for_a_row': 8, 'stage': 'sft'});"
         "print(sys.modules['torch'])"
     )

@@ -11,7 +11,7 @@ from core.training.contract.row_reader import BadRow
 from core.training.data.preferences import Comparer
 from core.training.data.prompts import in_text
 from core.training.data.rows import read_rows
-from core.workers.preview.session import View
+from core.workers.preview.session import PreviewSession
 from tests.builders.training_runs import copy_model
 from tests.workers.test_preview import LONG, PAIRS, TALKS, view, write
 
@@ -67,7 +67,7 @@ def compared_by_trl(
     ]
 
 
-def compared_by_preview(seen: View, max_length: int) -> list[tuple[int, ...]]:
+def compared_by_preview(seen: PreviewSession, max_length: int) -> list[tuple[int, ...]]:
     """The same of the rows that have an answer left."""
     found = []
     for index in range(len(seen.rows)):

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
-from core.dataset import Progress, Taken, counted, is_hub_dataset, must_be_taken_in, take_in
+from core.dataset import (
+    Imported,
+    ImportProgress,
+    counted,
+    import_dataset,
+    is_hub_dataset,
+    must_be_imported,
+)
 from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home, new_folder
@@ -23,11 +30,11 @@ class Taking:
     """One source on its way in."""
 
     source: str
-    outcome: Future[Taken] = field(init=False)
-    progress: Progress = field(default_factory=lambda: Progress(0, 0, "starting"))
+    outcome: Future[Imported] = field(init=False)
+    progress: ImportProgress = field(default_factory=lambda: ImportProgress("starting", 0))
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def advance(self, progress: Progress) -> None:
+    def advance(self, progress: ImportProgress) -> None:
         self.progress = progress
 
 
@@ -43,7 +50,7 @@ class Takings:
         """Starts to take a source in. Returns the name to ask for it by."""
         folder, taking = new_folder(self._home), Taking(source)
         taking.outcome = self._pool.submit(
-            take_in,
+            import_dataset,
             source,
             folder,
             on_progress=taking.advance,
@@ -105,4 +112,4 @@ class IntakeHandlers:
 
 def shown_intake(fields: Mapping[str, object]) -> Shown:
     """The button for a source that must be taken in."""
-    return {"take_in": gr.update(visible=must_be_taken_in(str(fields.get("dataset") or "")))}
+    return {"take_in": gr.update(visible=must_be_imported(str(fields.get("dataset") or "")))}

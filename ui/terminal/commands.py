@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from core import dataset, runs
-from core.dataset import counted, is_hub_dataset, must_be_taken_in, take_in
+from core.dataset import counted, import_dataset, is_hub_dataset, must_be_imported
 from core.dataset.preview import Lengths, Preview
 from core.device import this_machine
 from core.device.doctor import diagnose
@@ -105,7 +105,7 @@ def check(
             )
         limit = JobSpec.parse({"max_length": max_length}).max_length
         path = (
-            _take_in(Home.find(home), file) if must_be_taken_in(file) else dataset_path(file, stage)
+            _take_in(Home.find(home), file) if must_be_imported(file) else dataset_path(file, stage)
         )
         if not is_there(path):
             raise SpecError(
@@ -190,14 +190,14 @@ def _taken_in(home: Home, fields: Mapping[str, object]) -> dict[str, object]:
     return {
         name: str(_take_in(home, source))
         for name, source in asked.items()
-        if must_be_taken_in(source)
+        if must_be_imported(source)
     }
 
 
 def _take_in(home: Home, source: str) -> Path:
     print(f"Importing {source} ...", file=sys.stderr)
     path = source if is_hub_dataset(source) else str(dataset_path(source))
-    taken = take_in(path, runs.new_folder(home))
+    taken = import_dataset(path, runs.new_folder(home))
     print(
         " ".join((*taken.actions, f"{counted(taken.rows, 'row')} in {taken.path}")), file=sys.stderr
     )

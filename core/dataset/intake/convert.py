@@ -1,57 +1,49 @@
-"""Files of one form, written as one file of JSON lines. The child's side of `take_in`."""
+"""Files of one form, written as one file of JSON lines. Runs in the child of `import_dataset`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from core.dataset.intake.tables import csv_lines
 from core.dataset.rewrite.files import reading, writing
-from core.dataset.rewrite.mapping import map_columns
 
-BYTES_BETWEEN_REPORTS = 2**20
+Form = Literal["csv", "json", "parquet"]
+"""Form of source files; json stands for JSON lines and for JSON arrays."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is to be written, and how it is to be read."""
+    """Files to import, and how to read them."""
 
     paths: Sequence[Path]
-    form: str
-    """csv, or json for JSON lines and JSON arrays."""
+    form: Form
     delimiter: str = ""
-    """Of a CSV file; empty is guessed."""
-    label: str = ""
-    """The column of a CSV file that holds true or false."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Column of ours -> column of theirs; none keeps every column."""
+    """Of CSV files; empty is guessed."""
 
 
 def write_json_lines(
-    sources: Sources, target: Path, on_bytes: Callable[[int], None]
-) -> tuple[int, tuple[str, ...]]:
-    """(rows written, what was done to their columns). Raises DatasetError, OSError."""
-    whole = target.with_suffix(".whole") if sources.columns else target
-    rows = bytes_before = told = 0
-    with writing(whole) as out:
+    sources: Sources, target: Path, on_bytes: Callable[[int], None] = lambda _num_bytes: None
+) -> int:
+    """Write files as JSON lines and return the number of rows. Raises DatasetError, OSError.
+
+    `on_bytes` is called with the number of bytes read so far.
+    """
+    rows = bytes_before = 0
+    with writing(target) as out:
         for path in sources.paths:
             for num_bytes, line in _lines(path, sources):
                 out.write(line + b"\n")
                 rows += bool(line.strip())
-                if bytes_before + num_bytes >= told + BYTES_BETWEEN_REPORTS:
-                    told = bytes_before + num_bytes
-                    on_bytes(told)
+                on_bytes(bytes_before + num_bytes)
             bytes_before += path.stat().st_size
-    if not sources.columns:
-        return rows, ()
-    written = map_columns(whole, target, sources.columns)
-    whole.unlink()
-    return written.rows, written.actions
+    return rows
 
 
 def _lines(path: Path, sources: Sources) -> Iterator[tuple[int, bytes]]:
-    """(about how many bytes are read, a line)."""
+    """Yield (about how many bytes are read, a line)."""
     if sources.form == "csv":
-        yield from csv_lines(path, sources.delimiter, sources.label)
+        yield from csv_lines(path, sources.delimiter)
         return
     num_bytes = 0
     with reading(path, ("encoding", "byte_order_mark", "array")) as lines:

@@ -1,239 +1,226 @@
-"""Datasets of other kinds, made JSON lines once, at the door: CSV, Parquet, a JSON array, a dataset on the Hub.
+"""Import CSV, Parquet, JSON arrays and Hub datasets: each becomes one file of JSON lines.
 
-All of it is read in child processes with limits on memory, time and size. Values stay exactly what they are.
+Everything is read in child processes with limits on memory, time and size. Values stay exactly what
+they are.
 """
 
 import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.dataset.check.in_child import MEMORY_BYTES, TIME_LIMIT_SECONDS, Progress
 from core.dataset.check.json_array import is_array
 from core.dataset.check.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.intake.convert import Sources
-from core.dataset.report import counted, file_problem
-from core.device.child import HUB_SETTINGS, HUB_VARIABLES, Child
-from core.job import ChildDied, DatasetError, Problem
+from core.dataset.report import counted
+from core.device.child import Child, Limits, never
+from core.job import ChildError, DatasetError, Problem
 from core.training.contract.files import sha256_of
 
 HUB_DATASET = re.compile(
-    r"(?P<id>\w[\w.-]{0,95}/\w[\w.-]{0,95})(?::(?P<config>[\w. +-]{0,200})(?:/(?P<split>[\w.]{1,100}))?)?"
+    r"(?P<id>\w[\w.-]{0,95}/\w[\w.-]{0,95})"
+    r"(?::(?P<config>[\w. +-]{0,200})(?:/(?P<split>[\w.]{1,100}))?)?"
 )
 """owner/name, owner/name:config, owner/name:config/split or owner/name:/split."""
-MAX_BYTES = 20 * 2**30
-FETCH_MEMORY_BYTES = 6 * 2**30
-"""Of address space: pyarrow reserves far more than it uses."""
 CSV_SUFFIXES = (".csv", ".tsv")
-PARQUET = b"PAR1"
+PARQUET_SIGNATURE = b"PAR1"
 TABLES = (*CSV_SUFFIXES, ".parquet")
 FILES = (*TABLES, ".jsonl", ".json")
-"""What ends like this is meant as a file, here or not; a dataset's name may hold dots too."""
+"""Endings of files, found or not: a dataset's name may hold dots too."""
+CONVERT_MEMORY_BYTES = 2 * 2**30
+FETCH_MEMORY_BYTES = 6 * 2**30
+"""Of address space: pyarrow reserves far more than it uses."""
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A JSONL file, and how it came to be."""
+class Imported:
+    """JSONL file, and how it was made."""
 
     path: Path
     rows: int
     actions: tuple[str, ...]
-    """What was done, in sentences; none if the source was taken as it is."""
+    """Sentences that say what was done; none if the source already was JSONL."""
     sha256: str
 
 
 @dataclass(frozen=True)
-class Terms:
-    """How a source is to be taken in."""
+class ImportLimits:
+    """Largest size and longest time of an import."""
 
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Column of ours -> column of the source; none keeps every column."""
-    label: str = ""
-    """A column of a CSV file to be read as true or false."""
-    revision: str = "main"
-    """Of a dataset on the Hub."""
-    max_bytes: int = MAX_BYTES
-    """Of the source, and of what comes of it."""
-    time_limit_seconds: float = TIME_LIMIT_SECONDS
+    max_bytes: int = 20 * 2**30
+    """Of the source, and of each file that is made of it."""
+    seconds: float = 1800
 
 
-def must_be_taken_in(source: str) -> bool:
-    """True for what has to become JSON lines before it is trained on: a table, or a dataset on the Hub."""
+@dataclass(frozen=True)
+class ImportProgress:
+    """Step that an import is at, and the share of it that is done."""
+
+    doing: str
+    """downloading or converting."""
+    share: float
+    """From 0 to 1."""
+
+
+def ignore_import_progress(_progress: ImportProgress) -> None:
+    """Do nothing with progress."""
+
+
+def must_be_imported(source: str) -> bool:
+    """Return whether a source must become JSON lines: it is a table, or a dataset on the Hub."""
     return is_hub_dataset(source) or Path(source).suffix.lower() in TABLES
 
 
 def is_hub_dataset(source: str) -> bool:
-    """True if a source names a dataset on the Hub: it looks like one and not like a file, and no such file is here."""
-    looks_like_one = HUB_DATASET.fullmatch(source) is not None and not source.lower().endswith(
-        FILES
-    )
-    return looks_like_one and not Path(source).exists()
+    """Return whether a source names a dataset on the Hub, and neither looks like a file nor is one."""
+    if source.lower().endswith(FILES) or Path(source).exists():
+        return False
+    return HUB_DATASET.fullmatch(source) is not None
 
 
-def take_in(
+def import_dataset(
     source: str,
     folder: Path,
-    terms: Terms | None = None,
     *,
-    on_progress: Callable[[Progress], None] = lambda _progress: None,
-    is_cancelled: Callable[[], bool] = lambda: False,
-) -> Taken:
-    """Makes a file or `owner/name[:config[/split]]` a JSONL file in a folder; what is JSONL already stays where it is.
+    limits: ImportLimits | None = None,
+    on_progress: Callable[[ImportProgress], None] = ignore_import_progress,
+    is_cancelled: Callable[[], bool] = never,
+) -> Imported:
+    """Write a file or `owner/name[:config[/split]]` as a JSONL file in a folder.
 
-    Raises DatasetError with what is wrong (code `cancelled` if it was called off), OSError.
+    A file that is JSONL already stays where it is. Raises DatasetError, OSError.
     """
-    terms = terms or Terms()
-    with tempfile.TemporaryDirectory(prefix=".taking-", dir=folder) as work:
-        visit = Visit(Path(work), terms, on_progress, is_cancelled)
-        sources, name, actions = (
-            visit.download(source) if is_hub_dataset(source) else _on_disk(Path(source), terms)
-        )
-        path, rows, more = (
-            visit.written(sources) if sources.form else (sources.paths[0], _count_rows(source), ())
-        )
-        if path.parent == visit.work:
-            target = folder / f"{name}.jsonl"
-            if target.exists():
-                raise FileExistsError(17, "already exists", str(target))
-            path = path.rename(target)
-        return Taken(path, rows, actions + more, sha256_of(path))
+    limits = limits or ImportLimits()
+    with tempfile.TemporaryDirectory(prefix=".importing-", dir=folder) as work:
+        deadline = time.monotonic() + limits.seconds
+        run = _Import(Path(work), limits, on_progress, is_cancelled, deadline)
+        actions: tuple[str, ...] = ()
+        if is_hub_dataset(source):
+            sources, name, action = run.download(source)
+            actions = (action,)
+        else:
+            path = Path(source)
+            found = _sources_on_disk(path, limits)
+            if found is None:
+                return Imported(path, _count_rows(path), (), sha256_of(path))
+            sources, name = found, _file_name(path.stem)
+        written, rows, more = run.convert(sources)
+        target = folder / f"{name}.jsonl"
+        if target.exists():
+            raise FileExistsError(17, "already exists", str(target))
+        written.rename(target)
+        return Imported(target, rows, (*actions, *more), sha256_of(target))
 
 
 @dataclass(frozen=True)
-class Visit:
-    """One source on its way in: what its children are told, and may use."""
+class _Import:
+    """One import under way."""
 
     work: Path
-    """Theirs to write into; it goes when they are done."""
-    terms: Terms
-    on_progress: Callable[[Progress], None]
+    """Folder for the files of the children; it is deleted at the end."""
+    limits: ImportLimits
+    on_progress: Callable[[ImportProgress], None]
     is_cancelled: Callable[[], bool]
-    begun: float = field(default_factory=time.monotonic)
+    deadline: float
 
-    def download(self, source: str) -> tuple[Sources, str, tuple[str, ...]]:
-        """(the files of a dataset on the Hub, a name for them, what was done)."""
-        found = HUB_DATASET.fullmatch(source)
-        assert found
-        id, config, split = found["id"], found["config"] or "", found["split"] or ""
-        request = {"id": id, "config": config, "split": split, "revision": self.terms.revision}
-        done = self.fetch({"do": "download", "folder": str(self.work)} | request, "downloading")
-        paths = [self.work / name for name in done["files"]]
-        told = f"{id} ({done['config']}, {done['split']}) was fetched from the Hugging Face Hub."
-        name = _file_name("-".join((id, done["config"], done["split"])))
-        return self._sources(paths, done["form"], done["delimiter"]), name, (told,)
+    def download(self, source: str) -> tuple[Sources, str, str]:
+        """Return (the files of a dataset on the Hub, a name for them, what was done)."""
+        parts = HUB_DATASET.fullmatch(source)
+        assert parts
+        id, config, split = parts["id"], parts["config"] or "", parts["split"] or ""
+        request = {"do": "download", "id": id, "config": config, "split": split}
+        found = self._fetch({**request, "folder": str(self.work)}, "downloading")
+        paths = [self.work / name for name in found["files"]]
+        config, split = found["config"], found["split"]
+        action = f"{id} ({config}, {split}) was fetched from the Hugging Face Hub."
+        name = _file_name("-".join((id, config, split)))
+        return Sources(paths, found["form"], found["delimiter"]), name, action
 
-    def written(self, sources: Sources) -> tuple[Path, int, tuple[str, ...]]:
-        """(a file of JSON lines, its rows, what was done)."""
-        if sources.form != "parquet":
-            return self._lines(
-                sources,
-                f"{counted(len(sources.paths), f'{sources.form.upper()} file')} became JSON lines.",
-            )
-        target = self.work / "tables.jsonl"
-        request = {"paths": list(map(str, sources.paths)), "target": str(target)}
-        done = self.fetch(
-            {"do": "tables", "needed": list(sources.columns.values())} | request, "converting"
-        )
-        lost = ", ".join(f"{name} ({type})" for name, type in done["left_out"])
-        actions: tuple[str, ...] = (
-            f"{counted(len(sources.paths), 'Parquet table')} became JSON lines.",
-        )
-        actions += (f"Left out, because JSON has no such values: {lost}.",) if lost else ()
-        if not sources.columns:
-            return target, done["rows"], actions
-        path, rows, more = self._lines(self._sources([target], "json"), "")
-        return path, rows, actions + more
-
-    def fetch(self, request: Mapping[str, Any], doing: str) -> dict[str, Any]:
-        """What the program with the libraries makes of a request."""
-        child = Child("core.workers.fetch", HUB_VARIABLES, HUB_SETTINGS)
-        return self._ask(child, {**request, "memory_bytes": FETCH_MEMORY_BYTES}, doing)
-
-    def _lines(self, sources: Sources, action: str) -> tuple[Path, int, tuple[str, ...]]:
+    def convert(self, sources: Sources) -> tuple[Path, int, tuple[str, ...]]:
+        """Return (a file of JSON lines, its rows, what was done)."""
         target = self.work / "rows.jsonl"
-        request = {
-            "do": "lines",
-            "sources": asdict(sources) | {"paths": list(map(str, sources.paths))},
-        }
-        limits = {"target": str(target), "memory_bytes": MEMORY_BYTES}
-        done = self._ask(Child("core.workers.dataset"), request | limits, "converting")
-        return target, done["rows"], tuple(filter(None, (action, *done["actions"])))
+        request: dict[str, Any] = {"paths": list(map(str, sources.paths)), "target": str(target)}
+        number = len(sources.paths)
+        if sources.form == "parquet":
+            found = self._fetch({"do": "tables", **request}, "converting")
+            actions = [f"{counted(number, 'Parquet table')} became JSON lines."]
+            if found["left_out"]:
+                lost = ", ".join(f"{name} ({type})" for name, type in found["left_out"])
+                actions.append(f"Left out, because JSON has no such values: {lost}.")
+            return target, found["rows"], tuple(actions)
+        request |= {"do": "convert", "form": sources.form, "delimiter": sources.delimiter}
+        child = Child("core.workers.dataset", self._child_limits(CONVERT_MEMORY_BYTES))
+        found = self._ask(child, request, "converting")
+        files = counted(number, f"{sources.form.upper()} file")
+        return target, found["rows"], (f"{files} became JSON lines.",)
 
-    def _sources(self, paths: list[Path], form: str, delimiter: str = "") -> Sources:
-        return Sources(paths, form, delimiter, self.terms.label, self.terms.columns)
+    def _fetch(self, request: Mapping[str, Any], doing: str) -> dict[str, Any]:
+        """Ask the worker that has the libraries for the Hub and for Parquet."""
+        child_limits = self._child_limits(FETCH_MEMORY_BYTES)
+        child = Child("core.workers.fetch", child_limits, reads_hub=True)
+        return self._ask(child, {**request, "max_bytes": self.limits.max_bytes}, doing)
+
+    def _child_limits(self, memory_bytes: int) -> Limits:
+        seconds = int(self.limits.seconds) + 1
+        return Limits(memory_bytes, cpu_seconds=seconds, file_bytes=self.limits.max_bytes)
 
     def _ask(self, child: Child, request: Mapping[str, Any], doing: str) -> dict[str, Any]:
-        limit = self.terms.time_limit_seconds
-        limits = {"max_bytes": self.terms.max_bytes, "cpu_seconds": int(limit) + 1}
-        fix = "look for very long rows, or give it in parts"
         try:
             with child:
-                child.send({**request, **limits})
-                while (left := self.begun + limit - time.monotonic()) > 0 and (
-                    message := child.receive(left, self.is_cancelled)
-                ):
-                    if "problem" in message:
-                        raise DatasetError(_problem(message["problem"]))
-                    if "done" in message:
-                        return dict(message["done"])
-                    self.on_progress(Progress(**message, doing=doing))
-        except ChildDied as error:
-            raise DatasetError(
-                file_problem("died", f"{doing} it did not succeed: {error.reason}", fix).for_user()
-            ) from None
-        if self.is_cancelled():
-            raise DatasetError(
-                file_problem("cancelled", f"{doing} it was called off", "start it again").for_user()
-            )
-        raise DatasetError(
-            file_problem(
-                "too_long", f"{doing} it took longer than {limit:g} seconds", fix
-            ).for_user()
-        )
+                return dict(
+                    child.ask(
+                        request,
+                        self.deadline - time.monotonic(),
+                        on_progress=lambda share: self.on_progress(ImportProgress(doing, share)),
+                        is_cancelled=self.is_cancelled,
+                    )
+                )
+        except ChildError as error:
+            raise self._explain(error, doing) from None
+
+    def _explain(self, error: ChildError, doing: str) -> DatasetError:
+        fix = "look for very long rows, or give it in parts"
+        if error.cause == "refused":
+            return DatasetError(*error.problems)
+        if error.cause == "cancelled":
+            return DatasetError(Problem("file", f"cancelled while {doing} it", "start it again"))
+        if error.cause == "too_long":
+            problem = f"{doing} it took longer than {self.limits.seconds:g} seconds"
+            return DatasetError(Problem("file", problem, fix))
+        return DatasetError(Problem("file", f"{doing} it failed: {error.reason}", fix))
 
 
-def _on_disk(path: Path, terms: Terms) -> tuple[Sources, str, tuple[str, ...]]:
-    """(what a file is, a name for what comes of it, nothing done); without a form it is JSONL already."""
+def _sources_on_disk(path: Path, limits: ImportLimits) -> Sources | None:
+    """Return how to read a file; None if it is JSONL. Raises DatasetError, OSError."""
     if not path.is_file():
         fix = "give the path of a file, or owner/name of a dataset on the Hugging Face Hub"
-        raise DatasetError(file_problem("unreadable", f"there is no file {path}", fix).for_user())
-    if path.stat().st_size > terms.max_bytes:
-        message = (
-            f"is {path.stat().st_size / 2**30:.1f} GiB, more than {terms.max_bytes / 2**30:.1f} GiB"
-        )
-        raise DatasetError(file_problem("too_large", message, "give a part of it").for_user())
+        raise DatasetError(Problem("file", f"there is no file {path}", fix))
+    size, limit = path.stat().st_size / 2**30, limits.max_bytes / 2**30
+    if size > limit:
+        problem = f"is {size:.1f} GiB, more than {limit:.1f} GiB"
+        raise DatasetError(Problem("file", problem, "give a part of it"))
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    form = "json"
-    if head.startswith(PARQUET):
-        form = "parquet"
-    elif path.suffix.lower() in CSV_SUFFIXES:
-        form = "csv"
-    elif foreign := foreign_signature(head):
-        raise DatasetError(
-            file_problem("not_text", f"this is {foreign.name}, not rows", foreign.fix).for_user()
-        )
-    elif not (terms.columns or is_array(head) or wide_encoding(head)):
-        form = ""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ""
-    return Sources([path], form, delimiter, terms.label, terms.columns), _file_name(path.stem), ()
+    suffix = path.suffix.lower()
+    if head.startswith(PARQUET_SIGNATURE):
+        return Sources([path], "parquet")
+    if suffix in CSV_SUFFIXES:
+        return Sources([path], "csv", "\t" if suffix == ".tsv" else "")
+    if foreign := foreign_signature(head):
+        raise DatasetError(Problem("file", f"this is {foreign.name}, not rows", foreign.fix))
+    if is_array(head) or wide_encoding(head):
+        return Sources([path], "json")
+    return None
 
 
-def _count_rows(path: str) -> int:
-    with Path(path).open("rb") as file:
+def _count_rows(path: Path) -> int:
+    with path.open("rb") as file:
         return sum(not line.isspace() for line in file)
 
 
 def _file_name(stem: str) -> str:
+    """Return a name that is safe in every file system."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-")[:100] or "data"
-
-
-def _problem(told: Any) -> Problem:
-    """What a child said is wrong."""
-    if isinstance(told, dict):
-        return Problem(**told)
-    message, fix = told
-    return Problem("file", str(message), str(fix))

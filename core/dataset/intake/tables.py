@@ -2,34 +2,26 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from core.dataset.check.diagnosis import MAX_LINE_BYTES
 from core.dataset.check.signatures import HEAD_BYTES, foreign_signature, wide_encoding
-from core.dataset.report import RowProblem, file_problem
 from core.dataset.rewrite.files import Recoded
-from core.job import DatasetError
+from core.job import DatasetError, Problem
 
 DELIMITERS = (",", ";", "\t", "|")
-TRUTHS: Mapping[str, bool] = MappingProxyType(
-    {
-        word: truth
-        for truth, words in ((True, "true 1 yes y"), (False, "false 0 no n"))
-        for word in words.split()
-    }
-)
-"""What may stand in a column that is read as true or false, in lower case."""
+BUFFER_BYTES = 2**18
+LONGEST_NAME_SHOWN = 60
 
 
-class ReadBytes(io.RawIOBase):
-    """A file that knows how many of its bytes were read."""
+class CountingReader(io.RawIOBase):
+    """File that counts the bytes that were read of it."""
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Any) -> None:
         self._source = source
         self.num_bytes = 0
 
@@ -37,103 +29,68 @@ class ReadBytes(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data: bytes = self._source.read(len(buffer) // 2)  # UTF-16 may grow to twice its size
+        # UTF-16 may grow to twice its size when it is recoded.
+        data: bytes = self._source.read(len(buffer) // 2)
         self.num_bytes += len(data)
         buffer[: len(data)] = data
         return len(data)
 
 
-def csv_lines(path: Path, delimiter: str = "", label: str = "") -> Iterator[tuple[int, bytes]]:
-    """(bytes read so far, a row as a line of JSON); the first row of the file names the columns.
+def csv_lines(path: Path, delimiter: str = "") -> Iterator[tuple[int, bytes]]:
+    """Yield (bytes read so far, a row as a line of JSON); the first row names the columns.
 
-    An empty delimiter is guessed; `label` is a column to be read as true or false. Raises DatasetError, OSError.
+    An empty delimiter is guessed. Raises DatasetError, OSError.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
         file.seek(0)
         if foreign := foreign_signature(head):
-            raise DatasetError(
-                file_problem("not_text", f"this is {foreign.name}, not CSV", foreign.fix).for_user()
-            )
+            raise DatasetError(Problem("file", f"this is {foreign.name}, not CSV", foreign.fix))
         encoding = wide_encoding(head)
-        counted = ReadBytes(Recoded(file, encoding) if encoding else file)
-        text = io.TextIOWrapper(io.BufferedReader(counted, 2**18), encoding="utf-8-sig", newline="")
-        reader = csv.reader(text, delimiter=delimiter or _delimiter(head), strict=True)
+        counting = CountingReader(Recoded(file, encoding) if encoding else file)
+        buffered = io.BufferedReader(counting, BUFFER_BYTES)
+        text = io.TextIOWrapper(buffered, encoding="utf-8-sig", newline="")
+        reader = csv.reader(text, delimiter=delimiter or _guess_delimiter(head), strict=True)
         try:
-            names = _names(next(reader, []), label)
+            names = _column_names(next(reader, []))
             for cells in reader:
                 if cells:
-                    yield (
-                        counted.num_bytes,
-                        orjson.dumps(_row(names, cells, label, reader.line_num)),
-                    )
+                    yield counting.num_bytes, orjson.dumps(_row(names, cells, reader.line_num))
         except csv.Error as error:
             fix = "put cells with quotes, commas or line ends in double quotes"
-            raise DatasetError(
-                RowProblem(reader.line_num, "row", "not_csv", f"not CSV: {error}", fix).for_user()
-            ) from None
+            raise _wrong_line(reader.line_num, f"not CSV: {error}", fix) from None
         except UnicodeDecodeError:
-            problem = RowProblem(
-                reader.line_num + 1,
-                "row",
-                "not_utf8",
-                "it or a line soon after it is not UTF-8",
-                UTF8,
-            )
-            raise DatasetError(problem.for_user()) from None
+            problem = "it or a line soon after it is not UTF-8"
+            fix = "save the file as UTF-8"
+            raise _wrong_line(reader.line_num + 1, problem, fix) from None
 
 
-UTF8 = "save the file as UTF-8"
+def _wrong_line(line: int, problem: str, fix: str, field: str = "row") -> DatasetError:
+    return DatasetError(Problem(f"line {line}, {field[:LONGEST_NAME_SHOWN]}", problem, fix))
 
 
-def _names(cells: Sequence[str], label: str) -> Sequence[str]:
-    """The column names in the first row. Raises DatasetError."""
+def _column_names(cells: Sequence[str]) -> Sequence[str]:
+    """Return the column names in the first row. Raises DatasetError."""
     fix = "name every column in the first row, each once"
     if not cells or not all(name.strip() for name in cells):
-        raise DatasetError(RowProblem(1, "row", "no_names", "a column has no name", fix).for_user())
-    if twice := [name for name in cells if cells.count(name) > 1]:
-        raise DatasetError(
-            RowProblem(
-                1, twice[0][:60], "duplicate_key", "is the name of two columns", fix
-            ).for_user()
-        )
-    if label and label not in cells:
-        raise DatasetError(
-            RowProblem(
-                1, label[:60], "missing", "is no column of the file", "name one that is"
-            ).for_user()
-        )
+        raise _wrong_line(1, "a column has no name", fix)
+    for name in cells:
+        if cells.count(name) > 1:
+            raise _wrong_line(1, "is the name of two columns", fix, name)
     return cells
 
 
-def _row(
-    names: Sequence[str], cells: Sequence[str], label: str, line: int
-) -> dict[str, str | bool]:
+def _row(names: Sequence[str], cells: Sequence[str], line: int) -> dict[str, str]:
     if len(cells) != len(names):
-        message = f"the row that ends here has {len(cells):,} cells, the first row {len(names):,}"
-        raise DatasetError(
-            RowProblem(
-                line, "row", "cells", message, "give every row a cell for each column"
-            ).for_user()
-        )
-    row: dict[str, str | bool] = dict(zip(names, cells, strict=True))
-    if label:
-        cell = str(row[label])
-        if cell.strip().lower() not in TRUTHS:
-            message = f"{cell[:60]!r} is neither true nor false"
-            raise DatasetError(
-                RowProblem(
-                    line, label[:60], "wrong_kind", message, f"write one of {', '.join(TRUTHS)}"
-                ).for_user()
-            )
-        row[label] = TRUTHS[cell.strip().lower()]
-    return row
+        problem = f"the row that ends here has {len(cells):,} cells, the first row {len(names):,}"
+        raise _wrong_line(line, problem, "give every row a cell for each column")
+    return dict(zip(names, cells, strict=True))
 
 
-def _delimiter(head: bytes) -> str:
-    """The sign that is most often in the first row, outside of quotes."""
+def _guess_delimiter(head: bytes) -> str:
+    """Return the delimiter that occurs most often in the first row, outside of quotes."""
     first_row = head.decode("utf-8", errors="replace").replace("\0", "").partition("\n")[0]
-    outside: Iterable[str] = first_row.split('"')[::2]
-    counts = {sign: sum(part.count(sign) for part in outside) for sign in DELIMITERS}
+    unquoted: Iterable[str] = first_row.split('"')[::2]
+    counts = {sign: sum(part.count(sign) for part in unquoted) for sign in DELIMITERS}
     return max(counts, key=lambda sign: counts[sign])

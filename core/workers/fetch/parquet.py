@@ -1,7 +1,10 @@
-"""Parquet tables as JSON lines, every value as it is: no column whose type JSON lacks is turned into another one."""
+"""Parquet tables as JSON lines, every value as it is.
+
+No column whose type JSON lacks is turned into another type.
+"""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,56 +32,58 @@ LISTS = (
 
 
 class BadTable(ValueError):
-    """What is wrong with a table, in a few words."""
+    """Raised for a table that cannot be read as rows; the message says why."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is read of tables: all have the columns of the first."""
+class TableColumns:
+    """TableColumns of tables, all of which have those of the first."""
 
-    columns: tuple[str, ...]
+    readable: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
-    """(column, its type) of those whose type JSON lacks."""
+    """(name, type) of those whose type JSON lacks."""
 
 
-def columns_of(paths: Sequence[Path], needed: Collection[str]) -> Kept:
-    """What can be kept of tables. Raises BadTable if that leaves out a needed column, or one is no table."""
+def readable_columns(paths: Sequence[Path]) -> TableColumns:
+    """Return which columns can be read. Raises BadTable for files that are no such tables."""
     schema = _open(paths[0]).schema_arrow
-    if other := next(
-        (path for path in paths[1:] if _open(path).schema_arrow.names != schema.names), None
-    ):
-        raise BadTable(f"{other.name} has other columns than {paths[0].name}")
-    left_out = tuple(
-        (field.name, str(field.type)) for field in schema if not _fits_json(field.type)
-    )
-    if lost := [each for each in left_out if each[0] in needed]:
-        raise BadTable(
-            "; ".join(f"the column {name} holds {type}, which JSON lacks" for name, type in lost)
-        )
-    return Kept(tuple(name for name in schema.names if name not in dict(left_out)), left_out)
+    for path in paths[1:]:
+        if _open(path).schema_arrow.names != schema.names:
+            raise BadTable(f"{path.name} has other columns than {paths[0].name}")
+    readable = tuple(field.name for field in schema if _fits_json(field.type))
+    lost = [field for field in schema if not _fits_json(field.type)]
+    return TableColumns(readable, tuple((field.name, str(field.type)) for field in lost))
 
 
 def write_rows(
-    paths: Sequence[Path], kept: Kept, out: BinaryIO, on_rows: Callable[[int], None]
+    paths: Sequence[Path], columns: TableColumns, out: BinaryIO, on_bytes: Callable[[int], None]
 ) -> int:
-    """Writes each row as a line and returns how many; tells about how many bytes are read. Raises BadTable."""
+    """Write each row as a line and return the number of rows. Raises BadTable.
+
+    `on_bytes` is called with about the number of bytes read so far.
+    """
     num_rows = bytes_before = 0
     for path in paths:
         table, size = _open(path), path.stat().st_size
-        begun = num_rows
-        for row in _rows(table, kept.columns):
+        first_row = num_rows
+        for row in _rows(table, columns.readable):
             num_rows += 1
-            try:
-                out.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            except ValueError:
-                names = ", ".join(name for name, value in row.items() if _is_no_json({name: value}))
-                raise BadTable(
-                    f"row {num_rows:,} holds NaN or infinity in {names}, which JSON lacks"
-                ) from None
+            out.write(_line(row, num_rows))
             if num_rows % ROWS_AT_ONCE == 0:
-                on_rows(bytes_before + size * (num_rows - begun) // max(1, table.metadata.num_rows))
+                share = (num_rows - first_row) / max(1, table.metadata.num_rows)
+                on_bytes(bytes_before + int(size * share))
         bytes_before += size
     return num_rows
+
+
+def _line(row: dict[str, Any], number: int) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except ValueError:
+        names = ", ".join(name for name, value in row.items() if not _is_json(value))
+        raise BadTable(
+            f"row {number:,} holds NaN or infinity in {names}, which JSON lacks"
+        ) from None
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -86,7 +91,7 @@ def _open(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise BadTable(
-            f"{path.name} is no sound Parquet table: {str(error).splitlines()[0][:200]}"
+            f"{path.name} is no readable Parquet table: {str(error).splitlines()[0][:200]}"
         ) from None
 
 
@@ -104,7 +109,7 @@ def _rows(table: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str, A
 
 
 def _fits_json(type: pa.DataType) -> bool:
-    """True if JSON has values of this type, as precise as they are."""
+    """Return whether JSON has values of this type, as precise as they are."""
     if isinstance(type, pa.DictionaryType):
         return _fits_json(type.value_type)
     if pa.types.is_struct(type):
@@ -115,7 +120,7 @@ def _fits_json(type: pa.DataType) -> bool:
 
 
 def _holds_json(type: pa.DataType) -> bool:
-    """True if there is text inside that stands for a JSON value, as `datasets` writes messages."""
+    """Return whether it holds text that is JSON, as `datasets` writes messages."""
     if pa.types.is_struct(type):
         return any(_holds_json(type.field(index).type) for index in range(type.num_fields))
     if any(is_list(type) for is_list in LISTS):
@@ -133,9 +138,9 @@ def _decoded(value: Any, type: pa.DataType) -> Any:
     return json.loads(value) if isinstance(type, pa.JsonType) else value
 
 
-def _is_no_json(value: Any) -> bool:
+def _is_json(value: Any) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
-        return True
-    return False
+        return False
+    return True

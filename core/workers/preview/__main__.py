@@ -1,116 +1,93 @@
-"""A program that shows rows as a model will see them, and how long they are. Loads a tokenizer, never a model.
+"""Show rows as a model will see them, and measure how long they are. Loads a tokenizer, never a model.
 
-Run `python -m core.workers.preview`: one JSON request a line on standard input, one answer a line on standard output,
-until the input ends. Once asked for lengths it measures rows between requests, a sample first, then all.
+Run `python -m core.workers.preview`, which core/workers/child.py serves. Once it is asked for
+lengths, it measures rows between requests: a sample first, then all.
 """
 
-import json
-import os
-import queue
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from core.job import Problem
 from core.training.contract.failures import TrainingError, explain
+from core.workers.child import Reporter, serve
 from core.workers.hub import stay_offline_without_answer
 
 if TYPE_CHECKING:
-    from .session import View
-
-MEMORY_BYTES = 4 * 2**30
+    from .session import PreviewSession
 
 
-class Program:
-    """Answers requests, and measures while there are none."""
+class PreviewProgram:
+    """Answers requests about the file that was loaded last."""
 
-    def __init__(self, output: TextIO) -> None:
-        self._output = output
-        self._view: View | None = None
-        self._requests: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-
-    def run(self, requests: TextIO) -> None:
-        """Until there are no more requests."""
-        threading.Thread(target=self._listen, args=(requests,), daemon=True).start()
-        is_measuring = False
-        while True:
-            try:
-                request = self._requests.get(block=not is_measuring)
-            except queue.Empty:
-                is_measuring = self.view.measure()
-                continue
-            if request is None:
-                return
-            self._output.write(json.dumps(self._answer(request)) + "\n")
-            self._output.flush()
-            is_measuring = (
-                self._view is not None
-                and request["do"] != "rest"
-                and (is_measuring or request["do"] == "lengths")
-            )
+    def __init__(self) -> None:
+        self._session: PreviewSession | None = None
+        self._is_measuring = False
 
     @property
-    def view(self) -> "View":
+    def session(self) -> "PreviewSession":
         """What was loaded. Raises TrainingError."""
-        if self._view is None:
+        if self._session is None:
             raise TrainingError("Nothing is loaded.")
-        return self._view
+        return self._session
+
+    def answer(self, request: Mapping[str, Any], _report: Reporter) -> object:
+        """Return what one request asks for."""
+        found = ANSWERS[request["do"]](self, request)
+        if request["do"] in ("lengths", "rest"):
+            self._is_measuring = request["do"] == "lengths"
+        return found
+
+    def measure(self) -> bool:
+        """Measure some more rows, if they were asked for; return whether there are more."""
+        if self._is_measuring:
+            self._is_measuring = self.session.measure()
+        return self._is_measuring
 
     def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Another file or another tokenizer; returns what is known of it."""
+        """Load another file or another tokenizer and return what is known of it."""
         if not Path(request["model"]).is_dir():
             stay_offline_without_answer()
-        from .session import View
+        # Imported only now, when it is known whether the Hub answers.
+        from .session import PreviewSession
 
-        self._view = None
-        self._view = View(request)
-        return self._view.about()
-
-    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return {"answer": ANSWERS[request["do"]](self, request)}
-        except Exception as error:
-            return {"error": explain(error, str(request.get("model", "the model")), "load")}
-
-    def _listen(self, requests: TextIO) -> None:
-        for line in requests:
-            self._requests.put(json.loads(line))
-        self._requests.put(None)
+        self._session = None
+        self._session = PreviewSession(request)
+        return self._session.about()
 
 
-ANSWERS: Mapping[str, Callable[[Program, Mapping[str, Any]], Any]] = MappingProxyType(
+ANSWERS: Mapping[str, Callable[[PreviewProgram, Mapping[str, Any]], object]] = MappingProxyType(
     {
-        "load": Program.load,
-        "rows": lambda program, ask: program.view.show(
+        "load": PreviewProgram.load,
+        "rows": lambda program, ask: program.session.show(
             ask["first"], ask["count"], ask["max_length"]
         ),
-        "index": lambda program, ask: program.view.rows.index(ask["line"]),
-        "search": lambda program, ask: program.view.search(ask["text"], ask["first"], ask["most"]),
-        "lengths": lambda program, ask: program.view.lengths.since(ask["first"]),
+        "index": lambda program, ask: program.session.rows.index(ask["line"]),
+        "search": lambda program, ask: program.session.search(
+            ask["text"], ask["first"], ask["most"]
+        ),
+        "lengths": lambda program, ask: program.session.lengths.since(ask["first"]),
         "rest": lambda program, ask: None,
     }
 )
 
 
 def main() -> None:
-    """Answers what is asked on standard input."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # hidden: a tokenizer needs none of its 200 MB
-    if os.name == "posix":
-        _limit()
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
-    Program(answers).run(sys.stdin)
+    """Answer requests on standard input."""
+    # Hide torch: a tokenizer does not need its 200 MB.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends a template that never does
+    program = PreviewProgram()
+    serve(program.answer, _explain, program.measure)
 
 
-def _limit() -> None:
-    """Takes from this process what a hostile template could make it use. Windows has no such limits."""
-    import resource
-
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _explain(error: Exception, request: Mapping[str, Any]) -> Problem:
+    reason = explain(error, str(request.get("model", "the model")), "load")
+    return Problem("rows", reason, "check the file, or choose a model with a tokenizer")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ TEMPLATES: Mapping[str, str] = MappingProxyType(
 """Which chat template rows are seen through -> what to say about it."""
 
 
-class View:
+class PreviewSession:
     """One file, seen through one tokenizer."""
 
     def __init__(self, request: Mapping[str, Any]):

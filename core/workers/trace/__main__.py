@@ -4,31 +4,24 @@ Run `python -m core.workers.trace`: reads a request a line, {"job": ..., "config
 answers in kind. It needs no GPU, downloads nothing and reads no weights.
 """
 
-import json
 import logging
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-MOST_BYTES = 12 * 2**30
-"""Of its own memory: it takes about 0.7 GiB, whatever the size of the model."""
+from core.job import Problem
+from core.workers.child import serve
+
+MAX_REASON_CHARACTERS = 300
 
 
-def main() -> int:
-    """Answers every request, with {"progress": SHARE} now and then before, until there are no more."""
-    _keep_within_limits()
-    for line in sys.stdin:
-        try:
-            answer = trace(**json.loads(line), on_progress=lambda share: _say({"progress": share}))
-        except Exception as error:  # whatever an unknown architecture may do
-            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
-        _say(answer)
-    return 0
+def main() -> None:
+    """Answer every request, with progress, until there are no more."""
+    _go_offline()
+    serve(lambda request, report: trace(**request, on_progress=report), _explain)
 
 
 def trace(
@@ -89,12 +82,15 @@ def trace(
     }
 
 
-def _say(message: Mapping[str, Any]) -> None:
-    print(json.dumps(message), flush=True)
+def _explain(error: Exception, _request: Mapping[str, Any]) -> Problem:
+    """Return the first line of an error, which an unknown architecture may raise anywhere."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:MAX_REASON_CHARACTERS]
+    fix = "choose a Llama, Mistral, Qwen or similar model"
+    return Problem("model", reason, fix)
 
 
-def _keep_within_limits() -> None:
-    """No network, no GPU, no warnings, and no more memory than is set aside."""
+def _go_offline() -> None:
+    """Allow no network and no GPU, and silence warnings."""
     os.environ |= {
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
@@ -103,11 +99,7 @@ def _keep_within_limits() -> None:
     warnings.filterwarnings("ignore")
     for name in ("bitsandbytes", "transformers", "peft", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with suppress(ImportError):  # Windows has no such limit
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
