@@ -13,9 +13,9 @@ from core.job.errors import (
     TraceError,
     UnknownArchitecture,
 )
-from core.job.fields import OptimizerName
 from core.job.rules import REWARD_FUNCTIONS, refusals_to_train
 from core.job.spec import JobSpec
+from core.training.contract.job import OptimizerName
 
 __all__ = [
     "REWARD_FUNCTIONS",

@@ -3,26 +3,22 @@
 Field names are those of TRL, Transformers, PEFT and bitsandbytes, so that knowledge carries over.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.training.contract.job import (
+    AdapterInit,
+    Attention,
+    Dtype,
+    LossType,
+    OptimizerName,
+    Profile,
+    QuantType,
+    Scheduler,
+)
 from core.training.contract.methods import METHODS
 
-OptimizerName = Literal[
-    "adamw_torch_fused",
-    "adamw_torch",
-    "adamw_8bit",
-    "paged_adamw_8bit",
-    "paged_adamw_32bit",
-    "lion_8bit",
-    "adafactor",
-    "sgd",
-    "galore_adamw",
-    "apollo_adamw",
-    "schedule_free_adamw",
-    "adamw_torch_4bit",
-]
 Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f]*$")]
 """Model, path or revision: no control characters."""
 
@@ -44,7 +40,7 @@ class JobFields(BaseModel):
         "lora", description="Which weights train, and how the base model is stored."
     )
     gpu: str = Field("local", description="GPU that the job is for: `local` or a GPU preset.")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+    dtype: Dtype = Field(
         "auto",
         description="Precision of the loaded weights; auto is bfloat16 where the GPU supports it.",
     )
@@ -52,7 +48,7 @@ class JobFields(BaseModel):
         "",
         description="Adapter to continue from: output folder of a run; empty for a new one.",
     )
-    profile: Literal["fastest", "smallest", "custom"] = Field(
+    profile: Profile = Field(
         "custom",
         description="Whether Tailor chooses what only trades memory for speed, or you (custom).",
     )
@@ -107,9 +103,7 @@ class JobFields(BaseModel):
     beta: float = Field(
         0.1, ge=0, le=100, description="Strength of the pull towards the reference model."
     )
-    loss_type: Literal["default", "sigmoid", "ipo", "hinge", "apo_zero", "sigmoid+sft", "simpo"] = (
-        Field("default", description="Form of the preference loss.")
-    )
+    loss_type: LossType = Field("default", description="Form of the preference loss.")
     precompute_ref_log_probs: bool = Field(
         False,
         description="Run the reference model once before training instead of keeping it loaded.",
@@ -154,7 +148,7 @@ class JobFields(BaseModel):
 
     # Optimizer
     learning_rate: float = Field(2e-4, gt=0, le=10, description="Peak learning rate.")
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+    lr_scheduler_type: Scheduler = Field(
         "cosine", description="How the learning rate changes after warm-up."
     )
     warmup_ratio: float = Field(
@@ -182,9 +176,7 @@ class JobFields(BaseModel):
         False,
         description="Keep activations in main memory until the backward pass (needs a CUDA GPU).",
     )
-    attn_implementation: Literal[
-        "sdpa", "eager", "flash_attention_2", "varlen", "flex_attention"
-    ] = Field(
+    attn_implementation: Attention = Field(
         "sdpa",
         description="Attention kernel; for packed rows varlen, with capped scores flex_attention.",
     )
@@ -215,9 +207,7 @@ class JobFields(BaseModel):
     )
     use_dora: bool = Field(False, description="Train magnitude and direction separately (DoRA).")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank), for high ranks.")
-    init_lora_weights: Literal["default", "gaussian", "pissa", "olora", "loftq"] = Field(
-        "default", description="How the adapter is initialized."
-    )
+    init_lora_weights: AdapterInit = Field("default", description="How the adapter is initialized.")
     modules_to_save: str = Field(
         "",
         pattern=r"^([A-Za-z0-9_.-]+(,[A-Za-z0-9_.-]+)*)?$",
@@ -228,7 +218,7 @@ class JobFields(BaseModel):
     )
 
     # Quantized base model
-    bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field(
+    bnb_4bit_quant_type: QuantType = Field(
         "nf4", description="Number format of the 4-bit base model."
     )
     bnb_4bit_use_double_quant: bool = Field(

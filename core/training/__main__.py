@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints.folder import Checkpoints, VerifiedCheckpoint
 from .checkpoints.identity import check_same, facts_of, keep_smaller_batch
 from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, diagnose
+from .contract.job import Job
 from .contract.status import Progress
 from .record.log import kept_short
 from .record.run_files import Record, say
@@ -40,21 +40,12 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", 
 MEASURED_STEPS = 3
 
 
-class Job(SimpleNamespace):
-    """The fields of job.json, checked by whoever wrote it."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise UnusableJob(f"field {name} is missing")
-
-
 def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> int:
     """Trains what a job file says, in a run folder (here, if none is named). Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     folder = Path.cwd() if folder is None else folder.absolute()
     try:
-        job = _read_job(folder, arguments)
+        fields = _read_fields(folder, arguments)
     except UnusableJob as error:
         print(error, file=sys.stderr)
         return 2
@@ -73,6 +64,9 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
         return 1
     with closing(record), record.listening(), kept_short(folder / "log.txt"):
         try:
+            job = Job.from_json(fields)
+            for sentence in Job.differences(fields):
+                record.note(sentence)
             train(job, record)
         except Stopped:
             record.may_stop_anywhere = False
@@ -84,9 +78,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
             return 2
         except Exception as error:
             record.may_stop_anywhere = False
-            failure = diagnose(
-                error, vars(job).get("model", "the model"), record.activity or record.status.phase
-            )
+            failure = diagnose(error, job.model, record.activity or record.status.phase)
             record.fail(failure)
             if not isinstance(error, TrainingError):  # which says it all
                 say(traceback.format_exc(), sys.stderr)
@@ -108,8 +100,6 @@ def train(job: Job, record: Record) -> None:
     from .trainers.builders import BUILDERS
 
     _quieten_libraries()
-    if job.stage not in BUILDERS:
-        raise UnusableJob(f"stage {job.stage!r} is not one of {', '.join(BUILDERS)}")
 
     record.enter("data")
     rows = read_rows(
@@ -119,7 +109,7 @@ def train(job: Job, record: Record) -> None:
 
     record.enter("load")
     checkpoints = Checkpoints(record.folder / "checkpoints")
-    checkpoint, facts = _start(job, record, checkpoints)
+    job, checkpoint, facts = _start(job, record, checkpoints)
     meter = Meter(gauge_here(), _measured_passes(job))
     meter.enter("load")
     with telling(record):
@@ -162,7 +152,7 @@ def train(job: Job, record: Record) -> None:
     record.update(state="finished", step=trainer.state.global_step, result="output")
 
 
-def _read_job(folder: Path, arguments: Sequence[str]) -> Job:
+def _read_fields(folder: Path, arguments: Sequence[str]) -> dict[str, object]:
     if len(arguments) != 1:
         raise UnusableJob("usage: python -m training job.json")
     try:
@@ -173,13 +163,13 @@ def _read_job(folder: Path, arguments: Sequence[str]) -> Job:
         raise UnusableJob(f"{arguments[0]}: is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise UnusableJob(f"{arguments[0]}: holds a {type(fields).__name__}, not an object")
-    return Job(**fields)
+    return fields
 
 
 def _start(
     job: Job, record: Record, checkpoints: Checkpoints
-) -> tuple[VerifiedCheckpoint | None, Mapping[str, Any]]:
-    """(the checkpoint to go on from, what the training is). All of it is verified before a library opens any of it.
+) -> tuple[Job, VerifiedCheckpoint | None, Mapping[str, Any]]:
+    """(the job, the checkpoint to go on from, what the training is). All of it is verified before a library opens any of it.
 
     Raises TrainingError if the job is no longer the one of the checkpoint.
     """
@@ -188,7 +178,7 @@ def _start(
     for reason in skipped:
         say(f"skipped {reason}")
     if checkpoint:
-        keep_smaller_batch(job, checkpoint)
+        job = keep_smaller_batch(job, checkpoint)
     versions = {"python": sys.version.split()[0]} | {name: _version(name) for name in PACKAGES}
     step = checkpoint.step if checkpoint else None
     record.update(
@@ -197,7 +187,7 @@ def _start(
     facts = facts_of(job, record.folder, record.status.num_train_rows or 0, versions)
     for change in check_same(checkpoint, facts) if checkpoint else ():
         record.note(change)
-    return checkpoint, facts
+    return job, checkpoint, facts
 
 
 def _is_finished(folder: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.job import JobSpec
 from core.training.__main__ import main
+from core.training.contract.job import Job
 from tests.builders.paths import DEMO
 
 NUM_ROWS = 48
@@ -34,6 +35,11 @@ def make_run(folder: Path, **fields: object) -> Path:
     }
     (folder / "job.json").write_text(JobSpec.parse(quick | fields).to_json(), encoding="utf-8")
     return folder
+
+
+def job_of(**fields: Any) -> Job:
+    """The job of the demo model with these settings."""
+    return Job(model=str(DEMO / "model"), dataset="data/train.jsonl", **fields)
 
 
 def write_rows(folder: Path, *rows: object) -> None:

@@ -26,6 +26,7 @@ from core.training.record.journal import Journal
 from core.training.record.run_files import Record
 from tests.builders.paths import ROOT
 from tests.builders.training_runs import (
+    job_of,
     lines_of,
     losses_of,
     make_run,
@@ -261,11 +262,9 @@ def test_every_fact_that_may_change_is_a_field_or_the_versions() -> None:
 def test_a_batch_that_had_to_be_cut_stays_cut(
     rows: int, passes: int, kept: tuple[int, int]
 ) -> None:
-    job = SimpleNamespace(
-        per_device_train_batch_size=4, gradient_accumulation_steps=2, halve_batch_on_oom=True
-    )
+    job = job_of(per_device_train_batch_size=4, gradient_accumulation_steps=2)
     facts = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": passes}
-    keep_smaller_batch(job, VerifiedCheckpoint(Path("checkpoint-6"), 6, 9, facts))
+    job = keep_smaller_batch(job, VerifiedCheckpoint(Path("checkpoint-6"), 6, 9, facts))
     assert (job.per_device_train_batch_size, job.gradient_accumulation_steps) == kept
 
 

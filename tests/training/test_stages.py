@@ -15,6 +15,7 @@ import pytest
 from benchmarks.stage_table import SETTINGS, TRAINABLE, Setting, refusal
 from core.job import REWARD_FUNCTIONS, JobSpec
 from core.training.contract.failures import TrainingError
+from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 from core.training.contract.row_reader import BadRow, read_row
 from core.training.contract.stages import STAGES
@@ -23,6 +24,7 @@ from core.training.record.run_files import Record
 from tests.builders.paths import DEMO
 from tests.builders.training_runs import (
     copy_model,
+    job_of,
     lines_of,
     losses_of,
     make_run,
@@ -532,7 +534,7 @@ def test_loftq_reads_the_very_files_that_the_base_came_from(
     monkeypatch.setattr(
         adapter, "replace_lora_weights_loftq", lambda model, model_path: read.append(model_path)
     )
-    job = SimpleNamespace(model="some/model", revision="v2", init_lora_weights="loftq")
+    job = Job(model="some/model", dataset="a", revision="v2", init_lora_weights="loftq")
     adapter.prepare_start(job, torch.nn.Module(), Path("kept"))
     assert read == ["/hub/some/model/snapshots/v2"]
 
@@ -714,21 +716,17 @@ def test_an_exact_match_needs_right_answers(tmp_path: Path) -> None:
 def test_a_reward_is_worth_what_it_says(
     name: str, text: str, right: str | None, worth: float
 ) -> None:
-    from types import SimpleNamespace
-
     from core.training.trainers.rewards import REWARDS, Drawn
 
-    job = SimpleNamespace(reward_pattern=r"answer: \d+", max_completion_length=8)
+    job = job_of(reward_pattern=r"answer: \d+", max_completion_length=8)
     assert REWARDS[name](job)(Drawn(text, 4, right)) == worth
 
 
 @training
 def test_a_pattern_that_backtracks_without_end_holds_nothing_up() -> None:
-    from types import SimpleNamespace
-
     from core.training.trainers.rewards import REWARDS, Drawn
 
-    judge = REWARDS["regex"](SimpleNamespace(reward_pattern=r"(x+x+)+y"))
+    judge = REWARDS["regex"](job_of(reward_pattern=r"(x+x+)+y"))
     assert judge(Drawn("x" * 5000, 1, None)) == 0
 
 

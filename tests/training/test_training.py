@@ -377,8 +377,7 @@ def test_the_allocator_is_set_up_unless_a_person_has_done_so(
     for name, value in chosen.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(program, "train", lambda job, record: None)
-    (tmp_path / "job.json").write_text("{}", encoding="utf-8")
-    assert train(tmp_path) == 0
+    assert train(make_run(tmp_path / "run")) == 0
     assert (os.environ.get("PYTORCH_CUDA_ALLOC_CONF") == "expandable_segments:True") == expandable
 
 

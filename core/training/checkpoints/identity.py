@@ -1,11 +1,13 @@
 """What a training is: the facts that a checkpoint keeps, and which of them the job that continues it must share."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..contract.failures import TrainingError
 from ..contract.files import sha256_of
+from ..contract.job import Job
 from .folder import VerifiedCheckpoint
 
 MAY_CHANGE = frozenset(
@@ -45,33 +47,32 @@ MAY_CHANGE = frozenset(
 NOT_WORTH_A_WORD = frozenset({"dataset", "eval_dataset", "dataset_sha256", "gpu", "device"})
 
 
-def facts_of(job: Any, folder: Path, num_rows: int, versions: Mapping[str, str]) -> dict[str, Any]:
+def facts_of(job: Job, folder: Path, num_rows: int, versions: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides what a training of a job in a run folder does."""
-    fields = dict(vars(job))
+    fields = asdict(job)
     config = config_file(job)
     return fields | {
         "config_sha256": sha256_of(config),
         "model_commit": _commit(config),
         "data_sha256": _data_hashes(job, folder),
         "num_rows": num_rows,
-        "effective_batch_size": job.per_device_train_batch_size * job.gradient_accumulation_steps,
+        "effective_batch_size": job.effective_batch_size,
         "versions": dict(versions),
     }
 
 
-def keep_smaller_batch(job: Any, checkpoint: VerifiedCheckpoint) -> None:
-    """A run that has had to cut its batch down goes on with the smaller one: the memory is as small as it was."""
-    rows, passes = (
-        checkpoint.facts.get(name)
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
-    )
+def keep_smaller_batch(job: Job, checkpoint: VerifiedCheckpoint) -> Job:
+    """Return the job with the micro-batch of the checkpoint if out-of-memory recovery made that smaller.
+
+    The GPU has no more memory than before, and the rows of an optimizer step stay the same.
+    """
+    rows = checkpoint.facts.get("per_device_train_batch_size")
+    passes = checkpoint.facts.get("gradient_accumulation_steps")
     if not (job.halve_batch_on_oom and isinstance(rows, int) and isinstance(passes, int)):
-        return
-    is_same_batch = (
-        rows * passes == job.per_device_train_batch_size * job.gradient_accumulation_steps
-    )
-    if is_same_batch and rows < job.per_device_train_batch_size:
-        job.per_device_train_batch_size, job.gradient_accumulation_steps = rows, passes
+        return job
+    if rows * passes != job.effective_batch_size or rows >= job.per_device_train_batch_size:
+        return job
+    return replace(job, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
 
 
 def check_same(checkpoint: VerifiedCheckpoint, facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ def _shown(value: Any) -> str:
     return text if len(text) < 60 else text[:12] + "..." + text[-9:]
 
 
-def config_file(job: Any) -> Path:
+def config_file(job: Job) -> Path:
     """The config.json of the base model; of a Hub model the one that loading it will use."""
     if Path(job.model).is_dir():
         return Path(job.model) / "config.json"
@@ -136,7 +137,7 @@ def _commit(config: Path) -> str | None:
     return config.parent.name if config.parent.parent.name == "snapshots" else None
 
 
-def _data_hashes(job: Any, folder: Path) -> dict[str, str]:
+def _data_hashes(job: Job, folder: Path) -> dict[str, str]:
     """File -> SHA-256 of the rows: all in the run's own folder of data, and those that lie elsewhere."""
     named = (folder / path for path in (job.dataset, job.eval_dataset) if path)
     files = sorted({*(folder / "data").glob("*.jsonl"), *named})

@@ -7,6 +7,7 @@ __all__ = [
     "checkpoint_files",
     "failures",
     "files",
+    "job",
     "messages",
     "methods",
     "optimizers",

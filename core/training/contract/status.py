@@ -1,6 +1,7 @@
 """Status of a run: the fields of status.json, which the training program writes and everybody else reads."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -92,11 +93,10 @@ class Status:
         """
         sound: dict[str, Any] = {}
         for name, declared in types_of(cls).items():
-            if name in fields:
-                try:
-                    sound[name] = value_as(declared, fields[name])
-                except WrongType:
-                    continue
+            value = fields.get(name)
+            if value is not None:
+                with suppress(WrongType):
+                    sound[name] = value_as(declared, value)
         return cls(**sound)
 
     def to_json(self) -> dict[str, object]:

@@ -26,26 +26,29 @@ CHAT_TEMPLATE = """\
 """For models that bring none: ChatML, but a turn ends with the model's own end token, at which generation stops."""
 
 
-def source_of(job: Any) -> dict[str, Any]:
-    """Where a model comes from. A revision means nothing to a folder."""
-    source = {"pretrained_model_name_or_path": job.model}
-    return source if Path(job.model).is_dir() else source | {"revision": job.revision}
+def source_of(model: str, revision: str) -> dict[str, str]:
+    """Return the arguments of from_pretrained that name a model. A folder has no revisions."""
+    source = {"pretrained_model_name_or_path": model}
+    if not Path(model).is_dir():
+        source["revision"] = revision
+    return source
 
 
-def load_tokenizer(job: Any, *, is_conversational: bool, is_language_modeling: bool) -> Any:
-    """The tokenizer for rows of this kind. Raises TrainingError, and what the library raises if there is none."""
-    tokenizer = AutoTokenizer.from_pretrained(**source_of(job), trust_remote_code=False)
+def load_tokenizer(model: str, revision: str, *, is_conversational: bool) -> Any:
+    """Load the tokenizer of a model, with a chat template if the rows are conversations.
+
+    Raises TrainingError, and what the library raises if there is none.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(**source_of(model, revision), trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise TrainingError(
-            f"The tokenizer of {job.model} has no token that could pad: it names no end token."
+            f"The tokenizer of {model} has no token that could pad: it names no end token."
         )
     if is_conversational and tokenizer.chat_template is None:
-        print(f"{job.model} has no chat template: a ChatML one is used and saved with the result.")
+        print(f"{model} has no chat template: a ChatML one is used and saved with the result.")
         tokenizer.chat_template = CHAT_TEMPLATE
-    if job.assistant_only_loss and is_conversational and is_language_modeling:
-        training_template(tokenizer, job.model)
     return tokenizer
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..contract.failures import Stopped, TrainingError
+from ..contract.job import Job
 from ..contract.states import Phase
 from ..contract.status import Progress
 from ..record.run_files import Record, say
@@ -40,7 +41,7 @@ WEIGHT_OF_LAST_STEP = 0.2
 class Watch(TrainerCallback):
     """What happens in a training, told to the record; and the user's wish to stop, told to the training."""
 
-    def __init__(self, record: Record, meter: Meter, saver: Saver, job: Any, num_tokens: int = 0):
+    def __init__(self, record: Record, meter: Meter, saver: Saver, job: Job, num_tokens: int = 0):
         """`num_tokens`: those that earlier lives of the run have trained on."""
         self.record = record
         self.meter = meter

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ..checkpoints.identity import config_file
 from ..contract.failures import TrainingError
+from ..contract.job import Job
 from ..data.tokenizer import source_of
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -23,21 +24,22 @@ CHANGES_BASE = ("pissa", "olora")
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 
 
-def adapter_settings(job: Any, model: Any) -> LoraConfig:
+def adapter_settings(job: Job, model: Any) -> LoraConfig:
     """A new adapter for a model. Raises TrainingError if modules_to_save names a layer that the model has not."""
-    is_standard = job.init_lora_weights in (
-        "default",
-        "loftq",
-    )  # LoftQ puts its start in place afterwards
+    start: Any = job.init_lora_weights
+    if start in ("default", "loftq"):  # LoftQ replaces PEFT's own start afterwards
+        start = True
     whole = [name for name in job.modules_to_save.split(",") if name]
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     if unknown := [name for name in whole if name.rsplit(".", 1)[-1] not in present]:
         raise TrainingError(f"modules_to_save: {job.model} has no layers {', '.join(unknown)}.")
     return LoraConfig(
         task_type="SEQ_CLS" if job.stage == "reward" else "CAUSAL_LM",
-        revision=source_of(job).get("revision"),  # whoever loads the adapter gets the same base
+        revision=source_of(job.model, job.revision).get(
+            "revision"
+        ),  # whoever loads the adapter gets the same base
         r=job.lora_r,
-        lora_alpha=job.lora_alpha,
+        lora_alpha=job.lora_alpha,  # type: ignore[arg-type]  # PEFT takes any number
         lora_dropout=job.lora_dropout,
         target_modules=_targets(job, model),
         modules_to_save=whole or None,
@@ -45,11 +47,11 @@ def adapter_settings(job: Any, model: Any) -> LoraConfig:
         and model.config.get_text_config().tie_word_embeddings,
         use_dora=job.use_dora,
         use_rslora=job.use_rslora,
-        init_lora_weights=True if is_standard else job.init_lora_weights,
+        init_lora_weights=start,
     )
 
 
-def go_on(job: Any, model: Any) -> PeftModel:
+def go_on(job: Job, model: Any) -> PeftModel:
     """The model with the adapter of an earlier run, which trains on. Raises TrainingError if it does not fit."""
     folder, settings = find_adapter(job.adapter, "adapter")
     base = str(settings.get("base_model_name_or_path"))
@@ -85,7 +87,7 @@ def find_adapter(where: str, field: str) -> tuple[Path, Mapping[str, Any]]:
     return folder, settings
 
 
-def prepare_start(job: Any, model: Any, kept: Path) -> None:
+def prepare_start(job: Job, model: Any, kept: Path) -> None:
     """What is to be done once an adapter has been put on a model and does not start as PEFT's plain one.
 
     `kept` is the file for its numbers at the start, where the result cannot be told without them.
@@ -145,7 +147,7 @@ def rewrite_as_lora(folder: Path, kept: Path) -> None:
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def _targets(job: Any, model: Any) -> str | list[str]:
+def _targets(job: Job, model: Any) -> str | list[str]:
     """The layers that get an adapter. In a mixture of experts `all-linear` means those of the attention.
 
     PEFT would also adapt every expert and the router there: for Qwen3-30B-A3B a billion parameters at rank 16.

@@ -14,10 +14,11 @@ from transformers import (
     set_seed,
 )
 
-from ..contract.failures import TrainingError, UnusableJob
+from ..contract.failures import TrainingError
+from ..contract.job import Job
 from ..contract.methods import METHODS
 from ..data.rows import Rows
-from ..data.tokenizer import load_tokenizer, source_of
+from ..data.tokenizer import load_tokenizer, source_of, training_template
 from ..data.tokens import DRAWN
 from .adapter import adapter_settings, go_on
 from .attention import register as register_attention
@@ -65,19 +66,15 @@ class Loaded:
         )
 
 
-def load(job: Any, rows: Rows) -> Loaded:
+def load(job: Job, rows: Rows) -> Loaded:
     """Loads what a job names, from a folder or the Hub, for rows of this kind.
 
-    Raises TrainingError, UnusableJob, and whatever the libraries raise for a model that is not there.
+    Raises TrainingError, and whatever the libraries raise for a model that is not there.
     """
-    if job.method not in METHODS:
-        raise UnusableJob(f"method {job.method!r} is not one of {', '.join(METHODS)}")
     precision = choose_precision(job.dtype, job.method)
-    tokenizer = load_tokenizer(
-        job,
-        is_conversational=rows.is_conversational,
-        is_language_modeling=rows.is_language_modeling,
-    )
+    tokenizer = load_tokenizer(job.model, job.revision, is_conversational=rows.is_conversational)
+    if job.assistant_only_loss and rows.is_conversational and rows.is_language_modeling:
+        training_template(tokenizer, job.model)  # raises if the answers cannot be marked
     set_seed(job.seed)  # a new head starts from random numbers
     model = _load_model(job, precision)
     _check_vocabulary(model, tokenizer)
@@ -129,12 +126,12 @@ def cast_adapters(model: torch.nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _load_model(job: Any, precision: Precision) -> Any:
+def _load_model(job: Job, precision: Precision) -> Any:
     print(f"loading {job.model} in {str(precision.weights).removeprefix('torch.')}")
     is_scorer = job.stage == "reward"
     loader: Any = AutoModelForSequenceClassification if is_scorer else AutoModelForCausalLM
     return loader.from_pretrained(
-        **source_of(job),
+        **source_of(job.model, job.revision),
         **({"num_labels": 1} if is_scorer else {}),
         dtype=precision.weights,
         quantization_config=_quantisation(job, precision),
@@ -145,11 +142,13 @@ def _load_model(job: Any, precision: Precision) -> Any:
     )
 
 
-def _attention(job: Any) -> str:
+def _attention(job: Job) -> str:
     """The kernel asked for; the plain one where the model's attention is more than SDPA can compute."""
     if job.attn_implementation not in ("sdpa", "varlen"):
         return str(job.attn_implementation)
-    config = AutoConfig.from_pretrained(**source_of(job), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(
+        **source_of(job.model, job.revision), trust_remote_code=False
+    )
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if (
         model_class is not None and not model_class._supports_sdpa
@@ -166,7 +165,7 @@ def _attention(job: Any) -> str:
     return str(job.attn_implementation)
 
 
-def _quantisation(job: Any, precision: Precision) -> BitsAndBytesConfig | None:
+def _quantisation(job: Job, precision: Precision) -> BitsAndBytesConfig | None:
     bits = METHODS[job.method].base_bits
     if bits == 16:
         return None

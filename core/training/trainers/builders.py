@@ -30,6 +30,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..contract.failures import TrainingError
+from ..contract.job import Job
 from ..contract.methods import METHODS
 from ..contract.optimizers import EXTRA_OPTIMIZERS
 from ..data.prompts import in_text, that_leave_room
@@ -84,7 +85,7 @@ class Plan:
     additions: tuple[type[Watched], ...] = (Staged,)
 
 
-def sft(job: Any, loaded: Loaded, rows: Rows) -> Plan:
+def sft(job: Job, loaded: Loaded, rows: Rows) -> Plan:
     """Supervised fine-tuning; on whole texts, with every token in the loss, continued pretraining."""
     on_answers = job.assistant_only_loss and rows.has_marked_answers
     if job.assistant_only_loss and not rows.has_marked_answers:
@@ -98,12 +99,12 @@ def sft(job: Any, loaded: Loaded, rows: Rows) -> Plan:
     return Plan(SFTTrainer, SFTConfig, settings)
 
 
-def reward(job: Any, loaded: Loaded, rows: Rows) -> Plan:
+def reward(job: Job, loaded: Loaded, rows: Rows) -> Plan:
     """A reward model."""
     return Plan(RewardTrainer, RewardConfig, _dropout(job))
 
 
-def dpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
+def dpo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
     """Direct preference optimisation, against the model as it was loaded; an adapter that goes on is part of it."""
     losses = _loss(job).split("+")
     settings = _dropout(job) | {
@@ -113,7 +114,7 @@ def dpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
     return Plan(DPOTrainer, DPOConfig, settings, {"ref_model": _reference(job, loaded)})
 
 
-def kto(job: Any, loaded: Loaded, rows: Rows) -> Plan:
+def kto(job: Job, loaded: Loaded, rows: Rows) -> Plan:
     """Kahneman-Tversky optimisation. Each row is held against its neighbours, so that batches stay what they are."""
     settings = _dropout(job) | {
         "precompute_ref_log_probs": job.precompute_ref_log_probs,
@@ -128,7 +129,7 @@ def kto(job: Any, loaded: Loaded, rows: Rows) -> Plan:
     )
 
 
-def orpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
+def orpo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
     """Odds-ratio preference optimisation."""
     arguments = _with_adapter(job, loaded) | in_text(rows, loaded.tokenizer, job.max_length)
     return Plan(
@@ -136,7 +137,7 @@ def orpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
     )
 
 
-def cpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
+def cpo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
     """Contrastive preference optimisation; or SimPO, which has no part that only imitates."""
     weight = 0.0 if job.loss_type == "simpo" else 1.0
     settings = _dropout(job) | KEEPS_COLUMNS | {"loss_type": _loss(job), "cpo_alpha": weight}
@@ -144,19 +145,19 @@ def cpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
     return Plan(CPOTrainer, CPOConfig, settings, arguments, (CountsTokens, Staged))
 
 
-def grpo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
+def grpo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
     """Group-relative policy optimisation."""
     return Plan(GRPOTrainer, GRPOConfig, *_drawing(job, loaded, rows), (ShowsDrawn,))
 
 
-def rloo(job: Any, loaded: Loaded, rows: Rows) -> Plan:
+def rloo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
     """REINFORCE, leaving one out."""
     return Plan(RLOOTrainer, RLOOConfig, *_drawing(job, loaded, rows), (ShowsDrawn,))
 
 
 def _build(
-    plan_for: Callable[[Any, Loaded, Rows], Plan],
-    job: Any,
+    plan_for: Callable[[Job, Loaded, Rows], Plan],
+    job: Job,
     loaded: Loaded,
     rows: Rows,
     watch: Watch,
@@ -199,7 +200,7 @@ def _build(
     return watched
 
 
-BUILDERS: Mapping[str, Callable[[Any, Loaded, Rows, Watch], Watched]] = MappingProxyType(
+BUILDERS: Mapping[str, Callable[[Job, Loaded, Rows, Watch], Watched]] = MappingProxyType(
     {
         "sft": partial(_build, sft),
         "cpt": partial(_build, sft),
@@ -214,7 +215,7 @@ BUILDERS: Mapping[str, Callable[[Any, Loaded, Rows, Watch], Watched]] = MappingP
 )
 
 
-def _settings(job: Any, loaded: Loaded, rows: Rows, config: type[Any]) -> dict[str, Any]:
+def _settings(job: Job, loaded: Loaded, rows: Rows, config: type[Any]) -> dict[str, Any]:
     """A job in the words of TrainingArguments: most fields by their own name, the exceptions here."""
     on_gpu = torch.cuda.is_available()
     _check_extras(job, on_gpu)
@@ -241,7 +242,7 @@ def _settings(job: Any, loaded: Loaded, rows: Rows, config: type[Any]) -> dict[s
     }
 
 
-def _check_extras(job: Any, on_gpu: bool) -> None:
+def _check_extras(job: Job, on_gpu: bool) -> None:
     """Raises TrainingError for what needs a device or a package that is not here."""
     if job.use_liger_kernel and not on_gpu:
         raise TrainingError("use_liger_kernel needs a CUDA device: switch it off.")
@@ -254,16 +255,16 @@ def _check_extras(job: Any, on_gpu: bool) -> None:
         )
 
 
-def _loss(job: Any) -> str:
+def _loss(job: Job) -> str:
     return "sigmoid" if job.loss_type == "default" else str(job.loss_type)
 
 
-def _dropout(job: Any) -> dict[str, Any]:
+def _dropout(job: Job) -> dict[str, Any]:
     """These trainers switch all dropout off unless told not to."""
     return {"disable_dropout": not job.lora_dropout}
 
 
-def _reference(job: Any, loaded: Loaded) -> Any:
+def _reference(job: Job, loaded: Loaded) -> Any:
     """A copy of the model as it is now; None where the adapter can be switched off, or the answers are known before.
 
     TRL would load it once more, from the Hub's main branch whatever the revision.
@@ -273,7 +274,7 @@ def _reference(job: Any, loaded: Loaded) -> Any:
     return copy.deepcopy(loaded.model).requires_grad_(False)
 
 
-def _with_adapter(job: Any, loaded: Loaded) -> dict[str, Any]:
+def _with_adapter(job: Job, loaded: Loaded) -> dict[str, Any]:
     """The model with its adapter on, for trainers that would widen the rest of a quantised base to float32 with it."""
     if loaded.adapter is None:
         return {}
@@ -281,7 +282,7 @@ def _with_adapter(job: Any, loaded: Loaded) -> dict[str, Any]:
     return {"model": get_peft_model(loaded.model, loaded.adapter), "peft_config": None}
 
 
-def _drawing(job: Any, loaded: Loaded, rows: Rows) -> tuple[dict[str, Any], dict[str, Any]]:
+def _drawing(job: Job, loaded: Loaded, rows: Rows) -> tuple[dict[str, Any], dict[str, Any]]:
     """(settings, arguments) of the trainers that draw answers."""
     judges, tokenizers = choose_rewards(job, rows, loaded.precision)
     settings: dict[str, Any] = {
@@ -289,7 +290,11 @@ def _drawing(job: Any, loaded: Loaded, rows: Rows) -> tuple[dict[str, Any], dict
         "per_device_eval_batch_size": job.num_generations,  # the answers to one prompt
     }
     if job.beta and not METHODS[job.method].trains_adapter:  # TRL loads the reference itself
-        found = {name: value for name, value in source_of(job).items() if name == "revision"}
+        found = {
+            name: value
+            for name, value in source_of(job.model, job.revision).items()
+            if name == "revision"
+        }
         where = (
             {"device_map": {"": 0}} if torch.cuda.is_available() else {}
         )  # its own "auto" may split the model

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 import regex
@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ..contract.failures import TrainingError
+from ..contract.job import Job
 from ..data.rows import Rows
 from ..data.tokenizer import source_of
 from ..model.adapter import find_adapter
@@ -36,14 +37,14 @@ class Drawn:
 Judge = Callable[[Drawn], float]
 
 
-def exact_match(job: Any) -> Judge:
+def exact_match(job: Job) -> Judge:
     """1 for the right answer, without regard to case and white space; what follows `####` counts alone, as in GSM8K."""
     return lambda drawn: float(
         drawn.right_answer is not None and _bare(drawn.text) == _bare(drawn.right_answer)
     )
 
 
-def pattern_found(job: Any) -> Judge:
+def pattern_found(job: Job) -> Judge:
     """1 for an answer in which reward_pattern is found."""
     try:
         pattern = regex.compile(job.reward_pattern, regex.DOTALL)
@@ -62,7 +63,7 @@ def pattern_found(job: Any) -> Judge:
     return judge
 
 
-def valid_json(job: Any) -> Judge:
+def valid_json(job: Job) -> Judge:
     """1 for an answer that is JSON and nothing else."""
 
     def judge(drawn: Drawn) -> float:
@@ -75,17 +76,17 @@ def valid_json(job: Any) -> Judge:
     return judge
 
 
-def brevity(job: Any) -> Judge:
+def brevity(job: Job) -> Judge:
     """The shorter the better: from 1 for no token to 0 for max_completion_length of them."""
     return lambda drawn: 1 - min(1.0, drawn.num_tokens / job.max_completion_length)
 
 
-REWARDS: Mapping[str, Callable[[Any], Judge]] = MappingProxyType(
+REWARDS: Mapping[str, Callable[[Job], Judge]] = MappingProxyType(
     {"exact_match": exact_match, "regex": pattern_found, "json": valid_json, "length": brevity}
 )
 
 
-def choose_rewards(job: Any, rows: Rows, precision: Precision) -> tuple[list[Any], list[Any]]:
+def choose_rewards(job: Job, rows: Rows, precision: Precision) -> tuple[list[Any], list[Any]]:
     """(what a job's answers are judged by, the tokenizer that each needs or None), as TRL takes them.
 
     Raises TrainingError if there is nothing to judge by.
@@ -145,7 +146,7 @@ def _load_reward_model(where: str, precision: Precision) -> tuple[Any, Any]:
     if has_adapter:
         home, settings = find_adapter(where, "reward_model")
         base, revision = settings["base_model_name_or_path"], settings.get("revision") or "main"
-    source = source_of(SimpleNamespace(model=base, revision=revision))
+    source = source_of(base, revision)
     settled: dict[str, Any] = {"num_labels": 1, "dtype": precision.weights, "use_safetensors": True}
     model, found = AutoModelForSequenceClassification.from_pretrained(
         **source, **settled, output_loading_info=True, trust_remote_code=False

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 from core.training.contract.failures import TrainingError
@@ -40,9 +40,7 @@ class PreviewSession:
     """One file, seen through one tokenizer."""
 
     def __init__(self, request: Mapping[str, Any]):
-        job = SimpleNamespace(
-            **{name: request[name] for name in ("model", "revision", "assistant_only_loss")}
-        )
+        model = str(request["model"])
         self.stage = str(request["stage"])
         self.rows = RowsOnDisk(Path(request["dataset"]), self.stage)
         if not len(self.rows):
@@ -53,23 +51,24 @@ class PreviewSession:
             raise TrainingError(f"dataset line {self.rows.line(0)}: {error}.") from None
         is_chat = isinstance(next(iter(first.values())), list)
         is_whole = "prompt" not in first
-        self.tokenizer = load_tokenizer(
-            job, is_conversational=is_chat, is_language_modeling=is_whole
-        )
+        self.tokenizer = load_tokenizer(model, request["revision"], is_conversational=is_chat)
         if not self.tokenizer.is_fast:
             raise TrainingError(
-                f"The tokenizer of {job.model} is of an old kind, which cannot say where tokens stand."
+                f"The tokenizer of {model} is of an old kind, which cannot say where tokens stand."
             )
         is_text = "text" in first
-        on_answers = not is_text and (self.stage not in TUNED or job.assistant_only_loss)
+        on_answers = not is_text and (self.stage not in TUNED or request["assistant_only_loss"])
         template = (
-            training_template(self.tokenizer, job.model)
+            training_template(self.tokenizer, model)
             if on_answers and is_chat and is_whole
             else None
         )
         self.encoder = self._encoder(template, on_answers)
         self.template = _template(self.tokenizer, template) if is_chat else "none"
-        notes = (TEMPLATES[self.template], _note(self.stage, is_text and job.assistant_only_loss))
+        notes = (
+            TEMPLATES[self.template],
+            _note(self.stage, is_text and request["assistant_only_loss"]),
+        )
         self.notes = list(filter(None, notes))
         self.seconds_for_a_row = float(request["seconds_for_a_row"])
         self.lengths = Lengths(len(self.rows))

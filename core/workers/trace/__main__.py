@@ -9,10 +9,10 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 from core.job import Problem
+from core.training.contract.job import Job
 from core.workers.child import serve
 
 MAX_REASON_CHARACTERS = 300
@@ -44,7 +44,7 @@ def trace(
     from .optimizers import paged_bytes
     from .step import Run
 
-    asked = SimpleNamespace(**job)
+    asked = Job.from_json({"dataset": "", **job})  # the rows do not matter
     on_card = Card(tuple(card["compute_capability"]), card["supports_bf16"])
     precision = precision_on(on_card, asked)
     base = empty_model(config, asked, precision)

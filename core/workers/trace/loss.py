@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from trl.trainer import utils as trl_utils
 
+from core.training.contract.job import Job
+
 FUSED = ("log_probs", "entropy", "is_top1")
 PREFERENCE = (*FUSED, "mean_logits")
 DRAWN = ("log_probs", "entropy")
@@ -95,12 +97,12 @@ class Models:
             yield
 
 
-def likelihood(models: Models, job: Any, batch: Batch) -> Tensor:
+def likelihood(models: Models, job: Job, batch: Batch) -> Tensor:
     """SFTTrainer.compute_loss."""
     return (-models.log_probs(batch)).sum() / torch.ones(())
 
 
-def direct_preference(models: Models, job: Any, batch: Batch) -> Tensor:
+def direct_preference(models: Models, job: Job, batch: Batch) -> Tensor:
     """DPOTrainer._compute_loss: chosen and rejected rows in one batch, against the reference."""
     chosen, rejected = models.log_probs(batch).sum(1).chunk(2)
     if job.precompute_ref_log_probs:
@@ -109,7 +111,7 @@ def direct_preference(models: Models, job: Any, batch: Batch) -> Tensor:
     return -F.logsigmoid((chosen - as_chosen) - (rejected - as_rejected)).mean()
 
 
-def wanted_or_not(models: Models, job: Any, batch: Batch) -> Tensor:
+def wanted_or_not(models: Models, job: Job, batch: Batch) -> Tensor:
     """KTOTrainer._compute_loss: mismatched rows first, without a graph, then the rows, then both by the reference."""
     divergence = models.log_probs_without_graph(batch).sum(1).mean()
     logits = models.log_probs(batch).sum(1)
@@ -119,20 +121,20 @@ def wanted_or_not(models: Models, job: Any, batch: Batch) -> Tensor:
     return (1 - torch.sigmoid(logits - divergence)).mean()
 
 
-def pairwise(models: Models, job: Any, batch: Batch) -> Tensor:
+def pairwise(models: Models, job: Job, batch: Batch) -> Tensor:
     """RewardTrainer.compute_loss."""
     chosen, rejected = models.scores(batch).squeeze(-1).chunk(2)
     return -F.logsigmoid(chosen - rejected).mean()
 
 
-def odds_ratio(models: Models, job: Any, batch: Batch) -> Tensor:
+def odds_ratio(models: Models, job: Job, batch: Batch) -> Tensor:
     """ORPOTrainer.concatenated_forward and odds_ratio_loss: all logits at once, chosen rows first."""
     return (
         _likelihood_of_chosen(logits := models.scores(batch)) - F.logsigmoid(_margin(logits)).mean()
     )
 
 
-def contrast(models: Models, job: Any, batch: Batch) -> Tensor:
+def contrast(models: Models, job: Job, batch: Batch) -> Tensor:
     """CPOTrainer.concatenated_forward and cpo_loss; SimPO imitates nothing."""
     logits = models.scores(batch)
     imitates = job.loss_type != "simpo"
@@ -153,7 +155,7 @@ def _margin(logits: Tensor) -> Tensor:
     return chosen - rejected
 
 
-def advantage(models: Models, job: Any, batch: Batch) -> Tensor:
+def advantage(models: Models, job: Job, batch: Batch) -> Tensor:
     """GRPOTrainer._compute_loss and RLOOTrainer._compute_loss: the answers' tokens, held against what was known of
     them when they were drawn."""
     log_probs = models.log_probs(batch)[:, -batch.answer_tokens :]
@@ -165,7 +167,7 @@ def advantage(models: Models, job: Any, batch: Batch) -> Tensor:
 class Loss:
     """How a stage comes to its loss."""
 
-    compute: Callable[[Models, Any, Batch], Tensor]
+    compute: Callable[[Models, Job, Batch], Tensor]
     outputs: tuple[str, ...] = FUSED
     """What TRL's head computes for each token; nothing: the model has a head that scores."""
     sequences_per_row: int = 1
@@ -190,7 +192,7 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
 )
 
 
-def batch_of(job: Any) -> Batch:
+def batch_of(job: Job) -> Batch:
     """Rows of max_length tokens; packed, they share one row."""
     loss = LOSSES[job.stage]
     rows = job.per_device_train_batch_size * loss.sequences_per_row

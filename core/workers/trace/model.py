@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
+from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 from core.training.model import attention
 from core.training.model.adapter import adapter_settings
@@ -50,7 +51,7 @@ NUMBERS_PER_SCALE, SCALES_PER_SCALE = 64, 256
 """How many numbers share a scale in 4 bits, and how many scales share one (bitsandbytes.functional.quantize_4bit)."""
 
 
-def precision_on(card: Card, job: Any) -> Precision:
+def precision_on(card: Card, job: Job) -> Precision:
     """What the training program would choose on this card."""
     with (
         patch.object(torch.cuda, "is_available", lambda: not card.is_cpu),
@@ -90,7 +91,7 @@ class DecoderLayers:
         return kept
 
 
-def empty_model(config: Mapping[str, Any], job: Any, precision: Precision) -> Any:
+def empty_model(config: Mapping[str, Any], job: Job, precision: Precision) -> Any:
     """The base on the meta device, from the values of a config.json."""
     values = {
         key: _without_positions(value) for key, value in config.items() if key not in NOT_SHAPE
@@ -112,7 +113,7 @@ def empty_model(config: Mapping[str, Any], job: Any, precision: Precision) -> An
         )
 
 
-def prepare(model: Any, job: Any, precision: Precision) -> Any:
+def prepare(model: Any, job: Job, precision: Precision) -> Any:
     """The base quantised, with its adapter: as SFTTrainer makes it in the training program."""
     quantisation = _quantisation(job, precision)
     if quantisation is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
 
+from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 from core.training.model.load import Precision
 
@@ -25,7 +26,7 @@ from .optimizers import optimizer_of
 class Run:
     """A model at work, with a ledger of its memory."""
 
-    def __init__(self, model: Any, job: Any, card: Card, precision: Precision):
+    def __init__(self, model: Any, job: Job, card: Card, precision: Precision):
         self.model = model
         self.job = job
         self.card = card

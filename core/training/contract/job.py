@@ -1,0 +1,180 @@
+"""Job: the settings of one training, as job.json holds them. Field names are those of TRL, Transformers, PEFT and
+bitsandbytes. core/job/fields.py says what each one means and which values are allowed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, get_args
+
+from .failures import UnusableJob
+from .methods import METHODS
+from .stages import STAGES, defaults_of
+from .typed_json import WrongType, types_of, value_as
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Profile = Literal["fastest", "smallest", "custom"]
+LossType = Literal["default", "sigmoid", "ipo", "hinge", "apo_zero", "sigmoid+sft", "simpo"]
+Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+OptimizerName = Literal[
+    "adamw_torch_fused",
+    "adamw_torch",
+    "adamw_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "lion_8bit",
+    "adafactor",
+    "sgd",
+    "galore_adamw",
+    "apollo_adamw",
+    "schedule_free_adamw",
+    "adamw_torch_4bit",
+]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "varlen", "flex_attention"]
+AdapterInit = Literal["default", "gaussian", "pissa", "olora", "loftq"]
+QuantType = Literal["nf4", "fp4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Settings of one training. Only `model` and `dataset` must be given."""
+
+    # What is trained
+    model: str
+    """Hub id or folder."""
+    revision: str = "main"
+    stage: str = "sft"
+    method: str = "lora"
+    gpu: str = "local"
+    dtype: Dtype = "auto"
+    adapter: str = ""
+    profile: Profile = "custom"
+
+    # Data
+    dataset: str
+    """JSONL file; a relative path starts in the run folder."""
+    eval_dataset: str = ""
+    eval_fraction: float = 0.05
+    max_length: int = 2048
+    packing: bool = False
+    assistant_only_loss: bool = True
+    mix: str = ""
+    max_rows: int = 0
+    shuffle: bool = True
+    max_lost_answers: float = 0.1
+    dataset_sha256: str = ""
+
+    # Settings of some stages
+    beta: float = 0.1
+    loss_type: LossType = "default"
+    precompute_ref_log_probs: bool = False
+    num_generations: int = 8
+    max_completion_length: int = 256
+    temperature: float = 1.0
+    reward_functions: str = "exact_match"
+    reward_pattern: str = ""
+    reward_model: str = ""
+
+    # Length and batch
+    num_train_epochs: float = 3.0
+    max_steps: int = -1
+    per_device_train_batch_size: int = 2
+    gradient_accumulation_steps: int = 8
+
+    # Optimizer
+    learning_rate: float = 2e-4
+    lr_scheduler_type: Scheduler = "cosine"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    optim: OptimizerName = "adamw_torch_fused"
+
+    # Memory against speed
+    gradient_checkpointing: bool = True
+    checkpoint_every_n_layers: int = 1
+    activation_offloading: bool = False
+    attn_implementation: Attention = "sdpa"
+    use_liger_kernel: bool = False
+    torch_compile: bool = False
+    activation_memory_budget: float = 1.0
+
+    # Adapter
+    lora_r: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    target_modules: str = "all-linear"
+    use_dora: bool = False
+    use_rslora: bool = False
+    init_lora_weights: AdapterInit = "default"
+    modules_to_save: str = ""
+    num_trainable_layers: int = 2
+
+    # Quantized base
+    bnb_4bit_quant_type: QuantType = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+
+    # Logging and saving
+    logging_steps: int = 1
+    eval_steps: int = 0
+    save_steps: int = 0
+    save_total_limit: int = 2
+    stop_when_diverged: bool = True
+    halve_batch_on_oom: bool = True
+    device: int = 0
+    sample_steps: int = 0
+    num_samples: int = 3
+    seed: int = 42
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> "Job":
+        """Return the job in a job file of any version.
+
+        A field that the file lacks takes the default of its stage and method, else its own, as JobSpec does; unknown
+        fields are ignored. `differences` names both. Raises UnusableJob for a missing model or dataset, a value of a
+        wrong type and an unknown stage or method.
+        """
+        stage, method = values.get("stage", cls.stage), values.get("method", cls.method)
+        _require_choice("stage", stage, [each.id for each in STAGES.values() if each.is_trainable])
+        _require_choice("method", method, list(METHODS))
+        given = {**defaults_of(str(stage), str(method)), **values}
+        for each in fields(cls):
+            if each.default is MISSING and each.name not in given:
+                raise UnusableJob(f"field {each.name} is missing")
+        types = types_of(cls)
+        known = {name: _read(name, types[name], given[name]) for name in types if name in given}
+        return cls(**known)
+
+    @classmethod
+    def differences(cls, values: Mapping[str, object]) -> tuple[str, ...]:
+        """Return a sentence each about the fields that a job file lacks and about those that are unknown."""
+        known = types_of(cls).keys()
+        missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
+        sentences = []
+        if missing:
+            sentences.append(f"Not in job.json, so the defaults are used: {', '.join(missing)}.")
+        if unknown:
+            sentences.append(f"Unknown in job.json, so ignored: {', '.join(unknown)}.")
+        return tuple(sentences)
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows per optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def trains_adapter(self) -> bool:
+        """True if the base is frozen and a LoRA adapter trains."""
+        return METHODS[self.method].trains_adapter
+
+
+def _read(name: str, declared: Any, value: object) -> Any:
+    try:
+        return value_as(declared, value)
+    except WrongType:
+        choices = get_args(declared)
+        wanted = f"one of {', '.join(choices)}" if choices else f"of type {declared.__name__}"
+        raise UnusableJob(f"field {name} is {value!r}, which is not {wanted}") from None
+
+
+def _require_choice(name: str, value: object, choices: list[str]) -> None:
+    if value not in choices:
+        raise UnusableJob(f"{name} {value!r} is not one of {', '.join(choices)}")
