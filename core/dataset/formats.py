@@ -4,13 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from core.training.contract.row_formats import RowFormat, find_row_format
+from core.training.contract.stages import STAGES
 
 USUAL_STAGES: Mapping[str, str] = {
-    "language modeling": "sft",
-    "prompt-completion": "sft",
-    "preference": "dpo",
-    "unpaired preference": "kto",
-    "prompt-only": "grpo",
+    dataset_type: stage.id for stage in STAGES.values() for dataset_type in stage.usual_for
 }
 """Dataset type -> the stage that people most likely want it for."""
 

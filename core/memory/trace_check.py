@@ -22,6 +22,7 @@ from core.memory.uncertainty import spread_of
 from core.models import Gpu
 from core.training.contract.files import write_json
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
+from core.training.contract.stages import STAGES
 
 TRACED_CODE = tuple(
     Path(__file__).resolve().parent.parent / room for room in ("training", "workers")
@@ -72,7 +73,6 @@ FIELDS = (
 """Fields of a job that the trace reads."""
 NOT_MEMORY = ("model", "revision", "lora_alpha", "use_rslora", "init_lora_weights")
 """Those among them that change no tensor's size."""
-TRACED_STAGES = ("sft", "cpt", "reward", "dpo", "kto", "orpo", "cpo", "grpo", "rloo")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ class Objection:
 
 
 OBJECTIONS = (
-    Objection(lambda job: job.stage not in TRACED_STAGES, "no trace takes the steps of this stage"),
+    Objection(
+        lambda job: not STAGES[job.stage].is_trainable, "no trace takes the steps of this stage"
+    ),
     Objection(lambda job: job.use_liger_kernel, "Liger's kernels cannot run without a GPU"),
     Objection(lambda job: bool(job.reward_model), "no trace knows the size of a reward model"),
     Objection(lambda job: job.activation_offloading, "without a GPU nothing can be offloaded"),

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from core.job import PresetError, Problem, UnknownArchitecture
 from core.models.shapes import ModelShape
+from core.training.contract.stages import DEFAULT_STAGE
 
 PRESETS_DIR = Path(__file__).resolve().parent.parent.parent / "presets"
 DEMO_SETTINGS = PRESETS_DIR / "demo" / "settings.toml"
@@ -81,7 +82,7 @@ def demo_fields(stage: str = "sft") -> Mapping[str, object]:
     """Return the job fields of the demo for a stage: JobSpec field -> value."""
     file = _Table(DEMO_SETTINGS, "", _load(DEMO_SETTINGS))
     fields = dict(file.table("first_stage").values)
-    if stage != "sft":
+    if stage != DEFAULT_STAGE:
         fields |= file.table("other_stages").values
     return MappingProxyType(fields)
 

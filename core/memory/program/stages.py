@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from core.job import JobSpec
-from core.memory.program.program import Companion, Generation, Head, Moment, Pass, Program
+from core.memory.program.program import Companion, Generation, Head, Pass, Program
 from core.models import ModelShape
 from core.training.contract.stages import STAGES
 
@@ -17,9 +17,6 @@ HEADS: Mapping[str, Head] = MappingProxyType(
     {"fused": "fused", "logits": "preference", "score": "score"}
 )
 """Head of a stage -> head of a program."""
-OWN_PASSES: Mapping[str, Moment] = MappingProxyType({"kto": "before", "rloo": "generation"})
-"""Stage -> when the model that trains answers once more without a graph: KTO for mismatched pairs (_compute_kl_logps in
-kto_trainer.py), RLOO for what it held likely when it drew the answers (rloo_trainer.py)."""
 
 
 def with_stage(program: Program, job: JobSpec, reward_shape: ModelShape | None = None) -> Program:
@@ -28,8 +25,7 @@ def with_stage(program: Program, job: JobSpec, reward_shape: ModelShape | None =
     `reward_shape` is that of the reward model; without one it is taken for as large as the model that trains.
     """
     stage = STAGES[job.stage]
-    # KTO's second sequence is that of its own pass
-    sequences = 1 if job.stage in OWN_PASSES else stage.sequences_per_row
+    sequences = stage.sequences_per_row - stage.forward_only_sequences
     head = "comparison" if job.loss_type == "simpo" else HEADS[stage.head]
     program = replace(program, head=head, rows=program.rows * sequences)
     if stage.generates:
@@ -57,8 +53,8 @@ def _with_models(program: Program, job: JobSpec, reward_shape: ModelShape) -> Pr
     stage = STAGES[job.stage]
     asked = replace(program, generation=None)
     passes, companions = [], []
-    if job.stage in OWN_PASSES:
-        passes.append(Pass(asked, OWN_PASSES[job.stage]))
+    if stage.extra_pass:
+        passes.append(Pass(asked, stage.extra_pass))
     if _needs_reference(job):
         reference = frozen(asked)
         passes.append(Pass(reference, "generation" if stage.generates else "after"))

@@ -7,6 +7,17 @@ from typing import Literal
 
 from .methods import METHODS, Defaults, new_defaults
 
+DEFAULT_STAGE = "sft"
+Loss = Literal[
+    "likelihood",
+    "pairwise score",
+    "preference",
+    "desirability",
+    "odds ratio",
+    "contrast",
+    "advantage",
+]
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -17,6 +28,10 @@ class Stage:
     help: str
     dataset_types: tuple[str, ...]
     """Dataset types it accepts, as TRL names them."""
+    loss: Loss
+    """Loss function of its trainer."""
+    usual_for: tuple[str, ...] = ()
+    """Dataset types that most people would train with this stage."""
     fields: tuple[str, ...] = ()
     """JobSpec fields that not every stage reads, and this one does."""
     loss_types: tuple[str, ...] = ()
@@ -31,6 +46,9 @@ class Stage:
     """
     sequences_per_row: int = 1
     """Sequences that a row of a batch sends through the model at once."""
+    extra_pass: Literal["before", "generation"] | None = None
+    """When the training model runs once more without a graph: KTO on mismatched pairs before its forward pass
+    (_compute_kl_logps in kto_trainer.py), RLOO on the answers it generated (rloo_trainer.py)."""
     forward_only_sequences: int = 0
     """Of sequences_per_row, those without a backward pass: KTO's mismatched answer."""
     min_batch_size: int = 1
@@ -43,6 +61,10 @@ class Stage:
     """A row is held against its neighbours: batches stay as they were drawn, whatever the lengths in them."""
     generates: bool = False
     """The model answers prompts while it trains."""
+    takes_pairs_as_text: bool = False
+    """The trainer reads preferences as text and splits prompt and answers into tokens in its own way."""
+    learns_chosen_prompt: bool = False
+    """The loss also covers the chosen text as in supervised fine-tuning, prompt included."""
     learns_every_token: bool = False
     """Rows are plain text: the loss covers all of it."""
     needs_beta: bool = False
@@ -74,6 +96,8 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="Supervised fine-tuning",
                 help="Learns to answer as the examples do.",
                 dataset_types=("language modeling", "prompt-completion"),
+                loss="likelihood",
+                usual_for=("language modeling", "prompt-completion"),
                 fields=("packing", "assistant_only_loss", "activation_offloading"),
                 supports_packing=True,
             ),
@@ -82,6 +106,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="Continued pretraining",
                 help="Reads whole texts and learns every token of them: a language, a field, a style.",
                 dataset_types=("language modeling",),
+                loss="likelihood",
                 fields=("packing", "activation_offloading"),
                 defaults=new_defaults(
                     packing=True,
@@ -98,6 +123,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="Reward model",
                 help="Learns to score answers, from pairs of a better and a worse one.",
                 dataset_types=("preference",),
+                loss="pairwise score",
                 fields=("activation_offloading",),
                 defaults=new_defaults(num_train_epochs=1.0, learning_rate=1e-4),
                 full_defaults=new_defaults(learning_rate=1e-5),
@@ -109,6 +135,8 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="DPO",
                 help="Prefers the better of two answers, without going far from the model it began as.",
                 dataset_types=("preference",),
+                loss="preference",
+                usual_for=("preference",),
                 fields=PREFERENCE_FIELDS,
                 loss_types=("sigmoid", "ipo", "hinge", "apo_zero", "sigmoid+sft"),
                 defaults=new_defaults(num_train_epochs=1.0, learning_rate=5e-6),
@@ -122,6 +150,9 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="KTO",
                 help="Learns from single answers that were marked as wanted or not wanted.",
                 dataset_types=("unpaired preference", "preference"),
+                loss="desirability",
+                usual_for=("unpaired preference",),
+                extra_pass="before",
                 fields=tuple(name for name in PREFERENCE_FIELDS if name != "loss_type"),
                 defaults=new_defaults(num_train_epochs=1.0, learning_rate=5e-6),
                 full_defaults=new_defaults(learning_rate=5e-7),
@@ -137,6 +168,9 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="ORPO",
                 help="Learns the better answer and away from the worse one at once; needs no fine-tuning before it.",
                 dataset_types=("preference",),
+                loss="odds ratio",
+                takes_pairs_as_text=True,
+                learns_chosen_prompt=True,
                 fields=("beta",),
                 defaults=new_defaults(num_train_epochs=1.0, learning_rate=8e-5),
                 full_defaults=new_defaults(learning_rate=8e-6),
@@ -148,6 +182,8 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="CPO and SimPO",
                 help="Prefers the better of two answers without a reference model; loss_type simpo is SimPO.",
                 dataset_types=("preference",),
+                loss="contrast",
+                takes_pairs_as_text=True,
                 fields=("beta", "loss_type"),
                 loss_types=("sigmoid", "simpo", "hinge", "ipo"),
                 defaults=new_defaults(num_train_epochs=1.0, learning_rate=1e-5),
@@ -161,6 +197,8 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="GRPO",
                 help="Draws several answers to each prompt and learns from those that are rewarded above the others.",
                 dataset_types=("prompt-only", "prompt-completion"),
+                loss="advantage",
+                usual_for=("prompt-only",),
                 fields=GENERATION_FIELDS,
                 defaults=new_defaults(
                     num_train_epochs=1.0, learning_rate=1e-5, beta=0.0, eval_fraction=0.0
@@ -174,6 +212,8 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="RLOO",
                 help="As GRPO, but an answer is held against the mean of the others, and strays at a price.",
                 dataset_types=("prompt-only", "prompt-completion"),
+                loss="advantage",
+                extra_pass="generation",
                 fields=GENERATION_FIELDS,
                 defaults=new_defaults(
                     num_train_epochs=1.0, learning_rate=1e-5, beta=0.05, eval_fraction=0.0
@@ -187,6 +227,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
                 title="PPO",
                 help="Estimated only: TRL trains it no more. GRPO and RLOO do the same with less memory.",
                 dataset_types=("prompt-only", "prompt-completion"),
+                loss="advantage",
                 fields=GENERATION_FIELDS,
                 defaults=new_defaults(
                     num_train_epochs=1.0, learning_rate=1e-5, beta=0.05, eval_fraction=0.0

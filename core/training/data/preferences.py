@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..contract.row_reader import BadRow
+from ..contract.stages import STAGES
 from .tokens import Tokens, from_index
 
-COMPARED_AS_TEXT = frozenset({"orpo", "cpo"})
-"""The stages whose trainers do so."""
 COLUMNS = ("prompt", "chosen", "rejected")
 
 
@@ -31,7 +30,9 @@ class Comparer:
         Raises BadRow for texts that those trainers cannot divide, and what the chat template raises.
         """
         (chosen, begin), (rejected, other) = self.divided(row, with_text)
-        return from_index(chosen, 0 if self.stage == "orpo" else begin), from_index(rejected, other)
+        if STAGES[self.stage].learns_chosen_prompt:
+            begin = 0
+        return from_index(chosen, begin), from_index(rejected, other)
 
     def prompt_length(self, row: Mapping[str, Any]) -> int:
         """Tokens before the answers; those before the later one, should they differ."""

@@ -14,6 +14,7 @@ from datasets import Dataset, Features, Json, List, Value
 from ..contract.failures import TrainingError
 from ..contract.row_columns import Row
 from ..contract.row_reader import BadRow, columns_of, read_row, unpaired_rows
+from ..contract.stages import STAGES
 
 # datasets keeps JSON columns with the one of pandas, which rounds numbers to ten digits and loses very large ones.
 pandas.io.json.ujson_loads, pandas.io.json.ujson_dumps = json.loads, json.dumps
@@ -76,7 +77,7 @@ def read_rows(
             )
     else:
         train, held_out = _split(train, eval_fraction, seed)
-    if stage == "kto" and "chosen" in train[0].row:
+    if "unpaired preference" in STAGES[stage].dataset_types and "chosen" in train[0].row:
         train, held_out = (
             [Numbered(line, each) for line, row in rows for each in unpaired_rows(row)]
             for rows in (train, held_out)

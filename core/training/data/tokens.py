@@ -12,8 +12,6 @@ from typing import Any
 from ..contract.stages import STAGES
 
 Row = Mapping[str, Any]
-DRAWN = frozenset(stage.id for stage in STAGES.values() if stage.generates)
-"""Stages in which the model draws the answers itself."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Encoder:
 
     def encode_all(self, row: Row, with_text: bool = False) -> tuple[Tokens, ...]:
         """The texts of a row: one, or of a preference two, the chosen first. Raises what the chat template raises."""
-        if self.stage in DRAWN:
+        if STAGES[self.stage].generates:
             return (self._prompt(row, with_text),)
         if "chosen" not in row:
             return (self.encode(row, with_text),)
@@ -65,7 +63,7 @@ class Encoder:
             self._exchange({**row, "completion": row[answer]}, with_text)
             for answer in ("chosen", "rejected")
         ]
-        if self.stage == "reward":
+        if STAGES[self.stage].head == "score":
             return tuple(from_index(whole, len(whole.ids) - 1) for whole, _prompt in texts)
         begin = min(_shared_length(prompt_ids, whole.ids) for whole, prompt_ids in texts)
         return tuple(from_index(whole, begin) for whole, _prompt in texts)

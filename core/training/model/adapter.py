@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ..checkpoints.identity import config_file
 from ..contract.failures import TrainingError
 from ..contract.job import Job
+from ..contract.stages import STAGES
 from ..data.tokenizer import source_of
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -34,7 +35,7 @@ def adapter_settings(job: Job, model: Any) -> LoraConfig:
     if unknown := [name for name in whole if name.rsplit(".", 1)[-1] not in present]:
         raise TrainingError(f"modules_to_save: {job.model} has no layers {', '.join(unknown)}.")
     return LoraConfig(
-        task_type="SEQ_CLS" if job.stage == "reward" else "CAUSAL_LM",
+        task_type="SEQ_CLS" if STAGES[job.stage].head == "score" else "CAUSAL_LM",
         revision=source_of(job.model, job.revision).get(
             "revision"
         ),  # whoever loads the adapter gets the same base

@@ -17,9 +17,9 @@ from transformers import (
 from ..contract.failures import TrainingError
 from ..contract.job import Job
 from ..contract.methods import METHODS
+from ..contract.stages import STAGES
 from ..data.rows import Rows
 from ..data.tokenizer import load_tokenizer, source_of, training_template
-from ..data.tokens import DRAWN
 from .adapter import adapter_settings, go_on
 from .attention import register as register_attention
 from .layer_checkpointing import checkpoint_every
@@ -128,7 +128,7 @@ def cast_adapters(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 def _load_model(job: Job, precision: Precision) -> Any:
     print(f"loading {job.model} in {str(precision.weights).removeprefix('torch.')}")
-    is_scorer = job.stage == "reward"
+    is_scorer = STAGES[job.stage].head == "score"
     loader: Any = AutoModelForSequenceClassification if is_scorer else AutoModelForCausalLM
     return loader.from_pretrained(
         **source_of(job.model, job.revision),
@@ -160,7 +160,7 @@ def _attention(job: Job) -> str:
     if model_class is None or not model_class._supports_attention_backend:
         return "sdpa"  # its attention takes no kernel of ours
     register_attention()
-    if job.attn_implementation == "sdpa" and not job.packing and job.stage not in DRAWN:
+    if job.attn_implementation == "sdpa" and not job.packing and not STAGES[job.stage].generates:
         return "causal"  # rows that are padded at their end need no mask
     return str(job.attn_implementation)
 
@@ -169,7 +169,7 @@ def _quantisation(job: Job, precision: Precision) -> BitsAndBytesConfig | None:
     bits = METHODS[job.method].base_bits
     if bits == 16:
         return None
-    kept = ["score"] if job.stage == "reward" else None  # None: the output head
+    kept = ["score"] if STAGES[job.stage].head == "score" else None  # None: the output head
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(

@@ -12,9 +12,10 @@ from typing import Any
 
 from core.training.contract.failures import TrainingError
 from core.training.contract.row_reader import BadRow
-from core.training.data.preferences import COMPARED_AS_TEXT, Comparer
+from core.training.contract.stages import STAGES, Stage
+from core.training.data.preferences import Comparer
 from core.training.data.tokenizer import CHAT_TEMPLATE, load_tokenizer, training_template
-from core.training.data.tokens import DRAWN, Encoder, Tokens, pieces
+from core.training.data.tokens import Encoder, Tokens, pieces
 
 from .lengths import Lengths
 from .rows_on_disk import RowsOnDisk
@@ -23,8 +24,6 @@ SECONDS_OF_MEASURING = 0.05
 """How long a request may have to wait for the measuring."""
 SECONDS_OF_SEARCHING = 1.0
 ROWS_IN_SAMPLE = 1000
-TUNED = ("sft", "cpt")
-"""Stages that may learn the questions too; the others learn from answers alone."""
 TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "none": "",
@@ -42,6 +41,7 @@ class PreviewSession:
     def __init__(self, request: Mapping[str, Any]):
         model = str(request["model"])
         self.stage = str(request["stage"])
+        stage = STAGES[self.stage]
         self.rows = RowsOnDisk(Path(request["dataset"]), self.stage)
         if not len(self.rows):
             raise TrainingError(f"{request['dataset']} has no rows.")
@@ -57,7 +57,9 @@ class PreviewSession:
                 f"The tokenizer of {model} is of an old kind, which cannot say where tokens stand."
             )
         is_text = "text" in first
-        on_answers = not is_text and (self.stage not in TUNED or request["assistant_only_loss"])
+        on_answers = not is_text and not stage.learns_every_token
+        if "assistant_only_loss" in stage.fields:
+            on_answers = on_answers and request["assistant_only_loss"]
         template = (
             training_template(self.tokenizer, model)
             if on_answers and is_chat and is_whole
@@ -67,7 +69,7 @@ class PreviewSession:
         self.template = _template(self.tokenizer, template) if is_chat else "none"
         notes = (
             TEMPLATES[self.template],
-            _note(self.stage, is_text and request["assistant_only_loss"]),
+            _note(stage, is_text and request["assistant_only_loss"]),
         )
         self.notes = list(filter(None, notes))
         self.seconds_for_a_row = float(request["seconds_for_a_row"])
@@ -75,7 +77,7 @@ class PreviewSession:
         self._to_measure = self._order()
 
     def _encoder(self, template: str | None, on_answers: bool) -> Encoder | Comparer:
-        if self.stage in COMPARED_AS_TEXT:
+        if STAGES[self.stage].takes_pairs_as_text:
             return Comparer(self.tokenizer, self.stage)
         return Encoder(self.tokenizer, template, on_answers, self.stage)
 
@@ -93,7 +95,7 @@ class PreviewSession:
             "key": hashlib.sha256(json.dumps([*parts, *seen_by]).encode()).hexdigest(),
             "template": self.template,
             "notes": self.notes,
-            "is_drawn": self.stage in DRAWN,
+            "is_drawn": STAGES[self.stage].generates,
         }
 
     def _order(self) -> Iterator[int]:
@@ -168,13 +170,13 @@ def _template(tokenizer: Any, marked: str | None) -> str:
     return "marked" if marked else "model"
 
 
-def _note(stage: str, learns_texts_whole: bool) -> str:
+def _note(stage: Stage, learns_texts_whole: bool) -> str:
     """What a person should know of what counts."""
-    if stage in DRAWN:
+    if stage.generates:
         return "The model draws the answers itself: a row ends where they begin."
-    if stage == "orpo":
+    if stage.learns_chosen_prompt:
         return "ORPO compares the answers; the chosen text it also learns whole, question included."
-    if stage == "reward":
+    if stage.head == "score":
         return "The score of an answer is read at its last token."
     return "The rows are plain texts: every token counts." if learns_texts_whole else ""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from core.job import Problem
 from core.training.contract.job import Job
+from core.training.contract.stages import STAGES
 from core.workers.child import serve
 
 MAX_REASON_CHARACTERS = 300
@@ -50,7 +51,7 @@ def trace(
     base = empty_model(config, asked, precision)
     num_parameters = base.num_parameters()
     layers = DecoderLayers(base)
-    model = with_head(prepare(base, asked, precision), asked.stage)
+    model = with_head(prepare(base, asked, precision), STAGES[asked.stage])
     trainable = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     depths: list[int] = []
 

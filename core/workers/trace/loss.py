@@ -1,4 +1,4 @@
-"""The loss of each stage as its trainer in TRL takes it, on a batch without data. A stage is one line in LOSSES."""
+"""The loss of each stage as its trainer in TRL takes it, on a batch without data. Never names a stage."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from trl.trainer import utils as trl_utils
 
 from core.training.contract.job import Job
+from core.training.contract.stages import STAGES, Loss, Stage
 
 FUSED = ("log_probs", "entropy", "is_top1")
 PREFERENCE = (*FUSED, "mean_logits")
@@ -163,40 +164,26 @@ def advantage(models: Models, job: Job, batch: Batch) -> Tensor:
     return -torch.min(ratio, ratio.clamp(0.8, 1.2)).mean()
 
 
-@dataclass(frozen=True)
-class Loss:
-    """How a stage comes to its loss."""
-
-    compute: Callable[[Models, Job, Batch], Tensor]
-    outputs: tuple[str, ...] = FUSED
-    """What TRL's head computes for each token; nothing: the model has a head that scores."""
-    sequences_per_row: int = 1
-    needs_reference: bool = False
-    draws: bool = False
-    asks_itself: bool = False
-    """Of what it has drawn, how likely it was."""
-
-
-LOSSES: Mapping[str, Loss] = MappingProxyType(
+ComputeLoss = Callable[[Models, Job, Batch], Tensor]
+LOSSES: Mapping[Loss, ComputeLoss] = MappingProxyType(
     {
-        "sft": Loss(likelihood),
-        "cpt": Loss(likelihood),
-        "reward": Loss(pairwise, outputs=(), sequences_per_row=2),
-        "dpo": Loss(direct_preference, PREFERENCE, sequences_per_row=2, needs_reference=True),
-        "kto": Loss(wanted_or_not, PREFERENCE, needs_reference=True),
-        "orpo": Loss(odds_ratio, outputs=(), sequences_per_row=2),
-        "cpo": Loss(contrast, outputs=(), sequences_per_row=2),
-        "grpo": Loss(advantage, DRAWN, needs_reference=True, draws=True),
-        "rloo": Loss(advantage, DRAWN, needs_reference=True, draws=True, asks_itself=True),
+        "likelihood": likelihood,
+        "pairwise score": pairwise,
+        "preference": direct_preference,
+        "desirability": wanted_or_not,
+        "odds ratio": odds_ratio,
+        "contrast": contrast,
+        "advantage": advantage,
     }
 )
 
 
 def batch_of(job: Job) -> Batch:
     """Rows of max_length tokens; packed, they share one row."""
-    loss = LOSSES[job.stage]
-    rows = job.per_device_train_batch_size * loss.sequences_per_row
-    if loss.draws:
+    stage = STAGES[job.stage]
+    sequences = stage.sequences_per_row - stage.forward_only_sequences
+    rows = job.per_device_train_batch_size * sequences
+    if stage.generates:
         return Batch(
             rows, job.max_length, False, min(job.max_completion_length, job.max_length - 1)
         )
@@ -205,9 +192,16 @@ def batch_of(job: Job) -> Batch:
     )
 
 
-def with_head(model: Any, stage: str) -> Any:
+def with_head(model: Any, stage: Stage) -> Any:
     """The model with TRL's fused head, as the stage's trainer puts it on; one that scores has its own."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if LOSSES[stage].outputs:
-        trl_utils.add_fused_lm_head(base, outputs=LOSSES[stage].outputs)
+    if stage.head == "fused":
+        trl_utils.add_fused_lm_head(base, outputs=_head_outputs(stage))
     return model
+
+
+def _head_outputs(stage: Stage) -> tuple[str, ...]:
+    """Return what TRL's head computes for each token."""
+    if stage.generates:
+        return DRAWN
+    return FUSED if stage.reference == "none" else PREFERENCE

@@ -20,6 +20,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 from core.training.model import attention
 from core.training.model.adapter import adapter_settings
 from core.training.model.compiling import take_inputs_as_they_are
@@ -100,7 +101,7 @@ def empty_model(config: Mapping[str, Any], job: Job, precision: Precision) -> An
     made = AutoConfig.for_model(values.pop("model_type"), **values)
     with patch.object(AutoConfig, "from_pretrained", lambda **_: made):
         kernel = _attention(job)
-    is_scorer = job.stage == "reward"
+    is_scorer = STAGES[job.stage].head == "score"
     if is_scorer:
         made.num_labels = 1
     loader: Any = AutoModelForSequenceClassification if is_scorer else AutoModelForCausalLM
@@ -117,7 +118,7 @@ def prepare(model: Any, job: Job, precision: Precision) -> Any:
     """The base quantised, with its adapter: as SFTTrainer makes it in the training program."""
     quantisation = _quantisation(job, precision)
     if quantisation is not None:
-        kept = ["score"] if job.stage == "reward" else get_keys_to_not_convert(model)
+        kept = ["score"] if STAGES[job.stage].head == "score" else get_keys_to_not_convert(model)
         replace_with_bnb_linear(model, kept, quantisation)
         setattr(model, f"is_loaded_in_{METHODS[job.method].base_bits}bit", True)
         _keep_trainable(model)

@@ -12,6 +12,7 @@ from torch.autograd.graph import _engine_run_backward
 
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 from core.training.model.load import Precision
 
 from .allocation_log import Ledger
@@ -29,6 +30,7 @@ class Run:
     def __init__(self, model: Any, job: Job, card: Card, precision: Precision):
         self.model = model
         self.job = job
+        self.stage = STAGES[job.stage]
         self.card = card
         self.precision = precision
         self.batch = batch_of(job)
@@ -91,7 +93,7 @@ class Run:
 
     def _draw(self) -> None:
         """Answers to the prompts of a whole step, and what each model makes of them, by micro-batches."""
-        if not LOSSES[self.job.stage].draws:
+        if not self.stage.generates:
             return
         models, batch = self._models(), self.batch
         num_rows = batch.rows * self.job.gradient_accumulation_steps
@@ -101,7 +103,7 @@ class Run:
 
     def _ask_beforehand(self, models: Models) -> None:
         """What models say of answers that were drawn."""
-        if LOSSES[self.job.stage].asks_itself:
+        if self.stage.extra_pass == "generation":
             models.log_probs_without_graph(self.batch)
         if self._needs_reference:
             models.reference_log_probs(self.batch)
@@ -109,7 +111,7 @@ class Run:
     @property
     def _needs_reference(self) -> bool:
         """True if the model as it was is asked in every step; a pull of no strength asks nothing."""
-        needs = LOSSES[self.job.stage].needs_reference
+        needs = self.stage.reference != "none"
         return needs and self.job.beta > 0 and not self.job.precompute_ref_log_probs
 
     def _evaluate(self) -> None:
@@ -117,13 +119,13 @@ class Run:
         self.ledger.enter("eval")
         self.model.eval()
         with torch.no_grad():
-            if LOSSES[self.job.stage].draws:
+            if self.stage.generates:
                 self._ask_beforehand(self._models())
             self._loss()
 
     def _loss(self) -> Tensor:
         """The loss of the job's stage on one micro-batch."""
-        return LOSSES[self.job.stage].compute(self._models(), self.job, self.batch)
+        return LOSSES[self.stage.loss](self._models(), self.job, self.batch)
 
     def _models(self) -> Models:
         return Models(self.model, self._reference, self.precision.autocast)
