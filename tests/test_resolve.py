@@ -30,7 +30,8 @@ def test_a_job_that_chooses_for_itself_stays_as_it_is() -> None:
 
 def test_a_profile_chooses_what_is_not_given() -> None:
     resolved = resolve({**LLAMA, "profile": "fastest"}, rows=SHORT_ROWS)
-    assert resolved.job.packing and resolved.job.attn_implementation == "varlen"
+    assert resolved.job.packing
+    assert resolved.job.attn_implementation == "varlen"
     assert {choice.field: choice.value for choice in resolved.plan.choices} == {
         field: getattr(resolved.job, field) for field in resolved.plan.change
     }
@@ -85,7 +86,8 @@ def test_the_demo_is_planned_from_its_settings() -> None:
 def test_an_architecture_without_an_estimate_has_no_plan(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlnet"}))
     resolved = resolve({"model": str(tmp_path), "profile": "fastest"})
-    assert resolved.model.shape is None and not resolved.plan.choices
+    assert resolved.model.shape is None
+    assert not resolved.plan.choices
     with pytest.raises(SpecError, match="no estimate of its own"):
         resolved.estimate()
 

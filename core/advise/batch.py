@@ -9,7 +9,7 @@ from core.advise.case import LARGEST_BATCH
 from core.job import JobSpec
 from core.memory import estimate
 from core.memory.estimate import TIGHT_SHARE
-from core.models import BaseModel, Gpu, ModelShape
+from core.models import Gpu, ModelPreset, ModelShape
 
 
 @lru_cache(maxsize=4096)
@@ -43,7 +43,10 @@ class Cell:
 
 
 def what_fits(
-    models: Iterable[BaseModel], methods: Sequence[str], gpus: Sequence[Gpu], max_length: int = 2048
+    models: Iterable[ModelPreset],
+    methods: Sequence[str],
+    gpus: Sequence[Gpu],
+    max_length: int = 2048,
 ) -> tuple[Cell, ...]:
     """The largest batch of rows of `max_length` tokens, with checkpointing and otherwise default settings.
 

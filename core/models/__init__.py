@@ -1,15 +1,15 @@
 """Base models: where they come from, what presets say, and their shape."""
 
 from core.models.find import DEMO_DIR, HUB_ID, ModelSource, find_model
-from core.models.presets import PRESETS_DIR, BaseModel, Gpu, demo_fields, gpus, models
+from core.models.presets import PRESETS_DIR, Gpu, ModelPreset, demo_fields, gpus, models
 from core.models.shapes import ModelShape, Tensor
 
 __all__ = [
     "DEMO_DIR",
     "HUB_ID",
     "PRESETS_DIR",
-    "BaseModel",
     "Gpu",
+    "ModelPreset",
     "ModelShape",
     "ModelSource",
     "Tensor",

@@ -1,6 +1,6 @@
-"""The catalogue: GPUs, base models and the settings of the demo. The only reader of presets/; never writes there.
+"""Catalogue of GPUs, base models and the settings of the demo. The only reader of presets/.
 
-Every reader raises PresetError, which names the file, the table and the key, for a file that does not say what it must.
+Readers raise PresetError, which names file, table and key, for an entry that is missing or wrong.
 """
 
 import math
@@ -18,42 +18,51 @@ from core.training.contract.stages import DEFAULT_STAGE
 
 PRESETS_DIR = Path(__file__).resolve().parent.parent.parent / "presets"
 DEMO_SETTINGS = PRESETS_DIR / "demo" / "settings.toml"
-
 MIB = 2**20
 GB = 10**9
 TFLOP = 10**12
-
+GPU_KEYS = {
+    "name",
+    "memory_mib",
+    "compute_capability",
+    "bf16",
+    "memory_bandwidth_gb_per_second",
+    "tflops",
+    "usd_per_hour",
+    "sources",
+}
+MODEL_KEYS = {"name", "family", "license", "num_parameters", "source", "config"}
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The facts of a card that an estimate needs."""
+    """Facts of a graphics card that an estimate needs."""
 
     id: str
     name: str
     capacity_bytes: int
-    """Usable memory: what NVML calls the total."""
+    """Usable memory, which NVML calls the total."""
     compute_capability: tuple[int, int]
     supports_bf16: bool
-    """True if it computes in bfloat16, rather than emulating it."""
+    """True if it computes in bfloat16 instead of emulating it."""
     memory_bandwidth_bytes_per_second: float
     flops: float
     """Floating-point operations per second of the tensor cores: dense, 16 bits, FP32 accumulate."""
     usd_per_hour: float | None
-    """What renting one costs; None if no price is known."""
+    """Price of renting one; None if it is not known."""
     sources: tuple[str, ...]
-    """Where the numbers are from, each opening with what it is the source of."""
+    """Sources of the numbers, each beginning with the number's name."""
     lacks_for_compiling: str = ""
-    """Why torch.compile can build no kernels for it, if it is this machine's; empty where it can."""
+    """Why this machine cannot compile for it; "" if it can, or if it is another machine's."""
 
 
 @dataclass(frozen=True)
-class BaseModel:
-    """A model to start from."""
+class ModelPreset:
+    """Base model of the catalogue."""
 
     id: str
-    """Its id on the Hugging Face Hub."""
+    """Id on the Hugging Face Hub."""
     name: str
     family: str
     license: str
@@ -62,60 +71,63 @@ class BaseModel:
     shape: ModelShape
     source: str
     config: Mapping[str, object] = field(repr=False, hash=False)
-    """What its config.json says on the shape."""
+    """Keys of its config.json that determine its shape."""
 
 
 @cache
 def gpus() -> Mapping[str, Gpu]:
-    """The cards of presets/gpus.toml by id, in file order."""
+    """Return the GPUs of presets/gpus.toml by id, in file order."""
     return read_gpus(PRESETS_DIR / "gpus.toml")
 
 
 @cache
-def models() -> Mapping[str, BaseModel]:
-    """The base models of presets/models.toml by Hub id, in file order."""
+def models() -> Mapping[str, ModelPreset]:
+    """Return the base models of presets/models.toml by Hub id, in file order."""
     return read_models(PRESETS_DIR / "models.toml")
 
 
 @cache
 def demo_fields(stage: str = "sft") -> Mapping[str, object]:
     """Return the job fields of the demo for a stage: JobSpec field -> value."""
-    file = _Table(DEMO_SETTINGS, "", _load(DEMO_SETTINGS))
-    fields = dict(file.table("first_stage").values)
+    tables = _tables(DEMO_SETTINGS)
+    fields = dict(tables["first_stage"].values)
     if stage != DEFAULT_STAGE:
-        fields |= file.table("other_stages").values
+        fields |= tables["other_stages"].values
     return MappingProxyType(fields)
 
 
 def read_gpus(path: Path) -> Mapping[str, Gpu]:
-    """The cards in a file like presets/gpus.toml. Raises PresetError."""
-    return MappingProxyType({table.name: _gpu(table) for table in _tables(path)})
+    """Read a file like presets/gpus.toml. Raises PresetError."""
+    return MappingProxyType({name: _gpu(table) for name, table in _tables(path).items()})
 
 
-def read_models(path: Path) -> Mapping[str, BaseModel]:
-    """The base models in a file like presets/models.toml. Raises PresetError."""
-    return MappingProxyType({table.name: _base_model(table) for table in _tables(path)})
+def read_models(path: Path) -> Mapping[str, ModelPreset]:
+    """Read a file like presets/models.toml. Raises PresetError."""
+    return MappingProxyType({name: _model(table) for name, table in _tables(path).items()})
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A TOML table that knows where it stands, so that every complaint can say so."""
+    """TOML table that knows its file and name, so that every error can state them."""
 
     path: Path
     name: str
     values: Mapping[str, object]
 
     def error(self, key: str, problem: str) -> PresetError:
-        return _preset_error(self.path, self.name, key, problem)
+        table = f"[{self.name}]" if self.name else ""
+        place = ": ".join(filter(None, (self.path.name, table, key)))
+        return PresetError(Problem(place, problem, "correct the file"))
 
-    def refuse_keys_other_than(self, known: tuple[str, ...]) -> None:
-        """A mistyped key would otherwise be the same as none."""
+    def refuse_unknown_keys(self, known: set[str]) -> None:
+        """Raise PresetError for a mistyped key, which would otherwise be ignored."""
         for key in self.values:
             if key not in known:
-                raise self.error(key, f"unknown key; known are {', '.join(known)}")
+                raise self.error(key, f"unknown key; known are {', '.join(sorted(known))}")
 
     def text(self, key: str) -> str:
-        if not (text := self._of(str, "a text", key)).strip():
+        text = self._of(str, "a text", key)
+        if not text.strip():
             raise self.error(key, "is empty")
         return text
 
@@ -126,8 +138,8 @@ class _Table:
         return self._above_zero(key, self._of(int, "a whole number", key))
 
     def number(self, key: str) -> float:
-        integer = type(self.values.get(key)) is int
-        return self._above_zero(key, float(self._of(int if integer else float, "a number", key)))
+        kind = int if type(self.values.get(key)) is int else float
+        return self._above_zero(key, float(self._of(kind, "a number", key)))
 
     def texts(self, key: str) -> tuple[str, ...]:
         texts = self._of(list, "a list of texts", key)
@@ -139,12 +151,12 @@ class _Table:
         name = f"{self.name}.{key}" if self.name else key
         return _Table(self.path, name, self._of(dict, "a table", key))
 
-    def _of(self, kind: type[T], says: str, key: str) -> T:
+    def _of(self, kind: type[T], description: str, key: str) -> T:
         if key not in self.values:
             raise self.error(key, "is missing")
         value = self.values[key]
-        if type(value) is not kind:  # not isinstance: true is an int
-            raise self.error(key, f"{value!r} is not {says}")
+        if type(value) is not kind:  # not isinstance, because True is an int
+            raise self.error(key, f"{value!r} is not {description}")
         return value
 
     def _above_zero(self, key: str, value: T) -> T:
@@ -153,38 +165,20 @@ class _Table:
         return value
 
 
-def _preset_error(path: Path, table: str, key: str, problem: str) -> PresetError:
-    place = (path.name, f"[{table}]" if table else "", key)
-    return PresetError(Problem(": ".join(filter(None, place)), problem, "correct the file"))
-
-
-def _load(path: Path) -> Mapping[str, object]:
+def _tables(path: Path) -> Mapping[str, _Table]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _preset_error(path, "", "", f"cannot be read: {error}") from None
-
-
-def _tables(path: Path) -> tuple[_Table, ...]:
-    file = _Table(path, "", _load(path))
-    return tuple(file.table(name) for name in file.values)
-
-
-GPU_KEYS = (
-    "name",
-    "memory_mib",
-    "compute_capability",
-    "bf16",
-    "memory_bandwidth_gb_per_second",
-    "tflops",
-    "usd_per_hour",
-    "sources",
-)
-MODEL_KEYS = ("name", "family", "license", "num_parameters", "source", "config")
+        raise _Table(path, "", {}).error("", f"cannot be read: {error}") from None
+    file = _Table(path, "", values)
+    return {name: file.table(name) for name in values}
 
 
 def _gpu(table: _Table) -> Gpu:
-    table.refuse_keys_other_than(GPU_KEYS)
+    table.refuse_unknown_keys(GPU_KEYS)
+    usd_per_hour = None
+    if "usd_per_hour" in table.values:
+        usd_per_hour = table.number("usd_per_hour")
     return Gpu(
         id=table.name,
         name=table.text("name"),
@@ -193,36 +187,35 @@ def _gpu(table: _Table) -> Gpu:
         supports_bf16=table.flag("bf16"),
         memory_bandwidth_bytes_per_second=table.number("memory_bandwidth_gb_per_second") * GB,
         flops=table.number("tflops") * TFLOP,
-        usd_per_hour=table.number("usd_per_hour") if "usd_per_hour" in table.values else None,
+        usd_per_hour=usd_per_hour,
         sources=table.texts("sources"),
     )
 
 
 def _compute_capability(table: _Table) -> tuple[int, int]:
-    major, dot, minor = (text := table.text("compute_capability")).partition(".")
-    if not (dot and major.isdecimal() and minor.isdecimal()):
+    text = table.text("compute_capability")
+    major, _, minor = text.partition(".")
+    if not (major.isdecimal() and minor.isdecimal()):
         raise table.error("compute_capability", f'{text!r} is not written like "8.9"')
     return int(major), int(minor)
 
 
-def _base_model(table: _Table) -> BaseModel:
-    table.refuse_keys_other_than(MODEL_KEYS)
-    return BaseModel(
+def _model(table: _Table) -> ModelPreset:
+    table.refuse_unknown_keys(MODEL_KEYS)
+    config = table.table("config").values
+    try:
+        shape = ModelShape.from_config(config)
+    except UnknownArchitecture as error:
+        raise table.error("config", error.reason) from None
+    except ValueError as error:
+        raise table.error("config", str(error)) from None
+    return ModelPreset(
         id=table.name,
         name=table.text("name"),
         family=table.text("family"),
         license=table.text("license"),
         num_parameters=table.whole("num_parameters"),
-        shape=_shape(table),
+        shape=shape,
         source=table.text("source"),
-        config=table.table("config").values,
+        config=config,
     )
-
-
-def _shape(table: _Table) -> ModelShape:
-    try:
-        return ModelShape.from_config(table.table("config").values)
-    except UnknownArchitecture as error:
-        raise table.error("config", error.reason) from None
-    except ValueError as error:
-        raise table.error("config", str(error)) from None

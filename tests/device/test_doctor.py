@@ -18,16 +18,15 @@ def fixes(machine: Machine) -> dict[str, str]:
 def test_every_pinned_package_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "installed_version", lambda package: None)
     found = fixes(this_machine())
-    assert (
-        found["trl"].startswith("pip install trl==")
-        and {"gradio", "torch", "peft", "bitsandbytes"} <= found.keys()
-    )
+    assert found["trl"].startswith("pip install trl==")
+    assert {"gradio", "torch", "peft", "bitsandbytes"} <= found.keys()
 
 
 def test_another_version_is_told_but_is_no_illness(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "installed_version", lambda package: "0.0.1")
     told = {finding.what: finding for finding in doctor.diagnose(this_machine())}
-    assert "tested with" in told["trl"].found and told["trl"].fix == ""
+    assert "tested with" in told["trl"].found
+    assert told["trl"].fix == ""
 
 
 def test_a_torch_without_cuda_beside_a_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,7 +247,8 @@ def test_an_unknown_card_is_described_by_its_clocks() -> None:
     )
     assert gpu.memory_bandwidth_bytes_per_second == pytest.approx(1008e9, rel=0.001)
     assert not gpu.supports_bf16
-    assert "rough" in " ".join(gpu.sources) and gpu.usd_per_hour is None
+    assert "rough" in " ".join(gpu.sources)
+    assert gpu.usd_per_hour is None
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,8 @@ def test_what_is_missing_for_compiling_is_told(
     if "Python.h" in present:
         (tmp_path / "Python.h").touch()
     found = compiling.lacks_for_compiling.__wrapped__()
-    assert (found and found.what) == lack and (not found or found.fix)
+    assert (found and found.what) == lack
+    assert not found or found.fix
 
 
 def test_without_a_gpu_the_processor_is_the_device() -> None:
@@ -302,7 +304,8 @@ def test_without_a_gpu_the_processor_is_the_device() -> None:
         False,
     )
     assert gpu.capacity_bytes == machine.ram_bytes
-    assert gpu.flops > 0 and "rough" in gpu.sources[-1]
+    assert gpu.flops > 0
+    assert "rough" in gpu.sources[-1]
 
 
 def test_the_chip_tells_the_card_and_how_full_it_is() -> None:
@@ -316,7 +319,8 @@ def test_the_chip_of_a_machine_without_a_gpu_tells_its_memory() -> None:
 
 def test_this_machine_has_a_processor_memory_and_a_disk() -> None:
     machine = device.this_machine()
-    assert machine.cpu_name and machine.num_cores >= 1
+    assert machine.cpu_name
+    assert machine.num_cores >= 1
     assert 0 < machine.ram_available_bytes <= machine.ram_bytes <= psutil.virtual_memory().total
     assert bool(machine.gpus) != bool(machine.no_gpu_reason)
     assert dict(machine.facts())["processor"].startswith(machine.cpu_name)
@@ -345,7 +349,9 @@ def test_nothing_imports_torch() -> None:
 
 def test_a_process_that_runs_is_identified_and_alive() -> None:
     me = identify(os.getpid())
-    assert me and me.pid == os.getpid() and me.boot_id == this_boot()
+    assert me
+    assert me.pid == os.getpid()
+    assert me.boot_id == this_boot()
     assert is_alive(me)
 
 
@@ -362,21 +368,25 @@ def test_no_process_has_an_impossible_pid(pid: int) -> None:
 
 def test_a_pid_that_another_process_took_is_not_the_same_process() -> None:
     me = identify(os.getpid())
-    assert me and not is_alive(dataclasses.replace(me, start_time=me.start_time - 1))
+    assert me
+    assert not is_alive(dataclasses.replace(me, start_time=me.start_time - 1))
 
 
 def test_nothing_is_alive_from_before_a_restart() -> None:
     me = identify(os.getpid())
-    assert me and not is_alive(dataclasses.replace(me, boot_id="another boot"))
+    assert me
+    assert not is_alive(dataclasses.replace(me, boot_id="another boot"))
 
 
 def test_a_process_that_ended_is_dead_even_while_it_is_a_zombie() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         child = identify(process.pid)
-        assert child and is_alive(child)
+        assert child
+        assert is_alive(child)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, but not yet collected
-        assert not is_alive(child) and identify(process.pid) is None
+        assert not is_alive(child)
+        assert identify(process.pid) is None
     assert not is_alive(child)
 
 
@@ -385,7 +395,10 @@ def test_a_process_with_an_odd_name_is_identified() -> None:
     program = "open('/proc/self/comm', 'w').write('a) S 1 (b'); print(flush=True); input()"
     arguments = [sys.executable, "-c", program]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout and process.stdout.readline()
+        assert process.stdout
+        assert process.stdout.readline()
         child, me = identify(process.pid), identify(os.getpid())
-        assert child and me and child.start_time > me.start_time
+        assert child
+        assert me
+        assert child.start_time > me.start_time
         process.kill()

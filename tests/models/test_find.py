@@ -1,4 +1,4 @@
-"""A model is found as a preset, in a folder or on the Hub, and a hostile one is refused before anything loads it."""
+"""Find models in presets, folders and on the Hub; refuse hostile ones before they load."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ CONFIG: dict[str, object] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder that holds a model, but for the content of its weights."""
+    """Return a folder that holds a model whose weight file is empty."""
     path = tmp_path / "my model"
     path.mkdir()
     (path / "config.json").write_text(json.dumps(CONFIG))
@@ -39,16 +39,16 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The Hub's client stays offline, with an empty cache."""
+    """Keep the Hub's client offline, with an empty cache."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    source._hub_config_path.cache_clear()
+    source.hub_config_path.cache_clear()
 
 
 def hub_answers(
     monkeypatch: pytest.MonkeyPatch, answer: Path | Exception
 ) -> list[tuple[str, str, str]]:
-    """The Hub serves that file, or fails so; the list fills with what it is asked for."""
+    """Let the Hub serve a file or fail. Return a list that fills with the requests."""
     asked: list[tuple[str, str, str]] = []
 
     def download(repo_id: str, filename: str, revision: str) -> str:
@@ -58,12 +58,12 @@ def hub_answers(
         return str(answer)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(source, "_hub_answers", lambda _moment: True)
+    monkeypatch.setattr(source, "hub_answers", lambda _moment: True)
     return asked
 
 
 def changed(folder: Path, **changes: object) -> str:
-    """The folder, after those changes to its config.json."""
+    """Change config.json of a folder and return its path."""
     (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
     return str(folder)
 
@@ -266,7 +266,8 @@ def test_a_failure_of_the_hub_says_what_to_do(
 
 
 def test_models_are_found_without_torch() -> None:
-    code = "import sys; from core.models import find_model; find_model('demo'); sys.exit('torch' in sys.modules)"
+    find = "from core.models import find_model; find_model('demo')"
+    code = f"import sys; {find}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The tables of presets/: every row is sound, and a row that is not is refused by name."""
+"""Tables of presets/: every row is sound, and a broken one is refused by name."""
 
 import re
 from dataclasses import FrozenInstanceError
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.job import JobSpec, PresetError
-from core.models import PRESETS_DIR, BaseModel, Gpu, demo_fields, gpus, models
+from core.models import PRESETS_DIR, Gpu, ModelPreset, demo_fields, gpus, models
 from core.models.presets import read_gpus, read_models
 from core.training.contract.stages import STAGES
 
@@ -158,7 +158,7 @@ def test_a_value_outside_a_table_is_refused(tmp_path: Path) -> None:
 
 def test_a_base_model_is_read_with_its_shape(tmp_path: Path) -> None:
     model = read_models(written(tmp_path, MODEL))["owner/model"]
-    assert isinstance(model, BaseModel)
+    assert isinstance(model, ModelPreset)
     assert (model.id, model.shape.hidden_size) == ("owner/model", 8)
 
 
@@ -196,7 +196,8 @@ def test_the_demo_brings_its_own_data() -> None:
 
 
 def test_the_demo_takes_smaller_steps_after_its_first_stage() -> None:
-    assert demo_fields("dpo")["learning_rate"] < demo_fields()["learning_rate"]  # type: ignore[operator]
+    first, second = (JobSpec.parse(demo_fields(stage)).learning_rate for stage in ("sft", "dpo"))
+    assert second < first
 
 
 def test_presets_are_read_once_and_cannot_be_changed() -> None:

@@ -1,4 +1,4 @@
-"""A shape lists every parameter of its model: against the published counts, and against transformers itself."""
+"""Compare the parameters of a shape with published counts and with transformers itself."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from math import prod
 import pytest
 
 from core.job import UnknownArchitecture
-from core.models import PRESETS_DIR, BaseModel, ModelShape, Tensor, models
+from core.models import PRESETS_DIR, ModelPreset, ModelShape, Tensor, models
 from core.models.shapes import FAMILIES
 
 LLAMA: dict[str, object] = {
@@ -39,7 +39,7 @@ def shape(**changes: object) -> ModelShape:
 
 
 def of_family(model_type: str, **changes: object) -> dict[str, object]:
-    """A small config.json of that family."""
+    """Return a small config.json of a family."""
     config = {**LLAMA, **EXPERTS, "head_dim": 16, "sliding_window": 128, **changes}
     if FAMILIES[model_type].is_multimodal:
         return {
@@ -54,7 +54,7 @@ def names(tensors: tuple[Tensor, ...]) -> list[str]:
 
 
 @every_model
-def test_a_preset_has_the_published_number_of_parameters(model: BaseModel) -> None:
+def test_a_preset_has_the_published_number_of_parameters(model: ModelPreset) -> None:
     assert model.shape.num_parameters == model.num_parameters
 
 
@@ -63,9 +63,7 @@ def test_the_menu_has_models_enough() -> None:
 
 
 def test_every_family_has_a_preset() -> None:
-    multimodal = {
-        "gemma3"
-    }  # its transformers class holds more than the shape here: no preset, estimates of the text part
+    multimodal = {"gemma3"}  # its class also has a vision part, which the shape leaves out
     assert {model.shape.model_type for model in models().values()} == set(FAMILIES) - multimodal
 
 
@@ -166,7 +164,6 @@ def test_a_router_cannot_choose_more_experts_than_there_are() -> None:
 def test_the_text_part_of_a_multimodal_model_is_that_of_the_text_model() -> None:
     whole, text = (ModelShape.from_config(of_family(name)) for name in ("gemma3", "gemma3_text"))
     assert whole.tensors() == text.tensors()
-    assert (whole.is_text_part, text.is_text_part) == (True, False)
 
 
 def test_a_multimodal_model_without_a_text_config_is_refused() -> None:
@@ -204,12 +201,13 @@ def test_layer_types_must_be_one_for_each_layer() -> None:
 
 
 def test_shapes_are_read_without_torch() -> None:
-    code = "import sys, core.models.shapes; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    heavy = "'torch' in sys.modules or 'transformers' in sys.modules"
+    code = f"import sys, core.models.shapes; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def parameters_in_transformers(config: dict[str, object]) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and sizes of the class that transformers builds from a config.json; of a multimodal one, its text class."""
+    """Return names and sizes of the (text) model that transformers builds from a config.json."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -239,7 +237,7 @@ def test_tensors_are_those_of_transformers(model_type: str, biased: bool) -> Non
 
 @pytest.mark.slow
 @every_family
-def test_the_families_that_scale_what_a_sublayer_adds_are_those_of_transformers(
+def test_families_that_scale_residuals_are_those_of_transformers(
     model_type: str,
 ) -> None:
     from transformers import AutoConfig
@@ -250,7 +248,7 @@ def test_the_families_that_scale_what_a_sublayer_adds_are_those_of_transformers(
 
 @pytest.mark.slow
 @every_model
-def test_a_preset_has_the_tensors_of_transformers(model: BaseModel) -> None:
+def test_a_preset_has_the_tensors_of_transformers(model: ModelPreset) -> None:
     config = tomllib.loads((PRESETS_DIR / "models.toml").read_text(encoding="utf-8"))[model.id][
         "config"
     ]

@@ -40,7 +40,8 @@ def test_every_change_makes_a_job_that_can_run(failed, cause: str) -> None:
         failed(cause, **GPU, **unwise, optim="paged_adamw_8bit", halve_batch_on_oom=False),
     ):
         for each in failure_advice.advice_for(run):
-            assert each.title and each.why.endswith(".")
+            assert each.title
+            assert each.why.endswith(".")
             job = JobSpec.parse(runs.fields_again(run) | dict(each.change))
             assert job != JobSpec.parse(runs.fields_again(run)) or not each.change
 

@@ -74,7 +74,8 @@ def with_exit(home: Home, run: Run) -> Run:
 
 
 def test_the_states_are_closed_and_finished_is_final() -> None:
-    assert TRANSITIONS.keys() == runs.ACTIVE | runs.ENDED and not TRANSITIONS["finished"]
+    assert TRANSITIONS.keys() == runs.ACTIVE | runs.ENDED
+    assert not TRANSITIONS["finished"]
     assert all(after <= TRANSITIONS.keys() for after in TRANSITIONS.values())
     with pytest.raises(TypeError):
         TRANSITIONS["finished"] = frozenset({"running"})  # type: ignore[index]
@@ -96,7 +97,8 @@ def test_a_program_that_kills_itself_is_failed_with_the_signal(home: Home, new_r
     start(home, run := new_run(seed=KILLED))
     run = with_exit(home, run)
     assert (run.state, run.cause) == ("failed", "signal")
-    assert "SIGKILL" in run.error and "after step 3" in run.error
+    assert "SIGKILL" in run.error
+    assert "after step 3" in run.error
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
@@ -108,7 +110,8 @@ def test_a_signal_from_outside_is_named_within_five_seconds(
     os.kill(run.process.pid, number)
     name = signal.Signals(number).name
     run = eventually(lambda: runs.read(home, run.id), lambda run: name in run.error, seconds=5)
-    assert run.state == "failed" and name in run.error
+    assert run.state == "failed"
+    assert name in run.error
 
 
 def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_others(
@@ -118,7 +121,8 @@ def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_others(
     monkeypatch.setattr(runs, "num_oom_kills", lambda: next(counts))
     start(home, run := new_run(seed=KILLED))
     run = with_exit(home, run)
-    assert run.cause == "out_of_memory" and "main memory was full" in run.error
+    assert run.cause == "out_of_memory"
+    assert "main memory was full" in run.error
 
 
 def test_the_counter_of_the_kernel_is_read() -> None:
@@ -131,7 +135,8 @@ def test_without_its_starter_a_dead_program_is_found_out_all_the_same(
     run = new_run(seed=NEVER_END)
     subprocess.run([sys.executable, "-c", STARTER, home.path, run.id], cwd=ROOT, check=True)
     run = stepping(home, run)
-    assert run.state == "running" and run.process  # its starter is gone, it goes on
+    assert run.state == "running"
+    assert run.process  # its starter is gone, it goes on
     os.kill(run.process.pid, signal.SIGKILL)
     assert "ended without finishing" in ended(home, run, 5).error
 
@@ -205,7 +210,8 @@ def test_a_program_that_is_saving_gets_more_time(
     monkeypatch.setattr(launch, "SECONDS_TO_TERMINATE", 0.5)
     launch.request_stop(run)
     run = ended(home, run)
-    assert run.state == "stopped" and runs.has_checkpoint(run.folder)
+    assert run.state == "stopped"
+    assert runs.has_checkpoint(run.folder)
 
 
 def test_a_killed_run_leaves_no_grandchild_behind(home: Home, new_run: NewRun) -> None:
@@ -267,7 +273,8 @@ def test_a_stale_wish_to_stop_never_touches_the_next_life(home: Home, new_run: N
     now = started(home, stopped)
     launch.request_stop(before)  # from a page that has slept
     launch.request_stop(stopped)
-    assert not (now.folder / "stop").exists() and runs.read(home, now.id).state == "running"
+    assert not (now.folder / "stop").exists()
+    assert runs.read(home, now.id).state == "running"
 
 
 def test_two_processes_that_start_at_once_start_one_run(home: Home, new_run: NewRun) -> None:
@@ -280,7 +287,8 @@ def test_two_processes_that_start_at_once_start_one_run(home: Home, new_run: New
     ]
     assert [starter.wait(30) for starter in starters] == [0, 0, 0]
     states_now = sorted(runs.read(home, run.id).state for run in rivals)
-    assert states_now[:2] == ["queued", "queued"] and states_now[2] in ("running", "starting")
+    assert states_now[:2] == ["queued", "queued"]
+    assert states_now[2] in ("running", "starting")
 
 
 def test_jobs_that_are_started_in_the_same_second_become_a_run_each(
@@ -339,10 +347,10 @@ def test_torn_lines_and_numbers_that_are_none_leave_gaps(home: Home, new_run: Ne
         start(home, run := new_run(seed=seed))
         run = ended(home, run)
         losses = runs.read_curves(run.folder)["loss"]
-        assert run.state == "finished" and run.loss == 0.2
-        assert (
-            sum(losses.values != losses.values) == num_gaps and len(losses.values) == 20 + num_gaps
-        )
+        assert run.state == "finished"
+        assert run.loss == 0.2
+        assert sum(losses.values != losses.values) == num_gaps
+        assert len(losses.values) == 20 + num_gaps
 
 
 def test_a_torn_status_is_none(home: Home, new_run: NewRun) -> None:
@@ -374,7 +382,8 @@ def test_what_a_file_says_in_a_wrong_way_is_as_if_it_were_not_said(
     runs.write_schedule(home, Schedule((), {"0": run.id}))
     queue.advance(home)
     assert [each.to_json()["state"] for each in runs.list_runs(home)] == [seen]
-    assert advice_for(run) == () and stall_warning(runs.read(home, run.id)) is None
+    assert advice_for(run) == ()
+    assert stall_warning(runs.read(home, run.id)) is None
 
 
 @pytest.mark.parametrize(
@@ -395,14 +404,17 @@ def test_a_link_among_the_files_of_a_run_leads_nowhere(
         runs.log_tail(seen.folder),
         seen.loss,
     )
-    assert "canary" not in repr(told) and seen.state == "starting" and seen.loss is None
+    assert "canary" not in repr(told)
+    assert seen.state == "starting"
+    assert seen.loss is None
     assert not runs.read_curves(seen.folder)
 
 
 def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(home: Home, new_run: NewRun) -> None:
     run = new_run()
     os.mkfifo(run.folder / "metrics.jsonl")
-    assert runs.read(home, run.id).loss is None and not runs.read_curves(run.folder)
+    assert runs.read(home, run.id).loss is None
+    assert not runs.read_curves(run.folder)
 
 
 def test_a_program_that_cannot_be_started_is_failed_with_the_reason(
@@ -410,7 +422,8 @@ def test_a_program_that_cannot_be_started_is_failed_with_the_reason(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     run = queue.submit(home, new_run())
-    assert run.state == "failed" and "could not be started: No such file" in run.error
+    assert run.state == "failed"
+    assert "could not be started: No such file" in run.error
 
 
 def test_a_deleted_folder_troubles_nobody_who_still_holds_its_run(
@@ -422,4 +435,5 @@ def test_a_deleted_folder_troubles_nobody_who_still_holds_its_run(
     runs.delete(home, run.id)
     launch.request_stop(run)
     launch.kill(run)
-    assert runs.list_runs(home) == () and runs.fingerprint(run.folder)
+    assert runs.list_runs(home) == ()
+    assert runs.fingerprint(run.folder)

@@ -62,23 +62,22 @@ def test_many_runs_are_listed_and_looked_at_again_for_nothing(
         "{}"
     )  # in place: the folder looks as before, so nobody looks
     listed, mark = runs.list_runs(home), runs.list_fingerprint(home)
-    assert runs.list_runs(home) is listed and runs.list_fingerprint(home) == mark
+    assert runs.list_runs(home) is listed
+    assert runs.list_fingerprint(home) == mark
     assert {run.state for run in listed} == {"finished"}
 
 
 def test_the_list_follows_what_is_made_changed_and_removed(home: Home) -> None:
     mark = runs.list_fingerprint(home)
     folder = bare_run(home, "a")
-    assert [run.id for run in runs.list_runs(home)] == ["a"] and (
-        after := runs.list_fingerprint(home)
-    ) != mark
+    assert [run.id for run in runs.list_runs(home)] == ["a"]
+    assert (after := runs.list_fingerprint(home)) != mark
     runs.annotate(home, "a", title="New name")
-    assert (
-        runs.list_runs(home)[0].name == "New name"
-        and (last := runs.list_fingerprint(home)) != after
-    )
+    assert runs.list_runs(home)[0].name == "New name"
+    assert (last := runs.list_fingerprint(home)) != after
     folder.rename(home.path / "elsewhere")
-    assert runs.list_runs(home) == () and runs.list_fingerprint(home) != last
+    assert runs.list_runs(home) == ()
+    assert runs.list_fingerprint(home) != last
 
 
 def test_what_another_process_changed_long_ago_is_seen(home: Home) -> None:
@@ -148,10 +147,12 @@ def test_words_that_are_too_many_or_treacherous_are_refused(
 def test_a_deleted_run_can_be_brought_back_until_the_trash_is_emptied(finished: Run) -> None:
     home = finished.home
     runs.delete(home, finished.id)
-    assert runs.list_runs(home) == () and runs.deleted(home) == (finished.id,)
+    assert runs.list_runs(home) == ()
+    assert runs.deleted(home) == (finished.id,)
     assert runs.restore(home, finished.id).job == finished.job
     runs.delete(home, finished.id)
-    assert runs.empty_trash(home) > 1000 and runs.deleted(home) == ()
+    assert runs.empty_trash(home) > 1000
+    assert runs.deleted(home) == ()
     with pytest.raises(RunNotFound, match="no run"):
         runs.restore(home, finished.id)
 
@@ -177,7 +178,8 @@ def test_what_a_killed_app_left_of_the_trash_goes_with_the_next(home: Home) -> N
     left = home.path / ".trash.0123abcd"
     left.mkdir()
     (left / "weights").write_bytes(b"x" * 1000)
-    assert runs.empty_trash(home) == 1000 and not left.exists()
+    assert runs.empty_trash(home) == 1000
+    assert not left.exists()
 
 
 def test_the_disk_that_a_run_takes_is_the_sum_of_its_files(finished: Run) -> None:
@@ -190,7 +192,9 @@ def test_the_disk_that_a_run_takes_is_the_sum_of_its_files(finished: Run) -> Non
 def test_time_and_cost_are_those_of_the_card(home: Home) -> None:
     bare_run(home, "a", gpu="a100-80gb")
     run = runs.read(home, "a")
-    assert run.seconds == 3600 and run.usd and run.usd > 0.5
+    assert run.seconds == 3600
+    assert run.usd
+    assert run.usd > 0.5
     bare_run(home, "b")
     assert runs.read(home, "b").usd is None
 
@@ -217,7 +221,8 @@ def test_curves_keep_every_key_in_the_order_of_the_file(home: Home) -> None:
     )
     curves = runs.read_curves(folder)
     assert curves.keys() == {"loss", "eval_loss"}
-    assert curves["loss"].steps.tolist() == [1, 2] and curves["loss"].values.tolist() == [3, 2]
+    assert curves["loss"].steps.tolist() == [1, 2]
+    assert curves["loss"].values.tolist() == [3, 2]
     assert curves["eval_loss"].values.tolist() == [2.5]
 
 
@@ -254,7 +259,8 @@ def test_a_thinned_curve_keeps_ends_highs_and_lows(values: list[float], max_poin
     column = runs.curves.Column()
     column.append(np.arange(len(values), dtype=float), np.array(values))
     thin = column.thinned(max_points)
-    assert len(thin.values) <= max_points and np.all(np.diff(thin.steps) > 0)
+    assert len(thin.values) <= max_points
+    assert np.all(np.diff(thin.steps) > 0)
     assert (thin.values.max(), thin.values.min()) == (max(values), min(values))
     assert (thin.values[0], thin.values[-1]) == (values[0], values[-1])
     assert all(
@@ -267,7 +273,8 @@ def test_gaps_of_a_long_curve_stay_gaps(home: Home) -> None:
     values = np.ones(100_000)
     values[5000:5010] = np.nan
     column.append(np.arange(100_000.0), values)
-    assert np.isnan(column.thinned(2000).values).any() and len(column.thinned(2000).values) <= 2000
+    assert np.isnan(column.thinned(2000).values).any()
+    assert len(column.thinned(2000).values) <= 2000
 
 
 def test_a_long_curve_is_read_in_pieces_that_fit_together(home: Home) -> None:
@@ -283,11 +290,13 @@ def test_runs_are_compared_by_what_differs_and_by_how_they_came_out(home: Home) 
     first, second = bare_run(home, "a", lora_r=4, seed=1), bare_run(home, "b", lora_r=8, seed=1)
     write_metrics(first, range(1, 5), eval_loss=2.5)
     found = {each.name: each for each in runs.compare([runs.read(home, "a"), runs.read(home, "b")])}
-    assert (
-        found["lora_r"].values == (4, 8) and "seed" not in found and not found["lora_r"].is_result
-    )
-    assert found["eval_loss"].values == (2.5, None) and found["eval_loss"].is_result
-    assert found["loss"].values == (4, None) and second.exists()
+    assert found["lora_r"].values == (4, 8)
+    assert "seed" not in found
+    assert not found["lora_r"].is_result
+    assert found["eval_loss"].values == (2.5, None)
+    assert found["eval_loss"].is_result
+    assert found["loss"].values == (4, None)
+    assert second.exists()
 
 
 @pytest.mark.parametrize(
@@ -309,12 +318,10 @@ def test_a_checkpoint_is_complete_by_its_manifest(
             (place / name).write_text("12345")
     (folder / "checkpoints/.checkpoint-9.new").mkdir(parents=True)
     found = runs.checkpoints(folder)
-    assert [each.is_complete for each in found] == complete and [
-        each.step for each in found
-    ] == list(files)
-    assert runs.has_checkpoint(folder) == any(complete) and all(
-        each.num_bytes >= 5 for each in found
-    )
+    assert [each.is_complete for each in found] == complete
+    assert [each.step for each in found] == list(files)
+    assert runs.has_checkpoint(folder) == any(complete)
+    assert all(each.num_bytes >= 5 for each in found)
 
 
 def test_the_data_of_a_run_is_known_by_its_hash(
@@ -383,8 +390,11 @@ def test_a_bundle_holds_what_it_takes_and_nothing_else(finished: Run, tmp_path: 
     assert not any(
         name.startswith(("/", "..")) or "linked" in name or "twin" in name for name in names
     )
-    assert job["model"] == "model" and "model/model.safetensors" in names
-    assert str(Path.home()) not in text and "boot_id" not in text and "secret" not in text
+    assert job["model"] == "model"
+    assert "model/model.safetensors" in names
+    assert str(Path.home()) not in text
+    assert "boot_id" not in text
+    assert "secret" not in text
 
 
 def test_a_bundle_says_which_folders_it_does_not_bring(new_run: NewRun, tmp_path: Path) -> None:
@@ -395,7 +405,8 @@ def test_a_bundle_says_which_folders_it_does_not_bring(new_run: NewRun, tmp_path
     ):
         with zipfile.ZipFile(runs.write_bundle(run, tmp_path / f"{run.id}.zip")) as bundle:
             told = bundle.read("RUN.md").decode()
-        assert said in told and ("is a folder of the machine" in told) == bool(said)
+        assert said in told
+        assert ("is a folder of the machine" in told) == bool(said)
 
 
 def test_a_bundle_brings_the_weights_only_if_asked(finished: Run, tmp_path: Path) -> None:
@@ -424,4 +435,5 @@ def test_a_fresh_folder_is_looked_at_again(home: Home) -> None:
     runs.list_runs(home)
     now = time.time_ns()
     entry = listing._listing(home)._entries["a"]
-    assert not entry.is_settled and now - entry.changed_ns < listing.COARSE_CLOCK_NS
+    assert not entry.is_settled
+    assert now - entry.changed_ns < listing.COARSE_CLOCK_NS

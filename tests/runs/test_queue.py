@@ -33,7 +33,9 @@ def test_a_submitted_run_starts_at_once_where_the_device_is_free(
     home: Home, new_run: NewRun
 ) -> None:
     run = queue.submit(home, new_run())
-    assert run.state in ("starting", "running") and run.process and queue.waiting(home) == ()
+    assert run.state in ("starting", "running")
+    assert run.process
+    assert queue.waiting(home) == ()
 
 
 def test_a_second_run_waits_and_starts_when_the_first_has_ended(
@@ -41,7 +43,8 @@ def test_a_second_run_waits_and_starts_when_the_first_has_ended(
 ) -> None:
     second = queue.submit(home, new_run())
     queue.advance(home)
-    assert second.state == "queued" and runs.read(home, second.id).state == "queued"
+    assert second.state == "queued"
+    assert runs.read(home, second.id).state == "queued"
     launch.request_stop(busy)
     assert advanced(home, second, lambda run: run.step > 0).state in ("running", "finished")
     assert runs.read(home, busy.id).state == "stopped"
@@ -71,11 +74,9 @@ def test_a_cancelled_run_is_stopped_without_having_started(
     waiting = queue.submit(home, new_run())
     launch.request_stop(waiting)
     run = runs.read(home, waiting.id)
-    assert (
-        run.state == "stopped"
-        and queue.waiting(home) == ()
-        and not (run.folder / "log.txt").exists()
-    )
+    assert run.state == "stopped"
+    assert queue.waiting(home) == ()
+    assert not (run.folder / "log.txt").exists()
     assert queue.submit(home, run).state == "queued"  # and may be asked for again
 
 
@@ -112,10 +113,8 @@ def test_a_crashed_run_is_never_started_again_by_itself(home: Home, new_run: New
     log = (run.folder / "process.json").read_text()
     for _ in range(3):
         queue.advance(home)
-    assert (
-        runs.read(home, run.id).state == "failed"
-        and (run.folder / "process.json").read_text() == log
-    )
+    assert runs.read(home, run.id).state == "failed"
+    assert (run.folder / "process.json").read_text() == log
 
 
 def test_a_run_that_cannot_be_started_fails_and_the_next_one_starts(
@@ -154,7 +153,8 @@ def test_an_app_killed_between_queue_and_start_starts_it_later_once(
     ]
     assert [app.wait(30) for app in apps] == [0, 0]
     run = stepping(home, run)
-    assert run.state == "running" and runs.read_schedule(home).devices == {"0": run.id}
+    assert run.state == "running"
+    assert runs.read_schedule(home).devices == {"0": run.id}
 
 
 def test_an_app_killed_after_it_gave_the_device_away_blocks_nobody(
@@ -171,7 +171,8 @@ def test_an_app_killed_after_it_gave_the_device_away_blocks_nobody(
 def test_a_damaged_queue_file_is_an_empty_queue(home: Home, new_run: NewRun, torn: str) -> None:
     (home.path / "queue.json").write_text(torn)
     queue.advance(home)
-    assert queue.waiting(home) == () and queue.submit(home, new_run()).process
+    assert queue.waiting(home) == ()
+    assert queue.submit(home, new_run()).process
 
 
 def test_a_run_that_the_queue_file_does_not_name_keeps_its_device(
@@ -182,7 +183,8 @@ def test_a_run_that_the_queue_file_does_not_name_keeps_its_device(
     )  # lost, or never told: the program may be started by hand in its folder
     second = queue.submit(home, new_run())
     queue.advance(home)
-    assert second.state == "queued" and runs.read_schedule(home).devices == {"0": busy.id}
+    assert second.state == "queued"
+    assert runs.read_schedule(home).devices == {"0": busy.id}
 
 
 def test_each_gpu_has_a_run_of_its_own(

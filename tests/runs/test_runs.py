@@ -33,10 +33,10 @@ def test_a_new_run_holds_all_that_is_needed_to_run_it_elsewhere(new_run: NewRun)
     assert {"job.json", "estimate.json", "requirements.txt", "training", "data"} <= {
         path.name for path in run.folder.iterdir()
     }
-    assert (
-        run.job.dataset == "data/train.jsonl" and (run.folder / run.job.dataset).stat().st_size > 0
-    )
-    assert run.job.lora_r == 4 and run.state == "starting"
+    assert run.job.dataset == "data/train.jsonl"
+    assert (run.folder / run.job.dataset).stat().st_size > 0
+    assert run.job.lora_r == 4
+    assert run.state == "starting"
 
 
 def test_a_run_that_cannot_be_made_leaves_nothing(
@@ -59,7 +59,9 @@ def test_what_a_killed_app_left_half_made_is_removed_after_a_day(
     for folder in (left, foreign):
         os.utime(folder, (1, 1))
     new_run()
-    assert not left.exists() and fresh.exists() and foreign.exists()
+    assert not left.exists()
+    assert fresh.exists()
+    assert foreign.exists()
 
 
 def test_a_run_trains_to_its_end(home: Home, new_run: NewRun) -> None:
@@ -75,7 +77,8 @@ def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRu
     start(home, run)
     launch.request_stop(stepping(home, run))
     run = ended(home, run)
-    assert run.state == "stopped" and runs.has_checkpoint(run.folder)
+    assert run.state == "stopped"
+    assert runs.has_checkpoint(run.folder)
     start(home, run)
     assert stepping(home, run).state == "running"
     assert not (run.folder / "stop").exists()
@@ -102,14 +105,16 @@ def test_a_failure_is_told_in_the_programs_words(home: Home, new_run: NewRun) ->
     run = new_run(seed=CRASH_AT_STEP_3)
     start(home, run)
     run = ended(home, run)
-    assert run.state == "failed" and "backward" in run.error
+    assert run.state == "failed"
+    assert "backward" in run.error
 
 
 def test_a_program_that_dies_without_a_word_is_found_out(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=DIE_SILENTLY)
     start(home, run)
     run = ended(home, run)
-    assert run.state == "failed" and "killed by the weather" in run.error
+    assert run.state == "failed"
+    assert "killed by the weather" in run.error
 
 
 def test_a_killed_program_is_found_out_within_five_seconds(home: Home, new_run: NewRun) -> None:
@@ -228,20 +233,23 @@ def test_the_log_tail_of_a_long_log_begins_at_a_line(new_run: NewRun) -> None:
     run = new_run()
     (run.folder / "log.txt").write_text("".join(f"line {number}\n" for number in range(5000)))
     lines = runs.log_tail(run.folder, 1000).splitlines()
-    assert lines[-1] == "line 4999" and all(line.startswith("line ") for line in lines)
+    assert lines[-1] == "line 4999"
+    assert all(line.startswith("line ") for line in lines)
 
 
 def test_a_run_can_be_asked_for_again_on_its_own_data(new_run: NewRun) -> None:
     run = new_run(lora_r=4)
     again = resolve(runs.fields_again(run))
-    assert again.job.lora_r == 4 and again.datasets["dataset"] == run.folder / "data/train.jsonl"
+    assert again.job.lora_r == 4
+    assert again.datasets["dataset"] == run.folder / "data/train.jsonl"
 
 
 def test_secrets_of_the_environment_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("HF_TOKEN", "passed on")
     environment = launch.environment()
-    assert "AWS_SECRET_ACCESS_KEY" not in environment and environment["HF_TOKEN"] == "passed on"
+    assert "AWS_SECRET_ACCESS_KEY" not in environment
+    assert environment["HF_TOKEN"] == "passed on"
 
 
 @pytest.mark.parametrize(
@@ -299,4 +307,5 @@ def test_the_list_is_json(home: Home, new_run: NewRun) -> None:
 
 def test_a_process_of_another_boot_is_not_alive() -> None:
     mine = identify(os.getpid())
-    assert mine and mine.boot_id == this_boot()
+    assert mine
+    assert mine.boot_id == this_boot()

@@ -39,13 +39,16 @@ def finished(new_run: NewRun) -> Run:
 def test_the_queue_is_shown_and_reordered(
     do: Do, capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
-    assert do("queue") == 0 and "Nobody waits" in capsys.readouterr().out
+    assert do("queue") == 0
+    assert "Nobody waits" in capsys.readouterr().out
     queue.submit(home, new_run(seed=NEVER_END))
     first, second = (queue.submit(home, new_run()) for _ in range(2))
     assert do("move", second.id, "up", json=True) == 0
     assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [second.id, first.id]
-    assert do("stop", second.id) == 0 and "Stopped" in capsys.readouterr().out
-    assert do("queue") == 0 and first.id in capsys.readouterr().out
+    assert do("stop", second.id) == 0
+    assert "Stopped" in capsys.readouterr().out
+    assert do("queue") == 0
+    assert first.id in capsys.readouterr().out
 
 
 def test_a_run_that_waits_is_not_said_to_stop_after_a_step(
@@ -55,7 +58,8 @@ def test_a_run_that_waits_is_not_said_to_stop_after_a_step(
     waiting = queue.submit(home, new_run())
     assert do("stop", waiting.id) == 0
     printed = capsys.readouterr().out
-    assert "Taken out of the queue." in printed and "checkpoint" not in printed
+    assert "Taken out of the queue." in printed
+    assert "checkpoint" not in printed
 
 
 def test_a_run_that_cannot_be_read_is_told_by_the_list(
@@ -71,12 +75,13 @@ def test_a_run_that_cannot_be_read_is_told_by_the_list(
 
 
 def test_a_deleted_run_comes_back(do: Do, capsys: Printed, home: Home, finished: Run) -> None:
-    assert (
-        do("delete", finished.id) == 0 and f"runs restore {finished.id}" in capsys.readouterr().out
-    )
-    assert do("restore", finished.id) == 0 and runs.read(home, finished.id).state == "finished"
+    assert do("delete", finished.id) == 0
+    assert f"runs restore {finished.id}" in capsys.readouterr().out
+    assert do("restore", finished.id) == 0
+    assert runs.read(home, finished.id).state == "finished"
     do("delete", finished.id)
-    assert do("empty-trash") == 0 and "freed" in capsys.readouterr().out
+    assert do("empty-trash") == 0
+    assert "freed" in capsys.readouterr().out
     assert do("restore", finished.id) == 2
 
 
@@ -86,21 +91,22 @@ def test_words_about_a_run_are_written_and_searched(
     other = new_run()
     for action, words in (("title", "The one"), ("note", "for the paper"), ("tag", "good")):
         assert do(action, finished.id, *words.split()) == 0
-    assert (
-        "The one" in (shown := capsys.readouterr().out)
-        and "for the paper" in shown
-        and "#good" in shown
-    )
+    assert "The one" in (shown := capsys.readouterr().out)
+    assert "for the paper" in shown
+    assert "#good" in shown
     assert do("list", "PAPER", "good", json=True) == 0
     assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [finished.id]
-    assert do("list", "nowhere") == 0 and other.id not in capsys.readouterr().out
+    assert do("list", "nowhere") == 0
+    assert other.id not in capsys.readouterr().out
 
 
 def test_runs_are_compared(do: Do, capsys: Printed, finished: Run, new_run: NewRun) -> None:
     assert do("compare", finished.id, new_run(lora_r=4).id, json=True) == 0
     found = {each["name"]: each["values"] for each in json.loads(capsys.readouterr().out)}
-    assert found["lora_r"] == [16, 4] and found["state"] == ["finished", "starting"]
-    assert do("compare", finished.id, finished.id) == 0 and "peak_bytes" in capsys.readouterr().out
+    assert found["lora_r"] == [16, 4]
+    assert found["state"] == ["finished", "starting"]
+    assert do("compare", finished.id, finished.id) == 0
+    assert "peak_bytes" in capsys.readouterr().out
 
 
 def test_a_bundle_is_written(do: Do, finished: Run, tmp_path: Path) -> None:
@@ -113,7 +119,8 @@ def test_a_failed_run_is_shown_with_what_would_help(
 ) -> None:
     run = ended(home, queue.submit(home, new_run(seed=CRASH_AT_STEP_3)))
     assert do("show", run.id) == 0
-    assert "→ " in (shown := capsys.readouterr().out) and "--" in shown
+    assert "→ " in (shown := capsys.readouterr().out)
+    assert "--" in shown
     assert do("show", run.id, json=True) == 0
     assert all(each["change"] for each in json.loads(capsys.readouterr().out)["remedies"])
 
@@ -154,7 +161,8 @@ def test_training_waits_for_its_turn_and_ctrl_c_cancels_it(home: Home, new_run: 
         next(line for line in process.stdout if line.startswith("Waiting"))
         process.send_signal(2)
         assert process.wait(30) == 130
-    assert queue.waiting(home) == () and [run.state for run in runs.list_runs(home)] == [
+    assert queue.waiting(home) == ()
+    assert [run.state for run in runs.list_runs(home)] == [
         "stopped",
         "running",
     ]

@@ -68,10 +68,8 @@ def test_an_estimate_is_printed_as_contracted(tailor: Callable[..., int], capsys
     assert all(
         fix.keys() >= {"change", "total_bytes", "saves_bytes", "why"} for fix in printed["fixes"]
     )
-    assert (
-        printed["num_parameters"] == 8_030_261_248
-        and printed["num_trainable_parameters"] == 41_943_040
-    )
+    assert printed["num_parameters"] == 8_030_261_248
+    assert printed["num_trainable_parameters"] == 41_943_040
     assert sum(part["bytes"] for part in printed["components"]) == printed["total_bytes"]
 
 
@@ -86,7 +84,9 @@ def test_an_estimate_for_a_person_is_a_sentence_and_a_table(
 ) -> None:
     assert tailor("estimate", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "rtx-4090") == 0
     printed = capsys.readouterr().out
-    assert "Llama 3.1 8B" in printed and "of 24.0 GiB" in printed and "optimizer_states" in printed
+    assert "Llama 3.1 8B" in printed
+    assert "of 24.0 GiB" in printed
+    assert "optimizer_states" in printed
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,8 @@ def test_bad_input_is_one_line_per_problem_and_exit_2(
     assert tailor(*arguments) == 2
     printed = capsys.readouterr()
     assert [line.partition(":")[0] for line in printed.err.strip().splitlines()] == fields
-    assert "Traceback" not in printed.err and printed.out == ""
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
 
 
 @pytest.mark.parametrize("arguments", [("train", "--colour", "blue"), ("dance",), ("runs", "burn")])
@@ -140,7 +141,8 @@ def test_a_word_that_is_none_is_one_line_and_exit_2(
 ) -> None:
     with pytest.raises(SystemExit) as end:
         app.main(list(arguments))
-    assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_an_unknown_field_of_a_job_file_is_named(
@@ -183,10 +185,8 @@ def test_rows_that_would_lose_their_answers_are_refused_without_consent(
     asked = ("train", "--demo", "--dataset", tmp_path / "rows.json", "--max-length", "32")
     assert tailor(*asked) == 2
     complaint = capsys.readouterr().err
-    assert (
-        "the whole answer of 1 of 3 rows" in complaint
-        and "allow it with max_lost_answers" in complaint
-    )
+    assert "the whole answer of 1 of 3 rows" in complaint
+    assert "allow it with max_lost_answers" in complaint
     assert runs.list_runs(home) == ()
     assert tailor(*asked, "--max-lost-answers", "0.5") == 0
 
@@ -211,10 +211,8 @@ def test_a_broken_line_of_a_mixed_file_is_refused_before_training(
         == 2
     )
     complaint = capsys.readouterr().err
-    assert (
-        complaint.startswith("mix: broken.jsonl, line 2, text: is a number")
-        and runs.list_runs(home) == ()
-    )
+    assert complaint.startswith("mix: broken.jsonl, line 2, text: is a number")
+    assert runs.list_runs(home) == ()
 
 
 @pytest.mark.parametrize(
@@ -269,7 +267,8 @@ def test_rows_that_cannot_be_measured_are_let_pass_and_that_is_said(
 def test_the_demo_data_is_usable(tailor: Callable[..., int], capsys: Printed) -> None:
     assert tailor("check", "demo", "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["rows"] == report["valid_rows"] > 200 and report["format"] == "conversational"
+    assert report["rows"] == report["valid_rows"] > 200
+    assert report["format"] == "conversational"
 
 
 def test_training_in_the_foreground_follows_to_the_end(
@@ -277,7 +276,9 @@ def test_training_in_the_foreground_follows_to_the_end(
 ) -> None:
     assert tailor("train", "--demo", "--lora-r", "4") == 0
     printed = capsys.readouterr().out
-    assert "step 20/20" in printed and "Finished" in printed and "output" in printed
+    assert "step 20/20" in printed
+    assert "Finished" in printed
+    assert "output" in printed
 
 
 def test_a_profile_plans_for_the_rows_as_they_are_measured(
@@ -285,7 +286,8 @@ def test_a_profile_plans_for_the_rows_as_they_are_measured(
 ) -> None:
     assert tailor("train", "--demo", "--profile", "fastest") == 0
     printed = capsys.readouterr().out
-    assert "joined to 256 tokens" in printed and "is not known" not in printed
+    assert "joined to 256 tokens" in printed
+    assert "is not known" not in printed
 
 
 def test_a_failed_training_exits_1_and_names_the_log(
@@ -293,7 +295,8 @@ def test_a_failed_training_exits_1_and_names_the_log(
 ) -> None:
     assert tailor("train", "--demo", "--seed", "1001") == 1
     printed = capsys.readouterr().out
-    assert "backward" in printed and "log.txt" in printed
+    assert "backward" in printed
+    assert "log.txt" in printed
 
 
 def test_runs_are_listed_shown_stopped_resumed_and_deleted(
@@ -317,9 +320,11 @@ def test_runs_are_listed_shown_stopped_resumed_and_deleted(
 def test_runs_alone_lists_them(
     tailor: Callable[..., int], capsys: Printed, new_run: NewRun
 ) -> None:
-    assert tailor("runs") == 0 and "No runs yet" in capsys.readouterr().out
+    assert tailor("runs") == 0
+    assert "No runs yet" in capsys.readouterr().out
     run = new_run()
-    assert tailor("runs") == 0 and run.id in capsys.readouterr().out
+    assert tailor("runs") == 0
+    assert run.id in capsys.readouterr().out
 
 
 def test_a_finished_run_is_not_resumed(
@@ -357,7 +362,8 @@ def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path)
         process.send_signal(2)
         assert process.wait(30) == 130
     (run,) = runs.list_runs(home)
-    assert run.state == "stopped" and runs.has_checkpoint(run.folder)
+    assert run.state == "stopped"
+    assert runs.has_checkpoint(run.folder)
 
 
 def test_an_impatient_second_ctrl_c_leaves_the_run_alone_without_a_traceback(
@@ -379,7 +385,8 @@ def test_killing_the_foreground_does_not_stop_the_run(home: Home) -> None:
         next(line for line in process.stdout if line.startswith("step 3"))
         process.kill()
     (run,) = runs.list_runs(home)
-    assert run.is_active and launch.wait(home, run.id, 20).state == "finished"
+    assert run.is_active
+    assert launch.wait(home, run.id, 20).state == "finished"
 
 
 def test_the_command_line_answers_without_gradio_or_torch() -> None:
@@ -393,4 +400,6 @@ def test_a_terminal_that_lacks_a_letter_gets_another_and_no_traceback(home: Home
         "PYTHONIOENCODING": "cp1252"
     }  # as on Windows where the output goes to a file
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
-    assert done.returncode == 0 and b"Traceback" not in done.stderr and done.stdout
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+    assert done.stdout

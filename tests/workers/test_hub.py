@@ -80,10 +80,10 @@ def test_a_model_is_asked_for_once_a_moment(deaf: Deaf, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", deaf.address)
-    monkeypatch.setattr(models, "SECONDS_OF_SILENCE", 10**9)
-    models._hub_answers.cache_clear()
+    monkeypatch.setattr(models, "HUB_RETRY_SECONDS", 10**9)
+    models.hub_answers.cache_clear()
     for _edit in range(3):
         with pytest.raises(ModelNotFound, match="cannot be reached"):
             find_model("owner/model")
-    models._hub_answers.cache_clear()
+    models.hub_answers.cache_clear()
     assert deaf.num_calls == 1

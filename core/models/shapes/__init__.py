@@ -1,6 +1,6 @@
-"""The shape of a language model, from its config.json: every parameter tensor by name, size and kind.
+"""Shape of a language model, from its config.json: every parameter tensor by name, size and role.
 
-Never loads weights, imports torch or touches the disk. A new architecture is one row in `families.FAMILIES`.
+Never loads weights, imports torch or touches the disk. A new architecture is one row in FAMILIES.
 """
 
 from core.models.shapes.families import FAMILIES
