@@ -1,4 +1,7 @@
-"""The GPUs as NVML shows them. Never CUDA: asking takes no GPU memory. What a driver does not tell has a default."""
+"""GPUs as NVML reports them. Never CUDA, which would take GPU memory.
+
+A fact that the driver does not report has a default.
+"""
 
 import re
 from collections.abc import Callable
@@ -18,26 +21,28 @@ FLOPS_PER_CORE_PER_CYCLE = {
     (10, 0): 64,
     (12, 0): 4,
 }
-"""Compute capability -> dense 16-bit tensor FLOP per CUDA core and cycle with FP32 accumulate: the peak in NVIDIA's
-white papers / (cores x boost clock). Where a capability has GeForce and professional cards, the GeForce's."""
-PLAIN_FLOPS_PER_CORE_PER_CYCLE = 2
-"""One fused multiply-add: a card without tensor cores, or one that the table does not know."""
+"""Compute capability -> dense 16-bit tensor FLOP per CUDA core and cycle with FP32 accumulate.
+
+This is the peak in NVIDIA's white papers / (cores x boost clock). Where a capability has GeForce
+and professional cards, it is that of the GeForce."""
+SIMPLE_FLOPS_PER_CORE_PER_CYCLE = 2
+"""One fused multiply-add: for cards without tensor cores and for unknown capabilities."""
 
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that holds memory of a GPU."""
+    """Process that holds memory of a GPU."""
 
     pid: int
     name: str
-    """Its program; empty where the driver does not say."""
+    """Program; "" if the driver does not report it."""
     used_bytes: int | None
-    """None where the driver does not say, as on Windows."""
+    """None if the driver does not report it, as on Windows."""
 
 
 @dataclass(frozen=True)
 class DeviceReading:
-    """A GPU as NVML shows it now."""
+    """State of a GPU at one moment, as NVML reports it."""
 
     index: int
     name: str
@@ -48,19 +53,19 @@ class DeviceReading:
     compute_capability: tuple[int, int]
     driver: str
     memory_bandwidth_bytes_per_second: float
-    """Bus width x memory clock x 2 (double data rate); 0 if the driver does not say."""
+    """Bus width x memory clock x 2 (double data rate); 0 if the driver does not report it."""
     flops: float
-    """Rough: cores x highest clock x FLOPS_PER_CORE_PER_CYCLE; 0 if the driver does not say."""
+    """Rough: cores x highest clock x FLOPS_PER_CORE_PER_CYCLE; 0 if not reported."""
     processes: tuple[GpuProcess, ...]
 
     @property
     def short_name(self) -> str:
-        """The name without its maker: RTX 4090."""
+        """Name without its maker: RTX 4090."""
         return re.sub(r"\b(NVIDIA|GeForce|Tesla)\s+", "", self.name)
 
 
 def read_gpus(nvml: Any) -> tuple[DeviceReading, ...]:
-    """The GPUs that a started NVML module shows, in its order; one that does not even tell its memory is left out."""
+    """Return the GPUs that a started NVML module reports, in its order, without broken ones."""
     readings = (ask(None, _read_gpu, nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
     return tuple(reading for reading in readings if reading)
 
@@ -68,23 +73,25 @@ def read_gpus(nvml: Any) -> tuple[DeviceReading, ...]:
 def visible_gpus(
     readings: tuple[DeviceReading, ...], visible: str | None
 ) -> tuple[DeviceReading, ...]:
-    """Those that a program sees, as CUDA reads CUDA_VISIBLE_DEVICES.
+    """Return the GPUs that CUDA would see with this value of CUDA_VISIBLE_DEVICES.
 
-    Indices or beginnings of UUIDs, up to the first that fits no card.
+    It lists indices or beginnings of UUIDs. CUDA stops at the first that matches no GPU.
     """
     if visible is None:
         return readings
     chosen: list[DeviceReading] = []
     for word in map(str.strip, visible.split(",")):
-        fits = [
-            gpu
-            for gpu in readings
-            if word == str(gpu.index) or (word[:4] == "GPU-" and gpu.uuid.startswith(word))
-        ]
-        if len(fits) != 1:
+        matches = [gpu for gpu in readings if _is_named(gpu, word)]
+        if len(matches) != 1:
             break
-        chosen += fits
+        chosen += matches
     return tuple(chosen)
+
+
+def _is_named(gpu: DeviceReading, word: str) -> bool:
+    if word.startswith("GPU-"):
+        return gpu.uuid.startswith(word)
+    return word == str(gpu.index)
 
 
 def _read_gpu(nvml: Any, index: int) -> DeviceReading:
@@ -107,31 +114,31 @@ def _read_gpu(nvml: Any, index: int) -> DeviceReading:
 
 
 def _memory_bandwidth(nvml: Any, handle: Any) -> float:
-    """Bytes per second: two transfers per cycle on each of the bus's bits."""
+    """Return bytes per second: two transfers per cycle on each bit of the bus."""
     hertz = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM) * MHZ
     return float(2 * hertz * nvml.nvmlDeviceGetMemoryBusWidth(handle) / 8)
 
 
 def _flops(nvml: Any, handle: Any, capability: tuple[int, int]) -> float:
     hertz = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM) * MHZ
-    per_cycle = FLOPS_PER_CORE_PER_CYCLE.get(capability, PLAIN_FLOPS_PER_CORE_PER_CYCLE)
+    per_cycle = FLOPS_PER_CORE_PER_CYCLE.get(capability, SIMPLE_FLOPS_PER_CORE_PER_CYCLE)
     return float(per_cycle * hertz * nvml.nvmlDeviceGetNumGpuCores(handle))
 
 
 def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
-    """Largest first. NVML's own names: the pids are the host's, which in a container mean other processes."""
-    found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    processes = (
-        GpuProcess(
-            process.pid, ask("", nvml.nvmlSystemGetProcessName, process.pid), process.usedGpuMemory
-        )
-        for process in found
-    )
+    """Return the processes on a GPU, the largest first.
+
+    NVML knows their names: its pids are those of the host, which mean others in a container.
+    """
+    processes = []
+    for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+        name = ask("", nvml.nvmlSystemGetProcessName, process.pid)
+        processes.append(GpuProcess(process.pid, name, process.usedGpuMemory))
     return tuple(sorted(processes, key=lambda process: -(process.used_bytes or 0)))
 
 
 def ask(default: T, question: Callable[..., T], *arguments: object) -> T:
-    """The answer, or the default: not every driver and system answers every question."""
+    """Return the answer, or the default where a driver or a system cannot answer."""
     try:
         return question(*arguments)
     except Exception:

@@ -1,4 +1,4 @@
-"""What this machine lacks to build the kernels that torch.compile writes. Looks for it; imports and runs nothing."""
+"""Find what this machine lacks to build the kernels of torch.compile. Runs nothing."""
 
 import os
 import shutil
@@ -9,29 +9,28 @@ from importlib.util import find_spec
 from pathlib import Path
 
 COMPILERS = ("gcc", "clang", "cc")
-"""What Triton looks for unless CC names another (triton/runtime/build.py); on Windows it brings one."""
+"""Triton looks for these, or what CC names (triton/runtime/build.py); on Windows it has one."""
 
 
 @dataclass(frozen=True)
-class Lack:
-    """One thing that is missing."""
+class Missing:
+    """One thing that is not installed, and how to install it."""
 
     what: str
     fix: str
 
 
 @cache
-def lacks_for_compiling() -> Lack | None:
-    """What is missing first, of Triton, a C compiler and Python's headers; None if nothing is."""
+def missing_for_compiling() -> Missing | None:
+    """Return the first that is missing of Triton, a C compiler and Python's headers, or None."""
+    is_windows = os.name == "nt"
     if find_spec("triton") is None:
-        return Lack(
-            "Triton is not installed",
-            f"pip install {'triton-windows' if os.name == 'nt' else 'triton'}",
-        )
-    if os.name == "nt":
+        package = "triton-windows" if is_windows else "triton"
+        return Missing("Triton is not installed", f"pip install {package}")
+    if is_windows:
         return None
     if not any(map(shutil.which, (os.environ.get("CC", ""), *COMPILERS))):
-        return Lack("there is no C compiler", "install one, such as gcc: sudo apt install gcc")
+        return Missing("there is no C compiler", "install one, such as gcc: sudo apt install gcc")
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-        return Lack("Python's headers are missing", "sudo apt install python3-dev")
+        return Missing("Python's headers are missing", "sudo apt install python3-dev")
     return None

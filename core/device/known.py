@@ -1,56 +1,67 @@
-"""The card of this machine as a preset: told from its namesakes by name and capacity, or described by what it says."""
+"""Find the preset of a GPU by its name and capacity; describe other GPUs by their readings."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from core.device.cards import DeviceReading
-from core.device.compiling import lacks_for_compiling
+from core.device.compiling import missing_for_compiling
 from core.models import Gpu, gpus
 
 NAME_NOISE = re.compile(
-    r"nvidia|geforce|tesla|gpu|generation|blackwell|workstation|server|edition|sxm\d?|hbm\d\w*|\d+gb?",
+    r"nvidia|geforce|tesla|gpu|generation|blackwell|workstation|server|edition"
+    r"|sxm\d?|hbm\d\w*|\d+gb?",
     re.IGNORECASE,
 )
-"""Words of an NVML name that do not tell cards apart, or that the capacity tells better."""
+"""Words of an NVML name that do not distinguish GPUs, or that the capacity distinguishes better."""
 FORM_FACTORS = {"pcie", "nvl"}
-"""Words that tell cards apart only where the presets do."""
+"""Words that distinguish GPUs only if the presets contain them."""
 CAPACITY_TOLERANCE = 0.1
-"""Drivers and ECC move a card's capacity by up to 7 %; cards of one name differ by 20 % and more."""
+"""Drivers and ECC change a capacity by up to 7 %; GPUs with one name differ by 20 % or more."""
 
 
 def find_preset(name: str, capacity_bytes: int, presets: Sequence[Gpu] | None = None) -> Gpu | None:
-    """The preset of the card that NVML calls `name`, told from its namesakes by its capacity; None if there is none."""
-    words = _telling_words(name)
+    """Return the preset of a GPU by its NVML name and capacity, or None."""
+    words = _distinguishing_words(name)
+    if presets is None:
+        presets = tuple(gpus().values())
+    difference = {gpu.id: abs(gpu.capacity_bytes - capacity_bytes) for gpu in presets}
     close = [
-        gpu
-        for gpu in (gpus().values() if presets is None else presets)
-        if abs(gpu.capacity_bytes - capacity_bytes) <= CAPACITY_TOLERANCE * gpu.capacity_bytes
+        gpu for gpu in presets if difference[gpu.id] <= CAPACITY_TOLERANCE * gpu.capacity_bytes
     ]
     for wanted in (words, words - FORM_FACTORS):
-        if same := [gpu for gpu in close if _telling_words(gpu.id) == wanted]:
-            return min(same, key=lambda gpu: abs(gpu.capacity_bytes - capacity_bytes))
+        if same := [gpu for gpu in close if _distinguishing_words(gpu.id) == wanted]:
+            return min(same, key=lambda gpu: difference[gpu.id])
     return None
 
 
 def as_gpu(reading: DeviceReading) -> Gpu:
-    """The card as the estimate wants it: speed and price of its preset, if it has one."""
-    preset, lack = find_preset(reading.name, reading.capacity_bytes), lacks_for_compiling()
-    return Gpu(
+    """Return the facts of this machine's GPU; speed and price are those of its preset, if any."""
+    missing = missing_for_compiling()
+    gpu = Gpu(
         id="local",
         name=reading.short_name,
         capacity_bytes=reading.capacity_bytes,
         compute_capability=reading.compute_capability,
         supports_bf16=reading.compute_capability >= (8, 0),
-        memory_bandwidth_bytes_per_second=(preset or reading).memory_bandwidth_bytes_per_second,
-        flops=(preset or reading).flops,
-        usd_per_hour=preset.usd_per_hour if preset else None,
-        sources=preset.sources
-        if preset
-        else ("memory, bandwidth: NVML", "tflops: rough, cores x clock from NVML"),
-        lacks_for_compiling=lack.what if lack else "",
+        memory_bandwidth_bytes_per_second=reading.memory_bandwidth_bytes_per_second,
+        flops=reading.flops,
+        usd_per_hour=None,
+        sources=("memory, bandwidth: NVML", "tflops: rough, cores x clock from NVML"),
+        lacks_for_compiling=missing.what if missing else "",
+    )
+    preset = find_preset(reading.name, reading.capacity_bytes)
+    if preset is None:
+        return gpu
+    return replace(
+        gpu,
+        memory_bandwidth_bytes_per_second=preset.memory_bandwidth_bytes_per_second,
+        flops=preset.flops,
+        usd_per_hour=preset.usd_per_hour,
+        sources=preset.sources,
     )
 
 
-def _telling_words(name: str) -> set[str]:
+def _distinguishing_words(name: str) -> set[str]:
     words = re.split(r"[\s-]+", name.lower())
     return {word for word in words if word and not NAME_NOISE.fullmatch(word)}

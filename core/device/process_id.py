@@ -1,4 +1,4 @@
-"""Which processes are still the ones we started: a pid alone does not say. Asks psutil and /proc; signals nobody."""
+"""Identity of processes, which a pid alone does not give. Reads only; never sends signals."""
 
 import os
 import platform
@@ -17,13 +17,17 @@ def this_boot() -> str:
 
 
 def identify(pid: int) -> ProcessId | None:
-    """The identity of a living process; None if there is none with this pid."""
-    times = _start_times(pid)
-    return ProcessId(pid, times[0][0], this_boot()) if times else None
+    """Return the identity of a living process, or None if there is none with this pid."""
+    if times := _start_times(pid):
+        return ProcessId(pid, times[0][0], this_boot())
+    return None
 
 
 def is_alive(process: ProcessId) -> bool:
-    """True if this very process still runs. A zombie does not; nor does what took its pid, or came after a restart."""
+    """Return True if this very process still runs.
+
+    It does not if it is a zombie, if another process has its pid, or after a restart.
+    """
     if not is_same_boot(process.boot_id, this_boot()):
         return False
     return any(
@@ -33,31 +37,26 @@ def is_alive(process: ProcessId) -> bool:
 
 
 def _start_times(pid: int) -> tuple[tuple[float, float], ...]:
-    """When a process started, on each clock, the best first, with the seconds that the clock may be off; () if dead.
+    """Return (start time, tolerance) in seconds on each clock, the best first; () if it is dead.
 
-    Both, so that a process may tell of itself what psutil's create_time says.
+    One clock counts from boot, the other is psutil's create_time, by which a process may identify
+    itself.
     """
     try:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return ()
-        since_1970 = (
-            process.create_time(),
-            1.5,
-        )  # the boot time in it is a whole second that may flip
-        return (*_since_boot(pid), since_1970)
+        # the boot time in create_time is a whole second that may change by one
+        since_1970 = (process.create_time(), 1.5)
+        if platform.system() != "Linux":
+            return (since_1970,)
+        return _since_boot(pid), since_1970
     except (psutil.Error, OSError, ValueError, OverflowError):
         return ()
 
 
-def _since_boot(pid: int) -> tuple[tuple[float, float], ...]:
-    """Field 22 of /proc/PID/stat, see proc_pid_stat(5); the name before it may hold spaces and brackets."""
-    if platform.system() != "Linux":
-        return ()
-    fields = (
-        Path(f"/proc/{pid}/stat")
-        .read_text(encoding="utf-8", errors="replace")
-        .rpartition(")")[2]
-        .split()
-    )
-    return ((int(fields[19]) / os.sysconf("SC_CLK_TCK"), 0.005),)
+def _since_boot(pid: int) -> tuple[float, float]:
+    """Read field 22 of /proc/PID/stat, see proc_pid_stat(5)."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    fields = text.rpartition(")")[2].split()  # the name in front may contain spaces and brackets
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK"), 0.005

@@ -1,10 +1,11 @@
-"""The doctor names what is missing and how to get it."""
+"""Doctor: missing parts of this machine and how to get them."""
 
 import dataclasses
 
 import pytest
 
-from core.device import DeviceReading, Lack, Machine, doctor, this_machine
+from core.device import DeviceReading, Machine, doctor, this_machine
+from core.device.compiling import Missing
 
 OLD_CARD = DeviceReading(
     0, "Tesla P100-PCIE-16GB", "GPU-1", 2**34, 0, 2**34, (6, 0), "580", 7e11, 1.9e13, ()
@@ -22,11 +23,11 @@ def test_every_pinned_package_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> 
     assert {"gradio", "torch", "peft", "bitsandbytes"} <= found.keys()
 
 
-def test_another_version_is_told_but_is_no_illness(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_reported_without_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "installed_version", lambda package: "0.0.1")
-    told = {finding.what: finding for finding in doctor.diagnose(this_machine())}
-    assert "tested with" in told["trl"].found
-    assert told["trl"].fix == ""
+    found = {finding.what: finding for finding in doctor.diagnose(this_machine())}
+    assert "tested with" in found["trl"].found
+    assert found["trl"].fix == ""
 
 
 def test_a_torch_without_cuda_beside_a_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +38,7 @@ def test_a_torch_without_cuda_beside_a_gpu_is_found(monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_a_card_too_old_for_the_usual_build_is_told_which_to_take() -> None:
+def test_a_card_too_old_for_the_usual_build_gets_an_older_one() -> None:
     assert "cu126" in fixes(dataclasses.replace(this_machine(), gpus=(OLD_CARD,)))["P100-PCIE-16GB"]
 
 
@@ -45,19 +46,18 @@ def test_a_full_disk_is_found() -> None:
     assert "--home" in fixes(dataclasses.replace(this_machine(), disk_free_bytes=2**30))["disk"]
 
 
-def test_no_gpu_is_said_with_what_is_possible_without() -> None:
+def test_without_a_gpu_the_demo_is_still_practical() -> None:
     assert (
         "demo"
         in fixes(dataclasses.replace(this_machine(), gpus=(), no_gpu_reason="no driver"))["GPU"]
     )
 
 
-def test_what_torch_compile_lacks_is_told_where_there_is_a_gpu_to_compile_for(
+def test_a_missing_compiler_matters_only_with_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        doctor, "lacks_for_compiling", lambda: Lack("there is no C compiler", "install gcc")
-    )
+    missing = Missing("there is no C compiler", "install gcc")
+    monkeypatch.setattr(doctor, "missing_for_compiling", lambda: missing)
     machine = this_machine()
     assert fixes(dataclasses.replace(machine, gpus=(OLD_CARD,)))["torch.compile"] == "install gcc"
     assert "torch.compile" not in fixes(dataclasses.replace(machine, gpus=()))

@@ -1,7 +1,6 @@
-"""What the machine has, told by a stand-in for NVML, and by this machine itself."""
+"""Read a machine through a stand-in for NVML, and this machine itself."""
 
 import dataclasses
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,17 +15,12 @@ from core import device
 from core.device import (
     DeviceReading,
     GpuProcess,
-    chip,
-    compiling,
     find_preset,
-    identify,
-    is_alive,
     local_gpu,
-    this_boot,
 )
+from core.device.compiling import missing_for_compiling
 from core.device.machine import NO_GPU_REASONS
 from core.models import Gpu, gpus
-from core.training.contract.process_id import ProcessId
 
 MIB = 2**20
 RTX_4090: dict[str, Any] = {
@@ -40,15 +34,16 @@ RTX_4090: dict[str, Any] = {
     "cores": 16384,
     "processes": ((1234, "python", 2000), (77, "Xorg", 300)),
 }
+BANDWIDTH = pytest.approx(1008e9, rel=0.001)
 A100 = RTX_4090 | {"name": "NVIDIA A100-SXM4-80GB", "mib": 81920, "capability": (8, 0)}
 
 
 class NotSupported(Exception):
-    """What the stand-in raises where a card does not answer."""
+    """Error of the stand-in for a fact that a card does not report."""
 
 
 class Nvml:
-    """Stands in for the module pynvml. A card that lacks a fact does not support the question."""
+    """Stand-in for the module pynvml. A fact that a card lacks is not supported."""
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM = "core_mhz", "memory_mhz"
 
@@ -121,13 +116,13 @@ def test_a_card_is_read_with_all_its_facts() -> None:
         free_bytes=21390 * MIB,
         compute_capability=(8, 9),
         driver="595.10",
-        memory_bandwidth_bytes_per_second=pytest.approx(1008e9, rel=0.001),  # type: ignore[arg-type]
+        memory_bandwidth_bytes_per_second=BANDWIDTH,  # type: ignore[arg-type]
         flops=pytest.approx(165.2e12, rel=0.01),  # type: ignore[arg-type]
         processes=(GpuProcess(1234, "python", 2000 * MIB), GpuProcess(77, "Xorg", 300 * MIB)),
     )
 
 
-def test_a_card_that_tells_little_is_still_read() -> None:
+def test_a_card_that_reports_little_is_still_read() -> None:
     (card,) = device.read_gpus(Nvml({"mib": 8192, "used_mib": 0}))
     assert (card.name, card.compute_capability, card.processes) == ("NVIDIA GPU", (0, 0), ())
     assert card.memory_bandwidth_bytes_per_second == card.flops == 0
@@ -164,18 +159,18 @@ def test_cards_are_seen_as_cuda_will_see_them(visible: str | None, indices: list
 
 
 @pytest.mark.parametrize("name", NO_GPU_REASONS)
-def test_every_known_trouble_of_nvml_has_a_reason(name: str) -> None:
+def test_every_known_failure_of_nvml_has_a_reason(name: str) -> None:
     machine = device.read_machine(Path(), raising(type(name, (Exception,), {})()), None)
     assert (machine.gpus, machine.no_gpu_reason) == ((), NO_GPU_REASONS[name])
 
 
-def test_an_unknown_trouble_of_nvml_is_no_error_either() -> None:
+def test_an_unknown_failure_of_nvml_is_not_an_error() -> None:
     machine = device.read_machine(Path(), raising(OSError("odd library")), None)
     assert "odd library" in machine.no_gpu_reason
 
 
 def test_a_driver_without_cards_says_so() -> None:
-    assert machine_with().no_gpu_reason == "the NVIDIA driver shows no card"
+    assert machine_with().no_gpu_reason == "the NVIDIA driver reports no GPU"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +225,7 @@ def test_every_preset_is_found_by_its_own_name_and_capacity(gpu: Gpu) -> None:
     assert find_preset(f"NVIDIA {gpu.name}".replace(" GB", "GB"), gpu.capacity_bytes) == gpu
 
 
-def test_the_local_gpu_has_its_own_memory_and_the_preset_s_speed_and_price() -> None:
+def test_the_local_gpu_has_the_speed_and_price_of_its_preset() -> None:
     gpu, preset = local_gpu(machine_with(RTX_4090)), gpus()["rtx-4090"]
     assert (gpu.id, gpu.name, gpu.capacity_bytes) == ("local", "RTX 4090", 24564 * MIB)
     assert gpu.supports_bf16
@@ -245,7 +240,7 @@ def test_an_unknown_card_is_described_by_its_clocks() -> None:
     gpu = local_gpu(
         machine_with(RTX_4090 | {"name": "NVIDIA GeForce RTX 4090 D", "capability": (7, 5)})
     )
-    assert gpu.memory_bandwidth_bytes_per_second == pytest.approx(1008e9, rel=0.001)
+    assert gpu.memory_bandwidth_bytes_per_second == BANDWIDTH
     assert not gpu.supports_bf16
     assert "rough" in " ".join(gpu.sources)
     assert gpu.usd_per_hour is None
@@ -273,7 +268,7 @@ def test_flops_from_clocks_agree_with_the_data_sheets(
 
 
 @pytest.mark.parametrize(
-    ("present", "lack"),
+    ("present", "missing"),
     [
         ((), "Triton is not installed"),
         (("triton",), "there is no C compiler"),
@@ -281,17 +276,18 @@ def test_flops_from_clocks_agree_with_the_data_sheets(
         (("triton", "clang", "Python.h"), None),
     ],
 )
-def test_what_is_missing_for_compiling_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, present: tuple[str, ...], lack: str | None
+def test_the_first_missing_part_for_compiling_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, present: tuple[str, ...], missing: str | None
 ) -> None:
-    monkeypatch.setattr(compiling, "find_spec", lambda name: name if name in present else None)
+    monkeypatch.setattr(
+        "core.device.compiling.find_spec", lambda name: name if name in present else None
+    )
     monkeypatch.setattr("shutil.which", lambda name: name if name in present else None)
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
     if "Python.h" in present:
         (tmp_path / "Python.h").touch()
-    found = compiling.lacks_for_compiling.__wrapped__()
-    assert (found and found.what) == lack
-    assert not found or found.fix
+    found = missing_for_compiling.__wrapped__()
+    assert (found and found.what) == missing
 
 
 def test_without_a_gpu_the_processor_is_the_device() -> None:
@@ -308,13 +304,13 @@ def test_without_a_gpu_the_processor_is_the_device() -> None:
     assert "rough" in gpu.sources[-1]
 
 
-def test_the_chip_tells_the_card_and_how_full_it_is() -> None:
-    assert chip(machine_with(RTX_4090)) == "RTX 4090 · 3.1 / 24.0 GiB in use"
+def test_the_summary_names_the_gpu_and_its_use() -> None:
+    assert machine_with(RTX_4090).summary() == "RTX 4090 · 3.1 / 24.0 GiB in use"
 
 
-def test_the_chip_of_a_machine_without_a_gpu_tells_its_memory() -> None:
+def test_the_summary_without_a_gpu_names_the_memory() -> None:
     machine = dataclasses.replace(machine_with(), ram_bytes=23 * 2**30)
-    assert chip(machine) == "CPU only · 23.0 GiB RAM"
+    assert machine.summary() == "CPU only · 23.0 GiB RAM"
 
 
 def test_this_machine_has_a_processor_memory_and_a_disk() -> None:
@@ -326,7 +322,7 @@ def test_this_machine_has_a_processor_memory_and_a_disk() -> None:
     assert dict(machine.facts())["processor"].startswith(machine.cpu_name)
 
 
-def test_this_machine_is_asked_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine_is_read_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.monotonic", lambda: 5.9)
     first = device.this_machine()
     assert device.this_machine() is first
@@ -334,71 +330,16 @@ def test_this_machine_is_asked_at_most_once_a_second(monkeypatch: pytest.MonkeyP
     assert device.this_machine() is not first
 
 
-def test_the_free_disk_of_a_folder_to_come_is_that_of_its_parent(tmp_path: Path) -> None:
-    there, to_come = (
-        device.read_machine(place, Nvml, None) for place in (tmp_path, tmp_path / "not" / "yet")
-    )
+def test_free_disk_of_a_missing_folder_is_that_of_its_parent(tmp_path: Path) -> None:
+    there = device.read_machine(tmp_path, Nvml, None)
+    to_come = device.read_machine(tmp_path / "not" / "yet", Nvml, None)
     assert to_come.disk_free_bytes == pytest.approx(there.disk_free_bytes, rel=0.05)
     assert to_come.disk_free_bytes > 0
 
 
 def test_nothing_imports_torch() -> None:
-    program = "import sys, core.device as d; d.this_machine(); d.local_gpu(); sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, core.device as d; d.this_machine(); d.local_gpu();"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
-def test_a_process_that_runs_is_identified_and_alive() -> None:
-    me = identify(os.getpid())
-    assert me
-    assert me.pid == os.getpid()
-    assert me.boot_id == this_boot()
-    assert is_alive(me)
-
-
-def test_a_process_may_give_its_start_as_psutil_does() -> None:
-    since_1970 = psutil.Process().create_time()
-    assert is_alive(ProcessId(os.getpid(), since_1970, this_boot()))
-
-
-@pytest.mark.parametrize("pid", [-1, 2**22 + 1, 2**70])
-def test_no_process_has_an_impossible_pid(pid: int) -> None:
-    assert identify(pid) is None
-    assert not is_alive(ProcessId(pid, 0.0, this_boot()))
-
-
-def test_a_pid_that_another_process_took_is_not_the_same_process() -> None:
-    me = identify(os.getpid())
-    assert me
-    assert not is_alive(dataclasses.replace(me, start_time=me.start_time - 1))
-
-
-def test_nothing_is_alive_from_before_a_restart() -> None:
-    me = identify(os.getpid())
-    assert me
-    assert not is_alive(dataclasses.replace(me, boot_id="another boot"))
-
-
-def test_a_process_that_ended_is_dead_even_while_it_is_a_zombie() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        child = identify(process.pid)
-        assert child
-        assert is_alive(child)
-        process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, but not yet collected
-        assert not is_alive(child)
-        assert identify(process.pid) is None
-    assert not is_alive(child)
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system has no /proc")
-def test_a_process_with_an_odd_name_is_identified() -> None:
-    program = "open('/proc/self/comm', 'w').write('a) S 1 (b'); print(flush=True); input()"
-    arguments = [sys.executable, "-c", program]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        assert process.stdout.readline()
-        child, me = identify(process.pid), identify(os.getpid())
-        assert child
-        assert me
-        assert child.start_time > me.start_time
-        process.kill()

@@ -9,7 +9,7 @@ from typing import Literal
 import gradio as gr
 
 from core import runs
-from core.device import chip
+from core.device import this_machine
 from core.job import RunNotFound, SpecError
 from core.resolve import resolve
 from core.runs import Home, Run, launch, queue
@@ -223,7 +223,7 @@ class RunHandlers:
             self._history(view, listed)
             | _written(view, run)
             | {
-                "top": render.top_line(chip()),
+                "top": render.top_line(this_machine().summary()),
                 "live": gr.update(
                     value=panel.live_label(active) if active else "", visible=active is not None
                 ),
