@@ -1,5 +1,6 @@
-"""What a job stands for on this machine: its model found, its card, its files, and what its profile chose. Reads the
-disk and, for a model that is only on the Hub, the network; changes nothing.
+"""Resolve a job on this machine: find its model, GPU and files, and let its profile choose.
+
+Reads the disk and, for a model that is only on the Hub, the network; writes nothing.
 """
 
 import os
@@ -46,64 +47,69 @@ DEMO_DATASETS: Mapping[str, str] = {
     "unpaired preference": "preference.jsonl",
     "prompt-only": "prompts.jsonl",
 }
-"""Dataset type, the first that a stage accepts -> the file of presets/demo that `demo` stands for there."""
+"""First dataset type that a stage accepts -> file of presets/demo that `demo` stands for."""
 
 
 @dataclass(frozen=True)
 class ResolvedJob:
-    """A job together with the things that it names."""
+    """Job together with what it names."""
 
     job: JobSpec
-    """With what its profile chose."""
+    """Includes the choices of its profile."""
     model: ModelSource
     gpu: Gpu
     datasets: Mapping[str, Path]
-    """Field (`dataset`, `eval_dataset`) -> file; a field that names nothing is absent."""
+    """Field (`dataset`, `eval_dataset`) -> file; an empty field is missing."""
     mix: tuple[tuple[Path, float], ...] = ()
     """Further training files and their weights; `dataset` itself has weight 1."""
     plan: Plan = field(default_factory=Plan)
-    """The choices of its profile, each with its reason; empty for "custom" and for an unknown architecture."""
+    """Choices of its profile with their reasons; empty for "custom" and unknown architectures."""
     rows: RowStatistics | None = None
-    """What is known of its data."""
+    """Lengths of its rows, as far as they are known."""
 
     @property
     def files(self) -> tuple[tuple[str, Path], ...]:
-        """(field, file) of all the data, the further training files included."""
+        """(field, file) of all its data."""
         return (*self.datasets.items(), *(("mix", path) for path, _weight in self.mix))
 
     def require_trainable(self) -> None:
-        """Raises SpecError for a job that can be estimated, but not trained on this machine."""
+        """Raise SpecError if the job can be estimated, but not trained on this machine."""
         if problems := tuple(refusals_to_train(self.job)):
             raise SpecError(*problems)
 
     def estimate(self) -> MemoryEstimate:
-        """The memory this job takes. Raises SpecError if the job is impossible or the architecture is not known."""
+        """Estimate the memory of this job.
+
+        Raises SpecError for an impossible job and for an unknown architecture.
+        """
         if self.model.shape is None:
-            problem = f"the architecture of {self.job.model} has no estimate of its own"
-            fix = "trace one step of it with Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
+            problem = f"the architecture of {self.job.model} is unknown, so its memory cannot be estimated"
+            fix = "use Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
             raise SpecError(Problem("model", problem, fix))
         return estimate_on(self.job, self.model.shape, self.gpu, self.rows)
 
-    def row_statistics(self, found: "Lengths") -> RowStatistics:
-        """What the lengths of the rows that it trains on tell a forecast."""
-        job, is_composed = self.job, bool(self.mix or self.job.max_rows)
-        held_out = job.eval_fraction if is_composed and not job.eval_dataset else 0.0
-        is_all = found.is_complete and not (is_composed or job.eval_dataset or found.is_drawn)
-        num_rows = round(found.rows / (1 - held_out))
-        return RowStatistics(
-            num_rows, max(1.0, found.mean_tokens), found.p95, found.max if is_all else None
-        )
+    def row_statistics(self, lengths: "Lengths") -> RowStatistics:
+        """Return what a forecast needs of the lengths of the rows that this job trains on."""
+        job = self.job
+        # a mix or a limit of rows is composed first, and the evaluation rows are held out of it
+        is_composed = bool(self.mix or job.max_rows)
+        num_rows = lengths.rows
+        if is_composed and not job.eval_dataset:
+            num_rows = round(num_rows / (1 - job.eval_fraction))
+        max_tokens = None
+        covers_all_rows = lengths.is_complete and not lengths.is_drawn
+        if covers_all_rows and not is_composed and not job.eval_dataset:
+            max_tokens = lengths.max
+        return RowStatistics(num_rows, max(1.0, lengths.mean_tokens), lengths.p95, max_tokens)
 
     def speed(self) -> Speed | None:
-        """The forecast of its speed; None where there is none."""
-        return (
-            predict_speed(self.job, self.model.shape, self.gpu, self.rows)
-            if self.model.shape
-            else None
-        )
+        """Forecast the speed of this job; None for an unknown architecture."""
+        if self.model.shape is None:
+            return None
+        return predict_speed(self.job, self.model.shape, self.gpu, self.rows)
 
     def fixes(self) -> tuple[Fix, ...]:
-        """What would make it fit, or, if it fits with room to spare, faster. Raises SpecError as `estimate` does."""
+        """Suggest changes that make it fit or, if it fits, faster. Raises SpecError."""
         shape = self.model.shape
         if shape is None or self.estimate().capacity_bytes == 0:
             return ()
@@ -112,9 +118,9 @@ class ResolvedJob:
         )
 
     def largest_batches(self, cards: Sequence[Gpu]) -> tuple[Cell, ...]:
-        """The largest batch that fits, by method and card, at the job's length with checkpointing.
+        """Return the largest batch that fits by method and GPU, at this length with checkpointing.
 
-        Empty for an architecture that is not known. Raises SpecError if the model is shorter than that length.
+        () for an unknown architecture. Raises SpecError if the model has fewer positions.
         """
         shape = self.model.shape
         jobs = [
@@ -128,30 +134,34 @@ class ResolvedJob:
         )
 
     def forecast(self) -> dict[str, object]:
-        """Memory, speed and fixes as plain values: what `estimate --json` prints; empty for an unknown architecture.
+        """Return memory, speed and fixes as `estimate --json` prints them; {} without an estimate.
 
         Raises SpecError.
         """
-        if self.model.shape is None:
-            return {}
         speed = self.speed()
-        fixes = [fix.to_json() for fix in self.fixes()]
-        told = {"fixes": fixes, "speed": speed.to_json() if speed else {}}
-        return (
-            self.estimate().to_json()
-            | told
-            | {"peak_tokens_per_second": self._peak_tokens_per_second()}
-        )
+        if speed is None:
+            return {}
+        return self.estimate().to_json() | {
+            "fixes": [fix.to_json() for fix in self.fixes()],
+            "speed": speed.to_json(),
+            "peak_tokens_per_second": self._peak_tokens_per_second(),
+        }
 
     def _peak_tokens_per_second(self) -> float | None:
-        """The rate at which the card would do nothing but the model's own arithmetic: measured / this is the MFU."""
+        """Return the rate at which the GPU would compute only the model's own arithmetic.
+
+        Measured rate / this rate is the model FLOPs utilization (MFU).
+        """
+        assert self.model.shape
         tokens = mean_tokens(self.job, self.rows)
-        busy = mfu(1.0, self.job, self.model.shape, self.gpu, tokens) if self.model.shape else None
-        return 1 / busy if busy else None
+        utilization = mfu(1.0, self.job, self.model.shape, self.gpu, tokens)
+        if not utilization:
+            return None
+        return 1 / utilization
 
 
 RowsOf = Callable[[ResolvedJob], RowStatistics | None]
-"""Finds out what is known of a job's data, once its files and its model are found."""
+"""Returns what is known of a job's rows, once its files and its model are found."""
 
 
 def resolve(
@@ -174,7 +184,7 @@ def resolve(
     except SpecError as error:
         bad = {problem.field for problem in error.problems}
         sound = {name: value for name, value in asked.items() if name not in bad}
-        raise SpecError(*(error.problems + _more_problems(sound, bad))) from None
+        raise SpecError(*error.problems, *_problems_of(sound, bad)) from None
     return resolve_job(job, kept, rows)
 
 
@@ -205,7 +215,7 @@ def _find_all(job: JobSpec) -> ResolvedJob:
     gpu = _find_gpu(job, problems)
     datasets = _find_datasets(job, problems)
     mix = _find_mix(job, problems)
-    job = _with_adapter_found(job, problems)
+    job = _with_absolute_adapter(job, problems)
     if problems or model is None or gpu is None:
         raise SpecError(*problems)
     job = job.model_copy(update={"model": model.reference})
@@ -213,11 +223,9 @@ def _find_all(job: JobSpec) -> ResolvedJob:
 
 
 def default_fields(model: object, method: object, stage: object = "sft") -> dict[str, object]:
-    """The value of every field that nobody has set: JobSpec's, or the stage's and the method's, or for the demo model
-    those of the demo."""
+    """Return the default of every field under a model, a method and a stage."""
     fields = {name: field.default for name, field in JobSpec.model_fields.items()}
-    is_known = str(stage) in STAGES and str(method) in METHODS
-    if is_known:
+    if str(stage) in STAGES and str(method) in METHODS:
         fields |= defaults_of(str(stage), str(method))
     if model == "demo":
         fields |= demo_fields(str(stage))
@@ -225,20 +233,20 @@ def default_fields(model: object, method: object, stage: object = "sft") -> dict
 
 
 def reference_of(location: str) -> str:
-    """What a person calls the model at a location that the training program was given."""
+    """Return how users refer to the model at a location in a job file."""
     return "demo" if location == str(DEMO_DIR) else location
 
 
 def dataset_path(reference: str, stage: str = "sft") -> Path:
-    """The file that a dataset's name stands for: `demo`, whose rows are those for the stage, or a path."""
+    """Return the file of a dataset: of `demo` the rows for this stage, otherwise the path given."""
     if reference != "demo":
         return _absolute(reference)
-    types = STAGES[stage].dataset_types if stage in STAGES else ("language modeling",)
-    return PRESETS_DIR / "demo" / DEMO_DATASETS[types[0]]
+    dataset_type = STAGES[stage].dataset_types[0] if stage in STAGES else "language modeling"
+    return PRESETS_DIR / "demo" / DEMO_DATASETS[dataset_type]
 
 
 def is_there(path: Path, is_kind: Callable[[Path], bool] = Path.is_file) -> bool:
-    """True for a file that can be seen; not for a name that is too long to be one, nor behind a closed door."""
+    """Return True for a visible file. A name that is too long is False, not an error."""
     try:
         return is_kind(path)
     except OSError:
@@ -246,25 +254,24 @@ def is_there(path: Path, is_kind: Callable[[Path], bool] = Path.is_file) -> bool
 
 
 def _absolute(reference: str) -> Path:
-    """A path as a person writes it, whole; that of a user who is not here leads nowhere."""
-    return Path(os.path.expanduser(reference)).absolute()  # noqa: PTH111 (the other one raises for such a user)
+    # Path.expanduser would raise for an unknown user
+    return Path(os.path.expanduser(reference)).absolute()  # noqa: PTH111
 
 
 def _without_planned(
     fields: Mapping[str, object], set_by_user: frozenset[str]
 ) -> Mapping[str, object]:
-    """The values given, with defaults in place of those that a profile will choose."""
-    loose = PLANNED_FIELDS & fields.keys() - set_by_user
-    if not loose or fields.get("profile", "custom") == "custom":
+    """Return the fields with defaults for those that a profile will choose."""
+    planned = (PLANNED_FIELDS & fields.keys()) - set_by_user
+    if not planned or fields.get("profile", "custom") == "custom":
         return fields
-    defaults = default_fields(
-        fields.get("model"), fields.get("method", "lora"), fields.get("stage", "sft")
-    )
-    return {**fields, **{name: defaults[name] for name in loose}}
+    method, stage = fields.get("method", "lora"), fields.get("stage", "sft")
+    defaults = default_fields(fields.get("model"), method, stage)
+    return {**fields, **{name: defaults[name] for name in planned}}
 
 
-def _more_problems(sound: Mapping[str, object], bad: set[str]) -> tuple[Problem, ...]:
-    """Problems that the sound values have by themselves, with defaults in place of the bad ones."""
+def _problems_of(sound: Mapping[str, object], bad: set[str]) -> tuple[Problem, ...]:
+    """Return the problems of sound values, with defaults for the bad fields."""
     try:
         resolve_job(JobSpec.parse(sound), PLANNED_FIELDS)
     except SpecError as error:
@@ -281,72 +288,59 @@ def _find_model(job: JobSpec, problems: list[Problem]) -> ModelSource | None:
 
 
 def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:
-    if job.gpu == "local":
-        try:
-            return local_gpu(index=job.device)
-        except IndexError:
-            count = len(this_machine().gpus)
-            problems.append(
-                Problem("device", f"there is no GPU {job.device} here", f"give 0 to {count - 1}")
-            )
-            return None
-    if job.gpu not in gpus():
-        problems.append(
-            Problem("gpu", f"{job.gpu!r} is not a preset", f"choose local, {', '.join(gpus())}")
-        )
-    return gpus().get(job.gpu)
+    if job.gpu in gpus():
+        return gpus()[job.gpu]
+    if job.gpu != "local":
+        fix = f"choose local, {', '.join(gpus())}"
+        problems.append(Problem("gpu", f"{job.gpu!r} is not a preset", fix))
+        return None
+    try:
+        return local_gpu(index=job.device)
+    except IndexError:
+        fix = f"give 0 to {len(this_machine().gpus) - 1}"
+        problems.append(Problem("device", f"this machine has no GPU {job.device}", fix))
+        return None
 
 
 def _find_datasets(job: JobSpec, problems: list[Problem]) -> dict[str, Path]:
-    named = {
-        field: str(getattr(job, field))
-        for field in ("dataset", "eval_dataset")
-        if getattr(job, field)
-    }
-    found = {field: dataset_path(reference, job.stage) for field, reference in named.items()}
-    problems += [
-        _no_file(field, named[field]) for field, path in found.items() if not is_there(path)
-    ]
+    found = {}
+    for name, reference in (("dataset", job.dataset), ("eval_dataset", job.eval_dataset)):
+        if reference:
+            found[name] = dataset_path(reference, job.stage)
+            if not is_there(found[name]):
+                problems.append(_no_file(name, reference))
     return found
-
-
-def _with_adapter_found(job: JobSpec, problems: list[Problem]) -> JobSpec:
-    """The job with the adapter that it goes on from by its whole path: the program runs in another folder."""
-    if not job.adapter:
-        return job
-    folder = _absolute(job.adapter)
-    if not is_there(folder, Path.is_dir):
-        problems.append(
-            Problem(
-                "adapter", f"there is no folder {job.adapter}", "give the output folder of a run"
-            )
-        )
-    return job.model_copy(update={"adapter": str(folder)})
 
 
 def _find_mix(job: JobSpec, problems: list[Problem]) -> tuple[tuple[Path, float], ...]:
     if not job.mix.strip():
         return ()
-    from core.dataset.rewrite.mix import parse_mix  # brings numpy, which nothing else here needs
+    from core.dataset.rewrite.mix import parse_mix  # imports numpy, which nothing else here needs
 
     try:
-        found = tuple((path.absolute(), weight) for path, weight in parse_mix(job.mix))
+        mix = tuple((path.absolute(), weight) for path, weight in parse_mix(job.mix))
     except ValueError as error:
         problem, _, fix = str(error).partition("; ")
-        problems.append(
-            Problem("mix", problem, fix or "write one line for each file: path = weight")
-        )
+        fix = fix or "write one line for each file: path = weight"
+        problems.append(Problem("mix", problem, fix))
         return ()
-    problems += [_no_file("mix", str(path)) for path, _weight in found if not is_there(path)]
-    return found
+    problems += [_no_file("mix", str(path)) for path, _weight in mix if not is_there(path)]
+    return mix
 
 
 def _no_file(field: str, reference: str) -> Problem:
-    """What is written like a Hub id, and not like a file, is most likely meant as one."""
-    is_hub_id = HUB_ID.fullmatch(reference) and not Path(reference).suffix
-    fix = (
-        "take a dataset of the Hub in first, then give the file that it became" if is_hub_id else ""
-    )
-    return Problem(
-        field, f"there is no file {reference}", fix or "give the path of a JSONL file, or demo"
-    )
+    fix = "give the path of a JSONL file, or demo"
+    if HUB_ID.fullmatch(reference) and not Path(reference).suffix:
+        fix = "import the dataset from the Hub first, then give the imported file"
+    return Problem(field, f"there is no file {reference}", fix)
+
+
+def _with_absolute_adapter(job: JobSpec, problems: list[Problem]) -> JobSpec:
+    """Return the job with the absolute path of its adapter: training runs in another folder."""
+    if not job.adapter:
+        return job
+    folder = _absolute(job.adapter)
+    if not is_there(folder, Path.is_dir):
+        problem = f"there is no folder {job.adapter}"
+        problems.append(Problem("adapter", problem, "give the output folder of a run"))
+    return job.model_copy(update={"adapter": str(folder)})

@@ -1,4 +1,4 @@
-"""What a job stands for: what is given, what a profile chooses, what is refused, and every problem at once."""
+"""Resolve jobs: given values, choices of a profile, refusals, every problem at once."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_what_is_given_is_not_chosen() -> None:
     assert not {"packing", "gradient_checkpointing"} & resolved.plan.change.keys()
 
 
-def test_a_form_gives_every_value_and_says_which_a_person_set() -> None:
+def test_a_form_says_which_values_the_user_set() -> None:
     form = {
         **JobSpec.parse(LLAMA).model_dump(),
         "profile": "fastest",
@@ -88,7 +88,7 @@ def test_an_architecture_without_an_estimate_has_no_plan(tmp_path: Path) -> None
     resolved = resolve({"model": str(tmp_path), "profile": "fastest"})
     assert resolved.model.shape is None
     assert not resolved.plan.choices
-    with pytest.raises(SpecError, match="no estimate of its own"):
+    with pytest.raises(SpecError, match="memory cannot be estimated"):
         resolved.estimate()
 
 
@@ -103,22 +103,22 @@ def test_what_can_be_trained_is_not_refused() -> None:
     resolve(LLAMA).require_trainable()
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     found = problems_of(model="./nowhere", gpu="abacus", dataset="absent.jsonl", lora_r=0)
     assert set(found) == {"model", "gpu", "dataset", "lora_r"}
 
 
 @pytest.mark.parametrize(
     ("dataset", "words"),
-    [("someone/some-data", "of the Hub"), ("some/rows.jsonl", "path of a JSONL file")],
+    [("someone/some-data", "from the Hub"), ("some/rows.jsonl", "path of a JSONL file")],
 )
-def test_a_dataset_that_is_not_there_is_told_apart_from_one_of_the_hub(
+def test_a_missing_file_and_a_dataset_of_the_hub_get_different_advice(
     dataset: str, words: str
 ) -> None:
     assert words in problems_of(dataset=dataset)["dataset"]
 
 
-def test_measured_rows_of_a_mix_are_those_left_once_some_are_held_out(tmp_path: Path) -> None:
+def test_measured_rows_of_a_mix_count_the_held_out_ones(tmp_path: Path) -> None:
     (tmp_path / "more.jsonl").write_text('{"text": "a"}\n')
     lengths = RowLengths(90)
     lengths.extend(
@@ -126,8 +126,8 @@ def test_measured_rows_of_a_mix_are_those_left_once_some_are_held_out(tmp_path: 
     )
     mixed = resolve({"model": "demo", "mix": str(tmp_path / "more.jsonl"), "eval_fraction": 0.1})
     alone = resolve({"model": "demo", "eval_fraction": 0.1})
-    told, whole = (job.row_statistics(lengths.at(64)) for job in (mixed, alone))
-    assert (told.num_rows, told.max_tokens) == (100, None)
+    mixed_rows, whole = (job.row_statistics(lengths.at(64)) for job in (mixed, alone))
+    assert (mixed_rows.num_rows, mixed_rows.max_tokens) == (100, None)
     assert (whole.num_rows, whole.max_tokens, whole.mean_tokens) == (90, 20, 20)
 
 
@@ -140,7 +140,7 @@ def test_the_files_of_a_mix_are_found_with_their_weights(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("mix", "words"), [("absent.jsonl = 2", "there is no file"), ("more.jsonl = much", "line 1")]
 )
-def test_a_mix_that_cannot_be_is_a_problem(mix: str, words: str) -> None:
+def test_a_wrong_mix_is_a_problem(mix: str, words: str) -> None:
     assert words in problems_of(mix=mix)["mix"]
 
 
@@ -161,6 +161,6 @@ def test_a_default_is_that_of_the_demo_or_the_stage_or_the_method(
     assert default_fields(model, method, stage)[field] == value
 
 
-def test_defaults_are_those_of_supervised_fine_tuning_unless_a_stage_is_named() -> None:
+def test_without_a_stage_defaults_are_those_of_sft() -> None:
     assert default_fields("x", "lora") == default_fields("x", "lora", "sft")
     assert default_fields("x", "lora").keys() >= PLANNED_FIELDS
