@@ -3,7 +3,7 @@
     python benchmarks/memory_accuracy.py [--rows FILE.jsonl] [--json] [--time]
 
 Prints one line per group and metric: number of rows, then median, 90th percentile and worst of the absolute error and
-its mean with sign, as shares of the measured value. Asserts nothing; tests/test_memory_accuracy.py does.
+its mean with sign, as shares of the measured value. Asserts nothing; tests/memory/test_accuracy.py does.
 """
 
 import argparse
@@ -12,14 +12,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import memory_scores
+from benchmarks.memory_scores import Accuracy
 from core.job import JobSpec
 from core.memory import estimate
-from core.memory.program.program import Program
+from core.memory.program import Program
 from core.models import Gpu, ModelShape, gpus
 from core.training.contract.methods import METHODS
 from tests.measured.rows import MEASURED_PEAKS, MeasuredRow, read_rows
@@ -33,35 +35,6 @@ LLAMA_3: Mapping[str, object] = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
 }
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The errors of one group of rows, as shares of the measured value."""
-
-    group: str
-    metric: str
-    n: int
-    median: float
-    p90: float
-    worst: float
-    bias: float
-
-    @classmethod
-    def of(cls, group: str, metric: str, errors: Iterable[float]) -> "Accuracy":
-        """The accuracy that these signed errors come to."""
-        signed = tuple(errors)
-        sizes = sorted(map(abs, signed))
-        p90 = sizes[int(0.9 * (len(sizes) - 1))]
-        return cls(
-            group,
-            metric,
-            len(sizes),
-            statistics.median(sizes),
-            p90,
-            sizes[-1],
-            statistics.mean(signed),
-        )
 
 
 def by_group(rows: Iterable[MeasuredRow]) -> Mapping[tuple[str, str], list[MeasuredRow]]:
@@ -104,7 +77,7 @@ def unsloth(program: Program) -> float:
     rest = shape.num_parameters - linear
     weights = linear * (2 / 3.2 if program.quantization else 2) + rest * 2
     trained = _trainable(program)
-    states = trained * (4 if program.optimizer.state_bytes == 1 else 6)
+    states = trained * (4 if program.optimizer.state_itemsize == 1 else 6)
     keys = shape.hidden_size // shape.num_attention_heads * shape.num_key_value_heads
     per_layer = 2.5 * tokens * (shape.hidden_size + 2 * keys + 1 + 2 * shape.intermediate_size)
     layers = (
@@ -112,7 +85,7 @@ def unsloth(program: Program) -> float:
     )
     activations = per_layer * layers
     if program.attention == "eager":
-        scores = program.rows * shape.num_attention_heads * program.row_tokens**2
+        scores = program.batch_size * shape.num_attention_heads * program.sequence_length**2
         activations = max(activations, 24 * scores * layers)
     floor = (
         0.15 * weights if program.lora is None else min(0.15 * weights, max(activations, states))
@@ -131,7 +104,7 @@ def unsloth(program: Program) -> float:
 def eleuther(program: Program) -> float:
     """EleutherAI's cookbook, calc_transformer_mem.py: mixed precision, sbh(10 + 24 + 5as/h) or 2sbhL."""
     shape = program.shape
-    per_layer = 34 + 5 * shape.num_attention_heads * program.row_tokens / shape.hidden_size
+    per_layer = 34 + 5 * shape.num_attention_heads * program.sequence_length / shape.hidden_size
     factor = 2 if program.checkpointing else per_layer
     activations = program.num_tokens * shape.hidden_size * shape.num_hidden_layers * factor
     trained = _trainable(program)
@@ -155,13 +128,13 @@ def accelerate(program: Program) -> float:
 
 def gpu_poor(program: Program) -> float:
     """gpu_poor: some fifteen saved tensors per layer, a seventh of them under checkpointing, 650 MB flat."""
-    shape, tokens = program.shape, program.row_tokens
+    shape, tokens = program.shape, program.sequence_length
     hidden, width = tokens * shape.hidden_size, tokens * shape.intermediate_size
     attention = hidden * 16 + tokens**2 * shape.num_attention_heads * 8
     mlp = hidden * 4 + width * 12
     norms = tokens * 8 + hidden * 12
     share = 0.15 if program.checkpointing else 1
-    activations = (attention + mlp + norms) * shape.num_hidden_layers * program.rows * share
+    activations = (attention + mlp + norms) * shape.num_hidden_layers * program.batch_size * share
     weights = shape.num_parameters * (0.5 if program.quantization else 2)
     return weights + activations + _trainable(program) * 12 + 650e6
 
@@ -254,8 +227,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.time:
         return print_times()
-    from benchmarks import memory_scores  # which counts with what stands above
-
     rows, ours = read_rows(options.rows), memory_scores.read_rows(options.rows).values()
     if options.json:
         groups = (*accuracies(rows), *memory_scores.accuracies(ours))

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory_accuracy import Accuracy
 from core.job import JobSpec
 from core.memory import MemoryEstimate, estimate
 from core.models import Gpu, ModelShape
@@ -19,6 +20,35 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "total": ("nvml_used_bytes", "total_bytes"),
 }
 """Metric -> field of a row, field of the estimate."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The errors of one group of rows, as shares of the measured value."""
+
+    group: str
+    metric: str
+    n: int
+    median: float
+    p90: float
+    worst: float
+    bias: float
+
+    @classmethod
+    def of(cls, group: str, metric: str, errors: Iterable[float]) -> "Accuracy":
+        """The accuracy that these signed errors come to."""
+        signed = tuple(errors)
+        sizes = sorted(map(abs, signed))
+        p90 = sizes[int(0.9 * (len(sizes) - 1))]
+        return cls(
+            group,
+            metric,
+            len(sizes),
+            statistics.median(sizes),
+            p90,
+            sizes[-1],
+            statistics.mean(signed),
+        )
 
 
 def read_rows(path: Path) -> dict[str, Row]:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.job import JobSpec, TraceError
 from core.memory import estimate
-from core.memory.trace_check import ExactEstimate, Request, trace_all
+from core.memory.trace_check import TraceRequest, TraceResult, trace_all
 from core.models import Gpu, ModelShape, gpus
 from core.training.contract.methods import METHODS
 
@@ -199,9 +199,9 @@ class Case:
         return gpus()[self.job.gpu]
 
     @property
-    def request(self) -> Request:
-        """What the referee is asked."""
-        return Request(self.job, self.config, self.gpu)
+    def request(self) -> TraceRequest:
+        """Request for its trace."""
+        return TraceRequest(self.job, self.config, self.gpu)
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def compare(chosen: Iterable[Case]) -> Iterator[Agreement | TraceError]:
         yield found if isinstance(found, TraceError) else agreement(case, found)
 
 
-def agreement(case: Case, traced: ExactEstimate) -> Agreement:
+def agreement(case: Case, traced: TraceResult) -> Agreement:
     """The estimate of a case beside its trace."""
     estimated = estimate(
         case.job, ModelShape.from_config(case.config), case.gpu

@@ -7,8 +7,7 @@ from itertools import product
 
 from core.advise.case import LARGEST_BATCH
 from core.job import JobSpec
-from core.memory import estimate
-from core.memory.estimate import TIGHT_SHARE
+from core.memory import TIGHT_SHARE, estimate
 from core.models import Gpu, ModelPreset, ModelShape
 
 

@@ -9,7 +9,7 @@ from core.advise import Case, Change, Harm
 from core.advise.reasons import REASONS, Outcome
 from core.advise.search import PROFILES, climb, seconds_per_token
 from core.job import JobSpec
-from core.memory.program.precision import precision_of
+from core.memory.program import precision_of
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
 from core.speed.rows import times_read
@@ -85,11 +85,11 @@ def plan(
 def _starts(case: Case, set_by_user: frozenset[str]) -> Iterator[Case]:
     """The job with the precision of the card: what needs no search. Twice, where only one can tell which time is the
     better to ask the reference model."""
-    weight_bytes = precision_of(
+    weight_itemsize = precision_of(
         case.job.model_copy(update={"dtype": "auto"}), case.gpu
-    ).weight_bytes
+    ).weight_itemsize
     half = "bfloat16" if case.gpu.supports_bf16 else "float16"
-    dtype = {"dtype": half if weight_bytes == 2 else "float32"}
+    dtype = {"dtype": half if weight_itemsize == 2 else "float32"}
     for beforehand in _times_to_ask(case) or ({},):
         change = {
             name: value

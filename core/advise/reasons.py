@@ -17,7 +17,7 @@ from core.advise.search import (
     forecast,
     seconds_per_token,
 )
-from core.memory.program.precision import precision_of
+from core.memory.program import precision_of
 from core.speed.kernels import needs_eager
 from core.speed.passes import passes_of
 from core.speed.rows import sorts_rows, times_read
@@ -274,7 +274,7 @@ def _precompute(outcome: Outcome) -> str:
         return ""
     times = times_read(job, case.rows)
     if job.precompute_ref_log_probs and not job.trains_adapter:
-        copy_gib = case.shape.num_parameters * precision_of(job, case.gpu).weight_bytes / GIB
+        copy_gib = case.shape.num_parameters * precision_of(job, case.gpu).weight_itemsize / GIB
         return f"The reference model reads the rows beforehand, so that no second copy ({copy_gib:.1f} GiB) is kept."
     if job.precompute_ref_log_probs:
         return f"The reference model reads the rows once instead of {_number(round(times or 1, 2), 'time')}."

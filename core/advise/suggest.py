@@ -9,7 +9,7 @@ from types import MappingProxyType
 from core.advise.case import Case, Change, Harm
 from core.advise.changes import IDEAS, REMEDIES, Remedy
 from core.job import JobSpec
-from core.memory.estimate import Verdict
+from core.memory import Verdict
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
 

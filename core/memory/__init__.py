@@ -1,10 +1,33 @@
-"""The memory estimate: simulates every tensor of a training step, op by op, and PyTorch's allocator under it.
+"""Memory estimate: simulates every tensor of a training step, and PyTorch's allocator under it.
 
-`estimate` is the door. Pure Python: imports no torch, reads no disk.
+`estimate` is the way in. Pure Python: imports no torch and reads no disk, but for trace_check.
+
+    simulator/   device memory, autograd and the caching allocator; knows no model
+    ops/         one decoder, op by op: what each operation allocates, saves and releases
+    program/     what a job makes the device do
+    step         simulates one training step, layer by layer
+    trace_check  traces the real training program in a child process, to check an estimate
 """
 
 from core.memory.calibration import PastRun, refine
-from core.memory.estimate import Component, MemoryEstimate, estimate
-from core.memory.timeline import timeline
+from core.memory.components import COMPONENTS, Component
+from core.memory.estimate import TIGHT_SHARE, MemoryEstimate, Verdict, estimate
+from core.memory.timeline import TimelinePoint, timeline
 
-__all__ = ["Component", "MemoryEstimate", "PastRun", "estimate", "refine", "timeline"]
+__all__ = [
+    "COMPONENTS",
+    "TIGHT_SHARE",
+    "Component",
+    "MemoryEstimate",
+    "PastRun",
+    "TimelinePoint",
+    "Verdict",
+    "estimate",
+    "ops",
+    "program",
+    "refine",
+    "simulator",
+    "step",
+    "timeline",
+    "trace_check",
+]

@@ -1,10 +1,10 @@
-"""The memory that the CUDA driver takes for itself in every process, by card. Measured where anybody did."""
+"""CUDA context: the memory that the driver takes for itself in every process. Knows no job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from core.memory.program.precision import is_cpu
+from core.memory.program import is_cpu
 from core.models import Gpu
 
 MIB = 2**20
@@ -12,7 +12,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Context:
-    """The CUDA context of a process, in bytes: expected, at least, at most."""
+    """Expected size of the CUDA context of a process, and its bounds, in bytes."""
 
     expected_bytes: int
     low_bytes: int
@@ -20,24 +20,24 @@ class Context:
 
     @property
     def is_known(self) -> bool:
-        """True if the bounds are close: somebody measured it."""
+        """True if the bounds are close, because the context was measured."""
         return self.high_bytes - self.low_bytes < self.expected_bytes
 
 
 NO_CONTEXT = Context(0, 0, 0)
 MEASURED_CONTEXTS: Mapping[tuple[int, int], Context] = MappingProxyType(
     {
-        # 140.9 MiB in 69 of 79 processes on a T4, torch 2.10 to 2.14 (tests/measured/measured_peaks.jsonl).
+        # 140.9 MiB in 69 of 79 processes on a T4, torch 2.10 to 2.14 (tests/measured/measured_peaks.jsonl)
         (7, 5): Context(141 * MIB, 140 * MIB, 145 * MIB),
     }
 )
-"""By compute capability."""
+"""Compute capability -> context."""
 UNMEASURED_CONTEXT = Context(450 * MIB, 141 * MIB, 723 * MIB)
-"""Cards that nobody measured: from what a T4 takes to the largest report found (a PyTorch forum thread of 2020)."""
+"""Other cards: from that of a T4 to the largest one reported (a PyTorch forum thread of 2020)."""
 
 
 def context_of(gpu: Gpu) -> Context:
-    """The CUDA context of a process on this card."""
+    """Return the CUDA context of a process on this card."""
     if is_cpu(gpu):
         return NO_CONTEXT
     return MEASURED_CONTEXTS.get(gpu.compute_capability, UNMEASURED_CONTEXT)

@@ -1,42 +1,47 @@
-"""What stays on the device from the first step to the last: weights, adapters, optimizer states.
+"""Resident memory: weights, adapters and optimizer states, from the first step to the last.
 
-Counts and lays out tensors; what a step does with them is not its concern.
+Lists and allocates tensors. Never simulates a step.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
-from core.memory.program.program import LayerKind, Program
-from core.memory.simulator.device_memory import Heap, Tensor
+from core.memory.program import LayerKind, Program, layer_by_mlp
+from core.memory.simulator import DeviceMemory, DeviceTensor
 from core.models import Tensor as Parameter
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """One parameter tensor that the optimizer updates."""
+    """Parameter tensor that the optimizer updates."""
 
     shape: tuple[int, ...]
-    number_bytes: int
-    is_matrix_of_layer: bool = False
+    itemsize: int
+    is_layer_matrix: bool = False
+    """True for the weight of a linear layer of the base."""
+
+    @property
+    def numel(self) -> int:
+        """Number of its elements."""
+        return prod(self.shape)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the parameter itself."""
-        return prod(self.shape) * self.number_bytes
+        return self.numel * self.itemsize
 
 
 def parameters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[tuple[Parameter, bool]]:
-    """Every parameter tensor of a base with layers of these kinds, in its order, and whether it trains."""
+    """Yield (parameter, whether it trains) for a base with layers of these kinds, in model order."""
     shape = program.shape
-    embedding, *rest = shape.outer_tensors()
-    layer_of = {shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)}
-    trains_all = program.lora is None and program.trained_layers is None
-    yield embedding, trains_all
+    layer_of = layer_by_mlp(shape)
+    embedding, *others = shape.outer_tensors()
+    yield embedding, program.lora is None and program.num_trainable_layers is None
     for kind in kinds:
         for tensor in shape.layer_tensors(layer_of[kind.has_experts]):
             yield tensor, kind.trains
-    for tensor in rest:
+    for tensor in others:
         if program.head != "score" or tensor.kind != "head":
             yield tensor, program.lora is None
     if program.head == "score":
@@ -44,119 +49,122 @@ def parameters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[tuple
 
 
 def adapters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[Trainable]:
-    """Every tensor of the adapter: per target [rank, in] and [out, rank], with DoRA also [out] in float32; then the
-    copies of whole modules that train beside it."""
+    """Yield the tensors that an adapter adds.
+
+    Per target: A [rank, in] and B [out, rank], with DoRA a magnitude [out] in float32. Then the
+    copies that PEFT makes of modules to train them in full: those of modules_to_save and a head
+    that scores. Tied modules share a copy.
+    """
     lora = program.lora
     if lora is None:
         return
+    copied = set(program.modules_to_save)
+    if program.head == "score":
+        copied.add("score")
+    if program.is_tied and "lm_head" in copied:
+        copied.add("embed_tokens")
+    copies = []
     for parameter, _ in parameters(program, kinds):
         if parameter.is_linear and program.has_adapter(parameter.module):
             num_out, num_in = parameter.shape
-            yield Trainable((lora.rank, num_in), lora.number_bytes)
-            yield Trainable((num_out, lora.rank), lora.number_bytes)
+            yield Trainable((lora.rank, num_in), lora.itemsize)
+            yield Trainable((num_out, lora.rank), lora.itemsize)
             if lora.use_dora:
                 yield Trainable((num_out,), 4)
-    yield from [
-        Trainable(p.shape, program.whole_module_bytes) for p in _copied_modules(program, kinds)
-    ]
-
-
-def _copied_modules(program: Program, kinds: tuple[LayerKind, ...]) -> list[Parameter]:
-    """What PEFT copies to train it whole: the modules asked for, and a head that scores. Tied ones share a copy."""
-    names = set(program.saved_modules) | ({"score"} if program.head == "score" else set())
-    if program.is_tied and "lm_head" in names:
-        names.add("embed_tokens")
-    return [parameter for parameter, _ in parameters(program, kinds) if parameter.module in names]
+        if parameter.module in copied:
+            copies.append(Trainable(parameter.shape, program.trained_itemsize))
+    yield from copies
 
 
 def trainables(program: Program, kinds: tuple[LayerKind, ...]) -> tuple[Trainable, ...]:
-    """Every tensor that trains: the adapter's, or those of the base."""
-    if program.lora is not None:
-        return tuple(adapters(program, kinds))
-    trained = (parameter for parameter, trains in parameters(program, kinds) if trains)
-    return tuple(Trainable(each.shape, program.weight_bytes, each.is_linear) for each in trained)
+    """Return every tensor that trains, those of auxiliary models included."""
+    tensors: list[Trainable] = []
+    trained_models = [each.program for each in program.auxiliary_models if each.trains]
+    for model in (program, *trained_models):
+        if model.lora is not None:
+            tensors += adapters(model, kinds)
+            continue
+        for parameter, trains in parameters(model, kinds):
+            if trains:
+                itemsize = model.weight_itemsize
+                tensors.append(Trainable(parameter.shape, itemsize, parameter.is_linear))
+    return tuple(tensors)
 
 
-def all_trainables(program: Program, kinds: tuple[LayerKind, ...]) -> tuple[Trainable, ...]:
-    """Every tensor that trains, those of companions among them."""
-    trained = (program, *(each.program for each in program.companions if each.trains))
-    return tuple(tensor for model in trained for tensor in trainables(model, kinds))
+def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -> None:
+    """Load the base, add the adapter, then load auxiliary models.
 
-
-def load(program: Program, kinds: tuple[LayerKind, ...], heap: Heap) -> None:
-    """Load the base, add the adapter, then what is kept beside it.
-
-    A quantised layer passes through a copy as loaded; prepare_model_for_kbit_training then replaces everything that
-    is not quantised by a float32 copy. The peak may lie in either part, so that each has one of its own.
+    Each quantized layer passes through a copy in its original precision. Afterwards
+    prepare_model_for_kbit_training replaces everything that is not quantized by a float32 copy.
+    Either part may hold the peak of the phase, so that each has a scope of its own.
     """
-    rest: list[Tensor] = []
+    unquantized: list[DeviceTensor] = []
     for parameter, _ in parameters(program, kinds):
+        numel = parameter.num_elements
         if program.quantization and parameter.is_linear:
             num_out, num_in = parameter.shape
-            copy = heap.allocate(parameter.num_elements, program.weight_bytes, "temporary")
-            for num_bytes, kind in program.quantization.storage(num_out, num_in):
-                heap.allocate(num_bytes, 1, kind)
-            heap.drop(copy)
+            copy = memory.allocate(numel, program.weight_itemsize, "temporary")
+            for num_bytes, component in program.quantization.storage(num_out, num_in):
+                memory.allocate(num_bytes, 1, component)
+            memory.release(copy)
         else:
-            rest.append(heap.allocate(parameter.num_elements, program.weight_bytes, "weights"))
-    if program.upcasts_rest:
-        for tensor in rest:
-            heap.allocate(tensor.numbers, 4, "weights")
-            heap.drop(tensor)
-    heap.enter("load/rest", "load")
+            unquantized.append(memory.allocate(numel, program.weight_itemsize, "weights"))
+    if program.upcasts_unquantized:
+        for tensor in unquantized:
+            memory.allocate(tensor.numel, 4, "weights")
+            memory.release(tensor)
+    memory.enter("load/added", "load")
     for trainable in adapters(program, kinds):
-        heap.allocate(trainable.num_bytes, 1, "adapters")
-    for companion in program.companions:
-        heap.allocate(base_bytes(companion.program), 1, companion.kind)
-        if companion.trains:
-            for trainable in adapters(companion.program, kinds):
-                heap.allocate(trainable.num_bytes, 1, "adapters")
+        memory.allocate(trainable.num_bytes, 1, "adapters")
+    for model in program.auxiliary_models:
+        memory.allocate(loaded_bytes(model.program), 1, model.component)
+        if model.trains:
+            for trainable in adapters(model.program, kinds):
+                memory.allocate(trainable.num_bytes, 1, "adapters")
 
 
-def base_bytes(program: Program) -> int:
-    """Bytes of a whole model without adapters, as it lies loaded."""
-    bare = replace(program, lora=None, companions=())
-    return sum_over_layers(program, lambda kinds: _loaded_bytes(bare, kinds))
+def loaded_bytes(program: Program) -> int:
+    """Return the bytes of a whole model without adapters once it is loaded."""
+    base = replace(program, lora=None, auxiliary_models=())
 
+    def measure(kinds: tuple[LayerKind, ...]) -> int:
+        memory = DeviceMemory()
+        memory.enter("load")
+        load(base, kinds, memory)
+        return memory.live_bytes
 
-def _loaded_bytes(program: Program, kinds: tuple[LayerKind, ...]) -> int:
-    heap = Heap()
-    heap.enter("load")
-    load(program, kinds, heap)
-    return heap.live_bytes
+    return sum_over_layers(program, measure)
 
 
 def sum_over_layers(program: Program, measure: Callable[[tuple[LayerKind, ...]], int]) -> int:
-    """`measure` of the whole model, when each layer adds what it adds alone."""
-    kinds, outside = program.layer_kinds(), measure(())
-    return outside + sum(
-        kinds.count(kind) * (measure((kind,)) - outside) for kind in dict.fromkeys(kinds)
-    )
+    """Return `measure` of all layers of a model, if each layer adds as much as it adds alone."""
+    kinds = program.layer_kinds()
+    without_layers = measure(())
+    total = without_layers
+    for kind in dict.fromkeys(kinds):
+        total += kinds.count(kind) * (measure((kind,)) - without_layers)
+    return total
 
 
-def allocate_states(program: Program, trained: tuple[Trainable, ...], heap: Heap) -> None:
-    """The optimizer's first step makes its states; paged ones are not the allocator's."""
-    optimizer = program.optimizer
-    for trainable in trained:
-        for num_bytes in optimizer.states(
-            trainable.shape, trainable.number_bytes, trainable.is_matrix_of_layer
+def allocate_states(program: Program, trained: tuple[Trainable, ...], memory: DeviceMemory) -> None:
+    """Allocate the optimizer's states, as its first step does. Paged ones are not PyTorch's."""
+    for tensor in trained:
+        for num_bytes in program.optimizer.state_bytes(
+            tensor.shape, tensor.itemsize, tensor.is_layer_matrix
         ):
-            heap.allocate(num_bytes, 1, "optimizer_states")
+            memory.allocate(num_bytes, 1, "optimizer_states")
 
 
 def paged_state_bytes(program: Program, kinds: tuple[LayerKind, ...]) -> int:
-    """Optimizer states in managed memory: they count in the process, and can move to the host."""
-    return sum(
-        program.optimizer.paged_bytes(trainable.shape)
-        for trainable in all_trainables(program, kinds)
-    )
+    """Return the bytes of optimizer states in managed memory, which can move to the host."""
+    return sum(program.optimizer.paged_bytes(each.shape) for each in trainables(program, kinds))
 
 
 def num_parameters(program: Program, kinds: tuple[LayerKind, ...]) -> int:
-    """Parameters of the base."""
+    """Return the number of parameters of the base."""
     return sum(parameter.num_elements for parameter, _ in parameters(program, kinds))
 
 
 def num_trainable_parameters(program: Program, kinds: tuple[LayerKind, ...]) -> int:
-    """Parameters that train."""
-    return sum(prod(trainable.shape) for trainable in all_trainables(program, kinds))
+    """Return the number of parameters that train."""
+    return sum(tensor.numel for tensor in trainables(program, kinds))

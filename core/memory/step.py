@@ -1,373 +1,383 @@
-"""A run in miniature: load, optimizer steps of forward and backward passes, evaluation, save.
+"""Simulation of a run in miniature: load, optimizer steps, evaluation, save; layer by layer.
 
-Plays the phases of a Program on a heap, layer by layer; every formula is that of the room it calls.
+Contains no formulas for operations; those are in ops/.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Literal, get_args
 
-from core.memory.ops.forward import embedded, inputs, run_without_graph, unscaled
-from core.memory.ops.generation import generate
-from core.memory.ops.head import HEADS
-from core.memory.ops.layer import decoder_layer, norm
-from core.memory.ops.linear import Again, ForwardPass
-from core.memory.program.program import Generation, LayerKind, Moment, Program
-from core.memory.resident import all_trainables, allocate_states, load
-from core.memory.simulator.autograd import Offload, Operation, Tape, WeightGradient
-from core.memory.simulator.device_memory import Heap, Tensor
+from core.memory.ops import (
+    HEADS,
+    ForwardPass,
+    Recompute,
+    allocate_inputs,
+    decoder_layer,
+    embedding_output,
+    forward_without_grad,
+    generate,
+    norm,
+    scaled_embedding_copy,
+)
+from core.memory.program import LayerKind, Program, When
+from core.memory.resident import allocate_states, load, trainables
+from core.memory.simulator import (
+    AutogradGraph,
+    DeviceMemory,
+    DeviceTensor,
+    Node,
+    Offload,
+    WeightGradient,
+)
 
 Phase = Literal["load", "forward", "backward", "optimizer_step", "eval", "save", "generation"]
-"""The last only where answers are drawn."""
+"""Part of a run. Only stages that generate answers have the last one."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
-EMBEDDING_ROWS_WITHOUT_SORTING = 3072
+MAX_UNSORTED_TOKENS = 3072
 SORTING_BYTES = 6 * 8
-"""Above so many tokens the rows of an embedding's gradient are sorted by word, with six 64-bit lists, and summed in
-float32 (embedding_dense_backward_cuda in aten/src/ATen/native/cuda/Embedding.cu, EmbeddingBackwardKernel.cu)."""
-
-
-@dataclass
-class _Layer:
-    """What the forward pass of a layer leaves for its backward pass."""
-
-    x: Tensor
-    """The hidden states in front of it."""
-    output: Tensor
-    tape: list[Operation]
-    """Empty if it is recomputed."""
-    held: list[Tensor]
-    """Its input, if it is recomputed."""
-    kept: list[Tensor]
-    """Of a compiled layer that is recomputed in part, what it keeps besides."""
-    away: list[Tensor]
-    """Its input, if that waits in main memory."""
+"""Above so many tokens the rows of an embedding's gradient are sorted by word, with six int64 lists,
+and summed in float32 (embedding_dense_backward_cuda in aten/src/ATen/native/cuda/Embedding.cu,
+EmbeddingBackwardKernel.cu)."""
 
 
 @dataclass(frozen=True)
-class _Recorded:
-    """What the forward pass of a layer records."""
+class LayerFootprint:
+    """Memory that one layer's forward pass leaves behind when it is recorded."""
 
     num_savers: int
-    """Operations that save anything."""
-    made_before_bytes: int
-    """Gradients that its backward pass makes before it asks for what they saved, whereupon the layer runs again."""
+    """Operations that save something."""
+    gradient_bytes_before_saved: int
+    """Bytes of gradients allocated before the backward pass first needs a saved tensor. At that
+    point checkpointing recomputes the layer."""
     saved_bytes: int
-    """All that they save, besides the layer's input."""
-    remade_bytes: int
-    """What of that a compiled layer makes anew without a product."""
+    """Bytes of saved tensors, the layer's input excepted."""
+    recomputable_bytes: int
+    """The part of saved_bytes that torch.compile recomputes cheaply (no matmul)."""
 
 
 @dataclass
-class _Activations:
-    """What a forward pass leaves for the backward pass."""
+class _LayerState:
+    """Tensors of one layer between its forward and its backward pass."""
+
+    x: DeviceTensor
+    """Hidden states before the layer."""
+    output: DeviceTensor
+    nodes: list[Node]
+    """Empty if the layer is recomputed."""
+    checkpoint_input: list[DeviceTensor]
+    """Saved input of a layer that is recomputed."""
+    offloaded: list[DeviceTensor]
+    """The same, if it waits in main memory."""
+    kept_partially: list[DeviceTensor]
+    """Tensors that a compiled layer keeps of those it would save without a budget."""
+
+
+@dataclass
+class _ForwardState:
+    """Tensors of one model between its forward and its backward pass."""
 
     program: Program
     model: str
-    inputs: list[Tensor]
-    layers: list[_Layer]
-    end: list[Operation]
-    """The tape of the last norm and the head."""
-    loss: Tensor
-    retained: list[Tensor]
-    """What 8-bit linears kept on their own."""
+    inputs: list[DeviceTensor]
+    layers: list[_LayerState]
+    last_nodes: list[Node]
+    """Nodes of the last norm and the head."""
+    loss: DeviceTensor
+    kept_inputs: list[DeviceTensor]
+    """Inputs that 8-bit layers keep outside the graph."""
 
 
 class Simulation:
     """One run of a program whose decoder layers are of the given kinds.
 
-    The heap keeps peaks apart by phase and, within the forward and the backward pass, for `num_ends` layers at either
-    end of every section of the model: segments `forward`, `forward/0/0`, `forward/0/-1` and so on.
+    Memory peaks are kept by phase. Within the forward and the backward pass each of the `num_ends`
+    first and last layers of every section has a scope of its own: `forward`, `forward/0/0`,
+    `forward/0/-1` and so on.
     """
 
     def __init__(self, program: Program, kinds: tuple[LayerKind, ...], num_ends: int = 2):
         self.program = program
         self.kinds = kinds
-        self.heap = Heap()
-        self.tape = Tape(self.heap, Offload(self.heap) if program.offloads_activations else None)
-        self.trained = all_trainables(program, kinds)
+        self.memory = DeviceMemory()
+        offload = Offload(self.memory) if program.offloads_activations else None
+        self.graph = AutogradGraph(self.memory, offload)
+        self.trained = trainables(program, kinds)
         self._positions = positions(kinds, num_ends)
         self._has_states = False
-        self._workspaces: dict[str, Tensor] = {}
-        self._outputs: list[Tensor] = []
-        self._recorded: dict[tuple[Program, LayerKind], _Recorded] = {}
+        self._threads_with_workspace: set[str] = set()
+        self._outputs: list[DeviceTensor] = []
 
-    def play(self) -> "Simulation":
-        """Load, one step with the optimizer's states in place (as every step but the first), evaluate, save."""
+    def run(self) -> "Simulation":
+        """Load, take one step with the optimizer's states in place, evaluate and save."""
         self.load()
-        self.heap.enter("optimizer_step")
-        self._make_states()
+        self.memory.enter("optimizer_step")
+        self._allocate_states()  # every step but the first finds them
         self.step()
         self.evaluate()
-        self.heap.enter("save")
+        self.memory.enter("save")
         return self
 
     def load(self) -> None:
-        """Load the model, and those that are kept beside it."""
-        self.heap.enter("load")
-        load(self.program, self.kinds, self.heap)
+        """Load the model and auxiliary models."""
+        self.memory.enter("load")
+        load(self.program, self.kinds, self.memory)
 
     def step(self) -> None:
-        """One optimizer step; the first makes the optimizer's states."""
-        program, tape = self.program, self.tape
-        if program.clears_gradients_first:
-            tape.clear_gradients()
-        self._generate(program.generation)
-        for _ in range(min(program.accumulation_steps, 2)):  # the third finds what the second found
+        """Take one optimizer step. The first one allocates the optimizer's states."""
+        program, graph = self.program, self.graph
+        if program.zeroes_gradients_first:
+            graph.clear_gradients()
+        if program.generation:
+            generate(program, program.generation, self.kinds, graph)
+            self.memory.enter("generation")
+            self._run_no_grad_forwards("generation")
+        for _ in range(min(program.accumulation_steps, 2)):  # the third is like the second
             self._micro_step()
-        self.heap.enter("optimizer_step")
-        self._make_states()
-        self._scratch_of_optimizer()
+        self.memory.enter("optimizer_step")
+        self._allocate_states()
+        self._allocate_optimizer_temporaries()
         if program.keeps_outputs == "until_step_ends":
-            self._hold_outputs([])
-        if not program.clears_gradients_first:
-            tape.clear_gradients()
+            self._keep_outputs([])
+        if not program.zeroes_gradients_first:
+            graph.clear_gradients()
 
     def evaluate(self) -> None:
-        """A forward pass without a graph, on a batch of the same size, and what the loss asks for besides."""
-        self.heap.enter("eval")
-        run_without_graph(self.program, self.tape)
-        self._ask("before", "after", "generation")
+        """Run the loss on a batch of the same size without a graph."""
+        self.memory.enter("eval")
+        forward_without_grad(self.program, self.graph)
+        self._run_no_grad_forwards("before", "after", "generation")
 
     def _micro_step(self) -> None:
-        """Forward and backward of one micro-batch, of every model that trains."""
+        """Run one micro-batch forward and backward through every model that trains."""
         self._enter("forward")
-        self._workspace("forward")
-        self._ask("before")
-        trained = {f"{each.kind}.": each.program for each in self.program.companions if each.trains}
-        done = [
-            self._forward(program, model)
-            for model, program in {"": self.program, **trained}.items()
-        ]
+        self._allocate_workspace("forward")
+        self._run_no_grad_forwards("before")
+        states = [self._forward(self.program, "")]
+        for auxiliary in self.program.auxiliary_models:
+            if auxiliary.trains:
+                states.append(self._forward(auxiliary.program, f"{auxiliary.component}."))
         self._enter("forward")
-        self._ask("after")
+        self._run_no_grad_forwards("after")
         self._enter("backward")
-        self._workspace("backward")
-        for activations in reversed(done):
-            self._backward(activations)
+        self._allocate_workspace("backward")
+        for state in reversed(states):
+            self._backward(state)
 
-    def _ask(self, *moments: Moment) -> None:
-        """The passes without a graph at these moments."""
-        for each in self.program.passes:
-            if each.moment in moments:
-                run_without_graph(each.program, self.tape)
-
-    def _generate(self, drawn: Generation | None) -> None:
-        """Draw answers and judge them."""
-        if drawn:
-            generate(self.program, drawn, self.kinds, self.tape)
-            self.heap.enter("generation")
-            self._ask("generation")
+    def _run_no_grad_forwards(self, *times: When) -> None:
+        for each in self.program.no_grad_forwards:
+            if each.when in times:
+                forward_without_grad(each.program, self.graph)
 
     # Forward
 
-    def _forward(self, program: Program, model: str) -> _Activations:
-        """Embedding, layers, last norm, head."""
-        heap, tape = self.heap, self.tape
-        run = ForwardPass(program, tape, model=model, retained=[])
-        given, x = (
-            inputs(program, self.kinds, heap) + unscaled(program, heap),
-            embedded(program, heap),
-        )
-        first, layers, outputs = heap.hold(x), [], []
+    def _forward(self, program: Program, model: str) -> _ForwardState:
+        """Run embedding, layers, last norm and head; return what the backward pass needs."""
+        memory, graph = self.memory, self.graph
+        fwd = ForwardPass(program, graph, model=model, kept_inputs=[])
+        inputs = allocate_inputs(program, self.kinds, memory)
+        inputs += scaled_embedding_copy(program, memory)
+        x = embedding_output(program, memory)
+        embedding = memory.retain(x)  # a variable of the model's forward(), alive until it returns
+        layers = []
+        outputs = []
         for index, kind in enumerate(self.kinds):
             self._enter("forward", index)
-            layer = self._layer_forward(run, x, kind, f"{model}layers.{index}")
+            layer = self._layer_forward(fwd, x, kind, f"{model}layers.{index}")
             layers.append(layer)
             x = layer.output
             if program.uses_cache and not kind.is_checkpointed:
-                outputs.append(self._cached_keys_and_values())
+                keys = program.num_tokens * program.shape.num_key_value_heads
+                numel = 2 * keys * program.shape.head_dim
+                outputs.append(memory.allocate(numel, program.compute_itemsize, "activations"))
         self._enter("forward")
-        run.trains = program.trains_last_norm
-        last = norm(run, x, f"{model}norm")
-        heap.drop(first)
-        run.trains = program.trains_head
-        loss, logits = HEADS[program.head](run, last)
-        self._hold_outputs([*outputs, logits] if logits else outputs)
-        run.end_autocast()
-        return _Activations(program, model, given, layers, tape.take(), loss, run.retained or [])
+        fwd.trains = program.trains_last_norm
+        x = norm(fwd, x, f"{model}norm")
+        memory.release(embedding)
+        fwd.trains = program.trains_head
+        loss, logits = HEADS[program.head](fwd, x)
+        self._keep_outputs([*outputs, *logits])
+        fwd.end_autocast()
+        kept_inputs = fwd.kept_inputs or []
+        return _ForwardState(program, model, inputs, layers, graph.pop_nodes(), loss, kept_inputs)
 
-    def _layer_forward(self, run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> _Layer:
-        """One layer; a checkpointed one holds its input and records nothing."""
-        tape = self.tape
-        needs_gradient = kind.trains or run.program.lora is not None or x.requires_grad
-        is_recomputed = kind.is_checkpointed and needs_gradient
-        held, away = tape.save([x]) if is_recomputed else ([], [])
-        run.trains, tape.is_recording = kind.trains, not kind.is_checkpointed
-        output = decoder_layer(run, x, kind, name)
-        tape.is_recording = True
+    def _layer_forward(
+        self, fwd: ForwardPass, x: DeviceTensor, kind: LayerKind, name: str
+    ) -> _LayerState:
+        """Run one layer. A checkpointed layer saves its input and records nothing."""
+        graph = self.graph
+        needs_grad = kind.trains or fwd.program.lora is not None or x.requires_grad
+        is_recomputed = kind.is_checkpointed and needs_grad
+        checkpoint_input, offloaded = graph.save([x] if is_recomputed else [])
+        fwd.trains = kind.trains
+        graph.is_recording = not kind.is_checkpointed
+        output = decoder_layer(fwd, x, kind, name)
+        graph.is_recording = True
         output.requires_grad |= is_recomputed
-        kept = (
-            [self._kept_in_part(run.program, kind)]
-            if is_recomputed and run.program.recomputes_in_part
-            else []
-        )
-        return _Layer(x, output, tape.take(), held, kept, away)
-
-    def _kept_in_part(self, program: Program, kind: LayerKind) -> Tensor:
-        """What a compiled layer keeps besides its input, as one tensor."""
-        aside = self._recorded_aside(program, kind)
-        products_bytes, allowed_bytes = (
-            aside.saved_bytes - aside.remade_bytes,
-            program.kept_share * aside.saved_bytes,
-        )
-        num_bytes = (
-            products_bytes if self._again(program, kind) == "pointwise" else int(allowed_bytes)
-        )
-        return self.heap.allocate(num_bytes, 1, "activations")
-
-    def _again(self, program: Program, kind: LayerKind) -> Again:
-        """What a layer computes again. A budget that allows for all but what is no product leaves products alone
-        (choose_saved_values_set in torch/_functorch/partitioners.py)."""
-        if not program.recomputes_in_part:
-            return "nothing"
-        aside = self._recorded_aside(program, kind)
-        is_enough = aside.saved_bytes - aside.remade_bytes < program.kept_share * aside.saved_bytes
-        return "pointwise" if is_enough else "products"
-
-    def _cached_keys_and_values(self) -> Tensor:
-        """What one layer adds to the cache."""
-        program = self.program
-        keys = program.num_tokens * program.shape.num_key_value_heads * program.shape.head_dim
-        return self.heap.allocate(2 * keys, program.compute_bytes, "activations")
+        kept = []
+        if is_recomputed and fwd.program.recomputes_partially:
+            kept.append(self.memory.allocate(kept_bytes(fwd.program, kind), 1, "activations"))
+        return _LayerState(x, output, graph.pop_nodes(), checkpoint_input, offloaded, kept)
 
     # Backward
 
-    def _backward(self, done: _Activations) -> None:
-        """Head, last norm, layers from the last to the first, embedding."""
-        program, heap, tape = done.program, self.heap, self.tape
+    def _backward(self, state: _ForwardState) -> None:
+        """Run head, last norm, layers from the last to the first and embedding backward."""
+        program, memory, graph = state.program, self.memory, self.graph
         self._enter("backward")
-        seed = heap.allocate(1, 4, "temporary")
-        gradient = tape.backward(done.end, done.loss, seed, done.layers[-1].output)
-        heap.drop(done.loss)
+        seed = memory.allocate(1, 4, "temporary")
+        gradient = graph.backward(state.last_nodes, state.loss, seed, state.layers[-1].output)
+        memory.release(state.loss)
         for index in reversed(range(len(self.kinds))):
             self._enter("backward", index)
-            layer = done.layers[index]
-            if gradient is not None:
-                tape.late = [] if program.compiles_layers else None
-                gradient = self._layer_backward(done, index, gradient)
-                heap.drop(*(tape.late or []))
-                tape.late = None
-            heap.drop(*layer.held)
+            if gradient is not None:  # below the first trained layer nothing needs a gradient
+                graph.deferred = [] if program.compiles_layers else None
+                gradient = self._layer_backward(state, index, gradient)
+                graph.accumulate_deferred()
+            memory.release(*state.layers[index].checkpoint_input)
         self._enter("backward")
         if program.trains_embedding:
-            self._embedding_backward(done)
-        heap.drop(*([gradient] if gradient else []), *done.inputs, *done.retained)
+            self._embedding_backward(state)
+        if gradient is not None:
+            memory.release(gradient)
+        memory.release(*state.inputs, *state.kept_inputs)
 
-    def _layer_backward(self, done: _Activations, index: int, gradient: Tensor) -> Tensor | None:
-        """The gradient of a layer's input; a checkpointed one runs again first."""
-        tape, layer, kind = self.tape, done.layers[index], self.kinds[index]
+    def _layer_backward(
+        self, state: _ForwardState, index: int, gradient: DeviceTensor
+    ) -> DeviceTensor | None:
+        """Return the gradient of a layer's input. A checkpointed layer is recomputed first."""
+        program, memory, graph = state.program, self.memory, self.graph
+        layer, kind = state.layers[index], self.kinds[index]
         if not kind.is_checkpointed:
-            return tape.backward(layer.tape, layer.output, gradient, layer.x)
-        self.heap.drop(*layer.kept)  # what it kept and what it computes again are all that it saves
-        returned = tape.bring_back(layer.away)
-        offload, tape.offload = tape.offload, None  # what is computed again is used at once
-        run = ForwardPass(
-            done.program, tape, trains=kind.trains, again=self._again(done.program, kind)
-        )
-        x = returned[0] if returned else layer.x
+            return graph.backward(layer.nodes, layer.output, gradient, layer.x)
+        # recomputing allocates everything that a layer saves, also what it kept
+        memory.release(*layer.kept_partially)
+        restored = graph.bring_back(layer.offloaded)
+        offload = graph.offload
+        graph.offload = None  # recomputed tensors are used at once
+        x = restored[0] if restored else layer.x
         x.requires_grad = layer.x.requires_grad
-        aside = self._recorded_aside(done.program, kind)
-        tape.num_savers, tape.last_saver = 0, aside.num_savers
-        made_before = self.heap.allocate(aside.made_before_bytes, 1, "temporary")
-        output = decoder_layer(run, self.heap.hold(x), kind, f"{done.model}layers.{index}")
-        self.heap.is_closed, tape.last_saver = False, None
-        run.end_autocast()
-        self.heap.drop(output, made_before)
-        result = tape.backward(tape.take(), output, gradient, x)
-        self.heap.drop(*returned)
-        tape.offload = offload
-        return result
+        # Autograd runs into the first node that needs a saved tensor, which starts the recomputation.
+        # Gradients that it made until then stay alive meanwhile.
+        footprint = dry_run(program, kind)
+        early = memory.allocate(footprint.gradient_bytes_before_saved, 1, "temporary")
+        graph.num_savers = 0
+        graph.stop_after = footprint.num_savers
+        fwd = ForwardPass(program, graph, trains=kind.trains, recompute=recompute_of(program, kind))
+        output = decoder_layer(fwd, memory.retain(x), kind, f"{state.model}layers.{index}")
+        memory.is_suppressed = False
+        graph.stop_after = None
+        fwd.end_autocast()
+        memory.release(output, early)
+        input_gradient = graph.backward(graph.pop_nodes(), output, gradient, x)
+        memory.release(*restored)
+        graph.offload = offload
+        return input_gradient
 
-    def _recorded_aside(self, program: Program, kind: LayerKind) -> _Recorded:
-        """What a layer that runs again would record, counted aside."""
-        key = program, kind
-        if key not in self._recorded:
-            tape = Tape(Heap())
-            tape.heap.enter("aside")
-            run = ForwardPass(program, tape, trains=kind.trains)
-            x = embedded(program, tape.heap)
-            x.requires_grad = True
-            decoder_layer(run, x, kind, "aside")
-            saved = {
-                tensor.id: tensor for operation in tape.operations for tensor in operation.saved
-            }
-            saved.pop(x.id, None)
-            self._recorded[key] = _Recorded(
-                num_savers=tape.num_savers,
-                made_before_bytes=tape.bytes_before_saved(),
-                saved_bytes=sum(tensor.num_bytes for tensor in saved.values()),
-                remade_bytes=sum(tensor.num_bytes for tensor in saved.values() if tensor.is_remade),
-            )
-        return self._recorded[key]
-
-    def _embedding_backward(self, done: _Activations) -> None:
-        """The gradient of the embedding, or of the copy of it that trains."""
-        program, shape = done.program, done.program.shape
-        num_bytes = shape.vocab_size * shape.hidden_size * program.whole_module_bytes
-        is_sorted = program.num_tokens > EMBEDDING_ROWS_WITHOUT_SORTING and not program.on_cpu
-        scratch_bytes = (
-            program.num_tokens * (SORTING_BYTES + 4 * shape.hidden_size) if is_sorted else 0
-        )
-        self.tape.accumulate(WeightGradient(f"{done.model}embedding", num_bytes, scratch_bytes))
+    def _embedding_backward(self, state: _ForwardState) -> None:
+        """Make the gradient of the embedding, or of its trained copy."""
+        program, shape = state.program, state.program.shape
+        num_bytes = shape.vocab_size * shape.hidden_size * program.trained_itemsize
+        sorting_bytes = 0
+        if program.num_tokens > MAX_UNSORTED_TOKENS and not program.on_cpu:
+            sorting_bytes = program.num_tokens * (SORTING_BYTES + 4 * shape.hidden_size)
+        self.graph.accumulate(WeightGradient(f"{state.model}embedding", num_bytes, sorting_bytes))
 
     # Optimizer
 
-    def _make_states(self) -> None:
+    def _allocate_states(self) -> None:
         if not self._has_states:
-            allocate_states(self.program, self.trained, self.heap)
+            allocate_states(self.program, self.trained, self.memory)
         self._has_states = True
 
-    def _scratch_of_optimizer(self) -> None:
-        """The temporaries of the optimizer's kernels: lists as large as all that trains, or copies of one tensor."""
-        optimizer, heap = self.program.optimizer, self.heap
-        for _ in range(optimizer.copies_all):
-            copies = [
-                heap.allocate(trainable.num_bytes, 1, "temporary") for trainable in self.trained
-            ]
-            heap.drop(*copies)
-        worked_on = [
-            tensor
-            for tensor in self.trained
-            if tensor.is_matrix_of_layer or not optimizer.projection_rank
-        ]
-        if optimizer.float_copies_of_largest and worked_on:
-            largest = max(tensor.num_bytes // tensor.number_bytes for tensor in worked_on)
-            heap.scratch(optimizer.float_copies_of_largest * 4 * largest)
+    def _allocate_optimizer_temporaries(self) -> None:
+        """Allocate and free what the optimizer's kernels need while they run."""
+        optimizer, memory = self.program.optimizer, self.memory
+        for _ in range(optimizer.copies_of_all):
+            copies = [memory.allocate(each.num_bytes, 1, "temporary") for each in self.trained]
+            memory.release(*copies)
+        is_projected = optimizer.projection_rank is not None
+        sizes = [each.numel for each in self.trained if each.is_layer_matrix or not is_projected]
+        memory.temporary(optimizer.float_copies_of_largest * 4 * max(sizes, default=0))
 
     # Bookkeeping
 
     def _enter(self, phase: Phase, layer: int | None = None) -> None:
-        """Name the part of the run: the phase, and for layers near the end of a section which one."""
+        """Enter the scope of a phase, or of one of its layers."""
         if layer is None:
-            self.heap.enter(phase)
+            self.memory.enter(phase)
         else:
-            self.heap.enter(f"{phase}/{self._positions[layer]}", f"{phase}, layer {layer + 1}")
+            self.memory.enter(f"{phase}/{self._positions[layer]}", f"{phase}, layer {layer + 1}")
 
-    def _workspace(self, thread: str) -> None:
-        """cuBLAS takes a workspace per thread at its first product, and keeps it."""
-        if thread not in self._workspaces:
-            self._workspaces[thread] = self.heap.allocate(
-                self.program.workspace_bytes, 1, "temporary"
-            )
+    def _allocate_workspace(self, thread: str) -> None:
+        """Allocate cuBLAS's workspace, which a thread keeps from its first matmul on."""
+        if thread not in self._threads_with_workspace:
+            self._threads_with_workspace.add(thread)
+            self.memory.allocate(self.program.workspace_bytes, 1, "temporary")
 
-    def _hold_outputs(self, outputs: list[Tensor]) -> None:
-        """`outputs = model(...)`: those of the last pass go, unless the program never holds any."""
+    def _keep_outputs(self, outputs: list[DeviceTensor]) -> None:
+        """Assign `outputs = model(...)`: the variable lets go of the previous outputs."""
         if self.program.keeps_outputs == "never":
-            outputs, self._outputs = self._outputs, outputs
-        self.heap.drop(*self._outputs)
+            self.memory.release(*outputs)
+            return
+        self.memory.release(*self._outputs)
         self._outputs = outputs
 
 
+@lru_cache(maxsize=256)
+def dry_run(program: Program, kind: LayerKind) -> LayerFootprint:
+    """Run one layer forward on an empty graph and return what its forward pass saves."""
+    graph = AutogradGraph(DeviceMemory())
+    fwd = ForwardPass(program, graph, trains=kind.trains)
+    x = embedding_output(program, graph.memory)
+    x.requires_grad = True
+    decoder_layer(fwd, x, kind, "layer")
+    saved = {tensor.id: tensor for node in graph.nodes for tensor in node.saved}
+    saved.pop(x.id, None)
+    return LayerFootprint(
+        num_savers=graph.num_savers,
+        gradient_bytes_before_saved=graph.gradient_bytes_before_saved(),
+        saved_bytes=sum(tensor.num_bytes for tensor in saved.values()),
+        recomputable_bytes=sum(x.num_bytes for x in saved.values() if x.is_recomputable),
+    )
+
+
+def recompute_of(program: Program, kind: LayerKind) -> Recompute:
+    """Return what a layer recomputes under the program's activation memory budget.
+
+    A budget that has room for everything but the cheap tensors leaves matmuls alone
+    (choose_saved_values_set in torch/_functorch/partitioners.py).
+    """
+    if not program.recomputes_partially:
+        return "nothing"
+    footprint = dry_run(program, kind)
+    needed_bytes = footprint.saved_bytes - footprint.recomputable_bytes
+    allowed_bytes = program.activation_memory_budget * footprint.saved_bytes
+    return "pointwise" if needed_bytes < allowed_bytes else "matmuls"
+
+
+def kept_bytes(program: Program, kind: LayerKind) -> int:
+    """Return the bytes that a compiled layer keeps besides its input within the budget."""
+    footprint = dry_run(program, kind)
+    if recompute_of(program, kind) == "pointwise":
+        return footprint.saved_bytes - footprint.recomputable_bytes
+    return int(program.activation_memory_budget * footprint.saved_bytes)
+
+
 def sections(kinds: Sequence[LayerKind]) -> list[tuple[LayerKind, ...]]:
-    """The frozen layers in front, and those that train; one of the two, most often."""
-    return [tuple(found) for _, found in groupby(kinds, key=lambda kind: kind.trains)]
+    """Split layers into the frozen ones in front and those that train. Most models have one part."""
+    return [tuple(section) for _, section in groupby(kinds, key=lambda kind: kind.trains)]
 
 
 def positions(kinds: Sequence[LayerKind], num_ends: int) -> list[str]:
-    """Where each layer stands: section/index from the nearer end; all that are far from both ends share one place."""
-    return [
-        f"{number}/{index if index < num_ends else max(index - len(section), -num_ends - 1)}"
-        for number, section in enumerate(sections(kinds))
-        for index in range(len(section))
-    ]
+    """Return the position of each layer as section/index, counted from the nearer end.
+
+    All layers that are far from both ends share one position.
+    """
+    found = []
+    for number, section in enumerate(sections(kinds)):
+        for index in range(len(section)):
+            from_end = max(index - len(section), -num_ends - 1)
+            found.append(f"{number}/{index if index < num_ends else from_end}")
+    return found

@@ -1,38 +1,49 @@
-"""The memory in use from the beginning of a run to its end, moment by moment, for a plot."""
+"""Timeline of the memory in use, from the start of a run to its end, for a plot."""
+
+from typing import NamedTuple
 
 from core.job import JobSpec
-from core.memory.program.from_job import program_of
+from core.memory.program import program_of
 from core.memory.step import Simulation
 from core.models import Gpu, ModelShape
 
-Moment = tuple[str, str, int]
-"""(phase, what happens, bytes allocated)."""
+MAX_POINTS = 400
 
 
-def timeline(
-    job: JobSpec, shape: ModelShape, gpu: Gpu, num_moments: int = 400
-) -> tuple[Moment, ...]:
-    """Load, one step, evaluation and save as at most so many moments, each the highest of its stretch of time.
+class TimelinePoint(NamedTuple):
+    """Highest memory use within one stretch of time."""
 
-    Every layer is played, so that a deep model takes longer than its estimate. Raises SpecError as `estimate` does.
+    phase: str
+    label: str
+    """Part of the program that runs, such as "backward, layer 3"."""
+    num_bytes: int
+    """Allocated bytes."""
+
+
+def timeline(job: JobSpec, shape: ModelShape, gpu: Gpu) -> tuple[TimelinePoint, ...]:
+    """Return the memory of load, one step, evaluation and save in at most MAX_POINTS points.
+
+    Simulates every layer, so that a deep model takes longer than its estimate. Raises SpecError as
+    `estimate` does.
     """
     program = program_of(job, shape, gpu)
-    heap = Simulation(program, program.layer_kinds()).play().heap
-    stretch = max(1, -(-len(heap.log) // num_moments))
-    moments: list[Moment] = []
-    live_bytes, marks, label = 0, iter(heap.marks), ""
-    position, upcoming = next(marks)
-    for index, entry in enumerate(heap.log):
-        while index >= position:
-            label, (position, upcoming) = upcoming, next(marks, (len(heap.log), ""))
-        live_bytes += heap.sizes[entry] if entry >= 0 else -heap.sizes[~entry]
-        if index % stretch == 0:
-            moments.append(_moment(label, live_bytes))
-        elif live_bytes > moments[-1][2]:
-            moments[-1] = _moment(label, live_bytes)
-    return tuple(moments)
+    memory = Simulation(program, program.layer_kinds()).run().memory
+    labels = dict(memory.marks)  # the last mark at a position counts
+    points: list[TimelinePoint] = []
+    live_bytes = 0
+    label = ""
+    entries_per_point = max(1, -(-len(memory.log) // MAX_POINTS))
+    for index, entry in enumerate(memory.log):
+        label = labels.get(index, label)
+        live_bytes += memory.sizes[entry] if entry >= 0 else -memory.sizes[~entry]
+        if index % entries_per_point == 0:
+            points.append(_point(label, live_bytes))
+        elif live_bytes > points[-1].num_bytes:
+            points[-1] = _point(label, live_bytes)
+    return tuple(points)
 
 
-def _moment(label: str, live_bytes: int) -> Moment:
-    """`forward, layer 3` is a part of `forward`, and `generation/prompt` of `generation`."""
-    return label.split(",")[0].split("/")[0], label.replace("/", ": "), live_bytes
+def _point(label: str, live_bytes: int) -> TimelinePoint:
+    """Return a point: "forward, layer 3" is part of forward, "generation/prompt" of generation."""
+    phase = label.split(",")[0].split("/")[0]
+    return TimelinePoint(phase, label.replace("/", ": "), live_bytes)

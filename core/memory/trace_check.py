@@ -1,5 +1,7 @@
-"""The referee of the memory estimate: has a child process take one training step on tensors without data, remembers
-what it found, and replays it through the allocator. Imports no torch; needs no GPU and no network.
+"""Trace check: takes one training step in a child process, on tensors without data.
+
+Works for every decoder that transformers knows, and needs no GPU and no network. Remembers what it
+found and replays it through the allocator. Never imports torch itself.
 """
 
 import hashlib
@@ -14,287 +16,223 @@ from typing import Any
 
 from core.device.child import Child, Limits
 from core.job import ChildError, JobSpec, Problem, TraceError
-from core.memory import MemoryEstimate
-from core.memory.estimate import NOTES, Found, estimate_of
-from core.memory.simulator.allocator import Allocator
+from core.memory.components import COMPONENTS, Component
+from core.memory.estimate import MemoryEstimate, PeakMemory, estimate_of
+from core.memory.program import is_cpu
+from core.memory.simulator import Allocator
 from core.memory.step import Phase
-from core.memory.uncertainty import spread_of
+from core.memory.uncertainty import uncertainty_of
 from core.models import Gpu
 from core.training.contract.files import write_json
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.stages import STAGES
 
-TRACED_CODE = tuple(
-    Path(__file__).resolve().parent.parent / room for room in ("training", "workers")
-)
+CORE = Path(__file__).resolve().parent.parent
+TRACED_CODE = (CORE / "training", CORE / "workers")
 PROGRAM = "core.workers.trace"
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+# fmt: off
 FIELDS = (
-    *(
-        "model",
-        "revision",
-        "stage",
-        "method",
-        "dtype",
-        "max_length",
-        "packing",
-        "per_device_train_batch_size",
-    ),
-    *(
-        "gradient_accumulation_steps",
-        "max_grad_norm",
-        "optim",
-        "gradient_checkpointing",
-        "attn_implementation",
-    ),
-    *(
-        "lora_r",
-        "lora_alpha",
-        "lora_dropout",
-        "target_modules",
-        "use_dora",
-        "use_rslora",
-        "init_lora_weights",
-    ),
-    *(
-        "bnb_4bit_quant_type",
-        "bnb_4bit_use_double_quant",
-        "modules_to_save",
-        "num_trainable_layers",
-    ),
-    *(
-        "checkpoint_every_n_layers",
-        "precompute_ref_log_probs",
-        "loss_type",
-        "beta",
-        "max_completion_length",
-    ),
+    "model", "revision", "stage", "method", "dtype", "max_length", "packing",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "optim",
+    "gradient_checkpointing", "checkpoint_every_n_layers", "attn_implementation", "lora_r",
+    "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "init_lora_weights",
+    "modules_to_save", "num_trainable_layers", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
+    "precompute_ref_log_probs", "loss_type", "beta", "max_completion_length",
 )
-"""Fields of a job that the trace reads."""
-NOT_MEMORY = ("model", "revision", "lora_alpha", "use_rslora", "init_lora_weights")
+# fmt: on
+"""Fields of a job that the trace reads. A test finds what is missing."""
+FIELDS_WITHOUT_MEMORY = ("model", "revision", "lora_alpha", "use_rslora", "init_lora_weights")
 """Those among them that change no tensor's size."""
+SECONDS_TO_TRACE = 300
+MAX_TRACE_BYTES = 12 * 2**30
+"""Memory of the child. It takes about 0.7 GiB, whatever the size of the model."""
+TRACED_NOTES: Mapping[Component, str] = {
+    "weights": "The model as it is loaded, with its adapter.",
+    "temporary": "Everything else at the peak, optimizer states included: a trace knows sizes, "
+    "not purposes.",
+}
+
+OnProgress = Callable[[float], None]
+"""Called with the share that is done, from 0 to 1."""
 
 
 @dataclass(frozen=True)
-class Objection:
-    """A kind of job that the trace has nothing to say about."""
+class Unsupported:
+    """Kind of job that cannot be traced."""
 
     applies: Callable[[JobSpec], bool]
     why: str
 
 
-OBJECTIONS = (
-    Objection(
-        lambda job: not STAGES[job.stage].is_trainable, "no trace takes the steps of this stage"
-    ),
-    Objection(lambda job: job.use_liger_kernel, "Liger's kernels cannot run without a GPU"),
-    Objection(lambda job: bool(job.reward_model), "no trace knows the size of a reward model"),
-    Objection(lambda job: job.activation_offloading, "without a GPU nothing can be offloaded"),
-    Objection(lambda job: job.optim in EXTRA_OPTIMIZERS, "the trace does not know this optimizer"),
+UNSUPPORTED = (
+    Unsupported(lambda job: not STAGES[job.stage].is_trainable, "this stage cannot be traced"),
+    Unsupported(lambda job: job.use_liger_kernel, "Liger's kernels cannot run without a GPU"),
+    Unsupported(lambda job: bool(job.reward_model), "the size of a reward model is unknown"),
+    Unsupported(lambda job: job.activation_offloading, "nothing can be offloaded without a GPU"),
+    Unsupported(lambda job: job.optim in EXTRA_OPTIMIZERS, "this optimizer cannot be traced"),
 )
-SECONDS_TO_TRACE = 300
-MAX_TRACE_BYTES = 12 * 2**30
-"""Memory of the tracing process; it takes about 0.7 GiB, whatever the size of the model."""
-
-OnProgress = Callable[[float], None]
-"""Told the share that is done, from 0 to 1."""
-IsCancelled = Callable[[], bool]
-"""Asked now and then whether anybody still waits."""
-
-
-def _silent(share: float) -> None:
-    pass
-
-
-def _never() -> bool:
-    return False
 
 
 @dataclass(frozen=True)
-class ExactEstimate:
-    """What one traced training step takes."""
+class TraceResult:
+    """Memory of one traced training step."""
 
     phases: Mapping[Phase, int]
-    """Allocated peak of each phase, in bytes: load, forward, backward, optimizer_step, eval."""
+    """Allocated peak of load, forward, backward, optimizer_step and eval, in bytes."""
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     seconds: float
-    """How long the trace took, or had taken when it was made."""
+    """Duration of the trace, also if the result was remembered."""
     num_parameters: int
     num_trainable_parameters: int
     paged_bytes: int
-    """Optimizer states in managed memory, which are no part of the peaks."""
-
-
-TRACED_NOTES: Mapping[str, str] = {
-    "weights": "The model as it is loaded, and its adapter.",
-    "temporary": "All that a step makes besides, optimizer states among it: a trace knows sizes, not purposes.",
-}
+    """Optimizer states in managed memory. They are not part of the peaks."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """One job to be traced, for a model of this config.json, on this card."""
+class TraceRequest:
+    """One job to trace."""
 
     job: JobSpec
     config: Mapping[str, Any]
+    """The model's config.json."""
     gpu: Gpu
 
     def to_json(self) -> dict[str, Any]:
-        """What the child reads."""
-        card = {
-            "compute_capability": list(self.gpu.compute_capability),
-            "supports_bf16": self.gpu.supports_bf16,
-        }
+        """Return the request as the child reads it."""
         return {
             "job": self.job.model_dump(include=set(FIELDS)),
             "config": dict(self.config),
-            "card": card,
+            "card": {
+                "compute_capability": list(self.gpu.compute_capability),
+                "supports_bf16": self.gpu.supports_bf16,
+            },
         }
 
     @property
     def key(self) -> str:
-        """A name for all that the outcome depends on."""
-        asked = self.to_json()
-        for name in NOT_MEMORY:
-            del asked["job"][name]
-        text = json.dumps([asked, _versions(), _program_digest()], sort_keys=True)
+        """Name of the result in the cache: a hash of everything that the result depends on."""
+        request = self.to_json()
+        for name in FIELDS_WITHOUT_MEMORY:
+            del request["job"][name]
+        text = json.dumps([request, _versions(), _source_digest()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def as_traced(job: JobSpec) -> JobSpec:
-    """The job whose step is traced for another: that of the model as it is, before torch.compile fuses anything."""
+def uncompiled(job: JobSpec) -> JobSpec:
+    """Return the job as it is traced: without torch.compile, which fuses operations."""
     return job.model_copy(update={"torch_compile": False, "activation_memory_budget": 1.0})
 
 
-def check_exactly(
-    job: JobSpec,
-    config: Mapping[str, Any],
-    gpu: Gpu,
-    cache_dir: Path,
-    on_progress: OnProgress = _silent,
-    *,
-    is_cancelled: IsCancelled = _never,
-) -> ExactEstimate:
-    """The memory of a job on a card by tracing it, or from the cache; `config` is the model's config.json.
+def trace_peak_memory(
+    request: TraceRequest, cache_dir: Path, on_progress: OnProgress = lambda _share: None
+) -> TraceResult:
+    """Trace one job, or return its result from the cache. Takes seconds. Raises TraceError."""
+    path = cache_dir / f"{request.key}.json"
+    # A file that is absent, incomplete or of another version: trace again.
+    with suppress(OSError, ValueError, TypeError):
+        return TraceResult(**json.loads(path.read_text(encoding="utf-8")))
+    (result,) = trace_all([request], on_progress)
+    if isinstance(result, TraceError):
+        raise result
+    with suppress(OSError):  # without a cache the next trace only takes longer
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(result))
+    return result
 
-    Takes seconds, in any thread. Works for every decoder that transformers knows. Raises TraceError, also when it is
-    called off.
+
+def estimate_by_tracing(request: TraceRequest, cache_dir: Path) -> MemoryEstimate:
+    """Estimate memory by tracing, for architectures without a formula. Raises TraceError.
+
+    Everything beyond the loaded model is one component: a trace knows sizes, not purposes.
     """
-    request = Request(job, config, gpu)
-    place = cache_dir / f"{request.key}.json"
-    with suppress(OSError, ValueError, TypeError):  # absent, torn or of another shape: traced anew
-        return ExactEstimate(**json.loads(place.read_text(encoding="utf-8")))
-    (found,) = trace_all((request,), on_progress, is_cancelled)
-    if isinstance(found, TraceError):
-        raise found
-    _remember(place, found)
-    return found
-
-
-def estimate_exactly(
-    job: JobSpec,
-    config: Mapping[str, Any],
-    gpu: Gpu,
-    cache_dir: Path,
-    on_progress: OnProgress = _silent,
-    *,
-    is_cancelled: IsCancelled = _never,
-) -> MemoryEstimate:
-    """The same as an estimate, for a model whose architecture has none of its own. Raises TraceError.
-
-    What a step makes is one component: a trace knows sizes, not purposes.
-    """
-    traced = check_exactly(job, config, gpu, cache_dir, on_progress, is_cancelled=is_cancelled)
-    loaded = traced.phases["load"]
-    found = Found(
+    traced = trace_peak_memory(request, cache_dir)
+    job, gpu = request.job, request.gpu
+    loaded_bytes = traced.phases["load"]
+    peak = PeakMemory(
         phases=traced.phases,
-        at_peak={"weights": loaded, "temporary": traced.peak_allocated_bytes - loaded},
+        at_peak={
+            "weights": loaded_bytes,
+            "temporary": traced.peak_allocated_bytes - loaded_bytes,
+        },
         gap_bytes=traced.peak_reserved_bytes - traced.peak_allocated_bytes,
         paged_bytes=traced.paged_bytes,
         num_parameters=traced.num_parameters,
         num_trainable_parameters=traced.num_trainable_parameters,
     )
-    return estimate_of(found, gpu, spread_of(job, gpu, job.max_length), {**NOTES, **TRACED_NOTES})
+    notes = {**COMPONENTS, **TRACED_NOTES}
+    return estimate_of(peak, gpu, uncertainty_of(job, gpu, job.max_length), notes)
 
 
 def trace_all(
-    requests: Iterable[Request],
-    on_progress: OnProgress = _silent,
-    is_cancelled: IsCancelled = _never,
-) -> Iterator[ExactEstimate | TraceError]:
-    """Every request traced by one child process; what cannot be traced is an error in its place.
+    requests: Iterable[TraceRequest], on_progress: OnProgress = lambda _share: None
+) -> Iterator[TraceResult | TraceError]:
+    """Trace jobs one after the other in one child process.
 
-    Once the child has died, or taken too long, the rest is that error too.
+    Yields an error for a job that cannot be traced. Once the child has died or taken too long, all
+    further jobs get an error too.
     """
     with Child(PROGRAM, Limits(data_bytes=MAX_TRACE_BYTES)) as child:
         for request in requests:
-            objection = next((each for each in OBJECTIONS if each.applies(request.job)), None)
-            if objection:
-                yield _cannot_trace(objection.why)
+            reasons = [each.why for each in UNSUPPORTED if each.applies(request.job)]
+            if reasons:
+                yield _trace_error(reasons[0])
             else:
-                yield _ask(child, request, on_progress, is_cancelled)
+                yield _ask(child, request, on_progress)
 
 
-def _cannot_trace(why: str) -> TraceError:
+def _trace_error(why: str) -> TraceError:
     return TraceError(
         Problem("exact check", why, "use the estimate, or choose a model that has one")
     )
 
 
-def _ask(
-    child: Child, request: Request, on_progress: OnProgress, is_cancelled: IsCancelled
-) -> ExactEstimate | TraceError:
+def _ask(child: Child, request: TraceRequest, on_progress: OnProgress) -> TraceResult | TraceError:
     """Return the child's answer to one request."""
     try:
-        found = child.ask(
-            request.to_json(),
-            SECONDS_TO_TRACE,
-            on_progress=on_progress,
-            is_cancelled=is_cancelled,
-        )
+        answer = child.ask(request.to_json(), SECONDS_TO_TRACE, on_progress=on_progress)
     except ChildError as error:
-        return _cannot_trace(f"the trace gave no estimate: {error.reason}")
-    return _read(found, request)
+        return _trace_error(f"the trace gave no estimate: {error.reason}")
+    return _read(answer, request)
 
 
-def _read(found: Mapping[str, Any], request: Request) -> ExactEstimate:
-    """One answer. What is reserved beyond what is allocated is that of the deepest model that was traced."""
+def _read(answer: Mapping[str, Any], request: TraceRequest) -> TraceResult:
+    """Return the result that a child's answer contains.
+
+    The gap between reserved and allocated memory is that of the deepest model that was traced.
+    """
     gap_bytes = 0
-    if request.gpu.compute_capability != (0, 0):
+    if not is_cpu(request.gpu):
         allocator = Allocator(expandable_segments=True)
-        allocator.replay(found["log"], found["sizes"])
+        allocator.replay(answer["log"], answer["sizes"])
         gap_bytes = allocator.peak_reserved_bytes - allocator.peak_allocated_bytes
-    allocated = found["peak_allocated_bytes"]
-    others = {
-        name: found[name]
-        for name in ("seconds", "num_parameters", "num_trainable_parameters", "paged_bytes")
-    }
-    return ExactEstimate(found["phases"], allocated, allocated + gap_bytes, **others)
-
-
-def _remember(place: Path, found: ExactEstimate) -> None:
-    """Writes to the cache; a cache that cannot be written to only costs time."""
-    with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_json(place, asdict(found))
+    return TraceResult(
+        phases=answer["phases"],
+        peak_allocated_bytes=answer["peak_allocated_bytes"],
+        peak_reserved_bytes=answer["peak_allocated_bytes"] + gap_bytes,
+        seconds=answer["seconds"],
+        num_parameters=answer["num_parameters"],
+        num_trainable_parameters=answer["num_trainable_parameters"],
+        paged_bytes=answer["paged_bytes"],
+    )
 
 
 @cache
 def _versions() -> dict[str, str]:
-    """Of the libraries whose code is traced."""
-    found = {}
+    """Return the version of each library whose code is traced."""
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions
 
 
 @cache
-def _program_digest() -> str:
-    """Of the sources that a trace runs: what it finds changes with them."""
+def _source_digest() -> str:
+    """Return a hash of our own sources that a trace runs, since results change with them."""
     digest = hashlib.sha256()
     for folder in TRACED_CODE:
         for path in sorted(folder.rglob("*.py")):

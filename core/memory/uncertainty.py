@@ -1,72 +1,74 @@
-"""How far an estimate may be off, and why. Knows nothing of tensors."""
+"""Uncertainty of an estimate: how far it may be off, and why. Knows nothing of tensors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.job import JobSpec
 from core.memory.context import context_of
-from core.memory.program.precision import is_cpu
+from core.memory.program import is_cpu
 from core.models import Gpu
 from core.training.contract.stages import STAGES
 
-ERROR = 0.02
-"""How far the allocated peak may be off, as a share: the worst miss on fully specified measured runs is below it."""
-LEAST_SPREAD = 0.01
-"""How much more than foretold may be reserved, as a share, when every batch is as long as the next."""
-SPREAD_OF_VARYING_LENGTHS = 0.05
-"""The same when every batch has other lengths: gaps of one do not fit the next. Replays of 24 jobs with random lengths
-reserved 0 to 7 % more than was allocated, 2 % in the median."""
-SPREAD_OF_COMPILATION = 0.03
-"""What a compiled layer keeps is known to the byte. What it has at once is 10 % too low at worst, and one layer alone
-has it: 2 % where that is a fifth of all (tests/test_compiled_layers.py). The rest is for kernels being tried."""
+ALLOCATED_ERROR = 0.02
+"""Largest error of the allocated peak on fully specified measured runs, as a share."""
+MIN_RESERVED_SHARE = 0.01
+"""How much more than predicted may be reserved if every batch is equally long, as a share."""
+VARYING_LENGTHS_SHARE = 0.05
+"""The same if batches vary in length, since gaps of one do not fit the next. Replays of 24 jobs with
+random lengths reserved 0 to 7 % more than was allocated, 2 % in the median."""
+COMPILED_SHARE = 0.03
+"""What a compiled layer saves is known to the byte. The live bytes inside one compiled layer are
+underestimated by at most 10 %; one layer is about a fifth of the total, so the total is off by at
+most 2 % (tests/memory/test_compiled_layers.py). The rest is for kernels that are tried out."""
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The part of an estimate that nobody can know beforehand."""
+class Uncertainty:
+    """The part of an estimate that cannot be known before the run."""
 
-    share: float
-    """How much more than foretold may be reserved."""
+    reserved_share: float
+    """How much more than predicted may be reserved, as a share."""
     why: str
-    """One or two sentences for a reader."""
+    """One or two sentences for users."""
 
 
-ON_CPU = Spread(
-    0.0, "Without a GPU the whole process counts, and what Python and its libraries take varies."
+ON_CPU = Uncertainty(
+    0.0, "Without a GPU the whole process counts, and the memory of Python's libraries varies."
 )
 
 
-def spread_of(
+def uncertainty_of(
     job: JobSpec, gpu: Gpu, longest_tokens: int, mean_tokens: float | None = None
-) -> Spread:
-    """The spread of a job's estimate, for rows of `mean_tokens` on average (None: unknown) and `longest_tokens` at
-    most."""
+) -> Uncertainty:
+    """Return the uncertainty of a job's estimate.
+
+    Rows have at most `longest_tokens` and on average `mean_tokens` (None: unknown).
+    """
     if is_cpu(gpu):
         return ON_CPU
-    found = tuple(_reasons(job, longest_tokens, mean_tokens))
-    sentences = [sentence for _, sentence in found]
+    reasons = tuple(_reasons(job, longest_tokens, mean_tokens))
+    sentences = [sentence for _, sentence in reasons]
     if not context_of(gpu).is_known:
-        sentences.append(
-            "Nobody has measured yet what the CUDA driver takes for itself on this card."
-        )
-    return Spread(LEAST_SPREAD + sum(share for share, _ in found), " ".join(sentences))
+        sentences.append("The memory of the CUDA driver on this card has not been measured yet.")
+    share = MIN_RESERVED_SHARE + sum(share for share, _ in reasons)
+    return Uncertainty(share, " ".join(sentences))
 
 
 def _reasons(
     job: JobSpec, longest_tokens: int, mean_tokens: float | None
 ) -> Iterator[tuple[float, str]]:
-    """(what it adds to the spread, a sentence)."""
+    """Yield (share to add, sentence) for each reason."""
     if job.packing:
-        yield 0.0, "Packed rows are all of one length, so that little can vary."
+        yield 0.0, "Packed rows are equally long, so little varies."
     else:
-        most = SPREAD_OF_VARYING_LENGTHS - LEAST_SPREAD
-        share = 1.0 if mean_tokens is None else max(0.0, 1 - mean_tokens / longest_tokens)
-        seen = "may differ" if mean_tokens is None else f"have {mean_tokens:.0f} tokens on average"
-        yield (
-            most * share,
-            f"Rows {seen}, {longest_tokens} at most, and batches of other lengths leave other gaps.",
-        )
+        share = VARYING_LENGTHS_SHARE - MIN_RESERVED_SHARE
+        lengths = "may differ in length"
+        if mean_tokens is not None:
+            share *= max(0.0, 1 - mean_tokens / longest_tokens)
+            lengths = f"have {mean_tokens:.0f} tokens on average"
+        gaps = "and batches of different lengths leave different gaps"
+        yield share, f"Rows {lengths}, {longest_tokens} at most, {gaps}."
     if STAGES[job.stage].generates:
-        yield 0.0, "Answers are taken for as long as they may be."
+        yield 0.0, "Answers are assumed to be as long as allowed."
     if job.torch_compile:
-        yield SPREAD_OF_COMPILATION, "A compiled layer decides by itself in which order it works."
+        yield COMPILED_SHARE, "A compiled layer chooses the order of its operations itself."

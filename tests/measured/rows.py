@@ -11,10 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from core.memory.program.optimizers import OPTIMIZERS
-from core.memory.program.program import Lora, Program
-from core.memory.program.quantization import Quantization
-from core.memory.simulator.allocator import Allocator
+from core.memory.program import OPTIMIZERS, Lora, Program, Quantization
+from core.memory.simulator import Allocator
 from core.memory.step import Simulation
 from core.models import ModelShape
 
@@ -82,24 +80,24 @@ def two_steps(program: Program) -> Prediction:
     simulation.step()
     simulation.step()
     allocator = Allocator(program.expandable_segments)
-    allocator.replay(simulation.heap.log, simulation.heap.sizes)
+    allocator.replay(simulation.memory.log, simulation.memory.sizes)
     return Prediction(allocator.peak_allocated_bytes, allocator.peak_reserved_bytes)
 
 
 @cache
 def short_rows_then_the_longest(program: Program) -> Prediction:
     """Two steps on short rows, an emptied cache, then the longest batch: what a loop with `empty_cache` holds then."""
-    simulation = Simulation(replace(program, row_tokens=100), program.layer_kinds())
+    simulation = Simulation(replace(program, sequence_length=100), program.layer_kinds())
     simulation.load()
     simulation.step()
     simulation.step()
-    cut = len(simulation.heap.log)
+    cut = len(simulation.memory.log)
     simulation.program = program
     simulation.step()
     allocator = Allocator(program.expandable_segments)
-    allocator.replay(simulation.heap.log[:cut], simulation.heap.sizes)
+    allocator.replay(simulation.memory.log[:cut], simulation.memory.sizes)
     allocator.empty_cache()
-    allocator.replay(simulation.heap.log[cut:], simulation.heap.sizes)
+    allocator.replay(simulation.memory.log[cut:], simulation.memory.sizes)
     return Prediction(allocator.peak_allocated_bytes, allocator.reserved_bytes)
 
 
@@ -117,18 +115,18 @@ def _t4(row: Json) -> MeasuredRow | None:
     is_4bit = settings["quantization"] == "nf4"
     program = Program(
         shape=_shape_of_dims(spec["model"], spec["dims"]),
-        rows=settings["batch_size"],
-        row_tokens=settings["seq_len"],
+        batch_size=settings["batch_size"],
+        sequence_length=settings["seq_len"],
         optimizer=OPTIMIZERS["adamw_torch"],
         lora=Lora(settings["lora_rank"], 4, frozenset(settings["lora_targets"])),
         quantization=Quantization(4, bool(settings["double_quant"])) if is_4bit else None,
-        upcasts_rest=is_4bit,
+        upcasts_unquantized=is_4bit,
         is_float16=True,
         attention="eager" if settings["attn_impl"] == "eager" else "efficient",
         checkpointing=bool(settings["grad_checkpoint"]),
         head="native",
         keeps_outputs="until_step_ends",
-        clears_gradients_first=True,
+        zeroes_gradients_first=True,
         workspace_bytes=WORKSPACE_BYTES,
         expandable_segments=False,
     )
@@ -171,8 +169,8 @@ def _peft(row: Json) -> MeasuredRow | None:
     targets = frozenset(row["targets"]) if row["targets"] else None
     program = Program(
         shape=_shape("Llama-3.2-3B"),
-        rows=row["batch"],
-        row_tokens=LONGEST_METAMATH_TOKENS[which],
+        batch_size=row["batch"],
+        sequence_length=LONGEST_METAMATH_TOKENS[which],
         optimizer=OPTIMIZERS["adamw_torch"],
         lora=Lora(row["lora_r"] or 8, 4, targets) if row["method"] == "lora" else None,
         attention="sdpa",
@@ -181,7 +179,7 @@ def _peft(row: Json) -> MeasuredRow | None:
         head="native",
         keeps_outputs="until_next_forward",
         uses_cache=True,
-        clears_gradients_first=True,
+        zeroes_gradients_first=True,
         workspace_bytes=WORKSPACE_BYTES,
         expandable_segments=False,
     )
@@ -203,8 +201,8 @@ def _litgpt(row: Json) -> MeasuredRow | None:
     everywhere = family in ("tiny-llama", "phi-3", "llama-3.2-1b", "llama-3.2-3b")
     program = Program(
         shape=_shape(shape),
-        rows=spec["B"],
-        row_tokens=spec["T"],
+        batch_size=spec["B"],
+        sequence_length=spec["T"],
         optimizer=OPTIMIZERS["adamw_torch"],
         lora=Lora(rank, 2, None if everywhere else frozenset({"q_proj", "v_proj"}), dropout=0.05),
         quantization=Quantization(4, "dq" in spec.get("quant", ""), saves_inputs=True)
@@ -228,8 +226,8 @@ def _torchtune(row: Json) -> MeasuredRow | None:
         return None
     program = Program(
         shape=_shape("Llama-3.2-3B"),
-        rows=2,
-        row_tokens=4096,
+        batch_size=2,
+        sequence_length=4096,
         optimizer=OPTIMIZERS["adamw_torch"],
         checkpointing=False,
         head="native",
@@ -249,8 +247,8 @@ def _qwen(row: Json) -> MeasuredRow | None:
     is_full = "Full" in spec["method"]
     program = Program(
         shape=_shape(f"Qwen-{spec['size']}"),
-        rows=1,
-        row_tokens=spec["T"],
+        batch_size=1,
+        sequence_length=spec["T"],
         optimizer=OPTIMIZERS["adamw_torch"],
         lora=None if is_full else Lora(64, 4, dropout=0.05),
         quantization=Quantization(4) if spec["method"].startswith("Q") else None,
@@ -274,8 +272,8 @@ def _swift(row: Json) -> MeasuredRow | None:
     targets = None if "ALL" in spec["tgt"] else frozenset({"q_proj", "k_proj", "v_proj"})
     program = Program(
         shape=_shape(name),
-        rows=spec["B"],
-        row_tokens=spec["T"],
+        batch_size=spec["B"],
+        sequence_length=spec["T"],
         optimizer=OPTIMIZERS["adamw_torch"],
         lora=None if spec["full"] else Lora(spec["r"], 4, targets, dropout=0.05),
         quantization=Quantization(4) if is_4bit else None,

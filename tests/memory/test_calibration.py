@@ -1,18 +1,17 @@
-"""What surrounds the estimate: its range and why, the lessons of past runs, the course of a run."""
+"""Around the estimate: its range and why, calibration by past runs, the timeline of a run."""
 
 from dataclasses import replace
 
 import pytest
 
 from core.job import JobSpec
-from core.memory import PastRun, estimate, refine, timeline
-from tests.memory.test_estimate import CPU, GPU, LLAMA, card, predict, sizes_of
-
-MIB = 2**20
+from core.memory import MemoryEstimate, PastRun, estimate, refine, timeline
+from core.memory.timeline import MAX_POINTS
+from tests.builders.estimates import CPU, GPU, LLAMA, MIB, T4, card, component_bytes, predict
 
 
 def run(reserved_factor: float = 1.0, context_bytes: int | None = None) -> PastRun:
-    """A run that reserved so many times what was foretold."""
+    """Return a run that reserved so many times what was predicted."""
     found = predict()
     return PastRun(
         found.peak_allocated_bytes,
@@ -23,95 +22,146 @@ def run(reserved_factor: float = 1.0, context_bytes: int | None = None) -> PastR
     )
 
 
-# The range
+# Range
 
 
-def test_packing_narrows_the_range_and_unknown_lengths_widen_it() -> None:
-    packed, padded = predict(packing=True), predict()
-    assert packed.spread < padded.spread
-    assert "Packed" in packed.why and "2048 at most" in padded.why
+def test_packing_narrows_the_range() -> None:
+    assert predict(packing=True).reserved_share < predict().reserved_share
 
 
-def test_rows_that_are_nearly_all_of_one_length_narrow_the_range() -> None:
+def test_the_range_of_packed_rows_says_why() -> None:
+    assert "Packed" in predict(packing=True).why
+
+
+def test_the_range_of_unknown_lengths_says_why() -> None:
+    assert "2048 at most" in predict().why
+
+
+def test_rows_of_nearly_equal_length_narrow_the_range() -> None:
     job = JobSpec.parse({})
-    spreads = [
-        estimate(job, LLAMA, GPU, mean_row_tokens=mean).spread for mean in (2048, 1024, None)
-    ]
-    assert spreads == sorted(spreads) and spreads[0] < spreads[-1]
+    equal, varied, unknown = (
+        estimate(job, LLAMA, GPU, mean_row_tokens=mean).reserved_share
+        for mean in (2048, 1024, None)
+    )
+    assert equal < varied < unknown
 
 
 def test_a_compiled_model_has_a_wider_range() -> None:
-    plain, compiled = predict(), predict(torch_compile=True)
-    assert compiled.spread > plain.spread and "compiled" in compiled.why
+    assert predict(torch_compile=True).reserved_share > predict().reserved_share
 
 
-def test_a_card_whose_context_nobody_measured_says_so() -> None:
-    assert "Nobody has measured" in predict().why
-    assert "Nobody has measured" not in predict(gpu=card((7, 5))).why
+def test_the_range_of_a_compiled_model_says_why() -> None:
+    assert "compiled" in predict(torch_compile=True).why
+
+
+def test_a_card_whose_context_is_not_measured_says_so() -> None:
+    assert "not been measured" in predict().why
+
+
+def test_a_card_whose_context_is_measured_does_not_mention_it() -> None:
+    assert "not been measured" not in predict(gpu=T4).why
 
 
 # Past runs
 
 
-def test_without_past_runs_an_estimate_stays_what_it_is() -> None:
+def test_an_estimate_without_past_runs_stays_the_same() -> None:
     assert refine(predict(), ()) == predict()
 
 
-def test_the_measured_context_takes_the_place_of_the_assumed_one() -> None:
-    found = refine(predict(), [run(context_bytes=size * MIB) for size in (300, 320, 310)])
-    assert sizes_of(found)["cuda_context"] == 310 * MIB
-    assert (found.context.low_bytes, found.context.high_bytes) == (300 * MIB, 320 * MIB)
-    assert found.high_bytes - found.low_bytes < predict().high_bytes - predict().low_bytes
+@pytest.fixture
+def with_contexts() -> MemoryEstimate:
+    """An estimate after three runs whose contexts were measured."""
+    return refine(predict(), [run(context_bytes=size * MIB) for size in (300, 320, 310)])
 
 
-def test_what_past_runs_reserved_corrects_the_gaps_and_no_tensor() -> None:
+def test_a_measured_context_replaces_the_assumed_one(with_contexts: MemoryEstimate) -> None:
+    assert component_bytes(with_contexts)["cuda_context"] == 310 * MIB
+
+
+def test_measured_contexts_bound_the_next_one(with_contexts: MemoryEstimate) -> None:
+    context = with_contexts.context
+    assert (context.low_bytes, context.high_bytes) == (300 * MIB, 320 * MIB)
+
+
+def test_a_measured_context_narrows_the_range(with_contexts: MemoryEstimate) -> None:
     plain = predict()
-    found = refine(plain, [run(reserved_factor=factor) for factor in (1.02, 1.04, 1.5)])
-    assert found.peak_reserved_bytes == pytest.approx(1.04 * plain.peak_reserved_bytes, rel=1e-6)
-    assert found.phases == plain.phases and found.peak_allocated_bytes == plain.peak_allocated_bytes
-    changed = {name for name, size in sizes_of(found).items() if size != sizes_of(plain)[name]}
-    assert changed == {"fragmentation"}
-    assert sum(sizes_of(found).values()) == found.total_bytes
+    width = with_contexts.high_bytes - with_contexts.low_bytes
+    assert width < plain.high_bytes - plain.low_bytes
+
+
+@pytest.fixture
+def with_gaps() -> MemoryEstimate:
+    """An estimate after three runs that reserved more than predicted."""
+    return refine(predict(), [run(reserved_factor=factor) for factor in (1.02, 1.04, 1.5)])
+
+
+def test_the_median_of_past_runs_corrects_reserved_memory(with_gaps: MemoryEstimate) -> None:
+    expected = 1.04 * predict().peak_reserved_bytes
+    assert with_gaps.peak_reserved_bytes == pytest.approx(expected, rel=1e-6)
+
+
+def test_past_runs_do_not_correct_phases(with_gaps: MemoryEstimate) -> None:
+    assert with_gaps.phases == predict().phases
+
+
+def test_past_runs_do_not_correct_allocated_memory(with_gaps: MemoryEstimate) -> None:
+    assert with_gaps.peak_allocated_bytes == predict().peak_allocated_bytes
+
+
+def test_past_runs_correct_no_tensor(with_gaps: MemoryEstimate) -> None:
+    before, after = component_bytes(predict()), component_bytes(with_gaps)
+    assert {name for name in after if after[name] != before[name]} == {"fragmentation"}
+
+
+def test_the_components_of_a_corrected_estimate_add_up(with_gaps: MemoryEstimate) -> None:
+    assert sum(component_bytes(with_gaps).values()) == with_gaps.total_bytes
 
 
 def test_one_odd_run_does_not_count() -> None:
-    assert (
-        refine(predict(), [run(reserved_factor=2.0)]).peak_reserved_bytes
-        == predict().peak_reserved_bytes
-    )
+    refined = refine(predict(), [run(reserved_factor=2.0)])
+    assert refined.peak_reserved_bytes == predict().peak_reserved_bytes
 
 
-def test_a_refined_estimate_is_judged_anew() -> None:
-    barely = predict(gpu=card(capacity_bytes=round(predict().total_bytes * 1.01)))
-    assert barely.verdict == "tight"
-    assert refine(barely, [run(reserved_factor=1.1)] * 3).verdict == "does_not_fit"
+def test_a_corrected_estimate_gets_a_new_verdict() -> None:
+    tight = predict(gpu=card(capacity_bytes=round(predict().total_bytes * 1.01)))
+    assert tight.verdict == "tight"
+    assert refine(tight, [run(reserved_factor=1.1)] * 3).verdict == "does_not_fit"
 
 
 def test_a_cpu_learns_no_context() -> None:
-    assert "cuda_context" not in sizes_of(refine(predict(gpu=CPU), [run(context_bytes=300 * MIB)]))
+    refined = refine(predict(gpu=CPU), [run(context_bytes=300 * MIB)])
+    assert "cuda_context" not in component_bytes(refined)
 
 
 def test_runs_that_measured_nothing_are_left_out() -> None:
     assert refine(predict(), [replace(run(), allocated_bytes=0)] * 3) == predict()
 
 
-# The course of a run
+# Timeline
+
+LORA = JobSpec.parse({"method": "lora"})
 
 
-def test_the_timeline_peaks_where_the_estimate_does_and_stays_short() -> None:
-    job = JobSpec.parse({"method": "lora"})
-    moments = timeline(job, LLAMA, GPU, num_moments=300)
-    assert len(moments) <= 300
-    assert (
-        max(num_bytes for *_, num_bytes in moments)
-        == estimate(job, LLAMA, GPU).peak_allocated_bytes
-    )
-    assert moments[0][0] == "load"
-    assert {"forward, layer 1", "backward, layer 16"} <= {label for _, label, _ in moments}
+def test_a_timeline_is_short_enough_to_draw() -> None:
+    assert len(timeline(LORA, LLAMA, GPU)) <= MAX_POINTS
+
+
+def test_a_timeline_has_the_peak_of_the_estimate() -> None:
+    highest = max(point.num_bytes for point in timeline(LORA, LLAMA, GPU))
+    assert highest == estimate(LORA, LLAMA, GPU).peak_allocated_bytes
+
+
+def test_a_timeline_begins_with_the_load() -> None:
+    assert timeline(LORA, LLAMA, GPU)[0].phase == "load"
+
+
+@pytest.mark.parametrize("label", ["forward, layer 1", "backward, layer 16"])
+def test_a_timeline_names_layers(label: str) -> None:
+    assert label in {point.label for point in timeline(LORA, LLAMA, GPU)}
 
 
 def test_the_phases_of_a_timeline_are_those_of_the_estimate() -> None:
     job = JobSpec.parse({"stage": "grpo", "max_length": 1024})
-    assert {phase for phase, *_ in timeline(job, LLAMA, GPU, 2000)} <= set(
-        estimate(job, LLAMA, GPU).phases
-    )
+    phases = {point.phase for point in timeline(job, LLAMA, GPU)}
+    assert phases <= set(estimate(job, LLAMA, GPU).phases)

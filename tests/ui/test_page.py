@@ -341,7 +341,7 @@ def test_who_holds_the_card_is_told_and_whether_the_rest_is_enough() -> None:
 def test_a_check_asked_for_while_the_rows_are_measured_is_made_for_the_measured_ones(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exact, "check_exactly", lambda *asked: asked)
+    monkeypatch.setattr(exact, "trace_peak_memory", lambda *asked: asked)
     checks, by_profile = exact.Checks(home), demo(profile="fastest")
     early = checks.ask(resolve(by_profile, ()))
     measured = resolve(by_profile, (), RowStatistics(300, 40.0, 60, 80))

@@ -1,4 +1,4 @@
-"""The referee: the trace by itself, and the estimate against it."""
+"""The trace by itself, and the estimate against it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,16 +8,15 @@ import pytest
 
 from benchmarks.trace_agreement import GPU, QUICK, SIZES, Case, agreement, cases
 from core.job import JobSpec, TraceError
-from core.memory import estimate
-from core.memory import trace_check as referee
+from core.memory import estimate, trace_check
 from core.memory.trace_check import (
-    NOT_MEMORY,
-    ExactEstimate,
-    Request,
-    as_traced,
-    check_exactly,
-    estimate_exactly,
+    FIELDS_WITHOUT_MEMORY,
+    TraceRequest,
+    TraceResult,
+    estimate_by_tracing,
     trace_all,
+    trace_peak_memory,
+    uncompiled,
 )
 from core.models import ModelShape, gpus
 from core.workers.trace.allocation_log import Ledger
@@ -51,8 +50,8 @@ CASES = {case.name: case for case in cases()} | {
 }
 
 
-def request(config: Mapping[str, Any] = CONFIG, **fields: object) -> Request:
-    return Request(job(**fields), config, gpus()[GPU])
+def request(config: Mapping[str, Any] = CONFIG, **fields: object) -> TraceRequest:
+    return TraceRequest(job(**fields), config, gpus()[GPU])
 
 
 ASKED = {
@@ -78,8 +77,8 @@ def shares() -> list[float]:
 @pytest.fixture(scope="module")
 def answers(
     request: pytest.FixtureRequest, shares: list[float]
-) -> Mapping[str, ExactEstimate | TraceError]:
-    """What the referee says to these and to every case that is to be tested, all traced by one child."""
+) -> Mapping[str, TraceResult | TraceError]:
+    """What the trace says to these and to every case that is to be tested, all traced by one child."""
     wanted = [
         item.callspec.params["case"] for item in request.session.items if _is_about_a_case(item)
     ]
@@ -94,7 +93,7 @@ def _is_about_a_case(item: pytest.Item) -> bool:
     )
 
 
-# The referee
+# The trace
 
 
 @pytest.fixture(scope="module")
@@ -106,29 +105,31 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_exact_estimate_is_remembered_and_a_torn_memory_is_none(
     cache: Path, answers: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Request] = []
+    asked: list[TraceRequest] = []
     told: list[float] = []
 
     def trace_once(
-        requests: Sequence[Request], tell: Callable[[float], None], _: object
-    ) -> Iterator[ExactEstimate]:
+        requests: Sequence[TraceRequest], tell: Callable[[float], None]
+    ) -> Iterator[TraceResult]:
         asked.extend(requests)
         tell(0.5)
         yield answers["plain"]
 
-    monkeypatch.setattr(referee, "trace_all", trace_once)
+    monkeypatch.setattr(trace_check, "trace_all", trace_once)
     (cache / f"{request().key}.json").write_text('{"phases": ')
     for _ in range(2):
-        assert check_exactly(job(), CONFIG, gpus()[GPU], cache, told.append) == answers["plain"]
+        assert trace_peak_memory(request(), cache, told.append) == answers["plain"]
     assert (asked, told) == ([request()], [0.5]), "the second time nothing had to be done"
 
 
 def test_a_trace_says_how_far_it_is(answers: Mapping[str, Any], shares: list[float]) -> None:
-    traced = [answer for answer in answers.values() if isinstance(answer, ExactEstimate)]
+    traced = [answer for answer in answers.values() if isinstance(answer, TraceResult)]
     assert len(shares) >= len(traced) and all(0 < share <= 1 for share in shares)
 
 
-@pytest.mark.parametrize("field", [name for name in NOT_MEMORY if name != "init_lora_weights"])
+@pytest.mark.parametrize(
+    "field", [name for name in FIELDS_WITHOUT_MEMORY if name != "init_lora_weights"]
+)
 def test_what_changes_no_tensor_needs_no_new_trace(field: str) -> None:
     other = {"model": "other/model", "revision": "v2", "lora_alpha": 64.0, "use_rslora": True}[
         field
@@ -154,7 +155,7 @@ def test_what_cannot_be_traced_is_one_sentence_in_its_place(
 
 
 def test_a_trace_is_an_estimate_where_there_is_no_other(cache: Path) -> None:
-    found = estimate_exactly(job(), CONFIG, gpus()[GPU], cache)
+    found = estimate_by_tracing(request(), cache)
     shape = ModelShape.from_config(CONFIG)
     close = estimate(job(), shape, gpus()[GPU])
     assert sum(part.bytes for part in found.components) == found.total_bytes
@@ -166,11 +167,6 @@ def test_a_trace_is_an_estimate_where_there_is_no_other(cache: Path) -> None:
     assert found.verdict == close.verdict and found.why
 
 
-def test_a_cancelled_trace_says_so(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match="cancelled"):
-        check_exactly(job(), CONFIG, gpus()[GPU], tmp_path, is_cancelled=lambda: True)
-
-
 def test_an_architecture_without_a_closed_form_is_traced(answers: Mapping[str, Any]) -> None:
     phases = answers["no closed form"].phases
     assert phases["backward"] > phases["load"] > 0
@@ -179,7 +175,7 @@ def test_an_architecture_without_a_closed_form_is_traced(answers: Mapping[str, A
 def test_a_compiled_job_is_traced_as_it_is_uncompiled(answers: Mapping[str, Any]) -> None:
     compiled = job(torch_compile=True, activation_memory_budget=0.5)
     assert answers["compiled"].phases == answers["plain"].phases
-    assert as_traced(compiled) == job()
+    assert uncompiled(compiled) == job()
 
 
 def test_paged_states_are_told_apart_from_the_peaks(answers: Mapping[str, Any]) -> None:
@@ -245,10 +241,10 @@ def _parameter(case: Case) -> Any:
 
 @pytest.mark.parametrize("case", [_parameter(case) for case in CASES.values()])
 def test_the_estimate_agrees_with_the_trace(
-    case: Case, answers: Mapping[str, ExactEstimate | TraceError]
+    case: Case, answers: Mapping[str, TraceResult | TraceError]
 ) -> None:
     traced = answers[case.name]
-    assert isinstance(traced, ExactEstimate), str(traced)
+    assert isinstance(traced, TraceResult), str(traced)
     error = agreement(case, traced).error
     assert abs(error) <= CLOSE, f"estimated {error:+.2%}"
 

@@ -11,11 +11,11 @@ from core.advise import PLANNED_FIELDS
 from core.job import JobSpec, SpecError, TraceError
 from core.memory import MemoryEstimate
 from core.memory.trace_check import (
-    ExactEstimate,
-    Request,
-    as_traced,
-    check_exactly,
-    estimate_exactly,
+    TraceRequest,
+    TraceResult,
+    estimate_by_tracing,
+    trace_peak_memory,
+    uncompiled,
 )
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
@@ -33,7 +33,7 @@ MOST_REMEMBERED = 50
 class Check:
     """One trace, under way or done."""
 
-    outcome: Future[ExactEstimate] = field(init=False)
+    outcome: Future[TraceResult] = field(init=False)
     share: float = 0.0
     """How much of it is done, from 0 to 1."""
 
@@ -88,21 +88,21 @@ class Checks:
     def estimate(self, resolved: ResolvedJob) -> MemoryEstimate:
         """The estimate of a job that has been traced. Raises TraceError."""
         request = self._request(resolved)
-        return estimate_exactly(request.job, request.config, request.gpu, self.home.path / "traces")
+        return estimate_by_tracing(request, self.home.path / "traces")
 
-    def _submit(self, request: Request) -> Check:
+    def _submit(self, request: TraceRequest) -> Check:
         check = Check()
-        asked = (request.job, request.config, request.gpu, self.home.path / "traces", check.advance)
-        check.outcome = self._pool.submit(check_exactly, *asked)
+        asked = (request, self.home.path / "traces", check.advance)
+        check.outcome = self._pool.submit(trace_peak_memory, *asked)
         return check
 
     @staticmethod
-    def _request(resolved: ResolvedJob) -> Request:
+    def _request(resolved: ResolvedJob) -> TraceRequest:
         """The job as it is estimated: with rows that are as long as they are known to be."""
         job, rows = resolved.job, resolved.rows
         if rows and rows.max_tokens and not job.packing:
             job = job.model_copy(update={"max_length": min(job.max_length, rows.max_tokens)})
-        return Request(job, resolved.model.config, resolved.gpu)
+        return TraceRequest(job, resolved.model.config, resolved.gpu)
 
 
 def _wish(resolved: ResolvedJob) -> str:
@@ -112,7 +112,7 @@ def _wish(resolved: ResolvedJob) -> str:
         job = job.model_copy(
             update={name: JobSpec.model_fields[name].default for name in PLANNED_FIELDS}
         )
-    return Request(job, resolved.model.config, resolved.gpu).key
+    return TraceRequest(job, resolved.model.config, resolved.gpu).key
 
 
 class ExactHandlers:
@@ -172,8 +172,8 @@ def shown_check(checks: Checks, form: Mapping[str, object], rows: RowStatistics 
     }
 
 
-def _beside(resolved: ResolvedJob, traced: ExactEstimate) -> str:
+def _beside(resolved: ResolvedJob, traced: TraceResult) -> str:
     """The trace beside the estimate of the same step; of a compiled job, what it takes compiled too."""
-    traced_job = as_traced(resolved.job)
+    traced_job = uncompiled(resolved.job)
     compiled = resolved.estimate() if traced_job != resolved.job else None
     return panel.side_by_side(replace(resolved, job=traced_job).estimate(), traced, compiled)

@@ -1,7 +1,7 @@
 """The exact check as HTML: what the trace found beside what was estimated, phase by phase."""
 
 from core.memory import MemoryEstimate
-from core.memory.trace_check import ExactEstimate
+from core.memory.trace_check import TraceResult
 from core.wording import PHASES, gib, memory
 from ui.render import notice
 
@@ -10,7 +10,7 @@ CLOSE = 0.02
 
 
 def side_by_side(
-    estimated: MemoryEstimate, traced: ExactEstimate, compiled: MemoryEstimate | None = None
+    estimated: MemoryEstimate, traced: TraceResult, compiled: MemoryEstimate | None = None
 ) -> str:
     """Both peaks of each phase. `compiled` is the estimate of the same job with compiled layers, if it has them."""
     guesses = {str(phase): size for phase, size in estimated.phases.items()}
@@ -39,7 +39,7 @@ def side_by_side(
     return f'<div class="measured"><table>{heads}{lines}</table>{notice(f"{told(traced)} {verdict}", "plain")}</div>'
 
 
-def told(traced: ExactEstimate) -> str:
+def told(traced: TraceResult) -> str:
     """What the trace did, in a sentence."""
     peak, seconds = memory(traced.peak_allocated_bytes), f"{traced.seconds:.0f} s"
     return f"One step on tensors without data, in {seconds}: {peak} at the peak."

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-from core.memory.timeline import Moment
+from core.memory import TimelinePoint
 from core.wording import PHASES, gib
 
 WIDTH, HEIGHT, HEADROOM, LETTER = 600, 150, 16, 6
 
 
-def timeline(moments: Sequence[Moment]) -> str:
+def timeline(moments: Sequence[TimelinePoint]) -> str:
     """Allocated bytes, operation by operation, phase by phase; hovering tells where in the model a moment is.
 
     What is there all the time, most of it weights, is cut off below, and the axis says so.
@@ -37,7 +37,7 @@ def timeline(moments: Sequence[Moment]) -> str:
     )
 
 
-def _stretches(moments: Sequence[Moment]) -> list[tuple[str, int, bool]]:
+def _stretches(moments: Sequence[TimelinePoint]) -> list[tuple[str, int, bool]]:
     """(phase, where it begins, whether there is room for its name) of each stretch of one phase."""
     found, start = [], 0
     for phase, stretch in groupby(moments, key=lambda moment: moment[0]):

@@ -14,7 +14,7 @@ from core.device.doctor import diagnose
 from core.device.doctor import to_json as doctors_report
 from core.job import JobSpec, PreviewError, Problem, SpecError
 from core.memory import MemoryEstimate
-from core.memory.trace_check import estimate_exactly
+from core.memory.trace_check import TraceRequest, estimate_by_tracing
 from core.models import demo_fields, find_model
 from core.resolve import ResolvedJob, dataset_path, is_there, resolve
 from core.runs import Home
@@ -66,7 +66,8 @@ def _traced(resolved: ResolvedJob, home: Home) -> MemoryEstimate:
     print(
         "This architecture has no estimate of its own: one step of it is traced.", file=sys.stderr
     )
-    return estimate_exactly(resolved.job, resolved.model.config, resolved.gpu, home.path / "traces")
+    request = TraceRequest(resolved.job, resolved.model.config, resolved.gpu)
+    return estimate_by_tracing(request, home.path / "traces")
 
 
 def _print_estimate(resolved: ResolvedJob, found: MemoryEstimate) -> None:

@@ -1,1 +1,25 @@
 """One decoder, op by op: what each operation allocates, saves and releases."""
+
+from core.memory.ops.forward import ForwardPass, Recompute
+from core.memory.ops.generation import generate
+from core.memory.ops.head import HEADS
+from core.memory.ops.layer import decoder_layer, norm
+from core.memory.ops.model import (
+    allocate_inputs,
+    embedding_output,
+    forward_without_grad,
+    scaled_embedding_copy,
+)
+
+__all__ = [
+    "HEADS",
+    "ForwardPass",
+    "Recompute",
+    "allocate_inputs",
+    "decoder_layer",
+    "embedding_output",
+    "forward_without_grad",
+    "generate",
+    "norm",
+    "scaled_embedding_copy",
+]

@@ -1,108 +1,90 @@
-"""A mixture of experts as operations: every token goes, sorted, to k of them in grouped products.
+"""Mixture of experts as operations: tokens are sorted by expert for grouped matmuls.
 
-Sources: grouped_mm_experts_forward in transformers/integrations/moe.py; GptOssExperts in models/gpt_oss. The experts
-are three-dimensional parameters, which are neither quantised nor adapted. Shapes: N tokens, S = N*k pairs of a token
-and an expert, w width of an expert.
+Sources: grouped_mm_experts_forward in transformers/integrations/moe.py; GptOssExperts in
+models/gpt_oss. Experts are three-dimensional parameters, which are neither quantized nor adapted.
+Shapes: N tokens, S = N*k pairs of a token and one of its k experts, w width of an expert.
 """
 
-from core.memory.ops.linear import ForwardPass
-from core.memory.program.program import LayerKind
-from core.memory.simulator.autograd import WeightGradient
-from core.memory.simulator.device_memory import Tensor
-from core.models.shapes.families import Experts
+from core.memory.ops.forward import ForwardPass
+from core.memory.simulator import DeviceTensor, WeightGradient
 
 
-def experts(run: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
-    """The router's choice, and what the chosen experts make of each token: [N, hidden]."""
-    tape, shape = run.tape, run.program.shape
-    pairs, width, matrix = (
-        _num_pairs(run),
-        shape.moe_intermediate_size,
-        shape.num_experts * shape.hidden_size,
-    )
-    scores = _product(run, x, run.num_tokens * shape.num_experts, f"{name}.router", matrix)
-    shares = tape.run(scores, number_bytes=4, saves_output=True, consumes=True)
-    share_bytes = 4 if _layout(run).weighs_in_float32 else run.program.compute_bytes
-    weights = tape.run(shares, numbers=pairs, number_bytes=share_bytes, consumes=True)
-    tokens = tape.run(x, numbers=pairs * shape.hidden_size, number_bytes=run.program.compute_bytes)
-    bias = _gathered_bias(run, 2 * pairs * width)
-    both = _product(run, tokens, 2 * pairs * width, f"{name}.gate_up", 2 * matrix * width)
-    gated = _clamped_gate(run, both) if _has_bias(run) else _gate(run, both)
-    tape.drop(bias)
-    bias = _gathered_bias(run, pairs * shape.hidden_size)
-    out = _product(run, gated, pairs * shape.hidden_size, f"{name}.down", matrix * width)
-    tape.drop(gated)
-    wide = max(out.number_bytes, share_bytes)
-    weighed = tape.run(
+def experts(fwd: ForwardPass, x: DeviceTensor, name: str) -> DeviceTensor:
+    """Return the weighted sum of what the chosen experts make of each token: [N, hidden]."""
+    graph, program, shape = fwd.graph, fwd.program, fwd.program.shape
+    family = shape.family.experts
+    assert family is not None  # only layers with experts come here
+    hidden, width = shape.hidden_size, shape.moe_intermediate_size
+    num_pairs = fwd.num_tokens * shape.num_experts_per_tok
+    matrix = shape.num_experts * hidden
+    scores = _matmul(fwd, x, fwd.num_tokens * shape.num_experts, f"{name}.router", matrix)
+    shares = graph.record(scores, itemsize=4, saves_output=True, consumes=True)
+    share_itemsize = 4 if family.weighs_in_float32 else program.compute_itemsize
+    weights = graph.record(shares, numel=num_pairs, itemsize=share_itemsize, consumes=True)
+    tokens = graph.record(x, numel=num_pairs * hidden, itemsize=program.compute_itemsize)
+    bias = _gathered_bias(fwd, 2 * num_pairs * width if family.has_bias else 0)
+    both = _matmul(fwd, tokens, 2 * num_pairs * width, f"{name}.gate_up", 2 * matrix * width)
+    gated = _clamped_gate(fwd, both) if family.has_bias else _gate(fwd, both)
+    graph.release(bias)
+    bias = _gathered_bias(fwd, num_pairs * hidden if family.has_bias else 0)
+    out = _matmul(fwd, gated, num_pairs * hidden, f"{name}.down", matrix * width)
+    graph.release(gated)
+    itemsize = max(out.itemsize, share_itemsize)
+    weighted = graph.record(
         out,
         weights,
-        number_bytes=wide,
+        itemsize=itemsize,
         saves=[out, weights],
-        backward_scratch_bytes=out.numbers * wide,
+        backward_temporary_bytes=out.numel * itemsize,
     )
-    restored = tape.run(
-        weighed, saves_constant=True, consumes=True
-    )  # in the order of the tokens again
-    sum_bytes = 4 if run.program.autocast else restored.number_bytes
-    mixed = tape.run(
-        restored, numbers=run.num_tokens * shape.hidden_size, number_bytes=sum_bytes, consumes=True
-    )
-    mixed = tape.cast(mixed, x.number_bytes, consumes=True)
-    tape.drop(tokens, out, weights, bias)  # its names are those of a function, which end with it
-    return mixed
+    # back to the order of the tokens, then the sum over the k experts of each
+    restored = graph.record(weighted, saves_constant=True, consumes=True)
+    sum_itemsize = 4 if program.autocast else restored.itemsize
+    numel = fwd.num_tokens * hidden
+    total = graph.record(restored, numel=numel, itemsize=sum_itemsize, consumes=True)
+    total = graph.cast(total, x.itemsize, consumes=True)
+    graph.release(tokens, out, weights, bias)  # local variables of the function, which ends here
+    return total
 
 
-def _num_pairs(run: ForwardPass) -> int:
-    return run.num_tokens * run.program.shape.num_experts_per_tok
+def _matmul(
+    fwd: ForwardPass, x: DeviceTensor, numel: int, parameter: str, parameter_numel: int
+) -> DeviceTensor:
+    """Return `x @ weight` in the precision of matmuls. x is saved if the weight trains."""
+    saves, weights = [], []
+    if fwd.trains:
+        saves.append(x)
+        weights.append(WeightGradient(parameter, parameter_numel * fwd.program.weight_itemsize))
+    itemsize = fwd.program.compute_itemsize
+    return fwd.graph.record(x, numel=numel, itemsize=itemsize, saves=saves, weights=weights)
 
 
-def _layout(run: ForwardPass) -> Experts:
-    """How the family has its experts."""
-    found = run.program.shape.family.experts
-    assert found is not None  # no other layer has experts
-    return found
+def _gathered_bias(fwd: ForwardPass, numel: int) -> DeviceTensor:
+    """Allocate the bias of its expert for every pair, which is added in place (gpt-oss only)."""
+    return fwd.memory.allocate(numel, fwd.program.weight_itemsize, "temporary")
 
 
-def _has_bias(run: ForwardPass) -> bool:
-    """True for gpt-oss, whose gate is one of its own too."""
-    return _layout(run).has_bias
+def _gate(fwd: ForwardPass, both: DeviceTensor) -> DeviceTensor:
+    """Return `act(gate) * up` of views [S, w] of one tensor [S, 2w], which is released."""
+    half = both.numel // 2
+    half_bytes = both.num_bytes // 2
+    active = fwd.graph.record(both, numel=half, saves=[both], gradient_bytes=[half_bytes])
+    return fwd.graph.record(both, active, numel=half, saves=[both, active], consumes=True)
 
 
-def _product(
-    run: ForwardPass, x: Tensor, numbers: int, parameter: str, parameter_numbers: int
-) -> Tensor:
-    """`x @ weight` in the precision of the math, which keeps its input if the weight trains."""
-    weight = WeightGradient(parameter, parameter_numbers * run.program.weight_bytes)
-    saves, weights = ([x], [weight]) if run.trains else ([], [])
-    return run.tape.run(
-        x, numbers=numbers, number_bytes=run.program.compute_bytes, saves=saves, weights=weights
-    )
+def _clamped_gate(fwd: ForwardPass, both: DeviceTensor) -> DeviceTensor:
+    """Return `(up + 1) * gate * sigmoid(alpha * gate)` of clamped views, as gpt-oss computes it.
 
-
-def _gathered_bias(run: ForwardPass, numbers: int) -> Tensor:
-    """The bias of its expert for every pair; none in most families. It is added in place."""
-    return run.tape.heap.allocate(
-        numbers if _has_bias(run) else 0, run.program.weight_bytes, "temporary"
-    )
-
-
-def _gate(run: ForwardPass, both: Tensor) -> Tensor:
-    """`act(gate) * up` of views [S, w] of one tensor [S, 2w]."""
-    half = both.numbers // 2
-    active = run.tape.run(both, numbers=half, saves=[both], gradient_bytes=[both.num_bytes // 2])
-    return run.tape.run(both, active, numbers=half, saves=[both, active], consumes=True)
-
-
-def _clamped_gate(run: ForwardPass, both: Tensor) -> Tensor:
-    """gpt-oss: `(up + 1) * gate * sigmoid(alpha * gate)` of clamped views, whose gradients are as large as all."""
-    tape, half = run.tape, both.numbers // 2
-    clamp_bytes = half * both.number_bytes
-    gate = tape.run(both, numbers=half, saves=[both], backward_scratch_bytes=clamp_bytes)
-    up = tape.run(both, numbers=half, saves=[both], backward_scratch_bytes=clamp_bytes)
-    sigmoid = tape.run(tape.run(gate), saves_output=True, consumes=True)
-    glu = tape.run(gate, sigmoid, saves=[gate, sigmoid])
-    tape.drop(sigmoid)
-    shifted = tape.run(up)
-    gated = tape.run(shifted, glu, saves=[shifted, glu], consumes=True)
-    tape.drop(gate, up, both)
+    The gradient of each view is as large as both together.
+    """
+    graph, half = fwd.graph, both.numel // 2
+    clamp_bytes = half * both.itemsize
+    gate = graph.record(both, numel=half, saves=[both], backward_temporary_bytes=clamp_bytes)
+    up = graph.record(both, numel=half, saves=[both], backward_temporary_bytes=clamp_bytes)
+    sigmoid = graph.record(graph.record(gate), saves_output=True, consumes=True)
+    glu = graph.record(gate, sigmoid, saves=[gate, sigmoid])
+    graph.release(sigmoid)
+    shifted = graph.record(up)
+    gated = graph.record(shifted, glu, saves=[shifted, glu], consumes=True)
+    graph.release(gate, up, both)
     return gated

@@ -1,70 +1,52 @@
-"""A forward pass through a whole model: what goes in, and a pass that keeps nothing. Never runs backwards."""
+"""ForwardPass: the state of one forward pass that outlives its operations. Allocates nothing."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from core.memory.ops.head import HEADS
-from core.memory.ops.layer import decoder_layer, norm
-from core.memory.ops.linear import ForwardPass
-from core.memory.program.program import LayerKind, Program
-from core.memory.simulator.autograd import Tape
-from core.memory.simulator.device_memory import Heap, Tensor
+from core.memory.program import Program
+from core.memory.simulator import AutogradGraph, DeviceMemory, DeviceTensor
 
-SCALED_EMBEDDINGS = ("granite",)
-"""Families that multiply the embeddings outside their module: if those ask for a gradient, they stay."""
+Recompute = Literal["nothing", "pointwise", "matmuls"]
+"""Work that the backward pass of a compiled layer repeats: none of what it could have kept,
+everything but matmuls, or some matmuls too."""
 
 
-def inputs(
-    program: Program, kinds: Sequence[LayerKind], heap: Heap, num_tables: int = 1
-) -> list[Tensor]:
-    """Ids, labels and attention mask as 64-bit numbers, cos and sin, and the masks [B, 1, T, T].
+@dataclass
+class ForwardPass:
+    """One forward pass through a model or a part of it."""
 
-    Rows whose tokens have other positions than those of the next have `num_tables` of cos and sin.
-    """
-    n, scores = program.num_tokens, program.rows * program.row_tokens**2
-    masks = {kind.is_windowed for kind in kinds}
-    num_tables *= len(masks) if program.shape.family.turns_by_kind else 1
-    table_bytes = num_tables * program.row_tokens * program.shape.head_dim * program.residual_bytes
-    sizes = [16 * n, 8 * n, table_bytes, table_bytes]
-    if program.attention == "eager":
-        sizes += [scores * program.residual_bytes] * len(masks)
-    elif program.attention != "flash":
-        sizes += [scores for is_windowed in masks if is_windowed or program.has_mask]
-    return [heap.allocate(size, 1, "activations") for size in sizes]
+    program: Program
+    graph: AutogradGraph
+    trains: bool = False
+    """True while the weights that are used train."""
+    recompute: Recompute = "nothing"
+    cache: list[DeviceTensor] | None = None
+    """Keys and values that generation keeps; None keeps none."""
+    model: str = ""
+    """Prefix of parameter names that tells models apart when several train."""
+    weight_casts: list[DeviceTensor] = field(default_factory=list)
+    """16-bit copies of trained float32 weights. Autocast caches them until its context ends."""
+    kept_inputs: list[DeviceTensor] | None = None
+    """Inputs that 8-bit layers keep outside the graph until it is gone; None keeps none."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the micro-batch (N)."""
+        return self.program.num_tokens
 
-def unscaled(program: Program, heap: Heap) -> list[Tensor]:
-    """What the backward pass keeps of embeddings that are scaled outside their module."""
-    is_kept = program.shape.model_type in SCALED_EMBEDDINGS and program.asks_for_input_gradients
-    numbers = program.num_tokens * program.shape.hidden_size
-    return [heap.allocate(numbers, program.residual_bytes, "activations")] if is_kept else []
+    @property
+    def memory(self) -> DeviceMemory:
+        """Memory that the operations allocate from."""
+        return self.graph.memory
 
+    def cache_weight_cast(self, cast: DeviceTensor, trains: bool) -> None:
+        """Keep autocast's copy of a weight if the weight trains, else release it (cached_cast)."""
+        if trains:
+            self.weight_casts.append(cast)
+        else:
+            self.graph.release(cast)
 
-def embedded(program: Program, heap: Heap) -> Tensor:
-    """The hidden states in front of the first layer, which the model's forward pass holds on to until its end."""
-    needs_gradient = program.trains_embedding or program.asks_for_input_gradients
-    numbers = program.num_tokens * program.shape.hidden_size
-    return heap.allocate(numbers, program.residual_bytes, "activations", needs_gradient)
-
-
-def run_without_graph(program: Program, tape: Tape) -> None:
-    """A forward pass that keeps nothing. It takes as much whatever the depth, so that a layer of each kind will do, and
-    one before them: the input of the first layer is the embedding, which stays.
-    """
-    heap, was_recording = tape.heap, tape.is_recording
-    layers = program.layer_kinds()
-    kinds = (layers[0], *dict.fromkeys(layers))[-len(layers) :]
-    tape.is_recording = False
-    run = ForwardPass(program, tape)
-    given, x = inputs(program, kinds, heap), embedded(program, heap)
-    first = heap.hold(x)
-    for index, kind in enumerate(kinds):
-        run.trains = kind.trains
-        x = decoder_layer(run, x, kind, f"layers.{index}")
-    run.trains = program.trains_last_norm
-    last = norm(run, x, "norm")
-    heap.drop(first)
-    run.trains = program.trains_head
-    loss, outputs = HEADS[program.head](run, last)
-    run.end_autocast()
-    heap.drop(loss, *([outputs] if outputs else []), *given)
-    tape.is_recording = was_recording
+    def end_autocast(self) -> None:
+        """Release the cached copies of weights, as the end of the autocast context does."""
+        self.graph.release(*self.weight_casts)
+        self.weight_casts = []

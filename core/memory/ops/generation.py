@@ -1,90 +1,109 @@
-"""Answers drawn from the model that trains: `generate` of transformers, with a cache that grows token by token.
+"""Generation of answers by transformers' `generate`, with a cache that grows token by token.
 
-Sources: _sample in transformers/generation/utils.py; DynamicLayer and DynamicSlidingWindowLayer in cache_utils.py;
-_generate_single_turn in trl/trainer/grpo_trainer.py. Shapes: R sequences, k key heads, d per head, V vocabulary.
+Sources: _sample in transformers/generation/utils.py; DynamicLayer and DynamicSlidingWindowLayer in
+cache_utils.py; _generate_single_turn in trl/trainer/grpo_trainer.py. Shapes: B sequences, k key
+heads, d elements per head, V vocabulary.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.memory.ops.forward import embedded, inputs
+from core.memory.ops.forward import ForwardPass
 from core.memory.ops.layer import decoder_layer, norm
-from core.memory.ops.linear import ForwardPass
-from core.memory.program.program import Generation, LayerKind, Program
-from core.memory.simulator.autograd import Tape
-from core.memory.simulator.device_memory import Heap, Tensor
+from core.memory.ops.model import allocate_inputs, embedding_output
+from core.memory.program import Generation, LayerKind, Program
+from core.memory.simulator import AutogradGraph, DeviceMemory, DeviceTensor
 
-COPIES_OF_SCORES = 4
-"""float32 numbers per word of the vocabulary: logits, their copy, the same by temperature, probabilities."""
-BYTES_OF_SCORES = 10
-"""Of each query head and token, where attention is spelled out: the scores, the same in float32, their softmax."""
+NEXT_TOKEN_COPIES = 4
+"""float32 tensors [B, V]: logits, their copy, the same by temperature, probabilities."""
+EAGER_SCORE_BYTES = 10
+"""Bytes per query head and token in eager attention: score, its float32 copy, softmax."""
 
 
-def generate(program: Program, drawn: Generation, kinds: Sequence[LayerKind], tape: Tape) -> None:
-    """Read the prompts, then draw tokens until the last."""
-    reads = replace(
+def generate(
+    program: Program, generation: Generation, kinds: Sequence[LayerKind], graph: AutogradGraph
+) -> None:
+    """Read the prompts, then generate one token after another; simulates the last one."""
+    memory = graph.memory
+    prefill = replace(
         program,
-        rows=drawn.rows,
-        row_tokens=drawn.prompt_tokens,
-        has_mask=drawn.rows > 1,
+        batch_size=generation.batch_size,
+        sequence_length=generation.prompt_tokens,
+        has_mask=generation.batch_size > 1,
         checkpointing=False,
     )
-    tape.is_recording = False
-    tape.heap.enter("generation/prompt")
-    cache = _read_prompts(reads, kinds, tape)
-    _score(program, drawn, tape.heap)
-    tape.heap.enter("generation/answer")
-    tape.drop(*cache)
-    cache = [tensor for kind in kinds for tensor in _layer_cache(program, drawn, kind, tape.heap)]
-    _attend(reads, drawn, tape.heap)
-    _score(program, drawn, tape.heap)
-    tape.drop(*cache)
-    tape.is_recording = True
+    graph.is_recording = False
+    memory.enter("generation/prompt")
+    cache = _prefill(prefill, kinds, graph)
+    _choose_next_token(program, generation, memory)
+    memory.enter("generation/answer")
+    graph.release(*cache)
+    cache = []
+    for kind in kinds:
+        cache += _full_cache(program, generation, kind, memory)
+    _last_token_attention(prefill, generation, memory)
+    _choose_next_token(program, generation, memory)
+    graph.release(*cache)
+    graph.is_recording = True
 
 
-def _read_prompts(program: Program, kinds: Sequence[LayerKind], tape: Tape) -> list[Tensor]:
-    """The first pass, over all tokens of the prompts, padded on the left. Returns the cache."""
-    cache: list[Tensor] = []
-    run = ForwardPass(program, tape, cache=cache)
-    given, x = (
-        inputs(program, kinds, tape.heap, num_tables=program.rows),
-        embedded(program, tape.heap),
-    )
-    first = tape.hold(x)
+def _prefill(
+    program: Program, kinds: Sequence[LayerKind], graph: AutogradGraph
+) -> list[DeviceTensor]:
+    """Run the first pass, over all prompt tokens, padded on the left. Return the cache."""
+    cache: list[DeviceTensor] = []
+    fwd = ForwardPass(program, graph, cache=cache)
+    inputs = allocate_inputs(program, kinds, graph.memory, num_positions=program.batch_size)
+    x = embedding_output(program, graph.memory)
+    embedding = graph.retain(x)
     for index, kind in enumerate(kinds):
-        x = decoder_layer(run, x, kind, f"layers.{index}")
-    last = norm(run, x, "norm")
-    run.end_autocast()
-    tape.drop(last, first, *given)
+        x = decoder_layer(fwd, x, kind, f"layers.{index}")
+    x = norm(fwd, x, "norm")
+    fwd.end_autocast()
+    graph.release(x, embedding, *inputs)
     return cache
 
 
-def _layer_cache(program: Program, drawn: Generation, kind: LayerKind, heap: Heap) -> list[Tensor]:
-    """Keys and values [R, k, tokens, d] of one layer at the last token; a windowed layer keeps its window."""
-    shape, tokens = program.shape, drawn.prompt_tokens + drawn.completion_tokens
+def _full_cache(
+    program: Program, generation: Generation, kind: LayerKind, memory: DeviceMemory
+) -> list[DeviceTensor]:
+    """Allocate keys and values [B, k, tokens, d] of one layer at the last token.
+
+    A windowed layer keeps only its window.
+    """
+    shape = program.shape
+    tokens = generation.prompt_tokens + generation.completion_tokens
     if kind.is_windowed and shape.sliding_window:
         tokens = min(tokens, shape.sliding_window)
-    numbers = drawn.rows * tokens * shape.num_key_value_heads * shape.head_dim
-    widths = max(program.residual_bytes, program.compute_bytes), program.compute_bytes
-    return [heap.allocate(numbers, width, "generation_cache") for width in widths]
+    numel = generation.batch_size * tokens * shape.num_key_value_heads * shape.head_dim
+    # the rotation leaves keys as wide as the residual
+    key_itemsize = max(program.residual_itemsize, program.compute_itemsize)
+    return [
+        memory.allocate(numel, itemsize, "generation_cache")
+        for itemsize in (key_itemsize, program.compute_itemsize)
+    ]
 
 
-def _attend(program: Program, drawn: Generation, heap: Heap) -> None:
-    """One layer at the last token: keys and values are copied to be one longer, each once the other is. Spelled out,
-    attention repeats both for every query head (eager_attention_forward); other kernels take what there is (pack_gqa
-    in transformers/integrations/sdpa_attention.py).
+def _last_token_attention(program: Program, generation: Generation, memory: DeviceMemory) -> None:
+    """Simulate one layer at the last token.
+
+    The cache grows by a copy that is one token longer, first of the keys, then of the values. Eager
+    attention repeats both for every query head (eager_attention_forward); other kernels read them
+    as they are (pack_gqa in transformers/integrations/sdpa_attention.py).
     """
-    shape, tokens = program.shape, drawn.prompt_tokens + drawn.completion_tokens
-    heap.scratch(
-        drawn.rows * tokens * shape.num_key_value_heads * shape.head_dim * program.compute_bytes
-    )
-    if program.attention == "eager" and shape.num_attention_heads != shape.num_key_value_heads:
-        repeated_bytes = 2 * shape.head_dim * program.compute_bytes
-        heap.scratch(
-            drawn.rows * tokens * shape.num_attention_heads * (repeated_bytes + BYTES_OF_SCORES)
+    shape, itemsize = program.shape, program.compute_itemsize
+    tokens = generation.prompt_tokens + generation.completion_tokens
+    num_tokens = generation.batch_size * tokens
+    memory.temporary(num_tokens * shape.num_key_value_heads * shape.head_dim * itemsize)
+    is_grouped = shape.num_attention_heads != shape.num_key_value_heads
+    if program.attention == "eager" and is_grouped:
+        repeated_bytes = 2 * shape.head_dim * itemsize
+        memory.temporary(
+            num_tokens * shape.num_attention_heads * (repeated_bytes + EAGER_SCORE_BYTES)
         )
 
 
-def _score(program: Program, drawn: Generation, heap: Heap) -> None:
-    """The scores [R, V] of the next token."""
-    heap.scratch(COPIES_OF_SCORES * 4 * drawn.rows * program.shape.vocab_size, "logits")
+def _choose_next_token(program: Program, generation: Generation, memory: DeviceMemory) -> None:
+    """Simulate the choice of the next token from logits [B, V]."""
+    numel = generation.batch_size * program.shape.vocab_size
+    memory.temporary(NEXT_TOKEN_COPIES * 4 * numel, "logits")

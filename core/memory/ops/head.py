@@ -1,212 +1,219 @@
-"""The loss heads: what turns the last hidden states into a loss. A head is one row of HEADS.
+"""Loss heads: turn the last hidden states into a loss. Each head is one row of HEADS.
 
-Sources: trl/kernels/chunked_logprob.py (TRL 1.16); ForCausalLMLoss in transformers/loss/loss_utils.py. Shapes: N
-tokens, h hidden, V vocabulary.
+Sources: trl/kernels/chunked_logprob.py (TRL 1.16); ForCausalLMLoss in transformers/loss/
+loss_utils.py. Shapes: N tokens, h hidden, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from core.memory.ops.linear import ForwardPass, keep_cast
-from core.memory.program.program import Head
-from core.memory.simulator.autograd import WeightGradient
-from core.memory.simulator.device_memory import Tensor
+from core.memory.ops.forward import ForwardPass
+from core.memory.program import Head
+from core.memory.simulator import DeviceTensor, WeightGradient
 
 TILE_TOKENS = 4096
 TILE_VOCABULARY = 32_768
-"""Logits of the fused head exist for this many tokens and words at once."""
+"""The fused head computes logits for this many tokens and words at once."""
 STATISTICS = 10
-"""float32 numbers per token: seven running statistics, and log-probability, entropy and is_top1."""
+"""float32 numbers per token: seven running statistics, log-probability, entropy and is_top1."""
 CPU_TILE_COPIES = 4
-"""Without Triton a tile is folded in torch: scaled, masked, exponentiated and weighed, each in float32."""
+"""Without Triton torch reduces a tile: scaled, masked, exponentiated, weighted; all float32."""
+
+LossAndLogits = tuple[DeviceTensor, list[DeviceTensor]]
+"""(loss, the logits that the caller may keep: one tensor or none)."""
 
 
-def fused_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """TRL's head for hidden [N, h]: per-token log-probabilities; the logits never exist as a whole.
+def fused_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
+    """TRL's head: log-probabilities per token from hidden [N, h]. Logits never exist as a whole.
 
-    Kept: the hidden states of the tokens that count. Backward: one tile, the gradient of the hidden
-    states in float32, and that of the head's weight in float32, if it trains and is not float32 itself.
+    Saved: the hidden states of the scored tokens. Temporary in the backward pass: one tile, the
+    gradient of the hidden states in float32, and that of the head's weight in float32 if it trains
+    and is not float32 itself.
     """
-    program, shape = run.program, run.program.shape
-    tile_bytes = _tile_bytes(run)
-    copies_gradient = program.trains_head and program.head_bytes < 4
-    weight_bytes = 4 * shape.vocab_size * shape.hidden_size if copies_gradient else 0
-    chosen = run.tape.run(hidden, numbers=program.num_scored_tokens * shape.hidden_size)
-    loss = run.tape.run(
-        chosen,
-        numbers=STATISTICS * program.num_scored_tokens,
-        number_bytes=4,
-        saves=[chosen],
-        scratch_bytes=tile_bytes,
-        backward_scratch_bytes=tile_bytes + 4 * chosen.numbers + weight_bytes,
-        scratch_kind="logits",
-        weights=_head_gradient(run),
+    program, shape = fwd.program, fwd.program.shape
+    tile_bytes = _tile_bytes(fwd)
+    scored = fwd.graph.record(hidden, numel=program.num_scored_tokens * shape.hidden_size)
+    backward_bytes = tile_bytes + 4 * scored.numel
+    if program.trains_head and program.head_itemsize < 4:
+        backward_bytes += 4 * shape.vocab_size * shape.hidden_size
+    loss = fwd.graph.record(
+        scored,
+        numel=STATISTICS * program.num_scored_tokens,
+        itemsize=4,
+        saves=[scored],
+        temporary_bytes=tile_bytes,
+        backward_temporary_bytes=backward_bytes,
+        temporary_component="logits",
+        weights=_head_gradient(fwd),
         consumes=True,
     )
-    run.tape.drop(hidden)
-    return loss, None
+    fwd.graph.release(hidden)
+    return loss, []
 
 
-def _tile_bytes(run: ForwardPass) -> int:
-    """One tile of logits, and the part of the head's weight that makes it where that has to be cast.
+def _tile_bytes(fwd: ForwardPass) -> int:
+    """Return the bytes of one tile of logits, and of the part of the head's weight cast for it.
 
     A small vocabulary leaves a part of the tile unused, which a CPU never makes resident.
     """
-    program, shape = run.program, run.program.shape
-    tokens, words = (
-        min(program.num_scored_tokens, TILE_TOKENS),
-        min(shape.vocab_size, TILE_VOCABULARY),
-    )
-    weight_bytes = (
-        words * shape.hidden_size * program.compute_bytes
-        if program.head_bytes != program.compute_bytes
-        else 0
-    )
+    program, shape = fwd.program, fwd.program.shape
+    tokens = min(program.num_scored_tokens, TILE_TOKENS)
+    words = min(shape.vocab_size, TILE_VOCABULARY)
+    weight_bytes = 0
+    if program.head_itemsize != program.compute_itemsize:
+        weight_bytes = words * shape.hidden_size * program.compute_itemsize
     if program.on_cpu:
-        return tokens * words * (program.compute_bytes + 4 * CPU_TILE_COPIES) + weight_bytes
-    return tokens * TILE_VOCABULARY * program.compute_bytes + weight_bytes
+        return tokens * words * (program.compute_itemsize + 4 * CPU_TILE_COPIES) + weight_bytes
+    return tokens * TILE_VOCABULARY * program.compute_itemsize + weight_bytes
 
 
-def native_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """`model(labels=...)` for hidden [N, h]: logits [N, V], their float32 copy and its log-softmax, which is kept.
+def native_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
+    """`model(labels=...)`: loss from hidden [N, h], over all logits [N, V].
 
-    The backward pass adds two gradients of that size: 12 bytes per logit at the peak. Returns the logits too, for a
-    program that holds on to the outputs of the model.
+    Saved: the log-softmax of a float32 copy of the logits. The backward pass adds two gradients of
+    its size: 12 bytes per logit at the peak.
     """
-    program, tape = run.program, run.tape
-    logits = _logits(run, hidden)
-    outputs = tape.hold(logits)
-    logits32 = (
-        logits
-        if logits.number_bytes == 4
-        else tape.run(logits, number_bytes=4, kind="logits", consumes=True)
+    graph = fwd.graph
+    logits = _logits(fwd, hidden)
+    outputs = graph.retain(logits)
+    if logits.itemsize != 4:
+        logits = graph.record(logits, itemsize=4, component="logits", consumes=True)
+    log_softmax = graph.record(logits, saves_output=True, component="logits", consumes=True)
+    loss = graph.record(
+        log_softmax, numel=1, saves=[log_softmax], component="logits", consumes=True
     )
-    log_softmax = tape.run(logits32, saves_output=True, kind="logits", consumes=True)
-    loss = tape.run(log_softmax, numbers=1, saves=[log_softmax], kind="logits", consumes=True)
-    if program.autocast:  # accelerate's convert_outputs_to_fp32
-        outputs32 = tape.heap.allocate(outputs.numbers, 4, "logits")
-        tape.drop(outputs)
+    if fwd.program.autocast:  # accelerate's convert_outputs_to_fp32
+        outputs32 = fwd.memory.allocate(outputs.numel, 4, "logits")
+        graph.release(outputs)
         outputs = outputs32
-    tape.drop(hidden)
-    return loss, outputs
+    graph.release(hidden)
+    return loss, [outputs]
 
 
-def _logits(run: ForwardPass, hidden: Tensor) -> Tensor:
-    """`lm_head(hidden)`, soft-capped if the model does so: [N, V] in the precision of the math."""
-    program, tape, shape = run.program, run.tape, run.program.shape
-    x = tape.cast(hidden, program.compute_bytes)
-    saves, cast = [x] if program.trains_head else [], None
-    if program.autocast and program.head_bytes == 4:
-        cast = tape.heap.allocate(shape.vocab_size * shape.hidden_size, 2, "temporary")
-        saves.append(cast)
-    numbers = run.num_tokens * shape.vocab_size
-    logits = tape.run(
-        x, numbers=numbers, saves=saves, weights=_head_gradient(run), kind="logits", consumes=True
+def _logits(fwd: ForwardPass, hidden: DeviceTensor) -> DeviceTensor:
+    """Return `lm_head(hidden)` [N, V] in the precision of matmuls, capped if the model does so."""
+    program, graph, shape = fwd.program, fwd.graph, fwd.program.shape
+    x = graph.cast(hidden, program.compute_itemsize)
+    saves = [x] if program.trains_head else []
+    weight_cast = None
+    if program.autocast and program.head_itemsize == 4:
+        weight_cast = fwd.memory.allocate(shape.vocab_size * shape.hidden_size, 2, "temporary")
+        saves.append(weight_cast)
+    logits = graph.record(
+        x,
+        numel=fwd.num_tokens * shape.vocab_size,
+        saves=saves,
+        weights=_head_gradient(fwd),
+        component="logits",
+        consumes=True,
     )
-    if cast is not None:
-        keep_cast(run, cast, run.trains)
+    if weight_cast is not None:
+        fwd.cache_weight_cast(weight_cast, fwd.trains)
     if shape.final_logit_softcapping:
-        for keeps_output in (False, True, False):  # divided, tanh, multiplied
-            logits = tape.run(logits, saves_output=keeps_output, kind="logits", consumes=True)
+        for saves_output in (False, True, False):  # divided by the cap, tanh, times the cap
+            logits = graph.record(
+                logits, saves_output=saves_output, component="logits", consumes=True
+            )
     return logits
 
 
-def sixteen_bit_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """litgpt's head: cross-entropy of 16-bit logits in chunks of 128 tokens; the caller holds the logits too."""
-    tape = run.tape
-    logits = _logits(run, hidden)
-    outputs = tape.hold(logits)
-    log_softmax = tape.run(logits, saves_output=True, kind="logits", consumes=True)
-    chunk_bytes = log_softmax.number_bytes * 128 * run.program.shape.vocab_size
-    loss = tape.run(
+def sixteen_bit_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
+    """litgpt's head: cross-entropy of 16-bit logits in chunks of 128 tokens."""
+    graph = fwd.graph
+    logits = _logits(fwd, hidden)
+    outputs = graph.retain(logits)
+    log_softmax = graph.record(logits, saves_output=True, component="logits", consumes=True)
+    loss = graph.record(
         log_softmax,
-        numbers=1,
+        numel=1,
         saves=[log_softmax],
-        gradient_bytes=[chunk_bytes],
-        kind="logits",
+        gradient_bytes=[log_softmax.itemsize * 128 * fwd.program.shape.vocab_size],
+        component="logits",
         consumes=True,
     )
-    tape.drop(hidden)
-    return loss, outputs
+    graph.release(hidden)
+    return loss, [outputs]
 
 
-def score_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A number for each sequence from hidden [N, h]: one per token, of which that of the last token counts."""
-    program, tape, width = run.program, run.tape, run.program.shape.hidden_size
-    x = tape.cast(hidden, program.compute_bytes)
-    weight = WeightGradient(f"{run.model}score", width * program.whole_module_bytes)
-    scores = tape.run(
-        x, numbers=run.num_tokens, saves=[x], weights=[weight] if program.trains_head else []
-    )
-    tape.drop(x, hidden)
-    return tape.run(scores, numbers=program.rows, number_bytes=4, consumes=True), None
+def score_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
+    """Score of each sequence from hidden [N, h]: one number per token, the last token's counts."""
+    program, graph = fwd.program, fwd.graph
+    x = graph.cast(hidden, program.compute_itemsize)
+    weights = []
+    if program.trains_head:
+        num_bytes = program.shape.hidden_size * program.trained_itemsize
+        weights.append(WeightGradient(f"{fwd.model}score", num_bytes))
+    scores = graph.record(x, numel=fwd.num_tokens, saves=[x], weights=weights)
+    graph.release(x, hidden)
+    return graph.record(scores, numel=program.batch_size, itemsize=4, consumes=True), []
 
 
-def preference_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """TRL's ORPO and CPO for hidden [N, h], half of them of chosen answers: from all logits [N, V], in float32.
+def preference_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
+    """TRL's ORPO and CPO: loss from hidden [N, h], half of them of chosen answers.
 
-    The cross-entropy of the chosen half takes a copy of it and keeps its log-softmax; the log-probabilities of the
-    tokens keep the logits. Sources: concatenated_forward and get_batch_logps in trl/experimental/orpo/orpo_trainer.py,
-    trl/kernels/logprob_entropy.py.
+    All logits [N, V] exist in float32. The cross-entropy of the chosen half copies it and saves its
+    log-softmax; the log-probabilities of the tokens save the logits. Sources: concatenated_forward
+    and get_batch_logps in trl/experimental/orpo/orpo_trainer.py, trl/kernels/logprob_entropy.py.
     """
-    tape = run.tape
-    logits = _logits_in_float32(run, hidden)
-    half = logits.numbers // 2
-    rows = tape.run(logits, numbers=0)  # views, whose gradients are tensors of their own
-    chosen = tape.run(rows, numbers=half, kind="logits", gradient_bytes=[4 * half], consumes=True)
-    log_softmax = tape.run(chosen, saves_output=True, kind="logits", consumes=True)
-    likelihood = tape.run(log_softmax, numbers=1, saves=[log_softmax], kind="logits", consumes=True)
-    return tape.run(likelihood, _log_probabilities(run, logits), numbers=1, consumes=True), None
+    graph = fwd.graph
+    logits = _logits_in_float32(fwd, hidden)
+    half = logits.numel // 2
+    view = graph.record(logits, numel=0)  # its gradient is a tensor of its own
+    chosen = graph.record(
+        view, numel=half, component="logits", gradient_bytes=[4 * half], consumes=True
+    )
+    log_softmax = graph.record(chosen, saves_output=True, component="logits", consumes=True)
+    likelihood = graph.record(
+        log_softmax, numel=1, saves=[log_softmax], component="logits", consumes=True
+    )
+    return graph.record(likelihood, _log_probabilities(fwd, logits), numel=1, consumes=True), []
 
 
-def comparison_head(run: ForwardPass, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """SimPO: as CPO, but nothing of the chosen half is imitated."""
-    return _log_probabilities(run, _logits_in_float32(run, hidden)), None
+def comparison_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
+    """SimPO: as CPO, without the cross-entropy of the chosen half."""
+    return _log_probabilities(fwd, _logits_in_float32(fwd, hidden)), []
 
 
-def _logits_in_float32(run: ForwardPass, hidden: Tensor) -> Tensor:
-    """All logits [N, V], which accelerate's convert_outputs_to_fp32 widens once the model has returned them."""
-    logits = _logits(run, hidden)
-    run.tape.drop(hidden)
-    return run.tape.cast(logits, 4, consumes=True)
+def _logits_in_float32(fwd: ForwardPass, hidden: DeviceTensor) -> DeviceTensor:
+    """Return all logits [N, V], widened by accelerate's convert_outputs_to_fp32."""
+    logits = _logits(fwd, hidden)
+    fwd.graph.release(hidden)
+    return fwd.graph.cast(logits, 4, consumes=True)
 
 
-def _log_probabilities(run: ForwardPass, logits: Tensor) -> Tensor:
-    """Of the tokens, from logits [N, V], which are kept and dropped."""
-    shifted = run.tape.run(logits, numbers=0)  # a view, whose gradient is a tensor of its own
-    found = run.tape.run(
-        shifted,
-        numbers=run.num_tokens,
+def _log_probabilities(fwd: ForwardPass, logits: DeviceTensor) -> DeviceTensor:
+    """Return the log-probability of each token from logits [N, V], which are saved and released."""
+    view = fwd.graph.record(logits, numel=0)  # its gradient is a tensor of its own
+    log_probabilities = fwd.graph.record(
+        view,
+        numel=fwd.num_tokens,
         saves=[logits],
         gradient_bytes=[logits.num_bytes],
         consumes=True,
     )
-    run.tape.drop(logits)
-    return found
+    fwd.graph.release(logits)
+    return log_probabilities
 
 
-HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], tuple[Tensor, Tensor | None]]] = (
-    MappingProxyType(
-        {
-            "fused": fused_head,
-            "native": native_head,
-            "sixteen_bit": sixteen_bit_head,
-            "preference": preference_head,
-            "comparison": comparison_head,
-            "score": score_head,
-        }
-    )
+HEADS: Mapping[Head, Callable[[ForwardPass, DeviceTensor], LossAndLogits]] = MappingProxyType(
+    {
+        "fused": fused_head,
+        "native": native_head,
+        "sixteen_bit": sixteen_bit_head,
+        "preference": preference_head,
+        "comparison": comparison_head,
+        "score": score_head,
+    }
 )
-"""hidden [N, h], which is dropped -> (loss, the outputs that the program may hold on to)."""
+"""Head -> function of hidden [N, h], which it releases."""
 
 
-def _head_gradient(run: ForwardPass) -> list[WeightGradient]:
-    """The gradient of the head's weight; of one that is the embedding's too, its part."""
-    program, shape = run.program, run.program.shape
+def _head_gradient(fwd: ForwardPass) -> list[WeightGradient]:
+    """Return the gradient of the head's weight, or its part of a tied embedding's gradient."""
+    program, shape = fwd.program, fwd.program.shape
     if not program.trains_head:
         return []
-    numbers = shape.vocab_size * shape.hidden_size
-    num_bytes = numbers * program.whole_module_bytes
+    num_bytes = shape.vocab_size * shape.hidden_size * program.trained_itemsize
     if program.is_tied:
-        return [WeightGradient(f"{run.model}embedding", num_bytes, is_partial=True)]
-    return [WeightGradient(f"{run.model}head", num_bytes)]
+        return [WeightGradient(f"{fwd.model}embedding", num_bytes, is_partial=True)]
+    return [WeightGradient(f"{fwd.model}head", num_bytes)]

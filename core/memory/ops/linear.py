@@ -1,235 +1,201 @@
-"""A linear layer as a sequence of operations: plain, quantised, under autocast, with a LoRA adapter beside it.
+"""Linear layers as operations: plain, quantized, under autocast, with a LoRA adapter.
 
-Sources: torch.nn.functional.linear; bitsandbytes/nn/modules.py (Linear4bit, Linear8bitLt); peft/tuners/lora/layer.py
-and bnb.py (0.21); the autocast cache in aten/src/ATen/autocast_mode.cpp. Shapes: B rows, T tokens of each, N = B*T.
+Sources: torch.nn.functional.linear; bitsandbytes/nn/modules.py (Linear4bit, Linear8bitLt);
+peft/tuners/lora/layer.py and bnb.py (0.21); the autocast cache in aten/src/ATen/autocast_mode.cpp.
+Shapes: B sequences, T tokens of each, N = B*T.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
-from core.memory.program.program import Lora, Program
-from core.memory.simulator.autograd import PASSED_ON, Tape, WeightGradient
-from core.memory.simulator.device_memory import Tensor
-
-Again = Literal["nothing", "pointwise", "products"]
-"""What the backward pass of a compiled layer computes again: nothing of what it could keep, all but products, or some
-of those too."""
-
-
-@dataclass
-class ForwardPass:
-    """One forward pass through (a part of) the model, and what outlives the operation that made it."""
-
-    program: Program
-    tape: Tape
-    trains: bool = False
-    """True while the weights at work train themselves."""
-    again: Again = "nothing"
-    cache: list[Tensor] | None = None
-    """Copies of keys and values that generation keeps; None keeps none."""
-    model: str = ""
-    """In front of the names of parameters: which of several models that train."""
-    casts: list[Tensor] = field(default_factory=list)
-    """16-bit copies of float32 weights that train, which autocast keeps until its context ends."""
-    retained: list[Tensor] | None = None
-    """Inputs that 8-bit layers keep on their own until the whole graph is gone; None if nothing is kept."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the micro-batch (N)."""
-        return self.program.num_tokens
-
-    def end_autocast(self) -> None:
-        """The autocast context ends and forgets its copies of the weights."""
-        self.tape.drop(*self.casts)
-        self.casts = []
+from core.memory.ops.forward import ForwardPass
+from core.memory.program import Lora, Quantization
+from core.memory.simulator import ALIASES_UPSTREAM, DeviceTensor, WeightGradient
 
 
 @dataclass(frozen=True)
-class Module:
+class Linear:
     """One linear layer of the model."""
 
+    path: str
+    """Path in the model, such as layers.0.q_proj."""
     name: str
-    """Path from the model down, such as layers.0.q_proj."""
+    """Own name, such as q_proj."""
     num_out: int
     num_in: int
 
     @property
-    def own_name(self) -> str:
-        """Such as q_proj."""
-        return self.name.rsplit(".", 1)[-1]
-
-    @property
-    def numbers(self) -> int:
-        """Numbers of its weight."""
+    def numel(self) -> int:
+        """Elements of its weight."""
         return self.num_out * self.num_in
 
 
-def linear(run: ForwardPass, x: Tensor, module_name: str, layer: str) -> Tensor:
-    """`module(x)` for x [N, in]: [N, out] in the precision of the math."""
-    program = run.program
-    module = Module(f"{layer}.{module_name}", *program.linears[module_name])
-    y = _quantized(run, x, module) if program.quantization else _plain(run, x, module)
-    if program.lora is not None and program.has_adapter(module_name):
-        y = _adapted(run, program.lora, x, y, module)
+def linear(fwd: ForwardPass, x: DeviceTensor, name: str, layer: str) -> DeviceTensor:
+    """Return `module(x)` [N, out] for x [N, in], in the precision of matmuls."""
+    program = fwd.program
+    module = Linear(f"{layer}.{name}", name, *program.linears[name])
+    if program.quantization:
+        y = _quantized(fwd, x, module, program.quantization)
+    else:
+        y = _plain(fwd, x, module)
+    if program.lora is not None and program.has_adapter(name):
+        y = _adapted(fwd, program.lora, x, y, module)
     return y
 
 
-def _plain(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
-    """A product with a weight as loaded; one that trains keeps its input and makes a gradient."""
-    program, tape = run.program, run.tape
-    x_math = tape.cast(x, program.compute_bytes) if program.autocast else tape.hold(x)
-    saves, weights, cast = [], [], None
-    is_copy = module.own_name in program.saved_modules
-    if program.autocast and (program.whole_module_bytes if is_copy else program.weight_bytes) == 4:
-        cast = tape.heap.allocate(module.numbers, 2, "temporary")
-        saves.append(cast)
-    if run.trains or is_copy:
-        saves.append(x_math)
-        scratch_bytes = module.numbers * 2 if cast else 0
-        weights.append(
-            WeightGradient(module.name, module.numbers * program.whole_module_bytes, scratch_bytes)
-        )
-    numbers = run.num_tokens * module.num_out
-    y = tape.run(
-        x_math,
-        numbers=numbers,
-        number_bytes=program.compute_bytes,
+def _plain(fwd: ForwardPass, x: DeviceTensor, module: Linear) -> DeviceTensor:
+    """Multiply by a weight as loaded. A weight that trains saves its input and gets a gradient."""
+    program, graph = fwd.program, fwd.graph
+    x = graph.cast(x, program.compute_itemsize) if program.autocast else graph.retain(x)
+    is_copy = module.name in program.modules_to_save
+    trains = fwd.trains or is_copy
+    weight_itemsize = program.trained_itemsize if is_copy else program.weight_itemsize
+    saves = []
+    weights = []
+    weight_cast = None
+    if program.autocast and weight_itemsize == 4:
+        weight_cast = fwd.memory.allocate(module.numel, 2, "temporary")
+        saves.append(weight_cast)
+    if trains:
+        saves.append(x)
+        # the matmul makes the gradient in 16 bits; the cast's backward widens it
+        cast_bytes = module.numel * 2 if weight_cast else 0
+        num_bytes = module.numel * program.trained_itemsize
+        weights.append(WeightGradient(module.path, num_bytes, cast_bytes))
+    y = graph.record(
+        x,
+        numel=fwd.num_tokens * module.num_out,
+        itemsize=program.compute_itemsize,
         saves=saves,
         saves_constant=True,
         weights=weights,
     )
-    tape.drop(x_math)
-    if cast is not None:
-        keep_cast(run, cast, run.trains or is_copy)
+    graph.release(x)
+    if weight_cast is not None:
+        fwd.cache_weight_cast(weight_cast, trains)
     return y
 
 
-def keep_cast(run: ForwardPass, cast: Tensor, trains: bool) -> None:
-    """Autocast keeps its copy of a weight that trains, and drops that of a frozen one (cached_cast)."""
-    if trains:
-        run.casts.append(cast)
-    else:
-        run.tape.drop(cast)
-
-
-def _quantized(run: ForwardPass, x: Tensor, module: Module) -> Tensor:
-    """A product with a frozen 4- or 8-bit weight, as wide as its input; a 4-bit one computes in 16 bits."""
-    program, tape, stored = run.program, run.tape, run.program.quantization
-    assert stored is not None
-    x_math = tape.hold(x) if stored.bits == 8 else tape.cast(x, 2)
-    y = tape.run(
+def _quantized(
+    fwd: ForwardPass, x: DeviceTensor, module: Linear, stored: Quantization
+) -> DeviceTensor:
+    """Multiply by a frozen 4- or 8-bit weight. The result is as wide as x; 4 bits compute in 16."""
+    graph, num_tokens = fwd.graph, fwd.num_tokens
+    x_math = graph.retain(x) if stored.bits == 8 else graph.cast(x, 2)
+    y = graph.record(
         x_math,
-        numbers=run.num_tokens * module.num_out,
+        numel=num_tokens * module.num_out,
         saves=[x_math] if stored.saves_inputs else [],
-        scratch_bytes=stored.forward_scratch_bytes(
-            run.num_tokens, module.num_out, module.num_in, program.is_float16
+        temporary_bytes=stored.forward_temporary_bytes(
+            num_tokens, module.num_out, module.num_in, fwd.program.is_float16
         ),
-        backward_scratch_bytes=stored.dequantized_bytes(module.num_out, module.num_in),
+        backward_temporary_bytes=stored.dequantized_bytes(module.num_out, module.num_in),
     )
-    if (
-        stored.keeps_inputs
-        and run.retained is not None
-        and (x_math.requires_grad or not tape.is_recording)
-    ):
-        run.retained.append(tape.hold(x_math))
-    tape.drop(x_math)
-    return tape.cast(y, x.number_bytes, consumes=True)
+    has_context = x_math.requires_grad or not graph.is_recording
+    if stored.keeps_inputs and fwd.kept_inputs is not None and has_context:
+        fwd.kept_inputs.append(graph.retain(x_math))
+    graph.release(x_math)
+    return graph.cast(y, x.itemsize, consumes=True)
 
 
-def _adapted(run: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Module) -> Tensor:
-    """`y = y + lora_B(lora_A(dropout(x))) * scaling`, [N, out] as wide as y."""
-    program, tape, out_bytes = run.program, run.tape, y.number_bytes
-    if program.quantization and program.quantization.bits == 4 and not program.compiles_layers:
-        y = tape.run(y, gradient_bytes=[PASSED_ON], consumes=True)  # `result.clone()`
-    takes_as_is = program.autocast and (program.quantization or not lora.widens_input)
-    own_bytes = x.number_bytes if takes_as_is else lora.number_bytes
-    x_own = tape.cast(x, own_bytes)  # a variable of PEFT's forward, which lives until that returns
-    x_in = _adapter_input(run, lora, x_own)
-    down = _adapter_product(run, lora, x_in, f"{module.name}.lora_A", (lora.rank, module.num_in))
-    up = _adapter_product(run, lora, down, f"{module.name}.lora_B", (module.num_out, lora.rank))
+def _adapted(
+    fwd: ForwardPass, lora: Lora, x: DeviceTensor, y: DeviceTensor, module: Linear
+) -> DeviceTensor:
+    """Return `y + lora_B(lora_A(dropout(x))) * scaling` [N, out], as wide as y, which is released."""
+    program, graph, y_itemsize = fwd.program, fwd.graph, y.itemsize
+    is_4bit = program.quantization is not None and program.quantization.bits == 4
+    if is_4bit and not program.compiles_layers:  # `result = result.clone()` in peft's bnb.py
+        y = graph.record(y, gradient_bytes=[ALIASES_UPSTREAM], consumes=True)
+    skips_cast = program.autocast and (program.quantization or not lora.casts_input)
+    # x_own is a variable of PEFT's forward(), so that it lives until forward() returns
+    x_own = graph.cast(x, x.itemsize if skips_cast else lora.itemsize)
+    x_in = _adapter_input(fwd, lora, x_own)
+    down = _adapter_matmul(fwd, lora, x_in, f"{module.path}.lora_A", (lora.rank, module.num_in))
+    up = _adapter_matmul(fwd, lora, down, f"{module.path}.lora_B", (module.num_out, lora.rank))
     if lora.use_dora:
-        total = _dora(run, lora, (x_own, y, up), module)
-    elif program.compiles_layers:
-        total = tape.run(
-            y, up, gradient_bytes=[PASSED_ON, up.num_bytes], saves_constant=True, consumes=True
-        )
+        total = _dora(fwd, lora, (x_own, y, up), module)
+    elif program.compiles_layers:  # scaling and sum are one kernel
+        sizes = [ALIASES_UPSTREAM, up.num_bytes]
+        total = graph.record(y, up, gradient_bytes=sizes, saves_constant=True, consumes=True)
     else:
-        scaled = tape.run(up, saves_constant=True, consumes=True)
+        scaled = graph.record(up, saves_constant=True, consumes=True)
         if program.quantization and not program.autocast:
-            scaled = tape.cast(scaled, y.number_bytes, consumes=True)
-        total = tape.add(y, scaled)
-    keeps_width = (
-        program.quantization and program.autocast
-    )  # PEFT's layers over bitsandbytes cast nothing back then
-    out = total if keeps_width else tape.cast(total, out_bytes, consumes=True)
-    tape.drop(x_own)
-    return out
+            scaled = graph.cast(scaled, y.itemsize, consumes=True)
+        total = graph.add(y, scaled)
+    # PEFT's layers over bitsandbytes do not cast the result back under autocast
+    if not (program.quantization and program.autocast):
+        total = graph.cast(total, y_itemsize, consumes=True)
+    graph.release(x_own)
+    return total
 
 
-def _adapter_input(run: ForwardPass, lora: Lora, x: Tensor) -> Tensor:
-    """The input as the first product of the adapter takes it: dropped out, then autocast."""
-    program, tape = run.program, run.tape
-    x_in = tape.hold(x)
+def _adapter_input(fwd: ForwardPass, lora: Lora, x: DeviceTensor) -> DeviceTensor:
+    """Return the input of the adapter's first matmul: x after dropout and autocast."""
+    graph = fwd.graph
+    x = graph.retain(x)
     if lora.dropout:
-        mask = tape.heap.allocate(x.numbers, 1, "activations")
-        x_in = tape.run(x_in, saves=[mask], consumes=True)
-        x_in.is_remade = True
-        tape.drop(mask)
-    return tape.cast(x_in, 2 if program.autocast else lora.number_bytes, consumes=True)
+        mask = fwd.memory.allocate(x.numel, 1, "activations")
+        x = graph.record(x, saves=[mask], consumes=True)
+        x.is_recomputable = True
+        graph.release(mask)
+    return graph.cast(x, 2 if fwd.program.autocast else lora.itemsize, consumes=True)
 
 
-def _adapter_product(
-    run: ForwardPass, lora: Lora, x: Tensor, name: str, shape: tuple[int, int]
-) -> Tensor:
-    """`x = x @ weight.T` with a matrix [out, in] of the adapter, which autocast casts if it is wider than the math."""
-    numbers = shape[0] * shape[1]
-    saves, scratch_bytes = [x], 0
-    if lora.number_bytes != x.number_bytes:
-        cast = run.tape.heap.allocate(numbers, x.number_bytes, "temporary")
-        cast.is_remade = True
-        run.casts.append(cast)
-        saves, scratch_bytes = [x, cast], cast.num_bytes
-    weight = WeightGradient(name, numbers * lora.number_bytes, scratch_bytes)
-    return run.tape.run(
-        x, numbers=run.num_tokens * shape[0], saves=saves, weights=[weight], consumes=True
-    )
+def _adapter_matmul(
+    fwd: ForwardPass, lora: Lora, x: DeviceTensor, name: str, shape: tuple[int, int]
+) -> DeviceTensor:
+    """Return `x @ weight.T` and release x. Autocast casts a weight [out, in] wider than x."""
+    numel = shape[0] * shape[1]
+    saves = [x]
+    cast_bytes = 0
+    if lora.itemsize != x.itemsize:
+        cast = fwd.memory.allocate(numel, x.itemsize, "temporary")
+        cast.is_recomputable = True
+        fwd.weight_casts.append(cast)
+        saves.append(cast)
+        cast_bytes = cast.num_bytes
+    weight = WeightGradient(name, numel * lora.itemsize, cast_bytes)
+    num_out = fwd.num_tokens * shape[0]
+    return fwd.graph.record(x, numel=num_out, saves=saves, weights=[weight], consumes=True)
 
 
 def _dora(
-    run: ForwardPass, lora: Lora, parts: tuple[Tensor, Tensor, Tensor], module: Module
-) -> Tensor:
-    """`y + (scale - 1) * y + scale * up * scaling` for x, y, up; float32 as the scale is; y and up are dropped.
+    fwd: ForwardPass,
+    lora: Lora,
+    parts: tuple[DeviceTensor, DeviceTensor, DeviceTensor],
+    module: Linear,
+) -> DeviceTensor:
+    """Return `y + (scale - 1) * y + scale * up * scaling` for (x, y, up) and release y and up.
 
-    The scale is the magnitude, which trains, over the norm of the adapted weight, which is computed anew, without a
-    gradient. For that the weight and the adapter's product with an identity [in, in] are there in the precision of x,
-    as long as the function runs. Source: DoraLinearLayer.forward in peft 0.21.
+    The scale is the trained magnitude divided by the norm of the adapted weight, and makes the
+    result float32. The norm is computed in every forward pass, without a gradient: for that the
+    weight and lora_B(lora_A(identity [in, in])) exist in the precision of x while the function runs.
+    Source: DoraLinearLayer.forward in peft 0.21.
     """
-    (x, y, up), tape, heap = parts, run.tape, run.tape.heap
-    width = x.number_bytes
-    is_copied = run.program.quantization is not None or run.program.weight_bytes != width
-    identity_bytes = (
-        2 * module.num_in**2 if run.program.autocast and lora.number_bytes == 4 else 0
-    )  # cast, and saved
-    heap.scratch(module.num_in**2 * lora.number_bytes + identity_bytes)
-    identity = heap.allocate(identity_bytes if tape.is_recording else 0, 1, "temporary")
-    matrices = heap.allocate(module.numbers * (2 if is_copied else 1), width, "temporary")
-    heap.scratch(2 * module.numbers * width)
-    magnitude = WeightGradient(f"{module.name}.magnitude", module.num_out * 4)
+    x, y, up = parts
+    program, graph, memory = fwd.program, fwd.graph, fwd.memory
+    identity_cast_bytes = 0  # autocast's copy of the identity, which lora_A saves
+    if program.autocast and lora.itemsize == 4:
+        identity_cast_bytes = 2 * module.num_in**2
+    memory.temporary(module.num_in**2 * lora.itemsize + identity_cast_bytes)
+    identity = memory.allocate(identity_cast_bytes if graph.is_recording else 0, 1, "temporary")
+    is_copied = program.quantization is not None or program.weight_itemsize != x.itemsize
+    num_matrices = 2 if is_copied else 1
+    matrices = memory.allocate(module.numel * num_matrices, x.itemsize, "temporary")
+    memory.temporary(2 * module.numel * x.itemsize)
+    magnitude = WeightGradient(f"{module.path}.magnitude", module.num_out * 4)
 
-    def scaled(part: Tensor) -> Tensor:
-        products_bytes = (
-            2 * 4 * part.numbers - part.num_bytes
-        )  # with the scale and with the part, both float32
-        return tape.run(
+    def scaled(part: DeviceTensor) -> DeviceTensor:
+        # the gradient times the scale and times the part, both float32
+        products_bytes = 2 * 4 * part.numel - part.num_bytes
+        return graph.record(
             part,
-            number_bytes=4,
+            itemsize=4,
             saves=[part],
             weights=[magnitude],
-            backward_scratch_bytes=products_bytes,
+            backward_temporary_bytes=products_bytes,
         )
 
     base = scaled(y)
-    adapted = tape.run(scaled(up), saves_constant=True, consumes=True)
-    tape.drop(identity, matrices, up)
-    return tape.add(y, tape.add(base, adapted))
+    adapted = graph.record(scaled(up), saves_constant=True, consumes=True)
+    graph.release(identity, matrices, up)
+    return graph.add(y, graph.add(base, adapted))

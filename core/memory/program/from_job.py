@@ -1,11 +1,11 @@
-"""What our training program does for a job: TRL's SFTTrainer as core/training sets it up. Refuses impossible jobs."""
+"""Program of a job, as Tailor's own training program (core/training) and TRL's SFTTrainer run it."""
 
 from dataclasses import replace
 
 from core.job import JobSpec, Problem, SpecError
 from core.memory.program.optimizers import OPTIMIZERS
 from core.memory.program.precision import is_cpu, precision_of
-from core.memory.program.program import Attention, Lora, Program
+from core.memory.program.program import Attention, Lora, Program, linear_sizes
 from core.memory.program.quantization import Quantization
 from core.memory.program.stages import with_stage
 from core.models import Gpu, ModelShape
@@ -13,6 +13,9 @@ from core.training.contract.methods import METHODS
 
 MIB = 2**20
 ALL_LINEAR = "all-linear"
+HOPPER = (9, 0)
+AMPERE = (8, 0)
+"""Compute capabilities."""
 
 
 def program_of(
@@ -22,67 +25,76 @@ def program_of(
     longest_row_tokens: int | None = None,
     reward_shape: ModelShape | None = None,
 ) -> Program:
-    """The program that trains this job on this card, with the longest batch that it can meet.
+    """Return the program that trains this job on this card, with the longest batch it can meet.
 
-    That is a batch of rows of max_length tokens (or of `longest_row_tokens`, if that is less), whose padding at the end
-    needs no mask; packed, one row of max_length tokens for each row of the batch.
+    All rows of that batch have max_length tokens, or `longest_row_tokens` if that is less: such a
+    batch needs no mask. Packed, each row of the batch becomes max_length tokens of one sequence.
 
     Raises SpecError for a job that cannot run on this model.
     """
-    if problems := _length_problems(job, shape) + _target_problems(job, shape):
+    problems = _length_problems(job, shape) + _target_problems(job, shape)
+    if problems:
         raise SpecError(*problems)
-    precision = precision_of(job, gpu)
-    rows = job.per_device_train_batch_size
-    row_tokens = min(job.max_length, longest_row_tokens or job.max_length)
+    longest = min(job.max_length, longest_row_tokens or job.max_length)
+    return with_stage(_sft_program(job, shape, gpu, longest), job, reward_shape)
+
+
+def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: int) -> Program:
+    """Return the program of the job's settings under supervised fine-tuning."""
+    batch_size = job.per_device_train_batch_size
+    sequence_length = longest_row_tokens
     if job.packing:
-        rows, row_tokens = 1, rows * job.max_length
-    program = Program(
+        sequence_length = batch_size * job.max_length
+        batch_size = 1
+    on_cpu = is_cpu(gpu)
+    precision = precision_of(job, gpu)
+    optimizer = OPTIMIZERS[job.optim]
+    trains_last_layers = METHODS[job.method].trains_last_layers
+    return Program(
         shape=shape,
-        rows=rows,
-        row_tokens=row_tokens,
-        optimizer=replace(
-            OPTIMIZERS[job.optim], is_paged=OPTIMIZERS[job.optim].is_paged and not is_cpu(gpu)
-        ),
-        weight_bytes=precision.weight_bytes,
-        lora=_lora(job, precision.adapter_bytes),
-        widens_copies=precision.widens_copies,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        optimizer=replace(optimizer, is_paged=optimizer.is_paged and not on_cpu),
+        weight_itemsize=precision.weight_itemsize,
+        lora=_lora(job, precision.adapter_itemsize),
+        upcasts_modules_to_save=precision.upcasts_modules_to_save,
         quantization=_quantization(job),
         autocast=precision.autocast,
         is_float16=not gpu.supports_bf16,
         attention=_attention(job, shape, gpu),
         has_mask=job.packing,
         checkpointing=job.gradient_checkpointing,
-        checkpoint_every=job.checkpoint_every_n_layers,
-        kept_share=job.activation_memory_budget if job.torch_compile else 1.0,
-        offloads_activations=job.activation_offloading and not is_cpu(gpu),
+        checkpoint_every_n_layers=job.checkpoint_every_n_layers,
+        activation_memory_budget=job.activation_memory_budget if job.torch_compile else 1.0,
+        offloads_activations=job.activation_offloading and not on_cpu,
         compiles_layers=job.torch_compile,
-        uses_liger=job.use_liger_kernel and not is_cpu(gpu),
-        trained_layers=job.num_trainable_layers if METHODS[job.method].trains_last_layers else None,
-        saved_modules=frozenset(filter(None, job.modules_to_save.split(",")))
-        if job.trains_adapter
-        else frozenset(),
+        uses_liger=job.use_liger_kernel and not on_cpu,
+        num_trainable_layers=job.num_trainable_layers if trains_last_layers else None,
+        modules_to_save=_modules_to_save(job),
         accumulation_steps=job.gradient_accumulation_steps,
         workspace_bytes=workspace_bytes(gpu),
-        on_cpu=is_cpu(gpu),
+        on_cpu=on_cpu,
     )
-    return with_stage(program, job, reward_shape)
 
 
 def workspace_bytes(gpu: Gpu) -> int:
-    """cuBLAS workspace of one thread: 8.125 MiB, from Hopper on 32 MiB (getChosenWorkspaceSize in ATen's
-    CublasHandlePool.cpp); none on a CPU."""
+    """Return the size of one thread's cuBLAS workspace: 8.125 MiB, 32 MiB from Hopper on.
+
+    Source: getChosenWorkspaceSize in ATen's CublasHandlePool.cpp. None on a CPU.
+    """
     if is_cpu(gpu):
         return 0
-    return 32 * MIB if gpu.compute_capability >= (9, 0) else 8 * MIB + MIB // 8
+    return 32 * MIB if gpu.compute_capability >= HOPPER else 8 * MIB + MIB // 8
 
 
-def _lora(job: JobSpec, number_bytes: int) -> Lora | None:
+def _lora(job: JobSpec, itemsize: int) -> Lora | None:
     if not job.trains_adapter:
         return None
-    targets = None if job.target_modules == ALL_LINEAR else frozenset(job.target_modules.split(","))
-    return Lora(
-        job.lora_r, number_bytes, targets, job.lora_dropout, job.use_dora, widens_input=job.use_dora
-    )
+    targets = None
+    if job.target_modules != ALL_LINEAR:
+        targets = frozenset(job.target_modules.split(","))
+    # The training program skips PEFT's cast of the input under autocast; DoRA depends on it.
+    return Lora(job.lora_r, itemsize, targets, job.lora_dropout, job.use_dora, job.use_dora)
 
 
 def _quantization(job: JobSpec) -> Quantization | None:
@@ -91,45 +103,41 @@ def _quantization(job: JobSpec) -> Quantization | None:
     return Quantization(8) if job.base_bits == 8 else None
 
 
-def _attention(job: JobSpec, shape: ModelShape, gpu: Gpu) -> Attention:
-    """The kernel that transformers and PyTorch choose.
+def _modules_to_save(job: JobSpec) -> frozenset[str]:
+    if not job.trains_adapter:
+        return frozenset()
+    return frozenset(name for name in job.modules_to_save.split(",") if name)
 
-    PyTorch's SDPA knows neither soft caps nor sinks; before Ampere it has no FlashAttention. FlexAttention keeps what
-    that does, and needs less in its backward pass (torch/_inductor/kernel/flex).
+
+def _attention(job: JobSpec, shape: ModelShape, gpu: Gpu) -> Attention:
+    """Return the kernel that transformers and PyTorch choose.
+
+    PyTorch's SDPA supports neither soft caps nor sinks, and has no FlashAttention before Ampere.
+    FlexAttention saves what FlashAttention saves, and needs less in its backward pass
+    (torch/_inductor/kernel/flex).
     """
     if job.attn_implementation == "flex_attention":
         return "flash"
     if job.attn_implementation == "eager" or shape.attn_logit_softcapping or shape.family.has_sinks:
         return "eager"
-    if job.attn_implementation == "flash_attention_2" or (
-        job.attn_implementation == "varlen" and job.packing
-    ):
+    reads_packed_rows_apart = job.attn_implementation == "varlen" and job.packing
+    if job.attn_implementation == "flash_attention_2" or reads_packed_rows_apart:
         return "flash"
-    return "sdpa" if is_cpu(gpu) or gpu.compute_capability >= (8, 0) else "efficient"
+    return "sdpa" if is_cpu(gpu) or gpu.compute_capability >= AMPERE else "efficient"
 
 
 def _length_problems(job: JobSpec, shape: ModelShape) -> tuple[Problem, ...]:
     positions = shape.max_position_embeddings
     if job.max_length <= positions:
         return ()
-    return (
-        Problem(
-            "max_length",
-            f"{job.max_length} is beyond the model's {positions} positions",
-            f"give {positions} or less",
-        ),
-    )
+    problem = f"{job.max_length} is beyond the model's {positions} positions"
+    return (Problem("max_length", problem, f"give {positions} or less"),)
 
 
 def _target_problems(job: JobSpec, shape: ModelShape) -> tuple[Problem, ...]:
     if not job.trains_adapter or job.target_modules == ALL_LINEAR:
         return ()
-    layers = {shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)}.values()
-    names = tuple(
-        dict.fromkeys(
-            t.module for layer in layers for t in shape.layer_tensors(layer) if t.is_linear
-        )
-    )
+    names = tuple(linear_sizes(shape))
     unknown = [name for name in job.target_modules.split(",") if name not in names]
     if not unknown:
         return ()

@@ -1,6 +1,7 @@
-"""What a training program does, as far as its memory goes: the one input of the simulation.
+"""Program: everything about a training program that decides its memory. The simulation's only input.
 
-Describes our own training program (see `job_program`) and other people's loops alike; holds no formula.
+Describes Tailor's own training program (see from_job.py) and the loops of others, whose measured
+peaks the estimate is tested against. Contains no formulas.
 """
 
 from collections.abc import Mapping
@@ -8,20 +9,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from core.memory.program.optimizers import Optimizer
+from core.memory.components import Component
+from core.memory.program.optimizers import OptimizerMemory
 from core.memory.program.quantization import Quantization
-from core.memory.simulator.device_memory import Kind
 from core.models import ModelShape
 
 Attention = Literal["flash", "efficient", "sdpa", "eager"]
-"""flash: keys and values stay compact, no mask. efficient: one key and value per query head, a mask if need be.
-sdpa: efficient where there is a mask, else flash. eager: every score is written out."""
+"""flash: keys and values of grouped heads stay compact, no mask. efficient: one key and value per
+query head, a mask if needed. sdpa: efficient with a mask, else flash. eager: stores every score."""
 Head = Literal["fused", "native", "sixteen_bit", "preference", "comparison", "score"]
-"""fused: logits exist in tiles only (TRL). native: the model computes the loss from all logits, in float32 (`labels=`).
-sixteen_bit: from all logits, as they are (litgpt). preference: from all logits of chosen and rejected answers, in
-float32 (TRL's ORPO and CPO). score: one number per sequence, no logits."""
-Moment = Literal["before", "after", "generation"]
-"""When a pass without a graph happens: before or after the forward pass that trains, or once answers are drawn."""
+"""fused: logits exist in tiles only (TRL). native: loss from all logits in float32 (`labels=`).
+sixteen_bit: from all logits as they are (litgpt). preference, comparison: from all logits of chosen
+and rejected answers in float32 (TRL's ORPO and CPO; SimPO). score: one number per sequence."""
+When = Literal["before", "after", "generation"]
+"""Time of a no-grad forward pass: before or after the trained one, or after the generation."""
 
 
 @dataclass(frozen=True)
@@ -29,235 +30,245 @@ class Lora:
     """The adapter."""
 
     rank: int
-    number_bytes: int
-    """Bytes of each trained number."""
+    itemsize: int
+    """Bytes per element of its matrices."""
     targets: frozenset[str] | None = None
-    """Names of the linear layers that get one; None is all of them."""
+    """Names of the linear layers with an adapter; None: all of them."""
     dropout: float = 0.0
     use_dora: bool = False
-    widens_input: bool = True
-    """Takes its input in its own precision, as PEFT has it, rather than as it is under autocast."""
+    casts_input: bool = True
+    """True if its input is cast to its own precision (PEFT), not left to autocast."""
 
 
 @dataclass(frozen=True)
 class LayerKind:
-    """What makes one decoder layer of a model cost more than another."""
+    """Facts that make one decoder layer of a model take more memory than another."""
 
     is_windowed: bool
-    """Attends within a window that is shorter than the row, so that it needs a mask."""
+    """True if it attends within a window shorter than the sequence, so that it needs a mask."""
     has_experts: bool
     is_checkpointed: bool = False
-    """Recomputed in the backward pass."""
+    """True if the backward pass recomputes it."""
     trains: bool = False
-    """Its own weights train."""
+    """True if its own weights train."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Answers drawn from the model that trains, with a cache of keys and values."""
+    """Answers that the trained model generates, with a cache of keys and values."""
 
-    rows: int
-    """Sequences at once."""
+    batch_size: int
     prompt_tokens: int
     completion_tokens: int
 
 
 @dataclass(frozen=True)
-class Pass:
-    """A forward pass without a graph, beside the one that trains."""
+class NoGradForward:
+    """Forward pass under torch.no_grad(), besides the trained one."""
 
     program: "Program"
-    moment: Moment
+    when: When
 
 
 @dataclass(frozen=True)
-class Companion:
-    """A model that is kept beside the one that trains."""
+class AuxiliaryModel:
+    """Model that stays on the device beside the trained one."""
 
-    kind: Kind
+    component: Component
     program: "Program"
     trains: bool = False
-    """It has a loss of its own, and trains in the same way (the value model of PPO)."""
+    """True if it has a loss of its own and trains too (the value model of PPO)."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """One training program."""
+    """One training program. An itemsize is a number of bytes per element."""
 
     shape: ModelShape
-    rows: int
-    """Rows of a micro-batch."""
-    row_tokens: int
-    """Tokens of each, padding included."""
-    optimizer: Optimizer
-    weight_bytes: int = 2
-    """Of each number of the base as loaded; quantised layers apart."""
+    batch_size: int
+    """Sequences of a micro-batch."""
+    sequence_length: int
+    """Tokens of each sequence, padding included."""
+    optimizer: OptimizerMemory
+    weight_itemsize: int = 2
+    """Of the base as loaded, quantized layers excepted."""
     lora: Lora | None = None
-    """None trains every weight."""
-    widens_copies: bool = False
-    """Copies of modules that train whole are as wide as the adapter, though the base is not quantised."""
+    """None: the weights of the base train."""
+    upcasts_modules_to_save: bool = False
+    """True if copies of modules that train in full are as wide as the adapter."""
     quantization: Quantization | None = None
-    upcasts_rest: bool = False
-    """prepare_model_for_kbit_training: what is not quantised becomes float32."""
+    upcasts_unquantized: bool = False
+    """True if everything that is not quantized becomes float32 (prepare_model_for_kbit_training)."""
     autocast: bool = False
-    """Products run in 16 bits, whatever the weights are."""
+    """True if matmuls run in 16 bits, whatever the precision of the weights."""
     is_float16: bool = False
-    """16-bit numbers are float16, whose softmax widens by itself; that of bfloat16 takes a float32 copy."""
+    """True if 16 bits mean float16. Its softmax widens by itself; bfloat16 takes a float32 copy."""
     attention: Attention = "flash"
     has_mask: bool = False
-    """Rows differ in length, or several share one, so that attention needs a mask."""
+    """True if sequences are padded or packed in a way that attention needs a mask."""
     checkpointing: bool = True
-    checkpoint_every: int = 1
-    """With checkpointing, one layer of this many is recomputed: the first, and then every so many."""
-    kept_share: float = 1.0
-    """Without checkpointing, a layer keeps at most this share of what it saves besides its input; the rest is computed
-    again (`activation_memory_budget` in torch/_functorch/config.py)."""
+    checkpoint_every_n_layers: int = 1
+    """With checkpointing, the first layer and every n-th after it is recomputed."""
+    activation_memory_budget: float = 1.0
+    """Without checkpointing, share of its saved tensors that a compiled layer keeps at most. It
+    recomputes the others (`activation_memory_budget` in torch/_functorch/config.py)."""
     offloads_activations: bool = False
-    """Saved tensors wait in main memory (TRL's activation_offloading)."""
+    """True if saved tensors wait in main memory (TRL's activation_offloading)."""
     uses_liger: bool = False
-    """Norms, rotary embedding and MLP are Liger's kernels, which keep their inputs only."""
+    """True if norms, rotary embedding and MLP are Liger's kernels, which save only their inputs."""
     compiles_layers: bool = False
-    """Each is compiled: what is no product and no attention is fused, and little of it is kept (sources and evidence:
-    torch/_functorch/partitioners.py, tests/test_compiled_layers.py)."""
-    trained_layers: int | None = None
-    """Without an adapter: only the last so many layers train, the last norm, and a head of its own. None: all."""
-    saved_modules: frozenset[str] = frozenset()
-    """Beside an adapter: modules of which a copy trains whole, such as `embed_tokens` and `lm_head`."""
+    """True if torch.compile fuses what is neither matmul nor attention in each layer, and saves
+    little of it (torch/_functorch/partitioners.py, tests/memory/test_compiled_layers.py)."""
+    num_trainable_layers: int | None = None
+    """Without an adapter: number of last layers that train. None: the whole model trains."""
+    modules_to_save: frozenset[str] = frozenset()
+    """Modules of which a copy trains in full beside the adapter, such as `lm_head` (PEFT)."""
     head: Head = "fused"
     scored_tokens: int | None = None
-    """Tokens of a row that the loss looks at; None is all of them."""
-    passes: tuple[Pass, ...] = ()
-    companions: tuple[Companion, ...] = ()
+    """Tokens of a sequence that enter the loss; None: all."""
+    no_grad_forwards: tuple[NoGradForward, ...] = ()
+    auxiliary_models: tuple[AuxiliaryModel, ...] = ()
     generation: Generation | None = None
     keeps_outputs: Literal["never", "until_step_ends", "until_next_forward"] = "never"
-    """How long the program holds the outputs of the model, the logits among them (native head)."""
+    """Time for which a variable holds the outputs of the model, logits included (native head)."""
     uses_cache: bool = False
-    """The forward pass fills a cache of keys and values (`use_cache=True`)."""
+    """True if the trained forward pass also fills a cache of keys and values (`use_cache=True`)."""
     accumulation_steps: int = 1
-    clears_gradients_first: bool = False
-    """Gradients live until the next step begins, rather than until this one ends."""
+    zeroes_gradients_first: bool = False
+    """True if zero_grad() stands at the beginning of a step instead of its end."""
     workspace_bytes: int = 0
-    """cuBLAS workspace of each of the two threads that multiply: forward and backward."""
+    """cuBLAS workspace of each of the two threads that run matmuls: forward and backward."""
     expandable_segments: bool = True
     on_cpu: bool = False
 
     @property
     def num_tokens(self) -> int:
         """Tokens of a micro-batch."""
-        return self.rows * self.row_tokens
+        return self.batch_size * self.sequence_length
 
     @property
-    def rest_bytes(self) -> int:
-        """Bytes of each number of the base that is not quantised."""
-        return 4 if self.upcasts_rest else self.weight_bytes
+    def unquantized_itemsize(self) -> int:
+        """Of the base's parameters that are not quantized."""
+        return 4 if self.upcasts_unquantized else self.weight_itemsize
 
     @property
-    def residual_bytes(self) -> int:
-        """Bytes of each number of the hidden states between layers: as wide as the embedding, or the copy of it."""
-        return self.whole_module_bytes if self.lora and self.trains_embedding else self.rest_bytes
+    def residual_itemsize(self) -> int:
+        """Of the hidden states between layers: that of the embedding, or of its trained copy."""
+        has_copy = self.lora is not None and self.trains_embedding
+        return self.trained_itemsize if has_copy else self.unquantized_itemsize
 
     @property
-    def head_bytes(self) -> int:
-        """Bytes of each number of the head's weight, or of the copy of it that trains."""
-        return self.whole_module_bytes if self.lora and self.trains_head else self.rest_bytes
+    def head_itemsize(self) -> int:
+        """Of the head's weight, or of its trained copy."""
+        has_copy = self.lora is not None and self.trains_head
+        return self.trained_itemsize if has_copy else self.unquantized_itemsize
 
     @property
-    def compute_bytes(self) -> int:
-        """Bytes of each number that a product returns."""
-        return 2 if self.autocast else self.residual_bytes
+    def compute_itemsize(self) -> int:
+        """Of the results of matmuls."""
+        return 2 if self.autocast else self.residual_itemsize
+
+    @property
+    def trained_itemsize(self) -> int:
+        """Of a module that trains in full: as loaded, or as wide as the adapter beside it."""
+        if self.lora and (self.quantization or self.upcasts_modules_to_save):
+            return self.lora.itemsize
+        return self.weight_itemsize
 
     @property
     def num_scored_tokens(self) -> int:
-        """Tokens of a micro-batch that the loss looks at."""
-        return self.rows * (self.row_tokens if self.scored_tokens is None else self.scored_tokens)
+        """Tokens of a micro-batch that enter the loss."""
+        scored = self.sequence_length if self.scored_tokens is None else self.scored_tokens
+        return self.batch_size * scored
 
     @property
-    def fuses_layers(self) -> bool:
+    def fuses_norms(self) -> bool:
         """True if a norm within a layer is one kernel."""
         return self.uses_liger or self.compiles_layers
 
     @property
-    def recomputes_in_part(self) -> bool:
-        """True if layers keep some of what they save besides their input, and compute the rest again."""
-        return self.kept_share < 1 and not self.checkpointing
+    def recomputes_partially(self) -> bool:
+        """True if layers keep some of their saved tensors and recompute the others."""
+        return self.activation_memory_budget < 1 and not self.checkpointing
 
     @property
     def trains_embedding(self) -> bool:
         """True if the embedding, or a copy of it, trains."""
-        if self.lora is not None:
-            return bool(
-                self.saved_modules
-                & ({"embed_tokens", "lm_head"} if self.is_tied else {"embed_tokens"})
-            )
-        return self.trained_layers is None
+        if self.lora is None:
+            return self.num_trainable_layers is None
+        names = {"embed_tokens", "lm_head"} if self.is_tied else {"embed_tokens"}
+        return bool(self.modules_to_save & names)
 
     @property
-    def asks_for_input_gradients(self) -> bool:
-        """True if frozen embeddings are asked for a gradient all the same (enable_input_require_grads in transformers),
-        as checkpointing and compiling do for adapters."""
-        return (
-            self.lora is not None
-            and (self.checkpointing or self.compiles_layers)
-            and not self.trains_embedding
-        )
+    def requires_input_gradients(self) -> bool:
+        """True if the output of a frozen embedding still requires a gradient.
+
+        Checkpointing and compiling need it for adapters (enable_input_require_grads in
+        transformers): otherwise nothing would require a gradient at the first layer.
+        """
+        recomputes_or_compiles = self.checkpointing or self.compiles_layers
+        return self.lora is not None and recomputes_or_compiles and not self.trains_embedding
 
     @property
     def trains_last_norm(self) -> bool:
-        """True if the norm behind the last layer trains."""
-        return self.lora is None or "norm" in self.saved_modules
+        """True if the norm after the last layer trains."""
+        return self.lora is None or "norm" in self.modules_to_save
 
     @property
     def trains_head(self) -> bool:
-        """True if the head, or a copy of it, trains. One that is the embedding's too does so with it."""
-        if self.head == "score" or self.is_tied:
-            return self.head == "score" or self.trains_embedding
-        return self.lora is None or "lm_head" in self.saved_modules
+        """True if the head, or a copy of it, trains. A tied head trains with the embedding."""
+        if self.head == "score":
+            return True
+        if self.is_tied:
+            return self.trains_embedding
+        return self.lora is None or "lm_head" in self.modules_to_save
 
     @property
     def is_tied(self) -> bool:
-        """True if embedding and head are one tensor, as are then their copies (PEFT's ensure_weight_tying)."""
+        """True if embedding and head share their weight, or its copy (PEFT's ensure_weight_tying)."""
         return self.shape.tie_word_embeddings and self.head != "score"
-
-    @property
-    def whole_module_bytes(self) -> int:
-        """Bytes of each number of a module that trains whole: as loaded, or as wide as an adapter's."""
-        is_as_adapter = self.quantization or self.widens_copies
-        return self.lora.number_bytes if self.lora and is_as_adapter else self.weight_bytes
 
     @cached_property
     def linears(self) -> Mapping[str, tuple[int, int]]:
-        """(out, in) of each linear layer, by its own name."""
-        shape = self.shape
-        layers = {
-            shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)
-        }.values()
-        tensors = (
-            tensor for layer in layers for tensor in shape.layer_tensors(layer) if tensor.is_linear
-        )
-        return {tensor.module: (tensor.shape[0], tensor.shape[1]) for tensor in tensors}
+        """(out, in) of each linear layer of a decoder layer, by its own name."""
+        return linear_sizes(self.shape)
 
     def has_adapter(self, module: str) -> bool:
-        """True if LoRA targets this linear layer."""
+        """Return True if LoRA targets this linear layer."""
         return self.lora is not None and (self.lora.targets is None or module in self.lora.targets)
 
     def layer_kinds(self) -> tuple[LayerKind, ...]:
-        """The kind of each decoder layer."""
+        """Return the kind of each decoder layer."""
         shape = self.shape
-        window = shape.sliding_window or self.row_tokens + 1
-        trained = (
-            0
-            if self.lora
-            else shape.num_hidden_layers
-            if self.trained_layers is None
-            else self.trained_layers
-        )
-        return tuple(
-            LayerKind(
-                is_windowed=layer_type == "sliding_attention" and self.row_tokens >= window,
+        window = shape.sliding_window or self.sequence_length + 1
+        num_trained = self.num_trainable_layers
+        if self.lora is not None:
+            num_trained = 0
+        elif num_trained is None:
+            num_trained = shape.num_hidden_layers
+        kinds = []
+        for layer, layer_type in enumerate(shape.layer_types):
+            is_chosen = self.checkpointing and layer % self.checkpoint_every_n_layers == 0
+            kind = LayerKind(
+                is_windowed=layer_type == "sliding_attention" and self.sequence_length >= window,
                 has_experts=shape.has_experts(layer),
-                is_checkpointed=self.recomputes_in_part
-                or (self.checkpointing and layer % self.checkpoint_every == 0),
-                trains=layer >= shape.num_hidden_layers - trained,
+                is_checkpointed=is_chosen or self.recomputes_partially,
+                trains=layer >= shape.num_hidden_layers - num_trained,
             )
-            for layer, layer_type in enumerate(shape.layer_types)
-        )
+            kinds.append(kind)
+        return tuple(kinds)
+
+
+def layer_by_mlp(shape: ModelShape) -> Mapping[bool, int]:
+    """Return the index of one layer with a dense MLP (False) and of one with experts (True)."""
+    return {shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)}
+
+
+def linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
+    """Return (out, in) of each linear layer of a decoder layer, by its own name."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for layer in layer_by_mlp(shape).values():
+        for tensor in shape.layer_tensors(layer):
+            if tensor.is_linear:
+                sizes[tensor.module] = (tensor.shape[0], tensor.shape[1])
+    return sizes

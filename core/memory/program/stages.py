@@ -1,7 +1,7 @@
-"""What a stage does beside supervised fine-tuning, as its trainer in TRL 1.16 does it: more sequences, other heads,
-forward passes without a graph, models kept beside the one that trains, answers drawn.
+"""Stages as TRL 1.16 trains them: more sequences, other heads, extra models and forward passes.
 
-The facts of a stage are those of core/methods.py; here stands what they mean for a program.
+The facts of a stage are those of its record in core/training/contract/stages.py; this file says
+what they mean for a program.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,14 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from core.job import JobSpec
-from core.memory.program.program import Companion, Generation, Head, Pass, Program
+from core.memory.program.program import (
+    AuxiliaryModel,
+    Generation,
+    Head,
+    NoGradForward,
+    Program,
+    When,
+)
 from core.models import ModelShape
 from core.training.contract.stages import STAGES
 
@@ -19,74 +26,79 @@ HEADS: Mapping[str, Head] = MappingProxyType(
 """Head of a stage -> head of a program."""
 
 
-def with_stage(program: Program, job: JobSpec, reward_shape: ModelShape | None = None) -> Program:
-    """The program of supervised fine-tuning, changed into that of the job's stage.
+def with_stage(program: Program, job: JobSpec, reward_shape: ModelShape | None) -> Program:
+    """Turn the program of supervised fine-tuning into that of the job's stage.
 
-    `reward_shape` is that of the reward model; without one it is taken for as large as the model that trains.
+    Without `reward_shape` the reward model is taken for as large as the trained one.
     """
     stage = STAGES[job.stage]
     sequences = stage.sequences_per_row - stage.forward_only_sequences
     head = "comparison" if job.loss_type == "simpo" else HEADS[stage.head]
-    program = replace(program, head=head, rows=program.rows * sequences)
+    program = replace(program, head=head, batch_size=program.batch_size * sequences)
     if stage.generates:
-        program = _with_answers(program, job)
-    return _with_models(program, job, reward_shape or program.shape)
-
-
-def _with_answers(program: Program, job: JobSpec) -> Program:
-    """Answers are drawn for all micro-batches of a step at once (steps_per_generation), and scored in micro-batches.
-
-    Prompts are padded on the left, and only the answers count. Sources: generation_batch_size in grpo_config.py,
-    _get_per_token_logps_and_entropies in grpo_trainer.py.
-    """
-    answer_tokens = min(job.max_completion_length, program.row_tokens - 1)
-    drawn = Generation(
-        rows=program.rows * program.accumulation_steps,
-        prompt_tokens=program.row_tokens - answer_tokens,
-        completion_tokens=answer_tokens,
-    )
-    return replace(program, generation=drawn, scored_tokens=answer_tokens, has_mask=True)
-
-
-def _with_models(program: Program, job: JobSpec, reward_shape: ModelShape) -> Program:
-    """The models that are asked, and when."""
-    stage = STAGES[job.stage]
-    asked = replace(program, generation=None)
-    passes, companions = [], []
+        program = _with_generation(program, job)
+    forwards: list[NoGradForward] = []
     if stage.extra_pass:
-        passes.append(Pass(asked, stage.extra_pass))
+        forwards.append(NoGradForward(replace(program, generation=None), stage.extra_pass))
+    models: list[AuxiliaryModel] = []
     if _needs_reference(job):
-        reference = frozen(asked)
-        passes.append(Pass(reference, "generation" if stage.generates else "after"))
-        if not job.trains_adapter:
-            companions.append(Companion("reference_model", reference))
-    if stage.generates and (job.reward_model or not stage.is_trainable):
-        rows = program.generation.rows if program.generation else program.rows
-        judge = replace(
-            frozen(asked), shape=reward_shape, quantization=None, head="score", rows=rows
-        )
-        passes.append(Pass(judge, "generation"))
-        companions.append(Companion("reward_model", judge))
-    if not stage.is_trainable:
-        companions.append(Companion("value_model", replace(asked, head="score"), trains=True))
-    return replace(program, passes=tuple(passes), companions=tuple(companions))
+        reference = frozen(program)
+        when: When = "generation" if stage.generates else "after"
+        forwards.append(NoGradForward(reference, when))
+        if not job.trains_adapter:  # else the reference is the model with its adapter switched off
+            models.append(AuxiliaryModel("reference_model", reference))
+    if stage.generates and (job.reward_model or stage.trains_value_model):
+        reward = _reward_program(program, reward_shape or program.shape)
+        forwards.append(NoGradForward(reward, "generation"))
+        models.append(AuxiliaryModel("reward_model", reward))
+    if stage.trains_value_model:
+        value = replace(program, generation=None, head="score")
+        models.append(AuxiliaryModel("value_model", value, trains=True))
+    return replace(program, no_grad_forwards=tuple(forwards), auxiliary_models=tuple(models))
+
+
+def _with_generation(program: Program, job: JobSpec) -> Program:
+    """Add the generation of answers, whose tokens alone enter the loss.
+
+    Answers are generated for all micro-batches of a step at once (steps_per_generation) and scored
+    in micro-batches. Prompts are padded on the left. Sources: generation_batch_size in
+    grpo_config.py, _get_per_token_logps_and_entropies in grpo_trainer.py.
+    """
+    completion_tokens = min(job.max_completion_length, program.sequence_length - 1)
+    generation = Generation(
+        batch_size=program.batch_size * program.accumulation_steps,
+        prompt_tokens=program.sequence_length - completion_tokens,
+        completion_tokens=completion_tokens,
+    )
+    return replace(program, generation=generation, scored_tokens=completion_tokens, has_mask=True)
 
 
 def _needs_reference(job: JobSpec) -> bool:
-    """True if every step asks the model as it was. GRPO and RLOO do so for a pull back to it only."""
+    """Return True if every step runs the model as it was before training.
+
+    Stages that generate do so only for a KL penalty, that is if beta is not 0.
+    """
     stage = STAGES[job.stage]
     if stage.reference == "none" or (stage.generates and job.beta == 0):
         return False
-    return not job.precompute_ref_log_probs or stage.generates
+    return stage.generates or not job.precompute_ref_log_probs
+
+
+def _reward_program(program: Program, shape: ModelShape) -> Program:
+    """Return the reward model's program: it scores all answers of a step at once."""
+    batch_size = program.generation.batch_size if program.generation else program.batch_size
+    model = frozen(program)
+    return replace(model, shape=shape, quantization=None, head="score", batch_size=batch_size)
 
 
 def frozen(program: Program) -> Program:
-    """The same model, asked without its adapter, or a copy of it: nothing of it trains."""
+    """Return the program of the same model without an adapter and with nothing that trains."""
     return replace(
         program,
+        generation=None,
         lora=None,
-        trained_layers=0,
-        saved_modules=frozenset(),
+        num_trainable_layers=0,
+        modules_to_save=frozenset(),
         checkpointing=False,
         offloads_activations=False,
     )

@@ -1,1 +1,27 @@
-"""Device memory, autograd and PyTorch's allocator, simulated. Knows no model."""
+"""Device memory, autograd and PyTorch's caching allocator, simulated. Knows no model."""
+
+from core.memory.simulator.allocator import LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES, Allocator
+from core.memory.simulator.autograd import (
+    ALIASES_UPSTREAM,
+    MAX_TENSORS_IN_FLIGHT,
+    AutogradGraph,
+    Node,
+    Offload,
+    WeightGradient,
+)
+from core.memory.simulator.device_memory import DeviceMemory, DeviceTensor, round_up
+
+__all__ = [
+    "ALIASES_UPSTREAM",
+    "LARGE_SEGMENT_BYTES",
+    "MAX_TENSORS_IN_FLIGHT",
+    "SMALL_SEGMENT_BYTES",
+    "Allocator",
+    "AutogradGraph",
+    "DeviceMemory",
+    "DeviceTensor",
+    "Node",
+    "Offload",
+    "WeightGradient",
+    "round_up",
+]

@@ -1,136 +1,137 @@
-"""The device memory of a simulated program: which tensors live, and the log of every allocation and release.
+"""Device memory: which tensors are alive, and a log of every allocation and release.
 
-Counts bytes and remembers where they peaked; it never decides addresses (that is the allocator's).
+Counts bytes and remembers where they peaked. Never chooses addresses; the allocator does that.
 """
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
 
-Kind = Literal[
-    "weights",
-    "quantization_state",
-    "adapters",
-    "gradients",
-    "optimizer_states",
-    "activations",
-    "logits",
-    "reference_model",
-    "value_model",
-    "reward_model",
-    "generation_cache",
-    "temporary",
-]
+from core.memory.components import Component
+
 ROUNDING_BYTES = 512
 """Every CUDA allocation is a multiple of this (kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp)."""
 
 
-class Tensor:
-    """One storage on the device. It lives while anything holds it: a variable, the autograd graph, a cache."""
+class DeviceTensor:
+    """One storage on the device, alive as long as a variable, the graph or a cache refers to it."""
 
-    __slots__ = ("holders", "id", "is_remade", "number_bytes", "numbers", "requires_grad")
+    __slots__ = ("id", "is_recomputable", "itemsize", "num_references", "numel", "requires_grad")
 
-    def __init__(self, id: int, numbers: int, number_bytes: int, requires_grad: bool):
+    def __init__(self, id: int, numel: int, itemsize: int, requires_grad: bool):
         self.id = id
-        self.numbers = numbers
-        self.number_bytes = number_bytes
+        self.numel = numel
+        self.itemsize = itemsize
         self.requires_grad = requires_grad
-        self.is_remade = False
-        """A compiled layer that keeps less makes it anew, for it takes no product."""
-        self.holders = 1
+        self.is_recomputable = False
+        """True if torch.compile may recompute it in the backward pass: it takes no matmul."""
+        self.num_references = 1
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that it was made for."""
-        return self.numbers * self.number_bytes
+        """Bytes of its elements, before rounding."""
+        return self.numel * self.itemsize
 
 
 @dataclass(frozen=True)
-class Peak:
-    """The most bytes alive within one segment of the program, and when that was."""
+class ScopePeak:
+    """Most bytes alive within one scope of the program."""
 
     num_bytes: int
     log_position: int
-    """Entries of the log up to and including the allocation that reached the peak."""
+    """Length of the log right after the allocation that reached the peak."""
 
 
 @dataclass
-class Heap:
-    """Memory in use. Tensors are held and dropped; the last drop releases."""
+class DeviceMemory:
+    """Memory in use. Tensors are reference-counted, as in PyTorch: the last release frees."""
 
     log: list[int] = field(default_factory=list)
-    """Tensor id n where n was allocated, ~n where it was released."""
+    """Tensor id n where tensor n was allocated, ~n where it was freed."""
     sizes: list[int] = field(default_factory=list)
-    """Bytes of each tensor id."""
-    kinds: list[Kind] = field(default_factory=list)
+    """Rounded bytes of each tensor id."""
+    components: list[Component] = field(default_factory=list)
+    """Component of each tensor id."""
     live_bytes: int = 0
-    peaks: dict[str, Peak] = field(default_factory=dict)
-    segment: str = ""
-    is_closed: bool = False
-    """While true, new tensors take no memory: they stand for what a program leaves out."""
+    peaks: dict[str, ScopePeak] = field(default_factory=dict)
+    """Peak of each scope."""
+    scope: str = ""
+    """Part of the program that runs now, such as `load` or `backward/0/-1`."""
     marks: list[tuple[int, str]] = field(default_factory=list)
-    """Where in the log each visit to a segment began, and what to call it."""
+    """(position in the log, label) of each entry into a scope."""
+    is_suppressed: bool = False
+    """While true, new tensors take no memory: they belong to operations that are never run."""
+    _scope_peak_bytes: int = 0
 
-    def enter(self, segment: str, label: str = "") -> None:
-        """Begin (or go on with) a named segment of the program; peaks are kept for each."""
-        self.segment = segment
-        self.marks.append((len(self.log), label or segment))
-        if self.live_bytes > self._segment_peak_bytes():
-            self.peaks[segment] = Peak(self.live_bytes, len(self.log))
-        self._high = self._segment_peak_bytes()
+    def enter(self, scope: str, label: str = "") -> None:
+        """Begin or continue a named scope. Each scope keeps its own peak."""
+        self.scope = scope
+        self.marks.append((len(self.log), label or scope))
+        peak = self.peaks.get(scope)
+        self._scope_peak_bytes = peak.num_bytes if peak else 0
+        self._update_peak()
 
     def allocate(
-        self, numbers: int, number_bytes: int, kind: Kind, requires_grad: bool = False
-    ) -> Tensor:
-        """A new tensor, held once."""
-        tensor = Tensor(len(self.sizes), numbers, number_bytes, requires_grad)
-        num_bytes = (
-            0 if self.is_closed else -(-numbers * number_bytes // ROUNDING_BYTES) * ROUNDING_BYTES
-        )
-        self.sizes.append(num_bytes)
-        self.kinds.append(kind)
+        self, numel: int, itemsize: int, component: Component, requires_grad: bool = False
+    ) -> DeviceTensor:
+        """Allocate a tensor and return it with one reference."""
+        tensor = DeviceTensor(len(self.sizes), numel, itemsize, requires_grad)
+        size = 0 if self.is_suppressed else round_up(numel * itemsize, ROUNDING_BYTES)
+        self.sizes.append(size)
+        self.components.append(component)
         self.log.append(tensor.id)
-        self.live_bytes += num_bytes
-        if self.live_bytes > self._high:
-            self._high = self.live_bytes
-            self.peaks[self.segment] = Peak(self.live_bytes, len(self.log))
+        self.live_bytes += size
+        self._update_peak()
         return tensor
 
-    def hold(self, tensor: Tensor) -> Tensor:
-        """The same tensor, held once more."""
-        tensor.holders += 1
+    def retain(self, tensor: DeviceTensor) -> DeviceTensor:
+        """Add a reference to a tensor and return it."""
+        tensor.num_references += 1
         return tensor
 
-    def drop(self, *tensors: Tensor) -> None:
-        """One holder less for each."""
+    def release(self, *tensors: DeviceTensor) -> None:
+        """Drop one reference to each tensor, and free those without any."""
         for tensor in tensors:
-            tensor.holders -= 1
-            if tensor.holders == 0:
+            tensor.num_references -= 1
+            if tensor.num_references == 0:
                 self.live_bytes -= self.sizes[tensor.id]
                 self.log.append(~tensor.id)
 
-    def scratch(self, num_bytes: int, kind: Kind = "temporary") -> None:
-        """Bytes that are free again before anything else is allocated."""
+    def temporary(self, num_bytes: int, component: Component = "temporary") -> None:
+        """Allocate bytes and free them at once, as a kernel does with its workspace."""
         if num_bytes > 0:
-            self.drop(self.allocate(num_bytes, 1, kind))
+            self.release(self.allocate(num_bytes, 1, component))
 
-    def compositions(self) -> dict[str, Counter[Kind]]:
-        """Bytes alive at the peak of each segment, by kind."""
-        live: Counter[Kind] = Counter()
-        found: dict[str, Counter[Kind]] = {}
+    def bytes_at(self, log_position: int) -> Counter[Component]:
+        """Return the bytes alive after so many entries of the log, by component."""
+        live: Counter[Component] = Counter()
+        self._replay(live, 0, log_position)
+        return live
+
+    def bytes_at_peaks(self) -> dict[str, Counter[Component]]:
+        """Return the bytes alive at the peak of each scope, by component."""
+        live: Counter[Component] = Counter()
+        at_peaks: dict[str, Counter[Component]] = {}
         position = 0
-        for segment, peak in sorted(self.peaks.items(), key=lambda item: item[1].log_position):
-            for entry in self.log[position : peak.log_position]:
-                if entry >= 0:
-                    live[self.kinds[entry]] += self.sizes[entry]
-                else:
-                    live[self.kinds[~entry]] -= self.sizes[~entry]
+        for scope, peak in sorted(self.peaks.items(), key=lambda item: item[1].log_position):
+            self._replay(live, position, peak.log_position)
             position = peak.log_position
-            found[segment] = live.copy()
-        return found
+            at_peaks[scope] = live.copy()
+        return at_peaks
 
-    def _segment_peak_bytes(self) -> int:
-        peak = self.peaks.get(self.segment)
-        return peak.num_bytes if peak else 0
+    def _replay(self, live: Counter[Component], begin: int, end: int) -> None:
+        """Add the allocations and releases of a part of the log to `live`."""
+        for entry in self.log[begin:end]:
+            if entry >= 0:
+                live[self.components[entry]] += self.sizes[entry]
+            else:
+                live[self.components[~entry]] -= self.sizes[~entry]
 
-    _high: int = 0
+    def _update_peak(self) -> None:
+        if self.live_bytes > self._scope_peak_bytes:
+            self._scope_peak_bytes = self.live_bytes
+            self.peaks[self.scope] = ScopePeak(self.live_bytes, len(self.log))
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple of `multiple` that is not below `number`."""
+    return -(-number // multiple) * multiple
