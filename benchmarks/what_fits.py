@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of a row")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     options = parser.parse_args()
-    chosen = [models()[model] for model in options.models]
+    chosen = [(model, models()[model].shape) for model in options.models]
     try:
         cells = what_fits(
             chosen, METHOD_IDS, [gpus()[gpu] for gpu in options.gpus], options.max_length

@@ -6,20 +6,18 @@ Reads the disk and, for a model that is only on the Hub, the network; writes not
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.advise import (
     PLANNED_FIELDS,
+    Case,
     Cell,
     Fix,
     Plan,
-    estimate_on,
-    largest_batch,
     plan,
     suggest_fixes,
-    use_the_room,
+    what_fits,
 )
 from core.device import local_gpu, this_machine
 from core.job import JobSpec, ModelNotFound, Problem, SpecError, refusals_to_train
@@ -86,7 +84,7 @@ class ResolvedJob:
             problem = f"the architecture of {self.job.model} is unknown, so its memory cannot be estimated"
             fix = "use Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
             raise SpecError(Problem("model", problem, fix))
-        return estimate_on(self.job, self.model.shape, self.gpu, self.rows)
+        return Case(self.job, self.model.shape, self.gpu, self.rows).memory
 
     def row_statistics(self, lengths: "Lengths") -> RowStatistics:
         """Return what a forecast needs of the lengths of the rows that this job trains on."""
@@ -113,25 +111,17 @@ class ResolvedJob:
         shape = self.model.shape
         if shape is None or self.estimate().capacity_bytes == 0:
             return ()
-        return suggest_fixes(self.job, shape, self.gpu, self.rows) or use_the_room(
-            self.job, shape, self.gpu, self.rows
-        )
+        return suggest_fixes(self.job, shape, self.gpu, self.rows)
 
     def largest_batches(self, cards: Sequence[Gpu]) -> tuple[Cell, ...]:
         """Return the largest batch that fits by method and GPU, at this length with checkpointing.
 
         () for an unknown architecture. Raises SpecError if the model has fewer positions.
         """
-        shape = self.model.shape
-        jobs = [
-            JobSpec.parse({"method": method, "max_length": self.job.max_length})
-            for method in METHODS
-        ]
-        return tuple(
-            Cell(self.job.model, job.method, card.id, largest_batch(job, shape, card))
-            for job, card in product(jobs, cards)
-            if shape
-        )
+        if self.model.shape is None:
+            return ()
+        models = [(self.job.model, self.model.shape)]
+        return what_fits(models, METHODS, cards, self.job.max_length)
 
     def forecast(self) -> dict[str, object]:
         """Return memory, speed and fixes as `estimate --json` prints them; {} without an estimate.

@@ -1,29 +1,27 @@
-"""What to change in a job: make it fit its card, run it faster, plan all that only trades memory for speed.
+"""Advice on a job: what makes it fit its card, what makes it faster, what cures a failure.
 
-Proposes changes and estimates each. Pure functions of their arguments, cached.
+Proposes changes and estimates them. Pure functions of their arguments, cached.
 """
 
-from core.advise.batch import Cell, largest_batch, what_fits
-from core.advise.case import Case, Change, Harm, estimate_on
-from core.advise.changes import IDEAS, REMEDIES
-from core.advise.choices import PLANNED_FIELDS, Choice, Plan, plan
-from core.advise.suggest import Fix, suggest_fixes, use_the_room
+from core.advise.batch import Cell, what_fits
+from core.advise.case import Case, FieldValues, Harm
+from core.advise.choices import Choice, Plan, plan
+from core.advise.failures import Advice, advice_after
+from core.advise.reasons import PLANNED_FIELDS
+from core.advise.suggest import Fix, suggest_fixes
 
 __all__ = [
-    "IDEAS",
     "PLANNED_FIELDS",
-    "REMEDIES",
+    "Advice",
     "Case",
     "Cell",
-    "Change",
     "Choice",
+    "FieldValues",
     "Fix",
     "Harm",
     "Plan",
-    "estimate_on",
-    "largest_batch",
+    "advice_after",
     "plan",
     "suggest_fixes",
-    "use_the_room",
     "what_fits",
 ]

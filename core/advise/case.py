@@ -1,47 +1,39 @@
-"""Case: a job with the card and the data that it is for, and the ways to see the same rows in an optimizer step."""
+"""Case: a job with its card and data, its estimate and its forecast. Changes nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from types import MappingProxyType
 
 from core.job import JobSpec, SpecError
 from core.memory import MemoryEstimate, estimate
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics, Speed, predict_speed
-from core.training.contract.stages import STAGES
 
-Change = Mapping[str, object]
-"""JobSpec field -> new value."""
+FieldValues = Mapping[str, object]
+"""JobSpec field -> value."""
 
-LARGEST_BATCH = 4096  # JobSpec allows no more
-ANY_BATCH = range(1, LARGEST_BATCH + 1)
-SHORT_ROWS = 0.7
-"""Rows that fill less than this share of max_length are worth joining; others leave hardly any padding."""
-MOST_OFF = 1 / 3
-"""How far a step of joined rows may be from the number of rows that a step has, as a share: that of one and a half
-joined rows from one or two."""
+COMPILE_SECONDS: Mapping[int, float] = MappingProxyType({16: 100.0, 4: 200.0})
+"""Bits of the base -> cost of compiling the layers. Cold starts of 25 s (16 bits) to 100 s (4 bits)
+are published (Unsloth) for gains of 14 to 19 %; with a margin of two to four, a run earns it back
+from 10 and 20 minutes on. Other bases are not compiled."""
+USUAL_CAPABILITY = (8, 0)
+USUAL_FLOPS = 1e14
+USUAL_BYTES_PER_SECOND = 1e12
+"""A card to compare configurations on where the speed of the job's own is unknown."""
 
 
 class Harm(IntEnum):
-    """What a change does to the result of the training."""
+    """Effect of a change on the result of the training."""
 
     NONE = 0  # the same but for rounding
     SLIGHT = 1  # numbers are stored less exactly, or a step sees a few rows more or less
-    REAL = 2  # it is another training
-
-
-def estimate_on(
-    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None
-) -> MemoryEstimate:
-    """The memory of a job, for rows that are as long as they are known to be. Raises SpecError."""
-    if rows is None or rows.max_tokens is None:
-        return estimate(job, shape, gpu)
-    return estimate(job, shape, gpu, rows.max_tokens, mean_row_tokens=rows.mean_tokens)
+    REAL = 2  # a different training
 
 
 @dataclass(frozen=True)
 class Case:
-    """A job, with what is known about where and on what it runs."""
+    """Job with the card and the data it is for."""
 
     job: JobSpec
     shape: ModelShape
@@ -50,73 +42,71 @@ class Case:
 
     @property
     def memory(self) -> MemoryEstimate:
-        """Its estimate. Raises SpecError for a job that cannot run on this model."""
-        return estimate_on(self.job, self.shape, self.gpu, self.rows)
+        """Return the estimate. Raises SpecError for a job that cannot run on this model."""
+        if self.rows is None or self.rows.max_tokens is None:
+            return estimate(self.job, self.shape, self.gpu)
+        mean = self.rows.mean_tokens
+        return estimate(self.job, self.shape, self.gpu, self.rows.max_tokens, mean_row_tokens=mean)
 
     @property
     def fits(self) -> bool:
-        """True if it fits with room for what the estimate may be off."""
+        """Return True if the job fits with a margin for the error of the estimate."""
         return self.memory.verdict == "fits"
 
     @property
     def speed(self) -> Speed | None:
-        """The forecast; None if there is none for this card."""
+        """Return the forecast; None on a CPU or a card of unknown speed."""
         return predict_speed(self.job, self.shape, self.gpu, self.rows)
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole job by forecast, or of one optimizer step if the number of rows is unknown; None if neither."""
+        """Return the forecast time of the whole job, or of one step if its length is unknown."""
         speed = self.speed
-        if speed is None or speed.hours is None:
-            return speed.seconds_per_step if speed else None
-        return 3600 * speed.hours
+        if speed is None:
+            return None
+        if speed.hours is None:
+            return speed.seconds_per_step
+        return 3600 * speed.hours + self.compile_seconds
+
+    @property
+    def compile_seconds(self) -> float:
+        """Return the seconds that compiling takes; 0 if the layers are not compiled."""
+        if not self.job.torch_compile:
+            return 0.0
+        return COMPILE_SECONDS.get(self.job.base_bits, 0.0)
+
+    def assumed_speed(self, host_factor: float = 1.0) -> Speed:
+        """Return the forecast, on a usual card if this one's speed is unknown: for comparisons."""
+        gpu = self.gpu
+        speed = predict_speed(self.job, self.shape, gpu, self.rows, host_factor)
+        if speed is None:
+            usual = replace(
+                gpu,
+                compute_capability=USUAL_CAPABILITY if self.is_on_cpu else gpu.compute_capability,
+                flops=gpu.flops or USUAL_FLOPS,
+                memory_bandwidth_bytes_per_second=gpu.memory_bandwidth_bytes_per_second
+                or USUAL_BYTES_PER_SECOND,
+            )
+            speed = predict_speed(self.job, self.shape, usual, self.rows, host_factor)
+        assert speed is not None, "a usual card has a forecast"
+        return speed
+
+    def seconds_per_token(self, host_factor: float = 1.0) -> float:
+        """Return the seconds of the whole job per token of its data, compiling included."""
+        speed = self.assumed_speed(host_factor)
+        if speed.hours is None or not speed.num_steps:
+            return 1 / speed.tokens_per_second
+        tokens = speed.num_steps * speed.seconds_per_step * speed.tokens_per_second
+        return (3600 * speed.hours + self.compile_seconds) / tokens
 
     @property
     def is_on_cpu(self) -> bool:
-        """True for the "card" that stands for no card at all."""
+        """Return True if the "card" stands for the processor."""
         return self.gpu.compute_capability == (0, 0)
 
-    @property
-    def can_offload(self) -> bool:
-        """True if activations can wait in main memory: not every trainer does it, and none without CUDA."""
-        return "activation_offloading" in STAGES[self.job.stage].fields and not self.is_on_cpu
-
-    @property
-    def can_pack(self) -> bool:
-        """True if its rows are so short that joining them pays."""
-        mean = self.rows.mean_tokens if self.rows else None
-        return bool(
-            mean
-            and STAGES[self.job.stage].supports_packing
-            and mean < SHORT_ROWS * self.job.max_length
-        )
-
-    def changed(self, change: Change) -> "Case | None":
-        """The case after a change; None if its fields contradict each other then."""
+    def changed(self, values: FieldValues) -> "Case | None":
+        """Return the case with other field values; None if the job refuses them."""
         try:
-            return replace(self, job=JobSpec.parse({**self.job.model_dump(), **change}))
+            return replace(self, job=JobSpec.parse({**self.job.model_dump(), **values}))
         except SpecError:
             return None
-
-
-def batch_splits(job: JobSpec, rows_per_step: int, sizes: range = ANY_BATCH) -> tuple[Change, ...]:
-    """Ways to see so many rows in an optimizer step, most at once first, with a batch of one of these sizes."""
-    least = STAGES[job.stage].min_batch_size
-    return tuple(
-        {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows_per_step // size}
-        for size in reversed(sizes)
-        if size >= least and rows_per_step % size == 0
-    )
-
-
-def packed_splits(case: Case, sizes: range = ANY_BATCH) -> tuple[Change, ...]:
-    """Ways to join short rows and still see about as many in an optimizer step, most at once first; none where joining
-    does not pay, or one joined row already holds too many."""
-    if case.job.packing or not case.can_pack or not case.rows or not case.rows.mean_tokens:
-        return ()
-    joined = case.job.effective_batch_size * case.rows.mean_tokens / case.job.max_length
-    if abs(round(joined) / joined - 1) > MOST_OFF:
-        return ()
-    return tuple(
-        {"packing": True, **split} for split in batch_splits(case.job, round(joined), sizes)
-    )

@@ -1,331 +1,362 @@
-"""REMEDIES and IDEAS: the kinds of change that save memory, and those that turn spare memory into speed."""
+"""CHANGES: one table of the ways to change a job that save memory or time. Ranks and plans nothing."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from core.advise.case import LARGEST_BATCH, Case, Change, Harm, batch_splits, packed_splits
+from core.advise.case import COMPILE_SECONDS, Case, FieldValues, Harm
 from core.job import JobSpec
 from core.speed.kernels import can_use_varlen
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES, defaults_of
 
-LEAST_LENGTH, LEAST_RANK, LEAST_COMPLETION, LEAST_GENERATIONS = 256, 8, 64, 2
-EVERY_N = (4, 3, 2)
-"""With checkpointing, one layer of so many is computed again; by falling memory."""
+MIN_RANK = 8
+LENGTHS = tuple(2**power for power in range(8, 31))
+COMPLETION_LENGTHS = tuple(2**power for power in range(15, 5, -1))
+NUMBERS_OF_ANSWERS = (512, 256, 128, 64, 32, 16, 8, 4, 2)
+MAX_TOKENS_AT_ONCE = 65_536
+"""Four times what the fastest card needs to be busy."""
+MAX_MEAN_SHARE_TO_PACK = 0.7
+"""Rows that fill less of max_length than this are worth packing; others leave little padding."""
+MAX_STEP_CHANGE = 1 / 3
+"""Share by which packing may change the rows of a step: one and a half become one or two."""
+WIDE_ADAMW = ("adamw_torch", "adamw_torch_fused", "paged_adamw_32bit")
+MIN_COMPILE_CAPABILITY = (8, 0)
+SECONDARY = {"checkpoint_every_n_layers", "activation_memory_budget", "attn_implementation"}
+"""Details of a change: where the user has set one, the rest of the change applies without it."""
 
-Variants = Callable[[Case], Iterable[Change]]
-"""The forms that a change can take for a case, by falling memory; none where it does not apply."""
+Variants = Callable[[Case], Sequence[FieldValues]]
+Saves = Literal["memory", "time"]
 
 
 @dataclass(frozen=True)
-class Remedy:
-    """One kind of change. Its texts may name fields of the changed job: `{job.lora_r}`."""
+class Change:
+    """One way to change a job. Its texts may name fields of the changed job: `{job.lora_r}`."""
 
     title: str
     why: str
     variants: Variants
+    """Field values to set, from most to least memory; none where the change does not apply."""
     harm: Harm = Harm.NONE
+    saves: Saves = "memory"
 
-    def fitting_cases(self, case: Case) -> list[Case]:
-        """The case after each variant that makes it fit; after the strongest alone if none does."""
-        cases = [changed for change in self.variants(case) if (changed := case.changed(change))]
-        return cases[bisect_left(cases, True, key=lambda each: each.fits) :] or cases[-1:]
+    def cases(self, case: Case, set_by_user: frozenset[str] = frozenset()) -> Iterator[Case]:
+        """Yield the case after each variant that the job allows and that keeps the user's values."""
+        dropped = set_by_user & SECONDARY
+        for variant in self.variants(case):
+            values = {name: value for name, value in variant.items() if name not in dropped}
+            kept = set_by_user & values.keys()
+            if all(getattr(case.job, name) == values[name] for name in kept):
+                changed = case.changed(values)
+                if changed:
+                    yield changed
 
-    def cure(self, case: Case) -> Case:
-        """The case after the mildest variant that makes it fit, or else the strongest; as it was if none applies."""
-        return next(iter(self.fitting_cases(case)), case)
+    def fitting_case(self, case: Case) -> Case:
+        """Return the case after the first variant that fits, else after the last one.
 
-
-def _set(applies: Callable[[JobSpec], bool], **change: object) -> Variants:
-    """The only variant of a remedy that sets fields."""
-    return lambda case: (change,) if applies(case.job) else ()
-
-
-def _set_where(applies: Callable[[Case], bool], **change: object) -> Variants:
-    """The same where more than the job decides."""
-    return lambda case: (change,) if applies(case) else ()
-
-
-def _smaller_batches(case: Case) -> tuple[Change, ...]:
-    """Ways to see the same rows in an optimizer step, fewer at once."""
-    return batch_splits(
-        case.job, case.job.effective_batch_size, range(1, case.job.per_device_train_batch_size)
-    )
+        Returns the case unchanged if no variant applies.
+        """
+        cases = list(self.cases(case))
+        if not cases:
+            return case
+        first = bisect_left(cases, True, key=lambda each: each.fits)
+        return cases[min(first, len(cases) - 1)]
 
 
-def _larger_batches(case: Case) -> tuple[Change, ...]:
-    sizes = range(case.job.per_device_train_batch_size + 1, LARGEST_BATCH + 1)
-    return batch_splits(case.job, case.job.effective_batch_size, sizes)
+def _set(applies: Callable[[Case], bool], **values: object) -> Variants:
+    """Return one variant: these values, where they apply."""
+    return lambda case: [values] if applies(case) else []
 
 
-def _batches_without_checkpointing(case: Case) -> tuple[Change, ...]:
-    """The batch as it is, then smaller ones, with all activations kept."""
-    sizes = range(1, case.job.per_device_train_batch_size + 1)
-    splits = (
-        batch_splits(case.job, case.job.effective_batch_size, sizes)
-        if case.job.gradient_checkpointing
-        else ()
-    )
-    return tuple({**split, "gradient_checkpointing": False} for split in splits)
+def _replace(field: str, old: tuple[object, ...], new: object) -> Variants:
+    """Return one variant: a new value of a field that has one of the old ones."""
+    return _set(lambda case: getattr(case.job, field) in old, **{field: new})
 
 
-def _more_checkpoints(case: Case) -> tuple[Change, ...]:
-    """One layer of four, three, two: fewer than are checkpointed now, none or one of many."""
-    now = (
-        case.job.checkpoint_every_n_layers
-        if case.job.gradient_checkpointing
-        else case.shape.num_hidden_layers
-    )
-    return tuple(
-        {"gradient_checkpointing": True, "checkpoint_every_n_layers": n} for n in EVERY_N if n < now
-    )
+def _lower(field: str, *values: float) -> Variants:
+    """Return a variant for each of these values that is below the field's."""
+    return lambda case: [{field: each} for each in values if each < getattr(case.job, field)]
 
 
-def _fewer_checkpoints(case: Case) -> tuple[Change, ...]:
-    applies, now = case.job.gradient_checkpointing, case.job.checkpoint_every_n_layers
-    return tuple({"checkpoint_every_n_layers": n} for n in EVERY_N if applies and n > now)
+def _checkpoint(*every_n_layers: int) -> Variants:
+    """Return variants that checkpoint one layer of n, where fewer are checkpointed now."""
 
-
-def _joined_rows(case: Case) -> tuple[Change, ...]:
-    """Short rows joined, with the kernel that tells them apart if the card has it."""
-    has_varlen = case.job.attn_implementation == "sdpa" and can_use_varlen(case.shape, case.gpu)
-    kernel = {"attn_implementation": "varlen"} if has_varlen else {}
-    return tuple({**split, **kernel} for split in packed_splits(case))
-
-
-def _shorter_lengths(case: Case) -> tuple[Change, ...]:
-    """Powers of two, and the length that 95 % of the rows keep to, rounded up to 64."""
-    lengths = {2**power for power in range(case.job.max_length.bit_length())} - set(
-        range(LEAST_LENGTH)
-    )
-    if case.rows and case.rows.p95_tokens:
-        lengths.add(-(-case.rows.p95_tokens // 64) * 64)
-    return tuple(
-        {"max_length": length}
-        for length in sorted(lengths, reverse=True)
-        if length < case.job.max_length
-    )
-
-
-def _lower_ranks(case: Case) -> tuple[Change, ...]:
-    """Halves of the rank, and of alpha with it, so that the adapter is scaled as before."""
-    halvings = (
-        range(1, (case.job.lora_r // LEAST_RANK).bit_length()) if case.job.trains_adapter else ()
-    )
-    return tuple(
-        {"lora_r": case.job.lora_r // 2**n, "lora_alpha": case.job.lora_alpha / 2**n}
-        for n in halvings
-    )
-
-
-def _halves(field: str, least: int) -> Variants:
-    """Halves of a field of the stages that draw answers."""
-
-    def variants(case: Case) -> tuple[Change, ...]:
-        value = getattr(case.job, field)
-        halvings = (
-            range(1, (value // least).bit_length()) if STAGES[case.job.stage].generates else ()
-        )
-        return tuple({field: value // 2**n} for n in halvings if value % 2**n == 0)
+    def variants(case: Case) -> list[FieldValues]:
+        now = case.shape.num_hidden_layers + 1
+        if case.job.gradient_checkpointing:
+            now = case.job.checkpoint_every_n_layers
+        return [
+            {"gradient_checkpointing": True, "checkpoint_every_n_layers": n}
+            for n in every_n_layers
+            if n < now
+        ]
 
     return variants
+
+
+def batch_splits(job: JobSpec, rows_per_step: int) -> list[FieldValues]:
+    """Return the ways to split the rows of an optimizer step, largest batch first."""
+    largest = min(rows_per_step, max(1, MAX_TOKENS_AT_ONCE // job.max_length))
+    return [
+        {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows_per_step // size}
+        for size in range(largest, STAGES[job.stage].min_batch_size - 1, -1)
+        if rows_per_step % size == 0
+    ]
+
+
+def _smaller_batches(case: Case) -> list[FieldValues]:
+    splits = batch_splits(case.job, case.job.effective_batch_size)
+    size = case.job.per_device_train_batch_size
+    return [split for split in splits if int(str(split["per_device_train_batch_size"])) < size]
+
+
+def packed_splits(case: Case) -> list[FieldValues]:
+    """Return the ways to pack short rows and still see about as many in an optimizer step.
+
+    Empty where packing does not pay, or where one packed row already holds too many.
+    """
+    job, mean = case.job, case.rows and case.rows.mean_tokens
+    if job.packing or not mean or not STAGES[job.stage].supports_packing:
+        return []
+    packed_rows = job.effective_batch_size * mean / job.max_length
+    is_step_kept = abs(round(packed_rows) / packed_rows - 1) <= MAX_STEP_CHANGE
+    if mean >= MAX_MEAN_SHARE_TO_PACK * job.max_length or not is_step_kept:
+        return []
+    values: dict[str, object] = {"packing": True}
+    if job.attn_implementation == "sdpa" and can_use_varlen(case.shape, case.gpu):
+        values["attn_implementation"] = "varlen"
+    return [{**values, **split} for split in batch_splits(job, round(packed_rows))]
+
+
+def _needs_varlen(case: Case) -> bool:
+    """Return True for packed rows under a mask, on a card that can do without."""
+    has_mask = case.job.packing and case.job.attn_implementation == "sdpa"
+    return has_mask and can_use_varlen(case.shape, case.gpu)
+
+
+def compile_obstacle(case: Case) -> str:
+    """Return why the layers of a job cannot be compiled, or "" if they can."""
+    major, minor = case.gpu.compute_capability
+    if case.is_on_cpu:
+        return "the 1 to 2 minutes it takes seldom pay on a processor"
+    if case.gpu.lacks_for_compiling:
+        return case.gpu.lacks_for_compiling
+    if (major, minor) < MIN_COMPILE_CAPABILITY:
+        return f"compute capability {major}.{minor} is below 8.0"
+    if case.job.base_bits not in COMPILE_SECONDS:
+        return f"a base in {case.job.base_bits} bits cannot be compiled"
+    if case.shape.num_experts > 1:
+        return f"tokens are routed to different ones of {case.shape.num_experts} experts"
+    if STAGES[case.job.stage].generates:
+        return "answers grow by 1 token at a time, each a new length"
+    return ""
+
+
+def _can_compile(case: Case) -> bool:
+    """Return True if compiling works and the run's length, which has to pay for it, is known."""
+    job = case.job
+    if job.torch_compile or job.activation_offloading or compile_obstacle(case):
+        return False
+    return case.assumed_speed().num_steps is not None
+
+
+def keeps_reference(case: Case) -> bool:
+    """Return True if a second copy of the weights is on the card as the reference model."""
+    job = case.job
+    can_precompute = "precompute_ref_log_probs" in STAGES[job.stage].fields
+    return can_precompute and not job.precompute_ref_log_probs and not job.trains_adapter
+
+
+def _lower_ranks(case: Case) -> list[FieldValues]:
+    """Return variants with half the rank, a quarter ...; alpha follows, so the scale stays."""
+    rank, alpha = case.job.lora_r, case.job.lora_alpha
+    if not case.job.trains_adapter:
+        return []
+    divisors = [2**n for n in range(1, (rank // MIN_RANK).bit_length())]
+    return [{"lora_r": rank // each, "lora_alpha": alpha / each} for each in divisors]
+
+
+def _shorter_lengths(case: Case) -> list[FieldValues]:
+    """Return powers of two, and the length that 95 % of the rows keep to, rounded up to 64."""
+    lengths = set(LENGTHS)
+    if case.rows and case.rows.p95_tokens:
+        lengths.add(-(-case.rows.p95_tokens // 64) * 64)
+    shorter = [length for length in lengths if length < case.job.max_length]
+    return [{"max_length": length} for length in sorted(shorter, reverse=True)]
 
 
 def _to_method(method: str, *from_methods: str) -> Variants:
-    """Another method. A field that stands at the old method's default moves to the new one's."""
+    """Return the variant with another method. Fields at the old one's default move to the new one's."""
 
-    def variants(case: Case) -> tuple[Change, ...]:
-        if case.job.method not in from_methods:
-            return ()
-        old, new = _defaults_of(case.job, case.job.method), _defaults_of(case.job, method)
-        moved = {
-            name: new[name] for name in new if getattr(case.job, name) == old[name] != new[name]
-        }
-        return ({"method": method, **moved},)
+    def variants(case: Case) -> list[FieldValues]:
+        job = case.job
+        if job.method not in from_methods:
+            return []
+        values: dict[str, object] = {"method": method}
+        old, new = _defaults(job, job.method), _defaults(job, method)
+        for name, value in new.items():
+            if getattr(job, name) == old[name] != value:
+                values[name] = value
+        return [values]
 
     return variants
 
 
-def _defaults_of(job: JobSpec, method: str) -> Change:
-    """The defaults, under a method, of the fields for which some method has its own."""
+def _defaults(job: JobSpec, method: str) -> dict[str, object]:
+    """Return the defaults under a method of the fields for which some method has its own."""
     names = {name for each in METHODS for name in defaults_of(job.stage, each)}
-    return {name: JobSpec.model_fields[name].default for name in names} | dict(
-        defaults_of(job.stage, method)
-    )
+    own = {name: JobSpec.model_fields[name].default for name in names}
+    return {**own, **defaults_of(job.stage, method)}
 
 
-def _keeps_reference(job: JobSpec) -> bool:
-    """True if a second copy of the weights stays at hand to be compared with."""
-    stage = STAGES[job.stage]
-    is_asked_once = job.precompute_ref_log_probs or "precompute_ref_log_probs" not in stage.fields
-    return stage.reference != "none" and not job.trains_adapter and not is_asked_once
+KEEP_SHARE = Change(
+    "Keep {job.activation_memory_budget:.0%} of activations",
+    "Compiled layers recompute the cheapest of their activations in the backward pass.",
+    _lower("activation_memory_budget", 0.9, 0.5, 0.3, 0.1),
+)
+CHECKPOINT_SOME = Change(
+    "Checkpoint one layer of {job.checkpoint_every_n_layers}",
+    "One layer of {job.checkpoint_every_n_layers} recomputes its activations.",
+    _checkpoint(4, 3, 2),
+)
+CHECKPOINT_ALL = Change(
+    "Checkpoint activations",
+    "Activations are recomputed in the backward pass instead of being kept.",
+    _checkpoint(1),
+)
+SMALLER_BATCH = Change(
+    "Batch {job.per_device_train_batch_size} × {job.gradient_accumulation_steps} accumulation",
+    "Fewer rows at once: an optimizer step still sees {job.effective_batch_size} rows.",
+    _smaller_batches,
+)
+PACK = Change(
+    "Pack rows to {job.max_length:,} tokens",
+    "Short rows are joined, so that nothing is padding.",
+    packed_splits,
+    Harm.SLIGHT,
+    saves="time",
+)
+COMPILE = Change(
+    "Compile layers",
+    "Compiled layers are faster.",
+    _set(_can_compile, torch_compile=True),
+    saves="time",
+)
+OFFLOAD = Change(
+    "Offload activations",
+    "Activations wait in main memory for the backward pass.",
+    _set(lambda case: not case.is_on_cpu, activation_offloading=True),
+)
+UNQUANTIZE = Change(
+    "LoRA over the 16-bit base",
+    "The base fits in 16 bits, so it need not be unpacked for every matrix product.",
+    _to_method("lora", "qlora", "lora-8bit"),
+    saves="time",
+)
 
-
-REMEDIES = (
-    Remedy(
-        "Checkpoint one layer of {job.checkpoint_every_n_layers}",
-        "The activations of one layer of {job.checkpoint_every_n_layers} are computed again in the backward pass.",
-        _more_checkpoints,
-    ),
-    Remedy(
-        "Checkpoint activations",
-        "Activations are computed again in the backward pass instead of being kept.",
-        _set(
-            lambda job: not job.gradient_checkpointing or job.checkpoint_every_n_layers > 1,
-            gradient_checkpointing=True,
-            checkpoint_every_n_layers=1,
-        ),
-    ),
-    Remedy(
-        "Batch {job.per_device_train_batch_size} × {job.gradient_accumulation_steps} accumulation",
-        "Fewer rows at once, more often: an optimizer step still sees {job.effective_batch_size} rows.",
-        _smaller_batches,
-    ),
-    Remedy(
+CHANGES = (
+    KEEP_SHARE,
+    CHECKPOINT_SOME,
+    CHECKPOINT_ALL,
+    SMALLER_BATCH,
+    COMPILE,
+    UNQUANTIZE,
+    Change(
         "SDPA attention",
-        "Attention scores, which grow with the square of the length, are no longer written to memory.",
-        _set(lambda job: job.attn_implementation == "eager", attn_implementation="sdpa"),
+        "Attention scores, which grow with the square of the length, are not written to memory.",
+        _replace("attn_implementation", ("eager",), "sdpa"),
     ),
-    Remedy(
+    Change(
         "Varlen attention",
-        "Joined rows are told apart by where they begin, not by a mask that grows with the square of the length.",
-        _set_where(
-            lambda case: (
-                case.job.packing
-                and case.job.attn_implementation == "sdpa"
-                and can_use_varlen(case.shape, case.gpu)
-            ),
-            attn_implementation="varlen",
-        ),
+        "Packed rows need no mask, which grows with the square of the length.",
+        _set(_needs_varlen, attn_implementation="varlen"),
     ),
-    Remedy(
+    Change(
         "Fused optimizer",
         "The same AdamW without its temporary copy of everything that trains.",
-        _set(lambda job: job.optim == "adamw_torch", optim="adamw_torch_fused"),
+        _replace("optim", ("adamw_torch",), "adamw_torch_fused"),
     ),
-    Remedy(
+    Change(
         "Ask the reference first",
-        "The reference model reads the data once before the training, and leaves the card.",
-        _set(_keeps_reference, precompute_ref_log_probs=True),
+        "The reference model reads the data once before training, then leaves the card.",
+        _set(keeps_reference, precompute_ref_log_probs=True),
     ),
-    Remedy(
-        "Offload activations",
-        "What the backward pass will need waits in main memory meanwhile.",
-        _set_where(
-            lambda case: case.can_offload and not case.job.activation_offloading,
-            activation_offloading=True,
-        ),
-    ),
-    Remedy(
+    OFFLOAD,
+    PACK,
+    Change(
         "8-bit optimizer",
         "AdamW keeps its states in 8 bits instead of 16 or 32.",
-        _set(
-            lambda job: job.optim in ("adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"),
-            optim="adamw_8bit",
-        ),
+        _replace("optim", WIDE_ADAMW, "adamw_8bit"),
         Harm.SLIGHT,
     ),
-    Remedy(
+    Change(
         "16-bit weights",
         "Weights are loaded in 16 bits instead of 32.",
-        _set(lambda job: job.dtype == "float32", dtype="auto"),
+        _replace("dtype", ("float32",), "auto"),
         Harm.SLIGHT,
     ),
-    Remedy(
+    Change(
         "Double quantisation",
         "The scales of the 4-bit base are stored in 8 bits too.",
-        _set(lambda job: job.base_bits == 4, bnb_4bit_use_double_quant=True),
+        _replace("bnb_4bit_use_double_quant", (False,), True),
         Harm.SLIGHT,
     ),
-    Remedy(
+    Change(
         "LoRA instead of full",
-        "Only small adapters train, so the rest needs no gradients and no optimizer states.",
+        "Only small adapters train; the rest needs no gradients and no optimizer states.",
         _to_method("lora", "full"),
         Harm.REAL,
     ),
-    Remedy(
+    Change(
         "LoRA instead of last layers",
-        "Only small adapters train, so that whole layers need no gradients and no optimizer states.",
+        "Only small adapters train; whole layers need no gradients and no optimizer states.",
         _to_method("lora", "freeze"),
         Harm.REAL,
     ),
-    Remedy(
+    Change(
         "QLoRA (4-bit base)",
         "Adapters train over a base that is stored in 4 bits.",
         _to_method("qlora", "full", "freeze", "lora", "lora-8bit"),
         Harm.REAL,
     ),
-    Remedy(
+    Change(
         "No adapter dropout",
-        "Without dropout there are no masks and no copies of the adapter's inputs to keep.",
-        _set(lambda job: job.trains_adapter, lora_dropout=0.0),
+        "Without dropout, no masks and no copies of the adapter's inputs are kept.",
+        _lower("lora_dropout", 0.0),
         Harm.REAL,
     ),
-    Remedy(
+    Change(
         "LoRA instead of DoRA",
         "The norm of every adapted weight is no longer computed in each pass.",
-        _set(lambda job: job.trains_adapter, use_dora=False),
+        _replace("use_dora", (True,), False),
         Harm.REAL,
     ),
-    Remedy(
+    Change(
         "Rank {job.lora_r}",
-        "A smaller adapter takes less, and learns less.",
+        "A smaller adapter takes less memory and learns less.",
         _lower_ranks,
         Harm.REAL,
     ),
-    Remedy(
+    Change(
         "Answers of {job.max_completion_length} tokens",
-        "Shorter answers are drawn, and trained on.",
-        _halves("max_completion_length", LEAST_COMPLETION),
+        "The model draws shorter answers and trains on them.",
+        _lower("max_completion_length", *COMPLETION_LENGTHS),
         Harm.REAL,
     ),
-    Remedy(
+    Change(
         "{job.num_generations} answers a prompt",
-        "Fewer answers are held against each other.",
-        _halves("num_generations", LEAST_GENERATIONS),
+        "Fewer answers are compared with each other.",
+        _lower("num_generations", *NUMBERS_OF_ANSWERS),
         Harm.REAL,
     ),
-    Remedy(
+    Change(
         "Max length {job.max_length:,}",
         "Rows of more than {job.max_length:,} tokens are cut there.",
         _shorter_lengths,
         Harm.REAL,
     ),
 )
-"""What can save memory, least harmful first."""
+"""Least harmful first."""
 
-IDEAS = (
-    Remedy(
-        "Keep activations, batch {job.per_device_train_batch_size} × {job.gradient_accumulation_steps}",
-        "There is room to keep activations, so that the backward pass need not compute them again.",
-        _batches_without_checkpointing,
-    ),
-    Remedy(
-        "Checkpoint one layer of {job.checkpoint_every_n_layers}",
-        "There is room to keep the activations of the other layers, which are then not computed again.",
-        _fewer_checkpoints,
-    ),
-    Remedy(
-        "Batch {job.per_device_train_batch_size} × {job.gradient_accumulation_steps}",
-        "More rows at once keep the card busier: an optimizer step still sees {job.effective_batch_size} rows.",
-        _larger_batches,
-    ),
-    Remedy(
-        "Pack rows, batch {job.per_device_train_batch_size} × {job.gradient_accumulation_steps}",
-        "Short rows are joined to rows of {job.max_length:,} tokens, so that nothing is padding.",
-        _joined_rows,
-        Harm.SLIGHT,
-    ),
-    Remedy(
-        "Keep activations on the card",
-        "There is room for them, so they need not travel to main memory and back.",
-        _set(lambda job: job.activation_offloading, activation_offloading=False),
-    ),
-    Remedy(
-        "LoRA over the 16-bit base",
-        "There is room for the base as it is, which need not be unpacked for every product.",
-        _to_method("lora", "qlora", "lora-8bit"),
-    ),
-)
-"""What can turn spare memory into speed."""
+MEMORY_SAVERS = tuple(change for change in CHANGES if change.saves == "memory")

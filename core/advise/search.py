@@ -1,282 +1,202 @@
-"""The ladder of a profile: the ways to run a job, each faster than the one before and in need of more memory.
+"""Search for the configuration that a profile asks for: the fastest that fits, or the smallest.
 
-Forecasts every way, which is quick, and estimates few of them: the ways of a ladder that fit are its lower part.
+Forecasts every configuration, which is quick, and estimates as few of them as it can.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import product
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
-from types import MappingProxyType
 
-from core.advise import Case, Change
-from core.advise.case import batch_splits, packed_splits
-from core.job import JobSpec
-from core.models import Gpu, ModelShape
-from core.speed import Speed, predict_speed
+from core.advise.case import Case
+from core.advise.changes import (
+    CHECKPOINT_ALL,
+    CHECKPOINT_SOME,
+    COMPILE,
+    KEEP_SHARE,
+    OFFLOAD,
+    PACK,
+    SMALLER_BATCH,
+    batch_splits,
+)
+from core.advise.rough_memory import rough_bytes
+from core.memory import TIGHT_SHARE
+from core.memory.program import precision_of
 from core.speed.kernels import can_use_varlen, needs_eager
-from core.speed.passes import passes_of
-from core.speed.work import KEPT_TENSORS
+from core.speed.rows import times_read
 from core.training.contract.stages import STAGES
 
-LEAST_GAIN = 0.02
+MIN_GAIN = 0.02
 """Share of the time below which more memory is not spent on it."""
 SLOW_HOST = 3.0
-"""A processor this much slower than the forecast's is no surprise: 0.25 to 0.4 s a micro-batch were measured where the
-forecast has 0.15 (Unsloth, Colab), on a machine that does nothing else. More tokens at once guard against it."""
-COMPILE_SECONDS: Mapping[int, float] = MappingProxyType({16: 100.0, 4: 200.0})
-"""Bits of the base -> what compiling the layers costs. Cold starts of 25 s (16 bits) to 100 s (4 bits) are published
-(Unsloth), for gains of 14 to 19 %: with a margin of two to four a run pays it back from 10 and 20 minutes on. A base
-that is not here is not compiled."""
-INPUT_SHARE = 0.04
-"""Of what a layer keeps, its input, which is all that checkpointing keeps: 8 of 185 to 238 kB per token in an 8B."""
-
-LINEAR_INPUTS_SHARE = 0.26
-"""The same of the inputs of its linear layers, which 8-bit ones keep even if it is checkpointed: 53 of 206 kB."""
-LOGIT_BYTES = 12
-"""Per logit of a head that has them all at once: they and their gradient in float32, and as much for the half of the
-rows whose answers are imitated."""
-
-MANY_TOKENS = 65_536
-"""At once: four times what the fastest card needs to be busy."""
-
-LEAST_CAPABILITY = USUAL_CAPABILITY = (8, 0)
-USUAL_FLOPS, USUAL_BYTES_PER_SECOND = 1e14, 1e12
-
+"""Factor by which a processor may be slower than forecast: 0.25 to 0.4 s per micro-batch instead of
+0.15 were measured on idle machines (Unsloth, Colab). More tokens at once guard against it."""
+MIN_GROWTH = 0.5
+"""Least growth between two configurations, as a share of their growth in rough memory."""
+FEWEST_CHECKPOINTS = 4
+"""Search starts with one checkpointed layer of this many where the user wants checkpointing."""
 ADAMW = ("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
 """Optimizers that take the same steps but for rounding."""
+BATCH_FIELDS = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 
 
-ONLY_WHERE_USED = ("checkpoint_every_n_layers", "activation_memory_budget")
-"""What a way that does not checkpoint, or not compile, does not look at: set by a person, it speaks against neither."""
+def search(case: Case, set_by_user: frozenset[str]) -> Case:
+    """Return the configuration that the profile of the job asks for.
 
+    "fastest": the fastest whose estimate fits. Optimizers with 8-bit states, which are stored less
+    exactly, are tried only where nothing fits without. "smallest": everything recomputed, as few
+    rows at once as possible. Where nothing fits, the smallest that was found.
 
-def _level(
-    checkpointing: bool, every: int = 1, offloading: bool = False, budget: float = 1.0
-) -> Change:
-    return {
-        "gradient_checkpointing": checkpointing,
-        "checkpoint_every_n_layers": every,
-        "activation_offloading": offloading,
-        "activation_memory_budget": budget,
-    }
-
-
-CHECKPOINT_ALL, OFFLOAD_ALL = _level(True), _level(True, offloading=True)
-ONE_LAYER_OF = tuple(_level(True, every) for every in (4, 3, 2))
-WITHIN_BUDGET = tuple(_level(False, budget=budget) for budget in (0.9, 0.5, 0.3, 0.1))
-"""Of compiled layers only. At 0.9 no family does a product twice, and most keep two thirds."""
-KEPT_WITHOUT_PRODUCTS = 0.66
-"""Of what a compiled layer keeps, what it keeps if it only computes again what is no product: 43 of 66 kB per token in
-a Llama layer (`python benchmarks/compiled_layers.py`)."""
-KEPT_COMPILED = 0.7
-"""Of what a layer keeps, what it keeps if it is compiled, by the estimate: 0.67 with full, 0.73 with LoRA in Llama."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What a profile chooses from."""
-
-    levels: tuple[Change, ...]
-    """Which activations are kept, and where."""
-    optimizers: tuple[str, ...]
-    """Of AdamW's forms, those to try: the first with which anything fits."""
-    tries_all: bool
-    """Batches of every size, joined rows and compiled layers; or one row at once."""
-
-
-PROFILES: Mapping[str, Profile] = MappingProxyType(
-    {
-        "fastest": Profile(
-            levels=(_level(False), *WITHIN_BUDGET, *ONE_LAYER_OF, CHECKPOINT_ALL, OFFLOAD_ALL),
-            optimizers=("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"),
-            tries_all=True,
-        ),
-        "smallest": Profile(
-            levels=(CHECKPOINT_ALL, OFFLOAD_ALL), optimizers=("paged_adamw_8bit",), tries_all=False
-        ),
-    }
-)
-
-
-def climb(case: Case, profile: Profile, set_by_user: frozenset[str]) -> Case:
-    """The fastest way to run a job that fits; the smallest of all if none does.
-
-    Optimizers with 8-bit states, which are stored less exactly, are tried only where nothing fits without. Raises
-    SpecError for a job that cannot run on this model.
+    Raises SpecError for a job that cannot run on this model.
     """
-    highest = case
-    for optim in _optimizers(case, profile, set_by_user):
-        highest = _highest(case, profile, set_by_user, optim)
-        if highest.fits:
+    best, candidates = case, []
+    for optim in _optimizers(case, set_by_user):
+        starts = _starts(case, optim, set_by_user)
+        candidates = [each for start in starts for each in configurations(start, set_by_user)]
+        best = _largest_that_fits(pareto_front(candidates))
+        if best.fits:
             break
-    if (
-        highest.fits
-        and highest.job.activation_offloading
-        and "activation_offloading" not in set_by_user
-    ):
-        on_card = replace(
-            profile,
-            levels=tuple(level for level in profile.levels if not level["activation_offloading"]),
-        )
-        other = _highest(case, on_card, set_by_user, highest.job.optim)
-        if other.fits and seconds_per_token(other) <= seconds_per_token(highest) * (1 + LEAST_GAIN):
-            return other  # main memory is not used for less
-    return highest
+    on_card = [each for each in candidates if not each.job.activation_offloading]
+    if best.fits and best.job.activation_offloading and on_card:
+        # Main memory is not used for less than MIN_GAIN.
+        other = _largest_that_fits(pareto_front(on_card))
+        if other.fits and other.seconds_per_token() <= best.seconds_per_token() * (1 + MIN_GAIN):
+            return other
+    return best
 
 
-def _highest(case: Case, profile: Profile, set_by_user: frozenset[str], optim: str) -> Case:
-    """The highest rung that fits, or the lowest of all."""
-    rungs = _ladder(_ways(case, profile, set_by_user, optim)) or [case]
-    if not rungs[0].fits:
-        return rungs[0]
-    return rungs[bisect_left(rungs, True, lo=1, key=lambda rung: not rung.fits) - 1]
-
-
-def seconds_per_token(case: Case, host_factor: float = 1.0) -> float:
-    """Seconds of the whole job per token of the data, compiling included; of its steps if nobody can count them."""
-    speed = forecast(case, host_factor)
-    if speed.hours is None or not speed.num_steps:
-        return 1 / speed.tokens_per_second
-    tokens = speed.num_steps * speed.seconds_per_step * speed.tokens_per_second
-    return (3600 * speed.hours + compile_seconds(case)) / tokens
-
-
-def compile_seconds(case: Case) -> float:
-    """Seconds until the layers are compiled, if they are."""
-    return COMPILE_SECONDS.get(case.job.base_bits, 0.0) if case.job.torch_compile else 0.0
-
-
-def forecast(case: Case, host_factor: float = 1.0) -> Speed:
-    """The forecast, as of a usual card where there is none: ways are compared with it, nothing is promised."""
-    gpu = case.gpu
-    rated = replace(
-        gpu,
-        compute_capability=gpu.compute_capability if not case.is_on_cpu else USUAL_CAPABILITY,
-        flops=gpu.flops or USUAL_FLOPS,
-        memory_bandwidth_bytes_per_second=gpu.memory_bandwidth_bytes_per_second
-        or USUAL_BYTES_PER_SECOND,
-    )
-    speed = predict_speed(case.job, case.shape, rated, case.rows, host_factor)
-    assert speed is not None  # the card has all that a forecast asks for
-    return speed
-
-
-def compile_obstacle(case: Case) -> str:
-    """Why the layers of a job are not compiled, each by itself, whatever it would save; empty if nothing speaks against
-    it."""
-    job, capability = case.job, case.gpu.compute_capability
-    if case.is_on_cpu:
-        return "the 1 to 2 minutes it takes seldom pay on a processor"
-    if case.gpu.lacks_for_compiling:
-        return case.gpu.lacks_for_compiling
-    if capability < LEAST_CAPABILITY:
-        return f"compute capability {capability[0]}.{capability[1]} is below 8.0"
-    if job.base_bits not in COMPILE_SECONDS:
-        return f"a base in {job.base_bits} bits cannot be"
-    if case.shape.num_experts > 1:
-        return f"each token takes other ways through {case.shape.num_experts} experts"
-    if STAGES[job.stage].generates:
-        return "answers grow by 1 token at a time, each a new length"
-    return ""
-
-
-def attention_for(packing: bool, shape: ModelShape, gpu: Gpu) -> str:
-    """The kernel for joined rows, or for others, on this card."""
-    if needs_eager(shape):
-        return "eager"
-    return "varlen" if packing and can_use_varlen(shape, gpu) else "sdpa"
-
-
-def _optimizers(case: Case, profile: Profile, set_by_user: frozenset[str]) -> tuple[str, ...]:
-    """The optimizers to try: only forms of AdamW stand for each other, and the 8-bit ones need CUDA."""
+def _optimizers(case: Case, set_by_user: frozenset[str]) -> tuple[str, ...]:
+    """Return the optimizers to try: forms of AdamW, without 8-bit states on a processor."""
     if "optim" in set_by_user or case.job.optim not in ADAMW:
         return (case.job.optim,)
-    return profile.optimizers if not case.is_on_cpu else ("adamw_torch_fused",)
+    if case.is_on_cpu:
+        return ("adamw_torch_fused",)
+    if case.job.profile == "smallest":
+        return ("paged_adamw_8bit",)
+    return ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
 
 
-def _ways(case: Case, profile: Profile, set_by_user: frozenset[str], optim: str) -> Iterator[Case]:
-    """Every way that the profile allows, and that agrees with what is set_by_user."""
+def _starts(case: Case, optim: str, set_by_user: frozenset[str]) -> Iterator[Case]:
+    """Yield the job with its card's precision and kernel, and nothing that saves memory."""
     job = case.job
-    sizes = range(1, max(1, MANY_TOKENS // job.max_length) + 1)
-    splits = batch_splits(job, job.effective_batch_size, sizes)
-    batches = (*splits, *packed_splits(case, sizes)) if profile.tries_all else splits[-1:]
-    set_anyway = {name: getattr(job, name) for name in ONLY_WHERE_USED if name in set_by_user}
-    levels = (
-        {**level, **set_anyway}
-        for level in profile.levels
-        if case.can_offload or not level["activation_offloading"]
-    )
-    may_compile = (
-        profile.tries_all and not compile_obstacle(case) and forecast(case).num_steps is not None
-    )
-    compiles = (
-        {"torch_compile": compiled} for compiled in ((False, True) if may_compile else (False,))
-    )
-    for choices in product(
-        *(_agreeing(job, each, set_by_user) for each in (batches, levels, compiles))
-    ):
-        change = {name: value for choice in choices for name, value in choice.items()} | {
-            "optim": optim
-        }
-        if "attn_implementation" not in set_by_user:
-            packing = bool(change.get("packing", job.packing))
-            change["attn_implementation"] = attention_for(packing, case.shape, case.gpu)
-        if not _contradicts(job, change, set_by_user) and (way := case.changed(change)):
-            yield way
+    values: dict[str, object] = {
+        "dtype": dtype_for(case),
+        "attn_implementation": attention_for(case),
+        "gradient_checkpointing": False,
+        "checkpoint_every_n_layers": 1,
+        "activation_offloading": False,
+        "activation_memory_budget": 1.0,
+        "torch_compile": False,
+        "optim": optim,
+    }
+    if job.gradient_checkpointing and "gradient_checkpointing" in set_by_user:
+        values["checkpoint_every_n_layers"] = FEWEST_CHECKPOINTS
+    splits = batch_splits(job, job.effective_batch_size)
+    if splits and not BATCH_FIELDS & set_by_user:
+        values.update(splits[-1] if job.profile == "smallest" else splits[0])
+    for precompute in _precompute_options(case):
+        values["precompute_ref_log_probs"] = precompute
+        free = {name: value for name, value in values.items() if name not in set_by_user}
+        yield case.changed(free) or case
 
 
-def _contradicts(job: JobSpec, change: Change, set_by_user: frozenset[str]) -> bool:
-    """Offloading and compiled layers both take what is saved; a budget is for compiled layers, unless it is there
-    anyway."""
-    if change.get("torch_compile", job.torch_compile):
-        return bool(change.get("activation_offloading"))
-    return (
-        change.get("activation_memory_budget", 1.0) != 1
-        and "activation_memory_budget" not in set_by_user
-    )
+def dtype_for(case: Case) -> str:
+    """Return the precision that the card trains this job in."""
+    automatic = case.job.model_copy(update={"dtype": "auto"})
+    if precision_of(automatic, case.gpu).weight_itemsize == 4:
+        return "float32"
+    return "bfloat16" if case.gpu.supports_bf16 else "float16"
 
 
-def _agreeing(
-    job: JobSpec, changes: Iterable[Change], set_by_user: frozenset[str]
-) -> tuple[Change, ...]:
-    """The changes that leave what is set_by_user as it is; none at all if there are none."""
-    agreeing = (
-        change
-        for change in changes
-        if all(getattr(job, name) == change[name] for name in change if name in set_by_user)
-    )
-    return tuple(agreeing) or ({},)
+def attention_for(case: Case) -> str:
+    """Return the attention kernel for the rows of this job on its card."""
+    if needs_eager(case.shape):
+        return "eager"
+    if case.job.packing and can_use_varlen(case.shape, case.gpu):
+        return "varlen"
+    return "sdpa"
 
 
-def _ladder(ways: Iterable[Case]) -> list[Case]:
-    """The ways by rising memory, without those that are not faster than a smaller one: or not slower, and faster once
-    the processor is slow, or without main memory."""
-    rungs: list[tuple[float, float, Case]] = []
-    for way in sorted(ways, key=_kept_layers):
-        usual, slow = seconds_per_token(way), seconds_per_token(way, SLOW_HOST)
-        before, before_slow, smaller = rungs[-1] if rungs else (inf, inf, way)
-        spares_host = slow <= before_slow * (1 - LEAST_GAIN) or smaller.job.activation_offloading
-        if usual <= before * (1 - LEAST_GAIN) or (usual <= before and spares_host):
-            rungs.append((usual, slow, way))
-    return [way for *_, way in rungs]
+def _precompute_options(case: Case) -> tuple[bool, ...]:
+    """Return the values of `precompute_ref_log_probs` to try.
+
+    Precomputing saves time if rows are read more than once, and always the memory of a second copy.
+    It takes longer if training does not reach all rows.
+    """
+    job = case.job
+    if "precompute_ref_log_probs" not in STAGES[job.stage].fields:
+        return (job.precompute_ref_log_probs,)
+    times = times_read(job, case.rows)
+    if job.trains_adapter:
+        return (times is not None and times > 1,)
+    may_take_longer = times is not None and times < 1
+    if may_take_longer and job.profile == "fastest":
+        return (True, False)
+    return (True,)
 
 
-def _kept_layers(way: Case) -> tuple[float, bool]:
-    """What a way keeps for the backward pass, in rows x layers, to tell the larger of two: of the layers that gradients
-    reach, those that are not computed again, the inputs of those that are, and the one at work; and logits, where all
-    are there at once. Joined rows may need a mask besides."""
-    job, passes = way.job, passes_of(way.job, way.shape)
-    budget, reached = job.activation_memory_budget, passes.input_gradient
-    kept = reached - passes.recompute if job.gradient_checkpointing else reached
-    if job.torch_compile and not job.gradient_checkpointing and budget < 1:
-        kept = reached * min(budget, KEPT_WITHOUT_PRODUCTS)
-    kept *= KEPT_COMPILED if job.torch_compile else 1
-    input_share = 0 if job.activation_offloading else INPUT_SHARE
-    input_share += LINEAR_INPUTS_SHARE if job.base_bits == 8 else 0
-    inputs = input_share * (reached - kept)
-    logits_bytes = LOGIT_BYTES * way.shape.vocab_size if STAGES[job.stage].head == "logits" else 0
-    logits = logits_bytes / (2 * KEPT_TENSORS * way.shape.hidden_size)
-    layers = 1 + way.shape.num_hidden_layers * (kept + inputs)
-    return job.per_device_train_batch_size * (layers + logits), job.packing
+def configurations(start: Case, set_by_user: frozenset[str]) -> Iterator[Case]:
+    """Yield the ways to run a job that its profile allows and that keep what the user has set."""
+    if start.job.profile == "smallest":
+        yield from _recomputed(start, set_by_user)
+        return
+    for compiled in (start, *COMPILE.cases(start, set_by_user)):
+        smaller = SMALLER_BATCH.cases(compiled, set_by_user)
+        packed = PACK.cases(compiled, set_by_user)
+        for batch in (compiled, *smaller, *packed):
+            yield batch
+            if batch.job.torch_compile:
+                yield from KEEP_SHARE.cases(batch, set_by_user)
+            yield from CHECKPOINT_SOME.cases(batch, set_by_user)
+            yield from _recomputed(batch, set_by_user)
+
+
+def _recomputed(case: Case, set_by_user: frozenset[str]) -> Iterator[Case]:
+    """Yield the case with all activations recomputed, the layers' inputs on or off the card."""
+    recomputed = next(CHECKPOINT_ALL.cases(case, set_by_user), case)
+    yield recomputed
+    if recomputed.job.gradient_checkpointing and not recomputed.job.torch_compile:
+        yield from OFFLOAD.cases(recomputed, set_by_user)
+
+
+def pareto_front(candidates: Iterable[Case]) -> list[Case]:
+    """Return the candidates that are worth their memory, smallest first.
+
+    Each is faster than all before it; or as fast, and safer: on a slow processor, or without main
+    memory.
+    """
+    front: list[Case] = []
+    best = best_slow = inf
+    for case in sorted(candidates, key=lambda each: (rough_bytes(each), each.job.packing)):
+        usual, slow = case.seconds_per_token(), case.seconds_per_token(SLOW_HOST)
+        is_safer = slow <= best_slow * (1 - MIN_GAIN)
+        if front and front[-1].job.activation_offloading:
+            is_safer = True
+        if usual <= best * (1 - MIN_GAIN) or (usual <= best and is_safer):
+            front.append(case)
+            best, best_slow = usual, slow
+    return front
+
+
+def _largest_that_fits(front: Sequence[Case]) -> Case:
+    """Return the last case of a front whose estimate fits; the first if none does.
+
+    Rough memory, corrected by the last estimate, says where to look. The search stops where the
+    next case would not fit even with MIN_GROWTH: mostly after one or two estimates.
+    """
+    limit_bytes = TIGHT_SHARE * front[0].gpu.capacity_bytes
+    sizes = [rough_bytes(case) for case in front]
+    num_fitting, end, error_bytes = 0, len(front), 0.0
+    while num_fitting < end:
+        place = bisect_right(sizes, limit_bytes - error_bytes, num_fitting, end) - 1
+        place = max(place, num_fitting)
+        memory = front[place].memory
+        error_bytes = memory.total_bytes - sizes[place]
+        if memory.verdict != "fits":
+            end = place
+            continue
+        num_fitting = place + 1
+        if num_fitting < end:
+            growth_bytes = MIN_GROWTH * (sizes[num_fitting] - sizes[place])
+            if memory.total_bytes + growth_bytes > limit_bytes:
+                break
+    return front[max(0, num_fitting - 1)]

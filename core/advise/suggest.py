@@ -1,20 +1,22 @@
-"""Fixes for a job that does not fit, uses of the room for one that does: each remedy tried, estimated and ranked."""
+"""Fixes for a job that does not fit, speedups for one that does, estimated and ranked."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from itertools import accumulate
 from types import MappingProxyType
 
-from core.advise.case import Case, Change, Harm
-from core.advise.changes import IDEAS, REMEDIES, Remedy
+from core.advise.case import Case, FieldValues, Harm
+from core.advise.changes import MEMORY_SAVERS, UNQUANTIZE, Change, Saves, Variants
+from core.advise.choices import plan
 from core.job import JobSpec
 from core.memory import Verdict
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
 
-MOST_FIXES, MOST_IDEAS = 6, 3
-LEAST_SAVING, LEAST_GAIN = 0.01, 0.03
+MAX_FIXES = 6
+MIN_SAVING = 0.01
+MIN_GAIN = 0.03
 """Shares of the memory and of the time below which a change is not worth a button."""
 
 TOGETHER: Mapping[Harm, str] = MappingProxyType(
@@ -24,35 +26,36 @@ TOGETHER: Mapping[Harm, str] = MappingProxyType(
         Harm.REAL: "Together these make it fit; nothing gentler does.",
     }
 )
-"""Why a combination of remedies, by the worst of their harms."""
+"""Why a combination is proposed, by the worst of its harms."""
 
 
 @dataclass(frozen=True)
 class Fix:
-    """A change of a job, estimated."""
+    """Estimated change of a job."""
 
-    change: Change
+    change: FieldValues
     total_bytes: int
     """Memory of the changed job."""
     saves_bytes: int
     """Negative where the change takes more."""
     verdict: Verdict
-    """Of the changed job."""
+    """Verdict on the changed job."""
     slowdown: float | None
-    """Time of the whole job after / before, by forecast; below 1 is faster, None is unknown."""
+    """Forecast time of the whole job, after / before; below 1 is faster, None is unknown."""
     title: str
-    """A few words, for a button."""
+    """Few words, for a button."""
     why: str
     """One sentence: how it helps and what it costs."""
     harm: Harm
+    saves: Saves
 
     @property
     def fits(self) -> bool:
-        """True if the changed job fits with room for what the estimate may be off."""
+        """Return True if the changed job fits with a margin for the error of the estimate."""
         return self.verdict == "fits"
 
     def to_json(self) -> dict[str, object]:
-        """The object that `estimate --json` lists in `fixes`."""
+        """Return the object that `estimate --json` lists in `fixes`."""
         return {**vars(self), "change": dict(self.change), "harm": self.harm.name.lower()}
 
 
@@ -60,80 +63,122 @@ class Fix:
 def suggest_fixes(
     job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None
 ) -> tuple[Fix, ...]:
-    """What to change, best first, for a job that does not fit or is tight; nothing for one that fits.
+    """Return what to change, best first.
 
-    First what makes it fit: the least harmful, then the fastest. Then what only helps, by bytes saved. A combination is
-    among them where no single change is enough, or none that does so little harm.
+    For a job that does not fit or is tight: first what makes it fit, the least harmful and then the
+    fastest; then what only helps, by bytes saved. Changes are combined where no single one is
+    enough, or none that does so little harm. For a job that fits: what makes it faster and still
+    fits; empty where the speed is unknown.
 
     Raises SpecError for a job that cannot run on this model.
     """
     case = Case(job, shape, gpu, rows)
-    if case.fits:
-        return ()
-    fixes = [_fix(case, remedy.cure(case), (remedy,)) for remedy in REMEDIES]
+    fixes = _speedups(case) if case.fits else _memory_fixes(case)
+    return tuple(sorted(fixes, key=_rank)[:MAX_FIXES])
+
+
+def _memory_fixes(case: Case) -> list[Fix]:
+    fixes = [_fix(case, change.fitting_case(case), [change]) for change in MEMORY_SAVERS]
     together = _gentlest_combination(case)
     if len(together) > 1:
-        combined = _fix(case, _cure(case, together), together)
-        fixes += [combined] if all(combined.harm < fix.harm for fix in fixes if fix.fits) else []
-    worthwhile = (fix for fix in fixes if fix.saves_bytes > LEAST_SAVING * case.memory.total_bytes)
-    return tuple(sorted(worthwhile, key=_rank)[:MOST_FIXES])
+        combined = _fix(case, _apply(case, together), together)
+        if all(combined.harm < fix.harm for fix in fixes if fix.fits):
+            fixes.append(combined)
+    least_bytes = MIN_SAVING * case.memory.total_bytes
+    return [fix for fix in fixes if fix.saves_bytes > least_bytes]
 
 
-@lru_cache(maxsize=256)
-def use_the_room(
-    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None
-) -> tuple[Fix, ...]:
-    """What would make a job that fits faster and still fit, fastest first; nothing where the speed is unknown.
+def _gentlest_combination(case: Case) -> list[Change]:
+    """Return changes that make a case fit together; empty if all of them are not enough.
 
-    Raises SpecError for a job that cannot run on this model.
+    Adds changes from the least harmful on, then drops those not needed, the most harmful first.
     """
-    case = Case(job, shape, gpu, rows)
-    if not case.fits or case.seconds is None:
-        return ()
-    options = ((idea, idea.fitting_cases(case)) for idea in IDEAS)
-    fastest = (
-        (idea, min(cases, key=lambda each: each.seconds or 0)) for idea, cases in options if cases
+    steps = accumulate(
+        MEMORY_SAVERS, lambda changed, change: change.fitting_case(changed), initial=case
     )
-    fixes = [_fix(case, after, (idea,)) for idea, after in fastest]
-    gains = (fix for fix in fixes if fix.fits and fix.slowdown and fix.slowdown <= 1 - LEAST_GAIN)
-    return tuple(sorted(gains, key=_rank)[:MOST_IDEAS])
+    num_needed = next((number for number, changed in enumerate(steps) if changed.fits), 0)
+    needed = list(MEMORY_SAVERS[:num_needed])
+    for change in reversed(needed[:-1]):
+        fewer = [each for each in needed if each is not change]
+        if _apply(case, fewer).fits:
+            needed = fewer
+    return needed
 
 
-def _gentlest_combination(case: Case) -> tuple[Remedy, ...]:
-    """Remedies that make a case fit together: added from the least harmful on, then those left out that need not be
-    there, from the most harmful on. Empty if all of them are not enough."""
-    stages = accumulate(REMEDIES, lambda changed, remedy: remedy.cure(changed), initial=case)
-    needed = next((number for number, changed in enumerate(stages) if changed.fits), 0)
-    chosen = list(REMEDIES[:needed])
-    for remedy in reversed(chosen[:-1]):
-        fewer = [each for each in chosen if each is not remedy]
-        if _cure(case, fewer).fits:
-            chosen = fewer
-    return tuple(chosen)
+def _apply(case: Case, changes: Sequence[Change]) -> Case:
+    """Return the case after these changes, each at its strongest until one makes it fit."""
+    return reduce(lambda changed, change: change.fitting_case(changed), changes, case)
 
 
-def _cure(case: Case, remedies: Iterable[Remedy]) -> Case:
-    """The case after these remedies, each at its strongest but the one that makes it fit."""
-    return reduce(lambda changed, remedy: remedy.cure(changed), remedies, case)
+def _fastest(*also_kept: str) -> Variants:
+    """Return the settings of the profile "fastest", in the precision of the job."""
+
+    def variants(case: Case) -> list[FieldValues]:
+        job = case.job.model_copy(update={"profile": "fastest"})
+        kept = frozenset({"dtype", *also_kept})
+        return [plan(job, case.shape, case.gpu, case.rows, kept).change]
+
+    return variants
 
 
-def _fix(case: Case, after: Case, remedies: Sequence[Remedy]) -> Fix:
-    """What these remedies did to a case."""
-    harm = max(remedy.harm for remedy in remedies)
+FASTEST_UNPACKED = Change(
+    "Fastest with the same steps",
+    "Applies the settings of the profile Fastest that fits, but packs no rows.",
+    _fastest("packing"),
+    saves="time",
+)
+FASTEST = Change(
+    "Fastest that fits",
+    "Applies the settings of the profile of this name, such as batch"
+    " {job.per_device_train_batch_size} × {job.gradient_accumulation_steps}.",
+    _fastest(),
+    saves="time",
+)
+
+
+def _speedups(case: Case) -> list[Fix]:
+    """Return the fastest settings that fit: without packing where rows are packed, and in 16 bits."""
+    routes = [[FASTEST], [UNQUANTIZE, FASTEST]]
+    if _packs_rows(case, FASTEST.fitting_case(case)):
+        routes.insert(0, [FASTEST_UNPACKED])
+    fixes: list[Fix] = []
+    best = 1 - MIN_GAIN
+    for changes in routes:
+        after = _apply(case, changes)
+        fix = _fix(case, after, changes[:1])
+        if fix.fits and fix.slowdown and fix.slowdown <= best:
+            harm = Harm.SLIGHT if _packs_rows(case, after) else Harm.NONE
+            fixes.append(replace(fix, harm=harm))
+            best = fix.slowdown * (1 - MIN_GAIN)
+    return fixes
+
+
+def _packs_rows(case: Case, after: Case) -> bool:
+    return after.job.packing and not case.job.packing
+
+
+def _fix(case: Case, after: Case, changes: Sequence[Change]) -> Fix:
+    """Return the effect of changes that lead from one case to another."""
+    harm = max(change.harm for change in changes)
+    why = changes[0].why if len(changes) == 1 else TOGETHER[harm]
     old, new = case.job.model_dump(), after.job.model_dump()
-    before_seconds, seconds = case.seconds, after.seconds
+    seconds, seconds_before = after.seconds, case.seconds
+    slowdown = seconds / seconds_before if seconds and seconds_before else None
     return Fix(
         change=MappingProxyType({name: new[name] for name in new if new[name] != old[name]}),
         total_bytes=after.memory.total_bytes,
         saves_bytes=case.memory.total_bytes - after.memory.total_bytes,
         verdict=after.memory.verdict,
-        slowdown=seconds / before_seconds if seconds and before_seconds else None,
-        title=" + ".join(remedy.title for remedy in remedies).format(job=after.job),
-        why=(remedies[0].why if len(remedies) == 1 else TOGETHER[harm]).format(job=after.job),
+        slowdown=slowdown,
+        title=" + ".join(change.title for change in changes).format(job=after.job),
+        why=why.format(job=after.job),
         harm=harm,
+        saves=changes[0].saves,
     )
 
 
 def _rank(fix: Fix) -> tuple[float, ...]:
-    """Lowest first: see `suggest_fixes`."""
-    return (0, fix.harm, fix.slowdown or 1, -fix.saves_bytes) if fix.fits else (1, -fix.saves_bytes)
+    """Return a sort key, best first: see `suggest_fixes`."""
+    if fix.fits:
+        return (0, fix.harm, fix.slowdown or 1, -fix.saves_bytes)
+    return (1, -fix.saves_bytes)

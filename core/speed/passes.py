@@ -1,4 +1,4 @@
-"""How often a job sends a token through the model: what its stage, its method and its checkpointing ask for."""
+"""Passes of a token through the model: forward, recomputed, backward. Knows no card."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,19 +12,22 @@ from core.training.contract.stages import STAGES
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes through the layers for each token that is trained on. A share means that not every layer takes part."""
+    """Passes through the layers for each trained token. A fraction: only some layers take part."""
 
     forward: float
-    """With those that keep nothing for a backward pass: the reference model's, KTO's mismatched answers."""
+    """Includes passes without gradients: the reference model, KTO's mismatched answers."""
     recompute: float
-    """Matrix products of the forward pass once more in the backward pass."""
-    rewrite: float
-    """The same for all that is no product, and moves memory only."""
+    """Matrix products of the forward pass that the backward pass computes again."""
+    recompute_elementwise: float
+    """Everything else that the backward pass computes again; it only moves memory."""
     input_gradient: float
     weight_gradient: float
 
 
-PRODUCTS_AGAIN = (
+FORWARD_ONLY = Passes(
+    forward=1, recompute=0, recompute_elementwise=0, input_gradient=0, weight_gradient=0
+)
+RECOMPUTED_MATMULS = (
     (0.0, 0.73),
     (0.1, 0.62),
     (0.2, 0.54),
@@ -34,63 +37,59 @@ PRODUCTS_AGAIN = (
     (0.7, 0.0),
     (1.0, 0.0),
 )
-"""Activation memory budget -> share of the operations of a layer's forward pass that its backward pass does once more:
-the most that torch 2.13 does in a Llama layer with any method (`python benchmarks/compiled_layers.py`)."""
-NORMS_AND_GATE_AGAIN = 0.35
-"""Share of what a layer writes besides its products that is written once more where no product is done twice: what goes
-into the attention and into the MLP, and the gated product, 4h + 2f of some 8h + 2q + 2k + 6f bytes per token."""
-FORWARD_ONLY = Passes(forward=1, recompute=0, rewrite=0, input_gradient=0, weight_gradient=0)
+"""Activation memory budget -> share of a layer's forward FLOPs that its backward pass repeats: the
+most by torch 2.13 in a Llama layer with any method (`python benchmarks/compiled_layers.py`)."""
+RECOMPUTED_ELEMENTWISE = 0.35
+"""Share of the element-wise writes that is repeated where no matrix product is: the inputs of
+attention and MLP and the gated product, 4h + 2f of some 8h + 2q + 2k + 6f bytes per token."""
 
 
 def passes_of(job: JobSpec, shape: ModelShape) -> Passes:
-    """The passes of a job in each micro-batch; what is asked once, before the training, is `reference_sequences`."""
+    """Return the passes of each micro-batch, without those that happen once before training."""
     method = METHODS[job.method]
-    share = (
-        min(1.0, job.num_trainable_layers / shape.num_hidden_layers)
-        if method.trains_last_layers
-        else 1.0
-    )
-    again = ceil(shape.num_hidden_layers / job.checkpoint_every_n_layers) / shape.num_hidden_layers
-    recompute, rewrite = (again, again) if job.gradient_checkpointing else _again_within_budget(job)
-    beside = _sequences_beside(job) + (
-        0 if job.precompute_ref_log_probs else reference_sequences(job)
-    )
+    trained_share = 1.0
+    if method.trains_last_layers:
+        trained_share = min(1.0, job.num_trainable_layers / shape.num_hidden_layers)
+    recompute, recompute_elementwise = _recomputed_shares(job, shape)
+    forward_only = STAGES[job.stage].forward_only_sequences + STAGES[job.stage].trains_value_model
+    if not job.precompute_ref_log_probs:
+        forward_only += reference_sequences(job)
     return Passes(
-        forward=1 + beside / trained_sequences(job),
-        recompute=share * recompute,
-        rewrite=share * rewrite,
-        input_gradient=share,
-        weight_gradient=0 if method.trains_adapter else share,
+        forward=1 + forward_only / trained_sequences(job),
+        recompute=trained_share * recompute,
+        recompute_elementwise=trained_share * recompute_elementwise,
+        input_gradient=trained_share,
+        weight_gradient=0 if method.trains_adapter else trained_share,
     )
 
 
-def _again_within_budget(job: JobSpec) -> tuple[float, float]:
-    """Shares of the products and of everything else that a compiled layer computes again. The cheapest comes first:
-    what is no product is free of operations."""
+def _recomputed_shares(job: JobSpec, shape: ModelShape) -> tuple[float, float]:
+    """Return the shares of matrix products and of everything else that the backward pass repeats.
+
+    A compiled layer within a budget repeats element-wise work first, because that costs no FLOPs.
+    """
+    num_layers = shape.num_hidden_layers
+    if job.gradient_checkpointing:
+        share = ceil(num_layers / job.checkpoint_every_n_layers) / num_layers
+        return share, share
     budget = job.activation_memory_budget
     if not job.torch_compile or budget == 1:
         return 0, 0
-    (low, most), (high, least) = next(
-        pair for pair in pairwise(PRODUCTS_AGAIN) if budget <= pair[1][0]
-    )
-    products = most + (least - most) * (budget - low) / (high - low)
-    return products, 1 if products else NORMS_AND_GATE_AGAIN
+    matmuls = 0.0
+    for (low, at_low), (high, at_high) in pairwise(RECOMPUTED_MATMULS):
+        if low <= budget <= high:
+            matmuls = at_low + (at_high - at_low) * (budget - low) / (high - low)
+    return matmuls, 1 if matmuls else RECOMPUTED_ELEMENTWISE
 
 
 def trained_sequences(job: JobSpec) -> int:
-    """Return the sequences of a row that go forward and backward, through every model that trains."""
+    """Return the sequences of a row that go forward and backward, in every model that trains."""
     stage = STAGES[job.stage]
     return stage.sequences_per_row - stage.forward_only_sequences + stage.trains_value_model
 
 
 def reference_sequences(job: JobSpec) -> int:
-    """Sequences of a row that the reference model reads."""
+    """Return the sequences of a row that the reference model reads."""
     stage = STAGES[job.stage]
-    is_asked = stage.reference != "none" and (job.beta > 0 or not stage.generates)
-    return stage.sequences_per_row if is_asked else 0
-
-
-def _sequences_beside(job: JobSpec) -> int:
-    """Return the sequences that only go forward: KTO's mismatched answer, PPO's answer in its reward model."""
-    stage = STAGES[job.stage]
-    return stage.forward_only_sequences + stage.trains_value_model
+    is_used = stage.reference != "none" and (job.beta > 0 or not stage.generates)
+    return stage.sequences_per_row if is_used else 0

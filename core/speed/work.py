@@ -1,9 +1,9 @@
-"""What one micro-batch asks of a card and of the processor that feeds it. One formula, one function."""
+"""Work of one micro-batch for the card and for the processor. One formula per function."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from functools import lru_cache
 from types import MappingProxyType
 
 from core.job import JobSpec, OptimizerName
@@ -13,7 +13,7 @@ from core.speed.kernels import (
     EAGER_SHARE,
     AttentionKernel,
     attention_kernel,
-    best_flops,
+    matmul_flops,
 )
 from core.speed.passes import Passes
 from core.speed.rows import MicroBatch
@@ -21,249 +21,159 @@ from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
 
 BACKWARD_ATTENTION = 2.5
-"""Products of the backward pass of attention for each of the forward pass: five for two, since the scores were not
-kept."""
+"""Matrix products of attention, backward / forward: five for two, as scores are not kept."""
 
-# Traffic
+# Memory traffic
 
 LAYER_BYTES = 15e6 / (32 * 4096)
-"""Bytes that the element-wise operations of a layer move per token and unit of hidden size, forward and backward, when
-compiled: 15 MB per token in Llama-3.1-8B (32 layers of 4096)."""
-LIGER_FACTOR, EAGER_FACTOR = 1.5, 2.5
-"""How much more that is with Liger's kernels and with PyTorch's own, which write every intermediate result."""
+"""Bytes that a compiled layer's element-wise operations move per token and unit of hidden size,
+forward and backward: 15 MB per token in Llama-3.1-8B (32 layers of 4096)."""
+LIGER_FACTOR = 1.5
+EAGER_FACTOR = 2.5
+"""Factors of LAYER_BYTES: Liger's kernels; PyTorch's, which write each intermediate result."""
 ADAPTER_BYTES = 14e6 / (32 * 4096)
-"""The same unit for PEFT's adapters beside the linear layers: input casts, and products added up."""
-PRODUCTS_SHARE = 3.8 / 7.3
-"""Of that, what is left where adapters take their input as it is, which is everywhere but under DoRA: 3.8 of 7.3 us per
-token in the forward pass of Llama-3.1-8B on an H100."""
+"""PEFT's adapters beside the linear layers, in the same unit: casts and sums."""
+ADAPTER_SHARE_WITHOUT_CAST = 3.8 / 7.3
+"""Share of ADAPTER_BYTES left without input casts, which only DoRA needs: 3.8 of 7.3 us per token
+in the forward pass of Llama-3.1-8B on an H100."""
 DORA_BYTES = 20
-"""Per weight and forward pass: reads it, writes and reads its product and their sum, in float32, for the norm."""
+"""Per weight and forward pass, for the norm: the weight, its product and their sum in float32."""
 FORWARD_SHARE = 0.4
-"""Of the element-wise traffic and the host time of a whole pass, what its forward half takes."""
+"""Share of the forward pass in the element-wise traffic and in the host time."""
 KEPT_TENSORS = 25
-"""Activations that a layer with adapters keeps, in units of its 16-bit input: 206 kB per token in Llama-3.1-8B, counted
-with saved-tensor hooks."""
+"""Activations that a layer with adapters keeps, in units of its 16-bit input: 206 kB per token in
+Llama-3.1-8B, counted with saved-tensor hooks."""
 BUS_BYTES_PER_SECOND = 25e9
-"""To main memory and back over PCI Express 4.0 with 16 lanes, of its nominal 32 GB/s."""
+"""Main memory over PCI Express 4.0 with 16 lanes, of 32 GB/s nominal."""
 
 
 @dataclass(frozen=True)
 class HeadWork:
-    """What the last layer of a stage computes."""
+    """Work of the last layer under one kind of loss."""
 
-    backward_products: int
-    """With the vocabulary, for the gradient of the input: and forward once more, where logits were not kept."""
+    backward_matmuls: int
+    """For the input's gradient, and once forward again where logits are not kept."""
     bytes_per_logit: int
-    """0: there are none."""
+    """0 if the layer does not score the vocabulary."""
 
 
 HEADS: Mapping[str, HeadWork] = MappingProxyType(
     {
-        "fused": HeadWork(
-            2, 12
-        ),  # a 16-bit tile written and read; again in the backward pass, changed and read
-        "logits": HeadWork(
-            1, 20
-        ),  # all logits written and read, their log-softmax too; the gradients of both
+        # A 16-bit tile is written and read; in the backward pass written again, changed and read.
+        "fused": HeadWork(2, 12),
+        # All logits and their log-softmax are written and read, and so are the gradients of both.
+        "logits": HeadWork(1, 20),
         "score": HeadWork(0, 0),
     }
 )
 
-# The processor
+# Host
 
 HOST_SECONDS_PER_LAYER = 0.15 / 32
-"""To launch the kernels of a micro-batch, forward and backward: litgpt, Llama-2-7B LoRA, 0.142 s with 32 layers."""
-HOST_COMPILED, HOST_FULL, HOST_QUANTISED = 0.35, 0.65, 1.5
-"""Factors of the host time: fused kernels; no adapters to launch; weights to unpack (litgpt: 3.68 against 2.36 min)."""
+"""To launch a micro-batch, forward and backward: 0.142 s with litgpt, Llama-2-7B LoRA."""
+HOST_COMPILED = 0.35
+HOST_FULL = 0.65
+HOST_QUANTISED = 1.5
+"""Factors of it: fused kernels; no adapters; weights to unpack (litgpt: 3.68 / 2.36 min)."""
 
 
 @dataclass(frozen=True)
 class OptimizerTraffic:
-    """What an optimizer moves per number that trains."""
+    """Memory traffic of an optimizer for each trained number."""
 
     accesses: int
-    """Reads and writes of a number as wide as the parameter: itself, its gradient, states of that width."""
+    """Reads and writes in the parameter's own width: the parameter, its gradient, its states."""
     state_bytes: int = 0
-    """Bytes of other states, read and written."""
+    """Bytes of states of another width, read and written."""
 
 
 OPTIMIZER_TRAFFIC: Mapping[OptimizerName, OptimizerTraffic] = MappingProxyType(
     {
         "adamw_torch_fused": OptimizerTraffic(7),
-        "adamw_torch": OptimizerTraffic(
-            18
-        ),  # one pass over memory per operation (_multi_tensor_adam)
+        # One pass over memory per operation (_multi_tensor_adam).
+        "adamw_torch": OptimizerTraffic(18),
         "adamw_8bit": OptimizerTraffic(3, state_bytes=4),
         "paged_adamw_8bit": OptimizerTraffic(3, state_bytes=4),
         "paged_adamw_32bit": OptimizerTraffic(3, state_bytes=16),
         "lion_8bit": OptimizerTraffic(3, state_bytes=2),
-        "adafactor": OptimizerTraffic(
-            3, state_bytes=56
-        ),  # seven float32 temporaries, written and read
+        # Seven float32 temporaries, written and read.
+        "adafactor": OptimizerTraffic(3, state_bytes=56),
         "sgd": OptimizerTraffic(3),
     }
 )
-USUAL_TRAFFIC = OptimizerTraffic(18)
-"""Of an optimizer that nobody counted: as much as an AdamW that is not fused."""
+DEFAULT_TRAFFIC = OptimizerTraffic(18)
+"""Used for optimizers that are not in the table: as much as an AdamW that is not fused."""
 CLIP_ACCESSES = 3
-"""Gradients read for their norm, then read and written to scale them."""
+"""Gradients are read for their norm, then read and written to scale them."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one micro-batch asks of the card, in seconds."""
+    """Seconds that one micro-batch takes on the card."""
 
-    matrix_seconds: float
+    matmul_seconds: float
     traffic_seconds: float
     bus_seconds: float = 0.0
-    """To move activations to main memory and back."""
+    """Moving activations to main memory and back."""
 
     @property
     def total_seconds(self) -> float:
-        """One after the other: what does two of these at once is the exception."""
-        return self.matrix_seconds + self.traffic_seconds + self.bus_seconds
+        """Return the sum: these rarely overlap."""
+        return self.matmul_seconds + self.traffic_seconds + self.bus_seconds
 
 
 def work_of(job: JobSpec, shape: ModelShape, gpu: Gpu, batch: MicroBatch, passes: Passes) -> Work:
-    """Seconds of matrix math and of memory traffic in these passes of one micro-batch."""
+    """Return the card's seconds for these passes of one micro-batch."""
     kernel = attention_kernel(job, shape, gpu)
-    share = COMPILED_SHARE if job.torch_compile else EAGER_SHARE
-    products = batch.num_tokens * _matmul_flops_per_token(job, shape, passes) / share
+    matmul_share = COMPILED_SHARE if job.torch_compile else EAGER_SHARE
+    flops = _matmul_flops_per_token(job, shape, passes) / matmul_share
     attention_passes = (
         passes.forward + passes.recompute + BACKWARD_ATTENTION * passes.input_gradient
     )
-    attention = (
-        batch.num_tokens
-        * attention_passes
-        * attention_flops_per_pass(shape, kernel, batch.attended_tokens)
-    )
-    moved_bytes = batch.num_tokens * _traffic_bytes_per_token(
-        job, shape, passes, kernel, batch.attended_tokens
-    )
+    attention = attention_flops_per_pass(shape, kernel, batch.attended_tokens)
+    flops += attention_passes * attention / kernel.share
+    layer_bytes = _layer_bytes_per_token(job, shape, passes)
+    score_bytes = _score_bytes_per_token(shape, passes, kernel, batch.attended_tokens)
+    logit_bytes = HEADS[STAGES[job.stage].head].bytes_per_logit * shape.vocab_size
+    moved_bytes = batch.num_tokens * (layer_bytes + score_bytes + logit_bytes)
     moved_bytes += linear_parameters(shape) * _bytes_per_weight(job, gpu, passes)
     return Work(
-        (products + attention / kernel.share) / best_flops(gpu),
+        batch.num_tokens * flops / matmul_flops(gpu),
         moved_bytes / gpu.memory_bandwidth_bytes_per_second,
         _offloaded_bytes(job, shape, batch, passes) / BUS_BYTES_PER_SECOND,
     )
 
 
 def _matmul_flops_per_token(job: JobSpec, shape: ModelShape, passes: Passes) -> float:
-    """Two operations per weight and pass, forward and for the gradient of the input; one pass more for the gradient of
-    the weight where it trains."""
+    """Return the FLOPs of the linear layers, adapters and head.
+
+    Two per weight for each forward pass and for the gradient of the input, two more for the
+    gradient of a weight that trains.
+    """
     counts = passes.forward + passes.recompute + passes.input_gradient
     layers = active_parameters(shape) * (counts + passes.weight_gradient)
     adapters = adapter_parameters(job, shape) * (counts + 1)
-    head = HEADS[STAGES[job.stage].head]
-    is_backward, trains_head = passes.input_gradient > 0, not job.trains_adapter
-    head_counts = passes.forward + is_backward * (head.backward_products + trains_head)
+    head_counts = passes.forward
+    if passes.input_gradient:
+        trains_head = not job.trains_adapter
+        head_counts += HEADS[STAGES[job.stage].head].backward_matmuls + trains_head
     return 2 * (layers + adapters + head_parameters(job, shape) * head_counts)
 
 
 def attention_flops_per_pass(
     shape: ModelShape, kernel: AttentionKernel, row_tokens: float
 ) -> float:
-    """Two products per token and forward pass; the backward pass takes BACKWARD_ATTENTION as many."""
+    """Return attention's FLOPs per token and forward pass: two matrix products."""
     width = shape.num_attention_heads * shape.head_dim
-    keys = sum(
-        count
-        * _keys_per_token(
-            kernel, row_tokens, shape.sliding_window if layer_type == "sliding_attention" else None
-        )
-        for layer_type, count in Counter(shape.layer_types).items()
-    )
-    return 4 * width * keys
-
-
-def head_parameters(job: JobSpec, shape: ModelShape) -> int:
-    """Weights of the last layer, where it scores the vocabulary."""
-    return (
-        shape.hidden_size * shape.vocab_size if HEADS[STAGES[job.stage].head].bytes_per_logit else 0
-    )
-
-
-def host_seconds(job: JobSpec, shape: ModelShape, passes: Passes) -> float:
-    """Seconds in which the processor launches the kernels of these passes of one micro-batch."""
-    forward = FORWARD_SHARE * (passes.forward + passes.recompute)
-    factors = (
-        (HOST_COMPILED, job.torch_compile),
-        (HOST_FULL, not job.trains_adapter),
-        (HOST_QUANTISED, job.base_bits < 16),
-        (forward + (1 - FORWARD_SHARE) * passes.input_gradient, True),
-    )
-    return (
-        shape.num_hidden_layers
-        * HOST_SECONDS_PER_LAYER
-        * prod(factor for factor, applies in factors if applies)
-    )
-
-
-def update_bytes(job: JobSpec, shape: ModelShape, gpu: Gpu) -> float:
-    """Bytes that clipping and the optimizer move, once per step. Adapters count as float32."""
-    traffic = OPTIMIZER_TRAFFIC.get(job.optim, USUAL_TRAFFIC)
-    accesses = traffic.accesses + (CLIP_ACCESSES if job.max_grad_norm else 0)
-    if job.trains_adapter:
-        return adapter_parameters(job, shape) * (accesses * 4 + traffic.state_bytes)
-    return _trained_parameters(job, shape) * (
-        accesses * stored_bytes(job, gpu) + traffic.state_bytes
-    )
-
-
-def stored_bytes(job: JobSpec, gpu: Gpu) -> float:
-    """Bytes of a linear weight of the base. In full, weights are float32 where there is no bfloat16."""
-    if job.base_bits < 16:
-        return job.base_bits / 8
-    is_wide = job.dtype == "float32" or (
-        job.dtype == "auto" and not job.trains_adapter and not gpu.supports_bf16
-    )
-    return 4 if is_wide else 2
-
-
-def linear_parameters(shape: ModelShape) -> int:
-    """Weights of the linear layers: what can be quantised, and gets an adapter."""
-    return sum(
-        count * tensor.num_elements for tensor, count in _layer_tensors(shape) if tensor.is_linear
-    )
-
-
-def active_parameters(shape: ModelShape) -> float:
-    """Weights of the layers that a token meets: of a mixture of experts, the experts that it is sent to."""
-    shares = {
-        "linear": 1.0,
-        "router": 1.0,
-        "expert": shape.num_experts_per_tok / max(1, shape.num_experts),
-    }
-    return sum(
-        count * tensor.num_elements * shares.get(tensor.kind, 0.0)
-        for tensor, count in _layer_tensors(shape)
-    )
-
-
-def adapter_parameters(job: JobSpec, shape: ModelShape) -> int:
-    """Numbers of the adapter: rank x (inputs + outputs) of each targeted layer."""
-    if not job.trains_adapter:
-        return 0
-    targets = None if job.target_modules == "all-linear" else set(job.target_modules.split(","))
-    return job.lora_r * sum(
-        count * sum(tensor.shape)
-        for tensor, count in _layer_tensors(shape)
-        if tensor.is_linear and (targets is None or tensor.module in targets)
-    )
-
-
-def _trained_parameters(job: JobSpec, shape: ModelShape) -> float:
-    """The model's own numbers that train."""
-    if not METHODS[job.method].trains_last_layers:
-        return shape.num_parameters
-    layers = min(job.num_trainable_layers, shape.num_hidden_layers) / shape.num_hidden_layers
-    head = 0 if shape.tie_word_embeddings else shape.hidden_size * shape.vocab_size
-    return (
-        layers * sum(count * tensor.num_elements for tensor, count in _layer_tensors(shape)) + head
-    )
+    num_keys = 0.0
+    for layer_type, num_layers in _layer_type_counts(shape):
+        window = shape.sliding_window if layer_type == "sliding_attention" else None
+        num_keys += num_layers * _keys_per_token(kernel, row_tokens, window)
+    return 4 * width * num_keys
 
 
 def _keys_per_token(kernel: AttentionKernel, row_tokens: float, window: int | None) -> float:
-    """Keys that a token meets, on average over its row."""
+    """Return the keys that a token meets, averaged over its row."""
     if not kernel.skips_masked:
         return row_tokens
     if window is None or window >= row_tokens:
@@ -271,52 +181,168 @@ def _keys_per_token(kernel: AttentionKernel, row_tokens: float, window: int | No
     return window * (1 - window / (2 * row_tokens))
 
 
-def _traffic_bytes_per_token(
-    job: JobSpec, shape: ModelShape, passes: Passes, kernel: AttentionKernel, row_tokens: float
-) -> float:
-    """Bytes that everything but matrix products moves, per token."""
-    eager = LIGER_FACTOR if job.use_liger_kernel else EAGER_FACTOR
-    per_width = LAYER_BYTES * (1 if job.torch_compile else eager)
+def host_seconds(job: JobSpec, shape: ModelShape, passes: Passes) -> float:
+    """Return the processor's seconds to launch the kernels of these passes of one micro-batch."""
+    forward = FORWARD_SHARE * (passes.forward + passes.recompute)
+    backward = (1 - FORWARD_SHARE) * passes.input_gradient
+    seconds = shape.num_hidden_layers * HOST_SECONDS_PER_LAYER * (forward + backward)
+    if job.torch_compile:
+        seconds *= HOST_COMPILED
+    if not job.trains_adapter:
+        seconds *= HOST_FULL
+    if job.base_bits < 16:
+        seconds *= HOST_QUANTISED
+    return seconds
+
+
+def optimizer_bytes(job: JobSpec, shape: ModelShape, gpu: Gpu) -> float:
+    """Return the bytes that clipping and the optimizer move per step. Adapters count as float32."""
+    traffic = OPTIMIZER_TRAFFIC.get(job.optim, DEFAULT_TRAFFIC)
+    accesses = traffic.accesses
+    if job.max_grad_norm:
+        accesses += CLIP_ACCESSES
+    if job.trains_adapter:
+        return adapter_parameters(job, shape) * (accesses * 4 + traffic.state_bytes)
+    bytes_per_number = accesses * stored_bytes(job, gpu) + traffic.state_bytes
+    return trained_parameters(job, shape) * bytes_per_number
+
+
+def _layer_bytes_per_token(job: JobSpec, shape: ModelShape, passes: Passes) -> float:
+    """Return the bytes that the layers' element-wise operations move per token."""
+    bytes_per_width = LAYER_BYTES
+    if not job.torch_compile:
+        bytes_per_width *= LIGER_FACTOR if job.use_liger_kernel else EAGER_FACTOR
     if job.trains_adapter and not job.torch_compile:
-        per_width += ADAPTER_BYTES * (1 if job.use_dora else PRODUCTS_SHARE)
-    forward = passes.forward + passes.recompute
-    per_width *= (
-        FORWARD_SHARE * (passes.forward + passes.rewrite)
-        + (1 - FORWARD_SHARE) * passes.input_gradient
-    )
-    per_score = (
-        kernel.forward_bytes_per_score * forward
-        + kernel.backward_bytes_per_score * passes.input_gradient
-    )
-    scores = row_tokens * shape.num_attention_heads * shape.num_hidden_layers * per_score
-    logits = HEADS[STAGES[job.stage].head].bytes_per_logit * shape.vocab_size
-    return per_width * shape.num_hidden_layers * shape.hidden_size + scores + logits
+        bytes_per_width += ADAPTER_BYTES * (1 if job.use_dora else ADAPTER_SHARE_WITHOUT_CAST)
+    forward = FORWARD_SHARE * (passes.forward + passes.recompute_elementwise)
+    backward = (1 - FORWARD_SHARE) * passes.input_gradient
+    return bytes_per_width * (forward + backward) * shape.num_hidden_layers * shape.hidden_size
+
+
+def _score_bytes_per_token(
+    shape: ModelShape, passes: Passes, kernel: AttentionKernel, row_tokens: float
+) -> float:
+    """Return the bytes of attention scores that a kernel moves per token; 0 for most kernels."""
+    forward = kernel.forward_bytes_per_score * (passes.forward + passes.recompute)
+    backward = kernel.backward_bytes_per_score * passes.input_gradient
+    num_scores = row_tokens * shape.num_attention_heads * shape.num_hidden_layers
+    return num_scores * (forward + backward)
 
 
 def _bytes_per_weight(job: JobSpec, gpu: Gpu, passes: Passes) -> float:
-    """Bytes moved per linear weight and micro-batch: read in 16 bits by each product, brought there before it if it is
-    stored otherwise, and DoRA's norms."""
-    stored, forward = stored_bytes(job, gpu), passes.forward + passes.recompute
-    converted = stored + 2 if stored != 2 else 0
-    norms = DORA_BYTES * forward if job.trains_adapter and job.use_dora else 0
-    return (2 + converted) * (forward + passes.input_gradient) + norms
+    """Return the bytes moved per linear weight and micro-batch.
+
+    Each product reads it in 16 bits. Other formats are converted first; DoRA computes norms.
+    """
+    forward = passes.forward + passes.recompute
+    bytes_per_product = 2.0
+    stored = stored_bytes(job, gpu)
+    if stored != 2:
+        bytes_per_product += stored + 2
+    norm_bytes = DORA_BYTES * forward if job.trains_adapter and job.use_dora else 0
+    return bytes_per_product * (forward + passes.input_gradient) + norm_bytes
 
 
 def _offloaded_bytes(job: JobSpec, shape: ModelShape, batch: MicroBatch, passes: Passes) -> float:
-    """Activations that go to main memory and come back, 16 bits wide: the input of a layer that is recomputed, and
-    KEPT_TENSORS as wide as that of one that is not."""
+    """Return the bytes of activations that move to main memory and back, 16 bits each.
+
+    That is the input of a recomputed layer, and KEPT_TENSORS times as much of another one.
+    """
     if not job.activation_offloading:
         return 0
-    tensors = passes.recompute + KEPT_TENSORS * max(0.0, passes.input_gradient - passes.recompute)
-    return 2 * 2 * batch.num_tokens * shape.hidden_size * shape.num_hidden_layers * tensors
+    kept = max(0.0, passes.input_gradient - passes.recompute)
+    num_tensors = shape.num_hidden_layers * (passes.recompute + KEPT_TENSORS * kept)
+    return 2 * 2 * batch.num_tokens * shape.hidden_size * num_tensors
 
 
+# Weights
+
+
+def stored_bytes(job: JobSpec, gpu: Gpu) -> float:
+    """Return the bytes of a linear weight of the base.
+
+    Full fine-tuning keeps float32 weights on cards without bfloat16.
+    """
+    if job.base_bits < 16:
+        return job.base_bits / 8
+    if job.dtype == "auto":
+        return 2 if job.trains_adapter or gpu.supports_bf16 else 4
+    return 4 if job.dtype == "float32" else 2
+
+
+@lru_cache(maxsize=64)
+def linear_parameters(shape: ModelShape) -> int:
+    """Return the weights of the linear layers: those that can be quantised and get adapters."""
+    return sum(
+        num_layers * tensor.num_elements
+        for tensor, num_layers in _layer_tensors(shape)
+        if tensor.is_linear
+    )
+
+
+@lru_cache(maxsize=64)
+def active_parameters(shape: ModelShape) -> float:
+    """Return the layer weights that a token meets: of experts, only those it is routed to."""
+    expert_share = shape.num_experts_per_tok / max(1, shape.num_experts)
+    shares = {"linear": 1.0, "router": 1.0, "expert": expert_share}
+    return sum(
+        num_layers * tensor.num_elements * shares.get(tensor.kind, 0.0)
+        for tensor, num_layers in _layer_tensors(shape)
+    )
+
+
+def head_parameters(job: JobSpec, shape: ModelShape) -> int:
+    """Return the weights of the last layer; 0 if it does not score the vocabulary."""
+    if not HEADS[STAGES[job.stage].head].bytes_per_logit:
+        return 0
+    return shape.hidden_size * shape.vocab_size
+
+
+def adapter_parameters(job: JobSpec, shape: ModelShape) -> int:
+    """Return the numbers of the adapter: rank x (inputs + outputs) of each targeted layer."""
+    if not job.trains_adapter:
+        return 0
+    return job.lora_r * _adapted_widths(shape, job.target_modules)
+
+
+def trained_parameters(job: JobSpec, shape: ModelShape) -> float:
+    """Return the trained numbers of the model itself, for methods without an adapter."""
+    if not METHODS[job.method].trains_last_layers:
+        return shape.num_parameters
+    share = min(job.num_trainable_layers, shape.num_hidden_layers) / shape.num_hidden_layers
+    layers = sum(num_layers * tensor.num_elements for tensor, num_layers in _layer_tensors(shape))
+    head = 0 if shape.tie_word_embeddings else shape.hidden_size * shape.vocab_size
+    return share * layers + head
+
+
+# A search forecasts some hundred configurations of one model: count its weights once.
+
+
+@lru_cache(maxsize=64)
+def _adapted_widths(shape: ModelShape, target_modules: str) -> int:
+    """Return the sum of inputs and outputs of the layers that get an adapter."""
+    targets = set(target_modules.split(","))
+    return sum(
+        num_layers * sum(tensor.shape)
+        for tensor, num_layers in _layer_tensors(shape)
+        if tensor.is_linear and (target_modules == "all-linear" or tensor.module in targets)
+    )
+
+
+@lru_cache(maxsize=64)
+def _layer_type_counts(shape: ModelShape) -> tuple[tuple[str, int], ...]:
+    """Return (attention type, number of layers)."""
+    return tuple(Counter(shape.layer_types).items())
+
+
+@lru_cache(maxsize=64)
 def _layer_tensors(shape: ModelShape) -> tuple[tuple[Tensor, int], ...]:
-    """The tensors of each kind of layer, with the number of such layers."""
-    kinds = Counter(shape.has_experts(layer) for layer in range(shape.num_hidden_layers))
-    example = {shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)}
+    """Return (tensor, number of layers that have it), for dense layers and those with experts."""
+    layers_by_kind: dict[bool, list[int]] = {}
+    for layer in range(shape.num_hidden_layers):
+        layers_by_kind.setdefault(shape.has_experts(layer), []).append(layer)
     return tuple(
-        (tensor, count)
-        for kind, count in kinds.items()
-        for tensor in shape.layer_tensors(example[kind])
+        (tensor, len(layers))
+        for layers in layers_by_kind.values()
+        for tensor in shape.layer_tensors(layers[0])
     )

@@ -9,11 +9,12 @@ from typing import Literal
 import gradio as gr
 
 from core import runs
+from core.advise import Advice
 from core.device import this_machine
 from core.job import RunNotFound, SpecError
 from core.resolve import resolve
 from core.runs import Home, Run, launch, queue
-from core.runs.failure_advice import Advice, advice_for, stall_warning
+from core.runs.failure_advice import advice_for, stall_warning
 from ui import render
 from ui.form import LABELS
 from ui.handlers.data import checked, require_usable

@@ -105,7 +105,7 @@ def fixes_title(fixes: Sequence[Fix]) -> str:
     """What the buttons below do, and why each: what makes a job fit, or what would use the room there is."""
     if not fixes:
         return ""
-    title = "To make it fit" if any(fix.saves_bytes > 0 for fix in fixes) else "There is room"
+    title = "To make it fit" if fixes[0].saves == "memory" else "There is room"
     reasons = "".join(f"<li><b>{escape(fix.title)}</b> {escape(fix.why)}</li>" for fix in fixes)
     return f'<details class="fixes"><summary>{title}</summary><ul>{reasons}</ul></details>'
 

@@ -6,8 +6,8 @@ from html import escape
 import numpy as np
 
 from core import runs
+from core.advise import Advice
 from core.runs import Run
-from core.runs.failure_advice import Advice
 from core.wording import (
     LARGE_MISS,
     PHASES,
