@@ -286,8 +286,8 @@ def test_a_profile_plans_for_the_rows_as_they_are_measured(
 ) -> None:
     assert tailor("train", "--demo", "--profile", "fastest") == 0
     printed = capsys.readouterr().out
-    assert "joined to 256 tokens" in printed
-    assert "is not known" not in printed
+    assert "Rows count as " in printed
+    assert "Rows count as 256 tokens" not in printed  # max_length, while nothing is measured
 
 
 def test_a_failed_training_exits_1_and_names_the_log(
