@@ -179,7 +179,8 @@ def test_a_file_without_rows_gets_a_plan_too() -> None:
 def rising_seconds(
     job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None
 ) -> list[float]:
-    """Return seconds per token of the plans for a card with more and more memory, where one fits."""
+    """Return seconds per token of the plans for a card with more and more memory, where one
+    fits."""
     plans = [
         planned(job, shape, replace(gpu, capacity_bytes=int(gpu.capacity_bytes * factor)), rows)
         for factor in (1, 1.25, 1.6, 2.5)

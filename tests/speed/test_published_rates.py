@@ -43,7 +43,8 @@ FIRST_QWEN = {
 
 
 def torchtune(model: str, gpu: str, rate: float, **fields: object) -> Published:
-    """pytorch/torchtune README.md: packed rows, two at once, FlashAttention, compiled by default."""
+    """pytorch/torchtune README.md: packed rows, two at once, FlashAttention, compiled by
+    default."""
     usual = {
         "attn_implementation": "flash_attention_2",
         "torch_compile": True,
@@ -80,7 +81,8 @@ def qwen_readme(model: str, max_length: int, rate: float) -> Published:
 
 
 def litgpt(method: str, minutes: float) -> Published:
-    """Lightning-AI/litgpt tutorials/resource-tables.md: minutes of 1,000 iterations of one short row."""
+    """Lightning-AI/litgpt tutorials/resource-tables.md: minutes of 1,000 iterations of one short
+    row."""
     max_length, iterations = 128, 1000
     fields = {
         "method": method,
@@ -113,7 +115,8 @@ PUBLISHED = (
     litgpt("lora", 2.36),
     litgpt("qlora", 3.68),
 )
-"""Left out: GPTQ bases, whose kernels differ; runs on several cards; runs of unknown row lengths."""
+"""Left out: GPTQ bases, whose kernels differ; runs on several cards; runs of unknown row
+lengths."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Padding, steps, hours and money: what the number and the length of the rows mean for a forecast."""
+"""Padding, steps, hours and money: what the number and the length of the rows mean for a
+forecast."""
 
 import random
 from dataclasses import replace
