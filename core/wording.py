@@ -7,6 +7,7 @@ from core import runs
 from core.advise import Fix
 from core.memory import MemoryEstimate
 from core.runs import Run
+from core.runs.prediction import phase_peaks, prediction_errors
 from core.speed import Speed
 from core.training.contract.states import Phase
 
@@ -151,44 +152,17 @@ def seconds_left(run: Run) -> float | None:
     return max(0.0, pace * (run.max_steps - run.step))
 
 
-LARGE_MISS = 0.05
-"""Share by which a phase may be off before the page says so."""
-
-
 def memory_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(phase, predicted GiB, measured GiB, difference) of each phase that was measured; on a CPU no difference."""
-    differences = memory_differences(run)
-    return [
-        (
-            PHASES[phase],
-            gib(predicted, 3),
-            gib(measured, 3),
-            f"{differences[phase]:+.1%}" if differences else "",
-        )
-        for phase, (predicted, measured) in _measured_phases(run).items()
-    ]
+    """Return (phase, predicted GiB, measured GiB, difference) of each phase that was measured.
 
-
-def memory_differences(run: Run) -> dict[str, float]:
-    """Phase -> predicted against measured, 0.01 is 1 % too high.
-
-    Empty on a CPU: what is measured there is the growth of the whole process, which the C library rounds and keeps,
-    and not the tensors.
+    There is no difference for a run on a CPU.
     """
-    if run.status.baseline_bytes:
-        return {}
-    return {
-        phase: predicted / measured - 1
-        for phase, (predicted, measured) in _measured_phases(run).items()
-    }
-
-
-def _measured_phases(run: Run) -> dict[str, tuple[int, int]]:
-    """Phase -> (predicted, measured) peak in bytes."""
-    predicted = runs.read_json(run.folder / "estimate.json").get("phases", {})
-    measured = run.status.phase_peak_bytes
-    return {
-        phase: (predicted[phase], measured[phase])
-        for phase in PHASES
-        if predicted.get(phase) and measured.get(phase)
-    }
+    errors = prediction_errors(run)
+    peaks = phase_peaks(run)
+    rows = []
+    for phase, title in PHASES.items():
+        if phase in peaks:
+            predicted, measured = peaks[phase]
+            difference = f"{errors[phase]:+.1%}" if errors else ""
+            rows.append((title, gib(predicted, 3), gib(measured, 3), difference))
+    return rows
