@@ -4,13 +4,14 @@ Reads the disk and, for a model that is only on the Hub, the network; writes not
 """
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.advise import (
     PLANNED_FIELDS,
+    USUAL_GPUS,
     Case,
     Cell,
     Fix,
@@ -113,14 +114,16 @@ class ResolvedJob:
             return ()
         return suggest_fixes(self.job, shape, self.gpu, self.rows)
 
-    def largest_batches(self, cards: Sequence[Gpu]) -> tuple[Cell, ...]:
-        """Return the largest batch that fits by method and GPU, at this length with checkpointing.
+    def largest_batches(self) -> tuple[Cell, ...]:
+        """Return the largest batch that fits by method and usual GPU, with checkpointing.
 
-        () for an unknown architecture. Raises SpecError if the model has fewer positions.
+        Rows have this job's length. () for an unknown architecture. Raises SpecError if the model
+        has fewer positions.
         """
         if self.model.shape is None:
             return ()
         models = [(self.job.model, self.model.shape)]
+        cards = [gpus()[gpu] for gpu in USUAL_GPUS]
         return what_fits(models, METHODS, cards, self.job.max_length)
 
     def forecast(self) -> dict[str, object]:

@@ -3,7 +3,7 @@
 Proposes changes and estimates them. Pure functions of their arguments, cached.
 """
 
-from core.advise.batch import Cell, what_fits
+from core.advise.batch import USUAL_GPUS, Cell, what_fits
 from core.advise.case import Case, FieldValues, Harm
 from core.advise.choices import Choice, Plan, plan
 from core.advise.failures import Advice, advice_after
@@ -12,6 +12,7 @@ from core.advise.suggest import Fix, suggest_fixes
 
 __all__ = [
     "PLANNED_FIELDS",
+    "USUAL_GPUS",
     "Advice",
     "Case",
     "Cell",

@@ -12,6 +12,17 @@ from core.models import Gpu, ModelShape
 
 MAX_BATCH = 4096
 """Largest batch that JobSpec allows."""
+USUAL_GPUS = (
+    "rtx-3060",
+    "rtx-4060-ti-16gb",
+    "t4",
+    "rtx-4090",
+    "rtx-5090",
+    "l40s",
+    "a100-80gb",
+    "h200",
+)
+"""GPU presets of the table "What fits where"."""
 
 
 @lru_cache(maxsize=4096)
