@@ -13,10 +13,14 @@ from benchmarks.trace_agreement import cases
 from core import runs
 from core.job import REWARD_FUNCTIONS, JobSpec, OptimizerName
 from core.models import gpus, models
+from core.runs import Home
 from core.training.contract.methods import METHODS, Method
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.row_formats import ROW_FORMATS, accepts
 from core.training.contract.stages import STAGES
+from ui import page
+from ui.handlers import Handlers
+from ui.render.run import BUNDLE_LABEL
 from ui.terminal.commands import COMMANDS
 from ui.terminal.runs import RUN_ACTIONS
 
@@ -104,13 +108,23 @@ def test_every_file_of_the_demo_has_a_line_with_its_number_of_rows() -> None:
 # The page and the command line
 
 
-def test_every_label_of_the_page_is_on_the_page() -> None:
-    page = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "ui").rglob("*.py"))
-    labels = [
-        " ".join(label.split())
-        for label in re.findall(r"\*\*(.+?)\*\*", section("The page"), re.DOTALL)
-    ]
-    assert len(labels) > 25 and not [label for label in labels if label not in page]
+def labels_of_the_page(home: Home) -> set[str]:
+    """Return the labels of controls, buttons, folds and tabs, and the choices of a control."""
+    labels = {BUNDLE_LABEL}
+    for component in page.build(Handlers(home)).config["components"]:
+        props = component["props"]
+        texts = [props.get("label"), *(choice[0] for choice in props.get("choices") or ())]
+        if component["type"] in ("button", "html"):
+            texts.append(props.get("value"))
+        labels |= {re.sub("<[^>]+>", "", text) for text in texts if isinstance(text, str)}
+    return labels
+
+
+def test_every_label_of_the_page_is_on_the_page(home: Home) -> None:
+    told = re.findall(r"\*\*(.+?)\*\*", section("The page"), re.DOTALL)
+    labels = {" ".join(label.split()) for label in told}
+    assert len(labels) > 25
+    assert labels - labels_of_the_page(home) == set()
 
 
 def test_every_command_and_every_action_on_runs_is_told() -> None:

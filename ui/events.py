@@ -1,84 +1,89 @@
-"""How an event of the page reaches its handler: both know the components by name. Knows no component and no handler."""
+"""Wire page events to handlers: both know components by name. Knows no component and no handler."""
 
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import gradio as gr
 
-from ui.handlers import Shown
-
-Named = Mapping[str, Any]
-"""{name: component}. Any, because Gradio gives components their events only at run time."""
-Handler = Callable[..., Shown]
-Overtaken = Literal["once", "always_last"]
-"""What becomes of an event that comes while another of its kind is under way: it is left out, or the last one follows.
-"""
+Components = Mapping[str, Any]
+"""Name -> component. Any, because Gradio adds the methods of events at run time."""
+Updates = dict[str, object]
+"""Component name -> new value or gr.update. Components that are left out stay as they are."""
+Handler = Callable[..., Updates]
+Repeat = Literal["once", "always_last"]
+"""Drop an event that fires while its handler is running, or run the handler again for the last one."""
 
 
 @dataclass(frozen=True)
-class Joiner:
-    """Joins events to handlers."""
+class Wiring:
+    """Connects events of components to handlers."""
 
-    named: Named
-    """Every component that a handler may speak of."""
-    fields: Named
+    components: Components
+    """Every component that a handler may update."""
+    fields: Components
     """Those of them that hold the form."""
 
     def on(
         self,
         event: Callable[..., Any],
         handler: Handler,
-        inputs: Named,
+        inputs: Components,
         *,
-        quick: bool = True,
-        overtaken: Overtaken = "once",
-        shows: Collection[str] = (),
+        queue: bool = False,
+        repeat: Repeat = "once",
+        outputs: Collection[str] = (),
     ) -> Any:
-        """The handler is called with the inputs' values; `quick` ones bypass the queue, so that no waiting work holds
-        them up. It may speak of what it `shows`, or of all: for each of these a browser has some work to do. Returns
-        what `.then` can be called on."""
+        """Call a handler with the values of its inputs, by name. Return what `.then` can be called on.
+
+        Handlers that may take long use the queue; the others never wait behind them. Name the
+        `outputs` of frequent events: every output costs the browser some work.
+        """
         return event(
             fn=self._by_component(handler),
             inputs_kwargs=dict(inputs),
-            outputs=[self.named[name] for name in shows or self.named],
-            api_name=getattr(handler, "func", handler).__name__,
-            trigger_mode=overtaken,
-            queue=not quick,
+            outputs=[self.components[name] for name in outputs or self.components],
+            api_name=_name_of(handler),
+            trigger_mode=repeat,
+            queue=queue,
             show_progress="hidden",
-            show_progress_on=self.named["filled"],
+            show_progress_on=self.components["filled"],
             api_visibility="undocumented",
         )
 
-    def fill(
-        self, event: Callable[..., Any], handler: Handler, inputs: Named, quick: bool = True
+    def on_fill(
+        self, event: Callable[..., Any], handler: Handler, inputs: Components, queue: bool = False
     ) -> None:
-        """The same for a handler that may put values into the form: `filled` changes when it did."""
+        """Wire a handler that may put values into the form: `filled` changes when it did."""
 
-        def noting(**values: object) -> Shown:
-            shown = handler(**values)
-            return (
-                {**shown, "filled": str(time.monotonic_ns())}
-                if shown.keys() & self.fields.keys()
-                else shown
-            )
+        def fill(**values: object) -> Updates:
+            updates = handler(**values)
+            if updates.keys() & self.fields.keys():
+                updates["filled"] = str(time.monotonic_ns())
+            return updates
 
-        noting.__name__ = getattr(handler, "func", handler).__name__
-        self.on(event, noting, inputs, quick=quick)
+        fill.__name__ = _name_of(handler)
+        self.on(event, fill, inputs, queue=queue)
 
     def _by_component(self, handler: Handler) -> Callable[..., object]:
-        """A handler's {name: value} as the {component: value} that Gradio wants; nothing said is nothing changed."""
+        """Wrap a handler so that it returns {component: value}, as Gradio wants it."""
 
-        def joined(**inputs: object) -> object:
+        def call(**inputs: object) -> object:
             try:
-                shown = handler(**inputs)
-            except Exception as error:  # the last resort of the page: the trace for the log, a sentence for the person
+                updates = handler(**inputs)
+            except Exception as error:  # nothing above this would tell the user
                 traceback.print_exc()
-                raise gr.Error(
-                    f"{type(error).__name__} in Tailor itself. The terminal has the details."
-                ) from error
-            return {self.named[name]: value for name, value in shown.items()} or gr.skip()
+                said = f"Internal error ({type(error).__name__}). The terminal shows the details."
+                raise gr.Error(said) from error
+            return {self.components[name]: value for name, value in updates.items()} or gr.skip()
 
-        return joined
+        return call
+
+
+def _name_of(handler: Handler) -> str:
+    if isinstance(handler, partial):
+        return _name_of(handler.func)
+    return handler.__name__

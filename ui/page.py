@@ -1,320 +1,346 @@
-"""The page: places the panels, and joins every event to its handler by name."""
+"""Page: places the panels and wires every event to its handler by name."""
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from ui import form, monitor
-from ui.events import Joiner, Named
-from ui.handlers import COLUMN_BOXES, SHOWN_FIXES, Handlers
-from ui.monitor import SHOWN_REMEDIES
+from ui.events import Components, Wiring
+from ui.handlers import (
+    FIRST_STATE,
+    FIX_BUTTONS,
+    NO_ANSWER,
+    Handlers,
+    Suggestions,
+    Undo,
+    columns,
+    panels,
+)
+from ui.parts import Parts
 
-HAND_OVER_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
+SET_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
 TOGGLE_DARK = """() => {
   localStorage.setItem("tailor-colours", document.body.classList.toggle("dark") ? "dark" : "light");
 }"""
 SECONDS_BETWEEN_TICKS = 2.0
-SHOWN_ABOVE = ("top", "live", "start", "seen")
-"""What else the runs have a say in."""
-LENGTHS = ("lengths", "length_p95", "length_longest", "histogram", "measuring", "measured")
-SUGGESTIONS = ("fixes", "fixes_title", *(f"fix_{place}" for place in range(SHOWN_FIXES)), "speed")
-EXACT_CHECK = ("exact", "checking", "check_exactly", "estimate")
-"""What is said of the rows, of a job that was estimated, and of a step that is traced."""
-UNFOLDING = ("timeline", "what_fits")
-"""Pictures of the job that are only drawn while they are unfolded."""
-SECONDS_BETWEEN_LOOKS = 0.7
-"""At how far the measuring of the rows, or a trace, has come."""
-
+SECONDS_BETWEEN_POLLS = 0.7
+"""While rows are measured, a step is traced or a table is imported."""
+TOP_PARTS = ("top_line", "active_run", "start", "fingerprint")
+"""Parts outside the Runs tab that follow the runs."""
+LENGTH_PARTS = (
+    "lengths",
+    "length_p95",
+    "length_longest",
+    "histogram",
+    "lengths_timer",
+    "measured",
+)
+SUGGESTION_PARTS = ("suggestions", "fixes_title", *FIX_BUTTONS)
+TRACE_PARTS = ("trace", "trace_timer", "check_exactly", "estimate")
+PANEL_PARTS = ("open_panels", *panels.PANELS)
 SIGNALS = ("filled", "measured")
-"""Boxes that nobody sees: a new text in one of them is followed by an edit. A `gr.State` would not do, since events
-that bypass the queue do not tell the browser that it changed."""
+"""A new text in one of these hidden boxes is followed by an edit."""
+UPLOADS = [".jsonl", ".json", ".csv", ".tsv", ".parquet"]
 
 
 def build(handlers: Handlers) -> gr.Blocks:
-    """The whole page over the handlers of its events."""
+    """Return the whole page."""
+    parts = Parts()
     with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
-        named: dict[str, Any] = {
-            name: gr.State({}) for name in ("marks", "fixes", "before_fix", "unfolded")
-        }
-        named |= {"seen": gr.State("")} | {
-            name: gr.Textbox(visible="hidden") for name in (*SIGNALS, "news")
-        }
+        _place_states(parts)
         with gr.Row(elem_classes="top-row"):
-            named["top"] = gr.HTML(elem_id="top")
-            named["live"] = gr.Button("", visible=False, size="sm", elem_id="live")
-            dark = gr.Button("Light or dark", size="sm", elem_id="dark", min_width=40)
-        with gr.Tabs(elem_id="tabs") as named["tabs"]:
+            parts.html("top_line")
+            parts.button("active_run")
+            dark = gr.Button("Toggle dark mode", size="sm", elem_id="dark", min_width=40)
+        with parts.add("tabs", gr.Tabs):
             with gr.Tab("Train", id="train"), gr.Row(elem_classes=["columns", "train-columns"]):
                 with gr.Column(scale=6, min_width=320):
-                    fields = _place_form(named)
+                    fields = _place_form(parts)
                 with gr.Column(scale=5, min_width=320, elem_classes="sticky"):
-                    _place_estimate(named)
+                    _place_estimate(parts)
+            train_parts = dict(parts.named)
             with gr.Tab("Runs", id="runs"):
-                of_runs = monitor.render()
-        join = Joiner(named | fields | of_runs, fields)
-        join.on(page.load, handlers.on_load, {})
-        _wire(join, handlers)
-        _wire_edit(page, Joiner(named | fields, fields), handlers)
-        _wire_runs(join, handlers)
-        _wire_clock(join, handlers, (*SHOWN_ABOVE, *of_runs))
+                monitor.place_runs(parts)
+        run_parts = parts.named.keys() - train_parts.keys()
+        wiring = Wiring({**parts.named, **fields}, fields)
+        wiring.on(page.load, handlers.runs.on_load, {})
+        _wire_data(wiring, handlers)
+        _wire_rows(wiring, handlers)
+        _wire_settings(wiring, handlers)
+        _wire_estimate(wiring, handlers)
+        _wire_edit(page, Wiring({**train_parts, **fields}, fields), handlers)
+        _wire_runs(wiring, handlers)
+        _wire_clock(wiring, handlers, (*TOP_PARTS, *run_parts))
         dark.click(None, js=TOGGLE_DARK)
     return page
 
 
-def _place_form(named: dict[str, Any]) -> dict[str, Any]:
-    """The left column, in the order a person decides."""
+def _place_states(parts: Parts) -> None:
+    """Place what no user sees. What a handler must trust is a state, which stays on the server."""
+    parts.state("form_state", FIRST_STATE)
+    parts.state("answer", NO_ANSWER)
+    parts.state("suggestions", Suggestions())
+    parts.state("undo", Undo())
+    parts.state("open_panels", panels.OpenPanels())
+    parts.state("fingerprint", "")
+    parts.state("import_id", "")
+    parts.state("column_names", [])
+    for name in (*SIGNALS, "changed"):
+        parts.signal(name)
+    for name in ("import_timer", "lengths_timer", "trace_timer"):
+        parts.timer(name, SECONDS_BETWEEN_POLLS)
+
+
+def _place_form(parts: Parts) -> dict[str, Any]:
+    """Place the left column, in the order in which a user decides. Return the controls."""
     fields = form.render("model")
-    named["goes_on"] = gr.HTML(elem_id="goes-on")
+    parts.html("continues_message")
     fields |= form.render("data")
-    named["upload"] = gr.File(
-        label="Drop a file here: JSONL, JSON, CSV or Parquet",
-        file_types=[".jsonl", ".json", ".csv", ".tsv", ".parquet"],
-        file_count="single",
-        type="filepath",
-        height=96,
-        elem_id="upload",
-    )
-    named["data_line"] = gr.HTML(elem_id="data-line")
-    with gr.Row(elem_classes="actions"):
-        named["usual_stage"] = gr.Button("", visible=False, size="sm", elem_id="usual-stage")
-        named["drop_rows"] = gr.Button(
-            "Drop the bad rows", visible=False, size="sm", elem_id="drop-rows"
-        )
-        named["repair"] = gr.Button("Repair the file", visible=False, size="sm", elem_id="repair")
-        named["take_in"] = gr.Button(
-            "Take it in as JSON lines", visible=False, size="sm", elem_id="take-in"
-        )
-        named["cancel_taking"] = gr.Button(
-            "Cancel", visible=False, size="sm", elem_id="cancel-taking"
-        )
-    named["mended"] = gr.HTML(elem_id="mended")
-    named |= {"taken": gr.State(""), "taking": gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)}
-    with gr.Accordion("Columns", open=False, visible=False, elem_id="columns-panel") as named[
-        "columns_panel"
-    ]:
-        named["names"] = gr.State([])
-        named["kind"] = gr.Dropdown(label="What the rows are", elem_id="kind")
-        with gr.Row(elem_classes="settings"):
-            named |= {
-                box: gr.Dropdown(visible=False, min_width=140, elem_id=box) for box in COLUMN_BOXES
-            }
-        named["map_columns"] = gr.Button("Use these columns", size="sm", elem_id="map-columns")
-    _place_rows(named)
+    _place_data(parts)
+    _place_rows(parts)
     fields |= form.render("method") | form.render("objective")
-    with gr.Row(elem_classes="settings", visible=False) as named["stage_settings"]:
+    with parts.add("stage_settings", gr.Row, elem_classes="settings", visible=False):
         fields |= form.render("stage")
     fields |= form.render("gpu") | form.render("profile")
-    named["choices"] = gr.HTML(elem_id="choices")
+    parts.html("plan")
     with gr.Row(elem_classes="main-settings"):
         fields |= form.render("main")
-    named["effective_batch"] = gr.HTML(elem_id="effective-batch")
-    named["put_back"] = gr.Dropdown(
-        [], label="Put a setting back", visible=False, elem_id="put-back"
-    )
-    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+    parts.html("effective_batch")
+    parts.add("reset_field", gr.Dropdown, [], label="Reset a setting", visible=False)
+    with gr.Accordion("Advanced", open=False):
         for group, heading in form.ADVANCED.items():
             gr.Markdown(f"#### {heading}")
             with gr.Row(elem_classes="settings"):
                 fields |= form.render(group)
-        named["reset"] = gr.Button(
-            "Put every setting back to its default", size="sm", elem_id="reset"
-        )
+        parts.button("reset_all", "Reset all settings")
     return fields
 
 
-def _place_rows(named: dict[str, Any]) -> None:
-    """How long the rows are, and each of them as the model will see it."""
-    named["measuring"] = gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)
-    named["lengths"] = gr.HTML(elem_id="lengths")
+def _place_data(parts: Parts) -> None:
+    """Place the upload, the report on the data, and what can be done with the file."""
+    label = "Drop a file here: JSONL, JSON, CSV or Parquet"
+    single = {"file_types": UPLOADS, "file_count": "single", "type": "filepath", "height": 96}
+    parts.add("upload", gr.File, label=label, **single)
+    parts.html("data_line")
     with gr.Row(elem_classes="actions"):
-        named["length_p95"] = gr.Button("", visible=False, size="sm", elem_id="length-p95")
-        named["length_longest"] = gr.Button("", visible=False, size="sm", elem_id="length-longest")
-    with gr.Accordion("The rows as the model sees them", open=False, elem_id="rows") as named[
-        "rows_panel"
-    ]:
-        named["histogram"] = gr.HTML(elem_id="histogram")
+        parts.button("switch_stage")
+        parts.button("remove_rows", "Remove invalid rows", visible=False)
+        parts.button("repair", "Repair file", visible=False)
+        parts.button("import_data", "Import as JSONL", visible=False)
+        parts.button("cancel_import", "Cancel", visible=False)
+    parts.html("data_message")
+    with parts.add("columns_panel", gr.Accordion, "Columns", open=False, visible=False):
+        parts.add("row_format", gr.Dropdown, label="Row format")
+        with gr.Row(elem_classes="settings"):
+            for box in columns.COLUMN_BOXES:
+                parts.add(box, gr.Dropdown, visible=False, min_width=140)
+        parts.button("map_columns", "Use these columns")
+
+
+def _place_rows(parts: Parts) -> None:
+    """Place how long the rows are, and each row as the model will see it."""
+    bare = {"show_label": False, "container": False}
+    parts.html("lengths")
+    with gr.Row(elem_classes="actions"):
+        parts.button("length_p95")
+        parts.button("length_longest")
+    with parts.add("rows_panel", gr.Accordion, "Preview rows as the model sees them", open=False):
+        parts.html("histogram")
         with gr.Row(elem_classes="row-picker"):
-            named["previous_row"] = gr.Button("◀", size="sm", min_width=40, elem_id="previous-row")
-            named["row_number"] = gr.Number(
-                1,
-                precision=0,
-                show_label=False,
-                container=False,
-                min_width=80,
-                elem_id="row-number",
-            )
-            named["next_row"] = gr.Button("▶", size="sm", min_width=40, elem_id="next-row")
-            named["wanted"] = gr.Textbox(
-                placeholder="Find in the rows, or: line 27",
-                show_label=False,
-                container=False,
-                min_width=160,
-                elem_id="wanted",
-            )
-        named["row"] = gr.HTML(elem_id="row")
+            parts.button("previous_row", "◀", min_width=40)
+            parts.add("row_number", gr.Number, 1, precision=0, min_width=80, **bare)
+            parts.button("next_row", "▶", min_width=40)
+            hint = "Search the rows, or: line 27"
+            parts.add("row_query", gr.Textbox, placeholder=hint, min_width=160, **bare)
+        parts.html("row")
 
 
-def _place_estimate(named: dict[str, Any]) -> None:
-    """The right column, always in view: will it fit, and the one big button."""
+def _place_estimate(parts: Parts) -> None:
+    """Place the right column, always in view: the estimate, the fixes and the start button."""
     gr.HTML("<h3>Will it fit?</h3>")
-    named["estimate"] = gr.HTML(elem_id="estimate")
-    named["speed"] = gr.HTML(elem_id="speed")
+    parts.html("estimate")
+    parts.html("speed")
     with gr.Row(elem_classes="actions"):
-        named["check_exactly"] = gr.Button("Check exactly", size="sm", elem_id="check-exactly")
-    named["exact"] = gr.HTML(elem_id="exact")
-    named["checking"] = gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)
-    named["fixes_title"] = gr.HTML(elem_id="fixes-title")
+        parts.button("check_exactly", "Check exactly")
+    parts.html("trace")
+    parts.html("fixes_title")
     with gr.Row(elem_classes="fixes-row"):
-        for place in range(SHOWN_FIXES):
-            named[f"fix_{place}"] = gr.Button("", visible=False, size="sm", elem_id=f"fix-{place}")
-        named["undo"] = gr.Button("Undo", visible=False, size="sm", elem_id="undo")
-    named["start"] = gr.Button("Start training", variant="primary", size="lg", elem_id="start")
-    named["start_message"] = gr.HTML(elem_id="start-message")
-    with gr.Accordion("Inside one step", open=False) as named["timeline_panel"]:
-        named["timeline"] = gr.HTML("Computing ...", elem_id="timeline")
-    with gr.Accordion("What fits where", open=False) as named["what_fits_panel"]:
-        named["what_fits"] = gr.HTML("Computing ...", elem_id="what-fits")
-    code: dict[str, Any] = {"show_label": False, "wrap_lines": True, "show_line_numbers": False}
-    with gr.Accordion("The same from a terminal", open=False):
-        named["command"] = gr.Code(language="shell", elem_id="command", interactive=False, **code)
+        for name in FIX_BUTTONS:
+            parts.button(name)
+        parts.button("undo_fix", "Undo", visible=False)
+    parts.button("start", "Start training", variant="primary", size="lg")
+    parts.html("start_message")
+    with parts.add("timeline_panel", gr.Accordion, "Memory during one step", open=False):
+        parts.html("timeline", "Computing ...")
+    with parts.add("what_fits_panel", gr.Accordion, "What fits where", open=False):
+        parts.html("what_fits", "Computing ...")
+    code = {"show_label": False, "wrap_lines": True, "show_line_numbers": False}
+    with gr.Accordion("Command line", open=False):
+        parts.add("command", gr.Code, language="shell", interactive=False, **code)
     with gr.Accordion("Job file", open=False):
-        gr.Markdown("Copy it to keep the job; paste one here to fill the form from it.")
-        named["job_file"] = gr.Code(
-            language="json", elem_id="job-file", interactive=True, max_lines=16, **code
-        )
-        named["read_job_file"] = gr.Button(
-            "Fill the form from this", size="sm", elem_id="read-job-file"
-        )
-        named["job_file_message"] = gr.HTML(elem_id="job-file-message")
+        gr.Markdown("Copy it to keep the job. Paste one here to load it into the form.")
+        text = {"language": "json", "interactive": True, "max_lines": 16}
+        parts.add("job_file", gr.Code, **text, **code)
+        parts.button("load_job_file", "Load into the form")
+        parts.html("job_file_message")
 
 
-def _wire(join: Joiner, handlers: Handlers) -> None:
-    """Every event of the Train tab. What `join.fill` joins may put values into the form, and an edit follows."""
-    named, fields = join.named, join.fields
-    _wire_data(join, handlers, fields)
-    _wire_rows(join, handlers, fields)
-    identity = {name: fields[name] for name in ("model", "method", "stage")}
-    join.fill(named["reset"].click, handlers.on_reset, {"marks": named["marks"]} | identity)
-    one = {"field": named["put_back"], "marks": named["marks"]} | identity
-    join.fill(named["put_back"].input, handlers.on_put_back, one)
-    join.fill(named["read_job_file"].click, handlers.on_job_file, {"text": named["job_file"]})
-    for place in range(SHOWN_FIXES):
-        press = partial(handlers.on_fix, place)
-        join.fill(named[f"fix_{place}"].click, press, {"fixes": named["fixes"], **fields})
-    join.fill(named["undo"].click, handlers.on_undo, {"before_fix": named["before_fix"]})
-    unfolded = {"unfolded": named["unfolded"]}
-    for name in UNFOLDING:
-        panel, handler = named[f"{name}_panel"], getattr(handlers, f"on_{name}")
-        join.on(panel.expand, handler, unfolded | dict(fields))
-        join.on(panel.collapse, partial(handlers.on_fold, name), unfolded)
-    join.on(named["check_exactly"].click, handlers.on_check_exactly, fields, shows=EXACT_CHECK)
-    join.on(named["checking"].tick, handlers.on_checking, fields, shows=EXACT_CHECK)
-    join.on(named["start"].click, handlers.on_start, fields, quick=False)
+def _wire_edit(page: gr.Blocks, wiring: Wiring, handlers: Handlers) -> None:
+    """Wire everything that may have changed the form: the estimate first, then the rest.
 
-
-def _wire_edit(page: gr.Blocks, join: Joiner, handlers: Handlers) -> None:
-    """Whatever may have changed the form: the estimate at once, then the rows, then what would make it better.
-
-    One event for all of it, of which one is under way at a time and the last one always comes: an answer never belongs
-    to a form that was overtaken, and no key pressed while one is under way is lost.
+    All causes share one event, of which one is under way at a time and the last one always runs
+    afterwards. So no answer belongs to an older form, and no key press is lost.
     """
-    named, fields = join.named, join.fields
-    causes = [
-        *(each.input for each in fields.values()),
-        page.load,
-        *(named[name].change for name in SIGNALS),
-    ]
-    known = {name: named[name] for name in ("marks", "fixes", "before_fix")}
-    edited = join.on(
-        partial(gr.on, causes), handlers.on_edit, known | dict(fields), overtaken="always_last"
+    parts, fields = wiring.components, wiring.fields
+    causes = [control.input for control in fields.values()]
+    causes += [page.load, *(parts[name].change for name in SIGNALS)]
+    states = _pick(parts, "form_state", "suggestions", "undo")
+    answer = _pick(parts, "answer")
+    event = wiring.on(
+        partial(gr.on, causes),
+        handlers.estimate.on_edit,
+        {**states, **fields},
+        repeat="always_last",
     )
-    measured = join.on(
-        edited.then, handlers.on_lengths, fields, overtaken="always_last", shows=LENGTHS
+    event = wiring.on(
+        event.then,
+        handlers.rows.on_lengths,
+        answer,
+        repeat="always_last",
+        outputs=LENGTH_PARTS,
     )
-    suggested = {"marks": named["marks"], **fields}
-    better = join.on(
-        measured.then, handlers.on_suggest, suggested, overtaken="always_last", shows=SUGGESTIONS
+    event = wiring.on(
+        event.then,
+        handlers.estimate.on_suggest,
+        {**answer, **fields},
+        repeat="always_last",
+        outputs=SUGGESTION_PARTS,
     )
-    drawn = {"unfolded": named["unfolded"], **fields}
-    join.on(
-        better.then,
-        handlers.on_unfolded,
-        drawn,
-        overtaken="always_last",
-        shows=("unfolded", *UNFOLDING),
-    )
-
-
-def _wire_data(join: Joiner, handlers: Handlers, fields: Named) -> None:
-    """Where the data comes from, and what is done to it before it is used. What reads a whole file may wait."""
-    named = join.named
-    data = {name: fields[name] for name in ("dataset", "stage")}
-    join.fill(named["upload"].upload, handlers.on_upload, {"upload": named["upload"]}, quick=False)
-    join.fill(named["take_in"].click, handlers.on_take_in, {"dataset": fields["dataset"]})
-    join.fill(named["taking"].tick, handlers.on_taking, {"taken": named["taken"]})
-    join.on(named["cancel_taking"].click, handlers.on_cancel_taking, {"taken": named["taken"]})
-    kind = {"kind": named["kind"]}
-    join.on(named["kind"].input, handlers.on_kind, kind | {"names": named["names"]})
-    boxes = {box: named[box] for box in COLUMN_BOXES}
-    join.fill(named["map_columns"].click, handlers.on_map_columns, data | kind | boxes, quick=False)
-    join.fill(named["usual_stage"].click, handlers.on_usual_stage, data)
-    join.fill(named["drop_rows"].click, handlers.on_drop_rows, data, quick=False)
-    join.fill(named["repair"].click, handlers.on_repair, data, quick=False)
-
-
-def _wire_rows(join: Joiner, handlers: Handlers, fields: Named) -> None:
-    """The look at the data. What asks the tokenizer may have to wait for it."""
-    named = join.named
-    join.on(named["measuring"].tick, handlers.on_lengths, fields, shows=LENGTHS)
-    for name, handler in (
-        ("length_p95", handlers.on_length_p95),
-        ("length_longest", handlers.on_length_longest),
-    ):
-        join.fill(named[name].click, handler, fields, quick=False)
-    shown = {"row_number": named["row_number"], **fields}
-    join.on(named["rows_panel"].expand, handlers.on_row, shown, quick=False)
-    join.on(named["row_number"].submit, handlers.on_row, shown, quick=False)
-    join.on(named["next_row"].click, handlers.on_next_row, shown, quick=False)
-    join.on(named["previous_row"].click, handlers.on_previous_row, shown, quick=False)
-    join.on(
-        named["wanted"].submit,
-        handlers.on_find_row,
-        {"wanted": named["wanted"], **shown},
-        quick=False,
+    wiring.on(
+        event.then,
+        panels.on_redraw_panels,
+        {**answer, **_pick(parts, "open_panels")},
+        repeat="always_last",
+        outputs=PANEL_PARTS,
     )
 
 
-def _wire_runs(join: Joiner, handlers: Handlers) -> None:
-    """The Runs tab. What fills the form leads over to the Train tab."""
-    named, view = join.named, _view(join.named)
-    join.on(named["run_id"].input, handlers.on_pick, view, overtaken="always_last")
-    for name in ("compared", "run_search"):
-        join.on(named[name].input, handlers.on_view, view, overtaken="always_last")
-    for name in ("stop", "resume", "delete", "restore", "empty_trash"):
-        join.on(named[name].click, getattr(handlers, f"on_{name}"), view)
-    join.on(named["sooner"].click, partial(handlers.on_move, "up"), view)
-    join.on(named["later"].click, partial(handlers.on_move, "down"), view)
-    about = {name: named[name] for name in ("title", "tags", "notes")}
-    join.on(named["annotate"].click, handlers.on_annotate, {**view, **about})
-    picked = {"run_id": named["run_id"]}
-    for name in ("reuse", "next_stage"):
-        join.fill(named[name].click, getattr(handlers, f"on_{name}"), picked)
-    for place in range(SHOWN_REMEDIES):
-        join.fill(named[f"remedy_{place}"].click, partial(handlers.on_remedy, place), picked)
-    join.on(named["live"].click, handlers.on_live, {})
-    named["figures"].change(None, named["figures"], js=HAND_OVER_FIGURES)
-
-
-def _wire_clock(join: Joiner, handlers: Handlers, shown: tuple[str, ...]) -> None:
-    """What happens by itself: a glance at the disk, and everything `shown` of the runs only if that has changed."""
-    inputs = _view(join.named) | {"seen": join.named["seen"]}
-    join.on(gr.Timer(SECONDS_BETWEEN_TICKS).tick, handlers.on_tick, inputs, shows=("news",))
-    join.on(
-        join.named["news"].change, handlers.on_news, inputs, overtaken="always_last", shows=shown
+def _wire_data(wiring: Wiring, handlers: Handlers) -> None:
+    """Wire where the data comes from and how it is rewritten. What reads a whole file is queued."""
+    parts = wiring.components
+    data = handlers.data
+    source = _pick(parts, "dataset", "stage")
+    wiring.on_fill(parts["upload"].upload, data.on_upload, _pick(parts, "upload"), queue=True)
+    wiring.on_fill(parts["import_data"].click, data.on_import, _pick(parts, "dataset"))
+    import_id = _pick(parts, "import_id")
+    wiring.on_fill(parts["import_timer"].tick, data.on_import_progress, import_id)
+    wiring.on(parts["cancel_import"].click, data.on_cancel_import, import_id)
+    wiring.on(
+        parts["row_format"].input,
+        columns.on_row_format,
+        _pick(parts, "row_format", "column_names"),
     )
+    wiring.on_fill(
+        parts["map_columns"].click,
+        partial(columns.on_map_columns, handlers.home),
+        {**source, **_pick(parts, "row_format", *columns.COLUMN_BOXES)},
+        queue=True,
+    )
+    wiring.on_fill(parts["switch_stage"].click, data.on_switch_stage, source)
+    wiring.on_fill(parts["remove_rows"].click, data.on_remove_rows, source, queue=True)
+    wiring.on_fill(parts["repair"].click, data.on_repair, source, queue=True)
 
 
-def _view(named: Named) -> dict[str, Any]:
-    """What a person looks at on the Runs tab."""
-    return {name: named[name] for name in ("run_id", "compared", "run_search", "written_of")}
+def _wire_rows(wiring: Wiring, handlers: Handlers) -> None:
+    """Wire the preview of the rows. What asks the tokenizer may have to wait for it."""
+    parts = wiring.components
+    rows = handlers.rows
+    answer = _pick(parts, "answer")
+    wiring.on(parts["lengths_timer"].tick, rows.on_lengths, answer, outputs=LENGTH_PARTS)
+    wiring.on_fill(parts["length_p95"].click, rows.on_length_p95, answer, queue=True)
+    wiring.on_fill(parts["length_longest"].click, rows.on_length_longest, answer, queue=True)
+    shown = _pick(parts, "row_number", "answer")
+    wiring.on(parts["rows_panel"].expand, rows.on_row, shown, queue=True)
+    wiring.on(parts["row_number"].submit, rows.on_row, shown, queue=True)
+    wiring.on(parts["next_row"].click, rows.on_next_row, shown, queue=True)
+    wiring.on(parts["previous_row"].click, rows.on_previous_row, shown, queue=True)
+    query = {**shown, **_pick(parts, "row_query")}
+    wiring.on(parts["row_query"].submit, rows.on_find_row, query, queue=True)
+
+
+def _wire_settings(wiring: Wiring, handlers: Handlers) -> None:
+    """Wire what puts values into the form: resets, the job file, fixes and their undo."""
+    parts, fields = wiring.components, wiring.fields
+    estimate = handlers.estimate
+    reset = _pick(parts, "form_state", "model", "method", "stage")
+    wiring.on_fill(parts["reset_all"].click, estimate.on_reset_all, reset)
+    chosen = {"name": parts["reset_field"]}
+    wiring.on_fill(parts["reset_field"].input, estimate.on_reset_field, {**chosen, **reset})
+    wiring.on_fill(
+        parts["load_job_file"].click, estimate.on_job_file, _pick(parts, "job_file", "form_state")
+    )
+    suggested = {**_pick(parts, "suggestions"), **fields}
+    for place, name in enumerate(FIX_BUTTONS):
+        wiring.on_fill(parts[name].click, partial(estimate.on_fix, place), suggested)
+    wiring.on_fill(parts["undo_fix"].click, estimate.on_undo_fix, _pick(parts, "undo"))
+
+
+def _wire_estimate(wiring: Wiring, handlers: Handlers) -> None:
+    """Wire the panels beside the estimate, the exact check and the start."""
+    parts, fields = wiring.components, wiring.fields
+    trace = handlers.trace
+    for name in panels.PANELS:
+        panel = parts[f"{name}_panel"]
+        opened = _pick(parts, "open_panels", "answer")
+        closed = _pick(parts, "open_panels")
+        wiring.on(panel.expand, partial(panels.on_open_panel, name), opened, outputs=PANEL_PARTS)
+        wiring.on(panel.collapse, partial(panels.on_close_panel, name), closed, outputs=PANEL_PARTS)
+    wiring.on(parts["check_exactly"].click, trace.on_check_exactly, fields, outputs=TRACE_PARTS)
+    answer = _pick(parts, "answer")
+    wiring.on(parts["trace_timer"].tick, trace.on_trace_progress, answer, outputs=TRACE_PARTS)
+    wiring.on(parts["start"].click, handlers.runs.on_start, fields, queue=True)
+
+
+def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:
+    """Wire the Runs tab. What fills the form leads to the Train tab."""
+    parts, runs = wiring.components, handlers.runs
+    view = _view(parts)
+    wiring.on(parts["run_id"].input, runs.on_pick, view, repeat="always_last")
+    wiring.on(parts["compared"].input, runs.on_view, view, repeat="always_last")
+    wiring.on(parts["run_search"].input, runs.on_view, view, repeat="always_last")
+    wiring.on(parts["stop"].click, runs.on_stop, view)
+    wiring.on(parts["resume"].click, runs.on_resume, view)
+    wiring.on(parts["move_up"].click, partial(runs.on_move, "up"), view)
+    wiring.on(parts["move_down"].click, partial(runs.on_move, "down"), view)
+    wiring.on(parts["delete"].click, runs.on_delete, view)
+    wiring.on(parts["restore"].click, runs.on_restore, view)
+    wiring.on(parts["empty_trash"].click, runs.on_empty_trash, view)
+    about = {**view, **_pick(parts, "title", "tags", "notes")}
+    wiring.on(parts["save_about"].click, runs.on_save_about, about)
+    chosen = _pick(parts, "run_id", "form_state")
+    wiring.on_fill(parts["duplicate"].click, runs.on_duplicate, chosen)
+    wiring.on_fill(parts["next_stage"].click, runs.on_next_stage, chosen)
+    for place, name in enumerate(monitor.RETRY_BUTTONS):
+        wiring.on_fill(parts[name].click, partial(runs.on_retry, place), chosen)
+    wiring.on(parts["active_run"].click, runs.on_active_run, {})
+    parts["figures"].change(None, parts["figures"], js=SET_FIGURES)
+
+
+def _wire_clock(wiring: Wiring, handlers: Handlers, shown: Collection[str]) -> None:
+    """Poll the disk; refresh the run panels only when something changed."""
+    parts, runs = wiring.components, handlers.runs
+    inputs = {**_view(parts), **_pick(parts, "fingerprint")}
+    wiring.on(gr.Timer(SECONDS_BETWEEN_TICKS).tick, runs.on_tick, inputs, outputs=("changed",))
+    wiring.on(parts["changed"].change, runs.on_changed, inputs, repeat="always_last", outputs=shown)
+
+
+def _view(parts: Components) -> Components:
+    """Return the boxes that say what the user looks at on the Runs tab."""
+    return _pick(parts, "run_id", "compared", "run_search", "about_run")
+
+
+def _pick(parts: Components, *names: str) -> Components:
+    """Return the inputs of an event by the names of the handler's parameters."""
+    return {name: parts[name] for name in names}

@@ -181,6 +181,6 @@ def _wait(blocks: gr.Blocks, handlers: Handlers) -> int:
     except KeyboardInterrupt:
         print("The page is closed. Runs go on.")
     finally:
-        handlers.previews.close()
+        handlers.close()
         blocks.close(verbose=False)
     return 0

@@ -89,7 +89,7 @@ def open_form(page: Page, app: App) -> None:
     """The page with the demo's form on it, its estimate made, and the command open that says what the form holds."""
     page.goto(app.url)
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
-    page.get_by_text("The same from a terminal").click()
+    page.get_by_text("Command line").click()
     expect(page.locator("#command")).to_contain_text("train --demo")
 
 

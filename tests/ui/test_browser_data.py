@@ -36,8 +36,8 @@ def test_bad_lines_are_dropped_and_the_rest_is_looked_at_and_trained_on(
     data.locator("summary").click()
     for number in (7, 17, 27):
         expect(data).to_contain_text(f"line {number},")
-    press(page, "Drop the bad rows")
-    expect(page.locator("#mended")).to_contain_text("3 rows left out: lines 7, 17, 27")
+    press(page, "Remove invalid rows")
+    expect(page.locator("#data-message")).to_contain_text("3 rows left out: lines 7, 17, 27")
     expect(data).to_contain_text("37 rows · messages · no problems")
 
     look_at_rows(page, good)
@@ -57,10 +57,10 @@ def test_columns_are_named_from_menus_and_data_of_another_stage_brings_it_along(
     data = page.locator("#data-line")
     bring(page, tmp_path / "odd.jsonl", {"Frage": "Wer?", "Antwort": "Pip.", "n": 1})
     expect(data).to_contain_text("unknown columns")
-    page.locator("#kind input").click()
+    page.locator("#row-format input").click()
     page.get_by_role("option", name="prompt and completion").click()
-    expect(page.locator("#column_0")).to_contain_text("prompt")
-    for box, name in (("column_0", "Frage"), ("column_1", "Antwort")):
+    expect(page.locator("#column-0")).to_contain_text("prompt")
+    for box, name in (("column-0", "Frage"), ("column-1", "Antwort")):
         page.locator(f"#{box} input").click()
         page.locator(f"#{box}").get_by_role("option", name=name, exact=True).click()
     press(page, "Use these columns")
@@ -69,7 +69,7 @@ def test_columns_are_named_from_menus_and_data_of_another_stage_brings_it_along(
     bring(
         page, tmp_path / "pairs.jsonl", {"prompt": "Who?", "chosen": "Pip.", "rejected": "Nobody."}
     )
-    press(page, "Train with it: DPO")
+    press(page, "Switch to stage DPO")
     expect(data).to_contain_text("1 row · prompt + chosen + rejected · no problems")
     expect(page.locator("#field-stage input")).to_have_value("DPO")
     expect(page.locator("#field-dataset input")).to_have_value(re.compile("^pairs.jsonl · "))
@@ -83,7 +83,7 @@ def bring(page: Page, file: Path, row: dict[str, object]) -> None:
 
 def look_at_rows(page: Page, good: list[dict[str, list[dict[str, str]]]]) -> None:
     """Opens the rows as the model sees them, turns a page, and searches."""
-    page.get_by_text("The rows as the model sees them").click()
+    page.get_by_text("Preview rows as the model sees them").click()
     row, learnt = page.locator("#row .shown-row"), page.locator("#row pre .counts")
     expect(row).to_contain_text("Row 1 of 37")
     expect(learnt).to_contain_text(good[0]["messages"][-1]["content"])
@@ -91,12 +91,12 @@ def look_at_rows(page: Page, good: list[dict[str, list[dict[str, str]]]]) -> Non
     expect(row).to_contain_text("Row 2 of 37")
     expect(learnt).to_contain_text(good[1]["messages"][-1]["content"])
     wanted = good[30]["messages"][-1]["content"]
-    page.get_by_placeholder("Find in the rows").fill(wanted)
-    page.get_by_placeholder("Find in the rows").press("Enter")
+    page.get_by_placeholder("Search the rows").fill(wanted)
+    page.get_by_placeholder("Search the rows").press("Enter")
     expect(learnt).to_contain_text(wanted)
-    page.get_by_placeholder("Find in the rows").fill("no row says this")
-    page.get_by_placeholder("Find in the rows").press("Enter")
-    expect(page.locator("#row")).to_contain_text("No row holds 'no row says this'.")
+    page.get_by_placeholder("Search the rows").fill("no row says this")
+    page.get_by_placeholder("Search the rows").press("Enter")
+    expect(page.locator("#row")).to_contain_text("No row contains 'no row says this'.")
 
 
 def cut_and_uncut(page: Page) -> int:

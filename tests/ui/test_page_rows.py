@@ -1,4 +1,4 @@
-"""The look at the data: lengths, histogram and rows through the model's own template, as the page shows them."""
+"""The rows of the data: lengths, histogram and rows through the model's own template."""
 
 import json
 import time
@@ -7,97 +7,175 @@ from pathlib import Path
 
 import pytest
 
-from core.resolve import default_fields
+from core.resolve import resolve
 from core.runs import Home
+from tests.builders.page import FormPage, Shown, demo
 from ui.handlers import Handlers
 
 pytestmark = pytest.mark.training  # the child imports the tokenizers of transformers
 
+SECONDS_TO_MEASURE = 60
+NUM_ROWS = 311
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Handlers]:
+    """Return handlers whose child process knows the demo after the first test."""
+    made = Handlers(Home.find(str(tmp_path_factory.mktemp("home"))))
+    yield made
+    made.close()
+
 
 @pytest.fixture
-def handlers(home: Home) -> Iterator[Handlers]:
-    made = Handlers(home)
-    yield made
-    made.previews.close()
+def page(shared: Handlers) -> FormPage:
+    """Return an open page with the demo answered."""
+    made = FormPage(shared)
+    made.edit()
+    return made
 
 
-def demo(**changes: object) -> dict[str, object]:
-    return default_fields("demo", "lora") | {"model": "demo", "dataset": "demo"} | changes
+@pytest.fixture
+def fresh_page(handlers: Handlers) -> FormPage:
+    """Return a page whose child process is not started yet."""
+    made = FormPage(handlers)
+    made.edit()
+    return made
 
 
-def measured(handlers: Handlers, **changes: object) -> dict[str, object]:
-    """What the page shows once every row is measured."""
-    deadline = time.monotonic() + 60
-    while (shown := handlers.on_lengths(**demo(**changes)))["measuring"].active:
+def measured(page: FormPage, **changes: object) -> Shown:
+    """Return what the page shows once every row is measured."""
+    page.edit(**changes)
+    deadline = time.monotonic() + SECONDS_TO_MEASURE
+    while True:
+        shown = page.fire(page.handlers.rows.on_lengths, "answer")
+        if not shown["lengths_timer"].active:
+            return shown
         assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return shown
+        time.sleep(0.05)
 
 
-def test_the_first_answer_does_not_wait_for_the_tokenizer(handlers: Handlers) -> None:
-    shown = handlers.on_lengths(**demo())
-    assert "Measuring" in str(shown["lengths"]) and shown["measuring"].active
+def show_row(page: FormPage, number: object) -> Shown:
+    return page.fire(page.handlers.rows.on_row, "answer", row_number=number)
 
 
-def test_lengths_tell_what_max_length_cuts_and_offer_better_ones(handlers: Handlers) -> None:
-    assert "none cut at 256" in str(measured(handlers)["lengths"])
-    shown = measured(handlers, max_length=40)
-    assert "lose the whole answer" in str(shown["lengths"]) and 'class="cut"' in str(
-        shown["histogram"]
-    )
-    longest = handlers.on_length_longest(**demo(max_length=40))["max_length"]
-    assert "none cut" in str(measured(handlers, max_length=longest)["lengths"])
-    assert handlers.on_length_p95(**demo(max_length=40))["max_length"] < longest
+def find_row(page: FormPage, query: str) -> Shown:
+    on_find_row = page.handlers.rows.on_find_row
+    return page.fire(on_find_row, "answer", row_number=1, row_query=query)
 
 
-def test_measured_lengths_take_the_place_of_the_guess_by_bytes(handlers: Handlers) -> None:
-    guessed = handlers.previews.statistics(demo())
-    measured(handlers)
-    known = handlers.previews.statistics(demo())
-    assert guessed and known and known.p95_tokens and known.mean_tokens != guessed.mean_tokens
+def test_the_first_answer_does_not_wait_for_the_tokenizer(fresh_page: FormPage) -> None:
+    shown = fresh_page.fire(fresh_page.handlers.rows.on_lengths, "answer")
+    assert "Measuring" in shown["lengths"]
+    assert shown["lengths_timer"].active is True
 
 
-def test_rows_are_turned_over_and_found(handlers: Handlers) -> None:
-    first = handlers.on_row(1, **demo())
-    assert "Row 1 of 311" in str(first["row"]) and '<span class="counts">' in str(first["row"])
-    assert handlers.on_next_row(1, **demo())["row_number"] == 2
-    assert handlers.on_previous_row(1, **demo())["row_number"] == 1
-    assert handlers.on_row(10_000, **demo())["row_number"] == 311
-    assert "velvet" in str(handlers.on_find_row(1, "mrs velvet", **demo())["row"]).lower()
-    assert handlers.on_find_row(1, "line 27", **demo())["row_number"] == 27
-    assert "No row holds" in str(handlers.on_find_row(1, "no such words", **demo())["row"])
+def test_lengths_say_what_max_length_cuts(page: FormPage) -> None:
+    assert "none cut at 256" in measured(page)["lengths"]
+    shown = measured(page, max_length=40)
+    assert "lose the whole answer" in shown["lengths"]
+    assert 'class="cut"' in shown["histogram"]
 
 
-def test_a_row_that_is_an_attack_is_shown_as_text(handlers: Handlers, tmp_path: Path) -> None:
+def test_better_maximum_lengths_are_set(page: FormPage) -> None:
+    measured(page, max_length=40)
+    rows = page.handlers.rows
+    p95 = page.fire(rows.on_length_p95, "answer")["max_length"]
+    longest = page.fire(rows.on_length_longest, "answer")["max_length"]
+    assert 40 < p95 < longest
+    assert "none cut" in measured(page)["lengths"]
+
+
+def test_measured_lengths_replace_the_guess_from_the_file_size(fresh_page: FormPage) -> None:
+    guessed = fresh_page.states["answer"].resolved.rows
+    measured(fresh_page)
+    fresh_page.edit()
+    known = fresh_page.states["answer"].resolved.rows
+    assert guessed.p95_tokens is None
+    assert known.p95_tokens is not None
+    assert known.mean_tokens != guessed.mean_tokens
+
+
+def test_a_row_is_shown_with_what_counts_for_the_loss(page: FormPage) -> None:
+    shown = show_row(page, 1)["row"]
+    assert f"Row 1 of {NUM_ROWS}" in shown
+    assert '<span class="counts">' in shown
+
+
+@pytest.mark.parametrize(("asked", "number"), [(10_000, NUM_ROWS), (-5, 1), ("x", 1), (None, 1)])
+def test_a_row_that_does_not_exist_is_the_nearest_one(
+    page: FormPage, asked: object, number: int
+) -> None:
+    assert show_row(page, asked)["row_number"] == number
+
+
+def test_the_next_and_the_previous_row_are_shown(page: FormPage) -> None:
+    rows = page.handlers.rows
+    assert page.fire(rows.on_next_row, "answer", row_number=1)["row_number"] == 2
+    assert page.fire(rows.on_previous_row, "answer", row_number=3)["row_number"] == 2
+
+
+def test_a_row_is_found_by_its_text(page: FormPage) -> None:
+    assert "velvet" in find_row(page, "mrs velvet")["row"].lower()
+
+
+def test_a_row_is_found_by_its_line(page: FormPage) -> None:
+    assert find_row(page, "line 27")["row_number"] == 27
+
+
+def test_a_text_that_no_row_contains_is_not_found(page: FormPage) -> None:
+    assert "No row contains" in find_row(page, "no such words")["row"]
+
+
+def test_text_of_a_row_is_escaped(page: FormPage, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "<img src=x onerror=alert(1)>"}\n')
-    assert "<img" not in str(handlers.on_row(1, **demo(dataset=str(file)))["row"])
+    page.edit(dataset=str(file))
+    assert "<img" not in show_row(page, 1)["row"]
 
 
-def test_rows_that_lose_their_answers_are_not_trained_on_unasked(handlers: Handlers) -> None:
-    measured(handlers, max_length=12)
-    refused = handlers.on_start(**demo(max_length=12))
-    assert "Not started. Max length" in str(refused["start_message"])
+def test_rows_that_lose_their_answers_do_not_start(page: FormPage) -> None:
+    measured(page, max_length=12)
+    assert "Not started. Max length" in page.start()["start_message"]
 
 
-def test_lost_answers_of_a_mix_are_counted_too(handlers: Handlers, tmp_path: Path) -> None:
+@pytest.fixture
+def mix(tmp_path: Path) -> str:
+    """Return a mix with a long question, 90 times."""
+    turns = [("user", "Say it. " * 200), ("assistant", "Yes")]
+    messages = [{"role": role, "content": text} for role, text in turns]
     file = tmp_path / "more.jsonl"
-    said = (
-        {"role": role, "content": text}
-        for role, text in (("user", "Say it. " * 200), ("assistant", "Yes"))
-    )
-    file.write_text(json.dumps({"messages": [*said]}) + "\n")
-    mixed = {"mix": f"{file} = 90", "eval_fraction": 0}
-    assert "90 lose the whole answer" in str(measured(handlers, **mixed)["lengths"])
-    assert "Not started. Max length" in str(handlers.on_start(**demo(**mixed))["start_message"])
-    assert "Row 1 of 311" in str(handlers.on_row(1, **demo(**mixed))["row"])
+    file.write_text(json.dumps({"messages": messages}) + "\n")
+    return f"{file} = 90"
 
 
-def test_both_answers_of_a_preference_are_shown(handlers: Handlers) -> None:
-    shown = str(handlers.on_row(1, **demo(stage="dpo"))["row"])
-    assert "rejected" in shown and shown.count("<pre>") == 2
+def test_lost_answers_of_a_mix_count(page: FormPage, mix: str) -> None:
+    shown = measured(page, mix=mix, eval_fraction=0)
+    assert "90 lose the whole answer" in shown["lengths"]
+    assert "Not started. Max length" in page.start()["start_message"]
 
 
-def test_a_model_without_a_tokenizer_is_a_sentence(handlers: Handlers, tmp_path: Path) -> None:
+def test_a_preview_shows_the_dataset_without_its_mix(page: FormPage, mix: str) -> None:
+    page.edit(mix=mix, eval_fraction=0)
+    assert f"Row 1 of {NUM_ROWS}" in show_row(page, 1)["row"]
+
+
+def test_both_answers_of_a_preference_are_shown(page: FormPage) -> None:
+    page.edit(stage="dpo")
+    shown = show_row(page, 1)["row"]
+    assert "rejected" in shown
+    assert shown.count("<pre>") == 2
+
+
+def test_a_model_without_a_tokenizer_is_a_message(page: FormPage, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert 'class="notice' in str(handlers.on_row(1, **demo(model=str(tmp_path)))["row"])
+    page.edit(model=str(tmp_path))
+    assert 'class="notice' in show_row(page, 1)["row"]
+
+
+def test_a_preview_that_failed_is_not_started_at_every_edit(page: FormPage, tmp_path: Path) -> None:
+    shown = measured(page, model="meta-llama/Llama-3.1-8B")  # its tokenizer is not here
+    assert "cannot be shown" in shown["lengths"]
+    resolved = resolve(demo(model="meta-llama/Llama-3.1-8B"))
+    before = page.handlers.previews.of_training(resolved)
+    page.edit(lora_r=9)
+    assert page.handlers.previews.of_training(resolved) is before

@@ -1,29 +1,42 @@
-"""What happens on each event: read the form, call core, return {name of a component: what it shows now}.
+"""Event handlers: read the form, call core, return what each component shows now.
 
-Names are JobSpec fields for the form and the page's own names for the rest; the page joins them to components. Values
-are strings, numbers, figures and updates of these only. A handler never trains and never waits for a training.
+Keys of the form are JobSpec fields; other names are the page's own. Values are strings, numbers,
+figures and updates of these. A handler never trains and never waits for a training.
 """
 
 from core.runs import Home
-from ui.handlers.columns import COLUMN_BOXES, ColumnHandlers
+from ui.handlers import columns, panels
+from ui.handlers.answer import FIRST_STATE, NO_ANSWER
 from ui.handlers.data import DataHandlers
-from ui.handlers.exact import Checks, ExactHandlers
-from ui.handlers.intake import Takings
-from ui.handlers.job import SHOWN_FIXES, JobHandlers
-from ui.handlers.preview import PreviewHandlers, Previews
+from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
+from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
-from ui.handlers.shown import Shown
+from ui.handlers.trace import TraceHandlers
 
-__all__ = ["COLUMN_BOXES", "SHOWN_FIXES", "Handlers", "Shown"]
+__all__ = [
+    "FIRST_STATE",
+    "FIX_BUTTONS",
+    "NO_ANSWER",
+    "Handlers",
+    "Suggestions",
+    "Undo",
+    "columns",
+    "panels",
+]
 
 
-class Handlers(
-    JobHandlers, DataHandlers, ColumnHandlers, PreviewHandlers, ExactHandlers, RunHandlers
-):
+class Handlers:
     """Every event of the page, over one home folder."""
 
-    def __init__(self, home: Home):
+    def __init__(self, home: Home) -> None:
         self.home = home
-        self.checks = Checks(home)
         self.previews = Previews(home)
-        self.takings = Takings(home)
+        self.data = DataHandlers(home)
+        self.rows = RowHandlers(self.previews)
+        self.trace = TraceHandlers(home, self.previews)
+        self.estimate = EstimateHandlers(home, self.previews, self.trace)
+        self.runs = RunHandlers(home, self.previews)
+
+    def close(self) -> None:
+        """End the child processes."""
+        self.previews.close()

@@ -1,4 +1,4 @@
-"""What happens to columns under other names: a person says what the rows are, and which column is which."""
+"""Column mapping: the user says which row format a file has and which column is which."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,84 +8,93 @@ from core.dataset import DatasetReport, map_columns, match_columns
 from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home, new_folder
-from core.training.contract.row_formats import ROW_FORMATS, ROW_FORMATS_BY_ID, accepts
+from core.training.contract.row_formats import ROW_FORMATS, ROW_FORMATS_BY_ID, RowFormat, accepts
 from ui import render
-from ui.handlers.menu import taken_up
-from ui.handlers.shown import Shown
+from ui.events import Updates
+from ui.handlers.data import use_file
 
-COLUMN_BOXES = tuple(
-    f"column_{place}"
-    for place in range(max(len(kind.columns + kind.optional_columns) for kind in ROW_FORMATS))
-)
-"""Names of the boxes, one for each column that the rows of some kind may have."""
+MAX_COLUMNS = max(len(each.columns + each.optional_columns) for each in ROW_FORMATS)
+COLUMN_BOXES = tuple(f"column_{place}" for place in range(MAX_COLUMNS))
+"""Names of the menus: one for each column that a row format may have."""
 MOST_LIKELY = "question and answer"
+NOT_CHOSEN, NO_COLUMN = "(choose)", "(none)"
 
 
-class ColumnHandlers:
-    """The events of naming columns, over one home folder."""
-
-    home: Home
-
-    def on_kind(self, kind: str, names: Sequence[str]) -> Shown:
-        """The rows are said to be of that kind: its columns are asked for, known ones filled in."""
-        return _boxes(kind, names, match_columns(ROW_FORMATS_BY_ID[kind], names))
-
-    def on_map_columns(self, dataset: str, stage: str, kind: str, **boxes: str | None) -> Shown:
-        """Writes the data again under our names for its columns, and takes the new file as the data."""
-        source = dataset_path(dataset, stage)
-        pairs = {
-            ours: boxes.get(box) for ours, box in zip(_columns(kind), COLUMN_BOXES, strict=False)
-        }
-        try:
-            target = new_folder(self.home) / f"{source.stem}-named.jsonl"
-            written = map_columns(
-                source, target, {ours: theirs for ours, theirs in pairs.items() if theirs}, kind
-            )
-        except (DatasetError, OSError) as error:
-            return {"mended": render.notice(f"Nothing was changed. {error}", "bad")}
-        return {
-            **taken_up(self.home, written.path),
-            "mended": render.notice(" ".join(written.actions)),
-        }
-
-
-def shown_columns(
-    fields: Mapping[str, object], report: DatasetReport | None, is_new: bool
-) -> Shown:
-    """For data that is new here, the place to say what its columns are; it opens by itself where that is not known."""
-    if not is_new:
+def on_row_format(row_format: str, column_names: Sequence[str]) -> Updates:
+    """Ask for the columns of another row format. Known columns are filled in."""
+    if row_format not in ROW_FORMATS_BY_ID:
         return {}
-    names = report.found_columns if report else ()
-    if report is None or not names or fields["dataset"] == "demo":
+    chosen = ROW_FORMATS_BY_ID[row_format]
+    return _boxes(chosen, column_names, match_columns(chosen, column_names))
+
+
+def on_map_columns(
+    home: Home, dataset: str, stage: str, row_format: str, **boxes: str | None
+) -> Updates:
+    """Write the data with our names for its columns to a new file and use that."""
+    if row_format not in ROW_FORMATS_BY_ID:
+        return {}
+    source = dataset_path(dataset, stage)
+    columns: dict[str, str] = {}
+    for ours, box in zip(_columns(ROW_FORMATS_BY_ID[row_format]), COLUMN_BOXES, strict=False):
+        if theirs := boxes.get(box):
+            columns[ours] = theirs
+    try:
+        target = new_folder(home) / f"{source.stem}-named.jsonl"
+        written = map_columns(source, target, columns, row_format)
+    except (DatasetError, OSError) as error:
+        return {"data_message": render.notice(f"Nothing was changed. {error}", "bad")}
+    said = render.notice(" ".join(written.actions))
+    return {**use_file(home, written.path), "data_message": said}
+
+
+def show_columns(values: Mapping[str, object], report: DatasetReport | None) -> Updates:
+    """Offer the mapping for new data. It opens by itself if the format of the rows is not known."""
+    if report is None or not report.found_columns or values["dataset"] == "demo":
         return {"columns_panel": gr.update(visible=False)}
-    kinds = [kind.id for kind in ROW_FORMATS if accepts(str(fields["stage"]), kind)]
-    suggested = (kind.id for kind in ROW_FORMATS if kind.columns == tuple(report.suggestion))
-    likely = next(
-        (id for id in (report.row_format, *suggested, MOST_LIKELY) if id in kinds), kinds[0]
-    )
+    accepted = [each for each in ROW_FORMATS if accepts(str(values["stage"]), each)]
+    likely = _most_likely(accepted, report)
+    names = report.found_columns
+    mapping = report.suggestion or match_columns(likely, names)
     return {
         "columns_panel": gr.update(visible=True, open=not report.dataset_type),
-        "kind": gr.update(choices=kinds, value=likely),
-        "names": list(names),
-        **_boxes(
-            likely, names, report.suggestion or match_columns(ROW_FORMATS_BY_ID[likely], names)
-        ),
+        "row_format": gr.update(choices=[each.id for each in accepted], value=likely.id),
+        "column_names": list(names),
+        **_boxes(likely, names, mapping),
     }
 
 
-def _columns(kind: str) -> tuple[str, ...]:
-    return ROW_FORMATS_BY_ID[kind].columns + ROW_FORMATS_BY_ID[kind].optional_columns
+def _most_likely(accepted: Sequence[RowFormat], report: DatasetReport) -> RowFormat:
+    """Return the detected format, else the suggested one, else the usual one, else any."""
+    for each in accepted:
+        if each.id == report.row_format:
+            return each
+    for each in accepted:
+        if each.columns == tuple(report.suggestion):
+            return each
+    usual = ROW_FORMATS_BY_ID[MOST_LIKELY]
+    return usual if usual in accepted else accepted[0]
 
 
-def _boxes(kind: str, names: Sequence[str], mapping: Mapping[str, str]) -> Shown:
-    """One menu of the file's columns for each column of the kind; those that it may do without can stay empty."""
-    shown: Shown = {box: gr.update(visible=False, choices=[], value=None) for box in COLUMN_BOXES}
-    for box, ours in zip(COLUMN_BOXES, _columns(kind), strict=False):
-        is_optional = ours in ROW_FORMATS_BY_ID[kind].optional_columns
-        if is_optional and len(names) <= len(ROW_FORMATS_BY_ID[kind].columns):
-            continue
-        choices = [("(none)" if is_optional else "(choose)", ""), *((name, name) for name in names)]
-        known = mapping.get(ours) or (ours if is_optional and ours in names else "")
-        label = f"{ours}, if there is one" if is_optional else ours
-        shown[box] = gr.update(visible=True, label=label, choices=choices, value=known)
-    return shown
+def _columns(row_format: RowFormat) -> tuple[str, ...]:
+    return row_format.columns + row_format.optional_columns
+
+
+def _boxes(row_format: RowFormat, names: Sequence[str], mapping: Mapping[str, str]) -> Updates:
+    """Show one menu of the file's columns for each column of the format."""
+    updates: Updates = {
+        box: gr.update(visible=False, choices=[], value=None) for box in COLUMN_BOXES
+    }
+    options = [(name, name) for name in names]
+    for box, ours in zip(COLUMN_BOXES, _columns(row_format), strict=False):
+        if ours in row_format.columns:
+            known = mapping.get(ours, "")
+            choices = [(NOT_CHOSEN, ""), *options]
+            updates[box] = gr.update(visible=True, label=ours, choices=choices, value=known)
+        elif len(names) > len(row_format.columns):
+            # Only a file with more columns than are required can have an optional one.
+            known = mapping.get(ours) or (ours if ours in names else "")
+            choices = [(NO_COLUMN, ""), *options]
+            label = f"{ours} (optional)"
+            updates[box] = gr.update(visible=True, label=label, choices=choices, value=known)
+    return updates

@@ -1,165 +1,132 @@
-"""What happens to the data: an upload is kept and checked, bad rows are dropped, the file is repaired."""
+"""Data events: upload, import, repair; and what the page shows of a dataset. Changes no file."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
 
-from core import dataset
 from core.dataset import (
     TABLES,
     USUAL_STAGES,
     DatasetReport,
     Wish,
     Written,
-    counted,
     drop_bad_rows,
-    parse_mix,
+    is_hub_dataset,
+    must_be_imported,
     repair,
 )
-from core.job import DatasetError, Problem, SpecError
-from core.resolve import dataset_path, is_there
-from core.runs import Home, keep, new_folder
-from core.speed import RowStatistics
+from core.job import DatasetError
+from core.resolve import dataset_path
+from core.runs import Home, keep, kept_rows, new_folder
 from core.training.contract.stages import STAGES
+from core.wording import ago
 from ui import render
-from ui.handlers.intake import IntakeHandlers
-from ui.handlers.menu import taken_up
-from ui.handlers.shown import Shown
+from ui.events import Updates
+from ui.form import DEMO_DATA, Choices
+from ui.handlers.imports import Imports, show_import
+from ui.handlers.reports import report_of
 from ui.render import dataset as panel
 
-LARGE_FILE_BYTES = 4 * 2**20
-BYTES_PER_TOKEN = 4
-"""Of English text under the usual vocabularies; enough for a forecast until the rows are tokenised."""
+MAX_LISTED = 30
 
 
-class DataHandlers(IntakeHandlers):
-    """The events of the data, over one home folder."""
+class DataHandlers:
+    """Events of the data of the form, over one home folder."""
 
-    home: Home
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.imports = Imports(home)
 
-    def on_upload(self, upload: str | None) -> Shown:
-        """A file was dropped: it is kept under its content's name, and becomes the job's data; a table is taken in."""
+    def on_upload(self, upload: str | None) -> Updates:
+        """Keep an uploaded file and use it as the data. Tables are imported as JSONL."""
         if not upload:
             return {}
         source = Path(upload)
-        suffix = source.suffix.lower() if source.suffix.lower() in TABLES else ".jsonl"
-        kept = keep(self.home, source, suffix)
-        taken = (
-            self.on_take_in(str(kept))
-            if suffix in TABLES
-            else taken_up(self.home, kept) | {"mended": ""}
-        )
-        return taken | {"upload": None}
+        suffix = source.suffix.lower()
+        if suffix in TABLES:
+            kept = keep(self.home, source, suffix)
+            return {**self.on_import(str(kept)), "upload": None}
+        kept = keep(self.home, source, ".jsonl")
+        return {**use_file(self.home, kept), "data_message": "", "upload": None}
 
-    def on_usual_stage(self, dataset: str, stage: str) -> Shown:
-        """The data is of another stage: that stage is chosen."""
+    def on_import(self, dataset: str) -> Updates:
+        """Start to import the table or the Hub dataset that the data field names."""
+        source = dataset if is_hub_dataset(dataset) else str(dataset_path(dataset))
+        return self.on_import_progress(self.imports.begin(source))
+
+    def on_import_progress(self, import_id: str) -> Updates:
+        """Show the progress of an import. Once it is finished, use its file as the data."""
+        updates, path = show_import(self.imports, import_id)
+        if path:
+            updates |= use_file(self.home, path)
+        return updates
+
+    def on_cancel_import(self, import_id: str) -> Updates:
+        """Cancel an import."""
+        self.imports.cancel(import_id)
+        return {}
+
+    def on_switch_stage(self, dataset: str, stage: str) -> Updates:
+        """Choose the stage that the type of the data is for."""
         report = report_of({"dataset": dataset, "stage": stage})
-        return (
-            {"stage": USUAL_STAGES[report.dataset_type]} if report and report.dataset_type else {}
-        )
+        if report is None or report.dataset_type not in USUAL_STAGES:
+            return {}
+        return {"stage": USUAL_STAGES[report.dataset_type]}
 
-    def on_drop_rows(self, dataset: str, stage: str) -> Shown:
-        """Writes the data again without its bad rows, and takes the new file as the data."""
-        return self._mended(
-            dataset,
-            stage,
-            "good",
-            lambda path, target: drop_bad_rows(path, target, Wish(stage=stage)),
-        )
+    def on_remove_rows(self, dataset: str, stage: str) -> Updates:
+        """Write the data without its invalid rows to a new file and use that."""
 
-    def on_repair(self, dataset: str, stage: str) -> Shown:
-        """Writes the data again with everything repaired that can be, and takes the new file as the data."""
-        return self._mended(dataset, stage, "repaired", repair)
+        def remove(source: Path, target: Path) -> Written:
+            return drop_bad_rows(source, target, Wish(stage=stage))
 
-    def _mended(
-        self, dataset: str, stage: str, how: str, mend: Callable[[Path, Path], Written]
-    ) -> Shown:
-        source = dataset_path(dataset, stage)
+        return self._rewrite(dataset_path(dataset, stage), "valid", remove)
+
+    def on_repair(self, dataset: str, stage: str) -> Updates:
+        """Write the data with everything repaired that can be to a new file and use that."""
+        return self._rewrite(dataset_path(dataset, stage), "repaired", repair)
+
+    def _rewrite(
+        self, source: Path, suffix: str, rewrite: Callable[[Path, Path], Written]
+    ) -> Updates:
         try:
-            written = mend(source, new_folder(self.home) / f"{source.stem}-{how}.jsonl")
+            written = rewrite(source, new_folder(self.home) / f"{source.stem}-{suffix}.jsonl")
         except (DatasetError, OSError) as error:
-            return {"mended": render.notice(f"Nothing was changed. {error}", "bad")}
-        said = " ".join(written.actions) or "Nothing needed to be changed."
-        return {
-            **taken_up(self.home, written.path),
-            "mended": render.notice(f"{said} The old file stays as it is."),
-        }
+            return {"data_message": render.notice(f"Nothing was changed. {error}", "bad")}
+        done = " ".join(written.actions) or "Nothing needed to be changed."
+        said = render.notice(f"{done} The original file is unchanged.")
+        return {**use_file(self.home, written.path), "data_message": said}
 
 
-def report_of(fields: Mapping[str, object]) -> DatasetReport | None:
-    """The report on a form's data; None where there is no such file."""
-    path = _data_of(fields)
-    return checked(path, str(fields.get("stage") or "sft")) if is_there(path) else None
+def use_file(home: Home, path: Path) -> Updates:
+    """Make a file the data of the form."""
+    return {"dataset": gr.update(choices=data_choices(home), value=str(path))}
 
 
-def shown_data(report: DatasetReport | None) -> Shown:
-    """One line about the data, what is behind it, and the buttons that would mend it."""
-    can_drop = report is not None and report.num_problems > 0 and report.valid_rows > 0
-    other = (
-        STAGES[USUAL_STAGES[report.dataset_type]]
-        if report and "wrong_type" in report.counts
-        else None
-    )
-    return {
-        "usual_stage": gr.update(
-            visible=other is not None, value=f"Train with it: {other.title}" if other else ""
-        ),
-        "data_line": panel.data_report(report) if report else "",
-        "drop_rows": gr.update(visible=can_drop),
-        "repair": gr.update(visible=report is not None and bool(report.repairs)),
+def data_choices(home: Home) -> Choices:
+    """Return the demo and the files that the user has brought, the newest first."""
+    choices = [DEMO_DATA]
+    for path in kept_rows(home, MAX_LISTED):
+        choices.append((f"{path.name} · {ago(path.stat().st_mtime)}", str(path)))
+    return choices
+
+
+def show_data(reference: str, report: DatasetReport | None) -> Updates:
+    """Show the report on the data, and the buttons that would help."""
+    updates: Updates = {
+        "import_data": gr.update(visible=must_be_imported(reference)),
+        "data_line": "",
+        "switch_stage": gr.update(visible=False),
+        "remove_rows": gr.update(visible=False),
+        "repair": gr.update(visible=False),
     }
-
-
-def row_statistics(fields: Mapping[str, object]) -> RowStatistics | None:
-    """How many rows the data has, and about how long they are: in English text a token is some four bytes."""
-    report = report_of(fields)
-    if report is None or not report.rows:
-        return None
-    mean_tokens = max(1.0, _data_of(fields).stat().st_size / report.rows / BYTES_PER_TOKEN)
-    return RowStatistics(report.rows + _mixed_in(fields), mean_tokens)
-
-
-def _mixed_in(fields: Mapping[str, object]) -> int:
-    """How many rows the further files of a form bring, by their weights; none from a file that is not there."""
-    with suppress(ValueError, OSError):
-        sources, stage = parse_mix(str(fields.get("mix") or "")), str(fields.get("stage") or "sft")
-        return round(sum(weight * checked(path.absolute(), stage).rows for path, weight in sources))
-    return 0
-
-
-def checked(path: Path, stage: str) -> DatasetReport:
-    """The report on a file; read again only when the file has changed."""
-    stat = path.stat()
-    return _report(path, stage, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=32)
-def _report(path: Path, stage: str, _modified: int, size: int) -> DatasetReport:
-    """A large file, which could hold the page up, is checked in a child process."""
-    return (
-        dataset.check_in_child(path, stage)
-        if size > LARGE_FILE_BYTES
-        else dataset.check_file(path, stage)
-    )
-
-
-def require_usable(field: str, path: Path, report: DatasetReport) -> None:
-    if not report.is_usable:
-        first = report.problems[0]
-        where = (
-            f"line {first.line:,}"
-            if first.field == "row"
-            else f"line {first.line:,}, {first.field}"
-        )
-        lines = f"{counted(report.num_problems, 'line')} of {path.name}"
-        problem = f"{lines} cannot be used, the first is {where}: {first.message}"
-        raise SpecError(
-            Problem(field, first.message if first.field == "file" else problem, first.fix)
-        )
-
-
-def _data_of(fields: Mapping[str, object]) -> Path:
-    return dataset_path(str(fields.get("dataset") or ""), str(fields.get("stage") or "sft"))
+    if report is None:
+        return updates
+    can_remove = report.num_problems > 0 and report.valid_rows > 0
+    updates["data_line"] = panel.data_report(report)
+    updates["remove_rows"] = gr.update(visible=can_remove)
+    updates["repair"] = gr.update(visible=bool(report.repairs))
+    if "wrong_type" in report.counts:
+        usual = STAGES[USUAL_STAGES[report.dataset_type]]
+        updates["switch_stage"] = gr.update(visible=True, value=f"Switch to stage {usual.title}")
+    return updates

@@ -1,19 +1,39 @@
 """Core objects as HTML and plotly figures, one module for each part of the page."""
 
 from html import escape
+from typing import Literal
+
+NoticeKind = Literal["good", "bad", "warned", "plain"]
+
+__all__ = [
+    "dataset",
+    "estimate",
+    "history",
+    "notice",
+    "plots",
+    "progress",
+    "rows",
+    "run",
+    "timeline",
+    "top_line",
+    "trace",
+]
 
 
-def notice(text: str, kind: str = "good") -> str:
-    """One line under a control: good, bad or plain."""
+def notice(text: str, kind: NoticeKind = "good") -> str:
+    """Return one line of text under a control, "" for no text."""
     return f'<p class="notice {kind}">{escape(text)}</p>' if text else ""
 
 
 def top_line(device: str) -> str:
-    """The name, and what this machine has."""
+    """Return the name of the app and what this machine has."""
     return f'<div class="top"><h1>Tailor</h1><span class="chip">{escape(device)}</span></div>'
 
 
 def progress(text: str, share: float) -> str:
-    """What is being done, and how much of it is; `share` from 0 to 1."""
-    bar = f'<div class="progress" role="progressbar" aria-valuenow="{100 * share:.0f}"><span style="width:{share:.1%}">'
-    return f'<div class="waiting"><p>{escape(text)} ... {share:.0%}</p>{bar}</span></div></div>'
+    """Return what is being done and a bar; `share` from 0 to 1."""
+    return (
+        f'<div class="waiting"><p>{escape(text)} ... {share:.0%}</p>'
+        f'<div class="progress" role="progressbar" aria-valuenow="{100 * share:.0f}">'
+        f'<span style="width:{share:.1%}"></span></div></div>'
+    )

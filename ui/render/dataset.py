@@ -1,4 +1,4 @@
-"""A dataset as HTML: what it holds, what is wrong with it by line. Escapes all text of people's."""
+"""Report on a dataset as HTML. Escapes all text that comes from users."""
 
 from html import escape
 
@@ -6,19 +6,20 @@ from core.dataset import DatasetReport
 
 
 def data_report(report: DatasetReport) -> str:
-    """One line about a dataset; behind it why it was taken for what it is, and its problems and warnings by line."""
-    listed = "".join(f"<li>{escape(str(problem))}</li>" for problem in report.problems)
-    listed += (
-        f"<li>and {unlisted:,} more</li>"
-        if (unlisted := report.num_problems - len(report.problems))
-        else ""
-    )
-    warned = "".join(
-        f'<li class="warned">{escape(str(warning))}</li>' for warning in report.warnings
-    )
-    facts = "".join(
-        f'<li class="fact">{escape(fact)}</li>' for fact in (report.evidence, *report.notes) if fact
-    )
+    """Return one line about a dataset that opens to its problems, warnings and facts.
+
+    Rows of the evaluation file that are also training rows (`report.leaked`) are among the warnings.
+    """
+    items = [f"<li>{escape(str(problem))}</li>" for problem in report.problems]
+    num_unlisted = report.num_problems - len(report.problems)
+    if num_unlisted:
+        items.append(f"<li>and {num_unlisted:,} more</li>")
+    items += [f'<li class="warned">{escape(str(warning))}</li>' for warning in report.warnings]
+    for fact in (report.evidence, *report.notes):
+        if fact:
+            items.append(f'<li class="fact">{escape(fact)}</li>')
     kind = "good" if report.is_usable else "bad"
-    summary = f"<summary>{escape(report.summary())}</summary>"
-    return f'<details class="notice {kind}">{summary}<ul>{listed}{warned}{facts}</ul></details>'
+    return (
+        f'<details class="notice {kind}"><summary>{escape(report.summary())}</summary>'
+        f"<ul>{''.join(items)}</ul></details>"
+    )

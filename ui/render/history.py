@@ -1,4 +1,4 @@
-"""The runs as a list to choose from, and the comparison of several, as HTML. Escapes all text of people's."""
+"""List of runs and comparison of several, as HTML. Escapes all text that comes from users."""
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
@@ -11,47 +11,47 @@ from core import runs
 from core.resolve import reference_of
 from core.runs import Run
 from core.wording import ago, duration, memory
-from ui.render.run import SIGNS
+from ui.render.run import SIGNS, share_done
 
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 72, 18, 40
-LARGEST_SPARK_BYTES = 2 * 2**20
-"""Of metrics.jsonl: a longer one costs too much for a picture this small."""
+MAX_SPARK_BYTES = 2 * 2**20
+"""Size of metrics.jsonl above which a picture this small costs too much."""
+MAX_MEASURED = 200
+"""Newest runs whose disk space is added up."""
 
 
-def run_list(
-    shown: Sequence[Run], num_found: int, chosen: str | None, compared: Collection[str]
-) -> str:
-    """The runs, the newest first, each a button; a box at each puts it into the comparison."""
+def run_list(shown: Sequence[Run], num_found: int, chosen: str, compared: Collection[str]) -> str:
+    """Return the runs, newest first: a button for each, and a box that adds it to the comparison."""
     if not shown:
-        return '<p class="empty">No run here. Press <b>Start training</b> on the Train tab.</p>'
+        return '<p class="empty">No runs here. Press <b>Start training</b> on the Train tab.</p>'
     items = "".join(_item(run, run.id == chosen, run.id in compared) for run in shown)
-    more = num_found - len(shown)
-    rest = f'<p class="notice">and {more:,} more: search for them</p>' if more else ""
+    num_hidden = num_found - len(shown)
+    rest = ""
+    if num_hidden:
+        rest = f'<p class="notice">{num_hidden:,} more: use the search to find them</p>'
     return f'<ul class="run-list">{items}</ul>{rest}'
 
 
 def _item(run: Run, is_chosen: bool, is_compared: bool) -> str:
-    share = 100 * run.step / run.max_steps if run.max_steps else 0
     name = escape(run.name)
-    facts = " · ".join(_facts(run))
+    checked = "checked" if is_compared else ""
+    facts = escape(" · ".join(_facts(run)))
     return (
-        f'<li class="{run.state}"><input type="checkbox" data-compare="{run.id}" aria-label="Compare {name}" '
-        f'title="Compare" {"checked" if is_compared else ""}>'
+        f'<li class="{run.state}"><input type="checkbox" data-compare="{run.id}" '
+        f'aria-label="Compare {name}" title="Compare" {checked}>'
         f'<button type="button" data-run="{run.id}" aria-pressed="{str(is_chosen).lower()}">'
-        f'<span class="name"><i title="{run.state}">{SIGNS[run.state]}</i> {name}</span>{sparkline(run)}'
-        f'<span class="facts">{escape(facts)}</span>'
-        f'<span class="progress"><span style="width:{share:.1f}%"></span></span></button></li>'
+        f'<span class="name"><i title="{run.state}">{SIGNS[run.state]}</i> {name}</span>'
+        f'{sparkline(run)}<span class="facts">{facts}</span><span class="progress">'
+        f'<span style="width:{100 * share_done(run):.1f}%"></span></span></button></li>'
     )
 
 
 def _facts(run: Run) -> Iterator[str]:
-    """What tells a run from the others, and how it came out."""
-    yield from (
-        reference_of(run.job.model).rsplit("/", 1)[-1],
-        run.job.stage,
-        run.job.method,
-        *run.about.tags,
-    )
+    """Yield what tells a run from others, and its results."""
+    yield reference_of(run.job.model).rsplit("/", 1)[-1]
+    yield run.job.stage
+    yield run.job.method
+    yield from run.about.tags
     if run.loss is not None:
         yield f"loss {run.loss:.4g}"
     if run.peak_bytes:
@@ -64,18 +64,20 @@ def _facts(run: Run) -> Iterator[str]:
 
 
 def sparkline(run: Run) -> str:
-    """The loss as small as a word; nothing for fewer than two values."""
+    """Return the loss curve as small as a word, "" for fewer than two values."""
     try:
         size = (run.folder / "metrics.jsonl").stat().st_size
     except FileNotFoundError:
         return ""
-    return _spark(run.folder, size) if size <= LARGEST_SPARK_BYTES else ""
+    return _sparkline(run.folder, size) if size <= MAX_SPARK_BYTES else ""
 
 
 @lru_cache(maxsize=1000)
-def _spark(folder: Path, _size: int) -> str:
+def _sparkline(folder: Path, _size: int) -> str:
     curve = runs.read_curves(folder, SPARK_POINTS).get("loss")
-    values = curve.values[np.isfinite(curve.values)] if curve else np.empty(0)
+    if curve is None:
+        return ""
+    values = curve.values[np.isfinite(curve.values)]
     if len(values) < 2:
         return ""
     across = np.linspace(1, SPARK_WIDTH - 1, len(values))
@@ -88,35 +90,30 @@ def _spark(folder: Path, _size: int) -> str:
 
 
 def facts(listed: Sequence[Run]) -> str:
-    """How many runs there are, and what they take of the disk."""
+    """Return how many runs there are, and how much disk space they take."""
     if not listed:
         return ""
-    waiting = sum(run.state == "queued" for run in listed)
-    measured = listed[:MOST_MEASURED]
-    size = memory(sum(map(runs.disk_bytes, measured)))
-    where = "" if len(measured) == len(listed) else f" in the newest {len(measured):,}"
-    parts = [
-        f"{len(listed):,} run{'s' * (len(listed) != 1)}",
-        f"{size}{where}",
-        *([f"{waiting:,} in the queue"] if waiting else []),
-    ]
+    measured = listed[:MAX_MEASURED]
+    size = memory(sum(runs.disk_bytes(run) for run in measured))
+    if len(measured) < len(listed):
+        size += f" in the newest {len(measured):,}"
+    parts = [f"{len(listed):,} runs", size]
+    if len(listed) == 1:
+        parts[0] = "1 run"
+    if num_queued := sum(run.state == "queued" for run in listed):
+        parts.append(f"{num_queued:,} in the queue")
     return f'<p class="notice">{" · ".join(parts)}</p>'
 
 
-MOST_MEASURED = 200
-
-
 def differences(compared: Sequence[Run]) -> str:
-    """What differs between runs, and how each came out."""
+    """Return a table of what differs between runs, and of their results."""
     if len(compared) < 2:
         return ""
     heads = "".join(f"<th>{escape(run.name)}</th>" for run in compared)
-    lines = "".join(
-        f"<tr><th>{escape(each.name)}</th>"
-        + "".join(f"<td>{escape(_value(each.name, value))}</td>" for value in each.values)
-        + "</tr>"
-        for each in runs.compare(compared)
-    )
+    lines = ""
+    for each in runs.compare(compared):
+        cells = "".join(f"<td>{escape(_value(each.name, value))}</td>" for value in each.values)
+        lines += f"<tr><th>{escape(each.name)}</th>{cells}</tr>"
     return f'<div class="measured scrolls"><table><tr><th></th>{heads}</tr>{lines}</table></div>'
 
 
@@ -127,4 +124,6 @@ def _value(name: str, value: object) -> str:
         return memory(value)
     if name == "seconds" and isinstance(value, int | float):
         return duration(value)
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return str(value)

@@ -1,4 +1,4 @@
-"""One run as HTML: label, header, tiles, memory table, answers. Reads the run folder; escapes all text of people's."""
+"""One run as HTML: header, tiles, memory table, answers, files. Reads the run folder; escapes text."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -7,17 +7,9 @@ import numpy as np
 
 from core import runs
 from core.advise import Advice
-from core.runs import Run
-from core.wording import (
-    LARGE_MISS,
-    PHASES,
-    duration,
-    memory,
-    memory_differences,
-    memory_rows,
-    seconds_left,
-    state_sentence,
-)
+from core.runs import Curve, Run
+from core.runs.prediction import LARGE_ERROR, prediction_errors
+from core.wording import PHASES, duration, memory, memory_rows, seconds_left, state_sentence
 from ui.render import notice
 
 SIGNS: Mapping[str, str] = {
@@ -30,77 +22,83 @@ SIGNS: Mapping[str, str] = {
     "failed": "✗",
     "interrupted": "✗",
 }
-"""A state as a sign, for which colour is only a second help."""
+"""Sign of each state, so that nothing depends on colour alone."""
+NO_VALUE = "–"
+BUNDLE_LABEL = "Download bundle"
 
 
-def live_label(run: Run) -> str:
-    """The running run in the top line: its name, how far it is."""
-    progress = f" · {run.step:,} / {run.max_steps:,}" if run.max_steps else ""
-    return f"{SIGNS[run.state]} {run.name}{progress}"
+def active_label(run: Run) -> str:
+    """Return the label of the running run in the top line: its name and its step."""
+    label = f"{SIGNS[run.state]} {run.name}"
+    if run.max_steps:
+        label += f" · {run.step:,} / {run.max_steps:,}"
+    return label
 
 
-def run_header(run: Run | None, helps: Sequence[Advice] = (), stalled: str | None = None) -> str:
-    """Title, state in a sentence, how far it is with the time left, and what is worth knowing about it."""
-    if run is None:
-        return '<div class="run empty"><p>No runs yet. Press <b>Start training</b> on the Train tab.</p></div>'
-    share = 100 * run.step / run.max_steps if run.max_steps else 0
+def share_done(run: Run) -> float:
+    """Return the share of the steps that is done, from 0 to 1."""
+    return run.step / run.max_steps if run.max_steps else 0.0
+
+
+def no_run() -> str:
+    """Return what stands in place of a run."""
+    said = "No runs yet. Press <b>Start training</b> on the Train tab."
+    return f'<div class="run empty"><p>{said}</p></div>'
+
+
+def run_header(run: Run, advice: Sequence[Advice] = (), stall_warning: str | None = None) -> str:
+    """Return title, state, progress with the time left, warnings and advice."""
+    percent = 100 * share_done(run)
+    progress = []
+    if run.max_steps:
+        progress.append(f"{percent:.0f} %")
     left = seconds_left(run)
-    aside = f"{share:.0f} %" if run.max_steps else ""
-    aside += f" · about {duration(left)} left" if left is not None else ""
-    said = [
-        *run.status.notes,
-        run.status.warning or "",
-        stalled or "",
-    ]
+    if left is not None:
+        progress.append(f"about {duration(left)} left")
+    warnings = [*run.status.notes, run.status.warning or "", stall_warning or ""]
     return (
         f'<div class="run {run.state}"><h2>{escape(run.name)}</h2>'
         f'<p class="state">{escape(state_sentence(run))}</p>'
-        f'<div class="progress" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" aria-valuemax="100">'
-        f'<span style="width:{share:.2f}%"></span></div><p class="aside">{aside}</p>'
-        f"{''.join(notice(each, 'warned') for each in said)}{_what_helps(helps)}</div>"
+        f'<div class="progress" role="progressbar" aria-valuenow="{percent:.0f}" '
+        f'aria-valuemin="0" aria-valuemax="100"><span style="width:{percent:.2f}%"></span></div>'
+        f'<p class="facts">{" · ".join(progress)}</p>'
+        f"{''.join(notice(each, 'warned') for each in warnings)}{_advice(advice)}</div>"
     )
 
 
-def _what_helps(helps: Sequence[Advice]) -> str:
-    items = "".join(f"<li><b>{escape(each.title)}.</b> {escape(each.why)}</li>" for each in helps)
-    return f'<ul class="helps" aria-label="What would help">{items}</ul>' if helps else ""
+def _advice(advice: Sequence[Advice]) -> str:
+    if not advice:
+        return ""
+    items = "".join(f"<li><b>{escape(each.title)}.</b> {escape(each.why)}</li>" for each in advice)
+    return f'<ul class="advice" aria-label="What would help">{items}</ul>'
 
 
 def tiles(run: Run | None) -> str:
-    """Four numbers: loss, speed, peak memory against the prediction, time and what it cost."""
+    """Return four numbers: loss, speed, peak memory, and time with its cost."""
     if run is None:
         return ""
     curves = runs.read_curves(run.folder)
-    loss, speed = curves.get("loss"), curves.get("tokens_per_second")
     peaks = curves.get("memory_peak_bytes") or curves.get("device_used_bytes")
-    price = f" · ${run.usd:,.2f}" if run.usd else ""
-    facts = (
-        (
-            "Loss",
-            _loss(loss.values[-1]) if loss else "–",
-            f"from {_loss(loss.values[0])}" if loss else "",
-        ),
-        (
-            "Speed",
-            f"{speed.values[-1]:,.0f}" if speed else "–",
-            _rate(run, float(np.nanmedian(speed.values)) if speed else 0),
-        ),
-        (
-            "Peak memory",
-            memory(np.nanmax(peaks.values)) if peaks else "–",
-            run.status.device or "",
-        ),
-        (
-            "Time",
-            duration(run.seconds) if run.status.updated else "–",
-            f"{run.job.stage} · {run.job.method}{price}",
-        ),
-    )
-    cells = "".join(
-        f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>"
-        for name, value, more in facts
+    peak = NO_VALUE
+    if peaks:
+        peak = memory(np.nanmax(peaks.values))
+    cells = (
+        _loss_tile(curves.get("loss"))
+        + _speed_tile(run, curves.get("tokens_per_second"))
+        + _tile("Peak memory", peak, run.status.device or "")
+        + _time_tile(run)
     )
     return f'<div class="tiles">{cells}</div>'
+
+
+def _tile(name: str, value: str, more: str) -> str:
+    return f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>"
+
+
+def _loss_tile(loss: Curve | None) -> str:
+    if loss is None:
+        return _tile("Loss", NO_VALUE, "")
+    return _tile("Loss", _loss(loss.values[-1]), f"from {_loss(loss.values[0])}")
 
 
 def _loss(value: float) -> str:
@@ -108,98 +106,111 @@ def _loss(value: float) -> str:
     return f"{value:.2g}" if abs(value) < 0.001 else f"{value:.4f}"
 
 
-def _rate(run: Run, measured: float) -> str:
-    """The unit of the speed; on the card that it was forecast for also how that came out, and how busy the card is."""
-    foretold = runs.read_json(run.folder / "estimate.json")
-    forecast, peak = (
-        (foretold.get("speed") or {}).get("tokens_per_second"),
-        foretold.get("peak_tokens_per_second"),
-    )
-    if not measured or run.job.gpu != "local" or not forecast:
-        return "tokens/s"
-    busy = f" · MFU {measured / peak:.0%}" if peak else ""
-    return f"tokens/s, {measured / forecast - 1:+.0%} of forecast{busy}"
+def _speed_tile(run: Run, speed: Curve | None) -> str:
+    """Return the speed; on this machine's card also against the forecast, and the MFU."""
+    if speed is None:
+        return _tile("Speed", NO_VALUE, "tokens/s")
+    more = "tokens/s"
+    measured = float(np.nanmedian(speed.values))
+    predicted = runs.read_json(run.folder / "estimate.json")
+    forecast = (predicted.get("speed") or {}).get("tokens_per_second")
+    peak = predicted.get("peak_tokens_per_second")
+    if measured and forecast and run.job.gpu == "local":
+        more += f", {measured / forecast - 1:+.0%} of forecast"
+        if peak:
+            more += f" · MFU {measured / peak:.0%}"
+    return _tile("Speed", f"{speed.values[-1]:,.0f}", more)
+
+
+def _time_tile(run: Run) -> str:
+    seconds = duration(run.seconds) if run.status.updated else NO_VALUE
+    more = f"{run.job.stage} · {run.job.method}"
+    if run.usd:
+        more += f" · ${run.usd:,.2f}"
+    return _tile("Time", seconds, more)
 
 
 def memory_table(run: Run | None) -> str:
-    """Predicted against measured peak of each phase."""
-    rows = memory_rows(run) if run else []
-    if not rows:
+    """Return the predicted and the measured peak of each phase."""
+    if run is None:
         return ""
-    cells = "".join(
-        f"<tr><th>{phase}</th>" + "".join(f"<td>{each}</td>" for each in rest) + "</tr>"
-        for phase, *rest in rows
+    lines = ""
+    for phase, *values in memory_rows(run):
+        cells = "".join(f"<td>{value}</td>" for value in values)
+        lines += f"<tr><th>{phase}</th>{cells}</tr>"
+    if not lines:
+        return ""
+    errors = prediction_errors(run)
+    last = "difference" if errors else ""
+    heads = f"<tr><th></th><th>predicted GiB</th><th>measured GiB</th><th>{last}</th></tr>"
+    return (
+        f'<div class="measured"><h3>Predicted and measured memory</h3>'
+        f"<table>{heads}{lines}</table><p>{_memory_note(errors)}</p></div>"
     )
-    differences = memory_differences(run) if run else {}
-    heads = f"<tr><th></th><th>predicted GiB</th><th>measured GiB</th><th>{'off by' if differences else ''}</th></tr>"
-    note = _memory_note(differences)
-    return f'<div class="measured"><h3>Predicted against measured</h3><table>{heads}{cells}</table><p>{note}</p></div>'
 
 
-def _memory_note(differences: Mapping[str, float]) -> str:
-    if not differences:
+def _memory_note(errors: Mapping[str, float]) -> str:
+    if not errors:
         return "On a CPU the growth of the whole process is measured, not the tensors alone."
-    missed = [
-        PHASES[phase].lower() for phase, share in differences.items() if abs(share) > LARGE_MISS
-    ]
-    if not missed:
-        return f"Every phase is within {LARGE_MISS:.0%} of what was measured."
-    reason = "Rows shorter than max_length take less than was predicted."
-    return f"Off by more than {LARGE_MISS:.0%}: {', '.join(missed)}. {reason}"
+    large = [PHASES[phase].lower() for phase, error in errors.items() if abs(error) > LARGE_ERROR]
+    if not large:
+        return f"Every phase is within {LARGE_ERROR:.0%} of the prediction."
+    reason = "Rows shorter than max_length need less memory than predicted."
+    return f"Off by more than {LARGE_ERROR:.0%}: {', '.join(large)}. {reason}"
 
 
 def answers(run: Run | None) -> str:
-    """The same questions before and after."""
-    found = runs.samples(run.folder) if run else ()
+    """Return the answers to the same prompts before, during and after training."""
+    samples = runs.samples(run.folder) if run else ()
     blocks = ""
-    for prompt in dict.fromkeys(sample["prompt"] for sample in found):
-        lines = "".join(
-            f"<dt>{_moment(sample['step'])}</dt><dd>{escape(str(sample['answer']))}</dd>"
-            for sample in found
-            if sample["prompt"] == prompt
-        )
+    for prompt in dict.fromkeys(sample["prompt"] for sample in samples):
+        lines = ""
+        for sample in samples:
+            if sample["prompt"] == prompt:
+                answer = escape(str(sample["answer"]))
+                lines += f"<dt>{_step_label(sample['step'])}</dt><dd>{answer}</dd>"
         blocks += f"<div><p>{escape(str(prompt))}</p><dl>{lines}</dl></div>"
     return f'<div class="answers"><h3>Before and after</h3>{blocks}</div>' if blocks else ""
 
 
-def _moment(step: object) -> str:
+def _step_label(step: object) -> str:
     return "before" if step == 0 else f"step {escape(str(step))}"
 
 
 def what_next(run: Run | None) -> str:
-    """Where the result is, or how to go on."""
+    """Return where the result is, or how to continue."""
     if run is None:
         return ""
+    folder = escape(str(run.folder))
     if run.state == "finished":
         kind = "adapter" if run.job.trains_adapter else "model"
         place = escape(str(run.folder / "output"))
-        return f'<p class="next">The {kind}, its tokenizer and template: <code>{place}</code></p>'
-    if run.state in ("stopped", "failed", "interrupted"):
-        is_kept = runs.has_checkpoint(run.folder)
-        hope = (
-            "Resume goes on from the last checkpoint."
-            if is_kept
-            else "There is no checkpoint to go on from."
-        )
-        return (
-            f'<p class="next">{hope} Everything it made: <code>{escape(str(run.folder))}</code></p>'
-        )
-    return ""
+        said = f"The {kind} with its tokenizer and chat template: <code>{place}</code>"
+    elif run.state in ("stopped", "failed", "interrupted"):
+        said = f"There is no checkpoint to resume from. All files: <code>{folder}</code>"
+        if runs.has_checkpoint(run.folder):
+            said = f"Resume continues from the last checkpoint. All files: <code>{folder}</code>"
+    else:
+        return ""
+    return f'<p class="next">{said}</p>'
 
 
 def files(run: Run | None) -> str:
-    """What a run keeps on the disk, and the bundle that repeats it elsewhere."""
+    """Return what a run keeps on the disk, and the link to its bundle."""
     if run is None:
         return ""
-    kept = "".join(
-        f"<tr><th>checkpoint {each.step:,}</th><td>{memory(each.num_bytes)}</td>"
-        f"<td>{'' if each.is_complete else 'incomplete: never resumed from'}</td></tr>"
-        for each in runs.checkpoints(run.folder)
-    )
+    lines = ""
+    for each in runs.checkpoints(run.folder):
+        state = "" if each.is_complete else "incomplete, never used to resume"
+        cells = f"<td>{memory(each.num_bytes)}</td><td>{state}</td>"
+        lines += f"<tr><th>checkpoint {each.step:,}</th>{cells}</tr>"
     skipped = "".join(f"<li>{escape(each)}</li>" for each in run.status.skipped_checkpoints)
+    if skipped:
+        skipped = f"<ul>{skipped}</ul>"
+    place = f"{escape(str(run.folder))} · {memory(runs.disk_bytes(run))}"
+    link = f'<a href="bundle/{run.id}.zip" download>{BUNDLE_LABEL}</a>'
+    contents = "job, training program, data and package versions, to repeat this run without Tailor"
     return (
-        f'<div class="measured"><p>{escape(str(run.folder))} · {memory(runs.disk_bytes(run))}</p>'
-        f"<table>{kept}</table>{f'<ul>{skipped}</ul>' if skipped else ''}"
-        f'<p><a href="bundle/{run.id}.zip" download>Download the bundle</a>: job, program, data and package versions, '
-        f"to repeat this run without Tailor.</p></div>"
+        f'<div class="measured"><p>{place}</p><table>{lines}</table>{skipped}'
+        f"<p>{link}: {contents}.</p></div>"
     )

@@ -1,4 +1,4 @@
-"""The memory inside one step as an SVG, from the loading to the save. Only draws."""
+"""Memory during one step as an SVG, from loading to saving. Only draws."""
 
 from collections.abc import Sequence
 from html import escape
@@ -7,47 +7,46 @@ from itertools import groupby
 from core.memory import TimelinePoint
 from core.wording import PHASES, gib
 
-WIDTH, HEIGHT, HEADROOM, LETTER = 600, 150, 16, 6
+WIDTH, HEIGHT = 600, 150
+HEADROOM = 16
+"""Pixels above the highest moment, for the names of the phases."""
+LETTER_WIDTH = 6
 
 
 def timeline(moments: Sequence[TimelinePoint]) -> str:
-    """Allocated bytes, operation by operation, phase by phase; hovering tells where in the model a moment is.
+    """Return allocated bytes, operation by operation. Hovering says where in the model each is.
 
-    What is there all the time, most of it weights, is cut off below, and the axis says so.
+    The axis starts near the lowest value after loading, mostly weights, and says so.
     """
-    sizes = [size for phase, _, size in moments if phase != "load"]
+    sizes = [size for phase, _label, size in moments if phase != "load"]
     low, high = min(sizes) * 0.98, max(sizes)
-    across, down = WIDTH / len(moments), (HEIGHT - HEADROOM) / max(1.0, high - low)
-    tops = [HEIGHT - max(0.0, size - low) * down for _, _, size in moments]
-    outline = " ".join(f"{index * across:.1f},{top:.1f}" for index, top in enumerate(tops))
-    touched = "".join(
-        f'<rect x="{index * across:.1f}" y="0" width="{across:.2f}" height="{HEIGHT}">'
-        f"<title>{escape(label)}: {gib(size)} GiB</title></rect>"
-        for index, (_, label, size) in enumerate(moments)
-    )
-    marks = "".join(
-        f'<line x1="{start * across:.1f}" x2="{start * across:.1f}" y1="0" y2="{HEIGHT}"/>'
-        f'<text x="{start * across + 3:.1f}" y="11">{PHASES.get(phase, escape(phase)) if wide else ""}</text>'
-        for phase, start, wide in _stretches(moments)
-    )
-    said = f"Allocated memory, operation by operation: from {gib(low)} GiB, what is always there, to {gib(high)} GiB."
+    step = WIDTH / len(moments)
+    down = (HEIGHT - HEADROOM) / max(1.0, high - low)
+    outline, targets = [], []
+    for index, (_phase, label, size) in enumerate(moments):
+        left = index * step
+        outline.append(f"{left:.1f},{HEIGHT - max(0.0, size - low) * down:.1f}")
+        targets.append(
+            f'<rect x="{left:.1f}" y="0" width="{step:.2f}" height="{HEIGHT}">'
+            f"<title>{escape(label)}: {gib(size)} GiB</title></rect>"
+        )
+    said = f"Allocated memory during one step: {gib(low)} GiB are always in use, {gib(high)} GiB at the peak."
     return (
         f'<svg class="timeline" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">'
-        f'<polygon points="0,{HEIGHT} {outline} {WIDTH},{HEIGHT}"/>{marks}{touched}</svg><p class="notice">{said}</p>'
+        f'<polygon points="0,{HEIGHT} {" ".join(outline)} {WIDTH},{HEIGHT}"/>'
+        f'{_phase_marks(moments)}{"".join(targets)}</svg><p class="notice">{said}</p>'
     )
 
 
-def _stretches(moments: Sequence[TimelinePoint]) -> list[tuple[str, int, bool]]:
-    """(phase, where it begins, whether there is room for its name) of each stretch of one phase."""
-    found, start = [], 0
+def _phase_marks(moments: Sequence[TimelinePoint]) -> str:
+    """Return a line where each phase begins, with its name if there is room."""
+    marks, start = "", 0
     for phase, stretch in groupby(moments, key=lambda moment: moment[0]):
         length = len(list(stretch))
-        found.append(
-            (
-                phase,
-                start,
-                length * WIDTH / len(moments) > LETTER * len(PHASES.get(phase, phase)) + 6,
-            )
-        )
+        left = start * WIDTH / len(moments)
+        marks += f'<line x1="{left:.1f}" x2="{left:.1f}" y1="0" y2="{HEIGHT}"/>'
+        name = PHASES.get(phase, phase)
+        if length * WIDTH / len(moments) > LETTER_WIDTH * (len(name) + 1):
+            marks += f'<text x="{left + 3:.1f}" y="11">{escape(name)}</text>'
         start += length
-    return found
+    return marks

@@ -1,0 +1,111 @@
+"""The page, really served, and a client that fires its events."""
+
+import io
+import json
+import socket
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client
+
+from core import runs
+from core.runs import Home, Run, launch
+from tests.builders.fake_runs import NEVER_END
+from ui import page, server
+from ui.gate import GatePolicy
+from ui.handlers import Handlers
+
+SECONDS_TO_TRAIN = 20
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Fires events by name, with the values that their inputs show on a new page."""
+
+    client: Client
+    home: Home
+
+    @property
+    def run(self) -> Run:
+        """Return the newest run once its program has ended."""
+        return launch.wait(self.home, runs.list_runs(self.home)[0].id, SECONDS_TO_TRAIN)
+
+    def fire(self, event: str, **changes: object) -> dict[str, Any]:
+        """Return {element id: what came back} of the components that the event changed."""
+        components = {each["id"]: each for each in self.client.config["components"]}
+        (wired, *_) = [
+            each for each in self.client.config["dependencies"] if each["api_name"] == event
+        ]
+        inputs = [
+            components[number]["props"]
+            for number in wired["inputs"]
+            if components[number]["type"] != "state"
+        ]
+        values = {each.get("elem_id"): each.get("value") for each in inputs}
+        results = self.client.predict(*(values | changes).values(), api_name=f"/{event}")
+        outputs = [components[number] for number in wired["outputs"]]
+        names = [each["props"].get("elem_id") for each in outputs if not each.get("skip_api")]
+        shown = zip(names, results, strict=True)
+        return {name: value for name, value in shown if value != {"__type__": "update"}}
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    home = Home.find(str(tmp_path_factory.mktemp("wire")))
+    handlers = Handlers(home)
+    blocks = page.build(handlers)
+    server.launch(blocks, home, GatePolicy(), free_port())
+    client = Client(blocks.local_url, verbose=False)
+    yield Wire(client, home)
+    client.close()
+    blocks.close(verbose=False)
+    handlers.close()
+
+
+def test_an_edit_is_answered(wire: Wire) -> None:
+    shown = wire.fire("on_edit", **{"field-lora_r": -1})
+    assert "cannot run yet" in shown["estimate"]
+    assert "give 1 or more" in str(shown["field-lora_r"])
+
+
+def test_a_run_is_started_and_watched(wire: Wire, fake_program: None) -> None:
+    shown = wire.fire("on_start")
+    run = wire.run
+    assert run.id in shown["run-header"]
+    shown = wire.fire("on_changed", **{"run-id": run.id})
+    assert "Finished" in shown["run-header"]
+    assert json.loads(shown["figures"])["loss"]["data"][0]["name"] == "train"
+
+
+def test_a_run_is_stopped(wire: Wire, fake_program: None) -> None:
+    wire.fire("on_start", **{"field-seed": NEVER_END})
+    wire.fire("on_stop", **{"run-id": runs.list_runs(wire.home)[0].id})
+    assert wire.run.state == "stopped"
+
+
+def test_a_bundle_is_downloaded(wire: Wire, fake_program: None) -> None:
+    wire.fire("on_start")
+    found = httpx.get(f"{wire.client.src}bundle/{wire.run.id}.zip")
+    names = zipfile.ZipFile(io.BytesIO(found.content)).namelist()
+    assert any(name.endswith("job.json") for name in names)
+    assert not [name for name in names if name.startswith(("/", ".."))]
+
+
+def test_no_other_file_is_downloaded(wire: Wire) -> None:
+    found = httpx.get(f"{wire.client.src}bundle/..%2f..%2ftoken.zip")
+    assert found.status_code == 404
+
+
+def test_the_page_lists_no_api(wire: Wire) -> None:
+    api = wire.client.view_api(return_format="dict", print_info=False)
+    assert api["named_endpoints"] == {}

@@ -1,0 +1,66 @@
+"""Reports on data files, read once for each version of a file. Draws nothing and changes nothing."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from core.dataset import DatasetReport, check_file, check_in_child, counted
+from core.job import Problem, SpecError
+from core.resolve import ResolvedJob, dataset_path, is_there
+from core.speed import RowStatistics
+from core.training.contract.stages import STAGES
+
+LARGE_FILE_BYTES = 4 * 2**20
+"""Larger files are checked in a child process, so that they do not hold up the page."""
+BYTES_PER_TOKEN = 4
+"""Of English text under the usual vocabularies. Used until the rows are tokenized."""
+MAX_REMEMBERED = 32
+
+
+def checked(path: Path, stage: str) -> DatasetReport:
+    """Return the report on a file. Reads the file only if it has changed. Raises OSError."""
+    stat = path.stat()
+    return _report(path, stage, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _report(path: Path, stage: str, _modified: int, size: int) -> DatasetReport:
+    if size > LARGE_FILE_BYTES:
+        return check_in_child(path, stage)
+    return check_file(path, stage)
+
+
+def report_of(values: Mapping[str, object]) -> DatasetReport | None:
+    """Return the report on the data of a form, None if there is no such file."""
+    stage = str(values["stage"])
+    path = dataset_path(str(values["dataset"]), stage)
+    if stage not in STAGES or not is_there(path):
+        return None
+    return checked(path, stage)
+
+
+def estimated_rows(found: ResolvedJob) -> RowStatistics | None:
+    """Return the number of rows of a job and their mean length, guessed from the file size."""
+    path = found.datasets["dataset"]
+    stage = found.job.stage
+    report = checked(path, stage)
+    if not report.rows:
+        return None
+    mean_tokens = max(1.0, path.stat().st_size / report.rows / BYTES_PER_TOKEN)
+    mixed_in = sum(weight * checked(more, stage).rows for more, weight in found.mix)
+    return RowStatistics(report.rows + round(mixed_in), mean_tokens)
+
+
+def require_usable(field: str, path: Path, report: DatasetReport) -> None:
+    """Raise SpecError if a data file has problems."""
+    if report.is_usable:
+        return
+    first = report.problems[0]
+    if first.field == "file":
+        raise SpecError(Problem(field, first.message, first.fix))
+    where = f"line {first.line:,}"
+    if first.field != "row":
+        where += f", {first.field}"
+    lines = counted(report.num_problems, "line")
+    problem = f"{lines} of {path.name} cannot be used. First problem: {where}: {first.message}"
+    raise SpecError(Problem(field, problem, first.fix))

@@ -1,0 +1,268 @@
+"""Row events: how long the rows are in tokens, and rows as the model will see them."""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import gradio as gr
+
+from core import dataset, runs
+from core.dataset import RowLengths
+from core.dataset.preview import Preview
+from core.job import PreviewError, Problem, SpecError
+from core.resolve import ResolvedJob
+from core.runs import Home
+from core.speed import RowStatistics
+from ui import render
+from ui.events import Updates
+from ui.handlers.answer import Answer
+from ui.handlers.reports import estimated_rows
+from ui.render import rows as panel
+
+LINE_QUERY = re.compile(r"line (\d{1,12})", re.IGNORECASE)
+MAX_PREVIEWS = 2
+"""Each holds a child process with a tokenizer, some 200 MB. The least recently used one is closed."""
+SECONDS_BETWEEN_TRIES = 30
+"""A preview that failed, for want of a tokenizer for example, is not started at every edit."""
+SHORTEST_MAX_LENGTH = 8
+"""JobSpec allows no less."""
+
+
+@dataclass(frozen=True)
+class OpenPreview:
+    """A preview, and its first measurement, which waits for the child process to start."""
+
+    preview: Preview
+    first_lengths: Future[RowLengths]
+    opened: float = field(default_factory=time.monotonic)
+
+
+class Previews:
+    """Previews that are open, the most recently used last."""
+
+    def __init__(self, home: Home) -> None:
+        self._cache = home.path / "lengths"
+        self._opened: dict[tuple[object, ...], OpenPreview] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(MAX_PREVIEWS, "preview")
+
+    def of_dataset(self, resolved: ResolvedJob) -> Preview:
+        """Return the preview of a job's dataset."""
+        return self._open(resolved).preview
+
+    def of_training(self, resolved: ResolvedJob) -> Preview:
+        """Return the preview of the rows that a job trains on, which may be mixed or limited."""
+        return self._open(resolved, runs.writer_of_rows(resolved)).preview
+
+    def training_lengths(self, resolved: ResolvedJob) -> RowLengths | None:
+        """Return the lengths of the training rows measured so far, None while the child starts.
+
+        Raises PreviewError, OSError.
+        """
+        opened = self._open(resolved, runs.writer_of_rows(resolved))
+        if not opened.first_lengths.done():
+            return None
+        if error := opened.first_lengths.exception():
+            if time.monotonic() > opened.opened + SECONDS_BETWEEN_TRIES:
+                self._forget(opened)
+            raise error
+        return opened.preview.measured()
+
+    def statistics(self, found: ResolvedJob) -> RowStatistics | None:
+        """Return what is known of a job's rows without waiting: measured, else guessed."""
+        with suppress(PreviewError, OSError):
+            lengths = self.training_lengths(found)
+            if lengths and lengths.readable:
+                return found.row_statistics(lengths.at(found.job.max_length))
+        return estimated_rows(found)
+
+    def refusals(self, resolved: ResolvedJob) -> tuple[Problem, ...]:
+        """Return why these rows should not be trained on, () if their lengths are not known."""
+        with suppress(PreviewError, OSError):
+            if lengths := self.training_lengths(resolved):
+                return dataset.refusals(lengths, resolved.job)
+        return ()
+
+    def close(self) -> None:
+        """End every child process."""
+        with self._lock:
+            for opened in self._opened.values():
+                opened.preview.close()
+            self._opened.clear()
+
+    def _open(
+        self, resolved: ResolvedJob, write_rows: Callable[[Path], Path] | None = None
+    ) -> OpenPreview:
+        """Return the preview of these rows. Open it if it is not open."""
+        key = _key(resolved, is_written=write_rows is not None)
+        with self._lock:
+            opened = self._opened.pop(key, None)
+            if opened is None:
+                job = resolved.job
+                preview = Preview(
+                    resolved.datasets["dataset"],
+                    resolved.model.location,
+                    job.revision,
+                    job.assistant_only_loss,
+                    stage=job.stage,
+                    cache=self._cache,
+                    write_rows=write_rows,
+                )
+                opened = OpenPreview(preview, self._pool.submit(preview.measured))
+            self._opened[key] = opened
+            while len(self._opened) > MAX_PREVIEWS:
+                oldest = next(iter(self._opened))
+                self._pool.submit(self._opened.pop(oldest).preview.close)
+            return opened
+
+    def _forget(self, opened: OpenPreview) -> None:
+        with self._lock:
+            self._opened = {
+                key: other for key, other in self._opened.items() if other is not opened
+            }
+        opened.preview.close()
+
+
+def _key(resolved: ResolvedJob, is_written: bool) -> tuple[object, ...]:
+    """Return what the rows of a job, and their tokens, depend on."""
+    job = resolved.job
+    key: tuple[object, ...] = (
+        _version(resolved.datasets["dataset"]),
+        resolved.model.location,
+        job.revision,
+        job.assistant_only_loss,
+        job.stage,
+    )
+    if is_written:
+        mixed = tuple((_version(path), weight) for path, weight in resolved.mix)
+        has_eval_file = "eval_dataset" in resolved.datasets
+        key += (mixed, job.max_rows, job.seed, job.eval_fraction, has_eval_file)
+    return key
+
+
+def _version(path: Path) -> tuple[object, ...]:
+    """Return what changes whenever a file is written."""
+    stat = path.stat()
+    return path, stat.st_mtime_ns, stat.st_size
+
+
+class RowHandlers:
+    """Events of the rows of the form's data."""
+
+    def __init__(self, previews: Previews) -> None:
+        self.previews = previews
+
+    def on_lengths(self, answer: Answer) -> Updates:
+        """Show how long the rows are. While more are measured, the page asks again.
+
+        Once all are measured, `measured` changes, which updates the estimate.
+        """
+        try:
+            resolved = answer.require()
+            measured = self.previews.training_lengths(resolved)
+        except (SpecError, OSError):
+            return _no_lengths("")
+        except PreviewError as error:
+            # A file without a valid row has its problems listed already.
+            has_rows = answer.report is None or answer.report.valid_rows > 0
+            return _no_lengths(str(error) if has_rows else "")
+        if measured is None:
+            waiting = {"lengths_timer": gr.Timer(active=True)}
+            return _no_lengths("Measuring the rows ...") | waiting
+        max_length = resolved.job.max_length
+        lengths = measured.at(max_length)
+        about = self.previews.of_training(resolved).about()
+        refusals = dataset.refusals(measured, resolved.job)
+        return {
+            "length_p95": _length_button(lengths.p95, max_length, "95 % of the rows"),
+            "length_longest": _length_button(lengths.max, max_length, "longest row"),
+            "lengths": panel.lengths(lengths, refusals, about.notes),
+            "histogram": panel.histogram(lengths),
+            "lengths_timer": gr.Timer(active=not lengths.is_complete),
+            "measured": about.key if lengths.is_complete else "",
+        }
+
+    def on_length_p95(self, answer: Answer) -> Updates:
+        """Set the maximum length that leaves 95 % of the rows whole."""
+        return self._set_length(answer, "p95")
+
+    def on_length_longest(self, answer: Answer) -> Updates:
+        """Set the maximum length that leaves every row whole."""
+        return self._set_length(answer, "max")
+
+    def _set_length(self, answer: Answer, which: Literal["p95", "max"]) -> Updates:
+        try:
+            resolved = answer.require()
+            lengths = self.previews.of_training(resolved).lengths(resolved.job.max_length)
+        except (SpecError, PreviewError, OSError) as error:
+            return {"lengths": render.notice(str(error), "bad")}
+        length = lengths.p95 if which == "p95" else lengths.max
+        return {"max_length": max(SHORTEST_MAX_LENGTH, length)}
+
+    def on_row(self, row_number: object, answer: Answer) -> Updates:
+        """Show the row of that number, counted from 1, or the nearest one that exists."""
+        try:
+            resolved = answer.require()
+            preview = self.previews.of_dataset(resolved)
+            num_rows = preview.about().rows
+            number = min(max(1, _whole(row_number)), num_rows)
+            (row,) = preview.rows(number - 1, 1, resolved.job.max_length)
+        except (SpecError, PreviewError, OSError) as error:
+            return {"row": render.notice(str(error), "bad")}
+        return {"row_number": number, "row": panel.row(row, num_rows)}
+
+    def on_next_row(self, row_number: object, answer: Answer) -> Updates:
+        """Show the next row."""
+        return self.on_row(_whole(row_number) + 1, answer)
+
+    def on_previous_row(self, row_number: object, answer: Answer) -> Updates:
+        """Show the previous row."""
+        return self.on_row(_whole(row_number) - 1, answer)
+
+    def on_find_row(self, row_number: object, row_query: str, answer: Answer) -> Updates:
+        """Show the next row that holds a text, searching round the end; or that of `line 27`."""
+        query = row_query.strip()
+        if not query:
+            return {}
+        line = LINE_QUERY.fullmatch(query)
+        try:
+            preview = self.previews.of_dataset(answer.require())
+            if line:
+                index: int | None = preview.index_of(int(line[1]))
+            else:
+                index = preview.find(row_query, _whole(row_number))
+        except (SpecError, PreviewError, OSError) as error:
+            return {"row": render.notice(str(error), "bad")}
+        if index is None:
+            return {"row": render.notice(f"No row contains {row_query!r}.", "bad")}
+        return self.on_row(index + 1, answer)
+
+
+def _no_lengths(reason: str) -> Updates:
+    return {
+        "length_p95": gr.update(visible=False),
+        "length_longest": gr.update(visible=False),
+        "lengths": render.notice(reason, "plain"),
+        "histogram": "",
+        "lengths_timer": gr.Timer(active=False),
+    }
+
+
+def _length_button(tokens: int, max_length: int, whose: str) -> object:
+    """Offer a maximum length, unless it is set already."""
+    is_other = 0 < tokens != max_length
+    return gr.update(visible=is_other, value=f"Max length {tokens:,} · {whose}")
+
+
+def _whole(number: object) -> int:
+    """Return a number from the browser as an int, 1 if it is none."""
+    try:
+        return int(float(str(number)))
+    except (ValueError, OverflowError):
+        return 1

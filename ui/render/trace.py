@@ -1,0 +1,56 @@
+"""Exact check as HTML: the traced peaks beside the estimated ones, phase by phase."""
+
+from core.memory import MemoryEstimate
+from core.memory.trace_check import TraceResult
+from core.wording import PHASES, gib, memory
+from ui.render import notice
+
+AGREES = 0.02
+"""Largest difference at which the estimate counts as right: tests hold it to that."""
+
+
+def side_by_side(
+    estimate: MemoryEstimate, traced: TraceResult, compiled: MemoryEstimate | None = None
+) -> str:
+    """Return both peaks of each phase.
+
+    `compiled` is the estimate of the same job with compiled layers, if the job has them.
+    """
+    estimated_phases = {str(phase): size for phase, size in estimate.phases.items()}
+    traced_phases = {str(phase): size for phase, size in traced.phases.items()}
+    rows = [
+        _row(title, estimated_phases.get(phase, 0), traced_phases[phase])
+        for phase, title in PHASES.items()
+        if traced_phases.get(phase)
+    ]
+    rows.append(_row("Reserved", estimate.peak_reserved_bytes, traced.peak_reserved_bytes))
+    heads = "<tr><th></th><th>estimated GiB</th><th>traced GiB</th><th>difference</th></tr>"
+    sentences = [trace_sentence(traced), _verdict(estimate, traced)]
+    if compiled:
+        peak = memory(compiled.peak_allocated_bytes)
+        sentences.append(f"Neither has compiled layers; compiled, the estimate is {peak}.")
+    said = notice(" ".join(sentences), "plain")
+    return f'<div class="measured"><table>{heads}{"".join(rows)}</table>{said}</div>'
+
+
+def trace_sentence(traced: TraceResult) -> str:
+    """Return what the trace did, in a sentence."""
+    peak = memory(traced.peak_allocated_bytes)
+    return f"Traced one training step without data in {traced.seconds:.0f} s: {peak} at the peak."
+
+
+def _verdict(estimate: MemoryEstimate, traced: TraceResult) -> str:
+    miss = abs(estimate.peak_allocated_bytes / traced.peak_allocated_bytes - 1)
+    if miss <= AGREES:
+        return "The estimate agrees."
+    return f"The estimate is off by {miss:.1%}: rely on the trace."
+
+
+def _row(title: str, estimated: int, traced: int) -> str:
+    if not estimated:
+        return f"<tr><th>{title}</th><td>–</td><td>{gib(traced, 3)}</td><td></td></tr>"
+    difference = f"{estimated / traced - 1:+.1%}"
+    if difference.strip("+-") == "0.0%":
+        difference = "0.0%"
+    cells = f"<td>{gib(estimated, 3)}</td><td>{gib(traced, 3)}</td><td>{difference}</td>"
+    return f"<tr><th>{title}</th>{cells}</tr>"
