@@ -27,8 +27,7 @@ USUAL_GPUS = (
 
 @lru_cache(maxsize=4096)
 def largest_batch(job: JobSpec, shape: ModelShape, gpu: Gpu) -> int | None:
-    """Return the largest per_device_train_batch_size with which this job fits; None if one row does
-    not.
+    """Return the largest per_device_train_batch_size that fits; None if one row does not.
 
     Memory is nearly linear in the batch, so a line through the last two sizes says which to try
     next: a handful of estimates instead of a dozen. Raises SpecError for an impossible job.
@@ -67,8 +66,7 @@ def what_fits(
     gpus: Sequence[Gpu],
     max_length: int = 2048,
 ) -> tuple[Cell, ...]:
-    """Return the largest batch of rows of `max_length` tokens, with checkpointing and default
-    settings.
+    """Return the largest batch of rows of `max_length` tokens, with checkpointing and defaults.
 
     `shapes`: (name of the model, its shape). Raises SpecError if a model has fewer positions.
     """

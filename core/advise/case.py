@@ -17,10 +17,6 @@ COMPILE_SECONDS: Mapping[int, float] = MappingProxyType({16: 100.0, 4: 200.0})
 """Bits of the base -> cost of compiling the layers. Cold starts of 25 s (16 bits) to 100 s (4 bits)
 are published (Unsloth) for gains of 14 to 19 %; with a margin of two to four, a run earns it back
 from 10 and 20 minutes on. Other bases are not compiled."""
-USUAL_CAPABILITY = (8, 0)
-USUAL_FLOPS = 1e14
-USUAL_BYTES_PER_SECOND = 1e12
-"""A card to compare configurations on where the speed of the job's own is unknown."""
 
 
 class Harm(IntEnum):
@@ -77,16 +73,11 @@ class Case:
 
     def assumed_speed(self, host_factor: float = 1.0) -> Speed:
         """Return the forecast, on a usual card if this one's speed is unknown: for comparisons."""
-        gpu = self.gpu
-        speed = predict_speed(self.job, self.shape, gpu, self.rows, host_factor)
+        speed = predict_speed(self.job, self.shape, self.gpu, self.rows, host_factor)
         if speed is None:
-            usual = replace(
-                gpu,
-                compute_capability=USUAL_CAPABILITY if self.is_on_cpu else gpu.compute_capability,
-                flops=gpu.flops or USUAL_FLOPS,
-                memory_bandwidth_bytes_per_second=gpu.memory_bandwidth_bytes_per_second
-                or USUAL_BYTES_PER_SECOND,
-            )
+            usual = replace(self.gpu, flops=1e14, memory_bandwidth_bytes_per_second=1e12)
+            if self.is_on_cpu:
+                usual = replace(usual, compute_capability=(8, 0))
             speed = predict_speed(self.job, self.shape, usual, self.rows, host_factor)
         assert speed is not None, "a usual card has a forecast"
         return speed

@@ -1,4 +1,4 @@
-"""CHANGES: one table of the ways to change a job that save memory or time. Ranks and plans nothing."""
+"""CHANGES: one table of the changes of a job that save memory or time. Ranks and plans nothing."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -7,21 +7,18 @@ from typing import Literal
 
 from core.advise.case import COMPILE_SECONDS, Case, FieldValues, Harm
 from core.job import JobSpec
-from core.speed.kernels import can_use_varlen
-from core.training.contract.methods import METHODS
-from core.training.contract.stages import STAGES, defaults_of
+from core.speed.kernels import can_use_varlen, needs_eager
+from core.training.contract.stages import STAGES
 
 MIN_RANK = 8
-LENGTHS = tuple(2**power for power in range(8, 31))
-COMPLETION_LENGTHS = tuple(2**power for power in range(15, 5, -1))
-NUMBERS_OF_ANSWERS = (512, 256, 128, 64, 32, 16, 8, 4, 2)
+MIN_LENGTH = 256
+MIN_COMPLETION = 64
 MAX_TOKENS_AT_ONCE = 65_536
 """Four times what the fastest card needs to be busy."""
 MAX_MEAN_SHARE_TO_PACK = 0.7
 """Rows that fill less of max_length than this are worth packing; others leave little padding."""
 MAX_STEP_CHANGE = 1 / 3
 """Share by which packing may change the rows of a step: one and a half become one or two."""
-WIDE_ADAMW = ("adamw_torch", "adamw_torch_fused", "paged_adamw_32bit")
 MIN_COMPILE_CAPABILITY = (8, 0)
 SECONDARY = {"checkpoint_every_n_layers", "activation_memory_budget", "attn_implementation"}
 """Details of a change: where the user has set one, the rest of the change applies without it."""
@@ -42,7 +39,7 @@ class Change:
     saves: Saves = "memory"
 
     def cases(self, case: Case, set_by_user: frozenset[str] = frozenset()) -> Iterator[Case]:
-        """Yield the case after each variant that the job allows and that keeps the user's values."""
+        """Yield the case after each variant that the job allows and that keeps what the user set."""
         dropped = set_by_user & SECONDARY
         for variant in self.variants(case):
             values = {name: value for name, value in variant.items() if name not in dropped}
@@ -79,6 +76,11 @@ def _lower(field: str, *values: float) -> Variants:
     return lambda case: [{field: each} for each in values if each < getattr(case.job, field)]
 
 
+def _power_of_two(field: str, smallest: int) -> Variants:
+    """Return a variant for each power of two that is below the field's value."""
+    return _lower(field, *(2**power for power in range(30, 0, -1) if 2**power >= smallest))
+
+
 def _checkpoint(*every_n_layers: int) -> Variants:
     """Return variants that checkpoint one layer of n, where fewer are checkpointed now."""
 
@@ -86,32 +88,36 @@ def _checkpoint(*every_n_layers: int) -> Variants:
         now = case.shape.num_hidden_layers + 1
         if case.job.gradient_checkpointing:
             now = case.job.checkpoint_every_n_layers
-        return [
-            {"gradient_checkpointing": True, "checkpoint_every_n_layers": n}
-            for n in every_n_layers
-            if n < now
-        ]
+        numbers = [n for n in every_n_layers if n < now]
+        return [{"gradient_checkpointing": True, "checkpoint_every_n_layers": n} for n in numbers]
 
     return variants
 
 
-def batch_splits(job: JobSpec, rows_per_step: int) -> list[FieldValues]:
-    """Return the ways to split the rows of an optimizer step, largest batch first."""
+def batch_sizes(job: JobSpec, rows_per_step: int) -> list[int]:
+    """Return the batches into which the rows of an optimizer step can be split, largest first."""
     largest = min(rows_per_step, max(1, MAX_TOKENS_AT_ONCE // job.max_length))
-    return [
-        {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows_per_step // size}
-        for size in range(largest, STAGES[job.stage].min_batch_size - 1, -1)
-        if rows_per_step % size == 0
-    ]
+    sizes = range(largest, STAGES[job.stage].min_batch_size - 1, -1)
+    return [size for size in sizes if rows_per_step % size == 0]
+
+
+def batch_fields(size: int, rows_per_step: int) -> dict[str, object]:
+    """Return the fields that split the rows of an optimizer step into batches of one size."""
+    return {
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": rows_per_step // size,
+    }
 
 
 def _smaller_batches(case: Case) -> list[FieldValues]:
-    splits = batch_splits(case.job, case.job.effective_batch_size)
-    size = case.job.per_device_train_batch_size
-    return [split for split in splits if int(str(split["per_device_train_batch_size"])) < size]
+    job, num_rows = case.job, case.job.effective_batch_size
+    sizes = batch_sizes(job, num_rows)
+    return [
+        batch_fields(size, num_rows) for size in sizes if size < job.per_device_train_batch_size
+    ]
 
 
-def packed_splits(case: Case) -> list[FieldValues]:
+def packed_batches(case: Case) -> list[FieldValues]:
     """Return the ways to pack short rows and still see about as many in an optimizer step.
 
     Empty where packing does not pay, or where one packed row already holds too many.
@@ -120,19 +126,21 @@ def packed_splits(case: Case) -> list[FieldValues]:
     if job.packing or not mean or not STAGES[job.stage].supports_packing:
         return []
     packed_rows = job.effective_batch_size * mean / job.max_length
-    is_step_kept = abs(round(packed_rows) / packed_rows - 1) <= MAX_STEP_CHANGE
+    num_rows = round(packed_rows)
+    is_step_kept = abs(num_rows / packed_rows - 1) <= MAX_STEP_CHANGE
     if mean >= MAX_MEAN_SHARE_TO_PACK * job.max_length or not is_step_kept:
         return []
     values: dict[str, object] = {"packing": True}
     if job.attn_implementation == "sdpa" and can_use_varlen(case.shape, case.gpu):
         values["attn_implementation"] = "varlen"
-    return [{**values, **split} for split in batch_splits(job, round(packed_rows))]
+    return [{**values, **batch_fields(size, num_rows)} for size in batch_sizes(job, num_rows)]
 
 
-def _needs_varlen(case: Case) -> bool:
-    """Return True for packed rows under a mask, on a card that can do without."""
-    has_mask = case.job.packing and case.job.attn_implementation == "sdpa"
-    return has_mask and can_use_varlen(case.shape, case.gpu)
+def attention_for(case: Case) -> str:
+    """Return the attention kernel for the rows of this job on its card."""
+    if needs_eager(case.shape):
+        return "eager"
+    return "varlen" if case.job.packing and can_use_varlen(case.shape, case.gpu) else "sdpa"
 
 
 def compile_obstacle(case: Case) -> str:
@@ -179,7 +187,7 @@ def _lower_ranks(case: Case) -> list[FieldValues]:
 
 def _shorter_lengths(case: Case) -> list[FieldValues]:
     """Return powers of two, and the length that 95 % of the rows keep to, rounded up to 64."""
-    lengths = set(LENGTHS)
+    lengths = {2**power for power in range(MIN_LENGTH.bit_length() - 1, 31)}
     if case.rows and case.rows.p95_tokens:
         lengths.add(-(-case.rows.p95_tokens // 64) * 64)
     shorter = [length for length in lengths if length < case.job.max_length]
@@ -187,27 +195,18 @@ def _shorter_lengths(case: Case) -> list[FieldValues]:
 
 
 def _to_method(method: str, *from_methods: str) -> Variants:
-    """Return the variant with another method. Fields at the old one's default move to the new one's."""
+    """Return the variant with another method. Fields at the old default move to the new one."""
 
     def variants(case: Case) -> list[FieldValues]:
         job = case.job
         if job.method not in from_methods:
             return []
-        values: dict[str, object] = {"method": method}
-        old, new = _defaults(job, job.method), _defaults(job, method)
-        for name, value in new.items():
-            if getattr(job, name) == old[name] != value:
-                values[name] = value
-        return [values]
+        old = JobSpec.parse({"stage": job.stage, "method": job.method}).model_dump()
+        new = JobSpec.parse({"stage": job.stage, "method": method}).model_dump()
+        names = [name for name in new if getattr(job, name) == old[name] != new[name]]
+        return [{name: new[name] for name in names}]
 
     return variants
-
-
-def _defaults(job: JobSpec, method: str) -> dict[str, object]:
-    """Return the defaults under a method of the fields for which some method has its own."""
-    names = {name for each in METHODS for name in defaults_of(job.stage, each)}
-    own = {name: JobSpec.model_fields[name].default for name in names}
-    return {**own, **defaults_of(job.stage, method)}
 
 
 KEEP_SHARE = Change(
@@ -233,7 +232,7 @@ SMALLER_BATCH = Change(
 PACK = Change(
     "Pack rows to {job.max_length:,} tokens",
     "Short rows are joined, so that nothing is padding.",
-    packed_splits,
+    packed_batches,
     Harm.SLIGHT,
     saves="time",
 )
@@ -270,7 +269,10 @@ CHANGES = (
     Change(
         "Varlen attention",
         "Packed rows need no mask, which grows with the square of the length.",
-        _set(_needs_varlen, attn_implementation="varlen"),
+        _set(
+            lambda case: case.job.packing and attention_for(case) == "varlen",
+            attn_implementation="varlen",
+        ),
     ),
     Change(
         "Fused optimizer",
@@ -287,7 +289,7 @@ CHANGES = (
     Change(
         "8-bit optimizer",
         "AdamW keeps its states in 8 bits instead of 16 or 32.",
-        _replace("optim", WIDE_ADAMW, "adamw_8bit"),
+        _replace("optim", ("adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"), "adamw_8bit"),
         Harm.SLIGHT,
     ),
     Change(
@@ -341,13 +343,13 @@ CHANGES = (
     Change(
         "Answers of {job.max_completion_length} tokens",
         "The model draws shorter answers and trains on them.",
-        _lower("max_completion_length", *COMPLETION_LENGTHS),
+        _power_of_two("max_completion_length", MIN_COMPLETION),
         Harm.REAL,
     ),
     Change(
         "{job.num_generations} answers a prompt",
         "Fewer answers are compared with each other.",
-        _lower("num_generations", *NUMBERS_OF_ANSWERS),
+        _power_of_two("num_generations", 2),
         Harm.REAL,
     ),
     Change(

@@ -45,8 +45,7 @@ def plan(
     rows: RowStatistics | None = None,
     set_by_user: frozenset[str] = frozenset(),
 ) -> Plan:
-    """Return what `job.profile` chooses for a job on a card, apart from the fields in
-    `set_by_user`.
+    """Return what `job.profile` chooses for a job on a card, except the fields `set_by_user`.
 
     Model, method, length and the rows of an optimizer step stay as they are. Nothing is chosen
     under "custom". Raises SpecError for a job that cannot run on this model.

@@ -1,10 +1,10 @@
-"""Reasons for the fields of a plan: one sentence each, with the numbers that decided. Decides nothing."""
+"""Reasons for the fields of a plan: one sentence each, with the numbers that decided."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from core.advise.case import COMPILE_SECONDS, Case
-from core.advise.changes import batch_splits, compile_obstacle
+from core.advise.changes import batch_fields, batch_sizes, compile_obstacle, packed_batches
 from core.memory.program import precision_of
 from core.speed.kernels import needs_eager
 from core.speed.rows import mean_tokens, times_read
@@ -59,8 +59,13 @@ def _packing(case: Case) -> str:
         return ""
     mean = mean_tokens(case.job, case.rows)
     share = f"{100 * mean / case.job.max_length:.0f} % of max_length"
-    packed = "packed" if case.job.packing else "not packed"
-    return f"Rows count as {_number(round(mean), 'token')} on average, {share}: {packed}."
+    rows = f"Rows count as {_number(round(mean), 'token')} on average, {share}"
+    if case.job.packing:
+        return f"{rows}: packed."
+    packed = packed_batches(case)
+    if not packed:
+        return f"{rows}: not packed."
+    return f"{rows}; packed, the run would take {_time_with(case, packed[0])}."
 
 
 def _attention(case: Case) -> str:
@@ -85,16 +90,12 @@ def _attention(case: Case) -> str:
 def _batch(case: Case) -> str:
     job = case.job
     size, num_rows = job.per_device_train_batch_size, job.effective_batch_size
-    others = {
-        int(str(split["per_device_train_batch_size"])): split
-        for split in batch_splits(job, num_rows)
-    }
-    smaller = [each for each in others if each < size]
-    larger = [each for each in others if each > size]
-    if not smaller and not larger:
+    sizes = batch_sizes(job, num_rows)
+    others = [each for each in sizes if each < size] or [each for each in sizes if each > size]
+    if not others:
         return f"An optimizer step sees {_number(num_rows, 'row')}."
-    other = min(smaller or larger)
-    return f"{other} at once instead of {size} would take {_time_with(case, others[other])}."
+    time = _time_with(case, batch_fields(min(others), num_rows))
+    return f"{min(others)} at once instead of {size} would take {time}."
 
 
 def _accumulation(case: Case) -> str:

@@ -1,5 +1,4 @@
-"""Rough memory of a configuration, without simulating it: weights, optimizer states, what layers
-keep.
+"""Rough memory of a configuration: weights, optimizer states, what layers keep. No simulation.
 
 Orders the configurations of one job and tells the search where to look first; the exact estimate
 takes a hundred times longer and decides what fits.
@@ -65,8 +64,9 @@ def _resident_bytes(case: Case) -> float:
     """Return the bytes of weights, gradients and optimizer states."""
     job, shape = case.job, case.shape
     width = stored_bytes(job, case.gpu)
-    num_copies = 2 if keeps_reference(case) else 1
-    weights = num_copies * width * shape.num_parameters
+    weights = width * shape.num_parameters
+    if keeps_reference(case):
+        weights *= 2
     num_trained = trained_parameters(job, shape)
     num_kept_per_number = 1.0  # the gradient
     if job.trains_adapter:

@@ -16,12 +16,13 @@ from core.advise.changes import (
     OFFLOAD,
     PACK,
     SMALLER_BATCH,
-    batch_splits,
+    attention_for,
+    batch_fields,
+    batch_sizes,
 )
 from core.advise.rough_memory import rough_bytes
 from core.memory import TIGHT_SHARE
 from core.memory.program import precision_of
-from core.speed.kernels import can_use_varlen, needs_eager
 from core.speed.rows import times_read
 from core.training.contract.stages import STAGES
 
@@ -90,9 +91,10 @@ def _starts(case: Case, optim: str, set_by_user: frozenset[str]) -> Iterator[Cas
     }
     if job.gradient_checkpointing and "gradient_checkpointing" in set_by_user:
         values["checkpoint_every_n_layers"] = FEWEST_CHECKPOINTS
-    splits = batch_splits(job, job.effective_batch_size)
-    if splits and not BATCH_FIELDS & set_by_user:
-        values.update(splits[-1] if job.profile == "smallest" else splits[0])
+    sizes = batch_sizes(job, job.effective_batch_size)
+    if sizes and not BATCH_FIELDS & set_by_user:
+        size = sizes[-1] if job.profile == "smallest" else sizes[0]
+        values.update(batch_fields(size, job.effective_batch_size))
     for precompute in _precompute_options(case):
         values["precompute_ref_log_probs"] = precompute
         free = {name: value for name, value in values.items() if name not in set_by_user}
@@ -105,15 +107,6 @@ def dtype_for(case: Case) -> str:
     if precision_of(automatic, case.gpu).weight_itemsize == 4:
         return "float32"
     return "bfloat16" if case.gpu.supports_bf16 else "float16"
-
-
-def attention_for(case: Case) -> str:
-    """Return the attention kernel for the rows of this job on its card."""
-    if needs_eager(case.shape):
-        return "eager"
-    if case.job.packing and can_use_varlen(case.shape, case.gpu):
-        return "varlen"
-    return "sdpa"
 
 
 def _precompute_options(case: Case) -> tuple[bool, ...]:

@@ -20,10 +20,9 @@ MAX_PHASE_SECONDS = 600
 
 
 def advice_for(run: Run) -> tuple[Advice, ...]:
-    """Return what would help a failed run, best first. `fields_again(run) | change` is the next
-    job.
+    """Return what would help a failed run, best first; empty for other runs.
 
-    Empty for any other run, and where nothing is known.
+    The job to try next is `fields_again(run) | change`.
     """
     if run.state != "failed":
         return ()

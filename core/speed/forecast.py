@@ -18,7 +18,7 @@ from core.speed.rows import (
     num_training_rows,
     prompt_tokens,
 )
-from core.speed.work import host_seconds, optimizer_bytes, work_of
+from core.speed.work import gpu_seconds, host_seconds, optimizer_bytes
 
 BAND = 0.25
 """Share by which a forecast may be wrong; see tests/speed/test_published_rates.py."""
@@ -75,7 +75,7 @@ def predict_speed(
     batch = micro_batch(job, rows, attention_kernel(job, shape, gpu).sees_documents)
     passes = passes_of(job, shape)
     micro_seconds = max(
-        work_of(job, shape, gpu, batch, passes).total_seconds,
+        gpu_seconds(job, shape, gpu, batch, passes),
         host_factor * host_seconds(job, shape, passes),
     )
     step_seconds = job.gradient_accumulation_steps * micro_seconds
@@ -102,7 +102,7 @@ def _reference_seconds(
     num_sequences = num_training_rows(job, rows) * reference_sequences(job)
     num_batches = num_sequences / (job.per_device_train_batch_size * trained_sequences(job))
     seconds = max(
-        work_of(job, shape, gpu, batch, FORWARD_ONLY).total_seconds,
+        gpu_seconds(job, shape, gpu, batch, FORWARD_ONLY),
         host_factor * host_seconds(job, shape, FORWARD_ONLY),
     )
     return num_batches * seconds

@@ -20,18 +20,16 @@ def generation_seconds(job: JobSpec, shape: ModelShape, gpu: Gpu, prompt_tokens:
     """
     if not STAGES[job.stage].generates:
         return 0.0
-    cached_tokens = job.effective_batch_size * (prompt_tokens + job.max_completion_length / 2)
-    read_bytes = _weight_bytes(job, shape, gpu) + cached_tokens * cache_bytes_per_token(shape)
+    # Keys and values, 16 bits each, of the prompt and on average half of the answer.
+    num_cached = job.effective_batch_size * (prompt_tokens + job.max_completion_length / 2)
+    key_value_bytes = 2 * 2 * shape.num_key_value_heads * shape.head_dim
+    cache_bytes = num_cached * shape.num_hidden_layers * key_value_bytes
+    read_bytes = _weight_bytes(job, shape, gpu) + cache_bytes
     seconds_per_token = max(
         read_bytes / gpu.memory_bandwidth_bytes_per_second,
         shape.num_hidden_layers * HOST_SECONDS_PER_LAYER,
     )
     return job.max_completion_length * seconds_per_token
-
-
-def cache_bytes_per_token(shape: ModelShape) -> int:
-    """Return the bytes of a token's keys and values in all layers, in 16 bits."""
-    return 2 * 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
 
 
 def _weight_bytes(job: JobSpec, shape: ModelShape, gpu: Gpu) -> float:

@@ -54,12 +54,15 @@ def passes_of(job: JobSpec, shape: ModelShape) -> Passes:
     forward_only = STAGES[job.stage].forward_only_sequences + STAGES[job.stage].trains_value_model
     if not job.precompute_ref_log_probs:
         forward_only += reference_sequences(job)
+    weight_gradient = trained_share
+    if method.trains_adapter:
+        weight_gradient = 0
     return Passes(
         forward=1 + forward_only / trained_sequences(job),
         recompute=trained_share * recompute,
         recompute_elementwise=trained_share * recompute_elementwise,
         input_gradient=trained_share,
-        weight_gradient=0 if method.trains_adapter else trained_share,
+        weight_gradient=weight_gradient,
     )
 
 
@@ -92,4 +95,4 @@ def reference_sequences(job: JobSpec) -> int:
     """Return the sequences of a row that the reference model reads."""
     stage = STAGES[job.stage]
     is_used = stage.reference != "none" and (job.beta > 0 or not stage.generates)
-    return stage.sequences_per_row if is_used else 0
+    return stage.sequences_per_row * is_used

@@ -51,8 +51,9 @@ def micro_batch(job: JobSpec, rows: RowStatistics | None, sees_documents: bool) 
     max_length = float(job.max_length)
     mean = mean_tokens(job, rows)
     if job.packing:
-        tokens = num_sequences * max_length
-        return MicroBatch(tokens, tokens, mean if sees_documents else tokens)
+        num_tokens = num_sequences * max_length
+        attended = mean if sees_documents else num_tokens
+        return MicroBatch(num_tokens, num_tokens, attended)
     num_sorted = job.gradient_accumulation_steps if groups_by_length(job) else 1
     padded = _padded_tokens(mean, max_length, num_sequences, num_sorted)
     return MicroBatch(num_sequences * padded, num_sequences * mean, padded)

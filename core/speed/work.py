@@ -107,23 +107,13 @@ CLIP_ACCESSES = 3
 """Gradients are read for their norm, then read and written to scale them."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """Seconds that one micro-batch takes on the card."""
+def gpu_seconds(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, batch: MicroBatch, passes: Passes
+) -> float:
+    """Return the card's seconds for these passes of one micro-batch.
 
-    matmul_seconds: float
-    traffic_seconds: float
-    bus_seconds: float = 0.0
-    """Moving activations to main memory and back."""
-
-    @property
-    def total_seconds(self) -> float:
-        """Return the sum: these rarely overlap."""
-        return self.matmul_seconds + self.traffic_seconds + self.bus_seconds
-
-
-def work_of(job: JobSpec, shape: ModelShape, gpu: Gpu, batch: MicroBatch, passes: Passes) -> Work:
-    """Return the card's seconds for these passes of one micro-batch."""
+    Matrix math, memory traffic and the bus add up, because they rarely overlap.
+    """
     kernel = attention_kernel(job, shape, gpu)
     matmul_share = COMPILED_SHARE if job.torch_compile else EAGER_SHARE
     flops = _matmul_flops_per_token(job, shape, passes) / matmul_share
@@ -137,10 +127,10 @@ def work_of(job: JobSpec, shape: ModelShape, gpu: Gpu, batch: MicroBatch, passes
     logit_bytes = HEADS[STAGES[job.stage].head].bytes_per_logit * shape.vocab_size
     moved_bytes = batch.num_tokens * (layer_bytes + score_bytes + logit_bytes)
     moved_bytes += linear_parameters(shape) * _bytes_per_weight(job, gpu, passes)
-    return Work(
-        batch.num_tokens * flops / matmul_flops(gpu),
-        moved_bytes / gpu.memory_bandwidth_bytes_per_second,
-        _offloaded_bytes(job, shape, batch, passes) / BUS_BYTES_PER_SECOND,
+    return (
+        batch.num_tokens * flops / matmul_flops(gpu)
+        + moved_bytes / gpu.memory_bandwidth_bytes_per_second
+        + _offloaded_bytes(job, shape, batch, passes) / BUS_BYTES_PER_SECOND
     )
 
 
@@ -212,8 +202,10 @@ def _layer_bytes_per_token(job: JobSpec, shape: ModelShape, passes: Passes) -> f
     bytes_per_width = LAYER_BYTES
     if not job.torch_compile:
         bytes_per_width *= LIGER_FACTOR if job.use_liger_kernel else EAGER_FACTOR
-    if job.trains_adapter and not job.torch_compile:
-        bytes_per_width += ADAPTER_BYTES * (1 if job.use_dora else ADAPTER_SHARE_WITHOUT_CAST)
+        if job.trains_adapter and job.use_dora:
+            bytes_per_width += ADAPTER_BYTES
+        elif job.trains_adapter:
+            bytes_per_width += ADAPTER_BYTES * ADAPTER_SHARE_WITHOUT_CAST
     forward = FORWARD_SHARE * (passes.forward + passes.recompute_elementwise)
     backward = (1 - FORWARD_SHARE) * passes.input_gradient
     return bytes_per_width * (forward + backward) * shape.num_hidden_layers * shape.hidden_size
@@ -266,8 +258,10 @@ def stored_bytes(job: JobSpec, gpu: Gpu) -> float:
     if job.base_bits < 16:
         return job.base_bits / 8
     if job.dtype == "auto":
-        return 2 if job.trains_adapter or gpu.supports_bf16 else 4
-    return 4 if job.dtype == "float32" else 2
+        is_wide = not job.trains_adapter and not gpu.supports_bf16
+    else:
+        is_wide = job.dtype == "float32"
+    return 4 if is_wide else 2
 
 
 @lru_cache(maxsize=64)
