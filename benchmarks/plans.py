@@ -1,6 +1,7 @@
-"""What "Fastest that fits" chooses: a worked table of models, methods and cards, by estimate and forecast.
+"""Plans of "Fastest that fits": a table of models, methods and cards, by estimate and forecast.
 
-    python benchmarks/plans.py [--profile fastest|smallest] [--mean-tokens N] [--max-length N] [--reasons] [--json]
+    python benchmarks/plans.py [--profile fastest|smallest] [--mean-tokens N] [--max-length N]
+        [--reasons] [--json]
 
 Prints a table in Markdown. Computes only: needs no GPU and no network.
 """
@@ -60,7 +61,7 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class Worked:
-    """One row of the table."""
+    """Row of the table."""
 
     asked: JobSpec
     card: str
@@ -70,11 +71,11 @@ class Worked:
 
     @property
     def job(self) -> JobSpec:
-        """The job with what was chosen."""
+        """Return the planned job."""
         return JobSpec.parse({**self.asked.model_dump(), **self.plan.change})
 
     def to_json(self) -> Mapping[str, object]:
-        """Everything about it, for a program."""
+        """Return the row as plain values."""
         return {
             "model": self.asked.model,
             "method": self.asked.method,
@@ -87,10 +88,11 @@ class Worked:
         }
 
     def cells(self) -> Iterator[str]:
-        """What stands in its columns."""
-        job, kind = self.job, "packs" if self.job.packing else "rows"
+        """Yield the text of each column."""
+        job = self.job
+        rows = "packs" if job.packing else "rows"
         yield from (models()[job.model].name, METHODS[job.method].title, gpus()[self.card].name)
-        yield f"{job.per_device_train_batch_size} × {job.gradient_accumulation_steps} {kind}"
+        yield f"{job.per_device_train_batch_size} × {job.gradient_accumulation_steps} {rows}"
         yield self._recomputed()
         yield ATTENTION[job.attn_implementation]
         yield "yes" if job.torch_compile else "no"
@@ -100,17 +102,18 @@ class Worked:
         yield f"{self.speed.tokens_per_second:,.0f}" if self.speed else ""
 
     def _recomputed(self) -> str:
-        if not self.job.gradient_checkpointing:
-            kept = self.job.activation_memory_budget if self.job.torch_compile else 1
-            return "none" if kept == 1 else f"beyond {kept:.0%}"
-        number = self.job.checkpoint_every_n_layers
-        return ("all" if number == 1 else f"1 of {number}") + (
-            ", offloaded" if self.job.activation_offloading else ""
-        )
+        job = self.job
+        if not job.gradient_checkpointing:
+            if not job.torch_compile or job.activation_memory_budget == 1:
+                return "none"
+            return f"beyond {job.activation_memory_budget:.0%}"
+        number = job.checkpoint_every_n_layers
+        layers = "all" if number == 1 else f"1 of {number}"
+        return f"{layers}, offloaded" if job.activation_offloading else layers
 
 
 def work_out(fields: Mapping[str, object], card: str, rows: RowStatistics) -> Worked:
-    """The plan for one job on one card. Raises SpecError for a job that cannot run on its model."""
+    """Plan one job for one card. Raises SpecError for a job that cannot run on its model."""
     asked, gpu = JobSpec.parse(fields), gpus()[card]
     shape = models()[asked.model].shape
     chosen = plan(asked, shape, gpu, rows)
@@ -121,11 +124,13 @@ def work_out(fields: Mapping[str, object], card: str, rows: RowStatistics) -> Wo
 
 
 def markdown(table: Sequence[Worked], with_reasons: bool) -> Iterator[str]:
-    """The lines of the table; below it, if wanted, why each field of each row is as it is."""
+    """Yield the lines of the table and, if wanted, the reason for each field of each row."""
     yield _row(*HEADINGS)
     yield _row(*("--:" if heading in ("GiB", "tokens/s") else "---" for heading in HEADINGS))
     yield from (_row(*worked.cells()) for worked in table)
-    for worked in table if with_reasons else ():
+    if not with_reasons:
+        return
+    for worked in table:
         yield f"\n{' · '.join(list(worked.cells())[:3])}\n"
         yield from (
             f"- `{choice.field}` {choice.value}: {choice.reason}" for choice in worked.plan.choices
@@ -137,7 +142,7 @@ def _row(*texts: str) -> str:
 
 
 def main() -> None:
-    """Plan, print."""
+    """Plan all cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--profile", default="fastest", choices=("fastest", "smallest"))
     parser.add_argument(

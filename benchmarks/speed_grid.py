@@ -1,4 +1,4 @@
-"""What training_speed.py measures: the models, methods and rows, and who trains on them with which settings.
+"""Grid of training_speed.py: the models, methods and rows, and the programs that train on them.
 
 Holds the tables and turns a point into the files of a run. Never runs anything.
 """
@@ -29,19 +29,19 @@ Settings = Mapping[str, object]
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED_TOKENS = 240_000
-"""About how many a point trains on: 30 steps of four rows of 2048."""
+"""Tokens that a point trains on, about: 30 steps of four rows of 2048."""
 TOY_TOKENS = 4_000
 NUM_LINES = 6
-"""Lines that a training logs, of which the first third only warms up."""
+"""Lines that a training logs; the first third only warms up."""
 FEWEST_STEPS = 12
 MOST_PASSES = 400
-"""Forward passes of a point: of small ones the processor's work is most of the time."""
+"""Forward passes of a point; for small ones the processor takes most of the time."""
 LONG_RUN_ROWS = 50_000
-"""Rows that the profiles plan for: a run of hours, which compiling pays for."""
+"""Rows that the profiles plan for: a run of hours, for which compiling pays."""
 LORA: Settings = MappingProxyType(
     {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
 )
-"""The same for everyone."""
+"""Equal for all contenders."""
 NF4: Settings = MappingProxyType(
     {
         "load_in_4bit": True,
@@ -55,17 +55,17 @@ METHODS = ("lora", "qlora", "full")
 
 @dataclass(frozen=True)
 class Rows:
-    """What is trained on."""
+    """Rows that are trained on."""
 
     name: str
     max_length: int
     rows_per_step: int
-    """Of an optimizer step, for those who have no batch size of their own."""
+    """Rows of an optimizer step, for contenders without a batch size of their own."""
     mean_tokens: int | None = None
-    """Of rows that differ, as chats do; None for rows that all have max_length tokens."""
+    """Mean of rows that differ, as chats do; None for rows that all have max_length tokens."""
 
     def lengths(self, num_rows: int) -> tuple[int, ...]:
-        """Tokens of each row."""
+        """Return the tokens of each row."""
         if self.mean_tokens is None:
             return (self.max_length,) * num_rows
         generator, shortest = random.Random(0), self.mean_tokens // 8
@@ -77,7 +77,7 @@ class Rows:
 
     @property
     def shortened(self) -> "Rows":
-        """The same for toys."""
+        """Return shorter rows, for toys."""
         mean = self.mean_tokens and self.mean_tokens // 8
         return replace(
             self,
@@ -89,27 +89,27 @@ class Rows:
 
 @dataclass(frozen=True)
 class Contender:
-    """Who trains: our program under a profile, or a bare script under somebody's settings."""
+    """Program that trains: ours under a profile, or a bare script with another tool's settings."""
 
     name: str
     profile: str = ""
-    """Of our program; empty for a bare script."""
+    """Profile of our program; empty for a bare script."""
     batch: tuple[int, int] | None = None
-    """(rows in a forward pass, forward passes in a step); None takes all rows of a step at once."""
+    """(rows per forward pass, forward passes per step); None takes all rows of a step at once."""
     config: Settings = field(default_factory=dict)
-    """SFTConfig, where it is not TRL's default."""
+    """Fields of SFTConfig that differ from TRL's defaults."""
     config_of_short_rows: Settings = field(default_factory=dict)
-    """Besides, for rows that differ in length."""
+    """More of them, for rows that differ in length."""
     load: Settings = field(default_factory=dict)
-    """from_pretrained, where it is not TRL's default."""
+    """Arguments of from_pretrained that differ from TRL's defaults."""
 
 
 BF16 = MappingProxyType({"dtype": "bfloat16"})
 CONTENDERS = (
     Contender("tailor fastest", profile="fastest"),
     Contender("trl defaults"),
-    # LLaMA-Factory 0.9.5, LLaMA Board: webui/components/train.py, model/model_utils/checkpointing.py. Its head, which
-    # writes out all logits in float32, is not to be had in TRL.
+    # LLaMA-Factory 0.9.5, LLaMA Board: webui/components/train.py,
+    # model/model_utils/checkpointing.py. TRL lacks its head, which writes all logits in float32.
     Contender(
         "llama-factory",
         batch=(2, 8),
@@ -118,8 +118,8 @@ CONTENDERS = (
         ),
         load=BF16,
     ),
-    # Unsloth Studio 2026.10: configs/model_defaults/default.yaml, utils/padding_choice.py. Its kernels are not to be
-    # had in TRL; nor does the script move checkpoints to main memory, which would only slow it down.
+    # Unsloth Studio 2026.10: configs/model_defaults/default.yaml, utils/padding_choice.py. TRL
+    # lacks its kernels; the script does not offload checkpoints, which would only slow it down.
     Contender(
         "unsloth studio",
         batch=(2, 4),
@@ -135,7 +135,7 @@ DENSE_512 = Rows("4x512", 512, 4)
 
 @dataclass(frozen=True)
 class Point:
-    """One training to measure."""
+    """Training to measure."""
 
     model: str
     """Hub id of a preset."""
@@ -146,8 +146,9 @@ class Point:
 
     @property
     def group(self) -> str:
-        """What it shares with those that it is compared with."""
-        return f"{'toy ' if self.is_toy else ''}{self.model.split('/')[1]} {self.method} {self.rows.name}"
+        """Return the name of the points that this one is compared with."""
+        size = "toy " if self.is_toy else ""
+        return f"{size}{self.model.split('/')[1]} {self.method} {self.rows.name}"
 
     @property
     def id(self) -> str:
@@ -155,12 +156,12 @@ class Point:
 
     @property
     def as_toy(self) -> "Point":
-        """The same at a size that any machine can train."""
+        """Return the point at a size that any machine can train."""
         return replace(self, rows=self.rows.shortened, is_toy=True)
 
     @property
     def config(self) -> dict[str, object]:
-        """The model's config.json."""
+        """Return the model's config.json."""
         sized = memory_job(self.method, 1, self.rows.max_length)
         named = {"architectures": ["LlamaForCausalLM"]}  # by which TRL finds the class
         return MemoryPoint(self.model, sized, is_toy=self.is_toy).config | named
@@ -174,13 +175,13 @@ class Point:
         return self.rows.mean_tokens or self.rows.max_length
 
     def num_steps(self, tokens_per_step: float, passes: int) -> int:
-        """Optimizer steps of the training, of so many forward passes each: a multiple of the lines that it logs."""
+        """Return the optimizer steps, of `passes` forward passes each: a multiple of NUM_LINES."""
         wanted = (TOY_TOKENS if self.is_toy else MEASURED_TOKENS) / tokens_per_step
         most = max(1, MOST_PASSES // (passes * NUM_LINES))
         return NUM_LINES * min(most, ceil(max(FEWEST_STEPS, wanted) / NUM_LINES))
 
     def job(self, model: Path, gpu: Gpu) -> JobSpec:
-        """The job of our program on a model folder, as its profile plans it for a long run. Raises SpecError."""
+        """Return our program's job, planned for a long run. Raises SpecError."""
         asked = JobSpec.parse(
             {
                 "model": str(model),
@@ -209,8 +210,9 @@ class Point:
         )
 
     def script(self, model: Path, folder: Path) -> dict[str, Any]:
-        """The settings of a bare script."""
-        batch, passes = self.contender.batch or (min(8, self.rows.rows_per_step), 1)
+        """Return the settings of a bare script."""
+        contender = self.contender
+        batch, passes = contender.batch or (min(8, self.rows.rows_per_step), 1)
         steps = self.num_steps(batch * passes * self.mean_tokens, passes)
         config = {
             "max_length": self.rows.max_length,
@@ -218,21 +220,27 @@ class Point:
             "logging_steps": steps // NUM_LINES,
             "per_device_train_batch_size": batch,
             "gradient_accumulation_steps": passes,
-            **self.contender.config,
-            **(self.contender.config_of_short_rows if self.rows.mean_tokens else {}),
+            **contender.config,
         }
+        if self.rows.mean_tokens:
+            config.update(contender.config_of_short_rows)
+        lora = quantization = None
+        if self.method != "full":
+            lora = dict(LORA)
+        if self.method == "qlora":
+            quantization = dict(NF4)
         return {
             "model": str(model),
             "rows": str(folder / "data" / "train.jsonl"),
             "config": config,
-            "load": dict(self.contender.load),
-            "lora": dict(LORA) if self.method != "full" else None,
-            "quantization": dict(NF4) if self.method == "qlora" else None,
+            "load": dict(contender.load),
+            "lora": lora,
+            "quantization": quantization,
         }
 
 
 def make_folder(folder: Path, point: Point, model: Path, gpu: Gpu) -> dict[str, Any]:
-    """Puts into a folder what a point's program reads; returns the settings that tell it from others."""
+    """Write what a point's program reads; return the settings in which it differs from others."""
     num_rows = (
         2 * NUM_LINES * FEWEST_STEPS if point.is_toy else MEASURED_TOKENS // int(point.mean_tokens)
     )
@@ -248,7 +256,7 @@ def make_folder(folder: Path, point: Point, model: Path, gpu: Gpu) -> dict[str, 
 
 
 def make_run_folder(folder: Path, job: JobSpec) -> None:
-    """Puts into a folder what the app puts into a run's, but for the data."""
+    """Write what the app writes into a run folder, except the data."""
     shutil.copytree(
         ROOT / "core" / "training",
         folder / "training",
@@ -258,15 +266,16 @@ def make_run_folder(folder: Path, job: JobSpec) -> None:
 
 
 def make_model(folder: Path, point: Point) -> Path:
-    """The model of a point, with random weights, in a folder for all of its size; made once."""
-    model = folder / f"{'toy-' if point.is_toy else ''}{point.model.split('/')[1]}"
+    """Return the folder of a point's model, with random weights; made once for each size."""
+    size = "toy-" if point.is_toy else ""
+    model = folder / f"{size}{point.model.split('/')[1]}"
     if not model.exists():
         write_model(model, point.config, has_holes=False)
     return model
 
 
 FIRST = (
-    # One line each of what people ask first; then everything.
+    # The most frequent questions first, then everything.
     (LLAMA_8B, "lora", DENSE_2048),
     (LLAMA_8B, "lora", SHORT),
     (LLAMA_1B, "lora", SHORT),
@@ -283,4 +292,4 @@ GRID = (
     *(Point(*group, contender) for group in GROUPS for contender in _FAST),
     *(Point(*group, _SMALLEST) for group in GROUPS),
 )
-"""Most informative first; what is meant to be slow comes last."""
+"""Most informative first; the profile that is meant to be slow comes last."""

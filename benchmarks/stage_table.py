@@ -1,8 +1,8 @@
-"""Prints which stages train with which methods, and what is refused with which reason: the tables of the README.
+"""Print which stages train with which methods, and what is refused: the tables of the README.
 
     python -m benchmarks.stage_table
 
-The slow tests of tests/test_stages.py hold every line against the training program.
+The slow tests of tests/training/test_stages.py compare every line with the training program.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ WITH_ADAPTER = [method.id for method in METHODS.values() if method.trains_adapte
 
 @dataclass(frozen=True)
 class Setting:
-    """Fields that do not go with everything, and what they are tried with: stages with LoRA, or methods with sft."""
+    """Fields that do not go with everything, tried with all stages (LoRA) or all methods (sft)."""
 
     title: str
     fields: Mapping[str, object]
@@ -27,7 +27,7 @@ class Setting:
 
     @property
     def tried_with(self) -> Sequence[str]:
-        """The stages or the methods."""
+        """Return the stages or the methods."""
         return TRAINABLE if self.axis == "stage" else WITH_ADAPTER
 
 
@@ -43,16 +43,16 @@ SETTINGS = (
     Setting("adapter on the head", {"target_modules": "q_proj,lm_head"}),
     Setting("PiSSA", {"init_lora_weights": "pissa"}, "stage"),
     Setting("DoRA", {"use_dora": True}, "stage"),
-    Setting("an earlier adapter goes on", {"adapter": "runs/earlier/output"}, "stage"),
+    Setting("continued adapter", {"adapter": "runs/earlier/output"}, "stage"),
     Setting("packing", {"packing": True}, "stage"),
     Setting("evaluation", {"eval_fraction": 0.1}, "stage"),
-    Setting("reference asked beforehand", {"precompute_ref_log_probs": True}, "stage"),
+    Setting("precomputed reference", {"precompute_ref_log_probs": True}, "stage"),
     Setting("activations offloaded", {"activation_offloading": True}, "stage", needs_cuda=True),
 )
 
 
 def refusal(**fields: object) -> str | None:
-    """Why a job cannot be trained; None if it can."""
+    """Return why a job cannot be trained; None if it can."""
     try:
         JobSpec.parse(fields)
     except SpecError as error:
@@ -61,7 +61,7 @@ def refusal(**fields: object) -> str | None:
 
 
 def stages_by_methods() -> Iterator[str]:
-    """A line for each stage, a column for each method."""
+    """Yield a line for each stage, with a column for each method."""
     yield from _head(["stage", *METHODS])
     for stage in TRAINABLE:
         reasons = (refusal(stage=stage, method=method) for method in METHODS)
@@ -74,7 +74,7 @@ def stages_by_methods() -> Iterator[str]:
 
 
 def settings_by_axis() -> Iterator[str]:
-    """A line for each setting: what it trains with, and what it is refused with and why."""
+    """Yield a line for each setting: what it trains with, what it is refused with and why."""
     yield from _head(["setting", "trains with", "refused with"])
     for setting in SETTINGS:
         reasons = {
@@ -88,7 +88,7 @@ def settings_by_axis() -> Iterator[str]:
 
 
 def _grouped(reasons: Mapping[str, str | None]) -> Iterator[str]:
-    """Each reason once, with what it is the reason for; the name that a reason speaks of is the first of these."""
+    """Return each reason once, after the names it applies to; a name in the reason becomes "it"."""
     by_reason: dict[str, list[str]] = {}
     for each, reason in reasons.items():
         if reason:
@@ -106,7 +106,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def main() -> None:
-    """Prints both tables as Markdown."""
+    """Print both tables as Markdown."""
     print(*stages_by_methods(), "", *settings_by_axis(), sep="\n")
 
 

@@ -1,4 +1,4 @@
-"""What fits where: the largest batch of 2,048-token rows for each model, method and card, by the memory estimate.
+"""Largest batch of 2,048-token rows for each model, method and card, by the memory estimate.
 
     python benchmarks/what_fits.py [--models ID ...] [--gpus ID ...] [--max-length N] [--json]
 
@@ -35,7 +35,7 @@ NOTHING = "–"
 
 
 def markdown(cells: Sequence[Cell]) -> Iterator[str]:
-    """The lines of the table: a row for each model and method, a column for each card."""
+    """Yield the lines of the table: a row for each model and method, a column for each card."""
     cards = tuple(dict.fromkeys(cell.gpu for cell in cells))
     batches = {(cell.model, cell.method, cell.gpu): cell.batch for cell in cells}
     yield from _row("model", "method", *(gpus()[card].name for card in cards))
@@ -52,7 +52,7 @@ def _row(*texts: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Estimate, print."""
+    """Estimate all cells and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument(
         "--models", nargs="+", default=MODELS, choices=tuple(models()), metavar="ID", help="Hub ids"
@@ -70,11 +70,10 @@ def main() -> None:
         )
     except SpecError as error:
         parser.error(str(error))
-    print(
-        json.dumps([asdict(cell) for cell in cells], indent=2)
-        if options.json
-        else "\n".join(markdown(cells))
-    )
+    if options.json:
+        print(json.dumps([asdict(cell) for cell in cells], indent=2))
+    else:
+        print("\n".join(markdown(cells)))
 
 
 if __name__ == "__main__":
