@@ -39,7 +39,7 @@ class Change:
     saves: Saves = "memory"
 
     def cases(self, case: Case, set_by_user: frozenset[str] = frozenset()) -> Iterator[Case]:
-        """Yield the case after each variant that the job allows and that keeps what the user set."""
+        """Yield the case after each variant that the job allows and the user's values permit."""
         dropped = set_by_user & SECONDARY
         for variant in self.variants(case):
             values = {name: value for name, value in variant.items() if name not in dropped}
@@ -248,7 +248,7 @@ OFFLOAD = Change(
     _set(lambda case: not case.is_on_cpu, activation_offloading=True),
 )
 UNQUANTIZE = Change(
-    "LoRA over the 16-bit base",
+    "16-bit base",
     "The base fits in 16 bits, so it need not be unpacked for every matrix product.",
     _to_method("lora", "qlora", "lora-8bit"),
     saves="time",

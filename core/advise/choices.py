@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from core.advise.case import Case, FieldValues, Harm
+from core.advise.case import Case, FieldValues
 from core.advise.reasons import reasons
 from core.advise.search import search
 from core.job import JobSpec
@@ -20,8 +20,6 @@ class Choice:
     value: object
     reason: str
     """One sentence, with the number that decided it."""
-    harm: Harm
-    """NONE or SLIGHT: a plan never does more."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +50,11 @@ def plan(
     """
     if job.profile == "custom":
         return Plan()
-    asked = Case(job, shape, gpu, rows)
-    chosen = search(asked, set_by_user)
+    chosen = search(Case(job, shape, gpu, rows), set_by_user)
     return Plan(
         tuple(
-            Choice(field, getattr(chosen.job, field), sentence, _harm(field, asked.job, chosen.job))
+            Choice(field, getattr(chosen.job, field), sentence)
             for field, sentence in reasons(chosen).items()
             if field not in set_by_user
         )
     )
-
-
-def _harm(field: str, asked: JobSpec, chosen: JobSpec) -> Harm:
-    """Return SLIGHT for 8-bit states, and where a packed step sees a few rows more or less."""
-    has_8bit_states = field == "optim" and "8bit" in chosen.optim
-    is_packed = field == "packing" and chosen.packing != asked.packing
-    return Harm.SLIGHT if has_8bit_states or is_packed else Harm.NONE

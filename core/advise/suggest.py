@@ -1,7 +1,7 @@
 """Fixes for a job that does not fit, speedups for one that does, estimated and ranked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import accumulate
 from types import MappingProxyType
@@ -78,10 +78,12 @@ def suggest_fixes(
 
 
 def _memory_fixes(case: Case) -> list[Fix]:
-    fixes = [_fix(case, change.fitting_case(case), [change]) for change in MEMORY_SAVERS]
+    fixes = [
+        _fix(case, change.fitting_case(case), [change], change.why) for change in MEMORY_SAVERS
+    ]
     together = _gentlest_combination(case)
     if len(together) > 1:
-        combined = _fix(case, _apply(case, together), together)
+        combined = _fix(case, _apply(case, together), together, TOGETHER[_harm(together)])
         if all(combined.harm < fix.harm for fix in fixes if fix.fits):
             fixes.append(combined)
     least_bytes = MIN_SAVING * case.memory.total_bytes
@@ -121,46 +123,36 @@ def _fastest(*also_kept: str) -> Variants:
     return variants
 
 
-FASTEST_UNPACKED = Change(
-    "Fastest with the same steps",
-    "Applies the settings of the profile Fastest that fits, but packs no rows.",
+FASTEST = Change(
+    "Fastest that fits",
+    "Applies the settings of this profile, but packs no rows.",
     _fastest("packing"),
     saves="time",
 )
-FASTEST = Change(
-    "Fastest that fits",
-    "Applies the settings of the profile of this name, such as batch"
-    " {job.per_device_train_batch_size} × {job.gradient_accumulation_steps}.",
+FASTEST_PACKED = Change(
+    "Fastest that fits, rows packed",
+    "Applies the settings of this profile: short rows are joined, so that nothing is padding.",
     _fastest(),
+    Harm.SLIGHT,
     saves="time",
 )
 
 
 def _speedups(case: Case) -> list[Fix]:
-    """Return the fastest settings that fit: without packing where rows are packed, and in 16 bits."""
-    routes = [[FASTEST], [UNQUANTIZE, FASTEST]]
-    if _packs_rows(case, FASTEST.fitting_case(case)):
-        routes.insert(0, [FASTEST_UNPACKED])
+    """Return the fastest settings that fit, each worth a button beside those before it."""
+    routes = [[FASTEST], [UNQUANTIZE, FASTEST], [FASTEST_PACKED], [UNQUANTIZE, FASTEST_PACKED]]
     fixes: list[Fix] = []
-    best = 1 - MIN_GAIN
+    best = 1.0
     for changes in routes:
-        after = _apply(case, changes)
-        fix = _fix(case, after, changes[:1])
-        if fix.fits and fix.slowdown and fix.slowdown <= best:
-            harm = Harm.SLIGHT if _packs_rows(case, after) else Harm.NONE
-            fixes.append(replace(fix, harm=harm))
-            best = fix.slowdown * (1 - MIN_GAIN)
+        fix = _fix(case, _apply(case, changes), changes, changes[0].why)
+        if fix.fits and fix.slowdown and fix.slowdown <= best * (1 - MIN_GAIN):
+            fixes.append(fix)
+            best = fix.slowdown
     return fixes
 
 
-def _packs_rows(case: Case, after: Case) -> bool:
-    return after.job.packing and not case.job.packing
-
-
-def _fix(case: Case, after: Case, changes: Sequence[Change]) -> Fix:
+def _fix(case: Case, after: Case, changes: Sequence[Change], why: str) -> Fix:
     """Return the effect of changes that lead from one case to another."""
-    harm = max(change.harm for change in changes)
-    why = changes[0].why if len(changes) == 1 else TOGETHER[harm]
     old, new = case.job.model_dump(), after.job.model_dump()
     seconds, seconds_before = after.seconds, case.seconds
     slowdown = seconds / seconds_before if seconds and seconds_before else None
@@ -172,9 +164,13 @@ def _fix(case: Case, after: Case, changes: Sequence[Change]) -> Fix:
         slowdown=slowdown,
         title=" + ".join(change.title for change in changes).format(job=after.job),
         why=why.format(job=after.job),
-        harm=harm,
+        harm=_harm(changes),
         saves=changes[0].saves,
     )
+
+
+def _harm(changes: Sequence[Change]) -> Harm:
+    return max(change.harm for change in changes)
 
 
 def _rank(fix: Fix) -> tuple[float, ...]:
