@@ -1,4 +1,4 @@
-"""The largest batch that fits, for one job and for a table."""
+"""Largest batch that fits, for one job and for a table."""
 
 import pytest
 

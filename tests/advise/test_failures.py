@@ -1,4 +1,4 @@
-"""What helps after a failure, by its cause: every advice is a sentence and a job that can run."""
+"""Advice after a failure, by its cause: every advice is a sentence and a job that can run."""
 
 import pytest
 

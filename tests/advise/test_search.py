@@ -1,4 +1,4 @@
-"""The search: its front is ordered, its rough memory guides it, and it finds the best that fits."""
+"""Search: its front is ordered, its rough memory guides it, and it finds the best that fits."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ NOTHING: frozenset[str] = frozenset()
 
 @pytest.fixture(scope="module")
 def front() -> list[Case]:
-    """The front of an 8B model, from a job that keeps everything."""
+    """Return the front of an 8B model, from a job that keeps everything."""
     keeps_all = fastest(gradient_checkpointing=False, optim="adamw_torch_fused")
     start = Case(keeps_all, LLAMA, gpus()["rtx-4090"], SHORT_ROWS)
     return pareto_front(configurations(start, NOTHING))

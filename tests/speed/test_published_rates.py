@@ -11,7 +11,7 @@ from tests.builders.forecasts import LLAMA_2_7B, LLAMA_3B, LLAMA_8B, predict
 
 @dataclass(frozen=True)
 class Published:
-    """A measured rate, in tokens per second."""
+    """Measured rate, in tokens per second."""
 
     model: str
     gpu: str
