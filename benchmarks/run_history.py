@@ -18,7 +18,7 @@ import psutil
 
 from core import runs
 from core.job import JobSpec
-from core.runs import Home
+from core.runs import Home, edits, listing
 
 STATUS = {
     "state": "finished",
@@ -54,20 +54,20 @@ def main() -> int:
         time.sleep(2.5)
         runs.list_runs(home)
         show("list them again, nothing changed", lambda: runs.list_runs(home))
-        show("fingerprint of the list", lambda: runs.list_fingerprint(home))
-        show("search them", lambda: runs.search(runs.list_runs(home), "qlora finished"))
+        show("fingerprint of the list", lambda: listing.list_fingerprint(home))
+        show("search them", lambda: listing.search(runs.list_runs(home), "qlora finished"))
         show("all of them as JSON", lambda: [run.to_json() for run in runs.list_runs(home)])
-        runs.annotate(home, runs.list_runs(home)[0].id, title="one changed")
+        edits.annotate(home, runs.list_runs(home)[0].id, title="one changed")
         show("list them, one was annotated", lambda: runs.list_runs(home))
 
         run = runs.list_runs(home)[0]
         write_metrics(run.folder, asked.steps)
         size = (run.folder / "metrics.jsonl").stat().st_size / 2**20
-        show(f"open {asked.steps:,} steps ({size:.0f} MiB)", lambda: runs.read_curves(run.folder))
-        show("a tick, nothing new", lambda: runs.read_curves(run.folder))
+        show(f"open {asked.steps:,} steps ({size:.0f} MiB)", lambda: run.curves())
+        show("a tick, nothing new", lambda: run.curves())
         with (run.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row(asked.steps + 1)) + "\n")
-        show("a tick, one new step", lambda: runs.read_curves(run.folder))
+        show("a tick, one new step", lambda: run.curves())
     print(f"memory of this process at its highest: {peak_mib():.0f} MiB")
     return 0
 

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Mapping
 
-from core import runs
 from core.advise import Fix
 from core.memory import MemoryEstimate
 from core.runs import Run
-from core.runs.prediction import phase_peaks, prediction_errors
+from core.runs.past_runs import phase_peaks, prediction_errors
 from core.speed import Speed
-from core.training.contract.states import Phase
+from core.training.contract.states import Phase, State
 
 PHASES: Mapping[str, str] = {
     "load": "Load",
@@ -119,7 +118,7 @@ def state_sentence(run: Run) -> str:
     if run.state == "running":
         work = WORK[run.status.phase] + _share_done(run)
         return f"{work}, {step}." if run.step else f"{work}."
-    sentences: Mapping[runs.State, str] = {
+    sentences: Mapping[State, str] = {
         "queued": "Waiting for its turn.",
         "starting": "Starting the training program.",
         "stopping": "Stopping after this step, with a checkpoint.",
@@ -142,7 +141,7 @@ def _share_done(run: Run) -> str:
 def seconds_left(run: Run) -> float | None:
     """Seconds to go at the pace of the last logged steps; None before there is a pace, and while it waits."""
     is_under_way = run.is_active and run.state != "queued"
-    clock = runs.read_curves(run.folder).get("time") if is_under_way else None
+    clock = run.curves().get("time") if is_under_way else None
     if clock is None or len(clock.steps) < 3:
         return None
     steps, seconds = clock.steps[-50:], clock.values[-50:]

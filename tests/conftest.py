@@ -42,7 +42,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 @pytest.fixture
 def fake_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs execute tests/builders/fake_program instead of the training program."""
-    monkeypatch.setattr(runs, "PROGRAM", FAKE_PROGRAM)
+    monkeypatch.setattr("core.runs.creation.PROGRAM", FAKE_PROGRAM)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from core import runs
 from core.job import RunNotFound, SpecError
-from core.runs import Home, queue
+from core.runs import Home, bundle, queue
 from ui import page
 from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_url
 from ui.handlers import Handlers
@@ -150,7 +150,7 @@ def _send_bundle(home: Home, request: Request) -> Response:
         run = runs.read(home, request.path_params["run_id"])
         target = home.path / "tmp" / f"{run.id}-{secrets.token_hex(4)}.zip"
         target.parent.mkdir(mode=0o700, exist_ok=True)
-        runs.write_bundle(run, target)
+        bundle.write_bundle(run, target)
     except (RunNotFound, SpecError, OSError) as error:
         return PlainTextResponse(f"There is no bundle: {error}\n", status_code=404)
     return FileResponse(target, filename=f"{run.id}.zip", background=BackgroundTask(target.unlink))

@@ -1,4 +1,4 @@
-"""The run's own copy of its rows: mixed, shortened and split once, so that what can be seen is what is trained on."""
+"""Write a run's own copy of its rows, mixed, shortened and split once, where users can see them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,45 +13,47 @@ from core.training.contract.files import sha256_of, write_json
 
 
 def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
-    """Writes data/ into the folder of a run, with what it was made of in manifest.json.
+    """Write data/ into the folder of a run, with its sources in manifest.json.
 
-    Returns the fields of the job that are settled thereby, paths relative to the folder. Raises SpecError for files
-    that cannot be joined, OSError.
+    Return the job fields that this changes, with paths relative to the folder. Raises OSError,
+    SpecError for files that cannot be mixed.
     """
     data, job = folder / "data", resolved.job
     data.mkdir(parents=True)
-    has_own = "eval_dataset" in resolved.datasets
+    eval_file = resolved.datasets.get("eval_dataset")
     field = "mix" if resolved.mix else "dataset"
     try:
         train = _write_train(resolved, data)
-        if has_own:
+        if eval_file:
             field = "eval_dataset"
             require_one_form([*resolved.datasets.values()], job.stage)
-            compose(
-                [(resolved.datasets["eval_dataset"], 1.0)],
-                data / "eval.jsonl",
-                Share(stage=job.stage),
-            )
+            compose([(eval_file, 1.0)], data / "eval.jsonl", Share(stage=job.stage))
     except DatasetError as error:
         raise SpecError(*(replace(each, field=field) for each in error.problems)) from None
-    parts = [
+    sources = [
         {"file": path.name, "weight": weight, "rows": rows}
         for (path, weight), rows in zip(_sources(resolved), train.rows, strict=True)
     ]
-    write_json(data / "manifest.json", data_manifest(data) | {"sources": parts})
-    return {
+    write_json(data / "manifest.json", {**data_manifest(data), "sources": sources})
+    fields: dict[str, object] = {
         "dataset": "data/train.jsonl",
         "dataset_sha256": sha256_of(data / "train.jsonl"),
-        "eval_dataset": "data/eval.jsonl" if (data / "eval.jsonl").exists() else "",
-        "eval_fraction": job.eval_fraction if has_own or train.eval_rows else 0.0,
         "mix": "",
         "max_rows": 0,
     }
+    if (data / "eval.jsonl").exists():
+        return {**fields, "eval_dataset": "data/eval.jsonl"}
+    return {**fields, "eval_dataset": "", "eval_fraction": 0.0}
 
 
 def writer_of_rows(resolved: ResolvedJob) -> Callable[[Path], Path] | None:
-    """What writes the rows that a job trains on into a folder, and returns their file; None if that is its dataset."""
-    return partial(_write_rows, resolved) if resolved.mix or resolved.job.max_rows else None
+    """Return a function that writes the rows of a job into a folder and returns their file.
+
+    None if these are simply the rows of its dataset.
+    """
+    if resolved.mix or resolved.job.max_rows:
+        return partial(_write_rows, resolved)
+    return None
 
 
 def _write_rows(resolved: ResolvedJob, folder: Path) -> Path:
@@ -61,14 +63,10 @@ def _write_rows(resolved: ResolvedJob, folder: Path) -> Path:
 
 
 def _write_train(resolved: ResolvedJob, folder: Path) -> Composed:
-    """Writes train.jsonl, and eval.jsonl if rows are held out. Raises DatasetError, OSError."""
+    """Write train.jsonl, and eval.jsonl if rows are held out. Raises DatasetError, OSError."""
     job = resolved.job
-    share = Share(
-        job.max_rows,
-        0.0 if "eval_dataset" in resolved.datasets else job.eval_fraction,
-        job.seed,
-        job.stage,
-    )
+    held_out = 0.0 if "eval_dataset" in resolved.datasets else job.eval_fraction
+    share = Share(job.max_rows, held_out, job.seed, job.stage)
     return compose(_sources(resolved), folder / "train.jsonl", share, folder / "eval.jsonl")
 
 

@@ -7,7 +7,8 @@ from core.advise import Advice, advice_after, suggest_fixes
 from core.dataset import counted
 from core.job import SpecError
 from core.resolve import ResolvedJob, resolve
-from core.runs import Run, deleted, fields_again
+from core.runs.edits import deleted
+from core.runs.run import Run
 
 MAX_ADVICE = 4
 SPARE_SHARE = 0.15
@@ -22,7 +23,7 @@ MAX_PHASE_SECONDS = 600
 def advice_for(run: Run) -> tuple[Advice, ...]:
     """Return what would help a failed run, best first; empty for other runs.
 
-    The job to try next is `fields_again(run) | change`.
+    The job to try next is `run.fields_again() | change`.
     """
     if run.state != "failed":
         return ()
@@ -39,7 +40,7 @@ def advice_for(run: Run) -> tuple[Advice, ...]:
 def _resolved(run: Run) -> ResolvedJob | None:
     """Return the run's job with what it names; None if that is gone or cannot be estimated."""
     try:
-        resolved = resolve(fields_again(run))
+        resolved = resolve(run.fields_again())
         resolved.estimate()
     except SpecError:
         return None

@@ -1,4 +1,4 @@
-"""How files of a run folder are read and replaced: regular files only, never through a link; whole or not at all."""
+"""Read files of a run folder: regular files only, never through a link."""
 
 import errno
 import json
@@ -12,17 +12,16 @@ from typing import Any
 
 import orjson
 
-FLAGS = (
-    os.O_RDONLY
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_BINARY", 0)
-)
-"""Neither a link nor a waiting pipe; as bytes on Windows too."""
+# Do not follow links or wait for a pipe; read bytes on Windows too.
+FLAGS = os.O_RDONLY
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
+    FLAGS |= getattr(os, _name, 0)
+MAX_NUMBER = 1e300
+"""Larger numbers and NaN are damage: nothing can be computed with them."""
 
 
 def open_regular(path: Path) -> FileIO:
-    """A file for reading, unbuffered. Raises OSError if it is absent, a link or no plain file."""
+    """Open a file for reading, unbuffered. Raises OSError for links and special files."""
     descriptor = os.open(path, FLAGS)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -31,7 +30,7 @@ def open_regular(path: Path) -> FileIO:
 
 
 def read_bytes(path: Path, last: int | None = None) -> bytes:
-    """What a file holds, or its last bytes; nothing if it is absent or not a regular file."""
+    """Return the content of a file, or its last bytes; b"" if there is no regular file."""
     try:
         with open_regular(path) as file:
             if last is not None:
@@ -42,40 +41,41 @@ def read_bytes(path: Path, last: int | None = None) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or {} if the file is absent or not one."""
-    held = read_bytes(path)
-    value = parse_line(held) if held else None
+    """Return the JSON object in a file, or {} if there is none."""
+    value = parse_json(read_bytes(path))
     return value if isinstance(value, dict) else {}
 
 
-def parse_line(line: bytes) -> object:
-    """A JSON value, or None if it is torn. NaN and Infinity, which are no JSON, are read all the same."""
+def read_rows(path: Path, last: int | None = None) -> tuple[dict[str, Any], ...]:
+    """Return the objects in a JSON Lines file, or in its last bytes, without a torn last line."""
+    values = map(parse_json, read_bytes(path, last).split(b"\n")[:-1])
+    return tuple(value for value in values if isinstance(value, dict))
+
+
+def parse_json(text: bytes) -> object:
+    """Return a JSON value, None for damaged text. Accepts NaN and Infinity, which JSON lacks."""
     try:
-        return orjson.loads(line)
+        return orjson.loads(text)
     except ValueError:
         pass
     try:
-        return json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
 def number_in(fields: Mapping[str, Any], name: str) -> float | None:
-    """The number under a name; None where there is none, or none that can be reckoned with."""
+    """Return a number by its name, or None if it is missing or damaged."""
     value = fields.get(name)
-    return (
-        value if isinstance(value, int | float) and abs(value) < 1e300 else None
-    )  # a NaN is not less
-
-
-def read_rows(path: Path, last: int | None = None) -> tuple[dict[str, Any], ...]:
-    """The objects of a JSON Lines file, or of its last bytes; a torn last line is left for later."""
-    lines = read_bytes(path, last).split(b"\n")[:-1]
-    return tuple(row for line in lines if isinstance(row := parse_line(line), dict))
+    if isinstance(value, int | float) and abs(value) < MAX_NUMBER:
+        return value
+    return None
 
 
 def log_tail(folder: Path, num_bytes: int = 8000) -> str:
-    """The end of log.txt; carriage returns of progress bars are taken as ends of lines."""
+    """Return the last lines of log.txt. Carriage returns of progress bars end lines too."""
     text = read_bytes(folder / "log.txt", num_bytes + 1)
     lines = re.split(r"[\r\n]+", text.decode("utf-8", errors="replace"))
-    return "\n".join(lines[1:] if len(text) > num_bytes else lines).strip()
+    if len(text) > num_bytes:
+        del lines[0]  # probably cut
+    return "\n".join(lines).strip()

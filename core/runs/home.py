@@ -1,6 +1,9 @@
-"""The home folder: where runs, uploads and deleted runs live, and which run waits for or has which device."""
+"""Home folder of runs, uploads and deleted runs, and the schedule: which run has which device."""
 
 import os
+import re
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,14 +14,15 @@ from filelock import FileLock, Timeout
 
 from core.job import Problem, SpecError
 from core.runs.files import read_json
-from core.training.contract.files import write_json
+from core.training.contract.files import sha256_of, write_json
 
 SECONDS_TO_LOCK = 30
+MAX_NAME_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where runs and uploads live."""
+    """Folder where runs and uploads live."""
 
     path: Path
 
@@ -36,72 +40,90 @@ class Home:
 
     @classmethod
     def find(cls, path: str | None = None) -> "Home":
-        """The folder named, else TAILOR_HOME, else ~/.tailor; made if absent. Raises SpecError if it cannot be."""
-        named = Path(path or os.environ.get("TAILOR_HOME") or "~/.tailor")
+        """Return the home at `path`, else at TAILOR_HOME, else at ~/.tailor. Create it if missing.
+
+        Raises SpecError if it cannot be created.
+        """
+        chosen = Path(path or os.environ.get("TAILOR_HOME") or "~/.tailor")
         try:
-            home = cls(named.expanduser().absolute())
+            home = cls(chosen.expanduser().absolute())
             for folder in (home.path, home.runs, home.uploads):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # the second for the home of a user who is not here
-            reason = f"{named} cannot be made: {getattr(error, 'strerror', error)}"
-            raise SpecError(
-                Problem("home", reason, "name a folder that you can write to")
-            ) from None
+        except (OSError, RuntimeError) as error:  # RuntimeError: ~ of an unknown user
+            problem = f"{chosen} cannot be created: {getattr(error, 'strerror', error)}"
+            fix = "choose a folder that you can write to"
+            raise SpecError(Problem("home", problem, fix)) from None
         return home
 
+    def keep(self, file: Path, suffix: str) -> Path:
+        """Move an uploaded file to a place named by its content, so that it is kept once.
+
+        Raises OSError.
+        """
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip(".-")[:MAX_NAME_CHARACTERS]
+        place = self.uploads / sha256_of(file)[:12] / f"{name or 'data'}{suffix}"
+        place.parent.mkdir(exist_ok=True)
+        shutil.move(file, place)
+        return place
+
+    def new_upload_folder(self) -> Path:
+        """Create a folder for what is made of a file. Raises OSError."""
+        folder = self.uploads / secrets.token_hex(6)
+        folder.mkdir()
+        return folder
+
+    def kept_rows(self, at_most: int) -> tuple[Path, ...]:
+        """Return the kept JSONL files, the newest first."""
+        files = [path for path in self.uploads.glob("*/*.jsonl") if path.is_file()]
+        files.sort(key=lambda path: (path.stat().st_mtime, path), reverse=True)
+        return tuple(files[:at_most])
+
     def touch(self) -> None:
-        """Says to every process that lists the runs that something within a run's folder has changed."""
+        """Tell every process that lists the runs that a file in some run's folder has changed."""
         os.utime(self.runs)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Who waits, and who was given a device last; it is free once that run's program has ended."""
+    """Content of queue.json."""
 
     waiting: tuple[str, ...] = ()
-    """Run ids, the next first."""
+    """Ids of the waiting runs, the next first."""
     devices: Mapping[str, str] = field(default_factory=dict)
-    """Index of a device -> run id."""
+    """Index of a device -> id of the run that it was given to last."""
 
     @cached_property
-    def named(self) -> frozenset[str]:
-        """Every run that it names."""
+    def run_ids(self) -> frozenset[str]:
         return frozenset((*self.waiting, *self.devices.values()))
 
 
 def read_schedule(home: Home) -> Schedule:
-    """The schedule as home/queue.json holds it; an empty one if there is none."""
-    held = read_json(home.path / "queue.json")
-    waiting, devices = held.get("waiting", ()), held.get("devices", {})
+    """Return the schedule in queue.json, an empty one if there is none."""
+    fields = read_json(home.path / "queue.json")
+    waiting, devices = fields.get("waiting", ()), fields.get("devices", {})
     if not isinstance(waiting, list) or not isinstance(devices, dict):
         return Schedule()
-    return Schedule(
-        tuple(map(str, waiting)), {str(device): str(run_id) for device, run_id in devices.items()}
-    )
+    return Schedule(tuple(map(str, waiting)), {key: str(value) for key, value in devices.items()})
 
 
 def write_schedule(home: Home, schedule: Schedule) -> None:
-    """Replaces home/queue.json. Only for who holds `locked(home)`."""
+    """Replace queue.json. The caller must hold `locked(home)`."""
     write_json(home.path / "queue.json", {"waiting": schedule.waiting, "devices": schedule.devices})
 
 
 @contextmanager
 def locked(home: Home, seconds: float = SECONDS_TO_LOCK) -> Iterator[None]:
-    """Keeps every other process from starting, stopping, queueing or deleting runs meanwhile.
+    """Keep other processes from starting, stopping, queueing or deleting runs.
 
-    Raises SpecError if one of them does not let go.
+    Raises SpecError if another process holds the lock for too long.
     """
     lock = FileLock(home.path / "queue.lock")
     try:
         lock.acquire(timeout=seconds)
     except Timeout:
         problem = f"another program has held {home.path / 'queue.lock'} for {seconds:g} s"
-        raise SpecError(
-            Problem("queue", problem, "try again, or close the other program")
-        ) from None
+        fix = "try again, or close the other program"
+        raise SpecError(Problem("queue", problem, fix)) from None
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""How the program of a run is started, stopped and ended on this machine. Never looks inside the program.
+"""Start, stop and end the program of a run on this machine. Never looks inside the program.
 
-The child gets an argument list, a job file that we wrote, no standard input, a log file (never a pipe), an environment
-of named variables only, and a session of its own: it outlives the page, the terminal and this process. Whose turn it
-is to start is for core.queue to say.
+The program gets an argument list, a job file, no standard input, a log file (never a pipe), an
+environment of named variables only, and a session of its own: it outlives the page, the terminal
+and this process. When a run may start is decided in core/runs/queue.py.
 """
 
 import os
@@ -17,135 +17,140 @@ from typing import Any
 
 import psutil
 
-from core import runs
 from core.device import identify, is_alive, this_machine
 from core.device.child import allowed_environment
 from core.job import RunNotFound
-from core.runs import Home, Run
+from core.runs.files import number_in, read_json
+from core.runs.home import Home, locked, read_schedule, write_schedule
+from core.runs.run import Run, read
+from core.runs.states import count_oom_kills
+from core.training.contract.files import write_json
 from core.training.contract.process_id import ProcessId
+from core.training.contract.states import ENDED
 
-MARK = "TAILOR_RUN"
-"""The variable by which everything that a run's program starts can be told: it holds the run's folder."""
-
+RUN_VARIABLE = "TAILOR_RUN"
+"""Environment variable with the run's folder, by which all processes of a run are found."""
 SECONDS_TO_TERMINATE = 120
-"""How long a program that was asked to stop may take to reach the end of its step."""
+"""Time for a program to reach the end of its step after a stop request."""
 SECONDS_TO_SAVE = 600
-"""How long, in all, if it is writing its checkpoint."""
+"""The same if it is writing a checkpoint."""
 SECONDS_TO_DIE = 5
-"""How long the system may take to remove a killed program; one that hangs in a driver may never go."""
+"""Time for the system to remove a killed process; one that hangs in a driver may stay forever."""
 SECONDS_TO_EXIT = 20
-"""How long it may take to be gone once it has said that it has ended."""
+"""Time for a program to exit after it has written that it has ended."""
 
 
 def spawn(run: Run) -> None:
-    """Starts a run's program, which goes on from its newest checkpoint if it has one. Raises OSError.
+    """Start a run's program, which resumes from its newest checkpoint. Raises OSError.
 
-    Only for who holds the lock: what earlier lives of the run left behind, such as a wish to stop, is swept away.
+    The caller must hold the lock. Deletes the `stop`, `exit.json` and `status.json` of earlier
+    attempts.
     """
-    asked = {"asked": time.time()}
-    runs.write_json(run.folder / "process.json", asked)
+    fields: dict[str, object] = {"asked": time.time()}
+    write_json(run.folder / "process.json", fields)
     for name in ("stop", "exit.json", "status.json"):
         (run.folder / name).unlink(missing_ok=True)
     process = _open(run)
     identity = identify(process.pid)
-    threading.Thread(
-        target=_reap, args=(run, process, identity), name=f"reap {run.id}", daemon=True
-    ).start()
-    with suppress(OSError):  # on a full disk the program's own word has to do
-        runs.write_json(
-            run.folder / "process.json", asked | (identity.to_json() if identity else {})
-        )
+    arguments = (run, process, identity)
+    threading.Thread(target=_reap, args=arguments, name=f"reap {run.id}", daemon=True).start()
+    if identity:
+        with suppress(OSError):  # on a full disk, status.json still names the process
+            write_json(run.folder / "process.json", {**fields, **identity.to_json()})
 
 
 def request_stop(run: Run) -> None:
-    """Asks a run to save a checkpoint and end: a file, which works everywhere; the signal only wakes it sooner.
+    """Ask a run to save a checkpoint and end, or take it out of the queue.
 
-    Asked again, nothing more happens. Who waits in the queue leaves it. A wish that was meant for an earlier life of
-    the run than the present one is forgotten.
+    The request is a file, which works everywhere; a signal only wakes the program sooner. A second
+    request does nothing, nor does one for an earlier attempt of the run.
     """
     if not run.is_active:
         return
-    with runs.locked(run.home), suppress(RunNotFound):
-        now = runs.read(run.home, run.id)
+    with locked(run.home), suppress(RunNotFound):
+        now = read(run.home, run.id)
         if now.state == "queued":
             _leave_queue(now)
-        elif (
-            now.is_active
-            and run.process in (None, now.process)
-            and not (now.folder / "stop").exists()
-        ):
-            runs.write_json(now.folder / "stop", {"monotonic": time.monotonic()})
-            if os.name == "posix" and now.process:
-                with suppress(ProcessLookupError):  # ended by itself meanwhile
-                    os.kill(now.process.pid, signal.SIGTERM)
+        elif now.is_active and run.process in (None, now.process):
+            _request_stop_of_program(now)
 
 
 def enforce_stop(run: Run) -> None:
-    """Ends a run that was asked to stop and has had its time; one that was asked by hand, with an empty file, has all.
+    """Kill a run that has not ended in time after a stop request.
 
-    The monotonic clock is one for all processes, and nobody sets it.
+    An empty `stop` file, which a user may create by hand, sets no limit.
     """
-    asked = (
-        runs.number_in(runs.read_json(run.folder / "stop"), "monotonic")
-        if run.state == "stopping"
-        else None
-    )
+    if run.state != "stopping":
+        return
+    # the monotonic clock is the same for all processes, and setting the time does not change it
+    requested = number_in(read_json(run.folder / "stop"), "monotonic")
     limit = SECONDS_TO_SAVE if run.status.phase == "save" else SECONDS_TO_TERMINATE
-    if asked is not None and time.monotonic() - asked > limit:
+    if requested is not None and time.monotonic() - requested > limit:
         kill(run)
 
 
-def is_winding_up(run: Run) -> bool:
-    """True for a moment after a program's last word, while it lets go of its device."""
-    process = ProcessId.from_json(runs.read_json(run.folder / "process.json"))
+def is_exiting(run: Run) -> bool:
+    """Return True while the program of an ended run still releases its device."""
+    process = ProcessId.from_json(read_json(run.folder / "process.json"))
     silence = abs(time.time() - run.status.updated)
     return process is not None and is_alive(process) and silence < SECONDS_TO_EXIT
 
 
 def kill(run: Run) -> None:
-    """Ends a run's program and all that it has started at once, without a checkpoint, and waits until it is gone."""
+    """Kill a run's program and everything that it has started, and wait until all are gone."""
     deadline = time.monotonic() + SECONDS_TO_DIE
-    while (
-        family := _family(run)
-    ) and time.monotonic() < deadline:  # again, for what was started meanwhile
-        for process in family:
-            with suppress(psutil.Error):  # ended by itself meanwhile
+    while time.monotonic() < deadline:
+        processes = _process_tree(run)  # again each time, because they may start others
+        if not processes:
+            return
+        for process in processes:
+            with suppress(psutil.Error):  # it has ended in the meantime
                 process.kill()
         time.sleep(0.02)
 
 
 def wait(home: Home, run_id: str, seconds: float) -> Run:
-    """The run once it is no longer active, or as it is when the time is over; sees to it that a stop is obeyed."""
+    """Return a run once it has ended or the time is over. Enforces a stop request."""
     deadline = time.monotonic() + seconds
-    while (run := runs.read(home, run_id)).is_active and time.monotonic() < deadline:
+    run = read(home, run_id)
+    while run.is_active and time.monotonic() < deadline:
         enforce_stop(run)
         time.sleep(0.1)
+        run = read(home, run_id)
     return run
 
 
 def device_of(run: Run) -> str:
-    """What a run occupies: the index of its GPU, which is the first in sight where the job leaves that open; without
-    GPUs there is one place, "0".
+    """Return the index of the GPU that a run occupies; "0" on a machine without GPUs.
+
+    A run takes the first visible GPU if its job names none that is visible.
     """
     visible = visible_devices()
-    return str(run.job.device if run.job.device in visible else visible[0]) if visible else "0"
+    if not visible:
+        return "0"
+    if run.job.device in visible:
+        return str(run.job.device)
+    return str(visible[0])
 
 
 def environment(device: str = "0") -> dict[str, str]:
-    """What the program may see. One GPU, counted as NVML counts: with several in sight and no launcher, TRL refuses to
-    train. A card that NVML does not show, such as a part of one, is left as it was chosen.
+    """Return the environment of a program that trains on one device.
+
+    It shows the program one GPU, because TRL refuses to train with several and no launcher. A GPU
+    that NVML does not list, such as a part of one, stays as the user chose it.
     """
-    kept = allowed_environment("basic", "hub", "training")
-    hidden = kept.get("CUDA_VISIBLE_DEVICES", device).split(",")[0]
-    chosen = {
-        "CUDA_VISIBLE_DEVICES": device if visible_devices() else hidden,
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    variables = allowed_environment("basic", "hub", "training")
+    if not visible_devices():
+        device = variables.get("CUDA_VISIBLE_DEVICES", device).split(",")[0]
+    return {
+        **variables,
+        "CUDA_VISIBLE_DEVICES": device,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts
     }
-    return kept | chosen
 
 
 def visible_devices() -> tuple[int, ...]:
-    """The indices of the GPUs that a run may have."""
+    """Return the indices of the GPUs that a run may use."""
     return tuple(gpu.index for gpu in this_machine().gpus)
 
 
@@ -157,7 +162,7 @@ def _open(run: Run) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, "-m", "training", "job.json"],
             cwd=run.folder,
-            env=environment(device_of(run)) | {MARK: str(run.folder)},
+            env={**environment(device_of(run)), RUN_VARIABLE: str(run.folder)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -167,41 +172,55 @@ def _open(run: Run) -> "subprocess.Popen[bytes]":
 
 
 def _reap(run: Run, process: "subprocess.Popen[bytes]", identity: ProcessId | None) -> None:
-    """Waits for the end of a program, so that no zombie stays behind, and writes down how it ended."""
-    num_kills_before = runs.num_oom_kills()
+    """Wait for the end of a program, so that it leaves no zombie, and record how it ended."""
+    kills_before = count_oom_kills()
     code = process.wait()
-    num_kills = runs.num_oom_kills()
-    is_out_of_memory = code == -9 and num_kills_before is not None and num_kills != num_kills_before
-    fields = {"code": code, "is_out_of_memory": is_out_of_memory}
+    is_out_of_memory = False
+    if code == -9 and kills_before is not None:
+        is_out_of_memory = count_oom_kills() != kills_before
+    fields: dict[str, object] = {"code": code, "is_out_of_memory": is_out_of_memory}
+    if identity:
+        fields |= identity.to_json()
     with suppress(OSError):  # the run was deleted, or the disk is full
-        runs.write_json(run.folder / "exit.json", fields | (identity.to_json() if identity else {}))
+        write_json(run.folder / "exit.json", fields)
         run.home.touch()
 
 
+def _request_stop_of_program(run: Run) -> None:
+    if (run.folder / "stop").exists():
+        return
+    write_json(run.folder / "stop", {"monotonic": time.monotonic()})
+    if os.name == "posix" and run.process:
+        with suppress(ProcessLookupError):  # it has ended in the meantime
+            os.kill(run.process.pid, signal.SIGTERM)
+
+
 def _leave_queue(run: Run) -> None:
-    """Takes a waiting run out of the queue; what it was before it is again, and a new one is stopped."""
-    schedule = runs.read_schedule(run.home)
-    waiting = tuple(each for each in schedule.waiting if each != run.id)
-    runs.write_schedule(run.home, replace(schedule, waiting=waiting))
-    if run.status.state not in runs.ENDED:
-        runs.write_json(run.folder / "status.json", {"state": "stopped"})
+    """Take a waiting run out of the queue. A new one becomes stopped, others what they were."""
+    schedule = read_schedule(run.home)
+    waiting = tuple(run_id for run_id in schedule.waiting if run_id != run.id)
+    write_schedule(run.home, replace(schedule, waiting=waiting))
+    if run.status.state not in ENDED:
+        write_json(run.folder / "status.json", {"state": "stopped"})
     run.home.touch()
 
 
-def _family(run: Run) -> tuple[psutil.Process, ...]:
-    """What lives of a run's program and of all that it has started: its descendants, and who carries its mark, which
-    those keep that lost their parent. Neither can be said of another process that has got an old number.
+def _process_tree(run: Run) -> tuple[psutil.Process, ...]:
+    """Return the living processes of a run.
+
+    They are the program's descendants and every process with RUN_VARIABLE, which those keep that
+    lost their parent. Neither is true of a foreign process that got an old pid.
     """
-    found = [each for each in psutil.process_iter() if _mark_of(each) == str(run.folder)]
+    processes = [each for each in psutil.process_iter() if _run_folder_of(each) == str(run.folder)]
     if run.process and is_alive(run.process):
-        with suppress(psutil.Error):  # ended by itself meanwhile
+        with suppress(psutil.Error):  # it has ended in the meantime
             leader = psutil.Process(run.process.pid)
-            found += [*leader.children(recursive=True), leader]
-    return tuple(dict.fromkeys(found))
+            processes += [*leader.children(recursive=True), leader]
+    return tuple(dict.fromkeys(processes))
 
 
-def _mark_of(process: psutil.Process) -> str | None:
+def _run_folder_of(process: psutil.Process) -> str | None:
     try:
-        return dict[str, str](process.environ()).get(MARK)
+        return dict[str, str](process.environ()).get(RUN_VARIABLE)
     except (psutil.Error, OSError):
-        return None  # another user's, or ended by itself meanwhile
+        return None  # another user's, or it has ended in the meantime

@@ -1,7 +1,7 @@
-"""The list of all runs, kept in memory: what has ended is parsed once, and a look at an unchanged home costs little.
+"""List all runs of a home. An unchanged run is not read again, so that the list is cheap to poll.
 
-A folder's time of change is the sign that something in it was replaced. Who changes a run that other processes may take
-for settled calls `Home.touch`.
+The modification time of a folder says that a file in it was created or replaced. Code that changes
+a run in another way calls `Home.touch`.
 """
 
 import os
@@ -15,22 +15,22 @@ from functools import cache
 from core.job import RunNotFound, SpecError
 from core.resolve import reference_of
 from core.runs.home import Home, Schedule, read_schedule
-from core.runs.run import Run, read, read_with
+from core.runs.run import Run, read
 
-COARSE_CLOCK_NS = 2_000_000_000
-"""Some file systems tell times apart by two seconds only: what changed within them may change again unseen."""
+CLOCK_RESOLUTION_NS = 2_000_000_000
+"""Some file systems store times in steps of 2 s. A second change within a step is invisible."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What was found in a folder."""
+    """Content of one folder."""
 
     run: Run | None
-    """None for what is no run."""
+    """None if the folder holds no run."""
     changed_ns: int
-    """When the folder had changed last, before it was read."""
+    """Modification time of the folder before it was read."""
     is_settled: bool
-    """True if nothing is to be expected before the folder changes again."""
+    """True if it stays valid until the folder changes."""
 
 
 class Listing:
@@ -39,104 +39,96 @@ class Listing:
     def __init__(self, home: Home):
         self.home = home
         self.num_changes = 0
-        """Grows whenever the list shows something new."""
+        """Number of times that the list has changed."""
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._doubtful: set[str] = set()
-        """Those that may change without a sign."""
-        self._found: tuple[object, ...] = ()
-        self._sorted: tuple[Run, ...] = ()
         self._times: dict[str, int] = {}
-        """Name of each folder -> when it changed last."""
-        self._scanned_ns, self._is_scan_settled = -1, False
+        """Name of each folder -> modification time."""
+        self._scanned_ns = -1
+        """Modification time of the folder of all runs before its scan."""
+        self._is_scan_settled = False
+        self._shown: tuple[object, ...] = ()
+        self._sorted: tuple[Run, ...] = ()
 
-    def look(self) -> tuple[Run, ...]:
-        """Every readable run, the newest first; the same object as long as nothing changed."""
+    def refresh(self) -> tuple[Run, ...]:
+        """Return every readable run, the newest first. An unchanged list is the same object."""
         with self._lock:
             schedule = read_schedule(self.home)
-            is_new = self._scan()
-            names = (
-                self._times.keys()
-                if is_new
-                else self._times.keys() & (self._doubtful | schedule.named)
-            )
-            news = {name: self._entry(name, self._times[name], schedule) for name in names}
-            self._entries = news if is_new else self._entries | news
-            self._doubtful = {name for name, entry in self._entries.items() if not entry.is_settled}
-            found = [entry.run for entry in self._entries.values() if entry.run]
-            if (*schedule.waiting, *found) != self._found:
+            if self._rescan():
+                self._entries = {name: self._read(name, schedule) for name in self._times}
+            else:
+                for name, entry in self._entries.items():
+                    if not entry.is_settled or name in schedule.run_ids:
+                        self._entries[name] = self._read(name, schedule)
+            runs = [entry.run for entry in self._entries.values() if entry.run]
+            if (*schedule.waiting, *runs) != self._shown:
                 self.num_changes += 1
-                self._found = (*schedule.waiting, *found)
-                self._sorted = tuple(
-                    sorted(found, key=lambda run: (run.created, run.id), reverse=True)
-                )
+                self._shown = (*schedule.waiting, *runs)
+                runs.sort(key=lambda run: (run.created, run.id), reverse=True)
+                self._sorted = tuple(runs)
             return self._sorted
 
-    def _scan(self) -> bool:
-        """Looks at the folders' times, if something was made or removed since. Returns whether it did."""
+    def _rescan(self) -> bool:
+        """Read the modification times of all folders, if one was added or removed since.
+
+        Return whether that was so.
+        """
         changed_ns = self.home.runs.stat().st_mtime_ns
         if changed_ns == self._scanned_ns and self._is_scan_settled:
             return False
-        self._scanned_ns, self._is_scan_settled = changed_ns, _is_long_ago(changed_ns)
+        self._scanned_ns, self._is_scan_settled = changed_ns, _is_settled(changed_ns)
         with os.scandir(self.home.runs) as folders:
-            self._times = {
-                each.name: _changed_ns(each) for each in folders if not each.name.startswith(".")
-            }
+            visible = [folder for folder in folders if not folder.name.startswith(".")]
+        self._times = {folder.name: _changed_ns(folder) for folder in visible}
         return True
 
-    def _entry(self, name: str, changed_ns: int, schedule: Schedule) -> Entry:
-        """What is in a folder; read again only if there may be news."""
-        known = self._entries.get(name)
-        if (
-            known
-            and known.is_settled
-            and known.changed_ns == changed_ns
-            and name not in schedule.named
-        ):
-            return known
+    def _read(self, name: str, schedule: Schedule) -> Entry:
+        """Return the content of a folder. Read it only if it may have changed."""
+        entry, changed_ns = self._entries.get(name), self._times[name]
+        is_unchanged = entry and entry.is_settled and entry.changed_ns == changed_ns
+        if entry and is_unchanged and name not in schedule.run_ids:
+            return entry
         try:
-            run = read_with(self.home, name, schedule)
+            run = read(self.home, name, schedule)
         except (RunNotFound, SpecError, OSError):
-            run = None  # not a run, or one that is just being removed
-        is_ended = run is None or not run.is_active
-        return Entry(run, changed_ns, is_ended and _is_long_ago(changed_ns))
+            run = None  # not a run, or one that is being removed
+        has_ended = run is None or not run.is_active
+        return Entry(run, changed_ns, has_ended and _is_settled(changed_ns))
 
 
 def list_runs(home: Home) -> tuple[Run, ...]:
-    """Every readable run, the newest first; the same object as long as nothing changed."""
-    return _listing(home).look()
+    """Return every readable run, the newest first. An unchanged list is the same object."""
+    return _listing(home).refresh()
 
 
 def unreadable(home: Home) -> Mapping[str, str]:
-    """The runs that the list leaves out, and why: their jobs are damaged, or of another version."""
+    """Return the runs that the list leaves out, and why: a job that is damaged or too new."""
     listed = {run.id for run in list_runs(home)}
-    found = {}
-    for folder in sorted(home.runs.glob("*/job.json")):
-        run_id = folder.parent.name
-        with suppress(RunNotFound):
-            try:
-                if run_id not in listed:
+    reasons = {}
+    for job_file in sorted(home.runs.glob("*/job.json")):
+        run_id = job_file.parent.name
+        if run_id not in listed:
+            with suppress(RunNotFound):
+                try:
                     read(home, run_id)
-            except SpecError as error:
-                found[run_id] = str(error.problems[0])
-    return found
+                except SpecError as error:
+                    reasons[run_id] = str(error.problems[0])
+    return reasons
 
 
 def list_fingerprint(home: Home) -> str:
-    """Changes whenever the list has something new to show; does not look into the folders of ended runs."""
+    """Return a text that changes when the list does. Does not look into folders of ended runs."""
     listing = _listing(home)
-    listing.look()
+    listing.refresh()
     return f"{os.getpid()}:{listing.num_changes}"
 
 
 def search(runs: Iterable[Run], words: str) -> tuple[Run, ...]:
-    """The runs in whose id, title, notes, tags, state, model, data, stage or method every word occurs."""
+    """Return the runs whose text (id, title, notes, tags, job and state) contains every word."""
     wanted = words.casefold().split()
-    return (
-        tuple(run for run in runs if all(word in _text(run) for word in wanted))
-        if wanted
-        else tuple(runs)
-    )
+    if not wanted:
+        return tuple(runs)
+    return tuple(run for run in runs if all(word in _text_of(run) for word in wanted))
 
 
 @cache
@@ -144,19 +136,11 @@ def _listing(home: Home) -> Listing:
     return Listing(home)
 
 
-def _text(run: Run) -> str:
+def _text_of(run: Run) -> str:
     job, about = run.job, run.about
-    parts = (
-        run.id,
-        run.state,
-        reference_of(job.model),
-        job.dataset,
-        job.stage,
-        job.method,
-        about.title,
-        about.notes,
-    )
-    return "\n".join((*parts, *about.tags)).casefold()
+    job_texts = (reference_of(job.model), job.dataset, job.stage, job.method)
+    texts = (run.id, run.state, *job_texts, about.title, about.notes, *about.tags)
+    return "\n".join(texts).casefold()
 
 
 def _changed_ns(folder: "os.DirEntry[str]") -> int:
@@ -166,5 +150,6 @@ def _changed_ns(folder: "os.DirEntry[str]") -> int:
         return -1  # removed meanwhile
 
 
-def _is_long_ago(changed_ns: int) -> bool:
-    return abs(time.time_ns() - changed_ns) > COARSE_CLOCK_NS
+def _is_settled(changed_ns: int) -> bool:
+    """Return True if a further change would give another modification time."""
+    return abs(time.time_ns() - changed_ns) > CLOCK_RESOLUTION_NS

@@ -1,82 +1,110 @@
-"""What past runs on this machine teach about the next: its speed, the CUDA context, what is reserved. Only reads."""
+"""Predicted and measured memory and speed of runs on this machine. Reads only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
-from core import runs
 from core.memory import PastRun
 from core.resolve import ResolvedJob
-from core.runs import Home, Run
+from core.runs.home import Home
+from core.runs.listing import list_runs
+from core.runs.run import Run
 from core.speed import Measurement
-from core.training.contract.status import Status
 
-MOST_RUNS = 20
-"""The newest that count: drivers and libraries change."""
-LEAST_STEPS = 5
-"""Of a run, before its pace says something; the first two are left out, in which kernels are compiled and chosen."""
+LARGE_ERROR = 0.05
+"""Share of a phase's memory above which a wrong prediction is pointed out."""
+MAX_RUNS = 20
+"""The newest count, because drivers and libraries change."""
+MIN_STEPS = 5
+"""Fewer steps say nothing about the speed."""
+WARM_UP_STEPS = 2
+"""First steps, in which kernels are compiled and chosen."""
+
+
+def phase_peaks(run: Run) -> Mapping[str, tuple[int, int]]:
+    """Return phase -> (predicted, measured) peak in bytes, for the phases that were measured."""
+    predicted = run.estimate().get("phases", {})
+    measured = run.status.phase_peak_bytes
+    return {
+        phase: (predicted[phase], peak)
+        for phase, peak in measured.items()
+        if predicted.get(phase) and peak
+    }
+
+
+def prediction_errors(run: Run) -> Mapping[str, float]:
+    """Return phase -> error of the prediction as a share: 0.01 means 1 % too high.
+
+    Empty on a CPU: what is measured there is the growth of the whole process, which the C library
+    rounds up and keeps, and not the tensors.
+    """
+    if run.status.baseline_bytes:
+        return {}
+    return {
+        phase: predicted / measured - 1 for phase, (predicted, measured) in phase_peaks(run).items()
+    }
 
 
 def past_runs(home: Home, resolved: ResolvedJob) -> tuple[PastRun, ...]:
-    """Foretold and measured memory of the newest finished runs on the job's card; none for a card that is not here."""
-    if resolved.job.gpu != "local":
-        return ()
-    found = (_memory(run.folder, run.created) for run in _finished(home) if _is_on(run, resolved))
-    return tuple(each for each in found if each)[:MOST_RUNS]
+    """Return predicted and measured memory of the newest finished runs on the job's device.
+
+    () for a GPU of another machine.
+    """
+    found = (_memory(run) for run in _finished(home, resolved))
+    return tuple(each for each in found if each)[:MAX_RUNS]
 
 
 def speeds(home: Home, resolved: ResolvedJob) -> tuple[Measurement, ...]:
-    """Foretold and measured tokens per second of finished runs of the same model, stage and method on the same card."""
-    alike = (
-        run
-        for run in _finished(home)
-        if _is_on(run, resolved)
-        and run.job.model == resolved.model.location
-        and (run.job.stage, run.job.method) == (resolved.job.stage, resolved.job.method)
+    """Return predicted and measured tokens per second of finished runs like this job.
+
+    They have the same model, stage, method and device.
+    """
+    job = resolved.job
+    kind = (resolved.model.location, job.stage, job.method)
+    found = (
+        _speed(run)
+        for run in _finished(home, resolved)
+        if (run.job.model, run.job.stage, run.job.method) == kind
     )
-    found = (_speed(run.folder, run.created) for run in alike)
-    return tuple(each for each in found if each)[:MOST_RUNS]
+    return tuple(each for each in found if each)[:MAX_RUNS]
 
 
-def _finished(home: Home) -> Iterator[Run]:
-    return (run for run in runs.list_runs(home) if run.state == "finished")
-
-
-def _is_on(run: Run, resolved: ResolvedJob) -> bool:
-    """True if a run trained on this machine's card that the job is for: drivers add a maker's name to a card's."""
-    device = run.status.device or ""
+def _finished(home: Home, resolved: ResolvedJob) -> Iterator[Run]:
+    """Yield the finished runs on the device of a job, if that is of this machine."""
+    if resolved.job.gpu != "local":
+        return
     name = resolved.gpu.name.removesuffix(" only")
-    return run.job.gpu == "local" == resolved.job.gpu and device.endswith(name)
+    for run in list_runs(home):
+        # drivers put the maker before the name of a GPU
+        is_on_device = run.job.gpu == "local" and (run.status.device or "").endswith(name)
+        if run.state == "finished" and is_on_device:
+            yield run
 
 
 @lru_cache(maxsize=1000)
-def _memory(folder: Path, _created: float) -> PastRun | None:
-    foretold = runs.read_json(folder / "estimate.json")
-    status = Status.from_json(runs.read_json(folder / "status.json"))
-    if status.peak_allocated_bytes is None or status.peak_reserved_bytes is None:
+def _memory(run: Run) -> PastRun | None:
+    allocated, reserved = run.status.peak_allocated_bytes, run.status.peak_reserved_bytes
+    if allocated is None or reserved is None:
         return None  # trained on a CPU
+    predicted = run.estimate()
     try:
         return PastRun(
-            predicted_allocated_bytes=int(foretold["peak_allocated_bytes"]),
-            predicted_reserved_bytes=int(foretold["peak_reserved_bytes"]),
-            allocated_bytes=status.peak_allocated_bytes,
-            reserved_bytes=status.peak_reserved_bytes,
-            context_bytes=runs.last_metrics(folder).get("context_bytes"),
+            predicted_allocated_bytes=int(predicted["peak_allocated_bytes"]),
+            predicted_reserved_bytes=int(predicted["peak_reserved_bytes"]),
+            allocated_bytes=allocated,
+            reserved_bytes=reserved,
+            context_bytes=run.last_metrics.get("context_bytes"),
         )
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-    ):  # an estimate of an early version
+    except (KeyError, TypeError, ValueError):  # an estimate of an early version
         return None
 
 
 @lru_cache(maxsize=1000)
-def _speed(folder: Path, _created: float) -> Measurement | None:
-    foretold = runs.read_json(folder / "estimate.json").get("speed") or {}
-    curve = runs.read_curves(folder).get("tokens_per_second")
-    if curve is None or len(curve.values) < LEAST_STEPS or not foretold.get("tokens_per_second"):
+def _speed(run: Run) -> Measurement | None:
+    speed = run.estimate().get("speed") or {}
+    predicted = speed.get("tokens_per_second")
+    curve = run.curves().get("tokens_per_second")
+    if not predicted or curve is None or len(curve.values) < MIN_STEPS:
         return None
-    return Measurement(float(foretold["tokens_per_second"]), float(np.nanmedian(curve.values[2:])))
+    return Measurement(float(predicted), float(np.nanmedian(curve.values[WARM_UP_STEPS:])))

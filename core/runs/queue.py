@@ -1,6 +1,7 @@
-"""Who trains next: runs wait for their device in order, on the disk, and any process may move the queue on.
+"""Decide which run trains next. Runs wait for their device; any process may advance the queue.
 
-A run that crashed is never started again by itself; one that cannot be started fails, and the queue goes on.
+A run that crashed is never started again automatically. One that cannot be started fails, and the
+next one gets its turn.
 """
 
 import threading
@@ -9,157 +10,160 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
-from core import runs
 from core.job import Problem, RunNotFound, SpecError
-from core.runs import TRANSITIONS, Home, Run, Schedule, launch
+from core.runs import launch
+from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
+from core.runs.listing import list_runs
+from core.runs.run import Run, read
+from core.training.contract.files import write_json
+from core.training.contract.states import ENDED, TRANSITIONS
 
 Direction = Literal["up", "down"]
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_ADVANCES = 1.0
 
 
 def submit(home: Home, run: Run) -> Run:
-    """Puts a run, new or ended early, at the end of the queue, and starts it if its device is free.
+    """Put a run at the end of the queue, and start it if its device is free.
 
-    Returns the run as it is then. Raises SpecError for a run that is under way or finished.
+    Raises SpecError for a run that is active or finished, or whose GPU this machine lacks.
     """
-    with runs.locked(home):
-        schedule = runs.read_schedule(home)
+    with locked(home):
+        schedule = read_schedule(home)
         if run.id not in schedule.waiting:
-            _require_startable(runs.read(home, run.id))
-            runs.write_schedule(home, replace(schedule, waiting=(*schedule.waiting, run.id)))
+            _require_startable(read(home, run.id))
+            write_schedule(home, replace(schedule, waiting=(*schedule.waiting, run.id)))
             home.touch()
-        _go_on(home)
-    return runs.read(home, run.id)
+        _start_waiting(home)
+    return read(home, run.id)
 
 
 def advance(home: Home) -> None:
-    """Starts what can be started, and ends what was asked to stop and does not.
+    """Start every run whose turn it is, and kill runs that ignore a stop request.
 
-    Costs next to nothing when there is nothing to do; safe to call from several processes at any time. What a full disk
-    does not let happen now, a later call does.
+    Cheap if there is nothing to do; safe to call from several processes at any time.
     """
-    schedule = runs.read_schedule(home)
+    schedule = read_schedule(home)
     if schedule.waiting or schedule.devices:
-        with (
-            suppress(SpecError, OSError),
-            runs.locked(home, seconds=0),
-        ):  # else another process is at it
-            _go_on(home)
+        # if another process holds the lock, it does the same; if the disk is full, try again later
+        with suppress(SpecError, OSError), locked(home, seconds=0):
+            _start_waiting(home)
 
 
 def keep_advancing(home: Home) -> threading.Thread:
-    """Calls `advance` every second, in the background, until this process ends."""
+    """Call `advance` every second in the background, until this process ends."""
 
-    def look() -> None:
+    def advance_forever() -> None:
         while True:
             advance(home)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_ADVANCES)
 
-    thread = threading.Thread(target=look, name="queue", daemon=True)
+    thread = threading.Thread(target=advance_forever, name="queue", daemon=True)
     thread.start()
     return thread
 
 
 def waiting(home: Home) -> tuple[Run, ...]:
-    """The runs in the queue, the next first."""
-    found = []
-    for run_id in runs.read_schedule(home).waiting:
-        with suppress(RunNotFound, SpecError):
-            found.append(runs.read(home, run_id))
-    return tuple(found)
+    """Return the runs in the queue, the next first."""
+    runs = (_read_or_none(home, run_id) for run_id in read_schedule(home).waiting)
+    return tuple(run for run in runs if run)
 
 
 def move(home: Home, run_id: str, direction: Direction) -> tuple[Run, ...]:
-    """Swaps a waiting run with the one before or after it. Returns the queue. Raises SpecError if it does not wait."""
-    with runs.locked(home):
-        schedule = runs.read_schedule(home)
+    """Swap a waiting run with the one before or after it. Return the queue.
+
+    Raises SpecError if it does not wait.
+    """
+    with locked(home):
+        schedule = read_schedule(home)
         if run_id not in schedule.waiting:
-            raise SpecError(
-                Problem("run", f"{run_id} does not wait", "`runs queue` lists those that do")
-            )
+            problem = Problem("run", f"{run_id} is not waiting", "`runs queue` lists waiting runs")
+            raise SpecError(problem)
         order = list(schedule.waiting)
         place = order.index(run_id)
-        other = min(max(place + (1 if direction == "down" else -1), 0), len(order) - 1)
-        order[place], order[other] = order[other], order[place]
-        runs.write_schedule(home, replace(schedule, waiting=tuple(order)))
+        other = place + 1 if direction == "down" else place - 1
+        if 0 <= other < len(order):
+            order[place], order[other] = order[other], order[place]
+            write_schedule(home, replace(schedule, waiting=tuple(order)))
     return waiting(home)
 
 
 def _require_startable(run: Run) -> None:
-    """Raises SpecError for a run that is under way or finished, or whose device is not there."""
-    is_under_way = run.state == "starting" and (run.folder / "process.json").exists()
-    if is_under_way or "queued" not in TRANSITIONS[run.state]:
-        fix = (
-            "only a run that ended early can be resumed"
-            if run.state == "finished"
-            else "stop it first"
-        )
+    """Raise SpecError for a run that is active or finished, or whose GPU this machine lacks."""
+    has_process = run.state == "starting" and (run.folder / "process.json").exists()
+    if has_process or "queued" not in TRANSITIONS[run.state]:
+        fix = "stop it first"
+        if run.state == "finished":
+            fix = "only a run that ended early can be resumed"
         raise SpecError(Problem("run", f"{run.id} is {run.state}", fix))
     visible = launch.visible_devices()
     if visible and run.job.device and run.job.device not in visible:
         fix = f"choose {', '.join(map(str, visible))}"
-        raise SpecError(Problem("device", f"there is no GPU {run.job.device} in sight", fix))
+        raise SpecError(Problem("device", f"this machine has no GPU {run.job.device}", fix))
 
 
-def _go_on(home: Home) -> None:
-    """One look at every device and every run that waits. Only for who holds the lock."""
-    schedule = _with_free_devices(home)
+def _start_waiting(home: Home) -> None:
+    """Give each free device to the next run that waits for it. The caller must hold the lock."""
+    schedule = _release_devices(home)
     for run_id in schedule.waiting:
-        schedule = _start_if_free(home, run_id, schedule)
+        schedule = _try_to_start(home, run_id, schedule)
 
 
-def _with_free_devices(home: Home) -> Schedule:
-    """The schedule without the runs that have ended, and what those left running is ended too; with the runs at work
-    that it does not know of, such as one that was started by hand.
+def _release_devices(home: Home) -> Schedule:
+    """Return the schedule without devices whose run has ended.
+
+    It includes runs that the queue did not start, such as those started by hand.
     """
-    schedule = runs.read_schedule(home)
-    at_work = {launch.device_of(run): run.id for run in runs.list_runs(home) if run.process}
-    busy = at_work | {
-        device: run_id for device, run_id in schedule.devices.items() if _is_busy(home, run_id)
-    }
-    if busy == schedule.devices:
-        return schedule
-    schedule = replace(schedule, devices=busy)
-    runs.write_schedule(home, schedule)
+    schedule = read_schedule(home)
+    devices = {launch.device_of(run): run.id for run in list_runs(home) if run.process}
+    for device, run_id in schedule.devices.items():
+        if _keeps_device(home, run_id):
+            devices[device] = run_id
+    if devices != schedule.devices:
+        schedule = replace(schedule, devices=devices)
+        write_schedule(home, schedule)
     return schedule
 
 
-def _is_busy(home: Home, run_id: str) -> bool:
-    """True while a run keeps its device. Sees to it that it lets go in the end."""
-    try:
-        run = runs.read(home, run_id)
-    except (RunNotFound, SpecError):
+def _keeps_device(home: Home, run_id: str) -> bool:
+    """Return True while a run needs its device. Kill what an ended run has left running."""
+    run = _read_or_none(home, run_id)
+    if run is None:
         return False
-    if run.state in runs.ENDED or run.state == "queued":
-        if launch.is_winding_up(run):
-            return True
-        launch.kill(run)
-        return False
-    launch.enforce_stop(run)
-    return True
+    if run.state not in ENDED and run.state != "queued":
+        launch.enforce_stop(run)
+        return True
+    if launch.is_exiting(run):
+        return True
+    launch.kill(run)
+    return False
 
 
-def _start_if_free(home: Home, run_id: str, schedule: Schedule) -> Schedule:
-    """The schedule after a waiting run has had its chance: started, failed to start, gone, or still waiting.
-
-    The run leaves the queue before its program starts: whatever crashes in between, nothing is started twice.
-    """
+def _try_to_start(home: Home, run_id: str, schedule: Schedule) -> Schedule:
+    """Start a waiting run if its device is free. Return the updated schedule."""
     rest = tuple(each for each in schedule.waiting if each != run_id)
-    try:
-        run = runs.read(home, run_id)
-    except (RunNotFound, SpecError):
+    run = _read_or_none(home, run_id)
+    if run is None:  # deleted by hand
         schedule = replace(schedule, waiting=rest)
-        runs.write_schedule(home, schedule)
+        write_schedule(home, schedule)
         return schedule
-    if (device := launch.device_of(run)) in schedule.devices:
+    device = launch.device_of(run)
+    if device in schedule.devices:
         return schedule
+    # The run leaves the queue before its program starts, so that no crash can start it twice.
     schedule = Schedule(rest, {**schedule.devices, device: run_id})
-    runs.write_schedule(home, schedule)
+    write_schedule(home, schedule)
     try:
         launch.spawn(run)
     except OSError as error:
-        said = f"The training program could not be started: {error.strerror or error}."
+        reason = f"The training program could not be started: {error.strerror or error}."
         with suppress(OSError):
-            runs.write_json(run.folder / "status.json", {"state": "failed", "error": said})
+            write_json(run.folder / "status.json", {"state": "failed", "error": reason})
     home.touch()
     return schedule
+
+
+def _read_or_none(home: Home, run_id: str) -> Run | None:
+    try:
+        return read(home, run_id)
+    except (RunNotFound, SpecError):
+        return None

@@ -1,9 +1,10 @@
-"""A run as its folder tells it at one moment: its job, its state, how far it is, what it cost. Only reads."""
+"""Run: a training as its folder shows it at one moment. Only reads."""
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,56 @@ from core.device import find_preset
 from core.job import JobSpec, Problem, RunNotFound
 from core.models import gpus
 from core.resolve import default_fields, reference_of
-from core.runs.files import number_in, open_regular, parse_line, read_json, read_rows
+from core.runs.curves import Curve, read_curves
+from core.runs.files import (
+    log_tail,
+    number_in,
+    open_regular,
+    parse_json,
+    read_json,
+    read_rows,
+)
 from core.runs.home import Home, Schedule, read_schedule
-from core.runs.states import Verdict, judge
+from core.runs.states import RunState, infer_state
+from core.training.contract.checkpoint_files import Checkpoint, bytes_in, list_checkpoints
 from core.training.contract.process_id import ProcessId
 from core.training.contract.states import ACTIVE, State
 from core.training.contract.status import Status
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
+GROWING_FILES = ("metrics.jsonl", "log.txt", "samples.jsonl")
+"""Files that a program appends to, which does not change the time of their folder."""
+NEXT_STAGE_KEEPS = (
+    "model",
+    "revision",
+    "method",
+    "gpu",
+    "dtype",
+    "max_length",
+    "optim",
+    "profile",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "checkpoint_every_n_layers",
+    "lora_r",
+)
+"""Job fields that a next stage takes over. For all others it has its own defaults."""
 
 
 @dataclass(frozen=True)
-class About:
-    """What a person wrote about a run."""
+class Annotations:
+    """Title, notes and tags that a user gave a run."""
 
     title: str = ""
-    """Shown instead of the id, which stays."""
+    """Shown instead of the id."""
     notes: str = ""
     tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it at one moment."""
+    """Run as its folder shows it at one moment."""
 
     id: str
     folder: Path
@@ -45,10 +73,13 @@ class Run:
     status: Status
     """Content of status.json; all defaults before the program has written it."""
     cause: str = ""
-    """Why it failed, in a word that core.remedy knows; empty where there is nothing to say."""
-    about: About = field(default_factory=About)
+    """Name of the failure, as in failures.CAUSES; "" if none is known."""
+    about: Annotations = field(default_factory=Annotations)
     process: ProcessId | None = None
-    """Who executes it; None if nobody does."""
+    """Process that executes it, if one does."""
+
+    def __hash__(self) -> int:
+        return hash(self.folder)  # its status contains mappings, which have no hash
 
     @property
     def home(self) -> Home:
@@ -72,37 +103,119 @@ class Run:
         return self.status.max_steps
 
     @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints in its folder, oldest first."""
+        return list_checkpoints(self.folder / "checkpoints")
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """True if it can be resumed from a checkpoint."""
+        return any(checkpoint.is_complete for checkpoint in self.checkpoints)
+
+    @property
     def peak_bytes(self) -> int | None:
-        """Highest allocated memory so far; on a CPU the most that the whole process took in its first steps."""
+        """Highest allocated memory; on a CPU, the most that the process used in its first steps."""
         if self.status.peak_allocated_bytes:
             return self.status.peak_allocated_bytes
         phases = self.status.phase_peak_bytes
-        return max(phases.values()) + (self.status.baseline_bytes or 0) if phases else None
+        if not phases:
+            return None
+        return max(phases.values()) + (self.status.baseline_bytes or 0)
 
     @cached_property
+    def last_metrics(self) -> Mapping[str, Any]:
+        """Last row of metrics.jsonl that has a loss, from the end of the file only."""
+        for row in reversed(read_rows(self.folder / "metrics.jsonl", last=8000)):
+            if "loss" in row:
+                return row
+        return {}
+
+    @property
     def loss(self) -> float | None:
-        """The last one that was logged."""
-        return number_in(last_metrics(self.folder), "loss")
+        """Last loss that was logged."""
+        return number_in(self.last_metrics, "loss")
 
-    @cached_property
+    @property
     def seconds(self) -> float:
-        """Time spent, in all the lives of the run; waiting in the queue is not counted."""
-        trained = number_in(last_metrics(self.folder), "time") or 0.0
-        # Early programs did not write `seconds`.
+        """Training time over all attempts, without waiting in the queue."""
+        logged = number_in(self.last_metrics, "time") or 0.0
+        # early programs did not write `seconds`
         counted = self.status.seconds or self.status.updated - self.status.started
-        return max(trained, counted)
+        return max(logged, counted)
 
     @property
     def usd(self) -> float | None:
-        """What the time costs on the card it ran on, or before that is known on the job's, where the presets know a
-        price; a processor has none."""
-        card = gpus().get(self.job.gpu)
+        """Price of the time on its GPU, if the presets know a price.
+
+        Before the program has written which GPU it uses, it is that of the job.
+        """
+        gpu = gpus().get(self.job.gpu)
         if self.status.device:
-            card = find_preset(self.status.device, self.status.device_capacity_bytes or 0)
-        return self.seconds / 3600 * card.usd_per_hour if card and card.usd_per_hour else None
+            gpu = find_preset(self.status.device, self.status.device_capacity_bytes or 0)
+        if gpu is None or gpu.usd_per_hour is None:
+            return None
+        return self.seconds / 3600 * gpu.usd_per_hour
+
+    def metrics(self) -> tuple[dict[str, Any], ...]:
+        """Return the rows of metrics.jsonl. For plots see `curves`."""
+        return read_rows(self.folder / "metrics.jsonl")
+
+    def curves(self, max_points: int = 2000) -> Mapping[str, Curve]:
+        """Return the numbers in metrics.jsonl by key, each thinned to at most `max_points`."""
+        return read_curves(self.folder, max_points)
+
+    def samples(self) -> tuple[dict[str, Any], ...]:
+        """Return the rows of samples.jsonl: {step, prompt, answer}."""
+        return read_rows(self.folder / "samples.jsonl")
+
+    def estimate(self) -> dict[str, Any]:
+        """Return the prediction in estimate.json, as `estimate --json` prints it."""
+        return read_json(self.folder / "estimate.json")
+
+    def log_tail(self, num_bytes: int = 8000) -> str:
+        """Return the last lines of its log."""
+        return log_tail(self.folder, num_bytes)
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when there is something new to show."""
+        marks = []
+        for path in (self.folder, *(self.folder / name for name in GROWING_FILES)):
+            try:
+                stat = path.stat()
+                marks.append(f"{stat.st_size}:{stat.st_mtime_ns}")
+            except FileNotFoundError:
+                marks.append("-")
+        return " ".join(marks)
+
+    def disk_bytes(self) -> int:
+        """Return its size on the disk. Counted again only when a file was created or replaced."""
+        folders = (self.folder, self.folder / "checkpoints", self.folder / "output")
+        times = tuple(folder.stat().st_mtime_ns for folder in folders if folder.exists())
+        return _bytes_in(self.folder, times)
+
+    def fields_again(self) -> dict[str, object]:
+        """Return the job fields that would train the same again, on this run's copy of its data."""
+        fields = self.job.model_dump()
+        for name in ("dataset", "eval_dataset"):
+            if fields[name]:
+                fields[name] = str(self.folder / fields[name])
+        return {**fields, "model": reference_of(self.job.model), "dataset_sha256": ""}
+
+    def fields_of_next_stage(self, stage: str) -> dict[str, object]:
+        """Return the job fields of a stage that starts from this run's result, without data."""
+        fields = self.fields_again()
+        kept = {name: fields[name] for name in NEXT_STAGE_KEEPS}
+        result = "adapter" if self.job.trains_adapter else "model"
+        return {
+            **default_fields(fields["model"], self.job.method, stage),
+            **kept,
+            result: str(self.folder / "output"),
+            "stage": stage,
+            "dataset": "demo" if fields["model"] == "demo" else "",
+        }
 
     def to_json(self) -> dict[str, object]:
-        """The run as `runs list --json` prints it."""
+        """Return the run as `runs list --json` prints it."""
         return {
             "id": self.id,
             "title": self.about.title,
@@ -125,99 +238,58 @@ class Run:
         }
 
 
-def read(home: Home, run_id: str) -> Run:
-    """One run. Raises RunNotFound, or SpecError for a job that this version does not understand."""
-    return read_with(home, run_id, read_schedule(home))
+def read(home: Home, run_id: str, schedule: Schedule | None = None) -> Run:
+    """Read a run, with the schedule if the caller has read it already.
 
-
-def read_with(home: Home, run_id: str, schedule: Schedule) -> Run:
-    """One run, where the schedule is known already. Raises as `read` does."""
+    Raises RunNotFound, SpecError for a job that this version of Tailor does not understand.
+    """
+    schedule = schedule or read_schedule(home)
     folder = home.runs / run_id
     try:
         if not RUN_ID.fullmatch(run_id) or folder.is_symlink():
             raise FileNotFoundError
         with open_regular(folder / "job.json") as file:
-            job, created = _job(file.read()), os.fstat(file.fileno()).st_mtime
+            text, created = file.read(), os.fstat(file.fileno()).st_mtime
+        job = _parse_job(text)
     except (OSError, UnicodeDecodeError):
-        raise RunNotFound(
-            Problem("run", f"there is no run {run_id!r}", "`python app.py runs` lists all runs")
-        ) from None
+        fix = "`python app.py runs` lists all runs"
+        raise RunNotFound(Problem("run", f"there is no run {run_id!r}", fix)) from None
     status = Status.from_json(read_json(folder / "status.json"))
-    verdict = Verdict("queued") if run_id in schedule.waiting else judge(folder, status, created)
+    state = RunState("queued")
+    if run_id not in schedule.waiting:
+        state = infer_state(folder, status, created)
     return Run(
-        run_id,
-        folder,
-        job,
-        verdict.state,
-        verdict.error,
-        created,
-        status,
-        verdict.cause,
-        _about(folder),
-        verdict.process,
+        id=run_id,
+        folder=folder,
+        job=job,
+        state=state.state,
+        error=state.error,
+        created=created,
+        status=status,
+        cause=state.cause,
+        about=_read_about(folder),
+        process=state.process,
     )
 
 
-def fields_again(run: Run) -> dict[str, object]:
-    """The field values that would ask for the same run again, on the run's own copy of its data."""
-    fields = run.job.model_dump()
-    copies = {
-        name: str(run.folder / fields[name]) for name in ("dataset", "eval_dataset") if fields[name]
-    }
-    return fields | copies | {"model": reference_of(run.job.model), "dataset_sha256": ""}
+def _parse_job(text: bytes) -> JobSpec:
+    """Raises SpecError, UnicodeDecodeError."""
+    fields = parse_json(text)  # much faster than from_json, which explains what is wrong
+    if isinstance(fields, dict):
+        return JobSpec.parse(fields)
+    return JobSpec.from_json(text.decode())
 
 
-def fields_of_next_stage(run: Run, stage: str) -> dict[str, object]:
-    """The field values of a job that goes on from a run's result: its adapter over the same base, or its model.
-
-    Settings that only trade memory for speed stay; the others are the stage's own. The data is the person's to give.
-    """
-    output = str(run.folder / "output")
-    before = fields_again(run)
-    start = {"adapter": output} if run.job.trains_adapter else {"model": output}
-    kept = (
-        "model",
-        "revision",
-        "method",
-        "gpu",
-        "dtype",
-        "max_length",
-        "optim",
-        "profile",
-        *MEMORY_FIELDS,
-    )
-    new = default_fields(before["model"], run.job.method, stage) | {
-        name: before[name] for name in kept
-    }
-    return new | start | {"stage": stage, "dataset": "demo" if before["model"] == "demo" else ""}
-
-
-MEMORY_FIELDS = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "gradient_checkpointing",
-    "checkpoint_every_n_layers",
-    "lora_r",
-)
-
-
-def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last row that holds a loss, from the end of the file only."""
-    rows = read_rows(folder / "metrics.jsonl", last=8000)
-    return next((row for row in reversed(rows) if "loss" in row), {})
-
-
-def _job(text: bytes) -> JobSpec:
-    """The job of a job file, read by the quicker parser where that understands it. Raises SpecError."""
-    fields = parse_line(text)
-    return JobSpec.parse(fields) if isinstance(fields, dict) else JobSpec.from_json(text.decode())
-
-
-def _about(folder: Path) -> About:
-    said = read_json(folder / "about.json")
-    tags = said.get("tags")
-    return About(
-        title=str(said.get("title") or ""),
-        notes=str(said.get("notes") or ""),
+def _read_about(folder: Path) -> Annotations:
+    fields = read_json(folder / "about.json")
+    tags = fields.get("tags")
+    return Annotations(
+        title=str(fields.get("title") or ""),
+        notes=str(fields.get("notes") or ""),
         tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
     )
+
+
+@lru_cache(maxsize=20_000)
+def _bytes_in(folder: Path, _times: tuple[int, ...]) -> int:
+    return bytes_in(folder)

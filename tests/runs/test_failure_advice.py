@@ -7,7 +7,8 @@ import pytest
 from core import runs
 from core.job import JobSpec
 from core.resolve import resolve
-from core.runs import Run, failure_advice
+from core.runs import Run, edits, failure_advice
+from core.training.contract.files import write_json
 from core.training.contract.status import Status
 from tests.builders.fake_runs import NewRun
 
@@ -23,9 +24,7 @@ def failed(new_run: NewRun):
 
     def make(cause: str, **fields: object) -> Run:
         run = new_run(**fields)
-        runs.write_json(
-            run.folder / "status.json", {"state": "failed", "error": "…", "cause": cause}
-        )
+        write_json(run.folder / "status.json", {"state": "failed", "error": "…", "cause": cause})
         return runs.read(run.home, run.id)
 
     return make
@@ -34,14 +33,14 @@ def failed(new_run: NewRun):
 def test_every_advice_is_a_job_that_can_run(failed) -> None:
     run = failed("diverged", **GPU, dtype="float16", max_grad_norm=0)
     for each in failure_advice.advice_for(run):
-        JobSpec.parse(runs.fields_again(run) | dict(each.change))
+        JobSpec.parse(run.fields_again() | dict(each.change))
 
 
 def test_out_of_gpu_memory_is_answered_with_less_than_was_predicted(failed) -> None:
     run = failed("out_of_gpu_memory", **GPU, per_device_train_batch_size=2)
-    before = resolve(runs.fields_again(run)).estimate()
+    before = resolve(run.fields_again()).estimate()
     best = failure_advice.advice_for(run)[0]
-    after = resolve(runs.fields_again(run) | dict(best.change)).estimate()
+    after = resolve(run.fields_again() | dict(best.change)).estimate()
     assert before.verdict == "fits"  # wrongly, as it turned out
     assert best.change == {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16}
     assert after.total_bytes < before.total_bytes
@@ -62,7 +61,7 @@ def test_a_diverged_run_learns_slower(failed, title: str, change: dict[str, obje
 
 def test_a_full_disk_is_answered_with_the_trash_first(failed) -> None:
     other, run = failed("signal"), failed("disk_full")
-    runs.delete(other.home, other.id)
+    edits.delete(other.home, other.id)
     titles = [each.title for each in failure_advice.advice_for(run)]
     assert titles[:2] == ["Empty the trash", "Keep one checkpoint"]
 

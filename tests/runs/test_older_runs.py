@@ -13,7 +13,8 @@ import pytest
 
 from core import runs
 from core.models import DEMO_DIR
-from core.runs import Home, Run, launch, queue
+from core.runs import Home, Run, bundle, launch, queue
+from core.runs.creation import PROGRAM
 from tests.builders.paths import DATA
 
 RUN_ID = "20261129-080000-demo-lora"
@@ -43,23 +44,22 @@ def test_it_shows_how_far_it_came(old_run: Run) -> None:
 
 
 def test_its_checkpoint_is_found(old_run: Run) -> None:
-    assert [checkpoint.step for checkpoint in runs.checkpoints(old_run.folder)] == [STEPS_DONE]
+    assert [checkpoint.step for checkpoint in old_run.checkpoints] == [STEPS_DONE]
 
 
 def test_its_curve_is_read(old_run: Run) -> None:
-    assert [row["step"] for row in runs.metrics(old_run.folder)] == list(range(1, STEPS_DONE + 1))
+    assert [row["step"] for row in old_run.metrics()] == list(range(1, STEPS_DONE + 1))
 
 
 def test_it_can_be_asked_for_again(old_run: Run) -> None:
-    assert runs.fields_again(old_run)["lora_r"] == 1
+    assert old_run.fields_again()["lora_r"] == 1
 
 
 def test_its_bundle_holds_its_own_program(old_run: Run, tmp_path: Path) -> None:
-    runs.write_bundle(old_run, tmp_path / "bundle.zip")
-    with zipfile.ZipFile(tmp_path / "bundle.zip") as bundle:
-        assert (
-            "training/acceleration.py" in bundle.namelist()
-        )  # a file that the program of today does not have
+    bundle.write_bundle(old_run, tmp_path / "bundle.zip")
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as opened:
+        # a file that the current program does not have
+        assert "training/acceleration.py" in opened.namelist()
 
 
 @pytest.mark.training
@@ -73,7 +73,7 @@ def test_it_resumes_with_its_own_program_to_the_end(old_run: Run) -> None:
 @pytest.mark.training
 def test_it_resumes_with_the_program_of_today(old_run: Run) -> None:
     shutil.rmtree(old_run.folder / "training")
-    shutil.copytree(runs.PROGRAM, old_run.folder / "training")
+    shutil.copytree(PROGRAM, old_run.folder / "training")
     queue.submit(old_run.home, old_run)
     ended = launch.wait(old_run.home, RUN_ID, seconds=120)
     assert (ended.state, ended.step, ended.error) == ("finished", ALL_STEPS, "")

@@ -10,7 +10,9 @@ import pytest
 
 from core import runs
 from core.job import SpecError
-from core.runs import Home, Run, Schedule, launch, queue
+from core.runs import Home, Run, edits, launch, listing, queue
+from core.runs.home import Schedule, locked, read_schedule, write_schedule
+from core.training.contract.files import write_json
 from tests.builders.fake_runs import (
     CRASH_AT_STEP_3,
     NEVER_END,
@@ -55,17 +57,17 @@ def test_runs_wait_in_order_and_can_change_places(home: Home, new_run: NewRun, b
     assert [run.id for run in queue.move(home, third.id, "up")] == [first.id, third.id, second.id]
     assert [run.id for run in queue.move(home, first.id, "up")] == [first.id, third.id, second.id]
     assert [run.id for run in queue.move(home, first.id, "down")] == [third.id, first.id, second.id]
-    with pytest.raises(SpecError, match="does not wait"):
+    with pytest.raises(SpecError, match="is not waiting"):
         queue.move(home, busy.id, "up")
 
 
 def test_a_change_of_places_is_news_for_the_list(home: Home, new_run: NewRun) -> None:
     first, second = new_run(), new_run()
-    runs.write_schedule(home, Schedule((first.id, second.id)))
+    write_schedule(home, Schedule((first.id, second.id)))
     runs.list_runs(home)
-    mark = runs.list_fingerprint(home)
+    mark = listing.list_fingerprint(home)
     queue.move(home, second.id, "up")
-    assert runs.list_fingerprint(home) != mark
+    assert listing.list_fingerprint(home) != mark
 
 
 def test_a_cancelled_run_is_stopped_without_having_started(
@@ -84,7 +86,7 @@ def test_a_resumed_run_that_is_cancelled_is_what_it_was(
     home: Home, new_run: NewRun, busy: Run
 ) -> None:
     failed = new_run()
-    runs.write_json(failed.folder / "status.json", {"state": "failed", "error": "Lost.", "step": 7})
+    write_json(failed.folder / "status.json", {"state": "failed", "error": "Lost.", "step": 7})
     launch.request_stop(queue.submit(home, failed))
     run = runs.read(home, failed.id)
     assert (run.state, run.error, run.step) == ("failed", "Lost.", 7)
@@ -103,7 +105,7 @@ def test_what_is_finished_or_under_way_is_not_queued(
     run = busy
     if state == "finished":
         run = new_run()
-        runs.write_json(run.folder / "status.json", {"state": "finished"})
+        write_json(run.folder / "status.json", {"state": "finished"})
     with pytest.raises(SpecError, match=state):
         queue.submit(home, run)
 
@@ -133,20 +135,20 @@ def test_a_run_deleted_by_hand_leaves_the_queue(home: Home, new_run: NewRun, bus
     assert [run.id for run in queue.waiting(home)] == [sound.id]
     launch.request_stop(busy)
     advanced(home, sound, lambda run: run.state != "queued")
-    assert runs.read_schedule(home).waiting == ()
+    assert read_schedule(home).waiting == ()
 
 
 def test_a_waiting_run_is_not_deleted(home: Home, new_run: NewRun, busy: Run) -> None:
     run = queue.submit(home, new_run())
     with pytest.raises(SpecError, match="queued"):
-        runs.delete(home, run.id)
+        edits.delete(home, run.id)
 
 
 def test_an_app_killed_between_queue_and_start_starts_it_later_once(
     home: Home, new_run: NewRun
 ) -> None:
     run = new_run(seed=NEVER_END)
-    runs.write_schedule(home, Schedule((run.id,)))  # all that the dead app has left
+    write_schedule(home, Schedule((run.id,)))  # all that the dead app has left
     advance = "import sys; from core import runs; from core.runs import queue; queue.advance(runs.Home.find(sys.argv[1]))"
     apps = [
         subprocess.Popen([sys.executable, "-c", advance, home.path], cwd=ROOT) for _ in range(2)
@@ -154,7 +156,7 @@ def test_an_app_killed_between_queue_and_start_starts_it_later_once(
     assert [app.wait(30) for app in apps] == [0, 0]
     run = stepping(home, run)
     assert run.state == "running"
-    assert runs.read_schedule(home).devices == {"0": run.id}
+    assert read_schedule(home).devices == {"0": run.id}
 
 
 def test_an_app_killed_after_it_gave_the_device_away_blocks_nobody(
@@ -162,7 +164,7 @@ def test_an_app_killed_after_it_gave_the_device_away_blocks_nobody(
 ) -> None:
     forgotten, next_one = new_run(), new_run()
     os.utime(forgotten.folder / "job.json", (1, 1))
-    runs.write_schedule(home, Schedule((), {"0": forgotten.id}))
+    write_schedule(home, Schedule((), {"0": forgotten.id}))
     assert queue.submit(home, next_one).state != "queued"
     assert runs.read(home, forgotten.id).state == "failed"
 
@@ -178,13 +180,13 @@ def test_a_damaged_queue_file_is_an_empty_queue(home: Home, new_run: NewRun, tor
 def test_a_run_that_the_queue_file_does_not_name_keeps_its_device(
     home: Home, new_run: NewRun, busy: Run
 ) -> None:
-    runs.write_schedule(
+    write_schedule(
         home, Schedule()
     )  # lost, or never told: the program may be started by hand in its folder
     second = queue.submit(home, new_run())
     queue.advance(home)
     assert second.state == "queued"
-    assert runs.read_schedule(home).devices == {"0": busy.id}
+    assert read_schedule(home).devices == {"0": busy.id}
 
 
 def test_each_gpu_has_a_run_of_its_own(
@@ -232,6 +234,6 @@ def test_the_queue_moves_by_itself_while_the_app_is_open(
 
 
 def test_a_schedule_is_replaced_by_a_new_one(home: Home) -> None:
-    with runs.locked(home):
-        runs.write_schedule(home, replace(Schedule(("a",), {"0": "b"}), waiting=("c", "a")))
-    assert runs.read_schedule(home) == Schedule(("c", "a"), {"0": "b"})
+    with locked(home):
+        write_schedule(home, replace(Schedule(("a",), {"0": "b"}), waiting=("c", "a")))
+    assert read_schedule(home) == Schedule(("c", "a"), {"0": "b"})

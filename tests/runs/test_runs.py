@@ -1,6 +1,5 @@
 """The run folder and the process behind it, with a training program that takes no time."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,8 @@ from core import runs
 from core.device import identify, this_boot
 from core.job import RunNotFound, SpecError
 from core.resolve import resolve
-from core.runs import Home, Run, launch
+from core.runs import Home, Run, edits, launch
+from core.training.contract.files import write_json
 from core.training.contract.process_id import ProcessId
 from tests.builders.fake_runs import (
     CRASH_AT_STEP_3,
@@ -42,7 +42,7 @@ def test_a_new_run_holds_all_that_is_needed_to_run_it_elsewhere(new_run: NewRun)
 def test_a_run_that_cannot_be_made_leaves_nothing(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "PROGRAM", Path("/nowhere"))
+    monkeypatch.setattr("core.runs.creation.PROGRAM", Path("/nowhere"))
     with pytest.raises(OSError):
         runs.create(home, resolve({}), {})
     assert list(home.runs.iterdir()) == []
@@ -69,7 +69,7 @@ def test_a_run_trains_to_its_end(home: Home, new_run: NewRun) -> None:
     start(home, run)
     run = ended(home, run)
     assert (run.state, run.step, run.error) == ("finished", 20, "")
-    assert [row["step"] for row in runs.metrics(run.folder)] == list(range(1, 21))
+    assert [row["step"] for row in run.metrics()] == list(range(1, 21))
 
 
 def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRun) -> None:
@@ -78,7 +78,7 @@ def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRu
     launch.request_stop(stepping(home, run))
     run = ended(home, run)
     assert run.state == "stopped"
-    assert runs.has_checkpoint(run.folder)
+    assert run.has_checkpoint
     start(home, run)
     assert stepping(home, run).state == "running"
     assert not (run.folder / "stop").exists()
@@ -136,7 +136,7 @@ def test_a_reused_pid_is_never_taken_for_the_run(home: Home, new_run: NewRun) ->
         "pid_start_time": mine.start_time - 100,
         "boot_id": mine.boot_id,
     }
-    runs.write_json(run.folder / "status.json", status)
+    write_json(run.folder / "status.json", status)
     run = runs.read(home, run.id)
     assert run.state == "failed"
     launch.kill(run)  # would end this very test
@@ -155,8 +155,8 @@ def by_hand() -> Iterator[ProcessId]:
 def resumed(run: Run, by_hand: ProcessId) -> Run:
     """The run as it is after a restart, once a person has started its program in its folder."""
     launched = replace(by_hand, pid=by_hand.pid + 1, boot_id="before the restart")
-    runs.write_json(run.folder / "process.json", launched.to_json())
-    runs.write_json(run.folder / "status.json", {"state": "running", **by_hand.to_json()})
+    write_json(run.folder / "process.json", launched.to_json())
+    write_json(run.folder / "status.json", {"state": "running", **by_hand.to_json()})
     return runs.read(run.home, run.id)
 
 
@@ -178,7 +178,7 @@ def test_a_run_that_died_after_a_resume_by_hand_failed(new_run: NewRun, by_hand:
 def test_a_reboot_makes_a_run_interrupted(home: Home, new_run: NewRun) -> None:
     run = new_run()
     status = {"state": "running", "pid": os.getpid(), "pid_start_time": 1.0, "boot_id": "another"}
-    runs.write_json(run.folder / "status.json", status)
+    write_json(run.folder / "status.json", status)
     assert runs.read(home, run.id).state == "interrupted"
 
 
@@ -214,34 +214,11 @@ def test_a_deleted_run_is_gone_and_a_running_one_is_not_deleted(
 ) -> None:
     idle, busy = new_run(), new_run(seed=NEVER_END)
     start(home, busy)
-    runs.write_json(idle.folder / "status.json", {"state": "finished"})
-    runs.delete(home, idle.id)
+    write_json(idle.folder / "status.json", {"state": "finished"})
+    edits.delete(home, idle.id)
     assert not idle.folder.exists()
     with pytest.raises(SpecError, match="stop it first"):
-        runs.delete(home, busy.id)
-
-
-def test_a_torn_last_line_waits_for_its_end(new_run: NewRun) -> None:
-    run = new_run()
-    (run.folder / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": 2.0}\n\0\0\n[1]\n{"step": 2, "lo'
-    )
-    assert runs.metrics(run.folder) == ({"step": 1, "loss": 2.0},)
-
-
-def test_the_log_tail_of_a_long_log_begins_at_a_line(new_run: NewRun) -> None:
-    run = new_run()
-    (run.folder / "log.txt").write_text("".join(f"line {number}\n" for number in range(5000)))
-    lines = runs.log_tail(run.folder, 1000).splitlines()
-    assert lines[-1] == "line 4999"
-    assert all(line.startswith("line ") for line in lines)
-
-
-def test_a_run_can_be_asked_for_again_on_its_own_data(new_run: NewRun) -> None:
-    run = new_run(lora_r=4)
-    again = resolve(runs.fields_again(run))
-    assert again.job.lora_r == 4
-    assert again.datasets["dataset"] == run.folder / "data/train.jsonl"
+        edits.delete(home, busy.id)
 
 
 def test_secrets_of_the_environment_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,37 +249,6 @@ def test_what_finds_a_compiler_and_sets_up_torch_is_passed_on(
 ) -> None:
     monkeypatch.setenv(name, "chosen")
     assert launch.environment()[name] == "chosen"
-
-
-@pytest.mark.parametrize(
-    ("status", "peak"),
-    [
-        ({}, None),
-        ({"phase_peak_bytes": {"load": 5, "backward": 7}, "baseline_bytes": 100}, 107),
-        ({"phase_peak_bytes": {"backward": 7}, "baseline_bytes": 0, "peak_allocated_bytes": 9}, 9),
-    ],
-)
-def test_the_peak_is_of_the_whole_training_on_a_gpu_and_of_the_whole_process_without(
-    home: Home, new_run: NewRun, status: dict[str, object], peak: int | None
-) -> None:
-    run = new_run()
-    runs.write_json(run.folder / "status.json", {"state": "finished", **status})
-    assert runs.read(home, run.id).peak_bytes == peak
-
-
-def test_the_list_is_json(home: Home, new_run: NewRun) -> None:
-    listed = json.loads(json.dumps([run.to_json() for run in (new_run(),)]))
-    assert listed[0].keys() >= {
-        "id",
-        "state",
-        "model",
-        "stage",
-        "method",
-        "created",
-        "step",
-        "max_steps",
-        "loss",
-    }
 
 
 def test_a_process_of_another_boot_is_not_alive() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core import runs
+from core.runs.files import log_tail
 from core.training.record import log
 from tests.builders.paths import ROOT
 
@@ -55,7 +55,7 @@ def test_a_log_that_grew_too_large_keeps_its_beginning_and_its_end(
         and 100 < seam < 200
     )
     assert path.read_text().count("bytes are left out here") == 1
-    assert runs.log_tail(tmp_path, 200).endswith("line 2999\nline 3000")
+    assert log_tail(tmp_path, 200).endswith("line 2999\nline 3000")
 
 
 def test_a_log_that_is_small_enough_stays_as_it_is(tmp_path: Path, small: None) -> None:

@@ -40,7 +40,7 @@ def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(
     wait_for_points(page, "loss", max(3, points_of(page, "loss") + 2))
     wait_until_finished(page)
     (run,) = runs.list_runs(home)
-    losses = [row["loss"] for row in runs.metrics(run.folder) if "loss" in row]
+    losses = [row["loss"] for row in run.metrics() if "loss" in row]
     assert losses[-1] < losses[0]
     wait_for_points(page, "loss", len(losses))
     expect(page.locator("#answers")).to_contain_text("before")

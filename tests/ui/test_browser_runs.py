@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from core import runs
 from core.resolve import resolve
-from core.runs import Home, Run
+from core.runs import Home, Run, edits
 from tests.builders.browser import (
     BROWSER_TESTS,
     TRAINING_MS,
@@ -53,14 +53,14 @@ def test_the_queue_outlives_the_app_and_a_stopped_run_is_resumed(
     press(page, "Stop and save")
     expect(state(page)).to_contain_text("Stopped at step", timeout=TRAINING_MS)
     stopped = runs.read(home, first.id)
-    assert stopped.state == "stopped" and runs.has_checkpoint(first.folder)
+    assert stopped.state == "stopped" and first.has_checkpoint
     pick(page, second)
     wait_until_finished(page)
 
     pick(page, first)
     press(page, "Resume")
     wait_until_finished(page)
-    steps = [row["step"] for row in runs.metrics(first.folder) if "loss" in row]
+    steps = [row["step"] for row in first.metrics() if "loss" in row]
     assert steps == list(range(1, stopped.max_steps + 1))
 
 
@@ -152,8 +152,8 @@ def test_what_is_written_stays_with_its_run_and_every_edit_of_a_text_counts(
     over_trained: App, page: Page, trained: Home
 ) -> None:
     newest, older, _ = runs.list_runs(trained)
-    runs.annotate(trained, newest.id, title="Well known", tags=[], notes="Of the newest.")
-    runs.annotate(trained, older.id, title="Older", tags=[], notes="")
+    edits.annotate(trained, newest.id, title="Well known", tags=[], notes="Of the newest.")
+    edits.annotate(trained, older.id, title="Older", tags=[], notes="")
     page.goto(over_trained.url)
     page.get_by_role("tab", name="Runs").click()
     unfold(page, "Name, tags and notes")
@@ -173,7 +173,7 @@ def test_what_is_written_stays_with_its_run_and_every_edit_of_a_text_counts(
     search.press("Control+a")
     search.press("Backspace")
     expect(page.locator("[data-run]")).to_have_count(3)
-    runs.annotate(trained, newest.id, title="", tags=[], notes="")
+    edits.annotate(trained, newest.id, title="", tags=[], notes="")
 
 
 @pytest.mark.slow

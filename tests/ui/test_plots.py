@@ -6,6 +6,7 @@ import pytest
 
 from core import runs
 from core.runs import Run
+from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun
 from ui.render import plots
 from ui.render import run as run_panel
@@ -45,10 +46,10 @@ def test_the_memory_plot_shows_the_prediction_and_a_card_that_is_near(
     new_run: NewRun, capacity_gib: int, names: list[str]
 ) -> None:
     run = new_run()
-    runs.write_json(run.folder / "estimate.json", {"total_bytes": GIB})
+    write_json(run.folder / "estimate.json", {"total_bytes": GIB})
     capacity = {"device_capacity_bytes": capacity_gib * GIB}
     status = {"state": "running", "baseline_bytes": GIB, **capacity}
-    runs.write_json(run.folder / "status.json", status)
+    write_json(run.folder / "status.json", status)
     levels = plots.figure(plots.PLOTS["memory"], runs.read(run.home, run.id)).layout.shapes
     assert [level.name for level in levels] == names
     assert [level.y0 for level in levels] == [level.y1 for level in levels]

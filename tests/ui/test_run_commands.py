@@ -11,7 +11,9 @@ import pytest
 
 from core import runs
 from core.runs import Home, Run, launch, queue
-from tests.builders.fake_runs import CRASH_AT_STEP_3, NEVER_END, NewRun, ended, stepping
+from core.runs.files import read_json
+from core.training.contract.files import write_json
+from tests.builders.fake_runs import APP, CRASH_AT_STEP_3, NEVER_END, NewRun, ended, stepping
 from tests.builders.paths import ROOT
 from ui.terminal.runs import RUN_ACTIONS, manage_runs
 
@@ -32,7 +34,7 @@ def do(home: Home) -> Do:
 @pytest.fixture
 def finished(new_run: NewRun) -> Run:
     run = new_run()
-    runs.write_json(run.folder / "status.json", {"state": "finished", "step": 20, "max_steps": 20})
+    write_json(run.folder / "status.json", {"state": "finished", "step": 20, "max_steps": 20})
     return runs.read(run.home, run.id)
 
 
@@ -66,8 +68,8 @@ def test_a_run_that_cannot_be_read_is_told_by_the_list(
     do: Do, capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
     run = new_run()
-    job = runs.read_json(run.folder / "job.json")
-    runs.write_json(run.folder / "job.json", job | {"of_another_version": 1})
+    job = read_json(run.folder / "job.json")
+    write_json(run.folder / "job.json", job | {"of_another_version": 1})
     assert do("list") == 0
     printed = capsys.readouterr()
     assert printed.err.startswith(f"{run.id} cannot be read: of_another_version: unknown field")
@@ -153,9 +155,7 @@ def test_words_that_make_no_sense_are_exit_2(
 
 def test_training_waits_for_its_turn_and_ctrl_c_cancels_it(home: Home, new_run: NewRun) -> None:
     queue.submit(home, new_run(seed=NEVER_END))
-    program = "import sys; from core import runs; from pathlib import Path; import app; "
-    program += "runs.PROGRAM = Path('tests/builders/fake_program').absolute(); sys.exit(app.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "train", "--demo", "--home", str(home.path)]
+    command = [sys.executable, "-c", APP, "train", "--demo", "--home", str(home.path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         next(line for line in process.stdout if line.startswith("Waiting"))

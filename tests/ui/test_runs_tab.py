@@ -9,7 +9,8 @@ import pytest
 from core import runs
 from core.job import JobSpec
 from core.resolve import default_fields
-from core.runs import Home, Run, launch, queue
+from core.runs import Home, Run, edits, launch, queue
+from core.training.contract.files import write_json
 from tests.builders.fake_runs import NEVER_END, NewRun, eventually
 from tests.builders.page import LLAMA, FormPage, demo, llama, looking_at
 from ui.handlers import Handlers
@@ -30,7 +31,7 @@ def finish(handlers: Handlers, **changes: object) -> Run:
 
 def ended(run: Run, **status: object) -> Run:
     """Return a run after its program has written this status and ended."""
-    runs.write_json(run.folder / "status.json", status)
+    write_json(run.folder / "status.json", status)
     return runs.read(run.home, run.id)
 
 
@@ -172,7 +173,7 @@ def test_the_trash_is_emptied(handlers: Handlers, home: Home) -> None:
     run = finish(handlers)
     handlers.runs.on_delete(**looking_at(run.id))
     shown = handlers.runs.on_empty_trash(**looking_at())
-    assert runs.deleted(home) == ()
+    assert edits.deleted(home) == ()
     assert shown["restore"]["visible"] is False
 
 
@@ -305,7 +306,7 @@ def test_a_run_without_a_checkpoint_starts_again(
     if has_checkpoint:
         folder = run.folder / "checkpoints" / "checkpoint-3"
         folder.mkdir(parents=True)
-        runs.write_json(folder / "manifest.json", {})
+        write_json(folder / "manifest.json", {})
     shown = handlers.runs.on_pick(**looking_at(run.id))
     assert shown["resume"]["visible"] is True
     assert shown["resume"]["value"] == label
@@ -319,7 +320,7 @@ def test_a_run_shows_predicted_and_measured_memory(
     new_run: NewRun, baseline: int, message: str
 ) -> None:
     run = new_run()
-    runs.write_json(run.folder / "estimate.json", {"phases": {"forward": 100, "backward": 200}})
+    write_json(run.folder / "estimate.json", {"phases": {"forward": 100, "backward": 200}})
     peaks = {"forward": 101, "backward": 150}
     run = ended(run, state="finished", phase_peak_bytes=peaks, baseline_bytes=baseline)
     assert message in run_panel.memory_table(run)

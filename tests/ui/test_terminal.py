@@ -16,7 +16,7 @@ from core import runs
 from core.job import JobSpec
 from core.models import DEMO_DIR
 from core.runs import Home, Run, launch
-from tests.builders.fake_runs import start
+from tests.builders.fake_runs import APP, start
 from tests.builders.paths import ROOT
 from ui.terminal import commands as terminal
 
@@ -343,12 +343,10 @@ def test_doctor_says_what_this_machine_has(tailor: Callable[..., int], capsys: P
 
 
 def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path) -> None:
-    program = "import sys; from core import runs; from pathlib import Path; import app; "
-    program += "runs.PROGRAM = Path('tests/builders/fake_program').absolute(); sys.exit(app.main(sys.argv[1:]))"
     command = [
         sys.executable,
         "-c",
-        program,
+        APP,
         "train",
         "--demo",
         "--seed",
@@ -363,7 +361,7 @@ def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path)
         assert process.wait(30) == 130
     (run,) = runs.list_runs(home)
     assert run.state == "stopped"
-    assert runs.has_checkpoint(run.folder)
+    assert run.has_checkpoint
 
 
 def test_an_impatient_second_ctrl_c_leaves_the_run_alone_without_a_traceback(
@@ -377,9 +375,7 @@ def test_an_impatient_second_ctrl_c_leaves_the_run_alone_without_a_traceback(
 
 
 def test_killing_the_foreground_does_not_stop_the_run(home: Home) -> None:
-    program = "import sys; from core import runs; from pathlib import Path; import app; "
-    program += "runs.PROGRAM = Path('tests/builders/fake_program').absolute(); sys.exit(app.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "train", "--demo", "--home", str(home.path)]
+    command = [sys.executable, "-c", APP, "train", "--demo", "--home", str(home.path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         next(line for line in process.stdout if line.startswith("step 3"))

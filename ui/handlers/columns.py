@@ -7,7 +7,7 @@ import gradio as gr
 from core.dataset import DatasetReport, map_columns, match_columns
 from core.job import DatasetError
 from core.resolve import dataset_path
-from core.runs import Home, new_folder
+from core.runs import Home
 from core.training.contract.row_formats import ROW_FORMATS, ROW_FORMATS_BY_ID, RowFormat, accepts
 from ui import render
 from ui.events import Updates
@@ -40,7 +40,7 @@ def on_map_columns(
         if theirs := boxes.get(box):
             columns[ours] = theirs
     try:
-        target = new_folder(home) / f"{source.stem}-named.jsonl"
+        target = home.new_upload_folder() / f"{source.stem}-named.jsonl"
         written = map_columns(source, target, columns, row_format)
     except (DatasetError, OSError) as error:
         return {"data_message": render.notice(f"Nothing was changed. {error}", "bad")}

@@ -18,7 +18,7 @@ from core.dataset import (
 )
 from core.job import DatasetError
 from core.resolve import dataset_path
-from core.runs import Home, keep, kept_rows, new_folder
+from core.runs import Home
 from core.training.contract.stages import STAGES
 from core.wording import ago
 from ui import render
@@ -45,9 +45,9 @@ class DataHandlers:
         source = Path(upload)
         suffix = source.suffix.lower()
         if suffix in TABLES:
-            kept = keep(self.home, source, suffix)
+            kept = self.home.keep(source, suffix)
             return {**self.on_import(str(kept)), "upload": None}
-        kept = keep(self.home, source, ".jsonl")
+        kept = self.home.keep(source, ".jsonl")
         return {**use_file(self.home, kept), "data_message": "", "upload": None}
 
     def on_import(self, dataset: str) -> Updates:
@@ -90,7 +90,9 @@ class DataHandlers:
         self, source: Path, suffix: str, rewrite: Callable[[Path, Path], Written]
     ) -> Updates:
         try:
-            written = rewrite(source, new_folder(self.home) / f"{source.stem}-{suffix}.jsonl")
+            written = rewrite(
+                source, self.home.new_upload_folder() / f"{source.stem}-{suffix}.jsonl"
+            )
         except (DatasetError, OSError) as error:
             return {"data_message": render.notice(f"Nothing was changed. {error}", "bad")}
         done = " ".join(written.actions) or "Nothing needed to be changed."
@@ -106,7 +108,7 @@ def use_file(home: Home, path: Path) -> Updates:
 def data_choices(home: Home) -> Choices:
     """Return the demo and the files that the user has brought, the newest first."""
     choices = [DEMO_DATA]
-    for path in kept_rows(home, MAX_LISTED):
+    for path in home.kept_rows(MAX_LISTED):
         choices.append((f"{path.name} · {ago(path.stat().st_mtime)}", str(path)))
     return choices
 

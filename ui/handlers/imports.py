@@ -9,7 +9,7 @@ import gradio as gr
 
 from core.dataset import Imported, ImportProgress, counted, import_dataset
 from core.job import DatasetError
-from core.runs import Home, new_folder
+from core.runs import Home
 from ui import render
 from ui.events import Updates
 
@@ -39,7 +39,7 @@ class Imports:
 
     def begin(self, source: str) -> str:
         """Start to import a source. Return the id of the import. Raises OSError."""
-        folder = new_folder(self._home)
+        folder = self._home.new_upload_folder()
         task = ImportTask(source)
         task.outcome = self._pool.submit(
             import_dataset,

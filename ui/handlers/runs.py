@@ -13,7 +13,7 @@ from core.advise import Advice
 from core.device import this_machine
 from core.job import RunNotFound, SpecError
 from core.resolve import resolve
-from core.runs import Home, Run, launch, queue
+from core.runs import Home, Run, edits, launch, listing, queue
 from core.runs.failure_advice import advice_for, stall_warning
 from ui import render
 from ui.events import Updates
@@ -141,14 +141,14 @@ class RunHandlers:
 
         def save(_shown: Run) -> None:
             words = tags.split(",")
-            runs.annotate(self.home, looked_at.about_run, title=title, tags=words, notes=notes)
+            edits.annotate(self.home, looked_at.about_run, title=title, tags=words, notes=notes)
 
         return self._act(looked_at, save, done="Saved.", message="about_message")
 
     def on_delete(self, **view: str | None) -> Updates:
         """Move the shown run to the trash and show another one."""
         looked_at = RunsView.of(**view)
-        updates = self._act(looked_at, lambda run: runs.delete(self.home, run.id))
+        updates = self._act(looked_at, lambda run: edits.delete(self.home, run.id))
         if self._find(looked_at.run_id):
             return updates
         return self._choose(looked_at, _newest(runs.list_runs(self.home)))
@@ -156,19 +156,19 @@ class RunHandlers:
     def on_restore(self, **view: str | None) -> Updates:
         """Restore the run that was deleted last."""
         deleted = sorted(
-            runs.deleted(self.home), key=lambda name: (self.home.trash / name).stat().st_ctime
+            edits.deleted(self.home), key=lambda name: (self.home.trash / name).stat().st_ctime
         )
         run = None
         try:
             if deleted:
-                run = runs.restore(self.home, deleted[-1])
+                run = edits.restore(self.home, deleted[-1])
         except (RunNotFound, SpecError) as error:
             return {"run_message": render.notice(str(error), "bad")}
         return self._choose(RunsView.of(**view), run)
 
     def on_empty_trash(self, **view: str | None) -> Updates:
         """Remove deleted runs from the disk."""
-        runs.empty_trash(self.home)
+        edits.empty_trash(self.home)
         return self._show(RunsView.of(**view))
 
     def on_active_run(self) -> Updates:
@@ -178,7 +178,7 @@ class RunHandlers:
     def on_duplicate(self, run_id: str, form_state: FormState) -> Updates:
         """Fill the form with the job of the shown run."""
         run = self._find(run_id)
-        return _fill(form_state, runs.fields_again(run)) if run else {}
+        return _fill(form_state, run.fields_again()) if run else {}
 
     def on_retry(self, place: int, run_id: str, form_state: FormState) -> Updates:
         """Fill the form with the job of a failed run, changed as one piece of advice says."""
@@ -187,14 +187,14 @@ class RunHandlers:
         if run is None or place >= len(changes):
             return {}
         change = changes[place].change
-        return _fill(form_state, {**runs.fields_again(run), **change}, set_by_user=change.keys())
+        return _fill(form_state, {**run.fields_again(), **change}, set_by_user=change.keys())
 
     def on_next_stage(self, run_id: str, form_state: FormState) -> Updates:
         """Fill the form with a job that continues from the result of the shown run."""
         run = self._find(run_id)
         if run is None or run.state != "finished":
             return {}
-        return _fill(form_state, runs.fields_of_next_stage(run, "dpo"))
+        return _fill(form_state, run.fields_of_next_stage("dpo"))
 
     def _act(
         self,
@@ -245,8 +245,8 @@ class RunHandlers:
         }
 
     def _show_list(self, view: RunsView, listed: tuple[Run, ...]) -> Updates:
-        found = runs.search(listed, view.run_search)
-        has_deleted = bool(runs.deleted(self.home))
+        found = listing.search(listed, view.run_search)
+        has_deleted = bool(edits.deleted(self.home))
         return {
             "run_list": history.run_list(
                 found[:MAX_LISTED], len(found), view.run_id, view.compared_ids
@@ -269,9 +269,9 @@ class RunHandlers:
     def _fingerprint(self, view: RunsView) -> str:
         """Return a short text that changes when there is something new to show."""
         run = self._find(view.run_id)
-        parts = [repr(replace(view, about_run="")), runs.list_fingerprint(self.home)]
+        parts = [repr(replace(view, about_run="")), listing.list_fingerprint(self.home)]
         if run:
-            parts += [run.state, runs.fingerprint(run.folder), stall_warning(run) or ""]
+            parts += [run.state, run.fingerprint(), stall_warning(run) or ""]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -299,7 +299,7 @@ def _show_run(run: Run | None) -> Updates:
         header, log = panel.no_run(), ""
     else:
         header = panel.run_header(run, advice_for(run), stall_warning(run))
-        log = runs.log_tail(run.folder)
+        log = run.log_tail()
     return {
         "run_header": header,
         **_show_actions(run),
@@ -316,11 +316,13 @@ def _show_about(view: RunsView, run: Run | None) -> Updates:
     """Fill the boxes for name, tags and notes, but only when another run is shown."""
     if view.about_run == view.run_id:
         return {}
-    about = run.about if run else runs.About()
+    title = tags = notes = ""
+    if run:
+        title, tags, notes = run.about.title, ", ".join(run.about.tags), run.about.notes
     return {
-        "title": about.title,
-        "tags": ", ".join(about.tags),
-        "notes": about.notes,
+        "title": title,
+        "tags": tags,
+        "notes": notes,
         "about_run": view.run_id,
         "about_message": "",
     }
@@ -341,7 +343,7 @@ def _show_actions(run: Run | None) -> Updates:
         updates["stop"] = gr.update(visible=True, interactive=True, value="Leave queue")
         updates["move_up"] = updates["move_down"] = gr.update(visible=True)
     if run.state in ("stopped", "failed", "interrupted"):
-        label = "Resume" if runs.has_checkpoint(run.folder) else "Start again"
+        label = "Resume" if run.has_checkpoint else "Start again"
         updates["resume"] = gr.update(visible=True, value=label)
     if run.state == "finished" and run.job.stage in ("sft", "cpt"):
         updates["next_stage"] = gr.update(visible=True)

@@ -3,13 +3,11 @@
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
-from core import runs
 from core.resolve import reference_of
-from core.runs import Run
+from core.runs import Run, comparison
 from core.wording import ago, duration, memory
 from ui.render.run import SIGNS, share_done
 
@@ -69,12 +67,12 @@ def sparkline(run: Run) -> str:
         size = (run.folder / "metrics.jsonl").stat().st_size
     except FileNotFoundError:
         return ""
-    return _sparkline(run.folder, size) if size <= MAX_SPARK_BYTES else ""
+    return _sparkline(run, size) if size <= MAX_SPARK_BYTES else ""
 
 
 @lru_cache(maxsize=1000)
-def _sparkline(folder: Path, _size: int) -> str:
-    curve = runs.read_curves(folder, SPARK_POINTS).get("loss")
+def _sparkline(run: Run, _size: int) -> str:
+    curve = run.curves(SPARK_POINTS).get("loss")
     if curve is None:
         return ""
     values = curve.values[np.isfinite(curve.values)]
@@ -94,7 +92,7 @@ def facts(listed: Sequence[Run]) -> str:
     if not listed:
         return ""
     measured = listed[:MAX_MEASURED]
-    size = memory(sum(runs.disk_bytes(run) for run in measured))
+    size = memory(sum(run.disk_bytes() for run in measured))
     if len(measured) < len(listed):
         size += f" in the newest {len(measured):,}"
     parts = [f"{len(listed):,} runs", size]
@@ -111,7 +109,7 @@ def differences(compared: Sequence[Run]) -> str:
         return ""
     heads = "".join(f"<th>{escape(run.name)}</th>" for run in compared)
     lines = ""
-    for each in runs.compare(compared):
+    for each in comparison.compare(compared):
         cells = "".join(f"<td>{escape(_value(each.name, value))}</td>" for value in each.values)
         lines += f"<tr><th>{escape(each.name)}</th>{cells}</tr>"
     return f'<div class="measured scrolls"><table><tr><th></th>{heads}</tr>{lines}</table></div>'

@@ -7,7 +7,6 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from core import runs
 from core.runs import Run
 from core.wording import memory
 
@@ -124,7 +123,7 @@ def figures(run: Run | None, compared: Sequence[Run] = ()) -> str:
     """Return every plot with data as JSON, for ui/plots.js: {plot id: {data, layout}}."""
     drawn: dict[str, go.Figure] = {}
     if run is not None:
-        known = runs.read_curves(run.folder).keys()
+        known = run.curves().keys()
         for plot in PLOTS.values():
             if any(line.key in known for line in plot.lines):
                 drawn[plot.id] = figure(plot, run)
@@ -137,7 +136,7 @@ def figures(run: Run | None, compared: Sequence[Run] = ()) -> str:
 def figure(plot: Plot, run: Run) -> go.Figure:
     """Return a plot of a run's metrics. Its `uirevision` is the run, so new points keep the zoom."""
     drawn = empty(plot.id, run.id)
-    curves = runs.read_curves(run.folder)
+    curves = run.curves()
     for line in plot.lines:
         if curve := curves.get(line.key):
             values = curve.values / plot.scale
@@ -157,7 +156,7 @@ def comparison(compared: Sequence[Run]) -> go.Figure:
     """Return the smoothed losses of several runs in one plot."""
     drawn = empty(COMPARISON.id, " ".join(run.id for run in compared))
     for number, run in enumerate(compared):
-        if curve := runs.read_curves(run.folder).get("loss"):
+        if curve := run.curves().get("loss"):
             colour = RUN_COLOURS[number % len(RUN_COLOURS)]
             dash = "solid" if number < len(RUN_COLOURS) else "dash"
             values = _smooth(curve.values, LOSS_SMOOTHING)
@@ -230,7 +229,7 @@ def _smooth(values: Floats, decay: float) -> Floats:
 
 def _add_memory_levels(drawn: go.Figure, run: Run) -> None:
     """Add the prediction, and the capacity of the card if it is near enough to matter."""
-    predicted = runs.read_json(run.folder / "estimate.json").get("total_bytes", 0)
+    predicted = run.estimate().get("total_bytes", 0)
     # On a CPU the measured process includes the program before it loads a model.
     predicted += run.status.baseline_bytes or 0
     capacity = run.status.device_capacity_bytes

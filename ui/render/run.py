@@ -5,10 +5,9 @@ from html import escape
 
 import numpy as np
 
-from core import runs
 from core.advise import Advice
 from core.runs import Curve, Run
-from core.runs.prediction import LARGE_ERROR, prediction_errors
+from core.runs.past_runs import LARGE_ERROR, prediction_errors
 from core.wording import PHASES, duration, memory, memory_rows, seconds_left, state_sentence
 from ui.render import notice
 
@@ -77,7 +76,7 @@ def tiles(run: Run | None) -> str:
     """Return four numbers: loss, speed, peak memory, and time with its cost."""
     if run is None:
         return ""
-    curves = runs.read_curves(run.folder)
+    curves = run.curves()
     peaks = curves.get("memory_peak_bytes") or curves.get("device_used_bytes")
     peak = NO_VALUE
     if peaks:
@@ -112,7 +111,7 @@ def _speed_tile(run: Run, speed: Curve | None) -> str:
         return _tile("Speed", NO_VALUE, "tokens/s")
     more = "tokens/s"
     measured = float(np.nanmedian(speed.values))
-    predicted = runs.read_json(run.folder / "estimate.json")
+    predicted = run.estimate()
     forecast = (predicted.get("speed") or {}).get("tokens_per_second")
     peak = predicted.get("peak_tokens_per_second")
     if measured and forecast and run.job.gpu == "local":
@@ -161,7 +160,7 @@ def _memory_note(errors: Mapping[str, float]) -> str:
 
 def answers(run: Run | None) -> str:
     """Return the answers to the same prompts before, during and after training."""
-    samples = runs.samples(run.folder) if run else ()
+    samples = run.samples() if run else ()
     blocks = ""
     for prompt in dict.fromkeys(sample["prompt"] for sample in samples):
         lines = ""
@@ -188,7 +187,7 @@ def what_next(run: Run | None) -> str:
         said = f"The {kind} with its tokenizer and chat template: <code>{place}</code>"
     elif run.state in ("stopped", "failed", "interrupted"):
         said = f"There is no checkpoint to resume from. All files: <code>{folder}</code>"
-        if runs.has_checkpoint(run.folder):
+        if run.has_checkpoint:
             said = f"Resume continues from the last checkpoint. All files: <code>{folder}</code>"
     else:
         return ""
@@ -200,14 +199,14 @@ def files(run: Run | None) -> str:
     if run is None:
         return ""
     lines = ""
-    for each in runs.checkpoints(run.folder):
+    for each in run.checkpoints:
         state = "" if each.is_complete else "incomplete, never used to resume"
         cells = f"<td>{memory(each.num_bytes)}</td><td>{state}</td>"
         lines += f"<tr><th>checkpoint {each.step:,}</th>{cells}</tr>"
     skipped = "".join(f"<li>{escape(each)}</li>" for each in run.status.skipped_checkpoints)
     if skipped:
         skipped = f"<ul>{skipped}</ul>"
-    place = f"{escape(str(run.folder))} · {memory(runs.disk_bytes(run))}"
+    place = f"{escape(str(run.folder))} · {memory(run.disk_bytes())}"
     link = f'<a href="bundle/{run.id}.zip" download>{BUNDLE_LABEL}</a>'
     contents = "job, training program, data and package versions, to repeat this run without Tailor"
     return (

@@ -198,7 +198,7 @@ def _taken_in(home: Home, fields: Mapping[str, object]) -> dict[str, object]:
 def _take_in(home: Home, source: str) -> Path:
     print(f"Importing {source} ...", file=sys.stderr)
     path = source if is_hub_dataset(source) else str(dataset_path(source))
-    taken = import_dataset(path, runs.new_folder(home))
+    taken = import_dataset(path, home.new_upload_folder())
     print(
         " ".join((*taken.actions, f"{counted(taken.rows, 'row')} in {taken.path}")), file=sys.stderr
     )

@@ -11,11 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from core import runs
 from core.job import Problem, SpecError
-from core.runs import Home, Run, failure_advice, launch, queue
+from core.runs import Home, Run, bundle, comparison, edits, failure_advice, launch, listing, queue
+from core.training.contract.states import State
 from core.wording import memory, memory_rows, state_sentence
 from ui.terminal.printing import bad_input, out, print_json, table
 
-EXIT_CODES: Mapping[runs.State, int] = {
+EXIT_CODES: Mapping[State, int] = {
     "finished": 0,
     "failed": 1,
     "interrupted": 1,
@@ -117,8 +118,8 @@ def train_and_follow(home: Home, run: Run) -> int:
 
 def _list(asked: Asked) -> int:
     """All runs, or those in which every further word occurs."""
-    found = runs.search(runs.list_runs(asked.home), " ".join(asked.words))
-    unreadable = runs.unreadable(asked.home)
+    found = listing.search(runs.list_runs(asked.home), " ".join(asked.words))
+    unreadable = listing.unreadable(asked.home)
     for run_id, why in unreadable.items():
         print(f"{run_id} cannot be read: {why}", file=sys.stderr)
     if asked.as_json:
@@ -141,7 +142,7 @@ def _show(asked: Asked) -> int:
     if asked.as_json:
         about: dict[str, object] = {
             "notes": run.about.notes,
-            "disk_bytes": runs.disk_bytes(run),
+            "disk_bytes": run.disk_bytes(),
             "stalled": failure_advice.stall_warning(run),
         }
         about["remedies"] = [each.to_json() for each in failure_advice.advice_for(run)]
@@ -204,7 +205,7 @@ def _resume(asked: Asked) -> int:
 
 
 def _delete(asked: Asked) -> int:
-    runs.delete(asked.home, asked.words[0])
+    edits.delete(asked.home, asked.words[0])
     out.print(
         f"Deleted {asked.words[0]}. `python app.py runs restore {asked.words[0]}` brings it back."
     )
@@ -212,12 +213,12 @@ def _delete(asked: Asked) -> int:
 
 
 def _restore(asked: Asked) -> int:
-    out.print(f"{runs.restore(asked.home, asked.words[0]).id} is back.")
+    out.print(f"{edits.restore(asked.home, asked.words[0]).id} is back.")
     return 0
 
 
 def _empty_trash(asked: Asked) -> int:
-    out.print(f"{memory(runs.empty_trash(asked.home))} freed.")
+    out.print(f"{memory(edits.empty_trash(asked.home))} freed.")
     return 0
 
 
@@ -225,13 +226,13 @@ def _bundle(asked: Asked) -> int:
     target = Path(asked.words[1])
     if target.suffix != ".zip":
         raise SpecError(Problem("FILE.zip", f"{target} does not end in .zip", "name a zip file"))
-    out.print(f"Wrote {runs.write_bundle(asked.run, target)}.")
+    out.print(f"Wrote {bundle.write_bundle(asked.run, target)}.")
     return 0
 
 
 def _compare(asked: Asked) -> int:
     chosen = [runs.read(asked.home, run_id) for run_id in asked.words]
-    found = runs.compare(chosen)
+    found = comparison.compare(chosen)
     if asked.as_json:
         print_json([asdict(each) for each in found])
     else:
@@ -245,17 +246,17 @@ def _compare(asked: Asked) -> int:
 
 
 def _title(asked: Asked) -> int:
-    runs.annotate(asked.home, asked.words[0], title=" ".join(asked.words[1:]))
+    edits.annotate(asked.home, asked.words[0], title=" ".join(asked.words[1:]))
     return _show(asked)
 
 
 def _note(asked: Asked) -> int:
-    runs.annotate(asked.home, asked.words[0], notes=" ".join(asked.words[1:]))
+    edits.annotate(asked.home, asked.words[0], notes=" ".join(asked.words[1:]))
     return _show(asked)
 
 
 def _tag(asked: Asked) -> int:
-    runs.annotate(asked.home, asked.words[0], tags=asked.words[1:])
+    edits.annotate(asked.home, asked.words[0], tags=asked.words[1:])
     return _show(asked)
 
 
@@ -281,7 +282,7 @@ def _report_rows(run: Run, printed: int) -> int:
     """Without a terminal there is no bar to watch, so each logged row is a line."""
     if out.is_terminal:
         return printed
-    rows = runs.metrics(run.folder)
+    rows = run.metrics()
     for row in rows[printed:]:
         words = (
             f"{name} {row[name]:.4g}"
@@ -311,11 +312,11 @@ def _interrupts() -> Iterator[list[int]]:
 def _print_result(run: Run) -> None:
     if rows := memory_rows(run):
         out.print(table(("phase", "predicted GiB", "measured GiB", ""), rows))
-    for sample in runs.samples(run.folder):
+    for sample in run.samples():
         out.print(f"step {sample['step']}: {sample['prompt']}  →  {sample['answer']}")
     if run.state == "finished":
         out.print(f"Result: {run.folder / 'output'}")
-    elif run.state in ("stopped", "interrupted", "failed") and runs.has_checkpoint(run.folder):
+    elif run.state in ("stopped", "interrupted", "failed") and run.has_checkpoint:
         out.print(f"Go on from its checkpoint with: python app.py runs resume {run.id}")
     for each in failure_advice.advice_for(run):
         change = " ".join(

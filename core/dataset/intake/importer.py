@@ -76,9 +76,9 @@ def must_be_imported(source: str) -> bool:
 
 def is_hub_dataset(source: str) -> bool:
     """Return whether a source names a dataset on the Hub, and neither looks like a file nor is one."""
-    if source.lower().endswith(FILES) or Path(source).exists():
+    if source.lower().endswith(FILES) or not HUB_DATASET.fullmatch(source):
         return False
-    return HUB_DATASET.fullmatch(source) is not None
+    return not Path(source).exists()
 
 
 def import_dataset(

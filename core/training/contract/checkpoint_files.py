@@ -1,8 +1,10 @@
 """Names and manifests of the folders in checkpoints/. Reads file names and JSON; never opens a tensor."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,13 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
 
 
 def bytes_in(folder: Path) -> int:
-    """Return the size of the files below a folder; links count as themselves."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    """Return the size of the files below a folder. Follows no links, skips removed files."""
+    total = 0
+    for inner, _folders, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += Path(inner, name).lstat().st_size
+    return total
 
 
 def _step(folder: Path) -> int | None:

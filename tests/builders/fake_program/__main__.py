@@ -1,4 +1,4 @@
-"""Stands in for the training program: writes the same files in no time. Its faults are set by the job's seed."""
+"""Stand-in for the training program: writes the same files quickly. Seeds set its faults."""
 
 import json
 import os
@@ -11,11 +11,22 @@ from collections.abc import Callable
 
 import psutil
 
-STEPS, SECONDS_PER_STEP, FAULT_STEP = 20, 0.05, 3
-CRASH_AT_STEP_3, DIE_SILENTLY, NEVER_END = 1001, 1002, 1003
-KILLED, HANG, GRANDCHILDREN, TORN, DISK_FULL, NOT_A_NUMBER, SLOW_TO_SAVE, SLOW_TO_EXIT, DIVERGED = (
-    range(1004, 1013)
+from .faults import (
+    CRASH_AT_STEP_3,
+    DIE_SILENTLY,
+    DISK_FULL,
+    DIVERGED,
+    GRANDCHILDREN,
+    HANG,
+    KILLED,
+    NEVER_END,
+    NOT_A_NUMBER,
+    SLOW_TO_EXIT,
+    SLOW_TO_SAVE,
+    TORN,
 )
+
+STEPS, SECONDS_PER_STEP, FAULT_STEP = 20, 0.05, 3
 ENDLESS = {NEVER_END, GRANDCHILDREN, SLOW_TO_SAVE, SLOW_TO_EXIT}
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 stopping = False
@@ -56,17 +67,10 @@ def hang() -> None:
 
 
 def leave_grandchildren() -> None:
-    """One in this session, one in a session of its own, and one whose parent is gone."""
-    orphan = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import subprocess; print(subprocess.Popen({SLEEP!r}, stdout=subprocess.DEVNULL).pid)",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    """Start one process in this session, one in another, and one whose parent has ended."""
+    start = f"subprocess.Popen({SLEEP!r}, stdout=subprocess.DEVNULL)"
+    command = [sys.executable, "-c", f"import subprocess; print({start}.pid)"]
+    orphan = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     pids = [
         subprocess.Popen(SLEEP).pid,
         subprocess.Popen(SLEEP, start_new_session=True).pid,
@@ -101,45 +105,38 @@ FAULTS: dict[int, Callable[[], object]] = {
         '{"step": 3.5, "loss": NaN}\n{"step": 3.6, "nonfinite": ["loss"]}\n'
     ),
 }
-"""What happens after step 3."""
+"""Seed -> what happens after step 3."""
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, on_terminate)
     seed = json.loads(pathlib.Path(sys.argv[1]).read_text())["seed"]
     started = time.time()
-    write_status(state="starting", step=0, started=started, updated=started)
-    pathlib.Path("samples.jsonl").write_text(
-        json.dumps({"step": 0, "prompt": "Who?", "answer": "Nobody."}) + "\n"
-    )
-    for step in range(1, STEPS + 1 if seed not in ENDLESS else 10**9):
+
+    def report(**fields: object) -> None:
+        write_status(started=started, updated=time.time(), **fields)
+
+    report(state="starting", step=0)
+    sample = {"step": 0, "prompt": "Who?", "answer": "Nobody."}
+    pathlib.Path("samples.jsonl").write_text(json.dumps(sample) + "\n")
+    num_steps = 10**9 if seed in ENDLESS else STEPS
+    for step in range(1, num_steps + 1):
         time.sleep(SECONDS_PER_STEP)
-        add_metrics(
-            json.dumps({"step": step, "time": time.time() - started, "loss": 4 / step}) + "\n"
-        )
-        write_status(
-            state="running", phase="train", step=step, started=started, updated=time.time()
-        )
+        row = {"step": step, "time": time.time() - started, "loss": 4 / step}
+        add_metrics(json.dumps(row) + "\n")
+        report(state="running", phase="train", step=step)
         if step == FAULT_STEP and seed in FAULTS:
             FAULTS[seed]()
         if stopping or pathlib.Path("stop").exists():
-            write_status(
-                state="stopping", phase="save", step=step, started=started, updated=time.time()
-            )
+            report(state="stopping", phase="save", step=step)
             time.sleep(1.5 if seed == SLOW_TO_SAVE else 0)
             checkpoint = pathlib.Path(f"checkpoints/checkpoint-{step}")
             checkpoint.mkdir(parents=True, exist_ok=True)
             (checkpoint / "manifest.json").write_text("{}")
-            write_status(state="stopped", step=step, started=started, updated=time.time())
+            report(state="stopped", step=step)
             time.sleep(600 if seed == SLOW_TO_EXIT else 0)
             return 130
-    write_status(
-        state="finished",
-        step=STEPS,
-        started=started,
-        updated=time.time(),
-        phase_peak_bytes={"load": 2**30},
-    )
+    report(state="finished", step=STEPS, phase_peak_bytes={"load": 2**30})
     return 0
 
 

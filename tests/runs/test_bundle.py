@@ -1,0 +1,120 @@
+"""Bundle: a run that can be repeated elsewhere."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from core import runs
+from core.job import JobSpec, SpecError
+from core.resolve import resolve
+from core.runs import Home, Run, bundle
+from core.runs.files import read_json
+from core.training.contract.files import write_json
+from tests.builders.fake_runs import (
+    FINISHED,
+    NewRun,
+)
+
+
+def test_data_that_has_changed_makes_no_run(home: Home, new_run: NewRun, tmp_path: Path) -> None:
+    run = new_run()
+    manifest = read_json(run.folder / "data/manifest.json")
+    assert manifest["train.jsonl"]["sha256"] == run.job.dataset_sha256 != ""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "changed"}\n')
+    resolved = resolve({"dataset": str(rows), "dataset_sha256": run.job.dataset_sha256})
+    with pytest.raises(SpecError, match="has changed"):
+        runs.create(home, resolved, {})
+    assert not run.fields_again()["dataset_sha256"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "plain"},
+        {"prompt": "a", "completion": "b"},
+        {
+            "prompt": [{"role": "user", "content": "a"}],
+            "completion": [{"role": "assistant", "content": "b"}],
+        },
+    ],
+)
+def test_evaluation_data_of_another_kind_makes_no_run(
+    home: Home, tmp_path: Path, row: dict[str, object]
+) -> None:
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    train.write_text('{"question": "a", "answer": "b"}\n')
+    held_out.write_text(json.dumps(row) + "\n")
+    with pytest.raises(
+        SpecError, match=r"eval_dataset: train.jsonl holds .* but eval.jsonl holds "
+    ):
+        runs.create(home, resolve({"dataset": str(train), "eval_dataset": str(held_out)}), {})
+    assert not [*home.runs.iterdir()]
+
+
+def test_the_folder_has_the_versions_of_the_libraries(new_run: NewRun) -> None:
+    lines = (new_run().folder / "requirements.txt").read_text().splitlines()
+    assert lines[0].startswith("# Python 3.")
+    assert any(line.startswith("torch==") and "+" not in line for line in lines)
+
+
+def test_a_bundle_has_everything_needed_and_nothing_else(finished: Run, tmp_path: Path) -> None:
+    (finished.folder / "log.txt").write_text("secret of the log")
+    (finished.folder / "data" / "linked.jsonl").symlink_to("/etc/passwd")
+    os.link(finished.folder / "job.json", finished.folder / "data" / "twin.jsonl")
+    status = FINISHED | {"pid": 7, "boot_id": "b", "error": f"{Path.home()}/x is gone"}
+    write_json(finished.folder / "status.json", status)
+    path = bundle.write_bundle(runs.read(finished.home, finished.id), tmp_path / "run.zip")
+    with zipfile.ZipFile(path) as opened:
+        names = set(opened.namelist())
+        ours = [name for name in names if not name.startswith(("model/", "training/"))]
+        text = b"\n".join(opened.read(name) for name in ours).decode()
+        job = json.loads(opened.read("job.json"))
+    assert {
+        "RUN.md",
+        "job.json",
+        "requirements.txt",
+        "training/__main__.py",
+        "data/manifest.json",
+    } <= names
+    assert not any(
+        name.startswith(("/", "..")) or "linked" in name or "twin" in name for name in names
+    )
+    assert job["model"] == "model"
+    assert "model/model.safetensors" in names
+    assert str(Path.home()) not in text
+    assert "boot_id" not in text
+    assert "secret" not in text
+
+
+def test_a_bundle_names_the_folders_that_it_leaves_out(new_run: NewRun, tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    for run, note in (
+        (new_run(adapter=str(tmp_path / "before")), "its `adapter` is a folder"),
+        (new_run(), ""),
+    ):
+        with zipfile.ZipFile(bundle.write_bundle(run, tmp_path / f"{run.id}.zip")) as opened:
+            text = opened.read("RUN.md").decode()
+        assert note in text
+        assert ("is a folder of the machine" in text) == bool(note)
+
+
+def test_a_bundle_runs_again_without_tailor(new_run: NewRun, tmp_path: Path) -> None:
+
+    with zipfile.ZipFile(bundle.write_bundle(new_run(), tmp_path / "run.zip")) as opened:
+        opened.extractall(tmp_path / "again")
+    subprocess.run(
+        [sys.executable, "-m", "training", "job.json"], cwd=tmp_path / "again", check=True
+    )
+    assert read_json(tmp_path / "again" / "status.json")["state"] == "finished"
+
+
+def test_a_bundle_knows_every_field_that_may_name_a_folder() -> None:
+    named = {name for name, field in JobSpec.model_fields.items() if field.annotation is str}
+    paths = {name for name in named if "folder" in (JobSpec.model_fields[name].description or "")}
+    assert paths == set(bundle.MODEL_FIELDS)
