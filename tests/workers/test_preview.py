@@ -21,7 +21,7 @@ from core.job import JobSpec, PreviewError
 from core.training.contract.failures import TrainingError
 from core.training.data.rows import read_rows
 from core.training.data.tokenizer import CHAT_TEMPLATE
-from core.training.data.tokens import pieces
+from core.training.data.tokens import split_by_loss
 from core.workers.preview import lengths as training_lengths
 from core.workers.preview.session import PreviewSession
 from tests.builders.paths import DEMO, ROOT
@@ -310,7 +310,7 @@ def test_pieces_are_the_whole_text(tmp_path: Path, kind: str, on_answers: bool) 
     for index in range(len(ROWS[kind])):
         tokens = seen.encoder.encode(seen.rows.row(index), with_text=True)
         for max_length in (1, 7, 64, 4096):
-            found, cut = pieces(tokens, max_length, seen.tokenizer)
+            found, cut = split_by_loss(tokens, max_length, seen.tokenizer)
             assert "".join(text for text, _counts in found) + cut == tokens.text
             assert tuple(tokens.ids) == tuple(seen.encoder.encode(seen.rows.row(index)).ids)
 
@@ -509,7 +509,7 @@ def test_the_preview_of_a_preference_is_what_dpo_compares(
     wanted = []
     for index in range(len(seen.rows)):
         chosen, rejected = seen.encoder.encode_all(seen.rows.row(index))
-        begin = chosen.first_counted
+        begin = chosen.first_in_loss
         if begin is not None and begin < max_length:
             wanted.append(
                 (list(chosen.ids[:begin]), list(chosen.ids[begin:]), list(rejected.ids[begin:]))
@@ -533,7 +533,7 @@ def test_the_preview_counts_exactly_what_the_trainer_trains(
     for index in range(len(seen.rows)):
         tokens = seen.encoder.encode(seen.rows.row(index))
         labels = [
-            id if counts else -100 for id, counts in zip(tokens.ids, tokens.counts, strict=True)
+            id if counts else -100 for id, counts in zip(tokens.ids, tokens.loss_mask, strict=True)
         ][:max_length]
         if any(label != -100 for label in labels):
             wanted.append((list(tokens.ids)[:max_length], labels))

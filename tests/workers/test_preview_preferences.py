@@ -8,8 +8,8 @@ import pytest
 
 from core.training.contract.failures import TrainingError
 from core.training.contract.row_reader import BadRow
-from core.training.data.preferences import Comparer
-from core.training.data.prompts import in_text
+from core.training.data.preferences import PreferenceEncoder
+from core.training.data.prompts import preferences_as_text
 from core.training.data.rows import read_rows
 from core.workers.preview.session import PreviewSession
 from tests.builders.training_runs import copy_model
@@ -57,7 +57,9 @@ def compared_by_trl(
             output_dir=str(folder), max_length=max_length, remove_unused_columns=False, **settings
         ),
         processing_class=tokenizer,
-        **in_text(read_rows(folder, "rows.jsonl", "", 0.0, 0, stage=stage), tokenizer, max_length),
+        **preferences_as_text(
+            read_rows(folder, "rows.jsonl", "", 0.0, 0, stage=stage), tokenizer, max_length, stage
+        ),
     )
     return [
         tuple([token for token in row[f"{name}_{kind}"] if token != -100])
@@ -71,8 +73,8 @@ def compared_by_preview(seen: PreviewSession, max_length: int) -> list[tuple[int
     """The same of the rows that have an answer left."""
     found = []
     for index in range(len(seen.rows)):
-        (chosen, begin), (rejected, other) = seen.encoder.divided(seen.rows.row(index))
-        assert seen.encoder.encode_all(seen.rows.row(index))[1].first_counted == other
+        (chosen, begin), (rejected, other) = seen.encoder.split(seen.rows.row(index))
+        assert seen.encoder.encode_all(seen.rows.row(index))[1].first_in_loss == other
         if max(begin, other) < max_length:
             for tokens, first in ((chosen, begin), (rejected, other)):
                 found += [tuple(tokens.ids[:max_length]), tuple(tokens.ids[first:max_length])]
@@ -97,7 +99,7 @@ def test_the_preview_is_what_orpo_and_cpo_compare(
 def test_a_question_that_leaves_no_room_behind_the_first_token_is_left_out(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from core.training.data.prompts import in_text
+    from core.training.data.prompts import preferences_as_text
 
     tokenizer = AutoTokenizer.from_pretrained(
         model_with_a_beginning(tmp_path), trust_remote_code=False
@@ -106,7 +108,8 @@ def test_a_question_that_leaves_no_room_behind_the_first_token_is_left_out(tmp_p
     rows = read_rows(tmp_path, "rows.jsonl", "", 0.0, 0, stage="orpo")
     num_tokens = 1 + len(tokenizer(LONG.strip(), add_special_tokens=False)["input_ids"])
     kept = [
-        len(in_text(rows, tokenizer, num_tokens + more)["train_dataset"] or ()) for more in (0, 1)
+        len(preferences_as_text(rows, tokenizer, num_tokens + more, "orpo")["train_dataset"] or ())
+        for more in (0, 1)
     ]
     assert kept == [0, 1]
 
@@ -135,10 +138,10 @@ def test_texts_that_the_trainer_cannot_divide_are_bad_rows(
     alone: list[int], whole: list[int]
 ) -> None:
     tokens = {"q": alone, "qa": whole, "qb": [*alone, 9]}
-    comparer = Comparer(lambda text, **_settings: {"input_ids": tokens[text]})
+    comparer = PreferenceEncoder(lambda text, **_settings: {"input_ids": tokens[text]}, "cpo")
     row = {"prompt": "q", "chosen": "a", "rejected": "b"}
     with pytest.raises(BadRow, match="its prompt has"):
-        comparer.divided(row)
+        comparer.prompt_length(row)
 
 
 def test_a_row_that_the_trainer_cannot_divide_is_named_by_its_line(tmp_path: Path) -> None:
@@ -148,4 +151,4 @@ def test_a_row_that_the_trainer_cannot_divide_is_named_by_its_line(tmp_path: Pat
     with pytest.raises(
         TrainingError, match=r"^dataset line 3, whose prompt ends with 'q', cannot be compared: its"
     ):
-        in_text(rows, lambda text, **_settings: {"input_ids": tokens[text]}, max_length=8)
+        preferences_as_text(rows, lambda text, **_settings: {"input_ids": tokens[text]}, 8, "orpo")

@@ -33,10 +33,10 @@ class Lengths:
 
         The row is lost to the loss where one of them is, as TRL has it.
         """
-        firsts = [NEVER if text.first_counted is None else text.first_counted for text in texts]
+        firsts = [NEVER if text.first_in_loss is None else text.first_in_loss for text in texts]
         lengths = [len(text.ids) for text in texts]
         self._numbers.extend(
-            (max(lengths), max(firsts), max(text.end_counted for text in texts), sum(lengths))
+            (max(lengths), max(firsts), max(text.end_in_loss for text in texts), sum(lengths))
         )
 
     def add_unreadable(self, line: int, why: str) -> None:

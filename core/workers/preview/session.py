@@ -13,9 +13,9 @@ from typing import Any
 from core.training.contract.failures import TrainingError
 from core.training.contract.row_reader import BadRow
 from core.training.contract.stages import STAGES, Stage
-from core.training.data.preferences import Comparer
+from core.training.data.preferences import PreferenceEncoder
 from core.training.data.tokenizer import CHAT_TEMPLATE, load_tokenizer, training_template
-from core.training.data.tokens import Encoder, Tokens, pieces
+from core.training.data.tokens import Encoder, Tokens, split_by_loss
 
 from .lengths import Lengths
 from .rows_on_disk import RowsOnDisk
@@ -76,9 +76,9 @@ class PreviewSession:
         self.lengths = Lengths(len(self.rows))
         self._to_measure = self._order()
 
-    def _encoder(self, template: str | None, on_answers: bool) -> Encoder | Comparer:
+    def _encoder(self, template: str | None, on_answers: bool) -> Encoder | PreferenceEncoder:
         if STAGES[self.stage].takes_pairs_as_text:
-            return Comparer(self.tokenizer, self.stage)
+            return PreferenceEncoder(self.tokenizer, self.stage)
         return Encoder(self.tokenizer, template, on_answers, self.stage)
 
     def about(self) -> dict[str, Any]:
@@ -145,8 +145,8 @@ class PreviewSession:
         return shown | chosen | {"rejected": next(iter(others), None), "label": row.get("label")}
 
     def _shown(self, tokens: Tokens, max_length: int) -> dict[str, Any]:
-        fitting, cut = pieces(tokens, max_length, self.tokenizer)
-        counted = sum(tokens.counts[:max_length])
+        fitting, cut = split_by_loss(tokens, max_length, self.tokenizer)
+        counted = sum(tokens.loss_mask[:max_length])
         return {
             "pieces": fitting,
             "cut": cut,
