@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from core.models import ModelShape, Tensor
+from core.models import ModelShape, Parameter
 from core.training.contract.stages import Stage
 
 LETTERS = string.ascii_letters
@@ -126,7 +126,7 @@ def _write_weights(path: Path, shape: ModelShape, has_holes: bool) -> None:
         file.truncate(8 + len(text) + end)
 
 
-def _published_tensors(shape: ModelShape) -> Iterator[Tensor]:
+def _published_tensors(shape: ModelShape) -> Iterator[Parameter]:
     """The tensors as the files on the Hub have them: experts apart, which transformers stacks while it loads."""
     for tensor in shape.tensors():
         if tensor.kind != "expert":
@@ -137,12 +137,12 @@ def _published_tensors(shape: ModelShape) -> Iterator[Tensor]:
         parts = ("gate_proj", "up_proj") if name == "gate_up_proj" else (name,)
         for expert in range(count):
             for part in parts:
-                yield Tensor(
+                yield Parameter(
                     f"{path}.{expert}.{part}.weight", (num_out // len(parts), num_in), "expert"
                 )
 
 
-def _values(tensor: Tensor, has_holes: bool) -> bytes:
+def _values(tensor: Parameter, has_holes: bool) -> bytes:
     """What of a tensor is not zero, from its beginning on."""
     if tensor.kind == "norm":
         return b"\x80\x3f" * tensor.num_elements  # 1.0

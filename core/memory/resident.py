@@ -9,7 +9,7 @@ from math import prod
 
 from core.memory.program import LayerKind, Program, layer_by_mlp
 from core.memory.simulator import DeviceMemory, DeviceTensor
-from core.models import Tensor as Parameter
+from core.models import Parameter
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from core.models.find import DEMO_DIR, HUB_ID, ModelSource, find_model
 from core.models.presets import PRESETS_DIR, Gpu, ModelPreset, demo_fields, gpus, models
-from core.models.shapes import ModelShape, Tensor
+from core.models.shapes import ModelShape, Parameter
 
 __all__ = [
     "DEMO_DIR",
@@ -12,7 +12,7 @@ __all__ = [
     "ModelPreset",
     "ModelShape",
     "ModelSource",
-    "Tensor",
+    "Parameter",
     "demo_fields",
     "find_model",
     "gpus",

@@ -9,7 +9,7 @@ from math import prod
 import pytest
 
 from core.job import UnknownArchitecture
-from core.models import PRESETS_DIR, ModelPreset, ModelShape, Tensor, models
+from core.models import PRESETS_DIR, ModelPreset, ModelShape, Parameter, models
 from core.models.shapes import FAMILIES
 
 LLAMA: dict[str, object] = {
@@ -49,7 +49,7 @@ def of_family(model_type: str, **changes: object) -> dict[str, object]:
     return {**config, "model_type": model_type}
 
 
-def names(tensors: tuple[Tensor, ...]) -> list[str]:
+def names(tensors: tuple[Parameter, ...]) -> list[str]:
     return [tensor.name for tensor in tensors]
 
 

@@ -4,6 +4,6 @@ Never loads weights, imports torch or touches the disk. A new architecture is on
 """
 
 from core.models.shapes.families import FAMILIES
-from core.models.shapes.shape import ModelShape, Tensor
+from core.models.shapes.shape import ModelShape, Parameter
 
-__all__ = ["FAMILIES", "ModelShape", "Tensor"]
+__all__ = ["FAMILIES", "ModelShape", "Parameter"]

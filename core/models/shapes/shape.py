@@ -24,7 +24,7 @@ MAX_LAYERS = 4096
 
 
 @dataclass(frozen=True)
-class Tensor:
+class Parameter:
     """Name, size and role of one parameter tensor."""
 
     name: str
@@ -151,22 +151,22 @@ class ModelShape:
         """Return True if the MLP of this layer is a mixture of experts."""
         return self.num_experts > 0 and layer not in self.dense_layers
 
-    def outer_tensors(self) -> tuple[Tensor, ...]:
+    def outer_tensors(self) -> tuple[Parameter, ...]:
         """Return the tensors outside the layers: embedding, last norm, head unless it is tied."""
         matrix = (self.vocab_size, self.hidden_size)
-        embedding = Tensor("model.embed_tokens.weight", matrix, "embedding")
+        embedding = Parameter("model.embed_tokens.weight", matrix, "embedding")
         norm = _norm("model.norm", self.hidden_size)
         if self.tie_word_embeddings:
             return embedding, norm
-        return embedding, norm, Tensor("lm_head.weight", matrix, "head")
+        return embedding, norm, Parameter("lm_head.weight", matrix, "head")
 
-    def layer_tensors(self, layer: int = 0) -> tuple[Tensor, ...]:
+    def layer_tensors(self, layer: int = 0) -> tuple[Parameter, ...]:
         """Return the tensors of one layer, named within it."""
         if self.has_experts(layer):
             return self._sparse_layer
         return self._dense_layer
 
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Parameter, ...]:
         """Return every tensor of the model, in the order of named_parameters()."""
         embedding, *rest = self.outer_tensors()
         layers = (
@@ -177,31 +177,31 @@ class ModelShape:
         return embedding, *layers, *rest
 
     @cached_property
-    def _dense_layer(self) -> tuple[Tensor, ...]:
+    def _dense_layer(self) -> tuple[Parameter, ...]:
         return _attention(self) + _dense_mlp(self) + _layer_norms(self)
 
     @cached_property
-    def _sparse_layer(self) -> tuple[Tensor, ...]:
+    def _sparse_layer(self) -> tuple[Parameter, ...]:
         return _attention(self) + _expert_mlp(self) + _layer_norms(self)
 
 
-def _linear(path: str, num_out: int, num_in: int, has_bias: bool) -> tuple[Tensor, ...]:
-    weight = Tensor(f"{path}.weight", (num_out, num_in), "linear")
+def _linear(path: str, num_out: int, num_in: int, has_bias: bool) -> tuple[Parameter, ...]:
+    weight = Parameter(f"{path}.weight", (num_out, num_in), "linear")
     if has_bias:
-        return weight, Tensor(f"{path}.bias", (num_out,), "bias")
+        return weight, Parameter(f"{path}.bias", (num_out,), "bias")
     return (weight,)
 
 
-def _norm(path: str, size: int) -> Tensor:
-    return Tensor(f"{path}.weight", (size,), "norm")
+def _norm(path: str, size: int) -> Parameter:
+    return Parameter(f"{path}.weight", (size,), "norm")
 
 
-def _attention(shape: ModelShape) -> tuple[Tensor, ...]:
+def _attention(shape: ModelShape) -> tuple[Parameter, ...]:
     hidden, heads = shape.hidden_size, shape.num_attention_heads
     queries, keys = heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
-    tensors: tuple[Tensor, ...] = ()
+    tensors: tuple[Parameter, ...] = ()
     if shape.family.has_sinks:
-        tensors += (Tensor("self_attn.sinks", (heads,), "other"),)
+        tensors += (Parameter("self_attn.sinks", (heads,), "other"),)
     output = _linear("self_attn.o_proj", hidden, queries, shape.o_bias)
     if shape.fused_qkv:
         width = queries + 2 * keys
@@ -212,7 +212,7 @@ def _attention(shape: ModelShape) -> tuple[Tensor, ...]:
     return tensors + output + _qk_norms(shape)
 
 
-def _qk_norms(shape: ModelShape) -> tuple[Tensor, ...]:
+def _qk_norms(shape: ModelShape) -> tuple[Parameter, ...]:
     if shape.qk_norm == "none":
         return ()
     queries = keys = shape.head_dim
@@ -222,7 +222,7 @@ def _qk_norms(shape: ModelShape) -> tuple[Tensor, ...]:
     return _norm("self_attn.q_norm", queries), _norm("self_attn.k_norm", keys)
 
 
-def _dense_mlp(shape: ModelShape) -> tuple[Tensor, ...]:
+def _dense_mlp(shape: ModelShape) -> tuple[Parameter, ...]:
     hidden, width, has_bias = shape.hidden_size, shape.intermediate_size, shape.mlp_bias
     down = _linear("mlp.down_proj", hidden, width, has_bias)
     if shape.fused_gate_up:
@@ -232,7 +232,7 @@ def _dense_mlp(shape: ModelShape) -> tuple[Tensor, ...]:
     return gate + up + down
 
 
-def _expert_mlp(shape: ModelShape) -> tuple[Tensor, ...]:
+def _expert_mlp(shape: ModelShape) -> tuple[Parameter, ...]:
     layout = shape.family.experts
     assert layout is not None, "only a family with experts has sparse layers"
     hidden, width, count = shape.hidden_size, shape.moe_intermediate_size, shape.num_experts
@@ -240,8 +240,8 @@ def _expert_mlp(shape: ModelShape) -> tuple[Tensor, ...]:
     if layout.is_transposed:
         gate_up, down = gate_up[::-1], down[::-1]
     sizes: dict[str, tuple[int, ...]] = {"gate_up_proj": gate_up, "down_proj": down}
-    router: tuple[Tensor, ...]
-    router = (Tensor(f"mlp.{layout.router}.weight", (count, hidden), "router"),)
+    router: tuple[Parameter, ...]
+    router = (Parameter(f"mlp.{layout.router}.weight", (count, hidden), "router"),)
     if layout.has_bias:
         sizes = {
             "gate_up_proj": gate_up,
@@ -249,14 +249,14 @@ def _expert_mlp(shape: ModelShape) -> tuple[Tensor, ...]:
             "down_proj": down,
             "down_proj_bias": (hidden,),
         }
-        router += (Tensor(f"mlp.{layout.router}.bias", (count,), "router"),)
+        router += (Parameter(f"mlp.{layout.router}.bias", (count,), "router"),)
     experts = tuple(
-        Tensor(f"mlp.experts.{name}", (count, *size), "expert") for name, size in sizes.items()
+        Parameter(f"mlp.experts.{name}", (count, *size), "expert") for name, size in sizes.items()
     )
     return router + experts if layout.router_is_first else experts + router
 
 
-def _layer_norms(shape: ModelShape) -> tuple[Tensor, ...]:
+def _layer_norms(shape: ModelShape) -> tuple[Parameter, ...]:
     return tuple(_norm(name, shape.hidden_size) for name in shape.family.layer_norms)
 
 
