@@ -1,4 +1,4 @@
-"""Components of GPU memory: one list for the simulator, the estimate and the page. Computes nothing."""
+"""Components of GPU memory: one list for simulator, estimate and page. Computes nothing."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -34,8 +34,7 @@ COMPONENTS: Mapping[Component, str] = MappingProxyType(
         "logits": "Scores of every word of the vocabulary while the loss is computed, in tiles.",
         "reference_model": "A frozen copy of the model before training, to compare answers with.",
         "value_model": "A second model that learns to predict rewards. Tailor only estimates it.",
-        "reward_model": "The model that scores generated answers. If its size is not known, it "
-        "counts as large as yours.",
+        "reward_model": "The model that scores generated answers, taken for as large as yours.",
         "generation_cache": "Keys and values of all answers while they are generated.",
         "temporary": "Buffers of one operation: gradients on their way back, dequantized weights, "
         "cuBLAS workspaces.",

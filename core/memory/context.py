@@ -27,7 +27,7 @@ class Context:
 NO_CONTEXT = Context(0, 0, 0)
 MEASURED_CONTEXTS: Mapping[tuple[int, int], Context] = MappingProxyType(
     {
-        # 140.9 MiB in 69 of 79 processes on a T4, torch 2.10 to 2.14 (tests/measured/measured_peaks.jsonl)
+        # 140.9 MiB in 69 of 79 processes on a T4, torch 2.10 to 2.14 (measured_peaks.jsonl)
         (7, 5): Context(141 * MIB, 140 * MIB, 145 * MIB),
     }
 )

@@ -1,4 +1,4 @@
-"""Peaks of a deep model from shallow simulations: layers repeat, so memory is linear in their number.
+"""Peaks of a deep model from shallow simulations: memory is linear in the number of layers.
 
 Exact as long as peaks are compared at the same position: near the first and near the last layer.
 """

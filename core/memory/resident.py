@@ -3,12 +3,12 @@
 Lists and allocates tensors. Never simulates a step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from core.memory.program import LayerKind, Program, layer_by_mlp
-from core.memory.simulator import DeviceMemory, DeviceTensor
+from core.memory.simulator import DeviceMemory, Tensor
 from core.models import Parameter
 
 
@@ -33,7 +33,7 @@ class Trainable:
 
 
 def parameters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[tuple[Parameter, bool]]:
-    """Yield (parameter, whether it trains) for a base with layers of these kinds, in model order."""
+    """Yield (parameter, whether it trains) of a base with layers of these kinds, in order."""
     shape = program.shape
     layer_of = layer_by_mlp(shape)
     embedding, *others = shape.outer_tensors()
@@ -96,9 +96,9 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
 
     Each quantized layer passes through a copy in its original precision. Afterwards
     prepare_model_for_kbit_training replaces everything that is not quantized by a float32 copy.
-    Either part may hold the peak of the phase, so that each has a scope of its own.
+    Either part may hold the peak of the phase, so that each is a scope.
     """
-    unquantized: list[DeviceTensor] = []
+    unquantized: list[Tensor] = []
     for parameter, _ in parameters(program, kinds):
         numel = parameter.num_elements
         if program.quantization and parameter.is_linear:
@@ -123,48 +123,59 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
                 memory.allocate(trainable.num_bytes, 1, "adapters")
 
 
+def allocate_states(program: Program, trained: Iterable[Trainable], memory: DeviceMemory) -> None:
+    """Allocate the optimizer's states, as its first step does. Paged ones are not PyTorch's."""
+    state_bytes = program.optimizer.state_bytes
+    for tensor in trained:
+        for num_bytes in state_bytes(tensor.shape, tensor.itemsize, tensor.is_layer_matrix):
+            memory.allocate(num_bytes, 1, "optimizer_states")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sizes of a program's models with all layers."""
+
+    paged_bytes: int
+    """Optimizer states in managed memory, which can move to the host."""
+    num_parameters: int
+    """Parameters of the base."""
+    num_trainable_parameters: int
+
+
+def totals_of(program: Program) -> Totals:
+    """Return the sizes of a program's models."""
+
+    def measure(kinds: tuple[LayerKind, ...]) -> Sequence[int]:
+        trained = trainables(program, kinds)
+        return (
+            sum(program.optimizer.paged_bytes(tensor.shape) for tensor in trained),
+            sum(parameter.num_elements for parameter, _ in parameters(program, kinds)),
+            sum(tensor.numel for tensor in trained),
+        )
+
+    return Totals(*_sum_over_layers(program, measure))
+
+
 def loaded_bytes(program: Program) -> int:
     """Return the bytes of a whole model without adapters once it is loaded."""
     base = replace(program, lora=None, auxiliary_models=())
 
-    def measure(kinds: tuple[LayerKind, ...]) -> int:
+    def measure(kinds: tuple[LayerKind, ...]) -> Sequence[int]:
         memory = DeviceMemory()
-        memory.enter("load")
         load(base, kinds, memory)
-        return memory.live_bytes
+        return (memory.live_bytes,)
 
-    return sum_over_layers(program, measure)
+    return _sum_over_layers(program, measure)[0]
 
 
-def sum_over_layers(program: Program, measure: Callable[[tuple[LayerKind, ...]], int]) -> int:
-    """Return `measure` of all layers of a model, if each layer adds as much as it adds alone."""
-    kinds = program.layer_kinds()
+def _sum_over_layers(
+    program: Program, measure: Callable[[tuple[LayerKind, ...]], Sequence[int]]
+) -> list[int]:
+    """Return what `measure` returns for all layers, if each layer adds what it adds alone."""
+    layers = program.layer_kinds()
     without_layers = measure(())
-    total = without_layers
-    for kind in dict.fromkeys(kinds):
-        total += kinds.count(kind) * (measure((kind,)) - without_layers)
+    total = [*without_layers]
+    for kind in dict.fromkeys(layers):
+        for index, size in enumerate(measure((kind,))):
+            total[index] += layers.count(kind) * (size - without_layers[index])
     return total
-
-
-def allocate_states(program: Program, trained: tuple[Trainable, ...], memory: DeviceMemory) -> None:
-    """Allocate the optimizer's states, as its first step does. Paged ones are not PyTorch's."""
-    for tensor in trained:
-        for num_bytes in program.optimizer.state_bytes(
-            tensor.shape, tensor.itemsize, tensor.is_layer_matrix
-        ):
-            memory.allocate(num_bytes, 1, "optimizer_states")
-
-
-def paged_state_bytes(program: Program, kinds: tuple[LayerKind, ...]) -> int:
-    """Return the bytes of optimizer states in managed memory, which can move to the host."""
-    return sum(program.optimizer.paged_bytes(each.shape) for each in trainables(program, kinds))
-
-
-def num_parameters(program: Program, kinds: tuple[LayerKind, ...]) -> int:
-    """Return the number of parameters of the base."""
-    return sum(parameter.num_elements for parameter, _ in parameters(program, kinds))
-
-
-def num_trainable_parameters(program: Program, kinds: tuple[LayerKind, ...]) -> int:
-    """Return the number of parameters that train."""
-    return sum(tensor.numel for tensor in trainables(program, kinds))

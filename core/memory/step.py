@@ -26,9 +26,8 @@ from core.memory.resident import allocate_states, load, trainables
 from core.memory.simulator import (
     AutogradGraph,
     DeviceMemory,
-    DeviceTensor,
     Node,
-    Offload,
+    Tensor,
     WeightGradient,
 )
 
@@ -37,40 +36,39 @@ Phase = Literal["load", "forward", "backward", "optimizer_step", "eval", "save",
 PHASES: tuple[Phase, ...] = get_args(Phase)
 MAX_UNSORTED_TOKENS = 3072
 SORTING_BYTES = 6 * 8
-"""Above so many tokens the rows of an embedding's gradient are sorted by word, with six int64 lists,
-and summed in float32 (embedding_dense_backward_cuda in aten/src/ATen/native/cuda/Embedding.cu,
-EmbeddingBackwardKernel.cu)."""
+"""Above so many tokens the rows of an embedding's gradient are sorted by word, with six int64
+lists, and summed in float32 (embedding_dense_backward_cuda in
+aten/src/ATen/native/cuda/Embedding.cu, EmbeddingBackwardKernel.cu)."""
 
 
 @dataclass(frozen=True)
 class LayerFootprint:
-    """Memory that one layer's forward pass leaves behind when it is recorded."""
+    """Memory that one layer's forward pass leaves behind, and what its backward pass recomputes."""
 
     num_savers: int
     """Operations that save something."""
     gradient_bytes_before_saved: int
     """Bytes of gradients allocated before the backward pass first needs a saved tensor. At that
     point checkpointing recomputes the layer."""
-    saved_bytes: int
-    """Bytes of saved tensors, the layer's input excepted."""
-    recomputable_bytes: int
-    """The part of saved_bytes that torch.compile recomputes cheaply (no matmul)."""
+    kept_bytes: int
+    """Bytes that a compiled layer keeps under an activation memory budget, its input excepted."""
+    recompute: Recompute
 
 
 @dataclass
 class _LayerState:
     """Tensors of one layer between its forward and its backward pass."""
 
-    x: DeviceTensor
+    x: Tensor
     """Hidden states before the layer."""
-    output: DeviceTensor
+    output: Tensor
     nodes: list[Node]
     """Empty if the layer is recomputed."""
-    checkpoint_input: list[DeviceTensor]
+    checkpoint_input: list[Tensor]
     """Saved input of a layer that is recomputed."""
-    offloaded: list[DeviceTensor]
+    offloaded: list[Tensor]
     """The same, if it waits in main memory."""
-    kept_partially: list[DeviceTensor]
+    kept_partially: list[Tensor]
     """Tensors that a compiled layer keeps of those it would save without a budget."""
 
 
@@ -80,12 +78,12 @@ class _ForwardState:
 
     program: Program
     model: str
-    inputs: list[DeviceTensor]
+    inputs: list[Tensor]
     layers: list[_LayerState]
     last_nodes: list[Node]
     """Nodes of the last norm and the head."""
-    loss: DeviceTensor
-    kept_inputs: list[DeviceTensor]
+    loss: Tensor
+    kept_inputs: list[Tensor]
     """Inputs that 8-bit layers keep outside the graph."""
 
 
@@ -93,21 +91,20 @@ class Simulation:
     """One run of a program whose decoder layers are of the given kinds.
 
     Memory peaks are kept by phase. Within the forward and the backward pass each of the `num_ends`
-    first and last layers of every section has a scope of its own: `forward`, `forward/0/0`,
-    `forward/0/-1` and so on.
+    first and last layers of every section is a scope: `forward`, `forward/0/0`, `forward/0/-1` and
+    so on.
     """
 
     def __init__(self, program: Program, kinds: tuple[LayerKind, ...], num_ends: int = 2):
         self.program = program
         self.kinds = kinds
         self.memory = DeviceMemory()
-        offload = Offload(self.memory) if program.offloads_activations else None
-        self.graph = AutogradGraph(self.memory, offload)
+        self.graph = AutogradGraph(self.memory, program.offloads_activations)
         self.trained = trainables(program, kinds)
         self._positions = positions(kinds, num_ends)
         self._has_states = False
         self._threads_with_workspace: set[str] = set()
-        self._outputs: list[DeviceTensor] = []
+        self._outputs: list[Tensor] = []
 
     def run(self) -> "Simulation":
         """Load, take one step with the optimizer's states in place, evaluate and save."""
@@ -203,7 +200,7 @@ class Simulation:
         return _ForwardState(program, model, inputs, layers, graph.pop_nodes(), loss, kept_inputs)
 
     def _layer_forward(
-        self, fwd: ForwardPass, x: DeviceTensor, kind: LayerKind, name: str
+        self, fwd: ForwardPass, x: Tensor, kind: LayerKind, name: str
     ) -> _LayerState:
         """Run one layer. A checkpointed layer saves its input and records nothing."""
         graph = self.graph
@@ -217,7 +214,8 @@ class Simulation:
         output.requires_grad |= is_recomputed
         kept = []
         if is_recomputed and fwd.program.recomputes_partially:
-            kept.append(self.memory.allocate(kept_bytes(fwd.program, kind), 1, "activations"))
+            num_bytes = dry_run(fwd.program, kind).kept_bytes
+            kept.append(self.memory.allocate(num_bytes, 1, "activations"))
         return _LayerState(x, output, graph.pop_nodes(), checkpoint_input, offloaded, kept)
 
     # Backward
@@ -234,7 +232,8 @@ class Simulation:
             if gradient is not None:  # below the first trained layer nothing needs a gradient
                 graph.deferred = [] if program.compiles_layers else None
                 gradient = self._layer_backward(state, index, gradient)
-                graph.accumulate_deferred()
+                memory.release(*(graph.deferred or []))
+                graph.deferred = None
             memory.release(*state.layers[index].checkpoint_input)
         self._enter("backward")
         if program.trains_embedding:
@@ -243,9 +242,7 @@ class Simulation:
             memory.release(gradient)
         memory.release(*state.inputs, *state.kept_inputs)
 
-    def _layer_backward(
-        self, state: _ForwardState, index: int, gradient: DeviceTensor
-    ) -> DeviceTensor | None:
+    def _layer_backward(self, state: _ForwardState, index: int, gradient: Tensor) -> Tensor | None:
         """Return the gradient of a layer's input. A checkpointed layer is recomputed first."""
         program, memory, graph = state.program, self.memory, self.graph
         layer, kind = state.layers[index], self.kinds[index]
@@ -254,17 +251,16 @@ class Simulation:
         # recomputing allocates everything that a layer saves, also what it kept
         memory.release(*layer.kept_partially)
         restored = graph.bring_back(layer.offloaded)
-        offload = graph.offload
-        graph.offload = None  # recomputed tensors are used at once
+        graph.offloads = False  # recomputed tensors are used at once
         x = restored[0] if restored else layer.x
         x.requires_grad = layer.x.requires_grad
-        # Autograd runs into the first node that needs a saved tensor, which starts the recomputation.
-        # Gradients that it made until then stay alive meanwhile.
+        # The first node that needs a saved tensor starts the recomputation. Gradients that autograd
+        # made until then stay alive.
         footprint = dry_run(program, kind)
         early = memory.allocate(footprint.gradient_bytes_before_saved, 1, "temporary")
         graph.num_savers = 0
         graph.stop_after = footprint.num_savers
-        fwd = ForwardPass(program, graph, trains=kind.trains, recompute=recompute_of(program, kind))
+        fwd = ForwardPass(program, graph, trains=kind.trains, recompute=footprint.recompute)
         output = decoder_layer(fwd, memory.retain(x), kind, f"{state.model}layers.{index}")
         memory.is_suppressed = False
         graph.stop_after = None
@@ -272,7 +268,7 @@ class Simulation:
         memory.release(output, early)
         input_gradient = graph.backward(graph.pop_nodes(), output, gradient, x)
         memory.release(*restored)
-        graph.offload = offload
+        graph.offloads = program.offloads_activations
         return input_gradient
 
     def _embedding_backward(self, state: _ForwardState) -> None:
@@ -316,7 +312,7 @@ class Simulation:
             self._threads_with_workspace.add(thread)
             self.memory.allocate(self.program.workspace_bytes, 1, "temporary")
 
-    def _keep_outputs(self, outputs: list[DeviceTensor]) -> None:
+    def _keep_outputs(self, outputs: list[Tensor]) -> None:
         """Assign `outputs = model(...)`: the variable lets go of the previous outputs."""
         if self.program.keeps_outputs == "never":
             self.memory.release(*outputs)
@@ -327,46 +323,33 @@ class Simulation:
 
 @lru_cache(maxsize=256)
 def dry_run(program: Program, kind: LayerKind) -> LayerFootprint:
-    """Run one layer forward on an empty graph and return what its forward pass saves."""
+    """Run one layer forward on an empty graph and return what its forward pass saves.
+
+    Without a budget, checkpointing recomputes everything. A budget that has room for everything
+    but the tensors that need no matmul leaves matmuls alone (choose_saved_values_set in
+    torch/_functorch/partitioners.py).
+    """
     graph = AutogradGraph(DeviceMemory())
     fwd = ForwardPass(program, graph, trains=kind.trains)
     x = embedding_output(program, graph.memory)
     x.requires_grad = True
     decoder_layer(fwd, x, kind, "layer")
-    saved = {tensor.id: tensor for node in graph.nodes for tensor in node.saved}
-    saved.pop(x.id, None)
+    saved = {tensor for node in graph.nodes for tensor in node.saved if tensor is not x}
+    allowed_bytes = program.activation_memory_budget * sum(tensor.num_bytes for tensor in saved)
+    needed_bytes = sum(tensor.num_bytes for tensor in saved if not tensor.is_recomputable)
+    recompute: Recompute = "nothing"
+    if program.recomputes_partially:
+        recompute = "pointwise" if needed_bytes < allowed_bytes else "matmuls"
     return LayerFootprint(
         num_savers=graph.num_savers,
         gradient_bytes_before_saved=graph.gradient_bytes_before_saved(),
-        saved_bytes=sum(tensor.num_bytes for tensor in saved.values()),
-        recomputable_bytes=sum(x.num_bytes for x in saved.values() if x.is_recomputable),
+        kept_bytes=min(needed_bytes, int(allowed_bytes)),
+        recompute=recompute,
     )
 
 
-def recompute_of(program: Program, kind: LayerKind) -> Recompute:
-    """Return what a layer recomputes under the program's activation memory budget.
-
-    A budget that has room for everything but the cheap tensors leaves matmuls alone
-    (choose_saved_values_set in torch/_functorch/partitioners.py).
-    """
-    if not program.recomputes_partially:
-        return "nothing"
-    footprint = dry_run(program, kind)
-    needed_bytes = footprint.saved_bytes - footprint.recomputable_bytes
-    allowed_bytes = program.activation_memory_budget * footprint.saved_bytes
-    return "pointwise" if needed_bytes < allowed_bytes else "matmuls"
-
-
-def kept_bytes(program: Program, kind: LayerKind) -> int:
-    """Return the bytes that a compiled layer keeps besides its input within the budget."""
-    footprint = dry_run(program, kind)
-    if recompute_of(program, kind) == "pointwise":
-        return footprint.saved_bytes - footprint.recomputable_bytes
-    return int(program.activation_memory_budget * footprint.saved_bytes)
-
-
 def sections(kinds: Sequence[LayerKind]) -> list[tuple[LayerKind, ...]]:
-    """Split layers into the frozen ones in front and those that train. Most models have one part."""
+    """Split layers into the frozen ones in front and those that train. Often there is one part."""
     return [tuple(section) for _, section in groupby(kinds, key=lambda kind: kind.trains)]
 
 

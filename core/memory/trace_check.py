@@ -8,17 +8,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from core.device.child import Child, Limits
+from core.device.child import Child, Limits, ignore_progress
 from core.job import ChildError, JobSpec, Problem, TraceError
 from core.memory.components import COMPONENTS, Component
+from core.memory.context import context_of
 from core.memory.estimate import MemoryEstimate, PeakMemory, estimate_of
 from core.memory.program import is_cpu
+from core.memory.resident import Totals
 from core.memory.simulator import Allocator
 from core.memory.step import Phase
 from core.memory.uncertainty import uncertainty_of
@@ -46,7 +48,7 @@ FIELDS_WITHOUT_MEMORY = ("model", "revision", "lora_alpha", "use_rslora", "init_
 """Those among them that change no tensor's size."""
 SECONDS_TO_TRACE = 300
 MAX_TRACE_BYTES = 12 * 2**30
-"""Memory of the child. It takes about 0.7 GiB, whatever the size of the model."""
+"""Memory of the child. It takes about 0.7 GiB for a model of any size."""
 TRACED_NOTES: Mapping[Component, str] = {
     "weights": "The model as it is loaded, with its adapter.",
     "temporary": "Everything else at the peak, optimizer states included: a trace knows sizes, "
@@ -54,7 +56,7 @@ TRACED_NOTES: Mapping[Component, str] = {
 }
 
 OnProgress = Callable[[float], None]
-"""Called with the share that is done, from 0 to 1."""
+"""Function of the share that is done, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def uncompiled(job: JobSpec) -> JobSpec:
 
 
 def trace_peak_memory(
-    request: TraceRequest, cache_dir: Path, on_progress: OnProgress = lambda _share: None
+    request: TraceRequest, cache_dir: Path, on_progress: OnProgress = ignore_progress
 ) -> TraceResult:
     """Trace one job, or return its result from the cache. Takes seconds. Raises TraceError."""
     path = cache_dir / f"{request.key}.json"
@@ -150,23 +152,20 @@ def estimate_by_tracing(request: TraceRequest, cache_dir: Path) -> MemoryEstimat
     traced = trace_peak_memory(request, cache_dir)
     job, gpu = request.job, request.gpu
     loaded_bytes = traced.phases["load"]
-    peak = PeakMemory(
-        phases=traced.phases,
-        at_peak={
-            "weights": loaded_bytes,
-            "temporary": traced.peak_allocated_bytes - loaded_bytes,
-        },
-        gap_bytes=traced.peak_reserved_bytes - traced.peak_allocated_bytes,
-        paged_bytes=traced.paged_bytes,
-        num_parameters=traced.num_parameters,
-        num_trainable_parameters=traced.num_trainable_parameters,
-    )
+    sizes = Totals(traced.paged_bytes, traced.num_parameters, traced.num_trainable_parameters)
+    at_peak: dict[Component, int] = {
+        "weights": loaded_bytes,
+        "temporary": traced.peak_allocated_bytes - loaded_bytes,
+    }
+    gap_bytes = traced.peak_reserved_bytes - traced.peak_allocated_bytes
     notes = {**COMPONENTS, **TRACED_NOTES}
-    return estimate_of(peak, gpu, uncertainty_of(job, gpu, job.max_length), notes)
+    peak = PeakMemory(traced.phases, at_peak, gap_bytes, sizes, notes)
+    uncertainty = uncertainty_of(job, gpu, job.max_length)
+    return estimate_of(peak, gpu.capacity_bytes, uncertainty, context_of(gpu))
 
 
 def trace_all(
-    requests: Iterable[TraceRequest], on_progress: OnProgress = lambda _share: None
+    requests: Iterable[TraceRequest], on_progress: OnProgress = ignore_progress
 ) -> Iterator[TraceResult | TraceError]:
     """Trace jobs one after the other in one child process.
 
@@ -178,55 +177,40 @@ def trace_all(
             reasons = [each.why for each in UNSUPPORTED if each.applies(request.job)]
             if reasons:
                 yield _trace_error(reasons[0])
-            else:
-                yield _ask(child, request, on_progress)
+                continue
+            try:
+                answer = child.ask(request.to_json(), SECONDS_TO_TRACE, on_progress=on_progress)
+                yield _result(answer, request.gpu)
+            except ChildError as error:
+                yield _trace_error(f"the trace gave no estimate: {error.reason}")
 
 
 def _trace_error(why: str) -> TraceError:
-    return TraceError(
-        Problem("exact check", why, "use the estimate, or choose a model that has one")
-    )
+    fix = "use the estimate, or choose a model that has one"
+    return TraceError(Problem("exact check", why, fix))
 
 
-def _ask(child: Child, request: TraceRequest, on_progress: OnProgress) -> TraceResult | TraceError:
-    """Return the child's answer to one request."""
-    try:
-        answer = child.ask(request.to_json(), SECONDS_TO_TRACE, on_progress=on_progress)
-    except ChildError as error:
-        return _trace_error(f"the trace gave no estimate: {error.reason}")
-    return _read(answer, request)
-
-
-def _read(answer: Mapping[str, Any], request: TraceRequest) -> TraceResult:
+def _result(answer: Mapping[str, Any], gpu: Gpu) -> TraceResult:
     """Return the result that a child's answer contains.
 
     The gap between reserved and allocated memory is that of the deepest model that was traced.
     """
     gap_bytes = 0
-    if not is_cpu(request.gpu):
+    if not is_cpu(gpu):
         allocator = Allocator(expandable_segments=True)
         allocator.replay(answer["log"], answer["sizes"])
         gap_bytes = allocator.peak_reserved_bytes - allocator.peak_allocated_bytes
-    return TraceResult(
-        phases=answer["phases"],
-        peak_allocated_bytes=answer["peak_allocated_bytes"],
-        peak_reserved_bytes=answer["peak_allocated_bytes"] + gap_bytes,
-        seconds=answer["seconds"],
-        num_parameters=answer["num_parameters"],
-        num_trainable_parameters=answer["num_trainable_parameters"],
-        paged_bytes=answer["paged_bytes"],
-    )
+    values = {each.name: answer[each.name] for each in fields(TraceResult) if each.name in answer}
+    return TraceResult(**values, peak_reserved_bytes=answer["peak_allocated_bytes"] + gap_bytes)
 
 
 @cache
 def _versions() -> dict[str, str]:
-    """Return the version of each library whose code is traced."""
+    """Return the version of each installed library whose code is traced."""
     versions = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
     return versions
 
 

@@ -14,8 +14,8 @@ ALLOCATED_ERROR = 0.02
 MIN_RESERVED_SHARE = 0.01
 """How much more than predicted may be reserved if every batch is equally long, as a share."""
 VARYING_LENGTHS_SHARE = 0.05
-"""The same if batches vary in length, since gaps of one do not fit the next. Replays of 24 jobs with
-random lengths reserved 0 to 7 % more than was allocated, 2 % in the median."""
+"""The same if batches vary in length, since gaps of one do not fit the next. Replays of 24 jobs
+with random lengths reserved 0 to 7 % more than was allocated, 2 % in the median."""
 COMPILED_SHARE = 0.03
 """What a compiled layer saves is known to the byte. The live bytes inside one compiled layer are
 underestimated by at most 10 %; one layer is about a fifth of the total, so the total is off by at
@@ -24,7 +24,7 @@ most 2 % (tests/memory/test_compiled_layers.py). The rest is for kernels that ar
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """The part of an estimate that cannot be known before the run."""
+    """Part of an estimate that cannot be known before the run."""
 
     reserved_share: float
     """How much more than predicted may be reserved, as a share."""

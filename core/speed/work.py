@@ -7,7 +7,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from core.job import JobSpec, OptimizerName
-from core.models import Gpu, ModelShape, Tensor
+from core.models import Gpu, ModelShape, Parameter
 from core.speed.kernels import (
     COMPILED_SHARE,
     EAGER_SHARE,
@@ -330,7 +330,7 @@ def _layer_type_counts(shape: ModelShape) -> tuple[tuple[str, int], ...]:
 
 
 @lru_cache(maxsize=64)
-def _layer_tensors(shape: ModelShape) -> tuple[tuple[Tensor, int], ...]:
+def _layer_tensors(shape: ModelShape) -> tuple[tuple[Parameter, int], ...]:
     """Return (tensor, number of layers that have it), for dense layers and those with experts."""
     layers_by_kind: dict[bool, list[int]] = {}
     for layer in range(shape.num_hidden_layers):

@@ -6,10 +6,10 @@ Shapes: N tokens, S = N*k pairs of a token and one of its k experts, w width of 
 """
 
 from core.memory.ops.forward import ForwardPass
-from core.memory.simulator import DeviceTensor, WeightGradient
+from core.memory.simulator import Tensor
 
 
-def experts(fwd: ForwardPass, x: DeviceTensor, name: str) -> DeviceTensor:
+def experts(fwd: ForwardPass, x: Tensor, name: str) -> Tensor:
     """Return the weighted sum of what the chosen experts make of each token: [N, hidden]."""
     graph, program, shape = fwd.graph, fwd.program, fwd.program.shape
     family = shape.family.experts
@@ -30,13 +30,8 @@ def experts(fwd: ForwardPass, x: DeviceTensor, name: str) -> DeviceTensor:
     out = _matmul(fwd, gated, num_pairs * hidden, f"{name}.down", matrix * width)
     graph.release(gated)
     itemsize = max(out.itemsize, share_itemsize)
-    weighted = graph.record(
-        out,
-        weights,
-        itemsize=itemsize,
-        saves=[out, weights],
-        backward_temporary_bytes=out.numel * itemsize,
-    )
+    saves, backward_bytes = [out, weights], out.numel * itemsize
+    weighted = graph.record(*saves, itemsize=itemsize, saves=saves, backward_bytes=backward_bytes)
     # back to the order of the tokens, then the sum over the k experts of each
     restored = graph.record(weighted, saves_constant=True, consumes=True)
     sum_itemsize = 4 if program.autocast else restored.itemsize
@@ -47,24 +42,20 @@ def experts(fwd: ForwardPass, x: DeviceTensor, name: str) -> DeviceTensor:
     return total
 
 
-def _matmul(
-    fwd: ForwardPass, x: DeviceTensor, numel: int, parameter: str, parameter_numel: int
-) -> DeviceTensor:
+def _matmul(fwd: ForwardPass, x: Tensor, numel: int, name: str, weight_numel: int) -> Tensor:
     """Return `x @ weight` in the precision of matmuls. x is saved if the weight trains."""
-    saves, weights = [], []
-    if fwd.trains:
-        saves.append(x)
-        weights.append(WeightGradient(parameter, parameter_numel * fwd.program.weight_itemsize))
+    weights = fwd.gradient_of(name, weight_numel)
+    saves = [x] if weights else []
     itemsize = fwd.program.compute_itemsize
     return fwd.graph.record(x, numel=numel, itemsize=itemsize, saves=saves, weights=weights)
 
 
-def _gathered_bias(fwd: ForwardPass, numel: int) -> DeviceTensor:
+def _gathered_bias(fwd: ForwardPass, numel: int) -> Tensor:
     """Allocate the bias of its expert for every pair, which is added in place (gpt-oss only)."""
     return fwd.memory.allocate(numel, fwd.program.weight_itemsize, "temporary")
 
 
-def _gate(fwd: ForwardPass, both: DeviceTensor) -> DeviceTensor:
+def _gate(fwd: ForwardPass, both: Tensor) -> Tensor:
     """Return `act(gate) * up` of views [S, w] of one tensor [S, 2w], which is released."""
     half = both.numel // 2
     half_bytes = both.num_bytes // 2
@@ -72,15 +63,15 @@ def _gate(fwd: ForwardPass, both: DeviceTensor) -> DeviceTensor:
     return fwd.graph.record(both, active, numel=half, saves=[both, active], consumes=True)
 
 
-def _clamped_gate(fwd: ForwardPass, both: DeviceTensor) -> DeviceTensor:
+def _clamped_gate(fwd: ForwardPass, both: Tensor) -> Tensor:
     """Return `(up + 1) * gate * sigmoid(alpha * gate)` of clamped views, as gpt-oss computes it.
 
     The gradient of each view is as large as both together.
     """
     graph, half = fwd.graph, both.numel // 2
     clamp_bytes = half * both.itemsize
-    gate = graph.record(both, numel=half, saves=[both], backward_temporary_bytes=clamp_bytes)
-    up = graph.record(both, numel=half, saves=[both], backward_temporary_bytes=clamp_bytes)
+    gate = graph.record(both, numel=half, saves=[both], backward_bytes=clamp_bytes)
+    up = graph.record(both, numel=half, saves=[both], backward_bytes=clamp_bytes)
     sigmoid = graph.record(graph.record(gate), saves_output=True, consumes=True)
     glu = graph.record(gate, sigmoid, saves=[gate, sigmoid])
     graph.release(sigmoid)

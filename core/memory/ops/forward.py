@@ -1,10 +1,11 @@
 """ForwardPass: the state of one forward pass that outlives its operations. Allocates nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from core.memory.program import Program
-from core.memory.simulator import AutogradGraph, DeviceMemory, DeviceTensor
+from core.memory.simulator import AutogradGraph, DeviceMemory, Tensor, WeightGradient
 
 Recompute = Literal["nothing", "pointwise", "matmuls"]
 """Work that the backward pass of a compiled layer repeats: none of what it could have kept,
@@ -20,13 +21,13 @@ class ForwardPass:
     trains: bool = False
     """True while the weights that are used train."""
     recompute: Recompute = "nothing"
-    cache: list[DeviceTensor] | None = None
+    cache: list[Tensor] | None = None
     """Keys and values that generation keeps; None keeps none."""
     model: str = ""
     """Prefix of parameter names that tells models apart when several train."""
-    weight_casts: list[DeviceTensor] = field(default_factory=list)
+    weight_casts: list[Tensor] = field(default_factory=list)
     """16-bit copies of trained float32 weights. Autocast caches them until its context ends."""
-    kept_inputs: list[DeviceTensor] | None = None
+    kept_inputs: list[Tensor] | None = None
     """Inputs that 8-bit layers keep outside the graph until it is gone; None keeps none."""
 
     @property
@@ -39,12 +40,17 @@ class ForwardPass:
         """Memory that the operations allocate from."""
         return self.graph.memory
 
-    def cache_weight_cast(self, cast: DeviceTensor, trains: bool) -> None:
-        """Keep autocast's copy of a weight if the weight trains, else release it (cached_cast)."""
+    def gradient_of(self, name: str, numel: int, temporary_bytes: int = 0) -> list[WeightGradient]:
+        """Return the gradient of a weight as loaded, none if it does not train."""
+        num_bytes = numel * self.program.weight_itemsize
+        return [WeightGradient(name, num_bytes, temporary_bytes)] if self.trains else []
+
+    def cache_weight_casts(self, casts: Sequence[Tensor], trains: bool) -> None:
+        """Keep autocast's copies of a weight that trains, release those of others (cached_cast)."""
         if trains:
-            self.weight_casts.append(cast)
+            self.weight_casts += casts
         else:
-            self.graph.release(cast)
+            self.graph.release(*casts)
 
     def end_autocast(self) -> None:
         """Release the cached copies of weights, as the end of the autocast context does."""

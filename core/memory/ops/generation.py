@@ -12,7 +12,7 @@ from core.memory.ops.forward import ForwardPass
 from core.memory.ops.layer import decoder_layer, norm
 from core.memory.ops.model import allocate_inputs, embedding_output
 from core.memory.program import Generation, LayerKind, Program
-from core.memory.simulator import AutogradGraph, DeviceMemory, DeviceTensor
+from core.memory.simulator import AutogradGraph, DeviceMemory, Tensor
 
 NEXT_TOKEN_COPIES = 4
 """float32 tensors [B, V]: logits, their copy, the same by temperature, probabilities."""
@@ -24,34 +24,31 @@ def generate(
     program: Program, generation: Generation, kinds: Sequence[LayerKind], graph: AutogradGraph
 ) -> None:
     """Read the prompts, then generate one token after another; simulates the last one."""
-    memory = graph.memory
+    memory, batch_size = graph.memory, generation.batch_size
+    next_token_bytes = NEXT_TOKEN_COPIES * 4 * batch_size * program.shape.vocab_size
     prefill = replace(
         program,
-        batch_size=generation.batch_size,
+        batch_size=batch_size,
         sequence_length=generation.prompt_tokens,
-        has_mask=generation.batch_size > 1,
+        has_mask=batch_size > 1,
         checkpointing=False,
     )
     graph.is_recording = False
     memory.enter("generation/prompt")
     cache = _prefill(prefill, kinds, graph)
-    _choose_next_token(program, generation, memory)
+    memory.temporary(next_token_bytes, "logits")
     memory.enter("generation/answer")
     graph.release(*cache)
-    cache = []
-    for kind in kinds:
-        cache += _full_cache(program, generation, kind, memory)
-    _last_token_attention(prefill, generation, memory)
-    _choose_next_token(program, generation, memory)
+    cache = _full_cache(program, generation, kinds, memory)
+    _attend_to_cache(program, generation, memory)
+    memory.temporary(next_token_bytes, "logits")
     graph.release(*cache)
     graph.is_recording = True
 
 
-def _prefill(
-    program: Program, kinds: Sequence[LayerKind], graph: AutogradGraph
-) -> list[DeviceTensor]:
+def _prefill(program: Program, kinds: Sequence[LayerKind], graph: AutogradGraph) -> list[Tensor]:
     """Run the first pass, over all prompt tokens, padded on the left. Return the cache."""
-    cache: list[DeviceTensor] = []
+    cache: list[Tensor] = []
     fwd = ForwardPass(program, graph, cache=cache)
     inputs = allocate_inputs(program, kinds, graph.memory, num_positions=program.batch_size)
     x = embedding_output(program, graph.memory)
@@ -65,26 +62,26 @@ def _prefill(
 
 
 def _full_cache(
-    program: Program, generation: Generation, kind: LayerKind, memory: DeviceMemory
-) -> list[DeviceTensor]:
-    """Allocate keys and values [B, k, tokens, d] of one layer at the last token.
+    program: Program, generation: Generation, kinds: Sequence[LayerKind], memory: DeviceMemory
+) -> list[Tensor]:
+    """Allocate keys and values [B, k, tokens, d] of each layer at the last token.
 
-    A windowed layer keeps only its window.
+    A windowed layer keeps only its window. Rotated keys are as wide as the residual.
     """
-    shape = program.shape
-    tokens = generation.prompt_tokens + generation.completion_tokens
-    if kind.is_windowed and shape.sliding_window:
-        tokens = min(tokens, shape.sliding_window)
-    numel = generation.batch_size * tokens * shape.num_key_value_heads * shape.head_dim
-    # the rotation leaves keys as wide as the residual
-    key_itemsize = max(program.residual_itemsize, program.compute_itemsize)
-    return [
-        memory.allocate(numel, itemsize, "generation_cache")
-        for itemsize in (key_itemsize, program.compute_itemsize)
-    ]
+    shape, value_itemsize = program.shape, program.compute_itemsize
+    key_itemsize = max(program.residual_itemsize, value_itemsize)
+    cache = []
+    for kind in kinds:
+        tokens = generation.num_tokens
+        if kind.is_windowed and shape.sliding_window:
+            tokens = min(tokens, shape.sliding_window)
+        numel = generation.batch_size * tokens * shape.num_key_value_heads * shape.head_dim
+        cache.append(memory.allocate(numel, key_itemsize, "generation_cache"))
+        cache.append(memory.allocate(numel, value_itemsize, "generation_cache"))
+    return cache
 
 
-def _last_token_attention(program: Program, generation: Generation, memory: DeviceMemory) -> None:
+def _attend_to_cache(program: Program, generation: Generation, memory: DeviceMemory) -> None:
     """Simulate one layer at the last token.
 
     The cache grows by a copy that is one token longer, first of the keys, then of the values. Eager
@@ -92,18 +89,8 @@ def _last_token_attention(program: Program, generation: Generation, memory: Devi
     as they are (pack_gqa in transformers/integrations/sdpa_attention.py).
     """
     shape, itemsize = program.shape, program.compute_itemsize
-    tokens = generation.prompt_tokens + generation.completion_tokens
-    num_tokens = generation.batch_size * tokens
+    num_tokens = generation.batch_size * generation.num_tokens
     memory.temporary(num_tokens * shape.num_key_value_heads * shape.head_dim * itemsize)
-    is_grouped = shape.num_attention_heads != shape.num_key_value_heads
-    if program.attention == "eager" and is_grouped:
-        repeated_bytes = 2 * shape.head_dim * itemsize
-        memory.temporary(
-            num_tokens * shape.num_attention_heads * (repeated_bytes + EAGER_SCORE_BYTES)
-        )
-
-
-def _choose_next_token(program: Program, generation: Generation, memory: DeviceMemory) -> None:
-    """Simulate the choice of the next token from logits [B, V]."""
-    numel = generation.batch_size * program.shape.vocab_size
-    memory.temporary(NEXT_TOKEN_COPIES * 4 * numel, "logits")
+    if program.attention == "eager" and shape.num_attention_heads != shape.num_key_value_heads:
+        head_bytes = 2 * shape.head_dim * itemsize + EAGER_SCORE_BYTES
+        memory.temporary(num_tokens * shape.num_attention_heads * head_bytes)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from core.memory.ops.forward import ForwardPass
 from core.memory.program import Head
-from core.memory.simulator import DeviceTensor, WeightGradient
+from core.memory.simulator import Tensor, WeightGradient
 
 TILE_TOKENS = 4096
 TILE_VOCABULARY = 32_768
@@ -18,20 +18,28 @@ STATISTICS = 10
 """float32 numbers per token: seven running statistics, log-probability, entropy and is_top1."""
 CPU_TILE_COPIES = 4
 """Without Triton torch reduces a tile: scaled, masked, exponentiated, weighted; all float32."""
+LITGPT_CHUNK_TOKENS = 128
 
-LossAndLogits = tuple[DeviceTensor, list[DeviceTensor]]
-"""(loss, the logits that the caller may keep: one tensor or none)."""
+LossAndLogits = tuple[Tensor, list[Tensor]]
+"""(loss, logits that the caller may keep: one tensor or none)."""
 
 
-def fused_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
-    """TRL's head: log-probabilities per token from hidden [N, h]. Logits never exist as a whole.
+def fused_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+    """Run TRL's head: log-probabilities per token from hidden [N, h], without all logits at once.
 
     Saved: the hidden states of the scored tokens. Temporary in the backward pass: one tile, the
     gradient of the hidden states in float32, and that of the head's weight in float32 if it trains
-    and is not float32 itself.
+    and is not float32 itself. A small vocabulary leaves a part of the tile unused, which a CPU
+    never makes resident.
     """
     program, shape = fwd.program, fwd.program.shape
-    tile_bytes = _tile_bytes(fwd)
+    words = min(shape.vocab_size, TILE_VOCABULARY)
+    tokens = min(program.num_scored_tokens, TILE_TOKENS)
+    tile_bytes = tokens * TILE_VOCABULARY * program.compute_itemsize
+    if program.on_cpu:
+        tile_bytes = tokens * words * (program.compute_itemsize + 4 * CPU_TILE_COPIES)
+    if program.head_itemsize != program.compute_itemsize:  # a cast of the tile's weights
+        tile_bytes += words * shape.hidden_size * program.compute_itemsize
     scored = fwd.graph.record(hidden, numel=program.num_scored_tokens * shape.hidden_size)
     backward_bytes = tile_bytes + 4 * scored.numel
     if program.trains_head and program.head_itemsize < 4:
@@ -42,7 +50,7 @@ def fused_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
         itemsize=4,
         saves=[scored],
         temporary_bytes=tile_bytes,
-        backward_temporary_bytes=backward_bytes,
+        backward_bytes=backward_bytes,
         temporary_component="logits",
         weights=_head_gradient(fwd),
         consumes=True,
@@ -51,24 +59,8 @@ def fused_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
     return loss, []
 
 
-def _tile_bytes(fwd: ForwardPass) -> int:
-    """Return the bytes of one tile of logits, and of the part of the head's weight cast for it.
-
-    A small vocabulary leaves a part of the tile unused, which a CPU never makes resident.
-    """
-    program, shape = fwd.program, fwd.program.shape
-    tokens = min(program.num_scored_tokens, TILE_TOKENS)
-    words = min(shape.vocab_size, TILE_VOCABULARY)
-    weight_bytes = 0
-    if program.head_itemsize != program.compute_itemsize:
-        weight_bytes = words * shape.hidden_size * program.compute_itemsize
-    if program.on_cpu:
-        return tokens * words * (program.compute_itemsize + 4 * CPU_TILE_COPIES) + weight_bytes
-    return tokens * TILE_VOCABULARY * program.compute_itemsize + weight_bytes
-
-
-def native_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
-    """`model(labels=...)`: loss from hidden [N, h], over all logits [N, V].
+def native_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+    """Run `model(labels=...)` of transformers: loss over all logits [N, V] from hidden [N, h].
 
     Saved: the log-softmax of a float32 copy of the logits. The backward pass adds two gradients of
     its size: 12 bytes per logit at the peak.
@@ -78,65 +70,59 @@ def native_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
     outputs = graph.retain(logits)
     if logits.itemsize != 4:
         logits = graph.record(logits, itemsize=4, component="logits", consumes=True)
-    log_softmax = graph.record(logits, saves_output=True, component="logits", consumes=True)
-    loss = graph.record(
-        log_softmax, numel=1, saves=[log_softmax], component="logits", consumes=True
-    )
+    loss = _cross_entropy(fwd, logits)
     if fwd.program.autocast:  # accelerate's convert_outputs_to_fp32
-        outputs32 = fwd.memory.allocate(outputs.numel, 4, "logits")
+        wide_outputs = fwd.memory.allocate(outputs.numel, 4, "logits")
         graph.release(outputs)
-        outputs = outputs32
+        outputs = wide_outputs
     graph.release(hidden)
     return loss, [outputs]
 
 
-def _logits(fwd: ForwardPass, hidden: DeviceTensor) -> DeviceTensor:
+def sixteen_bit_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+    """Run litgpt's head: cross-entropy of 16-bit logits in chunks of tokens."""
+    logits = _logits(fwd, hidden)
+    outputs = fwd.graph.retain(logits)
+    chunk_numel = LITGPT_CHUNK_TOKENS * fwd.program.shape.vocab_size
+    loss = _cross_entropy(fwd, logits, gradient_bytes=[chunk_numel * logits.itemsize])
+    fwd.graph.release(hidden)
+    return loss, [outputs]
+
+
+def _cross_entropy(
+    fwd: ForwardPass, logits: Tensor, gradient_bytes: list[int] | None = None
+) -> Tensor:
+    """Return the cross-entropy of logits, which are released. Their log-softmax is saved."""
+    graph = fwd.graph
+    x = graph.record(logits, saves_output=True, component="logits", consumes=True)
+    sizes = gradient_bytes
+    return graph.record(
+        x, numel=1, saves=[x], gradient_bytes=sizes, component="logits", consumes=True
+    )
+
+
+def _logits(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     """Return `lm_head(hidden)` [N, V] in the precision of matmuls, capped if the model does so."""
     program, graph, shape = fwd.program, fwd.graph, fwd.program.shape
     x = graph.cast(hidden, program.compute_itemsize)
-    saves = [x] if program.trains_head else []
-    weight_cast = None
+    casts = []
     if program.autocast and program.head_itemsize == 4:
-        weight_cast = fwd.memory.allocate(shape.vocab_size * shape.hidden_size, 2, "temporary")
-        saves.append(weight_cast)
+        casts.append(fwd.memory.allocate(shape.vocab_size * shape.hidden_size, 2, "temporary"))
+    saves = [x, *casts] if program.trains_head else casts
+    numel = fwd.num_tokens * shape.vocab_size
+    weights = _head_gradient(fwd)
     logits = graph.record(
-        x,
-        numel=fwd.num_tokens * shape.vocab_size,
-        saves=saves,
-        weights=_head_gradient(fwd),
-        component="logits",
-        consumes=True,
+        x, numel=numel, saves=saves, weights=weights, component="logits", consumes=True
     )
-    if weight_cast is not None:
-        fwd.cache_weight_cast(weight_cast, fwd.trains)
+    fwd.cache_weight_casts(casts, fwd.trains)
     if shape.final_logit_softcapping:
-        for saves_output in (False, True, False):  # divided by the cap, tanh, times the cap
-            logits = graph.record(
-                logits, saves_output=saves_output, component="logits", consumes=True
-            )
+        for saved in (False, True, False):  # divided by the cap, tanh, times the cap
+            logits = graph.record(logits, saves_output=saved, component="logits", consumes=True)
     return logits
 
 
-def sixteen_bit_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
-    """litgpt's head: cross-entropy of 16-bit logits in chunks of 128 tokens."""
-    graph = fwd.graph
-    logits = _logits(fwd, hidden)
-    outputs = graph.retain(logits)
-    log_softmax = graph.record(logits, saves_output=True, component="logits", consumes=True)
-    loss = graph.record(
-        log_softmax,
-        numel=1,
-        saves=[log_softmax],
-        gradient_bytes=[log_softmax.itemsize * 128 * fwd.program.shape.vocab_size],
-        component="logits",
-        consumes=True,
-    )
-    graph.release(hidden)
-    return loss, [outputs]
-
-
-def score_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
-    """Score of each sequence from hidden [N, h]: one number per token, the last token's counts."""
+def score_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+    """Score each sequence from hidden [N, h]: one number per token, of which the last counts."""
     program, graph = fwd.program, fwd.graph
     x = graph.cast(hidden, program.compute_itemsize)
     weights = []
@@ -148,8 +134,8 @@ def score_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
     return graph.record(scores, numel=program.batch_size, itemsize=4, consumes=True), []
 
 
-def preference_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
-    """TRL's ORPO and CPO: loss from hidden [N, h], half of them of chosen answers.
+def preference_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+    """Run TRL's ORPO and CPO from hidden [N, h], half of them of chosen answers.
 
     All logits [N, V] exist in float32. The cross-entropy of the chosen half copies it and saves its
     log-softmax; the log-probabilities of the tokens save the logits. Sources: concatenated_forward
@@ -158,44 +144,35 @@ def preference_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
     graph = fwd.graph
     logits = _logits_in_float32(fwd, hidden)
     half = logits.numel // 2
-    view = graph.record(logits, numel=0)  # its gradient is a tensor of its own
-    chosen = graph.record(
-        view, numel=half, component="logits", gradient_bytes=[4 * half], consumes=True
-    )
-    log_softmax = graph.record(chosen, saves_output=True, component="logits", consumes=True)
-    likelihood = graph.record(
-        log_softmax, numel=1, saves=[log_softmax], component="logits", consumes=True
-    )
+    view = graph.record(logits, numel=0)  # whose gradient is another tensor
+    sizes = [4 * half]
+    chosen = graph.record(view, numel=half, gradient_bytes=sizes, component="logits", consumes=True)
+    likelihood = _cross_entropy(fwd, chosen)
     return graph.record(likelihood, _log_probabilities(fwd, logits), numel=1, consumes=True), []
 
 
-def comparison_head(fwd: ForwardPass, hidden: DeviceTensor) -> LossAndLogits:
-    """SimPO: as CPO, without the cross-entropy of the chosen half."""
+def comparison_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+    """Run SimPO: as CPO, without the cross-entropy of the chosen half."""
     return _log_probabilities(fwd, _logits_in_float32(fwd, hidden)), []
 
 
-def _logits_in_float32(fwd: ForwardPass, hidden: DeviceTensor) -> DeviceTensor:
+def _logits_in_float32(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     """Return all logits [N, V], widened by accelerate's convert_outputs_to_fp32."""
     logits = _logits(fwd, hidden)
     fwd.graph.release(hidden)
     return fwd.graph.cast(logits, 4, consumes=True)
 
 
-def _log_probabilities(fwd: ForwardPass, logits: DeviceTensor) -> DeviceTensor:
+def _log_probabilities(fwd: ForwardPass, logits: Tensor) -> Tensor:
     """Return the log-probability of each token from logits [N, V], which are saved and released."""
-    view = fwd.graph.record(logits, numel=0)  # its gradient is a tensor of its own
-    log_probabilities = fwd.graph.record(
-        view,
-        numel=fwd.num_tokens,
-        saves=[logits],
-        gradient_bytes=[logits.num_bytes],
-        consumes=True,
-    )
-    fwd.graph.release(logits)
-    return log_probabilities
+    graph, tokens, sizes = fwd.graph, fwd.num_tokens, [logits.num_bytes]
+    view = graph.record(logits, numel=0)  # whose gradient is another tensor
+    x = graph.record(view, numel=tokens, saves=[logits], gradient_bytes=sizes, consumes=True)
+    graph.release(logits)
+    return x
 
 
-HEADS: Mapping[Head, Callable[[ForwardPass, DeviceTensor], LossAndLogits]] = MappingProxyType(
+HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], LossAndLogits]] = MappingProxyType(
     {
         "fused": fused_head,
         "native": native_head,

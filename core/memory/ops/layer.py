@@ -9,10 +9,10 @@ from core.memory.ops.experts import experts
 from core.memory.ops.forward import ForwardPass
 from core.memory.ops.linear import linear
 from core.memory.program import LayerKind
-from core.memory.simulator import DeviceTensor, WeightGradient
+from core.memory.simulator import Tensor
 
 
-def decoder_layer(fwd: ForwardPass, x: DeviceTensor, kind: LayerKind, name: str) -> DeviceTensor:
+def decoder_layer(fwd: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     """Return `layer(x)` for hidden states x [N, hidden], which are released at the end."""
     graph, family = fwd.graph, fwd.program.shape.family
     has_norms_before = "input_layernorm" in family.layer_norms
@@ -40,7 +40,7 @@ def decoder_layer(fwd: ForwardPass, x: DeviceTensor, kind: LayerKind, name: str)
     return x
 
 
-def norm(fwd: ForwardPass, x: DeviceTensor, name: str, groups: int = 1) -> DeviceTensor:
+def norm(fwd: ForwardPass, x: Tensor, name: str, groups: int = 1) -> Tensor:
     """Return `RMSNorm(x)` in `groups` parts per token, computed in float32, and release x.
 
     Saved: the float32 input (for its square and for the product) and one factor per group; if the
@@ -51,61 +51,51 @@ def norm(fwd: ForwardPass, x: DeviceTensor, name: str, groups: int = 1) -> Devic
         return _fused_norm(fwd, x, name, groups)
     x32 = graph.cast(x, 4)
     # x ** 2: its gradient is 2 * x32 times that of the square, two tensors
-    square = graph.record(x32, saves=[x32], backward_temporary_bytes=2 * x32.num_bytes)
+    square = graph.record(x32, saves=[x32], backward_bytes=2 * x32.num_bytes)
     variance = graph.record(square, numel=fwd.num_tokens * groups, consumes=True)
     factor = graph.record(variance, saves_output=True, consumes=True)
     normed = graph.record(
-        x32, factor, saves=[x32, factor], backward_temporary_bytes=x32.num_bytes, consumes=True
+        x32, factor, saves=[x32, factor], backward_bytes=x32.num_bytes, consumes=True
     )
     if not program.shape.family.norm_scales_in_float32:
         normed = graph.cast(normed, itemsize, consumes=True)
-    weights = []
-    if fwd.trains:
-        weight_bytes = x.numel // fwd.num_tokens // groups * program.weight_itemsize
-        weights.append(WeightGradient(name, weight_bytes, normed.num_bytes))
-    scaled = graph.record(
-        normed,
-        saves=[normed] if weights else [],
-        saves_constant=True,
-        weights=weights,
-        consumes=True,
-    )
+    weight_numel = x.numel // fwd.num_tokens // groups
+    weights = fwd.gradient_of(name, weight_numel, normed.num_bytes)
+    saves = [normed] if weights else []
+    scaled = graph.record(normed, saves=saves, saves_constant=True, weights=weights, consumes=True)
     graph.release(x)
     return graph.cast(scaled, itemsize, consumes=True)
 
 
-def _layer_norm(fwd: ForwardPass, x: DeviceTensor, name: str, groups: int = 1) -> DeviceTensor:
+def _layer_norm(fwd: ForwardPass, x: Tensor, name: str, groups: int = 1) -> Tensor:
     """Return the norm of x within a layer, which torch.compile fuses."""
-    if fwd.program.fuses_norms:
+    if fwd.program.uses_liger or fwd.program.compiles_layers:
         return _fused_norm(fwd, x, name, groups)
     return norm(fwd, x, name, groups)
 
 
-def _fused_norm(fwd: ForwardPass, x: DeviceTensor, name: str, groups: int) -> DeviceTensor:
+def _fused_norm(fwd: ForwardPass, x: Tensor, name: str, groups: int) -> Tensor:
     """Return `RMSNorm(x)` by one kernel, which saves its input and one factor per group.
 
     A compiled one recomputes its input if it can. Source: liger_kernel/ops/rms_norm.py.
     """
     graph = fwd.graph
     factor = fwd.memory.allocate(fwd.num_tokens * groups, 4, "activations")
-    weights = []
-    if fwd.trains:
-        weight_bytes = x.numel // fwd.num_tokens // groups * fwd.program.weight_itemsize
-        weights.append(WeightGradient(name, weight_bytes))
-    recomputes_input = fwd.program.compiles_layers and x.is_recomputable
+    weights = fwd.gradient_of(name, x.numel // fwd.num_tokens // groups)
+    saves = [x, factor]
+    backward_bytes = 0
+    if fwd.program.compiles_layers and x.is_recomputable:
+        saves = [factor]
+        backward_bytes = x.num_bytes
     normed = graph.record(
-        x,
-        saves=[factor] if recomputes_input else [x, factor],
-        weights=weights,
-        backward_temporary_bytes=x.num_bytes if recomputes_input else 0,
-        consumes=True,
+        x, saves=saves, weights=weights, backward_bytes=backward_bytes, consumes=True
     )
     normed.is_recomputable = True
     graph.release(factor)
     return normed
 
 
-def _self_attention(fwd: ForwardPass, x: DeviceTensor, kind: LayerKind, name: str) -> DeviceTensor:
+def _self_attention(fwd: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> Tensor:
     """Project x, rotate queries and keys, attend, project: [N, hidden]."""
     program, graph, shape = fwd.program, fwd.graph, fwd.program.shape
     q, k, v = _projections(fwd, x, name)
@@ -117,8 +107,7 @@ def _self_attention(fwd: ForwardPass, x: DeviceTensor, kind: LayerKind, name: st
     k = graph.cast(k_rotated, program.compute_itemsize, consumes=True)
     if fwd.cache is not None:
         for each in (k, v):
-            copy = fwd.memory.allocate(each.numel, each.itemsize, "generation_cache")
-            fwd.cache.append(copy)
+            fwd.cache.append(fwd.memory.allocate(each.numel, each.itemsize, "generation_cache"))
     attended = attention(fwd, q, k, v, kind)
     graph.release(q, k, v)
     out = linear(fwd, attended, "o_proj", name)
@@ -126,30 +115,25 @@ def _self_attention(fwd: ForwardPass, x: DeviceTensor, kind: LayerKind, name: st
     return out
 
 
-def _projections(
-    fwd: ForwardPass, x: DeviceTensor, name: str
-) -> tuple[DeviceTensor, DeviceTensor, DeviceTensor]:
+def _projections(fwd: ForwardPass, x: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys and values: three views of one tensor if one linear makes them."""
     shape = fwd.program.shape
     if shape.fused_qkv:
         qkv = linear(fwd, x, "qkv_proj", name)
         return qkv, fwd.graph.retain(qkv), fwd.graph.retain(qkv)
+    is_per_head = shape.qk_norm == "per_head"
     q = linear(fwd, x, "q_proj", name)
-    q = _head_norm(fwd, q, f"{name}.q_norm", shape.num_attention_heads)
+    if shape.qk_norm != "none":
+        groups = shape.num_attention_heads if is_per_head else 1
+        q = _layer_norm(fwd, q, f"{name}.q_norm", groups)
     k = linear(fwd, x, "k_proj", name)
-    k = _head_norm(fwd, k, f"{name}.k_norm", shape.num_key_value_heads)
+    if shape.qk_norm != "none":
+        groups = shape.num_key_value_heads if is_per_head else 1
+        k = _layer_norm(fwd, k, f"{name}.k_norm", groups)
     return q, k, linear(fwd, x, "v_proj", name)
 
 
-def _head_norm(fwd: ForwardPass, x: DeviceTensor, name: str, heads: int) -> DeviceTensor:
-    """Normalize queries or keys, per head or all heads at once, if the family does so."""
-    span = fwd.program.shape.qk_norm
-    if span == "none":
-        return x
-    return _layer_norm(fwd, x, name, heads if span == "per_head" else 1)
-
-
-def _mlp(fwd: ForwardPass, x: DeviceTensor, name: str) -> DeviceTensor:
+def _mlp(fwd: ForwardPass, x: Tensor, name: str) -> Tensor:
     """Return `down(act(gate(x)) * up(x))` [N, hidden].
 
     Saved: gate, act(gate), up, and their product where weights train.
@@ -172,7 +156,7 @@ def _mlp(fwd: ForwardPass, x: DeviceTensor, name: str) -> DeviceTensor:
     return out
 
 
-def _fused_gate(fwd: ForwardPass, x: DeviceTensor, name: str) -> DeviceTensor:
+def _fused_gate(fwd: ForwardPass, x: Tensor, name: str) -> Tensor:
     """Return `act(gate(x)) * up(x)` by one kernel, which saves gate and up."""
     program, shape = fwd.program, fwd.program.shape
     modules = ("gate_up_proj",) if shape.fused_gate_up else ("gate_proj", "up_proj")
@@ -183,7 +167,7 @@ def _fused_gate(fwd: ForwardPass, x: DeviceTensor, name: str) -> DeviceTensor:
     numel = fwd.num_tokens * shape.intermediate_size
     extra_bytes = _num_extra_tensors(fwd, num_adapted) * numel * parts[0].itemsize
     product = fwd.graph.record(
-        *parts, numel=numel, saves=parts, backward_temporary_bytes=extra_bytes, consumes=True
+        *parts, numel=numel, saves=parts, backward_bytes=extra_bytes, consumes=True
     )
     product.is_recomputable = True
     return product

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from core.memory.ops.forward import ForwardPass
 from core.memory.program import Lora, Quantization
-from core.memory.simulator import ALIASES_UPSTREAM, DeviceTensor, WeightGradient
+from core.memory.simulator import ALIASES_UPSTREAM, Tensor, WeightGradient
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Linear:
         return self.num_out * self.num_in
 
 
-def linear(fwd: ForwardPass, x: DeviceTensor, name: str, layer: str) -> DeviceTensor:
+def linear(fwd: ForwardPass, x: Tensor, name: str, layer: str) -> Tensor:
     """Return `module(x)` [N, out] for x [N, in], in the precision of matmuls."""
     program = fwd.program
     module = Linear(f"{layer}.{name}", name, *program.linears[name])
@@ -42,53 +42,43 @@ def linear(fwd: ForwardPass, x: DeviceTensor, name: str, layer: str) -> DeviceTe
     return y
 
 
-def _plain(fwd: ForwardPass, x: DeviceTensor, module: Linear) -> DeviceTensor:
+def _plain(fwd: ForwardPass, x: Tensor, module: Linear) -> Tensor:
     """Multiply by a weight as loaded. A weight that trains saves its input and gets a gradient."""
     program, graph = fwd.program, fwd.graph
     x = graph.cast(x, program.compute_itemsize) if program.autocast else graph.retain(x)
     is_copy = module.name in program.modules_to_save
     trains = fwd.trains or is_copy
     weight_itemsize = program.trained_itemsize if is_copy else program.weight_itemsize
-    saves = []
-    weights = []
-    weight_cast = None
+    casts = []
     if program.autocast and weight_itemsize == 4:
-        weight_cast = fwd.memory.allocate(module.numel, 2, "temporary")
-        saves.append(weight_cast)
+        casts.append(fwd.memory.allocate(module.numel, 2, "temporary"))
+    saves = [*casts]
+    weights = []
     if trains:
         saves.append(x)
-        # the matmul makes the gradient in 16 bits; the cast's backward widens it
-        cast_bytes = module.numel * 2 if weight_cast else 0
+        # the matmul makes the gradient in 16 bits; the backward pass of the cast widens it
+        cast_bytes = module.numel * 2 if casts else 0
         num_bytes = module.numel * program.trained_itemsize
         weights.append(WeightGradient(module.path, num_bytes, cast_bytes))
+    numel, itemsize = fwd.num_tokens * module.num_out, program.compute_itemsize
     y = graph.record(
-        x,
-        numel=fwd.num_tokens * module.num_out,
-        itemsize=program.compute_itemsize,
-        saves=saves,
-        saves_constant=True,
-        weights=weights,
+        x, numel=numel, itemsize=itemsize, saves=saves, saves_constant=True, weights=weights
     )
     graph.release(x)
-    if weight_cast is not None:
-        fwd.cache_weight_cast(weight_cast, trains)
+    fwd.cache_weight_casts(casts, trains)
     return y
 
 
-def _quantized(
-    fwd: ForwardPass, x: DeviceTensor, module: Linear, stored: Quantization
-) -> DeviceTensor:
+def _quantized(fwd: ForwardPass, x: Tensor, module: Linear, stored: Quantization) -> Tensor:
     """Multiply by a frozen 4- or 8-bit weight. The result is as wide as x; 4 bits compute in 16."""
-    graph, num_tokens = fwd.graph, fwd.num_tokens
+    graph, tokens, sizes = fwd.graph, fwd.num_tokens, (module.num_out, module.num_in)
     x_math = graph.retain(x) if stored.bits == 8 else graph.cast(x, 2)
     y = graph.record(
         x_math,
-        numel=num_tokens * module.num_out,
+        numel=tokens * module.num_out,
         saves=[x_math] if stored.saves_inputs else [],
-        temporary_bytes=stored.forward_temporary_bytes(
-            num_tokens, module.num_out, module.num_in, fwd.program.is_float16
-        ),
-        backward_temporary_bytes=stored.dequantized_bytes(module.num_out, module.num_in),
+        temporary_bytes=stored.forward_temporary_bytes(tokens, *sizes, fwd.program.is_float16),
+        backward_bytes=stored.dequantized_bytes(*sizes),
     )
     has_context = x_math.requires_grad or not graph.is_recording
     if stored.keeps_inputs and fwd.kept_inputs is not None and has_context:
@@ -97,10 +87,8 @@ def _quantized(
     return graph.cast(y, x.itemsize, consumes=True)
 
 
-def _adapted(
-    fwd: ForwardPass, lora: Lora, x: DeviceTensor, y: DeviceTensor, module: Linear
-) -> DeviceTensor:
-    """Return `y + lora_B(lora_A(dropout(x))) * scaling` [N, out], as wide as y, which is released."""
+def _adapted(fwd: ForwardPass, lora: Lora, x: Tensor, y: Tensor, module: Linear) -> Tensor:
+    """Return `y + lora_B(lora_A(dropout(x))) * scaling` [N, out], as wide as y, and release y."""
     program, graph, y_itemsize = fwd.program, fwd.graph, y.itemsize
     is_4bit = program.quantization is not None and program.quantization.bits == 4
     if is_4bit and not program.compiles_layers:  # `result = result.clone()` in peft's bnb.py
@@ -112,7 +100,7 @@ def _adapted(
     down = _adapter_matmul(fwd, lora, x_in, f"{module.path}.lora_A", (lora.rank, module.num_in))
     up = _adapter_matmul(fwd, lora, down, f"{module.path}.lora_B", (module.num_out, lora.rank))
     if lora.use_dora:
-        total = _dora(fwd, lora, (x_own, y, up), module)
+        total = _dora(fwd, x_own, y, up, module)
     elif program.compiles_layers:  # scaling and sum are one kernel
         sizes = [ALIASES_UPSTREAM, up.num_bytes]
         total = graph.record(y, up, gradient_bytes=sizes, saves_constant=True, consumes=True)
@@ -128,7 +116,7 @@ def _adapted(
     return total
 
 
-def _adapter_input(fwd: ForwardPass, lora: Lora, x: DeviceTensor) -> DeviceTensor:
+def _adapter_input(fwd: ForwardPass, lora: Lora, x: Tensor) -> Tensor:
     """Return the input of the adapter's first matmul: x after dropout and autocast."""
     graph = fwd.graph
     x = graph.retain(x)
@@ -141,8 +129,8 @@ def _adapter_input(fwd: ForwardPass, lora: Lora, x: DeviceTensor) -> DeviceTenso
 
 
 def _adapter_matmul(
-    fwd: ForwardPass, lora: Lora, x: DeviceTensor, name: str, shape: tuple[int, int]
-) -> DeviceTensor:
+    fwd: ForwardPass, lora: Lora, x: Tensor, name: str, shape: tuple[int, int]
+) -> Tensor:
     """Return `x @ weight.T` and release x. Autocast casts a weight [out, in] wider than x."""
     numel = shape[0] * shape[1]
     saves = [x]
@@ -158,25 +146,21 @@ def _adapter_matmul(
     return fwd.graph.record(x, numel=num_out, saves=saves, weights=[weight], consumes=True)
 
 
-def _dora(
-    fwd: ForwardPass,
-    lora: Lora,
-    parts: tuple[DeviceTensor, DeviceTensor, DeviceTensor],
-    module: Linear,
-) -> DeviceTensor:
-    """Return `y + (scale - 1) * y + scale * up * scaling` for (x, y, up) and release y and up.
+def _dora(fwd: ForwardPass, x: Tensor, y: Tensor, up: Tensor, module: Linear) -> Tensor:
+    """Return `y + (scale - 1) * y + scale * up * scaling` and release y and up.
 
     The scale is the trained magnitude divided by the norm of the adapted weight, and makes the
     result float32. The norm is computed in every forward pass, without a gradient: for that the
-    weight and lora_B(lora_A(identity [in, in])) exist in the precision of x while the function runs.
-    Source: DoraLinearLayer.forward in peft 0.21.
+    weight and lora_B(lora_A(identity [in, in])) exist in the precision of x until the function
+    returns. Source: DoraLinearLayer.forward in peft 0.21.
     """
-    x, y, up = parts
     program, graph, memory = fwd.program, fwd.graph, fwd.memory
+    assert program.lora is not None
+    itemsize = program.lora.itemsize
     identity_cast_bytes = 0  # autocast's copy of the identity, which lora_A saves
-    if program.autocast and lora.itemsize == 4:
+    if program.autocast and itemsize == 4:
         identity_cast_bytes = 2 * module.num_in**2
-    memory.temporary(module.num_in**2 * lora.itemsize + identity_cast_bytes)
+    memory.temporary(module.num_in**2 * itemsize + identity_cast_bytes)
     identity = memory.allocate(identity_cast_bytes if graph.is_recording else 0, 1, "temporary")
     is_copied = program.quantization is not None or program.weight_itemsize != x.itemsize
     num_matrices = 2 if is_copied else 1
@@ -184,15 +168,12 @@ def _dora(
     memory.temporary(2 * module.numel * x.itemsize)
     magnitude = WeightGradient(f"{module.path}.magnitude", module.num_out * 4)
 
-    def scaled(part: DeviceTensor) -> DeviceTensor:
-        # the gradient times the scale and times the part, both float32
-        products_bytes = 2 * 4 * part.numel - part.num_bytes
+    def scaled(part: Tensor) -> Tensor:
+        # backward: the gradient times the scale and times the part, both float32
+        products = 2 * 4 * part.numel - part.num_bytes
+        weights = [magnitude]
         return graph.record(
-            part,
-            itemsize=4,
-            saves=[part],
-            weights=[magnitude],
-            backward_temporary_bytes=products_bytes,
+            part, itemsize=4, saves=[part], weights=weights, backward_bytes=products
         )
 
     base = scaled(y)

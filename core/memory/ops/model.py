@@ -6,7 +6,7 @@ from core.memory.ops.forward import ForwardPass
 from core.memory.ops.head import HEADS
 from core.memory.ops.layer import decoder_layer, norm
 from core.memory.program import LayerKind, Program
-from core.memory.simulator import AutogradGraph, DeviceMemory, DeviceTensor
+from core.memory.simulator import AutogradGraph, DeviceMemory, Tensor
 
 SCALED_EMBEDDINGS = ("granite",)
 """Families that multiply the embeddings outside their module, so that autograd saves them."""
@@ -14,7 +14,7 @@ SCALED_EMBEDDINGS = ("granite",)
 
 def allocate_inputs(
     program: Program, kinds: Sequence[LayerKind], memory: DeviceMemory, num_positions: int = 1
-) -> list[DeviceTensor]:
+) -> list[Tensor]:
     """Allocate token ids, labels and attention mask in int64, cos and sin, and masks [B, 1, T, T].
 
     Left-padded sequences have positions of their own: `num_positions` tables of cos and sin.
@@ -35,7 +35,7 @@ def allocate_inputs(
     return [memory.allocate(size, 1, "activations") for size in sizes]
 
 
-def scaled_embedding_copy(program: Program, memory: DeviceMemory) -> list[DeviceTensor]:
+def scaled_embedding_copy(program: Program, memory: DeviceMemory) -> list[Tensor]:
     """Allocate what autograd saves of embeddings that are scaled outside their module."""
     is_scaled = program.shape.model_type in SCALED_EMBEDDINGS
     if not (is_scaled and program.requires_input_gradients):
@@ -44,7 +44,7 @@ def scaled_embedding_copy(program: Program, memory: DeviceMemory) -> list[Device
     return [memory.allocate(numel, program.residual_itemsize, "activations")]
 
 
-def embedding_output(program: Program, memory: DeviceMemory) -> DeviceTensor:
+def embedding_output(program: Program, memory: DeviceMemory) -> Tensor:
     """Allocate the hidden states before the first layer."""
     requires_grad = program.trains_embedding or program.requires_input_gradients
     numel = program.num_tokens * program.shape.hidden_size

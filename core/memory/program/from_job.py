@@ -1,11 +1,11 @@
-"""Program of a job, as Tailor's own training program (core/training) and TRL's SFTTrainer run it."""
+"""Program of a job, as Tailor's training program (core/training) runs it with TRL."""
 
 from dataclasses import replace
 
 from core.job import JobSpec, Problem, SpecError
 from core.memory.program.optimizers import OPTIMIZERS
 from core.memory.program.precision import is_cpu, precision_of
-from core.memory.program.program import Attention, Lora, Program, linear_sizes
+from core.memory.program.program import Attention, Lora, Program
 from core.memory.program.quantization import Quantization
 from core.memory.program.stages import with_stage
 from core.models import Gpu, ModelShape
@@ -19,11 +19,7 @@ AMPERE = (8, 0)
 
 
 def program_of(
-    job: JobSpec,
-    shape: ModelShape,
-    gpu: Gpu,
-    longest_row_tokens: int | None = None,
-    reward_shape: ModelShape | None = None,
+    job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: int | None = None
 ) -> Program:
     """Return the program that trains this job on this card, with the longest batch it can meet.
 
@@ -32,11 +28,12 @@ def program_of(
 
     Raises SpecError for a job that cannot run on this model.
     """
-    problems = _length_problems(job, shape) + _target_problems(job, shape)
+    longest = min(job.max_length, longest_row_tokens or job.max_length)
+    program = _sft_program(job, shape, gpu, longest)
+    problems = _length_problems(job, shape) + _target_problems(job, program)
     if problems:
         raise SpecError(*problems)
-    longest = min(job.max_length, longest_row_tokens or job.max_length)
-    return with_stage(_sft_program(job, shape, gpu, longest), job, reward_shape)
+    return with_stage(program, job)
 
 
 def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: int) -> Program:
@@ -134,10 +131,10 @@ def _length_problems(job: JobSpec, shape: ModelShape) -> tuple[Problem, ...]:
     return (Problem("max_length", problem, f"give {positions} or less"),)
 
 
-def _target_problems(job: JobSpec, shape: ModelShape) -> tuple[Problem, ...]:
+def _target_problems(job: JobSpec, program: Program) -> tuple[Problem, ...]:
     if not job.trains_adapter or job.target_modules == ALL_LINEAR:
         return ()
-    names = tuple(linear_sizes(shape))
+    names = program.linears
     unknown = [name for name in job.target_modules.split(",") if name not in names]
     if not unknown:
         return ()

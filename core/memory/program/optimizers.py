@@ -80,7 +80,7 @@ class OptimizerMemory:
         return self.num_states * self._bytes_of_one_state(numel, 4) if self.pages(numel) else 0
 
     def pages(self, numel: int) -> bool:
-        """Return True if states of a tensor of this size are paged; the scales of blocks never are."""
+        """Return True if states of a tensor of this size are paged. Scales of blocks never are."""
         return self.is_paged and numel >= MIN_PAGED_NUMEL
 
     def _bytes_of_one_state(self, numel: int, itemsize: int) -> int:
@@ -96,7 +96,7 @@ class OptimizerMemory:
 
 _RECORDS = (
     OptimizerMemory("adamw_torch_fused", 2, None, counts_steps_on_device=True),
-    # foreach Adam builds a list of all denominators at once (_multi_tensor_adam in torch/optim/adam.py)
+    # a list of all denominators at once (_multi_tensor_adam in torch/optim/adam.py)
     OptimizerMemory("adamw_torch", 2, None, copies_of_all=1),
     OptimizerMemory("adamw_8bit", 2, 1),
     OptimizerMemory("paged_adamw_8bit", 2, 1, is_paged=True),
@@ -106,7 +106,7 @@ _RECORDS = (
     OptimizerMemory("adafactor", 0, 4, is_factored=True, float_copies_of_largest=4),
     OptimizerMemory("sgd", 0, None),
     # galore_torch/adamw.py and apollo_torch/apollo.py with the rank that transformers passes: a
-    # gradient is decomposed in float32 to find its projection; an update is as large as the parameter
+    # gradient is decomposed in float32; an update is as large as the parameter
     OptimizerMemory("galore_adamw", 2, None, float_copies_of_largest=3, projection_rank=128),
     OptimizerMemory("apollo_adamw", 2, None, float_copies_of_largest=2, projection_rank=128),
     # z and the second moment, and a foreach list (schedulefree/adamw_schedulefree.py)

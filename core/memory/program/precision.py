@@ -20,7 +20,7 @@ class JobPrecision:
     upcasts_modules_to_save: bool
     """True if modules that train in full beside an adapter are as wide as the adapter."""
     autocast: bool
-    """True if matmuls run in 16 bits, whatever the precision of the weights."""
+    """True if matmuls run in 16 bits, even if the weights are wider."""
 
 
 def is_cpu(gpu: Gpu) -> bool:
@@ -29,13 +29,13 @@ def is_cpu(gpu: Gpu) -> bool:
 
 
 def precision_of(job: JobSpec, gpu: Gpu) -> JobPrecision:
-    """Return the precision that a job trains in on a card; `job.dtype` sets the weights if not auto.
+    """Return the precision that a job trains in on a card.
 
-    On a CPU everything is float32. On a card, weights are 16 bits wide and matmuls are autocast to
-    16 bits. Without bfloat16, full fine-tuning keeps float32 weights: float16 ones would lose small
-    updates. Adapters are float32 (PEFT's default), over a quantized base bfloat16 where the card
-    has it (TRL). Modules that train in full beside them are as loaded, unless that is float16,
-    whose gradients the gradient scaler cannot unscale.
+    `job.dtype` sets the weights unless it is auto. On a CPU everything is float32. On a card,
+    weights are 16 bits wide and matmuls are autocast to 16 bits. Without bfloat16, full fine-tuning
+    keeps float32 weights: float16 ones would lose small updates. Adapters are float32 (PEFT's
+    default), over a quantized base bfloat16 where the card has it (TRL). Modules that train in full
+    beside them are as loaded, unless that is float16, whose gradients cannot be unscaled.
     """
     on_cpu = is_cpu(gpu)
     half = "bfloat16" if gpu.supports_bf16 else "float16"

@@ -1,4 +1,4 @@
-"""Program: everything about a training program that decides its memory. The simulation's only input.
+"""Program: everything that decides the memory of a training program. Input of the simulation.
 
 Describes Tailor's own training program (see from_job.py) and the loops of others, whose measured
 peaks the estimate is tested against. Contains no formulas.
@@ -27,7 +27,7 @@ When = Literal["before", "after", "generation"]
 
 @dataclass(frozen=True)
 class Lora:
-    """The adapter."""
+    """LoRA adapter."""
 
     rank: int
     itemsize: int
@@ -61,10 +61,15 @@ class Generation:
     prompt_tokens: int
     completion_tokens: int
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a sequence at the end."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 @dataclass(frozen=True)
 class NoGradForward:
-    """Forward pass under torch.no_grad(), besides the trained one."""
+    """Forward pass under torch.no_grad(), in addition to the trained one."""
 
     program: "Program"
     when: When
@@ -77,7 +82,7 @@ class AuxiliaryModel:
     component: Component
     program: "Program"
     trains: bool = False
-    """True if it has a loss of its own and trains too (the value model of PPO)."""
+    """True if it trains too, with another loss (the value model of PPO)."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,9 @@ class Program:
     """True if copies of modules that train in full are as wide as the adapter."""
     quantization: Quantization | None = None
     upcasts_unquantized: bool = False
-    """True if everything that is not quantized becomes float32 (prepare_model_for_kbit_training)."""
+    """True if unquantized parameters become float32 (prepare_model_for_kbit_training)."""
     autocast: bool = False
-    """True if matmuls run in 16 bits, whatever the precision of the weights."""
+    """True if matmuls run in 16 bits, even if the weights are wider."""
     is_float16: bool = False
     """True if 16 bits mean float16. Its softmax widens by itself; bfloat16 takes a float32 copy."""
     attention: Attention = "flash"
@@ -182,11 +187,6 @@ class Program:
         return self.batch_size * scored
 
     @property
-    def fuses_norms(self) -> bool:
-        """True if a norm within a layer is one kernel."""
-        return self.uses_liger or self.compiles_layers
-
-    @property
     def recomputes_partially(self) -> bool:
         """True if layers keep some of their saved tensors and recompute the others."""
         return self.activation_memory_budget < 1 and not self.checkpointing
@@ -225,13 +225,19 @@ class Program:
 
     @property
     def is_tied(self) -> bool:
-        """True if embedding and head share their weight, or its copy (PEFT's ensure_weight_tying)."""
+        """True if embedding and head share a weight, or its copy (PEFT's ensure_weight_tying)."""
         return self.shape.tie_word_embeddings and self.head != "score"
 
     @cached_property
     def linears(self) -> Mapping[str, tuple[int, int]]:
         """(out, in) of each linear layer of a decoder layer, by its own name."""
-        return linear_sizes(self.shape)
+        sizes = {}
+        for layer in layer_by_mlp(self.shape).values():
+            for tensor in self.shape.layer_tensors(layer):
+                if tensor.is_linear:
+                    num_out, num_in = tensor.shape
+                    sizes[tensor.module] = (num_out, num_in)
+        return sizes
 
     def has_adapter(self, module: str) -> bool:
         """Return True if LoRA targets this linear layer."""
@@ -262,13 +268,3 @@ class Program:
 def layer_by_mlp(shape: ModelShape) -> Mapping[bool, int]:
     """Return the index of one layer with a dense MLP (False) and of one with experts (True)."""
     return {shape.has_experts(layer): layer for layer in range(shape.num_hidden_layers)}
-
-
-def linear_sizes(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
-    """Return (out, in) of each linear layer of a decoder layer, by its own name."""
-    sizes: dict[str, tuple[int, int]] = {}
-    for layer in layer_by_mlp(shape).values():
-        for tensor in shape.layer_tensors(layer):
-            if tensor.is_linear:
-                sizes[tensor.module] = (tensor.shape[0], tensor.shape[1])
-    return sizes

@@ -56,14 +56,14 @@ class Quantization:
     def dequantized_bytes(self, num_out: int, num_in: int) -> int:
         """Return the size of a weight's 16-bit copy, which large matmuls make in both directions.
 
-        Source: _dequant_linear_fallback (4 bits, forward), MatMul4Bit.backward, MatMul8bitLt.backward.
+        Source: _dequant_linear_fallback (4 bits, forward), MatMul4Bit and MatMul8bitLt.backward.
         """
         return num_out * num_in * 2
 
     def forward_temporary_bytes(
         self, num_tokens: int, num_out: int, num_in: int, is_float16: bool
     ) -> int:
-        """Return the bytes that the forward matmul needs besides its output.
+        """Return the bytes that the forward matmul needs in addition to its output.
 
         4 bits: the 16-bit copy of the weight. 8 bits: first the input in float16, its absolute
         values, a byte each that marks outliers, and the input in int8; then the int8 input and the

@@ -4,9 +4,7 @@ The facts of a stage are those of its record in core/training/contract/stages.py
 what they mean for a program.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
 from core.job import JobSpec
 from core.memory.program.program import (
@@ -17,23 +15,18 @@ from core.memory.program.program import (
     Program,
     When,
 )
-from core.models import ModelShape
 from core.training.contract.stages import STAGES
 
-HEADS: Mapping[str, Head] = MappingProxyType(
-    {"fused": "fused", "logits": "preference", "score": "score"}
-)
-"""Head of a stage -> head of a program."""
 
-
-def with_stage(program: Program, job: JobSpec, reward_shape: ModelShape | None) -> Program:
-    """Turn the program of supervised fine-tuning into that of the job's stage.
-
-    Without `reward_shape` the reward model is taken for as large as the trained one.
-    """
+def with_stage(program: Program, job: JobSpec) -> Program:
+    """Turn the program of supervised fine-tuning into that of the job's stage."""
     stage = STAGES[job.stage]
     sequences = stage.sequences_per_row - stage.forward_only_sequences
-    head = "comparison" if job.loss_type == "simpo" else HEADS[stage.head]
+    head: Head
+    if stage.head == "logits":
+        head = "comparison" if job.loss_type == "simpo" else "preference"
+    else:
+        head = stage.head
     program = replace(program, head=head, batch_size=program.batch_size * sequences)
     if stage.generates:
         program = _with_generation(program, job)
@@ -48,7 +41,7 @@ def with_stage(program: Program, job: JobSpec, reward_shape: ModelShape | None) 
         if not job.trains_adapter:  # else the reference is the model with its adapter switched off
             models.append(AuxiliaryModel("reference_model", reference))
     if stage.generates and (job.reward_model or stage.trains_value_model):
-        reward = _reward_program(program, reward_shape or program.shape)
+        reward = _reward_program(program)
         forwards.append(NoGradForward(reward, "generation"))
         models.append(AuxiliaryModel("reward_model", reward))
     if stage.trains_value_model:
@@ -84,11 +77,14 @@ def _needs_reference(job: JobSpec) -> bool:
     return stage.generates or not job.precompute_ref_log_probs
 
 
-def _reward_program(program: Program, shape: ModelShape) -> Program:
-    """Return the reward model's program: it scores all answers of a step at once."""
-    batch_size = program.generation.batch_size if program.generation else program.batch_size
-    model = frozen(program)
-    return replace(model, shape=shape, quantization=None, head="score", batch_size=batch_size)
+def _reward_program(program: Program) -> Program:
+    """Return the program of the reward model, which scores all answers of a step at once.
+
+    Its size is unknown here, so it is taken for as large as the trained model.
+    """
+    assert program.generation is not None
+    batch_size = program.generation.batch_size
+    return replace(frozen(program), quantization=None, head="score", batch_size=batch_size)
 
 
 def frozen(program: Program) -> Program:

@@ -6,10 +6,9 @@ from core.memory.simulator.autograd import (
     MAX_TENSORS_IN_FLIGHT,
     AutogradGraph,
     Node,
-    Offload,
     WeightGradient,
 )
-from core.memory.simulator.device_memory import DeviceMemory, DeviceTensor, round_up
+from core.memory.simulator.device_memory import DeviceMemory, Tensor, round_up
 
 __all__ = [
     "ALIASES_UPSTREAM",
@@ -19,9 +18,8 @@ __all__ = [
     "Allocator",
     "AutogradGraph",
     "DeviceMemory",
-    "DeviceTensor",
     "Node",
-    "Offload",
+    "Tensor",
     "WeightGradient",
     "round_up",
 ]

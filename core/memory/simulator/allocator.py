@@ -66,7 +66,7 @@ class Pool:
 
 
 class Allocator:
-    """The caching allocator, with native or with expandable segments."""
+    """Caching allocator with native or with expandable segments."""
 
     def __init__(self, expandable_segments: bool):
         self.expandable_segments = expandable_segments
@@ -120,7 +120,10 @@ class Allocator:
         last = pool.last
         address = last.address + last.num_bytes if last else 0
         if not self.expandable_segments:
-            return self._reserve(MemoryBlock(pool, address, 0), _segment_bytes(pool, num_bytes))
+            segment_bytes = pool.segment_bytes
+            if not pool.is_small and num_bytes >= MIN_OWN_SEGMENT_BYTES:
+                segment_bytes = round_up(num_bytes, OWN_SEGMENT_ROUNDING_BYTES)
+            return self._reserve(MemoryBlock(pool, address, 0), segment_bytes)
         if last and last.is_free:
             block = pool.remove(last)
         else:
@@ -165,10 +168,3 @@ class Allocator:
             block.next.previous = block
         if block.pool.last is following:
             block.pool.last = block
-
-
-def _segment_bytes(pool: Pool, num_bytes: int) -> int:
-    """Return the size of a new native segment for this allocation."""
-    if pool.is_small or num_bytes < MIN_OWN_SEGMENT_BYTES:
-        return pool.segment_bytes
-    return round_up(num_bytes, OWN_SEGMENT_ROUNDING_BYTES)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from core.memory.components import Component
-from core.memory.simulator.device_memory import DeviceMemory, DeviceTensor
+from core.memory.simulator.device_memory import DeviceMemory, Tensor
 
 ALIASES_UPSTREAM: Final = -1
 """Instead of a gradient's bytes: the input's gradient is that of the output, as in an addition."""
@@ -35,63 +35,35 @@ class WeightGradient:
 class Node:
     """One recorded operation."""
 
-    inputs: tuple[DeviceTensor, ...]
-    output: DeviceTensor
-    saved: list[DeviceTensor]
-    """Tensors that it keeps on the device until its backward pass."""
-    offloaded: list[DeviceTensor]
-    """Tensors that it keeps in main memory; they are copied back for its backward pass."""
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    saved: list[Tensor]
+    """Tensors kept on the device until its backward pass."""
+    offloaded: list[Tensor]
+    """Tensors kept in main memory; its backward pass copies them back."""
     saves_constant: bool
     """True if its backward pass also reads a parameter or scalar, which takes no extra memory."""
     gradient_bytes: Sequence[int]
     """Bytes of the gradient of each input, or ALIASES_UPSTREAM."""
     weights: Sequence[WeightGradient]
-    temporary_bytes: int
-    """Bytes that its backward pass needs from beginning to end."""
+    backward_bytes: int
+    """Temporary bytes from the beginning to the end of its backward pass."""
     temporary_component: Component
     kernel_bytes: int
-    """Bytes that its backward kernel needs once its results are allocated."""
-
-    @property
-    def needs_saved(self) -> bool:
-        """True if its backward pass reads a saved tensor or a constant."""
-        return bool(self.saved or self.offloaded or self.saves_constant)
-
-
-class Offload:
-    """Saved tensors on their way to main memory: the last few stay until their copy has arrived.
-
-    Source: OffloadActivations in trl/models/activation_offloading.py. A tensor that is saved again
-    while it is in flight stays on the device for that second use.
-    """
-
-    def __init__(self, memory: DeviceMemory):
-        self.memory = memory
-        self._in_flight: deque[DeviceTensor] = deque()
-
-    def send(self, tensor: DeviceTensor) -> None:
-        """Start to copy a tensor; once too many are in flight, wait for the oldest and free it."""
-        self._in_flight.append(tensor)
-        if len(self._in_flight) > MAX_TENSORS_IN_FLIGHT:
-            self.memory.release(self._in_flight.popleft())
-
-    def is_in_flight(self, tensor: DeviceTensor) -> bool:
-        """Return True if this tensor is being copied."""
-        return tensor in self._in_flight
-
-    def finish(self) -> None:
-        """Wait for every copy."""
-        self.memory.release(*self._in_flight)
-        self._in_flight.clear()
+    """Temporary bytes of its backward kernel, allocated after the results."""
 
 
 class AutogradGraph:
-    """Records operations as they run forward, and runs them backward."""
+    """Records operations as they run forward, and runs them backward.
 
-    def __init__(self, memory: DeviceMemory, offload: Offload | None = None):
+    With `offloads`, saved tensors are copied to main memory. The last few stay on the device until
+    their copy has arrived (OffloadActivations in trl/models/activation_offloading.py).
+    """
+
+    def __init__(self, memory: DeviceMemory, offloads: bool = False):
         self.memory = memory
         self.retain, self.release = memory.retain, memory.release
-        self.offload = offload
+        self.offloads = offloads
         self.is_recording = True
         self.nodes: list[Node] = []
         self.num_savers = 0
@@ -99,30 +71,31 @@ class AutogradGraph:
         self.stop_after: int | None = None
         """Number of savers after which a recomputed layer stops, since checkpointing needs nothing
         more (_StopRecomputationError in torch/utils/checkpoint.py). None: runs to its end."""
-        self.gradients: dict[str, DeviceTensor] = {}
+        self.gradients: dict[str, Tensor] = {}
         """Gradient of each parameter by its name."""
-        self.deferred: list[DeviceTensor] | None = None
-        """Gradients to be accumulated when the backward pass of a compiled layer ends. None: each
-        is accumulated at once, as without torch.compile."""
-        self._partial_gradients: dict[str, DeviceTensor] = {}
+        self.deferred: list[Tensor] | None = None
+        """Gradients to be added when the backward pass of a compiled layer ends. None: each is
+        added at once, as without torch.compile."""
+        self._partial_gradients: dict[str, Tensor] = {}
+        self._in_flight: deque[Tensor] = deque()
 
     def record(
         self,
-        *inputs: DeviceTensor,
+        *inputs: Tensor,
         numel: int | None = None,
         itemsize: int | None = None,
         component: Component = "activations",
         consumes: bool = False,
-        saves: Sequence[DeviceTensor] = (),
+        saves: Sequence[Tensor] = (),
         saves_output: bool = False,
         saves_constant: bool = False,
         weights: Sequence[WeightGradient] = (),
         gradient_bytes: Sequence[int] | None = None,
         temporary_bytes: int = 0,
-        backward_temporary_bytes: int = 0,
-        backward_kernel_bytes: int = 0,
+        backward_bytes: int = 0,
+        kernel_bytes: int = 0,
         temporary_component: Component = "temporary",
-    ) -> DeviceTensor:
+    ) -> Tensor:
         """Run one operation and return its output, of the size of the first input by default.
 
         `consumes` releases the inputs afterwards, as in `x = f(x)`. Node explains the arguments of
@@ -140,47 +113,48 @@ class AutogradGraph:
         if is_recorded:
             saved, offloaded = self.save((*saves, output) if saves_output else saves)
             sizes = [x.num_bytes for x in inputs] if gradient_bytes is None else gradient_bytes
-            backward = (backward_temporary_bytes, temporary_component, backward_kernel_bytes)
+            backward = (backward_bytes, temporary_component, kernel_bytes)
             node = Node(inputs, output, saved, offloaded, saves_constant, sizes, weights, *backward)
             self.nodes.append(node)
         if consumes:
             self.release(*inputs)
         return output
 
-    def add(self, x: DeviceTensor, y: DeviceTensor) -> DeviceTensor:
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
         """Return `x + y`, as wide as the wider of both, and release both."""
         itemsize = max(x.itemsize, y.itemsize)
         # the gradient of a sum is that of each summand, but for a cast of the narrower one
         sizes = [ALIASES_UPSTREAM if z.itemsize == itemsize else z.num_bytes for z in (x, y)]
         return self.record(x, y, itemsize=itemsize, gradient_bytes=sizes, consumes=True)
 
-    def cast(self, x: DeviceTensor, itemsize: int, consumes: bool = False) -> DeviceTensor:
+    def cast(self, x: Tensor, itemsize: int, consumes: bool = False) -> Tensor:
         """Return `x.to(dtype)`: a new tensor, or x with one more reference."""
         if x.itemsize != itemsize:
             return self.record(x, itemsize=itemsize, consumes=consumes)
         return x if consumes else self.retain(x)
 
-    def save(
-        self, tensors: Sequence[DeviceTensor]
-    ) -> tuple[list[DeviceTensor], list[DeviceTensor]]:
-        """Keep tensors for the backward pass; return (those on the device, those offloaded)."""
-        offload = self.offload
-        if offload is None:
-            return [self.retain(tensor) for tensor in tensors], []
+    def save(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Keep tensors for the backward pass; return (those on the device, those offloaded).
+
+        A tensor that is saved again while its copy is in flight stays on the device this time.
+        """
         saved, offloaded = [], []
         for tensor in tensors:
             self.retain(tensor)
-            if tensor.num_bytes < MIN_OFFLOADED_BYTES or offload.is_in_flight(tensor):
+            is_small = tensor.num_bytes < MIN_OFFLOADED_BYTES
+            if not self.offloads or is_small or tensor in self._in_flight:
                 saved.append(tensor)
-            else:
-                offload.send(tensor)
-                offloaded.append(tensor)
+                continue
+            offloaded.append(tensor)
+            self._in_flight.append(tensor)
+            if len(self._in_flight) > MAX_TENSORS_IN_FLIGHT:
+                self.release(self._in_flight.popleft())
         return saved, offloaded
 
-    def bring_back(self, offloaded: Sequence[DeviceTensor]) -> list[DeviceTensor]:
-        """Return copies on the device of tensors that were sent to main memory."""
-        if self.offload is not None:
-            self.offload.finish()
+    def bring_back(self, offloaded: Sequence[Tensor]) -> list[Tensor]:
+        """Wait for every copy to main memory; return copies on the device of these tensors."""
+        self.release(*self._in_flight)
+        self._in_flight.clear()
         return [self.memory.allocate(x.numel, x.itemsize, "activations") for x in offloaded]
 
     def pop_nodes(self) -> list[Node]:
@@ -190,8 +164,8 @@ class AutogradGraph:
         return nodes
 
     def backward(
-        self, nodes: list[Node], output: DeviceTensor, gradient: DeviceTensor, target: DeviceTensor
-    ) -> DeviceTensor | None:
+        self, nodes: list[Node], output: Tensor, gradient: Tensor, target: Tensor
+    ) -> Tensor | None:
         """Run nodes backward from the gradient of their output, which is released.
 
         Return the gradient of `target`, None if it needs none.
@@ -199,7 +173,7 @@ class AutogradGraph:
         gradients = {output.id: gradient}
         for node in reversed(nodes):
             upstream = gradients.pop(node.output.id, None)
-            input_gradients: list[tuple[int, DeviceTensor]] = []
+            input_gradients: list[tuple[int, Tensor]] = []
             if upstream is not None:
                 restored = self.bring_back(node.offloaded) if node.offloaded else []
                 input_gradients = self._run_backward(node, upstream)
@@ -212,13 +186,13 @@ class AutogradGraph:
         return gradients.get(target.id)
 
     def gradient_bytes_before_saved(self) -> int:
-        """Return the bytes of gradients allocated before the backward pass first needs a saved tensor.
+        """Return the bytes of gradients made before the backward pass first needs a saved tensor.
 
         At that point checkpointing recomputes the layer. The gradient of the output is not counted.
         """
         live: dict[int, int] = {}
         for node in reversed(self.nodes):
-            if node.needs_saved:
+            if node.saved or node.saves_constant:
                 break
             upstream_bytes = live.pop(node.output.id, 0)
             for tensor, num_bytes in zip(node.inputs, node.gradient_bytes, strict=True):
@@ -247,11 +221,6 @@ class AutogradGraph:
         else:
             self.deferred.append(gradient)
 
-    def accumulate_deferred(self) -> None:
-        """Add the deferred gradients, which frees them."""
-        self.release(*(self.deferred or ()))
-        self.deferred = None
-
     def clear_gradients(self) -> None:
         """Free all gradients (`optimizer.zero_grad(set_to_none=True)`)."""
         self.release(*self.gradients.values())
@@ -263,13 +232,13 @@ class AutogradGraph:
         if self.num_savers == self.stop_after and not saves_output:
             self.memory.is_suppressed = True
 
-    def _allocate_if_any(self, num_bytes: int, component: Component) -> list[DeviceTensor]:
+    def _allocate_if_any(self, num_bytes: int, component: Component) -> list[Tensor]:
         return [self.memory.allocate(num_bytes, 1, component)] if num_bytes else []
 
-    def _run_backward(self, node: Node, upstream: DeviceTensor) -> list[tuple[int, DeviceTensor]]:
+    def _run_backward(self, node: Node, upstream: Tensor) -> list[tuple[int, Tensor]]:
         """Run one node backward and return (id, gradient) of each input that needs one."""
         memory = self.memory
-        temporary = self._allocate_if_any(node.temporary_bytes, node.temporary_component)
+        temporary = self._allocate_if_any(node.backward_bytes, node.temporary_component)
         gradients = []
         for tensor, num_bytes in zip(node.inputs, node.gradient_bytes, strict=True):
             if not tensor.requires_grad:
@@ -285,7 +254,7 @@ class AutogradGraph:
         memory.release(*temporary)
         return gradients
 
-    def _sum(self, old: DeviceTensor, new: DeviceTensor) -> DeviceTensor:
+    def _sum(self, old: Tensor, new: Tensor) -> Tensor:
         """Add two gradients of one tensor: in place, unless something else refers to the first."""
         if old.num_references == 1:
             self.release(new)

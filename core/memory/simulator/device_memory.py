@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from core.memory.components import Component
 
 ROUNDING_BYTES = 512
-"""Every CUDA allocation is a multiple of this (kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp)."""
+"""CUDA allocations are multiples of this (kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp)."""
 
 
-class DeviceTensor:
+class Tensor:
     """One storage on the device, alive as long as a variable, the graph or a cache refers to it."""
 
     __slots__ = ("id", "is_recomputable", "itemsize", "num_references", "numel", "requires_grad")
@@ -72,9 +72,9 @@ class DeviceMemory:
 
     def allocate(
         self, numel: int, itemsize: int, component: Component, requires_grad: bool = False
-    ) -> DeviceTensor:
+    ) -> Tensor:
         """Allocate a tensor and return it with one reference."""
-        tensor = DeviceTensor(len(self.sizes), numel, itemsize, requires_grad)
+        tensor = Tensor(len(self.sizes), numel, itemsize, requires_grad)
         size = 0 if self.is_suppressed else round_up(numel * itemsize, ROUNDING_BYTES)
         self.sizes.append(size)
         self.components.append(component)
@@ -83,12 +83,12 @@ class DeviceMemory:
         self._update_peak()
         return tensor
 
-    def retain(self, tensor: DeviceTensor) -> DeviceTensor:
+    def retain(self, tensor: Tensor) -> Tensor:
         """Add a reference to a tensor and return it."""
         tensor.num_references += 1
         return tensor
 
-    def release(self, *tensors: DeviceTensor) -> None:
+    def release(self, *tensors: Tensor) -> None:
         """Drop one reference to each tensor, and free those without any."""
         for tensor in tensors:
             tensor.num_references -= 1
@@ -101,30 +101,20 @@ class DeviceMemory:
         if num_bytes > 0:
             self.release(self.allocate(num_bytes, 1, component))
 
-    def bytes_at(self, log_position: int) -> Counter[Component]:
-        """Return the bytes alive after so many entries of the log, by component."""
-        live: Counter[Component] = Counter()
-        self._replay(live, 0, log_position)
-        return live
-
     def bytes_at_peaks(self) -> dict[str, Counter[Component]]:
         """Return the bytes alive at the peak of each scope, by component."""
         live: Counter[Component] = Counter()
         at_peaks: dict[str, Counter[Component]] = {}
         position = 0
         for scope, peak in sorted(self.peaks.items(), key=lambda item: item[1].log_position):
-            self._replay(live, position, peak.log_position)
+            for entry in self.log[position : peak.log_position]:
+                if entry >= 0:
+                    live[self.components[entry]] += self.sizes[entry]
+                else:
+                    live[self.components[~entry]] -= self.sizes[~entry]
             position = peak.log_position
             at_peaks[scope] = live.copy()
         return at_peaks
-
-    def _replay(self, live: Counter[Component], begin: int, end: int) -> None:
-        """Add the allocations and releases of a part of the log to `live`."""
-        for entry in self.log[begin:end]:
-            if entry >= 0:
-                live[self.components[entry]] += self.sizes[entry]
-            else:
-                live[self.components[~entry]] -= self.sizes[~entry]
 
     def _update_peak(self) -> None:
         if self.live_bytes > self._scope_peak_bytes:
