@@ -26,7 +26,7 @@ def run(reserved_factor: float = 1.0, context_bytes: int | None = None) -> PastR
 
 
 def test_packing_narrows_the_range() -> None:
-    assert predict(packing=True).reserved_share < predict().reserved_share
+    assert predict(packing=True).uncertainty.reserved_share < predict().uncertainty.reserved_share
 
 
 def test_the_range_of_packed_rows_says_why() -> None:
@@ -40,14 +40,17 @@ def test_the_range_of_unknown_lengths_says_why() -> None:
 def test_rows_of_nearly_equal_length_narrow_the_range() -> None:
     job = JobSpec.parse({})
     equal, varied, unknown = (
-        estimate(job, LLAMA, GPU, mean_row_tokens=mean).reserved_share
+        estimate(job, LLAMA, GPU, mean_row_tokens=mean).uncertainty.reserved_share
         for mean in (2048, 1024, None)
     )
     assert equal < varied < unknown
 
 
 def test_a_compiled_model_has_a_wider_range() -> None:
-    assert predict(torch_compile=True).reserved_share > predict().reserved_share
+    assert (
+        predict(torch_compile=True).uncertainty.reserved_share
+        > predict().uncertainty.reserved_share
+    )
 
 
 def test_the_range_of_a_compiled_model_says_why() -> None:
