@@ -1,6 +1,6 @@
-"""Tailor's front door: reads the command line and makes one call. Holds no logic.
+"""Tailor's front door: read the command line and call one function. Holds no logic.
 
-python app.py [serve] | train | estimate | check | runs | doctor      (each explains itself with --help)
+python app.py [serve] | train | estimate | check | runs | doctor      (--help explains each)
 """
 
 import argparse
@@ -10,130 +10,133 @@ from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from core.job import JobSpec
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line instead of a page of usage, and leaves out what was not given."""
-
-    def __init__(self, **settings: Any):
-        super().__init__(argument_default=argparse.SUPPRESS, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}; see `{self.prog} --help`\n")
+from ui.terminal.usage import RUN_ACTIONS, help_on_actions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    """Return the exit code: 0 done, 1 failed, 2 bad input, 130 stopped."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # an output that lacks a letter, such as a file on Windows, gets a ?
-    given = vars(parser().parse_args(arguments))
-    command = given.pop("command", None) or "serve"
+        # an output that lacks a character, such as a file on Windows, gets a ? instead
+        sys.stdout.reconfigure(errors="replace")
+    flags = vars(parser().parse_args(arguments))
+    command = flags.pop("command", None) or "serve"
     try:
         if command == "serve":
-            return _serve(**given)
-        from ui.terminal import commands as terminal
+            return _serve(**flags)
+        from ui.terminal import commands
 
-        return terminal.COMMANDS[command](**given)
-    except KeyboardInterrupt:  # a second Ctrl-C, or one where there is nothing to stop
+        return commands.run(command, **flags)
+    except KeyboardInterrupt:  # a second Ctrl-C, or one with nothing to stop
         return 130
 
 
-def _serve(**given: Any) -> int:
+def _serve(**flags: Any) -> int:
     from ui.quick_import import import_gradio  # only this command needs it
 
     import_gradio()
     from ui.server import serve
 
-    return serve(**given)
+    return serve(**flags)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Parser that reports errors in one line and leaves out flags that are not given."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(
+            argument_default=argparse.SUPPRESS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **settings,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}; see `{self.prog} --help`\n")
 
 
 def parser() -> OneLineParser:
-    """The whole command line. What is not given is left to the defaults of the function that is called."""
+    """Return the parser of the whole command line. Each command has its own defaults."""
     top = OneLineParser(
-        prog="python app.py", description="Fits a language model to your data and to your GPU."
+        prog="python app.py", description="Fit a language model to your data and to your GPU."
     )
-    _add_serve(top)
+    _add_serve_flags(top)
     commands = top.add_subparsers(dest="command", metavar="command", parser_class=OneLineParser)
 
-    _add_serve(commands.add_parser("serve", help="open the page (what no command does)"))
-    train = commands.add_parser(
-        "train", help="train in the foreground; Ctrl-C stops with a checkpoint"
-    )
-    train.add_argument(
-        "--demo",
-        action="store_true",
-        help="start from the demo: tiny model, tiny data, no GPU needed",
-    )
-    estimate = commands.add_parser("estimate", help="what a job will take")
-    for command in (train, estimate):
-        command.add_argument(
-            "job", nargs="?", metavar="JOB.json", help="a job file; flags override its fields"
-        )
-        _add_job_fields(command)
+    def add(name: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
+        description = f"{text[0].upper()}{text[1:]}."
+        return commands.add_parser(name, help=text, description=description, epilog=epilog)
 
-    check = commands.add_parser("check", help="what is in a dataset, and what is wrong with it")
-    check.add_argument("file", metavar="FILE.jsonl")
-    check.add_argument("--stage", help="what it is for (default sft)")
-    check.add_argument("--model", help="whose tokens the rows are measured in")
-    check.add_argument("--max-length", help="tokens at which rows are cut (default 2048)")
-
-    runs = commands.add_parser("runs", help="the runs: list, show, stop, resume, delete and more")
-    actions = [
-        "list",
-        "show",
-        "stop",
-        "resume",
-        "queue",
-        "move",
-        "delete",
-        "restore",
-        "empty-trash",
-    ]
-    actions += ("title", "note", "tag", "compare", "bundle")
-    runs.add_argument("action", nargs="?", default="list", choices=actions)
-    runs.add_argument("id", nargs="?", metavar="ID")
-    runs.add_argument(
-        "more",
-        nargs="*",
-        metavar="WORD",
-        help="what the action needs besides: up, FILE.zip, another ID",
-    )
-
-    doctor = commands.add_parser(
-        "doctor", help="what this machine has, what is missing, and how to get it"
-    )
-    for command in (estimate, check, runs, doctor):
-        command.add_argument("--json", action="store_true", help="print one JSON value")
-    for command in (train, estimate, check, runs, doctor):
-        command.add_argument(
-            "--home", help="where runs and uploads live (default TAILOR_HOME or ~/.tailor)"
-        )
+    _add_serve_flags(add("serve", "open the page (the default)"))
+    _add_train(add("train", "train a job; Ctrl-C stops with a checkpoint"))
+    _add_estimate(add("estimate", "predict memory, speed and cost of a job"))
+    _add_check(add("check", "check a dataset, line by line"))
+    _add_runs(add("runs", "list, stop, resume, compare or delete runs", help_on_actions()))
+    _add_json_and_home(add("doctor", "show what this machine has and lacks"))
     return top
 
 
-def _add_serve(command: argparse.ArgumentParser) -> None:
+def _add_serve_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--host", help="address to listen on (default 127.0.0.1); any other asks for the token"
+        "--host", help="address to listen on (default 127.0.0.1); any other needs the token"
     )
     command.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     command.add_argument(
-        "--share", action="store_true", help="also make a public Gradio link, guarded by the token"
+        "--share", action="store_true", help="also create a public Gradio link, with the token"
     )
+    command.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    _add_home(command)
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--no-browser", action="store_true", help="do not open the page in a browser"
+        "--demo", action="store_true", help="train the demo: tiny model and data, no GPU needed"
     )
+    _add_home(command)
+    _add_job_fields(command)
+
+
+def _add_estimate(command: argparse.ArgumentParser) -> None:
+    _add_json_and_home(command)
+    _add_job_fields(command)
+
+
+def _add_check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--home", help="where runs and uploads live (default TAILOR_HOME or ~/.tailor)"
+        "file", metavar="FILE", help="a JSONL file, a table, a Hub dataset or demo"
+    )
+    command.add_argument("--stage", help="stage that it is for (default sft)")
+    command.add_argument("--model", help="model whose tokenizer measures the rows")
+    command.add_argument("--max-length", help="longest row in tokens (default 2048)")
+    _add_json_and_home(command)
+
+
+def _add_runs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("action", nargs="?", default="list", choices=RUN_ACTIONS, metavar="ACTION")
+    command.add_argument("id", nargs="?", metavar="ID", help="a run, as `runs list` names it")
+    command.add_argument("more", nargs="*", metavar="WORD", help="further words of the action")
+    _add_json_and_home(command)
+
+
+def _add_json_and_home(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON value")
+    _add_home(command)
+
+
+def _add_home(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--home", help="folder of runs and uploads (default TAILOR_HOME or ~/.tailor)"
     )
 
 
 def _add_job_fields(command: argparse.ArgumentParser) -> None:
-    """One flag for each JobSpec field. Values stay text: JobSpec reads and judges them, and names every problem."""
+    """Add a job file and one flag for each field. Values stay text, which JobSpec checks."""
+    command.add_argument(
+        "job", nargs="?", metavar="JOB.json", help="a job file, whose fields the flags override"
+    )
     group = command.add_argument_group("job fields")
     for name, field in JobSpec.model_fields.items():
-        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+        bare: dict[str, Any] = {}
+        if field.annotation is bool:
+            bare = {"nargs": "?", "const": "true"}
         help_text = f"{field.description} (default {field.default})".replace("%", "%%")
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(flag, dest=f"field_{name}", metavar="VALUE", help=help_text, **bare)

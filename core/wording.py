@@ -1,4 +1,4 @@
-"""Numbers and states as words, for the page and the terminal alike. Plain text only; knows no layout."""
+"""Numbers and states as words, the same on the page and in the terminal. Plain text, no layout."""
 
 import time
 from collections.abc import Mapping
@@ -10,6 +10,13 @@ from core.runs.past_runs import phase_peaks, prediction_errors
 from core.speed import Speed
 from core.training.contract.states import Phase, State
 
+GIB, MIB = 2**30, 2**20
+SMALL_UNCERTAINTY_BYTES = GIB / 20
+"""A smaller uncertainty is not worth mentioning."""
+SMALL_SLOWDOWN = 0.03
+"""The same for a change of speed."""
+NUM_PACE_POINTS = 50
+"""Last logged points from which the remaining time is extrapolated."""
 PHASES: Mapping[str, str] = {
     "load": "Load",
     "generation": "Generation",
@@ -19,7 +26,8 @@ PHASES: Mapping[str, str] = {
     "eval": "Eval",
     "save": "Save",
 }
-WORK: Mapping[Phase, str] = {
+"""Phase of the memory estimate -> title."""
+ACTIVITIES: Mapping[Phase, str] = {
     "import": "Loading the libraries",
     "data": "Reading the data",
     "load": "Loading the model",
@@ -27,97 +35,113 @@ WORK: Mapping[Phase, str] = {
     "eval": "Evaluating",
     "save": "Saving",
 }
-"""What a running program is busy with, by the `phase` of its status.json."""
+"""Phase of a running program -> what it does."""
 
 
 def gib(num_bytes: float, digits: int = 2) -> str:
-    """17.93"""
-    return f"{num_bytes / 2**30:.{digits}f}"
+    """Return 17.93."""
+    return f"{num_bytes / GIB:.{digits}f}"
 
 
 def memory(num_bytes: float) -> str:
-    """17.9 GiB, or 340 MiB where GiB would be nearly nothing."""
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+    """Return 17.9 GiB or 340 MiB."""
+    if num_bytes >= GIB:
+        return f"{num_bytes / GIB:.1f} GiB"
+    return f"{num_bytes / MIB:.0f} MiB"
 
 
 def count(number: float) -> str:
-    """8.0B, 135M, 1,204"""
+    """Return 8.0B, 135M or 1,204."""
     for size, letter in ((1e9, "B"), (1e6, "M")):
         if number >= size:
-            return (
-                f"{number / size:.1f}{letter}"
-                if number < 10 * size
-                else f"{number / size:.0f}{letter}"
-            )
+            digits = 1 if number < 10 * size else 0
+            return f"{number / size:.{digits}f}{letter}"
     return f"{number:,.0f}"
 
 
 def duration(seconds: float) -> str:
-    """2 h 05 min, 42 min, 9 s"""
-    whole = int(seconds + 0.5)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+    """Return 2 h 05 min, 42 min 10 s or 9 s."""
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    if minutes:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{seconds} s"
+
+
+def rough_duration(seconds: float) -> str:
+    """Return 42 min, 7.0 h or 3 days, which is as precise as a forecast."""
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.0f} days"
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{max(1, round(seconds / 60))} min"
 
 
 def ago(when: float) -> str:
-    """How long since a moment in Unix seconds: just now, 12 min ago, 5 h ago, 3 days ago."""
+    """Return just now, 12 min ago, 5 h ago or 3 days ago for a moment in Unix seconds."""
     seconds = time.time() - when
-    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= size * (2 if name == "days" else 1):
-            return f"{seconds / size:.0f} {name} ago"
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.0f} days ago"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.0f} h ago"
+    if seconds >= 60:
+        return f"{seconds / 60:.0f} min ago"
     return "just now"
 
 
-def verdict_sentence(found: MemoryEstimate) -> str:
-    """Fits: 17.9 of 24.0 GiB, ± 0.4"""
-    total, capacity = found.total_bytes, found.capacity_bytes
-    if found.verdict == "does_not_fit":
-        least = total - found.pageable_bytes
+def verdict_sentence(estimate: MemoryEstimate) -> str:
+    """Return "Fits: 17.9 of 24.0 GiB, ± 0.4" or the like."""
+    total, capacity = estimate.total_bytes, estimate.capacity_bytes
+    if estimate.verdict == "does_not_fit":
+        least = total - estimate.pageable_bytes
         return f"{memory(least - capacity)} too much: {gib(least, 1)} of {gib(capacity, 1)} GiB"
     if total > capacity:
-        return f"Tight: {gib(total, 1)} of {gib(capacity, 1)} GiB, {memory(total - capacity)} of it paged out"
-    doubt = max(found.high_bytes - total, total - found.low_bytes)
-    spread = f", ± {gib(doubt, 1)}" if doubt >= 2**30 / 20 else ""
-    amount = gib(total, 1) if total >= 2**30 else gib(total)
-    return f"{'Fits' if found.verdict == 'fits' else 'Tight'}: {amount} of {gib(capacity, 1)} GiB{spread}"
+        paged = memory(total - capacity)
+        return f"Tight: {gib(total, 1)} of {gib(capacity, 1)} GiB, {paged} of it paged out"
+    verdict = "Fits" if estimate.verdict == "fits" else "Tight"
+    digits = 1 if total >= GIB else 2
+    sentence = f"{verdict}: {gib(total, digits)} of {gib(capacity, 1)} GiB"
+    uncertainty = max(estimate.high_bytes - total, total - estimate.low_bytes)
+    if uncertainty >= SMALL_UNCERTAINTY_BYTES:
+        sentence += f", ± {gib(uncertainty, 1)}"
+    return sentence
 
 
 def speed_sentence(speed: Speed) -> str:
-    """About 42 min · 3,900 tokens/s · $0.35"""
+    """Return "about 42 min · 3,900 tokens/s · $0.35" or the like."""
     parts = [f"{speed.tokens_per_second:,.0f} tokens/s"]
     if speed.hours is not None:
         parts.insert(0, f"about {rough_duration(speed.hours * 3600)}")
     if speed.usd is not None:
-        parts.append(f"${speed.usd:,.2f}" if speed.usd < 100 else f"${speed.usd:,.0f}")
+        digits = 2 if speed.usd < 100 else 0
+        parts.append(f"${speed.usd:,.{digits}f}")
     return " · ".join(parts)
 
 
-def rough_duration(seconds: float) -> str:
-    """42 min, 7 h, 3 days: no finer than a forecast is."""
-    if seconds >= 2 * 86400:
-        return f"{seconds / 86400:.0f} days"
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
-
-
 def fix_label(fix: Fix) -> str:
-    """✓ Checkpoint activations: −9.8 GiB, 1.3× slower; the tick says that with it the job fits"""
-    parts = []
+    """Return "✓ Checkpoint activations: −9.8 GiB, 1.3× slower". ✓ says that the job then fits."""
+    effects = []
     if fix.saves_bytes:
-        parts.append(f"{'−' if fix.saves_bytes > 0 else '+'}{memory(abs(fix.saves_bytes))}")
-    if fix.slowdown and fix.slowdown >= 1.03:
-        parts.append(f"{fix.slowdown:.2g}× slower")
-    elif fix.slowdown and fix.slowdown <= 0.97:
-        parts.append(f"{1 / fix.slowdown:.2g}× faster")
-    return f"{'✓ ' if fix.fits else ''}{fix.title}{': ' if parts else ''}{', '.join(parts)}"
+        sign = "−" if fix.saves_bytes > 0 else "+"
+        effects.append(f"{sign}{memory(abs(fix.saves_bytes))}")
+    if fix.slowdown and fix.slowdown >= 1 + SMALL_SLOWDOWN:
+        effects.append(f"{fix.slowdown:.2g}× slower")
+    elif fix.slowdown and fix.slowdown <= 1 - SMALL_SLOWDOWN:
+        effects.append(f"{1 / fix.slowdown:.2g}× faster")
+    title = f"✓ {fix.title}" if fix.fits else fix.title
+    if not effects:
+        return title
+    return f"{title}: {', '.join(effects)}"
 
 
 def state_sentence(run: Run) -> str:
-    """What a run is doing or how it ended, in a sentence."""
+    """Return what a run does or how it ended."""
     step = f"step {run.step:,} of {run.max_steps:,}" if run.max_steps else ""
     if run.state == "running":
-        work = WORK[run.status.phase] + _share_done(run)
-        return f"{work}, {step}." if run.step else f"{work}."
+        activity = ACTIVITIES[run.status.phase] + _share_done(run)
+        return f"{activity}, {step}." if run.step else f"{activity}."
     sentences: Mapping[State, str] = {
         "queued": "Waiting for its turn.",
         "starting": "Starting the training program.",
@@ -131,7 +155,7 @@ def state_sentence(run: Run) -> str:
 
 
 def _share_done(run: Run) -> str:
-    """How much of what a running program is busy with is done, where it counts it and it is not the steps."""
+    """Return ": loading weights 40%", or "" for training, whose progress are its steps."""
     progress = run.status.progress
     if run.status.phase == "train" or progress is None or not progress.total:
         return ""
@@ -139,12 +163,13 @@ def _share_done(run: Run) -> str:
 
 
 def seconds_left(run: Run) -> float | None:
-    """Seconds to go at the pace of the last logged steps; None before there is a pace, and while it waits."""
-    is_under_way = run.is_active and run.state != "queued"
-    clock = run.curves().get("time") if is_under_way else None
+    """Extrapolate the remaining seconds from the last logged steps; None if there are too few."""
+    if not run.is_active or run.state == "queued":
+        return None
+    clock = run.curves().get("time")
     if clock is None or len(clock.steps) < 3:
         return None
-    steps, seconds = clock.steps[-50:], clock.values[-50:]
+    steps, seconds = clock.steps[-NUM_PACE_POINTS:], clock.values[-NUM_PACE_POINTS:]
     if steps[-1] <= steps[0]:
         return None
     pace = float((seconds[-1] - seconds[0]) / (steps[-1] - steps[0]))

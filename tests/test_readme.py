@@ -22,7 +22,7 @@ from ui import page
 from ui.handlers import Handlers
 from ui.render.run import BUNDLE_LABEL
 from ui.terminal.commands import COMMANDS
-from ui.terminal.runs import RUN_ACTIONS
+from ui.terminal.usage import RUN_ACTIONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`python app.py runs ...` and a `train` that has to wait: what they print, and with which exit code."""
+"""Output and exit codes of `python app.py runs ...`, and of a `train` that has to wait."""
 
 import json
 import subprocess
@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+import app
 from core import runs
 from core.runs import Home, Run, launch, queue
 from core.runs.files import read_json
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import APP, CRASH_AT_STEP_3, NEVER_END, NewRun, ended, stepping
 from tests.builders.paths import ROOT
-from ui.terminal.runs import RUN_ACTIONS, manage_runs
+from ui.terminal.runs import ACTIONS
+from ui.terminal.usage import RUN_ACTIONS, call_of
 
 Printed = pytest.CaptureFixture[str]
 Do = Callable[..., int]
@@ -23,10 +25,11 @@ Do = Callable[..., int]
 
 @pytest.fixture
 def do(home: Home) -> Do:
-    """Calls `runs ACTION WORD ...` on the test's home."""
+    """Return a function that calls `runs ACTION WORD ...` on the test's home."""
 
     def call(action: str, *words: str, json: bool = False) -> int:
-        return manage_runs(str(home.path), action, next(iter(words), None), words[1:], json)
+        flags = ["--json"] if json else []
+        return app.main(["runs", action, *words, "--home", str(home.path), *flags])
 
     return call
 
@@ -42,7 +45,7 @@ def test_the_queue_is_shown_and_reordered(
     do: Do, capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
     assert do("queue") == 0
-    assert "Nobody waits" in capsys.readouterr().out
+    assert "No run is waiting." in capsys.readouterr().out
     queue.submit(home, new_run(seed=NEVER_END))
     first, second = (queue.submit(home, new_run()) for _ in range(2))
     assert do("move", second.id, "up", json=True) == 0
@@ -53,7 +56,7 @@ def test_the_queue_is_shown_and_reordered(
     assert first.id in capsys.readouterr().out
 
 
-def test_a_run_that_waits_is_not_said_to_stop_after_a_step(
+def test_a_waiting_run_stops_without_a_step(
     do: Do, capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
     queue.submit(home, new_run(seed=NEVER_END))
@@ -64,7 +67,7 @@ def test_a_run_that_waits_is_not_said_to_stop_after_a_step(
     assert "checkpoint" not in printed
 
 
-def test_a_run_that_cannot_be_read_is_told_by_the_list(
+def test_the_list_names_a_run_that_cannot_be_read(
     do: Do, capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
     run = new_run()
@@ -83,11 +86,11 @@ def test_a_deleted_run_comes_back(do: Do, capsys: Printed, home: Home, finished:
     assert runs.read(home, finished.id).state == "finished"
     do("delete", finished.id)
     assert do("empty-trash") == 0
-    assert "freed" in capsys.readouterr().out
+    assert "Freed" in capsys.readouterr().out
     assert do("restore", finished.id) == 2
 
 
-def test_words_about_a_run_are_written_and_searched(
+def test_title_notes_and_tags_are_written_and_searched(
     do: Do, capsys: Printed, finished: Run, new_run: NewRun
 ) -> None:
     other = new_run()
@@ -116,7 +119,7 @@ def test_a_bundle_is_written(do: Do, finished: Run, tmp_path: Path) -> None:
     assert "RUN.md" in zipfile.ZipFile(tmp_path / "run.zip").namelist()
 
 
-def test_a_failed_run_is_shown_with_what_would_help(
+def test_a_failed_run_is_shown_with_advice(
     do: Do, capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
     run = ended(home, queue.submit(home, new_run(seed=CRASH_AT_STEP_3)))
@@ -130,11 +133,12 @@ def test_a_failed_run_is_shown_with_what_would_help(
 @pytest.mark.parametrize("action", [name for name, action in RUN_ACTIONS.items() if action.words])
 def test_a_missing_word_is_one_line_and_exit_2(do: Do, capsys: Printed, action: str) -> None:
     assert do(action) == 2
-    assert (
-        capsys.readouterr().err
-        == f"ID: is missing; `python app.py runs {' '.join((action, *RUN_ACTIONS[action].words))}`"
-        "; `runs list` has the IDs\n"
-    )
+    usage = f"`python app.py runs {call_of(action)}`"
+    assert capsys.readouterr().err == f"ID: is missing; {usage}; `runs list` has the IDs\n"
+
+
+def test_every_action_is_explained() -> None:
+    assert ACTIONS.keys() == RUN_ACTIONS.keys()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +150,7 @@ def test_a_missing_word_is_one_line_and_exit_2(do: Do, capsys: Printed, action: 
         ("show", ("../x",)),
     ],
 )
-def test_words_that_make_no_sense_are_exit_2(
+def test_wrong_words_are_one_line_and_exit_2(
     do: Do, capsys: Printed, finished: Run, action: str, words: tuple[str, ...]
 ):
     assert do(action, *(finished.id if word == "ID" else word for word in words)) == 2
@@ -168,7 +172,7 @@ def test_training_waits_for_its_turn_and_ctrl_c_cancels_it(home: Home, new_run: 
     ]
 
 
-def test_training_that_waited_starts_when_the_other_has_ended(
+def test_a_waiting_training_starts_when_the_other_has_ended(
     do: Do, capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
     first = stepping(home, queue.submit(home, new_run(seed=NEVER_END)))

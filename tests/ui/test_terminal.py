@@ -1,4 +1,4 @@
-"""The command line: what it prints, where, and with which exit code."""
+"""Command line: output, place of the output, exit code."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from core import runs
 from core.job import JobSpec
 from core.models import DEMO_DIR
 from core.runs import Home, Run, launch
-from tests.builders.fake_runs import APP, start
+from tests.builders.fake_runs import APP, CRASH_AT_STEP_3, NEVER_END, start
 from tests.builders.paths import ROOT
 from ui.terminal import commands as terminal
 
@@ -26,7 +26,7 @@ Printed = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def tailor(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Calls the command line with a home of its own."""
+    """Return a function that calls the command line on the test's home."""
     monkeypatch.setenv("TAILOR_HOME", str(home.path))
     return lambda *arguments: app.main([str(argument) for argument in arguments])
 
@@ -73,13 +73,15 @@ def test_an_estimate_is_printed_as_contracted(tailor: Callable[..., int], capsys
     assert sum(part["bytes"] for part in printed["components"]) == printed["total_bytes"]
 
 
-def test_what_would_make_a_job_fit_is_printed(tailor: Callable[..., int], capsys: Printed) -> None:
+def test_an_estimate_prints_what_would_make_the_job_fit(
+    tailor: Callable[..., int], capsys: Printed
+) -> None:
     flags = ("--model", "meta-llama/Llama-3.1-8B", "--method", "full", "--gpu", "rtx-4090")
     assert tailor("estimate", *flags) == 0
     assert "✓ LoRA instead of full" in capsys.readouterr().out
 
 
-def test_an_estimate_for_a_person_is_a_sentence_and_a_table(
+def test_an_estimate_without_json_is_a_sentence_and_a_table(
     tailor: Callable[..., int], capsys: Printed
 ) -> None:
     assert tailor("estimate", "--model", "meta-llama/Llama-3.1-8B", "--gpu", "rtx-4090") == 0
@@ -136,7 +138,7 @@ def test_bad_input_is_one_line_per_problem_and_exit_2(
 
 
 @pytest.mark.parametrize("arguments", [("train", "--colour", "blue"), ("dance",), ("runs", "burn")])
-def test_a_word_that_is_none_is_one_line_and_exit_2(
+def test_an_unknown_command_is_one_line_and_exit_2(
     capsys: Printed, arguments: tuple[str, ...]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -157,11 +159,16 @@ def test_an_unknown_field_of_a_job_file_is_named(
     ]
 
 
-def test_a_job_file_may_begin_with_a_byte_order_mark_and_may_not_be_endlessly_deep(
+def test_a_job_file_may_begin_with_a_byte_order_mark(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path
 ) -> None:
     (tmp_path / "job.json").write_text('{"model": "demo"}', encoding="utf-8-sig")
     assert tailor("estimate", tmp_path / "job.json") == 0
+
+
+def test_a_job_file_that_is_nested_too_deep_is_refused(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
     (tmp_path / "job.json").write_text("[" * 100_000)
     assert tailor("estimate", tmp_path / "job.json") == 2
     assert capsys.readouterr().err.startswith("job file: ")
@@ -177,16 +184,16 @@ def test_a_broken_dataset_is_refused_before_training_with_its_line(
     assert tailor("check", file) == 2
 
 
-def test_rows_that_would_lose_their_answers_are_refused_without_consent(
+def test_rows_that_would_lose_their_answers_are_refused(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path, home: Home, fake_program: None
 ) -> None:
     rows = [{"prompt": "Say it. " * words, "completion": "Yes"} for words in (1, 1, 90)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))  # an array is measured like lines
     asked = ("train", "--demo", "--dataset", tmp_path / "rows.json", "--max-length", "32")
     assert tailor(*asked) == 2
-    complaint = capsys.readouterr().err
-    assert "the whole answer of 1 of 3 rows" in complaint
-    assert "allow it with max_lost_answers" in complaint
+    message = capsys.readouterr().err
+    assert "the whole answer of 1 of 3 rows" in message
+    assert "allow it with max_lost_answers" in message
     assert runs.list_runs(home) == ()
     assert tailor(*asked, "--max-lost-answers", "0.5") == 0
 
@@ -210,8 +217,8 @@ def test_a_broken_line_of_a_mixed_file_is_refused_before_training(
         )
         == 2
     )
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("mix: broken.jsonl, line 2, text: is a number")
+    message = capsys.readouterr().err
+    assert message.startswith("mix: broken.jsonl, line 2, text: is a number")
     assert runs.list_runs(home) == ()
 
 
@@ -255,7 +262,7 @@ def test_lost_answers_are_counted_among_the_rows_that_are_trained_on(
     assert says in capsys.readouterr().err
 
 
-def test_rows_that_cannot_be_measured_are_let_pass_and_that_is_said(
+def test_rows_that_cannot_be_measured_are_trained_with_a_message(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path, fake_program: None
 ) -> None:
     (tmp_path / "model").mkdir()
@@ -281,7 +288,7 @@ def test_training_in_the_foreground_follows_to_the_end(
     assert "output" in printed
 
 
-def test_a_profile_plans_for_the_rows_as_they_are_measured(
+def test_a_profile_plans_for_the_measured_rows(
     tailor: Callable[..., int], capsys: Printed, fake_program: None
 ) -> None:
     assert tailor("train", "--demo", "--profile", "fastest") == 0
@@ -293,7 +300,7 @@ def test_a_profile_plans_for_the_rows_as_they_are_measured(
 def test_a_failed_training_exits_1_and_names_the_log(
     tailor: Callable[..., int], capsys: Printed, fake_program: None
 ) -> None:
-    assert tailor("train", "--demo", "--seed", "1001") == 1
+    assert tailor("train", "--demo", "--seed", CRASH_AT_STEP_3) == 1
     printed = capsys.readouterr().out
     assert "backward" in printed
     assert "log.txt" in printed
@@ -302,7 +309,7 @@ def test_a_failed_training_exits_1_and_names_the_log(
 def test_runs_are_listed_shown_stopped_resumed_and_deleted(
     tailor: Callable[..., int], capsys: Printed, home: Home, new_run: NewRun
 ) -> None:
-    run = new_run(seed=1003)
+    run = new_run(seed=NEVER_END)
     start(home, run)
     while not runs.read(home, run.id).step:
         time.sleep(0.02)
@@ -343,17 +350,8 @@ def test_doctor_says_what_this_machine_has(tailor: Callable[..., int], capsys: P
 
 
 def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        APP,
-        "train",
-        "--demo",
-        "--seed",
-        "1003",
-        "--home",
-        str(home.path),
-    ]
+    arguments = ["train", "--demo", "--seed", str(NEVER_END), "--home", str(home.path)]
+    command = [sys.executable, "-c", APP, *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         next(line for line in process.stdout if line.startswith("step 3"))
@@ -364,7 +362,7 @@ def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path)
     assert run.has_checkpoint
 
 
-def test_an_impatient_second_ctrl_c_leaves_the_run_alone_without_a_traceback(
+def test_a_second_ctrl_c_exits_without_a_traceback(
     tailor: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> int:
@@ -386,11 +384,12 @@ def test_killing_the_foreground_does_not_stop_the_run(home: Home) -> None:
 
 
 def test_the_command_line_answers_without_gradio_or_torch() -> None:
-    script = "import sys, app; app.main(['estimate', '--json']); sys.exit('gradio' in sys.modules or 'torch' in sys.modules)"
+    heavy = "'gradio' in sys.modules or 'torch' in sys.modules"
+    script = f"import sys, app; app.main(['estimate', '--json']); sys.exit({heavy})"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_a_terminal_that_lacks_a_letter_gets_another_and_no_traceback(home: Home) -> None:
+def test_an_output_that_lacks_a_character_gets_another(home: Home) -> None:
     command = [sys.executable, "app.py", "doctor", "--home", home.path]
     environment = os.environ | {
         "PYTHONIOENCODING": "cp1252"

@@ -1,1 +1,3 @@
-"""The command line. Never imports Gradio."""
+"""Command line. Never imports Gradio."""
+
+__all__ = ["commands", "usage"]

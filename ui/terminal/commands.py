@@ -1,17 +1,17 @@
-"""The command line's face: reads flags and job files, calls core, prints. Never imports gradio."""
+"""Commands of `python app.py`: read flags and job files, call core, print. Never imports Gradio."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from core import dataset, runs
 from core.dataset import counted, import_dataset, is_hub_dataset, must_be_imported
 from core.dataset.preview import Lengths, Preview
+from core.device import doctor as machine_doctor
 from core.device import this_machine
-from core.device.doctor import diagnose
-from core.device.doctor import to_json as doctors_report
 from core.job import JobSpec, PreviewError, Problem, SpecError
 from core.memory import MemoryEstimate
 from core.memory.trace_check import TraceRequest, estimate_by_tracing
@@ -19,74 +19,53 @@ from core.models import demo_fields, find_model
 from core.resolve import ResolvedJob, dataset_path, is_there, resolve
 from core.runs import Home
 from core.speed import RowStatistics
-from core.training.contract.stages import STAGES
 from core.wording import fix_label, gib, speed_sentence, verdict_sentence
-from ui.terminal.printing import bad_input, out, print_json, table
-from ui.terminal.runs import manage_runs, train_and_follow
+from ui.terminal.follow import start_and_follow
+from ui.terminal.printing import out, print_json, report_errors, say, table
+from ui.terminal.runs import manage_runs
 
 SECONDS_TO_MEASURE = 60
-"""How long the rows may be measured before a run starts; of a larger file, those that were measured by then decide."""
+"""Time for measuring rows before a run starts. Of a larger file, only the first rows count."""
+MAX_PROBLEMS = 10
+"""Broken rows that are printed before a training."""
+
+
+def run(command: str, **flags: object) -> int:
+    """Run one of COMMANDS and return the exit code. Print errors as one line for each problem."""
+    return report_errors(partial(COMMANDS[command], **flags))
 
 
 def train(
-    home: str | None = None, demo: bool = False, job: str | None = None, **fields: str
+    *, home: str | None = None, demo: bool = False, job: str | None = None, **fields: str
 ) -> int:
-    """Trains in the foreground: a detached worker trains, this process watches. Returns the exit code."""
-    with bad_input() as failure:
-        place = Home.find(home)
-        asked = (dict(demo_fields()) if demo else {}) | _fields(job, fields)
-        asked |= _taken_in(place, asked)
-        resolved = resolve(asked)
-        resolved.require_trainable()
-        _require_sound_data(resolved)
-        resolved = resolve(asked, rows=_measure(place, resolved))
-        _tell_choices(resolved)
-        run = runs.create(place, resolved, resolved.forecast())
-        return train_and_follow(place, run)
-    return failure.code
+    """Train in the foreground and return the exit code. Raises TailorError."""
+    place = Home.find(home)
+    job_fields = {**(demo_fields() if demo else {}), **_job_fields(job, fields)}
+    job_fields |= _import_data(place, job_fields)
+    resolved = resolve(job_fields)
+    resolved.require_trainable()
+    _require_sound_data(resolved)
+    resolved = resolve(job_fields, rows=_measure_rows(place, resolved))
+    _print_choices(resolved)
+    return start_and_follow(place, runs.create(place, resolved, resolved.forecast()))
 
 
 def estimate(
-    home: str | None = None, job: str | None = None, json: bool = False, **fields: str
+    *, home: str | None = None, job: str | None = None, json: bool = False, **fields: str
 ) -> int:
-    """Prints what a job will take. Returns the exit code."""
-    with bad_input() as failure:
-        resolved = resolve(_fields(job, fields))
-        found = resolved.estimate() if resolved.model.shape else _traced(resolved, Home.find(home))
-        if json:
-            print_json(found.to_json() | (resolved.forecast() or {"fixes": [], "speed": {}}))
-        else:
-            _print_estimate(resolved, found)
-        return 0
-    return failure.code
-
-
-def _traced(resolved: ResolvedJob, home: Home) -> MemoryEstimate:
-    """The estimate of an architecture that has none of its own. Raises TraceError."""
-    print(
-        "This architecture has no estimate of its own: one step of it is traced.", file=sys.stderr
-    )
-    request = TraceRequest(resolved.job, resolved.model.config, resolved.gpu)
-    return estimate_by_tracing(request, home.path / "traces")
-
-
-def _print_estimate(resolved: ResolvedJob, found: MemoryEstimate) -> None:
-    out.print(
-        f"{resolved.model.title} on {resolved.gpu.name}: {verdict_sentence(found)}", style="bold"
-    )
-    out.print(
-        table(
-            ("", "GiB", ""), [(each.name, gib(each.bytes), each.note) for each in found.components]
-        )
-    )
-    if speed := resolved.speed():
-        out.print(f"{speed_sentence(speed)}, if every row fills max_length")
-    _tell_choices(resolved)
-    for fix in resolved.fixes():
-        out.print(f"{fix_label(fix)}\n  {fix.why}")
+    """Print the memory and speed of a job. Raises TailorError."""
+    resolved = resolve(_job_fields(job, fields))
+    memory = _estimate_memory(resolved, home)
+    if json:
+        forecast = resolved.forecast() or {"fixes": [], "speed": {}}
+        print_json(memory.to_json() | forecast)
+    else:
+        _print_estimate(resolved, memory)
+    return 0
 
 
 def check(
+    *,
     file: str,
     home: str | None = None,
     stage: str = "sft",
@@ -94,64 +73,41 @@ def check(
     max_length: str = "2048",
     json: bool = False,
 ) -> int:
-    """Prints what a dataset holds and, for a model, how long its rows are. Returns 0 if it is usable, 2 if not."""
-    with bad_input() as failure:
-        if stage not in STAGES:
-            raise SpecError(
-                Problem(
-                    "stage",
-                    f"{stage!r} is not one of {', '.join(STAGES)}",
-                    "choose one of these",
-                )
-            )
-        limit = JobSpec.parse({"max_length": max_length}).max_length
-        path = (
-            _take_in(Home.find(home), file) if must_be_imported(file) else dataset_path(file, stage)
-        )
-        if not is_there(path):
-            raise SpecError(
-                Problem("file", f"there is no file {file}", "give the path of a JSONL file")
-            )
-        report = dataset.check_in_child(path, stage)
-        lengths = _lengths(path, model, limit, stage) if model and report.is_usable else None
-        if json:
-            print_json(report.to_json() | (lengths.to_json() if lengths else {}))
-        else:
-            out.print(report.summary(), style="bold")
-            if lengths:
-                cut = f"{counted(lengths.truncated_rows, 'row')}; without an answer left: {lengths.fully_masked_rows:,}"
-                out.print(
-                    f"{lengths.p50:,} tokens at the median, {lengths.p95:,} at 95 %, {lengths.max:,} at most"
-                )
-                out.print(f"Cut at max_length {max_length}: {cut}")
-            for problem in report.problems:
-                print(problem, file=sys.stderr)
-        return 0 if report.is_usable else 2
-    return failure.code
+    """Print what a dataset contains. Return 0 if it is usable, 2 if not. Raises TailorError."""
+    job = JobSpec.parse({"stage": stage, "max_length": max_length})
+    if must_be_imported(file):
+        path = _import_file(Home.find(home), file)
+    else:
+        path = dataset_path(file, stage)
+    if not is_there(path):
+        fix = "give the path of a JSONL file"
+        raise SpecError(Problem("file", f"there is no file {file}", fix))
+    report = dataset.check_in_child(path, stage)
+    lengths = None
+    if model and report.is_usable:
+        location = find_model(model, "main").location
+        with Preview(path, location, stage=stage) as preview:
+            lengths = preview.all_lengths(job.max_length)
+    if json:
+        print_json(report.to_json() | (lengths.to_json() if lengths else {}))
+    else:
+        out.print(report.summary(), style="bold")
+        if lengths:
+            _print_lengths(lengths, job.max_length)
+        say(*report.problems)
+    return 0 if report.is_usable else 2
 
 
-def _lengths(path: Path, model: str, max_length: int, stage: str) -> Lengths:
-    """How long the rows are to a model. Raises ModelNotFound, PreviewError."""
-    with Preview(path, find_model(model, "main").location, stage=stage) as preview:
-        return preview.all_lengths(max_length)
-
-
-def doctor(home: str | None = None, json: bool = False) -> int:
-    """Prints what this machine has, what is missing and how to get it. Returns 0 if it could look."""
-    with bad_input() as failure:
-        machine = this_machine(Home.find(home).path)
-        findings = diagnose(machine)
-        if json:
-            print_json(doctors_report(machine, findings))
-        else:
-            out.print(
-                table(
-                    ("", "", ""),
-                    [(each.what, each.found, each.fix and f"→ {each.fix}") for each in findings],
-                )
-            )
-        return 0
-    return failure.code
+def doctor(*, home: str | None = None, json: bool = False) -> int:
+    """Print what this machine has and lacks. Raises SpecError."""
+    machine = this_machine(Home.find(home).path)
+    findings = machine_doctor.diagnose(machine)
+    if json:
+        print_json(machine_doctor.to_json(machine, findings))
+    else:
+        rows = [(each.what, each.found, each.fix and f"→ {each.fix}") for each in findings]
+        out.print(table(("", "", ""), rows))
+    return 0
 
 
 COMMANDS: Mapping[str, Callable[..., int]] = {
@@ -163,82 +119,114 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
 }
 
 
-def _fields(job_file: str | None, flags: Mapping[str, str]) -> dict[str, object]:
-    """Field values of a job file, overridden by the flags that were given. Raises SpecError."""
+def _job_fields(job_file: str | None, flags: Mapping[str, str]) -> dict[str, object]:
+    """Return the fields of a job file, overridden by flags. Raises SpecError."""
     given = {name.removeprefix("field_"): value for name, value in flags.items()}
     if job_file is None:
         return dict(given)
     try:
         fields = json.loads(Path(job_file).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise SpecError(
-            Problem("job file", f"{job_file}: {error.strerror}", "give the path of a job file")
-        ) from None
+        problem = f"{job_file}: {error.strerror}"
+        raise SpecError(Problem("job file", problem, "give the path of a job file")) from None
     except (ValueError, RecursionError) as error:
-        raise SpecError(
-            Problem("job file", f"{job_file} is not JSON: {error}", "correct it")
-        ) from None
+        problem = f"{job_file} is not JSON: {error}"
+        raise SpecError(Problem("job file", problem, "correct it")) from None
     if not isinstance(fields, dict):
-        raise SpecError(
-            Problem("job file", f"{job_file} holds no object", "give a JSON object of job fields")
-        )
+        fix = "give a JSON object of job fields"
+        raise SpecError(Problem("job file", f"{job_file} is not a JSON object", fix))
     return fields | given
 
 
-def _taken_in(home: Home, fields: Mapping[str, object]) -> dict[str, object]:
-    """The fields whose data is a table or stands on the Hub, with the files of JSON lines that they become."""
-    asked = {name: str(fields[name]) for name in ("dataset", "eval_dataset") if fields.get(name)}
-    return {
-        name: str(_take_in(home, source))
-        for name, source in asked.items()
-        if must_be_imported(source)
-    }
+def _import_data(home: Home, fields: Mapping[str, object]) -> dict[str, object]:
+    """Import datasets that are tables or on the Hub. Return their fields with the new files."""
+    imported = {}
+    for name in ("dataset", "eval_dataset"):
+        source = str(fields.get(name) or "")
+        if must_be_imported(source):
+            imported[name] = str(_import_file(home, source))
+    return dict(imported)
 
 
-def _take_in(home: Home, source: str) -> Path:
-    print(f"Importing {source} ...", file=sys.stderr)
+def _import_file(home: Home, source: str) -> Path:
+    """Convert a table or a dataset on the Hub to JSON lines. Raises DatasetError, OSError."""
+    say(f"Importing {source} ...")
     path = source if is_hub_dataset(source) else str(dataset_path(source))
-    taken = import_dataset(path, home.new_upload_folder())
-    print(
-        " ".join((*taken.actions, f"{counted(taken.rows, 'row')} in {taken.path}")), file=sys.stderr
-    )
-    return taken.path
-
-
-def _tell_choices(resolved: ResolvedJob) -> None:
-    """What the profile chose, and why."""
-    for choice in resolved.plan.choices:
-        out.print(f"{choice.field} = {choice.value}: {choice.reason}")
+    imported = import_dataset(path, home.new_upload_folder())
+    summary = f"{counted(imported.rows, 'row')} in {imported.path}"
+    say(" ".join((*imported.actions, summary)))
+    return imported.path
 
 
 def _require_sound_data(resolved: ResolvedJob) -> None:
-    """Raises SpecError with the first broken lines of the data."""
+    """Raise SpecError with the first broken rows of the data."""
     for field, path in resolved.files:
         report = dataset.check_file(path, resolved.job.stage)
         if not report.is_usable:
-            found = (f"{path.name}, {problem}" for problem in report.problems[:10])
-            raise SpecError(*(Problem(field, problem, "correct the file") for problem in found))
+            problems = (each.for_user() for each in report.problems[:MAX_PROBLEMS])
+            raise SpecError(
+                *(replace(each, field=f"{field}: {path.name}, {each.field}") for each in problems)
+            )
 
 
-def _measure(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
-    """How long the rows are. Raises SpecError if they cannot be trained on, or more answers are cut off than the job
-    allows.
+def _measure_rows(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
+    """Measure the rows; None, with a message, if that is impossible, as without a tokenizer.
 
-    Rows that cannot be measured, such as for a model that is not on this machine yet, are let pass, and that is said.
+    Raises SpecError if they cannot be trained on, or if max_length cuts off too many answers.
     """
-    job, deadline = resolved.job, time.monotonic() + SECONDS_TO_MEASURE
-    path, location = resolved.datasets["dataset"], resolved.model.location
-    seen_by, cache = (location, job.revision, job.assistant_only_loss), home.path / "lengths"
+    job = resolved.job
+    deadline = time.monotonic() + SECONDS_TO_MEASURE
     rows = Preview(
-        path, *seen_by, stage=job.stage, cache=cache, write_rows=runs.writer_of_rows(resolved)
+        resolved.datasets["dataset"],
+        resolved.model.location,
+        job.revision,
+        job.assistant_only_loss,
+        stage=job.stage,
+        cache=home.path / "lengths",
+        write_rows=runs.writer_of_rows(resolved),
     )
     try:
         with out.status("Measuring the rows"), rows as preview:
             preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)
             lengths = preview.measured()
     except PreviewError as error:
-        print(f"The rows are not measured: {error}", file=sys.stderr)
+        say(f"The rows are not measured: {error.reason}")
         return None
     if problems := dataset.refusals(lengths, job):
         raise SpecError(*problems)
-    return resolved.row_statistics(lengths.at(job.max_length)) if lengths.readable else None
+    if not lengths.readable:
+        return None
+    return resolved.row_statistics(lengths.at(job.max_length))
+
+
+def _estimate_memory(resolved: ResolvedJob, home: str | None) -> MemoryEstimate:
+    """Estimate the memory; trace one step for an unknown architecture. Raises TailorError."""
+    if resolved.model.shape:
+        return resolved.estimate()
+    say("Tailor does not know this architecture, so it traces one training step.")
+    request = TraceRequest(resolved.job, resolved.model.config, resolved.gpu)
+    return estimate_by_tracing(request, Home.find(home).path / "traces")
+
+
+def _print_estimate(resolved: ResolvedJob, memory: MemoryEstimate) -> None:
+    title = f"{resolved.model.title} on {resolved.gpu.name}"
+    out.print(f"{title}: {verdict_sentence(memory)}", style="bold")
+    rows = [(each.name, gib(each.bytes), each.note) for each in memory.components]
+    out.print(table(("", "GiB", ""), rows))
+    if speed := resolved.speed():
+        out.print(f"{speed_sentence(speed)}, if every row fills max_length")
+    _print_choices(resolved)
+    for fix in resolved.fixes():
+        out.print(f"{fix_label(fix)}\n  {fix.why}")
+
+
+def _print_choices(resolved: ResolvedJob) -> None:
+    for choice in resolved.plan.choices:
+        out.print(f"{choice.field} = {choice.value}: {choice.reason}")
+
+
+def _print_lengths(lengths: Lengths, max_length: int) -> None:
+    sizes = f"{lengths.p50:,} (median), {lengths.p95:,} (95 %), {lengths.max:,} (longest)"
+    out.print(f"Tokens per row: {sizes}")
+    cut, lost = counted(lengths.truncated_rows, "row"), lengths.fully_masked_rows
+    out.print(f"max_length {max_length} cuts {cut}; {lost:,} lose the whole answer")

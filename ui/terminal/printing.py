@@ -1,10 +1,9 @@
-"""What the terminal's commands print with: tables, JSON, and bad input as one line a problem. Knows no command."""
+"""Print tables, JSON and errors. Knows no command."""
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
@@ -15,38 +14,36 @@ from core.job import TailorError
 out = Console(highlight=False, soft_wrap=True, markup=False)
 
 
-class Failure:
-    """The exit code for a command that did not come to its end."""
-
-    code = 2
-
-
-@contextmanager
-def bad_input() -> Iterator[Failure]:
-    """Prints one clear line per problem on stderr instead of a traceback."""
-    failure = Failure()
+def report_errors(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code. Print one line on stderr for each problem."""
     try:
-        yield failure
+        return command()
     except TailorError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-    except BrokenPipeError:  # `app.py runs | head` has seen enough
+        say(*error.problems)
+        return 2
+    except BrokenPipeError:  # `app.py runs | head` has read enough
         os._exit(0)
     except OSError as error:
-        print(f"{error.filename or 'disk'}: {error.strerror}", file=sys.stderr)
-        failure.code = 1
+        say(f"{error.filename or 'disk'}: {error.strerror}")
+        return 1
+
+
+def say(*lines: object) -> None:
+    """Print lines on stderr."""
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on stdout."""
+    """Print one JSON value."""
     print(json.dumps(value, indent=2))
 
 
 def table(titles: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Table:
-    """Rows under titles; sizes in GiB stand to the right."""
-    made = Table(box=None, padding=(0, 2, 0, 0), show_header=any(titles))
+    """Return rows under titles, with sizes in GiB aligned to the right."""
+    result = Table(box=None, padding=(0, 2, 0, 0), show_header=any(titles))
     for title in titles:
-        made.add_column(title, justify="right" if "GiB" in title else "left", overflow="fold")
+        result.add_column(title, justify="right" if "GiB" in title else "left", overflow="fold")
     for row in rows:
-        made.add_row(*map(str, row))
-    return made
+        result.add_row(*map(str, row))
+    return result

@@ -1,0 +1,120 @@
+"""Start a run in the foreground and follow it to its end. A detached process does the training."""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from core.runs import Home, Run, failure_advice, launch, queue
+from core.training.contract.states import State
+from core.wording import memory_rows, state_sentence
+from ui.terminal.printing import out, table
+
+EXIT_CODES: Mapping[State, int] = {
+    "finished": 0,
+    "failed": 1,
+    "interrupted": 1,
+    "stopped": 130,
+}
+SECONDS_BETWEEN_UPDATES = 0.2
+
+
+def start_and_follow(home: Home, run: Run) -> int:
+    """Start a run when it is its turn and show it until it ends. Return the exit code.
+
+    Ctrl-C takes it out of the queue, or stops it with a checkpoint. A second Ctrl-C leaves it to
+    end by itself.
+    """
+    with _progress_bar() as progress, _interrupts() as interrupts:
+        run = queue.submit(home, run)
+        out.print(f"{run.id}\n{run.folder}", style="dim")
+        if run.state == "queued":
+            out.print("Waiting for the device, which another run uses. Ctrl-C cancels.")
+        bar = progress.add_task("starting", total=None, note="")
+        num_printed = 0
+        while run.is_active:
+            if interrupts:
+                interrupts.clear()
+                _stop(run)
+            queue.advance(home)
+            run = launch.wait(home, run.id, SECONDS_BETWEEN_UPDATES)
+            if not out.is_terminal:  # no bar there
+                num_printed = _print_new_rows(run, num_printed)
+            progress.update(
+                bar,
+                description=run.status.phase if run.state == "running" else run.state,
+                completed=run.step,
+                total=run.max_steps or None,
+                note="" if run.loss is None else f"loss {run.loss:.4f}",
+            )
+    queue.advance(home)  # start the next run, even if no page is open
+    out.print(state_sentence(run), style="bold")
+    print_result(run)
+    return EXIT_CODES[run.state]
+
+
+def print_result(run: Run) -> None:
+    """Print measured memory, answers, and what to do next."""
+    if rows := memory_rows(run):
+        out.print(table(("phase", "predicted GiB", "measured GiB", ""), rows))
+    for sample in run.samples():
+        out.print(f"step {sample['step']}: {sample['prompt']}  →  {sample['answer']}")
+    if run.state == "finished":
+        out.print(f"Result: {run.folder / 'output'}")
+    elif not run.is_active and run.has_checkpoint:
+        out.print(f"To continue from its checkpoint: python app.py runs resume {run.id}")
+    for advice in failure_advice.advice_for(run):
+        out.print(f"→ {advice.title}{_flags(advice.change)}: {advice.why}")
+    if run.state == "failed":
+        out.print(f"Log: {run.folder / 'log.txt'}")
+
+
+def _flags(change: Mapping[str, object]) -> str:
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in change.items()]
+    return f" ({' '.join(flags)})" if flags else ""
+
+
+def _stop(run: Run) -> None:
+    if run.state != "queued":
+        out.print("Stopping after this step, with a checkpoint. Ctrl-C again stops watching it.")
+    launch.request_stop(run)
+
+
+def _print_new_rows(run: Run, num_printed: int) -> int:
+    rows = run.metrics()
+    for row in rows[num_printed:]:
+        names = [name for name in ("loss", "eval_loss", "learning_rate") if name in row]
+        values = "  ".join(f"{name} {row[name]:.4g}" for name in names)
+        out.print(f"step {row.get('step')}/{run.max_steps}  {values}")
+    return len(rows)
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=out,
+    )
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collect the first Ctrl-C in a list, to act on it when no lock is held.
+
+    The second Ctrl-C interrupts.
+    """
+    received: list[int] = []
+
+    def receive(number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        received.append(number)
+
+    before = signal.signal(signal.SIGINT, receive)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, before)

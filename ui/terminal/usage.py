@@ -1,0 +1,45 @@
+"""RUN_ACTIONS: what follows `python app.py runs`. Imports nothing heavy, so that --help is quick."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunAction:
+    """Words that an action needs, and what it does."""
+
+    help: str
+    words: tuple[str, ...] = ()
+    more: str = ""
+    """Further words that it accepts, such as `WORD ...`."""
+
+
+RUN_ACTIONS: Mapping[str, RunAction] = {
+    "list": RunAction("list all runs, or those that contain every WORD", more="WORD ..."),
+    "show": RunAction("show one run: state, memory, answers, advice", ("ID",)),
+    "stop": RunAction("stop it after the current step, with a checkpoint", ("ID",)),
+    "resume": RunAction("continue it from its newest checkpoint", ("ID",)),
+    "queue": RunAction("list the waiting runs, the next first"),
+    "move": RunAction("move a waiting run up or down in the queue", ("ID", "up|down")),
+    "delete": RunAction("move it to the trash", ("ID",)),
+    "restore": RunAction("move it back from the trash", ("ID",)),
+    "empty-trash": RunAction("remove the deleted runs for good"),
+    "title": RunAction("give it a title", ("ID",), more="WORD ..."),
+    "note": RunAction("write a note about it", ("ID",), more="WORD ..."),
+    "tag": RunAction("replace its tags", ("ID",), more="TAG ..."),
+    "compare": RunAction("compare settings and results of runs", ("ID", "ID"), more="ID ..."),
+    "bundle": RunAction("write everything that repeats it elsewhere", ("ID", "FILE.zip")),
+}
+
+
+def call_of(action: str) -> str:
+    """Return how an action is called, such as `show ID`."""
+    usage = RUN_ACTIONS[action]
+    more = f"[{usage.more}]" if usage.more else ""
+    return " ".join(filter(None, (action, *usage.words, more)))
+
+
+def help_on_actions() -> str:
+    """Return a title and one line for each action."""
+    lines = (f"  {call_of(name):24} {usage.help}" for name, usage in RUN_ACTIONS.items())
+    return "\n".join(("actions:", *lines))
