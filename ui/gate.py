@@ -1,12 +1,11 @@
-"""Who may come in: Host and Origin checks, size limits and the token, in front of every route (ASGI middleware).
+"""Access control in front of every route: Host and Origin, size limits and the token (ASGI middleware).
 
-Knows nothing of Gradio but two of its paths; never reads a body, never sees a job.
+Knows two paths of Gradio and nothing else of it. Never reads a body, never sees a job.
 """
 
 import hashlib
 import hmac
 import ipaddress
-import math
 import os
 import re
 import secrets
@@ -14,20 +13,19 @@ import stat
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
+from starlette.datastructures import MutableHeaders
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Headers = list[tuple[bytes, bytes]]
-
 MIN_TOKEN_LENGTH: Final = 20
-"""Shortest token accepted: 120 bits in base 64, out of reach of guessing."""
-
+"""120 bits in base 64, which nobody can guess."""
 STARTUP_PATH: Final = "/gradio_api/startup-events"
-"""Gradio calls it on itself before the page is up and must get a 200; it answers true or false and nothing else."""
+"""Gradio asks itself here before the page is up and needs a 200. The answer is only true or false."""
 UPLOAD_PATH: Final = "/gradio_api/upload"
 SESSION_SECONDS: Final = 7 * 86_400
 SESSION_IDLE_SECONDS: Final = 86_400
@@ -35,52 +33,41 @@ MAX_SESSIONS: Final = 1000
 FAILURE_WINDOW_SECONDS: Final = 60
 MAX_FAILURES: Final = 30
 MAX_FAILURES_PER_PEER: Final = 10
-
 HOST_HEADER: Final = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:(?P<port>\d{1,5}))?"
 )
 
 CONTENT_SECURITY_POLICY: Final = (
-    # Gradio's page starts from inline scripts that hold its configuration, and runs the `js=` of events with Function.
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
-    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    # Gradio's page starts from inline scripts with its configuration, and runs the `js=` of events
+    # with Function.
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
-SECURITY_HEADERS: Final[Headers] = [
-    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
-    (b"x-frame-options", b"DENY"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-robots-tag", b"noindex"),
-]
-NEVER_STORED: Final = (b"text/html", b"application/json")
-
-LOGIN_PAGE: Final = b"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Tailor: log in</title>
-<style>
-  :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
-  body { max-width: 26rem; margin: 18vh auto 0; padding: 0 1rem }
-  input, button { font: inherit; padding: .5rem .75rem; width: 100%; box-sizing: border-box; margin-top: .5rem }
-</style>
-<h1>Tailor</h1>
-<p>Open the link that Tailor printed when it started, or paste the token from that link.</p>
-<form action="/"><label for="token">Token</label>
-  <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
-  <button>Log in</button>
-</form></html>
-"""
+SECURITY_HEADERS: Final = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-frame-options": "DENY",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-robots-tag": "noindex",
+}
+NEVER_STORED: Final = ("text/html", "application/json")
+PROXY_HEADERS: Final = (b"forwarded", b"x-real-ip", b"x-gradio-server")
+DELETE_IT: Final = "delete it, and the next start makes a new one"
+LOGIN_PAGE: Final = Path(__file__).with_name("login.html").read_bytes()
 
 
 def new_token() -> str:
-    """A secret that opens the page: 32 random bytes, URL-safe."""
+    """Return a new secret: 32 random bytes, URL-safe."""
     return secrets.token_urlsafe(32)
 
 
 def load_or_create_token(path: Path) -> str:
-    """The token kept in a file, so that links live on after a restart; made (mode 0600) if there is none.
+    """Return the token kept in a file, so that links stay valid after a restart.
 
-    Raises ValueError if the file holds no token, is not a plain file, or others may read it.
+    Writes the file (mode 0600) if there is none. Raises ValueError if it holds no token, is not a
+    plain file, or others may read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     token = new_token()
@@ -93,28 +80,29 @@ def load_or_create_token(path: Path) -> str:
 
 
 def login_url(url: str, token: str | None) -> str:
-    """The link that opens the page at `url`: the one to print."""
+    """Return the link that opens the page at `url`: the one to print."""
     return f"{url.rstrip('/')}/?token={quote(token)}" if token else url
 
 
 def is_loopback(host: str) -> bool:
-    """True if the name or address can only mean this machine."""
-    return host.lower() == "localhost" or bool((address := _address(host)) and address.is_loopback)
+    """Return whether a name or address can only mean this machine."""
+    address = _address(host)
+    return host.lower() == "localhost" or (address is not None and address.is_loopback)
 
 
 @dataclass(frozen=True)
 class GatePolicy:
-    """Who may come in, and how much they may send. Raises ValueError if others could come in without a token."""
+    """Rules of the gate. Raises ValueError if others could reach the page without a token."""
 
     token: str | None = field(default=None, repr=False)
-    """The secret that opens the page; None leaves it open, on loopback only."""
+    """Secret that opens the page; None leaves it open, on loopback only."""
     host: str = "127.0.0.1"
-    """The name or address that the page listens on; 0.0.0.0 and :: admit every address, but still no other name."""
+    """Name or address that the page listens on. 0.0.0.0 and :: admit every address, but no name."""
     max_upload_bytes: int = 512 * 2**20
     max_body_bytes: int = 2**20
-    """Limit of every request but an upload; also what an upload may add to its file as envelope."""
+    """Limit of every other request, and of what an upload may add to its file."""
     share_hosts: set[str] = field(default_factory=set)
-    """Public names of this page, known only once the tunnel stands."""
+    """Public names of this page, known once the tunnel is up."""
 
     def __post_init__(self) -> None:
         if self.token is None and not is_loopback(self.host):
@@ -123,102 +111,82 @@ class GatePolicy:
             raise ValueError(f"the token is too short; give at least {MIN_TOKEN_LENGTH} characters")
 
     def allow_share(self, url: str) -> None:
-        """Lets visitors of a public link in, to the login. Raises ValueError without a token."""
+        """Admit visitors of a public link to the login. Raises ValueError without a token."""
         if self.token is None:
             raise ValueError("a shared page needs a token")
         self.share_hosts.add((urlsplit(url).hostname or "").lower())
 
     def allows_host(self, host: str) -> bool:
-        """True if a request may name this host. An address is safe on a page that listens to all: only names rebind."""
+        """Return whether a request may name this host.
+
+        Any address is safe on a page that listens on all: DNS rebinding needs a name.
+        """
         if self.host in ("0.0.0.0", "::") and _address(host):
             return True
         return is_loopback(host) or host in {self.host.lower(), *self.share_hosts}
 
     def max_bytes(self, path: str) -> int:
-        """Largest body that a path takes."""
+        """Return the largest body that a path takes."""
         return self.max_body_bytes + (self.max_upload_bytes if path == UPLOAD_PATH else 0)
 
 
 class Request:
-    """What the gate looks at in a request."""
+    """Parts of a request that the gate looks at."""
 
     def __init__(self, scope: Scope):
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.query = parse_qs(
-            scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True
-        )
-        self.headers: Headers = list(scope["headers"])
+        query = scope.get("query_string", b"").decode("latin-1")
+        self.query = parse_qs(query, keep_blank_values=True)
+        self.headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         self.is_https: bool = scope.get("scheme") == "https"
         self.address: str = (scope.get("client") or ("unknown", 0))[0]
-        named = HOST_HEADER.fullmatch(self.header(b"host"))
-        self.host, self.port = (
-            (named["host"].lower().strip("[]"), named["port"] or "") if named else ("", "")
-        )
+        self.host = self.port = ""
+        if named := HOST_HEADER.fullmatch(self.header(b"host")):
+            self.host = named["host"].lower().strip("[]")
+            self.port = named["port"] or ""
 
     def header(self, name: bytes) -> str:
-        """The header's value; empty if absent or sent more than once."""
+        """Return a header; "" if it is absent or was sent more than once."""
         values = [value for key, value in self.headers if key == name]
         return values[0].decode("latin-1") if len(values) == 1 else ""
 
     def cookie(self, name: str) -> str:
-        """The cookie's value; empty if there is none."""
-        pairs = (part.strip().partition("=") for part in self.header(b"cookie").split(";"))
-        return next((value for key, _, value in pairs if key == name), "")
+        """Return a cookie, "" if there is none."""
+        for part in self.header(b"cookie").split(";"):
+            key, _, value = part.strip().partition("=")
+            if key == name:
+                return value
+        return ""
 
     @property
     def is_foreign(self) -> bool:
-        """True if another site's page made the browser send it. A click on a link to the page is not foreign."""
+        """True if another site's page made the browser send it, but not by a click on a link."""
         if any(key == b"origin" for key, _ in self.headers):
-            return (
-                self.header(b"origin").lower().partition("://")[2] != self.header(b"host").lower()
-            )
+            origin = self.header(b"origin").lower().partition("://")[2]
+            return origin != self.header(b"host").lower()
         if self.header(b"sec-fetch-site") in ("", "same-origin", "none"):
             return False
-        is_click = (self.header(b"sec-fetch-mode"), self.header(b"sec-fetch-dest")) == (
-            "navigate",
-            "document",
-        )
-        return not (is_click and self.method in ("GET", "HEAD") and self.path == "/")
+        how = (self.header(b"sec-fetch-mode"), self.header(b"sec-fetch-dest"))
+        is_click = how == ("navigate", "document") and self.method in ("GET", "HEAD")
+        return not (is_click and self.path == "/")
 
 
-@dataclass(frozen=True)
-class Reply:
-    """An answer of the gate itself."""
-
-    status: int
-    body: bytes = b""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    content_type: bytes = b"text/plain; charset=utf-8"
-
-    async def send(self, request: Request, send: Send) -> None:
-        """Sends it, without the body if only the head was asked for."""
-        headers = [
-            (b"content-type", self.content_type),
-            (b"content-length", b"%d" % len(self.body)),
-            *self.headers,
-        ]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send(
-            {"type": "http.response.body", "body": b"" if request.method == "HEAD" else self.body}
-        )
-
-
-HOME: Final = Reply(303, headers=((b"location", b"/"),))
-NO_ENTRY: Final = Reply(401, LOGIN_PAGE, content_type=b"text/html; charset=utf-8")
-WRONG_HOST: Final = Reply(
-    421, b"This address does not lead to Tailor. Use the link that it printed.\n"
+HOME: Final = Response(status_code=303, headers={"location": "/"})
+NO_ENTRY: Final = HTMLResponse(LOGIN_PAGE, 401)
+WRONG_HOST: Final = PlainTextResponse(
+    "Tailor is not at this address. Use the link that it printed.\n", 421
 )
-FOREIGN: Final = Reply(403, b"Refused: another site's page sent this.\n")
-RETRY_LATER: Final = Reply(
-    429, b"Too many wrong tokens. Try again in a minute.\n", ((b"retry-after", b"60"),)
+FOREIGN: Final = PlainTextResponse("Refused: another site's page sent this.\n", 403)
+RETRY_LATER: Final = PlainTextResponse(
+    "Too many wrong tokens. Try again in a minute.\n", 429, {"retry-after": "60"}
 )
 
 
 class Gate:
-    """ASGI middleware that lets a request through to the app, or answers it.
+    """ASGI middleware that passes a request on to the app, or answers it.
 
-    Install with `launch(app_kwargs={"middleware": [Middleware(Gate, policy=policy)]})`. Sessions live as long as it.
+    Install it with `launch(app_kwargs={"middleware": [Middleware(Gate, policy=policy)]})`.
     """
 
     def __init__(self, app: ASGIApp, policy: GatePolicy, clock: Callable[[], float] = time.time):
@@ -228,20 +196,20 @@ class Gate:
         self.throttle = Throttle(clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers an ASGI connection."""
+        """Handle an ASGI connection."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
             request, send = Request(scope), _with_security_headers(send)
             if reply := self._refuse(request) or self._ask_token(request):
-                await reply.send(request, send)
+                await reply(scope, receive, send)
             else:
                 await self._pass_on(request, scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _refuse(self, request: Request) -> Reply | None:
-        """What no token makes acceptable."""
+    def _refuse(self, request: Request) -> Response | None:
+        """Return the answer to what no token makes acceptable, None for any other request."""
         declared = request.header(b"content-length")
         if not self.policy.allows_host(request.host):
             return WRONG_HOST
@@ -251,17 +219,15 @@ class Gate:
             return self._too_large(request)
         return None
 
-    def _too_large(self, request: Request) -> Reply:
-        text = (
-            f"Too large: this address takes up to {self.policy.max_bytes(request.path):,} bytes.\n"
-        )
-        return Reply(413, text.encode(), ((b"connection", b"close"),))
+    def _too_large(self, request: Request) -> Response:
+        limit = self.policy.max_bytes(request.path)
+        text = f"Too large: this address takes up to {limit:,} bytes.\n"
+        return PlainTextResponse(text, 413, {"connection": "close"})
 
-    def _ask_token(self, request: Request) -> Reply | None:
-        """None if the request may pass: it needs no token, belongs to a session, or bears the token."""
-        is_open = self.policy.token is None or self.sessions.has(
-            request.cookie(self._cookie_name(request))
-        )
+    def _ask_token(self, request: Request) -> Response | None:
+        """Return None if the request needs no token, belongs to a session, or has the token."""
+        cookie = request.cookie(self._cookie_name(request))
+        is_open = self.policy.token is None or self.sessions.has(cookie)
         if request.path == "/" and "token" in request.query:
             return HOME if is_open else self._log_in(request)
         if is_open or (request.path == STARTUP_PATH and request.method == "GET"):
@@ -269,23 +235,23 @@ class Gate:
         kind, _, offered = request.header(b"authorization").partition(" ")
         return self._check(request, offered.strip()) if kind.lower() == "bearer" else NO_ENTRY
 
-    def _log_in(self, request: Request) -> Reply:
-        """Exchanges the token of a link for a session, and leads away from the link."""
+    def _log_in(self, request: Request) -> Response:
+        """Exchange the token of a link for a session, and redirect away from the link."""
         if reply := self._check(request, request.query["token"][0]):
             return reply
         name = self._cookie_name(request)
-        secure = "; Secure" if name.startswith("__Host-") else ""
-        cookie = f"{name}={self.sessions.open()}; Path=/; Max-Age={SESSION_SECONDS}; HttpOnly; SameSite=Lax{secure}"
-        return replace(HOME, headers=(*HOME.headers, (b"set-cookie", cookie.encode())))
+        cookie = f"{name}={self.sessions.open()}; Path=/; Max-Age={SESSION_SECONDS}"
+        cookie += "; HttpOnly; SameSite=Lax"
+        if name.startswith("__Host-"):
+            cookie += "; Secure"
+        return Response(status_code=303, headers={"location": "/", "set-cookie": cookie})
 
-    def _check(self, request: Request, offered: str) -> Reply | None:
-        """None if the token is right. A peer that has failed too often is not even looked at."""
-        is_forwarded = self._is_shared(request) or any(
-            _tells_of_client(key) for key, _ in request.headers
-        )
-        peer = (
-            "forwarded" if is_forwarded else request.address
-        )  # behind a proxy the address is anyone's claim
+    def _check(self, request: Request, offered: str) -> Response | None:
+        """Return None if the token is right. Peers that failed too often are not checked."""
+        # Behind a proxy the address may be forged: all its clients count as one.
+        peer = request.address
+        if self._is_shared(request) or any(_is_proxy_header(key) for key, _ in request.headers):
+            peer = "forwarded"
         if self.throttle.is_closed_to(peer):
             return RETRY_LATER
         if self.policy.token and hmac.compare_digest(_digest(offered), _digest(self.policy.token)):
@@ -294,48 +260,53 @@ class Gate:
         return NO_ENTRY
 
     def _is_shared(self, request: Request) -> bool:
-        """True if it came through the tunnel of a public link, which always is https."""
+        """Return whether it came through the tunnel of a public link, which is always https."""
         return request.host in self.policy.share_hosts
 
     def _cookie_name(self, request: Request) -> str:
-        """Cookies are shared by all ports of a host: the port keeps two Tailors apart."""
-        return f"{'__Host-' if request.is_https or self._is_shared(request) else ''}tailor{request.port}"
+        """Return a name with the port: browsers share cookies between the ports of a host."""
+        is_secure = request.is_https or self._is_shared(request)
+        return f"{'__Host-' if is_secure else ''}tailor{request.port}"
 
     async def _pass_on(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the app, without what a stranger may claim of proxies, and with its body counted."""
+        """Run the app without the proxy headers, which may be forged, and count the body."""
         body = CountedBody(receive, send, self.policy.max_bytes(request.path))
-        headers = [(key, value) for key, value in request.headers if not _tells_of_client(key)]
+        headers = [(key, value) for key, value in request.headers if not _is_proxy_header(key)]
         if self._is_shared(request):
-            headers.append((b"x-forwarded-proto", b"https"))  # Gradio writes links with it
+            headers.append((b"x-forwarded-proto", b"https"))  # Gradio builds links from it
         try:
             await self.app({**scope, "headers": headers}, body.receive, body.send)
         except Exception:
             if not body.is_refused:
                 raise
         if body.is_refused:
-            await self._too_large(request).send(request, send)
+            await self._too_large(request)(scope, receive, send)
 
 
 class Sessions:
-    """Who has logged in: digests of random session ids, so that a leak of memory opens nothing."""
+    """Open sessions. Keeps digests of their ids, so that leaked memory opens nothing."""
 
     def __init__(self, clock: Callable[[], float]):
         self.clock = clock
         self.seen: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-        """Digest -> (opened, last seen) in seconds; the least recently seen first."""
+        """Digest -> (opened, last seen) in seconds, least recently seen first."""
 
     def open(self) -> str:
-        """Begins a session; returns its id. The one unused longest makes room."""
+        """Start a session and return its id. The least recently used ones make room."""
         session = new_token()
-        self.seen[_digest(session)] = (self.clock(), self.clock())
+        now = self.clock()
+        self.seen[_digest(session)] = (now, now)
         while len(self.seen) > MAX_SESSIONS:
             self.seen.popitem(last=False)
         return session
 
     def has(self, session: str) -> bool:
-        """True if the session is open: used within a day, opened within a week."""
-        key, now = _digest(session), self.clock()
-        opened, last_seen = self.seen.pop(key, (-math.inf, -math.inf))
+        """Return whether a session is open: used within a day, started within a week."""
+        key = _digest(session)
+        now = self.clock()
+        if key not in self.seen:
+            return False
+        opened, last_seen = self.seen.pop(key)
         is_open = now - opened < SESSION_SECONDS and now - last_seen < SESSION_IDLE_SECONDS
         if is_open:
             self.seen[key] = (opened, now)
@@ -343,25 +314,25 @@ class Sessions:
 
 
 class Throttle:
-    """Slows guessing. A refused guess is not counted, so one peer alone cannot lock out the others."""
+    """Limit on wrong tokens. Refused attempts do not count, so no peer can lock out the others."""
 
     def __init__(self, clock: Callable[[], float]):
         self.clock = clock
         self.failures: deque[tuple[float, str]] = deque(maxlen=MAX_FAILURES)
 
     def is_closed_to(self, peer: str) -> bool:
-        """True if this peer, or all peers together, failed too often within the window."""
+        """Return whether this peer, or all peers together, failed too often in the last minute."""
         since = self.clock() - FAILURE_WINDOW_SECONDS
         recent = [who for when, who in self.failures if when > since]
         return len(recent) >= MAX_FAILURES or recent.count(peer) >= MAX_FAILURES_PER_PEER
 
     def note_failure(self, peer: str) -> None:
-        """Counts a wrong token."""
+        """Count a wrong token."""
         self.failures.append((self.clock(), peer))
 
 
 class CountedBody:
-    """A request's body, cut off at a limit, and the response to it, held back once the limit was passed."""
+    """Body of a request, cut off at a limit. Past the limit the app's response is held back."""
 
     def __init__(self, receive: Receive, send: Send, max_bytes: int):
         self._receive = receive
@@ -371,36 +342,32 @@ class CountedBody:
 
     @property
     def is_refused(self) -> bool:
-        """True if the body was too large and nothing has been answered yet."""
+        """True if the body was too large and nothing has been sent yet."""
         return self.left < 0 and not self.has_answered
 
     async def receive(self) -> Message:
-        """The next message; a disconnect once the body is too large."""
+        """Return the next message; a disconnect once the body is too large."""
         message = await self._receive()
         self.left -= len(message.get("body", b""))
         return message if self.left >= 0 else {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Passes the app's response on, unless it is about a body that was cut off."""
+        """Pass the response on, unless it is to a body that was cut off."""
         if not self.is_refused:
             self.has_answered = True
             await self._send(message)
 
 
 def _with_security_headers(send: Send) -> Send:
-    """A `send` that adds the security headers to whatever response passes."""
+    """Return a `send` that adds the security headers to every response."""
 
     async def send_secured(message: Message) -> None:
         if message["type"] == "http.response.start":
-            sent = [(key.lower(), value) for key, value in message.get("headers", ())]
-            holds_data = any(
-                key == b"content-type" and value.startswith(NEVER_STORED) for key, value in sent
-            )
-            added = SECURITY_HEADERS + [(b"cache-control", b"no-store")] * holds_data
-            message = {
-                **message,
-                "headers": [item for item in sent if item[0] not in dict(added)] + added,
-            }
+            message = {**message, "headers": list(message.get("headers", ()))}
+            headers = MutableHeaders(scope=message)
+            headers.update(SECURITY_HEADERS)
+            if headers.get("content-type", "").startswith(NEVER_STORED):
+                headers["cache-control"] = "no-store"
         await send(message)
 
     return send_secured
@@ -409,21 +376,16 @@ def _with_security_headers(send: Send) -> Send:
 def _read_token(path: Path) -> str:
     mode = path.lstat().st_mode
     if not stat.S_ISREG(mode) or (os.name == "posix" and mode & 0o077):
-        raise ValueError(
-            f"{path} is not a file that only you can read; delete it, and the next start makes a new one"
-        )
-    if len(token := path.read_text(encoding="utf-8").strip()) < MIN_TOKEN_LENGTH:
-        raise ValueError(f"{path} holds no token; delete it, and the next start makes a new one")
+        raise ValueError(f"{path} is not a file that only you can read; {DELETE_IT}")
+    token = path.read_text(encoding="utf-8").strip()
+    if len(token) < MIN_TOKEN_LENGTH:
+        raise ValueError(f"{path} holds no token; {DELETE_IT}")
     return token
 
 
-def _tells_of_client(header: bytes) -> bool:
-    """True for the headers in which a proxy tells of the client; Gradio builds its links from them."""
-    return header.startswith(b"x-forwarded-") or header in (
-        b"forwarded",
-        b"x-real-ip",
-        b"x-gradio-server",
-    )
+def _is_proxy_header(header: bytes) -> bool:
+    """Return whether a proxy describes the client in it. Gradio builds its links from these."""
+    return header.startswith(b"x-forwarded-") or header in PROXY_HEADERS
 
 
 def _digest(secret: str) -> bytes:
