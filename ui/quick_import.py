@@ -1,4 +1,4 @@
-"""Imports Gradio in about half of its time. Knows nothing else of it."""
+"""Import Gradio in about half the time. Knows nothing else of it."""
 
 import inspect
 import sys
@@ -6,20 +6,21 @@ from typing import Any
 
 
 def import_gradio() -> None:
-    """Imports Gradio without letting it write interface files for type checkers beside its own code.
+    """Import Gradio without letting it write type stubs next to its own code.
 
-    It does so at every start (gradio/component_meta.py, create_or_modify_pyi), which takes 1 to 2 s in which nobody
-    sees a page yet. It leaves out a class that stands in no file, so while it is imported, none does.
+    Gradio writes them at every start (create_or_modify_pyi in gradio/component_meta.py), which takes
+    1 to 2 s before the page is up. It skips a class whose source file is not found, so during the
+    import none is.
     """
-    file_of = inspect.getfile
+    getfile = inspect.getfile
 
-    def no_file_of(thing: Any) -> str:
+    def find_none(thing: Any) -> str:
         if sys._getframe(1).f_code.co_name == "create_or_modify_pyi":
-            raise OSError("no interface file is wanted")
-        return file_of(thing)
+            raise OSError("no type stubs are wanted")
+        return getfile(thing)
 
-    inspect.getfile = no_file_of  # type: ignore[assignment]
+    inspect.getfile = find_none  # type: ignore[assignment]
     try:
         import gradio  # noqa: F401
     finally:
-        inspect.getfile = file_of
+        inspect.getfile = getfile

@@ -1,4 +1,4 @@
-"""Serves the page: behind the gate, in a folder of its own, with everything shut that Gradio would open by itself."""
+"""Serve the page behind the gate, in an empty folder, with what Gradio opens by default closed."""
 
 import errno
 import os
@@ -27,11 +27,11 @@ from ui.handlers import Handlers
 
 STYLE = Path(__file__).with_name("style.css")
 SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("plots.js", "page.js"))
-"""Each is a function without parameters; the page calls all of them once."""
+"""Functions without parameters, which the page calls once."""
 
 
 def theme() -> gr.themes.Base:
-    """System fonts, one accent colour, tight corners."""
+    """Return system fonts, one accent colour, small corners, and grey text that can be read."""
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
     return gr.themes.Default(
@@ -41,7 +41,7 @@ def theme() -> gr.themes.Base:
         font_mono=mono,
         radius_size="sm",
         spacing_size="sm",
-    )
+    ).set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
 def serve(
@@ -51,23 +51,21 @@ def serve(
     no_browser: bool = False,
     home: str | None = None,
 ) -> int:
-    """Serves the page until Ctrl-C. Returns the exit code."""
+    """Serve the page until Ctrl-C. Return the exit code."""
     try:
         place = Home.find(home)
-        needs_token = share or not is_loopback(host)
-        policy = GatePolicy(
-            load_or_create_token(place.path / "token") if needs_token else None, host
-        )
+        token = None
+        if share or not is_loopback(host):
+            token = load_or_create_token(place.path / "token")
+        policy = GatePolicy(token, host)
         _require_free(host, port or 0)
         isolate(place)
     except (SpecError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(
-            f"home: {error.filename}: {error.strerror}; name a folder that you can write to",
-            file=sys.stderr,
-        )
+        fix = "name a folder that you can write to"
+        print(f"home: {error.filename}: {error.strerror}; {fix}", file=sys.stderr)
         return 2
     queue.keep_advancing(place)
     handlers = Handlers(place)
@@ -81,34 +79,32 @@ def serve(
     print(f"Tailor is at {link}", flush=True)
     if share:
         print(_share_sentence(blocks, policy), flush=True)
-    if not (no_browser or policy.token):  # a token must not stand in another program's command line
+    # Other users could read a token from the command line of the browser.
+    if not (no_browser or policy.token):
         webbrowser.open(link)
     return _wait(blocks, handlers)
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raises ValueError where nothing can listen; port 0 is any that is free."""
+    """Raise ValueError if nothing can listen there. Port 0 is any free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.getaddrinfo(host, None)
         socket.create_server((host, port), family=family).close()
     except OverflowError:
-        raise ValueError(f"port: {port} is no port; give one from 1 to 65535") from None
+        raise ValueError(f"port: {port} is not a port; give 1 to 65535") from None
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise ValueError(
-                f"host: {host} is no address of this machine; 0.0.0.0 is all that it has"
-            ) from None
-        why = (
-            f"{os.strerror(error.errno or 0)}; give another one, or none for the first that is free"
-        )
+            fix = "give one that it has, or 0.0.0.0 for all of them"
+            raise ValueError(f"host: {host} is not an address of this machine; {fix}") from None
+        why = f"{os.strerror(error.errno or 0)}; give another port, or none for the first free one"
         raise ValueError(f"port: cannot listen on {host}:{port}: {why}") from None
 
 
 def launch(
     blocks: gr.Blocks, home: Home, policy: GatePolicy, port: int | None, share: bool = False
 ) -> None:
-    """Starts the server behind the gate, with everything that Gradio would open by itself shut."""
+    """Start the server behind the gate, with what Gradio opens by default closed."""
     blocks.queue(api_open=False, max_size=64, default_concurrency_limit=4)
     blocks.launch(
         server_name=policy.host,
@@ -139,13 +135,13 @@ def launch(
 
 
 def _page_script() -> str:
-    """All scripts as the one function that Gradio takes."""
+    """Return all scripts as the one function that Gradio takes."""
     calls = "\n".join(f"({path.read_text(encoding='utf-8')})();" for path in SCRIPTS)
     return f"() => {{ {calls} }}"
 
 
 def _send_bundle(home: Home, request: Request) -> Response:
-    """All that repeats a run elsewhere, as a zip."""
+    """Return the bundle of a run as a zip."""
     try:
         run = runs.read(home, request.path_params["run_id"])
         target = home.path / "tmp" / f"{run.id}-{secrets.token_hex(4)}.zip"
@@ -157,7 +153,7 @@ def _send_bundle(home: Home, request: Request) -> Response:
 
 
 def isolate(home: Home) -> None:
-    """Stands the server in an empty folder with a temporary folder of its own: Gradio serves files of both."""
+    """Work in an empty folder, with temporary files in the home: Gradio serves files of both."""
     empty, temporary = home.path / "empty", home.path / "tmp"
     for folder in (empty, temporary):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -168,18 +164,17 @@ def isolate(home: Home) -> None:
 
 def _share_sentence(blocks: gr.Blocks, policy: GatePolicy) -> str:
     if not blocks.share_url:
-        return "The public link could not be made (is this machine online?). The page is served here only."
+        return "No public link (is this machine online?). The page is served here only."
     policy.allow_share(blocks.share_url)
-    return (
-        f"Everyone with this link can use this machine: {login_url(blocks.share_url, policy.token)}"
-    )
+    link = login_url(blocks.share_url, policy.token)
+    return f"Everyone with this link can use this machine: {link}"
 
 
 def _wait(blocks: gr.Blocks, handlers: Handlers) -> int:
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
-        print("The page is closed. Runs go on.")
+        print("The page is closed. Runs continue.")
     finally:
         handlers.close()
         blocks.close(verbose=False)

@@ -92,7 +92,7 @@ def test_a_page_for_the_network_answers_nothing_without_the_token_that_it_prints
 
 def test_without_a_tunnel_the_page_says_so_and_stays_here_behind_its_token(home: Home) -> None:
     with served(home, "--share") as lines:
-        assert "could not be made" in lines[-1]
+        assert "No public link" in lines[-1]
         base = link_in(lines).partition("/?token=")[0]
         assert base.startswith("http://127.0.0.1:") and httpx.get(base).status_code == 401
 
@@ -101,13 +101,13 @@ def test_without_a_tunnel_the_page_says_so_and_stays_here_behind_its_token(home:
     "flags, said",
     [
         (("--home", "/dev/null/home"), "home"),
-        (("--port", "79990"), "port: 79990 is no port"),
+        (("--port", "79990"), "port: 79990 is not a port"),
         (("--port", "IN USE"), "port: cannot listen on 127.0.0.1:"),
         (
             ("--host", "no.such.host.invalid"),
-            "host: no.such.host.invalid is no address of this machine",
+            "host: no.such.host.invalid is not an address of this machine",
         ),
-        (("--host", "203.0.113.1"), "host: 203.0.113.1 is no address of this machine"),
+        (("--host", "203.0.113.1"), "host: 203.0.113.1 is not an address of this machine"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line_and_exit_2(
