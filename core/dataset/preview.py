@@ -279,7 +279,7 @@ class Preview:
 
 def _cannot_show(why: str) -> PreviewError:
     fix = "check the file, or choose a model with a tokenizer"
-    return PreviewError(Problem("rows", f"cannot be shown: {why}", fix))
+    return PreviewError(Problem("rows", f"cannot be shown: {why.rstrip('.')}", fix))
 
 
 def _why_not(error: ChildError) -> str:
