@@ -1,5 +1,5 @@
-// Tells the page which run of the list was pressed, or put into the comparison: by hidden text boxes, because a list of
-// plain HTML stays quick with thousands of runs. `element` is the list, which Gradio fills anew on every change.
+// Tells the page which run of the list was chosen or added to the comparison, by hidden text boxes: a list of plain HTML
+// stays fast with thousands of runs. `element` is the list, which gets new HTML at every change.
 const say = (id, value) => {
   const box = document.querySelector(`#${id} textarea, #${id} input`);
   if (!box) return;
@@ -7,14 +7,14 @@ const say = (id, value) => {
   box.dispatchEvent(new Event("input", { bubbles: true }));
 };
 const runAt = (event) => event.target.closest("[data-run]")?.dataset.run;
-let pressed; // the list may be filled anew between the press and the release, and then the click hits no run
+let pressed; // the list may change between press and release; the click then hits no run
 element.addEventListener("pointerdown", (event) => (pressed = runAt(event)));
 element.addEventListener("click", (event) => {
   const run = runAt(event) ?? (event.target.closest("[data-compare]") ? undefined : pressed);
   pressed = undefined;
   if (!run) return;
   say("run-id", run);
-  const isAbove = window.matchMedia("(max-width: 899px)").matches; // the list, of the run: see ui/style.css
+  const isAbove = window.matchMedia("(max-width: 899px)").matches; // the list is above the run, see ui/style.css
   if (isAbove) document.querySelector("#run-header")?.scrollIntoView({ behavior: "smooth" });
 });
 element.addEventListener("change", () => {

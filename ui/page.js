@@ -1,13 +1,13 @@
-// What the page does by itself in the browser. Knows Gradio's ways, and no component by its name.
-// The server hands it over with plots.js; it runs once.
+// Corrects what Gradio does in the browser. Knows no component by its name.
+// The server hands it over together with plots.js; it runs once.
 () => {
-  // Gradio's text boxes tell of an edit only when a key is pressed that writes a letter: not of a paste, a cut,
-  // Backspace, or what a script puts in. They are made to tell of every edit, and of each once.
+  // Gradio's text boxes report an edit only when a key is pressed that writes a letter: not a paste, a cut, Backspace,
+  // or text that a script puts in. Make them report every edit, each once.
   let isTyped = false;
   const noteTyping = (event) => {
     if (!event.isTrusted) return;
     isTyped = true;
-    setTimeout(() => (isTyped = false)); // what the key writes comes before that
+    setTimeout(() => (isTyped = false)); // the input event of the key comes before that
   };
   document.addEventListener("keypress", noteTyping, true);
   document.addEventListener("input", ({ target }) => {
@@ -15,8 +15,8 @@
     target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
   });
 
-  // A menu takes every key for one that opens it, Tab too, and would stay open over what the person has gone on to;
-  // and its list, which scrolls, would be where Tab leads.
+  // A menu opens at every key, Tab too, and would stay open over the next control. Its list can scroll, so Tab would
+  // lead there. Keep Tab from menus.
   const keepTabFromMenus = (event) => {
     if (event.key !== "Tab" || !event.target.matches("input[role=combobox]")) return;
     event.stopPropagation();
@@ -24,7 +24,22 @@
   };
   document.addEventListener("keydown", keepTabFromMenus, true);
 
-  // Light or dark: the system's choice, until a person makes one.
+  // New HTML in a panel would close the details that the user has opened in it.
+  const opened = new Set();
+  const noteToggle = ({ target }) => {
+    const panel = target.closest(".block[id]");
+    if (panel && target.open) opened.add(panel.id);
+    if (panel && !target.open) opened.delete(panel.id);
+  };
+  document.addEventListener("toggle", noteToggle, true);
+  const reopen = () => {
+    for (const id of opened) {
+      for (const details of document.querySelectorAll(`#${id} details:not([open])`)) details.open = true;
+    }
+  };
+  new MutationObserver(reopen).observe(document.body, { childList: true, subtree: true });
+
+  // Light or dark: the system's choice, until the user has made one.
   const kept = localStorage.getItem("tailor-colours");
   if (kept) document.body.classList.toggle("dark", kept === "dark");
 }

@@ -1,6 +1,6 @@
-// Draws the run's figures into the plots that stand on the page. Gradio's own way mounts a plot anew on every change,
-// which loses a person's zoom and costs a browser that watches for hours; Plotly's `react` changes only what is new.
-// `page.py` runs this once; the page then hands over figures by setting `window.tailorFigures`: {plot id: figure}.
+// Draws the figures of a run into the plots of the page. Gradio would build a plot again at every change, which loses the
+// zoom and costs a browser that watches for hours; Plotly's `react` changes only what is new.
+// ui/page.py hands figures over by setting `window.tailorFigures`: {plot id: figure}.
 () => {
   const draw = () => {
     const figures = window.tailorFigures;
@@ -9,9 +9,9 @@
       const place = element.closest("[id^=plot-]");
       const figure = figures[place.id.slice("plot-".length)];
       const block = element.closest(".block");
-      if (block) block.style.display = figure ? "" : "none"; // this run has no such numbers
+      if (block) block.style.display = figure ? "" : "none"; // the run has no such metrics
       if (!figure || element.data === figure.data) continue; // nothing new
-      if (!element.offsetParent) continue; // folded away: drawn when it is opened
+      if (!element.offsetParent) continue; // in a closed accordion: drawn once it is open
       window.Plotly.react(element, figure.data, figure.layout, { responsive: true, displaylogo: false });
     }
   };

@@ -83,6 +83,7 @@ class EstimateHandlers:
         updates |= show_data(str(answer.values["dataset"]), answer.report)
         if _has_other_data(form_state.values, answer.values):
             updates |= show_columns(answer.values, answer.report)
+            updates |= {"rows_panel": gr.update(open=False), "row": "", "row_number": 1}
         updates["continues_message"] = _continues_message(self.home, answer.values)
         updates |= {fix_button: gr.update(interactive=False) for fix_button in FIX_BUTTONS}
         updates |= self.trace.show(answer)
