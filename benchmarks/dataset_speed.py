@@ -1,10 +1,11 @@
-"""How fast a dataset is checked, and in how much memory.
+"""Measure how fast a dataset is checked, and in how much memory.
 
     python benchmarks/dataset_speed.py [--megabytes 200] [--rows 0]
 
-Prints, for several kinds of rows, megabytes (10^6 bytes) per second of one core's time: each JSON library by itself on
-the lines, the byte pass (cut, parse, keys, depth), and the whole check; then the memory of a process that checked one
-large file, of as many short rows as `--rows` says. Asserts nothing. msgspec and simdjson are measured if installed.
+Prints, for several kinds of rows, megabytes (10^6 bytes) per second of one core's time: each JSON
+library by itself on the lines, the byte pass (cut, parse, keys, depth), and the whole check; then
+the memory of a process that checked one large file of `--rows` short rows. Asserts nothing. msgspec
+and simdjson are measured if installed.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.dataset import check_file
-from core.dataset.check.lines import Source, blocks_of_lines, parse_block
+from core.dataset.reading.lines import ByteSource, blocks_of_lines, parse_block
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 10**6
@@ -48,14 +49,14 @@ REPEATS = 3
 
 
 def text(chance: random.Random, num_words: int) -> str:
-    """Words that mean nothing."""
+    """Return words without a meaning."""
     return " ".join(
         "".join(chance.choices(SYLLABLES, k=chance.randint(1, 4))) for _ in range(num_words)
     )
 
 
 def chat(chance: random.Random) -> dict[str, Any]:
-    """A question and its answer, about 600 bytes."""
+    """Return a question and its answer, about 600 bytes."""
     question, answer = text(chance, 25), text(chance, 60)
     return {
         "messages": [
@@ -66,7 +67,7 @@ def chat(chance: random.Random) -> dict[str, Any]:
 
 
 def turns(chance: random.Random) -> dict[str, Any]:
-    """A conversation of ten turns with code in it."""
+    """Return a conversation of ten turns with code in it."""
     roles = ("user", "assistant") * 5
     return {
         "messages": [
@@ -76,12 +77,12 @@ def turns(chance: random.Random) -> dict[str, Any]:
 
 
 def short(chance: random.Random) -> dict[str, Any]:
-    """About 100 bytes."""
+    """Return a row of about 100 bytes."""
     return {"question": text(chance, 6), "answer": text(chance, 5)}
 
 
 def tools(chance: random.Random) -> dict[str, Any]:
-    """A call of a tool and what came of it, about 900 bytes."""
+    """Return a call of a tool and its result, about 900 bytes."""
     call = {
         "type": "function",
         "function": {"name": "look_up", "arguments": {"word": text(chance, 2)}},
@@ -102,7 +103,7 @@ def tools(chance: random.Random) -> dict[str, Any]:
 
 
 def plain(chance: random.Random) -> dict[str, Any]:
-    """A page of text, about 4 kB."""
+    """Return a page of text, about 4 kB."""
     return {"text": text(chance, 600)}
 
 
@@ -110,7 +111,7 @@ CORPORA: tuple[Callable[[random.Random], dict[str, Any]], ...] = (chat, turns, s
 
 
 def libraries() -> Iterator[tuple[str, Callable[[bytes], Any]]]:
-    """Every JSON library that is there."""
+    """Yield every JSON library that is installed."""
     yield "json", json.loads
     for module, function in (
         ("orjson", "loads"),
@@ -124,7 +125,7 @@ def libraries() -> Iterator[tuple[str, Callable[[bytes], Any]]]:
 
 
 def write(path: Path, make: Callable[[random.Random], dict[str, Any]], num_bytes: int) -> None:
-    """A file of about so many bytes."""
+    """Write a file of about so many bytes."""
     chance, size = random.Random(0), 0
     with path.open("wb") as file:
         while size < num_bytes:
@@ -135,7 +136,7 @@ def write(path: Path, make: Callable[[random.Random], dict[str, Any]], num_bytes
 
 
 def speed(work: Callable[[], object], num_bytes: int) -> float:
-    """Megabytes per second of processor time, the best of a few tries."""
+    """Return megabytes per second of processor time, the best of a few tries."""
     seconds = []
     for _ in range(REPEATS):
         begun = time.process_time()
@@ -145,21 +146,21 @@ def speed(work: Callable[[], object], num_bytes: int) -> float:
 
 
 def decode_all(decode: Callable[[bytes], Any], lines: Sequence[bytes]) -> None:
-    """One library on every line."""
+    """Decode every line with one library."""
     for line in lines:
         decode(line)
 
 
 def byte_pass(path: Path) -> None:
-    """What `check` does to a file before it looks at the rows."""
+    """Parse a file as the check does before it looks at the rows."""
     with path.open("rb") as file:
-        for block in blocks_of_lines(Source(file)):
+        for block in blocks_of_lines(ByteSource(file)):
             for _line in parse_block(block):
                 pass
 
 
 def measure(path: Path) -> Mapping[str, float]:
-    """Megabytes per second of everything, by name."""
+    """Return megabytes per second of every step, by name."""
     num_bytes = path.stat().st_size
     lines = path.read_bytes().split(b"\n")[:-1]
     found = {
@@ -172,9 +173,10 @@ def measure(path: Path) -> Mapping[str, float]:
 
 
 def memory_mib(path: Path) -> int:
-    """The most memory that a process had while it checked a file, in MiB. Reads /proc, as only Linux has it."""
+    """Return the peak memory of a process that checks a file, in MiB. Needs /proc, as on Linux."""
     script = (
-        "import sys; from pathlib import Path; from core.dataset import check_file; check_file(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from core.dataset import check_file;"
+        "check_file(Path(sys.argv[1]));"
         "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
     )
     command = [sys.executable, "-c", script, str(path)]
@@ -183,7 +185,7 @@ def memory_mib(path: Path) -> int:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     arguments = argparse.ArgumentParser(description="How fast a dataset is checked.")
     arguments.add_argument("--megabytes", type=int, default=100, help="size of each file")
     arguments.add_argument(

@@ -38,7 +38,7 @@ from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES, defaults_of
 
 if TYPE_CHECKING:
-    from core.dataset import Lengths
+    from core.dataset.token_lengths import Lengths
 
 DEMO_DATASETS: Mapping[str, str] = {
     "language modeling": "data.jsonl",
@@ -96,7 +96,7 @@ class ResolvedJob:
         if is_composed and not job.eval_dataset:
             num_rows = round(num_rows / (1 - job.eval_fraction))
         max_tokens = None
-        covers_all_rows = lengths.is_complete and not lengths.is_drawn
+        covers_all_rows = lengths.is_complete and not lengths.generates
         if covers_all_rows and not is_composed and not job.eval_dataset:
             max_tokens = lengths.max
         return RowStatistics(num_rows, max(1.0, lengths.mean_tokens), lengths.p95, max_tokens)
@@ -308,7 +308,7 @@ def _find_datasets(job: JobSpec, problems: list[Problem]) -> dict[str, Path]:
 def _find_mix(job: JobSpec, problems: list[Problem]) -> tuple[tuple[Path, float], ...]:
     if not job.mix.strip():
         return ()
-    from core.dataset.rewrite.mix import parse_mix  # imports numpy, which nothing else here needs
+    from core.dataset.rewrite import parse_mix  # imports numpy, which nothing else here needs
 
     try:
         mix = tuple((path.absolute(), weight) for path, weight in parse_mix(job.mix))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core.advise import PLANNED_FIELDS
-from core.dataset import RowLengths
+from core.dataset.token_lengths import RowLengths
 from core.job import JobSpec, SpecError
 from core.resolve import ResolvedJob, default_fields, resolve
 from core.speed import RowStatistics

@@ -1,4 +1,4 @@
-"""Row formats of whole files: which one most rows are written in. Never looks at a column's value."""
+"""Row formats of whole files: the one that most rows have. Never looks at a value."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

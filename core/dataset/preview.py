@@ -1,7 +1,7 @@
-"""Rows as a model will see them, and how long they are: asks a child process that holds the tokenizer.
+"""Rows as a model will see them, and how long they are: asks a child that holds the tokenizer.
 
-The child is started when it is first needed, stays, and is replaced when it died or took too long. Chat templates are
-programs that come with models: they run in the child and nowhere else.
+The child starts when it is first needed, stays, and is replaced if it died or took too long. Chat
+templates are programs that come with models: they run in the child and nowhere else.
 """
 
 import base64
@@ -9,29 +9,28 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from core.dataset import Lengths, RowLengths, as_lines
-from core.device.child import Child, Limits
+from core.dataset.rewrite import as_lines
+from core.dataset.token_lengths import Lengths, RowLengths
+from core.device.child import Child, Limits, never
 from core.job import ChildError, DatasetError, PreviewError, Problem
-
-__all__ = ["About", "Lengths", "Matches", "Preview", "ShownRow", "ShownText"]
 
 MODULE = "core.workers.preview"
 MEMORY_BYTES = 4 * 2**30
 SECONDS_TO_LOAD = 300
-"""A file of many gigabytes is read through once."""
+"""A file of many gigabytes is read once."""
 SECONDS_TO_ANSWER = 10
-SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_CHECKS = 0.1
 SECONDS_BETWEEN_INTERRUPTS = 0.05
-MOST_KEPT = 100
-"""Files of lengths in a cache; the oldest go."""
+MAX_CACHED_FILES = 100
 ALARM = "signal 14"
+"""Part of the reason that a child gives which a chat template kept busy for too long."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class ShownText:
     """One text as the model will see it."""
 
     pieces: tuple[tuple[str, bool], ...] = ()
-    """(text, counts for the loss), in order; special tokens are written out."""
+    """(text, whether it counts for the loss), in order; special tokens are written out."""
     cut: str = ""
-    """What max_length cuts off."""
+    """Text that max_length cuts off."""
     num_tokens: int = 0
     num_counted: int = 0
     """Tokens that count for the loss, after the cut."""
@@ -56,24 +55,25 @@ class ShownRow(ShownText):
     line: int = 1
     """1-based in the file."""
     rejected: ShownText | None = None
-    """The other text of a preference."""
+    """Other text of a preference."""
     label: bool | None = None
     """Whether the answer is wanted, of an unpaired preference."""
     error: str = ""
-    """Why there is nothing to show."""
+    """Reason why there is nothing to show."""
 
 
 @dataclass(frozen=True)
-class About:
-    """What is known of a file and a tokenizer before any row is looked at."""
+class PreviewInfo:
+    """Facts about a file and a tokenizer, known before any row is looked at."""
 
     rows: int
     template: Literal["none", "model", "default", "marked"]
-    """The chat template: none for plain text, the model's own, ours, or TRL's form of it that marks the answers."""
+    """Chat template: none for plain text, the model's own, Tailor's, or TRL's form of the model's
+    own that marks the answers."""
     notes: tuple[str, ...]
-    """Sentences that a person should know."""
-    is_drawn: bool
-    """True if the model draws the answers itself, so that a row is a prompt only."""
+    """Sentences for the user."""
+    generates: bool
+    """True if the model generates the answers, so that a row is a prompt only."""
     key: str
     """The same for the same rows, tokenizer, template and stage."""
 
@@ -90,28 +90,27 @@ class Matches:
 
 @dataclass
 class Preview:
-    """One dataset file, seen through one model's tokenizer. May be asked from several threads."""
+    """One dataset file, seen through one model's tokenizer. Several threads may ask it."""
 
     dataset: Path
-    """A JSONL file, or one JSON array, whose elements count as lines."""
+    """JSONL file, or one JSON array, whose elements count as lines."""
     model: str
-    """A folder or a Hub id."""
+    """Folder or Hub id."""
     revision: str = "main"
     assistant_only_loss: bool = True
     seconds_for_a_row: float = 8
-    """What a chat template may take for one row; one that takes longer ends the child."""
+    """Time of a chat template for one row; one that takes longer ends the child."""
     stage: str = "sft"
     cache: Path | None = None
-    """A folder for the lengths of files that were measured to their end."""
+    """Folder for the lengths of files that were measured to their end."""
     write_rows: Callable[[Path], Path] | None = None
-    """Writes what is to be seen instead into a folder, and returns its file: of a dataset, some rows or more than its.
-    """
+    """Write other rows into a folder and return their file, which is shown instead of `dataset`."""
     _child: Child | None = field(default=None, repr=False)
-    _about: About | None = field(default=None, repr=False)
+    _info: PreviewInfo | None = field(default=None, repr=False)
     _lengths: RowLengths | None = field(default=None, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _folder: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False)
-    """For lines that were written to be seen."""
+    """For rows that were written to be shown."""
 
     def __enter__(self) -> Self:
         return self
@@ -119,53 +118,58 @@ class Preview:
     def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
-    def about(self) -> About:
-        """What is known of the file and the tokenizer. Raises PreviewError."""
+    def info(self) -> PreviewInfo:
+        """Return what is known of the file and the tokenizer. Raises PreviewError."""
         with self._lock:
-            if self._about is None:
+            if self._info is None:
                 self._start()
-            assert self._about
-            return self._about
+            assert self._info
+            return self._info
 
     def rows(self, first: int, num_rows: int, max_length: int) -> tuple[ShownRow, ...]:
-        """Rows from the 0-based `first` on; fewer at the end. Raises PreviewError."""
-        return tuple(
-            map(_shown_row, self._ask("rows", first=first, count=num_rows, max_length=max_length))
-        )
+        """Return rows from the 0-based `first` on; fewer at the end. Raises PreviewError."""
+        rows = self._ask("rows", first=first, count=num_rows, max_length=max_length)
+        return tuple(map(_shown_row, rows))
 
     def index_of(self, line: int) -> int:
-        """The index of the row on a 1-based line, or of the next one after it, or of the last. Raises PreviewError."""
+        """Return the index of the row on a 1-based line, or of the next one after it.
+
+        Beyond the last row it is the last. Raises PreviewError.
+        """
         return int(self._ask("index", line=line))
 
     def find(self, text: str, first: int = 0) -> int | None:
-        """The index of the first row from `first` on, round the end, that holds a text. Raises PreviewError."""
+        """Return the index of the first row from `first` on that holds a text, or from the start.
+
+        Raises PreviewError.
+        """
         for begin in (first, 0):
-            if found := self.search(text, begin, most=1).rows:
-                return found[0][0]
+            if rows := self.search(text, begin, most=1).rows:
+                return rows[0][0]
         return None
 
-    def search(
-        self,
-        text: str,
-        first: int = 0,
-        most: int = 100,
-        is_cancelled: Callable[[], bool] = lambda: False,
-    ) -> Matches:
-        """The rows from `first` on that hold a text in whatever case, at most so many. Raises PreviewError."""
-        found: list[tuple[int, int]] = []
-        begin, rows = first, self.about().rows
-        while begin < rows and len(found) < most and not is_cancelled():
-            answer = self._ask("search", text=text, first=begin, most=most - len(found))
-            found += map(tuple, answer["found"])
+    def search(self, text: str, first: int = 0, most: int = 100) -> Matches:
+        """Return the rows from `first` on that hold a text, upper or lower case alike.
+
+        Raises PreviewError.
+        """
+        matches: list[tuple[int, int]] = []
+        begin, num_rows = first, self.info().rows
+        while begin < num_rows and len(matches) < most:
+            answer = self._ask("search", text=text, first=begin, most=most - len(matches))
+            matches += map(tuple, answer["found"])
             begin = answer["next"]
-        return Matches(tuple(found), begin >= rows)
+        return Matches(tuple(matches), begin >= num_rows)
 
     def measured(self) -> RowLengths:
-        """The lengths of the rows measured by now, at once; more are measured meanwhile. Raises PreviewError."""
+        """Return the lengths of the rows measured so far, at once, and have more rows measured.
+
+        Raises PreviewError.
+        """
         with self._lock:
-            about = self.about()
+            info = self.info()
             if self._lengths is None:
-                self._lengths = self._kept(about) or RowLengths(about.rows, about.is_drawn)
+                self._lengths = self._read_cache(info) or RowLengths(info.rows, info.generates)
             has_more = not self._lengths.is_complete
             while has_more:
                 answer = self._ask("lengths", first=self._lengths.readable)
@@ -177,34 +181,26 @@ class Preview:
                 )
                 has_more = answer["has_more"]
                 if self._lengths.is_complete:
-                    self._keep(about)
+                    self._write_cache(info)
             return self._lengths
 
-    def lengths(self, max_length: int) -> Lengths:
-        """What a maximum length does to the rows measured by now. Raises PreviewError."""
-        with self._lock:
-            return self.measured().at(max_length)
+    def all_lengths(self, max_length: int, *, is_cancelled: Callable[[], bool] = never) -> Lengths:
+        """Return the lengths of all rows once they are measured. Raises PreviewError.
 
-    def all_lengths(
-        self,
-        max_length: int,
-        on_progress: Callable[[Lengths], None] = lambda _lengths: None,
-        is_cancelled: Callable[[], bool] = lambda: False,
-    ) -> Lengths:
-        """The lengths of every row once all are measured, or, called off, of those by then. Raises PreviewError."""
-        while not (found := self.lengths(max_length)).is_complete:
-            on_progress(found)
+        If it is cancelled, the lengths are those of the rows measured by then.
+        """
+        while not (lengths := self.measured()).is_complete:
             if is_cancelled():
                 self._ask("rest")
                 break
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        return found
+            time.sleep(SECONDS_BETWEEN_CHECKS)
+        return lengths.at(max_length)
 
     def close(self) -> None:
-        """Ends the child; the next question starts another."""
+        """End the child; the next request starts another."""
         while not self._lock.acquire(timeout=SECONDS_BETWEEN_INTERRUPTS):
             if child := self._child:
-                child.interrupt()  # whoever holds the lock waits for its answer
+                child.interrupt()  # the thread that holds the lock waits for its answer
         try:
             if self._child:
                 self._child.kill()
@@ -215,26 +211,24 @@ class Preview:
             self._lock.release()
 
     def _start(self) -> None:
-        lines = self._lines()
+        file = self._write_file()
         self._child = Child(MODULE, Limits(MEMORY_BYTES), reads_hub=True)
         fields = ("model", "revision", "assistant_only_loss", "seconds_for_a_row", "stage")
         job = {name: getattr(self, name) for name in fields}
-        found = self._exchange("load", SECONDS_TO_LOAD, dataset=str(lines.absolute()), **job)
-        about = About(**found | {"notes": tuple(found["notes"])})
-        if about != self._about or (self._lengths and not self._lengths.is_complete):
-            self._lengths = None  # another child measures in its own time, from the beginning
-        self._about = about
+        answer = self._exchange("load", SECONDS_TO_LOAD, dataset=str(file.absolute()), **job)
+        info = PreviewInfo(**answer | {"notes": tuple(answer["notes"])})
+        if info != self._info or (self._lengths and not self._lengths.is_complete):
+            self._lengths = None  # the new child measures from the beginning
+        self._info = info
 
-    def _lines(self) -> Path:
-        """The file as the child reads it. Raises PreviewError."""
+    def _write_file(self) -> Path:
+        """Return the file that the child reads. Raises PreviewError."""
         self._folder = tempfile.TemporaryDirectory(prefix="tailor-rows-")
         folder = Path(self._folder.name)
         try:
-            return (
-                self.write_rows(folder)
-                if self.write_rows
-                else as_lines(self.dataset, folder / "rows.jsonl")
-            )
+            if self.write_rows:
+                return self.write_rows(folder)
+            return as_lines(self.dataset, folder / "rows.jsonl")
         except DatasetError as error:
             self.close()
             raise _cannot_show(error.reason) from None
@@ -249,7 +243,7 @@ class Preview:
             return self._exchange(what, SECONDS_TO_ANSWER, **details)
 
     def _exchange(self, what: str, seconds: float, **details: Any) -> Any:
-        """Return the answer to one request. Raises PreviewError and ends a child that gives none."""
+        """Return the answer to one request. Raises PreviewError; a child that gives none ends."""
         assert self._child
         try:
             return self._child.ask({"do": what} | details, seconds)
@@ -258,23 +252,22 @@ class Preview:
                 self.close()
             raise _cannot_show(_why_not(error)) from None
 
-    def _kept(self, about: About) -> RowLengths | None:
-        """The lengths that were measured on another day."""
-        with suppress(OSError, ValueError):
-            if self.cache:
-                return RowLengths.read(self.cache / f"{about.key}.npy", about.rows, about.is_drawn)
+    def _read_cache(self, info: PreviewInfo) -> RowLengths | None:
+        if self.cache:
+            with suppress(OSError, ValueError):
+                return RowLengths.read(self.cache / f"{info.key}.npy", info.rows, info.generates)
         return None
 
-    def _keep(self, about: About) -> None:
-        """Keeps complete lengths, unless rows could not be read: why is told by who reads them. A disk that will not
-        take them is no reason to fail."""
-        if self.cache and self._lengths and not self._lengths.unreadable_rows:
-            with suppress(OSError):
-                self.cache.mkdir(parents=True, exist_ok=True)
-                kept = sorted(self.cache.glob("*.npy"), key=lambda path: path.stat().st_mtime)
-                for oldest in kept[: max(0, len(kept) - MOST_KEPT + 1)]:
-                    oldest.unlink()
-                self._lengths.write(self.cache / f"{about.key}.npy")
+    def _write_cache(self, info: PreviewInfo) -> None:
+        """Keep complete lengths, if all rows could be read; the oldest files go."""
+        if not self.cache or not self._lengths or self._lengths.unreadable_rows:
+            return
+        with suppress(OSError):  # a full disk only costs time
+            self.cache.mkdir(parents=True, exist_ok=True)
+            kept = sorted(self.cache.glob("*.npy"), key=lambda path: path.stat().st_mtime)
+            for oldest in kept[: max(0, len(kept) - MAX_CACHED_FILES + 1)]:
+                oldest.unlink()
+            self._lengths.write(self.cache / f"{info.key}.npy")
 
 
 def _cannot_show(why: str) -> PreviewError:
@@ -290,11 +283,13 @@ def _why_not(error: ChildError) -> str:
     return error.reason
 
 
-def _shown_row(found: dict[str, Any]) -> ShownRow:
-    rejected = found.get("rejected")
-    other = ShownText(**rejected | {"pieces": _pairs(rejected["pieces"])}) if rejected else None
-    return ShownRow(**found | {"pieces": _pairs(found.get("pieces", ())), "rejected": other})
+def _shown_row(row: dict[str, Any]) -> ShownRow:
+    rejected = row.get("rejected")
+    if rejected:
+        rejected = ShownText(**rejected | {"pieces": _pieces(rejected["pieces"])})
+    return ShownRow(**row | {"pieces": _pieces(row.get("pieces", ())), "rejected": rejected})
 
 
-def _pairs(pieces: Any) -> tuple[tuple[str, bool], ...]:
-    return tuple((text, counts) for text, counts in pieces)
+def _pieces(pairs: Iterable[tuple[str, bool]]) -> tuple[tuple[str, bool], ...]:
+    """Return pairs as tuples, which JSON has as lists."""
+    return tuple((text, counts) for text, counts in pairs)

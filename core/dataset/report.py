@@ -1,16 +1,20 @@
-"""What a check found: one problem, and the report on a whole file. Holds results; finds nothing itself."""
+"""Results of a check: one problem, and the report on a whole file. Finds nothing itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core.job import Problem
 from core.training.contract.row_formats import TextFormat
 
+LISTED_LINES = 10
+LEAKED = "leaked"
+"""Code of a warning of a row that is evaluated on and trained on."""
+
 
 @dataclass(frozen=True)
 class RowProblem:
-    """One thing wrong, or noteworthy, with one line."""
+    """Something wrong with one line, or worth knowing about it."""
 
     line: int
     """1-based."""
@@ -30,10 +34,10 @@ class RowProblem:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What a file holds.
+    """Report on a dataset file.
 
-    `problems` lists the first hundred, `num_problems` counts all; a file with a problem is not trained on. Warnings
-    are worth knowing and stop nothing: at most a hundred are listed, twenty of each code.
+    `problems` lists the first hundred and `num_problems` counts all; a file with a problem is not
+    trained on. Warnings stop nothing: at most a hundred are listed, twenty of each code.
     """
 
     rows: int
@@ -47,11 +51,11 @@ class DatasetReport:
     row_format: str = ""
     """Id in ROW_FORMATS."""
     evidence: str = ""
-    """Reason for this format: `messages in all of the first 1,000 rows`."""
+    """Why the rows are read so: `messages in all of the first 1,000 rows`."""
     num_warnings: int = 0
     warnings: tuple[RowProblem, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
-    """How often each code occurs, among problems and warnings."""
+    """Occurrences of each code, among problems and warnings."""
     notes: tuple[str, ...] = ()
     """Facts about the file as a whole."""
     duplicates: int = 0
@@ -61,9 +65,9 @@ class DatasetReport:
     sha256: str = ""
     """Of the bytes; empty if the file was refused by its first bytes."""
     found_columns: tuple[str, ...] = ()
-    """The columns of the first rows, under the file's own names."""
+    """Columns of the first rows, under the file's own names."""
     suggestion: Mapping[str, str] = field(default_factory=dict)
-    """Where no kind was recognised: column of ours -> column of the file, as `map_columns` takes it; or empty."""
+    """Mapping as `map_columns` takes it, where no row format was recognised; or empty."""
     repairs: tuple[str, ...] = ()
     """Ids of the repairs in REPAIRS that would help."""
 
@@ -71,12 +75,26 @@ class DatasetReport:
     def is_usable(self) -> bool:
         return self.num_problems == 0 and self.valid_rows > 0
 
+    @property
+    def leak_warning(self) -> str:
+        """Sentence about evaluation rows that are trained on, with their lines; "" if none are."""
+        if not self.leaked:
+            return ""
+        lines = [each.line for each in self.warnings if each.code == LEAKED]
+        return (
+            f"The training data also holds {counted(self.leaked, 'row')} of the evaluation data "
+            f"({named_lines(lines, self.leaked)} there), so eval_loss will look better than it is. "
+            "Drop them from one of the two."
+        )
+
     def summary(self) -> str:
-        """One line for a person: `1,204 rows · messages · 2 problems · 3 warnings`."""
-        kind = " + ".join(self.columns) or "unknown columns"
+        """Return one line: `1,204 rows · messages · 2 problems · 3 warnings`."""
+        columns = " + ".join(self.columns) or "unknown columns"
         problems = counted(self.num_problems, "problem") if self.num_problems else "no problems"
-        warnings = (counted(self.num_warnings, "warning"),) if self.num_warnings else ()
-        return " · ".join((counted(self.rows, "row"), kind, problems, *warnings))
+        parts = [counted(self.rows, "row"), columns, problems]
+        if self.num_warnings:
+            parts.append(counted(self.num_warnings, "warning"))
+        return " · ".join(parts)
 
     def to_json(self) -> dict[str, object]:
         """Return the report as `check --json` prints it."""
@@ -86,27 +104,33 @@ class DatasetReport:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "DatasetReport":
         """Return the report that `to_json` was called on."""
-        others = {name: value for name, value in fields.items() if name != "kind"}
-        lists = {
-            name: tuple(RowProblem(**each) for each in fields[name])
-            for name in ("problems", "warnings")
-        }
-        texts = {
-            name: tuple(fields[name]) for name in ("columns", "notes", "repairs", "found_columns")
-        }
-        return cls(**{**others, **lists, **texts, "row_format": fields["kind"]})
+        found = {name: value for name, value in fields.items() if name != "kind"}
+        for name in ("problems", "warnings"):
+            found[name] = tuple(RowProblem(**each) for each in fields[name])
+        for name in ("columns", "notes", "repairs", "found_columns"):
+            found[name] = tuple(fields[name])
+        return cls(**found, row_format=fields["kind"])
 
     @classmethod
     def refused(cls, problem: RowProblem, repairs: tuple[str, ...] = ()) -> "DatasetReport":
-        """The report on a file that was not read to its end, for one reason."""
+        """Return the report on a file that was not read to its end, for one reason."""
         return cls(0, 0, "", "", (), 1, (problem,), counts={problem.code: 1}, repairs=repairs)
 
 
 def file_problem(code: str, message: str, fix: str) -> RowProblem:
-    """A problem of the file as a whole."""
+    """Return a problem of the file as a whole."""
     return RowProblem(1, "file", code, message, fix)
 
 
+def named_lines(lines: Sequence[int], number: int) -> str:
+    """Return the first of a number of lines by name: `line 3`, `lines 1, 2 and 12 more`."""
+    shown = ", ".join(f"{line:,}" for line in lines[:LISTED_LINES])
+    rest = number - min(len(lines), LISTED_LINES)
+    if rest:
+        shown += f" and {rest:,} more"
+    return f"line{'s' * (number != 1)} {shown}"
+
+
 def counted(number: int, noun: str) -> str:
-    """`1 row`, `1,204 rows`."""
+    """Return `1 row`, `1,204 rows`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -1,6 +1,7 @@
-"""How long rows are in tokens, and what a maximum length does to them; what must not be trained on for that reason.
+"""Lengths of rows in tokens, and what a maximum length does to them.
 
-Numbers of every row are kept, so that a maximum length can be changed without another look at the rows.
+Numbers of every row are kept, so that a maximum length can be changed without reading the rows
+again.
 """
 
 import math
@@ -12,20 +13,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from core.dataset.files import writing
 from core.dataset.report import counted
-from core.dataset.rewrite.files import writing
 from core.job import JobSpec, Problem
 
-BINS = 40
+HISTOGRAM_BINS = 40
 NEVER = 2**31 - 1
-"""Stands for the first token in the loss of a row that has none."""
+"""First token in the loss of a row that has none."""
 FIELDS = ("length", "first", "end", "total")
+"""Numbers of each row: its tokens, the first and the end of those in the loss, those of all its
+texts."""
 Numbers = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long the rows are, and what one maximum length does to them; exact for the rows measured so far."""
+    """Lengths of the rows measured so far, and what one maximum length does to them."""
 
     max_length: int
     rows: int
@@ -39,7 +42,7 @@ class Lengths:
     mean_tokens: float
     """Of a row after the cut; of the longer answer of a preference."""
     histogram: tuple[Mapping[str, int], ...]
-    """{from, to, rows} of each bin: rows of `from` up to `to` tokens, `to` left out."""
+    """{from, to, rows} of each bin: rows of `from` up to `to` tokens, `to` excluded."""
     truncated_rows: int
     """Longer than max_length."""
     fully_masked_rows: int
@@ -50,26 +53,16 @@ class Lengths:
     """Those of them whose whole answer is cut off."""
     cut_answer_rows: int
     """Rows that lose a part of their answer."""
-    is_drawn: bool = False
-    """True if the model draws the answers itself: then no row has a token that counts, and none needs one."""
+    generates: bool = False
+    """True if the model generates the answers: then no row has a token that counts, nor needs one.
+    """
 
     @property
     def is_complete(self) -> bool:
         return self.measured == self.rows
 
-    @property
-    def mean_fill(self) -> float:
-        """How full a row of max_length is on average, 0 to 1; packing fills it. At 0.8 or more it gains little."""
-        return self.mean_tokens / self.max_length
-
     def to_json(self) -> dict[str, object]:
-        """What `check --json` prints of it."""
-        tokens = {
-            "p50": self.p50,
-            "p95": self.p95,
-            "max": self.max,
-            "histogram": list(self.histogram),
-        }
+        """Return what `check --json` prints."""
         names = (
             "truncated_rows",
             "fully_masked_rows",
@@ -77,12 +70,16 @@ class Lengths:
             "cut_answer_rows",
             "measured",
         )
-        return {"tokens": tokens} | {name: getattr(self, name) for name in names}
+        tokens = {name: getattr(self, name) for name in ("p50", "p95", "max")}
+        return {
+            "tokens": {**tokens, "histogram": list(self.histogram)},
+            **{name: getattr(self, name) for name in names},
+        }
 
 
 @dataclass(frozen=True)
-class Sorted:
-    """The numbers in order, so that any maximum length is a look-up."""
+class _SortedNumbers:
+    """Numbers in order, so that a look-up gives the effect of any maximum length."""
 
     lengths: Numbers
     sums: NDArray[np.int64]
@@ -94,44 +91,49 @@ class Sorted:
     histogram: tuple[Mapping[str, int], ...]
 
     @classmethod
-    def of(cls, numbers: Numbers) -> "Sorted":
-        """What numbers in the order of FIELDS, a line for each row, amount to."""
+    def of(cls, numbers: Numbers) -> "_SortedNumbers":
+        """Sort numbers in the order of FIELDS, a line for each row."""
         length, first, end, total = numbers.T
         has_answer = first < NEVER
-        width = int(length.max(initial=0)) // BINS + 1
-        bins = enumerate(np.bincount(length // width))
+        lengths = np.sort(length)
         return cls(
-            lengths=np.sort(length),
-            sums=np.concatenate([[0], np.cumsum(np.sort(length), dtype=np.int64)]),
+            lengths=lengths,
+            sums=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             firsts=np.sort(first[has_answer]),
             ends=np.sort(end[has_answer]),
             num_tokens=int(total.sum(dtype=np.int64)),
-            histogram=tuple(
-                {"from": bin * width, "to": (bin + 1) * width, "rows": int(rows)}
-                for bin, rows in bins
-            ),
+            histogram=_histogram(length),
         )
 
     def percentile(self, share: float) -> int:
-        """The smallest length that at least this share of the rows does not exceed (nearest rank)."""
-        rank = max(0, math.ceil(share * len(self.lengths)) - 1)
-        return int(self.lengths[rank]) if len(self.lengths) else 0
+        """Return the smallest length that this share of the rows does not exceed (nearest rank)."""
+        if not len(self.lengths):
+            return 0
+        return int(self.lengths[max(0, math.ceil(share * len(self.lengths)) - 1)])
+
+
+def _histogram(lengths: Numbers) -> tuple[Mapping[str, int], ...]:
+    width = int(lengths.max(initial=0)) // HISTOGRAM_BINS + 1
+    bins = []
+    for number, rows in enumerate(np.bincount(lengths // width)):
+        bins.append({"from": number * width, "to": (number + 1) * width, "rows": int(rows)})
+    return tuple(bins)
 
 
 class RowLengths:
-    """Sixteen bytes for each row of a file: its tokens, the first and the end of those in the loss, all it holds."""
+    """Lengths of every row of a file, in sixteen bytes each."""
 
-    def __init__(self, rows: int, is_drawn: bool = False):
+    def __init__(self, rows: int, generates: bool = False) -> None:
         self.rows = rows
-        self.is_drawn = is_drawn
+        self.generates = generates
         self.unreadable_rows = 0
         self.first_unreadable: tuple[int, str] | None = None
         self._numbers = array("i")
-        self._sorted: Sorted | None = None
+        self._sorted: _SortedNumbers | None = None
 
     @property
     def readable(self) -> int:
-        """Rows measured so far, without those that cannot be read."""
+        """Number of rows measured so far, without those that cannot be read."""
         return len(self._numbers) // len(FIELDS)
 
     @property
@@ -141,24 +143,27 @@ class RowLengths:
     def extend(
         self, numbers: bytes, unreadable_rows: int, first_unreadable: tuple[int, str] | None = None
     ) -> None:
-        """More rows: int32 numbers in the order of FIELDS, row by row; and how many by now could not be read, with the
-        line of the first, and why."""
+        """Add more rows: int32 numbers in the order of FIELDS, row by row.
+
+        `unreadable_rows` is their number so far, `first_unreadable` (line, reason) of the first.
+        """
         self._numbers.frombytes(numbers)
         self.unreadable_rows, self.first_unreadable = unreadable_rows, first_unreadable
         self._sorted = None
 
     def at(self, max_length: int) -> Lengths:
-        """What a maximum length does to the rows measured so far. Takes microseconds once it has been asked."""
-        known, most = (
-            self._in_order(),
-            np.int32(max_length),
-        )  # another type would have all rows converted
-        fitting = int(np.searchsorted(known.lengths, most, "right"))
-        truncated = self.readable - fitting
-        lost = len(known.firsts) - int(np.searchsorted(known.firsts, most))
-        beyond = len(known.ends) - int(np.searchsorted(known.ends, most, "right"))
-        unanswered = self.readable - len(known.firsts)
-        kept_tokens = int(known.sums[fitting]) + truncated * max_length
+        """Return what a maximum length does to the rows measured so far.
+
+        Takes microseconds from the second call on.
+        """
+        known = self._in_order()
+        limit = np.int32(max_length)  # another type would make numpy convert all rows
+        num_fitting = int(np.searchsorted(known.lengths, limit, "right"))
+        truncated = self.readable - num_fitting
+        lost = len(known.firsts) - int(np.searchsorted(known.firsts, limit))
+        beyond = len(known.ends) - int(np.searchsorted(known.ends, limit, "right"))
+        unanswered = 0 if self.generates else self.readable - len(known.firsts)
+        kept_tokens = int(known.sums[num_fitting]) + truncated * max_length
         return Lengths(
             max_length=max_length,
             rows=self.rows,
@@ -166,78 +171,80 @@ class RowLengths:
             unreadable_rows=self.unreadable_rows,
             p50=known.percentile(0.50),
             p95=known.percentile(0.95),
-            max=int(known.lengths[-1]) if self.readable else 0,
+            max=known.percentile(1),
             num_tokens=known.num_tokens,
             mean_tokens=kept_tokens / max(1, self.readable),
             histogram=known.histogram,
             truncated_rows=truncated,
-            fully_masked_rows=0 if self.is_drawn else lost + unanswered,
-            unanswered_rows=0 if self.is_drawn else unanswered,
+            fully_masked_rows=0 if self.generates else lost + unanswered,
+            unanswered_rows=unanswered,
             lost_answer_rows=lost,
             cut_answer_rows=beyond - lost,
-            is_drawn=self.is_drawn,
+            generates=self.generates,
         )
 
     def max_length_to_keep(self, share: float) -> int:
-        """The smallest maximum length at which at most this share of the rows loses its whole answer."""
+        """Return the smallest maximum length that cuts off at most this share of the answers."""
         firsts, may_be_lost = self._in_order().firsts, int(share * self.readable)
         return int(firsts[-may_be_lost - 1]) + 1 if may_be_lost < len(firsts) else 1
 
     def write(self, path: Path) -> None:
-        """Keeps them in a file, which must not be there. Raises OSError."""
+        """Keep the numbers in a new file. Raises OSError."""
         with writing(path) as file:
             np.save(file, np.frombuffer(self._numbers, dtype=np.int32), allow_pickle=False)
 
     @classmethod
-    def read(cls, path: Path, rows: int, is_drawn: bool = False) -> "RowLengths":
-        """What was kept of a file with so many rows, all of them read. Raises OSError, ValueError if it is something
-        else."""
+    def read(cls, path: Path, rows: int, generates: bool = False) -> "RowLengths":
+        """Return the lengths kept of a file with so many rows. Raises OSError, ValueError."""
         numbers = np.load(path, allow_pickle=False)
-        known, rest = divmod(numbers.size, len(FIELDS))
-        if numbers.dtype != np.int32 or numbers.ndim != 1 or rest or known != rows:
+        num_rows, rest = divmod(numbers.size, len(FIELDS))
+        if numbers.dtype != np.int32 or numbers.ndim != 1 or rest or num_rows != rows:
             raise ValueError(f"{path} holds no lengths of {rows:,} rows")
-        found = cls(rows, is_drawn)
+        found = cls(rows, generates)
         found.extend(numbers.tobytes(), unreadable_rows=0)
         return found
 
-    def _in_order(self) -> Sorted:
+    def _in_order(self) -> _SortedNumbers:
         if self._sorted is None:
-            numbers = np.array(
-                self._numbers, dtype=np.int32
-            )  # a copy: an array that is looked at cannot grow
-            self._sorted = Sorted.of(numbers.reshape(-1, len(FIELDS)))
+            # A copy, because an array whose buffer is in use cannot grow.
+            numbers = np.array(self._numbers, dtype=np.int32)
+            self._sorted = _SortedNumbers.of(numbers.reshape(-1, len(FIELDS)))
         return self._sorted
 
 
-def refusals(lengths: RowLengths, job: JobSpec) -> tuple[Problem, ...]:
-    """Why a job should not be started on these rows: some are none to the model, there is nothing to learn, or too many
-    answers are cut off."""
-    found = lengths.at(job.max_length)
-    num_rows = found.measured - found.unreadable_rows
+def length_problems(lengths: RowLengths, job: JobSpec) -> tuple[Problem, ...]:
+    """Return why a job should not start on these rows; empty if it may.
+
+    The model cannot read some rows, there is nothing to learn, or too many answers are cut off.
+    """
     if lengths.first_unreadable:
-        line, why = lengths.first_unreadable
-        problem = f"{counted(found.unreadable_rows, 'row')} cannot be put before the model, the first is line {line:,}: {why}"
-        return (
-            Problem(
-                "dataset", problem, "correct what is wrong, or choose a model that takes such rows"
-            ),
-        )
-    if not num_rows or found.is_drawn:
+        return (_unreadable_problem(lengths),)
+    found = lengths.at(job.max_length)
+    num_rows = lengths.readable
+    if not num_rows or found.generates:
         return ()
-    longer = f"set max_length to {lengths.max_length_to_keep(job.max_lost_answers):,} or more"
     if found.unanswered_rows == num_rows:
         problem = "no row has a token that counts for the loss"
-        return (
-            Problem(
-                "dataset", problem, "give rows with answers, or switch assistant_only_loss off"
-            ),
-        )
+        fix = "give rows with answers, or switch assistant_only_loss off"
+        return (Problem("dataset", problem, fix),)
+    longer = f"set max_length to {lengths.max_length_to_keep(job.max_lost_answers):,} or more"
     if found.fully_masked_rows == num_rows:
         problem = f"{job.max_length:,} tokens cut off the answer of every row"
         return (Problem("max_length", problem, longer),)
     share = found.lost_answer_rows / num_rows
     if share > job.max_lost_answers:
         rows = f"{found.lost_answer_rows:,} of {num_rows:,} rows ({share:.1%})"
-        problem = f"{job.max_length:,} tokens cut off the whole answer of {rows}, more than {job.max_lost_answers:.1%}"
+        problem = (
+            f"{job.max_length:,} tokens cut off the whole answer of {rows}, "
+            f"more than {job.max_lost_answers:.1%}"
+        )
         return (Problem("max_length", problem, f"{longer}, or allow it with max_lost_answers"),)
     return ()
+
+
+def _unreadable_problem(lengths: RowLengths) -> Problem:
+    assert lengths.first_unreadable
+    line, reason = lengths.first_unreadable
+    rows = counted(lengths.unreadable_rows, "row")
+    problem = f"the model cannot read {rows}, the first in line {line:,}: {reason}"
+    return Problem("dataset", problem, "correct it, or choose a model that takes such rows")

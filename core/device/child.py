@@ -1,8 +1,7 @@
-"""The parent's side of a child process that reads JSON requests, one a line, and answers them.
+"""Parent's side of a child process that reads JSON requests, one a line, and answers them.
 
-core/workers/child.py is the other side. Knows nothing of what the two say to each other. Whatever
-happens to the child, its parent gets an answer or a ChildError: never a crash, never an endless
-wait.
+core/workers/child.py is the other side. Knows nothing of what the two say to each other. The
+parent always gets an answer or a ChildError: never a crash, never an endless wait.
 """
 
 import json
@@ -76,7 +75,7 @@ def ignore_progress(_share: float) -> None:
 
 
 def never() -> bool:
-    """Return False: nobody cancels."""
+    """Return False, for work that is never cancelled."""
     return False
 
 
@@ -88,7 +87,7 @@ def allowed_environment(*purposes: Purpose) -> dict[str, str]:
 
 
 class Child:
-    """Running `python -m MODULE` in a session of its own, with an environment of named variables.
+    """Running `python -m MODULE`, in a new session and an environment of named variables.
 
     Use it as a context manager. One thread may ask at a time; another may interrupt.
     """

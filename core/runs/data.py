@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from core.dataset import Composed, Share, compose, require_one_form
+from core.dataset.rewrite import Composed, Selection, compose, require_one_format
 from core.job import DatasetError, SpecError
 from core.resolve import ResolvedJob
 from core.runs.bundle import data_manifest
@@ -26,8 +26,8 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
         train = _write_train(resolved, data)
         if eval_file:
             field = "eval_dataset"
-            require_one_form([*resolved.datasets.values()], job.stage)
-            compose([(eval_file, 1.0)], data / "eval.jsonl", Share(stage=job.stage))
+            require_one_format([*resolved.datasets.values()], job.stage)
+            compose([(eval_file, 1.0)], data / "eval.jsonl", Selection(stage=job.stage))
     except DatasetError as error:
         raise SpecError(*(replace(each, field=field) for each in error.problems)) from None
     sources = [
@@ -66,8 +66,8 @@ def _write_train(resolved: ResolvedJob, folder: Path) -> Composed:
     """Write train.jsonl, and eval.jsonl if rows are held out. Raises DatasetError, OSError."""
     job = resolved.job
     held_out = 0.0 if "eval_dataset" in resolved.datasets else job.eval_fraction
-    share = Share(job.max_rows, held_out, job.seed, job.stage)
-    return compose(_sources(resolved), folder / "train.jsonl", share, folder / "eval.jsonl")
+    selection = Selection(job.max_rows, held_out, job.seed, job.stage)
+    return compose(_sources(resolved), folder / "train.jsonl", selection, folder / "eval.jsonl")
 
 
 def _sources(resolved: ResolvedJob) -> tuple[tuple[Path, float], ...]:

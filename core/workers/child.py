@@ -1,4 +1,4 @@
-"""The child's side of core/device/child.py: limits, requests, progress and answers, as JSON lines.
+"""Child's side of core/device/child.py: limits, requests, progress and answers, as JSON lines.
 
 Knows nothing of what is asked. One request is answered after the other.
 """

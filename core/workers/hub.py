@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub answers, asked once and briefly, before somebody waits for what is read from it."""
+"""Asks once and briefly whether the Hugging Face Hub answers. Downloads nothing."""
 
 import threading
 from contextlib import suppress
@@ -7,19 +7,18 @@ SECONDS_TO_ANSWER = 3.0
 
 
 def stay_offline_without_answer() -> None:
-    """Where the Hub does not answer, this process reads what was downloaded before, and nothing else, from here on.
+    """Make this process read downloaded files only, if the Hub does not answer.
 
-    The Hub's client would ask again and again for most of a minute before it says the same. It is asked in a thread,
-    because a name server that is silent keeps no time limit.
+    The Hub's client would retry for most of a minute before it gives up. It is asked in a thread,
+    because a name server that does not answer keeps no time limit.
     """
     from huggingface_hub import constants, get_session
 
     answers: list[object] = []
 
     def ask() -> None:
-        with suppress(
-            Exception
-        ):  # whichever HTTP library the client is built on: no answer is no answer
+        # The client may use any HTTP library: each error means that there is no answer.
+        with suppress(Exception):
             answers.append(get_session().head(constants.ENDPOINT, timeout=SECONDS_TO_ANSWER))
 
     thread = threading.Thread(target=ask, daemon=True)

@@ -1,4 +1,4 @@
-"""What a run is trained on: files by weight, mixed, a sample, a share held out; the same for the same seed."""
+"""Rows of files by weight, mixed, sampled, split; the same for the same seed."""
 
 import json
 from collections import Counter
@@ -8,23 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.dataset import Composed, Share, compose, parse_mix
+from core.dataset.rewrite import Composed, Selection, compose, parse_mix
 from core.job import DatasetError
-from core.training.data.rows import read_rows
+from tests.builders.dataset_files import rows_in, trained_rows, write_json_rows
 
 
-def write(path: Path, num_rows: int, name: str = "") -> Path:
-    """A file of rows that say where they come from."""
-    path.write_text(
-        "".join(
-            json.dumps({"text": f"{name or path.stem} {row}"}) + "\n" for row in range(num_rows)
-        )
-    )
-    return path
+def write(path: Path, num_rows: int) -> Path:
+    """Write rows that say which file they are from."""
+    return write_json_rows(path, ({"text": f"{path.stem} {row}"} for row in range(num_rows)))
 
 
 def texts(path: Path) -> list[str]:
-    return [json.loads(line)["text"] for line in path.read_bytes().splitlines()]
+    return [row["text"] for row in rows_in(path)]
 
 
 def test_a_mix_is_read_line_by_line() -> None:
@@ -50,84 +45,70 @@ def test_a_line_of_a_mix_that_cannot_be_read_is_named(line: str) -> None:
 def test_a_weight_says_how_often_rows_are_there(
     tmp_path: Path, weight: float, counts: dict[int, int]
 ) -> None:
-    done = compose([(write(tmp_path / "a.jsonl", 40), weight)], tmp_path / "out.jsonl")
-    times = Counter(Counter(texts(tmp_path / "out.jsonl")).values())
-    assert times == counts and done.rows == (40 * weight,)
+    target = tmp_path / "out.jsonl"
+    done = compose([(write(tmp_path / "a.jsonl", 40), weight)], target)
+    assert Counter(Counter(texts(target)).values()) == counts
+    assert done.rows == (40 * weight,)
 
 
 def test_one_file_stays_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\r\n\n{"text":  "b"}')
-    assert compose([(tmp_path / "a.jsonl", 1)], tmp_path / "out.jsonl") == Composed((2,), 0)
-    assert (tmp_path / "out.jsonl").read_bytes() == b'{"text": "a"}\r\n\n{"text":  "b"}\n'
+    source, target = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b'{"text": "a"}\r\n\n{"text":  "b"}')
+    assert compose([(source, 1)], target) == Composed((2,), 0)
+    assert target.read_bytes() == b'{"text": "a"}\r\n\n{"text":  "b"}\n'
 
 
 def test_several_files_are_mixed_and_counted(tmp_path: Path) -> None:
-    sources = [
-        (write(tmp_path / f"{name}.jsonl", 30), weight)
-        for name, weight in (("a", 1.0), ("b", 0.5), ("c", 2.0))
-    ]
+    weights = {"a": 1.0, "b": 0.5, "c": 2.0}
+    sources = [(write(tmp_path / f"{name}.jsonl", 30), weights[name]) for name in weights]
     done = compose(sources, tmp_path / "out.jsonl")
     found = texts(tmp_path / "out.jsonl")
-    assert done.rows == (30, 15, 60) and Counter(text[0] for text in found) == {
-        "a": 30,
-        "b": 15,
-        "c": 60,
-    }
-    assert found != sorted(found) and set(texts(tmp_path / "a.jsonl")) <= set(found)
+    assert done.rows == (30, 15, 60)
+    assert Counter(text[0] for text in found) == {"a": 30, "b": 15, "c": 60}
+    assert found != sorted(found)
+    assert set(texts(tmp_path / "a.jsonl")) <= set(found)
 
 
 def test_the_same_seed_writes_the_same_file(tmp_path: Path) -> None:
     sources = [(write(tmp_path / f"{name}.jsonl", 30), 0.5) for name in "ab"]
-    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
-        compose(sources, tmp_path / f"{name}.jsonl", Share(seed=seed))
-    one, two, three = (
-        (tmp_path / f"{name}.jsonl").read_bytes() for name in ("one", "two", "three")
-    )
-    assert one == two != three
+    files = []
+    for number, seed in enumerate((7, 7, 8)):
+        target = tmp_path / f"out-{number}.jsonl"
+        compose(sources, target, Selection(seed=seed))
+        files.append(target.read_bytes())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
 
 
 def test_a_row_limit_takes_a_sample_in_the_order_of_the_file(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", 100)
-    assert compose(
-        [(tmp_path / "a.jsonl", 1)], tmp_path / "out.jsonl", Share(max_rows=10)
-    ).rows == (10,)
-    numbers = [int(text.split()[1]) for text in texts(tmp_path / "out.jsonl")]
-    assert numbers == sorted(set(numbers)) and numbers != list(range(10))
+    source, target = write(tmp_path / "a.jsonl", 100), tmp_path / "out.jsonl"
+    assert compose([(source, 1)], target, Selection(max_rows=10)).rows == (10,)
+    numbers = [int(text.split()[1]) for text in texts(target)]
+    assert numbers == sorted(set(numbers))
+    assert numbers != list(range(10))
 
 
-def test_no_held_out_row_is_trained_on_however_often_rows_are_repeated(tmp_path: Path) -> None:
+def test_no_held_out_row_is_trained_on_however_often_rows_repeat(tmp_path: Path) -> None:
     sources = [(write(tmp_path / f"{name}.jsonl", 50), 3.0) for name in "ab"]
-    done = compose(
-        sources, tmp_path / "out.jsonl", Share(eval_fraction=0.1), tmp_path / "eval.jsonl"
-    )
-    train, held_out = texts(tmp_path / "out.jsonl"), texts(tmp_path / "eval.jsonl")
-    assert (
-        done.eval_rows == len(held_out) == 10
-        and not set(train) & set(held_out)
-        and len(train) == 3 * 90
-    )
+    target, eval_target = tmp_path / "out.jsonl", tmp_path / "eval.jsonl"
+    done = compose(sources, target, Selection(eval_fraction=0.1), eval_target)
+    assert done.eval_rows == len(texts(eval_target)) == 10
+    assert not set(texts(target)) & set(texts(eval_target))
+    assert len(texts(target)) == 3 * 90
 
 
 def test_a_quick_try_holds_out_as_little_as_it_trains_on(tmp_path: Path) -> None:
-    share = Share(max_rows=40, eval_fraction=0.1)
-    done = compose(
-        [(write(tmp_path / "a.jsonl", 1000), 1)],
-        tmp_path / "out.jsonl",
-        share,
-        tmp_path / "eval.jsonl",
-    )
-    assert (done.rows, done.eval_rows) == ((40,), 4)
+    sources = [(write(tmp_path / "a.jsonl", 1000), 1)]
+    selection = Selection(max_rows=40, eval_fraction=0.1)
+    done = compose(sources, tmp_path / "out.jsonl", selection, tmp_path / "eval.jsonl")
+    assert done == Composed((40,), 4)
 
 
 def test_of_a_few_rows_none_is_held_out(tmp_path: Path) -> None:
-    share = Share(eval_fraction=0.5)
-    done = compose(
-        [(write(tmp_path / "a.jsonl", 19), 1)],
-        tmp_path / "out.jsonl",
-        share,
-        tmp_path / "eval.jsonl",
-    )
-    assert done == Composed((19,), 0) and not (tmp_path / "eval.jsonl").exists()
+    sources, eval_target = [(write(tmp_path / "a.jsonl", 19), 1)], tmp_path / "eval.jsonl"
+    done = compose(sources, tmp_path / "out.jsonl", Selection(eval_fraction=0.5), eval_target)
+    assert done == Composed((19,), 0)
+    assert not eval_target.exists()
 
 
 def test_arrays_and_byte_order_marks_are_mixed_as_lines(tmp_path: Path) -> None:
@@ -144,44 +125,38 @@ PLAIN = '{"prompt": "a", "completion": "b"}'
 CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
 
 
-def test_ways_of_writing_that_become_the_same_are_mixed_and_read(tmp_path: Path) -> None:
+def test_formats_that_become_the_same_columns_are_mixed(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(QUESTION)
     (tmp_path / "b.jsonl").write_text(ALPACA)
     compose([(tmp_path / "a.jsonl", 1), (tmp_path / "b.jsonl", 2)], tmp_path / "out.jsonl")
-    assert len(read_rows(tmp_path, "out.jsonl", "", 0.0, 0).train) == 3
+    assert len(trained_rows(tmp_path / "out.jsonl")) == 3
 
 
 @pytest.mark.parametrize("other", [PLAIN, CHAT, '{"text": "a"}', '{"foo": 1}'])
-def test_files_of_different_kinds_are_refused_in_words(tmp_path: Path, other: str) -> None:
+def test_files_of_different_formats_are_refused_in_words(tmp_path: Path, other: str) -> None:
     (tmp_path / "a.jsonl").write_text(QUESTION)
     (tmp_path / "b.jsonl").write_text(other)
-    with pytest.raises(
-        DatasetError,
-        match=r"a\.jsonl holds prompt-completion rows \(conversational, without tools\) but b\.jsonl",
-    ):
-        compose([(tmp_path / "a.jsonl", 1), (tmp_path / "b.jsonl", 1)], tmp_path / "out.jsonl")
-    assert not (tmp_path / "out.jsonl").exists()
+    target = tmp_path / "out.jsonl"
+    says = r"a\.jsonl holds prompt-completion rows \(conversational, without tools\) but b\.jsonl"
+    with pytest.raises(DatasetError, match=says):
+        compose([(tmp_path / "a.jsonl", 1), (tmp_path / "b.jsonl", 1)], target)
+    assert not target.exists()
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    rows=st.lists(st.lists(st.text(min_size=1), min_size=1, max_size=8), min_size=1, max_size=3),
+    files=st.lists(st.lists(st.text(min_size=1), min_size=1, max_size=8), min_size=1, max_size=3),
     seed=st.integers(0, 9),
 )
 def test_mixed_rows_reach_the_trainer_unchanged(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], seed: int
+    tmp_path_factory: pytest.TempPathFactory, files: list[list[str]], seed: int
 ) -> None:
     folder = tmp_path_factory.mktemp("mix")
-    rows = [[f"{text}." for text in texts] for texts in rows]
-    for number, texts_of_file in enumerate(rows):
-        lines = (json.dumps({"text": text}, ensure_ascii=seed % 2 == 0) for text in texts_of_file)
-        (folder / f"{number}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    compose(
-        [(folder / f"{number}.jsonl", 1) for number in range(len(rows))],
-        folder / "out.jsonl",
-        Share(seed=seed),
-    )
-    found = read_rows(folder, "out.jsonl", "", 0.0, 0).train
-    assert Counter(row["text"] for row in found) == Counter(
-        text for texts in rows for text in texts
-    )
+    written = [f"{text}." for file in files for text in file]
+    for number, file in enumerate(files):
+        rows = [json.dumps({"text": f"{text}."}, ensure_ascii=seed % 2 == 0) for text in file]
+        (folder / f"{number}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    sources = [(folder / f"{number}.jsonl", 1) for number in range(len(files))]
+    compose(sources, folder / "out.jsonl", Selection(seed=seed))
+    found = [row["text"] for row in trained_rows(folder / "out.jsonl")]
+    assert Counter(found) == Counter(written)

@@ -1,9 +1,11 @@
-"""Whatever the check accepts, the trainer reads as it was written: same rows, same text, byte for byte."""
+"""Properties: accepted rows reach the training unchanged, and no bytes break the check."""
 
 import csv
 import io
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import dataset
-from core.dataset.check.lines import Source, blocks_of_lines, parse, parse_block
-from core.dataset.intake.convert import Sources, write_json_lines
+from core.dataset import check_file
+from core.dataset.intake import Sources, write_json_lines
+from core.dataset.reading.lines import ByteSource, blocks_of_lines, parse_block, parse_line
+from core.dataset.rewrite import map_columns, repair, write_lines
 from core.training.contract.stages import STAGES
-from core.training.data.rows import read_rows
 from core.workers.fetch.parquet import readable_columns, write_rows
+from tests.builders.dataset_files import rows_in, trained_rows, write_json_rows
 
 text = st.text(max_size=30) | st.sampled_from(
     [
@@ -72,7 +75,7 @@ row = st.one_of(
     st.fixed_dictionaries({"question": text, "answer": text}),
     st.fixed_dictionaries({"messages": conversation}),
 )
-rows_of_one_kind = st.lists(st.tuples(row, more), min_size=1, max_size=6).map(
+rows_of_one_format = st.lists(st.tuples(row, more), min_size=1, max_size=6).map(
     lambda pairs: [
         extra | columns for columns, extra in pairs if columns.keys() == pairs[0][0].keys()
     ]
@@ -118,94 +121,93 @@ any_pair = st.fixed_dictionaries(
 some_rows = st.lists(any_row, min_size=1, max_size=2) | any_pair.map(lambda row: [row])
 
 
-def as_trainer_has_it(row: dict[str, Any]) -> dict[str, Any]:
-    """A row in TRL's columns, written out independently of the trainer."""
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """Give a folder for one example; fixtures are shared by all of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def in_trl_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row in TRL's columns, written independently of the training program."""
     if "question" in row:
-        question, answer = (
-            {"role": role, "content": row[name]}
-            for role, name in (("user", "question"), ("assistant", "answer"))
-        )
-        return {"prompt": [question], "completion": [answer]}
+        return {
+            "prompt": [{"role": "user", "content": row["question"]}],
+            "completion": [{"role": "assistant", "content": row["answer"]}],
+        }
     return {name: row[name] for name in ("text", "prompt", "completion", "messages") if name in row}
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    rows=rows_of_one_kind,
+    rows=rows_of_one_format,
     ascii=st.booleans(),
     end=st.sampled_from(["\n", "\r\n", "\n\n"]),
-    indent=st.booleans(),
+    has_spaces=st.booleans(),
 )
 def test_accepted_rows_reach_the_trainer_unchanged(
-    rows: list[dict[str, Any]], ascii: bool, end: str, indent: bool
+    rows: list[dict[str, Any]], ascii: bool, end: str, has_spaces: bool
 ) -> None:
-    separators = (" , ", " : ") if indent else (",", ":")
-    content = "".join(
-        json.dumps(row, ensure_ascii=ascii, separators=separators) + end for row in rows
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.jsonl"
-        file.write_bytes(content.encode())
-        report = dataset.check_file(file)
+    separators = (" , ", " : ") if has_spaces else (",", ":")
+    lines = [json.dumps(row, ensure_ascii=ascii, separators=separators) + end for row in rows]
+    with new_folder() as folder:
+        file = folder / "rows.jsonl"
+        file.write_bytes("".join(lines).encode())
+        report = check_file(file)
         assert report.rows == len(rows)
         if report.is_usable:
-            found = read_rows(Path(folder), "rows.jsonl", "", 0.0, 0).train
-            kept = [{name: each for name, each in row.items() if name != "tools"} for row in found]
-            assert kept == [as_trainer_has_it(row) for row in rows]
+            found = trained_rows(file)
+            for row in found:
+                row.pop("tools", None)
+            assert found == [in_trl_columns(row) for row in rows]
+
+
+some_pieces = st.sampled_from(
+    [
+        b'{"text"',
+        b":",
+        b'"a"',
+        b"}",
+        b"{",
+        b"[",
+        b"]",
+        b",",
+        b"\n",
+        b" ",
+        b'"',
+        b"\\",
+        b"\xff",
+        b"NaN",
+        b"1e999",
+        b"\r",
+        b'{"text": "x"}',
+        b"\xef\xbb\xbf",
+    ]
+)
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    content=st.binary(max_size=80)
-    | st.lists(
-        st.sampled_from(
-            [
-                b'{"text"',
-                b":",
-                b'"a"',
-                b"}",
-                b"{",
-                b"[",
-                b"]",
-                b",",
-                b"\n",
-                b" ",
-                b'"',
-                b"\\",
-                b"\xff",
-                b"NaN",
-                b"1e999",
-                b"\r",
-                b'{"text": "x"}',
-                b"\xef\xbb\xbf",
-            ]
-        ),
-        max_size=14,
-    ).map(b"".join)
-)
-def test_any_bytes_get_a_report_and_what_is_usable_is_read(content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.jsonl"
+@given(content=st.binary(max_size=80) | st.lists(some_pieces, max_size=14).map(b"".join))
+def test_any_bytes_get_a_report_and_usable_ones_are_read(content: bytes) -> None:
+    with new_folder() as folder:
+        file = folder / "rows.jsonl"
         file.write_bytes(content)
-        report = dataset.check_file(file)
+        report = check_file(file)
         assert report.is_usable or report.problems
         if report.is_usable:
-            dataset.write_lines(file, Path(folder) / "lines.jsonl")
-            assert len(read_rows(Path(folder), "lines.jsonl", "", 0.0, 0).train) == report.rows
+            done = write_lines(file, folder / "lines.jsonl")
+            assert len(trained_rows(done.path)) == report.rows
 
 
 @settings(max_examples=400, deadline=None)
-@given(
-    rows=st.lists(any_row, min_size=1, max_size=2) | any_pair.map(lambda row: [row]),
-    stage=st.sampled_from(sorted(STAGES)),
-)
+@given(rows=some_rows, stage=st.sampled_from(sorted(STAGES)))
 def test_no_row_passes_that_the_trainer_refuses(rows: list[dict[str, Any]], stage: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        if dataset.check_file(file, stage).is_usable:
-            num_read = len(read_rows(Path(folder), "rows.jsonl", "", 0.0, 0, stage=stage).train)
-            assert num_read in (len(rows), 2 * len(rows) if stage == "kto" else 0)
+    with new_folder() as folder:
+        file = write_json_rows(folder / "rows.jsonl", rows)
+        report = check_file(file, stage)
+        if report.is_usable:
+            is_split = stage == "kto" and report.dataset_type == "preference"
+            assert len(trained_rows(file, stage)) == len(rows) * (2 if is_split else 1)
 
 
 line = st.lists(
@@ -254,13 +256,13 @@ line = st.lists(
 
 @settings(max_examples=400, deadline=None)
 @given(lines=st.lists(line, min_size=1, max_size=4))
-def test_lines_parsed_together_are_what_each_is_by_itself(lines: list[bytes]) -> None:
-    file = io.BytesIO(b"\n".join(lines))
-    together = [entry for block in blocks_of_lines(Source(file)) for entry in parse_block(block)]
-    alone = [
-        (number, line, *parse(line, is_suspect=True)) for number, line in enumerate(lines, start=1)
-    ]
-    assert together == (alone if lines[-1] else alone[:-1])
+def test_the_fast_parser_agrees_with_the_exact_one(lines: list[bytes]) -> None:
+    source = ByteSource(io.BytesIO(b"\n".join(lines)))
+    found = [entry for block in blocks_of_lines(source) for entry in parse_block(block)]
+    exact = []
+    for number, line in enumerate(lines, start=1):
+        exact.append((number, line, *parse_line(line, is_exact=True)))
+    assert found == (exact if lines[-1] else exact[:-1])
 
 
 cell = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -277,15 +279,13 @@ name = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_s
 def test_cells_of_csv_become_the_texts_that_they_are(
     cells: list[tuple[str, str]], names: list[str]
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "rows.csv"
+    with new_folder() as folder:
+        source, target = folder / "rows.csv", folder / "rows.jsonl"
         with source.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, quoting=csv.QUOTE_ALL).writerows([names, *cells])
-        target = Path(folder) / "rows.jsonl"
         write_json_lines(Sources([source], "csv", delimiter=","), target)
-        found = [json.loads(line) for line in target.read_bytes().split(b"\n") if line]
-        names[0] = names[0].removeprefix("\ufeff") if not names[0].isascii() else names[0]
-        assert found == [dict(zip(names, row, strict=True)) for row in cells]
+        names[0] = names[0].removeprefix("\ufeff")
+        assert rows_in(target) == [dict(zip(names, row, strict=True)) for row in cells]
 
 
 @settings(max_examples=60, deadline=None)
@@ -295,26 +295,17 @@ def test_cells_of_csv_become_the_texts_that_they_are(
     )
 )
 def test_values_of_parquet_reach_the_trainer_unchanged(rows: list[tuple[str, int | None]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        table = pyarrow.table(
-            {
-                "theirs": [text for text, _n in rows],
-                "n": pyarrow.array([n for _text, n in rows], "int64"),
-            }
-        )
-        source, whole, target = (
-            Path(folder) / name for name in ("rows.parquet", "whole.jsonl", "rows.jsonl")
-        )
+    texts, numbers = (list(column) for column in zip(*rows, strict=True))
+    table = pyarrow.table({"theirs": texts, "n": pyarrow.array(numbers, "int64")})
+    with new_folder() as folder:
+        source, whole, target = (folder / name for name in ("a.parquet", "all.jsonl", "b.jsonl"))
         pyarrow.parquet.write_table(table, source)
         with whole.open("wb") as out:
             write_rows([source], readable_columns([source]), out, lambda _num_bytes: None)
-        assert [json.loads(line)["n"] for line in whole.read_bytes().split(b"\n") if line] == [
-            n for _text, n in rows
-        ]
-        dataset.map_columns(whole, target, {"text": "theirs"}, "text")
-        if dataset.check_file(target).is_usable:
-            found = read_rows(Path(folder), "rows.jsonl", "", 0.0, 0).train
-            assert [row["text"] for row in found] == [text for text, _n in rows]
+        assert [row["n"] for row in rows_in(whole)] == numbers
+        map_columns(whole, target, {"text": "theirs"}, "text")
+        if check_file(target).is_usable:
+            assert [row["text"] for row in trained_rows(target)] == texts
 
 
 @settings(max_examples=150, deadline=None)
@@ -325,12 +316,11 @@ def test_values_of_parquet_reach_the_trainer_unchanged(rows: list[tuple[str, int
 def test_an_array_becomes_lines_with_the_same_rows(
     rows: list[dict[str, Any]], indent: int | None
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "rows.json"
+    with new_folder() as folder:
+        source = folder / "rows.json"
         source.write_text(json.dumps(rows, ensure_ascii=False, indent=indent), encoding="utf-8")
-        done = dataset.write_lines(source, Path(folder) / "rows.jsonl")
-        lines = done.path.read_bytes().split(b"\n")
-        assert [json.loads(line) for line in lines if line.strip()] == rows
+        done = write_lines(source, folder / "rows.jsonl")
+        assert rows_in(done.path) == rows
 
 
 @pytest.mark.parametrize("number", [2 / 3, 3.141592653589793, -0.0, 5e-324, 2**64, -(2**63) - 1])
@@ -340,11 +330,9 @@ def test_numbers_in_tool_calls_reach_the_trainer_unchanged(number: float, tmp_pa
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
     ]
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages}))
-    assert dataset.check_file(tmp_path / "rows.jsonl").is_usable
-    assert repr(read_rows(tmp_path, "rows.jsonl", "", 0.0, 0).train[0]["messages"]) == repr(
-        messages
-    )
+    file = write_json_rows(tmp_path / "rows.jsonl", [{"messages": messages}])
+    assert check_file(file).is_usable
+    assert repr(trained_rows(file)[0]["messages"]) == repr(messages)
 
 
 @settings(max_examples=150, deadline=None)
@@ -353,16 +341,13 @@ def test_numbers_in_tool_calls_reach_the_trainer_unchanged(number: float, tmp_pa
     indent=st.sampled_from([None, 0, 2]),
     between=st.sampled_from(["", " ", ", ", "\n", ",\n", "\r\n\n"]),
 )
-def test_objects_that_stand_anyhow_become_one_a_line(
+def test_objects_in_any_layout_become_one_a_line(
     rows: list[dict[str, Any]], indent: int | None, between: str
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "rows.jsonl"
-        source.write_text(
-            between.join(json.dumps(row, indent=indent) for row in rows),
-            encoding="utf-8",
-            newline="",
-        )
-        done = dataset.repair(source, Path(folder) / "repaired.jsonl")
-        found = [json.loads(line) for line in done.path.read_bytes().split(b"\n") if line.strip()]
-        assert found == rows and done.rows == len(rows)
+    content = between.join(json.dumps(row, indent=indent) for row in rows)
+    with new_folder() as folder:
+        source = folder / "rows.jsonl"
+        source.write_text(content, encoding="utf-8", newline="")
+        done = repair(source, folder / "repaired.jsonl")
+        assert rows_in(done.path) == rows
+        assert done.rows == len(rows)

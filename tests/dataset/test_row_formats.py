@@ -1,4 +1,4 @@
-"""The table of row formats: every example is what it claims to be, and the training reads it."""
+"""Row formats: every example is what it claims to be, and the training reads it."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_a_row_without_one_of_its_columns_is_not_of_the_format(row_format: RowFo
 @pytest.mark.parametrize(
     ("chosen", "rejected", "length"),
     [
-        ("so be it", "so it is", 2),
+        ("so it be", "so he is", 2),
         ("abc", "abd", 2),
         ("abc", "abcd", 2),
         ("a", "a", 0),

@@ -1,4 +1,4 @@
-"""A child process: its environment, its limits, and what its parent learns of its end."""
+"""Child processes: the environment, its limits, and what its parent learns of its end."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,8 @@ from core.workers.child import serve
 
 def answer(request, report):
     if request["do"] == "limits":
-        return [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE)]
+        kinds = (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE)
+        return [resource.getrlimit(kind)[0] for kind in kinds]
     if request["do"] == "print":
         print("not a message")
     if request["do"] == "progress":

@@ -1,4 +1,4 @@
-"""Sources that are no JSONL become JSONL at the door: every value as it is, or one sentence on why not."""
+"""Imports: every source becomes JSONL with each value as it is, or one sentence says why not."""
 
 import gzip
 import io
@@ -15,24 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset import (
+from core.dataset import check_file
+from core.dataset.intake import (
     ImportLimits,
     ImportProgress,
-    check_file,
+    csv_lines,
     import_dataset,
     is_hub_dataset,
-    repair,
 )
-from core.dataset.intake.tables import csv_lines
+from core.dataset.rewrite import repair
 from core.job import DatasetError
 from core.training.contract.files import sha256_of
 from core.workers.fetch.parquet import BadTable, readable_columns, write_rows
+from tests.builders.dataset_files import rows_in
 from tests.builders.fake_hub import fake_hub
 from tests.builders.paths import DATA, ROOT
-
-
-def rows_of(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
 def csv_rows(tmp_path: Path, content: str | bytes) -> list[Any]:
@@ -42,19 +39,21 @@ def csv_rows(tmp_path: Path, content: str | bytes) -> list[Any]:
 
 
 def table_rows(tmp_path: Path, table: pa.Table) -> tuple[list[Any], Any]:
-    """Return (what a table becomes, what was left out)."""
-    pq.write_table(table, tmp_path / "rows.parquet")
-    kept = readable_columns([tmp_path / "rows.parquet"])
-    with (tmp_path / "rows.jsonl").open("wb") as out:
-        write_rows([tmp_path / "rows.parquet"], kept, out, lambda _num_bytes: None)
-    return rows_of(tmp_path / "rows.jsonl"), kept.left_out
+    """Return (the rows that a table becomes, the columns that were left out)."""
+    source, target = tmp_path / "rows.parquet", tmp_path / "rows.jsonl"
+    pq.write_table(table, source)
+    columns = readable_columns([source])
+    with target.open("wb") as out:
+        write_rows([source], columns, out, lambda _num_bytes: None)
+    return rows_in(target), columns.left_out
 
 
 def test_cells_of_csv_stay_the_texts_that_they_are(tmp_path: Path) -> None:
     content = 'question,answer\n2026-11-22,9223372036854775808\n" a ""b"", \n1e5",null\n\n,NaN\n'
-    wanted = [("2026-11-22", "9223372036854775808"), (' a "b", \n1e5', "null"), ("", "NaN")]
     assert csv_rows(tmp_path, content) == [
-        {"question": one, "answer": other} for one, other in wanted
+        {"question": "2026-11-22", "answer": "9223372036854775808"},
+        {"question": ' a "b", \n1e5', "answer": "null"},
+        {"question": "", "answer": "NaN"},
     ]
 
 
@@ -65,10 +64,10 @@ def test_cells_of_csv_stay_the_texts_that_they_are(tmp_path: Path) -> None:
         "a\tb\n1,5\t2\n",
         "a|b\n1,5|2\n",
         '\ufeffa,b\n"1,5",2\n',
-        "a,b\r\n'1,5'.strip(),2\r\n"[:5] + '"1,5",2\r\n',
+        'a,b\r\n"1,5",2\r\n',
     ],
 )
-def test_the_delimiter_is_read_off_the_first_row(tmp_path: Path, content: str) -> None:
+def test_the_delimiter_is_guessed_from_the_first_row(tmp_path: Path, content: str) -> None:
     assert csv_rows(tmp_path, content) == [{"a": "1,5", "b": "2"}]
 
 
@@ -87,20 +86,15 @@ def test_utf_16_as_excel_saves_it_is_read(tmp_path: Path) -> None:
         (gzip.compress(b"a,b\n", mtime=0), "gzip data"),
     ],
 )
-def test_what_is_no_sound_csv_is_named(tmp_path: Path, content: str | bytes, says: str) -> None:
+def test_bad_csv_is_named(tmp_path: Path, content: str | bytes, says: str) -> None:
     with pytest.raises(DatasetError, match=says):
         csv_rows(tmp_path, content)
 
 
 def test_values_of_parquet_are_kept_exactly(tmp_path: Path) -> None:
+    message = {"role": "user", "content": "é\u2028"}
     rows = [
-        {
-            "n": 2**63,
-            "f": 0.1,
-            "t": "2026-11-22T00:00:00",
-            "l": [{"role": "user", "content": "é\u2028"}],
-            "b": True,
-        },
+        {"n": 2**63, "f": 0.1, "t": "2026-11-22T00:00:00", "l": [message], "b": True},
         {"n": 1, "f": 5e-324, "t": "", "l": [], "b": None},
     ]
     schema = pa.schema(
@@ -136,12 +130,10 @@ def test_numbers_that_json_lacks_are_refused_by_row_and_column(
 
 
 def test_a_parquet_file_is_imported(tmp_path: Path) -> None:
-    pq.write_table(
-        pa.table({"question": ["a"], "answer": ["b"], "when": [datetime(2026, 1, 1)]}),
-        tmp_path / "x.parquet",
-    )
+    table = pa.table({"question": ["a"], "answer": ["b"], "when": [datetime(2026, 1, 1)]})
+    pq.write_table(table, tmp_path / "x.parquet")
     imported = import_dataset(str(tmp_path / "x.parquet"), tmp_path)
-    assert rows_of(imported.path) == [{"question": "a", "answer": "b"}]
+    assert rows_in(imported.path) == [{"question": "a", "answer": "b"}]
     assert imported.rows == 1
     assert "when (timestamp[us])" in " ".join(imported.actions)
     assert imported.sha256 == sha256_of(imported.path)
@@ -154,23 +146,28 @@ def test_an_import_reports_its_progress(tmp_path: Path) -> None:
     assert reports[-1] == ImportProgress("converting", 1.0)
 
 
-def test_csv_and_arrays_are_taken_in_and_leave_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "my rows.csv").write_text("text\na\n")
-    (tmp_path / "array.json").write_text('[{"text": 1e5}, {"text": 2}]')
-    taken = [
-        import_dataset(str(tmp_path / name), tmp_path) for name in ("my rows.csv", "array.json")
-    ]
-    assert [(each.path.name, each.rows) for each in taken] == [
-        ("my-rows.jsonl", 1),
-        ("array.jsonl", 2),
-    ]
-    assert len(list(tmp_path.iterdir())) == 4 and b"1e5" in taken[1].path.read_bytes()
+@pytest.mark.parametrize(
+    ("name", "content", "target", "row"),
+    [
+        ("my rows.csv", "text\na\n", "my-rows.jsonl", b'{"text":"a"}\n'),
+        ("array.json", '[{"text": 1e5}]', "array.jsonl", b'{"text": 1e5}\n'),
+    ],
+)
+def test_an_import_leaves_its_file_and_nothing_else(
+    tmp_path: Path, name: str, content: str, target: str, row: bytes
+) -> None:
+    (tmp_path / name).write_text(content)
+    imported = import_dataset(str(tmp_path / name), tmp_path)
+    assert imported.path == tmp_path / target
+    assert imported.rows == 1
+    assert imported.path.read_bytes() == row
+    assert {path.name for path in tmp_path.iterdir()} == {name, target}
 
 
 def test_one_of_a_thing_is_not_told_as_several(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text\na\n")
-    taken = import_dataset(str(tmp_path / "rows.csv"), tmp_path)
-    assert taken.actions == ("1 CSV file became JSON lines.",)
+    imported = import_dataset(str(tmp_path / "rows.csv"), tmp_path)
+    assert imported.actions == ("1 CSV file became JSON lines.",)
     (tmp_path / "line.jsonl").write_text('\n{"text": "a",}\r\n')
     report = check_file(tmp_path / "line.jsonl")
     assert report.summary() == "1 row · unknown columns · 1 problem"
@@ -184,10 +181,11 @@ def test_one_of_a_thing_is_not_told_as_several(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_jsonl_stays_where_it_is(tmp_path: Path) -> None:
+def test_a_jsonl_file_stays_where_it_is(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n\n{"text": "b"}')
-    taken = import_dataset(str(tmp_path / "rows.jsonl"), tmp_path)
-    assert (taken.path, taken.rows, taken.actions) == (tmp_path / "rows.jsonl", 2, ())
+    imported = import_dataset(str(tmp_path / "rows.jsonl"), tmp_path)
+    assert (imported.path, imported.rows) == (tmp_path / "rows.jsonl", 2)
+    assert imported.actions == ()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +198,7 @@ def test_what_is_jsonl_stays_where_it_is(tmp_path: Path) -> None:
         ("rows.csv", ImportLimits(seconds=0.01), "took longer"),
     ],
 )
-def test_what_cannot_be_taken_in_is_a_sentence_and_leaves_nothing(
+def test_a_source_that_cannot_be_imported_is_a_sentence_and_no_file(
     tmp_path: Path, name: str, limits: ImportLimits, says: str
 ) -> None:
     (tmp_path / "packed.jsonl").write_bytes(gzip.compress(b"{}"))
@@ -211,25 +209,34 @@ def test_what_cannot_be_taken_in_is_a_sentence_and_leaves_nothing(
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_taking_in_can_be_called_off(tmp_path: Path) -> None:
+def test_an_import_can_be_cancelled(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text\na\n")
     with pytest.raises(DatasetError, match="cancelled"):
         import_dataset(str(tmp_path / "rows.csv"), tmp_path, is_cancelled=lambda: True)
 
 
-def test_a_name_with_one_slash_is_a_dataset_on_the_hub_unless_it_is_a_file(tmp_path: Path) -> None:
-    assert all(map(is_hub_dataset, ("owner/name", "owner/name:config/split", "owner/name-v1.5")))
-    assert not any(
-        map(
-            is_hub_dataset,
-            ("data/train.jsonl", "data/Rows.CSV", "data/rows.json", "data/rows.parquet"),
-        )
-    )
-    assert not any(
-        map(
-            is_hub_dataset, ("name", "/owner/name", "../name", "a/b/c", "tests/data", "owner/na me")
-        )
-    )
+@pytest.mark.parametrize("source", ["owner/name", "owner/name:config/split", "owner/name-v1.5"])
+def test_a_name_with_one_slash_is_a_dataset_on_the_hub(source: str) -> None:
+    assert is_hub_dataset(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "data/train.jsonl",
+        "data/Rows.CSV",
+        "data/rows.json",
+        "data/rows.parquet",
+        "name",
+        "/owner/name",
+        "../name",
+        "a/b/c",
+        "tests/data",
+        "owner/na me",
+    ],
+)
+def test_a_file_is_no_dataset_on_the_hub(source: str) -> None:
+    assert not is_hub_dataset(source)
 
 
 def packed(table: pa.Table) -> bytes:
@@ -239,9 +246,8 @@ def packed(table: pa.Table) -> bytes:
 
 
 def with_configs(*configs: str) -> bytes:
-    return (
-        "---\nconfigs:\n" + "".join(f"- config_name: {each}\n" for each in configs) + "---\n"
-    ).encode()
+    lines = "".join(f"- config_name: {each}\n" for each in configs)
+    return f"---\nconfigs:\n{lines}---\n".encode()
 
 
 EXACT = b'{"text": "2026-11-22"}\n{"text": "b", "n": 9223372036854775808}\n'
@@ -283,7 +289,7 @@ for id, config, split in json.load(sys.stdin):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """What a child must see to take this machine for the Hub."""
+    """Return the environment in which a child takes this machine for the Hub."""
     with fake_hub(ON_THE_HUB, gated="owner/gated") as address:
         cache = str(tmp_path_factory.mktemp("cache"))
         yield {"HF_ENDPOINT": address, "HF_HOME": cache, "HF_HUB_OFFLINE": "0"}
@@ -297,7 +303,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]
         ("owner/configs:de", b'{"text":"hallo"}\n'),
     ],
 )
-def test_a_dataset_of_the_hub_is_taken_in_exactly(
+def test_a_dataset_of_the_hub_is_imported_exactly(
     tmp_path: Path,
     hub: Mapping[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -306,25 +312,26 @@ def test_a_dataset_of_the_hub_is_taken_in_exactly(
 ) -> None:
     for name, value in hub.items():
         monkeypatch.setenv(name, value)
-    taken = import_dataset(source, tmp_path)
-    assert taken.path.read_bytes() == content and "Hugging Face Hub" in taken.actions[0]
-    assert list(tmp_path.iterdir()) == [taken.path]
+    imported = import_dataset(source, tmp_path)
+    assert imported.path.read_bytes() == content
+    assert "Hugging Face Hub" in imported.actions[0]
+    assert list(tmp_path.iterdir()) == [imported.path]
 
 
 @pytest.mark.parametrize(("asked", "says"), REFUSED)
-def test_a_dataset_that_cannot_be_taken_in_is_a_sentence(
+def test_a_dataset_that_cannot_be_imported_is_a_sentence(
     reasons: Mapping[tuple[str, ...], str], asked: tuple[str, ...], says: str
 ) -> None:
-    assert says in reasons[asked] and "Error" not in reasons[asked]
+    assert says in reasons[asked]
+    assert "Error" not in reasons[asked]
 
 
 @pytest.fixture(scope="module")
 def reasons(hub: Mapping[str, str]) -> Mapping[tuple[str, ...], str]:
-    """Why datasets cannot be read, all asked of one process."""
+    """Return why datasets cannot be read; one process is asked for all of them."""
     asked = [asked for asked, _says in REFUSED]
-    command = [sys.executable, "-c", REASONS]
     done = subprocess.run(
-        command,
+        [sys.executable, "-c", REASONS],
         input=json.dumps(asked),
         env=os.environ | hub,
         cwd=ROOT,
@@ -336,9 +343,7 @@ def reasons(hub: Mapping[str, str]) -> Mapping[tuple[str, ...], str]:
 
 
 def test_without_a_network_the_hub_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(
-        DatasetError,
-        match="the Hugging Face Hub cannot be reached from here; fetch owner/name where",
-    ):
+    says = "the Hugging Face Hub cannot be reached from here; fetch owner/name where"
+    with pytest.raises(DatasetError, match=says):
         import_dataset("owner/name", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import gradio as gr
 
-from core.dataset import DatasetReport, map_columns, match_columns
+from core.dataset import DatasetReport
+from core.dataset.columns import match_columns
+from core.dataset.rewrite import map_columns
 from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home

@@ -5,17 +5,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from core.dataset import (
-    TABLES,
-    USUAL_STAGES,
-    DatasetReport,
-    Wish,
-    Written,
-    drop_bad_rows,
-    is_hub_dataset,
-    must_be_imported,
-    repair,
-)
+from core.dataset import DatasetReport
+from core.dataset.formats import USUAL_STAGES
+from core.dataset.intake import TABLES, is_hub_dataset, must_be_imported
+from core.dataset.rewrite import Written, drop_bad_rows, repair
 from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home
@@ -78,7 +71,7 @@ class DataHandlers:
         """Write the data without its invalid rows to a new file and use that."""
 
         def remove(source: Path, target: Path) -> Written:
-            return drop_bad_rows(source, target, Wish(stage=stage))
+            return drop_bad_rows(source, target, stage)
 
         return self._rewrite(dataset_path(dataset, stage), "valid", remove)
 

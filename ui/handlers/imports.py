@@ -7,7 +7,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from core.dataset import Imported, ImportProgress, counted, import_dataset
+from core.dataset import counted
+from core.dataset.intake import Imported, ImportProgress, import_dataset
 from core.job import DatasetError
 from core.runs import Home
 from ui import render

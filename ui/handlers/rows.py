@@ -12,9 +12,9 @@ from typing import Literal
 
 import gradio as gr
 
-from core import dataset, runs
-from core.dataset import RowLengths
+from core import runs
 from core.dataset.preview import Preview
+from core.dataset.token_lengths import RowLengths, length_problems
 from core.job import PreviewError, Problem, SpecError
 from core.resolve import ResolvedJob
 from core.runs import Home
@@ -86,7 +86,7 @@ class Previews:
         """Return why these rows should not be trained on, () if their lengths are not known."""
         with suppress(PreviewError, OSError):
             if lengths := self.training_lengths(resolved):
-                return dataset.refusals(lengths, resolved.job)
+                return length_problems(lengths, resolved.job)
         return ()
 
     def close(self) -> None:
@@ -177,15 +177,15 @@ class RowHandlers:
             return _no_lengths("Measuring the rows ...") | waiting
         max_length = resolved.job.max_length
         lengths = measured.at(max_length)
-        about = self.previews.of_training(resolved).about()
-        refusals = dataset.refusals(measured, resolved.job)
+        info = self.previews.of_training(resolved).info()
+        refusals = length_problems(measured, resolved.job)
         return {
             "length_p95": _length_button(lengths.p95, max_length, "95 % of the rows"),
             "length_longest": _length_button(lengths.max, max_length, "longest row"),
-            "lengths": panel.lengths(lengths, refusals, about.notes),
+            "lengths": panel.lengths(lengths, refusals, info.notes),
             "histogram": panel.histogram(lengths),
             "lengths_timer": gr.Timer(active=not lengths.is_complete),
-            "measured": about.key if lengths.is_complete else "",
+            "measured": info.key if lengths.is_complete else "",
         }
 
     def on_length_p95(self, answer: Answer) -> Updates:
@@ -199,7 +199,7 @@ class RowHandlers:
     def _set_length(self, answer: Answer, which: Literal["p95", "max"]) -> Updates:
         try:
             resolved = answer.require()
-            lengths = self.previews.of_training(resolved).lengths(resolved.job.max_length)
+            lengths = self.previews.of_training(resolved).measured().at(resolved.job.max_length)
         except (SpecError, PreviewError, OSError) as error:
             return {"lengths": render.notice(str(error), "bad")}
         length = lengths.p95 if which == "p95" else lengths.max
@@ -210,7 +210,7 @@ class RowHandlers:
         try:
             resolved = answer.require()
             preview = self.previews.of_dataset(resolved)
-            num_rows = preview.about().rows
+            num_rows = preview.info().rows
             number = min(max(1, _whole(row_number)), num_rows)
             (row,) = preview.rows(number - 1, 1, resolved.job.max_length)
         except (SpecError, PreviewError, OSError) as error:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from core.dataset import Lengths
 from core.dataset.preview import ShownRow, ShownText
+from core.dataset.token_lengths import Lengths
 from core.job import Problem
 from ui.render import notice
 

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from core import dataset, runs
-from core.dataset import counted, import_dataset, is_hub_dataset, must_be_imported
-from core.dataset.preview import Lengths, Preview
+from core.dataset import counted
+from core.dataset.intake import import_dataset, is_hub_dataset, must_be_imported
+from core.dataset.preview import Preview
+from core.dataset.token_lengths import Lengths, length_problems
 from core.device import doctor as machine_doctor
 from core.device import this_machine
 from core.job import JobSpec, PreviewError, Problem, SpecError
@@ -192,7 +194,7 @@ def _measure_rows(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
     except PreviewError as error:
         say(f"The rows are not measured: {error.reason}")
         return None
-    if problems := dataset.refusals(lengths, job):
+    if problems := length_problems(lengths, job):
         raise SpecError(*problems)
     if not lengths.readable:
         return None

@@ -1,1 +1,6 @@
-"""Read a dataset line by line and report every problem with its line number."""
+"""Check a dataset: every problem with its line number. Changes nothing."""
+
+from core.dataset.check.check import Examination, check_file, examine
+from core.dataset.check.in_child import check_in_child
+
+__all__ = ["Examination", "check_file", "check_in_child", "examine"]

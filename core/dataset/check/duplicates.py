@@ -1,57 +1,19 @@
-"""Rows that are there twice, in a file or in two. Keeps twelve bytes a row, and no row itself."""
+"""Rows that occur twice, in one file or in two. Keeps twelve bytes of each row, and no row."""
 
 from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_ROWS = 10_000_000
-"""Rows that are remembered; with more, memory would no longer be flat."""
+from core.dataset.reading.text_lines import reading
+
+MAX_ROWS = 10_000_000
+"""Rows that are remembered; with more, memory would grow with the file."""
 BUCKETS = range(-8, 8)
-"""Hashes are compared a sixteenth at a time, by their highest bits, which takes a sixteenth of the memory."""
-
-
-class Fingerprints:
-    """The hash and the line of each row of a file, as long as there is room.
-
-    The hashes are Python's own of the rows' bytes, and so good for one process only. Two different rows have the same
-    one with a chance of 2^-64.
-    """
-
-    def __init__(self) -> None:
-        self.hashes = array("q")
-        self.lines = array("I")
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.hashes) >= MOST_ROWS
-
-    def extend(self, lines: Sequence[bytes], numbers: Sequence[int]) -> None:
-        """Remembers rows, as long as there is room."""
-        if not self.is_full:
-            self.hashes.extend(map(hash, map(bytes.strip, lines)))
-            self.lines.extend(numbers)
-
-    def repeated_lines(self) -> "array[int]":
-        """The lines of rows that an earlier row of the same file equals, in order."""
-        return self._lines([_repeated(self._bucket(number)) for number in BUCKETS])
-
-    def lines_also_in(self, other: "Fingerprints") -> "array[int]":
-        """The lines of rows that another file has too, in order."""
-        return self._lines(
-            [_shared(self._bucket(number), other._bucket(number)) for number in BUCKETS]
-        )
-
-    def _bucket(self, number: int) -> "Bucket":
-        hashes = np.frombuffer(self.hashes, dtype=np.int64)
-        rows = np.flatnonzero(hashes >> 60 == number)
-        return Bucket(rows, hashes[rows])
-
-    def _lines(self, rows: "list[NDArray[np.int64]]") -> "array[int]":
-        found = np.frombuffer(self.lines, dtype=np.uint32)[np.sort(np.concatenate(rows))]
-        return array("Q", found.astype(np.uint64).tobytes())
+"""Hashes are compared a sixteenth at a time, by their highest bits, to save memory."""
 
 
 class Bucket(NamedTuple):
@@ -59,6 +21,56 @@ class Bucket(NamedTuple):
 
     rows: NDArray[np.int64]
     hashes: NDArray[np.int64]
+
+
+class Fingerprints:
+    """Hash and line of each row of a file, up to MAX_ROWS.
+
+    The hashes are Python's own of the rows' bytes, so they are good for one process only. Two
+    different rows have the same hash with a probability of 2^-64.
+    """
+
+    def __init__(self) -> None:
+        self.hashes = array("q")
+        self.lines = array("I")
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Fingerprints":
+        """Return those of a whole file. Raises DatasetError, OSError."""
+        prints = cls()
+        with reading(path) as lines:
+            for number, line in lines:
+                if line.strip():
+                    prints.extend([line], [number])
+        return prints
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.hashes) >= MAX_ROWS
+
+    def extend(self, lines: Sequence[bytes], numbers: Sequence[int]) -> None:
+        """Remember rows, as long as there is room."""
+        if not self.is_full:
+            self.hashes.extend(map(hash, map(bytes.strip, lines)))
+            self.lines.extend(numbers)
+
+    def repeated_lines(self) -> "array[int]":
+        """Return the lines of rows that an earlier row of the same file equals, in order."""
+        return self._lines_of([_repeated(self._bucket(number)) for number in BUCKETS])
+
+    def lines_also_in(self, other: "Fingerprints") -> "array[int]":
+        """Return the lines of rows that another file holds too, in order."""
+        buckets = [(self._bucket(number), other._bucket(number)) for number in BUCKETS]
+        return self._lines_of([_shared(one, two) for one, two in buckets])
+
+    def _bucket(self, number: int) -> Bucket:
+        hashes = np.frombuffer(self.hashes, dtype=np.int64)
+        rows = np.flatnonzero(hashes >> 60 == number)
+        return Bucket(rows, hashes[rows])
+
+    def _lines_of(self, rows: list[NDArray[np.int64]]) -> "array[int]":
+        lines = np.frombuffer(self.lines, dtype=np.uint32)[np.sort(np.concatenate(rows))]
+        return array("Q", lines.astype(np.uint64).tobytes())
 
 
 def _repeated(bucket: Bucket) -> NDArray[np.int64]:

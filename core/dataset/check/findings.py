@@ -1,4 +1,4 @@
-"""What a check has found so far: counts of everything, a bounded list of examples, the lines of the bad rows."""
+"""Findings of a check so far: counts of everything, some examples, the lines of the bad rows."""
 
 from array import array
 from collections import Counter
@@ -12,7 +12,7 @@ LISTED_WARNINGS_OF_A_CODE = 20
 
 
 class Findings:
-    """Grows while a file is read; its size does not follow the file's, eight bytes for each bad row aside."""
+    """Findings while a file is read: a bounded size, and eight bytes for each bad row."""
 
     def __init__(self) -> None:
         self.problems: list[RowProblem] = []
@@ -26,23 +26,25 @@ class Findings:
         self.first_lines: dict[TextFormat, int] = {}
         """Format -> the first line that is written so."""
 
+    @property
+    def text_format(self) -> TextFormat:
+        """Format of the file: conversational if any row is."""
+        if "conversational" in self.first_lines:
+            return "conversational"
+        return self.usual_format
+
     def add_fault(self, line: int, fault: Fault) -> None:
-        """Something for which the row cannot be used."""
+        """Note something for which the row cannot be used."""
         if len(self.problems) < LISTED_PROBLEMS:
             self.problems.append(RowProblem(line, *fault))
         self.problem_counts[fault.code] += 1
-        if fault.field != "file" and (not self.bad_lines or self.bad_lines[-1] != line):
+        is_new_line = not self.bad_lines or self.bad_lines[-1] != line
+        if fault.field != "file" and is_new_line:
             self.bad_lines.append(line)
 
-    @property
-    def num_bad_rows(self) -> int:
-        return len(self.bad_lines)
-
     def add_warning(self, line: int, fault: Fault) -> None:
-        """Something to know about a row."""
-        if (
-            self.warning_counts[fault.code] < LISTED_WARNINGS_OF_A_CODE
-            and len(self.warnings) < LISTED_PROBLEMS
-        ):
+        """Note something that is worth knowing and stops nothing."""
+        num_listed = self.warning_counts[fault.code]
+        if num_listed < LISTED_WARNINGS_OF_A_CODE and len(self.warnings) < LISTED_PROBLEMS:
             self.warnings.append(RowProblem(line, *fault))
         self.warning_counts[fault.code] += 1

@@ -1,4 +1,4 @@
-"""The check in a child process, whose memory and time no file can exceed."""
+"""Check in a child process, whose memory and time no file can exceed."""
 
 from pathlib import Path
 

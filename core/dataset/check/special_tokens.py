@@ -1,39 +1,48 @@
-"""Text that a tokenizer or a template would take for a sign of its own: found and named, never changed."""
+"""Text that a tokenizer or a template would take for a special token: found, never changed."""
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 SPECIAL = re.compile(
-    r"<(?:\|[\w .:-]{1,60}\|>|｜[\w▁ .:-]{1,60}｜>|/?s>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk|mask)>"
-    r"|</?SYS>>|\|(?:im|start|end)_\w{1,40})|\[/?(?:INST|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS)\]"
+    r"<(?:\|[\w .:-]{1,60}\|>"
+    r"|｜[\w▁ .:-]{1,60}｜>"
+    r"|/?s>"
+    r"|(?:start|end)_of_turn>"
+    r"|(?:bos|eos|pad|unk|mask)>"
+    r"|</?SYS>>"
+    r"|\|(?:im|start|end)_\w{1,40})"
+    r"|\[/?(?:INST|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS)\]"
 )
 """Special tokens of the common families: ChatML, Llama, Mistral, Gemma, Phi, DeepSeek."""
-SIGNS = (re.compile(rb"<[|s/a-z\xef\\]"), re.compile(rb"\[\\?/?[A-Z]"), re.compile(rb"\\u00[0-7]"))
-"""Bytes without which a line holds nothing special, escapes considered. Each begins with one byte to look for, which
-is what makes the search fast."""
+HINTS = (re.compile(rb"<[|s/a-z\xef\\]"), re.compile(rb"\[\\?/?[A-Z]"), re.compile(rb"\\u00[0-7]"))
+"""Bytes without which a line holds no special token and no escaped U+0000. Each pattern begins with
+one fixed byte, which makes the search fast."""
 
 
-def may_hold_special(line: bytes) -> bool:
-    """False if there is certainly no special token in these bytes, and no escaped U+0000."""
-    return any(sign.search(line) for sign in SIGNS)
+def may_hold_special_token(line: bytes) -> bool:
+    """Return False if these bytes certainly hold no special token and no escaped U+0000."""
+    return any(hint.search(line) for hint in HINTS)
 
 
-def special_tokens(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(field, token) of the first special token in a row's texts."""
+def find_special_token(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return (field, token) of the first special token in a row's texts."""
     for field, text in _texts(row, ""):
-        if found := SPECIAL.search(text):
-            return field, found.group()
+        if match := SPECIAL.search(text):
+            return field, match.group()
     return None
 
 
-def has_nul(row: Mapping[str, Any]) -> str | None:
-    """The first field whose text holds the character U+0000."""
-    return next((field for field, text in _texts(row, "") if "\0" in text), None)
+def find_nul(row: Mapping[str, Any]) -> str | None:
+    """Return the first field whose text holds the character U+0000."""
+    for field, text in _texts(row, ""):
+        if "\0" in text:
+            return field
+    return None
 
 
 def _texts(value: object, name: str) -> Iterator[tuple[str, str]]:
-    """(where it stands, text) for every text inside a value, in order."""
+    """Yield (its place, the text) of every text inside a value, in order."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, dict):

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from core.dataset.files import writing
 from core.dataset.intake.tables import csv_lines
-from core.dataset.rewrite.files import reading, writing
+from core.dataset.reading.text_lines import reading
 
 Form = Literal["csv", "json", "parquet"]
 """Form of source files; json stands for JSON lines and for JSON arrays."""

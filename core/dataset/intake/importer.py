@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.dataset.check.json_array import is_array
-from core.dataset.check.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.intake.convert import Sources
+from core.dataset.reading.json_array import is_array
+from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.report import counted
 from core.device.child import Child, Limits, never
 from core.job import ChildError, DatasetError, Problem
@@ -75,7 +75,7 @@ def must_be_imported(source: str) -> bool:
 
 
 def is_hub_dataset(source: str) -> bool:
-    """Return whether a source names a dataset on the Hub, and neither looks like a file nor is one."""
+    """Return whether a source names a dataset on the Hub and neither is nor looks like a file."""
     if source.lower().endswith(FILES) or not HUB_DATASET.fullmatch(source):
         return False
     return not Path(source).exists()

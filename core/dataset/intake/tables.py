@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
-from core.dataset.check.diagnosis import MAX_LINE_BYTES
-from core.dataset.check.signatures import HEAD_BYTES, foreign_signature, wide_encoding
-from core.dataset.rewrite.files import Recoded
+from core.dataset.reading.lines import MAX_LINE_BYTES
+from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
+from core.dataset.reading.text_lines import Recoded
 from core.job import DatasetError, Problem
 
 DELIMITERS = (",", ";", "\t", "|")

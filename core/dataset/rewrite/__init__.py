@@ -1,1 +1,35 @@
 """Write a dataset again: repaired, renamed, mixed. Never changes a file in place."""
+
+from core.dataset.files import Written
+from core.dataset.rewrite.mapping import map_columns
+from core.dataset.rewrite.mix import (
+    Composed,
+    Selection,
+    compose,
+    parse_mix,
+    require_one_format,
+)
+from core.dataset.rewrite.repair import (
+    REPAIRS,
+    as_lines,
+    drop_bad_rows,
+    drop_rows,
+    repair,
+    write_lines,
+)
+
+__all__ = [
+    "REPAIRS",
+    "Composed",
+    "Selection",
+    "Written",
+    "as_lines",
+    "compose",
+    "drop_bad_rows",
+    "drop_rows",
+    "map_columns",
+    "parse_mix",
+    "repair",
+    "require_one_format",
+    "write_lines",
+]

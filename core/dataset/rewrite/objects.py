@@ -1,4 +1,4 @@
-"""Objects that are not one complete row on a line: spread over lines, several on one, with commas too many.
+"""Objects that are not one complete row on a line: over several lines, or several on one line.
 
 Cuts and joins what stands between texts; never changes a text.
 """
@@ -6,100 +6,95 @@ Cuts and joins what stands between texts; never changes a text.
 import re
 from collections.abc import Iterable, Iterator
 
-from core.dataset.check.diagnosis import MAX_LINE_BYTES, STRING
-from core.dataset.check.lines import parse
+from core.dataset.reading.json_faults import STRING
+from core.dataset.reading.lines import MAX_LINE_BYTES, parse_line
 
-PIECE = re.compile(STRING.pattern + rb"|[\[\]{}]", re.DOTALL)
-COMMA_BEFORE_BRACKET = re.compile(STRING.pattern + rb"|,(?=\s*[}\]])", re.DOTALL)
-BETWEEN = b", \t\r\n"
-"""What may stand between two objects, and is left out."""
+STRING_OR_BRACKET = re.compile(STRING.pattern + rb"|[\[\]{}]", re.DOTALL)
+STRING_OR_LAST_COMMA = re.compile(STRING.pattern + rb"|,(?=\s*[}\]])", re.DOTALL)
+SEPARATORS = b", \t\r\n"
+"""Characters that may stand between two objects, and are left out."""
 
 
-class Joiner:
-    """Puts objects that are spread over lines together; counts the lines that it joined.
+class LineJoiner:
+    """Joins objects that are spread over lines, and counts the lines that it joined.
 
-    An open line is held until what follows closes its brackets. If that never happens, or no rows come of it, all of
-    it is given as it was.
+    A line with open brackets waits until a later line closes them. If none does, or the result is
+    no row, all of them are given unchanged.
     """
 
     def __init__(self) -> None:
         self.num_joined = 0
-        self._held: list[bytes] = []
+        self._waiting: list[bytes] = []
         self._depth = 0
         self._num_bytes = 0
 
     def lines(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        """The lines, or what they are together."""
+        """Yield the lines, with each object on one line."""
         for line in lines:
-            depth = _depth(line) if self._held or parse(line)[1] else 0
-            if not self._held and depth <= 0:
+            is_sound = not self._waiting and parse_line(line)[1] is None
+            depth = 0 if is_sound else _depth(line)
+            if not self._waiting and depth <= 0:
                 yield line
                 continue
-            self._held.append(line)
+            self._waiting.append(line)
             self._depth += depth
             self._num_bytes += len(line)
             if self._depth <= 0:
                 self._join()
             if self._depth <= 0 or self._num_bytes > MAX_LINE_BYTES:
-                yield from self._let_go()
-        yield from self._let_go()
+                yield from self._release()
+        yield from self._release()
 
     def _join(self) -> None:
-        whole = b" ".join(map(bytes.strip, self._held))
-        parts = rows_of(whole)
-        if len(parts) > 1 or _is_row(parts[0]):
-            self.num_joined += len(self._held)
-            self._held = [whole]
+        whole = b" ".join(map(bytes.strip, self._waiting))
+        rows = split_rows(whole)
+        if len(rows) > 1 or _is_row(rows[0]):
+            self.num_joined += len(self._waiting)
+            self._waiting = [whole]
 
-    def _let_go(self) -> list[bytes]:
-        held, self._held, self._depth, self._num_bytes = self._held, [], 0, 0
-        return held
+    def _release(self) -> list[bytes]:
+        released, self._waiting = self._waiting, []
+        self._depth = self._num_bytes = 0
+        return released
 
 
-def rows_of(line: bytes) -> tuple[bytes, ...]:
-    """The rows of a line that holds nothing but whole rows; otherwise the line as it is."""
-    found: list[bytes] = []
+def split_rows(line: bytes) -> tuple[bytes, ...]:
+    """Return the rows of a line that holds nothing but whole rows; otherwise the line itself."""
+    rows: list[bytes] = []
     depth, begin, end = 0, 0, 0
-    for piece in PIECE.finditer(line):
-        sign = piece.group()
+    for token in STRING_OR_BRACKET.finditer(line):
+        sign = token.group()
         if sign in (b"{", b"["):
             if depth == 0:
-                found.append(line[end : piece.start()])
-                begin = piece.start()
+                begin = token.start()
+                if line[end:begin].strip(SEPARATORS):
+                    return (line,)
             depth += 1
         elif sign in (b"}", b"]"):
             depth -= 1
             if depth == 0:
-                end = piece.end()
-                found.append(line[begin:end])
-    found.append(line[end:])
-    gaps, rows = found[::2], found[1::2]
-    is_sound = (
-        depth == 0
-        and rows
-        and not any(gap.strip(BETWEEN) for gap in gaps)
-        and all(map(_is_row, rows))
-    )
-    return tuple(rows) if is_sound else (line,)
+                end = token.end()
+                rows.append(line[begin:end])
+    if depth or not rows or line[end:].strip(SEPARATORS) or not all(map(_is_row, rows)):
+        return (line,)
+    return tuple(rows)
 
 
-def without_commas(line: bytes) -> bytes:
-    """The line without the commas before closing brackets, if that makes it a row; otherwise the line as it is."""
-    _row, fault = parse(line)
+def without_last_commas(line: bytes) -> bytes:
+    """Return a line without commas before closing brackets, if that makes it a row."""
+    _row, fault = parse_line(line)
     if fault is None or fault.code != "trailing_comma":
         return line
-    fixed = COMMA_BEFORE_BRACKET.sub(
-        lambda found: b"" if found.group() == b"," else found.group(), line
-    )
-    return fixed if parse(fixed)[1] is None else line
+    fixed = STRING_OR_LAST_COMMA.sub(lambda match: match.group().removeprefix(b","), line)
+    return fixed if parse_line(fixed)[1] is None else line
 
 
 def _is_row(line: bytes) -> bool:
-    row, fault = parse(without_commas(line))
+    row, fault = parse_line(without_last_commas(line))
     return row is not None and fault is None
 
 
 def _depth(line: bytes) -> int:
-    """How many more brackets are opened than closed."""
-    signs = [piece.group() for piece in PIECE.finditer(line)]
+    """Return how many more brackets are opened than closed."""
+    signs = [token.group() for token in STRING_OR_BRACKET.finditer(line)]
     return sum((sign in (b"{", b"[")) - (sign in (b"}", b"]")) for sign in signs)

@@ -1,14 +1,12 @@
-"""Folder of checkpoints: each is built under a hidden name, sealed with a manifest and renamed;
-nothing in one is opened before it is verified.
+"""The folder of checkpoints: written beside, sealed with a manifest, renamed; verified before anything in them is read.
 
 Knows nothing of models or of torch.
 
     checkpoints/checkpoint-12/             complete: its manifest.json was written last
-                .checkpoint-12.new/        being written, or left behind by a crash
+                .checkpoint-12.new/        being written, or left behind by a crash: nobody's checkpoint
                 .checkpoint-9.old/         being removed
 
-A manifest holds `files` (name -> bytes, sha256), `step`, `max_steps` and `facts`
-(identity.facts_of).
+A manifest holds `files` (name -> bytes, sha256), `step`, `max_steps` and `facts` (what the training was).
 """
 
 import os
@@ -29,8 +27,6 @@ from ..contract.checkpoint_files import (
 )
 from ..contract.files import sha256_of, write_json
 
-Fingerprint = tuple[object, ...]
-
 
 @dataclass(frozen=True)
 class VerifiedCheckpoint:
@@ -40,115 +36,108 @@ class VerifiedCheckpoint:
     step: int
     max_steps: int
     facts: Mapping[str, Any]
-    """What the training was, from identity.facts_of."""
+    """What the training was, as identity.facts_of tells it."""
 
     @property
     def has_all_steps(self) -> bool:
-        """True if only the result of the run is missing."""
+        """True if only the result is missing."""
         return self.step >= self.max_steps
 
 
 @dataclass
-class CheckpointFolder:
-    """Checkpoints of one run."""
+class Checkpoints:
+    """The checkpoints of one run."""
 
     folder: Path
-    _verified: dict[Path, Fingerprint] = field(default_factory=dict)
-    """Checkpoint -> fingerprint when it was last verified, so that no file is hashed twice."""
+    _known: dict[Path, tuple[object, ...]] = field(default_factory=dict)
+    """Checkpoint -> how its files looked when they were last verified, so that none is read twice for nothing."""
 
     def newest(self) -> tuple[VerifiedCheckpoint | None, tuple[str, ...]]:
-        """Return (newest good checkpoint, damage of each newer one)."""
+        """The newest good checkpoint, and what is wrong with each newer one."""
         skipped: list[str] = []
         for folder in self._newest_first():
-            reason = self._damage(folder)
-            if not reason:
+            if not (reason := self._damage(folder)):
                 return _read(folder), tuple(skipped)
             skipped.append(f"{folder.name}: {reason}")
         return None, tuple(skipped)
 
     @contextmanager
     def adding(self, step: int, max_steps: int, facts: Mapping[str, Any]) -> Iterator[Path]:
-        """Yield a folder in which to make `checkpoint-<step>`; then seal it and move it to its
-        place.
+        """Yields a folder in which a `checkpoint-<step>` is to be made; afterwards it is sealed and in its place.
 
-        Raises OSError. After any exception, inside the block or here, nothing of the checkpoint is
-        left.
+        Raises OSError. Whatever is raised, inside or here, nothing of it is left.
         """
-        self._remove_leftovers()
-        name = checkpoint_name(step)
-        building = self.folder / f".{name}.new"
+        self._sweep()
+        building = self.folder / f".checkpoint-{step}.new"
         try:
             building.mkdir(parents=True)
             yield building
-            seal(building / name, {"step": step, "max_steps": max_steps, "facts": facts})
-            target = self.folder / name
-            publish(building / name, target)
-            self._verified[target] = _fingerprint(target)
+            seal(
+                building / f"checkpoint-{step}",
+                {"step": step, "max_steps": max_steps, "facts": facts},
+            )
+            target = self.folder / f"checkpoint-{step}"
+            publish(building / target.name, target)
+            self._known[target] = _look(target)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
     def keep_newest(self, limit: int) -> None:
-        """Remove all checkpoints older than the newest `limit` good ones. A damaged one does not
-        count."""
-        num_good = 0
+        """Removes what is older than the newest `limit` good ones. A damaged one counts for nothing."""
+        good = 0
         for folder in self._newest_first():
-            if num_good >= limit:
-                with suppress(OSError):  # a checkpoint that cannot be removed only takes room
-                    _erase(_hide(folder))
+            if good >= limit:
+                with suppress(OSError):  # what cannot be removed costs room, not the run
+                    _erase(_bury(folder))
             elif not self._damage(folder):
-                num_good += 1
+                good += 1
 
     def size_bytes(self) -> int:
-        """Return the size of all checkpoints on the disk."""
+        """What all of them take on the disk."""
         return bytes_in(self.folder)
 
     def _newest_first(self) -> list[Path]:
         return [checkpoint.folder for checkpoint in reversed(list_checkpoints(self.folder))]
 
     def _damage(self, folder: Path) -> str:
-        fingerprint = _fingerprint(folder)
-        if self._verified.get(folder) == fingerprint:
+        if self._known.get(folder) == _look(folder):
             return ""
-        reason = damage(folder) or _manifest_fault(folder)
+        reason = damage(folder) or _mislabelled(folder)
         if not reason:
-            self._verified[folder] = fingerprint
+            self._known[folder] = _look(folder)
         return reason
 
-    def _remove_leftovers(self) -> None:
-        """Remove what a crash has left behind."""
+    def _sweep(self) -> None:
+        """Removes what a crash has left behind."""
         for path in self.folder.glob(".checkpoint-*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Flush every file of a folder to the disk, then write the manifest that makes the folder
-    complete.
+    """Brings every file of a folder to the disk, then writes the manifest that makes the folder complete.
 
-    The hashes are of what was read back. Raises OSError.
+    The hashes are of what can be read back. Raises OSError.
     """
-    files = {}
-    for name, path in _files(folder):
-        _sync_file(path)
-        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    files = {
+        name: {"bytes": path.stat().st_size, "sha256": _synced_sha256(path)}
+        for name, path in _files(folder)
+    }
     write_json(folder / MANIFEST, {**facts, "files": files})
     for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         _sync_folder(each)
 
 
 def damage(folder: Path) -> str:
-    """Return what is wrong with a sealed folder in a few words; "" if every file is as it was
-    written."""
+    """What is wrong with a sealed folder, in a few words; empty if every file is as it was written."""
     if folder.is_symlink():
         return "it is a link"
     try:
         expected = read_manifest(folder)["files"]
         found = dict(_files(folder))
-        unexpected = sorted(found.keys() - expected.keys())
-        if unexpected:
-            return f"{unexpected[0]} is not in its manifest"
+        if strangers := sorted(found.keys() - expected.keys()):
+            return f"{strangers[0]} is not in its manifest"
         for name, entry in expected.items():
-            reason = _file_damage(found.get(name), int(entry["bytes"]), entry["sha256"])
-            if reason:
+            if reason := _file_damage(found.get(name), int(entry["bytes"]), entry["sha256"]):
                 return f"{name} {reason}"
     except FileNotFoundError:
         return "it has no manifest, so it was never completed"
@@ -158,28 +147,28 @@ def damage(folder: Path) -> str:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Rename a complete folder. What had its name before is removed afterwards. Raises OSError."""
-    old = _hide(target) if target.exists() or target.is_symlink() else None
+    """Gives a complete folder its name; what had that name before is removed afterwards. Raises OSError."""
+    grave = _bury(target) if target.exists() or target.is_symlink() else None
     source.rename(target)
     _sync_folder(target.parent)
-    if old:
-        _erase(old)
+    if grave:
+        _erase(grave)
 
 
 def _read(folder: Path) -> VerifiedCheckpoint:
     manifest = read_manifest(folder)
-    step = int(manifest["step"])
-    return VerifiedCheckpoint(folder, step, int(manifest["max_steps"]), manifest["facts"])
+    step, max_steps = int(manifest["step"]), int(manifest["max_steps"])
+    return VerifiedCheckpoint(folder, step, max_steps, manifest["facts"])
 
 
-def _manifest_fault(folder: Path) -> str:
+def _mislabelled(folder: Path) -> str:
     manifest = read_manifest(folder)
-    step: Any = manifest.get("step")
-    if folder.name != checkpoint_name(step):
-        return f"its manifest is of step {step}"
-    has_max_steps = isinstance(manifest.get("max_steps"), int)
-    if not has_max_steps or not isinstance(manifest.get("facts"), dict):
-        return "its manifest does not say what the training was"
+    if folder.name != checkpoint_name(manifest.get("step", -1)):
+        return f"its manifest is of step {manifest.get('step')}"
+    if not isinstance(manifest.get("max_steps"), int) or not isinstance(
+        manifest.get("facts"), dict
+    ):
+        return "its manifest does not tell what the training was"
     return ""
 
 
@@ -194,25 +183,23 @@ def _file_damage(path: Path | None, num_bytes: int, sha256: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (name, path) of everything in a folder but its manifest. A link counts as a file, even
-    to a folder."""
+    """(name, path) of everything in a folder but its manifest; a link is a file here, wherever it leads."""
     for path in sorted(folder.rglob("*")):
-        is_file = path.is_symlink() or not path.is_dir()
-        if is_file and path != folder / MANIFEST:
+        if (path.is_symlink() or not path.is_dir()) and path != folder / MANIFEST:
             yield path.relative_to(folder).as_posix(), path
 
 
-def _fingerprint(folder: Path) -> Fingerprint:
-    """Return a value that changes when a file of the folder is written to."""
-    stats = [(path.name, path.lstat()) for path in sorted(folder.rglob("*"))]
+def _look(folder: Path) -> tuple[object, ...]:
+    """Changes whenever a file of the folder is written to."""
+    stats = ((path.name, path.lstat()) for path in sorted(folder.rglob("*")))
     return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
 
 
-def _hide(folder: Path) -> Path:
-    """Free the name of a folder at once, however long its removal takes."""
-    hidden = folder.with_name(f".{folder.name}.old")
-    _erase(hidden)
-    return folder.rename(hidden)
+def _bury(folder: Path) -> Path:
+    """Takes a folder's name at once, however long its removal will take."""
+    grave = folder.with_name(f".{folder.name}.old")
+    _erase(grave)
+    return folder.rename(grave)
 
 
 def _erase(path: Path) -> None:
@@ -221,17 +208,17 @@ def _erase(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync_file(path: Path) -> None:
+def _synced_sha256(path: Path) -> str:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+    return sha256_of(path)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk. Windows does so by itself."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Brings the names in a folder to the disk; Windows does so by itself."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -48,7 +48,7 @@ LONGEST_SHOWN = 60
 
 
 class Fault(NamedTuple):
-    """One thing wrong with a row, wherever the row stands."""
+    """One thing wrong with a row, in any line."""
 
     field: str
     code: str
@@ -62,7 +62,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class ConversationPart:
-    """The part of a conversation that a column holds, which decides where it must end."""
+    """Part of a conversation that a column holds, which decides where it must end."""
 
     ends_with_answer: bool
     is_whole: bool

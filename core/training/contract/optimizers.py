@@ -7,23 +7,25 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class ExtraOptimizer:
-    """Optimizer of Transformers that needs a further package."""
+    """An optimizer of Transformers that needs a package which Tailor does not bring."""
 
     optim: str
     package: str
-    """Name for pip install."""
+    """What to install."""
     module: str
-    """Name for import."""
+    """What Python calls it."""
     is_low_rank: bool = False
-    """Projects gradients of whole matrices to a low rank. An adapter's have a low rank already."""
+    """Projects the gradients of whole matrices to a low rank: nothing for an adapter, which has a low rank itself."""
 
 
-_EXTRA_OPTIMIZERS = (
-    ExtraOptimizer("galore_adamw", "galore-torch", "galore_torch", is_low_rank=True),
-    ExtraOptimizer("apollo_adamw", "apollo-torch", "apollo_torch", is_low_rank=True),
-    ExtraOptimizer("schedule_free_adamw", "schedulefree", "schedulefree"),
-    ExtraOptimizer("adamw_torch_4bit", "torchao", "torchao"),
-)
 EXTRA_OPTIMIZERS: Mapping[str, ExtraOptimizer] = MappingProxyType(
-    {extra.optim: extra for extra in _EXTRA_OPTIMIZERS}
+    {
+        extra.optim: extra
+        for extra in (
+            ExtraOptimizer("galore_adamw", "galore-torch", "galore_torch", is_low_rank=True),
+            ExtraOptimizer("apollo_adamw", "apollo-torch", "apollo_torch", is_low_rank=True),
+            ExtraOptimizer("schedule_free_adamw", "schedulefree", "schedulefree"),
+            ExtraOptimizer("adamw_torch_4bit", "torchao", "torchao"),
+        )
+    }
 )

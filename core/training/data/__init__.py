@@ -1,3 +1,1 @@
-"""Rows and tokens: JSONL files to TRL's columns, and to what the model reads. Needs no torch."""
-
-__all__ = ["preferences", "prompts", "rows", "tokenizer", "tokens"]
+"""Rows: read, split and turned into token ids. Never imports torch, so that the preview starts quickly."""

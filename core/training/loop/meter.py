@@ -1,8 +1,7 @@
-"""Memory in use, and the measured peak of each phase. Only measures; never decides anything.
+"""Memory: what is in use now, and the measured peak of each phase. Never decides anything.
 
-On a GPU the caching allocator keeps the peak, and a phase boundary costs microseconds. On a CPU a
-thread samples the resident size of the process. Only the first passes through a phase are measured;
-later ones cost nothing.
+On a GPU the caching allocator keeps the peak and a boundary costs microseconds; on a CPU a thread reads the resident
+size of the process. Only the first passes through a phase are measured; later ones cost nothing.
 """
 
 import os
@@ -17,25 +16,25 @@ import torch
 SECONDS_BETWEEN_SAMPLES = 0.01
 
 
-class MemoryGauge(Protocol):
-    """Memory of one kind of device, in bytes."""
+class Gauge(Protocol):
+    """How one kind of device tells its memory, in bytes."""
 
     name: str
     capacity_bytes: int
     baseline_bytes: int
-    """Memory in use before anything was loaded; peaks are above it."""
+    """In use before anything was loaded; peaks are counted from there."""
 
     def start(self) -> None:
-        """Start measuring a peak."""
+        """From here on the peak is counted anew."""
 
     def stop(self) -> int:
-        """Return the peak since `start`, above the baseline."""
+        """The peak since `start`, above the baseline."""
 
-    def discard(self) -> None:
-        """Keep what happened since `start` out of the highest values."""
+    def forget(self) -> None:
+        """Leaves what happened since `start` out of the highest values."""
 
     def facts(self) -> dict[str, Any]:
-        """Return the device's name, capacity and baseline, named as in status.json."""
+        """What the device is, named as in status.json."""
         return {
             "device": self.name,
             "device_capacity_bytes": self.capacity_bytes,
@@ -43,17 +42,16 @@ class MemoryGauge(Protocol):
         }
 
     def readings(self) -> dict[str, int]:
-        """Return the memory in use now, named as in metrics.jsonl."""
+        """What is in use now, named as in metrics.jsonl."""
 
     def highest(self) -> dict[str, int]:
-        """Return the highest values so far, named as in status.json."""
+        """The highest values so far, named as in status.json."""
 
 
-class MemoryMeter:
-    """Peak of each phase, measured on its first passes."""
+class Meter:
+    """The peak of each phase, measured on its first passes."""
 
-    def __init__(self, gauge: MemoryGauge, passes: Mapping[str, int]):
-        """`passes`: how many passes through each phase are measured."""
+    def __init__(self, gauge: Gauge, passes: Mapping[str, int]):
         self.gauge = gauge
         self.peaks: dict[str, int] = {}
         """Phase -> highest bytes above the baseline so far."""
@@ -61,7 +59,7 @@ class MemoryMeter:
         self._phase: str | None = None
 
     def enter(self, phase: str) -> None:
-        """Begin a phase; the one before ends."""
+        """A phase begins, and the one before ends."""
         self.leave()
         if self._passes_left.get(phase, 0) > 0:
             self._passes_left[phase] -= 1
@@ -69,29 +67,29 @@ class MemoryMeter:
             self.gauge.start()
 
     def leave(self) -> None:
-        """End the phase."""
+        """The phase ends."""
         if self._phase:
             self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), self.gauge.stop())
             self._phase = None
 
     @contextmanager
     def measured(self, phase: str) -> Iterator[None]:
-        """Measure the block as one pass through a phase."""
+        """What is inside is one pass through a phase."""
         self.enter(phase)
         yield
         self.leave()
 
     @contextmanager
     def unmeasured(self) -> Iterator[None]:
-        """Keep the memory of the block out of all peaks."""
+        """What is used inside does not count as the training's."""
         self.leave()
         self.gauge.start()
         yield
-        self.gauge.discard()
+        self.gauge.forget()
 
 
-class CudaGauge(MemoryGauge):
-    """Memory of the GPU, from PyTorch's allocator and the driver."""
+class CudaGauge(Gauge):
+    """The memory of the GPU, as PyTorch's allocator and the driver tell it."""
 
     def __init__(self) -> None:
         self.name = torch.cuda.get_device_name()
@@ -102,48 +100,45 @@ class CudaGauge(MemoryGauge):
         self._nvml = _Nvml()
 
     def start(self) -> None:
-        # A reset lowers the allocator's peak to what is allocated now, so the highest values are
-        # kept here.
-        self._update_highest()
+        """Resetting brings the allocator's peak down to what is live, so the highest values are kept here."""
+        self._remember()
         torch.cuda.reset_peak_memory_stats()
 
     def stop(self) -> int:
-        self._update_highest()
+        self._remember()
         return torch.cuda.max_memory_allocated()
 
-    def discard(self) -> None:
+    def forget(self) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
     def readings(self) -> dict[str, int]:
-        self._update_highest()
+        self._remember()
         free_bytes, total_bytes = torch.cuda.mem_get_info()
-        reserved = torch.cuda.memory_reserved()
-        own = self._nvml.bytes_of_this_process()
-        readings = {
+        reserved, own = torch.cuda.memory_reserved(), self._nvml.bytes_of_this_process()
+        return {
             "memory_allocated_bytes": torch.cuda.memory_allocated(),
             "memory_reserved_bytes": reserved,
             "memory_peak_bytes": self._highest_allocated,
             "device_used_bytes": own or total_bytes - free_bytes,
-        }
-        if own:
-            readings["context_bytes"] = own - reserved  # what the driver keeps for this process
-        return readings
+        } | (
+            {"context_bytes": own - reserved} if own else {}
+        )  # what the driver keeps for this process
 
     def highest(self) -> dict[str, int]:
-        self._update_highest()
+        self._remember()
         return {
             "peak_allocated_bytes": self._highest_allocated,
             "peak_reserved_bytes": self._highest_reserved,
         }
 
-    def _update_highest(self) -> None:
+    def _remember(self) -> None:
         self._highest_allocated = max(self._highest_allocated, torch.cuda.max_memory_allocated())
         self._highest_reserved = max(self._highest_reserved, torch.cuda.max_memory_reserved())
 
 
-class ProcessGauge(MemoryGauge):
-    """Resident size of this process, where there is no GPU."""
+class ProcessGauge(Gauge):
+    """The resident size of this process, where there is no GPU."""
 
     def __init__(self) -> None:
         self.name = "CPU"
@@ -156,13 +151,10 @@ class ProcessGauge(MemoryGauge):
         self._sampler = _Sampler()
 
     def stop(self) -> int:
-        if self._sampler is None:
-            return 0
-        peak = self._sampler.end()
-        self._sampler = None
-        return max(0, peak - self.baseline_bytes)
+        sampler, self._sampler = self._sampler, None
+        return max(0, sampler.end() - self.baseline_bytes) if sampler else 0
 
-    def discard(self) -> None:
+    def forget(self) -> None:
         self.stop()
 
     def readings(self) -> dict[str, int]:
@@ -173,26 +165,26 @@ class ProcessGauge(MemoryGauge):
 
 
 class _Sampler:
-    """Thread that keeps the highest resident size until `end`."""
+    """A thread that remembers the highest resident size from its making to its end."""
 
     def __init__(self) -> None:
         self._highest = _resident_bytes()
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="memory sampler", daemon=True)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory sampler", daemon=True)
         self._thread.start()
 
     def end(self) -> int:
-        self._is_over.set()
+        self._done.set()
         self._thread.join()
         return max(self._highest, _resident_bytes())
 
-    def _sample(self) -> None:
-        while not self._is_over.wait(SECONDS_BETWEEN_SAMPLES):
+    def _watch(self) -> None:
+        while not self._done.wait(SECONDS_BETWEEN_SAMPLES):
             self._highest = max(self._highest, _resident_bytes())
 
 
 class _Nvml:
-    """NVML's count of the bytes of this process, with its CUDA context; None without NVML."""
+    """NVML's count of this process's bytes, the CUDA context among them; where there is none, there is None."""
 
     def __init__(self) -> None:
         self._library: Any = None
@@ -204,29 +196,22 @@ class _Nvml:
                 f"GPU-{torch.cuda.get_device_properties(0).uuid}"
             )
             self._library = pynvml
-        except Exception as error:
-            # No package, no library, no rights or a MIG slice: the driver's count of the device has
-            # to do.
+        except Exception as error:  # no package, no library, no rights, a MIG slice: the driver's own count does then
             print(f"device_used_bytes counts the whole device: {error}")
 
     def bytes_of_this_process(self) -> int | None:
-        """Return None where NVML cannot say: in a container it sees other process ids than the
-        process itself."""
+        """None where NVML cannot tell: in a container it sees other process numbers than the process itself."""
         if self._library is None:
             return None
         try:
-            processes = self._library.nvmlDeviceGetComputeRunningProcesses(self._device)
+            running = self._library.nvmlDeviceGetComputeRunningProcesses(self._device)
         except self._library.NVMLError:
-            return None  # a reading is not worth a training
-        for process in processes:
-            if process.pid == os.getpid():
-                used_bytes: int | None = process.usedGpuMemory
-                return used_bytes
-        return None
+            return None  # no reading is worth a training
+        return next((each.usedGpuMemory for each in running if each.pid == os.getpid()), None)
 
 
-def gauge_of_device() -> MemoryGauge:
-    """Return the gauge of the device that trains."""
+def gauge_here() -> Gauge:
+    """The gauge of the device that trains."""
     return CudaGauge() if torch.cuda.is_available() else ProcessGauge()
 
 

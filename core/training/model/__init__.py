@@ -1,3 +1,1 @@
-"""Model of a training: precision, weights, quantization, adapter, kernels, compilation."""
-
-__all__ = ["adapter", "attention", "compiling", "layer_checkpointing", "load"]
+"""The model: precision, weights, quantisation, adapter, attention kernels."""

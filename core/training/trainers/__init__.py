@@ -1,3 +1,1 @@
-"""Trainers: how TRL's classes are configured and extended, one builder for each stage."""
-
-__all__ = ["builders"]
+"""One trainer for each stage: how TRL's classes are configured and extended."""

@@ -1,1 +1,1 @@
-"""Check or convert a dataset file under limits on memory and time."""
+"""Child that checks or converts a dataset file."""

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.dataset.check.check import check_file
-from core.dataset.intake.convert import Sources, write_json_lines
-from core.dataset.report import DatasetReport, file_problem
+from core.dataset import DatasetReport, check_file
+from core.dataset.intake import Sources, write_json_lines
+from core.dataset.report import file_problem
 from core.job import DatasetError, Problem
 from core.workers.child import Reporter, serve
 

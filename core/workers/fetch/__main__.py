@@ -44,7 +44,8 @@ HUB_FAILURES = (
     HubFailure(
         "GatedRepoError",
         "{id} is gated",
-        "accept its terms at https://huggingface.co/datasets/{id}, then log in with `hf auth login`",
+        "accept its terms at https://huggingface.co/datasets/{id}, "
+        "then log in with `hf auth login`",
     ),
     HubFailure(
         "RepositoryNotFoundError|HFValidationError",

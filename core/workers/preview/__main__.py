@@ -1,4 +1,4 @@
-"""Show rows as a model will see them, and measure how long they are. Loads a tokenizer, never a model.
+"""Show rows as a model will see them, and measure them. Loads a tokenizer, never a model.
 
 Run `python -m core.workers.preview`, which core/workers/child.py serves. Once it is asked for
 lengths, it measures rows between requests: a sample first, then all.
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from core.job import Problem
-from core.training.contract.failures import TrainingError, diagnose
+from core.training.contract.failures import TrainingError, explain
 from core.workers.child import Reporter, serve
 from core.workers.hub import stay_offline_without_answer
 
@@ -29,7 +29,7 @@ class PreviewProgram:
 
     @property
     def session(self) -> "PreviewSession":
-        """What was loaded. Raises TrainingError."""
+        """Session that was loaded. Raises TrainingError."""
         if self._session is None:
             raise TrainingError("Nothing is loaded.")
         return self._session
@@ -56,7 +56,7 @@ class PreviewProgram:
 
         self._session = None
         self._session = PreviewSession(request)
-        return self._session.about()
+        return self._session.info()
 
 
 ANSWERS: Mapping[str, Callable[[PreviewProgram, Mapping[str, Any]], object]] = MappingProxyType(
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _explain(error: Exception, request: Mapping[str, Any]) -> Problem:
-    reason = diagnose(error, str(request.get("model", "the model")), "load").sentence
+    reason = explain(error, str(request.get("model", "the model")), "load")
     return Problem("rows", reason, "check the file, or choose a model with a tokenizer")
 
 

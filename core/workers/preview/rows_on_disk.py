@@ -1,4 +1,4 @@
-"""The rows of a JSONL file, one at a time: only their places are kept. Reads bytes; knows nothing of tokens."""
+"""Rows of a JSONL file, read one at a time: only their positions are kept. Knows no tokens."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ BLOCK_BYTES = 2**20
 
 
 class RowsOnDisk:
-    """Sixteen bytes for each row."""
+    """Rows of a file, of which sixteen bytes each are in memory."""
 
-    def __init__(self, path: Path, stage: str = "sft"):
+    def __init__(self, path: Path, stage: str = "sft") -> None:
         self._path, self._stage = path, stage
         self._offsets, self._lines = array("Q"), array("Q")
         digest, offset = hashlib.sha256(), 0
@@ -36,41 +36,47 @@ class RowsOnDisk:
         return len(self._offsets)
 
     def line(self, index: int) -> int:
-        """The 1-based line of a row."""
+        """Return the 1-based line of a row."""
         return self._lines[index]
 
     def index(self, line: int) -> int:
-        """The row on a line, or the next one after it; the last for a line beyond it."""
+        """Return the row on a line, or the next one after it; the last for a line beyond it."""
         return min(bisect_left(self._lines, line), len(self) - 1)
 
-    def text(self, index: int) -> bytes:
-        """A row as it stands in the file."""
+    def row(self, index: int) -> Row:
+        """Return a row in TRL's columns. Raises BadRow."""
         with self._path.open("rb") as file:
             file.seek(self._offsets[index])
-            return file.readline().removeprefix(BYTE_ORDER_MARK).strip()
-
-    def row(self, index: int) -> Row:
-        """A row in TRL's columns. Raises BadRow."""
-        return read_row(self.text(index), self._stage)
+            line = file.readline().removeprefix(BYTE_ORDER_MARK).strip()
+        return read_row(line, self._stage)
 
     def search(self, text: str, first: int, most: int, seconds: float) -> tuple[list[int], int]:
-        """(rows from `first` on that hold a text in any case, the row to go on from), after at most so many seconds."""
-        needles, found, begin = _needles(text), list[int](), max(0, first)
+        """Search for `text`, in upper or lower case, until the time limit.
+
+        Return (the rows from `first` on that hold it, at most so many; the row to continue from).
+        """
+        needles, begin = _needles(text), max(0, first)
+        found: list[int] = []
         deadline = time.monotonic() + seconds
         with self._path.open("rb") as file:
             while begin < len(self) and len(found) < most and time.monotonic() < deadline:
-                end = max(
-                    begin + 1, bisect_left(self._offsets, self._offsets[begin] + BLOCK_BYTES, begin)
-                )
+                end = bisect_left(self._offsets, self._offsets[begin] + BLOCK_BYTES, begin)
+                end = max(begin + 1, end)
                 file.seek(self._offsets[begin])
                 block = file.read(self._end(end - 1) - self._offsets[begin]).lower()
                 found += self._rows_with(needles, block, range(begin, end))
                 begin = end
-        return (found[:most], found[most - 1] + 1) if len(found) >= most else (found, begin)
+        if len(found) >= most:
+            return found[:most], found[most - 1] + 1
+        return found, begin
 
     def _rows_with(self, needles: Sequence[bytes], block: bytes, rows: range) -> Iterator[int]:
+        """Yield the rows of a block that hold one of the needles."""
         base, at = self._offsets[rows.start], 0
-        while hits := [hit for hit in (block.find(needle, at) for needle in needles) if hit >= 0]:
+        while True:
+            hits = [hit for hit in (block.find(needle, at) for needle in needles) if hit >= 0]
+            if not hits:
+                return
             row = bisect_left(self._offsets, base + min(hits) + 1, rows.start, rows.stop) - 1
             yield row
             at = self._end(row) - base
@@ -80,9 +86,10 @@ class RowsOnDisk:
 
 
 def _needles(text: str) -> Sequence[bytes]:
-    """The ways in which JSON may hold a text, its ASCII letters in lower case: as it is, or escaped."""
-    variants = {text, text.lower(), text.upper()}
-    written = {
-        json.dumps(each, ensure_ascii=ascii)[1:-1] for each in variants for ascii in (True, False)
-    }
-    return sorted({each.encode(errors="surrogatepass").lower() for each in written})
+    """Return the ways in which JSON may hold a text, plain or escaped, in lower case."""
+    needles = set()
+    for variant in (text, text.lower(), text.upper()):
+        for ascii_only in (True, False):
+            written = json.dumps(variant, ensure_ascii=ascii_only)[1:-1]
+            needles.add(written.encode(errors="surrogatepass").lower())
+    return sorted(needles)

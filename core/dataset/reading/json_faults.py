@@ -1,0 +1,217 @@
+"""Faults of lines that are no sound JSON objects: an exact look at what the parser refused.
+
+Reads with `json`, as the training program does, and looks at every pair of key and value. Never
+guesses what was meant.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from core.training.contract.messages import Fault
+from core.training.contract.row_columns import Row
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_DEPTH = 32
+"""Objects and arrays inside each other, the row itself included."""
+TOO_DEEP = Fault(
+    "row", "too_deep", f"is nested more than {MAX_DEPTH} levels deep", "flatten the row"
+)
+STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+"""String in JSON; one that is not closed ends with the line, so that no byte is searched twice."""
+BRACKETS = bytes.maketrans(b"{}", b"[]")
+NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+ESCAPES = {"\t": "\\t", "\b": "\\b", "\f": "\\f"}
+LONGEST_KEY_SHOWN = 60
+COMPLETE_OBJECT = "write one complete JSON object on each line"
+
+
+@dataclass(frozen=True)
+class JsonFault:
+    """One common mistake in JSON: how to recognise it where the parser stopped, and its words."""
+
+    code: str
+    applies: Callable[[str, int], bool]
+    """Called with the text of the line and the index at which the parser stopped."""
+    message: str
+    fix: str
+
+
+JSON_FAULTS = (
+    JsonFault(
+        "trailing_comma",
+        lambda text, at: text[:at].rstrip().endswith(",") and text[at : at + 1] in ("}", "]"),
+        "a comma before a closing bracket",
+        "remove the comma (a repair does it)",
+    ),
+    JsonFault(
+        "quotes",
+        lambda text, at: text[at : at + 1] == "'",
+        "single quotes",
+        "put strings in double quotes",
+    ),
+    JsonFault(
+        "comment",
+        lambda text, at: text[at:].startswith(("//", "/*", "#")),
+        "a comment",
+        "JSON has none: remove it",
+    ),
+    JsonFault(
+        "python_literal",
+        lambda text, at: text[at:].startswith(("None", "True", "False")),
+        "a Python literal",
+        "write null, true or false",
+    ),
+    JsonFault(
+        "truncated",
+        lambda text, at: at >= len(text),
+        "the line ends in the middle of a value",
+        "complete it, or drop the row",
+    ),
+)
+
+
+def explain_line(line: bytes, refusal: str = "") -> tuple[Row | None, Fault | None]:
+    """Return (the row, what is wrong with its line); both None for a blank line.
+
+    `refusal` is what the fast parser said, if it refused the line.
+    """
+    bare = line.removeprefix(BYTE_ORDER_MARK).strip()
+    if not bare:
+        return None, None
+    if fault := _bytes_fault(line):
+        return None, fault
+    if _is_too_deep(bare):
+        return None, TOO_DEEP
+    pairs = _PairChecker()
+    try:
+        value = json.loads(bare.decode(), object_pairs_hook=pairs, parse_constant=_NotANumber)
+    except json.JSONDecodeError as error:
+        return None, _json_fault(error)
+    except ValueError:  # more digits than Python turns into a number
+        message = "holds a number that is too large"
+        return None, Fault("row", "number_too_large", message, "write it as text")
+    if not isinstance(value, dict):
+        message = f"a row must be an object, not a {type(value).__name__}"
+        return None, Fault("row", "not_object", message, 'write {"messages": [...]} or the like')
+    if pairs.fault:
+        return None, pairs.fault
+    if refusal:
+        return _parse_again(bare)
+    return value, None
+
+
+class _NotANumber:
+    """Stands for NaN, Infinity and -Infinity until they are reported."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _PairChecker:
+    """Called with every object of a line while it is parsed; keeps the first fault."""
+
+    def __init__(self) -> None:
+        self.fault: Fault | None = None
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> Row:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            self._note(
+                _repeated_key(pairs), "duplicate_key", "is there more than once", "keep one of them"
+            )
+        for key, value in pairs:
+            for each in (key, value, *(value if isinstance(value, list) else ())):
+                if isinstance(each, _NotANumber):
+                    message = f"{each.name} is not a JSON number"
+                    self._note(key, "nan", message, "use null or a number")
+                elif isinstance(each, str) and not each.isascii() and _has_lone_surrogate(each):
+                    message = "half of a surrogate pair"
+                    self._note(key, "lone_surrogate", message, "write the whole character")
+        return found
+
+    def _note(self, key: str, code: str, message: str, fix: str) -> None:
+        self.fault = self.fault or Fault(_printable(key), code, message, fix)
+
+
+def _repeated_key(pairs: list[tuple[str, Any]]) -> str:
+    seen = set()
+    for key, _value in pairs:
+        if key in seen:
+            return key
+        seen.add(key)
+    return ""
+
+
+def _parse_again(bare: bytes) -> tuple[Row | None, Fault | None]:
+    """Return what the fast parser makes of a line without the mark and spaces around it."""
+    try:
+        return orjson.loads(bare), None
+    except orjson.JSONDecodeError as error:
+        return None, Fault("row", "not_json", str(error), COMPLETE_OBJECT)
+
+
+def _bytes_fault(line: bytes) -> Fault | None:
+    nul = line.find(b"\0")
+    if nul >= 0:
+        fix = "the file is damaged or not text: write it again"
+        return Fault("row", "nul", f"byte {nul + 1} is NUL", fix)
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        message = f"byte {error.start + 1} is not UTF-8"
+        return Fault("row", "not_utf8", message, "save the file as UTF-8")
+    return None
+
+
+def _is_too_deep(line: bytes) -> bool:
+    """Return whether brackets outside of strings are nested too deep.
+
+    Removes the innermost pairs level by level, since a recursive parser could be made to crash.
+    """
+    left = STRING.sub(b"", line).translate(BRACKETS, NO_BRACKETS)
+    for _level in range(MAX_DEPTH):
+        if b"[]" not in left:
+            break
+        left = left.replace(b"[]", b"")
+    return b"[]" in left or left.count(b"[") > MAX_DEPTH
+
+
+def _json_fault(error: json.JSONDecodeError) -> Fault:
+    text, at = error.doc, error.pos
+    where = f"not JSON at column {error.colno}: "
+    if error.msg == "Extra data" and "\r" in text:
+        message = f"{where}lines end in CR alone"
+        return Fault("row", "carriage_returns", message, "repair it, or end lines with LF")
+    if error.msg == "Extra data":
+        message = f"{where}something follows the end of the object"
+        return Fault("row", "several_values", message, "put each row on a line of its own")
+    if error.msg.startswith("Invalid control character"):
+        escape = ESCAPES.get(text[at], f"\\u{ord(text[at]):04x}")
+        message = f"{where}a control character inside a string"
+        return Fault("row", "control_character", message, f"write {escape}")
+    if "Unterminated string" in error.msg:
+        at = len(text)
+    for fault in JSON_FAULTS:
+        if fault.applies(text, at):
+            return Fault("row", fault.code, where + fault.message, fault.fix)
+    return Fault("row", "not_json", where + error.msg, COMPLETE_OBJECT)
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _printable(key: str) -> str:
+    text = key.encode(errors="backslashreplace").decode()
+    if len(text) <= LONGEST_KEY_SHOWN:
+        return text
+    return text[: LONGEST_KEY_SHOWN - 3] + "..."

@@ -1,0 +1,180 @@
+"""Preview sessions: rows, templates, and the notes about them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.training.contract.failures import TrainingError
+from core.training.data.tokenizer import CHAT_TEMPLATE
+from core.training.data.tokens import pieces
+from tests.builders.dataset_files import write_json_rows
+from tests.builders.preview_rows import (
+    ASK,
+    CHAT,
+    CHAT_PAIR,
+    PAIR,
+    ROWS,
+    TURNS,
+    learnt_text,
+    model_with_attack,
+    model_with_template,
+    open_session,
+)
+from tests.builders.training_runs import copy_model
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('true') }}",
+        "{{ raise_exception('no') }}",
+        "{{ messages[0].content.no.such }}",
+    ],
+)
+def test_a_hostile_template_is_an_error_of_its_row(tmp_path: Path, attack: str) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [CHAT, TURNS])
+    good, bad = open_session(file, model_with_attack(tmp_path, attack)).show(0, 2, 64)
+    assert good["num_tokens"] > 0
+    assert "chat template" in bad["error"]
+
+
+@pytest.mark.parametrize(("rows", "says"), [([], "no rows"), ([{"foo": 1}], "dataset line 1")])
+def test_a_file_that_cannot_be_read_is_a_sentence(
+    tmp_path: Path, rows: list[Any], says: str
+) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(TrainingError, match=says):
+        open_session(file)
+
+
+def test_a_bad_row_is_shown_as_such_and_the_others_are_measured(tmp_path: Path) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [CHAT, {"messages": 7}, TURNS])
+    session = open_session(file)
+    while session.measure():
+        pass
+    found = session.lengths.since(0)
+    line, reason = found["first_unreadable"]
+    assert "list of messages" in session.show(1, 1, 64)[0]["error"]
+    assert found["unreadable_rows"] == 1
+    assert line == 2
+    assert "list of messages" in reason
+
+
+def test_a_model_without_a_template_gets_the_named_default(tmp_path: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    session = open_session(write_json_rows(tmp_path / "rows.jsonl", [CHAT]), model)
+    assert session.tokenizer.chat_template == CHAT_TEMPLATE
+    assert session.show(0, 1, 64)[0]["pieces"][1] == ("Hello there<|im_end|>", True)
+
+
+def test_a_known_template_without_marks_gets_those_of_trl(tmp_path: Path) -> None:
+    from trl import chat_template_utils
+
+    model = model_with_template(tmp_path, chat_template_utils.qwen2_5_chat_template)
+    session = open_session(write_json_rows(tmp_path / "rows.jsonl", [CHAT]), model)
+    template = session.tokenizer.chat_template
+    assert session.encoder.chat_template
+    assert not chat_template_utils.has_generation_markers(template)
+    assert "Hello there" in learnt_text(session.show(0, 1, 64)[0])
+
+
+def test_an_unknown_template_without_marks_is_refused(tmp_path: Path) -> None:
+    template = "{%- for m in messages %}{{ m.content }}{%- endfor %}"
+    file = write_json_rows(tmp_path / "rows.jsonl", [CHAT])
+    with pytest.raises(TrainingError, match="does not mark"):
+        open_session(file, model_with_template(tmp_path, template))
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("on_answers", [True, False])
+def test_pieces_are_the_whole_text(tmp_path: Path, kind: str, on_answers: bool) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", ROWS[kind])
+    session = open_session(file, assistant_only_loss=on_answers)
+    for index in range(len(ROWS[kind])):
+        tokens = session.encoder.encode(session.rows.row(index), with_text=True)
+        assert tuple(tokens.ids) == tuple(session.encoder.encode(session.rows.row(index)).ids)
+        for max_length in (1, 7, 64, 4096):
+            found, cut = pieces(tokens, max_length, session.tokenizer)
+            assert "".join(text for text, _counts in found) + cut == tokens.text
+
+
+def test_a_preference_is_shown_as_two_texts(tmp_path: Path) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [CHAT_PAIR])
+    (row,) = open_session(file, stage="dpo").show(0, 1, 64)
+    assert learnt_text(row) == "two<|im_end|>\n"
+    assert learnt_text(row["rejected"]) == "a lot<|im_end|>\n"
+    assert row["label"] is None
+
+
+def test_a_labelled_answer_is_shown_with_its_label(tmp_path: Path) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [ASK | {"label": False}])
+    (row,) = open_session(file, stage="kto", assistant_only_loss=False).show(0, 1, 64)
+    assert row["label"] is False
+    assert row["rejected"] is None
+    assert [counts for _text, counts in row["pieces"]] == [False, True]
+
+
+def test_a_prompt_ends_where_the_model_begins_to_answer(tmp_path: Path) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [{"prompt": ASK["prompt"]}, ASK])
+    session = open_session(file, stage="grpo")
+    alone, answered = session.show(0, 2, 64)
+    assert alone["pieces"] == answered["pieces"]
+    assert alone["num_counted"] == 0
+    assert alone["pieces"][0][0].endswith("<|im_start|>assistant\n")
+    assert session.info()["generates"]
+
+
+def test_a_score_is_read_at_the_last_token(tmp_path: Path) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [PAIR])
+    (row,) = open_session(file, stage="reward").show(0, 1, 64)
+    assert row["num_counted"] == row["rejected"]["num_counted"] == 1
+    assert row["pieces"][-1] == ("<|im_end|>", True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "stage", "template", "says"),
+    [
+        ([CHAT], "sft", "model", ""),
+        ([{"text": "a"}], "sft", "none", "every token counts"),
+        ([{"prompt": "a"}], "grpo", "none", "generates the answers"),
+        ([PAIR], "reward", "none", "last token"),
+    ],
+)
+def test_facts_that_a_person_should_know_are_said(
+    tmp_path: Path, rows: list[Any], stage: str, template: str, says: str
+) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", rows)
+    info = open_session(file, stage=stage).info()
+    assert info["template"] == template
+    assert says in " ".join(info["notes"])
+
+
+def test_lines_lead_to_their_rows(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('\n{"text": "a"}\n\n{"text": "b"}\n')
+    rows = open_session(tmp_path / "rows.jsonl").rows
+    assert [rows.index(line) for line in (1, 2, 3, 4, 99)] == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "text", ["é", "É", "\\u", 'say "hi"', "C:\\dir", "a\tb", "😀", "straße", "a/b"]
+)
+@pytest.mark.parametrize("ascii", [True, False])
+def test_a_text_is_found_in_any_json_spelling(tmp_path: Path, text: str, ascii: bool) -> None:
+    texts = ["nothing", f"so {text} then {text}", "nothing", text]
+    lines = [json.dumps({"text": each}, ensure_ascii=ascii) + "\n\n" for each in texts]
+    (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    session = open_session(tmp_path / "rows.jsonl")
+    assert session.search(text, 0, 10) == {"found": [(1, 3), (3, 7)], "next": 4}
+    assert session.search(text, 0, 1) == {"found": [(1, 3)], "next": 2}
+
+
+def test_rows_are_found_all_over_a_large_file(tmp_path: Path) -> None:
+    words = ("Needle" if number % 4000 == 7 else "hay" for number in range(40_000))
+    rows = ({"text": f"row {number} " + word * 9} for number, word in enumerate(words))
+    file = write_json_rows(tmp_path / "rows.jsonl", rows)
+    found = open_session(file).search("needle", 10, 100)
+    assert found["found"] == [(number, number + 1) for number in range(4007, 40_000, 4000)]
