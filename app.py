@@ -103,6 +103,9 @@ def _add_check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "file", metavar="FILE", help="a JSONL file, a table, a Hub dataset or demo"
     )
+    command.add_argument(
+        "--eval", dest="eval_file", metavar="FILE2", help="evaluation rows: warn of those in FILE"
+    )
     command.add_argument("--stage", help="stage that it is for (default sft)")
     command.add_argument("--model", help="model whose tokenizer measures the rows")
     command.add_argument("--max-length", help="longest row in tokens (default 2048)")

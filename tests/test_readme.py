@@ -135,7 +135,16 @@ def test_every_command_and_every_action_on_runs_is_told() -> None:
 
 
 def test_every_flag_of_the_commands_is_one() -> None:
-    of_page = {"--host", "--port", "--share", "--no-browser", "--home", "--demo", "--json"}
+    of_page = {
+        "--host",
+        "--port",
+        "--share",
+        "--no-browser",
+        "--home",
+        "--demo",
+        "--json",
+        "--eval",
+    }
     of_jobs = {f"--{name.replace('_', '-')}" for name in JobSpec.model_fields}
     assert set(re.findall(r"--[a-z][a-z-]+", section("From a terminal"))) <= of_page | of_jobs
 

@@ -81,10 +81,10 @@ class DatasetReport:
         if not self.leaked:
             return ""
         lines = [each.line for each in self.warnings if each.code == LEAKED]
+        rows = f"{counted(self.leaked, 'row')} ({named_lines(lines, self.leaked)})"
         return (
-            f"The training data also holds {counted(self.leaked, 'row')} of the evaluation data "
-            f"({named_lines(lines, self.leaked)} there), so eval_loss will look better than it is. "
-            "Drop them from one of the two."
+            f"The evaluation data has {rows} that the training data has too, so eval_loss will "
+            "look better than it is. Drop them from one of the two."
         )
 
     def summary(self) -> str:

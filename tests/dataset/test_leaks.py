@@ -38,7 +38,7 @@ def test_a_leak_stops_nothing(train: Path, held_out: Path) -> None:
 
 def test_a_leak_is_a_sentence_with_its_lines(train: Path, held_out: Path) -> None:
     warning = check_file(train, eval_path=held_out).leak_warning
-    assert "2 rows of the evaluation data (lines 3, 4 there)" in warning
+    assert "The evaluation data has 2 rows (lines 3, 4)" in warning
 
 
 def test_of_many_leaks_the_first_lines_are_named(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_of_many_leaks_the_first_lines_are_named(tmp_path: Path) -> None:
     for name in ("train.jsonl", "eval.jsonl"):
         (tmp_path / name).write_text(rows)
     report = check_file(tmp_path / "train.jsonl", eval_path=tmp_path / "eval.jsonl")
-    assert "lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 40 more there" in report.leak_warning
+    assert "(lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 40 more)" in report.leak_warning
 
 
 def test_without_a_leak_there_is_no_sentence(train: Path, tmp_path: Path) -> None:

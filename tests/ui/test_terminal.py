@@ -278,6 +278,53 @@ def test_the_demo_data_is_usable(tailor: Callable[..., int], capsys: Printed) ->
     assert report["format"] == "conversational"
 
 
+@pytest.fixture
+def leaking_files(tmp_path: Path) -> tuple[Path, Path]:
+    """Training and evaluation rows of which one is the same, in line 2 of the evaluation rows."""
+    files = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    for path, answers in zip(files, ("ab", "ca"), strict=True):
+        rows = [json.dumps({"prompt": "Say it.", "completion": answer}) for answer in answers]
+        path.write_text("\n".join(rows))
+    return files
+
+
+LEAK = "The evaluation data has 1 row (line 2) that the training data has too"
+
+
+def test_check_warns_of_evaluation_rows_in_the_data(
+    tailor: Callable[..., int], capsys: Printed, leaking_files: tuple[Path, Path]
+) -> None:
+    train, held_out = leaking_files
+    assert tailor("check", train, "--eval", held_out) == 0
+    assert LEAK in capsys.readouterr().err
+
+
+def test_check_counts_evaluation_rows_in_json(
+    tailor: Callable[..., int], capsys: Printed, leaking_files: tuple[Path, Path]
+) -> None:
+    train, held_out = leaking_files
+    tailor("check", train, "--eval", held_out, "--json")
+    assert json.loads(capsys.readouterr().out)["leaked"] == 1
+
+
+def test_check_names_an_evaluation_file_that_is_not_there(
+    tailor: Callable[..., int], capsys: Printed
+) -> None:
+    assert tailor("check", "demo", "--eval", "none.jsonl") == 2
+    assert "there is no file none.jsonl" in capsys.readouterr().err
+
+
+def test_a_run_that_trains_on_evaluation_rows_starts_with_a_warning(
+    tailor: Callable[..., int],
+    capsys: Printed,
+    leaking_files: tuple[Path, Path],
+    fake_program: None,
+) -> None:
+    train, held_out = leaking_files
+    assert tailor("train", "--demo", "--dataset", train, "--eval-dataset", held_out) == 0
+    assert f"train.jsonl: {LEAK}" in capsys.readouterr().err
+
+
 def test_training_in_the_foreground_follows_to_the_end(
     tailor: Callable[..., int], capsys: Printed, fake_program: None
 ) -> None:

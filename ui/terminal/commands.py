@@ -69,6 +69,7 @@ def estimate(
 def check(
     *,
     file: str,
+    eval_file: str | None = None,
     home: str | None = None,
     stage: str = "sft",
     model: str | None = None,
@@ -77,14 +78,9 @@ def check(
 ) -> int:
     """Print what a dataset contains. Return 0 if it is usable, 2 if not. Raises TailorError."""
     job = JobSpec.parse({"stage": stage, "max_length": max_length})
-    if must_be_imported(file):
-        path = _import_file(Home.find(home), file)
-    else:
-        path = dataset_path(file, stage)
-    if not is_there(path):
-        fix = "give the path of a JSONL file"
-        raise SpecError(Problem("file", f"there is no file {file}", fix))
-    report = dataset.check_in_child(path, stage)
+    path = _data_file(file, home, stage)
+    eval_path = _data_file(eval_file, home, stage) if eval_file else None
+    report = dataset.check_in_child(path, stage, eval_path=eval_path)
     lengths = None
     if model and report.is_usable:
         location = find_model(model, "main").location
@@ -97,6 +93,8 @@ def check(
         if lengths:
             _print_lengths(lengths, job.max_length)
         say(*report.problems)
+        if report.leak_warning:
+            say(report.leak_warning)
     return 0 if report.is_usable else 2
 
 
@@ -150,6 +148,17 @@ def _import_data(home: Home, fields: Mapping[str, object]) -> dict[str, object]:
     return dict(imported)
 
 
+def _data_file(source: str, home: str | None, stage: str) -> Path:
+    """Return the file of a dataset, imported if it must be. Raises TailorError, OSError."""
+    if must_be_imported(source):
+        return _import_file(Home.find(home), source)
+    path = dataset_path(source, stage)
+    if not is_there(path):
+        fix = "give the path of a JSONL file"
+        raise SpecError(Problem("file", f"there is no file {source}", fix))
+    return path
+
+
 def _import_file(home: Home, source: str) -> Path:
     """Convert a table or a dataset on the Hub to JSON lines. Raises DatasetError, OSError."""
     say(f"Importing {source} ...")
@@ -161,14 +170,18 @@ def _import_file(home: Home, source: str) -> Path:
 
 
 def _require_sound_data(resolved: ResolvedJob) -> None:
-    """Raise SpecError with the first broken rows of the data."""
+    """Raise SpecError with the first broken rows of the data; warn of rows also evaluated on."""
+    eval_file = resolved.datasets.get("eval_dataset")
     for field, path in resolved.files:
-        report = dataset.check_file(path, resolved.job.stage)
+        other = None if field == "eval_dataset" else eval_file
+        report = dataset.check_file(path, resolved.job.stage, eval_path=other)
         if not report.is_usable:
             problems = (each.for_user() for each in report.problems[:MAX_PROBLEMS])
             raise SpecError(
                 *(replace(each, field=f"{field}: {path.name}, {each.field}") for each in problems)
             )
+        if report.leak_warning:
+            say(f"{path.name}: {report.leak_warning}")
 
 
 def _measure_rows(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
