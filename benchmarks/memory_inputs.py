@@ -114,7 +114,7 @@ def _write_weights(path: Path, shape: ModelShape, has_holes: bool) -> None:
     """A safetensors file in bfloat16: 8 bytes of header length, the header, the tensors without gaps."""
     header, tensors, end = {}, {}, 0
     for tensor in _published_tensors(shape):
-        begin, end = end, end + 2 * tensor.num_elements
+        begin, end = end, end + 2 * tensor.numel
         header[tensor.name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": (begin, end)}
         tensors[begin] = tensor
     text = json.dumps(header).encode()
@@ -128,8 +128,8 @@ def _write_weights(path: Path, shape: ModelShape, has_holes: bool) -> None:
 
 def _published_tensors(shape: ModelShape) -> Iterator[Parameter]:
     """The tensors as the files on the Hub have them: experts apart, which transformers stacks while it loads."""
-    for tensor in shape.tensors():
-        if tensor.kind != "expert":
+    for tensor in shape.parameters():
+        if tensor.role != "expert":
             yield tensor
             continue
         path, _, name = tensor.name.rpartition(".")
@@ -144,11 +144,11 @@ def _published_tensors(shape: ModelShape) -> Iterator[Parameter]:
 
 def _values(tensor: Parameter, has_holes: bool) -> bytes:
     """What of a tensor is not zero, from its beginning on."""
-    if tensor.kind == "norm":
-        return b"\x80\x3f" * tensor.num_elements  # 1.0
-    if tensor.kind == "embedding":
+    if tensor.role == "norm":
+        return b"\x80\x3f" * tensor.numel  # 1.0
+    if tensor.role == "embedding":
         return _random_numbers(len((PAD, END, *LETTERS)) * tensor.shape[1])
-    return _random_numbers(tensor.num_elements) if tensor.kind == "router" or not has_holes else b""
+    return _random_numbers(tensor.numel) if tensor.role == "router" or not has_holes else b""
 
 
 def _random_numbers(count: int) -> bytes:

@@ -36,13 +36,13 @@ def parameters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[tuple
     """Yield (parameter, whether it trains) of a base with layers of these kinds, in order."""
     shape = program.shape
     layer_of = layer_by_mlp(shape)
-    embedding, *others = shape.outer_tensors()
+    embedding, *others = shape.outer_parameters()
     yield embedding, program.lora is None and program.num_trainable_layers is None
     for kind in kinds:
-        for tensor in shape.layer_tensors(layer_of[kind.has_experts]):
+        for tensor in shape.layer_parameters(layer_of[kind.has_experts]):
             yield tensor, kind.trains
     for tensor in others:
-        if program.head != "score" or tensor.kind != "head":
+        if program.head != "score" or tensor.role != "head":
             yield tensor, program.lora is None
     if program.head == "score":
         yield Parameter("score.weight", (1, shape.hidden_size), "head"), program.lora is None
@@ -100,7 +100,7 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
     """
     unquantized: list[Tensor] = []
     for parameter, _ in parameters(program, kinds):
-        numel = parameter.num_elements
+        numel = parameter.numel
         if program.quantization and parameter.is_linear:
             num_out, num_in = parameter.shape
             copy = memory.allocate(numel, program.weight_itemsize, "temporary")
@@ -149,7 +149,7 @@ def totals_of(program: Program) -> Totals:
         trained = trainables(program, kinds)
         return (
             sum(program.optimizer.paged_bytes(tensor.shape) for tensor in trained),
-            sum(parameter.num_elements for parameter, _ in parameters(program, kinds)),
+            sum(parameter.numel for parameter, _ in parameters(program, kinds)),
             sum(tensor.numel for tensor in trained),
         )
 

@@ -268,8 +268,8 @@ def stored_bytes(job: JobSpec, gpu: Gpu) -> float:
 def linear_parameters(shape: ModelShape) -> int:
     """Return the weights of the linear layers: those that can be quantised and get adapters."""
     return sum(
-        num_layers * tensor.num_elements
-        for tensor, num_layers in _layer_tensors(shape)
+        num_layers * tensor.numel
+        for tensor, num_layers in _layer_parameters(shape)
         if tensor.is_linear
     )
 
@@ -280,8 +280,8 @@ def active_parameters(shape: ModelShape) -> float:
     expert_share = shape.num_experts_per_tok / max(1, shape.num_experts)
     shares = {"linear": 1.0, "router": 1.0, "expert": expert_share}
     return sum(
-        num_layers * tensor.num_elements * shares.get(tensor.kind, 0.0)
-        for tensor, num_layers in _layer_tensors(shape)
+        num_layers * tensor.numel * shares.get(tensor.role, 0.0)
+        for tensor, num_layers in _layer_parameters(shape)
     )
 
 
@@ -304,7 +304,7 @@ def trained_parameters(job: JobSpec, shape: ModelShape) -> float:
     if not METHODS[job.method].trains_last_layers:
         return shape.num_parameters
     share = min(job.num_trainable_layers, shape.num_hidden_layers) / shape.num_hidden_layers
-    layers = sum(num_layers * tensor.num_elements for tensor, num_layers in _layer_tensors(shape))
+    layers = sum(num_layers * tensor.numel for tensor, num_layers in _layer_parameters(shape))
     head = 0 if shape.tie_word_embeddings else shape.hidden_size * shape.vocab_size
     return share * layers + head
 
@@ -318,7 +318,7 @@ def _adapted_widths(shape: ModelShape, target_modules: str) -> int:
     targets = set(target_modules.split(","))
     return sum(
         num_layers * sum(tensor.shape)
-        for tensor, num_layers in _layer_tensors(shape)
+        for tensor, num_layers in _layer_parameters(shape)
         if tensor.is_linear and (target_modules == "all-linear" or tensor.module in targets)
     )
 
@@ -330,7 +330,7 @@ def _layer_type_counts(shape: ModelShape) -> tuple[tuple[str, int], ...]:
 
 
 @lru_cache(maxsize=64)
-def _layer_tensors(shape: ModelShape) -> tuple[tuple[Parameter, int], ...]:
+def _layer_parameters(shape: ModelShape) -> tuple[tuple[Parameter, int], ...]:
     """Return (tensor, number of layers that have it), for dense layers and those with experts."""
     layers_by_kind: dict[bool, list[int]] = {}
     for layer in range(shape.num_hidden_layers):
@@ -338,5 +338,5 @@ def _layer_tensors(shape: ModelShape) -> tuple[tuple[Parameter, int], ...]:
     return tuple(
         (tensor, len(layers))
         for layers in layers_by_kind.values()
-        for tensor in shape.layer_tensors(layers[0])
+        for tensor in shape.layer_parameters(layers[0])
     )

@@ -114,29 +114,31 @@ def test_a_head_dim_of_its_own_goes_before_the_even_share() -> None:
 def test_a_tied_head_counts_once() -> None:
     tied, untied = shape(tie_word_embeddings=True), shape(tie_word_embeddings=False)
     assert untied.num_parameters - tied.num_parameters == 100 * 64
-    assert names(tied.outer_tensors()) == ["model.embed_tokens.weight", "model.norm.weight"]
-    assert names(untied.outer_tensors())[-1] == "lm_head.weight"
+    assert names(tied.outer_parameters()) == ["model.embed_tokens.weight", "model.norm.weight"]
+    assert names(untied.outer_parameters())[-1] == "lm_head.weight"
 
 
 @every_family
 def test_tensors_are_the_outer_ones_and_those_of_every_layer(model_type: str) -> None:
     model = ModelShape.from_config(of_family(model_type))
-    inner = [f"model.layers.{i}.{name}" for i in range(4) for name in names(model.layer_tensors(i))]
-    assert sorted(names(model.tensors())) == sorted([*names(model.outer_tensors()), *inner])
-    assert model.num_parameters == sum(tensor.num_elements for tensor in model.tensors())
+    inner = [
+        f"model.layers.{i}.{name}" for i in range(4) for name in names(model.layer_parameters(i))
+    ]
+    assert sorted(names(model.parameters())) == sorted([*names(model.outer_parameters()), *inner])
+    assert model.num_parameters == sum(tensor.numel for tensor in model.parameters())
 
 
 @every_family
 def test_linear_weights_are_matrices_of_modules_that_an_adapter_can_target(model_type: str) -> None:
-    for tensor in ModelShape.from_config(of_family(model_type)).tensors():
-        assert tensor.num_elements == prod(tensor.shape)
+    for tensor in ModelShape.from_config(of_family(model_type)).parameters():
+        assert tensor.numel == prod(tensor.shape)
         assert tensor.is_linear == (
-            tensor.module.endswith("_proj") and len(tensor.shape) == 2 and tensor.kind != "expert"
+            tensor.module.endswith("_proj") and len(tensor.shape) == 2 and tensor.role != "expert"
         )
 
 
 def test_the_head_is_no_linear_weight_of_a_block() -> None:
-    assert not any(tensor.is_linear for tensor in shape().outer_tensors())
+    assert not any(tensor.is_linear for tensor in shape().outer_parameters())
 
 
 @every_family
@@ -152,8 +154,8 @@ def test_a_mixture_of_experts_may_have_dense_layers() -> None:
         of_family("qwen3_moe", mlp_only_layers=[3], decoder_sparse_step=2)
     )
     assert [model.has_experts(layer) for layer in range(4)] == [False, True, False, False]
-    assert "mlp.gate_proj.weight" in names(model.layer_tensors(0))
-    assert "mlp.experts.gate_up_proj" in names(model.layer_tensors(1))
+    assert "mlp.gate_proj.weight" in names(model.layer_parameters(0))
+    assert "mlp.experts.gate_up_proj" in names(model.layer_parameters(1))
 
 
 def test_a_router_cannot_choose_more_experts_than_there_are() -> None:
@@ -163,7 +165,7 @@ def test_a_router_cannot_choose_more_experts_than_there_are() -> None:
 
 def test_the_text_part_of_a_multimodal_model_is_that_of_the_text_model() -> None:
     whole, text = (ModelShape.from_config(of_family(name)) for name in ("gemma3", "gemma3_text"))
-    assert whole.tensors() == text.tensors()
+    assert whole.parameters() == text.parameters()
 
 
 def test_a_multimodal_model_without_a_text_config_is_refused() -> None:
@@ -231,7 +233,7 @@ def test_tensors_are_those_of_transformers(model_type: str, biased: bool) -> Non
     )
     shape = ModelShape.from_config(config)
     assert [
-        (tensor.name, tensor.shape) for tensor in shape.tensors()
+        (tensor.name, tensor.shape) for tensor in shape.parameters()
     ] == parameters_in_transformers(config)
 
 
@@ -252,5 +254,5 @@ def test_a_preset_has_the_tensors_of_transformers(model: ModelPreset) -> None:
     config = tomllib.loads((PRESETS_DIR / "models.toml").read_text(encoding="utf-8"))[model.id][
         "config"
     ]
-    found = [(tensor.name, tensor.shape) for tensor in model.shape.tensors()]
+    found = [(tensor.name, tensor.shape) for tensor in model.shape.parameters()]
     assert found == parameters_in_transformers(config)

@@ -23,7 +23,7 @@ def allocate_inputs(
     num_scores = program.batch_size * program.sequence_length**2
     windows = {kind.is_windowed for kind in kinds}
     num_tables = num_positions
-    if program.shape.family.turns_by_kind:
+    if program.shape.family.has_rope_per_layer_type:
         num_tables *= len(windows)
     table_numel = num_tables * program.sequence_length * program.shape.head_dim
     table_bytes = table_numel * program.residual_itemsize

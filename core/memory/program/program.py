@@ -233,7 +233,7 @@ class Program:
         """(out, in) of each linear layer of a decoder layer, by its own name."""
         sizes = {}
         for layer in layer_by_mlp(self.shape).values():
-            for tensor in self.shape.layer_tensors(layer):
+            for tensor in self.shape.layer_parameters(layer):
                 if tensor.is_linear:
                     num_out, num_in = tensor.shape
                     sizes[tensor.module] = (num_out, num_in)

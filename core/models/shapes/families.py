@@ -90,7 +90,7 @@ class Family:
     """True if the output of a sublayer is multiplied by a constant before it is added."""
     fused_projections: bool = False
     """True if one layer makes q, k and v, and one makes gate and up."""
-    turns_by_kind: bool = False
+    has_rope_per_layer_type: bool = False
     """True if sliding layers have other rotary tables than full layers."""
     has_sinks: bool = False
     """True if attention has one learned sink logit per head."""
@@ -150,7 +150,7 @@ _GEMMA2 = replace(
 _GEMMA3 = replace(
     _GEMMA2,
     qk_norm="per_head",
-    turns_by_kind=True,
+    has_rope_per_layer_type=True,
     defaults=_defaults(
         tie_word_embeddings=True,
         head_dim=256,

@@ -1,4 +1,4 @@
-"""ModelShape: layer sizes of a causal language model and the list of its parameter tensors.
+"""ModelShape: layer sizes of a causal language model and the list of its parameters.
 
 Names, sizes and order are those of named_parameters() in transformers 5.23. Knows no precision and
 no memory.
@@ -30,17 +30,17 @@ class Parameter:
     name: str
     """Path in the model (`lm_head.weight`), or within its layer (`self_attn.q_proj.weight`)."""
     shape: tuple[int, ...]
-    kind: TensorRole
+    role: TensorRole
 
     @property
-    def num_elements(self) -> int:
+    def numel(self) -> int:
         """Numbers in it."""
         return prod(self.shape)
 
     @property
     def is_linear(self) -> bool:
         """True for weights of linear layers: LoRA can target and bitsandbytes can quantize them."""
-        return self.kind == "linear"
+        return self.role == "linear"
 
     @property
     def module(self) -> str:
@@ -142,17 +142,19 @@ class ModelShape:
     @cached_property
     def num_parameters(self) -> int:
         """Number of parameters; a tied head counts once, with the embedding."""
-        layers = map(self.layer_tensors, range(self.num_hidden_layers))
+        layers = map(self.layer_parameters, range(self.num_hidden_layers))
         return sum(
-            tensor.num_elements for tensors in (self.outer_tensors(), *layers) for tensor in tensors
+            parameter.numel
+            for parameters in (self.outer_parameters(), *layers)
+            for parameter in parameters
         )
 
     def has_experts(self, layer: int) -> bool:
         """Return True if the MLP of this layer is a mixture of experts."""
         return self.num_experts > 0 and layer not in self.dense_layers
 
-    def outer_tensors(self) -> tuple[Parameter, ...]:
-        """Return the tensors outside the layers: embedding, last norm, head unless it is tied."""
+    def outer_parameters(self) -> tuple[Parameter, ...]:
+        """Return the parameters outside the layers: embedding, last norm, head unless it is tied."""
         matrix = (self.vocab_size, self.hidden_size)
         embedding = Parameter("model.embed_tokens.weight", matrix, "embedding")
         norm = _norm("model.norm", self.hidden_size)
@@ -160,19 +162,19 @@ class ModelShape:
             return embedding, norm
         return embedding, norm, Parameter("lm_head.weight", matrix, "head")
 
-    def layer_tensors(self, layer: int = 0) -> tuple[Parameter, ...]:
-        """Return the tensors of one layer, named within it."""
+    def layer_parameters(self, layer: int = 0) -> tuple[Parameter, ...]:
+        """Return the parameters of one layer, named within it."""
         if self.has_experts(layer):
             return self._sparse_layer
         return self._dense_layer
 
-    def tensors(self) -> tuple[Parameter, ...]:
+    def parameters(self) -> tuple[Parameter, ...]:
         """Return every tensor of the model, in the order of named_parameters()."""
-        embedding, *rest = self.outer_tensors()
+        embedding, *rest = self.outer_parameters()
         layers = (
-            replace(tensor, name=f"model.layers.{layer}.{tensor.name}")
+            replace(parameter, name=f"model.layers.{layer}.{parameter.name}")
             for layer in range(self.num_hidden_layers)
-            for tensor in self.layer_tensors(layer)
+            for parameter in self.layer_parameters(layer)
         )
         return embedding, *layers, *rest
 
@@ -199,17 +201,17 @@ def _norm(path: str, size: int) -> Parameter:
 def _attention(shape: ModelShape) -> tuple[Parameter, ...]:
     hidden, heads = shape.hidden_size, shape.num_attention_heads
     queries, keys = heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
-    tensors: tuple[Parameter, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
     if shape.family.has_sinks:
-        tensors += (Parameter("self_attn.sinks", (heads,), "other"),)
+        parameters += (Parameter("self_attn.sinks", (heads,), "other"),)
     output = _linear("self_attn.o_proj", hidden, queries, shape.o_bias)
     if shape.fused_qkv:
         width = queries + 2 * keys
-        return tensors + output + _linear("self_attn.qkv_proj", width, hidden, shape.qkv_bias)
-    tensors += _linear("self_attn.q_proj", queries, hidden, shape.qkv_bias)
-    tensors += _linear("self_attn.k_proj", keys, hidden, shape.qkv_bias)
-    tensors += _linear("self_attn.v_proj", keys, hidden, shape.qkv_bias)
-    return tensors + output + _qk_norms(shape)
+        return parameters + output + _linear("self_attn.qkv_proj", width, hidden, shape.qkv_bias)
+    parameters += _linear("self_attn.q_proj", queries, hidden, shape.qkv_bias)
+    parameters += _linear("self_attn.k_proj", keys, hidden, shape.qkv_bias)
+    parameters += _linear("self_attn.v_proj", keys, hidden, shape.qkv_bias)
+    return parameters + output + _qk_norms(shape)
 
 
 def _qk_norms(shape: ModelShape) -> tuple[Parameter, ...]:
