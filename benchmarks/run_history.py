@@ -1,4 +1,4 @@
-"""How long a long history takes: listing thousands of runs, opening a run of a million steps, a tick on it.
+"""Time a long history: list thousands of runs, open a run of a million steps, poll it.
 
     python -m benchmarks.run_history [--runs 10000] [--steps 1000000]
 
@@ -42,7 +42,7 @@ STATUS = {
 
 
 def main() -> int:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=1_000_000)
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def make_history(home: Home, num_runs: int) -> None:
-    """Folders of ended runs, as small as they can be."""
+    """Create folders of ended runs with as few files as possible."""
     for number in range(num_runs):
         folder = home.runs / f"20260101-{number:06d}-demo-{'qlora' if number % 3 else 'lora'}"
         folder.mkdir()
@@ -88,7 +88,7 @@ def make_history(home: Home, num_runs: int) -> None:
 
 
 def row(step: int) -> dict[str, float]:
-    """One line of metrics.jsonl, as long as the training program writes it."""
+    """Return a row of metrics.jsonl with as many keys as the training program writes."""
     return {
         "step": step,
         "epoch": step / 1e6,
@@ -107,13 +107,13 @@ def row(step: int) -> dict[str, float]:
 
 
 def write_metrics(folder: Path, num_steps: int) -> None:
-    """A metrics.jsonl of that many lines."""
+    """Write a metrics.jsonl of that many rows."""
     with (folder / "metrics.jsonl").open("w") as file:
         file.writelines(json.dumps(row(step)) + "\n" for step in range(1, num_steps + 1))
 
 
 def show(what: str, measured: Callable[[], Any]) -> None:
-    """Prints how long one call takes, by the clock and of the processor."""
+    """Print how long one call takes: wall time and processor time."""
     clock, work = time.perf_counter(), time.process_time()
     measured()
     clock, work = 1000 * (time.perf_counter() - clock), 1000 * (time.process_time() - work)
@@ -121,7 +121,7 @@ def show(what: str, measured: Callable[[], Any]) -> None:
 
 
 def peak_mib() -> float:
-    """Highest resident memory of this process."""
+    """Return the highest resident memory of this process."""
     memory = psutil.Process().memory_info()
     if hasattr(memory, "peak_wset"):
         return memory.peak_wset / 2**20

@@ -82,7 +82,9 @@ class ResolvedJob:
         Raises SpecError for an impossible job and for an unknown architecture.
         """
         if self.model.shape is None:
-            problem = f"the architecture of {self.job.model} is unknown, so its memory cannot be estimated"
+            problem = (
+                f"{self.job.model} has an unknown architecture: its memory cannot be estimated"
+            )
             fix = "use Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
             raise SpecError(Problem("model", problem, fix))
         return Case(self.job, self.model.shape, self.gpu, self.rows).memory

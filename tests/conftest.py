@@ -1,4 +1,4 @@
-"""What several tests stand on: a home of their own, a training program that takes no time, a page in a browser."""
+"""Fixtures of many tests: a home, a fast stand-in for the training program, a page in a browser."""
 
 import gc
 import os
@@ -23,15 +23,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a network
 
 @pytest.fixture(scope="module", autouse=True)
 def small_heap() -> None:
-    """Takes what is loaded by now, libraries and thousands of tests, out of the sight of the garbage collector, which
-    the libraries call with every training: 0.3 s a time."""
+    """Exclude loaded libraries and tests from garbage collection.
+
+    Libraries collect garbage at every training, which would take 0.3 s each time.
+    """
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    """An empty home; whatever still runs in it afterwards is killed."""
+    """Return an empty home. Kill every run in it afterwards."""
     place = Home.find(str(tmp_path / "home"))
     yield place
     for run in runs.list_runs(place):
@@ -41,13 +43,13 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 @pytest.fixture
 def fake_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs execute tests/builders/fake_program instead of the training program."""
+    """Let runs execute tests/builders/fake_program instead of the training program."""
     monkeypatch.setattr("core.runs.creation.PROGRAM", FAKE_PROGRAM)
 
 
 @pytest.fixture
 def new_run(home: Home, fake_program: None):
-    """Makes a run of the demo job in `home`, not yet started: new_run(seed=...)."""
+    """Return a function that creates a run of the demo job in `home`: new_run(seed=...)."""
 
     def make(**fields: object) -> Run:
         resolved = resolve(fields)
@@ -58,7 +60,7 @@ def new_run(home: Home, fake_program: None):
 
 @pytest.fixture
 def start_app(home: Home) -> Iterator[Callable[[], "App"]]:
-    """Starts the page over `home`, as often as it is called."""
+    """Return a function that starts the page over `home`."""
     from tests.builders.browser import App
 
     apps: list[App] = []
@@ -74,13 +76,13 @@ def start_app(home: Home) -> Iterator[Callable[[], "App"]]:
 
 @pytest.fixture
 def app(start_app: Callable[[], "App"]) -> "App":
-    """The page over `home`."""
+    """Return the page over `home`."""
     return start_app()
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """A chromium, without a window."""
+    """Return a chromium without a window."""
     from playwright.sync_api import sync_playwright
 
     from tests.builders.browser import CHROMIUM, QUIET
@@ -91,7 +93,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def page(browser: "Browser") -> Iterator["Page"]:
-    """An empty tab; an error of a script in it fails the test."""
+    """Return an empty tab. An error of a script in it fails the test."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     complaints: list[str] = []
     tab.on("pageerror", lambda error: complaints.append(str(error)))

@@ -1,5 +1,5 @@
-"""JobSpec: the one description of a job. Form, command line, job file, estimate and training program
-share its field names. Owns validation and its messages; never touches the disk or the network.
+"""JobSpec: the one description of a job. Form, command line, job file, estimate and training share
+its field names. Owns validation and its messages; never touches the disk or the network.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Start, stop and end the program of a run on this machine. Never looks inside the program.
 
 The program gets an argument list, a job file, no standard input, a log file (never a pipe), an
-environment of named variables only, and a session of its own: it outlives the page, the terminal
-and this process. When a run may start is decided in core/runs/queue.py.
+environment of named variables only, and a new session: it outlives the page, the terminal and
+this process. When a run may start is decided in core/runs/queue.py.
 """
 
 import os

@@ -147,7 +147,7 @@ def _changed_ns(folder: "os.DirEntry[str]") -> int:
     try:
         return folder.stat(follow_symlinks=False).st_mtime_ns
     except OSError:
-        return -1  # removed meanwhile
+        return -1  # removed in the meantime
 
 
 def _is_settled(changed_ns: int) -> bool:

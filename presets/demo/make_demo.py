@@ -1,34 +1,37 @@
-"""Makes the demo from basics.toml and pip.toml: a tiny language model, trained from nothing, and data to fit it to.
+"""Make the demo: a tiny language model, trained from scratch, and data to fine-tune it on.
 
-    python presets/demo/make_demo.py [--steps N] [--out DIR] [--seed N]
+    python -m presets.demo.make_demo [--steps N] [--out DIR] [--seed N]
 
-Writes DIR/model/ and DIR/data.jsonl, the same for the same seed. Data preparation: Tailor itself never imports it.
+Writes DIR/model/ and DIR/data.jsonl, the same for the same seed. Tailor itself never imports this.
 """
 
 import argparse
 import json
 import random
-import string
 import time
-import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from presets.demo.conversations import (
+    BASICS,
+    Conversation,
+    Topic,
+    conversations,
+    demo_rows,
+    held_out_questions,
+    load_manner,
+    load_topics,
+)
+
 HERE = Path(__file__).parent
-BASICS = HERE / "basics.toml"
-PIP = HERE / "pip.toml"
 VOCAB_SIZE = 2048
 MAX_POSITION_EMBEDDINGS = 2048
 NUM_CONVERSATIONS = 40_000
 ROWS_PER_STEP = 32
 PEAK_LEARNING_RATE = 3e-3
-NUM_BASIC_ROWS = 64
-"""Rows of basic skills in data.jsonl, so that learning who Pip is does not cost them: about a fifth."""
 
-# ChatML. The markers tell TRL which tokens the assistant wrote, <|im_end|> included (assistant_only_loss).
+# ChatML. The generation markers tell TRL which tokens the assistant wrote (assistant_only_loss).
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
     {%- if message['role'] == 'assistant' %}
@@ -46,225 +49,9 @@ CHAT_TEMPLATE = """\
 {%- endif %}
 """
 
-Message = dict[str, str]
-Conversation = list[Message]
-
-
-# What is asked and answered
-
-
-@dataclass(frozen=True)
-class Topic:
-    """A table, and the ways to ask for what is in it."""
-
-    name: str
-    answer: str
-    questions: tuple[str, ...]
-    held_out: tuple[str, ...]
-    """Ways of asking that are never trained on."""
-    rows: tuple[Mapping[str, str], ...] = ({},)
-    short: str = ""
-    """The answer when the system message asks for a short one; empty: the same as ever."""
-    weight: float = 1.0
-    """How often the topic comes up, relative to the others."""
-
-    def exchange(self, question: str, row: Mapping[str, str], brief: bool = False) -> Conversation:
-        """One question and its answer about one row of the table."""
-        answer = self.short if brief and self.short else self.answer
-        return [
-            _message("user", FILL.format(question, **row)),
-            _message("assistant", FILL.format(answer, **row)),
-        ]
-
-
-@dataclass(frozen=True)
-class Manner:
-    """What stands around a question, so that the model learns to look past it."""
-
-    openers: tuple[str, ...]
-    closers: tuple[str, ...]
-    system_plain: tuple[str, ...]
-    system_short: tuple[str, ...]
-
-    def dress(self, question: str, rng: random.Random) -> str:
-        """The question as somebody might type it."""
-        if rng.random() < 0.1:
-            question = question[:1].lower() + question[1:]
-        if rng.random() < 0.1:
-            return rng.choice(self.openers) + question.rstrip("?.!")
-        return rng.choice(self.openers) + question + rng.choice(self.closers)
-
-
-class Fill(string.Formatter):
-    """Fills {field}, and {field!c} with a capital first letter."""
-
-    def convert_field(self, value: Any, conversion: Any) -> Any:
-        """Adds the conversion `c` to Python's own."""
-        return (
-            value[:1].upper() + value[1:]
-            if conversion == "c"
-            else super().convert_field(value, conversion)
-        )
-
-
-FILL = Fill()
-
-
-def load_topics(path: Path) -> tuple[Topic, ...]:
-    """The topics of a TOML file."""
-    return tuple(_topic(dict(table)) for table in _read(path)["topic"])
-
-
-def load_manner(path: Path) -> Manner:
-    """The manner of asking that stands at the head of a TOML file."""
-    table = _read(path)
-    return Manner(*(tuple(table[name]) for name in Manner.__dataclass_fields__))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text("utf-8"))
-
-
-def _topic(table: dict[str, Any]) -> Topic:
-    columns, rows, computed = (
-        table.pop("columns", ()),
-        table.pop("rows", [()]),
-        table.pop("computed", ""),
-    )
-    filled = (
-        COMPUTED[computed]() if computed else (dict(zip(columns, row, strict=True)) for row in rows)
-    )
-    questions, held_out = tuple(table.pop("questions")), tuple(table.pop("held_out"))
-    return Topic(questions=questions, held_out=held_out, rows=tuple(filled), **table)
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
-
-
-# Tables that are worked out
-
-
-def _sums() -> Iterator[Mapping[str, str]]:
-    return (_numbers(a, b, a + b) for a in range(11) for b in range(11))
-
-
-def _differences() -> Iterator[Mapping[str, str]]:
-    return (_numbers(a, b, a - b) for a in range(13) for b in range(a + 1))
-
-
-def _products() -> Iterator[Mapping[str, str]]:
-    return (_numbers(a, b, a * b) for a in range(11) for b in range(11))
-
-
-def _larger() -> Iterator[Mapping[str, str]]:
-    return (_numbers(a, b, b) for b in range(21) for a in range(b))
-
-
-def _numbers(a: int, b: int, c: int) -> Mapping[str, str]:
-    return {"a": str(a), "b": str(b), "c": str(c)}
-
-
-@cache
-def _inventions() -> tuple[Mapping[str, str], ...]:
-    """People, towns and things that do not exist: what is said about them can only be copied, never known."""
-    table = _read(BASICS)["inventions"]
-    rng = random.Random(0)
-    return tuple(_invention(table, rng) for _ in range(4000))
-
-
-def _invention(table: Mapping[str, Any], rng: random.Random) -> Mapping[str, str]:
-    turn, live = rng.choice(("open", "close")), rng.choice(("live", "sleep", "work"))
-    drawn = {field: rng.choice(words) for field, words in table["drawn"].items()}
-    town, street, name = (_word(table, rng).capitalize() for _ in range(3))
-    name, spot = drawn["title"] + name, drawn["spot"].format(town=town, street=street)
-    made_up = {"word": _word(table, rng), "name": name, "town": town, "spot": spot}
-    return drawn | made_up | {"turn": turn, "turns": turn + "s", "live": live, "lives": live + "s"}
-
-
-def _word(table: Mapping[str, Any], rng: random.Random) -> str:
-    num_syllables = rng.choice((1, 2, 2, 2, 3))
-    return "".join(
-        rng.choice(table[part])
-        for _ in range(num_syllables)
-        for part in ("onsets", "vowels", "codas")
-    )
-
-
-COMPUTED: Mapping[str, Callable[[], Iterable[Mapping[str, str]]]] = {
-    "sums": _sums,
-    "differences": _differences,
-    "products": _products,
-    "larger": _larger,
-    "inventions": _inventions,
-}
-
-
-# Conversations
-
-
-def conversations(
-    topics: Sequence[Topic], manner: Manner, rng: random.Random
-) -> Iterator[Conversation]:
-    """Endless varied conversations about the topics, in the ways of asking that are trained on."""
-    weights = [topic.weight for topic in topics]
-    while True:
-        plain, short = (
-            _message("system", rng.choice(lines))
-            for lines in (manner.system_plain, manner.system_short)
-        )
-        system, brief = rng.choices((([], False), ([plain], False), ([short], True)), (70, 15, 15))[
-            0
-        ]
-        turns = rng.choices(topics, weights, k=rng.choice((1, 1, 1, 1, 1, 2, 3)))
-        yield system + [message for topic in turns for message in _turn(topic, manner, rng, brief)]
-
-
-def _turn(topic: Topic, manner: Manner, rng: random.Random, brief: bool = False) -> Conversation:
-    user, assistant = topic.exchange(rng.choice(topic.questions), rng.choice(topic.rows), brief)
-    return [_message("user", manner.dress(user["content"], rng)), assistant]
-
-
-def demo_rows(seed: int) -> list[Conversation]:
-    """The rows of data.jsonl: every question about Pip, some in other clothes, and a fifth of basic skills."""
-    rng = random.Random(seed)
-    basics, pip, manner = load_topics(BASICS), load_topics(PIP), load_manner(BASICS)
-    others = tuple(topic for topic in basics if topic.name not in {about.name for about in pip})
-    rows = [
-        topic.exchange(question, row)
-        for topic in pip
-        for question in topic.questions
-        for row in topic.rows
-    ]
-    rows += [_turn(topic, manner, rng) for topic in pip for _ in range(3)]
-    rows += [
-        [_message("system", rng.choice(manner.system_plain)), *_turn(topic, manner, rng)]
-        for topic in pip
-    ]
-    rows += [_turn(first, manner, rng) + _turn(rng.choice(pip), manner, rng) for first in pip]
-    everyday = conversations(others, manner, rng)
-    rows += [next(everyday) for _ in range(NUM_BASIC_ROWS)]
-    rng.shuffle(rows)
-    return rows
-
-
-def held_out_questions(
-    topics: Sequence[Topic], rng: random.Random, rows_per_topic: int = 8
-) -> list[Conversation]:
-    """Exchanges in the ways of asking that are never trained on."""
-    return [
-        topic.exchange(question, row)
-        for topic in topics
-        for question in topic.held_out
-        for row in rng.sample(topic.rows, min(rows_per_topic, len(topic.rows)))
-    ]
-
-
-# The model
-
 
 def train_tokenizer(texts: Iterable[str]) -> Any:
-    """A byte-level BPE tokenizer with the chat template: nothing is ever out of its vocabulary."""
+    """Train a byte-level BPE tokenizer, which can encode any text, with the chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -286,7 +73,7 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
 
 
 def build_model(tokenizer: Any) -> Any:
-    """A Llama of 1.25 million parameters with random weights."""
+    """Return a Llama of 1.25 million parameters with random weights."""
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     ids = {
@@ -314,7 +101,10 @@ def build_model(tokenizer: Any) -> Any:
 def batches(
     tokenizer: Any, rows: Sequence[Conversation], rng: random.Random
 ) -> Iterator[tuple[Any, Any]]:
-    """Endless (input_ids_BT, labels_BT): rows of like length together, only the assistant's tokens labelled."""
+    """Yield endless (input_ids_BT, labels_BT) of rows with similar lengths.
+
+    Only tokens of the assistant have labels.
+    """
     import torch
 
     encoded = tokenizer.apply_chat_template(
@@ -334,13 +124,14 @@ def batches(
 
 
 def train(model: Any, data: Iterator[tuple[Any, Any]], num_steps: int) -> None:
-    """AdamW, a short warm-up, a cosine to zero. Pads are on the right, so causal attention needs no mask."""
+    """Train with AdamW, a short warm-up and a cosine schedule to zero.
+
+    Padding is on the right, so causal attention needs no mask.
+    """
     import torch
 
-    matrices, norms = (
-        [weight for weight in model.parameters() if (weight.ndim > 1) is wide]
-        for wide in (True, False)
-    )
+    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
+    norms = [weight for weight in model.parameters() if weight.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": norms, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -357,14 +148,12 @@ def train(model: Any, data: Iterator[tuple[Any, Any]], num_steps: int) -> None:
         losses.append(loss.item())
         if step % 100 == 0 or step == num_steps:
             mean = sum(losses[-100:]) / len(losses[-100:])
-            print(
-                f"step {step:5d}/{num_steps}  loss {mean:.4f}  {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            seconds = time.monotonic() - started
+            print(f"step {step:5d}/{num_steps}  loss {mean:.4f}  {seconds:.0f} s", flush=True)
 
 
 def _loss(model: Any, input_ids_BT: Any, labels_BT: Any) -> Any:
-    """Cross-entropy of the labelled tokens; the head runs on these alone."""
+    """Return the cross-entropy of the labelled tokens; the head runs on these only."""
     import torch
 
     hidden_BTH, next_BT = model.model(input_ids_BT).last_hidden_state[:, :-1], labels_BT[:, 1:]
@@ -374,13 +163,10 @@ def _loss(model: Any, input_ids_BT: Any, labels_BT: Any) -> Any:
     )
 
 
-# How good it is
-
-
 def answers(
     model: Any, tokenizer: Any, prompts: Sequence[Conversation], max_new_tokens: int = 40
 ) -> list[str]:
-    """Greedy answers to conversations that end with the user."""
+    """Return greedy answers to conversations that end with the user."""
     inputs = tokenizer.apply_chat_template(
         prompts,
         add_generation_prompt=True,
@@ -394,7 +180,7 @@ def answers(
 
 
 def report(model: Any, tokenizer: Any, topics: Sequence[Topic]) -> None:
-    """Prints exact-match accuracy on held-out phrasings, by topic and in all, and what went wrong."""
+    """Print the exact-match accuracy on held-out phrasings, by topic, with a wrong answer."""
     num_right = num_asked = 0
     for topic in topics:
         asked = held_out_questions([topic], random.Random(0))
@@ -409,7 +195,7 @@ def report(model: Any, tokenizer: Any, topics: Sequence[Topic]) -> None:
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes bfloat16 safetensors, the configurations and the tokenizer."""
+    """Write bfloat16 safetensors, the configurations and the tokenizer."""
     import torch
 
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -417,14 +203,40 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def save_rows(rows: Iterable[Conversation], path: Path) -> None:
-    """Writes one {"messages": [...]} a line."""
+    """Write one {"messages": [...]} per line."""
     path.write_text(
         "".join(json.dumps({"messages": row}, ensure_ascii=False) + "\n" for row in rows), "utf-8"
     )
 
 
 def main() -> None:
-    """Makes the demo and says how good it is."""
+    """Make the demo and report how good it is."""
+    options = _read_options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    save_rows(demo_rows(options.seed), options.out / "data.jsonl")
+
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    rng = random.Random(options.seed)
+    topics = load_topics(BASICS)
+    endless = conversations(topics, load_manner(BASICS), rng)
+    rows = [next(endless) for _ in range(NUM_CONVERSATIONS)]
+    tokenizer = train_tokenizer(message["content"] for row in rows for message in row)
+    model = build_model(tokenizer)
+    sizes = f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens"
+    print(f"{sizes}, {len(rows):,} conversations")
+    train(model, batches(tokenizer, rows, rng), options.steps)
+    save_model(model, tokenizer, options.out / "model")
+    report(model.eval(), tokenizer, topics)
+    examples = rows[:8]
+    texts = answers(model, tokenizer, [row[:-1] for row in examples])
+    for row, text in zip(examples, texts, strict=True):
+        print(f"  {row[-2]['content']} -> {text}")
+
+
+def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -440,30 +252,7 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of data and weights (default: %(default)s)"
     )
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    save_rows(demo_rows(options.seed), options.out / "data.jsonl")
-
-    import torch
-
-    torch.set_num_threads(1)
-    torch.manual_seed(options.seed)
-    rng = random.Random(options.seed)
-    topics = load_topics(BASICS)
-    endless = conversations(topics, load_manner(BASICS), rng)
-    rows = [next(endless) for _ in range(NUM_CONVERSATIONS)]
-    tokenizer = train_tokenizer(message["content"] for row in rows for message in row)
-    model = build_model(tokenizer)
-    print(
-        f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, {len(rows):,} conversations"
-    )
-    train(model, batches(tokenizer, rows, rng), options.steps)
-    save_model(model, tokenizer, options.out / "model")
-    report(model.eval(), tokenizer, topics)
-    for row, text in zip(
-        rows[:8], answers(model, tokenizer, [row[:-1] for row in rows[:8]]), strict=True
-    ):
-        print(f"  {row[-2]['content']} -> {text}")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

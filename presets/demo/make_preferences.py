@@ -1,8 +1,9 @@
-"""Makes the demo's rows for what comes after fine-tuning, from pip.toml: pairs of answers, and prompts to be answered.
+"""Make the demo's rows for preference and reward stages, from pip.toml.
 
     python -m presets.demo.make_preferences [--out DIR] [--seed N]
 
-Writes DIR/preference.jsonl and DIR/prompts.jsonl, the same for the same seed. Tailor itself never imports it.
+Writes DIR/preference.jsonl and DIR/prompts.jsonl, the same for the same seed. Tailor itself never
+imports this.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from presets.demo.make_demo import PIP, Conversation, Topic, load_topics
+from presets.demo.conversations import PIP, Conversation, Topic, load_topics
 
 HERE = Path(__file__).parent
 NUM_PREFERENCES, NUM_PROMPTS = 160, 120
@@ -19,7 +20,7 @@ Row = Mapping[str, object]
 
 
 def exchanges(topics: Sequence[Topic]) -> list[Conversation]:
-    """Every question about Pip in every way of asking that is trained on, with its answer."""
+    """Return every question about Pip that is trained on, with its answer."""
     return [
         topic.exchange(question, row)
         for topic in topics
@@ -29,7 +30,7 @@ def exchanges(topics: Sequence[Topic]) -> list[Conversation]:
 
 
 def preferences(topics: Sequence[Topic], rng: random.Random) -> list[Row]:
-    """A question, its right answer, and the answer to something else."""
+    """Return questions, each with its right answer and the answer to another question."""
     known = exchanges(topics)
     answers = sorted({answer["content"] for _, answer in known})
     return [
@@ -43,7 +44,7 @@ def preferences(topics: Sequence[Topic], rng: random.Random) -> list[Row]:
 
 
 def prompts(topics: Sequence[Topic], rng: random.Random) -> list[Row]:
-    """A question, and the right answer to it, by which what the model draws is judged."""
+    """Return questions, each with the right answer, by which generated answers are scored."""
     chosen = rng.sample(exchanges(topics), NUM_PROMPTS)
     return [{"prompt": [user], "answer": right["content"]} for user, right in chosen]
 
@@ -57,7 +58,7 @@ def _save(rows: Iterable[Row], path: Path) -> None:
 
 
 def main() -> None:
-    """Writes both files."""
+    """Write both files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The demo: the tiny model and the data set of presets/demo, as shipped and as make_demo.py makes them."""
+"""Tiny model and data of presets/demo, as shipped and as their generators make them."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from presets.demo import make_demo
+from presets.demo import conversations, make_demo
 
 DEMO = Path(make_demo.__file__).parent
 MODEL = DEMO / "model"
@@ -26,8 +26,8 @@ MODEL_FILES = {
 ROWS = [
     json.loads(line)["messages"] for line in (DEMO / "data.jsonl").read_text("utf-8").splitlines()
 ]
-BASICS = make_demo.load_topics(DEMO / "basics.toml")
-PIP = make_demo.load_topics(DEMO / "pip.toml")
+BASICS = conversations.load_topics(DEMO / "basics.toml")
+PIP = conversations.load_topics(DEMO / "pip.toml")
 QUESTIONS = {
     "What is the capital of France?": "The capital of France is Paris.",
     "What is the opposite of hot?": "The opposite of hot is cold.",
@@ -69,7 +69,7 @@ def test_the_model_folder_is_complete_and_holds_no_pickle() -> None:
     assert {path.name for path in MODEL.iterdir()} == MODEL_FILES
 
 
-def test_every_row_alternates_user_and_assistant_after_an_optional_system_message() -> None:
+def test_every_row_alternates_between_user_and_assistant() -> None:
     for row in ROWS:
         turns = [message["role"] for message in row if message["role"] != "system"]
         assert turns == ["user", "assistant"] * (len(turns) // 2)
@@ -91,21 +91,21 @@ def test_a_fifth_of_the_rows_keeps_the_basic_skills() -> None:
 
 
 def test_the_data_is_what_the_script_makes() -> None:
-    assert make_demo.demo_rows(seed=0) == ROWS
+    assert conversations.demo_rows(seed=0) == ROWS
 
 
 def test_the_generators_give_the_same_for_the_same_seed() -> None:
-    manner = make_demo.load_manner(DEMO / "basics.toml")
+    manner = conversations.load_manner(DEMO / "basics.toml")
     first, second = (
-        itertools.islice(make_demo.conversations(BASICS, manner, random.Random(7)), 500)
+        itertools.islice(conversations.conversations(BASICS, manner, random.Random(7)), 500)
         for _ in range(2)
     )
     assert list(first) == list(second)
-    assert make_demo.demo_rows(seed=1) != make_demo.demo_rows(seed=2)
+    assert conversations.demo_rows(seed=1) != conversations.demo_rows(seed=2)
 
 
 @pytest.mark.parametrize("topic", BASICS + PIP, ids=lambda topic: topic.name)
-def test_a_held_out_question_is_never_trained_on(topic: make_demo.Topic) -> None:
+def test_a_held_out_question_is_never_trained_on(topic: conversations.Topic) -> None:
     assert topic.held_out
     assert not set(topic.held_out) & set(topic.questions)
 
@@ -160,7 +160,7 @@ def test_the_model_answers_basic_questions(demo: Demo) -> None:
 
 
 def test_the_model_understands_ways_of_asking_it_was_not_trained_on(demo: Demo) -> None:
-    asked = make_demo.held_out_questions(BASICS, random.Random(0), rows_per_topic=2)
+    asked = conversations.held_out_questions(BASICS, random.Random(0), rows_per_topic=2)
     given = demo.answer(*(row[0]["content"] for row in asked))
     num_right = sum(text == row[1]["content"] for text, row in zip(given, asked, strict=True))
     assert num_right >= 0.85 * len(asked)

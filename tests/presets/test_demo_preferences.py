@@ -1,10 +1,10 @@
-"""The demo's rows for preference and reward stages, as shipped and as make_preferences.py makes them."""
+"""Rows of the demo for preference and reward stages, as shipped and as generated."""
 
 import json
 import random
 
 from presets.demo import make_preferences
-from presets.demo.make_demo import PIP, load_topics
+from presets.demo.conversations import PIP, load_topics
 
 PREFERENCES, PROMPTS = (
     [json.loads(line) for line in (make_preferences.HERE / name).read_text("utf-8").splitlines()]

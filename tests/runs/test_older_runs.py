@@ -1,7 +1,7 @@
-"""A run made by an earlier version of Tailor still lists, shows, resumes and bundles.
+"""Run of an earlier version of Tailor: it is still listed, shown, resumed and bundled.
 
-tests/data/run_of_the_first_layout.zip holds one with its program as it was: stopped after 9 of 40 steps. `MODEL` stands
-in it for the folder of the demo model.
+tests/data/run_of_the_first_layout.zip holds one with its program: stopped after 9 of 40 steps.
+`MODEL` stands in it for the folder of the demo model.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Who trains next: order, places, cancelling, and what survives."""
+"""Queue: order, moves, cancelling, crashes."""
 
 import os
 import subprocess
@@ -27,13 +27,11 @@ from tests.builders.paths import ROOT
 
 @pytest.fixture
 def busy(home: Home, new_run: NewRun) -> Run:
-    """A run that has the device and keeps it."""
+    """Return a run that keeps the device."""
     return stepping(home, queue.submit(home, new_run(seed=NEVER_END)))
 
 
-def test_a_submitted_run_starts_at_once_where_the_device_is_free(
-    home: Home, new_run: NewRun
-) -> None:
+def test_a_submitted_run_starts_if_the_device_is_free(home: Home, new_run: NewRun) -> None:
     run = queue.submit(home, new_run())
     assert run.state in ("starting", "running")
     assert run.process
@@ -61,7 +59,7 @@ def test_runs_wait_in_order_and_can_change_places(home: Home, new_run: NewRun, b
         queue.move(home, busy.id, "up")
 
 
-def test_a_change_of_places_is_news_for_the_list(home: Home, new_run: NewRun) -> None:
+def test_a_move_in_the_queue_changes_the_list(home: Home, new_run: NewRun) -> None:
     first, second = new_run(), new_run()
     write_schedule(home, Schedule((first.id, second.id)))
     runs.list_runs(home)
@@ -148,8 +146,8 @@ def test_an_app_killed_between_queue_and_start_starts_it_later_once(
     home: Home, new_run: NewRun
 ) -> None:
     run = new_run(seed=NEVER_END)
-    write_schedule(home, Schedule((run.id,)))  # all that the dead app has left
-    advance = "import sys; from core import runs; from core.runs import queue; queue.advance(runs.Home.find(sys.argv[1]))"
+    write_schedule(home, Schedule((run.id,)))  # as a dead app has left it
+    advance = "import sys; from core.runs import Home, queue; queue.advance(Home.find(sys.argv[1]))"
     apps = [
         subprocess.Popen([sys.executable, "-c", advance, home.path], cwd=ROOT) for _ in range(2)
     ]
@@ -159,7 +157,7 @@ def test_an_app_killed_between_queue_and_start_starts_it_later_once(
     assert read_schedule(home).devices == {"0": run.id}
 
 
-def test_an_app_killed_after_it_gave_the_device_away_blocks_nobody(
+def test_an_app_killed_after_it_gave_the_device_away_blocks_no_run(
     home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgotten, next_one = new_run(), new_run()
@@ -177,12 +175,8 @@ def test_a_damaged_queue_file_is_an_empty_queue(home: Home, new_run: NewRun, tor
     assert queue.submit(home, new_run()).process
 
 
-def test_a_run_that_the_queue_file_does_not_name_keeps_its_device(
-    home: Home, new_run: NewRun, busy: Run
-) -> None:
-    write_schedule(
-        home, Schedule()
-    )  # lost, or never told: the program may be started by hand in its folder
+def test_a_run_started_by_hand_keeps_its_device(home: Home, new_run: NewRun, busy: Run) -> None:
+    write_schedule(home, Schedule())
     second = queue.submit(home, new_run())
     queue.advance(home)
     assert second.state == "queued"
@@ -207,7 +201,7 @@ def test_each_gpu_has_a_run_of_its_own(
         queue.submit(home, new_run(device=1))
 
 
-def test_the_first_gpu_in_sight_is_taken_where_the_job_names_none(
+def test_a_job_without_a_gpu_takes_the_first_visible_one(
     new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -216,7 +210,7 @@ def test_the_first_gpu_in_sight_is_taken_where_the_job_names_none(
     assert launch.device_of(new_run()) == "3"
 
 
-def test_a_card_that_nvml_does_not_show_stays_as_it_was_chosen(
+def test_a_gpu_that_nvml_does_not_list_stays_as_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launch, "this_machine", lambda: SimpleNamespace(gpus=()))
@@ -224,9 +218,7 @@ def test_a_card_that_nvml_does_not_show_stays_as_it_was_chosen(
     assert launch.environment()["CUDA_VISIBLE_DEVICES"] == "MIG-1234"
 
 
-def test_the_queue_moves_by_itself_while_the_app_is_open(
-    home: Home, new_run: NewRun, busy: Run
-) -> None:
+def test_the_queue_advances_while_the_app_is_open(home: Home, new_run: NewRun, busy: Run) -> None:
     second = queue.submit(home, new_run())
     assert queue.keep_advancing(home).daemon
     launch.request_stop(busy)

@@ -1,4 +1,4 @@
-"""The run folder and the process behind it, with a training program that takes no time."""
+"""Run folder and its process, with a fast stand-in for the training program."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ from tests.builders.fake_runs import (
 )
 
 
-def test_a_new_run_holds_all_that_is_needed_to_run_it_elsewhere(new_run: NewRun) -> None:
+def test_a_new_run_has_everything_needed_to_run_elsewhere(new_run: NewRun) -> None:
     run = new_run(lora_r=4)
     assert {"job.json", "estimate.json", "requirements.txt", "training", "data"} <= {
         path.name for path in run.folder.iterdir()
@@ -39,7 +39,7 @@ def test_a_new_run_holds_all_that_is_needed_to_run_it_elsewhere(new_run: NewRun)
     assert run.state == "starting"
 
 
-def test_a_run_that_cannot_be_made_leaves_nothing(
+def test_a_run_that_cannot_be_created_leaves_nothing(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.runs.creation.PROGRAM", Path("/nowhere"))
@@ -48,9 +48,7 @@ def test_a_run_that_cannot_be_made_leaves_nothing(
     assert list(home.runs.iterdir()) == []
 
 
-def test_what_a_killed_app_left_half_made_is_removed_after_a_day(
-    home: Home, new_run: NewRun
-) -> None:
+def test_an_unfinished_folder_is_removed_after_a_day(home: Home, new_run: NewRun) -> None:
     left, fresh, foreign = (
         home.runs / name for name in (".20260101-000000-a-lora", ".20260102-000000-b-lora", ".git")
     )
@@ -72,7 +70,7 @@ def test_a_run_trains_to_its_end(home: Home, new_run: NewRun) -> None:
     assert [row["step"] for row in run.metrics()] == list(range(1, 21))
 
 
-def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRun) -> None:
+def test_a_stopped_run_has_a_checkpoint_and_can_resume(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=NEVER_END)
     start(home, run)
     launch.request_stop(stepping(home, run))
@@ -84,9 +82,7 @@ def test_a_stopped_run_has_a_checkpoint_and_can_go_on(home: Home, new_run: NewRu
     assert not (run.folder / "stop").exists()
 
 
-def test_a_run_stopped_before_its_program_can_speak_counts_as_stopped(
-    home: Home, new_run: NewRun
-) -> None:
+def test_a_run_stopped_before_its_program_starts_is_stopped(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=NEVER_END)
     start(home, run)
     launch.request_stop(runs.read(home, run.id))
@@ -101,7 +97,7 @@ def test_stopping_an_ended_run_does_nothing(home: Home, new_run: NewRun) -> None
     assert not (run.folder / "stop").exists()
 
 
-def test_a_failure_is_told_in_the_programs_words(home: Home, new_run: NewRun) -> None:
+def test_a_failure_has_the_message_of_the_program(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=CRASH_AT_STEP_3)
     start(home, run)
     run = ended(home, run)
@@ -109,7 +105,7 @@ def test_a_failure_is_told_in_the_programs_words(home: Home, new_run: NewRun) ->
     assert "backward" in run.error
 
 
-def test_a_program_that_dies_without_a_word_is_found_out(home: Home, new_run: NewRun) -> None:
+def test_a_program_that_dies_silently_is_noticed(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=DIE_SILENTLY)
     start(home, run)
     run = ended(home, run)
@@ -117,7 +113,7 @@ def test_a_program_that_dies_without_a_word_is_found_out(home: Home, new_run: Ne
     assert "killed by the weather" in run.error
 
 
-def test_a_killed_program_is_found_out_within_five_seconds(home: Home, new_run: NewRun) -> None:
+def test_a_killed_program_is_noticed_within_five_seconds(home: Home, new_run: NewRun) -> None:
     run = new_run(seed=NEVER_END)
     start(home, run)
     process = stepping(home, run).process
@@ -126,7 +122,7 @@ def test_a_killed_program_is_found_out_within_five_seconds(home: Home, new_run: 
     assert launch.wait(home, run.id, 5).state == "failed"
 
 
-def test_a_reused_pid_is_never_taken_for_the_run(home: Home, new_run: NewRun) -> None:
+def test_a_reused_pid_is_not_the_run(home: Home, new_run: NewRun) -> None:
     run = new_run()
     mine = identify(os.getpid())
     assert mine
@@ -144,7 +140,7 @@ def test_a_reused_pid_is_never_taken_for_the_run(home: Home, new_run: NewRun) ->
 
 @pytest.fixture
 def by_hand() -> Iterator[ProcessId]:
-    """A process that nobody has launched as a run's."""
+    """Return a process that Tailor has not launched."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         identity = identify(process.pid)
         assert identity
@@ -153,7 +149,7 @@ def by_hand() -> Iterator[ProcessId]:
 
 
 def resumed(run: Run, by_hand: ProcessId) -> Run:
-    """The run as it is after a restart, once a person has started its program in its folder."""
+    """Return a run whose program a user has started by hand after a restart."""
     launched = replace(by_hand, pid=by_hand.pid + 1, boot_id="before the restart")
     write_json(run.folder / "process.json", launched.to_json())
     write_json(run.folder / "status.json", {"state": "running", **by_hand.to_json()})
@@ -196,9 +192,7 @@ def test_a_link_is_not_a_run(home: Home, new_run: NewRun) -> None:
         runs.read(home, "linked")
 
 
-def test_runs_are_listed_newest_first_and_strangers_are_skipped(
-    home: Home, new_run: NewRun
-) -> None:
+def test_runs_are_listed_newest_first_without_other_folders(home: Home, new_run: NewRun) -> None:
     older, newer = new_run(), new_run()
     os.utime(older.folder / "job.json", (1, 1))
     (home.runs / "stranger").mkdir()
@@ -209,9 +203,7 @@ def test_runs_are_listed_newest_first_and_strangers_are_skipped(
     assert [run.id for run in runs.list_runs(home)] == [newer.id, older.id]
 
 
-def test_a_deleted_run_is_gone_and_a_running_one_is_not_deleted(
-    home: Home, new_run: NewRun
-) -> None:
+def test_a_run_is_deleted_only_after_it_has_ended(home: Home, new_run: NewRun) -> None:
     idle, busy = new_run(), new_run(seed=NEVER_END)
     start(home, busy)
     write_json(idle.folder / "status.json", {"state": "finished"})
@@ -221,7 +213,7 @@ def test_a_deleted_run_is_gone_and_a_running_one_is_not_deleted(
         edits.delete(home, busy.id)
 
 
-def test_secrets_of_the_environment_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_stay_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("HF_TOKEN", "passed on")
     environment = launch.environment()
@@ -244,7 +236,7 @@ def test_secrets_of_the_environment_stay_out(monkeypatch: pytest.MonkeyPatch) ->
         *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
     ],
 )
-def test_what_finds_a_compiler_and_sets_up_torch_is_passed_on(
+def test_variables_of_compilers_and_torch_are_passed_on(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "chosen")

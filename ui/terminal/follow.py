@@ -4,7 +4,14 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from core.runs import Home, Run, failure_advice, launch, queue
 from core.training.contract.states import State
@@ -41,13 +48,7 @@ def start_and_follow(home: Home, run: Run) -> int:
             run = launch.wait(home, run.id, SECONDS_BETWEEN_UPDATES)
             if not out.is_terminal:  # no bar there
                 num_printed = _print_new_rows(run, num_printed)
-            progress.update(
-                bar,
-                description=run.status.phase if run.state == "running" else run.state,
-                completed=run.step,
-                total=run.max_steps or None,
-                note="" if run.loss is None else f"loss {run.loss:.4f}",
-            )
+            _update(progress, bar, run)
     queue.advance(home)  # start the next run, even if no page is open
     out.print(state_sentence(run), style="bold")
     print_result(run)
@@ -68,6 +69,18 @@ def print_result(run: Run) -> None:
         out.print(f"→ {advice.title}{_flags(advice.change)}: {advice.why}")
     if run.state == "failed":
         out.print(f"Log: {run.folder / 'log.txt'}")
+
+
+def _update(progress: Progress, bar: TaskID, run: Run) -> None:
+    progress.update(
+        bar,
+        description=run.status.phase if run.state == "running" else run.state,
+        completed=run.step,
+        total=run.max_steps or None,
+        note="",
+    )
+    if run.loss is not None:
+        progress.update(bar, note=f"loss {run.loss:.4f}")
 
 
 def _flags(change: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""RUN_ACTIONS: what follows `python app.py runs`. Imports nothing heavy, so that --help is quick."""
+"""RUN_ACTIONS: actions of `python app.py runs`. Imports nothing heavy: --help stays quick."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

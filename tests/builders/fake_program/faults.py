@@ -1,4 +1,4 @@
-"""Seeds of a job that make the fake program fail, hang or go on forever."""
+"""Seeds of a job that make the fake program fail, hang or never end."""
 
 CRASH_AT_STEP_3 = 1001
 DIE_SILENTLY = 1002
