@@ -76,7 +76,7 @@ more, and delete a name."""
 
 
 def measure(config: Mapping[str, Any], method: str, budget: float, num_tokens: int) -> Layer:
-    """Return one step of one compiled layer on one row. Nothing is computed, so sizes may be large."""
+    """Return one step of one compiled layer on one row. Computes nothing, so sizes may be large."""
     torch._dynamo.reset()
     layer, cos_and_sin = _layer_of(config, method, num_tokens)
     x = torch.empty(1, num_tokens, config["hidden_size"], dtype=torch.bfloat16, requires_grad=True)
@@ -143,7 +143,7 @@ def _flops_of_4_bit_matmul(
 
 
 class _Recorded(BaseException):
-    """Raised once Inductor's code is recorded. A BaseException, for Inductor wraps every Exception."""
+    """Raised once Inductor's code is recorded. Inductor wraps every Exception, but not this one."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def _replayed(source: str, nodes: Sequence[torch.fx.Node]) -> tuple[int, int]:
 
 
 def _replay_line(line: str, names: _Names, results: dict[str, list[int]]) -> None:
-    """Apply one line of Inductor's code; `results` are the sizes that operations return, in order."""
+    """Apply one line of Inductor's code; `results` are the sizes that operations return."""
     deleted: str | None = None
     if allocation := ALLOCATION.match(line):
         name, sizes, dtype = allocation.groups()

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: what a training's speed is a share of.
+"""Measure how fast this machine multiplies matrices, to compare a training's speed with.
 
 python benchmarks/gemm_rate.py    prints floating-point operations per second
 """
@@ -8,12 +8,12 @@ import time
 import torch
 
 SIZES = {"cuda": (8192, torch.bfloat16, 200), "cpu": (512, torch.float32, 20)}
-"""Device -> numbers on a side, their type, how many products: a second of a large card at its full power."""
+"""Device -> side of the matrices, type, number of products: a second of a large card."""
 ROUNDS = 5
 
 
 def gemm_rate() -> float:
-    """Floating-point operations per second of products of large random matrices: the best of some rounds."""
+    """Return floating-point operations per second of large matmuls, the best of some rounds."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size, dtype, repeats = SIZES[device]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

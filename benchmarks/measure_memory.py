@@ -1,36 +1,42 @@
-"""Measures what trainings really take: runs our own training program on a grid of points, beside the estimate.
+"""Measure the memory of real trainings, on a grid of points, beside the estimate.
 
     python benchmarks/measure_memory.py [--minutes N] [--out FILE] [--only PATTERN] [--toy] [--list]
     python benchmarks/measure_memory.py --score FILE [--json]
 
-Needs a CUDA device (--toy: none), the packages of the training program, pydantic, psutil and nvidia-ml-py; no network.
-Each point is a process of its own, `python -m training job.json`, unchanged, on a model folder with weights that take
-no room (memory_inputs.write_model). Only the checkpoint of a large full fine-tuning is not waited for: the process is
-ended when it begins to save, and the row has no phase `save`. Points that a file has already are left out, so a grid
-can be measured in parts; a point that failed for another reason than memory is tried again, and its last row counts.
+Needs a CUDA device (--toy: none), the packages of the training program, pydantic, psutil and
+nvidia-ml-py; no network. Each point is one process, `python -m training job.json`, unchanged, on a
+model folder with weights that take no disk space (memory_inputs.write_model). Only the checkpoint
+of a large full fine-tuning is not waited for: the process is ended when it begins to save, and the
+row has no phase `save`. Points that a file has already are left out, so a grid can be measured in
+parts. A point that failed for another reason than memory is tried again, and its last row counts.
 
 A row is one JSON object a line, sizes in bytes; what was not measured is absent:
 
-    id                        the point: model, method, batch x length, and what else sets it apart
-    model, config             the preset, and the config.json that was trained, which may have fewer layers
-    job                       every field of the JobSpec
-    rows                      padded, equal or varied (memory_grid.Point.rows)
-    row_tokens, eval_row_tokens   tokens of each row in the training and the evaluation file
-    gpu                       name, capacity_bytes, compute_capability [major, minor], supports_bf16, driver
-    versions                  package -> version
+    id                    the point: model, method, batch x length, and what else is special
+    model, config         the preset, and the trained config.json, which may have fewer layers
+    job                   every field of the JobSpec
+    rows                  padded, equal or varied (memory_grid.Point.rows)
+    row_tokens            tokens of each row in the training file
+    eval_row_tokens       tokens of each row in the evaluation file
+    gpu                   name, capacity_bytes, compute_capability [major, minor], supports_bf16,
+                          driver
+    versions              package -> version
     num_parameters, num_trainable_parameters
-    phase_peak_bytes          load, forward, backward, optimizer_step, eval, save -> allocated, in the first three steps
+    phase_peak_bytes      load, forward, backward, optimizer_step, eval, save -> allocated, in the
+                          first three steps
     peak_allocated_bytes, peak_reserved_bytes     of the whole training
-    device_used_bytes         of the process as NVML tells, else of the device as the driver does; highest after a step
-    context_bytes             of the process by NVML, less reserved: the CUDA context, and paged optimizer states if
-                              there are any; absent where NVML does not know the process
-    nvml_used_bytes           highest use of the device while it ran, less that before; sampled ten times a second
-    seconds                   of the process, imports and all
-    seconds_per_step          median
-    num_tokens, loss          trained on in all; of the last step, absent if it is not a number
-    steps                     of each step its number and what the allocator had: allocated, reserved, peak
-    error                     one sentence in place of the measurements; out of memory is a result, too
-    log_tail                  beside an error: the end of what the program printed
+    device_used_bytes     of the process by NVML, else of the device by the driver; highest after a
+                          step
+    context_bytes         of the process by NVML, less reserved: the CUDA context, and paged
+                          optimizer states; absent where NVML does not know the process
+    nvml_used_bytes       highest use of the device while it ran, less that before; sampled ten
+                          times a second
+    seconds               of the process, imports included
+    seconds_per_step      median
+    num_tokens, loss      tokens trained on; loss of the last step, absent if it is not a number
+    steps                 of each step its number and the allocator's allocated, reserved, peak
+    error                 one sentence instead of measurements; out of memory is a result, too
+    log_tail              with an error: the end of what the program printed
 """
 
 import argparse
@@ -47,7 +53,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,33 +78,32 @@ COPIED_FROM_STATUS = (
 )
 STEP_MEMORY = ("step", "memory_allocated_bytes", "memory_reserved_bytes", "memory_peak_bytes")
 FINAL = re.compile("^It hangs|out of (gpu |main )?memory|OutOfMemory", re.IGNORECASE)
-"""Errors that another try would not mend."""
+"""Errors that another try would not change."""
 HOPELESS = 1.1
-"""A point whose estimate is this many times what the card has is not tried."""
-SECONDS_BETWEEN_LOOKS = 0.1
+"""A point whose estimate exceeds the card's capacity by this factor is not tried."""
+SECONDS_BETWEEN_CHECKS = 0.1
 WIDTH = 92
-"""Of the first column."""
-LOG_KEPT = 20_000
-"""Characters of a failed program's log."""
+"""Width of the first column."""
+MAX_LOG_CHARACTERS = 20_000
 
 SECONDS_TO_START = 20
-"""Rough, as all of these: Python, imports, tokens and the end. A point's time is corrected by that of those before."""
+"""Python, imports, tokens and the end. Rough, as the next ones: earlier points correct them."""
 READ_BYTES_PER_SECOND = 1.5e9
 WRITTEN_BYTES_PER_SECOND = 0.5e9
 SHARE_OF_FLOPS = 0.25
-SLOWNESS_OF_DRAWING = 100
-"""A token that is drawn by itself takes as long as so many that are read at once, and more."""
+GENERATION_SLOWDOWN = 100
+"""Tokens read at once in the time of one generated token."""
 PATIENCE = 4
-"""A point that takes this many times longer than expected hangs."""
-LEAST_PATIENCE_SECONDS = 120
+"""A point that takes this many times longer than expected is stuck."""
+MIN_PATIENCE_SECONDS = 120
 
 
 class TimeIsOver(Exception):
-    """A point was not finished in its time."""
+    """Raised if a point was not finished in time."""
 
 
 def measure(point: Point, gpu: Gpu, limit_seconds: float = math.inf) -> Row:
-    """The row of one point, trained in a new process."""
+    """Return the row of one point, trained in a new process."""
     with tempfile.TemporaryDirectory(prefix="measure-memory-") as name:
         folder = make_run_folder(Path(name), point)
         before, began = _device_bytes(), time.monotonic()
@@ -127,14 +132,14 @@ def measure(point: Point, gpu: Gpu, limit_seconds: float = math.inf) -> Row:
 
 
 def failed(folder: Path, error: str) -> Row:
-    """What a row says in place of measurements."""
+    """Return the part of a row that replaces measurements."""
     log = folder / "log.txt"
-    said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    return {"error": error, "log_tail": said[-LOG_KEPT:]}
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return {"error": error, "log_tail": text[-MAX_LOG_CHARACTERS:]}
 
 
 def make_run_folder(folder: Path, point: Point) -> Path:
-    """Puts into a folder what the app would put there, and a model."""
+    """Write what the app would write into a run folder, and a model."""
     write_model(folder / "model", point.config, point.has_holes)
     shutil.copytree(
         ROOT / "core" / "training",
@@ -149,7 +154,7 @@ def make_run_folder(folder: Path, point: Point) -> Path:
 
 
 def asked(point: Point, gpu: Gpu) -> Row:
-    """The part of a row that is known beforehand."""
+    """Return the part of a row that is known before the training."""
     cards = this_machine().gpus
     return {
         "id": point.id,
@@ -170,7 +175,10 @@ def asked(point: Point, gpu: Gpu) -> Row:
 
 
 def _train(folder: Path, point: Point, deadline: float) -> tuple[int, int]:
-    """(exit code, highest use of the device in bytes) of the training in a run folder. Raises TimeIsOver."""
+    """Train in a run folder. Return (exit code, highest use of the device in bytes).
+
+    Raises TimeIsOver.
+    """
     process, highest = _start(folder, point.is_toy, point.saves), 0
     try:
         while process.poll() is None:
@@ -179,7 +187,7 @@ def _train(folder: Path, point: Point, deadline: float) -> tuple[int, int]:
                 return 0, highest
             if time.monotonic() > deadline:
                 raise TimeIsOver
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_CHECKS)
         return process.returncode, highest
     finally:
         process.kill()
@@ -187,7 +195,7 @@ def _train(folder: Path, point: Point, deadline: float) -> tuple[int, int]:
 
 
 def _start(folder: Path, hides_gpu: bool, saves: bool) -> subprocess.Popen[bytes]:
-    """The training program in a run folder, as the app starts it."""
+    """Start the training program in a run folder, as the app does."""
     environment = {"HF_HUB_OFFLINE": "1"}
     if hides_gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -205,14 +213,14 @@ def _start(folder: Path, hides_gpu: bool, saves: bool) -> subprocess.Popen[bytes
 
 
 def _measured_by_steps(folder: Path) -> Row:
-    """What the lines of metrics.jsonl say: memory that the device has in use, time, tokens, loss."""
+    """Return what metrics.jsonl says: device memory in use, time, tokens, loss."""
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     steps = [line for line in map(json.loads, text.splitlines()) if "num_tokens" in line]
-    pauses = [later["time"] - sooner["time"] for sooner, later in itertools.pairwise(steps)]
+    seconds = [after["time"] - before["time"] for before, after in itertools.pairwise(steps)]
     last = steps[-1]
     row = {
         "device_used_bytes": max(step["device_used_bytes"] for step in steps),
-        "seconds_per_step": round(statistics.median(pauses), 3),
+        "seconds_per_step": round(statistics.median(seconds), 3),
         "num_tokens": last["num_tokens"],
         "steps": [{name: step[name] for name in STEP_MEMORY if name in step} for step in steps],
     }
@@ -220,24 +228,29 @@ def _measured_by_steps(folder: Path) -> Row:
 
 
 def _device_bytes() -> int:
-    """In use on the first card now, by whomever; 0 without a card."""
+    """Return the bytes in use on the first card now, by any process; 0 without a card."""
     cards = this_machine().gpus
     if not cards:
         return 0
     import pynvml  # which this_machine has started
 
-    return int(
-        pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(cards[0].index)).used
-    )
+    handle = pynvml.nvmlDeviceGetHandleByIndex(cards[0].index)
+    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """What a file that is always replaced as a whole says; nothing before it is there."""
+    """Return the object in a file that is always replaced as a whole, {} before it exists."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def measure_grid(points: Sequence[Point], gpu: Gpu, out: Path | None, minutes: float) -> None:
-    """Measures what a file does not have yet, adds a row to it for each point, and prints it beside the estimate."""
+Measure = Callable[[Point, Gpu, float], Row]
+"""Returns the row of a point, within so many seconds."""
+
+
+def measure_grid(
+    points: Sequence[Point], gpu: Gpu, out: Path | None, minutes: float, measure: Measure = measure
+) -> None:
+    """Measure points that a file does not have yet; add a row for each and print it."""
     end = time.monotonic() + 60 * minutes
     done = read_rows(out) if out else {}
     spent = expected = float(SECONDS_TO_START)
@@ -249,8 +262,8 @@ def measure_grid(points: Sequence[Point], gpu: Gpu, out: Path | None, minutes: f
         if reason := _reason_to_skip(point, gpu, needed, left):
             print(f"{point.id:{WIDTH}}  {reason}", flush=True)
             continue
-        began, patience = time.monotonic(), max(PATIENCE * needed, LEAST_PATIENCE_SECONDS)
-        row = _measured(point, gpu, min(left, patience))
+        began, patience = time.monotonic(), max(PATIENCE * needed, MIN_PATIENCE_SECONDS)
+        row = _measured(measure, point, gpu, min(left, patience))
         if "error" in row and time.monotonic() - began > patience:
             row["error"] = f"It hangs: {row['error']}"
         spent += time.monotonic() - began
@@ -260,20 +273,20 @@ def measure_grid(points: Sequence[Point], gpu: Gpu, out: Path | None, minutes: f
         print(_line(row), flush=True)
 
 
-def _measured(point: Point, gpu: Gpu, limit_seconds: float) -> Row:
-    """The row of a point, whatever happens: one that cannot be measured leaves the others be."""
+def _measured(measure: Measure, point: Point, gpu: Gpu, limit_seconds: float) -> Row:
+    """Return the row of a point. One that cannot be measured must not stop the others."""
     try:
         return measure(point, gpu, limit_seconds)
     except Exception as error:
         trace = traceback.format_exc()
         return asked(point, gpu) | {
             "error": f"{type(error).__name__}: {error}",
-            "log_tail": trace[-LOG_KEPT:],
+            "log_tail": trace[-MAX_LOG_CHARACTERS:],
         }
 
 
 def _reason_to_skip(point: Point, gpu: Gpu, needed_seconds: float, left_seconds: float) -> str:
-    """Why a point is not begun; empty if it is."""
+    """Return why a point is not started, "" if it is."""
     total_bytes = predict(asked(point, gpu)).total_bytes
     if total_bytes > HOPELESS * gpu.capacity_bytes:
         return f"left out: needs about {total_bytes / GIB:.1f} GiB"
@@ -281,7 +294,7 @@ def _reason_to_skip(point: Point, gpu: Gpu, needed_seconds: float, left_seconds:
 
 
 def _line(row: Row) -> str:
-    """A row as a line: GiB measured and how far the estimate is off, for each metric."""
+    """Return a row as text: measured GiB and the error of the estimate by metric."""
     if "error" in row:
         return f"{row['id']:{WIDTH}}  {row['error']}"
     found = errors(row)
@@ -301,14 +314,14 @@ def _append(out: Path, row: Row) -> None:
 
 
 def is_final(row: Row) -> bool:
-    """True unless the training failed for a reason that may be another one tomorrow."""
+    """Return False if the training failed for a reason that may be gone next time."""
     return "error" not in row or bool(FINAL.search(row["error"]))
 
 
 def expected_seconds(point: Point, gpu: Gpu) -> float:
-    """About how long a point takes: the start, reading the weights, computing, writing a full model and its states."""
+    """Estimate how long a point takes: start, reading weights, computing, writing a model."""
     num_parameters = point.shape.num_parameters
-    num_tokens = point.num_tokens or SLOWNESS_OF_DRAWING * sum(point.train_tokens())
+    num_tokens = point.num_tokens or GENERATION_SLOWDOWN * sum(point.train_tokens())
     computing = 8 * num_parameters * num_tokens / (SHARE_OF_FLOPS * gpu.flops)
     saved_bytes = 8 * num_parameters if point.fields["method"] == "full" and point.saves else 0
     reading = 2 * num_parameters / READ_BYTES_PER_SECOND
@@ -316,64 +329,57 @@ def expected_seconds(point: Point, gpu: Gpu) -> float:
 
 
 def print_list(points: Iterable[Point], gpu: Gpu, done: Mapping[str, Row]) -> None:
-    """The points, what the estimate says of each, and which are measured."""
+    """Print the points with their estimates, and which are measured."""
     print(f"{'point':{WIDTH}}{'GiB':>8}{'s':>7}")
     for point in points:
         total_bytes = predict(asked(point, gpu)).total_bytes
         state = "measured" if point.id in done and is_final(done[point.id]) else ""
-        print(
-            f"{point.id:{WIDTH}}{total_bytes / GIB:8.2f}{expected_seconds(point, gpu):7.0f}  {state}".rstrip()
-        )
+        seconds = expected_seconds(point, gpu)
+        print(f"{point.id:{WIDTH}}{total_bytes / GIB:8.2f}{seconds:7.0f}  {state}".rstrip())
 
 
 def main() -> int:
     """Read the flags, measure or list or score. Returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="stop within so many minutes"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="rows are added to this file; default tests/measured/<gpu>.jsonl"
-    )
-    parser.add_argument(
-        "--only",
-        default="",
-        help="points with this regular expression in their name; '^(?!.*paged)' leaves out those in managed memory",
-    )
-    parser.add_argument(
-        "--toy",
-        action="store_true",
-        help="every point at toy size on the processor; kept with --out",
-    )
-    parser.add_argument("--list", action="store_true", help="print the points and measure none")
-    parser.add_argument(
-        "--score", type=Path, help="print how far the estimate is off on the rows of this file"
-    )
-    parser.add_argument("--json", action="store_true", help="with --score: print one JSON object")
-    options = parser.parse_args()
+    options = _options()
     if options.score:
         print_scores(read_rows(options.score).values(), options.json)
         return 0
     machine = this_machine()
     if not (machine.gpus or options.toy or options.list):
-        print(
-            f"No GPU: {machine.no_gpu_reason}. With --toy the grid runs on the processor.",
-            file=sys.stderr,
-        )
+        reason = f"No GPU: {machine.no_gpu_reason}."
+        print(f"{reason} With --toy the grid runs on the processor.", file=sys.stderr)
         return 2
-    gpu = local_gpu(dataclasses.replace(machine, gpus=()) if options.toy else machine)
-    named = MEASURED_DIR / f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower())}.jsonl"
-    out = options.out or (None if options.toy else named)
-    points = [
-        point
-        for point in (toys() if options.toy else GRID)
-        if re.search(options.only, point.id, re.IGNORECASE)
-    ]
+    if options.toy:
+        machine = dataclasses.replace(machine, gpus=())
+    gpu = local_gpu(machine)
+    out = options.out
+    if out is None and not options.toy:
+        out = MEASURED_DIR / f"{re.sub('[^a-z0-9]+', '-', gpu.name.lower())}.jsonl"
+    grid = toys() if options.toy else GRID
+    points = [point for point in grid if re.search(options.only, point.id, re.IGNORECASE)]
     if options.list:
         print_list(points, gpu, read_rows(out) if out else {})
     else:
         measure_grid(points, gpu, out, options.minutes)
     return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--minutes", type=float, default=math.inf, help="stop within so many minutes")
+    add("--out", type=Path, help="add rows to this file; default tests/measured/<gpu>.jsonl")
+    add(
+        "--only",
+        default="",
+        help="points with this regular expression in their name; '^(?!.*paged)' leaves out those "
+        "in managed memory",
+    )
+    add("--toy", action="store_true", help="every point at toy size on the processor; see --out")
+    add("--list", action="store_true", help="print the points and measure none")
+    add("--score", type=Path, help="print the errors of the estimate on the rows of this file")
+    add("--json", action="store_true", help="with --score: print one JSON object")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What measure_memory.py measures: the grid of points. Never runs anything."""
+"""Grid of points that measure_memory.py measures. Never runs anything."""
 
 import tomllib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from core.training.contract.stages import STAGES, Stage
 Rows = Literal["padded", "equal", "varied"]
 
 STEPS = 4
-"""The program measures the phases of three steps; the evaluation comes after them, when all states are there."""
+"""The program measures the phases of three steps; the evaluation comes after them."""
 VARIED_STEPS = 12
 MOST_SAVED_PARAMETERS = 600_000_000
 """Above it a checkpoint with optimizer states takes minutes and tens of gigabytes to write."""
@@ -27,8 +27,8 @@ EVERY_JOB: Mapping[str, object] = MappingProxyType(
         "save_steps": 1000,  # only at the end
         "gradient_accumulation_steps": 1,
         "num_samples": 0,
-        "halve_batch_on_oom": False,  # a smaller batch would be measured in the place of the one that is asked for
-        "stop_when_diverged": False,  # weights of zeros learn nothing
+        "halve_batch_on_oom": False,  # would measure a smaller batch
+        "stop_when_diverged": False,  # weights of zero learn nothing
     }
 )
 TOY_SIZES: Mapping[str, object] = MappingProxyType(
@@ -47,7 +47,7 @@ TOY_SIZES: Mapping[str, object] = MappingProxyType(
     }
 )
 TOY_SHORTENING = 32
-"""How many times shorter the rows of a toy are."""
+"""Factor by which the rows of a toy are shorter."""
 
 
 @dataclass(frozen=True)
@@ -57,35 +57,38 @@ class Point:
     model: str
     """Hub id of a preset."""
     fields: Mapping[str, object]
-    """Fields of its job, besides EVERY_JOB."""
+    """Fields of its job, in addition to EVERY_JOB."""
     rows: Rows = "padded"
-    """padded: all of max_length but one, so that a batch has padding to mask; equal: all of max_length; varied: from
-    an eighth of it up. A packed batch is filled to the last token."""
+    """padded: all of max_length but one, so that a batch has padding to mask. equal: all of
+    max_length. varied: from an eighth of it up. A packed batch is filled to the last token."""
     evaluates: bool = True
     num_layers: int | None = None
-    """Layers that are left of a model that is too large; None for all."""
+    """Number of layers to keep of a model that is too large; None for all."""
     is_toy: bool = False
     """True for the same at a size that any machine can train."""
 
     @property
     def id(self) -> str:
-        """What tells it from every other point, for people and for a file of results."""
+        """Unique name, for people and for a file of results."""
         named = ("method", "per_device_train_batch_size", "max_length")
         method, batch, length = (self.fields[name] for name in named)
-        words = (
-            "toy" if self.is_toy else "",
-            self.model.split("/")[1],
-            f"{self.num_layers}-layers" if self.num_layers else "",
-            f"{method} {batch}x{length}",
-            *(f"{name}={value}" for name, value in self.fields.items() if name not in named),
-            self.rows if self.rows != "padded" else "",
-            "" if self.evaluates else "no-eval",
-        )
-        return " ".join(filter(None, words))
+        words = [self.model.split("/")[1]]
+        if self.is_toy:
+            words.insert(0, "toy")
+        if self.num_layers:
+            words.append(f"{self.num_layers}-layers")
+        words.append(f"{method} {batch}x{length}")
+        words += [f"{name}={value}" for name, value in self.fields.items() if name not in named]
+        if self.rows != "padded":
+            words.append(self.rows)
+        if not self.evaluates:
+            words.append("no-eval")
+        return " ".join(words)
 
     @property
     def config(self) -> dict[str, object]:
-        """The model's config.json: the preset's, with the tokenizer's ids, and null where a preset leaves a key out."""
+        """Config of the model: that of the preset, with the ids of the tokenizer."""
+        # without the key transformers would take the default of the family
         config = {"sliding_window": None, **preset_configs()[self.model]}
         if self.num_layers:
             config["num_hidden_layers"] = self.num_layers
@@ -108,7 +111,7 @@ class Point:
         return length // TOY_SHORTENING if self.is_toy else length
 
     def job(self, model: str) -> JobSpec:
-        """Its job, on a model by id or folder. Raises SpecError."""
+        """Return its job, on a model by id or folder. Raises SpecError."""
         fields = {**EVERY_JOB, **self.fields, "model": model, "max_length": self.max_length}
         if self.stage.id in ("sft", "cpt"):
             fields["assistant_only_loss"] = False
@@ -122,12 +125,12 @@ class Point:
 
     @property
     def stage(self) -> Stage:
-        """The stage of its job."""
+        """Stage of its job."""
         return STAGES[str(self.fields.get("stage", "sft"))]
 
     @property
     def num_tokens(self) -> int | None:
-        """Tokens that it trains on in all; None if the model draws answers as it likes."""
+        """Tokens that it trains on; None if the model generates answers of any length."""
         if self.stage.generates:
             return None
         sequences = 2 if "preference" in self.stage.dataset_types and self.stage.id != "kto" else 1
@@ -135,21 +138,21 @@ class Point:
 
     @property
     def saves(self) -> bool:
-        """True if what it trains is small enough to be written at the end."""
+        """True if the trained weights are small enough to be saved."""
         return self.fields["method"] != "full" or self.shape.num_parameters <= MOST_SAVED_PARAMETERS
 
     @property
     def has_holes(self) -> bool:
-        """True if the weights of linear layers may be zeros; DoRA divides by the norm of each row."""
+        """True if weights of linear layers may be zero; DoRA divides by the norm of each row."""
         return not self.fields.get("use_dora")
 
     @property
     def shape(self) -> ModelShape:
-        """The shape of its model."""
+        """Shape of its model."""
         return ModelShape.from_config(self.config)
 
     def train_tokens(self) -> tuple[int, ...]:
-        """Tokens of each training row. Fixed rows make one step, so that every step is the same in any order."""
+        """Return the tokens of each training row. Rows that do not vary make one step."""
         job, length = self.job(self.model), self.max_length
         if self.stage.generates:
             return self._one_batch(job.effective_batch_size // job.num_generations)
@@ -159,7 +162,7 @@ class Point:
         return tuple(length // 8 + (length - length // 8) * row // last for row in range(last + 1))
 
     def eval_tokens(self) -> tuple[int, ...]:
-        """Tokens of each evaluation row: one batch of the longest, or none."""
+        """Return the tokens of each evaluation row: one batch of the longest, or none."""
         return (
             self._one_batch(self.job(self.model).per_device_train_batch_size)
             if self.evaluates
@@ -170,14 +173,14 @@ class Point:
         length = self.max_length
         if self.job(self.model).packing:
             return (length // 2, length // 4, length // 8, length // 8) * num_rows
-        is_padded = (
-            self.rows != "equal" and num_rows > 1
-        )  # a row is what the model sees, with its answer
-        return (length,) * (num_rows - 1) + (length - length // 8 if is_padded else length,)
+        last = length
+        if self.rows != "equal" and num_rows > 1:
+            last = length - length // 8
+        return (*(length,) * (num_rows - 1), last)
 
 
 def job(method: str, batch: int, max_length: int, **fields: object) -> Mapping[str, object]:
-    """The fields of a point's job."""
+    """Return the fields of a point's job."""
     sizes = {"method": method, "per_device_train_batch_size": batch, "max_length": max_length}
     return MappingProxyType(sizes | fields)
 
@@ -197,17 +200,17 @@ GEMMA2_2B, GEMMA3_1B, GRANITE_2B = (
 MISTRAL_7B, OLMO2_7B = "mistralai/Mistral-7B-v0.3", "allenai/OLMo-2-1124-7B"
 PHI35_MINI, SMOLLM2 = "microsoft/Phi-3.5-mini-instruct", "HuggingFaceTB/SmolLM2-1.7B"
 EAGER = MappingProxyType({"attn_implementation": "eager"})
-"""Gemma 2 knows no other: its soft caps are not in PyTorch's attention."""
+"""Gemma 2 has no other: PyTorch's attention has no soft caps."""
 KEEP = MappingProxyType({"gradient_checkpointing": False})
-"""Activations are kept, not recomputed."""
+"""Keep activations instead of recomputing them."""
 
 COMPILED = MappingProxyType({"torch_compile": True})
-"""Each layer by itself."""
+"""Compile each layer."""
 WITHIN_HALF = MappingProxyType({**COMPILED, "activation_memory_budget": 0.5})
-"""Compiled layers that keep half of their activations at most."""
+"""Compile each layer, and keep at most half of its activations."""
 
 FIRST = (
-    # Every family, method, optimizer, attention, with and without checkpointing: once, in ten minutes of a large card.
+    # every family, method, optimizer and attention, with and without checkpointing, in ten minutes
     Point(LLAMA_8B, job("qlora", 2, 2048)),
     Point(LLAMA_1B, job("full", 4, 1024)),
     Point(LLAMA_1B, job("lora", 4, 2048, **KEEP, **COMPILED)),
@@ -234,7 +237,7 @@ FIRST = (
     Point(LLAMA_1B, job("lora", 4, 1024, checkpoint_every_n_layers=2)),
 )
 ONE_BY_ONE = (
-    # One thing changes at a time, on models that load in seconds.
+    # one thing changes at a time, on models that load in seconds
     Point(LLAMA_1B, job("lora", 4, 2048)),
     Point(LLAMA_1B, job("lora", 4, 2048, **KEEP)),
     Point(LLAMA_1B, job("lora", 4, 2048, **KEEP, **WITHIN_HALF)),
@@ -298,7 +301,7 @@ ONE_BY_ONE = (
     Point(LLAMA_3B, job("qlora", 1, 8192)),
 )
 LARGER = (
-    # Families without checkpointing, whole families at full size, and the largest that a card holds.
+    # families without checkpointing and at full size, and the largest that a card can train
     *(
         Point(model, job("lora", 2, 1024, **KEEP))
         for model in (PHI35_MINI, SMOLLM2, GRANITE_2B, QWEN3_4B)
@@ -323,16 +326,16 @@ LARGER = (
     Point(OLMO2_7B, job("qlora", 2, 2048, **KEEP)),
 )
 GRID = FIRST + ONE_BY_ONE + LARGER
-"""Most informative first. A new point is a line here; any field of a job can stand in it."""
+"""Most informative first. A new point is one line; it may set any field of a job."""
 
 
 def toys() -> tuple[Point, ...]:
-    """The grid at a size that any machine can train."""
+    """Return the grid at a size that any machine can train."""
     return tuple(replace(point, is_toy=True) for point in GRID)
 
 
 @cache
 def preset_configs() -> Mapping[str, Mapping[str, object]]:
-    """Hub id -> config.json of each preset; core.presets keeps only the shapes."""
+    """Return the config.json of each preset by Hub id; core.models keeps only the shapes."""
     tables = tomllib.loads((PRESETS_DIR / "models.toml").read_text(encoding="utf-8"))
     return {model: table["config"] for model, table in tables.items()}

@@ -1,6 +1,6 @@
-"""The model and the rows that a point of memory_grid.py trains on.
+"""Model and rows that a point of memory_grid.py trains on.
 
-Nothing is downloaded: a model is its config.json and a file of weights that takes no room.
+Nothing is downloaded: a model is its config.json and a file of weights that takes no disk space.
 """
 
 import json
@@ -16,15 +16,16 @@ from core.training.contract.stages import Stage
 LETTERS = string.ascii_letters
 PAD, END = "<pad>", "</s>"
 RANDOM_NUMBERS = 100_003
-"""How many are drawn: a prime, so that no row of a matrix repeats another."""
+"""A prime, so that no row of a matrix repeats another."""
 
 
 def write_model(folder: Path, config: Mapping[str, object], has_holes: bool = True) -> None:
-    """A model folder as the Hub would give it, with a tokenizer that makes one token of each letter.
+    """Write a model folder as from the Hub, with a tokenizer that makes one token of each letter.
 
-    The weights are holes in a sparse file, which read as zeros and take no disk, but where zeros would hide something:
-    norms are one, and the embeddings that occur and the routers are random, so that experts are chosen as by chance.
-    Memory does not depend on values otherwise, and everything is loaded, converted and quantised by the real code.
+    Most weights are holes in a sparse file, which read as zeros and take no disk space. Norms are
+    one, and the embeddings that occur and the routers are random, so that experts are chosen by
+    chance. Memory does not depend on other values, and the real code loads, converts and quantizes
+    everything.
     """
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -35,9 +36,10 @@ def write_model(folder: Path, config: Mapping[str, object], has_holes: bool = Tr
 
 
 def write_rows(path: Path, tokens: tuple[int, ...], stage: Stage) -> None:
-    """Rows of exactly so many tokens: letters, and the end token that the trainer adds; a quarter is a prompt's answer.
+    """Write rows of exactly so many tokens: letters, and the end token that the trainer adds.
 
-    A pair has two answers of one length. Of a row whose answer the model draws there is the prompt only.
+    A quarter is the answer to a prompt. A pair has two answers of one length. Stages that generate
+    get prompts only.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = random.Random(0)
@@ -53,7 +55,7 @@ def write_rows(path: Path, tokens: tuple[int, ...], stage: Stage) -> None:
 
 
 Letters = Callable[[int], str]
-"""So many letters at random."""
+"""Returns so many random letters."""
 
 
 def _text(letters: Letters, num_tokens: int, number: int) -> dict[str, object]:
@@ -82,13 +84,13 @@ ROWS: Mapping[str, Callable[[Letters, int, int], dict[str, object]]] = MappingPr
         "prompt-only": _prompt,
     }
 )
-"""Dataset type -> a row of so many tokens, the how-manieth it is."""
+"""Dataset type -> function of letters, number of tokens and number of the row."""
 
 
 def _tokenizer() -> dict[str, object]:
-    """A tokenizer.json in which no letters are ever merged.
+    """Return a tokenizer.json that never merges letters.
 
-    The model of it is BPE because transformers reads the file of some families as such, whatever it says.
+    Its model is BPE because transformers reads the files of some families as BPE in any case.
     """
     flags = {
         "single_word": False,
@@ -111,7 +113,7 @@ def _tokenizer() -> dict[str, object]:
 
 
 def _write_weights(path: Path, shape: ModelShape, has_holes: bool) -> None:
-    """A safetensors file in bfloat16: 8 bytes of header length, the header, the tensors without gaps."""
+    """Write a safetensors file in bfloat16: length of the header in 8 bytes, header, tensors."""
     header, tensors, end = {}, {}, 0
     for tensor in _published_tensors(shape):
         begin, end = end, end + 2 * tensor.numel
@@ -127,7 +129,7 @@ def _write_weights(path: Path, shape: ModelShape, has_holes: bool) -> None:
 
 
 def _published_tensors(shape: ModelShape) -> Iterator[Parameter]:
-    """The tensors as the files on the Hub have them: experts apart, which transformers stacks while it loads."""
+    """Yield the tensors as on the Hub: experts one by one, which transformers stacks at loading."""
     for tensor in shape.parameters():
         if tensor.role != "expert":
             yield tensor
@@ -143,18 +145,21 @@ def _published_tensors(shape: ModelShape) -> Iterator[Parameter]:
 
 
 def _values(tensor: Parameter, has_holes: bool) -> bytes:
-    """What of a tensor is not zero, from its beginning on."""
+    """Return the bytes of a tensor that are not zero, from its beginning."""
     if tensor.role == "norm":
         return b"\x80\x3f" * tensor.numel  # 1.0
     if tensor.role == "embedding":
         return _random_numbers(len((PAD, END, *LETTERS)) * tensor.shape[1])
-    return _random_numbers(tensor.numel) if tensor.role == "router" or not has_holes else b""
+    if tensor.role == "router" or not has_holes:
+        return _random_numbers(tensor.numel)
+    return b""
 
 
 def _random_numbers(count: int) -> bytes:
-    """Numbers of either sign and about 0.02 in bfloat16: exponents of -7 and -6, any mantissa; few, and repeated."""
+    """Return random bfloat16 numbers of either sign, of about 0.02; a few of them, repeated."""
     generator = random.Random(count)
     numbers = bytearray(2 * RANDOM_NUMBERS)
     numbers[0::2] = generator.randbytes(RANDOM_NUMBERS)
+    # sign, exponent -7 or -6
     numbers[1::2] = bytes(0x3C | byte & 0x80 for byte in generator.randbytes(RANDOM_NUMBERS))
     return (bytes(numbers) * (count // RANDOM_NUMBERS + 1))[: 2 * count]

@@ -1,10 +1,9 @@
-"""How far the estimate is off on trainings that measure_memory.py measured. Never runs any."""
+"""Score the estimate on trainings that measure_memory.py measured. Never trains."""
 
-import dataclasses
 import json
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The errors of one group of rows, as shares of the measured value."""
+    """Errors of one group of rows, as shares of the measured value."""
 
     group: str
     metric: str
@@ -36,25 +35,29 @@ class Accuracy:
 
     @classmethod
     def of(cls, group: str, metric: str, errors: Iterable[float]) -> "Accuracy":
-        """The accuracy that these signed errors come to."""
+        """Summarize signed errors."""
         signed = tuple(errors)
         sizes = sorted(map(abs, signed))
-        p90 = sizes[int(0.9 * (len(sizes) - 1))]
         return cls(
             group,
             metric,
-            len(sizes),
-            statistics.median(sizes),
-            p90,
-            sizes[-1],
-            statistics.mean(signed),
+            n=len(sizes),
+            median=statistics.median(sizes),
+            p90=sizes[int(0.9 * (len(sizes) - 1))],
+            worst=sizes[-1],
+            bias=statistics.mean(signed),
         )
 
 
 def read_rows(path: Path) -> dict[str, Row]:
-    """Point -> its last row in a file, if there is one; a line torn by a crash, or of another kind, is left out."""
+    """Return the last row of each point in a file, {} without a file.
+
+    Lines that a crash cut off, or of another kind, are skipped.
+    """
     rows: dict[str, Row] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    if not path.exists():
+        return rows
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -65,7 +68,7 @@ def read_rows(path: Path) -> dict[str, Row]:
 
 
 def predict(row: Row) -> MemoryEstimate:
-    """What the estimate says today of the training in a row. Raises SpecError and UnknownArchitecture."""
+    """Return today's estimate of the training in a row. Raises SpecError, UnknownArchitecture."""
     card = row["gpu"]
     gpu = Gpu(
         id="measured",
@@ -78,50 +81,51 @@ def predict(row: Row) -> MemoryEstimate:
         usd_per_hour=None,
         sources=(),
     )
-    return estimate(
-        JobSpec.parse(row["job"]),
-        ModelShape.from_config(row["config"]),
-        gpu,
-        max(row["row_tokens"]),
-    )
+    job, shape = JobSpec.parse(row["job"]), ModelShape.from_config(row["config"])
+    return estimate(job, shape, gpu, max(row["row_tokens"]))
 
 
 def errors(row: Row) -> dict[str, float]:
-    """Metric -> how far the estimate is off, as a share of what was measured."""
-    predicted = predict(row)
-    return {
-        metric: getattr(predicted, foretold) / row[measured] - 1
-        for metric, (measured, foretold) in METRICS.items()
-        if row.get(measured)
-    }
+    """Return the error of the estimate by metric, as a share of the measured value."""
+    estimated = predict(row)
+    found = {}
+    for metric, (measured, predicted) in METRICS.items():
+        if row.get(measured):
+            found[metric] = getattr(estimated, predicted) / row[measured] - 1
+    return found
 
 
 def accuracies(rows: Iterable[Row]) -> list[Accuracy]:
-    """How far the estimate is off, by method and metric, and by phase.
+    """Return the accuracy of the estimate by method and metric, and by phase.
 
-    The estimate is for the longest batch, with padding in it, so that equal and varied rows are groups of their own.
+    The estimate is for the longest batch, with padding in it, so that equal and varied rows are
+    groups apart.
     """
     found: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         if "error" in row:
             continue
-        card, is_longest = row["gpu"]["name"], row["rows"] == "padded"
-        group = f"{card} {row['job']['method']}" + ("" if is_longest else f", {row['rows']} rows")
+        card = row["gpu"]["name"]
+        group = f"{card} {row['job']['method']}"
+        if row["rows"] != "padded":
+            group += f", {row['rows']} rows"
         for metric, error in errors(row).items():
             found.setdefault((group, metric), []).append(error)
-        for phase, predicted_bytes in predict(row).phases.items() if is_longest else ():
-            if measured := row["phase_peak_bytes"].get(phase):
-                found.setdefault((f"{card} {phase}", "allocated"), []).append(
-                    predicted_bytes / measured - 1
-                )
+        if row["rows"] != "padded":
+            continue
+        for phase, predicted_bytes in predict(row).phases.items():
+            measured = row["phase_peak_bytes"].get(phase)
+            if measured:
+                error = predicted_bytes / measured - 1
+                found.setdefault((f"{card} {phase}", "allocated"), []).append(error)
     return [Accuracy.of(group, metric, signed) for (group, metric), signed in sorted(found.items())]
 
 
 def print_scores(rows: Iterable[Row], as_json: bool) -> None:
-    """The accuracy of the estimate on rows."""
+    """Print the accuracy of the estimate on rows."""
     scores = accuracies(rows)
     if as_json:
-        print(json.dumps({"groups": [dataclasses.asdict(score) for score in scores]}, indent=2))
+        print(json.dumps({"groups": [asdict(score) for score in scores]}, indent=2))
         return
     print(f"{'group':52}{'metric':11}{'n':>4}{'median':>9}{'p90':>9}{'worst':>9}{'bias':>9}")
     for score in scores:

@@ -40,7 +40,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure_memory import LOG_KEPT, failed, is_final
+from benchmarks.measure_memory import MAX_LOG_CHARACTERS, failed, is_final
 from benchmarks.memory_scores import read_rows
 from benchmarks.speed_grid import GRID, ROOT, Point, make_folder, make_model
 from core.device import local_gpu, this_machine
@@ -204,7 +204,7 @@ def _measured(point: Point, gpu: Gpu, gemm: float, models: Path, end: float) -> 
         named = {"id": point.id, "group": point.group, "contender": point.contender.name}
         return named | {
             "error": f"{type(error).__name__}: {error}",
-            "log_tail": traceback.format_exc()[-LOG_KEPT:],
+            "log_tail": traceback.format_exc()[-MAX_LOG_CHARACTERS:],
         }
 
 

@@ -23,7 +23,7 @@ __all__ = [
     "TimelinePoint",
     "Verdict",
     "estimate",
-    "ops",
+    "extrapolate",
     "program",
     "refine",
     "simulator",

@@ -1,11 +1,10 @@
-"""The program that measures memory: its grid, its model folders, and that every point builds and steps at toy size."""
+"""Program that measures memory: its grid, its model folders, and toys of every point."""
 
 import dataclasses
 import json
 import subprocess
 import sys
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +19,15 @@ from benchmarks.measure_memory import (
     measure,
     measure_grid,
 )
-from benchmarks.memory_grid import FIRST, GRID, MOST_SAVED_PARAMETERS, Point, job, toys
+from benchmarks.memory_grid import (
+    FIRST,
+    GRID,
+    MOST_SAVED_PARAMETERS,
+    Point,
+    Rows,
+    job,
+    toys,
+)
 from benchmarks.memory_inputs import write_model
 from benchmarks.memory_scores import Row, accuracies, predict, read_rows
 from core.device import local_gpu, this_machine
@@ -37,37 +44,37 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 H100 = gpus()["h100"]
 PHASES = {"load", "forward", "backward", "optimizer_step", "eval", "save"}
 NOT_NEEDED = ("gradio", "rich", "plotly", "filelock", "orjson", "torch")
-"""By this program; the last only by the one that it starts."""
+"""Packages that this program does not import; torch only in the process that it starts."""
 SMALL = Point("meta-llama/Llama-3.2-1B", job("lora", 2, 1024))
 TOY = dataclasses.replace(SMALL, is_toy=True)
 
 
-def the_processor() -> Gpu:
-    """The card of toys."""
+def cpu() -> Gpu:
+    """Return the "card" of toys."""
     return local_gpu(dataclasses.replace(this_machine(), gpus=()))
 
 
 class FakeMeasure:
-    """Trains nothing: remembers what it was asked for."""
+    """Trains nothing and remembers the points that it should measure."""
 
     def __init__(self) -> None:
         self.asked: list[Point] = []
         self.errors: dict[str, str] = {}
-        """Point -> how it fails."""
+        """Point -> error."""
 
     def __call__(self, point: Point, gpu: Gpu, limit_seconds: float) -> Row:
         self.asked.append(point)
         if self.errors.get(point.id) == "no row":
             raise OSError("No space left on device")
         row = asked(point, gpu) | {"seconds": 1, "seconds_per_step": 1}
-        return row | ({"error": self.errors[point.id]} if point.id in self.errors else {})
+        if point.id in self.errors:
+            row["error"] = self.errors[point.id]
+        return row
 
 
 @pytest.fixture
-def fake_measure(monkeypatch: pytest.MonkeyPatch) -> FakeMeasure:
-    fake = FakeMeasure()
-    monkeypatch.setattr(measure_memory, "measure", fake)
-    return fake
+def fake_measure() -> FakeMeasure:
+    return FakeMeasure()
 
 
 def jobs(points: tuple[Point, ...]) -> list[JobSpec]:
@@ -78,89 +85,140 @@ def point_id(point: Point) -> str:
     return point.id
 
 
-# The grid
+# Grid
 
 
 def test_every_point_has_a_name_of_its_own() -> None:
     assert len({point.id for point in GRID + toys()}) == 2 * len(GRID)
 
 
-@pytest.mark.parametrize("point", GRID, ids=point_id)
-def test_every_point_is_a_job_with_an_estimate(point: Point) -> None:
-    predicted = predict(asked(point, H100))
-    assert predicted.total_bytes < H100.capacity_bytes
-    if point.stage.head != "score":
-        assert predicted.num_parameters == point.shape.num_parameters
+def test_every_point_fits_a_large_card() -> None:
+    for point in GRID:
+        assert predict(asked(point, H100)).total_bytes < H100.capacity_bytes, point.id
 
 
-def test_the_first_ten_minutes_of_a_large_card_see_every_choice_once() -> None:
+def test_the_estimate_of_a_point_counts_its_parameters() -> None:
+    for point in GRID:
+        if point.stage.head != "score":
+            predicted = predict(asked(point, H100))
+            assert predicted.num_parameters == point.shape.num_parameters, point.id
+
+
+def test_the_first_points_take_ten_minutes_of_a_large_card() -> None:
     assert sum(expected_seconds(point, H100) for point in FIRST) < 600
-    first = jobs(FIRST)
-    assert {each.method for each in first} == set(METHODS)
-    assert {each.optim for each in first} == set(get_args(OptimizerName)) - set(EXTRA_OPTIMIZERS)
-    assert (
-        {each.gradient_checkpointing for each in first}
-        == {each.packing for each in first}
-        == {True, False}
-    )
-    assert {each.attn_implementation for each in first} == {"sdpa", "eager", "varlen"}
-    assert {each.torch_compile for each in first} == {True, False}
-    assert {point.rows for point in FIRST} == {"padded", "equal", "varied"}
-    assert {point.shape.model_type for point in FIRST} == {point.shape.model_type for point in GRID}
 
 
-def test_the_grid_has_every_stage_that_can_be_trained() -> None:
-    assert {point.stage.id for point in GRID} >= {
-        stage.id for stage in STAGES.values() if stage.is_trainable
-    } - {"cpt"}
+@pytest.mark.parametrize(
+    ("field", "choices"),
+    [
+        ("method", set(METHODS)),
+        ("optim", set(get_args(OptimizerName)) - set(EXTRA_OPTIMIZERS)),
+        ("gradient_checkpointing", {True, False}),
+        ("packing", {True, False}),
+        ("attn_implementation", {"sdpa", "eager", "varlen"}),
+        ("torch_compile", {True, False}),
+    ],
+)
+def test_the_first_points_have_every_choice(field: str, choices: set[object]) -> None:
+    assert {getattr(each, field) for each in jobs(FIRST)} == choices
+
+
+def test_the_first_points_have_every_kind_of_rows() -> None:
+    assert {point.rows for point in FIRST} == set(get_args(Rows))
+
+
+def test_the_first_points_have_every_family() -> None:
+    assert families(FIRST) == families(GRID)
+
+
+def test_the_first_points_have_stages_beyond_fine_tuning() -> None:
     assert {"dpo", "kto", "grpo"} <= {point.stage.id for point in FIRST}
 
 
-def test_the_grid_spans_families_sizes_batches_and_lengths() -> None:
-    shapes = [point.shape for point in GRID]
-    sizes = [shape.num_parameters for shape in shapes]
-    assert len({shape.model_type for shape in shapes}) >= 8
-    assert min(sizes) < 0.6e9 and max(sizes) > 14e9
-    assert any(shape.num_experts for shape in shapes)
-    assert {each.per_device_train_batch_size for each in jobs(GRID)} == {1, 2, 4, 8}
-    assert not any(each.halve_batch_on_oom for each in jobs(GRID))
-    assert {512, 1024, 2048, 4096, 8192} == {each.max_length for each in jobs(GRID)}
-    assert {point.evaluates for point in GRID} == {point.saves for point in GRID} == {True, False}
+def test_the_grid_has_every_stage_that_can_be_trained() -> None:
+    trainable = {stage.id for stage in STAGES.values() if stage.is_trainable}
+    assert trainable - {"cpt"} <= {point.stage.id for point in GRID}
+
+
+def families(points: tuple[Point, ...]) -> set[str]:
+    return {point.shape.model_type for point in points}
+
+
+def test_the_grid_has_many_families() -> None:
+    assert len(families(GRID)) >= 8
+
+
+def test_the_grid_has_small_and_large_models() -> None:
+    sizes = [point.shape.num_parameters for point in GRID]
+    assert (min(sizes) < 0.6e9, max(sizes) > 14e9) == (True, True)
+
+
+def test_the_grid_has_a_mixture_of_experts() -> None:
+    assert any(point.shape.num_experts for point in GRID)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("per_device_train_batch_size", {1, 2, 4, 8}),
+        ("max_length", {512, 1024, 2048, 4096, 8192}),
+        ("halve_batch_on_oom", {False}),
+    ],
+)
+def test_the_jobs_of_the_grid_have_these_values(field: str, values: set[object]) -> None:
+    assert {getattr(each, field) for each in jobs(GRID)} == values
+
+
+@pytest.mark.parametrize("claim", ["evaluates", "saves"])
+def test_some_points_evaluate_and_save_and_some_do_not(claim: str) -> None:
+    assert {getattr(point, claim) for point in GRID} == {True, False}
 
 
 def test_only_full_models_that_are_quick_to_write_are_saved() -> None:
     saved = [point for point in GRID if point.saves and point.fields["method"] == "full"]
-    assert saved and all(point.shape.num_parameters <= MOST_SAVED_PARAMETERS for point in saved)
+    assert max(point.shape.num_parameters for point in saved) <= MOST_SAVED_PARAMETERS
 
 
-def test_a_batch_of_padded_rows_has_one_that_is_shorter_and_a_packed_one_has_no_gap() -> None:
+def test_a_padded_batch_has_one_shorter_row() -> None:
     assert SMALL.train_tokens() == (1024, 896)
+
+
+def test_a_batch_of_equal_rows_has_none() -> None:
     assert dataclasses.replace(SMALL, rows="equal").train_tokens() == (1024, 1024)
+
+
+def test_a_packed_batch_is_full() -> None:
     packed = dataclasses.replace(SMALL, fields=job("lora", 4, 2048, packing=True))
     assert sum(packed.train_tokens()) == 4 * 2048
-    varied = dataclasses.replace(SMALL, rows="varied").train_tokens()
-    assert (min(varied), max(varied)) == (128, 1024)
 
 
-# The model folder
+def test_varied_rows_begin_at_an_eighth_of_the_longest() -> None:
+    tokens = dataclasses.replace(SMALL, rows="varied").train_tokens()
+    assert (min(tokens), max(tokens)) == (128, 1024)
 
 
-def test_the_weights_of_8_billion_parameters_take_no_room(tmp_path: Path) -> None:
+# Model folder
+
+
+def test_the_weights_of_8_billion_parameters_take_no_disk_space(tmp_path: Path) -> None:
     write_model(tmp_path / "model", Point("meta-llama/Llama-3.1-8B", {}).config)
     weights = (tmp_path / "model" / "model.safetensors").stat()
     assert weights.st_size > 2 * 8_030_261_248
     assert weights.st_blocks * 512 < 100e6
 
 
-@pytest.mark.parametrize("kind", ["meta-llama/Llama-3.2-1B", "Qwen/Qwen3-30B-A3B"])
-def test_the_header_of_the_weights_covers_the_file_without_a_gap(tmp_path: Path, kind: str) -> None:
-    write_model(tmp_path / "model", Point(kind, {}, num_layers=2).config)
+@pytest.mark.parametrize("model", ["meta-llama/Llama-3.2-1B", "Qwen/Qwen3-30B-A3B"])
+def test_the_header_of_the_weights_covers_the_file_without_a_gap(
+    tmp_path: Path, model: str
+) -> None:
+    write_model(tmp_path / "model", Point(model, {}, num_layers=2).config)
     path = tmp_path / "model" / "model.safetensors"
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         spans = [entry["data_offsets"] for entry in json.loads(file.read(length)).values()]
-    assert spans[0][0] == 0 and all(before[1] == after[0] for before, after in pairwise(spans))
-    assert 8 + length + spans[-1][1] == path.stat().st_size
+    begins, ends = (tuple(edges) for edges in zip(*spans, strict=True))
+    assert begins == (0, *ends[:-1])
+    assert 8 + length + ends[-1] == path.stat().st_size
 
 
 # Measuring
@@ -177,8 +235,8 @@ def test_the_header_of_the_weights_covers_the_file_without_a_gap(tmp_path: Path,
     ],
     ids=point_id,
 )
-def test_a_toy_is_trained_by_our_own_program_in_a_process_of_its_own(point: Point) -> None:
-    row = measure(point, the_processor())
+def test_a_toy_is_trained_by_our_own_program_in_a_process(point: Point) -> None:
+    row = measure(point, cpu())
     assert "error" not in row
     assert row["num_tokens"] == point.num_tokens
     assert row["num_parameters"] == point.shape.num_parameters
@@ -195,28 +253,29 @@ def test_every_point_builds_and_steps_at_toy_size(
 ) -> None:
     run = make_run_folder(tmp_path, point)
     assert train(run) == 0
-    said = capfd.readouterr()
-    if point.stage.head != "score":  # which is new
-        assert not any(
-            word in said.out + said.err for word in ("MISSING", "UNEXPECTED", "newly initialized")
-        )
+    printed = "".join(capfd.readouterr())
+    if point.stage.head != "score":  # a new head is not in the weights
+        complaints = ("MISSING", "UNEXPECTED", "newly initialized")
+        assert [word for word in complaints if word in printed] == []
     num_tokens = [line for line in lines_of(run) if "loss" in line][-1]["num_tokens"]
     assert point.num_tokens in (None, num_tokens)
-    status, predicted = status_of(run), predict(asked(point, the_processor()))
+    status, predicted = status_of(run), predict(asked(point, cpu()))
     assert status["num_parameters"] == predicted.num_parameters
     assert status["num_trainable_parameters"] == predicted.num_trainable_parameters
 
 
 @pytest.mark.slow
 @training
-def test_a_result_that_is_too_large_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_is_too_large_to_save_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(memory_grid, "MOST_SAVED_PARAMETERS", 0)
-    row = measure(dataclasses.replace(TOY, fields=job("full", 2, 1024)), the_processor())
+    row = measure(dataclasses.replace(TOY, fields=job("full", 2, 1024)), cpu())
     assert "error" not in row
     assert set(row["phase_peak_bytes"]) == PHASES - {"save"}
 
 
-def test_it_starts_where_there_is_no_more_than_the_training_program_needs() -> None:
+def test_it_needs_no_more_packages_than_the_training_program() -> None:
     program = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({NOT_NEEDED}))
@@ -230,7 +289,7 @@ runpy.run_path("benchmarks/measure_memory.py", run_name="__main__")
     assert len(done.stdout.splitlines()) == len(GRID) + 1
 
 
-def test_a_point_that_is_measured_is_not_measured_again_unless_it_failed(
+def test_a_measured_point_is_measured_again_only_if_it_failed(
     tmp_path: Path, fake_measure: FakeMeasure
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -240,43 +299,59 @@ def test_a_point_that_is_measured_is_not_measured_again_unless_it_failed(
         points[1].id: "Out of GPU memory.",
         points[2].id: "A bug.",
     }
-    measure_grid(points, the_processor(), out, minutes=60)
-    measure_grid(points, the_processor(), out, minutes=60)
+    measure_grid(points, cpu(), out, 60, fake_measure)
+    measure_grid(points, cpu(), out, 60, fake_measure)
     assert fake_measure.asked == [*points, points[0], points[2]]
     rows = read_rows(out)
     assert [is_final(rows[point.id]) for point in points] == [False, True, False]
-    assert (
-        "No space left" in rows[points[0].id]["error"]
-        and "Traceback" in rows[points[0].id]["log_tail"]
-    )
+
+
+def test_a_point_that_cannot_be_measured_leaves_a_traceback(
+    tmp_path: Path, fake_measure: FakeMeasure
+) -> None:
+    out = tmp_path / "out.jsonl"
+    fake_measure.errors = {TOY.id: "no row"}
+    measure_grid([TOY], cpu(), out, 60, fake_measure)
+    row = read_rows(out)[TOY.id]
+    assert "No space left" in row["error"]
+    assert "Traceback" in row["log_tail"]
 
 
 @training
-@pytest.mark.slow  # a process of its own
-def test_a_training_that_fails_leaves_the_end_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    late = measure(TOY, the_processor(), limit_seconds=2)
-    assert "Not finished" in late["error"] and "log_tail" in late
+@pytest.mark.slow
+def test_a_training_that_is_not_finished_in_time_says_so() -> None:
+    late = measure(TOY, cpu(), limit_seconds=2)
+    assert "Not finished" in late["error"]
+    assert "log_tail" in late
+
+
+@training
+@pytest.mark.slow
+def test_a_training_that_fails_leaves_the_end_of_its_log() -> None:
     broken = dataclasses.replace(TOY, fields=job("lora", 2, 1024, modules_to_save="no_such_layer"))
-    row = measure(broken, the_processor())
-    assert "no_such_layer" in row["error"] and "no_such_layer" in row["log_tail"]
+    row = measure(broken, cpu())
+    assert "no_such_layer" in row["error"]
+    assert "no_such_layer" in row["log_tail"]
 
 
-def test_a_point_that_does_not_fit_into_the_time_is_not_begun(
+def test_a_point_that_takes_too_long_is_not_started(
     tmp_path: Path, fake_measure: FakeMeasure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measure_grid([TOY], the_processor(), tmp_path / "out.jsonl", minutes=0.1)
-    assert not fake_measure.asked and "left out" in capsys.readouterr().out
+    measure_grid([TOY], cpu(), tmp_path / "out.jsonl", 0.1, fake_measure)
+    assert fake_measure.asked == []
+    assert "left out" in capsys.readouterr().out
 
 
-def test_a_training_that_is_hopeless_for_the_card_is_not_begun(
+def test_a_point_that_is_too_large_for_the_card_is_not_started(
     fake_measure: FakeMeasure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny = dataclasses.replace(H100, capacity_bytes=2**30)
-    measure_grid([SMALL], tiny, None, minutes=60)
-    assert not fake_measure.asked and "GiB" in capsys.readouterr().out
+    measure_grid([SMALL], tiny, None, 60, fake_measure)
+    assert fake_measure.asked == []
+    assert "GiB" in capsys.readouterr().out
 
 
-def test_a_machine_without_a_card_is_told_of_the_toys(
+def test_a_machine_without_a_gpu_gets_a_hint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare = dataclasses.replace(this_machine(), gpus=(), no_gpu_reason="no driver")
@@ -300,7 +375,7 @@ def test_a_row_that_measures_what_was_estimated_scores_no_error() -> None:
     assert scores[f"{H100.name} backward", "allocated"].n == 1
 
 
-def test_the_accuracy_record_scores_rows_of_our_own(
+def test_memory_accuracy_scores_our_own_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = asked(SMALL, H100) | {"phase_peak_bytes": {}, "peak_allocated_bytes": 10**10}

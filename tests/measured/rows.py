@@ -1,7 +1,8 @@
-"""Published measurements as programs that the simulator can play: one mapping per source, no factor per row.
+"""Published measurements as programs to simulate: one mapping per source, no factor per row.
 
-Sources and caveats of each row are in the row itself (measured_peaks.jsonl). Rows that leave out what matters, or that
-measure something we do not describe (single kernels, inference, several GPUs), have no mapping.
+Sources and caveats of each row are in the row itself (measured_peaks.jsonl). Rows that leave out
+what matters, or that measure something else (single kernels, inference, several GPUs), have no
+mapping.
 """
 
 import json
@@ -27,7 +28,7 @@ Metric = Literal["allocated", "reserved"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one program comes to, with the native allocator."""
+    """Simulated peaks of one program."""
 
     allocated_bytes: int
     reserved_bytes: int
@@ -41,40 +42,39 @@ class MeasuredRow:
     metric: Metric
     program: Program
     value_bytes: int
-    play: Callable[[Program], Prediction]
+    simulate: Callable[[Program], Prediction]
     source: Json
     """The row as published."""
 
     @property
     def predicted_bytes(self) -> int:
-        """What the simulation says in its place."""
-        prediction = self.play(self.program)
-        return (
-            prediction.allocated_bytes if self.metric == "allocated" else prediction.reserved_bytes
-        )
+        """Simulated value of the same metric."""
+        prediction = self.simulate(self.program)
+        if self.metric == "allocated":
+            return prediction.allocated_bytes
+        return prediction.reserved_bytes
 
     @property
     def error(self) -> float:
-        """Predicted against measured: 0.01 is 1 % too high."""
+        """Error of the prediction as a share: 0.01 is 1 % too high."""
         return self.predicted_bytes / self.value_bytes - 1
 
 
 def read_rows(path: Path = MEASURED_PEAKS) -> list[MeasuredRow]:
-    """The rows of a file that have a mapping, in file order."""
-    rows = (
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-    )
-    mapped = (
-        MAPPINGS[row["spec"]["kind"]](row)
-        for row in rows
-        if (row.get("spec") or {}).get("kind") in MAPPINGS
-    )
-    return [row for row in mapped if row is not None]
+    """Return the rows of a file that have a mapping, in file order."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line) if line.strip() else {}
+        kind = (row.get("spec") or {}).get("kind")
+        mapped = MAPPINGS[kind](row) if kind in MAPPINGS else None
+        if mapped is not None:
+            found.append(mapped)
+    return found
 
 
 @cache
 def two_steps(program: Program) -> Prediction:
-    """Load and two steps: the second finds the optimizer's states in place."""
+    """Simulate load and two steps: the second finds the optimizer's states in place."""
     simulation = Simulation(program, program.layer_kinds())
     simulation.load()
     simulation.step()
@@ -86,7 +86,7 @@ def two_steps(program: Program) -> Prediction:
 
 @cache
 def short_rows_then_the_longest(program: Program) -> Prediction:
-    """Two steps on short rows, an emptied cache, then the longest batch: what a loop with `empty_cache` holds then."""
+    """Simulate two steps on short rows, empty_cache(), then the longest batch."""
     simulation = Simulation(replace(program, sequence_length=100), program.layer_kinds())
     simulation.load()
     simulation.step()
@@ -102,13 +102,13 @@ def short_rows_then_the_longest(program: Program) -> Prediction:
 
 
 def process(program: Program) -> Prediction:
-    """As `two_steps`, with what the process needs besides."""
+    """Simulate as `two_steps`, and add the rest of the process."""
     steps = two_steps(program)
     return replace(steps, reserved_bytes=steps.reserved_bytes + PROCESS_BYTES)
 
 
 def _t4(row: Json) -> MeasuredRow | None:
-    """fitcheck-llm's archive: a plain HF + PEFT loop on a T4, float16, one `outputs` variable."""
+    """Map fitcheck-llm's archive: a plain HF + PEFT loop on a T4 in float16."""
     spec, settings = row["spec"], row["spec"]["u"]
     if not spec["dims"].get("hidden_size"):
         return None
@@ -131,32 +131,33 @@ def _t4(row: Json) -> MeasuredRow | None:
         expandable_segments=False,
     )
     metric: Metric = "allocated" if spec["which"] == "alloc" else "reserved"
-    is_raced = metric == "reserved" and is_4bit and _version(row, "transformers") < LOADS_IN_TURN
+    is_raced = metric == "reserved" and is_4bit and _version(row, "transformers") < SERIAL_LOAD
     group = "T4 HF+PEFT, raced load" if is_raced else "T4 HF+PEFT"
     return MeasuredRow(group, metric, program, row["value_bytes"], two_steps, row)
 
 
-LOADS_IN_TURN = (5, 4)
-"""From here on transformers quantises a model tensor by tensor (its pull request 44576). Before, up to four threads put
-16-bit tensors on the card while the one that quantises waited for the embedding: nothing that a row says decides how
-far ahead they got. Two loads of Qwen2.5-Coder-1.5B under equal settings left 4.3 MiB of difference in what is
-allocated, and 152 MiB in what is reserved. One after the other the simulation reserves 12.6 % less than was measured
-(1.9 % more for Llama-3.2-1B), four threads abreast 1 % more (17 % more): the truth lies between. Excluded as causes:
-the order of tensors, the segment that the allocator is warmed up with, ties between equal blocks, the step itself (rows
-that were not quantised are met to the MiB)."""
+SERIAL_LOAD = (5, 4)
+"""From this version on transformers quantizes a model tensor by tensor (its pull request 44576).
+Before, up to four threads put 16-bit tensors on the card while the quantizing one waited for the
+embedding, and nothing in a row decides how far ahead they got. Two loads of Qwen2.5-Coder-1.5B with
+equal settings differed by 4.3 MiB in allocated and by 152 MiB in reserved memory. Simulated one
+after the other, tensors reserve 12.6 % less than measured (1.9 % more for Llama-3.2-1B); in four
+parallel threads 1 % more (17 % more): the truth lies between. Excluded as causes: the order of
+tensors, the allocator's warm-up segment, ties between equal blocks, and the step itself (rows that
+were not quantized are met to the MiB)."""
 
 
 LONGEST_METAMATH_TOKENS = {"max": 697, "p99": 597}
-"""Longest batch of the data set, and the 99th percentile: latent in the results, fitted once for all rows."""
-PERCENTILE_OF_TODAY = (0, 18)
-"""Before this version of PEFT the percentile was taken otherwise: it is about 0.80 of the maximum in the results of all
-methods, and 0.90 since, whatever the version of torch."""
+"""Longest batch of the data set and the 99th percentile. Not published; fitted once for all."""
+TODAYS_PERCENTILE = (0, 18)
+"""Before this version PEFT took the percentile in another way: it is about 0.80 of the maximum in
+the results of all methods, and 0.90 since then, with every version of torch."""
 OTHER_PEFT_METHODS = ("rank32-lorafa", "bdlora", "eva", "mica", "riem")
-"""Results that call themselves LoRA and train or initialise in another way."""
+"""Results that are called LoRA but train or initialize in another way."""
 
 
 def _peft(row: Json) -> MeasuredRow | None:
-    """PEFT's method comparison: a loop of its own on an L40S, bfloat16, right-padded batches, `use_cache`."""
+    """Map PEFT's method comparison: L40S, bfloat16, right-padded batches, `use_cache`."""
     which = row["spec"]["which"]
     if row["method"] not in ("lora", "full") or any(
         name in row["path"] for name in OTHER_PEFT_METHODS
@@ -164,7 +165,7 @@ def _peft(row: Json) -> MeasuredRow | None:
         return None
     if row["dtype"] != "bfloat16" or row["optimizer"] not in ("AdamW", "Adam"):
         return None
-    if which != "max" and _version(row, "peft-version") < PERCENTILE_OF_TODAY:
+    if which != "max" and _version(row, "peft-version") < TODAYS_PERCENTILE:
         return None
     targets = frozenset(row["targets"]) if row["targets"] else None
     program = Program(
@@ -189,8 +190,10 @@ def _peft(row: Json) -> MeasuredRow | None:
 
 
 def _litgpt(row: Json) -> MeasuredRow | None:
-    """litgpt's recipes: its own model code, bfloat16. Its "full" results cannot be (less than weights + gradients +
-    moments), so they have no mapping."""
+    """Map litgpt's recipes: its own model code, bfloat16.
+
+    Its "full" results have no mapping: they are below weights + gradients + moments.
+    """
     spec = row["spec"]
     shape, recipe = LITGPT_SHAPES.get(spec["model"]), spec.get("cfg", "")
     if shape is None or "full" in recipe:
@@ -198,30 +201,32 @@ def _litgpt(row: Json) -> MeasuredRow | None:
     family = recipe.split("/")[0]
     is_4bit = "qlora" in recipe or spec.get("quant", "None") != "None"
     rank = 8 if not recipe or family == "phi-3" else 32
-    everywhere = family in ("tiny-llama", "phi-3", "llama-3.2-1b", "llama-3.2-3b")
+    targets = frozenset({"q_proj", "v_proj"})
+    adapts_all = family in ("tiny-llama", "phi-3", "llama-3.2-1b", "llama-3.2-3b")
+    quantization = None
+    if is_4bit:
+        quantization = Quantization(4, "dq" in spec.get("quant", ""), saves_inputs=True)
     program = Program(
         shape=_shape(shape),
         batch_size=spec["B"],
         sequence_length=spec["T"],
         optimizer=OPTIMIZERS["adamw_torch"],
-        lora=Lora(rank, 2, None if everywhere else frozenset({"q_proj", "v_proj"}), dropout=0.05),
-        quantization=Quantization(4, "dq" in spec.get("quant", ""), saves_inputs=True)
-        if is_4bit
-        else None,
+        lora=Lora(rank, 2, None if adapts_all else targets, dropout=0.05),
+        quantization=quantization,
         attention="flash",
         checkpointing=False,
         head="sixteen_bit",
         workspace_bytes=WORKSPACE_BYTES,
         expandable_segments=False,
     )
-    group = (
-        "litgpt QLoRA" if is_4bit else "litgpt config_hub LoRA" if recipe else "A100 litgpt LoRA"
-    )
+    group = "litgpt config_hub LoRA" if recipe else "A100 litgpt LoRA"
+    if is_4bit:
+        group = "litgpt QLoRA"
     return MeasuredRow(group, "allocated", program, row["value_bytes"], two_steps, row)
 
 
 def _torchtune(row: Json) -> MeasuredRow | None:
-    """torchtune's full fine-tuning; of its optimisations only packing, without compile."""
+    """Map torchtune's full fine-tuning with packing, without other optimizations."""
     if not row["spec"]["tech"].startswith("packed"):
         return None
     program = Program(
@@ -240,7 +245,7 @@ def _torchtune(row: Json) -> MeasuredRow | None:
 
 
 def _qwen(row: Json) -> MeasuredRow | None:
-    """Qwen's README: remote model code, unstated metric (taken for that of nvidia-smi)."""
+    """Map Qwen's README: remote model code, unstated metric (taken for that of nvidia-smi)."""
     spec = row["spec"]
     if spec["ngpu"] != 1 or "emb" in spec["method"]:
         return None
@@ -263,7 +268,7 @@ def _qwen(row: Json) -> MeasuredRow | None:
 
 
 def _swift(row: Json) -> MeasuredRow | None:
-    """ms-swift's benchmark of 2024: remote model code, lengths that vary up to the one given."""
+    """Map ms-swift's benchmark of 2024: remote model code, lengths up to the one given."""
     spec = row["spec"]
     name = SWIFT_SHAPES.get(spec["model"])
     is_4bit = spec["quant"] == "int4 (bnb)"
@@ -291,7 +296,7 @@ def _swift(row: Json) -> MeasuredRow | None:
 
 
 def _version(row: Json, package: str) -> tuple[int, int]:
-    """The version of a package that a row was measured with, as (major, minor)."""
+    """Return the version of a package that a row was measured with, as (major, minor)."""
     major, minor, *_ = str((row["versions"] or {})[package]).split(".")
     return int(major), int(minor)
 
@@ -328,8 +333,8 @@ SWIFT_SHAPES = {
     "baichuan2-7b-chat": "Baichuan2-7B",
 }
 SHAPES = {
-    # name: model_type, hidden, MLP, layers, query heads, key heads, vocabulary, tied. From each model's config.json;
-    # first-generation Qwen and Baichuan as the later model with the same sizes.
+    # name: model_type, hidden, MLP, layers, query heads, key heads, vocabulary, tied. From each
+    # model's config.json; first-generation Qwen and Baichuan as later models of the same sizes.
     "Llama-3.2-3B": ("llama", 3072, 8192, 28, 24, 8, 128256, True),
     "Llama-3.2-3B untied": ("llama", 3072, 8192, 28, 24, 8, 128256, False),
     "Llama-3.2-1B untied": ("llama", 2048, 8192, 16, 32, 8, 128256, False),
@@ -367,7 +372,7 @@ def _shape(name: str) -> ModelShape:
 
 
 def _shape_of_dims(model: str, dims: Json) -> ModelShape:
-    """A shape from its sizes; the family is read from the name."""
+    """Return a shape from its sizes; the family is part of the name."""
     families = {
         "qwen3": "qwen3",
         "qwen": "qwen2",

@@ -1,4 +1,4 @@
-"""The estimate keeps its word: it is scored against published measurements, and may not get worse."""
+"""Accuracy of the estimate against published measurements, which may not get worse."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from tests.measured.rows import read_rows
 
 @pytest.fixture(scope="module")
 def scores() -> dict[tuple[str, str], Accuracy]:
-    """The accuracy on the fully specified Hugging Face rows, by group and metric."""
+    """Return the accuracy on the fully specified Hugging Face rows, by group and metric."""
     rows = [row for row in read_rows() if "HF+PEFT" in row.group]
     return {(score.group, score.metric): score for score in accuracies(rows)}
 
 
-def test_allocated_peaks_on_a_t4_are_right_to_a_fraction_of_a_percent(scores) -> None:
+def test_allocated_peaks_on_a_t4_are_right_to_a_permille(scores) -> None:
     score = scores["T4 HF+PEFT", "allocated"]
     assert score.n >= 51
     assert score.median <= 0.001
@@ -28,14 +28,14 @@ def test_reserved_peaks_on_a_t4_are_right_to_a_percent(scores) -> None:
     assert score.worst <= 0.07
 
 
-def test_what_racing_threads_reserve_is_met_in_most_cases(scores) -> None:
+def test_reserved_peaks_of_raced_loads_are_right_in_most_cases(scores) -> None:
     score = scores["T4 HF+PEFT, raced load", "reserved"]
     assert score.n >= 17
     assert score.median <= 0.012
     assert score.worst <= 0.13
 
 
-def test_reserved_peaks_of_padded_batches_on_an_l40s_are_right_to_a_percent(scores) -> None:
+def test_reserved_peaks_of_padded_batches_are_right_to_a_percent(scores) -> None:
     score = scores["L40S HF+PEFT", "reserved"]
     assert score.n >= 20
     assert score.median <= 0.005

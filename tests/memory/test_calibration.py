@@ -74,7 +74,7 @@ def test_an_estimate_without_past_runs_stays_the_same() -> None:
 
 @pytest.fixture
 def with_contexts() -> MemoryEstimate:
-    """An estimate after three runs whose contexts were measured."""
+    """Estimate after three runs whose contexts were measured."""
     return refine(predict(), [run(context_bytes=size * MIB) for size in (300, 320, 310)])
 
 
@@ -95,7 +95,7 @@ def test_a_measured_context_narrows_the_range(with_contexts: MemoryEstimate) -> 
 
 @pytest.fixture
 def with_gaps() -> MemoryEstimate:
-    """An estimate after three runs that reserved more than predicted."""
+    """Estimate after three runs that reserved more than predicted."""
     return refine(predict(), [run(reserved_factor=factor) for factor in (1.02, 1.04, 1.5)])
 
 

@@ -1,4 +1,4 @@
-"""The estimate: its components, verdict and range, and what it promises for every job."""
+"""Components, verdict and range of an estimate, and promises that hold for every job."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -64,7 +64,7 @@ def test_the_type_of_components_names_all_of_them() -> None:
 
 @pytest.fixture(scope="module", params=[GPU, T4, CPU], ids=["h100", "t4", "cpu"])
 def predictions(request: pytest.FixtureRequest) -> list[MemoryEstimate]:
-    """The estimates of every method with every optimizer that trains it, on a card."""
+    """Estimates of every method with every optimizer that trains it, on a card."""
     return [
         predict(gpu=request.param, method=method, optim=optim)
         for method, optim in METHODS_AND_OPTIMIZERS

@@ -1,4 +1,4 @@
-"""The simulator: device memory, autograd and PyTorch's caching allocator."""
+"""Simulated device memory, autograd and PyTorch's caching allocator."""
 
 from dataclasses import replace
 

@@ -31,7 +31,7 @@ VOCABULARY, HIDDEN = LLAMA.vocab_size, LLAMA.hidden_size
 
 @pytest.fixture(scope="module", params=STAGES)
 def predictions(request: pytest.FixtureRequest) -> list[MemoryEstimate]:
-    """The estimates of a stage with every method, on every kind of card."""
+    """Estimates of a stage with every method, on every kind of card."""
     jobs_of_stage = [job(request.param, method) for method in METHODS]
     return [estimate(each, SMALL_LLAMA, gpu) for each in jobs_of_stage for gpu in (GPU, T4, CPU)]
 

@@ -1,4 +1,4 @@
-"""Which jobs a trace check covers, and which fields of a job it reads."""
+"""Jobs that a trace check covers, and fields of a job that it reads."""
 
 from itertools import product
 from typing import Any
@@ -19,7 +19,7 @@ COMPILED = {"torch_compile", "activation_memory_budget"}
 
 
 class ReadFields:
-    """A job that remembers which of its fields were read."""
+    """Job that remembers which of its fields were read."""
 
     def __init__(self, job: JobSpec) -> None:
         self.job = job
