@@ -104,7 +104,7 @@ class ResolvedJob:
         return RowStatistics(num_rows, max(1.0, lengths.mean_tokens), lengths.p95, max_tokens)
 
     def speed(self) -> Speed | None:
-        """Forecast the speed of this job; None for an unknown architecture."""
+        """Forecast the speed of this job; None on a CPU and for an unknown architecture."""
         if self.model.shape is None:
             return None
         return predict_speed(self.job, self.model.shape, self.gpu, self.rows)
@@ -129,16 +129,16 @@ class ResolvedJob:
         return what_fits(models, METHODS, cards, self.job.max_length)
 
     def forecast(self) -> dict[str, object]:
-        """Return memory, speed and fixes as `estimate --json` prints them; {} without an estimate.
+        """Return memory, speed and fixes as `estimate --json` prints them.
 
-        Raises SpecError.
+        {} for an unknown architecture; no speed on a CPU. Raises SpecError.
         """
-        speed = self.speed()
-        if speed is None:
+        if self.model.shape is None:
             return {}
+        speed = self.speed()
         return self.estimate().to_json() | {
             "fixes": [fix.to_json() for fix in self.fixes()],
-            "speed": speed.to_json(),
+            "speed": speed.to_json() if speed else {},
             "peak_tokens_per_second": self._peak_tokens_per_second(),
         }
 

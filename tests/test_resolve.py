@@ -1,6 +1,7 @@
 """Resolve jobs: given values, choices of a profile, refusals, every problem at once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,14 @@ def test_an_architecture_without_an_estimate_has_no_plan(tmp_path: Path) -> None
     assert not resolved.plan.choices
     with pytest.raises(SpecError, match="memory cannot be estimated"):
         resolved.estimate()
+
+
+def test_a_forecast_without_a_speed_still_has_the_memory() -> None:
+    without_a_gpu = resolve({"model": "demo"})
+    without_a_gpu = replace(without_a_gpu, gpu=replace(without_a_gpu.gpu, compute_capability=(0, 0)))
+    forecast = without_a_gpu.forecast()
+    assert forecast["speed"] == {}
+    assert forecast["total_bytes"] == without_a_gpu.estimate().total_bytes
 
 
 def test_what_can_only_be_estimated_is_refused_for_training() -> None:
