@@ -95,7 +95,9 @@ def test_an_architecture_without_an_estimate_has_no_plan(tmp_path: Path) -> None
 
 def test_a_forecast_without_a_speed_still_has_the_memory() -> None:
     without_a_gpu = resolve({"model": "demo"})
-    without_a_gpu = replace(without_a_gpu, gpu=replace(without_a_gpu.gpu, compute_capability=(0, 0)))
+    without_a_gpu = replace(
+        without_a_gpu, gpu=replace(without_a_gpu.gpu, compute_capability=(0, 0))
+    )
     forecast = without_a_gpu.forecast()
     assert forecast["speed"] == {}
     assert forecast["total_bytes"] == without_a_gpu.estimate().total_bytes
