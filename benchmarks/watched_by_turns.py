@@ -19,8 +19,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path.cwd()))
 
-from training import stopwatch, watch
 from training.__main__ import main
+from training.loop import monitor, stopwatch
+from training.loop.trainer import MonitoredTrainer
 from transformers import TrainerCallback
 
 ORDER = (True, False, False, True)
@@ -77,12 +78,12 @@ class Lines(TrainerCallback):
 class Turns(TrainerCallback):
     """Takes the watching off a trainer and puts it on again, and times the steps."""
 
-    def __init__(self, watching: watch.Watch, warm_up: int, steps: int):
+    def __init__(self, watching: monitor.MonitorCallback, warm_up: int, steps: int):
         self.trainer: Any = watching.trainer
         self.watching, self.lines = watching, Lines()
         self.watched_class = type(self.trainer)
         self.plain_class = next(
-            each for each in self.watched_class.__mro__ if not issubclass(each, watch.Watched)
+            each for each in self.watched_class.__mro__ if not issubclass(each, MonitoredTrainer)
         )
         self.warm_up, self.steps = warm_up, steps
         self.turns: list[dict[str, Any]] = []
@@ -118,7 +119,7 @@ def moments() -> tuple[float, ...]:
     return time.perf_counter(), time.process_time(), OWN.clock, OWN.processor
 
 
-class WatchByTurns(watch.Watch):
+class WatchByTurns(monitor.MonitorCallback):
     """Hands the trainer over to Turns when the training begins."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -130,8 +131,12 @@ class WatchByTurns(watch.Watch):
 
 
 if __name__ == "__main__":
-    for name in ("begin", "end", *(name for name in vars(watch.Watch) if name.startswith("on_"))):
-        setattr(watch.Watch, name, OWN.counted(getattr(watch.Watch, name)))
+    for name in (
+        "begin",
+        "end",
+        *(name for name in vars(monitor.MonitorCallback) if name.startswith("on_")),
+    ):
+        setattr(monitor.MonitorCallback, name, OWN.counted(getattr(monitor.MonitorCallback, name)))
     stopwatch.Stopwatch.begin = OWN.counted(stopwatch.Stopwatch.begin)  # type: ignore[method-assign]
-    watch.Watch = WatchByTurns  # type: ignore[misc]
+    monitor.MonitorCallback = WatchByTurns  # type: ignore[misc]
     sys.exit(main(["job.json"]))

@@ -1,4 +1,4 @@
-"""The training program. It is copied into every run folder and executed there: `python -m training job.json`.
+"""Training program. Copied into every run folder and executed there: `python -m training job.json`.
 
-It imports nothing else of the project, and nothing of the project imports it.
+It imports nothing else of the project, and of it the rest of the project imports only `contract`.
 """

@@ -1,6 +1,7 @@
-"""The way of a training, top to bottom: job -> rows -> model -> trainer -> steps -> result.
+"""Run one training job, top to bottom: job -> rows -> model -> trainer -> steps -> result.
 
-Run `python -m training job.json` in the run folder. Exit codes: 0 finished, 1 failed, 130 stopped, 2 no usable job.
+Run `python -m training job.json` in the run folder. Exit codes: 0 finished, 1 failed, 130 stopped,
+2 unusable job.
 """
 
 import json
@@ -11,215 +12,272 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints.folder import Checkpoints, VerifiedCheckpoint
-from .checkpoints.identity import check_same, facts_of, keep_smaller_batch
+from .checkpoints import (
+    CheckpointFolder,
+    VerifiedCheckpoint,
+    allowed_changes,
+    facts_of,
+    keep_smaller_batch,
+)
 from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, diagnose
 from .contract.job import Job
 from .contract.status import Progress
-from .record.log import kept_short
-from .record.run_files import Record, say
+from .record import RunFiles, limit_log_size, say
 
 if TYPE_CHECKING:
-    from .loop.monitor import Watched
+    from .loop.trainer import MonitoredTrainer
 
+FINISHED, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
+"""Exit codes."""
 ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "0",  # TRL refuses several GPUs in one process
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # rows of varying length would fragment fixed segments
-    "DISABLE_SAFETENSORS_CONVERSION": "true",  # no weights but the model's own
+    # TRL refuses several GPUs in one process.
+    "CUDA_VISIBLE_DEVICES": "0",
+    # Fixed segments would be fragmented by rows of varying length.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    # Use no weights but the model's own: no conversion by the Hub.
+    "DISABLE_SAFETENSORS_CONVERSION": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
-"""What the libraries read when they are imported, unless the user has set it."""
-SAME_SETTING = {"PYTORCH_CUDA_ALLOC_CONF": "PYTORCH_ALLOC_CONF"}
-"""The other names of some: torch reads the second where there is no first (c10/cuda/CUDAAllocatorConfig.h)."""
+"""Variables that the libraries read when they are imported. What the user has set stays."""
+NEW_NAMES = {"PYTORCH_CUDA_ALLOC_CONF": "PYTORCH_ALLOC_CONF"}
+"""Variable -> its newer name, which torch reads only if the old one is not set
+(c10/cuda/CUDAAllocatorConfig.h)."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
 MEASURED_STEPS = 3
 
 
+@dataclass(frozen=True)
+class Start:
+    """Starting point of a training: its job, a checkpoint to resume from, and its facts."""
+
+    job: Job
+    checkpoint: VerifiedCheckpoint | None
+    """Checkpoint to resume from; None starts at step 0."""
+    facts: Mapping[str, Any]
+    """What the training is, for its checkpoints."""
+
+
 def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> int:
-    """Trains what a job file says, in a run folder (here, if none is named). Returns the exit code."""
+    """Run the job of a job file in a run folder (by default here). Return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     folder = Path.cwd() if folder is None else folder.absolute()
     try:
         fields = _read_fields(folder, arguments)
     except UnusableJob as error:
         print(error, file=sys.stderr)
-        return 2
+        return UNUSABLE
     if _is_finished(folder):
         print(
-            "This run is finished. To repeat it, copy job.json, training/ and data/ to another folder and run it there."
+            "This run is finished. To repeat it, copy job.json, training/ and data/ to another "
+            "folder and run it there."
         )
-        return 0
-    for name, value in ENVIRONMENT.items():
-        if SAME_SETTING.get(name, name) not in os.environ:
-            os.environ.setdefault(name, value)
+        return FINISHED
+    _set_environment()
     try:
-        record = Record(folder)
+        run_files = RunFiles(folder)
     except OSError as error:
         print(f"{folder} cannot be written to: {error.strerror}", file=sys.stderr)
-        return 1
-    with closing(record), record.listening(), kept_short(folder / "log.txt"):
+        return FAILED
+    stop_handling = run_files.stop.handle_signals(run_files.acknowledge_stop)
+    with closing(run_files), stop_handling, limit_log_size(folder / "log.txt"):
         try:
             job = Job.from_json(fields)
             for sentence in Job.differences(fields):
-                record.note(sentence)
-            train(job, record)
+                run_files.note(sentence)
+            train(job, run_files)
         except Stopped:
-            record.may_stop_anywhere = False
-            record.update(state="stopped")
-            return 130
+            run_files.update(state="stopped")
+            return STOPPED
         except UnusableJob as error:
-            record.fail(Failure("bad_job", f"{arguments[0]}: {error}"))
+            run_files.fail(Failure("bad_job", f"{arguments[0]}: {error}"))
             say(f"{arguments[0]}: {error}", sys.stderr)
-            return 2
+            return UNUSABLE
         except Exception as error:
-            record.may_stop_anywhere = False
-            failure = diagnose(error, job.model, record.activity or record.status.phase)
-            record.fail(failure)
-            if not isinstance(error, TrainingError):  # which says it all
-                say(traceback.format_exc(), sys.stderr)
-            say(failure.sentence, sys.stderr)
-            return 1
-    return 0
+            _report_failure(error, job, run_files)
+            return FAILED
+    return FINISHED
 
 
-def train(job: Job, record: Record) -> None:
-    """The whole training. Raises Stopped once a wish to stop has been fulfilled."""
-    record.enter("import")
+def train(job: Job, run_files: RunFiles) -> None:
+    """Run the whole training. Raises Stopped after a stop request, TrainingError, and any error of
+    the libraries."""
+    run_files.enter("import")
+    # Importing torch and the libraries on top of it takes seconds, so the status says it first.
     from .data.rows import read_rows
-    from .loop.meter import Meter, gauge_here
-    from .loop.monitor import Watch
+    from .loop.meter import MemoryMeter, gauge_of_device
+    from .loop.monitor import MonitorCallback
     from .loop.samples import answer_all, choose_questions
     from .loop.saver import Saver
-    from .model.load import load
-    from .record.progress import telling
-    from .trainers.builders import BUILDERS
+    from .model.load import load_model
+    from .record.progress import tqdm_to_record
+    from .trainers.builders import build_trainer
 
-    _quieten_libraries()
+    _silence_libraries()
 
-    record.enter("data")
+    run_files.enter("data")
     rows = read_rows(
-        record.folder, job.dataset, job.eval_dataset, job.eval_fraction, job.seed, stage=job.stage
+        run_files.folder,
+        job.dataset,
+        job.eval_dataset,
+        job.eval_fraction,
+        job.seed,
+        stage=job.stage,
     )
-    record.update(num_train_rows=len(rows.train), num_eval_rows=len(rows.eval or ()))
+    run_files.update(num_train_rows=len(rows.train), num_eval_rows=len(rows.eval or ()))
 
-    record.enter("load")
-    checkpoints = Checkpoints(record.folder / "checkpoints")
-    job, checkpoint, facts = _start(job, record, checkpoints)
-    meter = Meter(gauge_here(), _measured_passes(job))
+    run_files.enter("load")
+    checkpoints = CheckpointFolder(run_files.folder / "checkpoints")
+    start = _find_start(job, run_files, checkpoints)
+    job = start.job
+    meter = MemoryMeter(gauge_of_device(), _measured_passes(job))
     meter.enter("load")
-    with telling(record):
-        loaded = load(job, rows)
-    record.update(num_parameters=loaded.model.num_parameters(), **meter.gauge.facts())
+    with tqdm_to_record(run_files):
+        loaded = load_model(job, rows)
+    run_files.update(num_parameters=loaded.model.num_parameters(), **meter.gauge.facts())
 
-    record.enter("data")  # tokenised by the trainer, while the adapter is put on
-    saver = Saver(record, checkpoints, facts, job.save_total_limit)
-    if checkpoint:
-        num_tokens = record.rewind(checkpoint.step, has_all_steps=checkpoint.has_all_steps)
-    else:
-        num_tokens = record.rewind(None)
-    watch = Watch(record, meter, saver, job, num_tokens)
-    with telling(record):
-        trainer = BUILDERS[job.stage](job, loaded, rows, watch)
+    run_files.enter("data")  # the trainer tokenizes the rows, and adds the adapter
+    num_tokens = _truncate_run_files(run_files, start.checkpoint)
+    saver = Saver(run_files, checkpoints, start.facts, job.save_total_limit)
+    monitor = MonitorCallback(run_files, meter, saver, job, num_tokens)
+    with tqdm_to_record(run_files):
+        trainer = build_trainer(job, loaded, rows, monitor)
     meter.leave()
-    record.update(num_trainable_parameters=trainer.count_trainable(), **watch.peaks())
+    run_files.update(num_trainable_parameters=trainer.count_trainable(), **monitor.peaks())
 
-    record.enter("eval")
+    run_files.enter("eval")
     questions = choose_questions(rows, loaded.tokenizer, job.num_samples, job.max_length)
 
-    def answer(step: int) -> None:
-        answer_all(questions, trainer, loaded.tokenizer, record, step)
+    def answer_samples(step: int) -> None:
+        answer_all(questions, trainer, loaded.tokenizer, run_files, step)
 
-    if not record.has_sample(step=0):
+    if not run_files.has_sample(step=0):
         with meter.unmeasured():
-            answer(0)
+            answer_samples(0)
 
-    record.enter("train")
-    record.may_stop_anywhere = False
-    watch.answer = answer
-    _take_steps(trainer, checkpoint)
-    if watch.was_stopped:
+    run_files.enter("train")
+    run_files.stop.defer()  # from here on a stop waits for a checkpoint
+    monitor.answer_samples = answer_samples
+    _take_steps(trainer, start.checkpoint)
+    if run_files.stop.is_obeyed:
         raise Stopped
 
-    watch.require_numbers(trainer.model)
+    monitor.require_finite_weights(trainer.model)
     trainer.save_result()
-    record.enter("eval")
-    answer(trainer.state.global_step)
-    record.update(state="finished", step=trainer.state.global_step, result="output")
+    run_files.enter("eval")
+    answer_samples(trainer.state.global_step)
+    run_files.update(state="finished", step=trainer.state.global_step, result="output")
 
 
 def _read_fields(folder: Path, arguments: Sequence[str]) -> dict[str, object]:
+    """Read the job file that the arguments name. Raises UnusableJob."""
     if len(arguments) != 1:
         raise UnusableJob("usage: python -m training job.json")
+    name = arguments[0]
     try:
-        fields = json.loads((folder / arguments[0]).read_text(encoding="utf-8-sig"))
+        fields = json.loads((folder / name).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UnusableJob(f"{arguments[0]}: cannot be read: {error.strerror}") from error
+        raise UnusableJob(f"{name}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UnusableJob(f"{arguments[0]}: is not JSON: {error}") from error
+        raise UnusableJob(f"{name}: is not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise UnusableJob(f"{arguments[0]}: holds a {type(fields).__name__}, not an object")
+        raise UnusableJob(f"{name}: holds a {type(fields).__name__}, not an object")
     return fields
 
 
-def _start(
-    job: Job, record: Record, checkpoints: Checkpoints
-) -> tuple[Job, VerifiedCheckpoint | None, Mapping[str, Any]]:
-    """(the job, the checkpoint to go on from, what the training is). All of it is verified before a library opens any of it.
+def _is_finished(folder: Path) -> bool:
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        return bool(status["state"] == "finished") and (folder / "output").is_dir()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
-    Raises TrainingError if the job is no longer the one of the checkpoint.
+
+def _set_environment() -> None:
+    for name, value in ENVIRONMENT.items():
+        if NEW_NAMES.get(name, name) not in os.environ:
+            os.environ.setdefault(name, value)
+
+
+def _report_failure(error: Exception, job: Job, run_files: RunFiles) -> None:
+    """Write what went wrong into the status and the log."""
+    run_files.stop.defer()  # a stop request must not interrupt this
+    activity = run_files.activity or run_files.status.phase
+    failure = diagnose(error, job.model, activity)
+    run_files.fail(failure)
+    if not isinstance(error, TrainingError):  # its sentence says everything
+        say(traceback.format_exc(), sys.stderr)
+    say(failure.sentence, sys.stderr)
+
+
+def _find_start(job: Job, run_files: RunFiles, checkpoints: CheckpointFolder) -> Start:
+    """Find the newest good checkpoint. No library opens a file of it before it is verified.
+
+    Raises TrainingError if the job is no longer that of the checkpoint.
     """
-    record.update(progress=Progress("verifying checkpoints", 0, None, ""))
+    run_files.update(progress=Progress("verifying checkpoints", 0, None, ""))
     checkpoint, skipped = checkpoints.newest()
     for reason in skipped:
         say(f"skipped {reason}")
     if checkpoint:
         job = keep_smaller_batch(job, checkpoint)
-    versions = {"python": sys.version.split()[0]} | {name: _version(name) for name in PACKAGES}
-    step = checkpoint.step if checkpoint else None
-    record.update(
-        versions=versions, skipped_checkpoints=skipped, checkpoint_step=step, progress=None
+    versions = {name: _version(name) for name in PACKAGES}
+    versions = {"python": sys.version.split()[0], **versions}
+    run_files.update(
+        versions=versions,
+        skipped_checkpoints=skipped,
+        checkpoint_step=checkpoint.step if checkpoint else None,
+        progress=None,
     )
-    facts = facts_of(job, record.folder, record.status.num_train_rows or 0, versions)
-    for change in check_same(checkpoint, facts) if checkpoint else ():
-        record.note(change)
-    return job, checkpoint, facts
+    num_rows = run_files.status.num_train_rows or 0
+    facts = facts_of(job, run_files.folder, num_rows, versions)
+    if checkpoint:
+        for change in allowed_changes(checkpoint, facts):
+            run_files.note(change)
+    return Start(job, checkpoint, facts)
 
 
-def _is_finished(folder: Path) -> bool:
-    try:
-        state = json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"]
-        return bool(state == "finished") and (folder / "output").is_dir()
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def _truncate_run_files(run_files: RunFiles, checkpoint: VerifiedCheckpoint | None) -> int:
+    """Drop metrics and samples that the checkpoint does not know. Return its number of tokens."""
+    if checkpoint is None:
+        run_files.truncate()
+        return 0
+    return run_files.truncate_after(checkpoint.step, has_all_steps=checkpoint.has_all_steps)
 
 
 def _measured_passes(job: Job) -> dict[str, int]:
-    """How many passes through each phase have their memory measured; the later ones are all alike."""
-    batches = MEASURED_STEPS * job.gradient_accumulation_steps
-    once = {"load": 1, "eval": 1, "save": 1}
-    grows = dict.fromkeys(("generation", "forward", "backward"), batches)
-    return once | grows | {"optimizer_step": MEASURED_STEPS}
+    """Return how many passes through each phase are measured; later ones take as much memory."""
+    micro_batches = MEASURED_STEPS * job.gradient_accumulation_steps
+    return {
+        "load": 1,
+        "eval": 1,
+        "save": 1,
+        "generation": micro_batches,
+        "forward": micro_batches,
+        "backward": micro_batches,
+        "optimizer_step": MEASURED_STEPS,
+    }
 
 
-def _take_steps(trainer: "Watched", checkpoint: VerifiedCheckpoint | None) -> None:
-    """Trains to the end or to a stop, from the newest checkpoint if there is one."""
+def _take_steps(trainer: "MonitoredTrainer", checkpoint: VerifiedCheckpoint | None) -> None:
+    """Train to the end or to a stop, from the checkpoint if there is one."""
     if checkpoint is None:
         trainer.train()
     elif checkpoint.has_all_steps:
-        trainer.restore(checkpoint)  # the trainer itself would take one step too many
+        trainer.restore(checkpoint)  # transformers would take one step too many
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint.folder))
 
 
-def _quieten_libraries() -> None:
-    """Leaves out what would bury the log: a line for each 8-bit layer and forward pass, a warning of two names."""
+def _silence_libraries() -> None:
+    """Keep out of the log what would bury it: lines per 8-bit layer and pass, and one warning."""
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    # of the two names that this setting has, only the old one is known to transformers 5.17 and to TRL
+    # transformers 5.17 and TRL know this setting only by its old name, and warn about it.
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing", FutureWarning)
 
 

@@ -10,7 +10,7 @@ from core.resolve import resolve
 from core.runs import Home, Run, comparison
 from core.runs.run import NEXT_STAGE_KEEPS
 from core.training.contract.files import write_json
-from core.training.record.run_files import Record
+from core.training.record import RunFiles
 from tests.builders.fake_runs import (
     FINISHED,
     NewRun,
@@ -40,7 +40,7 @@ def test_setting_the_clock_does_not_change_the_time(home: Home) -> None:
     folder = bare_run(home, "a", gpu="a100-80gb")
     write_json(folder / "status.json", FINISHED | {"updated": 9e8, "seconds": 1800.0})
     assert runs.read(home, "a").seconds == 1800
-    record = Record(folder)
+    record = RunFiles(folder)
     record.update(state="finished")
     assert 0 <= runs.read(home, "a").status.seconds < 60
 

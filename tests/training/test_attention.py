@@ -8,15 +8,11 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     GptOssConfig,
-    GptOssForCausalLM,
-    LlamaForCausalLM,
 )
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 import tests.builders.varlen_on_cpu
-from core.job import JobSpec
 from core.training.model import attention, load
-from tests.builders.paths import DEMO
 from tests.builders.tiny_models import (
     FAMILIES,
     TINY,
@@ -29,6 +25,7 @@ from tests.builders.tiny_models import (
     padded,
     sequences,
 )
+from tests.builders.training_runs import job_of
 
 pytestmark = [
     pytest.mark.training,
@@ -39,8 +36,8 @@ pytestmark = [
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device can compute all sequences at once, in any dtype."""
-    monkeypatch.setattr(attention, "_has_kernel", lambda device: True)
-    monkeypatch.setattr(attention, "_fits_kernel", lambda query, value: True)
+    monkeypatch.setattr(attention, "has_kernel", lambda device: True)
+    monkeypatch.setattr(attention, "fits_kernel", lambda query, value: True)
 
 
 def mask_of(model: Any, batch: dict[str, Any], makes: Any = create_causal_mask) -> Any:
@@ -130,7 +127,7 @@ def test_the_kernel_takes_what_autocast_gives_to_pytorchs_own_functions(
         dtypes.append((query.dtype, value.dtype))
         return True
 
-    monkeypatch.setattr(attention, "_fits_kernel", fits)
+    monkeypatch.setattr(attention, "fits_kernel", fits)
     with torch.autocast("cpu", torch.bfloat16):
         learn(model_of("qwen3", "varlen"), packed())
     assert set(dtypes) == {(torch.bfloat16, torch.bfloat16)}
@@ -178,7 +175,7 @@ def test_the_kernel_takes_half_precision_and_heads_of_equal_moderate_size(
     dtype: torch.dtype, size: int, value_size: int, fits: bool
 ) -> None:
     assert (
-        attention._fits_kernel(torch.zeros(3, 4, size, dtype=dtype), torch.zeros(3, 2, value_size))
+        attention.fits_kernel(torch.zeros(3, 4, size, dtype=dtype), torch.zeros(3, 2, value_size))
         == fits
     )
 
@@ -198,8 +195,7 @@ def test_the_kernel_takes_half_precision_and_heads_of_equal_moderate_size(
     ],
 )
 def test_rows_padded_at_their_end_go_without_a_mask(fields: dict[str, Any], name: str) -> None:
-    job = JobSpec.parse({"model": str(DEMO / "model"), **fields})
-    assert load._attention(job) == name
+    assert load.choose_attention(job_of(**fields)) == name
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -214,7 +210,7 @@ def test_a_card_before_ampere_gets_keys_for_every_head(
         heads.append((key.shape[1], value.shape[1]))
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
 
-    monkeypatch.setattr(attention, "_shares_keys", lambda: False)
+    monkeypatch.setattr(attention, "sdpa_shares_keys", lambda: False)
     monkeypatch.setattr(attention, "scaled_dot_product_attention", attend)
     assert_same(
         learn(model_of("llama", "causal"), padded(side)), learn(model_of("llama"), padded(side))
@@ -251,12 +247,6 @@ def test_a_model_with_more_than_attention_is_refused_by_name(config: Any, what: 
     model = AutoModelForCausalLM.from_config(config, attn_implementation="varlen")
     with pytest.raises(ValueError, match=f"attn_implementation varlen .*{what}.*choose"):
         learn(model, packed())
-
-
-def test_a_model_that_sdpa_cannot_compute_is_refused_before_it_is_loaded() -> None:
-    with pytest.raises(ValueError, match="attention of GptOssForCausalLM"):
-        attention.check(GptOssForCausalLM)
-    attention.check(LlamaForCausalLM)
 
 
 def test_a_model_that_drops_out_scores_is_refused_where_rows_are_packed() -> None:

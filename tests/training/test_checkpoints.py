@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be lost, and resuming from them: the folder by itself, then real trainings."""
+"""CheckpointFolder that cannot be lost, and resuming from them: the folder by itself, then real trainings."""
 
 import errno
 import json
@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from core.training.checkpoints.folder import Checkpoints, VerifiedCheckpoint
-from core.training.checkpoints.identity import MAY_CHANGE, check_same, keep_smaller_batch
+from core.training.checkpoints import CheckpointFolder, VerifiedCheckpoint
+from core.training.checkpoints.identity import MAY_CHANGE, allowed_changes, keep_smaller_batch
 from core.training.contract.failures import Failure, TrainingError
 from core.training.contract.status import Progress
+from core.training.record import RunFiles
 from core.training.record.journal import Journal
-from core.training.record.run_files import Record
 from tests.builders.paths import ROOT
 from tests.builders.training_runs import (
     job_of,
@@ -38,7 +38,7 @@ from tests.builders.training_runs import (
 training = pytest.mark.training
 
 
-def add(checkpoints: Checkpoints, step: int, text: str = "weights") -> None:
+def add(checkpoints: CheckpointFolder, step: int, text: str = "weights") -> None:
     """Writes a small checkpoint as a trainer would."""
     with checkpoints.adding(step, max_steps=20, facts={"seed": 1}) as folder:
         (made := folder / f"checkpoint-{step}").mkdir()
@@ -53,7 +53,7 @@ def steps_of(folder: Path) -> list[int]:
 
 def newest_step(folder: Path) -> int | None:
     """As a new process finds it."""
-    checkpoint, _ = Checkpoints(folder).newest()
+    checkpoint, _ = CheckpointFolder(folder).newest()
     return checkpoint.step if checkpoint else None
 
 
@@ -61,7 +61,7 @@ def newest_step(folder: Path) -> int | None:
 
 
 def test_a_checkpoint_is_not_there_before_it_is_complete(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointFolder(tmp_path)
     with checkpoints.adding(3, max_steps=20, facts={}) as folder:
         (folder / "checkpoint-3").mkdir()
         assert newest_step(tmp_path) is None and steps_of(tmp_path) == []
@@ -69,7 +69,10 @@ def test_a_checkpoint_is_not_there_before_it_is_complete(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OSError), Checkpoints(tmp_path).adding(3, max_steps=20, facts={}) as folder:
+    with (
+        pytest.raises(OSError),
+        CheckpointFolder(tmp_path).adding(3, max_steps=20, facts={}) as folder,
+    ):
         (folder / "checkpoint-3").mkdir()
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
@@ -101,7 +104,7 @@ def test_a_crash_at_any_moment_of_a_save_leaves_a_good_checkpoint(
     survivors = []
     for moment in range(30):
         folder = tmp_path / str(moment)
-        checkpoints = Checkpoints(folder)
+        checkpoints = CheckpointFolder(folder)
         add(checkpoints, 1)
         with monkeypatch.context() as patched:
             crash_at(moment, patched)
@@ -116,7 +119,7 @@ def test_a_crash_at_any_moment_of_a_save_leaves_a_good_checkpoint(
 
 def test_what_a_crash_left_behind_is_removed_with_the_next_save(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint-7.new" / "checkpoint-7").mkdir(parents=True)
-    add(Checkpoints(tmp_path), 8)
+    add(CheckpointFolder(tmp_path), 8)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]
 
 
@@ -161,17 +164,17 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("reason", DAMAGES)
 def test_a_damaged_checkpoint_is_skipped_with_the_reason(tmp_path: Path, reason: str) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointFolder(tmp_path)
     add(checkpoints, 1)
     add(checkpoints, 2)
     DAMAGES[reason](tmp_path / "checkpoint-2")
-    checkpoint, skipped = Checkpoints(tmp_path).newest()
+    checkpoint, skipped = CheckpointFolder(tmp_path).newest()
     assert checkpoint is not None and checkpoint.step == 1
     assert len(skipped) == 1 and skipped[0].startswith(f"checkpoint-2: {reason}")
 
 
 def test_damage_done_while_the_run_trains_is_noticed(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointFolder(tmp_path)
     add(checkpoints, 1)
     assert checkpoints.newest()[0] is not None
     flip_a_bit(tmp_path / "checkpoint-1")
@@ -182,7 +185,7 @@ def test_damage_done_while_the_run_trains_is_noticed(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_good_ones_are_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointFolder(tmp_path)
     for step in (2, 4, 10, 12):
         add(checkpoints, step)
         checkpoints.keep_newest(2)
@@ -190,19 +193,19 @@ def test_only_the_newest_good_ones_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointFolder(tmp_path)
     for step in (1, 2, 3):
         add(checkpoints, step)
     flip_a_bit(tmp_path / "checkpoint-2")
     checkpoints.keep_newest(2)
     assert steps_of(tmp_path) == [1, 2, 3]
     flip_a_bit(tmp_path / "checkpoint-3")
-    Checkpoints(tmp_path).keep_newest(1)
+    CheckpointFolder(tmp_path).keep_newest(1)
     assert newest_step(tmp_path) == 1
 
 
 def test_a_damaged_checkpoint_gives_way_to_a_new_one_of_its_step(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointFolder(tmp_path)
     add(checkpoints, 4)
     flip_a_bit(tmp_path / "checkpoint-4")
     add(checkpoints, 4, "new weights")
@@ -237,13 +240,13 @@ FACTS = {
 def test_what_must_stay_the_same_is_named_with_both_values(
     changes: dict[str, object], words: str
 ) -> None:
-    with pytest.raises(TrainingError, match="cannot go on from checkpoint-6") as raised:
-        check_same(VerifiedCheckpoint(Path("checkpoint-6"), 6, 9, FACTS), FACTS | changes)
+    with pytest.raises(TrainingError, match="cannot be resumed from checkpoint-6") as raised:
+        allowed_changes(VerifiedCheckpoint(Path("checkpoint-6"), 6, 9, FACTS), FACTS | changes)
     assert words in str(raised.value) and raised.value.failure.cause == "checkpoint_mismatch"
 
 
 def test_what_may_change_is_said(tmp_path: Path) -> None:
-    notes = check_same(
+    notes = allowed_changes(
         VerifiedCheckpoint(Path("checkpoint-6"), 6, 9, FACTS),
         FACTS | {"logging_steps": 5, "new_field": 1},
     )
@@ -300,7 +303,7 @@ def test_lines_that_the_disk_has_no_room_for_are_written_later(
 def test_a_status_that_cannot_be_written_ends_nothing(
     tmp_path: Path, full_disk: Callable[[int | None], None]
 ) -> None:
-    record = Record(tmp_path)
+    record = RunFiles(tmp_path)
     full_disk(10)
     record.update(phase="load")
     full_disk(None)
@@ -311,7 +314,7 @@ def test_a_status_that_cannot_be_written_ends_nothing(
 def test_what_must_be_said_on_a_full_disk_has_room_that_was_kept_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = Record(tmp_path)
+    record = RunFiles(tmp_path)
     spare = tmp_path / ".spare"
 
     def write(path: Path, value: dict[str, object]) -> None:
@@ -336,16 +339,16 @@ def during(
     end: Callable[[], None],
 ) -> None:
     """Calls `begin` once the first of the steps has been logged, and `end` once the last has."""
-    append = Record.append_metrics
+    append = RunFiles.append_metrics
 
-    def append_and_call(record: Record, step: int, *args: Any) -> None:
+    def append_and_call(record: RunFiles, step: int, *args: Any) -> None:
         append(record, step, *args)
         if step == steps[0]:
             begin()
         if step == steps[-1]:
             end()
 
-    monkeypatch.setattr(Record, "append_metrics", append_and_call)
+    monkeypatch.setattr(RunFiles, "append_metrics", append_and_call)
 
 
 @training
@@ -481,7 +484,8 @@ def test_a_resumed_run_shows_where_it_was_taken_up_again(
 NURSERY = """
 import os, sys
 from pathlib import Path
-from core.training import data, identity, load, meter, progress, samples, saving, stages, watch
+from core.training.record import progress
+from core.training.trainers import builders
 from core.training.__main__ import main
 
 for line in sys.stdin:

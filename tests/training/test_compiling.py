@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import tests.builders.varlen_on_cpu
 from core.training.model import attention
-from core.training.model.compiling import compile_layers, take_inputs_as_they_are
+from core.training.model.compiling import compile_layers, skip_adapter_input_cast
 from tests.builders.tiny_models import adapted, model_of
 
 pytestmark = [
@@ -65,7 +65,7 @@ def step(model: Any, num_rows: int, length: int, trains: bool = True) -> None:
 
 def compiled(family: str, attn_implementation: str = "causal", budget: float = 1.0) -> Any:
     model = adapted(model_of(family, attn_implementation))
-    take_inputs_as_they_are(model)
+    skip_adapter_input_cast(model)
     compile_layers(model, budget)
     return model
 
@@ -92,7 +92,7 @@ def test_no_batch_runs_uncompiled_whatever_its_size(graphs: list[str], family: s
 def test_joined_rows_of_other_lengths_cost_one_more_compilation(
     graphs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_has_kernel", lambda device: True)
+    monkeypatch.setattr(attention, "has_kernel", lambda device: True)
     model, counts = compiled("llama", "varlen").bfloat16(), []
     for lengths in ((9, 7), (5, 6, 5), (3, 4, 9), (2, 2, 2, 10), (8, 8)):
         positions = torch.cat([torch.arange(length) for length in lengths])[None]
@@ -124,7 +124,7 @@ def test_answers_are_drawn_uncompiled(graphs: list[str]) -> None:
 def test_varlen_attention_is_computed_again_last(
     graphs: list[str], monkeypatch: pytest.MonkeyPatch, budget: float, is_again: bool
 ) -> None:
-    monkeypatch.setattr(attention, "_has_kernel", lambda device: True)
+    monkeypatch.setattr(attention, "has_kernel", lambda device: True)
     positions = torch.arange(512).remainder(256)[None]
     model, ids = compiled("llama", "varlen", budget).bfloat16(), torch.ones_like(positions)
     with torch.autocast("cpu", torch.bfloat16):

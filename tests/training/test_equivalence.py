@@ -14,7 +14,7 @@ from core.advise import plan
 from core.job import JobSpec
 from core.models import ModelShape, gpus
 from core.speed import RowStatistics
-from core.training.model.compiling import compile_layers, take_inputs_as_they_are
+from core.training.model.compiling import compile_layers, skip_adapter_input_cast
 from core.training.model.layer_checkpointing import checkpoint_every
 from tests.builders.paths import DEMO
 from tests.builders.tiny_models import (
@@ -192,7 +192,7 @@ def test_adapters_that_take_their_input_as_it_is_teach_the_same_to_the_bit_and_k
     for as_it_is in (False, True):
         model = adapted(model_of("llama", "varlen").bfloat16())
         if as_it_is:
-            take_inputs_as_they_are(model)
+            skip_adapter_input_cast(model)
         with torch.autocast("cpu", torch.bfloat16):
             learnt.append(learn(model, packed()))
             kept.append(kept_bytes(model))
@@ -202,7 +202,7 @@ def test_adapters_that_take_their_input_as_it_is_teach_the_same_to_the_bit_and_k
 
 def test_adapters_widen_their_input_where_no_autocast_would_narrow_it_again() -> None:
     usual, as_it_is = (adapted(model_of("llama", "causal").bfloat16()) for _ in range(2))
-    take_inputs_as_they_are(as_it_is)
+    skip_adapter_input_cast(as_it_is)
     assert_same(learn(as_it_is, padded()), learn(usual, padded()), tolerance=0)
     assert_same(learn(copy.deepcopy(as_it_is), padded()), learn(usual, padded()), tolerance=0)
 
@@ -216,7 +216,7 @@ def test_compiled_layers_teach_the_same(batches: Callable[[], Batches], checkpoi
     model = adapted(model_of("llama", "varlen"))
     if checkpoints:
         model.gradient_checkpointing_enable()
-    take_inputs_as_they_are(model)
+    skip_adapter_input_cast(model)
     compile_layers(model)
     assert_same(learn(model, batches()), learn(adapted(model_of("llama")), batches()))
 
@@ -230,7 +230,7 @@ def test_compiled_layers_that_keep_a_share_teach_the_same() -> None:
     for budget in (1.0, 0.3):
         torch._dynamo.reset()  # a layer that is compiled already stays as it is
         model = adapted(model_of("llama", "causal"))
-        take_inputs_as_they_are(model)
+        skip_adapter_input_cast(model)
         compile_layers(model, budget)
         assert_same(learn(model, padded()), learn(adapted(model_of("llama")), padded()))
         kept.append(kept_bytes(model))

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from core.training.loop.monitor import Watch
+from core.training.loop.monitor import MonitorCallback
 from core.training.trainers import length_groups as order
 from core.training.trainers import stage_trainer as trainers
-from core.training.trainers.length_groups import LikeLengths
+from core.training.trainers.length_groups import LengthGroupedSampler
 from tests.builders.training_runs import lines_of, losses_of, train
 from tests.training.test_stages import stage_run
 
@@ -17,10 +17,12 @@ pytestmark = pytest.mark.training
 SPLIT: dict[str, object] = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
 
 
-def sampler_of(lengths: list[int], rows_per_step: int, seed: int = 1) -> LikeLengths:
+def sampler_of(lengths: list[int], rows_per_step: int, seed: int = 1) -> LengthGroupedSampler:
     from accelerate.data_loader import SeedableRandomSampler
 
-    return LikeLengths(SeedableRandomSampler(lengths, data_seed=seed), lengths, rows_per_step)
+    return LengthGroupedSampler(
+        SeedableRandomSampler(lengths, data_seed=seed), lengths, rows_per_step
+    )
 
 
 def test_a_step_has_the_rows_that_were_drawn_for_it_the_longest_first() -> None:
@@ -54,7 +56,7 @@ def test_where_nothing_could_be_padded_less_or_the_order_is_given_it_stays(
     rows = Dataset.from_list([{"input_ids": [1, 2, 3]}])
     trainer = SimpleNamespace(args=SimpleNamespace(**SPLIT | change), train_dataset=rows)
     given: Any = RandomSampler(rows) if change else SequentialSampler(rows)
-    assert order.with_like_lengths(given, trainer) is given
+    assert order.group_by_length(given, trainer) is given
 
 
 def padded_run(
@@ -63,13 +65,13 @@ def padded_run(
     """(a trained run, the numbers in all of its inputs, padding included)."""
     sizes: list[int] = []
     with monkeypatch.context() as patched:
-        step = trainers.Watched.training_step
+        step = trainers.MonitoredTrainer.training_step
 
         def measured(trainer: Any, model: Any, inputs: Any, *rest: Any) -> Any:
             sizes.extend(value.numel() for name, value in inputs.items() if name.endswith("ids"))
             return step(trainer, model, inputs, *rest)
 
-        patched.setattr(trainers.Watched, "training_step", measured)
+        patched.setattr(trainers.MonitoredTrainer, "training_step", measured)
         run = stage_run(folder, stage, max_steps=4, **SPLIT | fields)
         assert train(run) == 0
     return run, sum(sizes)
@@ -82,7 +84,7 @@ def test_rows_of_like_length_teach_the_same_with_less_padding(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sorted_run, less = padded_run(tmp_path / "sorted", stage, monkeypatch)
-    monkeypatch.setattr(trainers, "with_like_lengths", lambda sampler, trainer: sampler)
+    monkeypatch.setattr(trainers, "group_by_length", lambda sampler, trainer: sampler)
     plain_run, more = padded_run(tmp_path / "plain", stage, monkeypatch)
     assert less < 0.95 * more
     found, wanted = lines_of(sorted_run), lines_of(plain_run)
@@ -100,14 +102,16 @@ def test_a_run_that_was_stopped_in_a_later_epoch_goes_on_with_the_same_rows(
     )
     assert train(whole) == 0
     with monkeypatch.context() as patched:
-        end = Watch.on_step_end
+        end = MonitorCallback.on_step_end
 
-        def stop_then(watch: Watch, args: Any, state: Any, *rest: Any, **named: Any) -> None:
+        def stop_then(
+            watch: MonitorCallback, args: Any, state: Any, *rest: Any, **named: Any
+        ) -> None:
             if state.global_step == 6:  # of an epoch that has four
                 (halved / "stop").touch()
             end(watch, args, state, *rest, **named)
 
-        patched.setattr(Watch, "on_step_end", stop_then)
+        patched.setattr(MonitorCallback, "on_step_end", stop_then)
         assert train(halved) == 130
     (halved / "stop").unlink()
     assert train(halved) == 0

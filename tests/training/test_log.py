@@ -15,10 +15,10 @@ import os, sys
 from pathlib import Path
 from core.training.record import log
 
-log.MOST_BYTES, log.HEAD_BYTES, log.TAIL_BYTES, log.SECONDS_BETWEEN_LOOKS = 20_000, 1_000, 5_000, 0.001
-log.NEEDS_APPENDING = "ab" in sys.argv
+log.MAX_BYTES, log.HEAD_BYTES, log.TAIL_BYTES, log.SECONDS_BETWEEN_CHECKS = 20_000, 1_000, 5_000, 0.001
+log.NEEDS_APPEND_MODE = "ab" in sys.argv
 path, largest, number = Path(sys.argv[1]), 0, 0
-with log.kept_short(path):
+with log.limit_log_size(path):
     while path.stat().st_size >= largest or number < 5000:
         largest, number = max(largest, path.stat().st_size), number + 1
         os.write(1 + number % 2, b"line %d\\n" % number)
@@ -28,7 +28,7 @@ with log.kept_short(path):
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"MOST_BYTES": 20_000, "HEAD_BYTES": 1_000, "TAIL_BYTES": 5_000}.items():
+    for name, value in {"MAX_BYTES": 20_000, "HEAD_BYTES": 1_000, "TAIL_BYTES": 5_000}.items():
         monkeypatch.setattr(log, name, value)
 
 
@@ -84,6 +84,6 @@ def test_an_output_that_is_no_such_log_is_left_alone(tmp_path: Path) -> None:
         "wb"
     ) as file:  # as a shell's `>` does: cut, it would be written on far behind its end
         command = [sys.executable, "-c", f"from core.training.record import log; from pathlib import Path; "
-                   f"print(log._can_be_cut(Path({str(path)!r})))"]  # fmt: skip
+                   f"print(log._is_log_of_this_process(Path({str(path)!r})))"]  # fmt: skip
         subprocess.run(command, cwd=ROOT, stdout=file, check=True)
     assert path.read_text() == "False\n"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from core.training.contract.failures import CAUSES, TrainingError, diagnose
-from core.training.record.run_files import Record
+from core.training.record import RunFiles
 from tests.builders.training_runs import (
     lines_of,
     losses_of,
@@ -37,12 +37,12 @@ pytestmark = [
 
 def complaint_of(*steps: tuple[float, float], **kinds: bool) -> str:
     """What the watcher says of steps: (loss, norm of the gradient)."""
-    from core.training.loop.divergence import Beat, Health
+    from core.training.loop.divergence import DivergenceMonitor, StepStats
 
-    health = Health(**kinds)
+    health = DivergenceMonitor(**kinds)
     for number, (loss, grad_norm) in enumerate(steps, start=1):
-        health.add(Beat(number, loss, grad_norm))
-    return health.complaint()
+        health.add(StepStats(number, loss, grad_norm))
+    return health.diagnosis()
 
 
 WELL = (2.0, 1.0)
@@ -54,12 +54,12 @@ WELL = (2.0, 1.0)
         ([WELL] * 30, ""),
         (
             [WELL, (math.nan, 1.0), (math.nan, 1.0), (math.nan, 1.0)],
-            "from step 2 on the loss is no number",
+            "from step 2 on the loss is not a number",
         ),
         ([WELL, (math.inf, 1.0), (math.inf, 1.0), WELL], ""),
         (
             [WELL] + [(0.0, math.nan)] * 3,
-            "from step 2 on the gradient is no number, while the loss is 0",
+            "from step 2 on the gradient is not a number, while the loss is 0",
         ),
         ([(2.0, 0.0)] * 5, "from step 1 on there is no gradient"),
         ([(2.0, 0.0)] * 4 + [WELL], ""),
@@ -80,34 +80,34 @@ def test_steps_that_a_gradient_scaler_skips_are_normal() -> None:
 
 
 def test_answers_that_are_all_equally_good_are_normal() -> None:
-    assert complaint_of(*[(0.0, 0.0)] * 40, draws_answers=True) == ""
-    assert complaint_of(*[(0.0, 0.0)] * 50, draws_answers=True) != ""
+    assert complaint_of(*[(0.0, 0.0)] * 40, generates=True) == ""
+    assert complaint_of(*[(0.0, 0.0)] * 50, generates=True) != ""
 
 
 def test_weights_are_checked_without_exception() -> None:
     import torch
 
-    from core.training.loop.divergence import are_numbers
+    from core.training.loop.divergence import are_finite
 
     good = [torch.ones(3), torch.tensor([-2.0], dtype=torch.bfloat16), torch.empty(0)]
-    assert are_numbers(good) and are_numbers([])
-    assert not are_numbers([*good, torch.tensor([1.0, math.nan])])
-    assert not are_numbers([torch.tensor([-math.inf]), *good])
+    assert are_finite(good) and are_finite([])
+    assert not are_finite([*good, torch.tensor([1.0, math.nan])])
+    assert not are_finite([torch.tensor([-math.inf]), *good])
 
 
 def ruin_weights_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a step with a much too high learning rate would."""
-    from core.training.loop.monitor import Watch
+    from core.training.loop.monitor import MonitorCallback
 
-    say_step = Watch._say_step
+    say_step = MonitorCallback._report_step
 
-    def say_and_ruin(watch: Watch, state: Any) -> None:
+    def say_and_ruin(watch: MonitorCallback, state: Any) -> None:
         say_step(watch, state)
         if state.global_step == step and watch.trainer:
             for parameter in watch.trainer.model.parameters():
                 parameter.data.fill_(math.nan)
 
-    monkeypatch.setattr(Watch, "_say_step", say_and_ruin)
+    monkeypatch.setattr(MonitorCallback, "_report_step", say_and_ruin)
 
 
 def test_a_run_that_has_diverged_ends_within_a_few_steps_and_keeps_its_last_good_checkpoint(
@@ -119,7 +119,8 @@ def test_a_run_that_has_diverged_ends_within_a_few_steps_and_keeps_its_last_good
     status = status_of(run)
     assert (status["state"], status["cause"]) == ("failed", "diverged") and status["step"] <= 5 + 4
     assert (
-        "from step 6 on the loss is no number. The checkpoint of step 4 is good." in status["error"]
+        "from step 6 on the loss is not a number. The checkpoint of step 4 is good."
+        in status["error"]
     )
     assert status["checkpoint_step"] == 4 and not (run / "checkpoints" / "checkpoint-6").exists()
     assert lines_of(run)[-1]["step"] >= 7  # the plot shows how it ended
@@ -134,9 +135,7 @@ def test_a_run_that_may_diverge_goes_on_and_says_so(
     ruin_weights_after(3, monkeypatch)
     assert train(run) == 0
     status = status_of(run)
-    assert (
-        status["warning"] == "No checkpoint is kept of step 4: its weights are no longer numbers."
-    )
+    assert status["warning"] == "No checkpoint is kept of step 4: its weights are no longer finite."
     assert status["checkpoint_step"] == 2
 
 
@@ -197,10 +196,10 @@ def test_out_of_memory_at_a_step_halves_the_batch_and_goes_on_as_if_nothing_had_
 def test_each_step_sees_the_same_rows_after_the_batch_was_halved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.training.loop.trainer import Watched
+    from core.training.loop.trainer import MonitoredTrainer
 
     seen: dict[int, Counter[int]] = {}
-    training_step = Watched.training_step
+    training_step = MonitoredTrainer.training_step
 
     def look_and_step(trainer: Any, model: Any, inputs: Any, *args: Any) -> Any:
         loss = training_step(trainer, model, inputs, *args)  # a pass that fails has shown nothing
@@ -208,7 +207,7 @@ def test_each_step_sees_the_same_rows_after_the_batch_was_halved(
         seen.setdefault(trainer.state.global_step, Counter()).update(lengths)
         return loss
 
-    monkeypatch.setattr(Watched, "training_step", look_and_step)
+    monkeypatch.setattr(MonitoredTrainer, "training_step", look_and_step)
     fields: dict[str, object] = {
         "max_steps": 5,
         "per_device_train_batch_size": 2,
@@ -273,13 +272,9 @@ def test_a_run_that_had_to_halve_its_batch_is_resumed_with_the_half(
 def test_a_smaller_batch_has_the_same_rows_in_a_step(
     rows: int, passes: int, smaller: tuple[int, int] | None
 ) -> None:
-    from types import SimpleNamespace
-
     from core.training.loop.oom_recovery import smaller_batch
 
-    args = SimpleNamespace(per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
-    assert smaller_batch(SimpleNamespace(args=args, draws_answers=False)) == smaller
-    assert smaller_batch(SimpleNamespace(args=args, draws_answers=True)) is None
+    assert smaller_batch(rows, passes) == smaller
 
 
 # Its time
@@ -348,13 +343,13 @@ def test_what_takes_long_says_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    update = Record.update
+    update = RunFiles.update
 
-    def listen(record: Record, **changes: Any) -> None:
+    def listen(record: RunFiles, **changes: Any) -> None:
         update(record, **changes)
         told.append(record.status.progress)
 
-    monkeypatch.setattr(Record, "update", listen)
+    monkeypatch.setattr(RunFiles, "update", listen)
     run = make_run(tmp_path / "run", max_steps=1, eval_dataset="data/eval.jsonl", eval_steps=1)
     assert train(run) == 0
     finished = {progress.what for progress in told if progress and progress.done == progress.total}
@@ -382,7 +377,7 @@ def asking(run: Path, ask: Callable[[], object]) -> Callable[..., None]:
     ("module", "name"),
     [
         ("core.training.data.rows", "read_rows"),
-        ("core.training.model.load", "_load_model"),
+        ("core.training.model.load", "_load_weights"),
         ("core.training.loop.samples", "answer_all"),
     ],
 )
@@ -420,24 +415,24 @@ def test_a_wish_to_stop_is_acknowledged_while_a_checkpoint_is_written_and_a_seco
 
     monkeypatch.setattr(saving.Saver, "save", interrupted)
     assert train(run) == 130
-    from core.training.checkpoints.folder import Checkpoints
+    from core.training.checkpoints import CheckpointFolder
 
-    checkpoint, skipped = Checkpoints(run / "checkpoints").newest()
+    checkpoint, skipped = CheckpointFolder(run / "checkpoints").newest()
     assert checkpoint is not None and checkpoint.step == 3 and not skipped
 
 
 def test_a_stop_within_the_first_step_saves_nothing_because_there_is_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.training.loop.trainer import Watched
+    from core.training.loop.trainer import MonitoredTrainer
 
-    training_step = Watched.training_step
+    training_step = MonitoredTrainer.training_step
 
     def step_and_ask(trainer: Any, *args: Any) -> Any:
-        (trainer.watch.record.folder / "stop").touch()
+        (trainer.monitor.run_files.folder / "stop").touch()
         return training_step(trainer, *args)
 
-    monkeypatch.setattr(Watched, "training_step", step_and_ask)
+    monkeypatch.setattr(MonitoredTrainer, "training_step", step_and_ask)
     run = make_run(tmp_path / "run", gradient_accumulation_steps=4)
     assert train(run) == 130
     assert not losses_of_or_none(run) and not (run / "checkpoints" / "checkpoint-1").exists()
@@ -497,7 +492,7 @@ def test_the_status_tells_the_cause_beside_the_sentence(tmp_path: Path) -> None:
 
 
 def test_two_threads_write_one_status(tmp_path: Path) -> None:
-    record = Record(tmp_path)
+    record = RunFiles(tmp_path)
     threads = [
         threading.Thread(
             target=lambda name: [record.update(warning=f"{name}{n}") for n in range(50)],

@@ -7,20 +7,19 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise, product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.stage_table import SETTINGS, TRAINABLE, Setting, refusal
-from core.job import REWARD_FUNCTIONS, JobSpec
+from core.job import REWARD_FUNCTIONS
 from core.training.contract.failures import TrainingError
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 from core.training.contract.row_reader import BadRow, read_row
 from core.training.contract.stages import STAGES
 from core.training.data.rows import read_rows
-from core.training.record.run_files import Record
+from core.training.record import RunFiles
 from tests.builders.paths import DEMO
 from tests.builders.training_runs import (
     copy_model,
@@ -345,14 +344,14 @@ def test_layers_in_front_of_those_that_train_are_computed_once(
 
     passes: Counter[int] = Counter()
 
-    def freeze(model: Any, num_layers: int, freeze: Any = load._train_last_layers) -> None:
+    def freeze(model: Any, num_layers: int, freeze: Any = load.train_last_layers) -> None:
         freeze(model, num_layers)
         for index, layer in enumerate(model.model.layers):
             layer.input_layernorm.register_forward_pre_hook(
                 lambda *_, index=index: passes.update([index])
             )
 
-    monkeypatch.setattr(load, "_train_last_layers", freeze)
+    monkeypatch.setattr(load, "train_last_layers", freeze)
     few = {
         "method": "freeze",
         "num_trainable_layers": 1,
@@ -471,7 +470,7 @@ def test_loftq_makes_good_what_4_bits_lost_in_the_precision_of_adapters(
     def prepare(job: Any, model: Any, kept: Path) -> None:
         with monkeypatch.context() as patched:
             patched.setattr(torch.cuda, "is_available", lambda: True)
-            prepare_start(job, model, kept)
+            init_adapter(job, model, kept)
         shares.extend(unrepaired(model))
 
     def unrepaired(model: Any) -> list[float]:
@@ -495,11 +494,11 @@ def test_loftq_makes_good_what_4_bits_lost_in_the_precision_of_adapters(
     from bitsandbytes.functional import dequantize_4bit
 
     shares: list[float] = []
-    prepare_start, on_cpu = trainers.prepare_start, load.choose_precision("auto", "qlora")
-    as_on_gpu = dataclasses.replace(on_cpu, quantised_base_adapters=torch.bfloat16)
+    init_adapter, on_cpu = trainers.init_adapter, load.choose_precision("auto", "qlora")
+    as_on_gpu = dataclasses.replace(on_cpu, quantized_base_adapters=torch.bfloat16)
     monkeypatch.setattr(load, "choose_precision", lambda dtype, method: as_on_gpu)
     monkeypatch.setattr(loftq_utils, "_loftq_init_new", start_here)
-    monkeypatch.setattr(trainers, "prepare_start", prepare)
+    monkeypatch.setattr(trainers, "init_adapter", prepare)
     run = stage_run(
         tmp_path / "run",
         "sft",
@@ -535,7 +534,7 @@ def test_loftq_reads_the_very_files_that_the_base_came_from(
         adapter, "replace_lora_weights_loftq", lambda model, model_path: read.append(model_path)
     )
     job = Job(model="some/model", dataset="a", revision="v2", init_lora_weights="loftq")
-    adapter.prepare_start(job, torch.nn.Module(), Path("kept"))
+    adapter.init_adapter(job, torch.nn.Module(), Path("kept"))
     assert read == ["/hub/some/model/snapshots/v2"]
 
 
@@ -577,7 +576,7 @@ def test_layers_that_train_whole_over_float16_train_in_float32(
 
     from core.training.model import load
 
-    precision = load.Precision(torch.float16, torch.bfloat16, torch.bfloat16)
+    precision = load.ModelPrecision(torch.float16, torch.bfloat16, torch.bfloat16)
     monkeypatch.setattr(load, "choose_precision", lambda dtype, method: precision)
     run = stage_run(tmp_path / "run", "reward", modules_to_save="norm", max_steps=2)
     assert train(run) == 0, status_of(run)["error"]
@@ -593,14 +592,14 @@ def test_the_gradients_of_what_trains_over_float16_can_be_unscaled(is_quantised:
     from peft import LoraConfig, get_peft_model
     from torch.amp.grad_scaler import GradScaler
 
-    from core.training.model.load import Precision, cast_adapters
+    from core.training.model.load import ModelPrecision, cast_adapters
     from tests.builders.tiny_models import model_of
 
     base = model_of("llama").half()
     model = get_peft_model(
         base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     )
-    dtype = Precision(torch.float16, torch.float16, torch.float32).adapters(is_quantised)
+    dtype = ModelPrecision(torch.float16, torch.float16, torch.float32).adapters(is_quantised)
     assert dtype is not None
     cast_adapters(model, dtype)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -633,7 +632,7 @@ def test_a_head_that_trains_in_float32_answers_over_a_narrower_base(
 
     from core.training.model import load
 
-    precision = load.Precision(torch.float16, torch.bfloat16, torch.bfloat16)
+    precision = load.ModelPrecision(torch.float16, torch.bfloat16, torch.bfloat16)
     monkeypatch.setattr(load, "choose_precision", lambda dtype, method: precision)
     run = stage_run(tmp_path / "run", stage, modules_to_save="lm_head", max_steps=1, num_samples=1)
     assert train(run) == 0, status_of(run)["error"]
@@ -647,15 +646,10 @@ def test_the_reference_of_full_training_is_as_a_whole_on_the_gpu(
 ) -> None:
     import torch
 
-    from core.training.trainers import builders as stages
+    from core.training.trainers.builders import online_settings
 
-    monkeypatch.setattr(stages, "choose_rewards", lambda *_: ([], []))
-    monkeypatch.setattr(stages, "that_leave_room", lambda *_: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    job = JobSpec.parse(
-        {"stage": "grpo", "method": "full", "beta": 0.04, "model": str(DEMO / "model")}
-    )
-    settings, _ = stages._drawing(job, SimpleNamespace(tokenizer=None, precision=None), None)  # type: ignore[arg-type]
+    settings = online_settings(job_of(stage="grpo", method="full", beta=0.04))
     assert settings["model_init_kwargs"]["device_map"] == {"": 0}
 
 
@@ -716,18 +710,18 @@ def test_an_exact_match_needs_right_answers(tmp_path: Path) -> None:
 def test_a_reward_is_worth_what_it_says(
     name: str, text: str, right: str | None, worth: float
 ) -> None:
-    from core.training.trainers.rewards import REWARDS, Drawn
+    from core.training.trainers.rewards import REWARD_FUNCTIONS, Completion
 
     job = job_of(reward_pattern=r"answer: \d+", max_completion_length=8)
-    assert REWARDS[name](job)(Drawn(text, 4, right)) == worth
+    assert REWARD_FUNCTIONS[name](job)(Completion(text, 4, right)) == worth
 
 
 @training
 def test_a_pattern_that_backtracks_without_end_holds_nothing_up() -> None:
-    from core.training.trainers.rewards import REWARDS, Drawn
+    from core.training.trainers.rewards import REWARD_FUNCTIONS, Completion
 
-    judge = REWARDS["regex"](job_of(reward_pattern=r"(x+x+)+y"))
-    assert judge(Drawn("x" * 5000, 1, None)) == 0
+    judge = REWARD_FUNCTIONS["regex"](job_of(reward_pattern=r"(x+x+)+y"))
+    assert judge(Completion("x" * 5000, 1, None)) == 0
 
 
 # Rows
@@ -837,7 +831,7 @@ def test_a_file_of_the_wrong_kind_is_refused_with_the_stages_it_fits(tmp_path: P
 def test_tools_reach_the_template_of_every_preference(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from core.training.data.prompts import in_text, prompt_ids
+    from core.training.data.prompts import preferences_as_text, prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
     tokenizer.chat_template = "{{ tools[0].name if tools else 'none' }}:" + tokenizer.chat_template
@@ -846,7 +840,7 @@ def test_tools_reach_the_template_of_every_preference(tmp_path: Path) -> None:
         {"prompt": USER, "chosen": SAID, "rejected": OTHER, "tools": [{"name": "look"}]},
     )
     rows = read_rows(tmp_path, "data/train.jsonl", "", 0.0, 0, stage="orpo")
-    text = in_text(rows, tokenizer, 100)["train_dataset"][0]
+    text = preferences_as_text(rows, tokenizer, 100, "orpo")["train_dataset"][0]
     assert text["prompt"].startswith("look:") and text["chosen"] == "yes<|im_end|>"
     assert tokenizer.decode(prompt_ids(rows.train[0], tokenizer)).startswith("look:")
 
@@ -855,14 +849,12 @@ def test_tools_reach_the_template_of_every_preference(tmp_path: Path) -> None:
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from core.training.data.prompts import that_leave_room
+    from core.training.data.prompts import prompts_up_to
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
     write_rows(make_run(tmp_path), {"prompt": "hi"}, {"prompt": "hi " * 50})
     rows = read_rows(tmp_path, "data/train.jsonl", "", 0.0, 0, stage="grpo")
-    assert [row["prompt"] for row in that_leave_room(rows, tokenizer, 20)["train_dataset"]] == [
-        "hi"
-    ]
+    assert [row["prompt"] for row in prompts_up_to(rows, tokenizer, 20)["train_dataset"]] == ["hi"]
 
 
 # The program stands alone: what it repeats of core is the same
@@ -879,7 +871,7 @@ def test_every_stage_that_trains_has_a_builder() -> None:
 def test_every_reward_that_a_job_may_name_is_computed() -> None:
     from core.training.trainers import rewards
 
-    assert tuple(rewards.REWARDS) == REWARD_FUNCTIONS
+    assert tuple(rewards.REWARD_FUNCTIONS) == REWARD_FUNCTIONS
 
 
 @training
@@ -890,11 +882,11 @@ def test_an_optimizer_without_its_package_says_what_to_install(tmp_path: Path) -
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the file `stop` appear once a step has been logged; it is seen at the end of the next."""
-    append = Record.append_metrics
+    append = RunFiles.append_metrics
 
-    def append_and_ask(record: Record, logged: int, *args: Any) -> None:
+    def append_and_ask(record: RunFiles, logged: int, *args: Any) -> None:
         append(record, logged, *args)
         if logged == step:
             (record.folder / "stop").touch()
 
-    monkeypatch.setattr(Record, "append_metrics", append_and_ask)
+    monkeypatch.setattr(RunFiles, "append_metrics", append_and_ask)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from core.training.contract.failures import TrainingError, explain
+from core.training.contract.failures import TrainingError, diagnose
 from core.training.contract.methods import METHODS
 from core.training.data.rows import read_rows
-from core.training.record.run_files import Record
+from core.training.record import RunFiles
 from tests.builders.paths import ROOT
 from tests.builders.training_runs import (
     copy_model,
@@ -101,7 +101,7 @@ def test_bfloat16_adapters_are_still_bfloat16_after_a_resume(
     from core.training.model import load
 
     on_cpu = load.choose_precision("auto", "qlora")
-    as_on_gpu = dataclasses.replace(on_cpu, quantised_base_adapters=torch.bfloat16)
+    as_on_gpu = dataclasses.replace(on_cpu, quantized_base_adapters=torch.bfloat16)
     monkeypatch.setattr(load, "choose_precision", lambda dtype, method: as_on_gpu)
     fields = {
         "method": "qlora",
@@ -211,10 +211,14 @@ def test_a_stop_during_an_evaluation_ends_it_and_saves_a_checkpoint(
 ) -> None:
     run = make_run(tmp_path / "run", eval_dataset="data/eval.jsonl", eval_steps=2)
 
-    def is_evaluating(record: Record) -> bool:
-        return record.status.phase == "eval" and record.status.step > 0
+    update = RunFiles.update
 
-    monkeypatch.setattr(Record, "is_stop_requested", is_evaluating)
+    def update_and_ask(run_files: RunFiles, **changes: Any) -> None:
+        update(run_files, **changes)
+        if changes.get("phase") == "eval" and run_files.status.step > 0:
+            (run_files.folder / "stop").touch()
+
+    monkeypatch.setattr(RunFiles, "update", update_and_ask)
     assert train(run) == 130
     assert status_of(run)["state"] == "stopped" and (run / "checkpoints" / "checkpoint-2").is_dir()
     assert not any("eval_loss" in line for line in lines_of(run))
@@ -267,7 +271,7 @@ def test_a_signal_while_the_model_is_loading_ends_the_program_at_once(
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setattr(load, "_load_model", take_long)
+    monkeypatch.setattr(load, "_load_weights", take_long)
     run = make_run(tmp_path / "run")
     assert train(run) == 130
     assert status_of(run)["state"] == "stopped" and not (run / "checkpoints").exists()
@@ -407,18 +411,6 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
     )
 
 
-@training
-def test_the_program_stores_a_base_as_the_table_of_methods_says() -> None:
-    from core.training.model import load
-
-    here = {
-        name: (method.trains_adapter, method.base_bits) for name, method in load.METHODS.items()
-    }
-    assert here == {
-        name: (method.trains_adapter, method.base_bits) for name, method in METHODS.items()
-    }
-
-
 # The rows
 
 
@@ -477,7 +469,10 @@ def test_messages_keep_exactly_the_keys_they_came_with(tmp_path: Path) -> None:
         "role": "assistant",
         "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}],
     }
-    row = {"messages": [{"role": "user", "content": "hi"}, called], "tools": [{"type": "function"}]}
+    row = {
+        "messages": [{"role": "user", "content": "hi"}, called],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    }
     write_rows(make_run(tmp_path / "run"), row, MESSAGES)
     rows = read_rows(tmp_path / "run", "data/train.jsonl", "", 0.0, 0)
     assert [found["messages"] for found in rows.train] == [row["messages"], MESSAGES["messages"]]
@@ -495,21 +490,21 @@ def test_a_rewind_drops_torn_and_later_lines_and_keeps_the_clock_going(tmp_path:
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "ti'
     )
-    record = Record(tmp_path)
-    assert record.rewind(2) == 9
+    record = RunFiles(tmp_path)
+    assert record.truncate_after(2, has_all_steps=False) == 9
     assert lines_of(tmp_path) == lines[:2]
     assert record.seconds() >= 51.0
 
 
 def test_an_answer_with_unusual_line_ends_survives_a_rewind(tmp_path: Path) -> None:
-    record = Record(tmp_path)
+    record = RunFiles(tmp_path)
     record.append_sample(0, "say it", "a\u2028b\x85c\nd")
-    record.rewind(None)
+    record.truncate()
     assert lines_of(tmp_path, "samples.jsonl")[0]["answer"] == "a\u2028b\x85c\nd"
 
 
 def test_a_status_is_written_at_once_for_news_and_seldom_for_steps(tmp_path: Path) -> None:
-    record = Record(tmp_path)
+    record = RunFiles(tmp_path)
     record.update(step=1)
     assert status_of(tmp_path)["step"] == 0
     record.update(phase="train")
@@ -517,7 +512,7 @@ def test_a_status_is_written_at_once_for_news_and_seldom_for_steps(tmp_path: Pat
 
 
 def test_numbers_that_json_does_not_have_are_named(tmp_path: Path) -> None:
-    Record(tmp_path).append_metrics(
+    RunFiles(tmp_path).append_metrics(
         1, 0.5, {"loss": math.nan, "grad_norm": math.inf, "learning_rate": 0.1}
     )
     line = lines_of(tmp_path)[0]
@@ -535,7 +530,7 @@ def test_paged_states_are_paged_again_after_a_resume() -> None:
     import torch
     from bitsandbytes.optim import PagedAdamW8bit
 
-    from core.training.loop.trainer import loading_into_pages
+    from core.training.loop.trainer import paged_state_loading
 
     class Paged(PagedAdamW8bit):
         """Marks what on a GPU would be a paged buffer."""
@@ -556,7 +551,7 @@ def test_paged_states_are_paged_again_after_a_resume() -> None:
 
     first, second = optimizer(), optimizer()
     first.step()
-    with loading_into_pages(second):
+    with paged_state_loading(second):
         second.load_state_dict(first.state_dict())
     assert [set(state) for state in second.state.values()] == [
         set(state) for state in first.state.values()
@@ -571,7 +566,7 @@ def test_paged_states_are_paged_again_after_a_resume() -> None:
     assert "load_state_dict" not in vars(second)
 
 
-# Precision and memory, as on GPUs that are not here
+# ModelPrecision and memory, as on GPUs that are not here
 
 
 @pytest.mark.parametrize(
@@ -599,13 +594,13 @@ def test_the_precision_follows_the_device(
 ) -> None:
     import torch
 
-    from core.training.model.load import Precision, choose_precision
+    from core.training.model.load import ModelPrecision, choose_precision
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu != "none")
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation: gpu == "with bf16"
     )
-    wanted = Precision(
+    wanted = ModelPrecision(
         getattr(torch, weights), autocast and getattr(torch, autocast), getattr(torch, adapters)
     )
     assert choose_precision(dtype, method) == wanted
@@ -655,10 +650,10 @@ class FakeAllocator:
 def test_the_highest_memory_survives_the_resets_between_phases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from core.training.loop.meter import CudaGauge, Meter
+    from core.training.loop.meter import CudaGauge, MemoryMeter
 
     allocator = FakeAllocator(monkeypatch)
-    meter = Meter(CudaGauge(), {"forward": 1, "backward": 1})
+    meter = MemoryMeter(CudaGauge(), {"forward": 1, "backward": 1})
     for phase, highest in (("forward", 100), ("backward", 60), ("forward", 80)):
         meter.enter(phase)
         allocator.hold(highest)
@@ -672,10 +667,10 @@ def test_the_highest_memory_survives_the_resets_between_phases(
 def test_memory_of_the_samples_does_not_count_as_the_trainings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from core.training.loop.meter import CudaGauge, Meter
+    from core.training.loop.meter import CudaGauge, MemoryMeter
 
     allocator = FakeAllocator(monkeypatch)
-    meter = Meter(CudaGauge(), {})
+    meter = MemoryMeter(CudaGauge(), {})
     allocator.hold(50)
     with meter.unmeasured():
         allocator.hold(500)
@@ -720,27 +715,27 @@ Including non-PyTorch memory, this process has 13.36 GiB memory in use."""
     ],
 )
 def test_a_failure_is_told_in_one_sentence(error: Exception, sentence: str) -> None:
-    assert explain(error, "owner/name", "backward") == sentence
+    assert diagnose(error, "owner/name", "backward").sentence == sentence
 
 
 def test_a_failure_is_known_by_what_it_was_raised_from() -> None:
     outer = OSError("You are trying to access a gated repo.")
     outer.__cause__ = GatedRepoError("403")
-    assert explain(outer, "owner/name", "load").startswith(
+    assert diagnose(outer, "owner/name", "load").sentence.startswith(
         "owner/name is gated: accept its licence at"
     )
 
 
 def _ask_to_stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the file `stop` appear once a step has been logged; it is seen at the end of the next."""
-    append = Record.append_metrics
+    append = RunFiles.append_metrics
 
-    def append_and_ask(record: Record, logged: int, *args: Any) -> None:
+    def append_and_ask(record: RunFiles, logged: int, *args: Any) -> None:
         append(record, logged, *args)
         if logged == step:
             (record.folder / "stop").touch()
 
-    monkeypatch.setattr(Record, "append_metrics", append_and_ask)
+    monkeypatch.setattr(RunFiles, "append_metrics", append_and_ask)
 
 
 def _answers(run: Path, is_adapter: bool) -> bool:

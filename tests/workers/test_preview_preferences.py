@@ -7,8 +7,8 @@ import pytest
 
 from core.training.contract.failures import TrainingError
 from core.training.contract.row_reader import BadRow
-from core.training.data.preferences import Comparer
-from core.training.data.prompts import in_text
+from core.training.data.preferences import PreferenceEncoder
+from core.training.data.prompts import preferences_as_text
 from core.training.data.rows import read_rows
 from core.workers.preview.session import PreviewSession
 from tests.builders.dataset_files import write_json_rows
@@ -53,7 +53,7 @@ def compared_by_trl(
         model=AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False),
         args=config(remove_unused_columns=False, **settings, **QUICK),
         processing_class=tokenizer,
-        **in_text(rows, tokenizer, max_length),
+        **preferences_as_text(rows, tokenizer, max_length, stage),
     )
     found = []
     for row in made.train_dataset:
@@ -67,8 +67,8 @@ def compared_by_preview(session: PreviewSession, max_length: int) -> list[tuple[
     found = []
     for index in range(len(session.rows)):
         row = session.rows.row(index)
-        (chosen, begin), (rejected, other) = session.encoder.divided(row)
-        assert session.encoder.encode_all(row)[1].first_counted == other
+        (chosen, begin), (rejected, other) = session.encoder.split(row)
+        assert session.encoder.encode_all(row)[1].first_in_loss == other
         if max(begin, other) < max_length:
             for tokens, first in ((chosen, begin), (rejected, other)):
                 found += [tuple(tokens.ids[:max_length]), tuple(tokens.ids[first:max_length])]
@@ -103,7 +103,7 @@ def test_a_prompt_without_room_after_the_first_token_is_left_out(
     write_json_rows(tmp_path / "rows.jsonl", [row])
     rows = read_rows(tmp_path, "rows.jsonl", "", 0.0, 0, stage="orpo")
     num_tokens = 1 + len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    kept = in_text(rows, tokenizer, num_tokens + room)["train_dataset"]
+    kept = preferences_as_text(rows, tokenizer, num_tokens + room, "orpo")["train_dataset"]
     assert len(kept or ()) == num_rows
 
 
@@ -128,10 +128,10 @@ def test_texts_that_the_trainer_cannot_divide_are_bad_rows(
     alone: list[int], whole: list[int]
 ) -> None:
     tokens = {"q": alone, "qa": whole, "qb": [*alone, 9]}
-    comparer = Comparer(lambda text, **_settings: {"input_ids": tokens[text]})
+    encoder = PreferenceEncoder(lambda text, **_settings: {"input_ids": tokens[text]}, "cpo")
     row = {"prompt": "q", "chosen": "a", "rejected": "b"}
     with pytest.raises(BadRow, match="its prompt has"):
-        comparer.divided(row)
+        encoder.prompt_length(row)
 
 
 def test_a_row_that_the_trainer_cannot_divide_is_named_by_its_line(tmp_path: Path) -> None:
@@ -140,4 +140,4 @@ def test_a_row_that_the_trainer_cannot_divide_is_named_by_its_line(tmp_path: Pat
     rows = read_rows(tmp_path, "rows.jsonl", "", 0.0, 0, stage="orpo")
     says = r"^dataset line 3, whose prompt ends with 'q', cannot be compared: its"
     with pytest.raises(TrainingError, match=says):
-        in_text(rows, lambda text, **_settings: {"input_ids": tokens[text]}, max_length=8)
+        preferences_as_text(rows, lambda text, **_settings: {"input_ids": tokens[text]}, 8, "orpo")

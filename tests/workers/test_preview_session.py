@@ -8,7 +8,7 @@ import pytest
 
 from core.training.contract.failures import TrainingError
 from core.training.data.tokenizer import CHAT_TEMPLATE
-from core.training.data.tokens import pieces
+from core.training.data.tokens import split_by_loss
 from tests.builders.dataset_files import write_json_rows
 from tests.builders.preview_rows import (
     ASK,
@@ -98,7 +98,7 @@ def test_pieces_are_the_whole_text(tmp_path: Path, kind: str, on_answers: bool) 
         tokens = session.encoder.encode(session.rows.row(index), with_text=True)
         assert tuple(tokens.ids) == tuple(session.encoder.encode(session.rows.row(index)).ids)
         for max_length in (1, 7, 64, 4096):
-            found, cut = pieces(tokens, max_length, session.tokenizer)
+            found, cut = split_by_loss(tokens, max_length, session.tokenizer)
             assert "".join(text for text, _counts in found) + cut == tokens.text
 
 

@@ -50,7 +50,7 @@ def test_a_preference_has_the_tokens_of_dpo(tmp_path: Path, kind: str, max_lengt
     wanted = []
     for index in range(len(session.rows)):
         chosen, rejected = session.encoder.encode_all(session.rows.row(index))
-        begin = chosen.first_counted
+        begin = chosen.first_in_loss
         if begin is not None and begin < max_length:
             prompt, answer, other = chosen.ids[:begin], chosen.ids[begin:], rejected.ids[begin:]
             wanted.append((list(prompt), list(answer), list(other)))
@@ -69,7 +69,7 @@ def test_the_preview_counts_exactly_what_sft_trains(
     wanted = []
     for index in range(len(session.rows)):
         tokens = session.encoder.encode(session.rows.row(index))
-        pairs = zip(tokens.ids, tokens.counts, strict=True)
+        pairs = zip(tokens.ids, tokens.loss_mask, strict=True)
         labels = [id if counts else IGNORED for id, counts in pairs][:max_length]
         if set(labels) != {IGNORED}:
             wanted.append((list(tokens.ids)[:max_length], labels))

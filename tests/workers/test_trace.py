@@ -19,8 +19,8 @@ from core.memory.trace_check import (
     uncompiled,
 )
 from core.models import ModelShape, gpus
-from core.workers.trace.allocation_log import Ledger
-from core.workers.trace.depth import extended, shallow
+from core.workers.trace.allocation_log import AllocationLog
+from core.workers.trace.depth import extrapolate, shallow_layers
 
 CLOSE = 0.02
 CONFIG: Mapping[str, Any] = {"model_type": "llama", **SIZES}
@@ -191,10 +191,10 @@ def test_dora_takes_more_than_lora(answers: Mapping[str, Any]) -> None:
     assert answers["dora"].peak_allocated_bytes > answers["plain"].peak_allocated_bytes
 
 
-def ledger_of(kinds: str, indices: Sequence[int]) -> Ledger:
+def ledger_of(kinds: str, indices: Sequence[int]) -> AllocationLog:
     """A model in which every layer keeps its input for the layers behind it, a gradient for those in front of it, and
     needs as much as its kind says while it is at work."""
-    ledger = Ledger({})
+    ledger = AllocationLog({})
     for phase in ("load", "optimizer_step", "eval"):
         ledger.enter(phase)
     for place, index in enumerate(indices):
@@ -204,7 +204,7 @@ def ledger_of(kinds: str, indices: Sequence[int]) -> Ledger:
             ("backward", 4 * place + 2 * (len(indices) - place)),
         ):
             ledger.enter(f"{phase}/{index}")
-            with ledger.scratch(512 * (held + work), "work"):
+            with ledger.temporary(512 * (held + work), "work"):
                 pass
     return ledger
 
@@ -218,14 +218,14 @@ def test_a_model_is_extended_where_the_same_layers_work(kinds: str) -> None:
         segment: peak.num_bytes
         for segment, peak in ledger_of(kinds, range(len(kinds))).peaks.items()
     }
-    found, _ = extended(kinds, lambda indices: ledger_of(kinds, indices))
+    found, _ = extrapolate(kinds, lambda indices: ledger_of(kinds, indices))
     assert found["forward"] == max(
         size for segment, size in whole.items() if segment.startswith("forward")
     )
     assert found["backward"] == max(
         size for segment, size in whole.items() if segment.startswith("backward")
     )
-    assert len(shallow(kinds)) <= min(len(kinds), 4 + 2 * len(set(kinds)))
+    assert len(shallow_layers(kinds)) <= min(len(kinds), 4 + 2 * len(set(kinds)))
 
 
 # The estimate against the trace

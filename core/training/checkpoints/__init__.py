@@ -1,1 +1,12 @@
-"""The checkpoints folder: written atomically, verified by hash. Knows nothing of models or of torch."""
+"""Checkpoints of a run: written atomically, verified by hash, resumed only by the same job. Never
+imports torch."""
+
+from .folder import CheckpointFolder, VerifiedCheckpoint, publish, seal
+from .identity import allowed_changes, config_file, facts_of, keep_smaller_batch
+
+# fmt: off
+__all__ = [
+    "CheckpointFolder", "VerifiedCheckpoint", "allowed_changes", "config_file", "facts_of",
+    "keep_smaller_batch", "publish", "seal",
+]
+# fmt: on

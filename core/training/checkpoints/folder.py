@@ -1,12 +1,14 @@
-"""The folder of checkpoints: written beside, sealed with a manifest, renamed; verified before anything in them is read.
+"""Folder of checkpoints: each is built under a hidden name, sealed with a manifest and renamed;
+nothing in one is opened before it is verified.
 
 Knows nothing of models or of torch.
 
     checkpoints/checkpoint-12/             complete: its manifest.json was written last
-                .checkpoint-12.new/        being written, or left behind by a crash: nobody's checkpoint
+                .checkpoint-12.new/        being written, or left behind by a crash
                 .checkpoint-9.old/         being removed
 
-A manifest holds `files` (name -> bytes, sha256), `step`, `max_steps` and `facts` (what the training was).
+A manifest holds `files` (name -> bytes, sha256), `step`, `max_steps` and `facts`
+(identity.facts_of).
 """
 
 import os
@@ -27,6 +29,8 @@ from ..contract.checkpoint_files import (
 )
 from ..contract.files import sha256_of, write_json
 
+Fingerprint = tuple[object, ...]
+
 
 @dataclass(frozen=True)
 class VerifiedCheckpoint:
@@ -36,108 +40,115 @@ class VerifiedCheckpoint:
     step: int
     max_steps: int
     facts: Mapping[str, Any]
-    """What the training was, as identity.facts_of tells it."""
+    """What the training was, from identity.facts_of."""
 
     @property
     def has_all_steps(self) -> bool:
-        """True if only the result is missing."""
+        """True if only the result of the run is missing."""
         return self.step >= self.max_steps
 
 
 @dataclass
-class Checkpoints:
-    """The checkpoints of one run."""
+class CheckpointFolder:
+    """Checkpoints of one run."""
 
     folder: Path
-    _known: dict[Path, tuple[object, ...]] = field(default_factory=dict)
-    """Checkpoint -> how its files looked when they were last verified, so that none is read twice for nothing."""
+    _verified: dict[Path, Fingerprint] = field(default_factory=dict)
+    """Checkpoint -> fingerprint when it was last verified, so that no file is hashed twice."""
 
     def newest(self) -> tuple[VerifiedCheckpoint | None, tuple[str, ...]]:
-        """The newest good checkpoint, and what is wrong with each newer one."""
+        """Return (newest good checkpoint, damage of each newer one)."""
         skipped: list[str] = []
         for folder in self._newest_first():
-            if not (reason := self._damage(folder)):
+            reason = self._damage(folder)
+            if not reason:
                 return _read(folder), tuple(skipped)
             skipped.append(f"{folder.name}: {reason}")
         return None, tuple(skipped)
 
     @contextmanager
     def adding(self, step: int, max_steps: int, facts: Mapping[str, Any]) -> Iterator[Path]:
-        """Yields a folder in which a `checkpoint-<step>` is to be made; afterwards it is sealed and in its place.
+        """Yield a folder in which to make `checkpoint-<step>`; then seal it and move it to its
+        place.
 
-        Raises OSError. Whatever is raised, inside or here, nothing of it is left.
+        Raises OSError. After any exception, inside the block or here, nothing of the checkpoint is
+        left.
         """
-        self._sweep()
-        building = self.folder / f".checkpoint-{step}.new"
+        self._remove_leftovers()
+        name = checkpoint_name(step)
+        building = self.folder / f".{name}.new"
         try:
             building.mkdir(parents=True)
             yield building
-            seal(
-                building / f"checkpoint-{step}",
-                {"step": step, "max_steps": max_steps, "facts": facts},
-            )
-            target = self.folder / f"checkpoint-{step}"
-            publish(building / target.name, target)
-            self._known[target] = _look(target)
+            seal(building / name, {"step": step, "max_steps": max_steps, "facts": facts})
+            target = self.folder / name
+            publish(building / name, target)
+            self._verified[target] = _fingerprint(target)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
     def keep_newest(self, limit: int) -> None:
-        """Removes what is older than the newest `limit` good ones. A damaged one counts for nothing."""
-        good = 0
+        """Remove all checkpoints older than the newest `limit` good ones. A damaged one does not
+        count."""
+        num_good = 0
         for folder in self._newest_first():
-            if good >= limit:
-                with suppress(OSError):  # what cannot be removed costs room, not the run
-                    _erase(_bury(folder))
+            if num_good >= limit:
+                with suppress(OSError):  # a checkpoint that cannot be removed only takes room
+                    _erase(_hide(folder))
             elif not self._damage(folder):
-                good += 1
+                num_good += 1
 
     def size_bytes(self) -> int:
-        """What all of them take on the disk."""
+        """Return the size of all checkpoints on the disk."""
         return bytes_in(self.folder)
 
     def _newest_first(self) -> list[Path]:
         return [checkpoint.folder for checkpoint in reversed(list_checkpoints(self.folder))]
 
     def _damage(self, folder: Path) -> str:
-        if self._known.get(folder) == _look(folder):
+        fingerprint = _fingerprint(folder)
+        if self._verified.get(folder) == fingerprint:
             return ""
-        reason = damage(folder) or _mislabelled(folder)
+        reason = damage(folder) or _manifest_fault(folder)
         if not reason:
-            self._known[folder] = _look(folder)
+            self._verified[folder] = fingerprint
         return reason
 
-    def _sweep(self) -> None:
-        """Removes what a crash has left behind."""
+    def _remove_leftovers(self) -> None:
+        """Remove what a crash has left behind."""
         for path in self.folder.glob(".checkpoint-*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Brings every file of a folder to the disk, then writes the manifest that makes the folder complete.
+    """Flush every file of a folder to the disk, then write the manifest that makes the folder
+    complete.
 
-    The hashes are of what can be read back. Raises OSError.
+    The hashes are of what was read back. Raises OSError.
     """
-    files = {
-        name: {"bytes": path.stat().st_size, "sha256": _synced_sha256(path)}
-        for name, path in _files(folder)
-    }
+    files = {}
+    for name, path in _files(folder):
+        _sync_file(path)
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     write_json(folder / MANIFEST, {**facts, "files": files})
     for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         _sync_folder(each)
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a sealed folder, in a few words; empty if every file is as it was written."""
+    """Return what is wrong with a sealed folder in a few words; "" if every file is as it was
+    written."""
     if folder.is_symlink():
         return "it is a link"
     try:
         expected = read_manifest(folder)["files"]
         found = dict(_files(folder))
-        if strangers := sorted(found.keys() - expected.keys()):
-            return f"{strangers[0]} is not in its manifest"
+        unexpected = sorted(found.keys() - expected.keys())
+        if unexpected:
+            return f"{unexpected[0]} is not in its manifest"
         for name, entry in expected.items():
-            if reason := _file_damage(found.get(name), int(entry["bytes"]), entry["sha256"]):
+            reason = _file_damage(found.get(name), int(entry["bytes"]), entry["sha256"])
+            if reason:
                 return f"{name} {reason}"
     except FileNotFoundError:
         return "it has no manifest, so it was never completed"
@@ -147,28 +158,28 @@ def damage(folder: Path) -> str:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Gives a complete folder its name; what had that name before is removed afterwards. Raises OSError."""
-    grave = _bury(target) if target.exists() or target.is_symlink() else None
+    """Rename a complete folder. What had its name before is removed afterwards. Raises OSError."""
+    old = _hide(target) if target.exists() or target.is_symlink() else None
     source.rename(target)
     _sync_folder(target.parent)
-    if grave:
-        _erase(grave)
+    if old:
+        _erase(old)
 
 
 def _read(folder: Path) -> VerifiedCheckpoint:
     manifest = read_manifest(folder)
-    step, max_steps = int(manifest["step"]), int(manifest["max_steps"])
-    return VerifiedCheckpoint(folder, step, max_steps, manifest["facts"])
+    step = int(manifest["step"])
+    return VerifiedCheckpoint(folder, step, int(manifest["max_steps"]), manifest["facts"])
 
 
-def _mislabelled(folder: Path) -> str:
+def _manifest_fault(folder: Path) -> str:
     manifest = read_manifest(folder)
-    if folder.name != checkpoint_name(manifest.get("step", -1)):
-        return f"its manifest is of step {manifest.get('step')}"
-    if not isinstance(manifest.get("max_steps"), int) or not isinstance(
-        manifest.get("facts"), dict
-    ):
-        return "its manifest does not tell what the training was"
+    step: Any = manifest.get("step")
+    if folder.name != checkpoint_name(step):
+        return f"its manifest is of step {step}"
+    has_max_steps = isinstance(manifest.get("max_steps"), int)
+    if not has_max_steps or not isinstance(manifest.get("facts"), dict):
+        return "its manifest does not say what the training was"
     return ""
 
 
@@ -183,23 +194,25 @@ def _file_damage(path: Path | None, num_bytes: int, sha256: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(name, path) of everything in a folder but its manifest; a link is a file here, wherever it leads."""
+    """Yield (name, path) of everything in a folder but its manifest. A link counts as a file, even
+    to a folder."""
     for path in sorted(folder.rglob("*")):
-        if (path.is_symlink() or not path.is_dir()) and path != folder / MANIFEST:
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and path != folder / MANIFEST:
             yield path.relative_to(folder).as_posix(), path
 
 
-def _look(folder: Path) -> tuple[object, ...]:
-    """Changes whenever a file of the folder is written to."""
-    stats = ((path.name, path.lstat()) for path in sorted(folder.rglob("*")))
+def _fingerprint(folder: Path) -> Fingerprint:
+    """Return a value that changes when a file of the folder is written to."""
+    stats = [(path.name, path.lstat()) for path in sorted(folder.rglob("*"))]
     return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
 
 
-def _bury(folder: Path) -> Path:
-    """Takes a folder's name at once, however long its removal will take."""
-    grave = folder.with_name(f".{folder.name}.old")
-    _erase(grave)
-    return folder.rename(grave)
+def _hide(folder: Path) -> Path:
+    """Free the name of a folder at once, however long its removal takes."""
+    hidden = folder.with_name(f".{folder.name}.old")
+    _erase(hidden)
+    return folder.rename(hidden)
 
 
 def _erase(path: Path) -> None:
@@ -208,17 +221,17 @@ def _erase(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _synced_sha256(path: Path) -> str:
+def _sync_file(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-    return sha256_of(path)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk; Windows does so by itself."""
-    if sys.platform != "win32":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Flush the names in a folder to the disk. Windows does so by itself."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

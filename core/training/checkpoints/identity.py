@@ -1,4 +1,5 @@
-"""What a training is: the facts that a checkpoint keeps, and which of them the job that continues it must share."""
+"""Identity of a training: the facts that a checkpoint keeps, and which of them may change when a
+run is resumed."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -10,48 +11,35 @@ from ..contract.files import sha256_of
 from ..contract.job import Job
 from .folder import VerifiedCheckpoint
 
-MAY_CHANGE = frozenset(
-    {
-        # where the files are: their content must be the same
-        "dataset",
-        "eval_dataset",
-        "dataset_sha256",
-        # what is watched and kept
-        "eval_steps",
-        "halve_batch_on_oom",
-        "logging_steps",
-        "max_lost_answers",
-        "num_samples",
-        "sample_steps",
-        "save_steps",
-        "save_total_limit",
-        "stop_when_diverged",
-        # where and how it is computed: the numbers stay the same but for rounding
-        "activation_memory_budget",
-        "activation_offloading",
-        "attn_implementation",
-        "checkpoint_every_n_layers",
-        "device",
-        "gpu",
-        "gradient_accumulation_steps",
-        "gradient_checkpointing",
-        "per_device_train_batch_size",
-        "profile",
-        "torch_compile",
-        "use_liger_kernel",
-        # libraries
-        "versions",
-    }
-)
-"""Facts that a run may change on its way. All others, new ones included, must be as they were."""
-NOT_WORTH_A_WORD = frozenset({"dataset", "eval_dataset", "dataset_sha256", "gpu", "device"})
+# fmt: off
+MAY_CHANGE = frozenset({
+    # places of files: their content must be the same
+    "dataset", "eval_dataset", "dataset_sha256",
+    # logging, evaluation and saving
+    "eval_steps", "halve_batch_on_oom", "logging_steps", "max_lost_answers", "num_samples",
+    "sample_steps", "save_steps", "save_total_limit", "stop_when_diverged",
+    # where and how it is computed: results differ by rounding only
+    "activation_memory_budget", "activation_offloading", "attn_implementation",
+    "checkpoint_every_n_layers", "device", "gpu", "gradient_accumulation_steps",
+    "gradient_checkpointing", "per_device_train_batch_size", "profile", "torch_compile",
+    "use_liger_kernel",
+    # library versions
+    "versions",
+})
+# fmt: on
+"""Facts that may change when a run is resumed. All others, also those of new fields, must stay the
+same."""
+SILENT_CHANGES = frozenset({"dataset", "eval_dataset", "dataset_sha256", "gpu", "device"})
+"""Facts whose change is not worth a note."""
+LONGEST_SHOWN_VALUE = 60
 
 
 def facts_of(job: Job, folder: Path, num_rows: int, versions: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that decides what a training of a job in a run folder does."""
-    fields = asdict(job)
+    """Return everything that decides the outcome of a training: job, model, data and library
+    versions."""
     config = config_file(job)
-    return fields | {
+    return {
+        **asdict(job),
         "config_sha256": sha256_of(config),
         "model_commit": _commit(config),
         "data_sha256": _data_hashes(job, folder),
@@ -62,7 +50,8 @@ def facts_of(job: Job, folder: Path, num_rows: int, versions: Mapping[str, str])
 
 
 def keep_smaller_batch(job: Job, checkpoint: VerifiedCheckpoint) -> Job:
-    """Return the job with the micro-batch of the checkpoint if out-of-memory recovery made that smaller.
+    """Return the job with the micro-batch of the checkpoint if out-of-memory recovery made that
+    smaller.
 
     The GPU has no more memory than before, and the rows of an optimizer step stay the same.
     """
@@ -75,56 +64,37 @@ def keep_smaller_batch(job: Job, checkpoint: VerifiedCheckpoint) -> Job:
     return replace(job, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
 
 
-def check_same(checkpoint: VerifiedCheckpoint, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """What has changed since a checkpoint and may, a sentence each. Raises TrainingError for what may not."""
+def allowed_changes(checkpoint: VerifiedCheckpoint, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a sentence about each fact that has changed since a checkpoint and may.
+
+    Raises TrainingError if any other fact has changed.
+    """
     changed = {
         name: (checkpoint.facts[name], value)
         for name, value in sorted(facts.items())
         if name in checkpoint.facts and checkpoint.facts[name] != value
     }
-    if barred := [
-        f"{name} was {_shown(old)}, now it is {_shown(new)}" for name, old, new in _barred(changed)
-    ]:
+    forbidden = _entries({name: pair for name, pair in changed.items() if name not in MAY_CHANGE})
+    if forbidden:
+        sentences = [
+            f"{name} was {_shown(old)}, now it is {_shown(new)}"
+            for name, (old, new) in forbidden.items()
+        ]
         raise TrainingError(
-            f"The run cannot go on from {checkpoint.folder.name}: {'; '.join(barred)}. "
+            f"The run cannot be resumed from {checkpoint.folder.name}: {'; '.join(sentences)}. "
             "Set it back in job.json, or start a new run.",
             cause="checkpoint_mismatch",
         )
     return tuple(
         f"From step {checkpoint.step} on {name} is {_shown(new)}; it was {_shown(old)}."
-        for name, (old, new) in _parts(changed).items()
-        if name not in NOT_WORTH_A_WORD
+        for name, (old, new) in _entries(changed).items()
+        if name not in SILENT_CHANGES
     )
-
-
-def _barred(changed: Mapping[str, tuple[Any, Any]]) -> list[tuple[str, Any, Any]]:
-    must_stay = {name: values for name, values in changed.items() if name not in MAY_CHANGE}
-    return [(name, old, new) for name, (old, new) in _parts(must_stay).items()]
-
-
-def _parts(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-    """Facts that are tables, such as the hashes of files, entry by entry."""
-    parts: dict[str, tuple[Any, Any]] = {}
-    for name, (old, new) in changed.items():
-        if isinstance(old, dict) and isinstance(new, dict):
-            entries = {key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())}
-            parts |= {
-                f"{name} of {key}": pair for key, pair in entries.items() if pair[0] != pair[1]
-            }
-        else:
-            parts[name] = (old, new)
-    return parts
-
-
-def _shown(value: Any) -> str:
-    text = (
-        repr(value) if isinstance(value, str | bool) else str("absent" if value is None else value)
-    )
-    return text if len(text) < 60 else text[:12] + "..." + text[-9:]
 
 
 def config_file(job: Job) -> Path:
-    """The config.json of the base model; of a Hub model the one that loading it will use."""
+    """Return the config.json of the base model; of a Hub model, the one in the cache that loading
+    will use."""
     if Path(job.model).is_dir():
         return Path(job.model) / "config.json"
     from transformers.utils.hub import cached_file
@@ -132,18 +102,39 @@ def config_file(job: Job) -> Path:
     return Path(str(cached_file(job.model, "config.json", revision=job.revision)))
 
 
+def _entries(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (old, new), with facts that are mappings, such as file hashes, split into
+    their entries."""
+    entries: dict[str, tuple[Any, Any]] = {}
+    for name, (old, new) in changed.items():
+        if not isinstance(old, dict) or not isinstance(new, dict):
+            entries[name] = (old, new)
+            continue
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                entries[f"{name} of {key}"] = (old.get(key), new.get(key))
+    return entries
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "absent"
+    text = repr(value) if isinstance(value, str | bool) else str(value)
+    return text if len(text) < LONGEST_SHOWN_VALUE else text[:12] + "..." + text[-9:]
+
+
 def _commit(config: Path) -> str | None:
-    """The commit of a Hub model, from its place in the cache: .../snapshots/<commit>/config.json"""
+    """Return the commit of a Hub model from its path in the cache,
+    .../snapshots/<commit>/config.json."""
     return config.parent.name if config.parent.parent.name == "snapshots" else None
 
 
 def _data_hashes(job: Job, folder: Path) -> dict[str, str]:
-    """File -> SHA-256 of the rows: all in the run's own folder of data, and those that lie elsewhere."""
-    named = (folder / path for path in (job.dataset, job.eval_dataset) if path)
-    files = sorted({*(folder / "data").glob("*.jsonl"), *named})
-    return {
-        (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix(): sha256_of(
-            path
-        )
-        for path in files
-    }
+    """Return file -> SHA-256 of all rows: those in the run's data folder, and those that the job
+    names elsewhere."""
+    named = [folder / path for path in (job.dataset, job.eval_dataset) if path]
+    hashes = {}
+    for path in sorted({*(folder / "data").glob("*.jsonl"), *named}):
+        name = path.relative_to(folder) if path.is_relative_to(folder) else path
+        hashes[name.as_posix()] = sha256_of(path)
+    return hashes

@@ -1,22 +1,12 @@
-"""What the training program and the rest of Tailor agree on.
+"""Agreement between the training program and the rest of Tailor: tables, files, formats.
 
-Standard library only. The one part of the training program that the rest of core imports, module by module.
+Standard library only. The one part of the training program that the rest of core imports.
 """
 
+# fmt: off
 __all__ = [
-    "checkpoint_files",
-    "failures",
-    "files",
-    "job",
-    "messages",
-    "methods",
-    "optimizers",
-    "process_id",
-    "row_columns",
-    "row_formats",
-    "row_reader",
-    "stages",
-    "states",
-    "status",
+    "checkpoint_files", "failures", "files", "job", "messages", "methods", "optimizers",
+    "process_id", "row_columns", "row_formats", "row_reader", "stages", "states", "status",
     "typed_json",
 ]
+# fmt: on

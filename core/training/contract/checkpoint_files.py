@@ -1,4 +1,5 @@
-"""Names and manifests of the folders in checkpoints/. Reads file names and JSON; never opens a tensor."""
+"""Names and manifests of the folders in checkpoints/. Reads file names and JSON; never opens a
+tensor."""
 
 import json
 import os
@@ -33,8 +34,8 @@ class Checkpoint:
 def list_checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
     """Return the checkpoints in a folder `checkpoints`, oldest first.
 
-    A manifest says that a checkpoint is complete. Early versions wrote no manifests: where no checkpoint has one,
-    trainer_state.json says it.
+    A manifest says that a checkpoint is complete. Early versions wrote no manifests: where no
+    checkpoint has one, trainer_state.json says it.
     """
     steps = {path: _step(path) for path in folder.glob("checkpoint-*")}
     found = sorted((step, path) for path, step in steps.items() if step is not None)

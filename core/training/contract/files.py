@@ -23,7 +23,7 @@ def write_text(path: Path, text: str) -> None:
 
     If it fails, the old file stays and nothing else is left behind. Raises OSError.
     """
-    # Several threads and processes may write the same file: each needs a temporary name of its own.
+    # Several threads and processes may write the same file: each needs another temporary name.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("w", encoding="utf-8") as file:

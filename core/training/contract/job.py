@@ -1,5 +1,6 @@
-"""Job: the settings of one training, as job.json holds them. Field names are those of TRL, Transformers, PEFT and
-bitsandbytes. core/job/fields.py says what each one means and which values are allowed.
+"""Job: the settings of one training, as job.json holds them. Field names are those of TRL,
+Transformers, PEFT and bitsandbytes. core/job/fields.py says what each one means and which values
+are allowed.
 """
 
 from collections.abc import Mapping
@@ -128,9 +129,9 @@ class Job:
     def from_json(cls, values: Mapping[str, object]) -> "Job":
         """Return the job in a job file of any version.
 
-        A field that the file lacks takes the default of its stage and method, else its own, as JobSpec does; unknown
-        fields are ignored. `differences` names both. Raises UnusableJob for a missing model or dataset, a value of a
-        wrong type and an unknown stage or method.
+        A field that the file lacks takes the default of its stage and method, else its own, as
+        JobSpec does; unknown fields are ignored. `differences` names both. Raises UnusableJob for a
+        missing model or dataset, a value of a wrong type and an unknown stage or method.
         """
         stage, method = values.get("stage", cls.stage), values.get("method", cls.method)
         _require_choice("stage", stage, [each.id for each in STAGES.values() if each.is_trainable])
@@ -145,7 +146,8 @@ class Job:
 
     @classmethod
     def differences(cls, values: Mapping[str, object]) -> tuple[str, ...]:
-        """Return a sentence each about the fields that a job file lacks and about those that are unknown."""
+        """Return a sentence each about the fields that a job file lacks and about those that are
+        unknown."""
         known = types_of(cls).keys()
         missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
         sentences = []

@@ -7,25 +7,23 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class ExtraOptimizer:
-    """An optimizer of Transformers that needs a package which Tailor does not bring."""
+    """Optimizer of Transformers that needs a further package."""
 
     optim: str
     package: str
-    """What to install."""
+    """Name for pip install."""
     module: str
-    """What Python calls it."""
+    """Name for import."""
     is_low_rank: bool = False
-    """Projects the gradients of whole matrices to a low rank: nothing for an adapter, which has a low rank itself."""
+    """Projects gradients of whole matrices to a low rank. An adapter's have a low rank already."""
 
 
+_EXTRA_OPTIMIZERS = (
+    ExtraOptimizer("galore_adamw", "galore-torch", "galore_torch", is_low_rank=True),
+    ExtraOptimizer("apollo_adamw", "apollo-torch", "apollo_torch", is_low_rank=True),
+    ExtraOptimizer("schedule_free_adamw", "schedulefree", "schedulefree"),
+    ExtraOptimizer("adamw_torch_4bit", "torchao", "torchao"),
+)
 EXTRA_OPTIMIZERS: Mapping[str, ExtraOptimizer] = MappingProxyType(
-    {
-        extra.optim: extra
-        for extra in (
-            ExtraOptimizer("galore_adamw", "galore-torch", "galore_torch", is_low_rank=True),
-            ExtraOptimizer("apollo_adamw", "apollo-torch", "apollo_torch", is_low_rank=True),
-            ExtraOptimizer("schedule_free_adamw", "schedulefree", "schedulefree"),
-            ExtraOptimizer("adamw_torch_4bit", "torchao", "torchao"),
-        )
-    }
+    {extra.optim: extra for extra in _EXTRA_OPTIMIZERS}
 )

@@ -1,4 +1,5 @@
-"""Identity of a process, as process.json, exit.json and status.json hold it. Asks nothing about live processes."""
+"""Identity of a process, as process.json, exit.json and status.json hold it. Asks nothing about
+live processes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,7 +7,8 @@ from pathlib import Path
 
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 BOOT_TIME_TOLERANCE_SECONDS = 100
-"""Windows recomputes its boot time at every call, up to some seconds apart; two boots are further apart than this."""
+"""Windows recomputes its boot time at every call, up to some seconds apart; two boots are further
+apart than this."""
 MAX_SECONDS = 1e12
 """Larger start times are damage, and too large for a float."""
 
@@ -17,12 +19,13 @@ class ProcessId:
 
     pid: int
     start_time: float
-    """Linux: seconds since boot, which setting the clock does not change. Elsewhere: Unix seconds."""
+    """Linux: seconds since boot, which setting the clock does not change. Elsewhere: Unix seconds.
+    """
     boot_id: str
 
     @classmethod
     def from_json(cls, fields: Mapping[str, object]) -> "ProcessId | None":
-        """Return the process that a file names; None if it names none, or one of the system (0, 1)."""
+        """Return the process that a file names; None if it names none, or the system's 0 or 1."""
         pid = fields.get("pid")
         start_time = fields.get("pid_start_time")
         boot_id = fields.get("boot_id")
@@ -44,8 +47,8 @@ class ProcessId:
 def read_boot_id(boot_time: Callable[[], float], file: Path = BOOT_ID_FILE) -> str:
     """Return a name for the time since this machine was started.
 
-    Linux has one in `file`. Elsewhere it is the boot time in Unix seconds, which `boot_time` returns
-    (psutil.boot_time).
+    Linux has one in `file`. Elsewhere it is the boot time in Unix seconds, which `boot_time`
+    returns (psutil.boot_time).
     """
     try:
         return file.read_text(encoding="ascii").strip()

@@ -24,4 +24,5 @@ TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
         "interrupted": frozenset({"queued", "starting"}),
     }
 )
-"""State -> states that may follow. A new run is `starting`; until its program starts, it may still be queued."""
+"""State -> states that may follow. A new run is `starting`; until its program starts, it may still
+be queued."""

@@ -1,4 +1,5 @@
-"""Status of a run: the fields of status.json, which the training program writes and everybody else reads."""
+"""Status of a run: the fields of status.json, which the training program writes and everybody else
+reads."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -58,7 +59,8 @@ class Status:
     epoch: float = 0.0
     num_train_epochs: float = 0.0
     last_step_time: float | None = None
-    """End of the last optimizer step. With seconds_per_step it tells a slow run from one that hangs."""
+    """End of the last optimizer step. With seconds_per_step it tells a slow run from one that
+    hangs."""
     seconds_per_step: float | None = None
     checkpoint_step: int | None = None
     """Step of the newest good checkpoint."""
@@ -78,7 +80,8 @@ class Status:
     baseline_bytes: int | None = None
     """Memory of the process before the model was loaded; 0 on a GPU."""
     phase_peak_bytes: Mapping[str, int] = field(default_factory=dict)
-    """Peak of each memory phase above the baseline: load, forward, backward, optimizer_step, eval, save."""
+    """Peak of each memory phase above the baseline: load, forward, backward, optimizer_step, eval,
+    save."""
     peak_allocated_bytes: int | None = None
     """Highest allocated memory of the whole training (GPU only)."""
     peak_reserved_bytes: int | None = None
@@ -89,7 +92,8 @@ class Status:
     def from_json(cls, fields: Mapping[str, object]) -> "Status":
         """Return the status in a file of any version, torn or damaged ones included.
 
-        Unknown fields and values of a wrong type are left out: one damaged file must not hide the list of runs.
+        Unknown fields and values of a wrong type are left out: one damaged file must not hide the
+        list of runs.
         """
         sound: dict[str, Any] = {}
         for name, declared in types_of(cls).items():

@@ -27,7 +27,8 @@ def _cached_types_of(cls: Any) -> Mapping[str, Any]:
 def value_as(declared: Any, value: object) -> Any:
     """Return a JSON value as a declared type; lists become tuples. Raises WrongType.
 
-    Types: bool, int, float, str, Literal, tuple[T, ...], Mapping[str, T], T | None, and dataclasses of these.
+    Types: bool, int, float, str, Literal, tuple[T, ...], Mapping[str, T], T | None, and dataclasses
+    of these.
     """
     origin = get_origin(declared)
     if origin is Literal:

@@ -1,1 +1,3 @@
-"""Rows: read, split and turned into token ids. Never imports torch, so that the preview starts quickly."""
+"""Rows and tokens: JSONL files to TRL's columns, and to what the model reads. Needs no torch."""
+
+__all__ = ["preferences", "prompts", "rows", "tokenizer", "tokens"]

@@ -1,112 +1,124 @@
-"""Preferences as the trainers of ORPO and CPO take them: as text, divided into tokens in a way of their own.
+"""Preferences as the trainers of ORPO and CPO read them: as text, tokenized in a way of their own.
 
-Never imports torch. tests/test_preview_preferences.py holds it against those trainers, token by token.
+Never imports torch. tests/workers/test_preview_preferences.py compares it with those trainers,
+token by token.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..contract.row_reader import BadRow
 from ..contract.stages import STAGES
-from .tokens import Tokens, from_index
+from .tokens import Tokens
 
-COLUMNS = ("prompt", "chosen", "rejected")
+PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected")
+
+
+class SplitText(NamedTuple):
+    """Prompt and answer in tokens."""
+
+    tokens: Tokens
+    begin: int
+    """Index at which the answer begins."""
 
 
 @dataclass(frozen=True)
-class Comparer:
-    """Turns preferences into tokens, in the place of an Encoder."""
+class PreferenceEncoder:
+    """Encoder of preferences, in place of an Encoder."""
 
     tokenizer: Any
-    stage: str = "cpo"
+    stage: str
     chat_template: str | None = None
     on_answers: bool = True
 
     def encode_all(self, row: Mapping[str, Any], with_text: bool = False) -> tuple[Tokens, Tokens]:
-        """The chosen and the rejected text. ORPO learns the chosen one by heart, its question included.
+        """Return the chosen and the rejected text.
 
-        Raises BadRow for texts that those trainers cannot divide, and what the chat template raises.
+        ORPO also applies the SFT loss to the chosen text, prompt included. Raises BadRow for texts
+        that those trainers cannot split, and what the chat template raises.
         """
-        (chosen, begin), (rejected, other) = self.divided(row, with_text)
-        if STAGES[self.stage].learns_chosen_prompt:
-            begin = 0
-        return from_index(chosen, begin), from_index(rejected, other)
+        chosen, rejected = self.split(row, with_text)
+        begin = 0 if STAGES[self.stage].learns_chosen_prompt else chosen.begin
+        return chosen.tokens.with_loss_from(begin), rejected.tokens.with_loss_from(rejected.begin)
 
     def prompt_length(self, row: Mapping[str, Any]) -> int:
-        """Tokens before the answers; those before the later one, should they differ."""
-        return max(begin for _tokens, begin in self.divided(row))
+        """Return the number of tokens before the answers; the larger one if they differ."""
+        return max(text.begin for text in self.split(row))
 
-    def divided(
-        self, row: Mapping[str, Any], with_text: bool = False
-    ) -> tuple[tuple[Tokens, int], tuple[Tokens, int]]:
-        """Both texts, each with the index at which its answer begins."""
-        text = text_of(row, self.tokenizer)
-        chosen, rejected = (
-            self._divide(text["prompt"], text[name], with_text) for name in COLUMNS[1:]
-        )
-        prompts = zip(chosen[0].ids[: chosen[1]], rejected[0].ids[: rejected[1]], strict=False)
-        if sum(one != other for one, other in prompts) > 1:
+    def split(self, row: Mapping[str, Any], with_text: bool = False) -> tuple[SplitText, SplitText]:
+        """Return the chosen and the rejected text, each split into prompt and answer."""
+        text = preference_text(row, self.tokenizer)
+        chosen = self._split_text(text["prompt"], text["chosen"], with_text)
+        rejected = self._split_text(text["prompt"], text["rejected"], with_text)
+        chosen_prompt = chosen.tokens.ids[: chosen.begin]
+        rejected_prompt = rejected.tokens.ids[: rejected.begin]
+        # The trainers tolerate one different token, where prompt and answer merge.
+        pairs = zip(chosen_prompt, rejected_prompt, strict=False)
+        if sum(one != other for one, other in pairs) > 1:
             raise BadRow("its prompt has other tokens before chosen than before rejected")
-        return self._completed(*chosen), self._completed(*rejected)
+        return self._with_special_tokens(chosen), self._with_special_tokens(rejected)
 
-    def _divide(self, prompt: str, answer: str, with_text: bool) -> tuple[Tokens, int]:
+    def _split_text(self, prompt: str, answer: str, with_text: bool) -> SplitText:
         whole = self.tokenizer(
             prompt + answer, add_special_tokens=False, return_offsets_mapping=with_text
         )
-        ids, alone = (
-            whole["input_ids"],
-            self.tokenizer(prompt, add_special_tokens=False)["input_ids"],
-        )
-        if len(ids) < len(alone):
+        ids = whole["input_ids"]
+        prompt_ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if len(ids) < len(prompt_ids):
             raise BadRow("its prompt has more tokens than prompt and answer together")
-        begin = len(alone) - (
-            alone != ids[: len(alone)]
-        )  # one token less if the answer changes the last one
+        begin = len(prompt_ids)
+        if ids[:begin] != prompt_ids:
+            begin -= 1  # the last token of the prompt merges with the answer
         text = prompt + answer if with_text else ""
-        return Tokens(ids, [True] * len(ids), text, whole.get("offset_mapping", ())), begin
+        tokens = Tokens(ids, [True] * len(ids), text, whole.get("offset_mapping", ()))
+        return SplitText(tokens, begin)
 
-    def _completed(self, tokens: Tokens, begin: int) -> tuple[Tokens, int]:
-        """With the tokens for the beginning and the end, unless the text brings them."""
-        first, last, place = (
-            self.tokenizer.bos_token_id,
-            self.tokenizer.eos_token_id,
-            len(tokens.text),
-        )
+    def _with_special_tokens(self, split: SplitText) -> SplitText:
+        """Add the tokens for the beginning and the end, unless the text has them."""
+        tokens, begin = split
+        first, last = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        end_of_text = len(tokens.text)
         if first is not None and (begin == 0 or tokens.ids[0] != first):
-            tokens, begin = _with(tokens, 0, first, 0), begin + 1
+            tokens = _insert(tokens, 0, first, 0)
+            begin += 1
         if len(tokens.ids) == begin or tokens.ids[-1] != last:
-            tokens = _with(tokens, len(tokens.ids), last, place)
-        return tokens, begin
+            tokens = _insert(tokens, len(tokens.ids), last, end_of_text)
+        return SplitText(tokens, begin)
 
 
-def text_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, str]:
-    """A preference as text, tools included, which those trainers would forget. Raises what the chat template raises."""
+def preference_text(row: Mapping[str, Any], tokenizer: Any) -> dict[str, str]:
+    """Return a preference as text: prompt, chosen and rejected. Raises what the chat template
+    raises.
+
+    The trainers of ORPO and CPO would do it themselves, but would leave out the tools.
+    """
     from trl.data_utils import apply_chat_template
 
-    columns = {name: row[name] for name in COLUMNS}
+    columns = {name: row[name] for name in PREFERENCE_COLUMNS}
     if isinstance(row["prompt"], str):
         return columns
-    text = apply_chat_template(
-        columns, tokenizer, tools=json.loads(row["tools"]) if row.get("tools") else None
-    )
-    return {
-        name: value if name == "prompt" else _ended(value, tokenizer.eos_token)
-        for name, value in text.items()
-    }
+    tools = json.loads(row["tools"]) if row.get("tools") else None
+    text: dict[str, str] = apply_chat_template(columns, tokenizer, tools=tools)
+    for name in ("chosen", "rejected"):
+        text[name] = _up_to_end_token(text[name], tokenizer.eos_token)
+    return text
 
 
-def _ended(text: str, end: str) -> str:
-    """An answer without what a template puts behind its end token: the trainer would put a second one there."""
-    bare = text.rstrip()
-    return bare if bare.endswith(end) else text
+def _up_to_end_token(text: str, end: str) -> str:
+    """Remove white space that a template puts behind its end token.
+
+    Otherwise the trainer would add a second end token there.
+    """
+    stripped = text.rstrip()
+    return stripped if stripped.endswith(end) else text
 
 
-def _with(tokens: Tokens, index: int, id: int, place: int) -> Tokens:
-    """With one more token, which stands nowhere in the text."""
+def _insert(tokens: Tokens, index: int, id: int, place: int) -> Tokens:
+    """Return the tokens with one more at `index`, which stands at a `place` in the text."""
     ids, spans = list(tokens.ids), list(tokens.spans)
     ids.insert(index, id)
     if tokens.text:
         spans.insert(index, (place, place))
-    return replace(tokens, ids=ids, counts=[True] * len(ids), spans=spans)
+    return replace(tokens, ids=ids, loss_mask=[True] * len(ids), spans=spans)

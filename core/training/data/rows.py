@@ -1,4 +1,6 @@
-"""The rows: reads JSONL files, sets evaluation rows aside; a bad line is named by its number. Never counts tokens."""
+"""Read the rows of a job from JSONL files and hold out evaluation rows. Names the line of a bad
+row; never counts tokens.
+"""
 
 import json
 import random
@@ -14,16 +16,18 @@ from datasets import Dataset, Features, Json, List, Value
 from ..contract.failures import TrainingError
 from ..contract.row_columns import Row
 from ..contract.row_reader import BadRow, columns_of, read_row, unpaired_rows
-from ..contract.stages import STAGES
+from ..contract.stages import DEFAULT_STAGE, STAGES
 
-# datasets keeps JSON columns with the one of pandas, which rounds numbers to ten digits and loses very large ones.
+# datasets reads and writes JSON columns with pandas' parser, which rounds numbers to ten digits and
+# loses very large ones.
 pandas.io.json.ujson_loads, pandas.io.json.ujson_dumps = json.loads, json.dumps
 
 FEWEST_ROWS_TO_SPLIT = 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class Numbered(NamedTuple):
-    """A row, and its line in its file."""
+class NumberedRow(NamedTuple):
+    """Row with its line in its file."""
 
     line: int
     row: Row
@@ -31,12 +35,12 @@ class Numbered(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """What is trained on, in TRL's columns."""
+    """Training and evaluation rows in TRL's columns."""
 
     train: Dataset
     eval: Dataset | None
     train_lines: Sequence[int]
-    """The line of each row in its file."""
+    """Line of each row in its file."""
     eval_lines: Sequence[int]
 
     @property
@@ -51,7 +55,7 @@ class Rows:
 
     @property
     def has_marked_answers(self) -> bool:
-        """True unless the rows are plain texts, in which nothing tells questions from answers."""
+        """True unless the rows are plain texts, which do not say where an answer begins."""
         return "text" not in self.train.column_names
 
 
@@ -62,46 +66,41 @@ def read_rows(
     eval_fraction: float,
     seed: int,
     *,
-    stage: str = "sft",
+    stage: str = DEFAULT_STAGE,
 ) -> Rows:
-    """The rows of a job's files for its stage; without an eval_dataset a share of the training rows is set aside.
+    """Read the rows of a job for its stage. Without an eval_dataset, hold out a share of the rows.
 
-    Relative paths are relative to the run folder. Raises TrainingError naming the file's line that cannot be used.
+    Relative paths start in the run folder. Raises TrainingError with the line of a bad row.
     """
-    train = _read(folder / dataset, "dataset", stage)
+    train = _read_file(folder / dataset, "dataset", stage)
     if eval_dataset:
-        held_out = _read(folder / eval_dataset, "eval_dataset", stage)
+        held_out = _read_file(folder / eval_dataset, "eval_dataset", stage)
         if columns_of(train[0].row) != columns_of(held_out[0].row):
             raise TrainingError(
-                "The rows of eval_dataset are of another kind than those of dataset."
+                "The rows of eval_dataset are of another format than those of dataset."
             )
     else:
         train, held_out = _split(train, eval_fraction, seed)
-    if "unpaired preference" in STAGES[stage].dataset_types and "chosen" in train[0].row:
-        train, held_out = (
-            [Numbered(line, each) for line, row in rows for each in unpaired_rows(row)]
-            for rows in (train, held_out)
-        )
+    is_paired = "chosen" in train[0].row
+    if is_paired and "unpaired preference" in STAGES[stage].dataset_types:
+        train, held_out = _unpaired(train), _unpaired(held_out)
     features = _features(train[0].row)
     return Rows(
-        train=_table(train, features),
-        eval=_table(held_out, features) if held_out else None,
+        train=_to_dataset(train, features),
+        eval=_to_dataset(held_out, features) if held_out else None,
         train_lines=array("L", (line for line, _row in train)),
         eval_lines=array("L", (line for line, _row in held_out)),
     )
 
 
-def _table(rows: list[Numbered], features: Features) -> Dataset:
-    return Dataset.from_list([row for _line, row in rows], features=features)
-
-
-def _read(path: Path, field: str, stage: str) -> list[Numbered]:
-    """Every row of a file, all of the kind of the first."""
-    rows: list[Numbered] = []
+def _read_file(path: Path, field: str, stage: str) -> list[NumberedRow]:
+    """Read every row of a file; all must have the format of the first."""
+    rows: list[NumberedRow] = []
     try:
         for number, line in _lines(path):
+            first = rows[0].row if rows else None
             try:
-                rows.append(Numbered(number, read_row(line, stage, rows[0].row if rows else None)))
+                rows.append(NumberedRow(number, read_row(line, stage, first)))
             except BadRow as error:
                 raise TrainingError(f"{field} line {number}: {error}.", cause="bad_row") from None
     except OSError as error:
@@ -112,28 +111,38 @@ def _read(path: Path, field: str, stage: str) -> list[Numbered]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (number, line) of the lines that are not blank."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line := line.removeprefix(b"\xef\xbb\xbf").strip():
-                yield number, line
+            text = line.removeprefix(BYTE_ORDER_MARK).strip()
+            if text:
+                yield number, text
 
 
 def _split(
-    rows: list[Numbered], fraction: float, seed: int
-) -> tuple[list[Numbered], list[Numbered]]:
-    """(rows to train on, rows held out), both in the order of the file."""
+    rows: list[NumberedRow], fraction: float, seed: int
+) -> tuple[list[NumberedRow], list[NumberedRow]]:
+    """Return (rows to train on, rows held out), both in the order of the file."""
     if fraction == 0 or len(rows) < FEWEST_ROWS_TO_SPLIT:
         return rows, []
-    count = max(1, round(fraction * len(rows)))
-    chosen = set(random.Random(seed).sample(range(len(rows)), count))
-    return (
-        [row for index, row in enumerate(rows) if index not in chosen],
-        [row for index, row in enumerate(rows) if index in chosen],
-    )
+    num_held_out = max(1, round(fraction * len(rows)))
+    chosen = set(random.Random(seed).sample(range(len(rows)), num_held_out))
+    kept = [row for index, row in enumerate(rows) if index not in chosen]
+    held_out = [row for index, row in enumerate(rows) if index in chosen]
+    return kept, held_out
+
+
+def _unpaired(rows: list[NumberedRow]) -> list[NumberedRow]:
+    """Split each preference into its two answers."""
+    return [NumberedRow(line, answer) for line, row in rows for answer in unpaired_rows(row)]
+
+
+def _to_dataset(rows: list[NumberedRow], features: Features) -> Dataset:
+    return Dataset.from_list([row for _line, row in rows], features=features)
 
 
 def _features(row: Row) -> Features:
-    """Messages are kept as JSON: as Arrow structs each would get every key of every other, with nulls."""
+    # Messages stay JSON: as Arrow structs each would get every key of every other one, with nulls.
     return Features({name: _feature(value) for name, value in row.items()})
 
 

@@ -1,4 +1,5 @@
-"""The tokenizer of a model, with the chat template that its rows need. Never imports torch: the preview has none."""
+"""Load the tokenizer of a model, with a chat template. Never imports torch, which the preview
+worker lacks."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ CHAT_TEMPLATE = """\
     {{- '<|im_start|>assistant\n' }}
 {%- endif %}
 """
-"""For models that bring none: ChatML, but a turn ends with the model's own end token, at which generation stops."""
+"""Template for models without one: ChatML, but a turn ends with the model's own end token, at which
+generation stops."""
 
 
 def source_of(model: str, revision: str) -> dict[str, str]:
@@ -53,21 +55,21 @@ def load_tokenizer(model: str, revision: str, *, is_conversational: bool) -> Any
 
 
 def training_template(tokenizer: Any, model: str) -> str | None:
-    """The chat template that TRL puts in place of one that does not mark the answers; None if it marks them itself.
+    """Return TRL's replacement for a chat template that does not mark the answers; None if it marks
+    them itself.
 
-    Raises TrainingError if there is none.
+    Raises TrainingError if TRL has none.
     """
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
     if has_generation_markers(tokenizer.chat_template):
         return None
     try:
-        template: str | None = get_training_chat_template(
-            tokenizer
-        )  # TRL has its own for the common templates
+        template: str | None = get_training_chat_template(tokenizer)
     except ValueError:
         raise TrainingError(
-            f"The chat template of {model} does not mark the assistant's turns: switch assistant_only_loss "
-            "off, or give the model a chat template with {% generation %} markers."
+            f"The chat template of {model} does not mark the assistant's turns: switch "
+            "assistant_only_loss off, or give the model a chat template with {% generation %} "
+            "markers."
         ) from None
     return template

@@ -1,6 +1,7 @@
-"""What the model sees of a row: its tokens, and which of them count for the loss. As TRL's trainers prepare rows.
+"""Tokens of a row and which of them count for the loss, as TRL's trainers prepare rows.
 
-Never imports torch. tests/workers/test_preview.py holds it against the trainer's own preparation, token by token.
+Never imports torch. tests/workers/test_preview.py compares it with the trainer's own preparation,
+token by token.
 """
 
 import json
@@ -9,163 +10,189 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from ..contract.stages import STAGES
+from ..contract.stages import DEFAULT_STAGE, STAGES
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A row in tokens."""
+    """One text in tokens."""
 
     ids: Sequence[int]
-    counts: Sequence[bool]
-    """Which tokens count for the loss."""
+    loss_mask: Sequence[bool]
+    """True for the tokens that count for the loss."""
     text: str = ""
-    """What was tokenised, if it was asked for."""
+    """Text that was tokenized, if it was asked for."""
     spans: Sequence[tuple[int, int]] = ()
-    """Where in the text each token stands; empty for one that the tokenizer added."""
+    """Place of each token in the text; empty (begin == end) for one that the tokenizer added."""
 
     @property
-    def first_counted(self) -> int | None:
-        """Index of the first token that counts."""
-        return next((index for index, counts in enumerate(self.counts) if counts), None)
+    def first_in_loss(self) -> int | None:
+        """Index of the first token that counts; None if none does."""
+        return self.loss_mask.index(True) if True in self.loss_mask else None
 
     @property
-    def end_counted(self) -> int:
+    def end_in_loss(self) -> int:
         """Index after the last token that counts; 0 if none does."""
-        backwards = reversed(range(len(self.counts)))
-        return next((index + 1 for index in backwards if self.counts[index]), 0)
+        for index in reversed(range(len(self.loss_mask))):
+            if self.loss_mask[index]:
+                return index + 1
+        return 0
 
-    @property
-    def num_counted(self) -> int:
-        return sum(self.counts)
+    def with_loss_from(self, begin: int) -> "Tokens":
+        """Return the same tokens, of which those from an index on count for the loss."""
+        return replace(self, loss_mask=[index >= begin for index in range(len(self.ids))])
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns rows of TRL's columns into tokens."""
+    """Encoder of rows in TRL's columns."""
 
     tokenizer: Any
     chat_template: str | None
-    """Set if TRL puts one of its own in place of the tokenizer's."""
+    """TRL's replacement for the tokenizer's own template, if it needs one."""
     on_answers: bool
     """True if only the answers count for the loss."""
-    stage: str = "sft"
+    stage: str = DEFAULT_STAGE
 
     def encode_all(self, row: Row, with_text: bool = False) -> tuple[Tokens, ...]:
-        """The texts of a row: one, or of a preference two, the chosen first. Raises what the chat template raises."""
-        if STAGES[self.stage].generates:
+        """Return the texts of a row: one, or two of a preference, the chosen one first.
+
+        Raises what the chat template raises.
+        """
+        stage = STAGES[self.stage]
+        if stage.generates:
             return (self._prompt(row, with_text),)
         if "chosen" not in row:
             return (self.encode(row, with_text),)
         texts = [
-            self._exchange({**row, "completion": row[answer]}, with_text)
+            self._prompt_and_completion({**row, "completion": row[answer]}, with_text)
             for answer in ("chosen", "rejected")
         ]
-        if STAGES[self.stage].head == "score":
-            return tuple(from_index(whole, len(whole.ids) - 1) for whole, _prompt in texts)
-        begin = min(_shared_length(prompt_ids, whole.ids) for whole, prompt_ids in texts)
-        return tuple(from_index(whole, begin) for whole, _prompt in texts)
+        if stage.head == "score":  # the score is read at the last token
+            return tuple(whole.with_loss_from(len(whole.ids) - 1) for whole, _prompt in texts)
+        # DPO cuts both texts at the end of the prompt that they share.
+        begin = min(_length_shared(prompt_ids, whole.ids) for whole, prompt_ids in texts)
+        return tuple(whole.with_loss_from(begin) for whole, _prompt in texts)
 
     def encode(self, row: Row, with_text: bool = False) -> Tokens:
-        """A row's tokens, and with the text the places of the tokens in it. Raises what the chat template raises."""
+        """Return the tokens of a text, a conversation or a prompt with its completion.
+
+        Raises what the chat template raises.
+        """
         if "text" in row:
-            return self._plain(self._ended(row["text"]), with_text)
+            return self._plain_text(self._with_end_token(row["text"]), with_text)
         if "messages" in row:
-            mask = {"return_assistant_tokens_mask": True} if self.on_answers else {}
-            tokens, found = self._chat(row["messages"], row, with_text, **mask)
-            return (
-                replace(tokens, counts=[bit == 1 for bit in found["assistant_masks"]])
-                if mask
-                else tokens
-            )
-        whole, prompt_ids = self._exchange(row, with_text)
-        return (
-            from_index(whole, _shared_length(prompt_ids, whole.ids)) if self.on_answers else whole
+            return self._conversation(row, with_text)
+        whole, prompt_ids = self._prompt_and_completion(row, with_text)
+        if not self.on_answers:
+            return whole
+        return whole.with_loss_from(_length_shared(prompt_ids, whole.ids))
+
+    def _conversation(self, row: Row, with_text: bool) -> Tokens:
+        if not self.on_answers:
+            return self._chat(row["messages"], row, with_text)[0]
+        tokens, encoding = self._chat(
+            row["messages"], row, with_text, return_assistant_tokens_mask=True
         )
+        return replace(tokens, loss_mask=[bit == 1 for bit in encoding["assistant_masks"]])
 
     def _prompt(self, row: Row, with_text: bool) -> Tokens:
-        """What stands before an answer that the model draws itself."""
+        """Return the prompt of an online stage; the model generates the rest."""
         prompt = row["prompt"]
         if isinstance(prompt, str):
-            tokens = self._plain(prompt, with_text)
+            tokens = self._plain_text(prompt, with_text)
         else:
-            tokens, _found = self._chat(prompt, row, with_text, add_generation_prompt=True)
-        return from_index(tokens, len(tokens.ids))
+            tokens, _encoding = self._chat(prompt, row, with_text, add_generation_prompt=True)
+        return tokens.with_loss_from(len(tokens.ids))
 
-    def _exchange(self, row: Row, with_text: bool) -> tuple[Tokens, Sequence[int]]:
-        """(prompt and completion together, the ids of the prompt alone)."""
+    def _prompt_and_completion(self, row: Row, with_text: bool) -> tuple[Tokens, Sequence[int]]:
+        """Return (prompt and completion together, the ids of the prompt alone)."""
         prompt, completion = row["prompt"], row["completion"]
         if isinstance(prompt, str):
-            alone = self.tokenizer(text=prompt)["input_ids"]
-            return self._plain(prompt + self._ended(completion), with_text), alone
-        alone = self._chat(prompt, row, add_generation_prompt=True)[0].ids
-        return self._chat([*prompt, *completion], row, with_text)[0], alone
+            prompt_ids = self.tokenizer(text=prompt)["input_ids"]
+            whole = self._plain_text(prompt + self._with_end_token(completion), with_text)
+            return whole, prompt_ids
+        prompt_ids = self._chat(prompt, row, add_generation_prompt=True)[0].ids
+        return self._chat([*prompt, *completion], row, with_text)[0], prompt_ids
 
     def _chat(
-        self, messages: Sequence[Any], row: Row, with_text: bool = False, **settings: bool
+        self, messages: Sequence[Any], row: Row, with_text: bool = False, **options: bool
     ) -> tuple[Tokens, Mapping[str, Any]]:
-        """(a conversation's tokens, all counting; everything that the tokenizer says of them)."""
-        shared = {
+        """Return (tokens of a conversation, all in the loss; the tokenizer's whole encoding)."""
+        arguments: dict[str, Any] = {
             "conversation": messages,
             "chat_template": self.chat_template,
             "tools": json.loads(row["tools"]) if row.get("tools") else None,
         }
-        spans = {"tokenizer_kwargs": {"return_offsets_mapping": True}} if with_text else {}
-        found = self.tokenizer.apply_chat_template(
-            tokenize=True, return_dict=True, **shared, **settings, **spans
+        if not with_text:
+            encoding = self.tokenizer.apply_chat_template(
+                **arguments, **options, tokenize=True, return_dict=True
+            )
+            return _all_in_loss(encoding, ""), encoding
+        encoding = self.tokenizer.apply_chat_template(
+            **arguments,
+            **options,
+            tokenize=True,
+            return_dict=True,
+            tokenizer_kwargs={"return_offsets_mapping": True},
         )
-        before = {"add_generation_prompt": settings.get("add_generation_prompt", False)}
-        text = (
-            self.tokenizer.apply_chat_template(tokenize=False, **shared, **before)
-            if with_text
-            else ""
+        text = self.tokenizer.apply_chat_template(
+            **arguments,
+            tokenize=False,
+            add_generation_prompt=options.get("add_generation_prompt", False),
         )
-        return _all_counting(found, text), found
+        return _all_in_loss(encoding, text), encoding
 
-    def _plain(self, text: str, with_text: bool) -> Tokens:
-        found = self.tokenizer(text=text, return_offsets_mapping=with_text)
-        return _all_counting(found, text if with_text else "")
+    def _plain_text(self, text: str, with_text: bool) -> Tokens:
+        encoding = self.tokenizer(text=text, return_offsets_mapping=with_text)
+        return _all_in_loss(encoding, text if with_text else "")
 
-    def _ended(self, text: str) -> str:
-        """A text with the end token, which is inside the loss."""
+    def _with_end_token(self, text: str) -> str:
+        """Return a text with the end token, which counts for the loss."""
         end: str = self.tokenizer.eos_token
         return text if text.endswith(end) else text + end
 
 
-def pieces(tokens: Tokens, max_length: int, tokenizer: Any) -> tuple[list[tuple[str, bool]], str]:
-    """([(text, counts for the loss)] of what fits, the text that is cut off). Together they are the whole text."""
-    fitting = min(len(tokens.ids), max_length)
-    found: list[tuple[str, bool]] = []
-    at = 0
-    for counts, group in groupby(range(fitting), key=lambda index: tokens.counts[index]):
-        text = ""
+def split_by_loss(
+    tokens: Tokens, max_length: int, tokenizer: Any
+) -> tuple[list[tuple[str, bool]], str]:
+    """Return ([(text, is in the loss)] of what fits, the text that is cut off).
+
+    Together they are the whole text.
+    """
+    num_fitting = min(len(tokens.ids), max_length)
+    pieces: list[tuple[str, bool]] = []
+    position = 0
+    for is_in_loss, group in groupby(range(num_fitting), key=lambda index: tokens.loss_mask[index]):
+        piece = ""
         for index in group:
             begin, end = tokens.spans[index]
-            upto = end if index < len(tokens.ids) - 1 else len(tokens.text)
-            text, at = text + tokens.text[at:upto], max(at, upto)
-            if (
-                begin == end
-            ):  # a token that stands nowhere in the text, such as one for its beginning
-                text += str(tokenizer.convert_ids_to_tokens(tokens.ids[index]))
-        found.append((text, counts))
-    return found, tokens.text[at:]
+            # The last token takes what is left, such as a space that the tokenizer drops.
+            if index == len(tokens.ids) - 1:
+                end_of_piece = len(tokens.text)
+            else:
+                end_of_piece = end
+            piece += tokens.text[position:end_of_piece]
+            position = max(position, end_of_piece)
+            if begin == end:  # not part of the text, such as a token for its beginning
+                piece += str(tokenizer.convert_ids_to_tokens(tokens.ids[index]))
+        pieces.append((piece, is_in_loss))
+    return pieces, tokens.text[position:]
 
 
-def _all_counting(found: Mapping[str, Any], text: str) -> Tokens:
-    ids = found["input_ids"]
-    return Tokens(ids, [True] * len(ids), text, found.get("offset_mapping", ()))
+def _all_in_loss(encoding: Mapping[str, Any], text: str) -> Tokens:
+    ids = encoding["input_ids"]
+    return Tokens(ids, [True] * len(ids), text, encoding.get("offset_mapping", ()))
 
 
-def from_index(tokens: Tokens, begin: int) -> Tokens:
-    """The same tokens, of which those from an index on count."""
-    return replace(tokens, counts=[index >= begin for index in range(len(tokens.ids))])
+def _length_shared(ids: Sequence[int], others: Sequence[int]) -> int:
+    """Return how many tokens two sequences begin with alike.
 
-
-def _shared_length(ids: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens two rows of them begin with alike. A completion begins where the prompt and the whole part."""
-    pairs = enumerate(zip(ids, others, strict=False))
-    return next(
-        (index for index, (one, other) in pairs if one != other), min(len(ids), len(others))
-    )
+    A completion begins where its prompt alone and the whole text part.
+    """
+    for index, (one, other) in enumerate(zip(ids, others, strict=False)):
+        if one != other:
+            return index
+    return min(len(ids), len(others))

@@ -1,1 +1,4 @@
-"""What happens around the steps: measuring, saving, health checks, recovery from out-of-memory, sample answers."""
+"""Work around the optimizer steps: measuring, saving, divergence checks, out-of-memory
+recovery, samples."""
+
+__all__ = ["meter", "monitor", "probe", "samples", "saver", "trainer"]

@@ -1,7 +1,8 @@
-"""Whether a training still learns: its loss and its gradient, step by step. Decides nothing about checkpoints.
+"""Detect a training that has diverged, from the loss and the gradient norm of its steps.
 
-Reading a number from a GPU waits for all work before it. So a step's numbers are sent on their way when it ends and
-read when the next one has: the GPU never idles for them, and a training that has diverged ends one step later.
+Reading a number from a GPU waits for all work before it. So the numbers of a step are sent to the
+CPU when it ends and read when the next step has ended: the GPU never idles, and a diverged training
+ends one step later.
 """
 
 import math
@@ -13,116 +14,156 @@ import torch
 
 STEPS_TO_BE_SURE = 3
 STEPS_TO_SCALE_DOWN = 20
-"""A gradient scaler skips steps while it searches its scale: from 65536 down it has had enough after 17."""
+"""A gradient scaler skips steps while it lowers its scale: starting at 65536 it reaches 1 after 17
+skips."""
 STEPS_WITHOUT_GRADIENT = 5
 STEPS_WITHOUT_ADVANTAGE = 50
-"""Where answers are drawn, a step without a gradient is one whose answers were all equally good."""
+"""In online stages a step has no gradient if all answers to its prompts were equally good."""
 STEPS_TO_COMPARE = 10
 NATS_ABOVE_START = 10.0
-"""A model that guesses blindly has a loss of ln(vocabulary), 12 at most: far above a start is out of its mind."""
+"""Uniform guessing has a loss of ln(vocabulary), 12 at most. A loss this far above the start is
+beyond guessing."""
 
 
 @dataclass(frozen=True)
-class Beat:
-    """One optimizer step."""
+class StepStats:
+    """Loss and gradient norm of one optimizer step."""
 
     step: int
     loss: float
     grad_norm: float
-    """Before clipping."""
+    """Norm before clipping."""
 
 
-class Health:
-    """Remembers the last steps, and says what is wrong with them."""
+@dataclass(frozen=True)
+class _Transfer:
+    """Numbers of a step on their way from the device to the CPU."""
 
-    def __init__(self, *, has_scaler: bool = False, draws_answers: bool = False):
-        self.patience_with_overflow = STEPS_TO_SCALE_DOWN if has_scaler else STEPS_TO_BE_SURE
-        self.patience_with_stillness = (
-            STEPS_WITHOUT_ADVANTAGE if draws_answers else STEPS_WITHOUT_GRADIENT
-        )
-        self.beats: deque[Beat] = deque(maxlen=STEPS_WITHOUT_ADVANTAGE)
+    step: int
+    loss_and_grad_norm: torch.Tensor
+    is_done: torch.cuda.Event | None
+
+
+class DivergenceMonitor:
+    """Recent steps, and a diagnosis of them."""
+
+    def __init__(self, *, has_scaler: bool = False, generates: bool = False):
+        """`has_scaler`: gradients are scaled (float16). `generates`: the stage learns from
+        generated answers."""
+        self.max_overflow_steps = STEPS_TO_SCALE_DOWN if has_scaler else STEPS_TO_BE_SURE
+        self.max_zero_steps = STEPS_WITHOUT_ADVANTAGE if generates else STEPS_WITHOUT_GRADIENT
+        self._recent: deque[StepStats] = deque(maxlen=STEPS_WITHOUT_ADVANTAGE)
         self._first_losses: list[float] = []
-        self._sent: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
+        self._losses: list[torch.Tensor] = []
+        self._grad_norm: torch.Tensor | float | None = None
+        self._transfer: _Transfer | None = None
 
-    def send(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
-        """Sends a step's numbers on their way from the device."""
-        pair = torch.stack([loss.detach().float(), grad_norm.detach().float().to(loss.device)])
-        has_arrived = torch.cuda.Event() if pair.is_cuda else None
-        self._sent = step, pair.to("cpu", non_blocking=True), has_arrived
-        if has_arrived:
-            has_arrived.record()
+    # During a step
+
+    def begin_step(self) -> None:
+        """Forget the micro-batches of a step that did not end."""
+        self._losses.clear()
+
+    def add_loss(self, loss: torch.Tensor) -> None:
+        """Add the loss of one micro-batch; those of a step add up to its loss."""
+        self._losses.append(loss)
+
+    def set_grad_norm(self, grad_norm: torch.Tensor | float) -> None:
+        """Set the gradient norm of the step, before clipping."""
+        self._grad_norm = grad_norm
+
+    def end_step(self, step: int) -> None:
+        """Send the numbers of a step to the CPU, without waiting for them."""
+        losses = self._losses
+        self._losses = []
+        if not losses or self._grad_norm is None:
+            return
+        loss = torch.stack(losses).sum().detach().float()
+        grad_norm = torch.as_tensor(self._grad_norm).detach().float().to(loss.device)
+        pair = torch.stack([loss, grad_norm])
+        is_done = torch.cuda.Event() if pair.is_cuda else None
+        self._transfer = _Transfer(step, pair.to("cpu", non_blocking=True), is_done)
+        if is_done:
+            is_done.record()
+
+    # Between steps
 
     def receive(self) -> None:
-        """Takes in what was sent when the step before ended."""
-        if self._sent is not None:
-            (step, pair, has_arrived), self._sent = self._sent, None
-            if has_arrived:
-                has_arrived.synchronize()
-            loss, grad_norm = pair.tolist()
-            self.add(Beat(step, loss, grad_norm))
+        """Take in the numbers that were sent at the end of the step before."""
+        if self._transfer is None:
+            return
+        if self._transfer.is_done:
+            self._transfer.is_done.synchronize()
+        loss, grad_norm = self._transfer.loss_and_grad_norm.tolist()
+        self.add(StepStats(self._transfer.step, loss, grad_norm))
+        self._transfer = None
 
-    def add(self, beat: Beat) -> None:
-        """Takes in one step."""
-        self.beats.append(beat)
-        if len(self._first_losses) < STEPS_TO_COMPARE and math.isfinite(beat.loss):
-            self._first_losses.append(beat.loss)
+    def add(self, stats: StepStats) -> None:
+        """Add the numbers of one step."""
+        self._recent.append(stats)
+        if len(self._first_losses) < STEPS_TO_COMPARE and math.isfinite(stats.loss):
+            self._first_losses.append(stats.loss)
 
-    def complaint(self) -> str:
-        """What is wrong, in one sentence; empty while the training is well."""
-        return next((words for ailment in AILMENTS if (words := ailment(self))), "")
+    def diagnosis(self) -> str:
+        """Return what is wrong, in one sentence; "" if nothing is."""
+        for check in CHECKS:
+            sentence = check(self)
+            if sentence:
+                return sentence
+        return ""
 
-    def lasts(self, steps: int, is_bad: Callable[[Beat], bool]) -> Beat | None:
-        """The first of the last `steps` steps if all of them were bad."""
-        last = list(self.beats)[-steps:]
-        return last[0] if len(last) == steps and all(map(is_bad, last)) else None
+    def first_of_last(self, steps: int, is_bad: Callable[[StepStats], bool]) -> StepStats | None:
+        """Return the first of the last `steps` steps if all of them were bad, else None."""
+        last = list(self._recent)[-steps:]
+        if len(last) == steps and all(is_bad(stats) for stats in last):
+            return last[0]
+        return None
 
     @property
-    def start(self) -> float:
-        """The mean loss of the first steps."""
+    def first_loss(self) -> float:
+        """Mean loss of the first steps; 0 before there is one."""
         return sum(self._first_losses) / max(1, len(self._first_losses))
 
 
-def _lost_loss(health: Health) -> str:
-    bad = health.lasts(STEPS_TO_BE_SURE, lambda beat: not math.isfinite(beat.loss))
-    return f"from step {bad.step} on the loss is no number" if bad else ""
+def _check_loss(monitor: DivergenceMonitor) -> str:
+    bad = monitor.first_of_last(STEPS_TO_BE_SURE, lambda stats: not math.isfinite(stats.loss))
+    return f"from step {bad.step} on the loss is not a number" if bad else ""
 
 
-def _lost_gradient(health: Health) -> str:
-    bad = health.lasts(
-        health.patience_with_overflow, lambda beat: not math.isfinite(beat.grad_norm)
+def _check_overflow(monitor: DivergenceMonitor) -> str:
+    bad = monitor.first_of_last(
+        monitor.max_overflow_steps, lambda stats: not math.isfinite(stats.grad_norm)
     )
-    return (
-        f"from step {bad.step} on the gradient is no number, while the loss is {bad.loss:.3g}"
-        if bad
-        else ""
-    )
+    if bad is None:
+        return ""
+    return f"from step {bad.step} on the gradient is not a number, while the loss is {bad.loss:.3g}"
 
 
-def _no_gradient(health: Health) -> str:
-    bad = health.lasts(health.patience_with_stillness, lambda beat: beat.grad_norm == 0)
-    return f"from step {bad.step} on there is no gradient, so nothing is learnt" if bad else ""
+def _check_zero_gradient(monitor: DivergenceMonitor) -> str:
+    bad = monitor.first_of_last(monitor.max_zero_steps, lambda stats: stats.grad_norm == 0)
+    return f"from step {bad.step} on there is no gradient, so nothing is learned" if bad else ""
 
 
-def _explosion(health: Health) -> str:
-    limit = max(health.start + NATS_ABOVE_START, 4 * abs(health.start))
-    bad = health.lasts(STEPS_TO_COMPARE, lambda beat: beat.loss > limit)
-    return (
-        f"from step {bad.step} on the loss is above {limit:.3g}; it began at {health.start:.3g}"
-        if bad
-        else ""
-    )
+def _check_explosion(monitor: DivergenceMonitor) -> str:
+    first = monitor.first_loss
+    limit = max(first + NATS_ABOVE_START, 4 * abs(first))
+    bad = monitor.first_of_last(STEPS_TO_COMPARE, lambda stats: stats.loss > limit)
+    if bad is None:
+        return ""
+    return f"from step {bad.step} on the loss is above {limit:.3g}; it began at {first:.3g}"
 
 
-AILMENTS: tuple[Callable[[Health], str], ...] = (
-    _lost_loss,
-    _lost_gradient,
-    _no_gradient,
-    _explosion,
+CHECKS: tuple[Callable[[DivergenceMonitor], str], ...] = (
+    _check_loss,
+    _check_overflow,
+    _check_zero_gradient,
+    _check_explosion,
 )
 
 
-def are_numbers(tensors: Iterable[torch.Tensor]) -> bool:
-    """True if every element of tensors on one device is finite. Needs no memory of the size of a tensor."""
+def are_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Return True if every element of tensors on one device is finite. Needs no memory of a
+    tensor's size."""
     largest = [
         torch.linalg.vector_norm(tensor.detach(), math.inf).float()
         for tensor in tensors

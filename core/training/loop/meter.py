@@ -1,7 +1,8 @@
-"""Memory: what is in use now, and the measured peak of each phase. Never decides anything.
+"""Memory in use, and the measured peak of each phase. Only measures; never decides anything.
 
-On a GPU the caching allocator keeps the peak and a boundary costs microseconds; on a CPU a thread reads the resident
-size of the process. Only the first passes through a phase are measured; later ones cost nothing.
+On a GPU the caching allocator keeps the peak, and a phase boundary costs microseconds. On a CPU a
+thread samples the resident size of the process. Only the first passes through a phase are measured;
+later ones cost nothing.
 """
 
 import os
@@ -16,25 +17,25 @@ import torch
 SECONDS_BETWEEN_SAMPLES = 0.01
 
 
-class Gauge(Protocol):
-    """How one kind of device tells its memory, in bytes."""
+class MemoryGauge(Protocol):
+    """Memory of one kind of device, in bytes."""
 
     name: str
     capacity_bytes: int
     baseline_bytes: int
-    """In use before anything was loaded; peaks are counted from there."""
+    """Memory in use before anything was loaded; peaks are above it."""
 
     def start(self) -> None:
-        """From here on the peak is counted anew."""
+        """Start measuring a peak."""
 
     def stop(self) -> int:
-        """The peak since `start`, above the baseline."""
+        """Return the peak since `start`, above the baseline."""
 
-    def forget(self) -> None:
-        """Leaves what happened since `start` out of the highest values."""
+    def discard(self) -> None:
+        """Keep what happened since `start` out of the highest values."""
 
     def facts(self) -> dict[str, Any]:
-        """What the device is, named as in status.json."""
+        """Return the device's name, capacity and baseline, named as in status.json."""
         return {
             "device": self.name,
             "device_capacity_bytes": self.capacity_bytes,
@@ -42,16 +43,17 @@ class Gauge(Protocol):
         }
 
     def readings(self) -> dict[str, int]:
-        """What is in use now, named as in metrics.jsonl."""
+        """Return the memory in use now, named as in metrics.jsonl."""
 
     def highest(self) -> dict[str, int]:
-        """The highest values so far, named as in status.json."""
+        """Return the highest values so far, named as in status.json."""
 
 
-class Meter:
-    """The peak of each phase, measured on its first passes."""
+class MemoryMeter:
+    """Peak of each phase, measured on its first passes."""
 
-    def __init__(self, gauge: Gauge, passes: Mapping[str, int]):
+    def __init__(self, gauge: MemoryGauge, passes: Mapping[str, int]):
+        """`passes`: how many passes through each phase are measured."""
         self.gauge = gauge
         self.peaks: dict[str, int] = {}
         """Phase -> highest bytes above the baseline so far."""
@@ -59,7 +61,7 @@ class Meter:
         self._phase: str | None = None
 
     def enter(self, phase: str) -> None:
-        """A phase begins, and the one before ends."""
+        """Begin a phase; the one before ends."""
         self.leave()
         if self._passes_left.get(phase, 0) > 0:
             self._passes_left[phase] -= 1
@@ -67,29 +69,29 @@ class Meter:
             self.gauge.start()
 
     def leave(self) -> None:
-        """The phase ends."""
+        """End the phase."""
         if self._phase:
             self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), self.gauge.stop())
             self._phase = None
 
     @contextmanager
     def measured(self, phase: str) -> Iterator[None]:
-        """What is inside is one pass through a phase."""
+        """Measure the block as one pass through a phase."""
         self.enter(phase)
         yield
         self.leave()
 
     @contextmanager
     def unmeasured(self) -> Iterator[None]:
-        """What is used inside does not count as the training's."""
+        """Keep the memory of the block out of all peaks."""
         self.leave()
         self.gauge.start()
         yield
-        self.gauge.forget()
+        self.gauge.discard()
 
 
-class CudaGauge(Gauge):
-    """The memory of the GPU, as PyTorch's allocator and the driver tell it."""
+class CudaGauge(MemoryGauge):
+    """Memory of the GPU, from PyTorch's allocator and the driver."""
 
     def __init__(self) -> None:
         self.name = torch.cuda.get_device_name()
@@ -100,45 +102,48 @@ class CudaGauge(Gauge):
         self._nvml = _Nvml()
 
     def start(self) -> None:
-        """Resetting brings the allocator's peak down to what is live, so the highest values are kept here."""
-        self._remember()
+        # A reset lowers the allocator's peak to what is allocated now, so the highest values are
+        # kept here.
+        self._update_highest()
         torch.cuda.reset_peak_memory_stats()
 
     def stop(self) -> int:
-        self._remember()
+        self._update_highest()
         return torch.cuda.max_memory_allocated()
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
     def readings(self) -> dict[str, int]:
-        self._remember()
+        self._update_highest()
         free_bytes, total_bytes = torch.cuda.mem_get_info()
-        reserved, own = torch.cuda.memory_reserved(), self._nvml.bytes_of_this_process()
-        return {
+        reserved = torch.cuda.memory_reserved()
+        own = self._nvml.bytes_of_this_process()
+        readings = {
             "memory_allocated_bytes": torch.cuda.memory_allocated(),
             "memory_reserved_bytes": reserved,
             "memory_peak_bytes": self._highest_allocated,
             "device_used_bytes": own or total_bytes - free_bytes,
-        } | (
-            {"context_bytes": own - reserved} if own else {}
-        )  # what the driver keeps for this process
+        }
+        if own:
+            readings["context_bytes"] = own - reserved  # what the driver keeps for this process
+        return readings
 
     def highest(self) -> dict[str, int]:
-        self._remember()
+        self._update_highest()
         return {
             "peak_allocated_bytes": self._highest_allocated,
             "peak_reserved_bytes": self._highest_reserved,
         }
 
-    def _remember(self) -> None:
+    def _update_highest(self) -> None:
         self._highest_allocated = max(self._highest_allocated, torch.cuda.max_memory_allocated())
         self._highest_reserved = max(self._highest_reserved, torch.cuda.max_memory_reserved())
 
 
-class ProcessGauge(Gauge):
-    """The resident size of this process, where there is no GPU."""
+class ProcessGauge(MemoryGauge):
+    """Resident size of this process, where there is no GPU."""
 
     def __init__(self) -> None:
         self.name = "CPU"
@@ -151,10 +156,13 @@ class ProcessGauge(Gauge):
         self._sampler = _Sampler()
 
     def stop(self) -> int:
-        sampler, self._sampler = self._sampler, None
-        return max(0, sampler.end() - self.baseline_bytes) if sampler else 0
+        if self._sampler is None:
+            return 0
+        peak = self._sampler.end()
+        self._sampler = None
+        return max(0, peak - self.baseline_bytes)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         self.stop()
 
     def readings(self) -> dict[str, int]:
@@ -165,26 +173,26 @@ class ProcessGauge(Gauge):
 
 
 class _Sampler:
-    """A thread that remembers the highest resident size from its making to its end."""
+    """Thread that keeps the highest resident size until `end`."""
 
     def __init__(self) -> None:
         self._highest = _resident_bytes()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="memory sampler", daemon=True)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="memory sampler", daemon=True)
         self._thread.start()
 
     def end(self) -> int:
-        self._done.set()
+        self._is_over.set()
         self._thread.join()
         return max(self._highest, _resident_bytes())
 
-    def _watch(self) -> None:
-        while not self._done.wait(SECONDS_BETWEEN_SAMPLES):
+    def _sample(self) -> None:
+        while not self._is_over.wait(SECONDS_BETWEEN_SAMPLES):
             self._highest = max(self._highest, _resident_bytes())
 
 
 class _Nvml:
-    """NVML's count of this process's bytes, the CUDA context among them; where there is none, there is None."""
+    """NVML's count of the bytes of this process, with its CUDA context; None without NVML."""
 
     def __init__(self) -> None:
         self._library: Any = None
@@ -196,22 +204,29 @@ class _Nvml:
                 f"GPU-{torch.cuda.get_device_properties(0).uuid}"
             )
             self._library = pynvml
-        except Exception as error:  # no package, no library, no rights, a MIG slice: the driver's own count does then
+        except Exception as error:
+            # No package, no library, no rights or a MIG slice: the driver's count of the device has
+            # to do.
             print(f"device_used_bytes counts the whole device: {error}")
 
     def bytes_of_this_process(self) -> int | None:
-        """None where NVML cannot tell: in a container it sees other process numbers than the process itself."""
+        """Return None where NVML cannot say: in a container it sees other process ids than the
+        process itself."""
         if self._library is None:
             return None
         try:
-            running = self._library.nvmlDeviceGetComputeRunningProcesses(self._device)
+            processes = self._library.nvmlDeviceGetComputeRunningProcesses(self._device)
         except self._library.NVMLError:
-            return None  # no reading is worth a training
-        return next((each.usedGpuMemory for each in running if each.pid == os.getpid()), None)
+            return None  # a reading is not worth a training
+        for process in processes:
+            if process.pid == os.getpid():
+                used_bytes: int | None = process.usedGpuMemory
+                return used_bytes
+        return None
 
 
-def gauge_here() -> Gauge:
-    """The gauge of the device that trains."""
+def gauge_of_device() -> MemoryGauge:
+    """Return the gauge of the device that trains."""
     return CudaGauge() if torch.cuda.is_available() else ProcessGauge()
 
 

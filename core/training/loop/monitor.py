@@ -1,119 +1,148 @@
-"""Watches a trainer: reports steps, metrics and peaks to the record, and ends the training when asked to or when it has
-stopped learning.
+"""Monitor of a training: reports steps, metrics and memory peaks to the run folder, and ends the
+training on request or when it has diverged.
+
+Two sides use it. MonitoredTrainer calls `begin`, `end` and `outside_training`, because only a
+trainer knows where in a step it is. transformers calls the `on_...` methods, because a callback may
+end the training.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..contract.failures import Stopped, TrainingError
 from ..contract.job import Job
+from ..contract.stages import STAGES
 from ..contract.states import Phase
 from ..contract.status import Progress
-from ..record.run_files import Record, say
-from .divergence import Health, are_numbers
-from .meter import Meter
+from ..record import RunFiles, say
+from .divergence import DivergenceMonitor, are_finite
+from .meter import MemoryMeter
 from .probe import has_limited_memory, probe
-from .saver import BATCH, Saver, trainable
-from .stopwatch import stopwatch_here
-from .trainer import Watched
+from .saver import BATCH_FIELDS, Saver, trainable
+from .stopwatch import stopwatch_of_device
 
-__all__ = ["Watch", "Watched"]
-
-NOT_METRICS = frozenset(
-    {
-        "epoch",
-        "num_tokens",
-        "eval_num_tokens",
-        "eval_runtime",
-        "eval_samples_per_second",
-        "eval_steps_per_second",
-    }
-)
+# fmt: off
+NOT_METRICS = frozenset({
+    "epoch", "num_tokens", "eval_num_tokens", "eval_runtime", "eval_samples_per_second",
+    "eval_steps_per_second",
+})
+# fmt: on
+"""What TRL logs beside metrics. Epoch and tokens are logged under names of our own."""
 WEIGHT_OF_LAST_STEP = 0.2
-"""In the mean of seconds per step."""
+"""Weight of the last step in the moving average of seconds per step."""
 
 
-class Watch(TrainerCallback):
-    """What happens in a training, told to the record; and the user's wish to stop, told to the training."""
+class MonitorCallback(TrainerCallback):
+    """Callback that reports a training and ends it early."""
 
-    def __init__(self, record: Record, meter: Meter, saver: Saver, job: Job, num_tokens: int = 0):
-        """`num_tokens`: those that earlier lives of the run have trained on."""
-        self.record = record
+    def __init__(
+        self,
+        run_files: RunFiles,
+        meter: MemoryMeter,
+        saver: Saver,
+        job: Job,
+        num_tokens_before: int = 0,
+    ):
+        """`num_tokens_before`: tokens that earlier attempts of the run have trained on."""
+        self.run_files = run_files
         self.meter = meter
         self.saver = saver
         self.job = job
-        self.was_stopped = False
-        self.trainer: Watched | None = None
-        self.answer: Callable[[int], None] | None = None
-        """Answers the samples at a step."""
-        self.health = Health()
-        self.stopwatch = stopwatch_here()
-        self._num_tokens_before = num_tokens
+        self.stage = STAGES[job.stage]
+        self.trainer: Trainer | None = None
+        self.answer_samples: Callable[[int], None] | None = None
+        """Answer the sample questions at a step; None before the first step."""
+        self.divergence = DivergenceMonitor()
+        self.stopwatch = stopwatch_of_device()
+        self._num_tokens_before = num_tokens_before
         self._num_tokens = 0
         self._first_step: int | None = None
+        """Step at which this attempt began."""
         self._logged_step = 0
         self._lap_began = self._step_began = time.monotonic()
         self._saved_step = -1
         self._num_predicted = 0
 
-    # Where the training is
+    # Called by MonitoredTrainer
 
     def begin(self, activity: str) -> None:
-        """Forward, backward or optimizer step begins."""
-        self.record.activity = activity
+        """Begin generation, forward, backward or optimizer step; the activity before ends."""
+        self.run_files.activity = activity
         self.meter.enter(activity)
         self.stopwatch.begin(activity)
 
     def end(self) -> None:
-        """It is over, and the next has not begun."""
+        """End the activity."""
         self.meter.leave()
         self.stopwatch.begin(None)
-        self.record.activity = None
+        self.run_files.activity = None
 
     @contextmanager
-    def aside(self, phase: Phase, *, is_measured: bool = True) -> Iterator[None]:
-        """Something other than training: it has a phase of its own, and its time does not slow the training down."""
-        began, self._num_predicted = time.monotonic(), 0
-        self.record.update(phase=phase)
+    def outside_training(self, phase: Phase, *, is_measured: bool = True) -> Iterator[None]:
+        """Run a block outside the training loop (evaluation, saving) and exclude its time from the
+        throughput."""
+        began = time.monotonic()
+        self._num_predicted = 0
+        self.run_files.update(phase=phase)
         with self.meter.measured(phase) if is_measured else self.meter.unmeasured():
             yield
         seconds = time.monotonic() - began
         self._lap_began += seconds
         self._step_began += seconds
-        self.record.update(phase="train", **self.peaks())
+        self.run_files.update(phase="train", **self.peaks())
 
     def peaks(self) -> dict[str, Any]:
-        """The measured peaks, named as in status.json."""
+        """Return the measured peaks, named as in status.json."""
         return {"phase_peak_bytes": dict(self.meter.peaks), **self.meter.gauge.highest()}
 
-    # What the trainer calls
+    def stop(self, state: TrainerState, control: TrainerControl) -> None:
+        """End the training after this step, with a checkpoint. The last step ends it anyway."""
+        self.run_files.update(state="stopping")
+        control.should_evaluate = False
+        if state.global_step < state.max_steps:
+            self.run_files.stop.is_obeyed = True
+            control.should_log = True
+            control.should_save = True
+            control.should_training_stop = True
+
+    def require_finite_weights(self, model: torch.nn.Module) -> None:
+        """Raise TrainingError if the training has ended with useless weights and stop_when_diverged
+        is set."""
+        if self.job.stop_when_diverged and not are_finite(trainable(model)):
+            raise self._divergence_error("its weights are no longer finite")
+
+    # Called by transformers
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._first_step = state.global_step if self._first_step is None else self._first_step
+        """Also called when the loop restarts after an out-of-memory error."""
+        if self._first_step is None:
+            self._first_step = state.global_step
         self._logged_step = state.global_step
-        self.record.update(
+        # With max_steps, TrainingArguments holds a default number of epochs, and the state the true
+        # one.
+        num_epochs = state.num_train_epochs if args.max_steps > 0 else args.num_train_epochs
+        self.run_files.update(
             state="running",
             step=state.global_step,
             max_steps=state.max_steps,
             epoch=float(state.epoch or 0),
-            num_train_epochs=float(
-                state.num_train_epochs if args.max_steps > 0 else args.num_train_epochs
-            ),
-            **{name: getattr(args, name) for name in BATCH},
+            num_train_epochs=float(num_epochs),
+            **{name: getattr(args, name) for name in BATCH_FIELDS},
         )
-        self._stop_without_a_step(state)
+        self._stop_before_first_step(state)
         if self.trainer is not None and state.global_step < state.max_steps:
             self.saver.require_room(self.trainer)
-            if has_limited_memory():
+            if has_limited_memory() and not self.stage.generates:
                 probe(self.trainer)
-        self.stopwatch = stopwatch_here()  # what the probe took is nobody's
+        # Do not count the time of the probe.
+        self.stopwatch = stopwatch_of_device()
         self._lap_began = self._step_began = time.monotonic()
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
@@ -125,55 +154,53 @@ class Watch(TrainerCallback):
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._stop_without_a_step(state)
+        self._stop_before_first_step(state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._say_step(state)
-        self._check_health(state)
+        self._report_step(state)
+        self._check_divergence(state)
         if state.global_step >= state.max_steps:
-            control.should_log = True  # the last step always has a line
-        if self.record.is_stop_requested():
+            control.should_log = True  # the last step always has a line in metrics.jsonl
+        if self.run_files.stop.is_set:
             self.stop(state, control)
-        elif self.answer and self._is_sample_step(state):
-            with self.aside("eval", is_measured=False):
-                self.answer(state.global_step)
+        elif self.answer_samples and self._is_sample_step(state):
+            with self.outside_training("eval", is_measured=False):
+                self.answer_samples(state.global_step)
 
     def on_prediction_step(self, *_: Any, eval_dataloader: Any = None, **__: Any) -> None:
-        if self.record.is_stop_requested():
-            raise Stopped
+        if self.run_files.stop.is_set:
+            raise Stopped  # MonitoredTrainer.evaluate catches it
         self._num_predicted += 1
-        self.record.update(
-            progress=Progress(
-                "evaluating", self._num_predicted, _length(eval_dataloader), "batches"
-            )
-        )
+        num_batches = _num_batches(eval_dataloader)
+        progress = Progress("evaluating", self._num_predicted, num_batches, "batches")
+        self.run_files.update(progress=progress)
 
     def on_log(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, Any] | None = None,
+        logs: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> None:
         logs = logs or {}
+        epoch = float(state.epoch or 0)
         values = {
             name: float(value)
             for name, value in logs.items()
             if name not in NOT_METRICS and _is_number(value)
         }
         if "eval_loss" in values:
-            self.record.append_metrics(state.global_step, float(state.epoch or 0), values)
+            self.run_files.append_metrics(state.global_step, epoch, values)
         elif "loss" in values:
-            values |= (
-                self._lap(state, int(logs.get("num_tokens", self._num_tokens)))
-                | self.meter.gauge.readings()
-            )
-            self.record.append_metrics(state.global_step, float(state.epoch or 0), values)
-            self.record.update(**self.peaks())
-            if args.disable_tqdm:  # no terminal: a line for the log
+            num_tokens = int(logs.get("num_tokens", self._num_tokens))
+            values |= self._lap(state, num_tokens)
+            values |= self.meter.gauge.readings()
+            self.run_files.append_metrics(state.global_step, epoch, values)
+            self.run_files.update(**self.peaks())
+            if args.disable_tqdm:  # no terminal: print a line to the log
                 say(f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}")
 
     def on_save(
@@ -187,70 +214,66 @@ class Watch(TrainerCallback):
         if state.global_step == self._saved_step:
             control.should_save = False  # the last step of the epoch has just been saved
 
-    # What it decides
+    # Decisions
 
-    def stop(self, state: TrainerState, control: TrainerControl) -> None:
-        """Ends the training after this step, with a checkpoint; at the last step it ends by itself."""
-        self.record.update(state="stopping")
-        control.should_evaluate = False
-        if state.global_step < state.max_steps:
-            self.was_stopped = True
-            control.should_log = control.should_save = control.should_training_stop = True
-
-    def _stop_without_a_step(self, state: TrainerState) -> None:
-        """Raises Stopped if that is wished while nothing has been done that a checkpoint could save."""
-        if self.record.is_stop_requested() and state.global_step == self._first_step:
+    def _stop_before_first_step(self, state: TrainerState) -> None:
+        """Raise Stopped on request while this attempt has done nothing that a checkpoint could
+        save."""
+        if self.run_files.stop.is_set and state.global_step == self._first_step:
             raise Stopped
 
-    def require_numbers(self, model: torch.nn.Module) -> None:
-        """Raises TrainingError if a training that is to stop when it has diverged has ended with useless weights."""
-        if self.job.stop_when_diverged and not are_numbers(trainable(model)):
-            raise self._diverged("its weights are no longer numbers")
+    def _check_divergence(self, state: TrainerState) -> None:
+        """Raise TrainingError if the recent steps have taught the model nothing, or ruined it."""
+        self.divergence.receive()
+        diagnosis = self.divergence.diagnosis()
+        if self.job.stop_when_diverged and diagnosis:
+            raise self._divergence_error(diagnosis)
+        self.divergence.end_step(state.global_step)
 
-    def _check_health(self, state: TrainerState) -> None:
-        """Raises TrainingError if the last steps have taught the model nothing, or ruined it."""
-        self.health.receive()
-        if self.job.stop_when_diverged and (complaint := self.health.complaint()):
-            raise self._diverged(complaint)
-        if self.trainer:
-            self.trainer.send_beat(self.health)
-
-    def _diverged(self, complaint: str) -> TrainingError:
+    def _divergence_error(self, diagnosis: str) -> TrainingError:
         return TrainingError(
-            f"The training has diverged: {complaint}. {self.saver.last_good()} "
+            f"The training has diverged: {diagnosis}. {self.saver.last_checkpoint_sentence()} "
             f"Lower learning_rate ({self.job.learning_rate:g}), or raise warmup_ratio.",
             cause="diverged",
         )
 
     def _is_sample_step(self, state: TrainerState) -> bool:
-        """Where answers are drawn anyway, these are kept instead."""
-        every = 0 if self.trainer and self.trainer.draws_answers else self.job.sample_steps
-        return (
-            bool(every) and state.global_step % every == 0 and state.global_step < state.max_steps
-        )
+        """Return True if the samples are answered after this step. Online stages log generated
+        answers instead."""
+        every = self.job.sample_steps
+        if self.stage.generates or every == 0 or state.global_step >= state.max_steps:
+            return False
+        return state.global_step % every == 0
 
-    def _say_step(self, state: TrainerState) -> None:
+    # Reports
+
+    def _report_step(self, state: TrainerState) -> None:
         now = time.monotonic()
-        seconds, self._step_began = now - self._step_began, now
-        mean = self.record.status.seconds_per_step
-        self.record.update(
+        seconds = now - self._step_began
+        self._step_began = now
+        mean = self.run_files.status.seconds_per_step
+        if mean is None:
+            mean = seconds
+        self.run_files.update(
             step=state.global_step,
             epoch=float(state.epoch or 0),
             last_step_time=time.time(),
-            seconds_per_step=round(
-                seconds if mean is None else mean + WEIGHT_OF_LAST_STEP * (seconds - mean), 4
-            ),
+            seconds_per_step=round(mean + WEIGHT_OF_LAST_STEP * (seconds - mean), 4),
         )
 
     def _lap(self, state: TrainerState, num_tokens: int) -> dict[str, float]:
-        """Tokens trained on so far, and per second since the last line; TRL counts real tokens, no padding.
+        """Return the tokens trained on so far, tokens per second since the last line, and seconds
+        per activity.
 
-        And where the seconds of a step went.
+        `num_tokens` are those of this attempt. TRL counts real tokens, without padding.
         """
         now = time.monotonic()
-        new_tokens, seconds = num_tokens - self._num_tokens, now - self._lap_began
+        seconds = now - self._lap_began
+        new_tokens = num_tokens - self._num_tokens
         num_steps = state.global_step - self._logged_step
-        self._num_tokens, self._lap_began, self._logged_step = num_tokens, now, state.global_step
+        self._lap_began = now
+        self._num_tokens = num_tokens
+        self._logged_step = state.global_step
         return {
             "num_tokens": self._num_tokens_before + num_tokens,
             "tokens_per_second": new_tokens / max(seconds, 1e-9),
@@ -258,10 +281,10 @@ class Watch(TrainerCallback):
         }
 
 
-def _length(loader: Any) -> int | None:
+def _num_batches(loader: Any) -> int | None:
     try:
         return len(loader)
-    except TypeError:
+    except TypeError:  # a stream of unknown length
         return None
 
 

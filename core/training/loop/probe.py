@@ -1,5 +1,7 @@
-"""The probe: forward and backward on the longest batch before the first step, so that a lack of memory shows in the
-first seconds or not at all. Leaves no trace in weights, gradients, random numbers or metrics.
+"""Probe: forward and backward on the longest batch before the first step, so that a lack of memory
+shows at once.
+
+Leaves weights, gradients, random numbers and metrics as they were.
 """
 
 import copy
@@ -19,79 +21,83 @@ BYTES_OF_STATES = {
     "adamw_8bit": 2.03,
     "adamw_32bit": 8.0,
 }
-"""Optimizer -> bytes of its states per number that trains; any other is an AdamW, which keeps two numbers as wide as
-the parameter."""
+"""Optimizer -> bytes of its states per trained parameter. All others are AdamW: two states as wide
+as the parameter."""
 
 
 def has_limited_memory() -> bool:
-    """True on a GPU. A CPU swaps rather than fails, and the demo should start at once."""
+    """Return True on a GPU. A CPU swaps instead of failing, and the demo should start at once."""
     return torch.cuda.is_available()
 
 
 def probe(trainer: Any) -> None:
-    """Takes the longest batch of a trainer through forward and backward, with room kept for the optimizer's states.
+    """Run the longest batch of a trainer forward and backward, with memory reserved for the
+    optimizer's states.
 
-    Twice if gradients accumulate: from the second batch on they are there beforehand. Raises what a step would raise.
+    Twice if gradients accumulate: from the second micro-batch on the gradients are already
+    allocated. Raises what a step would raise. Does nothing where the trainer generates its rows,
+    because the longest one is not known yet.
     """
-    if trainer.draws_answers or not columns_of_tokens(trainer.train_dataset):
-        return  # what is longest is not known before it has been drawn
+    columns = token_columns(trainer.train_dataset)
+    if not columns:
+        return
     rows = longest_rows(trainer.train_dataset, trainer.args.per_device_train_batch_size)
-    kept = trainer._remove_unused_columns(
+    batch = trainer._remove_unused_columns(
         trainer.train_dataset.select(rows), description="training"
     )
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     model = trainer.model_wrapped
-    with _without_a_trace(trainer, model), _room_for_states(trainer):
+    with _without_side_effects(trainer, model), _memory_for_states(trainer):
         for _ in range(min(2, trainer.args.gradient_accumulation_steps)):
-            trainer.training_step(model, trainer.data_collator(list(kept)))
-    longest = max(
-        sum(len(row[name]) for name in columns_of_tokens(trainer.train_dataset)) for row in kept
-    )
+            trainer.training_step(model, trainer.data_collator(list(batch)))
+    longest = max(sum(len(row[name]) for name in columns) for row in batch)
     print(
         f"probe: {len(rows)} rows of up to {longest} tokens, the longest there are, went through",
         flush=True,
     )
 
 
-def columns_of_tokens(dataset: Any) -> list[str]:
-    """The columns that hold a row's tokens: one, or those of a prompt and of its answers."""
-    named = [name for name in dataset.column_names if name.endswith("ids")]
-    return ["input_ids"] if "input_ids" in named else named
+def token_columns(dataset: Any) -> list[str]:
+    """Return the columns with a row's tokens: one, or those of a prompt and its answers; none
+    before tokenizing."""
+    found = [name for name in dataset.column_names if name.endswith("ids")]
+    return ["input_ids"] if "input_ids" in found else found
 
 
 def longest_rows(dataset: Any, num_rows: int) -> list[int]:
-    """Indices of the longest rows."""
-    lengths = lengths_of(dataset)
+    """Return the indices of the longest rows."""
+    lengths = row_lengths(dataset)
     return sorted(range(len(lengths)), key=lambda index: lengths[index], reverse=True)[:num_rows]
 
 
-def lengths_of(dataset: Any) -> list[int]:
-    """Tokens of each row, of a prompt and its answers together, without making Python lists of all tokens."""
+def row_lengths(dataset: Any) -> list[int]:
+    """Return the tokens of each row, prompt and answers together, without Python lists of all
+    tokens."""
     import pyarrow.compute as pc
 
-    columns = columns_of_tokens(dataset)
+    columns = token_columns(dataset)
     lengths: list[int] = []
     for batch in dataset.with_format("arrow").iter(ROWS_AT_ONCE):
-        per_column = (pc.list_value_length(batch[name]).to_pylist() for name in columns)
-        lengths += map(sum, zip(*per_column, strict=True))
+        per_column = [pc.list_value_length(batch[name]).to_pylist() for name in columns]
+        lengths += [sum(row) for row in zip(*per_column, strict=True)]
     return lengths
 
 
-def bytes_of_states(parameters: Iterable[nn.Parameter], optim: str) -> int:
-    """What an optimizer will keep for these parameters, wherever it keeps it."""
-    per_number = BYTES_OF_STATES.get(optim.removeprefix("paged_"))
-    sizes = (
-        parameter.numel() * (2 * parameter.element_size() if per_number is None else per_number)
-        for parameter in parameters
-    )
-    return int(sum(sizes))
+def state_bytes(parameters: Iterable[nn.Parameter], optim: str) -> int:
+    """Return the bytes of an optimizer's states for these parameters, on the device or paged."""
+    known = BYTES_OF_STATES.get(optim.removeprefix("paged_"))
+    total = 0.0
+    for parameter in parameters:
+        per_element = 2 * parameter.element_size() if known is None else known
+        total += parameter.numel() * per_element
+    return int(total)
 
 
 @contextmanager
-def _without_a_trace(trainer: Any, model: nn.Module) -> Iterator[None]:
-    """What TRL counts per step, random numbers and gradients are afterwards as they were."""
-    counted = {
-        name: copy.deepcopy(getattr(trainer, name))  # a count of none yet may be the class's own
+def _without_side_effects(trainer: Any, model: nn.Module) -> Iterator[None]:
+    """Restore what TRL counts per step, random numbers and gradients after the block."""
+    counters = {
+        name: copy.deepcopy(getattr(trainer, name))  # the initial value may be the class's own
         for name in ("_metrics", "_stored_metrics", "_total_train_tokens")
         if hasattr(trainer, name)
     }
@@ -100,19 +106,19 @@ def _without_a_trace(trainer: Any, model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.zero_grad(set_to_none=True)
-        vars(trainer).update(counted)
+        vars(trainer).update(counters)
 
 
 @contextmanager
-def _room_for_states(trainer: Any) -> Iterator[None]:
-    """Memory as large as the states that the first step will make, unless a checkpoint has brought them."""
+def _memory_for_states(trainer: Any) -> Iterator[None]:
+    """Reserve the memory of the states that the first step will make, unless a checkpoint has
+    restored them."""
     parameters = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     optim = OptimizerNames(trainer.args.optim).value
-    room = None
-    if not getattr(trainer.optimizer, "state", None) and not optim.startswith(
-        "paged"
-    ):  # which keeps them elsewhere
-        num_bytes = bytes_of_states(parameters, optim)
-        room = torch.empty(num_bytes, dtype=torch.uint8, device=parameters[0].device)
+    has_states = getattr(trainer.optimizer, "state", None)
+    reserved = None
+    if not has_states and not optim.startswith("paged"):  # paged states need no device memory
+        num_bytes = state_bytes(parameters, optim)
+        reserved = torch.empty(num_bytes, dtype=torch.uint8, device=parameters[0].device)
     yield
-    del room
+    del reserved

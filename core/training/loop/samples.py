@@ -1,9 +1,9 @@
-"""Samples: what the model answers to a few questions of the data. Leaves no trace in the training."""
+"""Sample answers: what the model answers to a few prompts of the data. Changes nothing in the
+training."""
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -11,14 +11,14 @@ from transformers import GenerationConfig
 
 from ..data.prompts import prompt_ids
 from ..data.rows import Rows
-from ..record.run_files import Record
+from ..record import RunFiles
 
 MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question as a person reads it, and as the model does."""
+    """Prompt, as text to show and as tokens for the model."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -27,40 +27,46 @@ class Question:
 def choose_questions(
     rows: Rows, tokenizer: Any, num_samples: int, max_length: int
 ) -> tuple[Question, ...]:
-    """The first questions of the evaluation rows, else of the training rows, that leave room for an answer."""
+    """Return the first distinct prompts of the evaluation rows, else of the training rows, that
+    leave room to answer."""
     if not rows.has_marked_answers:
         return ()
-    questions = (
-        _question(row, tokenizer) for row in (rows.train if rows.eval is None else rows.eval)
-    )
-    fitting = (question for question in questions if 0 < len(question.token_ids) < max_length)
-    return tuple(islice(_once_each(fitting), num_samples))
+    # A dict keeps the order, and drops repeated prompts of rows that differ in their answers.
+    questions: dict[Question, None] = {}
+    for row in rows.train if rows.eval is None else rows.eval:
+        if len(questions) >= num_samples:
+            break
+        question = _question(row, tokenizer)
+        if 0 < len(question.token_ids) < max_length:
+            questions[question] = None
+    return tuple(questions)
 
 
 def answer_all(
-    questions: Sequence[Question], trainer: Any, tokenizer: Any, record: Record, step: int
+    questions: Iterable[Question], trainer: Any, tokenizer: Any, run_files: RunFiles, step: int
 ) -> None:
-    """Adds the answers of a trainer's model to samples.jsonl. One that cannot generate is no reason to lose a training.
-
-    As it trains, under autocast: PEFT's `generate` calls the base past the forward pass that accelerate puts under it.
-    """
+    """Add the answers of a trainer's model to samples.jsonl. A model that cannot generate does not
+    end the training."""
     model = trainer.model
     if not hasattr(model, "generation_config"):  # a reward model writes no answers
         return
     try:
         for question in questions:
-            if record.is_stop_requested():
+            if run_files.stop.is_set:
                 return
+            # PEFT's `generate` calls the base model without the autocast that accelerate puts
+            # around its forward.
             with trainer.accelerator.autocast():
                 answer = _answer(model, tokenizer, question)
-            record.append_sample(step, question.text, answer)
+            run_files.append_sample(step, question.text, answer)
     except Exception:
         traceback.print_exc()
         print("The samples are left out: the model could not answer.")
 
 
 def _answer(model: Any, tokenizer: Any, question: Question) -> str:
-    """The model's greedy answer, without a trace in random numbers, dropout or gradients."""
+    """Return the model's greedy answer; random numbers, training mode and gradients stay as they
+    are."""
     ids = torch.tensor([question.token_ids], device=model.device)
     settings = GenerationConfig(
         max_new_tokens=MAX_NEW_TOKENS,
@@ -75,25 +81,21 @@ def _answer(model: Any, tokenizer: Any, question: Question) -> str:
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )
     model.train(was_training)
-    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+    new_ids = output[0, ids.shape[1] :]
+    return str(tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
 
 
-def _once_each(questions: Iterator[Question]) -> Iterator[Question]:
-    """Rows may hold several answers to one question."""
-    seen = set()
-    for question in questions:
-        if question not in seen:
-            seen.add(question)
-            yield question
-
-
-def _question(row: dict[str, Any], tokenizer: Any) -> Question:
-    prompt = row["prompt"] if "prompt" in row else _until_first_question(row["messages"])
+def _question(row: Mapping[str, Any], tokenizer: Any) -> Question:
+    if "prompt" in row:
+        prompt = row["prompt"]
+    else:
+        prompt = _up_to_first_question(row["messages"])
     text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
-    return Question(text, tuple(prompt_ids(row | {"prompt": prompt}, tokenizer)))
+    return Question(text, tuple(prompt_ids({**row, "prompt": prompt}, tokenizer)))
 
 
-def _until_first_question(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The conversation up to its first user turn."""
+def _up_to_first_question(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a conversation up to its first user message, or its first message if there is none."""
     roles = [message["role"] for message in messages]
-    return list(messages[: roles.index("user") + 1 if "user" in roles else 1])
+    end = roles.index("user") + 1 if "user" in roles else 1
+    return list(messages[:end])

@@ -1,7 +1,9 @@
-"""Where the time of a step goes: data, forward, backward, optimizer step. Never makes a GPU wait.
+"""Time of each part of a step: data, generation, forward, backward, optimizer step. Never makes a
+GPU wait.
 
-On a GPU the host runs ahead of the work, so the boundaries are events among the work, read once they have passed:
-what an activity takes is then the GPU's time, and that of `data` is how long the GPU waited for it.
+On a GPU the host queues work ahead, so boundaries are CUDA events that are read once they have
+passed. The time of an activity is then the GPU's, and that of `data` is how long the GPU waited for
+it.
 """
 
 import time
@@ -11,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 Mark = TypeVar("Mark")
-ACTIVITIES = {
+SECONDS_NAMES = {
     "data": "data_seconds",
     "generation": "generation_seconds",
     "forward": "forward_seconds",
@@ -19,25 +21,24 @@ ACTIVITIES = {
     "optimizer_step": "optimizer_seconds",
 }
 """Activity -> its name in metrics.jsonl."""
-USUAL = frozenset(ACTIVITIES) - {"generation"}
-"""What every stage does."""
+ALWAYS_SHOWN = frozenset(SECONDS_NAMES) - {"generation"}
 
 
 class Clock(Protocol[Mark]):
-    """Marks moments, and tells the seconds between them."""
+    """Marks in the work of a device, and the seconds between them."""
 
     def now(self) -> Mark:
-        """A mark in the work so far."""
+        """Return a mark after the work so far."""
 
     def has_passed(self, mark: Mark) -> bool:
-        """True once the work before the mark is done."""
+        """Return True once the work before the mark is done."""
 
     def seconds(self, start: Mark, end: Mark) -> float:
-        """Between two marks that have passed."""
+        """Return the seconds between two marks that have passed."""
 
 
 class HostClock:
-    """Where work is done when its call returns."""
+    """Clock of the CPU, where work is done when its call returns."""
 
     def now(self) -> float:
         return time.perf_counter()
@@ -50,7 +51,7 @@ class HostClock:
 
 
 class CudaClock:
-    """Where work is queued."""
+    """Clock of a GPU, where work is queued."""
 
     def now(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -70,32 +71,34 @@ class Stopwatch(Generic[Mark]):
     def __init__(self, clock: Clock[Mark]):
         self._clock = clock
         self._marks: deque[tuple[str | None, Mark]] = deque()
-        self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        """(activity that begins, its mark), oldest first."""
+        self._seconds = dict.fromkeys(SECONDS_NAMES, 0.0)
 
     def begin(self, activity: str | None) -> None:
-        """An activity begins and the one before ends; None is whatever has no name."""
+        """Begin an activity; the one before ends. None is everything else."""
         self._marks.append((activity, self._clock.now()))
-        self._take_in()
+        self._read_passed_marks()
 
     def lap(self, seconds: float, num_steps: int) -> dict[str, float]:
-        """Seconds per optimizer step, named as in metrics.jsonl, of `num_steps` steps that took `seconds` in all."""
-        self._take_in()
-        named = {
-            ACTIVITIES[activity]: spent
+        """Return seconds per optimizer step, named as in metrics.jsonl, for `num_steps` steps of
+        `seconds` in all."""
+        self._read_passed_marks()
+        total = {
+            SECONDS_NAMES[activity]: spent
             for activity, spent in self._seconds.items()
-            if spent or activity in USUAL
+            if spent or activity in ALWAYS_SHOWN
         }
-        named["other_seconds"] = max(0.0, seconds - sum(named.values()))
-        self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
-        return {name: spent / max(1, num_steps) for name, spent in named.items()}
+        total["other_seconds"] = max(0.0, seconds - sum(total.values()))
+        self._seconds = dict.fromkeys(SECONDS_NAMES, 0.0)
+        return {name: spent / max(1, num_steps) for name, spent in total.items()}
 
-    def _take_in(self) -> None:
+    def _read_passed_marks(self) -> None:
         while len(self._marks) > 1 and self._clock.has_passed(self._marks[1][1]):
             activity, start = self._marks.popleft()
             if activity in self._seconds:
                 self._seconds[activity] += self._clock.seconds(start, self._marks[0][1])
 
 
-def stopwatch_here() -> Stopwatch[Any]:
-    """The stopwatch of the device that trains."""
+def stopwatch_of_device() -> Stopwatch[Any]:
+    """Return the stopwatch of the device that trains."""
     return Stopwatch(CudaClock()) if torch.cuda.is_available() else Stopwatch(HostClock())

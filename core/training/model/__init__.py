@@ -1,1 +1,3 @@
-"""The model: precision, weights, quantisation, adapter, attention kernels."""
+"""Model of a training: precision, weights, quantization, adapter, kernels, compilation."""
+
+__all__ = ["adapter", "attention", "compiling", "layer_checkpointing", "load"]

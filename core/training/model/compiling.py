@@ -1,14 +1,11 @@
-"""What makes a step faster and learns the same: layers compiled one by one, adapters that take their input as it is.
-
-Knows what can be done; whether it is worth it, a job says.
-"""
+"""Make a step faster with the same result: compile layers one by one, skip needless casts."""
 
 from collections.abc import Sequence
 from math import prod
 from types import MethodType
 from typing import Any
 
-import bitsandbytes  # noqa: F401  # makes torch.ops.bitsandbytes known
+import bitsandbytes  # noqa: F401  # registers torch.ops.bitsandbytes
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -18,64 +15,68 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import register_flop_formula
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-MOST_VARIANTS = 64
-"""Of a compiled layer. Whether gradients are asked for, kinds of layers, rows and lengths that vary or are 1 make about
-a dozen; beyond torch's own limit of 8, whatever is new would run uncompiled, and take other memory than foretold."""
+MAX_VARIANTS = 64
+"""Compiled variants of a layer. With and without gradients, kinds of layers, and rows and lengths
+that vary or are 1 make about a dozen. Beyond torch's own limit of 8, new ones would run uncompiled
+and take other memory than estimated."""
 
 
 def compile_layers(model: torch.nn.Module, activation_memory_budget: float = 1.0) -> None:
-    """Compiles each layer of a model by itself, adapters included, when it is first called.
+    """Compile each layer of a model by itself, adapters included, when it is first called.
 
-    One layer compiled is all compiled, as they share their code, and rows of another length cost one more compilation,
-    not one each. Names of weights stay. Between 1 and 0 the budget says how much of what the backward pass could use is
-    kept; the rest is recomputed, cheapest first. Where checkpointing is on, it decides alone.
+    Layers share their code, so one compilation serves all, and all other row lengths cost one more.
+    Names of weights stay. A budget between 0 and 1 is the share of activations that is kept; the
+    rest is recomputed, cheapest first. Checkpointing, where it is on, overrides the budget.
     """
-    dynamo.recompile_limit = MOST_VARIANTS
+    dynamo.recompile_limit = MAX_VARIANTS
     partitioner.activation_memory_budget = activation_memory_budget
-    partitioner.is_non_builtin_to_include = (
-        True  # else 4-bit products and varlen attention are taken to cost nothing
-    )
-    flop_counter.sdpa_flop_count = _flops_of_attention
+    # Otherwise 4-bit products and varlen attention count as free to recompute.
+    partitioner.is_non_builtin_to_include = True
+    flop_counter.sdpa_flop_count = _attention_flops
     if isinstance(model, PeftModel):
-        model.enable_input_require_grads()  # or the first layer, whose input needs none, would be compiled apart
+        # Otherwise the first layer, whose input needs no gradient, would be compiled separately.
+        model.enable_input_require_grads()
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile()
-    if hasattr(
-        model, "generate"
-    ):  # with a cache each layer would be compiled for itself, and more than once
-        writer: Any = model
-        writer.generate = torch.compiler.set_stance("force_eager")(writer.generate)
+    if hasattr(model, "generate"):
+        # With a cache, each layer would be compiled for itself, and more than once.
+        generator: Any = model
+        generator.generate = torch.compiler.set_stance("force_eager")(generator.generate)
 
 
 @register_flop_formula(torch.ops.bitsandbytes.gemm_4bit)
-def _flops_of_4_bit_product(
+def _gemm_4bit_flops(
     x: Sequence[int], _: object, weight: Sequence[int], *__: object, **___: object
 ) -> int:
-    """Operations of a product of x [..., in] with a 4-bit weight [out, in]: what it would cost to do it once more."""
+    """Return the FLOPs of a product of x [..., in] with a 4-bit weight [out, in]."""
     return 2 * prod(x[:-1]) * prod(weight)
 
 
-def _flops_of_attention(query: Sequence[int], key: Sequence[int], value: Sequence[int]) -> int:
-    """Operations of attention over [batch, heads, tokens, width], where query heads may share keys and values.
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int]) -> int:
+    """Return the FLOPs of attention over [batch, heads, tokens, width]; heads may share keys.
 
-    As torch's own formula, which in 2.11 refuses heads that share (sdpa_flop_count in torch/utils/flop_counter.py).
+    Same as torch's own formula, which in 2.11 refuses shared keys (sdpa_flop_count in
+    torch/utils/flop_counter.py).
     """
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-def take_inputs_as_they_are(model: torch.nn.Module) -> None:
-    """Lets adapters under autocast leave their input in 16 bits: PEFT widens it to their own dtype, and autocast
-    narrows it again for each product. Without dropout not a bit of the result differs.
+def skip_adapter_input_cast(model: torch.nn.Module) -> None:
+    """Let adapters under autocast take their input in 16 bits.
+
+    PEFT casts it to the adapter's own precision, and autocast casts it back for each product.
+    Without dropout the results are equal to the bit.
     """
-    adapted: Any = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    for module in adapted:
-        module._cast_input_dtype = MethodType(_widened_outside_autocast, module)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = module
+            layer._cast_input_dtype = MethodType(_cast_outside_autocast, layer)
 
 
-def _widened_outside_autocast(module: Any, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The input of an adapter: as PEFT has it where nothing would narrow it again."""
+def _cast_outside_autocast(layer: Any, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Replace a layer's own `_cast_input_dtype`."""
     if torch.is_autocast_enabled(x.device.type):
         return x
-    widened: torch.Tensor = type(module)._cast_input_dtype(module, x, dtype)
-    return widened
+    cast: torch.Tensor = type(layer)._cast_input_dtype(layer, x, dtype)
+    return cast

@@ -1,4 +1,5 @@
-"""Activation checkpointing of every n-th layer. Owns which layers are recomputed; whether any are is the trainer's."""
+"""Activation checkpointing of every n-th layer. The trainer decides whether any layer is
+checkpointed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,22 +9,24 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_every(model: Any, num_layers: int) -> None:
-    """Whenever checkpointing is switched on for a model, lets one of every `num_layers` of its layers be recomputed.
+    """Make a model recompute one of every `num_layers` layers whenever checkpointing is switched
+    on.
 
-    Trainers switch it on when training starts, and DPO and GRPO off and on in between. Their settings can name the
-    interval too, as `every_n_layers`, but DPO hands those on to PyTorch, which refuses it.
+    Trainers switch it on when training starts; DPO and GRPO also switch it off and on in between.
+    Their settings have an interval too (`every_n_layers`), but DPO passes it to PyTorch, which
+    refuses it.
     """
     model._set_gradient_checkpointing = partial(
-        _switch, model._set_gradient_checkpointing, num_layers
+        _set_with_interval, model._set_gradient_checkpointing, num_layers
     )
 
 
-def _switch(
-    switch: Callable[..., None],
+def _set_with_interval(
+    set_gradient_checkpointing: Callable[..., None],
     num_layers: int,
     enable: bool = True,
     gradient_checkpointing_func: Callable[..., Any] = checkpoint,
     **_: object,
 ) -> None:
-    """Stands in for a model's own, whose interval it overrides."""
-    switch(enable, gradient_checkpointing_func, every_n_layers=num_layers)
+    """Replace a model's own method, whose interval it overrides."""
+    set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers=num_layers)

@@ -1,4 +1,5 @@
-"""The model: precision, tokenizer, quantisation, weights, adapter settings. Never runs code that comes with a model."""
+"""Load the model: precision, tokenizer, quantization, weights, adapter. Never runs a model's own
+code."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,215 +21,231 @@ from ..contract.methods import METHODS
 from ..contract.stages import STAGES
 from ..data.rows import Rows
 from ..data.tokenizer import load_tokenizer, source_of, training_template
-from .adapter import adapter_settings, go_on
+from .adapter import load_adapter, lora_config
 from .attention import register as register_attention
 from .layer_checkpointing import checkpoint_every
 
-FEW_PARAMETERS = 10_000_000
+MAX_PARAMETERS_FOR_ONE_THREAD = 10_000_000
 
 
 @dataclass(frozen=True)
-class Precision:
-    """In which numbers the model is kept and computed."""
+class ModelPrecision:
+    """Data types in which a model is stored and computed."""
 
     weights: torch.dtype
-    """The base as loaded; over a quantised base, all that is not quantised."""
+    """Base as loaded; over a quantized base, everything that is not quantized."""
     autocast: torch.dtype | None
-    """What matrix products are computed in, if not in the dtype of the weights."""
-    quantised_base_adapters: torch.dtype
-    """Adapters over a quantised base."""
+    """Precision of matrix products, if it is not that of the weights."""
+    quantized_base_adapters: torch.dtype
+    """Adapters over a quantized base."""
 
-    def adapters(self, is_quantised: bool) -> torch.dtype | None:
-        """What all that an adapter trains is cast to; None leaves it as PEFT makes it.
+    def adapters(self, is_quantized: bool) -> torch.dtype | None:
+        """Return the precision of everything that an adapter trains; None leaves it as PEFT made
+        it.
 
-        PEFT widens the matrices that it adds, not its copies of whole layers (cast_adapter_dtype in
-        peft/tuners/tuners_utils.py); those of a float16 base would have gradients that cannot be unscaled.
+        PEFT casts the matrices that it adds, but not its copies of whole layers
+        (cast_adapter_dtype in peft/tuners/tuners_utils.py). Over a float16 base the gradients of
+        those could not be unscaled.
         """
-        if is_quantised:
-            return self.quantised_base_adapters
+        if is_quantized:
+            return self.quantized_base_adapters
         return torch.float32 if self.autocast and self.weights == torch.float16 else None
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model, ready for a trainer."""
+class LoadedModel:
+    """Model and tokenizer, ready for a trainer."""
 
     model: Any
     tokenizer: Any
-    precision: Precision
+    precision: ModelPrecision
     adapter: LoraConfig | None
-    """The adapter that is still to be put on; None if there is none, or an earlier one goes on."""
+    """New adapter that the trainer will add; None if there is none, or an earlier one was loaded.
+    """
 
     @property
-    def is_quantised(self) -> bool:
-        return getattr(self.model, "is_loaded_in_4bit", False) or getattr(
-            self.model, "is_loaded_in_8bit", False
-        )
+    def is_quantized(self) -> bool:
+        """True if the base is stored in 4 or 8 bits."""
+        is_4bit = getattr(self.model, "is_loaded_in_4bit", False)
+        return is_4bit or getattr(self.model, "is_loaded_in_8bit", False)
 
 
-def load(job: Job, rows: Rows) -> Loaded:
-    """Loads what a job names, from a folder or the Hub, for rows of this kind.
+def load_model(job: Job, rows: Rows) -> LoadedModel:
+    """Load the model of a job from a folder or the Hub, with a tokenizer for these rows.
 
-    Raises TrainingError, and whatever the libraries raise for a model that is not there.
+    Raises TrainingError, and what the libraries raise for a model that is not there.
     """
     precision = choose_precision(job.dtype, job.method)
     tokenizer = load_tokenizer(job.model, job.revision, is_conversational=rows.is_conversational)
     if job.assistant_only_loss and rows.is_conversational and rows.is_language_modeling:
         training_template(tokenizer, job.model)  # raises if the answers cannot be marked
-    set_seed(job.seed)  # a new head starts from random numbers
-    model = _load_model(job, precision)
+    set_seed(job.seed)  # a new score head starts from random numbers
+    model = _load_weights(job, precision)
     _check_vocabulary(model, tokenizer)
-    _keep_trainable(model)
+    keep_4bit_layers_trainable(model)
     if job.gradient_checkpointing and job.checkpoint_every_n_layers > 1:
         checkpoint_every(model, job.checkpoint_every_n_layers)
     adapter = None
     if METHODS[job.method].trains_last_layers:
-        _train_last_layers(model, job.num_trainable_layers)
-    elif METHODS[job.method].trains_adapter and job.adapter:
-        model = go_on(job, model)
-    elif METHODS[job.method].trains_adapter:
-        adapter = adapter_settings(job, model)
-    if not torch.cuda.is_available() and model.num_parameters() < FEW_PARAMETERS:
-        torch.set_num_threads(
-            1
-        )  # such small products gain nothing from a second core, and threads cost
-    return Loaded(model, tokenizer, precision, adapter)
+        train_last_layers(model, job.num_trainable_layers)
+    elif job.trains_adapter and job.adapter:
+        model = load_adapter(job, model)
+    elif job.trains_adapter:
+        adapter = lora_config(job, model)
+    if not torch.cuda.is_available() and model.num_parameters() < MAX_PARAMETERS_FOR_ONE_THREAD:
+        torch.set_num_threads(1)  # for such small products threads cost more than they gain
+    return LoadedModel(model, tokenizer, precision, adapter)
 
 
-def choose_precision(dtype: str, method: str) -> Precision:
-    """The precision on the device at hand; `dtype` other than auto decides on the weights.
+def choose_precision(dtype: str, method: str) -> ModelPrecision:
+    """Return the precision on this device; a `dtype` other than auto sets that of the weights.
 
-    Raises TrainingError for weights in float16 that train on a GPU: under bfloat16 nothing scales their gradients, and
-    under float16 the scaler takes gradients in float32 only (_unscale_grads_ in torch/amp/grad_scaler.py).
+    Raises TrainingError for float16 weights that train on a GPU. Under bfloat16 nothing scales
+    their gradients; under float16 the scaler takes gradients in float32 only (_unscale_grads_ in
+    torch/amp/grad_scaler.py).
     """
+    trains_adapter = METHODS[method].trains_adapter
     if not torch.cuda.is_available():
-        precision = Precision(torch.float32, None, torch.float32)
+        precision = ModelPrecision(torch.float32, None, torch.float32)
     elif torch.cuda.is_bf16_supported(including_emulation=False):
-        precision = Precision(torch.bfloat16, torch.bfloat16, torch.bfloat16)
-    else:  # fp16 gradients of fp16 weights vanish, so weights that train are kept in fp32
-        weights = torch.float16 if METHODS[method].trains_adapter else torch.float32
-        precision = Precision(weights, torch.float16, torch.float32)
+        precision = ModelPrecision(torch.bfloat16, torch.bfloat16, torch.bfloat16)
+    else:
+        # float16 gradients of float16 weights vanish, so weights that train stay in float32.
+        weights = torch.float16 if trains_adapter else torch.float32
+        precision = ModelPrecision(weights, torch.float16, torch.float32)
     if dtype == "auto":
         return precision
-    if dtype == "float16" and precision.autocast and not METHODS[method].trains_adapter:
+    if dtype == "float16" and precision.autocast and not trains_adapter:
         raise TrainingError("Weights that train cannot be kept in float16: choose dtype auto.")
-    return Precision(getattr(torch, dtype), precision.autocast, precision.quantised_base_adapters)
+    weights = getattr(torch, dtype)
+    return ModelPrecision(weights, precision.autocast, precision.quantized_base_adapters)
 
 
 def cast_adapters(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Brings what an adapter trains to `dtype`, DoRA's magnitudes aside.
+    """Cast everything that an adapter trains to `dtype`, except DoRA's magnitudes.
 
-    Over a quantised base TRL makes it bfloat16 whatever the device, and PEFT makes it float32 again when it loads a
-    checkpoint. DoRA's magnitudes stay as they are: their updates are too small for bfloat16.
+    Over a quantized base TRL makes it bfloat16 on any device, and PEFT makes it float32 again when
+    it loads a checkpoint. Updates of DoRA's magnitudes are too small for bfloat16.
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_magnitude_vector" not in name:
             parameter.data = parameter.data.to(dtype)
 
 
-def _load_model(job: Job, precision: Precision) -> Any:
-    print(f"loading {job.model} in {str(precision.weights).removeprefix('torch.')}")
-    is_scorer = STAGES[job.stage].head == "score"
-    loader: Any = AutoModelForSequenceClassification if is_scorer else AutoModelForCausalLM
-    return loader.from_pretrained(
-        **source_of(job.model, job.revision),
-        **({"num_labels": 1} if is_scorer else {}),
-        dtype=precision.weights,
-        quantization_config=_quantisation(job, precision),
-        attn_implementation=_attention(job),
-        device_map={"": 0} if torch.cuda.is_available() else None,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-
-
-def _attention(job: Job) -> str:
-    """The kernel asked for; the plain one where the model's attention is more than SDPA can compute."""
-    if job.attn_implementation not in ("sdpa", "varlen"):
-        return str(job.attn_implementation)
+def choose_attention(job: Job) -> str:
+    """Return the attention kernel: that of the job, or `eager` where SDPA cannot compute it."""
+    asked = job.attn_implementation
+    if asked not in ("sdpa", "varlen"):
+        return asked
     config = AutoConfig.from_pretrained(
         **source_of(job.model, job.revision), trust_remote_code=False
     )
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if (
-        model_class is not None and not model_class._supports_sdpa
-    ):  # caps its scores, or adds sinks to them
-        print(
-            f"{job.model} cannot use {job.attn_implementation}: attention takes the plain kernel, eager."
-        )
+    if model_class is not None and not model_class._supports_sdpa:  # caps scores, or has sinks
+        print(f"{job.model} cannot use {asked}: attention takes the plain kernel, eager.")
         return "eager"
     if model_class is None or not model_class._supports_attention_backend:
         return "sdpa"  # its attention takes no kernel of ours
     register_attention()
-    if job.attn_implementation == "sdpa" and not job.packing and not STAGES[job.stage].generates:
+    if asked == "sdpa" and not job.packing and not STAGES[job.stage].generates:
         return "causal"  # rows that are padded at their end need no mask
-    return str(job.attn_implementation)
+    return asked
 
 
-def _quantisation(job: Job, precision: Precision) -> BitsAndBytesConfig | None:
+def quantization_config(job: Job, precision: ModelPrecision) -> BitsAndBytesConfig | None:
+    """Return the quantization of the base; None if it stays in 16 bits."""
     bits = METHODS[job.method].base_bits
     if bits == 16:
         return None
-    kept = ["score"] if STAGES[job.stage].head == "score" else None  # None: the output head
+    # None skips the output head. A reward model has another one.
+    skipped = ["score"] if STAGES[job.stage].head == "score" else None
     if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        llm_int8_skip_modules=kept,
+        llm_int8_skip_modules=skipped,
         bnb_4bit_quant_type=job.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=job.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=precision.autocast or precision.weights,
     )
 
 
-def _train_last_layers(model: Any, num_layers: int) -> None:
-    """Freezes a model but for its last decoder layers, the norm behind them and the head.
+def train_last_layers(model: Any, num_layers: int) -> None:
+    """Freeze a model except its last decoder layers, the final norm and the head.
 
-    A head that is the embedding stays frozen: gradients for it would go back through all layers.
+    A head that is tied to the embeddings stays frozen: its gradients would go back through all
+    layers.
     """
     model.requires_grad_(False)
     num_hidden_layers = model.config.get_text_config().num_hidden_layers
     if num_layers > num_hidden_layers:
         print(
-            f"num_trainable_layers is {num_layers}, but the model has {num_hidden_layers}: all of them train."
+            f"num_trainable_layers is {num_layers}, but the model has {num_hidden_layers}: "
+            "all of them train."
         )
-    owner, name = next(
-        (owner, name)
-        for owner in model.modules()
-        for name, child in owner.named_children()
-        if isinstance(child, torch.nn.ModuleList) and len(child) == num_hidden_layers
-    )
-    children = dict(owner.named_children())
-    behind = list(children)[list(children).index(name) + 1 :]
+    trained = _last_modules(model, num_layers, num_hidden_layers)
     head = getattr(model, "score", None) or model.get_output_embeddings()
-    trained = [*children[name][-num_layers:], *(children[each] for each in behind)]
     if head is not None and head.weight is not model.get_input_embeddings().weight:
         trained.append(head)
     for module in trained:
         module.requires_grad_(True)
-    model.enable_input_require_grads = _ask_for_none
+    model.enable_input_require_grads = _require_no_input_grads
 
 
-def _ask_for_none() -> None:
-    """Stands in for a model's own, which checkpointing calls: gradients asked of the embeddings, as adapters need them,
-    would go back through every frozen layer, and have each computed again."""
+def keep_4bit_layers_trainable(model: Any) -> None:
+    """Keep 4-bit layers on a CPU as they were loaded.
 
-
-def _keep_trainable(model: Any) -> None:
-    """Keeps 4-bit layers on a CPU as they were loaded.
-
-    With AVX512-BF16, bitsandbytes repacks them for inference at the first forward pass in eval mode, for good. The
-    kernel for that form has no backward pass: after an evaluation nothing would flow back through the base any more.
+    With AVX512-BF16, bitsandbytes repacks them for inference at the first forward pass in eval
+    mode, permanently. The kernel for that form has no backward pass, so nothing would train after
+    an evaluation.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
+def _load_weights(job: Job, precision: ModelPrecision) -> Any:
+    print(f"loading {job.model} in {str(precision.weights).removeprefix('torch.')}")
+    loader: Any = AutoModelForCausalLM
+    head_settings = {}
+    if STAGES[job.stage].head == "score":
+        loader = AutoModelForSequenceClassification
+        head_settings = {"num_labels": 1}
+    return loader.from_pretrained(
+        **source_of(job.model, job.revision),
+        **head_settings,
+        dtype=precision.weights,
+        quantization_config=quantization_config(job, precision),
+        attn_implementation=choose_attention(job),
+        device_map={"": 0} if torch.cuda.is_available() else None,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+
+
+def _last_modules(model: Any, num_layers: int, num_hidden_layers: int) -> list[torch.nn.Module]:
+    """Return the last decoder layers and the modules behind them, such as the final norm."""
+    for owner in model.modules():
+        children = dict(owner.named_children())
+        for index, (_name, child) in enumerate(children.items()):
+            if isinstance(child, torch.nn.ModuleList) and len(child) == num_hidden_layers:
+                behind = list(children.values())[index + 1 :]
+                return [*child[-num_layers:], *behind]
+    raise TrainingError("The decoder layers of this model are not in one list.")
+
+
+def _require_no_input_grads() -> None:
+    """Disable `enable_input_require_grads`, which checkpointing calls.
+
+    With frozen lower layers it would backpropagate through all of them and recompute each.
+    """
+
+
 def _check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """An id without an embedding would end in an unreadable error on a GPU."""
+    """Raise TrainingError if a token has no embedding: on a GPU that error is unreadable."""
     num_embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > num_embeddings:
         raise TrainingError(
-            f"The tokenizer has {len(tokenizer)} tokens, but the model only {num_embeddings} embeddings."
+            f"The tokenizer has {len(tokenizer)} tokens, but the model only {num_embeddings} "
+            "embeddings."
         )

@@ -1,1 +1,7 @@
-"""The run folder as the training program writes it: status, metrics, samples, log."""
+"""Files that the training program writes while it runs: status, metrics, samples and log."""
+
+from .log import limit_log_size
+from .run_files import RunFiles, say
+from .stop_request import StopRequest
+
+__all__ = ["RunFiles", "StopRequest", "limit_log_size", "progress", "say"]

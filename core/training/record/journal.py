@@ -1,4 +1,4 @@
-"""A journal: one JSON object a line, only ever added to. A full disk or a crash costs it no line that was written."""
+"""Append-only JSONL files. A full disk or a crash never damages a line that was written."""
 
 import json
 import os
@@ -11,25 +11,29 @@ from ..contract.files import write_text
 
 
 class Journal:
-    """A JSONL file of rows that each belong to a step."""
+    """JSONL file whose rows each belong to a step."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._waiting: list[bytes] = []
-        """Lines for which the disk had no room yet."""
+        self._unwritten: list[bytes] = []
+        """Lines that did not fit on the disk yet."""
 
     def append(self, row: Mapping[str, object]) -> None:
-        """Adds a row; if it cannot be written now, it is written with a later one."""
-        self._waiting.append(json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+        """Add a row. If it cannot be written now, it is written with a later one."""
+        line = json.dumps(row, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        self._unwritten.append(line)
         try:
-            self._write(b"".join(self._waiting))
+            self._write(b"".join(self._unwritten))
         except OSError:
-            return  # no reading is worth a training
-        self._waiting.clear()
+            return  # a training is worth more than a line of its log
+        self._unwritten.clear()
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Every row, the oldest first; a line torn by a crash is left out."""
-        for line in self.path.read_bytes().split(b"\n") if self.path.exists() else ():
+        """Yield every row, oldest first. Lines torn by a crash are skipped."""
+        if not self.path.exists():
+            return
+        # Split at newlines only: answers may hold other line ends, such as U+2028.
+        for line in self.path.read_bytes().split(b"\n"):
             try:
                 row = json.loads(line)
             except ValueError:
@@ -37,28 +41,28 @@ class Journal:
             if isinstance(row, dict) and "step" in row:
                 yield row
 
-    def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Forgets the rows after `step`; returns the others."""
+    def truncate_after(self, step: int) -> list[dict[str, Any]]:
+        """Remove the rows after `step`; return the others."""
         kept = [row for row in self.rows() if row["step"] <= step]
         if self.path.exists():
-            write_text(
-                self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-            )
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in kept]
+            write_text(self.path, "".join(lines))
         return kept
 
     def sync(self) -> None:
-        """Waits until all rows would survive a power cut."""
+        """Wait until all rows would survive a power cut."""
         with suppress(OSError), self.path.open("rb+") as file:
             os.fsync(file.fileno())
 
     def _write(self, lines: bytes) -> None:
-        """All of the lines or none: a disk that is full in their midst would leave a torn one."""
+        """Write all lines or none: a disk that fills up halfway would leave a torn line. Raises
+        OSError."""
         with self.path.open("ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             try:
-                written = file.write(lines)
+                num_written = file.write(lines)
             except OSError:
-                written = 0
-            if written != len(lines):
+                num_written = 0
+            if num_written != len(lines):
                 file.truncate(size)
-                raise OSError(f"{self.path.name} could not be added to")
+                raise OSError(f"{self.path.name} could not be written to")

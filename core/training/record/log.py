@@ -1,8 +1,8 @@
-"""The log: what this program and its libraries print goes to log.txt, which is kept from filling the disk over days.
+"""Size limit of log.txt, so that days of output do not fill the disk.
 
-Whoever started the program opened the file for appending, so it can be cut while it is written to: the next line goes
-to the new end. On Windows a program does not inherit that; there all that print share one place in the file, which is
-put to the new end. A log of any other kind, such as a terminal's, is left alone.
+The launcher opens log.txt in append mode, so it can be shortened while the program prints: the next
+line goes to the new end. Windows does not inherit that mode; there all writers share one file
+position, which is moved to the new end. Any other output, such as a terminal, is left alone.
 """
 
 import os
@@ -12,75 +12,76 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-MOST_BYTES = 32 * 2**20
-HEAD_BYTES, TAIL_BYTES = 2**20, 4 * 2**20
-"""What is left of a log that grew larger: how it began, and what came last."""
-SECONDS_BETWEEN_LOOKS = 1.0
-NEEDS_APPENDING = sys.platform != "win32"
+MAX_BYTES = 32 * 2**20
+HEAD_BYTES = 2**20
+TAIL_BYTES = 4 * 2**20
+"""A log that outgrows MAX_BYTES keeps its first HEAD_BYTES and its last TAIL_BYTES."""
+SECONDS_BETWEEN_CHECKS = 1.0
+NEEDS_APPEND_MODE = sys.platform != "win32"
 
 
 @contextmanager
-def kept_short(path: Path) -> Iterator[None]:
-    """While this lasts, a log that outgrows MOST_BYTES loses its middle."""
-    if not _can_be_cut(path):
+def limit_log_size(path: Path) -> Iterator[None]:
+    """Shorten the log in this block whenever it outgrows MAX_BYTES."""
+    if not _is_log_of_this_process(path):
         yield
         return
     is_over = threading.Event()
-    keeper = threading.Thread(
-        target=_keep_short, args=(path, is_over), name="log keeper", daemon=True
+    limiter = threading.Thread(
+        target=_check_regularly, args=(path, is_over), name="log limiter", daemon=True
     )
-    keeper.start()
+    limiter.start()
     try:
         yield
     finally:
         is_over.set()
-        keeper.join()
+        limiter.join()
 
 
 def shorten(path: Path) -> None:
-    """Takes the middle out of a log that is too large, in whole lines. Raises OSError.
+    """Remove the middle of a log that is too large, in whole lines. Raises OSError.
 
-    The end is copied to its new place before the old one is cut off: whatever ends this, no end is lost. What is
-    printed in the instant between the last look at the end and the cut is.
+    The tail is copied to its new place before the old one is cut off, so a crash loses nothing of
+    it. Output that arrives between the last read and the cut is lost.
     """
     with path.open("rb+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        if size <= MOST_BYTES:
+        if size <= MAX_BYTES:
             return
         file.seek(0)
         head = file.read(HEAD_BYTES).rpartition(b"\n")[0] + b"\n"
         file.seek(size - TAIL_BYTES)
         tail = file.read(TAIL_BYTES).partition(b"\n")[2]
-        left_out = size - len(head) - len(tail)
+        num_removed = size - len(head) - len(tail)
         file.seek(len(head))
-        file.write(f"... {left_out:,} bytes are left out here ...\n".encode() + tail)
+        file.write(f"... {num_removed:,} bytes are left out here ...\n".encode() + tail)
         end = file.tell()
         file.seek(size)
-        printed_meanwhile = file.read()
+        new_output = file.read()
         file.seek(end)
-        file.write(printed_meanwhile)
+        file.write(new_output)
         file.truncate()
 
 
-def _keep_short(path: Path, is_over: threading.Event) -> None:
-    while not is_over.wait(SECONDS_BETWEEN_LOOKS):
-        with suppress(OSError):  # looked at again soon
-            if path.stat().st_size > MOST_BYTES:
+def _check_regularly(path: Path, is_over: threading.Event) -> None:
+    while not is_over.wait(SECONDS_BETWEEN_CHECKS):
+        with suppress(OSError):  # the next check may succeed
+            if path.stat().st_size > MAX_BYTES:
                 shorten(path)
-                if not NEEDS_APPENDING:
+                if not NEEDS_APPEND_MODE:
                     os.lseek(1, 0, os.SEEK_END)
 
 
-def _can_be_cut(path: Path) -> bool:
-    """True if the standard output of this process is that file, opened for appending where that counts."""
+def _is_log_of_this_process(path: Path) -> bool:
+    """Return True if standard output is this file, in a mode in which it can be shortened."""
     try:
-        is_here = os.path.samestat(os.fstat(1), path.lstat())
-        return is_here and (not NEEDS_APPENDING or _is_appended_to())
+        is_output = os.path.samestat(os.fstat(1), path.lstat())
+        return is_output and (not NEEDS_APPEND_MODE or _is_in_append_mode())
     except OSError:
         return False
 
 
-def _is_appended_to() -> bool:
+def _is_in_append_mode() -> bool:
     import fcntl
 
     return bool(fcntl.fcntl(1, fcntl.F_GETFL) & os.O_APPEND)

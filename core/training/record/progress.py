@@ -1,6 +1,6 @@
-"""The progress of what takes long before the first step, told to the record: downloads, tokenising, loading weights.
+"""Progress of what runs long before the first step: downloads, tokenizing, loading weights.
 
-All libraries show it with tqdm, whose bars mean nothing in a log; so without a terminal none is drawn.
+All libraries show it with tqdm. Bars make no sense in a log, so none are drawn without a terminal.
 """
 
 import io
@@ -13,36 +13,33 @@ from typing import Any
 from tqdm.std import tqdm
 
 from ..contract.status import Progress
-from .run_files import Record
+from .run_files import RunFiles
 
 _NOWHERE = io.StringIO()
 
 
 @contextmanager
-def telling(record: Record) -> Iterator[None]:
-    """While this lasts, the record knows how far each progress bar of any library is.
+def tqdm_to_record(run_files: RunFiles) -> Iterator[None]:
+    """Copy the progress of every tqdm bar into the status in this block.
 
-    `display` is what tqdm offers to be replaced: it is called at most ten times a second for each bar.
+    tqdm calls `display` at most ten times a second for each bar, and documents it as the method to
+    override.
     """
     draw: Callable[..., Any] = tqdm.display
     has_terminal = sys.stderr.isatty()
 
     def display(bar: Any, msg: str | None = None, pos: int | None = None) -> Any:
-        if record.status.phase != "train" and msg is None and bar.n:
-            record.update(
-                progress=Progress(
-                    (bar.desc or "working").rstrip(": "), bar.n, bar.total, bar.unit.strip()
-                )
-            )
+        if run_files.status.phase != "train" and msg is None and bar.n:
+            what = (bar.desc or "working").rstrip(": ")
+            run_files.update(progress=Progress(what, bar.n, bar.total, bar.unit.strip()))
         if has_terminal:
             return draw(bar, msg, pos)
-        bar.fp = _NOWHERE  # or it would end its bar with an empty line in the log
+        bar.fp = _NOWHERE  # otherwise closing the bar writes an empty line into the log
         return False
 
     if not has_terminal:
-        os.environ.setdefault(
-            "TQDM_POSITION", "-1"
-        )  # or the bars of downloads would not even count
+        # Without a position huggingface_hub disables its bars, which then do not count either.
+        os.environ.setdefault("TQDM_POSITION", "-1")
     tqdm.display = display
     try:
         yield

@@ -1,1 +1,3 @@
-"""One trainer for each stage: how TRL's classes are configured and extended."""
+"""Trainers: how TRL's classes are configured and extended, one builder for each stage."""
+
+__all__ = ["builders"]

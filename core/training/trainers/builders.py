@@ -1,11 +1,11 @@
-"""Stages: which trainer of TRL a job takes and how it is set up. A stage is one function and one line in BUILDERS."""
+"""BUILDERS: the trainer of TRL for each stage, and its settings. A stage is one function and one
+line."""
 
 import copy
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -31,62 +31,51 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from ..contract.failures import TrainingError
 from ..contract.job import Job
-from ..contract.methods import METHODS
 from ..contract.optimizers import EXTRA_OPTIMIZERS
-from ..data.prompts import in_text, that_leave_room
+from ..data.prompts import preferences_as_text, prompts_up_to
 from ..data.rows import Rows
 from ..data.tokenizer import source_of
-from ..loop.monitor import Watch, Watched
-from ..model.compiling import compile_layers, take_inputs_as_they_are
-from ..model.load import Loaded
+from ..loop.monitor import MonitorCallback
+from ..loop.trainer import MonitoredTrainer
+from ..model.compiling import compile_layers, skip_adapter_input_cast
+from ..model.load import LoadedModel
 from .rewards import choose_rewards
-from .stage_trainer import CountsTokens, ShowsDrawn, Staged
+from .stage_trainer import CountsTokens, LogsCompletions, StageTrainer
 
-SAME_NAMES = (
-    "gradient_accumulation_steps",
-    "gradient_checkpointing",
-    "learning_rate",
-    "logging_steps",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "max_steps",
-    "num_train_epochs",
-    "optim",
-    "per_device_train_batch_size",
-    "save_total_limit",
-    "seed",
-    "use_liger_kernel",
-    "weight_decay",
+# fmt: off
+SHARED_FIELDS = (
+    "gradient_accumulation_steps", "gradient_checkpointing", "learning_rate", "logging_steps",
+    "lr_scheduler_type", "max_grad_norm", "max_steps", "num_train_epochs", "optim",
+    "per_device_train_batch_size", "save_total_limit", "seed", "use_liger_kernel", "weight_decay",
 )
-"""Fields of a job that every trainer of TRL has under the same name."""
-SOME_HAVE = (
-    "activation_offloading",
-    "beta",
-    "max_completion_length",
-    "max_length",
-    "num_generations",
+"""Job fields that every trainer of TRL has under the same name."""
+OPTIONAL_FIELDS = (
+    "activation_offloading", "beta", "max_completion_length", "max_length", "num_generations",
     "temperature",
 )
-"""Fields of a job that some trainers have under the same name."""
+"""Job fields that some trainers have under the same name."""
+# fmt: on
 KEEPS_COLUMNS = {"remove_unused_columns": False}
-"""What the collator of ORPO and CPO needs."""
-PROJECTED = r".*\.(self_attn|attn|mlp)\..*"
-"""The layers whose gradients GaLore and APOLLO project to a low rank."""
+"""Setting that the data collator of ORPO and CPO needs."""
+PROJECTED_LAYERS = r".*\.(self_attn|attn|mlp)\..*"
+"""Layers whose gradients GaLore and APOLLO project to a low rank."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which trainer, and what it is given beside what all are given."""
+class TrainerPlan:
+    """Trainer of a stage, with what it gets beside the settings and arguments that all get."""
 
     trainer: type[Any]
     config: type[Any]
-    settings: dict[str, Any]
-    arguments: dict[str, Any] = field(default_factory=dict)
-    additions: tuple[type[Watched], ...] = (Staged,)
+    settings: Mapping[str, Any]
+    """Fields of `config`."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `trainer`."""
+    mixins: tuple[type[MonitoredTrainer], ...] = (StageTrainer,)
 
 
-def sft(job: Job, loaded: Loaded, rows: Rows) -> Plan:
-    """Supervised fine-tuning; on whole texts, with every token in the loss, continued pretraining."""
+def sft(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
+    """Supervised fine-tuning; or continued pretraining, with every token in the loss."""
     on_answers = job.assistant_only_loss and rows.has_marked_answers
     if job.assistant_only_loss and not rows.has_marked_answers:
         print("The rows are plain texts without answers: the loss counts every token.")
@@ -96,158 +85,169 @@ def sft(job: Job, loaded: Loaded, rows: Rows) -> Plan:
         "assistant_only_loss": on_answers and rows.is_language_modeling,
         "completion_only_loss": on_answers and not rows.is_language_modeling,
     }
-    return Plan(SFTTrainer, SFTConfig, settings)
+    return TrainerPlan(SFTTrainer, SFTConfig, settings)
 
 
-def reward(job: Job, loaded: Loaded, rows: Rows) -> Plan:
-    """A reward model."""
-    return Plan(RewardTrainer, RewardConfig, _dropout(job))
+def reward(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
+    """Reward model."""
+    return TrainerPlan(RewardTrainer, RewardConfig, _dropout_setting(job))
 
 
-def dpo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
-    """Direct preference optimisation, against the model as it was loaded; an adapter that goes on is part of it."""
-    losses = _loss(job).split("+")
-    settings = _dropout(job) | {
-        "loss_type": losses,
+def dpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
+    """Direct preference optimization against the model as loaded, an earlier adapter included."""
+    settings = {
+        **_dropout_setting(job),
+        "loss_type": _loss_type(job).split("+"),
         "precompute_ref_log_probs": job.precompute_ref_log_probs,
     }
-    return Plan(DPOTrainer, DPOConfig, settings, {"ref_model": _reference(job, loaded)})
+    return TrainerPlan(DPOTrainer, DPOConfig, settings, {"ref_model": _reference(job, loaded)})
 
 
-def kto(job: Job, loaded: Loaded, rows: Rows) -> Plan:
-    """Kahneman-Tversky optimisation. Each row is held against its neighbours, so that batches stay what they are."""
-    settings = _dropout(job) | {
+def kto(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
+    """Kahneman-Tversky optimization. Rows are compared with others of their batch."""
+    settings = {
+        **_dropout_setting(job),
         "precompute_ref_log_probs": job.precompute_ref_log_probs,
         "train_sampling_strategy": "sequential",
     }
-    mixed = rows.train.shuffle(seed=job.seed) if job.shuffle else rows.train
-    return Plan(
-        KTOTrainer,
-        KTOConfig,
-        settings,
-        {"ref_model": _reference(job, loaded), "train_dataset": mixed},
-    )
+    train = rows.train.shuffle(seed=job.seed) if job.shuffle else rows.train
+    arguments = {"ref_model": _reference(job, loaded), "train_dataset": train}
+    return TrainerPlan(KTOTrainer, KTOConfig, settings, arguments)
 
 
-def orpo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
-    """Odds-ratio preference optimisation."""
-    arguments = _with_adapter(job, loaded) | in_text(rows, loaded.tokenizer, job.max_length)
-    return Plan(
-        ORPOTrainer, ORPOConfig, _dropout(job) | KEEPS_COLUMNS, arguments, (CountsTokens, Staged)
-    )
+def orpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
+    """Odds-ratio preference optimization."""
+    settings = {**_dropout_setting(job), **KEEPS_COLUMNS}
+    arguments = _text_pair_arguments(job, loaded, rows)
+    return TrainerPlan(ORPOTrainer, ORPOConfig, settings, arguments, (CountsTokens, StageTrainer))
 
 
-def cpo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
-    """Contrastive preference optimisation; or SimPO, which has no part that only imitates."""
-    weight = 0.0 if job.loss_type == "simpo" else 1.0
-    settings = _dropout(job) | KEEPS_COLUMNS | {"loss_type": _loss(job), "cpo_alpha": weight}
-    arguments = _with_adapter(job, loaded) | in_text(rows, loaded.tokenizer, job.max_length)
-    return Plan(CPOTrainer, CPOConfig, settings, arguments, (CountsTokens, Staged))
-
-
-def grpo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
-    """Group-relative policy optimisation."""
-    return Plan(GRPOTrainer, GRPOConfig, *_drawing(job, loaded, rows), (ShowsDrawn,))
-
-
-def rloo(job: Job, loaded: Loaded, rows: Rows) -> Plan:
-    """REINFORCE, leaving one out."""
-    return Plan(RLOOTrainer, RLOOConfig, *_drawing(job, loaded, rows), (ShowsDrawn,))
-
-
-def _build(
-    plan_for: Callable[[Job, Loaded, Rows], Plan],
-    job: Job,
-    loaded: Loaded,
-    rows: Rows,
-    watch: Watch,
-) -> Watched:
-    """The trainer of a job. Raises TrainingError if no row is left to learn from, or something is missing here."""
-    plan = plan_for(job, loaded, rows)
-    settings = _settings(job, loaded, rows, plan.config) | plan.settings
-    given: dict[str, Any] = {
-        "model": loaded.model,
-        "args": plan.config(output_dir=str(watch.record.folder / "checkpoints"), **settings),
-        "train_dataset": rows.train,
-        "eval_dataset": rows.eval,
-        "processing_class": loaded.tokenizer,
-        "peft_config": loaded.adapter,
-        "watch": watch,
-        "adapter_dtype": loaded.precision.adapters(loaded.is_quantised),
+def cpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
+    """Contrastive preference optimization; or SimPO, which has no likelihood term."""
+    settings = {
+        **_dropout_setting(job),
+        **KEEPS_COLUMNS,
+        "loss_type": _loss_type(job),
+        "cpo_alpha": 0.0 if job.loss_type == "simpo" else 1.0,
     }
-    kind: Any = type(plan.trainer.__name__, (*plan.additions, plan.trainer), {})
-    trainer = kind(**given | plan.arguments)
-    num_left = len(trainer.train_dataset)
-    if num_left == 0:
-        raise TrainingError(
-            f"No row is left to learn from: within max_length {job.max_length} there is no answer."
-        )
-    if num_left < len(rows.train) and not job.packing:
-        print(
-            f"{len(rows.train) - num_left} of {len(rows.train)} rows are too long for max_length {job.max_length}."
-        )
-    trainer.remove_callback(PrinterCallback)
-    if (
-        METHODS[job.method].trains_adapter and not job.use_dora
-    ):  # DoRA's norms are taken in the input's precision
-        take_inputs_as_they_are(trainer.model)
-    if job.torch_compile:
-        print(
-            "The layers are compiled when they are first used: the first steps take a minute or two longer."
-        )
-        compile_layers(trainer.model, job.activation_memory_budget)
-    watched: Watched = trainer
-    return watched
+    arguments = _text_pair_arguments(job, loaded, rows)
+    return TrainerPlan(CPOTrainer, CPOConfig, settings, arguments, (CountsTokens, StageTrainer))
 
 
-BUILDERS: Mapping[str, Callable[[Job, Loaded, Rows, Watch], Watched]] = MappingProxyType(
+def grpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
+    """Group-relative policy optimization."""
+    arguments = _online_arguments(job, loaded, rows)
+    return TrainerPlan(GRPOTrainer, GRPOConfig, online_settings(job), arguments, (LogsCompletions,))
+
+
+def rloo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
+    """REINFORCE leave-one-out."""
+    arguments = _online_arguments(job, loaded, rows)
+    return TrainerPlan(RLOOTrainer, RLOOConfig, online_settings(job), arguments, (LogsCompletions,))
+
+
+BUILDERS: Mapping[str, Callable[[Job, LoadedModel, Rows], TrainerPlan]] = MappingProxyType(
     {
-        "sft": partial(_build, sft),
-        "cpt": partial(_build, sft),
-        "reward": partial(_build, reward),
-        "dpo": partial(_build, dpo),
-        "kto": partial(_build, kto),
-        "orpo": partial(_build, orpo),
-        "cpo": partial(_build, cpo),
-        "grpo": partial(_build, grpo),
-        "rloo": partial(_build, rloo),
+        "sft": sft,
+        "cpt": sft,
+        "reward": reward,
+        "dpo": dpo,
+        "kto": kto,
+        "orpo": orpo,
+        "cpo": cpo,
+        "grpo": grpo,
+        "rloo": rloo,
     }
 )
 
 
-def _settings(job: Job, loaded: Loaded, rows: Rows, config: type[Any]) -> dict[str, Any]:
-    """A job in the words of TrainingArguments: most fields by their own name, the exceptions here."""
+def build_trainer(
+    job: Job, loaded: LoadedModel, rows: Rows, monitor: MonitorCallback
+) -> MonitoredTrainer:
+    """Return the trainer of a job.
+
+    Raises TrainingError if no row is left to learn from, or the job needs something that is missing
+    here.
+    """
+    _require_extras(job)
+    plan = BUILDERS[job.stage](job, loaded, rows)
+    settings = {**_shared_settings(job, loaded, rows, plan.config), **plan.settings}
+    arguments = {
+        "model": loaded.model,
+        "args": plan.config(output_dir=str(monitor.run_files.folder / "checkpoints"), **settings),
+        "train_dataset": rows.train,
+        "eval_dataset": rows.eval,
+        "processing_class": loaded.tokenizer,
+        "peft_config": loaded.adapter,
+        "monitor": monitor,
+        "adapter_dtype": loaded.precision.adapters(loaded.is_quantized),
+        **plan.arguments,
+    }
+    # The mixins come first, so that their methods call those of TRL's trainer as `super()`.
+    trainer_class: Any = type(plan.trainer.__name__, (*plan.mixins, plan.trainer), {})
+    trainer: MonitoredTrainer = trainer_class(**arguments)
+    _report_lost_rows(job, rows, num_left=len(trainer.train_dataset))  # type: ignore[arg-type]
+    trainer.remove_callback(PrinterCallback)
+    if job.trains_adapter and not job.use_dora:  # DoRA computes norms in the input's precision
+        skip_adapter_input_cast(trainer.model)
+    if job.torch_compile:
+        print(
+            "The layers are compiled when they are first used: the first steps take a minute or "
+            "two longer."
+        )
+        compile_layers(trainer.model, job.activation_memory_budget)
+    return trainer
+
+
+def _report_lost_rows(job: Job, rows: Rows, num_left: int) -> None:
+    """Print how many rows the trainer has dropped. Raises TrainingError if none is left."""
+    if num_left == 0:
+        raise TrainingError(
+            f"No row is left to learn from: within max_length {job.max_length} there is no answer."
+        )
+    num_lost = len(rows.train) - num_left
+    if num_lost > 0 and not job.packing:
+        print(f"{num_lost} of {len(rows.train)} rows are too long for max_length {job.max_length}.")
+
+
+def _shared_settings(
+    job: Job, loaded: LoadedModel, rows: Rows, config: type[Any]
+) -> dict[str, Any]:
+    """Return a job as fields of TrainingArguments: most by their own name, the exceptions here."""
     on_gpu = torch.cuda.is_available()
-    _check_extras(job, on_gpu)
-    is_low_rank = job.optim in EXTRA_OPTIMIZERS and EXTRA_OPTIMIZERS[job.optim].is_low_rank
-    some = [name for name in SOME_HAVE if name in config.__dataclass_fields__]
-    return {name: getattr(job, name) for name in (*SAME_NAMES, *some)} | {
-        # a float below 1 is a share of the steps, 1 would be one step
+    extra = EXTRA_OPTIMIZERS.get(job.optim)
+    optional = [name for name in OPTIONAL_FIELDS if name in config.__dataclass_fields__]
+    settings = {name: getattr(job, name) for name in (*SHARED_FIELDS, *optional)}
+    settings["optim_target_modules"] = None
+    if extra and extra.is_low_rank:
+        settings["optim_target_modules"] = PROJECTED_LAYERS
+    settings["train_sampling_strategy"] = "random" if job.shuffle else "sequential"
+    settings["eval_strategy"] = "no" if rows.eval is None else "steps"
+    settings["save_strategy"] = "steps" if job.save_steps else "epoch"
+    return {
+        **settings,
+        # A float below 1 is a share of the steps; 1 would be one step.
         "warmup_steps": min(float(job.warmup_ratio), 0.999999),
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "optim_target_modules": PROJECTED if is_low_rank else None,
-        "train_sampling_strategy": "random" if job.shuffle else "sequential",
         "per_device_eval_batch_size": job.per_device_train_batch_size,
-        "eval_strategy": "steps" if rows.eval is not None else "no",
         "eval_steps": job.eval_steps or 0.1,  # a float is a share of the steps
-        "save_strategy": "steps" if job.save_steps else "epoch",
         "save_steps": job.save_steps or 500,  # not used with epochs, but 0 is refused
         "bf16": loaded.precision.autocast == torch.bfloat16,
         "fp16": loaded.precision.autocast == torch.float16,
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
-        "logging_nan_inf_filter": False,  # a loss that is not a number is shown as such
+        "logging_nan_inf_filter": False,  # show a loss that is not a number as it is
         "disable_tqdm": not sys.stderr.isatty(),
         "report_to": "none",
     }
 
 
-def _check_extras(job: Job, on_gpu: bool) -> None:
-    """Raises TrainingError for what needs a device or a package that is not here."""
-    if job.use_liger_kernel and not on_gpu:
-        raise TrainingError("use_liger_kernel needs a CUDA device: switch it off.")
-    if job.activation_offloading and not on_gpu:
-        raise TrainingError("activation_offloading needs a CUDA device: switch it off.")
+def _require_extras(job: Job) -> None:
+    """Raise TrainingError for a setting that needs a device or a package that is not here."""
+    if not torch.cuda.is_available():
+        for name in ("use_liger_kernel", "activation_offloading"):
+            if getattr(job, name):
+                raise TrainingError(f"{name} needs a CUDA device: switch it off.")
     extra = EXTRA_OPTIMIZERS.get(job.optim)
     if extra and importlib.util.find_spec(extra.module) is None:
         raise TrainingError(
@@ -255,49 +255,65 @@ def _check_extras(job: Job, on_gpu: bool) -> None:
         )
 
 
-def _loss(job: Job) -> str:
-    return "sigmoid" if job.loss_type == "default" else str(job.loss_type)
+def _loss_type(job: Job) -> str:
+    return "sigmoid" if job.loss_type == "default" else job.loss_type
 
 
-def _dropout(job: Job) -> dict[str, Any]:
-    """These trainers switch all dropout off unless told not to."""
+def _dropout_setting(job: Job) -> dict[str, Any]:
+    """Return the setting that keeps LoRA dropout: preference trainers disable it by default."""
     return {"disable_dropout": not job.lora_dropout}
 
 
-def _reference(job: Job, loaded: Loaded) -> Any:
-    """A copy of the model as it is now; None where the adapter can be switched off, or the answers are known before.
+def _reference(job: Job, loaded: LoadedModel) -> Any:
+    """Return a frozen copy of the model as the reference model.
 
-    TRL would load it once more, from the Hub's main branch whatever the revision.
+    None where the trainer can switch the adapter off instead, or asks the model once before the
+    training. TRL would load the model a second time, from the Hub's main branch at any revision.
     """
-    if METHODS[job.method].trains_adapter or job.precompute_ref_log_probs:
+    if job.trains_adapter or job.precompute_ref_log_probs:
         return None
     return copy.deepcopy(loaded.model).requires_grad_(False)
 
 
-def _with_adapter(job: Job, loaded: Loaded) -> dict[str, Any]:
-    """The model with its adapter on, for trainers that would widen the rest of a quantised base to float32 with it."""
-    if loaded.adapter is None:
-        return {}
-    set_seed(job.seed)
-    return {"model": get_peft_model(loaded.model, loaded.adapter), "peft_config": None}
+def _text_pair_arguments(job: Job, loaded: LoadedModel, rows: Rows) -> dict[str, Any]:
+    """Return the datasets of ORPO and CPO, and the model with its adapter on.
+
+    If they added the adapter, they would also cast the rest of a quantized base to float32.
+    """
+    arguments: dict[str, Any] = {
+        **preferences_as_text(rows, loaded.tokenizer, job.max_length, job.stage)
+    }
+    if loaded.adapter is not None:
+        set_seed(job.seed)
+        arguments["model"] = get_peft_model(loaded.model, loaded.adapter)
+        arguments["peft_config"] = None
+    return arguments
 
 
-def _drawing(job: Job, loaded: Loaded, rows: Rows) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(settings, arguments) of the trainers that draw answers."""
-    judges, tokenizers = choose_rewards(job, rows, loaded.precision)
+def online_settings(job: Job) -> dict[str, Any]:
+    """Return the settings of the trainers that generate answers."""
     settings: dict[str, Any] = {
         "shuffle_dataset": job.shuffle,
-        "per_device_eval_batch_size": job.num_generations,  # the answers to one prompt
+        "per_device_eval_batch_size": job.num_generations,  # all answers to one prompt
     }
-    if job.beta and not METHODS[job.method].trains_adapter:  # TRL loads the reference itself
-        found = {
-            name: value
-            for name, value in source_of(job.model, job.revision).items()
-            if name == "revision"
-        }
-        where = (
-            {"device_map": {"": 0}} if torch.cuda.is_available() else {}
-        )  # its own "auto" may split the model
-        settings["model_init_kwargs"] = found | where | {"use_safetensors": True}
-    arguments = that_leave_room(rows, loaded.tokenizer, job.max_length - job.max_completion_length)
-    return settings, arguments | {"reward_funcs": judges, "reward_processing_classes": tokenizers}
+    if job.beta and not job.trains_adapter:
+        # TRL loads the reference model itself. Its own device map "auto" may split the model.
+        init: dict[str, Any] = {"use_safetensors": True}
+        source = source_of(job.model, job.revision)
+        if "revision" in source:
+            init["revision"] = source["revision"]
+        if torch.cuda.is_available():
+            init["device_map"] = {"": 0}
+        settings["model_init_kwargs"] = init
+    return settings
+
+
+def _online_arguments(job: Job, loaded: LoadedModel, rows: Rows) -> dict[str, Any]:
+    """Return the prompts that leave room for an answer, and the rewards."""
+    rewards, tokenizers = choose_rewards(job, rows, loaded.precision)
+    max_prompt_length = job.max_length - job.max_completion_length
+    return {
+        **prompts_up_to(rows, loaded.tokenizer, max_prompt_length),
+        "reward_funcs": rewards,
+        "reward_processing_classes": tokenizers,
+    }

@@ -1,4 +1,4 @@
-"""The built-in rewards of GRPO and RLOO, and the reward model: what drawn answers are worth. Never a user's code."""
+"""Built-in reward functions of GRPO and RLOO, and the reward model. Never runs a user's code."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,37 +15,44 @@ from ..contract.failures import TrainingError
 from ..contract.job import Job
 from ..data.rows import Rows
 from ..data.tokenizer import source_of
-from ..model.adapter import find_adapter
-from ..model.load import Precision
+from ..model.adapter import SETTINGS, read_adapter
+from ..model.load import ModelPrecision
 
-SECONDS_FOR_A_PATTERN = 0.2
-"""A pattern that backtracks without end must not hold a training: an answer that takes it longer has not matched."""
-LONGEST_SEARCHED = 20_000
-"""Characters of an answer that a pattern is looked for in."""
+MAX_PATTERN_SECONDS = 0.2
+"""An answer for which a pattern takes longer has not matched: some patterns backtrack forever."""
+MAX_SEARCHED_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """An answer that the model drew."""
+class Completion:
+    """Answer that the model generated."""
 
     text: str
     num_tokens: int
     right_answer: str | None
-    """What the row holds beside its prompt."""
+    """Answer in the row beside the prompt; None if there is none."""
 
 
-Judge = Callable[[Drawn], float]
+RewardFunction = Callable[[Completion], float]
 
 
-def exact_match(job: Job) -> Judge:
-    """1 for the right answer, without regard to case and white space; what follows `####` counts alone, as in GSM8K."""
-    return lambda drawn: float(
-        drawn.right_answer is not None and _bare(drawn.text) == _bare(drawn.right_answer)
-    )
+def exact_match(job: Job) -> RewardFunction:
+    """Reward the right answer with 1, ignoring case and white space.
+
+    Only what follows `####` counts, as in GSM8K.
+    """
+
+    def reward(completion: Completion) -> float:
+        right_answer = completion.right_answer
+        if right_answer is None:
+            return 0.0
+        return float(_final_answer(completion.text) == _final_answer(right_answer))
+
+    return reward
 
 
-def pattern_found(job: Job) -> Judge:
-    """1 for an answer in which reward_pattern is found."""
+def pattern_match(job: Job) -> RewardFunction:
+    """Reward an answer in which reward_pattern is found with 1."""
     try:
         pattern = regex.compile(job.reward_pattern, regex.DOTALL)
     except regex.error as error:
@@ -53,112 +60,130 @@ def pattern_found(job: Job) -> Judge:
             f"reward_pattern: {job.reward_pattern!r} is no regular expression: {error}."
         ) from error
 
-    def judge(drawn: Drawn) -> float:
+    def reward(completion: Completion) -> float:
+        text = completion.text[:MAX_SEARCHED_CHARACTERS]
         try:
-            found = pattern.search(drawn.text[:LONGEST_SEARCHED], timeout=SECONDS_FOR_A_PATTERN)
+            match = pattern.search(text, timeout=MAX_PATTERN_SECONDS)
         except TimeoutError:
             return 0.0
-        return float(found is not None)
+        return float(match is not None)
 
-    return judge
+    return reward
 
 
-def valid_json(job: Job) -> Judge:
-    """1 for an answer that is JSON and nothing else."""
+def valid_json(job: Job) -> RewardFunction:
+    """Reward an answer that is JSON and nothing else with 1."""
 
-    def judge(drawn: Drawn) -> float:
+    def reward(completion: Completion) -> float:
         try:
-            json.loads(drawn.text)
+            json.loads(completion.text)
         except (ValueError, RecursionError):
             return 0.0
         return 1.0
 
-    return judge
+    return reward
 
 
-def brevity(job: Job) -> Judge:
-    """The shorter the better: from 1 for no token to 0 for max_completion_length of them."""
-    return lambda drawn: 1 - min(1.0, drawn.num_tokens / job.max_completion_length)
+def brevity(job: Job) -> RewardFunction:
+    """Reward short answers: from 1 for no token down to 0 for max_completion_length tokens."""
+    return lambda completion: 1 - min(1.0, completion.num_tokens / job.max_completion_length)
 
 
-REWARDS: Mapping[str, Callable[[Job], Judge]] = MappingProxyType(
-    {"exact_match": exact_match, "regex": pattern_found, "json": valid_json, "length": brevity}
+REWARD_FUNCTIONS: Mapping[str, Callable[[Job], RewardFunction]] = MappingProxyType(
+    {"exact_match": exact_match, "regex": pattern_match, "json": valid_json, "length": brevity}
 )
 
 
-def choose_rewards(job: Job, rows: Rows, precision: Precision) -> tuple[list[Any], list[Any]]:
-    """(what a job's answers are judged by, the tokenizer that each needs or None), as TRL takes them.
+def choose_rewards(job: Job, rows: Rows, precision: ModelPrecision) -> tuple[list[Any], list[Any]]:
+    """Return (reward functions and models, tokenizer of each or None), as TRL takes them.
 
-    Raises TrainingError if there is nothing to judge by.
+    Raises TrainingError if there is nothing that scores the answers.
     """
     names = [name for name in job.reward_functions.split(",") if name]
-    if unknown := [name for name in names if name not in REWARDS]:
+    unknown = [name for name in names if name not in REWARD_FUNCTIONS]
+    if unknown:
         raise TrainingError(
-            f"reward_functions: {', '.join(unknown)} is not one of {', '.join(REWARDS)}."
+            f"reward_functions: {', '.join(unknown)} is not one of {', '.join(REWARD_FUNCTIONS)}."
         )
     if "exact_match" in names and None in rows.train["answer"]:
         raise TrainingError(
-            "The reward exact_match needs the right answer in every row: a column answer, solution or completion."
+            "The reward exact_match needs the right answer in every row: "
+            "a column answer, solution or completion."
         )
-    judges: list[Any] = [_for_batches(name, REWARDS[name](job)) for name in names]
-    tokenizers: list[Any] = [None] * len(judges)
+    rewards: list[Any] = [_for_trl(name, REWARD_FUNCTIONS[name](job)) for name in names]
+    tokenizers: list[Any] = [None] * len(rewards)
     if job.reward_model:
         model, tokenizer = _load_reward_model(job.reward_model, precision)
-        judges, tokenizers = [*judges, model], [*tokenizers, tokenizer]
-    if not judges:
+        rewards.append(model)
+        tokenizers.append(tokenizer)
+    if not rewards:
         raise TrainingError(
-            "reward_functions: nothing judges the answers: name a function or a reward_model."
+            "reward_functions: nothing scores the answers: name a function or a reward_model."
         )
-    return judges, tokenizers
+    return rewards, tokenizers
 
 
-def _for_batches(name: str, judge: Judge) -> Callable[..., list[float]]:
-    """A judge as TRL calls it, which names its metrics by it."""
+def content_text(content: str | Sequence[Mapping[str, Any]]) -> str:
+    """Return a text, or the content of the last of some messages."""
+    if isinstance(content, str):
+        return content
+    return str(content[-1].get("content") or "")
 
-    def reward(
+
+def _for_trl(name: str, reward_function: RewardFunction) -> Callable[..., list[float]]:
+    """Return a reward function over a batch, as TRL calls it. Its `__name__` names the metrics."""
+
+    def rewards(
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
         answer: Sequence[str | None],
         **_: Any,
     ) -> list[float]:
-        drawn = zip(completions, completion_ids, answer, strict=True)
-        return [judge(Drawn(text_of(said), len(ids), right)) for said, ids, right in drawn]
+        found = []
+        for content, ids, right in zip(completions, completion_ids, answer, strict=True):
+            completion = Completion(content_text(content), len(ids), right)
+            found.append(reward_function(completion))
+        return found
 
-    reward.__name__ = name
-    return reward
-
-
-def text_of(said: str | Sequence[Mapping[str, Any]]) -> str:
-    """An answer, or the last of some messages, as text."""
-    return said if isinstance(said, str) else str(said[-1].get("content") or "")
+    rewards.__name__ = name
+    return rewards
 
 
-def _bare(text: str) -> str:
+def _final_answer(text: str) -> str:
     return " ".join(text.rpartition("####")[2].split()).casefold()
 
 
-def _load_reward_model(where: str, precision: Precision) -> tuple[Any, Any]:
-    """The model of a finished run of the stage reward, with its tokenizer; an adapter is merged into its base."""
-    given = Path(where)
-    home = given / "output" if (given / "output").is_dir() else given
-    has_adapter = (home / "adapter_config.json").exists()
-    base, revision = str(home) if home.is_dir() else where, "main"
+def _load_reward_model(place: str, precision: ModelPrecision) -> tuple[Any, Any]:
+    """Load the result of a run of the stage reward, with its tokenizer.
+
+    `place` is the folder of a run or a model, or a Hub id. An adapter is merged into its base.
+    """
+    folder = Path(place)
+    if (folder / "output").is_dir():
+        folder = folder / "output"
+    base, revision = str(folder) if folder.is_dir() else place, "main"
+    has_adapter = (folder / SETTINGS).exists()
     if has_adapter:
-        home, settings = find_adapter(where, "reward_model")
-        base, revision = settings["base_model_name_or_path"], settings.get("revision") or "main"
+        folder, settings = read_adapter(place, "reward_model")
+        base = settings["base_model_name_or_path"]
+        revision = settings.get("revision") or "main"
     source = source_of(base, revision)
-    settled: dict[str, Any] = {"num_labels": 1, "dtype": precision.weights, "use_safetensors": True}
-    model, found = AutoModelForSequenceClassification.from_pretrained(
-        **source, **settled, output_loading_info=True, trust_remote_code=False
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        **source,
+        num_labels=1,
+        dtype=precision.weights,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=False,
     )
-    if found["missing_keys"] and not has_adapter:
+    if info["missing_keys"] and not has_adapter:
         raise TrainingError(
-            f"reward_model: {where} gives no scores: name the result of a run of the stage reward."
+            f"reward_model: {place} gives no scores: name the result of a run of the stage reward."
         )
     if has_adapter:
-        model = PeftModel.from_pretrained(
-            model, str(home), trust_remote_code=False
-        ).merge_and_unload()
-    model.config._name_or_path = "reward_model"  # what TRL calls its metrics by
-    source |= {"pretrained_model_name_or_path": str(home)} if home.is_dir() else {}
+        with_adapter = PeftModel.from_pretrained(model, str(folder), trust_remote_code=False)
+        model = with_adapter.merge_and_unload()
+    model.config._name_or_path = "reward_model"  # TRL names its metrics by this
+    if folder.is_dir():  # the tokenizer is saved with the result
+        source["pretrained_model_name_or_path"] = str(folder)
     return model.eval(), AutoTokenizer.from_pretrained(**source, trust_remote_code=False)

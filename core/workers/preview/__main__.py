@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from core.job import Problem
-from core.training.contract.failures import TrainingError, explain
+from core.training.contract.failures import TrainingError, diagnose
 from core.workers.child import Reporter, serve
 from core.workers.hub import stay_offline_without_answer
 
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _explain(error: Exception, request: Mapping[str, Any]) -> Problem:
-    reason = explain(error, str(request.get("model", "the model")), "load")
+    reason = diagnose(error, str(request.get("model", "the model")), "load").sentence
     return Problem("rows", reason, "check the file, or choose a model with a tokenizer")
 
 

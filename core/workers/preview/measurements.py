@@ -25,9 +25,9 @@ class RowMeasurements:
         The longer text says how long the row is. The row has no answer in the loss if one of the
         texts has none, as in TRL.
         """
-        firsts = [NEVER if text.first_counted is None else text.first_counted for text in texts]
+        firsts = [NEVER if text.first_in_loss is None else text.first_in_loss for text in texts]
         lengths = [len(text.ids) for text in texts]
-        end = max(text.end_counted for text in texts)
+        end = max(text.end_in_loss for text in texts)
         self._numbers.extend((max(lengths), max(firsts), end, sum(lengths)))
 
     def add_unreadable(self, line: int, reason: str) -> None:

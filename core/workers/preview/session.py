@@ -14,9 +14,9 @@ from core.training.contract.failures import TrainingError
 from core.training.contract.row_columns import Row
 from core.training.contract.row_reader import BadRow
 from core.training.contract.stages import STAGES
-from core.training.data.preferences import Comparer
+from core.training.data.preferences import PreferenceEncoder
 from core.training.data.tokenizer import CHAT_TEMPLATE, load_tokenizer, training_template
-from core.training.data.tokens import Encoder, Tokens, pieces
+from core.training.data.tokens import Encoder, Tokens, split_by_loss
 
 from .measurements import RowMeasurements
 from .rows_on_disk import RowsOnDisk
@@ -72,9 +72,9 @@ class PreviewSession:
         except BadRow as error:
             raise TrainingError(f"dataset line {self.rows.line(0)}: {error}.") from None
 
-    def _encoder(self, template: str | None, on_answers: bool) -> Encoder | Comparer:
+    def _encoder(self, template: str | None, on_answers: bool) -> Encoder | PreferenceEncoder:
         if self.stage.takes_pairs_as_text:
-            return Comparer(self.tokenizer, self.stage.id)
+            return PreferenceEncoder(self.tokenizer, self.stage.id)
         return Encoder(self.tokenizer, template, on_answers, self.stage.id)
 
     def _template(self, marked: str | None) -> str:
@@ -168,12 +168,12 @@ class PreviewSession:
         )
 
     def _shown_text(self, tokens: Tokens, max_length: int) -> dict[str, Any]:
-        fitting, cut = pieces(tokens, max_length, self.tokenizer)
+        fitting, cut = split_by_loss(tokens, max_length, self.tokenizer)
         return {
             "pieces": fitting,
             "cut": cut,
             "num_tokens": len(tokens.ids),
-            "num_counted": sum(tokens.counts[:max_length]),
+            "num_counted": sum(tokens.loss_mask[:max_length]),
         }
 
     def _encode(self, index: int, with_text: bool = False) -> tuple[Tokens, ...]:

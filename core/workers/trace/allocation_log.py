@@ -1,4 +1,7 @@
-"""The ledger: every storage that an operation makes and every one that dies, in order. Knows nothing of models."""
+"""Log of every storage that an operation allocates and of every one that is freed, in order.
+
+Knows nothing of models.
+"""
 
 import sys
 import weakref
@@ -13,129 +16,145 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 ROUNDING_BYTES = 512
-"""Every CUDA allocation is a multiple of this (kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp)."""
-Scratch = Callable[..., int]
-"""The arguments of an operation -> bytes that its CUDA kernel needs while it runs, beside its results."""
+"""Every CUDA allocation is a multiple of this (kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp).
+"""
+TemporaryBytes = Callable[..., int]
+"""Arguments of an operation -> bytes that its CUDA kernel needs while it runs, beside its results.
+"""
 
 
 @dataclass(frozen=True)
-class Peak:
-    """The most bytes alive within one segment, and the operation that reached it."""
+class SegmentPeak:
+    """Most bytes alive within one segment, and the operation that reached it."""
 
     num_bytes: int
     operation: str
 
 
-class Ledger(TorchDispatchMode):
-    """Counts storages while it is entered (`with ledger:`).
+class AllocationLog(TorchDispatchMode):
+    """Log of allocations while it is entered (`with log:`), with a peak for each segment.
 
-    `log` holds n where allocation n was made and ~n where it was released; `sizes[n]` are its bytes.
+    A segment is a named part of the program, such as `forward` or `backward/31`. `events` holds n
+    where allocation n was made and ~n where it was freed; `sizes[n]` are its bytes.
     """
 
-    def __init__(self, scratch: Mapping[str, Scratch]):
+    def __init__(self, temporary_bytes: Mapping[str, TemporaryBytes]):
+        """`temporary_bytes`: operation -> bytes that its CUDA kernel needs beside its results."""
         super().__init__()
-        self.log: list[int] = []
+        self.events: list[int] = []
         self.sizes: list[int] = []
         self.live_bytes = 0
-        self.peaks: dict[str, Peak] = {}
+        self.peaks: dict[str, SegmentPeak] = {}
         self._segment = "load"
-        self._scratch = scratch
-        self._storages: set[int] = set()
+        self._temporary_bytes = temporary_bytes
+        self._known_storages: set[int] = set()
 
     def enter(self, segment: str) -> None:
-        """Begin, or go on with, a named part of the program; peaks are kept for each."""
+        """Begin or continue a segment."""
         self._segment = segment
-        self._note_peak("start")
+        self._update_peak("start")
 
     @property
     def phase(self) -> str:
-        """The phase that the present segment belongs to."""
+        """Phase that the current segment belongs to."""
         return self._segment.split("/")[0]
 
     def allocate(self, num_bytes: int, operation: str) -> int:
-        """Bytes that no tensor stands for. Returns their number in the log."""
-        entry = len(self.sizes)
+        """Allocate bytes that no tensor stands for. Return their number in the log."""
+        number = len(self.sizes)
         self.sizes.append(-(-num_bytes // ROUNDING_BYTES) * ROUNDING_BYTES)
-        self.log.append(entry)
-        self.live_bytes += self.sizes[entry]
-        self._note_peak(operation)
-        return entry
+        self.events.append(number)
+        self.live_bytes += self.sizes[number]
+        self._update_peak(operation)
+        return number
 
-    def release(self, entry: int) -> None:
-        """The end of an allocation."""
-        self.live_bytes -= self.sizes[entry]
-        self.log.append(~entry)
+    def free(self, number: int) -> None:
+        """Free an allocation."""
+        self.live_bytes -= self.sizes[number]
+        self.events.append(~number)
 
     @contextmanager
-    def scratch(self, num_bytes: int, operation: str) -> Iterator[None]:
-        """Bytes that live as long as the block."""
-        if not num_bytes:
+    def temporary(self, num_bytes: int, operation: str) -> Iterator[None]:
+        """Allocate bytes for the duration of the block."""
+        if num_bytes == 0:
             yield
             return
-        entry = self.allocate(num_bytes, operation)
+        number = self.allocate(num_bytes, operation)
         yield
-        self.release(entry)
+        self.free(number)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.prim.device.default:  # most calls by far
+        """Run one operation and log the storages that it makes. torch calls this for every one."""
+        if func is torch.ops.prim.device.default:  # most calls by far; allocates nothing
             return args[0].fake_device
         if func is torch.ops.aten.add.Tensor and _sums_gradients_in_place(*args[:2]):
             return args[0].add_(args[1])
+        kwargs = kwargs or {}
         name = func._schema.name
-        num_bytes = self._scratch[name](*args, **(kwargs or {})) if name in self._scratch else 0
-        with self.scratch(num_bytes, name):
-            result = func(*args, **(kwargs or {}))
+        num_bytes = 0
+        if name in self._temporary_bytes:
+            num_bytes = self._temporary_bytes[name](*args, **kwargs)
+        with self.temporary(num_bytes, name):
+            result = func(*args, **kwargs)
             for leaf in tree_leaves(result):
                 if isinstance(leaf, torch.Tensor):
-                    self._record(leaf, name)
+                    self._log_storage(leaf, name)
         return result
 
-    def _record(self, tensor: torch.Tensor, operation: str) -> None:
-        """Note a storage that is new; views share one that is known."""
+    def _log_storage(self, tensor: torch.Tensor, operation: str) -> None:
+        """Log a storage if it is new; views share one that is known."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._storages or storage.nbytes() == 0:
+        if key in self._known_storages or storage.nbytes() == 0:
             return
-        self._storages.add(key)
-        weakref.finalize(storage, self._end, key, self.allocate(storage.nbytes(), operation))
+        self._known_storages.add(key)
+        number = self.allocate(storage.nbytes(), operation)
+        weakref.finalize(storage, self._storage_freed, key, number)
 
-    def _end(self, key: int, entry: int) -> None:
-        self._storages.discard(key)
-        self.release(entry)
+    def _storage_freed(self, key: int, number: int) -> None:
+        self._known_storages.discard(key)
+        self.free(number)
 
-    def _note_peak(self, operation: str) -> None:
+    def _update_peak(self, operation: str) -> None:
         peak = self.peaks.get(self._segment)
         if peak is None or self.live_bytes > peak.num_bytes:
-            self.peaks[self._segment] = Peak(self.live_bytes, operation)
+            self.peaks[self._segment] = SegmentPeak(self.live_bytes, operation)
 
 
 DISPATCH_FRAMES = ("__torch_dispatch__", "_fn", "inner")
-"""Python functions between an operation and a check of it: torch puts two around every __torch_dispatch__."""
-REFERENCES_OF_A_SOLE_OWNER = 4
-STORAGE_REFERENCES_OF_A_SOLE_OWNER = 2
-"""What the use counts are, seen from __torch_dispatch__, of a gradient that only the engine holds (torch 2.13)."""
+"""Python functions between an operation and the code here: torch wraps every __torch_dispatch__."""
+USE_COUNT_OF_SOLE_OWNER = 4
+STORAGE_USE_COUNT_OF_SOLE_OWNER = 2
+"""Use counts, seen from __torch_dispatch__, of a gradient that only the engine holds (torch 2.13).
+"""
 
 
 def _sums_gradients_in_place(old: Any, new: Any) -> bool:
-    """True if on a device this `old + new` is `old.add_(new)`: the engine sums two gradients of one tensor.
+    """Return True if on a device this `old + new` is `old.add_(new)`.
 
-    It does so in place if nothing else holds the first, but never for tensors of a subclass such as those without
-    data: InputBuffer::accumulate in torch/csrc/autograd/input_buffer.cpp.
+    The autograd engine sums two gradients of one tensor in place if nothing else holds the first,
+    but never for tensors of a subclass, such as those without data: InputBuffer::accumulate in
+    torch/csrc/autograd/input_buffer.cpp.
     """
-    return (
-        not torch.is_grad_enabled()
-        and isinstance(old, torch.Tensor)
-        and isinstance(new, torch.Tensor)
-        and old.shape == new.shape
-        and old._use_count() <= REFERENCES_OF_A_SOLE_OWNER  # type: ignore[attr-defined]  # torch's stubs lack it
-        and torch._C._storage_Use_Count(old.untyped_storage()._cdata)
-        <= STORAGE_REFERENCES_OF_A_SOLE_OWNER
-        and _caller() == "_engine_run_backward"
-    )
+    if torch.is_grad_enabled():
+        return False
+    if not isinstance(old, torch.Tensor) or not isinstance(new, torch.Tensor):
+        return False
+    if old.shape != new.shape or not _has_sole_owner(old):
+        return False
+    return _calling_function() == "_engine_run_backward"
 
 
-def _caller() -> str:
-    """The Python function that ran the operation which is being dispatched, or called the engine that did."""
+def _has_sole_owner(tensor: torch.Tensor) -> bool:
+    use_count = tensor._use_count()  # type: ignore[attr-defined]  # not in torch's stubs
+    if use_count > USE_COUNT_OF_SOLE_OWNER:
+        return False
+    storage = tensor.untyped_storage()._cdata
+    return bool(torch._C._storage_Use_Count(storage) <= STORAGE_USE_COUNT_OF_SOLE_OWNER)
+
+
+def _calling_function() -> str:
+    """Return the Python function that ran the current operation, or called the engine that did."""
     frame: FrameType | None = sys._getframe(2)
     while frame and frame.f_code.co_name in DISPATCH_FRAMES:
         frame = frame.f_back

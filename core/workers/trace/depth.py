@@ -1,60 +1,73 @@
-"""A whole model from shallow ones: layers repeat, so the peak of each segment is linear in the number of each kind."""
+"""Extrapolate a whole model from shallow ones: layers repeat, so the peak of each segment is linear
+in the number of layers of each kind.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .allocation_log import Ledger
+from .allocation_log import AllocationLog
 
 PHASES = ("load", "generation", "forward", "backward", "optimizer_step", "eval")
-"""Generation only where answers are drawn."""
-NUM_ENDS = 2
-"""Layers that a shallow model keeps at either end, whatever their kind."""
+"""Phases in their order; generation in online stages only."""
+NUM_END_LAYERS = 2
+"""Layers at either end that a shallow model keeps in any case."""
 
 
-def shallow(kinds: Sequence[Any]) -> tuple[int, ...]:
-    """Which layers a shallow model keeps: those at either end, and the first and the last of every kind."""
+def shallow_layers(kinds: Sequence[Any]) -> tuple[int, ...]:
+    """Return the layers of a shallow model: those at the ends, the first and last of every kind."""
     count = len(kinds)
-    ends = {*range(min(NUM_ENDS, count)), *range(max(0, count - NUM_ENDS), count)}
-    first = {kinds.index(kind) for kind in kinds}
-    last = {count - 1 - tuple(reversed(kinds)).index(kind) for kind in kinds}
-    return tuple(sorted(ends | first | last))
+    kept = {*range(min(NUM_END_LAYERS, count)), *range(max(0, count - NUM_END_LAYERS), count)}
+    backwards = tuple(reversed(kinds))
+    for kind in kinds:
+        kept.add(kinds.index(kind))
+        kept.add(count - 1 - backwards.index(kind))
+    return tuple(sorted(kept))
 
 
-def extended(
-    kinds: Sequence[Any], play: Callable[[Sequence[int]], Ledger]
-) -> tuple[Mapping[str, int], Ledger]:
-    """Peak of each phase of the whole model, and the ledger of the deepest model that was played.
+def extrapolate(
+    kinds: Sequence[Any], trace_layers: Callable[[Sequence[int]], AllocationLog]
+) -> tuple[Mapping[str, int], AllocationLog]:
+    """Return (peak of each phase of the whole model, log of the deepest model that was traced).
 
-    `play` traces the model that is made of some of the layers, which name the segments of its ledger. First a shallow
-    one, then once more for every kind with one more layer of it: a segment is compared where the same layer is at work.
+    `trace_layers` traces the model with some of its layers, whose indices name the segments of its
+    log. First a shallow one is traced, then for every kind one with one more layer of it. Segments
+    are compared where the same layer is at work.
     """
-    base = shallow(kinds)
-    ledger = play(base)
-    total = {segment: peak.num_bytes for segment, peak in ledger.peaks.items()}
-    shallow_peaks = dict(total)
+    try:
+        return _extrapolate(kinds, trace_layers)
+    except RuntimeError:
+        # Layers that depend on one another, such as those that share keys, cannot be left out.
+        return _extrapolate(range(len(kinds)), trace_layers)
+
+
+def _extrapolate(
+    kinds: Sequence[Any], trace_layers: Callable[[Sequence[int]], AllocationLog]
+) -> tuple[Mapping[str, int], AllocationLog]:
+    shallow = shallow_layers(kinds)
+    log = trace_layers(shallow)
+    shallow_peaks = {segment: peak.num_bytes for segment, peak in log.peaks.items()}
+    peaks = dict(shallow_peaks)
     for kind in dict.fromkeys(kinds):
-        spare = [index for index, other in enumerate(kinds) if other == kind and index not in base]
-        if not spare:
+        left_out = [
+            index for index, other in enumerate(kinds) if other == kind and index not in shallow
+        ]
+        if not left_out:
             continue
-        ledger = play(sorted((*base, _middle_of(spare, len(kinds)))))
+        log = trace_layers(sorted((*shallow, _closest_to_middle(left_out, len(kinds)))))
         for segment, num_bytes in shallow_peaks.items():
-            if segment in ledger.peaks:  # the backward pass ends where nothing trains any more
-                total[segment] += len(spare) * (ledger.peaks[segment].num_bytes - num_bytes)
-    return _by_phase(total), ledger
+            if segment in log.peaks:  # missing where the backward pass ends below it
+                growth = log.peaks[segment].num_bytes - num_bytes
+                peaks[segment] += len(left_out) * growth
+    return _highest_by_phase(peaks), log
 
 
-def _middle_of(indices: Sequence[int], count: int) -> int:
-    """The index that is nearest the middle of a model of so many layers."""
-    return min(indices, key=lambda index: abs(2 * index - count + 1))
+def _closest_to_middle(indices: Sequence[int], num_layers: int) -> int:
+    return min(indices, key=lambda index: abs(2 * index - num_layers + 1))
 
 
-def _by_phase(segments: Mapping[str, int]) -> dict[str, int]:
-    """The highest segment of each phase."""
-    played = {segment.split("/")[0] for segment in segments}
-    return {
-        phase: max(
-            num_bytes for segment, num_bytes in segments.items() if segment.split("/")[0] == phase
-        )
-        for phase in PHASES
-        if phase in played
-    }
+def _highest_by_phase(peaks: Mapping[str, int]) -> dict[str, int]:
+    """Return the highest segment of each phase, in the order of the phases."""
+    by_phase: dict[str, list[int]] = {phase: [] for phase in PHASES}
+    for segment, num_bytes in peaks.items():
+        by_phase[segment.split("/")[0]].append(num_bytes)
+    return {phase: max(found) for phase, found in by_phase.items() if found}

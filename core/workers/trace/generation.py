@@ -1,4 +1,4 @@
-"""Answers drawn in the trace: the real `generate` on prompts without data, its first step and its last.
+"""Trace generation: the real `generate` on prompts without data, its first step and its last.
 
 Source: GRPOTrainer._generate_single_turn in trl/trainer/grpo_trainer.py.
 """
@@ -14,24 +14,29 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.generation.utils import StopCheck
 
-from .allocation_log import Ledger
+from .allocation_log import AllocationLog
 
 STEPS = 2
-"""One reads the prompts, one is the last of the answer, when the cache is full."""
+"""The first reads the prompts, the second is the last of the answer, when the cache is full."""
 
 
 @torch.no_grad()
-def draw(model: Any, num_rows: int, num_tokens: int, answer_tokens: int, ledger: Ledger) -> None:
-    """Answers of so many tokens, in rows of `num_tokens`, prompt and answer. Under the autocast of its caller."""
-    model.generation_config = GenerationConfig()  # without a word that ends an answer
+def generate(
+    model: Any, num_rows: int, num_tokens: int, answer_tokens: int, log: AllocationLog
+) -> None:
+    """Trace answers of `answer_tokens` in rows of `num_tokens`, prompt included.
+
+    The caller provides the autocast.
+    """
+    model.generation_config = GenerationConfig()  # without a token that ends an answer
     prompts = torch.zeros(num_rows, num_tokens - answer_tokens, dtype=torch.long)
     cache = DynamicCache(config=model.config.get_text_config())
-    ledger.enter("generation/prompt")
-    stops_at = prompts.shape[1] + STEPS
+    log.enter("generation/prompt")
+    stop_length = prompts.shape[1] + STEPS
     with (
         _without_checkpointing(model),
-        _up_to_the_last(model, cache, num_tokens, ledger),
-        _values_unknown(stops_at),
+        _skip_to_last_token(model, cache, num_tokens, log),
+        _assumed_values(stop_length),
     ):
         model.generate(
             input_ids=prompts,
@@ -43,52 +48,55 @@ def draw(model: Any, num_rows: int, num_tokens: int, answer_tokens: int, ledger:
 
 @contextmanager
 def _without_checkpointing(model: Any) -> Iterator[None]:
-    """Layers that are recomputed keep no cache, so that TRL has them not recomputed meanwhile."""
-    recomputed = [
+    """Switch checkpointing off, as TRL does: checkpointed layers keep no cache."""
+    checkpointed = [
         module for module in model.modules() if getattr(module, "gradient_checkpointing", False)
     ]
-    for module in recomputed:
+    for module in checkpointed:
         module.gradient_checkpointing = False
     yield
-    for module in recomputed:
+    for module in checkpointed:
         module.gradient_checkpointing = True
 
 
 @contextmanager
-def _up_to_the_last(
-    model: Any, cache: DynamicCache, num_tokens: int, ledger: Ledger
+def _skip_to_last_token(
+    model: Any, cache: DynamicCache, num_tokens: int, log: AllocationLog
 ) -> Iterator[None]:
-    """Once the prompts are read, the cache is as it is before the last token."""
+    """Extend the cache after the prompts were read to what it is before the last token."""
     passes = count()
 
     def begin_pass(*_: Any) -> None:
-        if next(passes):
-            ledger.enter("generation/answer")
-            _extend(cache, num_tokens - 1)
+        if next(passes) > 0:
+            log.enter("generation/answer")
+            _extend_cache(cache, num_tokens - 1)
 
     hook = model.get_input_embeddings().register_forward_pre_hook(begin_pass)
     yield
     hook.remove()
 
 
-def _extend(cache: DynamicCache, num_tokens: int) -> None:
-    """Makes room for so many tokens in every layer; a windowed one keeps those that its next token looks back on."""
+def _extend_cache(cache: DynamicCache, num_tokens: int) -> None:
+    """Enlarge every layer to `num_tokens`; a sliding window keeps those that it looks back on."""
     layers: Any = cache.layers
     for layer in layers:
-        kept = num_tokens
+        num_kept = num_tokens
         if layer.is_sliding:
-            kept = min(num_tokens, layer.sliding_window - 1)
+            num_kept = min(num_tokens, layer.sliding_window - 1)
             layer.cumulative_length = num_tokens
         rows, heads, _, width = layer.keys.shape
-        layer.keys = layer.keys.new_empty(rows, heads, kept, width)
-        layer.values = layer.values.new_empty(rows, heads, kept, layer.values.shape[-1])
+        layer.keys = layer.keys.new_empty(rows, heads, num_kept, width)
+        layer.values = layer.values.new_empty(rows, heads, num_kept, layer.values.shape[-1])
 
 
 @contextmanager
-def _values_unknown(stops_at: int) -> Iterator[None]:
-    """Where generate looks at values, prompts differ in length, no word is out of range, answers end at a length."""
+def _assumed_values(stop_length: int) -> Iterator[None]:
+    """Assume results where `generate` looks at values, which traced tensors lack.
+
+    Prompts differ in length, no token is out of range, and answers end at a length.
+    """
     with (
-        patch.object(StopCheck, "__call__", lambda *found: found[-1] >= stops_at),
+        patch.object(StopCheck, "__call__", lambda *found: found[-1] >= stop_length),
         patch.object(Tensor, "all", lambda *_: False),
         patch.object(Tensor, "any", lambda *_: False),
     ):

@@ -1,4 +1,4 @@
-"""The optimizers of the training program as the trace steps them: the real class where one runs without data."""
+"""Optimizers of a training: the real class where it runs without data, else its states."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -8,24 +8,25 @@ import torch
 from torch import Tensor
 from transformers.optimization import Adafactor
 
-STATES_IN_8_BITS = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1}
-NUMBERS_PER_SCALE = 256
-LEAST_8BIT_NUMBERS = 4096
-LEAST_PAGED_NUMBERS = 100_000
+NUM_8BIT_STATES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1}
+ELEMENTS_PER_SCALE = 256
+MIN_8BIT_ELEMENTS = 4096
+MIN_PAGED_ELEMENTS = 100_000
 FLOAT32_BYTES = 4
 
 
-class Optimizer(Protocol):
-    """What a step needs."""
+class Steppable(Protocol):
+    """Optimizer, as far as a trace needs it."""
 
     def step(self) -> Any:
         """Update every parameter."""
 
 
-def optimizer_of(name: str, parameters: Sequence[Tensor], on_gpu: bool) -> Optimizer:
-    """The optimizer that TrainingArguments calls by this name.
+def build_optimizer(name: str, parameters: Sequence[Tensor], on_gpu: bool) -> Steppable:
+    """Return the optimizer that TrainingArguments calls `name`.
 
-    On a GPU Adam and SGD take all parameters at once (`foreach`), which the CPU does not do by itself.
+    On a GPU Adam and SGD update all parameters at once (`foreach`); on a CPU that is not the
+    default.
     """
     match name:
         case "adamw_torch_fused":
@@ -40,18 +41,20 @@ def optimizer_of(name: str, parameters: Sequence[Tensor], on_gpu: bool) -> Optim
             return BitsAndBytesStates(name if on_gpu else name.removeprefix("paged_"), parameters)
 
 
-def paged_bytes(name: str, numbers: int) -> int:
-    """Bytes of the states of a parameter of so many numbers that are not the allocator's, since they are paged."""
-    if not name.startswith("paged") or numbers < LEAST_PAGED_NUMBERS:
+def paged_bytes(name: str, numel: int) -> int:
+    """Return the bytes of a parameter's states that are paged, so not in the allocator's memory."""
+    if not name.startswith("paged") or numel < MIN_PAGED_ELEMENTS:
         return 0
-    return numbers * STATES_IN_8_BITS.get(name, 2 * FLOAT32_BYTES)
+    return numel * NUM_8BIT_STATES.get(name, 2 * FLOAT32_BYTES)
 
 
 class BitsAndBytesStates:
-    """The states of a bitsandbytes optimizer, whose own step reads data; it has no temporaries worth counting.
+    """States of a bitsandbytes optimizer, whose own step reads data. Its temporaries are
+    negligible.
 
-    In 8 bits a byte per number and a float32 per 256; below 4096 numbers 32 bits. Paged states of 100,000 numbers or
-    more are not the allocator's (init_state and get_state_buffer in bitsandbytes/optim/optimizer.py).
+    8-bit states take a byte per element and a float32 per 256; below 4096 elements they have 32
+    bits. Paged states of 100,000 elements or more are not the allocator's (init_state and
+    get_state_buffer in bitsandbytes/optim/optimizer.py).
     """
 
     def __init__(self, name: str, parameters: Sequence[Tensor]):
@@ -60,22 +63,20 @@ class BitsAndBytesStates:
         self._states: list[Tensor] = []
 
     def step(self) -> None:
-        """The first one makes the states."""
+        """Allocate the states at the first step."""
         if not self._states:
-            self._states = [
-                state
-                for parameter in self._parameters
-                for state in self._states_of(parameter.numel())
-            ]
+            for parameter in self._parameters:
+                self._states += self._states_of(parameter.numel())
 
-    def _states_of(self, numbers: int) -> list[Tensor]:
-        count = STATES_IN_8_BITS.get(self._name)
-        is_paged = paged_bytes(self._name, numbers) > 0
-        if count is None or numbers < LEAST_8BIT_NUMBERS:
-            return [] if is_paged else [torch.empty(numbers) for _ in range(count or 2)]
-        scales = [torch.empty(ceil(numbers / NUMBERS_PER_SCALE)) for _ in range(count)]
-        return (
-            scales
-            if is_paged
-            else [*scales, *(torch.empty(numbers, dtype=torch.uint8) for _ in range(count))]
-        )
+    def _states_of(self, numel: int) -> list[Tensor]:
+        num_8bit = NUM_8BIT_STATES.get(self._name)
+        is_paged = paged_bytes(self._name, numel) > 0
+        if num_8bit is None or numel < MIN_8BIT_ELEMENTS:
+            if is_paged:
+                return []
+            return [torch.empty(numel) for _ in range(num_8bit or 2)]
+        num_scales = ceil(numel / ELEMENTS_PER_SCALE)
+        states = [torch.empty(num_scales) for _ in range(num_8bit)]
+        if not is_paged:
+            states += [torch.empty(numel, dtype=torch.uint8) for _ in range(num_8bit)]
+        return states

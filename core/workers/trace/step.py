@@ -1,4 +1,4 @@
-"""One run in miniature: load, one optimizer step with its states in place, one evaluation."""
+"""Trace a training in miniature: load, one optimizer step, one evaluation."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -11,98 +11,101 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
 
 from core.training.contract.job import Job
-from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
-from core.training.model.load import Precision
+from core.training.model.load import ModelPrecision
 
-from .allocation_log import Ledger
-from .cuda import Card, as_on
-from .generation import draw
-from .kernels import SCRATCH
-from .loss import LOSSES, Models, batch_of
-from .model import dequantised_for_dora, mask_known, materialise
-from .optimizers import optimizer_of
+from .allocation_log import AllocationLog
+from .cuda import Card, emulate_cuda
+from .generation import generate
+from .kernels import TEMPORARY_BYTES
+from .loss import LOSSES, Models, longest_batch
+from .model import assume_padding, dequantize_for_dora, materialize
+from .optimizers import Steppable, build_optimizer
+
+MAX_MICRO_BATCHES = 2
+"""Micro-batches of the traced step: the third finds the same memory as the second."""
 
 
-class Run:
-    """A model at work, with a ledger of its memory."""
+class TracedTraining:
+    """Training in miniature, with a log of its memory."""
 
-    def __init__(self, model: Any, job: Job, card: Card, precision: Precision):
+    def __init__(self, model: Any, job: Job, card: Card, precision: ModelPrecision):
         self.model = model
         self.job = job
         self.stage = STAGES[job.stage]
         self.card = card
         self.precision = precision
-        self.batch = batch_of(job)
-        self.ledger = Ledger({} if card.is_cpu else SCRATCH)
-        self._workspaces: set[str] = set()
-        self._optimizer: Any = None
+        self.batch = longest_batch(job)
+        self.log = AllocationLog({} if card.is_cpu else TEMPORARY_BYTES)
+        self._optimizer: Steppable | None = None
+        """Kept here, so that its states stay alive through the evaluation."""
+        self._phases_with_workspace: set[str] = set()
         self._reference: Any = None
 
-    def play(self, layers: Mapping[int, nn.Module]) -> Ledger:
-        """Everything from loading to an evaluation; `layers` are the model's decoder layers, by the name of each."""
-        ledger = self.ledger
-        functions = as_on(self.card, ledger, self.batch.share_scored)
-        with FakeTensorMode(allow_non_fake_inputs=True), ledger, functions, dequantised_for_dora():
+    def run(self, layers: Mapping[int, nn.Module]) -> AllocationLog:
+        """Trace everything from loading to an evaluation; return the log.
+
+        `layers` are the model's decoder layers by their index in the whole model, which names the
+        segments of the log.
+        """
+        emulation = emulate_cuda(self.card, self.log, self.batch.share_in_loss)
+        # Fake tensors have a shape and a storage, but no data. The order matters: the log must see
+        # what the emulated functions do.
+        fake_tensors = FakeTensorMode(allow_non_fake_inputs=True)
+        with fake_tensors, self.log, emulation, dequantize_for_dora():
             self._load()
-            hooks = [hook for name in layers for hook in self._watch(layers, name)]
+            hooks = [hook for index in layers for hook in self._add_hooks(layers, index)]
             kernel = self.model.config.get_text_config()._attn_implementation
-            with mask_known(self.batch.has_mask and kernel != "causal"):
+            with assume_padding(self.batch.has_mask and kernel != "causal"):
                 self._train()
                 self._evaluate()
             for hook in hooks:
                 hook.remove()
             for parameter in self.model.parameters():
                 parameter.grad = None
-        return ledger
+        return self.log
 
     def _load(self) -> None:
-        """The model, and a copy of it if that is what it is held against."""
-        materialise(self.model, self.precision)
-        if self._needs_reference and not METHODS[self.job.method].trains_adapter:
+        """Allocate the model, and a copy of it if that is the reference model."""
+        materialize(self.model, self.precision)
+        if self._needs_reference and not self.job.trains_adapter:
             self._reference = copy.deepcopy(self.model).requires_grad_(False)
 
     def _train(self) -> None:
-        """One optimizer step; its states exist before, as in every step but the first."""
-        model, ledger = self.model.train(), self.ledger
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimizer = optimizer = optimizer_of(
-            self.job.optim, trained, on_gpu=not self.card.is_cpu
-        )
-        ledger.enter("optimizer_step")
+        """Trace one optimizer step. Its states exist before, as in every step but the first."""
+        self.model.train()
+        on_gpu = not self.card.is_cpu
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._optimizer = build_optimizer(self.job.optim, trained, on_gpu)
+        self.log.enter("optimizer_step")
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
-        optimizer.step()
+        self._optimizer.step()
         _clear_gradients(trained)
-        self._draw()
-        for _ in range(
-            min(self.job.gradient_accumulation_steps, 2)
-        ):  # the third finds what the second found
+        if self.stage.generates:
+            self._generate()
+        for _ in range(min(self.job.gradient_accumulation_steps, MAX_MICRO_BATCHES)):
             self._enter("forward")
             loss = self._loss()
             self._enter("backward")
             _run_backward(loss)
             del loss
-        ledger.enter("optimizer_step")
+        self.log.enter("optimizer_step")
         if self.job.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(
-                trained, self.job.max_grad_norm, foreach=not self.card.is_cpu
-            )
-        optimizer.step()
+            nn.utils.clip_grad_norm_(trained, self.job.max_grad_norm, foreach=on_gpu)
+        self._optimizer.step()
         _clear_gradients(trained)
 
-    def _draw(self) -> None:
-        """Answers to the prompts of a whole step, and what each model makes of them, by micro-batches."""
-        if not self.stage.generates:
-            return
-        models, batch = self._models(), self.batch
-        num_rows = batch.rows * self.job.gradient_accumulation_steps
+    def _generate(self) -> None:
+        """Trace the answers to the prompts of a whole step, then their scoring by micro-batches."""
+        models = self._models()
+        num_rows = self.batch.rows * self.job.gradient_accumulation_steps
         with models.autocast():
-            draw(self.model, num_rows, batch.tokens, batch.answer_tokens, self.ledger)
-        self._ask_beforehand(models)
+            generate(self.model, num_rows, self.batch.tokens, self.batch.answer_tokens, self.log)
+        self._score_answers(models)
 
-    def _ask_beforehand(self, models: Models) -> None:
-        """What models say of answers that were drawn."""
+    def _score_answers(self, models: Models) -> None:
+        """Trace the log-probabilities of generated answers before they are trained on."""
         if self.stage.extra_pass == "generation":
             models.log_probs_without_graph(self.batch)
         if self._needs_reference:
@@ -110,83 +113,85 @@ class Run:
 
     @property
     def _needs_reference(self) -> bool:
-        """True if the model as it was is asked in every step; a pull of no strength asks nothing."""
-        needs = self.stage.reference != "none"
-        return needs and self.job.beta > 0 and not self.job.precompute_ref_log_probs
+        """True if every step asks a reference model. With beta 0 there is nothing to ask."""
+        has_reference = self.stage.reference != "none" and self.job.beta > 0
+        return has_reference and not self.job.precompute_ref_log_probs
 
     def _evaluate(self) -> None:
-        """A forward pass without a graph, on a batch of the same size."""
-        self.ledger.enter("eval")
+        """Trace a forward pass without a graph, on a batch of the same size."""
+        self.log.enter("eval")
         self.model.eval()
         with torch.no_grad():
             if self.stage.generates:
-                self._ask_beforehand(self._models())
+                self._score_answers(self._models())
             self._loss()
 
     def _loss(self) -> Tensor:
-        """The loss of the job's stage on one micro-batch."""
+        """Return the loss of the job's stage on one micro-batch."""
         return LOSSES[self.stage.loss](self._models(), self.job, self.batch)
 
     def _models(self) -> Models:
         return Models(self.model, self._reference, self.precision.autocast)
 
     def _enter(self, phase: str) -> None:
-        """A phase begins; its thread takes a cuBLAS workspace at its first product, and keeps it."""
-        self.ledger.enter(phase)
-        if phase not in self._workspaces:
-            self._workspaces.add(phase)
+        """Begin a phase. Its thread allocates a cuBLAS workspace once, at its first product."""
+        self.log.enter(phase)
+        if phase not in self._phases_with_workspace:
+            self._phases_with_workspace.add(phase)
             if self.card.workspace_bytes:
-                self.ledger.allocate(self.card.workspace_bytes, "cuBLAS workspace")
+                self.log.allocate(self.card.workspace_bytes, "cuBLAS workspace")
 
-    def _watch(self, layers: Mapping[int, nn.Module], name: int) -> Sequence[Any]:
-        """Tells the ledger at which layer a pass is, `forward/0` or `backward/31`: each keeps peaks of its own, for
-        memory is linear in depth only where the same layer works."""
-        layer, names = layers[name], tuple(layers)
-        segment = Segment(
-            self.ledger, str(name), is_first=name == names[0], is_last=name == names[-1]
+    def _add_hooks(self, layers: Mapping[int, nn.Module], index: int) -> Sequence[Any]:
+        """Make a layer enter its own segments, such as `forward/0` and `backward/31`.
+
+        Memory is linear in depth only where the same layer is at work.
+        """
+        indices = tuple(layers)
+        segment = LayerSegment(
+            self.log, index, is_first=index == indices[0], is_last=index == indices[-1]
         )
         return (
-            layer.register_forward_pre_hook(segment.before, with_kwargs=True),
-            layer.register_forward_hook(segment.after, with_kwargs=True),
+            layers[index].register_forward_pre_hook(segment.before, with_kwargs=True),
+            layers[index].register_forward_hook(segment.after, with_kwargs=True),
         )
 
 
 @dataclass(frozen=True)
-class Segment:
-    """The part of a pass that one decoder layer takes."""
+class LayerSegment:
+    """Hooks that tell the log which decoder layer is at work."""
 
-    ledger: Ledger
-    layer: str
+    log: AllocationLog
+    index: int
     is_first: bool
     is_last: bool
 
     def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Forward: the layer begins. Backward: behind the first layer the embedding is left."""
+        """Begin the layer in a forward pass; in a backward pass, the embedding follows."""
         x = args[0] if args else kwargs["hidden_states"]
-        if self.ledger.phase == "forward":
-            self.ledger.enter(f"forward/{self.layer}")
+        if self.log.phase == "forward":
+            self.log.enter(f"forward/{self.index}")
             if self.is_first and x.requires_grad:
                 x.register_hook(self._enters("backward"))
 
     def after(self, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Forward: behind the last layer come the last norm and the head. Backward: the layer begins."""
-        if self.ledger.phase != "forward":
+        """Begin the layer in a backward pass; in a forward pass, norm and head follow the last."""
+        if self.log.phase != "forward":
             return
         x = output[0] if isinstance(output, tuple) else output
         if x.requires_grad:
-            x.register_hook(self._enters(f"backward/{self.layer}"))
+            x.register_hook(self._enters(f"backward/{self.index}"))
         if self.is_last:
-            self.ledger.enter("forward")
+            self.log.enter("forward")
 
     def _enters(self, segment: str) -> Callable[[Tensor], None]:
         def hook(_: Tensor) -> None:
-            self.ledger.enter(segment)
+            self.log.enter(segment)
 
         return hook
 
 
 def _run_backward(loss: Tensor) -> None:
-    """`loss.backward()`, which itself would leave the functions of `as_on` while layers are computed again."""
+    """Run `loss.backward()`, which itself would leave `emulate_cuda` in recomputed layers."""
     _engine_run_backward(
         (loss,),
         (torch.ones_like(loss),),
@@ -199,6 +204,6 @@ def _run_backward(loss: Tensor) -> None:
 
 
 def _clear_gradients(parameters: Sequence[Tensor]) -> None:
-    """`optimizer.zero_grad(set_to_none=True)`."""
+    """Run `optimizer.zero_grad(set_to_none=True)`."""
     for parameter in parameters:
         parameter.grad = None
