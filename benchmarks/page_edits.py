@@ -89,7 +89,7 @@ class OpenPage:
             "suggestions": Suggestions(),
             "undo": Undo(),
         }
-        self.open_panels = panels.OpenPanels()
+        self.open_panels = {}
 
     def edit(self) -> tuple[float, float]:
         """Answer the form. Return the milliseconds to the answer, and to the suggestions."""

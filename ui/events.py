@@ -1,5 +1,6 @@
 """Wire page events to handlers: both know components by name. Knows no component and no handler."""
 
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -15,36 +16,37 @@ Updates = dict[str, object]
 """Component name -> new value or gr.update. Components that are left out stay as they are."""
 Handler = Callable[..., Updates]
 Repeat = Literal["once", "always_last"]
-"""Drop an event that fires while its handler is running, or run the handler again for the last one."""
+"""If an event fires while its handler runs: ignore it, or run the handler again afterwards."""
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """Connects events of components to handlers."""
+    """Connects events of components to handlers, whose parameters are the names of their inputs."""
 
     components: Components
-    """Every component that a handler may update."""
-    fields: Components
-    """Those of them that hold the form."""
+    """Every component that a handler may read or update."""
+    groups: Mapping[str, Components]
+    """Components behind a `**parameter` of a handler, by its name. `form` holds the job's fields."""
 
     def on(
         self,
         event: Callable[..., Any],
         handler: Handler,
-        inputs: Components,
         *,
         queue: bool = False,
         repeat: Repeat = "once",
         outputs: Collection[str] = (),
+        fills: bool = False,
     ) -> Any:
-        """Call a handler with the values of its inputs, by name. Return what `.then` can be called on.
+        """Call a handler at an event. Return what `.then` can be called on.
 
         Handlers that may take long use the queue; the others never wait behind them. Name the
-        `outputs` of frequent events: every output costs the browser some work.
+        `outputs` of frequent events: every output costs the browser some work. A handler that
+        `fills` the form changes `filled` as well, which an edit follows.
         """
         return event(
-            fn=self._by_component(handler),
-            inputs_kwargs=dict(inputs),
+            fn=self._by_component(handler, fills),
+            inputs_kwargs=self._inputs(handler),
             outputs=[self.components[name] for name in outputs or self.components],
             api_name=_name_of(handler),
             trigger_mode=repeat,
@@ -54,21 +56,17 @@ class Wiring:
             api_visibility="undocumented",
         )
 
-    def on_fill(
-        self, event: Callable[..., Any], handler: Handler, inputs: Components, queue: bool = False
-    ) -> None:
-        """Wire a handler that may put values into the form: `filled` changes when it did."""
+    def _inputs(self, handler: Handler) -> dict[str, Any]:
+        """Return the components that the parameters of a handler name."""
+        inputs: dict[str, Any] = {}
+        for name, parameter in inspect.signature(handler).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                inputs |= self.groups[name]
+            else:
+                inputs[name] = self.components[name]
+        return inputs
 
-        def fill(**values: object) -> Updates:
-            updates = handler(**values)
-            if updates.keys() & self.fields.keys():
-                updates["filled"] = str(time.monotonic_ns())
-            return updates
-
-        fill.__name__ = _name_of(handler)
-        self.on(event, fill, inputs, queue=queue)
-
-    def _by_component(self, handler: Handler) -> Callable[..., object]:
+    def _by_component(self, handler: Handler, fills: bool) -> Callable[..., object]:
         """Wrap a handler so that it returns {component: value}, as Gradio wants it."""
 
         def call(**inputs: object) -> object:
@@ -78,6 +76,8 @@ class Wiring:
                 traceback.print_exc()
                 said = f"Internal error ({type(error).__name__}). The terminal shows the details."
                 raise gr.Error(said) from error
+            if fills and updates.keys() & self.groups["form"].keys():
+                updates = {**updates, "filled": str(time.monotonic_ns())}
             return {self.components[name]: value for name, value in updates.items()} or gr.skip()
 
         return call

@@ -3,8 +3,8 @@
 Reads no value; the handlers do.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, get_args
 
 import gradio as gr
@@ -39,14 +39,19 @@ FIRST_SHOWN = first_values("demo", "lora")
 """Values that the page opens with: those of the demo."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Control:
-    """Place and label of one field, and how its component is built."""
+    """Place and label of one field. Its component follows from the type of the field."""
 
     field: str
     label: str
     group: str
-    build: Callable[["Control"], Component]
+    choices: Callable[[], Choices] | None = None
+    """For a menu whose options are not in the type of the field."""
+    component: Callable[..., Component] | None = None
+    """None for the usual component of the type."""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further arguments of the component."""
 
 
 def help_of(field: str, value: object) -> str:
@@ -65,76 +70,39 @@ def controls(group: str) -> tuple[Control, ...]:
 
 def render(group: str) -> dict[str, Component]:
     """Build the controls of a group here: {field: component}."""
-    return {control.field: control.build(control) for control in controls(group)}
+    return {control.field: build(control) for control in controls(group)}
 
 
-def _number(control: Control) -> Component:
-    if JobSpec.model_fields[control.field].annotation is int:
-        return gr.Number(precision=0, step=1, **_common(control))
-    step = STEPS.get(control.field, DEFAULT_STEP)
-    return gr.Number(precision=None, step=step, **_common(control))
+def build(control: Control) -> Component:
+    """Build the component of a field. Its `info` shows the help, or a problem instead."""
+    kind, options = _usual_component(control.field)
+    if control.choices:
+        kind, options = gr.Dropdown, {"choices": control.choices()}
+    return (control.component or kind)(
+        label=control.label,
+        info=help_of(control.field, FIRST_SHOWN[control.field]),
+        value=FIRST_SHOWN[control.field],
+        elem_id=f"field-{control.field}",
+        interactive=True,
+        min_width=140,
+        **{**options, **control.options},
+    )
 
 
-def _choice(control: Control) -> Component:
-    options = get_args(JobSpec.model_fields[control.field].annotation)
-    return gr.Dropdown(choices=list(options), **_common(control))
+def _usual_component(field: str) -> tuple[Callable[..., Component], dict[str, Any]]:
+    """Return the component for the type of a field, with the arguments that the type brings."""
+    annotation = JobSpec.model_fields[field].annotation
+    if annotation is bool:
+        return gr.Checkbox, {}
+    if annotation is int:
+        return gr.Number, {"precision": 0, "step": 1}
+    if annotation is float:
+        return gr.Number, {"step": STEPS.get(field, DEFAULT_STEP)}
+    if options := get_args(annotation):
+        return gr.Dropdown, {"choices": list(options)}
+    return gr.Textbox, {"max_lines": 1}
 
 
-def _switch(control: Control) -> Component:
-    return gr.Checkbox(**_common(control))
-
-
-def _text(control: Control) -> Component:
-    return gr.Textbox(max_lines=1, **_common(control))
-
-
-def _lines(control: Control) -> Component:
-    return gr.Textbox(lines=2, max_lines=6, **_common(control))
-
-
-def _model(control: Control) -> Component:
-    return gr.Dropdown(choices=model_choices(), allow_custom_value=True, **_common(control))
-
-
-def _dataset(control: Control) -> Component:
-    return gr.Dropdown(choices=[DEMO_DATA], allow_custom_value=True, **_common(control))
-
-
-def _method(control: Control) -> Component:
-    choices = [(method.title, method.id) for method in METHODS.values()]
-    return gr.Radio(choices=choices, **_common(control))
-
-
-def _stage(control: Control) -> Component:
-    choices = [(stage.title, stage.id) for stage in STAGES.values()]
-    return gr.Dropdown(choices=choices, **_common(control))
-
-
-def _profile(control: Control) -> Component:
-    return gr.Radio(choices=PROFILES, **_common(control))
-
-
-def _gpu(control: Control) -> Component:
-    return gr.Dropdown(choices=gpu_choices(), **_common(control))
-
-
-def _common(control: Control) -> dict[str, Any]:
-    """Return the arguments of every component. `info` shows the help, or a problem instead."""
-    return {
-        "label": control.label,
-        "info": help_of(control.field, FIRST_SHOWN[control.field]),
-        "value": FIRST_SHOWN[control.field],
-        "elem_id": f"field-{control.field}",
-        "interactive": True,
-        "min_width": 140,
-    }
-
-
-PROFILES = [
-    ("Fastest that fits", "fastest"),
-    ("Smallest memory", "smallest"),
-    ("Custom", "custom"),
-]
 DEFAULT_STEP = 0.01
 STEPS: Mapping[str, float] = {
     "num_train_epochs": 1,
@@ -162,73 +130,77 @@ def gpu_choices() -> Choices:
     return choices
 
 
+METHOD_CHOICES = [(method.title, method.id) for method in METHODS.values()]
+STAGE_CHOICES = [(stage.title, stage.id) for stage in STAGES.values()]
+PROFILES = [("Fastest that fits", "fastest"), ("Smallest memory", "smallest"), ("Custom", "custom")]
+CUSTOM = {"allow_custom_value": True}
 CONTROLS: tuple[Control, ...] = (
-    Control("model", "Model", "model", _model),
-    Control("dataset", "Data", "data", _dataset),
-    Control("method", "Method", "method", _method),
-    Control("stage", "Stage", "objective", _stage),
-    Control("gpu", "GPU", "gpu", _gpu),
-    Control("profile", "Profile", "profile", _profile),
-    Control("num_train_epochs", "Epochs", "main", _number),
-    Control("learning_rate", "Learning rate", "main", _number),
-    Control("max_length", "Max length", "main", _number),
-    Control("per_device_train_batch_size", "Batch size", "main", _number),
-    Control("gradient_accumulation_steps", "Gradient accumulation", "main", _number),
-    Control("lora_r", "LoRA rank", "main", _number),
-    Control("max_steps", "Max steps", "job", _number),
-    Control("seed", "Seed", "job", _number),
-    Control("revision", "Revision", "job", _text),
-    Control("dtype", "Precision", "job", _choice),
-    Control("adapter", "Continue from adapter", "job", _text),
-    Control("device", "GPU index", "job", _number),
-    Control("beta", "Beta", "stage", _number),
-    Control("loss_type", "Preference loss", "stage", _choice),
-    Control("precompute_ref_log_probs", "Precompute reference", "stage", _switch),
-    Control("num_generations", "Answers per prompt", "stage", _number),
-    Control("max_completion_length", "Max answer length", "stage", _number),
-    Control("temperature", "Temperature", "stage", _number),
-    Control("reward_functions", "Reward functions", "stage", _text),
-    Control("reward_pattern", "Reward pattern", "stage", _text),
-    Control("reward_model", "Reward model", "stage", _text),
-    Control("eval_dataset", "Evaluation data", "rows", _text),
-    Control("eval_fraction", "Evaluation share", "rows", _number),
-    Control("packing", "Packing", "rows", _switch),
-    Control("assistant_only_loss", "Train on answers only", "rows", _switch),
-    Control("shuffle", "Shuffle", "rows", _switch),
-    Control("max_rows", "Max rows", "rows", _number),
-    Control("max_lost_answers", "Max share of lost answers", "rows", _number),
-    Control("mix", "More data files", "rows", _lines),
-    Control("dataset_sha256", "Dataset SHA-256", "rows", _text),
-    Control("lora_alpha", "LoRA alpha", "adapter", _number),
-    Control("lora_dropout", "LoRA dropout", "adapter", _number),
-    Control("target_modules", "Target modules", "adapter", _text),
-    Control("init_lora_weights", "Adapter initialization", "adapter", _choice),
-    Control("use_dora", "DoRA", "adapter", _switch),
-    Control("use_rslora", "rsLoRA", "adapter", _switch),
-    Control("modules_to_save", "Modules trained in full", "adapter", _text),
-    Control("num_trainable_layers", "Trainable last layers", "adapter", _number),
-    Control("optim", "Optimizer", "optimizer", _choice),
-    Control("lr_scheduler_type", "Learning rate schedule", "optimizer", _choice),
-    Control("warmup_ratio", "Warmup ratio", "optimizer", _number),
-    Control("weight_decay", "Weight decay", "optimizer", _number),
-    Control("max_grad_norm", "Max gradient norm", "optimizer", _number),
-    Control("gradient_checkpointing", "Gradient checkpointing", "memory", _switch),
-    Control("checkpoint_every_n_layers", "Checkpoint every n layers", "memory", _number),
-    Control("activation_offloading", "Offload activations", "memory", _switch),
-    Control("attn_implementation", "Attention kernel", "memory", _choice),
-    Control("torch_compile", "Compile (torch.compile)", "memory", _switch),
-    Control("activation_memory_budget", "Activation memory budget", "memory", _number),
-    Control("use_liger_kernel", "Liger kernels", "memory", _switch),
-    Control("bnb_4bit_quant_type", "4-bit data type", "memory", _choice),
-    Control("bnb_4bit_use_double_quant", "Double quantization", "memory", _switch),
-    Control("logging_steps", "Log every n steps", "logging", _number),
-    Control("eval_steps", "Evaluate every n steps", "logging", _number),
-    Control("save_steps", "Save every n steps", "logging", _number),
-    Control("save_total_limit", "Checkpoints to keep", "logging", _number),
-    Control("sample_steps", "Sample every n steps", "logging", _number),
-    Control("stop_when_diverged", "Stop on divergence", "logging", _switch),
-    Control("halve_batch_on_oom", "Halve batch when out of memory", "logging", _switch),
-    Control("num_samples", "Sample prompts", "logging", _number),
+    Control("model", "Model", "model", model_choices, options=CUSTOM),
+    Control("dataset", "Data", "data", lambda: [DEMO_DATA], options=CUSTOM),
+    Control("method", "Method", "method", lambda: METHOD_CHOICES, gr.Radio),
+    Control("stage", "Stage", "objective", lambda: STAGE_CHOICES),
+    Control("gpu", "GPU", "gpu", gpu_choices),
+    Control("profile", "Profile", "profile", lambda: PROFILES, gr.Radio),
+    Control("num_train_epochs", "Epochs", "main"),
+    Control("learning_rate", "Learning rate", "main"),
+    Control("max_length", "Max length", "main"),
+    Control("per_device_train_batch_size", "Batch size", "main"),
+    Control("gradient_accumulation_steps", "Gradient accumulation", "main"),
+    Control("lora_r", "LoRA rank", "main"),
+    Control("max_steps", "Max steps", "job"),
+    Control("seed", "Seed", "job"),
+    Control("revision", "Revision", "job"),
+    Control("dtype", "Precision", "job"),
+    Control("adapter", "Continue from adapter", "job"),
+    Control("device", "GPU index", "job"),
+    Control("beta", "Beta", "stage"),
+    Control("loss_type", "Preference loss", "stage"),
+    Control("precompute_ref_log_probs", "Precompute reference", "stage"),
+    Control("num_generations", "Answers per prompt", "stage"),
+    Control("max_completion_length", "Max answer length", "stage"),
+    Control("temperature", "Temperature", "stage"),
+    Control("reward_functions", "Reward functions", "stage"),
+    Control("reward_pattern", "Reward pattern", "stage"),
+    Control("reward_model", "Reward model", "stage"),
+    Control("eval_dataset", "Evaluation data", "rows"),
+    Control("eval_fraction", "Evaluation share", "rows"),
+    Control("packing", "Packing", "rows"),
+    Control("assistant_only_loss", "Train on answers only", "rows"),
+    Control("shuffle", "Shuffle", "rows"),
+    Control("max_rows", "Max rows", "rows"),
+    Control("max_lost_answers", "Max share of lost answers", "rows"),
+    Control("mix", "More data files", "rows", options={"lines": 2, "max_lines": 6}),
+    Control("dataset_sha256", "Dataset SHA-256", "rows"),
+    Control("lora_alpha", "LoRA alpha", "adapter"),
+    Control("lora_dropout", "LoRA dropout", "adapter"),
+    Control("target_modules", "Target modules", "adapter"),
+    Control("init_lora_weights", "Adapter initialization", "adapter"),
+    Control("use_dora", "DoRA", "adapter"),
+    Control("use_rslora", "rsLoRA", "adapter"),
+    Control("modules_to_save", "Modules trained in full", "adapter"),
+    Control("num_trainable_layers", "Trainable last layers", "adapter"),
+    Control("optim", "Optimizer", "optimizer"),
+    Control("lr_scheduler_type", "Learning rate schedule", "optimizer"),
+    Control("warmup_ratio", "Warmup ratio", "optimizer"),
+    Control("weight_decay", "Weight decay", "optimizer"),
+    Control("max_grad_norm", "Max gradient norm", "optimizer"),
+    Control("gradient_checkpointing", "Gradient checkpointing", "memory"),
+    Control("checkpoint_every_n_layers", "Checkpoint every n layers", "memory"),
+    Control("activation_offloading", "Offload activations", "memory"),
+    Control("attn_implementation", "Attention kernel", "memory"),
+    Control("torch_compile", "Compile (torch.compile)", "memory"),
+    Control("activation_memory_budget", "Activation memory budget", "memory"),
+    Control("use_liger_kernel", "Liger kernels", "memory"),
+    Control("bnb_4bit_quant_type", "4-bit data type", "memory"),
+    Control("bnb_4bit_use_double_quant", "Double quantization", "memory"),
+    Control("logging_steps", "Log every n steps", "logging"),
+    Control("eval_steps", "Evaluate every n steps", "logging"),
+    Control("save_steps", "Save every n steps", "logging"),
+    Control("save_total_limit", "Checkpoints to keep", "logging"),
+    Control("sample_steps", "Sample every n steps", "logging"),
+    Control("stop_when_diverged", "Stop on divergence", "logging"),
+    Control("halve_batch_on_oom", "Halve batch when out of memory", "logging"),
+    Control("num_samples", "Sample prompts", "logging"),
 )
 
 LABELS: Mapping[str, str] = {control.field: control.label for control in CONTROLS}

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ui import form, monitor
-from ui.events import Components, Wiring
+from ui.events import Wiring
 from ui.handlers import (
     FIRST_STATE,
     FIX_BUTTONS,
@@ -29,17 +29,12 @@ SECONDS_BETWEEN_POLLS = 0.7
 """While rows are measured, a step is traced or a table is imported."""
 TOP_PARTS = ("top_line", "active_run", "start", "fingerprint")
 """Parts outside the Runs tab that follow the runs."""
-LENGTH_PARTS = (
-    "lengths",
-    "length_p95",
-    "length_longest",
-    "histogram",
-    "lengths_timer",
-    "measured",
-)
+LENGTH_PARTS = ("lengths", "length_p95", "length_longest", "histogram", "lengths_timer", "measured")
 SUGGESTION_PARTS = ("suggestions", "fixes_title", *FIX_BUTTONS)
 TRACE_PARTS = ("trace", "trace_timer", "check_exactly", "estimate")
 PANEL_PARTS = ("open_panels", *panels.PANELS)
+VIEW_PARTS = ("run_id", "compared", "run_search", "about_run")
+"""What the user looks at on the Runs tab."""
 SIGNALS = ("filled", "measured")
 """A new text in one of these hidden boxes is followed by an edit."""
 UPLOADS = [".jsonl", ".json", ".csv", ".tsv", ".parquet"]
@@ -64,13 +59,18 @@ def build(handlers: Handlers) -> gr.Blocks:
             with gr.Tab("Runs", id="runs"):
                 monitor.place_runs(parts)
         run_parts = parts.named.keys() - train_parts.keys()
-        wiring = Wiring({**parts.named, **fields}, fields)
-        wiring.on(page.load, handlers.runs.on_load, {})
+        groups = {
+            "form": fields,
+            "view": {name: parts.named[name] for name in VIEW_PARTS},
+            "boxes": {name: parts.named[name] for name in columns.COLUMN_BOXES},
+        }
+        wiring = Wiring({**parts.named, **fields}, groups)
+        wiring.on(page.load, handlers.runs.on_load)
         _wire_data(wiring, handlers)
         _wire_rows(wiring, handlers)
         _wire_settings(wiring, handlers)
         _wire_estimate(wiring, handlers)
-        _wire_edit(page, Wiring({**train_parts, **fields}, fields), handlers)
+        _wire_edit(page, Wiring({**train_parts, **fields}, groups), handlers)
         _wire_runs(wiring, handlers)
         _wire_clock(wiring, handlers, (*TOP_PARTS, *run_parts))
         dark.click(None, js=TOGGLE_DARK)
@@ -83,7 +83,7 @@ def _place_states(parts: Parts) -> None:
     parts.state("answer", NO_ANSWER)
     parts.state("suggestions", Suggestions())
     parts.state("undo", Undo())
-    parts.state("open_panels", panels.OpenPanels())
+    parts.state("open_panels", {})
     parts.state("fingerprint", "")
     parts.state("import_id", "")
     parts.state("column_names", [])
@@ -193,154 +193,91 @@ def _wire_edit(page: gr.Blocks, wiring: Wiring, handlers: Handlers) -> None:
     All causes share one event, of which one is under way at a time and the last one always runs
     afterwards. So no answer belongs to an older form, and no key press is lost.
     """
-    parts, fields = wiring.components, wiring.fields
-    causes = [control.input for control in fields.values()]
+    parts, estimate = wiring.components, handlers.estimate
+    on = partial(wiring.on, repeat="always_last")
+    causes = [control.input for control in wiring.groups["form"].values()]
     causes += [page.load, *(parts[name].change for name in SIGNALS)]
-    states = _pick(parts, "form_state", "suggestions", "undo")
-    answer = _pick(parts, "answer")
-    event = wiring.on(
-        partial(gr.on, causes),
-        handlers.estimate.on_edit,
-        {**states, **fields},
-        repeat="always_last",
-    )
-    event = wiring.on(
-        event.then,
-        handlers.rows.on_lengths,
-        answer,
-        repeat="always_last",
-        outputs=LENGTH_PARTS,
-    )
-    event = wiring.on(
-        event.then,
-        handlers.estimate.on_suggest,
-        {**answer, **fields},
-        repeat="always_last",
-        outputs=SUGGESTION_PARTS,
-    )
-    wiring.on(
-        event.then,
-        panels.on_redraw_panels,
-        {**answer, **_pick(parts, "open_panels")},
-        repeat="always_last",
-        outputs=PANEL_PARTS,
-    )
+    edited = on(partial(gr.on, causes), estimate.on_edit)
+    measured = on(edited.then, handlers.rows.on_lengths, outputs=LENGTH_PARTS)
+    suggested = on(measured.then, estimate.on_suggest, outputs=SUGGESTION_PARTS)
+    on(suggested.then, panels.on_redraw_panels, outputs=PANEL_PARTS)
 
 
 def _wire_data(wiring: Wiring, handlers: Handlers) -> None:
     """Wire where the data comes from and how it is rewritten. What reads a whole file is queued."""
-    parts = wiring.components
-    data = handlers.data
-    source = _pick(parts, "dataset", "stage")
-    wiring.on_fill(parts["upload"].upload, data.on_upload, _pick(parts, "upload"), queue=True)
-    wiring.on_fill(parts["import_data"].click, data.on_import, _pick(parts, "dataset"))
-    import_id = _pick(parts, "import_id")
-    wiring.on_fill(parts["import_timer"].tick, data.on_import_progress, import_id)
-    wiring.on(parts["cancel_import"].click, data.on_cancel_import, import_id)
-    wiring.on(
-        parts["row_format"].input,
-        columns.on_row_format,
-        _pick(parts, "row_format", "column_names"),
-    )
-    wiring.on_fill(
-        parts["map_columns"].click,
-        partial(columns.on_map_columns, handlers.home),
-        {**source, **_pick(parts, "row_format", *columns.COLUMN_BOXES)},
-        queue=True,
-    )
-    wiring.on_fill(parts["switch_stage"].click, data.on_switch_stage, source)
-    wiring.on_fill(parts["remove_rows"].click, data.on_remove_rows, source, queue=True)
-    wiring.on_fill(parts["repair"].click, data.on_repair, source, queue=True)
+    on, parts, data = wiring.on, wiring.components, handlers.data
+    on(parts["upload"].upload, data.on_upload, queue=True, fills=True)
+    on(parts["import_data"].click, data.on_import, fills=True)
+    on(parts["import_timer"].tick, data.on_import_progress, fills=True)
+    on(parts["cancel_import"].click, data.on_cancel_import)
+    on(parts["row_format"].input, columns.on_row_format)
+    on_map_columns = partial(columns.on_map_columns, handlers.home)
+    on(parts["map_columns"].click, on_map_columns, queue=True, fills=True)
+    on(parts["switch_stage"].click, data.on_switch_stage, fills=True)
+    on(parts["remove_rows"].click, data.on_remove_rows, queue=True, fills=True)
+    on(parts["repair"].click, data.on_repair, queue=True, fills=True)
 
 
 def _wire_rows(wiring: Wiring, handlers: Handlers) -> None:
     """Wire the preview of the rows. What asks the tokenizer may have to wait for it."""
-    parts = wiring.components
-    rows = handlers.rows
-    answer = _pick(parts, "answer")
-    wiring.on(parts["lengths_timer"].tick, rows.on_lengths, answer, outputs=LENGTH_PARTS)
-    wiring.on_fill(parts["length_p95"].click, rows.on_length_p95, answer, queue=True)
-    wiring.on_fill(parts["length_longest"].click, rows.on_length_longest, answer, queue=True)
-    shown = _pick(parts, "row_number", "answer")
-    wiring.on(parts["rows_panel"].expand, rows.on_row, shown, queue=True)
-    wiring.on(parts["row_number"].submit, rows.on_row, shown, queue=True)
-    wiring.on(parts["next_row"].click, rows.on_next_row, shown, queue=True)
-    wiring.on(parts["previous_row"].click, rows.on_previous_row, shown, queue=True)
-    query = {**shown, **_pick(parts, "row_query")}
-    wiring.on(parts["row_query"].submit, rows.on_find_row, query, queue=True)
+    on, parts, rows = wiring.on, wiring.components, handlers.rows
+    on(parts["lengths_timer"].tick, rows.on_lengths, outputs=LENGTH_PARTS)
+    on(parts["length_p95"].click, partial(rows.on_set_length, "p95"), queue=True, fills=True)
+    on(parts["length_longest"].click, partial(rows.on_set_length, "max"), queue=True, fills=True)
+    on(parts["rows_panel"].expand, rows.on_row, queue=True)
+    on(parts["row_number"].submit, rows.on_row, queue=True)
+    on(parts["next_row"].click, partial(rows.on_turn, 1), queue=True)
+    on(parts["previous_row"].click, partial(rows.on_turn, -1), queue=True)
+    on(parts["row_query"].submit, rows.on_find_row, queue=True)
 
 
 def _wire_settings(wiring: Wiring, handlers: Handlers) -> None:
     """Wire what puts values into the form: resets, the job file, fixes and their undo."""
-    parts, fields = wiring.components, wiring.fields
-    estimate = handlers.estimate
-    reset = _pick(parts, "form_state", "model", "method", "stage")
-    wiring.on_fill(parts["reset_all"].click, estimate.on_reset_all, reset)
-    chosen = {"name": parts["reset_field"]}
-    wiring.on_fill(parts["reset_field"].input, estimate.on_reset_field, {**chosen, **reset})
-    wiring.on_fill(
-        parts["load_job_file"].click, estimate.on_job_file, _pick(parts, "job_file", "form_state")
-    )
-    suggested = {**_pick(parts, "suggestions"), **fields}
+    on, parts, estimate = wiring.on, wiring.components, handlers.estimate
+    on(parts["reset_all"].click, estimate.on_reset_all, fills=True)
+    on(parts["reset_field"].input, estimate.on_reset_field, fills=True)
+    on(parts["load_job_file"].click, estimate.on_job_file, fills=True)
     for place, name in enumerate(FIX_BUTTONS):
-        wiring.on_fill(parts[name].click, partial(estimate.on_fix, place), suggested)
-    wiring.on_fill(parts["undo_fix"].click, estimate.on_undo_fix, _pick(parts, "undo"))
+        on(parts[name].click, partial(estimate.on_fix, place), fills=True)
+    on(parts["undo_fix"].click, estimate.on_undo_fix, fills=True)
 
 
 def _wire_estimate(wiring: Wiring, handlers: Handlers) -> None:
     """Wire the panels beside the estimate, the exact check and the start."""
-    parts, fields = wiring.components, wiring.fields
-    trace = handlers.trace
+    on, parts, trace = wiring.on, wiring.components, handlers.trace
     for name in panels.PANELS:
         panel = parts[f"{name}_panel"]
-        opened = _pick(parts, "open_panels", "answer")
-        closed = _pick(parts, "open_panels")
-        wiring.on(panel.expand, partial(panels.on_open_panel, name), opened, outputs=PANEL_PARTS)
-        wiring.on(panel.collapse, partial(panels.on_close_panel, name), closed, outputs=PANEL_PARTS)
-    wiring.on(parts["check_exactly"].click, trace.on_check_exactly, fields, outputs=TRACE_PARTS)
-    answer = _pick(parts, "answer")
-    wiring.on(parts["trace_timer"].tick, trace.on_trace_progress, answer, outputs=TRACE_PARTS)
-    wiring.on(parts["start"].click, handlers.runs.on_start, fields, queue=True)
+        on(panel.expand, partial(panels.on_open_panel, name), outputs=PANEL_PARTS)
+        on(panel.collapse, partial(panels.on_close_panel, name), outputs=PANEL_PARTS)
+    on(parts["check_exactly"].click, trace.on_check_exactly, outputs=TRACE_PARTS)
+    on(parts["trace_timer"].tick, trace.on_trace_progress, outputs=TRACE_PARTS)
+    on(parts["start"].click, handlers.runs.on_start, queue=True)
 
 
 def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:
     """Wire the Runs tab. What fills the form leads to the Train tab."""
-    parts, runs = wiring.components, handlers.runs
-    view = _view(parts)
-    wiring.on(parts["run_id"].input, runs.on_pick, view, repeat="always_last")
-    wiring.on(parts["compared"].input, runs.on_view, view, repeat="always_last")
-    wiring.on(parts["run_search"].input, runs.on_view, view, repeat="always_last")
-    wiring.on(parts["stop"].click, runs.on_stop, view)
-    wiring.on(parts["resume"].click, runs.on_resume, view)
-    wiring.on(parts["move_up"].click, partial(runs.on_move, "up"), view)
-    wiring.on(parts["move_down"].click, partial(runs.on_move, "down"), view)
-    wiring.on(parts["delete"].click, runs.on_delete, view)
-    wiring.on(parts["restore"].click, runs.on_restore, view)
-    wiring.on(parts["empty_trash"].click, runs.on_empty_trash, view)
-    about = {**view, **_pick(parts, "title", "tags", "notes")}
-    wiring.on(parts["save_about"].click, runs.on_save_about, about)
-    chosen = _pick(parts, "run_id", "form_state")
-    wiring.on_fill(parts["duplicate"].click, runs.on_duplicate, chosen)
-    wiring.on_fill(parts["next_stage"].click, runs.on_next_stage, chosen)
+    on, parts, runs = wiring.on, wiring.components, handlers.runs
+    on(parts["run_id"].input, runs.on_pick, repeat="always_last")
+    on(parts["compared"].input, runs.on_view, repeat="always_last")
+    on(parts["run_search"].input, runs.on_view, repeat="always_last")
+    on(parts["stop"].click, runs.on_stop)
+    on(parts["resume"].click, runs.on_resume)
+    on(parts["move_up"].click, partial(runs.on_move, "up"))
+    on(parts["move_down"].click, partial(runs.on_move, "down"))
+    on(parts["delete"].click, runs.on_delete)
+    on(parts["restore"].click, runs.on_restore)
+    on(parts["empty_trash"].click, runs.on_empty_trash)
+    on(parts["save_about"].click, runs.on_save_about)
+    on(parts["duplicate"].click, runs.on_duplicate, fills=True)
+    on(parts["next_stage"].click, runs.on_next_stage, fills=True)
     for place, name in enumerate(monitor.RETRY_BUTTONS):
-        wiring.on_fill(parts[name].click, partial(runs.on_retry, place), chosen)
-    wiring.on(parts["active_run"].click, runs.on_active_run, {})
+        on(parts[name].click, partial(runs.on_retry, place), fills=True)
+    on(parts["active_run"].click, runs.on_active_run)
     parts["figures"].change(None, parts["figures"], js=SET_FIGURES)
 
 
 def _wire_clock(wiring: Wiring, handlers: Handlers, shown: Collection[str]) -> None:
     """Poll the disk; refresh the run panels only when something changed."""
-    parts, runs = wiring.components, handlers.runs
-    inputs = {**_view(parts), **_pick(parts, "fingerprint")}
-    wiring.on(gr.Timer(SECONDS_BETWEEN_TICKS).tick, runs.on_tick, inputs, outputs=("changed",))
-    wiring.on(parts["changed"].change, runs.on_changed, inputs, repeat="always_last", outputs=shown)
-
-
-def _view(parts: Components) -> Components:
-    """Return the boxes that say what the user looks at on the Runs tab."""
-    return _pick(parts, "run_id", "compared", "run_search", "about_run")
-
-
-def _pick(parts: Components, *names: str) -> Components:
-    """Return the inputs of an event by the names of the handler's parameters."""
-    return {name: parts[name] for name in names}
+    tick, changed = gr.Timer(SECONDS_BETWEEN_TICKS).tick, wiring.components["changed"].change
+    wiring.on(tick, handlers.runs.on_tick, outputs=("changed",))
+    wiring.on(changed, handlers.runs.on_changed, repeat="always_last", outputs=shown)

@@ -7,7 +7,6 @@ from typing import Any
 
 from core.resolve import default_fields
 from ui.handlers import FIRST_STATE, NO_ANSWER, Handlers, Suggestions, Undo
-from ui.handlers.panels import OpenPanels
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 Shown = dict[str, Any]
@@ -39,7 +38,7 @@ class FormPage:
             "answer": NO_ANSWER,
             "suggestions": Suggestions(),
             "undo": Undo(),
-            "open_panels": OpenPanels(),
+            "open_panels": {},
         }
 
     def fire(self, handler: Callable[..., Shown], *inputs: str, **values: object) -> Shown:

@@ -40,7 +40,7 @@ def test_choices_of_the_form_are_those_of_the_job() -> None:
 
 def test_the_form_opens_with_the_settings_of_the_demo() -> None:
     with gr.Blocks():
-        fields = {control.field: control.build(control) for control in form.CONTROLS}
+        fields = {control.field: form.build(control) for control in form.CONTROLS}
     assert {name: field.value for name, field in fields.items()} == default_fields("demo", "lora")
 
 
@@ -163,7 +163,7 @@ def test_the_reset_menu_is_hidden_while_nothing_is_changed(page_form: FormPage) 
 def reset(page: FormPage, field: str) -> None:
     """Choose a field in the reset menu, and answer the edit that follows."""
     identity = ("form_state", "model", "method", "stage")
-    page.fire(page.handlers.estimate.on_reset_field, *identity, name=field)
+    page.fire(page.handlers.estimate.on_reset_field, *identity, reset_field=field)
     page.edit()
 
 

@@ -79,8 +79,8 @@ def test_lengths_say_what_max_length_cuts(page: FormPage) -> None:
 def test_better_maximum_lengths_are_set(page: FormPage) -> None:
     measured(page, max_length=40)
     rows = page.handlers.rows
-    p95 = page.fire(rows.on_length_p95, "answer")["max_length"]
-    longest = page.fire(rows.on_length_longest, "answer")["max_length"]
+    p95 = page.fire(rows.on_set_length, "answer", which="p95")["max_length"]
+    longest = page.fire(rows.on_set_length, "answer", which="max")["max_length"]
     assert 40 < p95 < longest
     assert "none cut" in measured(page)["lengths"]
 
@@ -110,8 +110,8 @@ def test_a_row_that_does_not_exist_is_the_nearest_one(
 
 def test_the_next_and_the_previous_row_are_shown(page: FormPage) -> None:
     rows = page.handlers.rows
-    assert page.fire(rows.on_next_row, "answer", row_number=1)["row_number"] == 2
-    assert page.fire(rows.on_previous_row, "answer", row_number=3)["row_number"] == 2
+    assert page.fire(rows.on_turn, "answer", by=1, row_number=1)["row_number"] == 2
+    assert page.fire(rows.on_turn, "answer", by=-1, row_number=3)["row_number"] == 2
 
 
 def test_a_row_is_found_by_its_text(page: FormPage) -> None:

@@ -132,13 +132,14 @@ class EstimateHandlers:
         return {**settings, "form_state": form_state.without_plan_of(*fields)}
 
     def on_reset_field(
-        self, name: str, form_state: FormState, *, model: object, method: object, stage: object
+        self, reset_field: str, form_state: FormState, model: object, method: object, stage: object
     ) -> Updates:
         """Reset one setting to what the model, the method and the stage or the profile bring."""
         fields = first_values(model, method, stage)
-        if name not in fields:
+        if reset_field not in fields:
             return {}
-        return {name: fields[name], "form_state": form_state.without_plan_of(name)}
+        state = form_state.without_plan_of(reset_field)
+        return {reset_field: fields[reset_field], "form_state": state}
 
     def on_job_file(self, job_file: str, form_state: FormState) -> Updates:
         """Load the text of a job file into the form, all of it or nothing."""

@@ -36,7 +36,7 @@ SHORTEST_MAX_LENGTH = 8
 
 @dataclass(frozen=True)
 class OpenPreview:
-    """A preview, and its first measurement, which waits for the child process to start."""
+    """Preview with its first measurement, which waits for the child process to start."""
 
     preview: Preview
     first_lengths: Future[RowLengths]
@@ -188,15 +188,8 @@ class RowHandlers:
             "measured": info.key if lengths.is_complete else "",
         }
 
-    def on_length_p95(self, answer: Answer) -> Updates:
-        """Set the maximum length that leaves 95 % of the rows whole."""
-        return self._set_length(answer, "p95")
-
-    def on_length_longest(self, answer: Answer) -> Updates:
-        """Set the maximum length that leaves every row whole."""
-        return self._set_length(answer, "max")
-
-    def _set_length(self, answer: Answer, which: Literal["p95", "max"]) -> Updates:
+    def on_set_length(self, which: Literal["p95", "max"], answer: Answer) -> Updates:
+        """Set the maximum length that leaves 95 % of the rows whole, or every row."""
         try:
             resolved = answer.require()
             lengths = self.previews.of_training(resolved).measured().at(resolved.job.max_length)
@@ -217,13 +210,9 @@ class RowHandlers:
             return {"row": render.notice(str(error), "bad")}
         return {"row_number": number, "row": panel.row(row, num_rows)}
 
-    def on_next_row(self, row_number: object, answer: Answer) -> Updates:
-        """Show the next row."""
-        return self.on_row(_whole(row_number) + 1, answer)
-
-    def on_previous_row(self, row_number: object, answer: Answer) -> Updates:
-        """Show the previous row."""
-        return self.on_row(_whole(row_number) - 1, answer)
+    def on_turn(self, by: int, row_number: object, answer: Answer) -> Updates:
+        """Show the row that is so many after the shown one, or before it."""
+        return self.on_row(_whole(row_number) + by, answer)
 
     def on_find_row(self, row_number: object, row_query: str, answer: Answer) -> Updates:
         """Show the next row that holds a text, searching round the end; or that of `line 27`."""

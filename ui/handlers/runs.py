@@ -31,7 +31,7 @@ MAX_LISTED, MAX_COMPARED = 60, 7
 
 @dataclass(frozen=True)
 class RunsView:
-    """What the user looks at on the Runs tab."""
+    """Selection on the Runs tab."""
 
     run_id: str = ""
     compared: str = ""
