@@ -88,6 +88,7 @@ class OpenPage:
             "form_state": replace(FIRST_STATE, values=self.form),
             "suggestions": Suggestions(),
             "undo": Undo(),
+            "wanted_trace": "",
         }
         self.open_panels = {}
 

@@ -21,12 +21,12 @@ Repeat = Literal["once", "always_last"]
 
 @dataclass(frozen=True)
 class Wiring:
-    """Connects events of components to handlers, whose parameters are the names of their inputs."""
+    """Connects events to handlers, whose parameters are the names of their inputs."""
 
     components: Components
     """Every component that a handler may read or update."""
     groups: Mapping[str, Components]
-    """Components behind a `**parameter` of a handler, by its name. `form` holds the job's fields."""
+    """Name of a handler's `**parameter` -> the components behind it. `form` holds the fields."""
 
     def on(
         self,

@@ -26,8 +26,7 @@ DEMO_DATA = ("Demo: meet Pip", "demo")
 def first_values(model: object, method: object, stage: object = "sft") -> dict[str, object]:
     """Return the values of a form in which the user has set nothing.
 
-    These are the defaults, with the profile "fastest". The demo has settings of its own and no
-    profile.
+    These are the defaults, with the profile "fastest". The demo has its own settings.
     """
     fields = default_fields(model, method, stage or "sft")
     if model != "demo":

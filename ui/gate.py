@@ -1,4 +1,4 @@
-"""Access control in front of every route: Host and Origin, size limits and the token (ASGI middleware).
+"""Access control in front of every route (ASGI middleware): Host, Origin, sizes and the token.
 
 Knows two paths of Gradio and nothing else of it. Never reads a body, never sees a job.
 """
@@ -23,9 +23,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MIN_TOKEN_LENGTH: Final = 20
-"""120 bits in base 64, which nobody can guess."""
+"""120 bits in base 64: too many to guess."""
 STARTUP_PATH: Final = "/gradio_api/startup-events"
-"""Gradio asks itself here before the page is up and needs a 200. The answer is only true or false."""
+"""Gradio asks itself here before the page is up and needs a 200. It answers true or false."""
 UPLOAD_PATH: Final = "/gradio_api/upload"
 SESSION_SECONDS: Final = 7 * 86_400
 SESSION_IDLE_SECONDS: Final = 86_400

@@ -1,4 +1,4 @@
-"""Layout of the Runs tab: the list, the chosen run with its plots, the comparison. Reads nothing."""
+"""Layout of the Runs tab: list, chosen run with its plots, comparison. Reads nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path

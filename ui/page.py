@@ -31,7 +31,7 @@ TOP_PARTS = ("top_line", "active_run", "start", "fingerprint")
 """Parts outside the Runs tab that follow the runs."""
 LENGTH_PARTS = ("lengths", "length_p95", "length_longest", "histogram", "lengths_timer", "measured")
 SUGGESTION_PARTS = ("suggestions", "fixes_title", *FIX_BUTTONS)
-TRACE_PARTS = ("trace", "trace_timer", "check_exactly", "estimate")
+TRACE_PARTS = ("trace", "trace_timer", "check_exactly", "estimate", "wanted_trace")
 PANEL_PARTS = ("open_panels", *panels.PANELS)
 VIEW_PARTS = ("run_id", "compared", "run_search", "about_run")
 """What the user looks at on the Runs tab."""
@@ -86,6 +86,7 @@ def _place_states(parts: Parts) -> None:
     parts.state("open_panels", {})
     parts.state("fingerprint", "")
     parts.state("import_id", "")
+    parts.state("wanted_trace", "")
     parts.state("column_names", [])
     for name in (*SIGNALS, "changed"):
         parts.signal(name)
@@ -257,9 +258,8 @@ def _wire_estimate(wiring: Wiring, handlers: Handlers) -> None:
 def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:
     """Wire the Runs tab. What fills the form leads to the Train tab."""
     on, parts, runs = wiring.on, wiring.components, handlers.runs
-    on(parts["run_id"].input, runs.on_pick, repeat="always_last")
-    on(parts["compared"].input, runs.on_view, repeat="always_last")
-    on(parts["run_search"].input, runs.on_view, repeat="always_last")
+    for name in ("run_id", "compared", "run_search"):
+        on(parts[name].input, runs.on_view, repeat="always_last")
     on(parts["stop"].click, runs.on_stop)
     on(parts["resume"].click, runs.on_resume)
     on(parts["move_up"].click, partial(runs.on_move, "up"))

@@ -1,5 +1,6 @@
-"""Named components of the page. Each gets its name as element id, for the style sheet and tests."""
+"""Named components of the page. Each gets its name as element id, for styles and tests."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -39,3 +40,11 @@ class Parts:
     def timer(self, name: str, seconds: float) -> None:
         """Build a timer that a handler starts and stops."""
         self.named[name] = gr.Timer(seconds, active=False)
+
+
+def show_buttons(names: Sequence[str], labels: Sequence[str]) -> dict[str, object]:
+    """Return updates that give these labels to the first buttons and hide the others."""
+    updates: dict[str, object] = {name: gr.update(visible=False) for name in names}
+    for name, label in zip(names, labels, strict=False):
+        updates[name] = gr.update(visible=True, interactive=True, value=label)
+    return updates

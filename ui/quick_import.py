@@ -8,9 +8,9 @@ from typing import Any
 def import_gradio() -> None:
     """Import Gradio without letting it write type stubs next to its own code.
 
-    Gradio writes them at every start (create_or_modify_pyi in gradio/component_meta.py), which takes
-    1 to 2 s before the page is up. It skips a class whose source file is not found, so during the
-    import none is.
+    Gradio writes them at every start (create_or_modify_pyi in gradio/component_meta.py), which
+    takes 1 to 2 s before the page is up. It skips a class whose source file is not found, so during
+    the import none is.
     """
     getfile = inspect.getfile
 

@@ -39,6 +39,7 @@ class FormPage:
             "suggestions": Suggestions(),
             "undo": Undo(),
             "open_panels": {},
+            "wanted_trace": "",
         }
 
     def fire(self, handler: Callable[..., Shown], *inputs: str, **values: object) -> Shown:
@@ -60,7 +61,7 @@ class FormPage:
     def edit(self, **changes: object) -> Shown:
         """Change fields and return what the page shows then."""
         self.form |= changes
-        states = ("form_state", "suggestions", "undo")
+        states = ("form_state", "suggestions", "undo", "wanted_trace")
         return self.fire(self.handlers.estimate.on_edit, *states, **self.form)
 
     def suggest(self) -> Shown:

@@ -113,6 +113,28 @@ def test_data_that_has_changed_since_it_was_shown_does_not_start(
     assert "changed" in said
 
 
+def test_evaluation_rows_that_are_trained_on_are_pointed_out(
+    page_form: FormPage, file: Path, tmp_path: Path
+) -> None:
+    file.write_text('{"text": "one"}\n{"text": "two"}\n')
+    held_out = tmp_path / "eval.jsonl"
+    held_out.write_text('{"text": "two"}\n')
+    page_form.edit(dataset=str(file))
+    shown = page_form.edit(eval_dataset=str(held_out))
+    assert "The evaluation data has 1 row" in shown["data_line"]
+
+
+def test_an_evaluation_file_that_is_no_text_does_not_hide_the_report(
+    page_form: FormPage, file: Path, tmp_path: Path
+) -> None:
+    file.write_text('{"text": "one"}\n')
+    held_out = tmp_path / "eval.jsonl"
+    held_out.write_text('{"text": "two"}\n', encoding="utf-16")
+    page_form.edit(dataset=str(file))
+    shown = page_form.edit(eval_dataset=str(held_out))
+    assert "1 row" in shown["data_line"]
+
+
 # Stages
 
 

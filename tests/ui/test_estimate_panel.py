@@ -199,7 +199,7 @@ def redraw(page: FormPage) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "word", ["Qwen2.5 7B: ", "2,048 tokens", "RTX 4090", "QLoRA", "<td>–</td>"]
+    "word", ["Qwen2.5 7B: ", "2,048-token rows", "RTX 4090", "QLoRA", "<td>–</td>"]
 )
 def test_what_fits_where_is_drawn_for_the_model(page_form: FormPage, word: str) -> None:
     page_form.edit(model="Qwen/Qwen2.5-7B")

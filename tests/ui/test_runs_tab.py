@@ -129,7 +129,7 @@ def test_a_queued_run_is_moved(handlers: Handlers, home: Home) -> None:
 def test_a_queued_run_leaves_the_queue(handlers: Handlers, home: Home) -> None:
     start(handlers, seed=NEVER_END)
     second = start(handlers)
-    assert handlers.runs.on_pick(**looking_at(second))["stop"]["value"] == "Leave queue"
+    assert handlers.runs.on_view(**looking_at(second))["stop"]["value"] == "Leave queue"
     handlers.runs.on_stop(**looking_at(second))
     assert queue.waiting(home) == ()
 
@@ -183,7 +183,7 @@ def test_a_restore_without_a_deleted_run_shows_none(handlers: Handlers) -> None:
 
 def test_the_boxes_are_filled_when_another_run_is_shown(handlers: Handlers) -> None:
     first = start(handlers)
-    assert handlers.runs.on_pick(**looking_at(first))["about_run"] == first
+    assert handlers.runs.on_view(**looking_at(first))["about_run"] == first
     assert "notes" not in handlers.runs.on_view(**looking_at(first, about_run=first))
 
 
@@ -265,7 +265,7 @@ def diverged(new_run: NewRun) -> Run:
 
 
 def test_a_failed_run_says_what_would_help(handlers: Handlers, diverged: Run) -> None:
-    shown = handlers.runs.on_pick(**looking_at(diverged.id))
+    shown = handlers.runs.on_view(**looking_at(diverged.id))
     assert "Learning rate" in shown["retry_0"]["value"]
     assert "too large" in shown["run_header"]
 
@@ -307,7 +307,7 @@ def test_a_run_without_a_checkpoint_starts_again(
         folder = run.folder / "checkpoints" / "checkpoint-3"
         folder.mkdir(parents=True)
         write_json(folder / "manifest.json", {})
-    shown = handlers.runs.on_pick(**looking_at(run.id))
+    shown = handlers.runs.on_view(**looking_at(run.id))
     assert shown["resume"]["visible"] is True
     assert shown["resume"]["value"] == label
 
@@ -347,7 +347,7 @@ def test_answers_are_escaped(new_run: NewRun) -> None:
 
 @pytest.mark.parametrize("run_id", ["../../etc", "no-such-run", "", "x" * 5000])
 def test_a_forged_run_id_shows_no_run(handlers: Handlers, run_id: str) -> None:
-    shown = handlers.runs.on_pick(**looking_at(run_id))
+    shown = handlers.runs.on_view(**looking_at(run_id))
     assert "No runs yet" in shown["run_header"]
     page = FormPage(handlers)
     assert handlers.runs.on_duplicate(run_id, page.states["form_state"]) == {}

@@ -9,9 +9,10 @@ from ui.handlers import columns, panels
 from ui.handlers.answer import FIRST_STATE, NO_ANSWER
 from ui.handlers.data import DataHandlers
 from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
+from ui.handlers.imports import Imports
 from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
-from ui.handlers.trace import TraceHandlers
+from ui.handlers.trace import TraceHandlers, TraceTasks
 
 __all__ = [
     "FIRST_STATE",
@@ -31,9 +32,9 @@ class Handlers:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.previews = Previews(home)
-        self.data = DataHandlers(home)
+        self.data = DataHandlers(home, Imports(home))
         self.rows = RowHandlers(self.previews)
-        self.trace = TraceHandlers(home, self.previews)
+        self.trace = TraceHandlers(home, self.previews, TraceTasks(home))
         self.estimate = EstimateHandlers(home, self.previews, self.trace)
         self.runs = RunHandlers(home, self.previews)
 

@@ -174,7 +174,7 @@ def _set_by_user(before: FormState, sent: Values, acknowledged: Values) -> froze
     found = set(before.set_by_user)
     for name, planned in before.planned.items():
         # After a quick edit the browser may not have received the last plan. It then still sends
-        # the value that the plan has replaced, which nobody has set.
+        # the value that the plan has replaced, which is no edit.
         is_late = sent[name] == before.overwritten[name] and acknowledged.get(name) != planned
         if sent[name] != planned and not is_late:
             found.add(name)

@@ -1,6 +1,7 @@
 """Data events: upload, import, repair; and what the page shows of a dataset. Changes no file."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
@@ -24,12 +25,12 @@ from ui.render import dataset as panel
 MAX_LISTED = 30
 
 
+@dataclass(frozen=True)
 class DataHandlers:
     """Events of the data of the form, over one home folder."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.imports = Imports(home)
+    home: Home
+    imports: Imports
 
     def on_upload(self, upload: str | None) -> Updates:
         """Keep an uploaded file and use it as the data. Tables are imported as JSONL."""

@@ -30,6 +30,7 @@ from ui.handlers.columns import show_columns
 from ui.handlers.data import show_data
 from ui.handlers.rows import Previews
 from ui.handlers.trace import TraceHandlers
+from ui.parts import show_buttons
 from ui.render import estimate as panel
 
 NUM_FIXES = 4
@@ -59,16 +60,21 @@ class Undo:
     """Forms that still show it unedited. In any other form there is nothing to undo."""
 
 
+@dataclass(frozen=True)
 class EstimateHandlers:
     """Events of the form and of the estimate, over one home folder."""
 
-    def __init__(self, home: Home, previews: Previews, trace: TraceHandlers) -> None:
-        self.home = home
-        self.previews = previews
-        self.trace = trace
+    home: Home
+    previews: Previews
+    trace: TraceHandlers
 
     def on_edit(
-        self, form_state: FormState, suggestions: Suggestions, undo: Undo, **form: object
+        self,
+        form_state: FormState,
+        suggestions: Suggestions,
+        undo: Undo,
+        wanted_trace: str,
+        **form: object,
     ) -> Updates:
         """Answer an edit: defaults follow, the profile chooses again, the panels are drawn.
 
@@ -86,7 +92,7 @@ class EstimateHandlers:
             updates |= {"rows_panel": gr.update(open=False), "row": "", "row_number": 1}
         updates["continues_message"] = _continues_message(self.home, answer.values)
         updates |= {fix_button: gr.update(interactive=False) for fix_button in FIX_BUTTONS}
-        updates |= self.trace.show(answer)
+        updates |= self.trace.on_trace_progress(answer, wanted_trace)
         updates |= _keep_undo(undo, form, answer.values)
         return updates
 
@@ -95,17 +101,11 @@ class EstimateHandlers:
         fixes: tuple[Fix, ...] = ()
         if answer.resolved:
             fixes = answer.resolved.fixes()[:NUM_FIXES]
-        updates: Updates = {
+        return {
             "suggestions": Suggestions(answer.values, form, fixes),
             "fixes_title": panel.fixes_title(fixes),
+            **show_buttons(FIX_BUTTONS, [fix_label(fix) for fix in fixes]),
         }
-        for place, fix_button in enumerate(FIX_BUTTONS):
-            if place < len(fixes):
-                label = fix_label(fixes[place])
-                updates[fix_button] = gr.update(visible=True, interactive=True, value=label)
-            else:
-                updates[fix_button] = gr.update(visible=False)
-        return updates
 
     def on_fix(self, place: int, suggestions: Suggestions, **form: object) -> Updates:
         """Put a fix into the form.

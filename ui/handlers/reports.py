@@ -1,11 +1,11 @@
-"""Reports on data files, read once for each version of a file. Draws nothing and changes nothing."""
+"""Reports on data files, made once for each version of a file. Draws and changes nothing."""
 
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from core.dataset import DatasetReport, check_file, check_in_child, counted
-from core.job import Problem, SpecError
+from core.job import DatasetError, Problem, SpecError
 from core.resolve import ResolvedJob, dataset_path, is_there
 from core.speed import RowStatistics
 from core.training.contract.stages import STAGES
@@ -15,19 +15,29 @@ LARGE_FILE_BYTES = 4 * 2**20
 BYTES_PER_TOKEN = 4
 """Of English text under the usual vocabularies. Used until the rows are tokenized."""
 MAX_REMEMBERED = 32
+FileVersion = tuple[Path, int, int]
+"""Path, time of the last change in ns, size in bytes."""
 
 
-def checked(path: Path, stage: str) -> DatasetReport:
-    """Return the report on a file. Reads the file only if it has changed. Raises OSError."""
+def checked(path: Path, stage: str, eval_path: Path | None = None) -> DatasetReport:
+    """Return the report on a file, with the rows of `eval_path` that are in it too.
+
+    Reads the files only if they have changed. Raises OSError.
+    """
+    return _report(file_version(path), stage, file_version(eval_path) if eval_path else None)
+
+
+def file_version(path: Path) -> FileVersion:
+    """Return what changes whenever a file is written."""
     stat = path.stat()
-    return _report(path, stage, stat.st_mtime_ns, stat.st_size)
+    return path, stat.st_mtime_ns, stat.st_size
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
-def _report(path: Path, stage: str, _modified: int, size: int) -> DatasetReport:
-    if size > LARGE_FILE_BYTES:
-        return check_in_child(path, stage)
-    return check_file(path, stage)
+def _report(file: FileVersion, stage: str, eval_file: FileVersion | None) -> DatasetReport:
+    path, _modified, num_bytes = file
+    check = check_in_child if num_bytes > LARGE_FILE_BYTES else check_file
+    return check(path, stage, eval_path=eval_file[0] if eval_file else None)
 
 
 def report_of(values: Mapping[str, object]) -> DatasetReport | None:
@@ -36,7 +46,13 @@ def report_of(values: Mapping[str, object]) -> DatasetReport | None:
     path = dataset_path(str(values["dataset"]), stage)
     if stage not in STAGES or not is_there(path):
         return None
-    return checked(path, stage)
+    eval_reference = str(values.get("eval_dataset") or "")
+    eval_path = dataset_path(eval_reference, stage)
+    has_eval_file = bool(eval_reference) and is_there(eval_path)
+    try:
+        return checked(path, stage, eval_path if has_eval_file else None)
+    except DatasetError:  # an evaluation file that is no text: `require_usable` says why
+        return checked(path, stage)
 
 
 def estimated_rows(found: ResolvedJob) -> RowStatistics | None:

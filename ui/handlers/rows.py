@@ -22,12 +22,12 @@ from core.speed import RowStatistics
 from ui import render
 from ui.events import Updates
 from ui.handlers.answer import Answer
-from ui.handlers.reports import estimated_rows
+from ui.handlers.reports import estimated_rows, file_version
 from ui.render import rows as panel
 
 LINE_QUERY = re.compile(r"line (\d{1,12})", re.IGNORECASE)
 MAX_PREVIEWS = 2
-"""Each holds a child process with a tokenizer, some 200 MB. The least recently used one is closed."""
+"""Each has a child process of some 200 MB with a tokenizer. The least recently used is closed."""
 SECONDS_BETWEEN_TRIES = 30
 """A preview that failed, for want of a tokenizer for example, is not started at every edit."""
 SHORTEST_MAX_LENGTH = 8
@@ -133,30 +133,24 @@ def _key(resolved: ResolvedJob, is_written: bool) -> tuple[object, ...]:
     """Return what the rows of a job, and their tokens, depend on."""
     job = resolved.job
     key: tuple[object, ...] = (
-        _version(resolved.datasets["dataset"]),
+        file_version(resolved.datasets["dataset"]),
         resolved.model.location,
         job.revision,
         job.assistant_only_loss,
         job.stage,
     )
     if is_written:
-        mixed = tuple((_version(path), weight) for path, weight in resolved.mix)
+        mixed = tuple((file_version(path), weight) for path, weight in resolved.mix)
         has_eval_file = "eval_dataset" in resolved.datasets
         key += (mixed, job.max_rows, job.seed, job.eval_fraction, has_eval_file)
     return key
 
 
-def _version(path: Path) -> tuple[object, ...]:
-    """Return what changes whenever a file is written."""
-    stat = path.stat()
-    return path, stat.st_mtime_ns, stat.st_size
-
-
+@dataclass(frozen=True)
 class RowHandlers:
     """Events of the rows of the form's data."""
 
-    def __init__(self, previews: Previews) -> None:
-        self.previews = previews
+    previews: Previews
 
     def on_lengths(self, answer: Answer) -> Updates:
         """Show how long the rows are. While more are measured, the page asks again.

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,6 +23,7 @@ from ui.handlers.data import data_choices
 from ui.handlers.reports import checked, require_usable
 from ui.handlers.rows import Previews
 from ui.monitor import ACTIONS, RETRY_BUTTONS
+from ui.parts import show_buttons
 from ui.render import history, plots
 from ui.render import run as panel
 
@@ -51,12 +52,12 @@ class RunsView:
         return tuple(dict.fromkeys(self.compared.split()))[:MAX_COMPARED]
 
 
+@dataclass(frozen=True)
 class RunHandlers:
     """Events of the runs, over one home folder."""
 
-    def __init__(self, home: Home, previews: Previews) -> None:
-        self.home = home
-        self.previews = previews
+    home: Home
+    previews: Previews
 
     def on_load(self) -> Updates:
         """Fill a new page. If a run is active, select it and show it first."""
@@ -95,13 +96,9 @@ class RunHandlers:
         run = runs.create(self.home, resolved, resolved.forecast())
         return queue.submit(self.home, run)
 
-    def on_pick(self, **view: str | None) -> Updates:
-        """Show the run that was chosen. The page keeps the choice: it may have changed by now."""
-        return {**self._show(RunsView.of(**view)), "run_message": ""}
-
     def on_view(self, **view: str | None) -> Updates:
-        """Show another comparison, or the runs that a search finds."""
-        return self._show(RunsView.of(**view))
+        """Show the chosen run, the comparison, and the runs that the search finds."""
+        return {**self._show(RunsView.of(**view)), "run_message": ""}
 
     def on_tick(self, fingerprint: str, **view: str | None) -> Updates:
         """Signal that something on disk has changed since it was shown."""
@@ -294,22 +291,22 @@ def _show_top_line(listed: tuple[Run, ...]) -> Updates:
     return updates
 
 
+RUN_PANELS: Mapping[str, Callable[[Run], str]] = {
+    "tiles": panel.tiles,
+    "memory_table": panel.memory_table,
+    "answers": panel.answers,
+    "what_next": panel.what_next,
+    "files": panel.files,
+    "log": Run.log_tail,
+}
+
+
 def _show_run(run: Run | None) -> Updates:
     if run is None:
-        header, log = panel.no_run(), ""
-    else:
-        header = panel.run_header(run, advice_for(run), stall_warning(run))
-        log = run.log_tail()
-    return {
-        "run_header": header,
-        **_show_actions(run),
-        "tiles": panel.tiles(run),
-        "memory_table": panel.memory_table(run),
-        "answers": panel.answers(run),
-        "what_next": panel.what_next(run),
-        "files": panel.files(run),
-        "log": log,
-    }
+        return {"run_header": panel.no_run(), **dict.fromkeys(RUN_PANELS, ""), **_show_actions(run)}
+    header = panel.run_header(run, advice_for(run), stall_warning(run))
+    drawn = {name: draw(run) for name, draw in RUN_PANELS.items()}
+    return {"run_header": header, **drawn, **_show_actions(run)}
 
 
 def _show_about(view: RunsView, run: Run | None) -> Updates:
@@ -330,9 +327,9 @@ def _show_about(view: RunsView, run: Run | None) -> Updates:
 
 def _show_actions(run: Run | None) -> Updates:
     """Show the buttons that the state of a run allows."""
-    updates: Updates = {name: gr.update(visible=False) for name in (*ACTIONS, *RETRY_BUTTONS)}
+    updates: Updates = {name: gr.update(visible=False) for name in ACTIONS}
     if run is None:
-        return updates
+        return updates | show_buttons(RETRY_BUTTONS, ())
     updates["duplicate"] = gr.update(visible=True)
     if run.is_active:
         can_stop = run.state != "stopping"
@@ -347,9 +344,8 @@ def _show_actions(run: Run | None) -> Updates:
         updates["resume"] = gr.update(visible=True, value=label)
     if run.state == "finished" and run.job.stage in ("sft", "cpt"):
         updates["next_stage"] = gr.update(visible=True)
-    for retry_button, advice in zip(RETRY_BUTTONS, _retries(run), strict=False):
-        updates[retry_button] = gr.update(visible=True, value=f"Retry: {advice.title}")
-    return updates
+    labels = [f"Retry: {advice.title}" for advice in _retries(run)]
+    return updates | show_buttons(RETRY_BUTTONS, labels)
 
 
 def _retries(run: Run | None) -> tuple[Advice, ...]:

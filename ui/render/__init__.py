@@ -1,5 +1,6 @@
 """Core objects as HTML and plotly figures, one module for each part of the page."""
 
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal
 
@@ -14,6 +15,7 @@ __all__ = [
     "progress",
     "rows",
     "run",
+    "table",
     "timeline",
     "top_line",
     "trace",
@@ -37,3 +39,15 @@ def progress(text: str, share: float) -> str:
         f'<div class="progress" role="progressbar" aria-valuenow="{100 * share:.0f}">'
         f'<span style="width:{share:.1%}"></span></div></div>'
     )
+
+
+def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> str:
+    """Return a table. The first cell of a row is its name, the first column has no head."""
+    lines = ""
+    if heads:
+        cells = "".join(f"<th>{escape(head)}</th>" for head in heads)
+        lines = f"<tr><th></th>{cells}</tr>"
+    for name, *values in rows:
+        cells = "".join(f"<td>{escape(str(value))}</td>" for value in values)
+        lines += f"<tr><th>{escape(str(name))}</th>{cells}</tr>"
+    return f"<table>{lines}</table>"

@@ -3,13 +3,11 @@
 from html import escape
 
 from core.dataset import DatasetReport
+from ui.render import notice
 
 
 def data_report(report: DatasetReport) -> str:
-    """Return one line about a dataset that opens to its problems, warnings and facts.
-
-    Rows of the evaluation file that are also training rows (`report.leaked`) are among the warnings.
-    """
+    """Return one line about a dataset that opens to its problems, warnings and facts."""
     items = [f"<li>{escape(str(problem))}</li>" for problem in report.problems]
     num_unlisted = report.num_problems - len(report.problems)
     if num_unlisted:
@@ -21,5 +19,5 @@ def data_report(report: DatasetReport) -> str:
     kind = "good" if report.is_usable else "bad"
     return (
         f'<details class="notice {kind}"><summary>{escape(report.summary())}</summary>'
-        f"<ul>{''.join(items)}</ul></details>"
+        f"<ul>{''.join(items)}</ul></details>{notice(report.leak_warning, 'warned')}"
     )

@@ -10,7 +10,7 @@ from core.memory import Component, MemoryEstimate
 from core.models import gpus
 from core.training.contract.methods import METHODS
 from core.wording import PHASES, memory, verdict_sentence
-from ui.render import notice
+from ui.render import notice, table
 
 COLOURS: Mapping[Component, str] = {
     "weights": "#4477aa",
@@ -148,16 +148,13 @@ def unknown_architecture(title: str) -> str:
 def what_fits(cells: Sequence[Cell], model: str, max_length: int) -> str:
     """Return a table of the largest batch size, methods down, GPUs across."""
     cards = dict.fromkeys(cell.gpu for cell in cells)
-    names = [gpus()[card].name.removeprefix("GeForce ") for card in cards]
-    heads = "".join(f"<th>{escape(name)}</th>" for name in names)
-    lines = ""
+    rows = []
     for method in dict.fromkeys(cell.method for cell in cells):
         batches = [cell.batch or "–" for cell in cells if cell.method == method]
-        row = "".join(f"<td>{batch}</td>" for batch in batches)
-        lines += f"<tr><th>{escape(METHODS[method].title)}</th>{row}</tr>"
-    said = f"{model}: largest batch size for rows of {max_length:,} tokens, with gradient checkpointing."
-    table = f"<table><tr><th></th>{heads}</tr>{lines}</table>"
-    return f'<div class="measured scrolls"><p>{escape(said)}</p>{table}</div>'
+        rows.append((METHODS[method].title, *batches))
+    names = [gpus()[card].name.removeprefix("GeForce ") for card in cards]
+    said = f"{model}: largest batch of {max_length:,}-token rows, with gradient checkpointing."
+    return f'<div class="measured scrolls"><p>{escape(said)}</p>{table(rows, names)}</div>'
 
 
 def refusal(error: SpecError, labels: Mapping[str, str] | None = None) -> str:

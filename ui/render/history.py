@@ -6,9 +6,11 @@ from html import escape
 
 import numpy as np
 
+from core.dataset import counted
 from core.resolve import reference_of
 from core.runs import Run, comparison
 from core.wording import ago, duration, memory
+from ui.render import table
 from ui.render.run import SIGNS, share_done
 
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_POINTS = 72, 18, 40
@@ -19,7 +21,7 @@ MAX_MEASURED = 200
 
 
 def run_list(shown: Sequence[Run], num_found: int, chosen: str, compared: Collection[str]) -> str:
-    """Return the runs, newest first: a button for each, and a box that adds it to the comparison."""
+    """Return the runs, newest first: a button for each, and a box to compare it."""
     if not shown:
         return '<p class="empty">No runs here. Press <b>Start training</b> on the Train tab.</p>'
     items = "".join(_item(run, run.id == chosen, run.id in compared) for run in shown)
@@ -95,9 +97,7 @@ def facts(listed: Sequence[Run]) -> str:
     size = memory(sum(run.disk_bytes() for run in measured))
     if len(measured) < len(listed):
         size += f" in the newest {len(measured):,}"
-    parts = [f"{len(listed):,} runs", size]
-    if len(listed) == 1:
-        parts[0] = "1 run"
+    parts = [counted(len(listed), "run"), size]
     if num_queued := sum(run.state == "queued" for run in listed):
         parts.append(f"{num_queued:,} in the queue")
     return f'<p class="notice">{" · ".join(parts)}</p>'
@@ -107,12 +107,9 @@ def differences(compared: Sequence[Run]) -> str:
     """Return a table of what differs between runs, and of their results."""
     if len(compared) < 2:
         return ""
-    heads = "".join(f"<th>{escape(run.name)}</th>" for run in compared)
-    lines = ""
-    for each in comparison.compare(compared):
-        cells = "".join(f"<td>{escape(_value(each.name, value))}</td>" for value in each.values)
-        lines += f"<tr><th>{escape(each.name)}</th>{cells}</tr>"
-    return f'<div class="measured scrolls"><table><tr><th></th>{heads}</tr>{lines}</table></div>'
+    found = comparison.compare(compared)
+    rows = [(each.name, *(_value(each.name, value) for value in each.values)) for each in found]
+    return f'<div class="measured scrolls">{table(rows, [run.name for run in compared])}</div>'
 
 
 def _value(name: str, value: object) -> str:

@@ -1,4 +1,4 @@
-"""Plots of a run as plotly figures: the PLOTS table and how a row of it is drawn. Writes nothing."""
+"""Plots of a run as plotly figures: the PLOTS table, and how a plot is drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ def figures(run: Run | None, compared: Sequence[Run] = ()) -> str:
 
 
 def figure(plot: Plot, run: Run) -> go.Figure:
-    """Return a plot of a run's metrics. Its `uirevision` is the run, so new points keep the zoom."""
+    """Return a plot of a run. Its `uirevision` is the run, so that new points keep the zoom."""
     drawn = empty(plot.id, run.id)
     curves = run.curves()
     for line in plot.lines:

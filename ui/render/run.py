@@ -1,4 +1,4 @@
-"""One run as HTML: header, tiles, memory table, answers, files. Reads the run folder; escapes text."""
+"""One run as HTML: header, tiles, memory table, answers, files. Escapes text of users."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -9,7 +9,7 @@ from core.advise import Advice
 from core.runs import Curve, Run
 from core.runs.past_runs import LARGE_ERROR, prediction_errors
 from core.wording import PHASES, duration, memory, memory_rows, seconds_left, state_sentence
-from ui.render import notice
+from ui.render import notice, table
 
 SIGNS: Mapping[str, str] = {
     "queued": "○",
@@ -72,10 +72,8 @@ def _advice(advice: Sequence[Advice]) -> str:
     return f'<ul class="advice" aria-label="What would help">{items}</ul>'
 
 
-def tiles(run: Run | None) -> str:
+def tiles(run: Run) -> str:
     """Return four numbers: loss, speed, peak memory, and time with its cost."""
-    if run is None:
-        return ""
     curves = run.curves()
     peaks = curves.get("memory_peak_bytes") or curves.get("device_used_bytes")
     peak = NO_VALUE
@@ -129,23 +127,16 @@ def _time_tile(run: Run) -> str:
     return _tile("Time", seconds, more)
 
 
-def memory_table(run: Run | None) -> str:
+def memory_table(run: Run) -> str:
     """Return the predicted and the measured peak of each phase."""
-    if run is None:
-        return ""
-    lines = ""
-    for phase, *values in memory_rows(run):
-        cells = "".join(f"<td>{value}</td>" for value in values)
-        lines += f"<tr><th>{phase}</th>{cells}</tr>"
-    if not lines:
+    rows = memory_rows(run)
+    if not rows:
         return ""
     errors = prediction_errors(run)
-    last = "difference" if errors else ""
-    heads = f"<tr><th></th><th>predicted GiB</th><th>measured GiB</th><th>{last}</th></tr>"
-    return (
-        f'<div class="measured"><h3>Predicted and measured memory</h3>'
-        f"<table>{heads}{lines}</table><p>{_memory_note(errors)}</p></div>"
-    )
+    heads = ("predicted GiB", "measured GiB", "difference" if errors else "")
+    title = "<h3>Predicted and measured memory</h3>"
+    note = f"<p>{_memory_note(errors)}</p>"
+    return f'<div class="measured">{title}{table(rows, heads)}{note}</div>'
 
 
 def _memory_note(errors: Mapping[str, float]) -> str:
@@ -158,9 +149,9 @@ def _memory_note(errors: Mapping[str, float]) -> str:
     return f"Off by more than {LARGE_ERROR:.0%}: {', '.join(large)}. {reason}"
 
 
-def answers(run: Run | None) -> str:
+def answers(run: Run) -> str:
     """Return the answers to the same prompts before, during and after training."""
-    samples = run.samples() if run else ()
+    samples = run.samples()
     blocks = ""
     for prompt in dict.fromkeys(sample["prompt"] for sample in samples):
         lines = ""
@@ -176,40 +167,32 @@ def _step_label(step: object) -> str:
     return "before" if step == 0 else f"step {escape(str(step))}"
 
 
-def what_next(run: Run | None) -> str:
+def what_next(run: Run) -> str:
     """Return where the result is, or how to continue."""
-    if run is None:
-        return ""
-    folder = escape(str(run.folder))
     if run.state == "finished":
         kind = "adapter" if run.job.trains_adapter else "model"
-        place = escape(str(run.folder / "output"))
-        said = f"The {kind} with its tokenizer and chat template: <code>{place}</code>"
+        said, place = f"The {kind} with its tokenizer and chat template", run.folder / "output"
     elif run.state in ("stopped", "failed", "interrupted"):
-        said = f"There is no checkpoint to resume from. All files: <code>{folder}</code>"
+        hope = "There is no checkpoint to resume from"
         if run.has_checkpoint:
-            said = f"Resume continues from the last checkpoint. All files: <code>{folder}</code>"
+            hope = "Resume continues from the last checkpoint"
+        said, place = f"{hope}. All files", run.folder
     else:
         return ""
-    return f'<p class="next">{said}</p>'
+    return f'<p class="next">{said}: <code>{escape(str(place))}</code></p>'
 
 
-def files(run: Run | None) -> str:
+def files(run: Run) -> str:
     """Return what a run keeps on the disk, and the link to its bundle."""
-    if run is None:
-        return ""
-    lines = ""
+    rows = []
     for each in run.checkpoints:
         state = "" if each.is_complete else "incomplete, never used to resume"
-        cells = f"<td>{memory(each.num_bytes)}</td><td>{state}</td>"
-        lines += f"<tr><th>checkpoint {each.step:,}</th>{cells}</tr>"
+        rows.append((f"checkpoint {each.step:,}", memory(each.num_bytes), state))
     skipped = "".join(f"<li>{escape(each)}</li>" for each in run.status.skipped_checkpoints)
-    if skipped:
-        skipped = f"<ul>{skipped}</ul>"
-    place = f"{escape(str(run.folder))} · {memory(run.disk_bytes())}"
+    place = f"<p>{escape(str(run.folder))} · {memory(run.disk_bytes())}</p>"
     link = f'<a href="bundle/{run.id}.zip" download>{BUNDLE_LABEL}</a>'
     contents = "job, training program, data and package versions, to repeat this run without Tailor"
     return (
-        f'<div class="measured"><p>{place}</p><table>{lines}</table>{skipped}'
+        f'<div class="measured">{place}{table(rows)}<ul>{skipped}</ul>'
         f"<p>{link}: {contents}.</p></div>"
     )

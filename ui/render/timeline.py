@@ -30,7 +30,7 @@ def timeline(moments: Sequence[TimelinePoint]) -> str:
             f'<rect x="{left:.1f}" y="0" width="{step:.2f}" height="{HEIGHT}">'
             f"<title>{escape(label)}: {gib(size)} GiB</title></rect>"
         )
-    said = f"Allocated memory during one step: {gib(low)} GiB are always in use, {gib(high)} GiB at the peak."
+    said = f"Allocated memory during one step: always {gib(low)} GiB, {gib(high)} GiB at the peak."
     return (
         f'<svg class="timeline" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">'
         f'<polygon points="0,{HEIGHT} {" ".join(outline)} {WIDTH},{HEIGHT}"/>'

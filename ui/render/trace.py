@@ -3,7 +3,7 @@
 from core.memory import MemoryEstimate
 from core.memory.trace_check import TraceResult
 from core.wording import PHASES, gib, memory
-from ui.render import notice
+from ui.render import notice, table
 
 AGREES = 0.02
 """Largest difference at which the estimate counts as right: tests hold it to that."""
@@ -24,13 +24,13 @@ def side_by_side(
         if traced_phases.get(phase)
     ]
     rows.append(_row("Reserved", estimate.peak_reserved_bytes, traced.peak_reserved_bytes))
-    heads = "<tr><th></th><th>estimated GiB</th><th>traced GiB</th><th>difference</th></tr>"
+    heads = ("estimated GiB", "traced GiB", "difference")
     sentences = [trace_sentence(traced), _verdict(estimate, traced)]
     if compiled:
         peak = memory(compiled.peak_allocated_bytes)
         sentences.append(f"Neither has compiled layers; compiled, the estimate is {peak}.")
     said = notice(" ".join(sentences), "plain")
-    return f'<div class="measured"><table>{heads}{"".join(rows)}</table>{said}</div>'
+    return f'<div class="measured">{table(rows, heads)}{said}</div>'
 
 
 def trace_sentence(traced: TraceResult) -> str:
@@ -46,11 +46,10 @@ def _verdict(estimate: MemoryEstimate, traced: TraceResult) -> str:
     return f"The estimate is off by {miss:.1%}: rely on the trace."
 
 
-def _row(title: str, estimated: int, traced: int) -> str:
+def _row(title: str, estimated: int, traced: int) -> tuple[str, ...]:
     if not estimated:
-        return f"<tr><th>{title}</th><td>–</td><td>{gib(traced, 3)}</td><td></td></tr>"
+        return title, "–", gib(traced, 3), ""
     difference = f"{estimated / traced - 1:+.1%}"
     if difference.strip("+-") == "0.0%":
         difference = "0.0%"
-    cells = f"<td>{gib(estimated, 3)}</td><td>{gib(traced, 3)}</td><td>{difference}</td>"
-    return f"<tr><th>{title}</th>{cells}</tr>"
+    return title, gib(estimated, 3), gib(traced, 3), difference
