@@ -4,13 +4,14 @@ python app.py [serve] | train | estimate | check | runs | doctor      (--help ex
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from core.job import JobSpec
-from ui.terminal.usage import RUN_ACTIONS, help_on_actions
+from ui.terminal.usage import RUN_ACTIONS, flag_of, help_on_actions, unknown_argument
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,8 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         # an output that lacks a character, such as a file on Windows, gets a ? instead
         sys.stdout.reconfigure(errors="replace")
-    flags = vars(parser().parse_args(arguments))
+    known, unknown = parser().parse_known_args(arguments)
+    flags = vars(known)
     command = flags.pop("command", None) or "serve"
+    if unknown:
+        OneLineParser(prog=f"python app.py {command}").error(unknown_argument(unknown[0]))
     try:
         if command == "serve":
             return _serve(**flags)
@@ -39,6 +43,10 @@ def _serve(**flags: Any) -> int:
     return serve(**flags)
 
 
+INVALID_CHOICE = re.compile(r"argument (\w+): invalid choice: (.+) \(choose from (.+)\)")
+"""Message of argparse."""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Parser that reports errors in one line and leaves out flags that are not given."""
 
@@ -50,6 +58,9 @@ class OneLineParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        if match := INVALID_CHOICE.fullmatch(message):
+            argument, value, choices = match.groups()
+            message = f"unknown {argument.lower()} {value}; choose {choices.replace(chr(39), '')}"
         self.exit(2, f"{message}; see `{self.prog} --help`\n")
 
 
@@ -141,8 +152,9 @@ def _add_job_fields(command: argparse.ArgumentParser) -> None:
         if field.annotation is bool:
             bare = {"nargs": "?", "const": "true"}
         help_text = f"{field.description} (default {field.default})".replace("%", "%%")
-        flag = f"--{name.replace('_', '-')}"
-        group.add_argument(flag, dest=f"field_{name}", metavar="VALUE", help=help_text, **bare)
+        group.add_argument(
+            flag_of(name), dest=f"field_{name}", metavar="VALUE", help=help_text, **bare
+        )
 
 
 if __name__ == "__main__":

@@ -77,7 +77,11 @@ class JobSpec(JobFields):
 
 def _unknown_choices(fields: Mapping[str, object]) -> list[Problem]:
     return [
-        Problem(name, f"{_shown(fields[name])} is not one of {', '.join(choices)}", "choose one")
+        Problem(
+            name,
+            f"{_shown(fields[name])} is not one of {', '.join(choices)}",
+            "choose one of these",
+        )
         for name, choices in CHOICES.items()
         if name in fields and fields[name] not in choices
     ]

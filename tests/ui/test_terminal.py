@@ -147,6 +147,32 @@ def test_an_unknown_command_is_one_line_and_exit_2(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_an_unknown_flag_gets_a_suggestion(capsys: Printed) -> None:
+    with pytest.raises(SystemExit):
+        app.main(["train", "--epochs", "3"])
+    assert "did you mean --num-train-epochs?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["grpo", "dpo"])
+def test_the_demo_trains_every_stage(
+    tailor: Callable[..., int], fake_program: None, stage: str
+) -> None:
+    assert tailor("train", "--demo", "--stage", stage) == 0
+
+
+def test_a_long_list_of_problems_is_cut(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("{bad\n" * 50)
+    assert tailor("check", tmp_path / "rows.jsonl") == 2
+    assert capsys.readouterr().err.endswith("... and 30 more problems\n")
+
+
+def test_warnings_are_printed(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("check", "demo") == 0
+    assert capsys.readouterr().err.startswith("warning: ")
+
+
 def test_an_unknown_field_of_a_job_file_is_named(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path
 ) -> None:

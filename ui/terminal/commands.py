@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from core import dataset, runs
-from core.dataset import counted
+from core.dataset import DatasetReport, counted
 from core.dataset.intake import import_dataset, is_hub_dataset, must_be_imported
 from core.dataset.preview import Preview
 from core.dataset.token_lengths import Lengths, length_problems
@@ -21,15 +21,16 @@ from core.models import demo_fields, find_model
 from core.resolve import ResolvedJob, dataset_path, is_there, resolve
 from core.runs import Home
 from core.speed import RowStatistics
-from core.wording import fix_label, gib, speed_sentence, verdict_sentence
+from core.training.contract.stages import DEFAULT_STAGE
+from core.wording import fix_label, memory, speed_sentence, verdict_sentence
 from ui.terminal.follow import start_and_follow
 from ui.terminal.printing import out, print_json, report_errors, say, table
 from ui.terminal.runs import manage_runs
 
 SECONDS_TO_MEASURE = 60
 """Time for measuring rows before a run starts. Of a larger file, only the first rows count."""
-MAX_PROBLEMS = 10
-"""Broken rows that are printed before a training."""
+MAX_PROBLEMS = 20
+"""Problems of a file that are printed; --json has more."""
 
 
 def run(command: str, **flags: object) -> int:
@@ -42,7 +43,10 @@ def train(
 ) -> int:
     """Train in the foreground and return the exit code. Raises TailorError."""
     place = Home.find(home)
-    job_fields = {**(demo_fields() if demo else {}), **_job_fields(job, fields)}
+    job_fields = _job_fields(job, fields)
+    if demo:
+        stage = str(job_fields.get("stage", DEFAULT_STAGE))
+        job_fields = {**demo_fields(stage), **job_fields}
     job_fields |= _import_data(place, job_fields)
     resolved = resolve(job_fields)
     resolved.require_trainable()
@@ -57,12 +61,12 @@ def estimate(
 ) -> int:
     """Print the memory and speed of a job. Raises TailorError."""
     resolved = resolve(_job_fields(job, fields))
-    memory = _estimate_memory(resolved, home)
+    found = _estimate_memory(resolved, home)
     if json:
         forecast = resolved.forecast() or {"fixes": [], "speed": {}}
-        print_json(memory.to_json() | forecast)
+        print_json(found.to_json() | forecast)
     else:
-        _print_estimate(resolved, memory)
+        _print_estimate(resolved, found)
     return 0
 
 
@@ -92,7 +96,7 @@ def check(
         out.print(report.summary(), style="bold")
         if lengths:
             _print_lengths(lengths, job.max_length)
-        say(*report.problems)
+        _print_problems(report)
         if report.leak_warning:
             say(report.leak_warning)
     return 0 if report.is_usable else 2
@@ -223,11 +227,11 @@ def _estimate_memory(resolved: ResolvedJob, home: str | None) -> MemoryEstimate:
     return estimate_by_tracing(request, Home.find(home).path / "traces")
 
 
-def _print_estimate(resolved: ResolvedJob, memory: MemoryEstimate) -> None:
+def _print_estimate(resolved: ResolvedJob, estimate: MemoryEstimate) -> None:
     title = f"{resolved.model.title} on {resolved.gpu.name}"
-    out.print(f"{title}: {verdict_sentence(memory)}", style="bold")
-    rows = [(each.name, gib(each.bytes), each.note) for each in memory.components]
-    out.print(table(("", "GiB", ""), rows))
+    out.print(f"{title}: {verdict_sentence(estimate)}", style="bold")
+    rows = [(each.name, memory(each.bytes), each.note) for each in estimate.components]
+    out.print(table(("part", "memory", ""), rows))
     if speed := resolved.speed():
         out.print(f"{speed_sentence(speed)}, if every row fills max_length")
     _print_choices(resolved)
@@ -238,6 +242,15 @@ def _print_estimate(resolved: ResolvedJob, memory: MemoryEstimate) -> None:
 def _print_choices(resolved: ResolvedJob) -> None:
     for choice in resolved.plan.choices:
         out.print(f"{choice.field} = {choice.value}: {choice.reason}")
+
+
+def _print_problems(report: DatasetReport) -> None:
+    say(*report.problems[:MAX_PROBLEMS])
+    if report.num_problems > MAX_PROBLEMS:
+        say(f"... and {counted(report.num_problems - MAX_PROBLEMS, 'more problem')}")
+    say(*(f"warning: {each}" for each in report.warnings[:MAX_PROBLEMS]))
+    if report.num_warnings > MAX_PROBLEMS:
+        say(f"... and {counted(report.num_warnings - MAX_PROBLEMS, 'more warning')}")
 
 
 def _print_lengths(lengths: Lengths, max_length: int) -> None:

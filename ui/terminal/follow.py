@@ -17,6 +17,7 @@ from core.runs import Home, Run, failure_advice, launch, queue
 from core.training.contract.states import State
 from core.wording import memory_rows, state_sentence
 from ui.terminal.printing import out, table
+from ui.terminal.usage import flag_of
 
 EXIT_CODES: Mapping[State, int] = {
     "finished": 0,
@@ -84,7 +85,7 @@ def _update(progress: Progress, bar: TaskID, run: Run) -> None:
 
 
 def _flags(change: Mapping[str, object]) -> str:
-    flags = [f"--{name.replace('_', '-')} {value}" for name, value in change.items()]
+    flags = [f"{flag_of(name)} {value}" for name, value in change.items()]
     return f" ({' '.join(flags)})" if flags else ""
 
 

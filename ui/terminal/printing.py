@@ -40,10 +40,11 @@ def print_json(value: Any) -> None:
 
 
 def table(titles: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Table:
-    """Return rows under titles, with sizes in GiB aligned to the right."""
+    """Return rows under titles, with columns of memory aligned to the right."""
     result = Table(box=None, padding=(0, 2, 0, 0), show_header=any(titles))
     for title in titles:
-        result.add_column(title, justify="right" if "GiB" in title else "left", overflow="fold")
+        is_memory = title == "memory" or "GiB" in title
+        result.add_column(title, justify="right" if is_memory else "left", overflow="fold")
     for row in rows:
         result.add_row(*map(str, row))
     return result

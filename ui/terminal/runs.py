@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.job import Problem, SpecError
+from core.resolve import reference_of
 from core.runs import (
     Home,
     Run,
@@ -18,7 +19,7 @@ from core.runs import (
     queue,
     read,
 )
-from core.wording import memory, state_sentence
+from core.wording import duration, memory, state_sentence
 from ui.terminal.follow import print_result, start_and_follow
 from ui.terminal.printing import out, print_json, say, table
 from ui.terminal.usage import RUN_ACTIONS, call_of
@@ -91,6 +92,8 @@ def _show(command: RunCommand) -> None:
         print_json(run.to_json() | more)
         return
     out.print(f"{run.name}: {state_sentence(run)}", style="bold")
+    job = run.job
+    out.print(f"{reference_of(job.model)} · {job.stage} · {job.method} · {run.folder}")
     tags = " ".join(f"#{tag}" for tag in run.about.tags)
     for line in filter(None, (stalled, run.about.notes, tags)):
         out.print(line)
@@ -162,8 +165,20 @@ def _compare(command: RunCommand) -> None:
         return
     rows = []
     for each in differences:
-        rows.append((each.name, *("–" if value is None else value for value in each.values)))
+        rows.append((each.name, *(_shown(each.name, value) for value in each.values)))
     out.print(table(("", *(run.name for run in runs)), rows))
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return "–"
+    if not isinstance(value, float | int) or isinstance(value, bool):
+        return str(value)
+    if name == "peak_bytes":
+        return memory(value)
+    if name == "seconds":
+        return duration(value)
+    return f"{value:.5g}"
 
 
 def _title(command: RunCommand) -> None:

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+
+from core.job import JobSpec
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,20 @@ RUN_ACTIONS: Mapping[str, RunAction] = {
     "compare": RunAction("compare settings and results of runs", ("ID", "ID"), more="ID ..."),
     "bundle": RunAction("write everything that repeats it elsewhere", ("ID", "FILE.zip")),
 }
+
+
+def flag_of(field: str) -> str:
+    """Return the flag of a job field, such as --lora-r."""
+    return f"--{field.replace('_', '-')}"
+
+
+def unknown_argument(word: str) -> str:
+    """Return what is wrong with an argument that no command knows, and which flag may be meant."""
+    flags = [flag_of(name) for name in JobSpec.model_fields]
+    similar = [flag for flag in flags if flag.endswith(word.lstrip("-"))]
+    similar += get_close_matches(word, flags, n=1, cutoff=0.7)
+    hint = f", did you mean {similar[0]}?" if similar else ""
+    return f"unknown argument {word}{hint}"
 
 
 def call_of(action: str) -> str:
