@@ -2,7 +2,7 @@
 
     python -m benchmarks.stage_table
 
-The slow tests of tests/training/test_stages.py compare every line with the training program.
+The slow tests of tests/training/test_stage_matrix.py compare every line with the training program.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The order of the rows: a step learns from the rows that it would have, laid with those of like length."""
+"""Order of the training rows: each step keeps its rows, sorted by length."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,113 +6,129 @@ from typing import Any
 
 import pytest
 
-from core.training.loop.monitor import MonitorCallback
-from core.training.trainers import length_groups as order
-from core.training.trainers import stage_trainer as trainers
+from core.training.trainers import length_groups, stage_trainer
 from core.training.trainers.length_groups import LengthGroupedSampler
-from tests.builders.training_runs import lines_of, losses_of, train
-from tests.training.test_stages import stage_run
+from tests.builders.training_runs import (
+    FINISHED,
+    losses_of,
+    make_stage_run,
+    train,
+    train_in_two_parts,
+    values_of,
+)
 
 pytestmark = pytest.mark.training
-SPLIT: dict[str, object] = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
+MICRO_BATCHES = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
+LENGTHS = [7, 1, 9, 4, 4, 8, 2, 6, 3, 5]
 
 
-def sampler_of(lengths: list[int], rows_per_step: int, seed: int = 1) -> LengthGroupedSampler:
+def make_sampler(lengths: list[int], rows_per_step: int) -> LengthGroupedSampler:
     from accelerate.data_loader import SeedableRandomSampler
 
-    return LengthGroupedSampler(
-        SeedableRandomSampler(lengths, data_seed=seed), lengths, rows_per_step
-    )
+    random_order = SeedableRandomSampler(lengths, data_seed=1)
+    return LengthGroupedSampler(random_order, lengths, rows_per_step)
 
 
-def test_a_step_has_the_rows_that_were_drawn_for_it_the_longest_first() -> None:
-    lengths = [7, 1, 9, 4, 4, 8, 2, 6, 3, 5]
-    sampler = sampler_of(lengths, rows_per_step=4)
-    drawn, found = list(sampler_of(lengths, rows_per_step=1)), list(sampler)
-    assert found != drawn and len(sampler) == 10
-    for step in range(0, 10, 4):
-        assert sorted(found[step : step + 4]) == sorted(drawn[step : step + 4])
-        at_once = [lengths[row] for row in found[step : step + 4]]
-        assert at_once == sorted(at_once, reverse=True)
+def steps_of(order: list[int]) -> list[list[int]]:
+    return [order[begin : begin + 4] for begin in range(0, len(order), 4)]
 
 
-def test_every_epoch_has_an_order_of_its_own_that_can_be_had_again() -> None:
-    sampler = sampler_of([5] * 40, rows_per_step=4)
+def test_a_step_keeps_its_rows() -> None:
+    unsorted_order = list(make_sampler(LENGTHS, rows_per_step=1))
+    order = list(make_sampler(LENGTHS, rows_per_step=4))
+    assert order != unsorted_order
+    assert [set(step) for step in steps_of(order)] == [
+        set(step) for step in steps_of(unsorted_order)
+    ]
+
+
+def test_a_step_begins_with_its_longest_row() -> None:
+    for step in steps_of(list(make_sampler(LENGTHS, rows_per_step=4))):
+        lengths = [LENGTHS[row] for row in step]
+        assert lengths == sorted(lengths, reverse=True)
+
+
+def test_an_epoch_has_every_row() -> None:
+    sampler = make_sampler([5] * 40, rows_per_step=4)
+    assert len(sampler) == 40
+    assert sorted(sampler) == list(range(40))
+
+
+def test_every_epoch_has_its_own_order_that_can_be_repeated() -> None:
+    sampler = make_sampler([5] * 40, rows_per_step=4)
     first, second = list(sampler), list(sampler)
-    assert first != second and sorted(first) == sorted(second) == [*range(40)]
+    assert first != second
     sampler.set_epoch(1)
     assert list(sampler) == second
 
 
 @pytest.mark.parametrize(
-    "change", [{"gradient_accumulation_steps": 1}, {"per_device_train_batch_size": 1}, {}]
+    "name", ["gradient_accumulation_steps", "per_device_train_batch_size"], ids=str
 )
-def test_where_nothing_could_be_padded_less_or_the_order_is_given_it_stays(
-    change: dict[str, int],
-) -> None:
+def test_a_step_of_a_single_micro_batch_is_not_sorted(name: str) -> None:
+    from torch.utils.data import RandomSampler
+
+    trainer: Any = trainer_of(MICRO_BATCHES | {name: 1})
+    sampler = RandomSampler(trainer.train_dataset)
+    assert length_groups.group_by_length(sampler, trainer) is sampler
+
+
+def test_the_order_of_the_file_is_not_changed() -> None:
+    from torch.utils.data import SequentialSampler
+
+    trainer: Any = trainer_of(MICRO_BATCHES)
+    sampler = SequentialSampler(trainer.train_dataset)
+    assert length_groups.group_by_length(sampler, trainer) is sampler
+
+
+def trainer_of(args: dict[str, int]) -> SimpleNamespace:
+    """Return what group_by_length reads of a trainer."""
     from datasets import Dataset
-    from torch.utils.data import RandomSampler, SequentialSampler
 
     rows = Dataset.from_list([{"input_ids": [1, 2, 3]}])
-    trainer = SimpleNamespace(args=SimpleNamespace(**SPLIT | change), train_dataset=rows)
-    given: Any = RandomSampler(rows) if change else SequentialSampler(rows)
-    assert order.group_by_length(given, trainer) is given
-
-
-def padded_run(
-    folder: Path, stage: str, monkeypatch: pytest.MonkeyPatch, **fields: object
-) -> tuple[Path, int]:
-    """(a trained run, the numbers in all of its inputs, padding included)."""
-    sizes: list[int] = []
-    with monkeypatch.context() as patched:
-        step = trainers.MonitoredTrainer.training_step
-
-        def measured(trainer: Any, model: Any, inputs: Any, *rest: Any) -> Any:
-            sizes.extend(value.numel() for name, value in inputs.items() if name.endswith("ids"))
-            return step(trainer, model, inputs, *rest)
-
-        patched.setattr(trainers.MonitoredTrainer, "training_step", measured)
-        run = stage_run(folder, stage, max_steps=4, **SPLIT | fields)
-        assert train(run) == 0
-    return run, sum(sizes)
+    return SimpleNamespace(args=SimpleNamespace(**args), train_dataset=rows)
 
 
 @pytest.mark.parametrize(
-    "stage", ["sft", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("dpo", "reward"))]
+    "stage",
+    [
+        "sft",
+        pytest.param("dpo", marks=pytest.mark.slow),
+        pytest.param("reward", marks=pytest.mark.slow),
+    ],
 )
-def test_rows_of_like_length_teach_the_same_with_less_padding(
+def test_sorted_rows_train_the_same_with_less_padding(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sorted_run, less = padded_run(tmp_path / "sorted", stage, monkeypatch)
-    monkeypatch.setattr(trainers, "group_by_length", lambda sampler, trainer: sampler)
-    plain_run, more = padded_run(tmp_path / "plain", stage, monkeypatch)
-    assert less < 0.95 * more
-    found, wanted = lines_of(sorted_run), lines_of(plain_run)
+    grouped, grouped_size = train_measured(tmp_path / "grouped", stage, monkeypatch)
+    monkeypatch.setattr(stage_trainer, "group_by_length", lambda sampler, trainer: sampler)
+    plain, plain_size = train_measured(tmp_path / "plain", stage, monkeypatch)
+    assert grouped_size < 0.95 * plain_size
     for name in ("num_tokens", "loss", "grad_norm"):
-        assert [line[name] for line in found] == pytest.approx(
-            [line[name] for line in wanted], rel=1e-4
-        )
+        assert values_of(grouped, name) == pytest.approx(values_of(plain, name), rel=1e-4)
 
 
-def test_a_run_that_was_stopped_in_a_later_epoch_goes_on_with_the_same_rows(
+def train_measured(folder: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, int]:
+    """Train a run; return its folder and the size of all its inputs, padding included."""
+    sizes: list[int] = []
+    training_step = stage_trainer.MonitoredTrainer.training_step
+
+    def measure_and_step(trainer: Any, model: Any, inputs: Any, *rest: Any) -> Any:
+        sizes.extend(value.numel() for name, value in inputs.items() if name.endswith("ids"))
+        return training_step(trainer, model, inputs, *rest)
+
+    run = make_stage_run(folder, stage, max_steps=4, **MICRO_BATCHES)
+    with monkeypatch.context() as patched:
+        patched.setattr(stage_trainer.MonitoredTrainer, "training_step", measure_and_step)
+        assert train(run) == FINISHED
+    return run, sum(sizes)
+
+
+def test_a_run_resumed_in_a_later_epoch_sees_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, halved = (
-        stage_run(tmp_path / name, "sft", max_steps=8, **SPLIT) for name in ("whole", "halved")
-    )
-    assert train(whole) == 0
-    with monkeypatch.context() as patched:
-        end = MonitorCallback.on_step_end
-
-        def stop_then(
-            watch: MonitorCallback, args: Any, state: Any, *rest: Any, **named: Any
-        ) -> None:
-            if state.global_step == 6:  # of an epoch that has four
-                (halved / "stop").touch()
-            end(watch, args, state, *rest, **named)
-
-        patched.setattr(MonitorCallback, "on_step_end", stop_then)
-        assert train(halved) == 130
-    (halved / "stop").unlink()
-    assert train(halved) == 0
+    whole = make_stage_run(tmp_path / "whole", "sft", max_steps=8, **MICRO_BATCHES)
+    halved = make_stage_run(tmp_path / "halved", "sft", max_steps=8, **MICRO_BATCHES)
+    assert train(whole) == FINISHED
+    train_in_two_parts(halved, 5, monkeypatch)  # an epoch has four steps
     assert losses_of(halved) == losses_of(whole)
