@@ -13,7 +13,6 @@ __all__ = [
     "check",
     "check_file",
     "check_in_child",
-    "columns",
     "counted",
     "formats",
     "intake",

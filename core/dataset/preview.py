@@ -78,16 +78,6 @@ class PreviewInfo:
     """The same for the same rows, tokenizer, template and stage."""
 
 
-@dataclass(frozen=True)
-class Matches:
-    """Rows that hold a text."""
-
-    rows: tuple[tuple[int, int], ...]
-    """(0-based index, 1-based line)."""
-    is_complete: bool
-    """False if there may be more."""
-
-
 @dataclass
 class Preview:
     """One dataset file, seen through one model's tokenizer. Several threads may ask it."""
@@ -139,27 +129,17 @@ class Preview:
         return int(self._ask("index", line=line))
 
     def find(self, text: str, first: int = 0) -> int | None:
-        """Return the index of the first row from `first` on that holds a text, or from the start.
+        """Return the index of the first row from `first` on, or else from the start, with a text.
 
-        Raises PreviewError.
+        Upper and lower case are alike. Raises PreviewError.
         """
+        num_rows = self.info().rows
         for begin in (first, 0):
-            if rows := self.search(text, begin, most=1).rows:
-                return rows[0][0]
+            while begin < num_rows:  # each answer searches for a second at most
+                found, begin = self._ask("find", text=text, first=begin)
+                if found is not None:
+                    return int(found)
         return None
-
-    def search(self, text: str, first: int = 0, most: int = 100) -> Matches:
-        """Return the rows from `first` on that hold a text, upper or lower case alike.
-
-        Raises PreviewError.
-        """
-        matches: list[tuple[int, int]] = []
-        begin, num_rows = first, self.info().rows
-        while begin < num_rows and len(matches) < most:
-            answer = self._ask("search", text=text, first=begin, most=most - len(matches))
-            matches += map(tuple, answer["found"])
-            begin = answer["next"]
-        return Matches(tuple(matches), begin >= num_rows)
 
     def measured(self) -> RowLengths:
         """Return the lengths of the rows measured so far, at once, and have more rows measured.

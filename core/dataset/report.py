@@ -40,14 +40,14 @@ class DatasetReport:
     trained on. Warnings stop nothing: at most a hundred are listed, twenty of each code.
     """
 
-    rows: int
-    valid_rows: int
-    dataset_type: str
+    rows: int = 0
+    valid_rows: int = 0
+    dataset_type: str = ""
     """As TRL names it; empty if the columns are not known."""
-    format: TextFormat
-    columns: tuple[str, ...]
-    num_problems: int
-    problems: tuple[RowProblem, ...]
+    format: TextFormat = ""
+    columns: tuple[str, ...] = ()
+    num_problems: int = 0
+    problems: tuple[RowProblem, ...] = ()
     row_format: str = ""
     """Id in ROW_FORMATS."""
     evidence: str = ""
@@ -114,7 +114,8 @@ class DatasetReport:
     @classmethod
     def refused(cls, problem: RowProblem, repairs: tuple[str, ...] = ()) -> "DatasetReport":
         """Return the report on a file that was not read to its end, for one reason."""
-        return cls(0, 0, "", "", (), 1, (problem,), counts={problem.code: 1}, repairs=repairs)
+        counts = {problem.code: 1}
+        return cls(num_problems=1, problems=(problem,), counts=counts, repairs=repairs)
 
 
 def file_problem(code: str, message: str, fix: str) -> RowProblem:

@@ -86,13 +86,11 @@ def test_lengths_are_json_as_check_prints_them(demo: Preview) -> None:
     assert printed.keys() >= {"truncated_rows", "fully_masked_rows"}
 
 
-def test_a_search_names_rows_and_lines(demo: Preview) -> None:
-    found = demo.search("THREADNEEDLE", most=3)
-    assert len(found.rows) == 3
-    assert not found.is_complete
-    for index, line in found.rows:
-        assert line == index + 1
-        assert demo.index_of(line) == index
+def test_a_line_leads_to_its_row(demo: Preview) -> None:
+    found = demo.find("THREADNEEDLE")
+    assert found is not None
+    (row,) = demo.rows(found, 1, 128)
+    assert demo.index_of(row.line) == found
 
 
 def test_a_child_that_was_killed_is_replaced(demo: Preview) -> None:

@@ -24,6 +24,8 @@ from tests.builders.preview_rows import (
 )
 from tests.builders.training_runs import copy_model
 
+SECONDS = 10.0
+
 
 @pytest.mark.parametrize(
     "attack",
@@ -167,14 +169,20 @@ def test_a_text_is_found_in_any_json_spelling(tmp_path: Path, text: str, ascii: 
     texts = ["nothing", f"so {text} then {text}", "nothing", text]
     lines = [json.dumps({"text": each}, ensure_ascii=ascii) + "\n\n" for each in texts]
     (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
-    session = open_session(tmp_path / "rows.jsonl")
-    assert session.search(text, 0, 10) == {"found": [(1, 3), (3, 7)], "next": 4}
-    assert session.search(text, 0, 1) == {"found": [(1, 3)], "next": 2}
+    rows = open_session(tmp_path / "rows.jsonl").rows
+    assert rows.find(text, 0, SECONDS) == (1, 2)
+    assert rows.find(text, 2, SECONDS) == (3, 4)
+    assert rows.find(text, 4, SECONDS) == (None, 4)
 
 
-def test_rows_are_found_all_over_a_large_file(tmp_path: Path) -> None:
+def test_a_row_is_found_far_down_a_large_file(tmp_path: Path) -> None:
     words = ("Needle" if number % 4000 == 7 else "hay" for number in range(40_000))
     rows = ({"text": f"row {number} " + word * 9} for number, word in enumerate(words))
-    file = write_json_rows(tmp_path / "rows.jsonl", rows)
-    found = open_session(file).search("needle", 10, 100)
-    assert found["found"] == [(number, number + 1) for number in range(4007, 40_000, 4000)]
+    session = open_session(write_json_rows(tmp_path / "rows.jsonl", rows))
+    assert session.rows.find("needle", 36_008, SECONDS) == (None, 40_000)
+    assert session.rows.find("needle", 32_008, SECONDS) == (36_007, 36_008)
+
+
+def test_a_search_ends_at_its_time_limit(tmp_path: Path) -> None:
+    session = open_session(write_json_rows(tmp_path / "rows.jsonl", [{"text": "hay"}] * 100))
+    assert session.rows.find("needle", 0, seconds=0) == (None, 1)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import gradio as gr
 
 from core.dataset import DatasetReport
-from core.dataset.columns import match_columns
+from core.dataset.formats import match_columns
 from core.dataset.rewrite import map_columns
 from core.job import DatasetError
 from core.resolve import dataset_path
@@ -15,7 +15,7 @@ from ui import render
 from ui.events import Updates
 from ui.handlers.data import use_file
 
-MAX_COLUMNS = max(len(each.columns + each.optional_columns) for each in ROW_FORMATS)
+MAX_COLUMNS = max(len(each.columns) + len(each.optional) for each in ROW_FORMATS)
 COLUMN_BOXES = tuple(f"column_{place}" for place in range(MAX_COLUMNS))
 """Names of the menus: one for each column that a row format may have."""
 MOST_LIKELY = "question and answer"
@@ -79,7 +79,7 @@ def _most_likely(accepted: Sequence[RowFormat], report: DatasetReport) -> RowFor
 
 
 def _columns(row_format: RowFormat) -> tuple[str, ...]:
-    return row_format.columns + row_format.optional_columns
+    return (*row_format.columns, *row_format.optional)
 
 
 def _boxes(row_format: RowFormat, names: Sequence[str], mapping: Mapping[str, str]) -> Updates:

@@ -5,24 +5,21 @@ program reads.
 """
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
 from core.dataset.check.duplicates import MAX_ROWS, Fingerprints
-from core.dataset.check.findings import Findings
-from core.dataset.check.scanner import MAX_COLUMNS, Scanner
-from core.dataset.columns import suggest_mapping
-from core.dataset.formats import detect_format
+from core.dataset.check.scanner import MAX_COLUMNS, Findings, Scanner
+from core.dataset.formats import detect_format, suggest_mapping
 from core.dataset.reading.json_array import NOT_AN_ARRAY, JsonArray, is_array
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.lines import ByteSource, blocks_of_lines
-from core.dataset.reading.sample import first_rows
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
+from core.dataset.reading.text_lines import first_rows
 from core.dataset.report import LEAKED, DatasetReport, counted, file_problem
 from core.training.contract.messages import Fault
-from core.training.contract.row_formats import RowFormat
 
 LONGEST_NAME = 200
 """Characters of the name of a column that is offered for a mapping."""
@@ -46,16 +43,6 @@ class Examination:
     bad_lines: "array[int]" = field(default_factory=lambda: array("Q"))
 
 
-@dataclass(frozen=True)
-class Detection:
-    """Row format of a file, and why it was recognised."""
-
-    row_format: RowFormat | None
-    evidence: str
-    found_columns: tuple[str, ...]
-    suggestion: Mapping[str, str]
-
-
 def check_file(path: Path, stage: str = "sft", *, eval_path: Path | None = None) -> DatasetReport:
     """Return the report on a JSONL file or a JSON array, read as a stage reads it.
 
@@ -71,19 +58,39 @@ def examine(path: Path, stage: str = "sft", *, eval_path: Path | None = None) ->
         head = file.read(HEAD_BYTES)
         if refused := _refuse(head):
             return Examination(refused)
-        detection = _detect(path, stage)
         file.seek(0)
         source = ByteSource(file)
-        array_file = JsonArray(source) if is_array(head) else None
-        scanner = Scanner(stage, detection.row_format, detection.suggestion)
-        for block in array_file.blocks() if array_file else blocks_of_lines(source):
+        json_array = JsonArray(source) if is_array(head) else None
+        scanner, detected = _detect(path, stage)
+        for block in json_array.blocks() if json_array else blocks_of_lines(source):
             scanner.scan(block)
     findings = scanner.findings
-    if array_file and not array_file.is_whole:
+    if json_array and not json_array.is_whole:
         findings.add_fault(1, NOT_AN_ARRAY)
     if findings.rows == 0:
         findings.add_fault(1, NO_ROWS)
-    report = _report(scanner, detection, head, source.digest.hexdigest(), eval_path)
+    num_duplicates = _warn(findings, scanner.fingerprints.repeated_lines(), DUPLICATE)
+    num_leaked = 0
+    if eval_path:
+        eval_rows = Fingerprints.of_file(eval_path)
+        num_leaked = _warn(findings, eval_rows.lines_also_in(scanner.fingerprints), LEAK)
+    findings.warnings.sort(key=lambda warning: warning.line)
+    report = replace(
+        detected,
+        rows=findings.rows,
+        valid_rows=findings.rows - len(findings.bad_lines),
+        format="conversational" if findings.has_messages else findings.usual_format,
+        num_problems=findings.problem_counts.total(),
+        problems=tuple(findings.problems),
+        num_warnings=findings.warning_counts.total(),
+        warnings=tuple(findings.warnings),
+        counts=dict(findings.problem_counts + findings.warning_counts),
+        notes=tuple(_notes(scanner, head)),
+        duplicates=num_duplicates,
+        leaked=num_leaked,
+        sha256=source.digest.hexdigest(),
+        repairs=tuple(_helpful_repairs(scanner, head)),
+    )
     return Examination(report, findings.bad_lines)
 
 
@@ -101,59 +108,30 @@ def _refuse(head: bytes) -> DatasetReport | None:
     return None
 
 
-def _detect(path: Path, stage: str) -> Detection:
+def _detect(path: Path, stage: str) -> tuple[Scanner, DatasetReport]:
+    """Return a scanner for the row format of a file, and a report that says only this format."""
     rows, is_all = first_rows(path)
     names = dict.fromkeys(name for name in chain.from_iterable(rows) if len(name) <= LONGEST_NAME)
-    found = tuple(islice(names, MAX_COLUMNS))
+    found_columns = tuple(islice(names, MAX_COLUMNS))
     row_format, evidence = detect_format([tuple(row) for row in rows], stage, is_all=is_all)
-    suggestion = {} if row_format else suggest_mapping(found, stage)
-    return Detection(row_format, evidence, found, suggestion)
-
-
-def _report(
-    scanner: Scanner, detection: Detection, head: bytes, sha256: str, eval_path: Path | None
-) -> DatasetReport:
-    findings = scanner.findings
-    duplicates = scanner.fingerprints.repeated_lines()
-    _warn_of_lines(findings, duplicates, DUPLICATE)
-    leaked = array("Q")
-    if eval_path:
-        leaked = Fingerprints.of_file(eval_path).lines_also_in(scanner.fingerprints)
-        _warn_of_lines(findings, leaked, LEAK)
-    findings.warnings.sort(key=lambda warning: warning.line)
-    report = DatasetReport(
-        rows=findings.rows,
-        valid_rows=findings.rows - len(findings.bad_lines),
-        dataset_type="",
-        format=findings.text_format,
-        columns=(),
-        num_problems=findings.problem_counts.total(),
-        problems=tuple(findings.problems),
-        evidence=detection.evidence,
-        num_warnings=findings.warning_counts.total(),
-        warnings=tuple(findings.warnings),
-        counts=dict(findings.problem_counts + findings.warning_counts),
-        notes=tuple(_notes(scanner, head)),
-        duplicates=len(duplicates),
-        leaked=len(leaked),
-        sha256=sha256,
-        found_columns=detection.found_columns,
-        suggestion=detection.suggestion,
-        repairs=tuple(_helpful_repairs(scanner, head)),
+    empty = DatasetReport(evidence=evidence, found_columns=found_columns)
+    if row_format is None:
+        suggestion = suggest_mapping(found_columns, stage)
+        return Scanner(stage, None, suggestion), replace(empty, suggestion=suggestion)
+    detected = replace(
+        empty,
+        row_format=row_format.id,
+        dataset_type=row_format.dataset_type,
+        columns=row_format.columns,
     )
-    if row_format := detection.row_format:
-        report = replace(
-            report,
-            dataset_type=row_format.dataset_type,
-            columns=row_format.columns,
-            row_format=row_format.id,
-        )
-    return report
+    return Scanner(stage, row_format, {}), detected
 
 
-def _warn_of_lines(findings: Findings, lines: "array[int]", fault: Fault) -> None:
+def _warn(findings: Findings, lines: "array[int]", fault: Fault) -> int:
+    """Note the same warning of several lines; return their number."""
     for number in lines:
         findings.add_warning(number, fault)
+    return len(lines)
 
 
 def _helpful_repairs(scanner: Scanner, head: bytes) -> Iterator[str]:

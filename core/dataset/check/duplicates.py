@@ -3,7 +3,6 @@
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +11,6 @@ from core.dataset.reading.text_lines import reading
 
 MAX_ROWS = 10_000_000
 """Rows that are remembered; with more, memory would grow with the file."""
-BUCKETS = range(-8, 8)
-"""Hashes are compared a sixteenth at a time, by their highest bits, to save memory."""
-
-
-class Bucket(NamedTuple):
-    """Some of the rows of a file: their indices, and the hash of each."""
-
-    rows: NDArray[np.int64]
-    hashes: NDArray[np.int64]
 
 
 class Fingerprints:
@@ -31,8 +21,8 @@ class Fingerprints:
     """
 
     def __init__(self) -> None:
-        self.hashes = array("q")
-        self.lines = array("I")
+        self._hashes = array("q")
+        self._lines = array("I")
 
     @classmethod
     def of_file(cls, path: Path) -> "Fingerprints":
@@ -46,38 +36,27 @@ class Fingerprints:
 
     @property
     def is_full(self) -> bool:
-        return len(self.hashes) >= MAX_ROWS
+        return len(self._hashes) >= MAX_ROWS
 
     def extend(self, lines: Sequence[bytes], numbers: Sequence[int]) -> None:
         """Remember rows, as long as there is room."""
         if not self.is_full:
-            self.hashes.extend(map(hash, map(bytes.strip, lines)))
-            self.lines.extend(numbers)
+            self._hashes.extend(map(hash, map(bytes.strip, lines)))
+            self._lines.extend(numbers)
 
     def repeated_lines(self) -> "array[int]":
         """Return the lines of rows that an earlier row of the same file equals, in order."""
-        return self._lines_of([_repeated(self._bucket(number)) for number in BUCKETS])
+        hashes = np.frombuffer(self._hashes, np.int64)
+        order = np.argsort(hashes, kind="stable")
+        in_order = hashes[order]
+        return self._lines_of(np.sort(order[1:][in_order[1:] == in_order[:-1]]))
 
     def lines_also_in(self, other: "Fingerprints") -> "array[int]":
         """Return the lines of rows that another file holds too, in order."""
-        buckets = [(self._bucket(number), other._bucket(number)) for number in BUCKETS]
-        return self._lines_of([_shared(one, two) for one, two in buckets])
+        hashes = np.frombuffer(self._hashes, np.int64)
+        is_shared = np.isin(hashes, np.frombuffer(other._hashes, np.int64))
+        return self._lines_of(np.flatnonzero(is_shared))
 
-    def _bucket(self, number: int) -> Bucket:
-        hashes = np.frombuffer(self.hashes, dtype=np.int64)
-        rows = np.flatnonzero(hashes >> 60 == number)
-        return Bucket(rows, hashes[rows])
-
-    def _lines_of(self, rows: list[NDArray[np.int64]]) -> "array[int]":
-        lines = np.frombuffer(self.lines, dtype=np.uint32)[np.sort(np.concatenate(rows))]
+    def _lines_of(self, rows: NDArray[np.int64]) -> "array[int]":
+        lines = np.frombuffer(self._lines, np.uint32)[rows]
         return array("Q", lines.astype(np.uint64).tobytes())
-
-
-def _repeated(bucket: Bucket) -> NDArray[np.int64]:
-    order = np.argsort(bucket.hashes, kind="stable")
-    in_order = bucket.hashes[order]
-    return bucket.rows[order[1:][in_order[1:] == in_order[:-1]]]
-
-
-def _shared(bucket: Bucket, other: Bucket) -> NDArray[np.int64]:
-    return bucket.rows[np.isin(bucket.hashes, other.hashes)]

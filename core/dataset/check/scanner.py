@@ -1,15 +1,17 @@
-"""Scan a file once: parse each line and validate its row. Opens no file itself."""
+"""Scan a file once: parse each line, validate its row, and note what is found. Opens no file."""
 
+from array import array
+from collections import Counter
 from collections.abc import Mapping
 
 from core.dataset.check.duplicates import Fingerprints
-from core.dataset.check.findings import Findings
 from core.dataset.check.special_tokens import (
     find_nul,
     find_special_token,
     may_hold_special_token,
 )
 from core.dataset.reading.lines import LineBlock, parse_block
+from core.dataset.report import RowProblem
 from core.training.contract.messages import Fault
 from core.training.contract.row_columns import Row
 from core.training.contract.row_formats import (
@@ -26,8 +28,46 @@ MAX_COLUMNS = 64
 COLUMN_SETS_REMEMBERED = 1000
 LONGEST_REMEMBERED = 2000
 """Characters of a row's column names: what is remembered of a file stays small."""
+LISTED_PROBLEMS = 100
+LISTED_WARNINGS_OF_A_CODE = 20
 UNKNOWN = Fault("", "", "", "")
 FORMAT_WORDS: Mapping[TextFormat, str] = {"standard": "text", "conversational": "messages"}
+
+
+class Findings:
+    """Findings while a file is read: a bounded size, and eight bytes for each bad row."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.problems: list[RowProblem] = []
+        self.warnings: list[RowProblem] = []
+        self.problem_counts: Counter[str] = Counter()
+        self.warning_counts: Counter[str] = Counter()
+        self.bad_lines = array("Q")
+        self.usual_format: TextFormat = ""
+        """That of the first row that can be used."""
+        self.first_lines: dict[TextFormat, int] = {}
+        """Format -> the first line that is written so."""
+
+    @property
+    def has_messages(self) -> bool:
+        return "conversational" in self.first_lines
+
+    def add_fault(self, line: int, fault: Fault) -> None:
+        """Note something for which the row cannot be used."""
+        if len(self.problems) < LISTED_PROBLEMS:
+            self.problems.append(RowProblem(line, *fault))
+        self.problem_counts[fault.code] += 1
+        is_new_line = not self.bad_lines or self.bad_lines[-1] != line
+        if fault.field != "file" and is_new_line:
+            self.bad_lines.append(line)
+
+    def add_warning(self, line: int, fault: Fault) -> None:
+        """Note something that is worth knowing and stops nothing."""
+        num_listed = self.warning_counts[fault.code]
+        if num_listed < LISTED_WARNINGS_OF_A_CODE and len(self.warnings) < LISTED_PROBLEMS:
+            self.warnings.append(RowProblem(line, *fault))
+        self.warning_counts[fault.code] += 1
 
 
 class Scanner:
@@ -79,9 +119,9 @@ class Scanner:
         if fault or self.row_format is None:
             self.findings.add_fault(number, fault or UNKNOWN)
             return False
-        faults = list(row_faults(row, self.row_format))
-        if row.get("tools") and (unused := unused_tools_fault(row, self.stage)):
-            faults.append(unused)
+        faults = row_faults(row, self.row_format)
+        if "tools" in row and (unused := unused_tools_fault(row, self.stage)):
+            faults = (*faults, unused)
         if not faults:
             found = text_format(row, self.row_format)
             if found == self.findings.usual_format:
@@ -122,14 +162,13 @@ class Scanner:
 
     def _text_format_faults(self, number: int, found: TextFormat) -> list[Fault]:
         """Return a fault for a row that is written in another text format than earlier rows."""
-        first_lines = self.findings.first_lines
+        usual, first_lines = self.findings.usual_format, self.findings.first_lines
         first_lines.setdefault(found, number)
-        if not self.findings.usual_format:
+        if not usual:
             self.findings.usual_format = found
             return []
-        usual, line = next(iter(first_lines.items()))
         begin = f"is {FORMAT_WORDS[found]} (first in line {first_lines[found]:,})"
-        message = f"{begin}, but {FORMAT_WORDS[usual]} from line {line:,} on"
+        message = f"{begin}, but {FORMAT_WORDS[usual]} from line {first_lines[usual]:,} on"
         return [Fault("row", "late_type_change", message, "write all rows in the same way")]
 
     def _warn_of_characters(self, number: int, row: Row) -> None:

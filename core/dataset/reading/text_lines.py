@@ -3,15 +3,27 @@
 import codecs
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from core.dataset.reading.json_array import NOT_AN_ARRAY, JsonArray, is_array
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
-from core.dataset.reading.lines import TOO_LONG, ByteSource, Readable, blocks_of_lines
+from core.dataset.reading.lines import (
+    TOO_LONG,
+    ByteSource,
+    Readable,
+    blocks_of_lines,
+    parse_line,
+)
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.report import RowProblem
 from core.job import DatasetError, Problem
+from core.training.contract.row_columns import Row
+
+SAMPLE_ROWS = 1000
+SAMPLE_BYTES = 16 * 2**20
+"""Rows of a sample are looked for in these only."""
 
 
 class Recoded:
@@ -74,3 +86,23 @@ def _lines(
             yield number, line
     if array and not array.is_whole:
         raise DatasetError(RowProblem(1, *NOT_AN_ARRAY).for_user())
+
+
+def first_rows(path: Path) -> tuple[list[Row], bool]:
+    """Return (the first rows that can be parsed, whether there are no others). Raises OSError."""
+    with path.open("rb") as file:
+        as_array = is_array(file.read(HEAD_BYTES))
+        file.seek(0)
+        source = ByteSource(file)
+        rows = _parsed_rows(source, as_array)
+        return list(islice(rows, SAMPLE_ROWS)), next(rows, None) is None and source.is_at_end
+
+
+def _parsed_rows(source: ByteSource, as_array: bool) -> Iterator[Row]:
+    for block in JsonArray(source).blocks() if as_array else blocks_of_lines(source):
+        for line in block.lines:
+            row, _fault = parse_line(line)
+            if row is not None:
+                yield row
+        if source.num_bytes > SAMPLE_BYTES:
+            return

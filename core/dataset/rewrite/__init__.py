@@ -1,7 +1,6 @@
 """Write a dataset again: repaired, renamed, mixed. Never changes a file in place."""
 
 from core.dataset.files import Written
-from core.dataset.rewrite.mapping import map_columns
 from core.dataset.rewrite.mix import (
     Composed,
     Selection,
@@ -14,6 +13,7 @@ from core.dataset.rewrite.repair import (
     as_lines,
     drop_bad_rows,
     drop_rows,
+    map_columns,
     repair,
     write_lines,
 )

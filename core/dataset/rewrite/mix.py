@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from core.dataset.files import writing
 from core.dataset.formats import detect_format
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
-from core.dataset.reading.sample import first_rows
+from core.dataset.reading.text_lines import first_rows
 from core.dataset.rewrite.repair import as_lines, write_lines
 from core.job import DatasetError, Problem
 from core.training.contract.row_columns import Row

@@ -4,6 +4,7 @@ Texts stay as they are, byte for byte: a repair removes what stands between rows
 never inside them.
 """
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -11,24 +12,16 @@ from types import MappingProxyType
 from core.dataset.check import examine
 from core.dataset.files import Written, writing
 from core.dataset.reading.json_array import is_array
+from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.lines import parse_line
 from core.dataset.reading.signatures import HEAD_BYTES
 from core.dataset.reading.text_lines import reading
 from core.dataset.report import counted, named_lines
 from core.dataset.rewrite.objects import LineJoiner, split_rows, without_last_commas
+from core.job import DatasetError, Problem
+from core.training.contract.row_formats import ROW_FORMATS_BY_ID
 
-REPAIRS: Mapping[str, str] = MappingProxyType(
-    {
-        "encoding": "write UTF-16 and UTF-32 as UTF-8",
-        "byte_order_mark": "remove the byte order mark",
-        "array": "put each element of the array on a line of its own",
-        "line_ends": "end lines with LF instead of CR LF or CR",
-        "objects": "put each object on a line of its own",
-        "trailing_commas": "remove commas before a closing bracket",
-    }
-)
-"""Repair -> what it does."""
-SENTENCES: Mapping[str, tuple[str, str]] = MappingProxyType(
+REPAIRS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "encoding": ("Written as UTF-8.", ""),
         "byte_order_mark": ("The byte order mark was removed.", ""),
@@ -56,7 +49,7 @@ def repair(path: Path, target: Path, repairs: Collection[str] = REPAIRS.keys()) 
             out.write(line + b"\n")
             rows += bool(line.strip())
     actions = []
-    for name, (sentence, noun) in SENTENCES.items():
+    for name, (sentence, noun) in REPAIRS.items():
         if counts[name]:
             actions.append(sentence.format(counted(counts[name], noun)))
     return Written(target, rows, tuple(actions))
@@ -99,6 +92,39 @@ def drop_rows(path: Path, target: Path, lines: Iterable[int]) -> Written:
 def drop_bad_rows(path: Path, target: Path, stage: str = "sft") -> Written:
     """Write a file again without the rows that have problems. Raises DatasetError, OSError."""
     return drop_rows(path, target, examine(path, stage).bad_lines)
+
+
+def map_columns(
+    path: Path, target: Path, mapping: Mapping[str, str], row_format: str = ""
+) -> Written:
+    """Write the mapped columns of each row under our names, their values unchanged.
+
+    `mapping` goes from our column to the file's; all others are left out. `row_format` is an id in
+    ROW_FORMATS whose columns must all be mapped. Raises DatasetError if one is not, OSError.
+    """
+    needed = ROW_FORMATS_BY_ID[row_format].columns if row_format else ()
+    missing = [column for column in needed if column not in mapping]
+    if missing:
+        message = f"{row_format} rows need {' and '.join(missing)}"
+        fix = f"say which column of the file is the {missing[0]}"
+        raise DatasetError(Problem("file", message, fix))
+    rows = num_bad = 0
+    with reading(path) as source, writing(target) as out:
+        for _number, line in source:
+            row, fault = parse_line(line)
+            if row is not None:
+                rows += 1
+                # Parsed again with `json`, which keeps large numbers as they are.
+                whole = json.loads(line.removeprefix(BYTE_ORDER_MARK))
+                mapped = {ours: whole[name] for ours, name in mapping.items() if name in whole}
+                out.write(json.dumps(mapped, ensure_ascii=False).encode() + b"\n")
+            elif fault:
+                num_bad += 1
+    names = ", ".join(f"{theirs} became {ours}" for ours, theirs in mapping.items())
+    actions = [f"Columns: {names}; all others were left out."]
+    if num_bad:
+        actions.append(f"{counted(num_bad, 'line')} without a row left out.")
+    return Written(target, rows, tuple(actions))
 
 
 def _without_returns(lines: Iterable[bytes], counts: dict[str, int]) -> Iterator[bytes]:

@@ -6,28 +6,13 @@ the check that the training refuses. Standard library only; knows nothing of fil
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
-from .messages import ANSWER, WHOLE, Fault, as_messages
-from .row_columns import (
-    COMPLETION,
-    CONVERSATIONS,
-    LABEL,
-    MESSAGES,
-    PROMPT_BEFORE_ANSWER,
-    PROMPT_ONLY,
-    SYSTEM,
-    TOOLS,
-    ColumnRule,
-    Row,
-    optional_faults,
-    pair_faults,
-    required_faults,
-    shared_length,
-    text_or_messages,
-)
+from . import row_columns as columns
+from .messages import ANSWER, PROMPT, WHOLE, Fault, as_messages
+from .row_columns import ColumnCheck, Row
 from .stages import STAGES
 
 TextFormat = Literal["standard", "conversational", ""]
@@ -36,44 +21,39 @@ LONGEST_NAMES_SHOWN = 200
 """Characters of a row's column names that a message to the user quotes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RowFormat:
     """One way to write rows: its columns, an example, and its conversion to TRL's columns."""
 
     id: str
     dataset_type: str
     """TRL's name for it."""
-    required: tuple[ColumnRule, ...]
-    """In the order in which a person reads them."""
-    optional: tuple[ColumnRule, ...]
+    required: Mapping[str, ColumnCheck]
+    """Column -> its check, in the order in which a person reads them."""
+    optional: Mapping[str, ColumnCheck]
     """Further columns that are read if a row has them."""
-    example: str
-    """One row, in JSON."""
     convert: Callable[[Row], Row]
     """Turn a sound row into TRL's columns; its tools are added by `trl_row`."""
+    example: str
+    """One row, in JSON."""
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that a row must have."""
-        return tuple(rule.name for rule in self.required)
+        return tuple(self.required)
 
-    @cached_property
-    def optional_columns(self) -> tuple[str, ...]:
-        """Names of the columns that a row may have."""
-        return tuple(rule.name for rule in self.optional)
-
-    @cached_property
+    @property
     def takes_tools(self) -> bool:
-        return TOOLS in self.optional
+        return "tools" in self.optional
 
 
 def _said(role: str, content: str) -> list[Row]:
     return [{"role": role, "content": content}]
 
 
-def _convert_same(*columns: str) -> Callable[[Row], Row]:
+def _convert_same(*names: str) -> Callable[[Row], Row]:
     """Return a conversion that keeps these columns as they are."""
-    return lambda row: {name: row[name] for name in columns}
+    return lambda row: {name: row[name] for name in names}
 
 
 def _convert_sharegpt(row: Row) -> Row:
@@ -85,7 +65,7 @@ def _convert_sharegpt(row: Row) -> Row:
 def _convert_implicit_preference(row: Row) -> Row:
     """Return a preference whose prompt is the beginning that both answers share."""
     chosen, rejected = row["chosen"], row["rejected"]
-    end = shared_length(chosen, rejected)
+    end = columns.shared_length(chosen, rejected)
     return {"prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:]}
 
 
@@ -105,104 +85,105 @@ def _convert_unpaired(row: Row) -> Row:
     return _convert_prompt_completion(row) | {"label": row["label"]}
 
 
-def _convert_exchange(row: Row, question: str, answer: str) -> Row:
-    """Return a question, with its `input` if it has one, and its answer as messages."""
-    text = row[question]
-    if question == "instruction" and row.get("input"):
-        text += "\n\n" + row["input"]
+def _with_input(row: Row) -> str:
+    """Return an instruction with its input, if it has one."""
+    instruction = str(row["instruction"])
+    return f"{instruction}\n\n{row['input']}" if row.get("input") else instruction
+
+
+def _exchange(row: Row, question: str, answer: str) -> Row:
+    """Return a question and its answer as messages, after the row's system prompt."""
     system = _said("system", row["system"]) if row.get("system") else []
-    return {
-        "prompt": system + _said("user", text),
-        "completion": _said("assistant", row[answer]),
-    }
+    prompt = system + _said("user", question)
+    return {"prompt": prompt, "completion": _said("assistant", answer)}
 
 
+TEXT, TOOLS = columns.text, columns.tools
+PROMPT_BEFORE_ANSWER = columns.text_or_messages(PROMPT, may_be_empty=True)
+LAST_ANSWER = columns.text_or_messages(ANSWER)
+WHOLE_ANSWER = columns.text_or_messages(WHOLE)
 ROW_FORMATS: tuple[RowFormat, ...] = (
     RowFormat(
-        id="messages",
-        dataset_type="language modeling",
-        required=(MESSAGES,),
-        optional=(TOOLS,),
-        example='{"messages": [{"role": "user", "content": "2 + 2?"}, '
+        "messages",
+        "language modeling",
+        {"messages": columns.messages(WHOLE)},
+        {"tools": TOOLS},
+        _convert_same("messages"),
+        '{"messages": [{"role": "user", "content": "2 + 2?"}, '
         '{"role": "assistant", "content": "4"}]}',
-        convert=_convert_same("messages"),
     ),
     RowFormat(
-        id="ShareGPT",
-        dataset_type="language modeling",
-        required=(CONVERSATIONS,),
-        optional=(SYSTEM, TOOLS),
-        example='{"conversations": [{"from": "human", "value": "2 + 2?"}, '
+        "ShareGPT",
+        "language modeling",
+        {"conversations": columns.turns},
+        {"system": TEXT, "tools": TOOLS},
+        _convert_sharegpt,
+        '{"conversations": [{"from": "human", "value": "2 + 2?"}, '
         '{"from": "gpt", "value": "4"}], "system": "Be brief."}',
-        convert=_convert_sharegpt,
     ),
     RowFormat(
-        id="preference",
-        dataset_type="preference",
-        required=(
-            PROMPT_BEFORE_ANSWER,
-            text_or_messages("chosen", ANSWER),
-            text_or_messages("rejected", ANSWER),
-        ),
-        optional=(TOOLS,),
-        example='{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}',
-        convert=_convert_same("prompt", "chosen", "rejected"),
+        "preference",
+        "preference",
+        {"prompt": PROMPT_BEFORE_ANSWER, "chosen": LAST_ANSWER, "rejected": LAST_ANSWER},
+        {"tools": TOOLS},
+        _convert_same("prompt", "chosen", "rejected"),
+        '{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}',
     ),
     RowFormat(
-        id="preference without prompt",
-        dataset_type="preference",
-        required=(text_or_messages("chosen", WHOLE), text_or_messages("rejected", WHOLE)),
-        optional=(TOOLS,),
-        example='{"chosen": "2 + 2 is 4", "rejected": "2 + 2 is 5"}',
-        convert=_convert_implicit_preference,
+        "preference without prompt",
+        "preference",
+        {"chosen": WHOLE_ANSWER, "rejected": WHOLE_ANSWER},
+        {"tools": TOOLS},
+        _convert_implicit_preference,
+        '{"chosen": "2 + 2 is 4", "rejected": "2 + 2 is 5"}',
     ),
     RowFormat(
-        id="unpaired preference",
-        dataset_type="unpaired preference",
-        required=(PROMPT_BEFORE_ANSWER, COMPLETION, LABEL),
-        optional=(TOOLS,),
-        example='{"prompt": "2 + 2?", "completion": "5", "label": false}',
-        convert=_convert_unpaired,
+        "unpaired preference",
+        "unpaired preference",
+        {"prompt": PROMPT_BEFORE_ANSWER, "completion": LAST_ANSWER, "label": columns.label},
+        {"tools": TOOLS},
+        _convert_unpaired,
+        '{"prompt": "2 + 2?", "completion": "5", "label": false}',
     ),
     RowFormat(
-        id="prompt and completion",
-        dataset_type="prompt-completion",
-        required=(PROMPT_BEFORE_ANSWER, COMPLETION),
-        optional=(TOOLS,),
-        example='{"prompt": "2 + 2?", "completion": "4"}',
-        convert=_convert_prompt_completion,
+        "prompt and completion",
+        "prompt-completion",
+        {"prompt": PROMPT_BEFORE_ANSWER, "completion": LAST_ANSWER},
+        {"tools": TOOLS},
+        _convert_prompt_completion,
+        '{"prompt": "2 + 2?", "completion": "4"}',
     ),
     RowFormat(
-        id="instruction and output",
-        dataset_type="prompt-completion",
-        required=(ColumnRule("instruction"), ColumnRule("output")),
-        optional=(ColumnRule("input"), SYSTEM),
-        example='{"instruction": "Add.", "input": "2 and 2", "output": "4"}',
-        convert=partial(_convert_exchange, question="instruction", answer="output"),
+        "instruction and output",
+        "prompt-completion",
+        {"instruction": TEXT, "output": TEXT},
+        {"input": TEXT, "system": TEXT},
+        lambda row: _exchange(row, _with_input(row), row["output"]),
+        '{"instruction": "Add.", "input": "2 and 2", "output": "4"}',
     ),
     RowFormat(
-        id="question and answer",
-        dataset_type="prompt-completion",
-        required=(ColumnRule("question"), ColumnRule("answer")),
-        optional=(SYSTEM,),
-        example='{"question": "2 + 2?", "answer": "4"}',
-        convert=partial(_convert_exchange, question="question", answer="answer"),
+        "question and answer",
+        "prompt-completion",
+        {"question": TEXT, "answer": TEXT},
+        {"system": TEXT},
+        lambda row: _exchange(row, row["question"], row["answer"]),
+        '{"question": "2 + 2?", "answer": "4"}',
     ),
     RowFormat(
-        id="text",
-        dataset_type="language modeling",
-        required=(ColumnRule("text"),),
-        optional=(),
-        example='{"text": "Two and two make four."}',
-        convert=_convert_same("text"),
+        "text",
+        "language modeling",
+        {"text": TEXT},
+        {},
+        _convert_same("text"),
+        '{"text": "Two and two make four."}',
     ),
     RowFormat(
-        id="prompt only",
-        dataset_type="prompt-only",
-        required=(PROMPT_ONLY,),
-        optional=(TOOLS,),
-        example='{"prompt": "2 + 2?", "answer": "4"}',
-        convert=_convert_same("prompt"),
+        "prompt only",
+        "prompt-only",
+        {"prompt": columns.text_or_messages(PROMPT)},
+        {"tools": TOOLS},
+        _convert_same("prompt"),
+        '{"prompt": "2 + 2?", "answer": "4"}',
     ),
 )
 """In order of precedence: a row with the columns of several is read as the first that its stage
@@ -223,9 +204,9 @@ def stages_for(dataset_type: str) -> tuple[str, ...]:
     return tuple(stage.id for stage in fitting if stage.is_trainable)
 
 
-def find_row_format(columns: Iterable[str], stage: str) -> RowFormat | None:
+def find_row_format(names: Iterable[str], stage: str) -> RowFormat | None:
     """Return the format of a row with these columns, as the stage reads it; None if unknown."""
-    present = frozenset(columns)
+    present = frozenset(names)
     fitting = [each for each in ROW_FORMATS if present.issuperset(each.columns)]
     for row_format in fitting:
         if accepts(stage, row_format):
@@ -233,11 +214,11 @@ def find_row_format(columns: Iterable[str], stage: str) -> RowFormat | None:
     return fitting[0] if fitting else None
 
 
-def format_fault(columns: Iterable[str], row_format: RowFormat | None, stage: str) -> Fault | None:
+def format_fault(names: Iterable[str], row_format: RowFormat | None, stage: str) -> Fault | None:
     """Return why a stage cannot read rows with these columns, which are of this format."""
     if row_format is None:
         known = [" + ".join(each.columns) for each in ROW_FORMATS if accepts(stage, each)]
-        shown = ", ".join(columns)[:LONGEST_NAMES_SHOWN] or "none"
+        shown = ", ".join(names)[:LONGEST_NAMES_SHOWN] or "none"
         message, fix = f"no known columns among {shown}", f"use one of: {', '.join(known)}"
         return Fault("row", "unknown_columns", message, fix)
     if not accepts(stage, row_format):
@@ -251,21 +232,21 @@ def format_fault(columns: Iterable[str], row_format: RowFormat | None, stage: st
 def row_faults(row: Row, row_format: RowFormat) -> Sequence[Fault]:
     """Return everything that is wrong with a row that has the columns of its format."""
     faults: list[Fault] = []
-    for rule in row_format.required:
-        value = row[rule.name]
-        # Most values are texts with something in them: look no further at these.
-        if type(value) is not str or not rule.takes_text or not value or value.isspace():
-            faults += required_faults(row, rule)
-    for rule in row_format.optional:
-        if row.get(rule.name):
-            faults += optional_faults(row, rule)
+    for name, check in row_format.required.items():
+        value = row[name]
+        # Most values are plain texts, and a call for each would take half the time of a check.
+        if check is not TEXT or type(value) is not str or not value or value.isspace():
+            faults += check(value, name, row)
+    for name, check in row_format.optional.items():
+        if value := row.get(name):
+            faults += check(value, name, row)
     if faults or row_format.dataset_type != "preference":
         return faults
     if len({type(row[column]) for column in row_format.columns}) > 1:
         fix = "write all columns of a row in the same way"
         return (Fault("chosen", "mixed", "text beside messages", fix),)
     shares_prompt = "prompt" not in row_format.columns
-    return pair_faults(row["chosen"], row["rejected"], shares_prompt=shares_prompt)
+    return columns.pair_faults(row["chosen"], row["rejected"], shares_prompt=shares_prompt)
 
 
 def text_format(row: Row, row_format: RowFormat) -> TextFormat:

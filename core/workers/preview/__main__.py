@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .session import PreviewSession
 
 
+SECONDS_OF_SEARCHING = 1.0
+"""Longest search of one answer."""
+
+
 class PreviewProgram:
     """Answers requests about the file that was loaded last."""
 
@@ -66,8 +70,8 @@ ANSWERS: Mapping[str, Callable[[PreviewProgram, Mapping[str, Any]], object]] = M
             ask["first"], ask["count"], ask["max_length"]
         ),
         "index": lambda program, ask: program.session.rows.index(ask["line"]),
-        "search": lambda program, ask: program.session.search(
-            ask["text"], ask["first"], ask["most"]
+        "find": lambda program, ask: program.session.rows.find(
+            ask["text"], ask["first"], SECONDS_OF_SEARCHING
         ),
         "lengths": lambda program, ask: program.session.lengths.since(ask["first"]),
         "rest": lambda program, ask: None,

@@ -5,14 +5,13 @@ import json
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.training.contract.row_columns import Row
 from core.training.contract.row_reader import read_row
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-BLOCK_BYTES = 2**20
 
 
 class RowsOnDisk:
@@ -50,39 +49,25 @@ class RowsOnDisk:
             line = file.readline().removeprefix(BYTE_ORDER_MARK).strip()
         return read_row(line, self._stage)
 
-    def search(self, text: str, first: int, most: int, seconds: float) -> tuple[list[int], int]:
+    def find(self, text: str, first: int, seconds: float) -> tuple[int | None, int]:
         """Search for `text`, in upper or lower case, until the time limit.
 
-        Return (the rows from `first` on that hold it, at most so many; the row to continue from).
+        Return (the first row from `first` on that holds it, the row to continue from).
         """
-        needles, begin = _needles(text), max(0, first)
-        found: list[int] = []
+        needles, index = _needles(text), max(0, first)
         deadline = time.monotonic() + seconds
         with self._path.open("rb") as file:
-            while begin < len(self) and len(found) < most and time.monotonic() < deadline:
-                end = bisect_left(self._offsets, self._offsets[begin] + BLOCK_BYTES, begin)
-                end = max(begin + 1, end)
-                file.seek(self._offsets[begin])
-                block = file.read(self._end(end - 1) - self._offsets[begin]).lower()
-                found += self._rows_with(needles, block, range(begin, end))
-                begin = end
-        if len(found) >= most:
-            return found[:most], found[most - 1] + 1
-        return found, begin
-
-    def _rows_with(self, needles: Sequence[bytes], block: bytes, rows: range) -> Iterator[int]:
-        """Yield the rows of a block that hold one of the needles."""
-        base, at = self._offsets[rows.start], 0
-        while True:
-            hits = [hit for hit in (block.find(needle, at) for needle in needles) if hit >= 0]
-            if not hits:
-                return
-            row = bisect_left(self._offsets, base + min(hits) + 1, rows.start, rows.stop) - 1
-            yield row
-            at = self._end(row) - base
-
-    def _end(self, index: int) -> int:
-        return self._offsets[index + 1] if index + 1 < len(self) else self._size
+            file.seek(self._offsets[index] if index < len(self) else self._size)
+            for line in file:
+                if not line.removeprefix(BYTE_ORDER_MARK).strip():
+                    continue
+                lowered = line.lower()
+                if any(needle in lowered for needle in needles):
+                    return index, index + 1
+                index += 1
+                if time.monotonic() > deadline:
+                    break
+        return None, index
 
 
 def _needles(text: str) -> Sequence[bytes]:

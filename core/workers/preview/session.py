@@ -23,7 +23,6 @@ from .rows_on_disk import RowsOnDisk
 
 SECONDS_OF_MEASURING = 0.05
 """Longest time that a request waits for the measuring."""
-SECONDS_OF_SEARCHING = 1.0
 SAMPLE_ROWS = 1000
 MAX_REASON_CHARACTERS = 500
 TEMPLATES: Mapping[str, str] = MappingProxyType(
@@ -146,14 +145,6 @@ class PreviewSession:
         """Return some rows as the model will see them."""
         last = min(first + count, len(self.rows))
         return [self._show(index, max_length) for index in range(max(0, first), last)]
-
-    def search(self, text: str, first: int, most: int) -> dict[str, Any]:
-        """Search for a text until the time limit.
-
-        Return the matches as (row, line) and the row to continue from.
-        """
-        found, begin = self.rows.search(text, first, most, SECONDS_OF_SEARCHING)
-        return {"found": [(index, self.rows.line(index)) for index in found], "next": begin}
 
     def _show(self, index: int, max_length: int) -> dict[str, Any]:
         shown: dict[str, Any] = {"index": index, "line": self.rows.line(index)}
