@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from core.dataset.rewrite import as_lines
 from core.dataset.token_lengths import Lengths, RowLengths
-from core.device.child import Child, Limits, never
+from core.device.child import Child, Limits
 from core.job import ChildError, DatasetError, PreviewError, Problem
 
 MODULE = "core.workers.preview"
@@ -164,13 +164,15 @@ class Preview:
                     self._write_cache(info)
             return self._lengths
 
-    def all_lengths(self, max_length: int, *, is_cancelled: Callable[[], bool] = never) -> Lengths:
+    def all_lengths(
+        self, max_length: int, *, is_cancelled: Callable[[], bool] | None = None
+    ) -> Lengths:
         """Return the lengths of all rows once they are measured. Raises PreviewError.
 
         If it is cancelled, the lengths are those of the rows measured by then.
         """
         while not (lengths := self.measured()).is_complete:
-            if is_cancelled():
+            if is_cancelled and is_cancelled():
                 self._ask("rest")
                 break
             time.sleep(SECONDS_BETWEEN_CHECKS)

@@ -71,12 +71,7 @@ class Limits:
 
 
 def ignore_progress(_share: float) -> None:
-    """Do nothing with a share of work that is done."""
-
-
-def never() -> bool:
-    """Return False, for work that is never cancelled."""
-    return False
+    """Do nothing with the share of work that is done."""
 
 
 def allowed_environment(*purposes: Purpose) -> dict[str, str]:
@@ -125,7 +120,7 @@ class Child:
         seconds: float,
         *,
         on_progress: Callable[[float], None] = ignore_progress,
-        is_cancelled: Callable[[], bool] = never,
+        is_cancelled: Callable[[], bool] | None = None,
     ) -> Any:
         """Send a request and return its answer, as JSON has it.
 
@@ -134,18 +129,21 @@ class Child:
         """
         deadline = time.monotonic() + seconds
         self._send(request)
-        while (message := self._receive(deadline, is_cancelled)) is not None:
+        while True:
+            if is_cancelled and is_cancelled():
+                self.interrupt()
+                raise _error("cancelled", "cancelled")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self.interrupt()
+                raise _error("too_long", f"took longer than {seconds:.4g} seconds")
+            message = self._receive(min(left, SECONDS_BETWEEN_CHECKS))
+            if "problem" in message:
+                raise ChildError("refused", Problem(**message["problem"]))
+            if "answer" in message:
+                return message["answer"]
             if "progress" in message:
                 on_progress(message["progress"])
-            elif "problem" in message:
-                raise ChildError("refused", Problem(**message["problem"]))
-            else:
-                return message["answer"]
-        self.interrupt()
-        if is_cancelled():
-            raise ChildError("cancelled", Problem("child process", "cancelled", "start it again"))
-        problem = f"took longer than {seconds:g} seconds"
-        raise ChildError("too_long", Problem("child process", problem, "try again"))
 
     def interrupt(self) -> None:
         """End the child and its own children. A thread that waits for an answer gets ChildError."""
@@ -175,15 +173,15 @@ class Child:
         except OSError:
             raise self._died() from None
 
-    def _receive(self, deadline: float, is_cancelled: Callable[[], bool]) -> Message | None:
-        """Return the next message; None after the deadline or if the wait is cancelled."""
-        while (left := deadline - time.monotonic()) > 0 and not is_cancelled():
-            with suppress(queue.Empty):
-                message = self._messages.get(timeout=min(left, SECONDS_BETWEEN_CHECKS))
-                if message is None:
-                    raise self._died()
-                return message
-        return None
+    def _receive(self, seconds: float) -> Message:
+        """Return the next message, {} if there is none in time. Raises ChildError."""
+        try:
+            message = self._messages.get(timeout=seconds)
+        except queue.Empty:
+            return {}
+        if message is None:
+            raise self._died()
+        return message
 
     def _listen(self) -> None:
         """Queue what the child says, so that no caller blocks in a read; None marks its end."""
@@ -199,13 +197,12 @@ class Child:
     def _died(self) -> ChildError:
         code = self._process.wait()
         self._messages.put(None)  # for the next request
-        reason = f"it ended with code {code}"
         if code < 0:
             name = signal.strsignal(-code) or "unknown"
-            reason = f"it was ended by signal {-code} ({name})"
-        elif last_line := self._last_line():
-            reason = f"{reason}: {last_line}"
-        return ChildError("died", Problem("child process", reason, "try again"))
+            return _error("died", f"it was ended by signal {-code} ({name})")
+        last_line = self._last_line()
+        reason = f"it ended with code {code}"
+        return _error("died", f"{reason}: {last_line}" if last_line else reason)
 
     def _last_line(self) -> str:
         """Return the last line that the child wrote to its standard error."""
@@ -215,3 +212,7 @@ class Child:
         except (OSError, ValueError):
             return ""
         return output.splitlines()[-1][:MAX_REASON_CHARACTERS] if output else ""
+
+
+def _error(cause: Literal["died", "too_long", "cancelled"], reason: str) -> ChildError:
+    return ChildError(cause, Problem("child process", reason, "try again"))

@@ -211,7 +211,7 @@ def test_a_source_that_cannot_be_imported_is_a_sentence_and_no_file(
 
 def test_an_import_can_be_cancelled(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text\na\n")
-    with pytest.raises(DatasetError, match="cancelled"):
+    with pytest.raises(DatasetError, match="converting it: cancelled"):
         import_dataset(str(tmp_path / "rows.csv"), tmp_path, is_cancelled=lambda: True)
 
 

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core.dataset.intake.convert import Sources
 from core.dataset.reading.json_array import is_array
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.report import counted
-from core.device.child import Child, Limits, never
+from core.device.child import Child, Limits
 from core.job import ChildError, DatasetError, Problem
 from core.training.contract.files import sha256_of
 
@@ -30,9 +30,9 @@ PARQUET_SIGNATURE = b"PAR1"
 TABLES = (*CSV_SUFFIXES, ".parquet")
 FILES = (*TABLES, ".jsonl", ".json")
 """Endings of files, found or not: a dataset's name may hold dots too."""
-CONVERT_MEMORY_BYTES = 2 * 2**30
-FETCH_MEMORY_BYTES = 6 * 2**30
-"""Of address space: pyarrow reserves far more than it uses."""
+MEMORY_BYTES = {"dataset": 2 * 2**30, "fetch": 6 * 2**30}
+"""Worker -> its address space; pyarrow reserves far more than it uses."""
+FIX = "look for very long rows, or give it in parts"
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,6 @@ class ImportProgress:
     """From 0 to 1."""
 
 
-def ignore_import_progress(_progress: ImportProgress) -> None:
-    """Do nothing with progress."""
-
-
 def must_be_imported(source: str) -> bool:
     """Return whether a source must become JSON lines: it is a table, or a dataset on the Hub."""
     return is_hub_dataset(source) or Path(source).suffix.lower() in TABLES
@@ -86,8 +82,8 @@ def import_dataset(
     folder: Path,
     *,
     limits: ImportLimits | None = None,
-    on_progress: Callable[[ImportProgress], None] = ignore_import_progress,
-    is_cancelled: Callable[[], bool] = never,
+    on_progress: Callable[[ImportProgress], None] = lambda _progress: None,
+    is_cancelled: Callable[[], bool] | None = None,
 ) -> Imported:
     """Write a file or `owner/name[:config[/split]]` as a JSONL file in a folder.
 
@@ -123,7 +119,7 @@ class _Import:
     """Folder for the files of the children; it is deleted at the end."""
     limits: ImportLimits
     on_progress: Callable[[ImportProgress], None]
-    is_cancelled: Callable[[], bool]
+    is_cancelled: Callable[[], bool] | None
     deadline: float
 
     def download(self, source: str) -> tuple[Sources, str, str]:
@@ -132,7 +128,7 @@ class _Import:
         assert parts
         id, config, split = parts["id"], parts["config"] or "", parts["split"] or ""
         request = {"do": "download", "id": id, "config": config, "split": split}
-        found = self._fetch({**request, "folder": str(self.work)}, "downloading")
+        found = self._ask("fetch", {**request, "folder": str(self.work)}, "downloading")
         paths = [self.work / name for name in found["files"]]
         config, split = found["config"], found["split"]
         action = f"{id} ({config}, {split}) was fetched from the Hugging Face Hub."
@@ -141,56 +137,42 @@ class _Import:
 
     def convert(self, sources: Sources) -> tuple[Path, int, tuple[str, ...]]:
         """Return (a file of JSON lines, its rows, what was done)."""
-        target = self.work / "rows.jsonl"
+        target, number = self.work / "rows.jsonl", len(sources.paths)
         request: dict[str, Any] = {"paths": list(map(str, sources.paths)), "target": str(target)}
-        number = len(sources.paths)
-        if sources.form == "parquet":
-            found = self._fetch({"do": "tables", **request}, "converting")
-            actions = [f"{counted(number, 'Parquet table')} became JSON lines."]
-            if found["left_out"]:
-                lost = ", ".join(f"{name} ({type})" for name, type in found["left_out"])
-                actions.append(f"Left out, because JSON has no such values: {lost}.")
-            return target, found["rows"], tuple(actions)
-        request |= {"do": "convert", "form": sources.form, "delimiter": sources.delimiter}
-        child = Child("core.workers.dataset", self._child_limits(CONVERT_MEMORY_BYTES))
-        found = self._ask(child, request, "converting")
-        files = counted(number, f"{sources.form.upper()} file")
-        return target, found["rows"], (f"{files} became JSON lines.",)
+        if sources.form != "parquet":
+            request |= {"do": "convert", "form": sources.form, "delimiter": sources.delimiter}
+            found = self._ask("dataset", request, "converting")
+            files = counted(number, f"{sources.form.upper()} file")
+            return target, found["rows"], (f"{files} became JSON lines.",)
+        found = self._ask("fetch", {"do": "tables", **request}, "converting")
+        actions = [f"{counted(number, 'Parquet table')} became JSON lines."]
+        if found["left_out"]:
+            lost = ", ".join(f"{name} ({type})" for name, type in found["left_out"])
+            actions.append(f"Left out, because JSON has no such values: {lost}.")
+        return target, found["rows"], tuple(actions)
 
-    def _fetch(self, request: Mapping[str, Any], doing: str) -> dict[str, Any]:
-        """Ask the worker that has the libraries for the Hub and for Parquet."""
-        child_limits = self._child_limits(FETCH_MEMORY_BYTES)
-        child = Child("core.workers.fetch", child_limits, reads_hub=True)
-        return self._ask(child, {**request, "max_bytes": self.limits.max_bytes}, doing)
-
-    def _child_limits(self, memory_bytes: int) -> Limits:
-        seconds = int(self.limits.seconds) + 1
-        return Limits(memory_bytes, cpu_seconds=seconds, file_bytes=self.limits.max_bytes)
-
-    def _ask(self, child: Child, request: Mapping[str, Any], doing: str) -> dict[str, Any]:
+    def _ask(
+        self, worker: Literal["dataset", "fetch"], request: Mapping[str, Any], doing: str
+    ) -> dict[str, Any]:
+        """Return the answer of a worker. Raises DatasetError."""
+        limit = self.limits
+        child_limits = Limits(
+            MEMORY_BYTES[worker], cpu_seconds=int(limit.seconds) + 1, file_bytes=limit.max_bytes
+        )
+        is_fetch = worker == "fetch"
         try:
-            with child:
-                return dict(
-                    child.ask(
-                        request,
-                        self.deadline - time.monotonic(),
-                        on_progress=lambda share: self.on_progress(ImportProgress(doing, share)),
-                        is_cancelled=self.is_cancelled,
-                    )
+            with Child(f"core.workers.{worker}", child_limits, reads_hub=is_fetch) as child:
+                answer = child.ask(
+                    {**request, "max_bytes": limit.max_bytes},
+                    self.deadline - time.monotonic(),
+                    on_progress=lambda share: self.on_progress(ImportProgress(doing, share)),
+                    is_cancelled=self.is_cancelled,
                 )
+                return dict(answer)
         except ChildError as error:
-            raise self._explain(error, doing) from None
-
-    def _explain(self, error: ChildError, doing: str) -> DatasetError:
-        fix = "look for very long rows, or give it in parts"
-        if error.cause == "refused":
-            return DatasetError(*error.problems)
-        if error.cause == "cancelled":
-            return DatasetError(Problem("file", f"cancelled while {doing} it", "start it again"))
-        if error.cause == "too_long":
-            problem = f"{doing} it took longer than {self.limits.seconds:g} seconds"
-            return DatasetError(Problem("file", problem, fix))
-        return DatasetError(Problem("file", f"{doing} it failed: {error.reason}", fix))
+            if error.cause == "refused":
+                raise DatasetError(*error.problems) from None
+            raise DatasetError(Problem("file", f"{doing} it: {error.reason}", FIX)) from None
 
 
 def _sources_on_disk(path: Path, limits: ImportLimits) -> Sources | None:

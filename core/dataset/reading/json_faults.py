@@ -6,9 +6,8 @@ guesses what was meant.
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -30,48 +29,21 @@ LONGEST_KEY_SHOWN = 60
 COMPLETE_OBJECT = "write one complete JSON object on each line"
 
 
-@dataclass(frozen=True)
-class JsonFault:
-    """One common mistake in JSON: how to recognise it where the parser stopped, and its words."""
+class JsonFault(NamedTuple):
+    """One common mistake in JSON, recognised where the parser stopped."""
 
     code: str
-    applies: Callable[[str, int], bool]
-    """Called with the text of the line and the index at which the parser stopped."""
+    pattern: str
+    """Regular expression that matches the rest of the line."""
     message: str
     fix: str
 
 
 JSON_FAULTS = (
-    JsonFault(
-        "trailing_comma",
-        lambda text, at: text[:at].rstrip().endswith(",") and text[at : at + 1] in ("}", "]"),
-        "a comma before a closing bracket",
-        "remove the comma (a repair does it)",
-    ),
-    JsonFault(
-        "quotes",
-        lambda text, at: text[at : at + 1] == "'",
-        "single quotes",
-        "put strings in double quotes",
-    ),
-    JsonFault(
-        "comment",
-        lambda text, at: text[at:].startswith(("//", "/*", "#")),
-        "a comment",
-        "JSON has none: remove it",
-    ),
-    JsonFault(
-        "python_literal",
-        lambda text, at: text[at:].startswith(("None", "True", "False")),
-        "a Python literal",
-        "write null, true or false",
-    ),
-    JsonFault(
-        "truncated",
-        lambda text, at: at >= len(text),
-        "the line ends in the middle of a value",
-        "complete it, or drop the row",
-    ),
+    JsonFault("quotes", "'", "single quotes", "put strings in double quotes"),
+    JsonFault("comment", r"//|/\*|#", "a comment", "JSON has none: remove it"),
+    JsonFault("python_literal", "None|True|False", "a Python literal", "write null, true or false"),
+    JsonFault("truncated", r"\Z", "the line ends in the middle of a value", "complete or drop it"),
 )
 
 
@@ -105,11 +77,10 @@ def explain_line(line: bytes, refusal: str = "") -> tuple[Row | None, Fault | No
     return value, None
 
 
-class _NotANumber:
-    """Stands for NaN, Infinity and -Infinity until they are reported."""
+class _NotANumber(NamedTuple):
+    """NaN, Infinity or -Infinity, until it is reported."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
 
 
 class _PairChecker:
@@ -121,9 +92,8 @@ class _PairChecker:
     def __call__(self, pairs: list[tuple[str, Any]]) -> Row:
         found = dict(pairs)
         if len(found) < len(pairs):
-            self._note(
-                _repeated_key(pairs), "duplicate_key", "is there more than once", "keep one of them"
-            )
+            ((key, _times),) = Counter(key for key, _value in pairs).most_common(1)
+            self._note(key, "duplicate_key", "is there more than once", "keep one of them")
         for key, value in pairs:
             for each in (key, value, *(value if isinstance(value, list) else ())):
                 if isinstance(each, _NotANumber):
@@ -136,15 +106,6 @@ class _PairChecker:
 
     def _note(self, key: str, code: str, message: str, fix: str) -> None:
         self.fault = self.fault or Fault(_printable(key), code, message, fix)
-
-
-def _repeated_key(pairs: list[tuple[str, Any]]) -> str:
-    seen = set()
-    for key, _value in pairs:
-        if key in seen:
-            return key
-        seen.add(key)
-    return ""
 
 
 def _parse_again(bare: bytes) -> tuple[Row | None, Fault | None]:
@@ -196,8 +157,11 @@ def _json_fault(error: json.JSONDecodeError) -> Fault:
         return Fault("row", "control_character", message, f"write {escape}")
     if "Unterminated string" in error.msg:
         at = len(text)
+    if text[:at].rstrip().endswith(",") and text[at : at + 1] in ("}", "]"):
+        fix = "remove the comma (a repair does it)"
+        return Fault("row", "trailing_comma", f"{where}a comma before a closing bracket", fix)
     for fault in JSON_FAULTS:
-        if fault.applies(text, at):
+        if re.match(fault.pattern, text[at:]):
             return Fault("row", fault.code, where + fault.message, fault.fix)
     return Fault("row", "not_json", where + error.msg, COMPLETE_OBJECT)
 
