@@ -56,7 +56,7 @@ class LayerFootprint:
 
 
 @dataclass
-class _LayerState:
+class LayerState:
     """Tensors of one layer between its forward and its backward pass."""
 
     x: Tensor
@@ -79,7 +79,7 @@ class _ForwardState:
     program: Program
     model: str
     inputs: list[Tensor]
-    layers: list[_LayerState]
+    layers: list[LayerState]
     last_nodes: list[Node]
     """Nodes of the last norm and the head."""
     loss: Tensor
@@ -104,13 +104,12 @@ class Simulation:
         self._positions = positions(kinds, num_ends)
         self._has_states = False
         self._threads_with_workspace: set[str] = set()
-        self._outputs: list[Tensor] = []
 
     def run(self) -> "Simulation":
         """Load, take one step with the optimizer's states in place, evaluate and save."""
         self.load()
         self.memory.enter("optimizer_step")
-        self._allocate_states()  # every step but the first finds them
+        self.allocate_states_once()  # every step but the first finds them
         self.step()
         self.evaluate()
         self.memory.enter("save")
@@ -124,21 +123,16 @@ class Simulation:
     def step(self) -> None:
         """Take one optimizer step. The first one allocates the optimizer's states."""
         program, graph = self.program, self.graph
-        if program.zeroes_gradients_first:
-            graph.clear_gradients()
         if program.generation:
             generate(program, program.generation, self.kinds, graph)
             self.memory.enter("generation")
             self._run_no_grad_forwards("generation")
         for _ in range(min(program.accumulation_steps, 2)):  # the third is like the second
-            self._micro_step()
+            self.micro_step()
         self.memory.enter("optimizer_step")
-        self._allocate_states()
-        self._allocate_optimizer_temporaries()
-        if program.keeps_outputs == "until_step_ends":
-            self._keep_outputs([])
-        if not program.zeroes_gradients_first:
-            graph.clear_gradients()
+        self.allocate_states_once()
+        self.allocate_optimizer_temporaries()
+        graph.clear_gradients()
 
     def evaluate(self) -> None:
         """Run the loss on a batch of the same size without a graph."""
@@ -146,7 +140,7 @@ class Simulation:
         forward_without_grad(self.program, self.graph)
         self._run_no_grad_forwards("before", "after", "generation")
 
-    def _micro_step(self) -> None:
+    def micro_step(self) -> None:
         """Run one micro-batch forward and backward through every model that trains."""
         self._enter("forward")
         self._allocate_workspace("forward")
@@ -178,30 +172,22 @@ class Simulation:
         x = embedding_output(program, memory)
         embedding = memory.retain(x)  # a variable of the model's forward(), alive until it returns
         layers = []
-        outputs = []
         for index, kind in enumerate(self.kinds):
             self._enter("forward", index)
-            layer = self._layer_forward(fwd, x, kind, f"{model}layers.{index}")
+            layer = self.layer_forward(fwd, x, kind, f"{model}layers.{index}")
             layers.append(layer)
             x = layer.output
-            if program.uses_cache and not kind.is_checkpointed:
-                keys = program.num_tokens * program.shape.num_key_value_heads
-                numel = 2 * keys * program.shape.head_dim
-                outputs.append(memory.allocate(numel, program.compute_itemsize, "activations"))
         self._enter("forward")
         fwd.trains = program.trains_last_norm
         x = norm(fwd, x, f"{model}norm")
         memory.release(embedding)
         fwd.trains = program.trains_head
-        loss, logits = HEADS[program.head](fwd, x)
-        self._keep_outputs([*outputs, *logits])
+        loss = self.run_head(fwd, x)
         fwd.end_autocast()
         kept_inputs = fwd.kept_inputs or []
         return _ForwardState(program, model, inputs, layers, graph.pop_nodes(), loss, kept_inputs)
 
-    def _layer_forward(
-        self, fwd: ForwardPass, x: Tensor, kind: LayerKind, name: str
-    ) -> _LayerState:
+    def layer_forward(self, fwd: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> LayerState:
         """Run one layer. A checkpointed layer saves its input and records nothing."""
         graph = self.graph
         needs_grad = kind.trains or fwd.program.lora is not None or x.requires_grad
@@ -216,7 +202,11 @@ class Simulation:
         if is_recomputed and fwd.program.recomputes_partially:
             num_bytes = dry_run(fwd.program, kind).kept_bytes
             kept.append(self.memory.allocate(num_bytes, 1, "activations"))
-        return _LayerState(x, output, graph.pop_nodes(), checkpoint_input, offloaded, kept)
+        return LayerState(x, output, graph.pop_nodes(), checkpoint_input, offloaded, kept)
+
+    def run_head(self, fwd: ForwardPass, hidden: Tensor) -> Tensor:
+        """Return the loss from the last hidden states, which are released."""
+        return HEADS[fwd.program.head](fwd, hidden)
 
     # Backward
 
@@ -282,12 +272,13 @@ class Simulation:
 
     # Optimizer
 
-    def _allocate_states(self) -> None:
+    def allocate_states_once(self) -> None:
+        """Allocate the optimizer's states in the first step."""
         if not self._has_states:
             allocate_states(self.program, self.trained, self.memory)
         self._has_states = True
 
-    def _allocate_optimizer_temporaries(self) -> None:
+    def allocate_optimizer_temporaries(self) -> None:
         """Allocate and free what the optimizer's kernels need while they run."""
         optimizer, memory = self.program.optimizer, self.memory
         for _ in range(optimizer.copies_of_all):
@@ -311,14 +302,6 @@ class Simulation:
         if thread not in self._threads_with_workspace:
             self._threads_with_workspace.add(thread)
             self.memory.allocate(self.program.workspace_bytes, 1, "temporary")
-
-    def _keep_outputs(self, outputs: list[Tensor]) -> None:
-        """Assign `outputs = model(...)`: the variable lets go of the previous outputs."""
-        if self.program.keeps_outputs == "never":
-            self.memory.release(*outputs)
-            return
-        self.memory.release(*self._outputs)
-        self._outputs = outputs
 
 
 @lru_cache(maxsize=256)

@@ -12,14 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from core.memory.program import OPTIMIZERS, Lora, Program, Quantization
+from core.memory.program import Lora, Quantization
 from core.memory.simulator import Allocator
-from core.memory.step import Simulation
 from core.models import ModelShape
+from tests.measured.other_loops import OtherLoop, OtherProgram
 
 MEASURED_PEAKS = Path(__file__).parent / "measured_peaks.jsonl"
 MIB = 2**20
-WORKSPACE_BYTES = 8 * MIB + MIB // 8
 PROCESS_BYTES = 460 * MIB
 """CUDA context and kernels, where a source reports what nvidia-smi shows."""
 Json = Mapping[str, Any]
@@ -40,9 +39,9 @@ class MeasuredRow:
 
     group: str
     metric: Metric
-    program: Program
+    program: OtherProgram
     value_bytes: int
-    simulate: Callable[[Program], Prediction]
+    simulate: Callable[[OtherProgram], Prediction]
     source: Json
     """The row as published."""
 
@@ -73,35 +72,35 @@ def read_rows(path: Path = MEASURED_PEAKS) -> list[MeasuredRow]:
 
 
 @cache
-def two_steps(program: Program) -> Prediction:
+def two_steps(program: OtherProgram) -> Prediction:
     """Simulate load and two steps: the second finds the optimizer's states in place."""
-    simulation = Simulation(program, program.layer_kinds())
+    simulation = OtherLoop(program)
     simulation.load()
     simulation.step()
     simulation.step()
-    allocator = Allocator(program.expandable_segments)
+    allocator = Allocator(expandable_segments=False)
     allocator.replay(simulation.memory.log, simulation.memory.sizes)
     return Prediction(allocator.peak_allocated_bytes, allocator.peak_reserved_bytes)
 
 
 @cache
-def short_rows_then_the_longest(program: Program) -> Prediction:
+def short_rows_then_the_longest(program: OtherProgram) -> Prediction:
     """Simulate two steps on short rows, empty_cache(), then the longest batch."""
-    simulation = Simulation(replace(program, sequence_length=100), program.layer_kinds())
+    simulation = OtherLoop(replace(program, sequence_length=100))
     simulation.load()
     simulation.step()
     simulation.step()
     cut = len(simulation.memory.log)
     simulation.program = program
     simulation.step()
-    allocator = Allocator(program.expandable_segments)
+    allocator = Allocator(expandable_segments=False)
     allocator.replay(simulation.memory.log[:cut], simulation.memory.sizes)
     allocator.empty_cache()
     allocator.replay(simulation.memory.log[cut:], simulation.memory.sizes)
     return Prediction(allocator.peak_allocated_bytes, allocator.reserved_bytes)
 
 
-def process(program: Program) -> Prediction:
+def process(program: OtherProgram) -> Prediction:
     """Simulate as `two_steps`, and add the rest of the process."""
     steps = two_steps(program)
     return replace(steps, reserved_bytes=steps.reserved_bytes + PROCESS_BYTES)
@@ -113,22 +112,18 @@ def _t4(row: Json) -> MeasuredRow | None:
     if not spec["dims"].get("hidden_size"):
         return None
     is_4bit = settings["quantization"] == "nf4"
-    program = Program(
+    program = OtherProgram(
         shape=_shape_of_dims(spec["model"], spec["dims"]),
         batch_size=settings["batch_size"],
         sequence_length=settings["seq_len"],
-        optimizer=OPTIMIZERS["adamw_torch"],
         lora=Lora(settings["lora_rank"], 4, frozenset(settings["lora_targets"])),
         quantization=Quantization(4, bool(settings["double_quant"])) if is_4bit else None,
         upcasts_unquantized=is_4bit,
         is_float16=True,
         attention="eager" if settings["attn_impl"] == "eager" else "efficient",
         checkpointing=bool(settings["grad_checkpoint"]),
-        head="native",
         keeps_outputs="until_step_ends",
         zeroes_gradients_first=True,
-        workspace_bytes=WORKSPACE_BYTES,
-        expandable_segments=False,
     )
     metric: Metric = "allocated" if spec["which"] == "alloc" else "reserved"
     is_raced = metric == "reserved" and is_4bit and _version(row, "transformers") < SERIAL_LOAD
@@ -168,21 +163,17 @@ def _peft(row: Json) -> MeasuredRow | None:
     if which != "max" and _version(row, "peft-version") < TODAYS_PERCENTILE:
         return None
     targets = frozenset(row["targets"]) if row["targets"] else None
-    program = Program(
+    program = OtherProgram(
         shape=_shape("Llama-3.2-3B"),
         batch_size=row["batch"],
         sequence_length=LONGEST_METAMATH_TOKENS[which],
-        optimizer=OPTIMIZERS["adamw_torch"],
         lora=Lora(row["lora_r"] or 8, 4, targets) if row["method"] == "lora" else None,
         attention="sdpa",
         has_mask=True,
         checkpointing=False,
-        head="native",
         keeps_outputs="until_next_forward",
         uses_cache=True,
         zeroes_gradients_first=True,
-        workspace_bytes=WORKSPACE_BYTES,
-        expandable_segments=False,
     )
     return MeasuredRow(
         "L40S HF+PEFT", "reserved", program, row["value_bytes"], short_rows_then_the_longest, row
@@ -206,18 +197,15 @@ def _litgpt(row: Json) -> MeasuredRow | None:
     quantization = None
     if is_4bit:
         quantization = Quantization(4, "dq" in spec.get("quant", ""), saves_inputs=True)
-    program = Program(
+    program = OtherProgram(
         shape=_shape(shape),
         batch_size=spec["B"],
         sequence_length=spec["T"],
-        optimizer=OPTIMIZERS["adamw_torch"],
         lora=Lora(rank, 2, None if adapts_all else targets, dropout=0.05),
         quantization=quantization,
         attention="flash",
         checkpointing=False,
-        head="sixteen_bit",
-        workspace_bytes=WORKSPACE_BYTES,
-        expandable_segments=False,
+        loss="litgpt",
     )
     group = "litgpt config_hub LoRA" if recipe else "A100 litgpt LoRA"
     if is_4bit:
@@ -229,15 +217,11 @@ def _torchtune(row: Json) -> MeasuredRow | None:
     """Map torchtune's full fine-tuning with packing, without other optimizations."""
     if not row["spec"]["tech"].startswith("packed"):
         return None
-    program = Program(
+    program = OtherProgram(
         shape=_shape("Llama-3.2-3B"),
         batch_size=2,
         sequence_length=4096,
-        optimizer=OPTIMIZERS["adamw_torch"],
         checkpointing=False,
-        head="native",
-        workspace_bytes=WORKSPACE_BYTES,
-        expandable_segments=False,
     )
     return MeasuredRow(
         "A100 torchtune full", "allocated", program, row["value_bytes"], two_steps, row
@@ -250,19 +234,15 @@ def _qwen(row: Json) -> MeasuredRow | None:
     if spec["ngpu"] != 1 or "emb" in spec["method"]:
         return None
     is_full = "Full" in spec["method"]
-    program = Program(
+    program = OtherProgram(
         shape=_shape(f"Qwen-{spec['size']}"),
         batch_size=1,
         sequence_length=spec["T"],
-        optimizer=OPTIMIZERS["adamw_torch"],
         lora=None if is_full else Lora(64, 4, dropout=0.05),
         quantization=Quantization(4) if spec["method"].startswith("Q") else None,
         autocast=True,
         attention="flash",
-        head="native",
         accumulation_steps=2,
-        workspace_bytes=WORKSPACE_BYTES,
-        expandable_segments=False,
     )
     return MeasuredRow("A100 Qwen README", "reserved", program, row["value_bytes"], process, row)
 
@@ -275,20 +255,16 @@ def _swift(row: Json) -> MeasuredRow | None:
     if name is None or ((spec["quant"] or "").startswith("int") and not is_4bit):
         return None
     targets = None if "ALL" in spec["tgt"] else frozenset({"q_proj", "k_proj", "v_proj"})
-    program = Program(
+    program = OtherProgram(
         shape=_shape(name),
         batch_size=spec["B"],
         sequence_length=spec["T"],
-        optimizer=OPTIMIZERS["adamw_torch"],
         lora=None if spec["full"] else Lora(spec["r"], 4, targets, dropout=0.05),
         quantization=Quantization(4) if is_4bit else None,
         autocast=True,
         attention="flash",
         checkpointing=bool(spec["gc"]),
-        head="native",
         accumulation_steps=2,
-        workspace_bytes=WORKSPACE_BYTES,
-        expandable_segments=False,
     )
     return MeasuredRow(
         "A100 ms-swift 2024", "reserved", program, row["value_bytes"], two_steps, row

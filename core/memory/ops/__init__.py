@@ -2,7 +2,7 @@
 
 from core.memory.ops.forward import ForwardPass, Recompute
 from core.memory.ops.generation import generate
-from core.memory.ops.head import HEADS
+from core.memory.ops.head import HEADS, all_logits, cross_entropy
 from core.memory.ops.layer import decoder_layer, norm
 from core.memory.ops.model import (
     allocate_inputs,
@@ -15,7 +15,9 @@ __all__ = [
     "HEADS",
     "ForwardPass",
     "Recompute",
+    "all_logits",
     "allocate_inputs",
+    "cross_entropy",
     "decoder_layer",
     "embedding_output",
     "forward_without_grad",

@@ -1,7 +1,6 @@
 """Loss heads: turn the last hidden states into a loss. Each head is one row of HEADS.
 
-Sources: trl/kernels/chunked_logprob.py (TRL 1.16); ForCausalLMLoss in transformers/loss/
-loss_utils.py. Shapes: N tokens, h hidden, V vocabulary.
+Source: trl/kernels/chunked_logprob.py (TRL 1.16). Shapes: N tokens, h hidden, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,13 +17,9 @@ STATISTICS = 10
 """float32 numbers per token: seven running statistics, log-probability, entropy and is_top1."""
 CPU_TILE_COPIES = 4
 """Without Triton torch reduces a tile: scaled, masked, exponentiated, weighted; all float32."""
-LITGPT_CHUNK_TOKENS = 128
-
-LossAndLogits = tuple[Tensor, list[Tensor]]
-"""(loss, logits that the caller may keep: one tensor or none)."""
 
 
-def fused_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+def fused_head(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     """Run TRL's head: log-probabilities per token from hidden [N, h], without all logits at once.
 
     Saved: the hidden states of the scored tokens. Temporary in the backward pass: one tile, the
@@ -56,40 +51,10 @@ def fused_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
         consumes=True,
     )
     fwd.graph.release(hidden)
-    return loss, []
+    return loss
 
 
-def native_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
-    """Run `model(labels=...)` of transformers: loss over all logits [N, V] from hidden [N, h].
-
-    Saved: the log-softmax of a float32 copy of the logits. The backward pass adds two gradients of
-    its size: 12 bytes per logit at the peak.
-    """
-    graph = fwd.graph
-    logits = _logits(fwd, hidden)
-    outputs = graph.retain(logits)
-    if logits.itemsize != 4:
-        logits = graph.record(logits, itemsize=4, component="logits", consumes=True)
-    loss = _cross_entropy(fwd, logits)
-    if fwd.program.autocast:  # accelerate's convert_outputs_to_fp32
-        wide_outputs = fwd.memory.allocate(outputs.numel, 4, "logits")
-        graph.release(outputs)
-        outputs = wide_outputs
-    graph.release(hidden)
-    return loss, [outputs]
-
-
-def sixteen_bit_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
-    """Run litgpt's head: cross-entropy of 16-bit logits in chunks of tokens."""
-    logits = _logits(fwd, hidden)
-    outputs = fwd.graph.retain(logits)
-    chunk_numel = LITGPT_CHUNK_TOKENS * fwd.program.shape.vocab_size
-    loss = _cross_entropy(fwd, logits, gradient_bytes=[chunk_numel * logits.itemsize])
-    fwd.graph.release(hidden)
-    return loss, [outputs]
-
-
-def _cross_entropy(
+def cross_entropy(
     fwd: ForwardPass, logits: Tensor, gradient_bytes: list[int] | None = None
 ) -> Tensor:
     """Return the cross-entropy of logits, which are released. Their log-softmax is saved."""
@@ -101,7 +66,7 @@ def _cross_entropy(
     )
 
 
-def _logits(fwd: ForwardPass, hidden: Tensor) -> Tensor:
+def all_logits(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     """Return `lm_head(hidden)` [N, V] in the precision of matmuls, capped if the model does so."""
     program, graph, shape = fwd.program, fwd.graph, fwd.program.shape
     x = graph.cast(hidden, program.compute_itemsize)
@@ -121,7 +86,7 @@ def _logits(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     return logits
 
 
-def score_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+def score_head(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     """Score each sequence from hidden [N, h]: one number per token, of which the last counts."""
     program, graph = fwd.program, fwd.graph
     x = graph.cast(hidden, program.compute_itemsize)
@@ -131,10 +96,10 @@ def score_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
         weights.append(WeightGradient(f"{fwd.model}score", num_bytes))
     scores = graph.record(x, numel=fwd.num_tokens, saves=[x], weights=weights)
     graph.release(x, hidden)
-    return graph.record(scores, numel=program.batch_size, itemsize=4, consumes=True), []
+    return graph.record(scores, numel=program.batch_size, itemsize=4, consumes=True)
 
 
-def preference_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+def preference_head(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     """Run TRL's ORPO and CPO from hidden [N, h], half of them of chosen answers.
 
     All logits [N, V] exist in float32. The cross-entropy of the chosen half copies it and saves its
@@ -147,18 +112,18 @@ def preference_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
     view = graph.record(logits, numel=0)  # whose gradient is another tensor
     sizes = [4 * half]
     chosen = graph.record(view, numel=half, gradient_bytes=sizes, component="logits", consumes=True)
-    likelihood = _cross_entropy(fwd, chosen)
-    return graph.record(likelihood, _log_probabilities(fwd, logits), numel=1, consumes=True), []
+    likelihood = cross_entropy(fwd, chosen)
+    return graph.record(likelihood, _log_probabilities(fwd, logits), numel=1, consumes=True)
 
 
-def comparison_head(fwd: ForwardPass, hidden: Tensor) -> LossAndLogits:
+def comparison_head(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     """Run SimPO: as CPO, without the cross-entropy of the chosen half."""
-    return _log_probabilities(fwd, _logits_in_float32(fwd, hidden)), []
+    return _log_probabilities(fwd, _logits_in_float32(fwd, hidden))
 
 
 def _logits_in_float32(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     """Return all logits [N, V], widened by accelerate's convert_outputs_to_fp32."""
-    logits = _logits(fwd, hidden)
+    logits = all_logits(fwd, hidden)
     fwd.graph.release(hidden)
     return fwd.graph.cast(logits, 4, consumes=True)
 
@@ -172,11 +137,9 @@ def _log_probabilities(fwd: ForwardPass, logits: Tensor) -> Tensor:
     return x
 
 
-HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], LossAndLogits]] = MappingProxyType(
+HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], Tensor]] = MappingProxyType(
     {
         "fused": fused_head,
-        "native": native_head,
-        "sixteen_bit": sixteen_bit_head,
         "preference": preference_head,
         "comparison": comparison_head,
         "score": score_head,

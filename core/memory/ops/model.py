@@ -72,7 +72,7 @@ def forward_without_grad(program: Program, graph: AutogradGraph) -> None:
     x = norm(fwd, x, "norm")
     memory.release(embedding)
     fwd.trains = program.trains_head
-    loss, logits = HEADS[program.head](fwd, x)
+    loss = HEADS[program.head](fwd, x)
     fwd.end_autocast()
-    memory.release(loss, *logits, *inputs)
+    memory.release(loss, *inputs)
     graph.is_recording = was_recording

@@ -1,7 +1,7 @@
 """Program: everything that decides the memory of a training program. Input of the simulation.
 
-Describes Tailor's own training program (see from_job.py) and the loops of others, whose measured
-peaks the estimate is tested against. Contains no formulas.
+Contains no formulas. tests/measured extends it to the training loops of others, whose measured
+peaks the estimate is tested against.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,8 @@ from core.models import ModelShape
 Attention = Literal["flash", "efficient", "sdpa", "eager"]
 """flash: keys and values of grouped heads stay compact, no mask. efficient: one key and value per
 query head, a mask if needed. sdpa: efficient with a mask, else flash. eager: stores every score."""
-Head = Literal["fused", "native", "sixteen_bit", "preference", "comparison", "score"]
-"""fused: logits exist in tiles only (TRL). native: loss from all logits in float32 (`labels=`).
-sixteen_bit: from all logits as they are (litgpt). preference, comparison: from all logits of chosen
+Head = Literal["fused", "preference", "comparison", "score"]
+"""fused: logits exist in tiles only (TRL). preference, comparison: loss from all logits of chosen
 and rejected answers in float32 (TRL's ORPO and CPO; SimPO). score: one number per sequence."""
 When = Literal["before", "after", "generation"]
 """Time of a no-grad forward pass: before or after the trained one, or after the generation."""
@@ -134,16 +133,9 @@ class Program:
     no_grad_forwards: tuple[NoGradForward, ...] = ()
     auxiliary_models: tuple[AuxiliaryModel, ...] = ()
     generation: Generation | None = None
-    keeps_outputs: Literal["never", "until_step_ends", "until_next_forward"] = "never"
-    """Time for which a variable holds the outputs of the model, logits included (native head)."""
-    uses_cache: bool = False
-    """True if the trained forward pass also fills a cache of keys and values (`use_cache=True`)."""
     accumulation_steps: int = 1
-    zeroes_gradients_first: bool = False
-    """True if zero_grad() stands at the beginning of a step instead of its end."""
     workspace_bytes: int = 0
     """cuBLAS workspace of each of the two threads that run matmuls: forward and backward."""
-    expandable_segments: bool = True
     on_cpu: bool = False
 
     @property
