@@ -15,16 +15,11 @@ from core.training.contract.row_formats import (
     accepts,
     find_row_format,
 )
+from core.training.contract.stages import STAGES
 
-USUAL_STAGES: Mapping[str, str] = MappingProxyType(
-    {
-        "language modeling": "sft",
-        "prompt-completion": "sft",
-        "preference": "dpo",
-        "unpaired preference": "kto",
-        "prompt-only": "grpo",
-    }
-)
+USUAL_STAGES: Mapping[str, str] = {
+    dataset_type: stage.id for stage in STAGES.values() for dataset_type in stage.usual_for
+}
 """Dataset type -> the stage that people most likely want it for."""
 QUESTIONS = "question query prompt instruction input problem request user human task"
 ANSWERS = "answer response completion output reply solution assistant target result gpt"

@@ -1,4 +1,4 @@
-"""Several runs in a real browser: the queue, the stages one after the other, failures, the list of runs."""
+"""Several runs in a real browser: queue, resume, failures and the list of runs."""
 
 import re
 import signal
@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from core import runs
 from core.resolve import resolve
-from core.runs import Home, Run, edits
+from core.runs import Home, Run, creation, edits
 from tests.builders.browser import (
     BROWSER_TESTS,
     TRAINING_MS,
@@ -25,7 +25,7 @@ from tests.builders.browser import (
     wait_until_finished,
 )
 from tests.builders.fake_runs import DIVERGED, ended, start
-from tests.conftest import FAKE_PROGRAM
+from tests.builders.paths import FAKE_PROGRAM
 
 pytestmark = BROWSER_TESTS
 
@@ -93,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home.find(str(tmp_path_factory.mktemp("trained")))
     wild = {"learning_rate": 10, "method": "full", "num_train_epochs": 1, "seed": DIVERGED}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runs, "PROGRAM", FAKE_PROGRAM)
+        patched.setattr(creation, "PROGRAM", FAKE_PROGRAM)
         for fields in (wild, {"learning_rate": 1e-3}, {"learning_rate": 3e-3}):
             resolved = resolve({"model": "demo", "dataset": "demo", **fields})
             ended(home, start(home, runs.create(home, resolved, resolved.forecast())))

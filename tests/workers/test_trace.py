@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -231,7 +231,7 @@ JOB_FIELDS = frozenset(field.name for field in fields(Job))
 class RecordingJob(Job):
     """A job that remembers which of its fields were read."""
 
-    names_read: set[str] = set()
+    names_read: ClassVar[set[str]] = set()
 
     def __getattribute__(self, name: str) -> Any:
         if name in JOB_FIELDS:
@@ -245,6 +245,10 @@ def stage_and_method(stage: str, method: str) -> Any:
     return pytest.param(stage, method, marks=[] if is_quick else [pytest.mark.slow])
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`(is_)?gradient_checkpointing:FutureWarning",
+    "ignore:Accessing the data pointer of FakeTensor:UserWarning",
+)
 @pytest.mark.parametrize(
     ("stage", "method"),
     [stage_and_method(stage, method) for stage, method in product(TRAINABLE, METHODS)],

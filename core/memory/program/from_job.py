@@ -46,7 +46,12 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
     on_cpu = is_cpu(gpu)
     precision = precision_of(job, gpu)
     optimizer = OPTIMIZERS[job.optim]
-    trains_last_layers = METHODS[job.method].trains_last_layers
+    activation_memory_budget = 1.0
+    if job.torch_compile:
+        activation_memory_budget = job.activation_memory_budget
+    num_trainable_layers = None
+    if METHODS[job.method].trains_last_layers:
+        num_trainable_layers = job.num_trainable_layers
     return Program(
         shape=shape,
         batch_size=batch_size,
@@ -62,11 +67,11 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         has_mask=job.packing,
         checkpointing=job.gradient_checkpointing,
         checkpoint_every_n_layers=job.checkpoint_every_n_layers,
-        activation_memory_budget=job.activation_memory_budget if job.torch_compile else 1.0,
+        activation_memory_budget=activation_memory_budget,
         offloads_activations=job.activation_offloading and not on_cpu,
         compiles_layers=job.torch_compile,
         uses_liger=job.use_liger_kernel and not on_cpu,
-        num_trainable_layers=job.num_trainable_layers if trains_last_layers else None,
+        num_trainable_layers=num_trainable_layers,
         modules_to_save=_modules_to_save(job),
         accumulation_steps=job.gradient_accumulation_steps,
         workspace_bytes=workspace_bytes(gpu),

@@ -154,7 +154,7 @@ class ModelShape:
         return self.num_experts > 0 and layer not in self.dense_layers
 
     def outer_parameters(self) -> tuple[Parameter, ...]:
-        """Return the parameters outside the layers: embedding, last norm, head unless it is tied."""
+        """Return the parameters outside the layers: embedding, last norm, untied head."""
         matrix = (self.vocab_size, self.hidden_size)
         embedding = Parameter("model.embed_tokens.weight", matrix, "embedding")
         norm = _norm("model.norm", self.hidden_size)
