@@ -5,10 +5,11 @@ file; each change writes another.
 """
 
 from core.dataset.check import check_file, check_in_child
-from core.dataset.report import DatasetReport, RowProblem, counted
+from core.dataset.report import DatasetReport, NotRead, RowProblem, counted
 
 __all__ = [
     "DatasetReport",
+    "NotRead",
     "RowProblem",
     "check",
     "check_file",

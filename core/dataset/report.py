@@ -33,6 +33,35 @@ class RowProblem:
 
 
 @dataclass(frozen=True)
+class NotRead:
+    """Column, or key of a message, that holds something and is not read."""
+
+    field: str
+    """Name of a column, or a place inside one: `images`, `messages[].weight`."""
+    num_rows: int
+    """Rows that hold something there."""
+    first_line: int
+    """1-based line of the first of them."""
+    changes_learning: bool
+    """True if the model would learn something else were it read: a system text, images, a mask."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as `check --json` prints it."""
+        return {
+            "field": self.field,
+            "rows": self.num_rows,
+            "line": self.first_line,
+            "changes_learning": self.changes_learning,
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "NotRead":
+        """Return what `to_json` was called on."""
+        names = ("field", "rows", "line", "changes_learning")
+        return cls(*(fields[name] for name in names))
+
+
+@dataclass(frozen=True)
 class DatasetReport:
     """Report on a dataset file.
 
@@ -70,10 +99,17 @@ class DatasetReport:
     """Mapping as `map_columns` takes it, where no row format was recognised; or empty."""
     repairs: tuple[str, ...] = ()
     """Ids of the repairs in REPAIRS that would help."""
+    not_read: tuple[NotRead, ...] = ()
+    """Columns and keys of messages that hold something and are not read."""
 
     @property
     def is_usable(self) -> bool:
         return self.num_problems == 0 and self.valid_rows > 0
+
+    @property
+    def needs_consent(self) -> tuple[NotRead, ...]:
+        """Columns and keys without which something else would be learnt than the file says."""
+        return tuple(each for each in self.not_read if each.changes_learning)
 
     @property
     def leak_warning(self) -> str:
@@ -99,6 +135,7 @@ class DatasetReport:
     def to_json(self) -> dict[str, object]:
         """Return the report as `check --json` prints it."""
         fields = asdict(self)
+        fields["not_read"] = [each.to_json() for each in self.not_read]
         return {"kind" if name == "row_format" else name: fields[name] for name in fields}
 
     @classmethod
@@ -107,6 +144,7 @@ class DatasetReport:
         found = {name: value for name, value in fields.items() if name != "kind"}
         for name in ("problems", "warnings"):
             found[name] = tuple(RowProblem(**each) for each in fields[name])
+        found["not_read"] = tuple(map(NotRead.from_json, fields["not_read"]))
         for name in ("columns", "notes", "repairs", "found_columns"):
             found[name] = tuple(fields[name])
         return cls(**found, row_format=fields["kind"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.dataset import DatasetReport, check_file
+from core.dataset import DatasetReport, NotRead, check_file
 from core.dataset.formats import USUAL_STAGES
 from core.dataset.rewrite import map_columns
 from core.job import DatasetError
@@ -138,6 +138,16 @@ def test_the_row_format_comes_with_its_evidence(
 def test_a_report_survives_its_own_json(tmp_path: Path) -> None:
     report = checked(tmp_path, CHAT_LINE, CHAT_LINE, "{")
     assert DatasetReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_what_is_not_read_survives_json() -> None:
+    report = DatasetReport(not_read=(NotRead("images", 2, 1, True), NotRead("id", 3, 1, False)))
+    assert DatasetReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_only_what_changes_learning_needs_consent() -> None:
+    images, id = NotRead("images", 2, 1, True), NotRead("id", 3, 1, False)
+    assert DatasetReport(not_read=(id, images)).needs_consent == (images,)
 
 
 def test_the_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
