@@ -9,7 +9,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from core.dataset.rewrite import as_lines
-from core.dataset.token_lengths import Lengths, RowLengths
+from core.dataset.token_lengths import Lengths, LostField, RowLengths
 from core.device.child import Child, Limits
 from core.job import ChildError, DatasetError, PreviewError, Problem
 
@@ -58,8 +58,33 @@ class ShownRow(ShownText):
     """Other text of a preference."""
     label: bool | None = None
     """Whether the answer is wanted, of an unpaired preference."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """Row as the trainer reads it, in TRL's columns; empty if it cannot be read."""
+    lost: tuple[str, ...] = ()
+    """What the row holds and the chat template does not print, such as `tools`."""
     error: str = ""
     """Reason why there is nothing to show."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the row as `preview --json` prints it."""
+        printed: dict[str, object] = {"line": self.line, "row": self.row, "pieces": self.pieces}
+        if self.cut:
+            printed["cut"] = self.cut
+        if self.rejected:
+            printed["rejected"] = self.rejected.pieces
+        if self.error:
+            printed["error"] = self.error
+        return printed
+
+
+def lost_in_template(rows: Iterable[ShownRow]) -> tuple[LostField, ...]:
+    """Return what these rows hold and the chat template does not print, the most frequent first."""
+    lines: dict[str, list[int]] = {}
+    for row in rows:
+        for name in row.lost:
+            lines.setdefault(name, []).append(row.line)
+    found = [LostField(name, len(each), each[0]) for name, each in lines.items()]
+    return tuple(sorted(found, key=lambda each: (-each.rows, each.field)))
 
 
 @dataclass(frozen=True)
@@ -120,6 +145,10 @@ class Preview:
         """Return rows from the 0-based `first` on; fewer at the end. Raises PreviewError."""
         rows = self._ask("rows", first=first, count=num_rows, max_length=max_length)
         return tuple(map(_shown_row, rows))
+
+    def rows_from_line(self, line: int, num_rows: int, max_length: int) -> tuple[ShownRow, ...]:
+        """Return rows from a 1-based line on, or from the next row after it. Raises PreviewError."""
+        return self.rows(self.index_of(line), num_rows, max_length)
 
     def index_of(self, line: int) -> int:
         """Return the index of the row on a 1-based line, or of the next one after it.
@@ -269,7 +298,8 @@ def _shown_row(row: dict[str, Any]) -> ShownRow:
     rejected = row.get("rejected")
     if rejected:
         rejected = ShownText(**rejected | {"pieces": _pieces(rejected["pieces"])})
-    return ShownRow(**row | {"pieces": _pieces(row.get("pieces", ())), "rejected": rejected})
+    pieces, lost = _pieces(row.get("pieces", ())), tuple(row.get("lost", ()))
+    return ShownRow(**row | {"pieces": pieces, "rejected": rejected, "lost": lost})
 
 
 def _pieces(pairs: Iterable[tuple[str, bool]]) -> tuple[tuple[str, bool], ...]:

@@ -27,6 +27,21 @@ Numbers = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
+class LostField:
+    """Something that rows hold and the chat template does not print."""
+
+    field: str
+    """Such as `tools`, `tool_calls`, `tool`, `system` or `reasoning_content`."""
+    rows: int
+    line: int
+    """First of them, 1-based."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `check --json` and `preview --json` print."""
+        return {"field": self.field, "rows": self.rows, "line": self.line}
+
+
+@dataclass(frozen=True)
 class Lengths:
     """Lengths of the rows measured so far, and what one maximum length does to them."""
 

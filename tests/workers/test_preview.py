@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from core.dataset.preview import Preview
+from core.dataset.preview import Preview, lost_in_template
 from core.dataset.rewrite import as_lines
 from core.dataset.token_lengths import length_problems
 from core.job import JobSpec, PreviewError
@@ -217,3 +217,15 @@ def test_a_child_that_is_only_starting_is_ended_too(tmp_path: Path) -> None:
         preview.close()
         with pytest.raises(PreviewError, match="the preview stopped"):
             asked.result()
+
+
+def test_rows_are_shown_from_a_line_on_as_the_trainer_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(CHAT)}\n\n{json.dumps(TURNS)}\n")
+    with Preview(tmp_path / "rows.jsonl", str(DEMO / "model")) as preview:
+        (row,) = preview.rows_from_line(2, 5, 64)
+    printed = row.to_json()
+    assert printed["line"] == 3
+    assert printed["row"] == TURNS | {"tools": None}
+    assert "rejected" not in printed
+    assert ("Bye<|im_end|>", True) in row.pieces
+    assert lost_in_template([row]) == ()

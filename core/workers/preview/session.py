@@ -150,6 +150,7 @@ class PreviewSession:
         shown: dict[str, Any] = {"index": index, "line": self.rows.line(index)}
         try:
             row = self.rows.row(index)
+            shown["row"] = row
             texts = self._encode(index, with_text=True)
             chosen, *others = [self._shown_text(text, max_length) for text in texts]
         except Exception as error:  # a template may raise anything
