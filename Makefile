@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The tests start many processes: each would compile the project anew where bytecode is not written.
 TESTS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
-CODE := app.py core ui benchmarks presets tests
+CODE := app.py core ui benchmarks docs presets tests
 
 .PHONY: setup run demo test test-stories test-slow lint check format clean
 

@@ -1,4 +1,4 @@
-"""Print which stages train with which methods, and what is refused: the tables of the README.
+"""Print which stages train with which methods, and what is refused: the tables of docs/training.md.
 
     python -m benchmarks.stage_table
 
