@@ -25,7 +25,7 @@ def checked(name: str) -> DatasetReport:
 
 
 def test_every_file_has_a_verdict() -> None:
-    files = {path.name for path in DATA.glob("*.json*")} - {"expected.json"}
+    files = {path.name for path in DATA.iterdir() if path.suffix != ".zip"} - {"expected.json"}
     assert files == set(EXPECTED)
 
 

@@ -28,8 +28,16 @@ def repaired(tmp_path: Path, name: str) -> Written:
         ("array_pretty.json", "2 lines"),
         ("array_one_line.json", "2 lines"),
         ("trailing_comma.jsonl", "brackets in 2 rows"),
-        ("pretty_object.jsonl", "3 lines"),
-        ("two_on_a_line.jsonl", "1 line"),
+        ("pretty_object.jsonl", "1 object"),
+        ("pretty_objects_several.json", "2 objects"),
+        ("two_on_a_line.jsonl", "2 objects"),
+        ("rows_under_data.json", "2 rows"),
+        ("rows_by_id.json", "2 rows"),
+        ("rows_by_topic.json", "3 rows"),
+        ("conversations_by_line.jsonl", "2 rows"),
+        ("one_conversation.json", "1 row"),
+        ("json_strings.jsonl", "2 rows"),
+        ("tale.txt", "3 rows of the plain text"),
     ],
 )
 def test_a_repair_makes_the_file_usable_and_says_what_it_did(

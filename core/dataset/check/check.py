@@ -13,19 +13,25 @@ from pathlib import Path
 from core.dataset.check.duplicates import MAX_ROWS, Fingerprints
 from core.dataset.check.scanner import MAX_COLUMNS, Findings, Scanner
 from core.dataset.formats import detect_format, suggest_mapping
-from core.dataset.reading.json_array import NOT_AN_ARRAY, JsonArray, is_array
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
-from core.dataset.reading.lines import ByteSource, blocks_of_lines
+from core.dataset.reading.layout import Layout, RowBlocks
+from core.dataset.reading.lines import ByteSource
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
-from core.dataset.reading.text_lines import first_rows
-from core.dataset.report import LEAKED, DatasetReport, counted, file_problem
+from core.dataset.reading.text_lines import first_rows, layout_of
+from core.dataset.report import LEAKED, DatasetReport, RowProblem, counted, file_problem
 from core.training.contract.messages import Fault
+from core.training.contract.stages import STAGES
 
 LONGEST_NAME = 200
 """Characters of the name of a column that is offered for a mapping."""
-NO_ROWS = Fault("file", "no_rows", "there are no rows", "give one JSON object on each line")
 DUPLICATE = Fault(
     "row", "duplicate", "is the same as an earlier row", "drop it unless it is meant so"
+)
+PLAIN_TEXT = Fault(
+    "file",
+    "plain_text",
+    "this is plain text, without questions and answers",
+    "choose stage cpt, which learns texts, or give rows of questions and answers",
 )
 LEAK = Fault(
     "eval row",
@@ -58,17 +64,14 @@ def examine(path: Path, stage: str = "sft", *, eval_path: Path | None = None) ->
         head = file.read(HEAD_BYTES)
         if refused := _refuse(head):
             return Examination(refused)
+        layout = layout_of(path)
+        if refused := _refuse_layout(layout, stage):
+            return Examination(refused)
         file.seek(0)
         source = ByteSource(file)
-        json_array = JsonArray(source) if is_array(head) else None
         scanner, detected = _detect(path, stage)
-        for block in json_array.blocks() if json_array else blocks_of_lines(source):
-            scanner.scan(block)
+        scanner.scan_all(RowBlocks(source, layout))
     findings = scanner.findings
-    if json_array and not json_array.is_whole:
-        findings.add_fault(1, NOT_AN_ARRAY)
-    if findings.rows == 0:
-        findings.add_fault(1, NO_ROWS)
     num_duplicates = _warn(findings, scanner.fingerprints.repeated_lines(), DUPLICATE)
     num_leaked = 0
     if eval_path:
@@ -85,11 +88,11 @@ def examine(path: Path, stage: str = "sft", *, eval_path: Path | None = None) ->
         num_warnings=findings.warning_counts.total(),
         warnings=tuple(findings.warnings),
         counts=dict(findings.problem_counts + findings.warning_counts),
-        notes=tuple(_notes(scanner, head)),
+        notes=tuple(_notes(scanner, head, layout)),
         duplicates=num_duplicates,
         leaked=num_leaked,
         sha256=source.digest.hexdigest(),
-        repairs=tuple(_helpful_repairs(scanner, head)),
+        repairs=tuple(_helpful_repairs(scanner, head, layout)),
     )
     return Examination(report, findings.bad_lines)
 
@@ -106,6 +109,14 @@ def _refuse(head: bytes) -> DatasetReport | None:
         )
         return DatasetReport.refused(file_problem("wide_encoding", message, fix), ("encoding",))
     return None
+
+
+def _refuse_layout(layout: Layout, stage: str) -> DatasetReport | None:
+    """Return the report on a file whose layout a stage cannot read."""
+    fault = layout.fault
+    if layout.kind == "text" and not STAGES[stage].learns_every_token:
+        fault = PLAIN_TEXT
+    return DatasetReport.refused(RowProblem(1, *fault)) if fault else None
 
 
 def _detect(path: Path, stage: str) -> tuple[Scanner, DatasetReport]:
@@ -134,19 +145,19 @@ def _warn(findings: Findings, lines: "array[int]", fault: Fault) -> int:
     return len(lines)
 
 
-def _helpful_repairs(scanner: Scanner, head: bytes) -> Iterator[str]:
+def _helpful_repairs(scanner: Scanner, head: bytes, layout: Layout) -> Iterator[str]:
     """Yield the ids of the repairs that would change the file."""
     counts = scanner.findings.problem_counts
     if head.startswith(BYTE_ORDER_MARK):
         yield "byte_order_mark"
     if scanner.num_crlf or counts["carriage_returns"]:
         yield "line_ends"
-    if _has_scattered_objects(scanner.findings, head):
+    if layout.is_usual and _has_scattered_objects(scanner.findings, head):
         yield "objects"
     if counts["trailing_comma"]:
         yield "trailing_commas"
-    if is_array(head) and not counts["not_an_array"]:
-        yield "array"
+    if layout.repair and not counts["not_an_array"]:
+        yield layout.repair
 
 
 def _has_scattered_objects(findings: Findings, head: bytes) -> bool:
@@ -160,12 +171,11 @@ def _has_scattered_objects(findings: Findings, head: bytes) -> bool:
     return begins_with_object and (counts["several_values"] > 0 or are_split)
 
 
-def _notes(scanner: Scanner, head: bytes) -> Iterator[str]:
+def _notes(scanner: Scanner, head: bytes, layout: Layout) -> Iterator[str]:
     """Yield facts about the file as a whole that are no problem."""
     if head.startswith(BYTE_ORDER_MARK):
         yield "The file begins with a byte order mark, which is left out."
-    if is_array(head):
-        yield "The file is one JSON array: its elements are the rows, and counted as lines."
+    yield from layout.notes()
     if scanner.num_crlf:
         yield f"CR LF, as on Windows, ends {counted(scanner.num_crlf, 'line')}, which is harmless."
     if scanner.num_blank:

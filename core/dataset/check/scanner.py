@@ -10,6 +10,8 @@ from core.dataset.check.special_tokens import (
     find_special_token,
     may_hold_special_token,
 )
+from core.dataset.reading.json_elements import NOT_AN_ARRAY
+from core.dataset.reading.layout import RowBlocks
 from core.dataset.reading.lines import LineBlock, parse_block
 from core.dataset.report import RowProblem
 from core.training.contract.messages import Fault
@@ -31,6 +33,7 @@ LONGEST_REMEMBERED = 2000
 LISTED_PROBLEMS = 100
 LISTED_WARNINGS_OF_A_CODE = 20
 UNKNOWN = Fault("", "", "", "")
+NO_ROWS = Fault("file", "no_rows", "there are no rows", "give one JSON object on each line")
 FORMAT_WORDS: Mapping[TextFormat, str] = {"standard": "text", "conversational": "messages"}
 
 
@@ -82,6 +85,15 @@ class Scanner:
         self.num_blank = 0
         self.num_crlf = 0
         self._column_faults: dict[tuple[str, ...], Fault | None] = {}
+
+    def scan_all(self, blocks: RowBlocks) -> None:
+        """Check all rows of a file."""
+        for block in blocks:
+            self.scan(block)
+        if not blocks.is_whole:
+            self.findings.add_fault(1, NOT_AN_ARRAY)
+        if self.findings.rows == 0:
+            self.findings.add_fault(1, NO_ROWS)
 
     def scan(self, block: LineBlock) -> None:
         """Check the lines of a block."""

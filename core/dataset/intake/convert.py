@@ -47,7 +47,7 @@ def _lines(path: Path, sources: Sources) -> Iterator[tuple[int, bytes]]:
         yield from csv_lines(path, sources.delimiter)
         return
     num_bytes = 0
-    with reading(path, ("encoding", "byte_order_mark", "array")) as lines:
+    with reading(path, ("encoding", "byte_order_mark")) as lines:
         for _number, line in lines:
             num_bytes += len(line) + 1
             yield num_bytes, line

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.dataset.intake.convert import Sources
-from core.dataset.reading.json_array import is_array
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
+from core.dataset.reading.text_lines import layout_of
 from core.dataset.report import counted
 from core.device.child import Child, Limits
 from core.job import ChildError, DatasetError, Problem
@@ -193,7 +193,7 @@ def _sources_on_disk(path: Path, limits: ImportLimits) -> Sources | None:
         return Sources([path], "csv", "\t" if suffix == ".tsv" else "")
     if foreign := foreign_signature(head):
         raise DatasetError(Problem("file", f"this is {foreign.name}, not rows", foreign.fix))
-    if is_array(head) or wide_encoding(head):
+    if wide_encoding(head) or not layout_of(path).is_usual:
         return Sources([path], "json")
     return None
 

@@ -1,3 +1,12 @@
 """Read dataset files: from bytes to lines, from lines to rows. Knows nothing of what rows mean."""
 
-__all__ = ["json_array", "json_faults", "lines", "signatures", "text_lines"]
+__all__ = [
+    "json_elements",
+    "json_faults",
+    "layout",
+    "lines",
+    "objects",
+    "plain_text",
+    "signatures",
+    "text_lines",
+]

@@ -1,19 +1,21 @@
-"""Lines of a dataset file, in any encoding, or of one JSON array. Changes no text."""
+"""Rows of a dataset file, in any encoding and layout, as lines of JSON. Changes no text."""
 
 import codecs
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from core.dataset.reading.json_array import NOT_AN_ARRAY, JsonArray, is_array
+from core.dataset.reading.json_elements import NOT_AN_ARRAY
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
+from core.dataset.reading.layout import Layout, RowBlocks, detect_layout
 from core.dataset.reading.lines import (
     TOO_LONG,
     ByteSource,
     Readable,
-    blocks_of_lines,
     parse_line,
 )
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
@@ -47,59 +49,71 @@ class Recoded:
 
 @contextmanager
 def reading(
-    path: Path, repairs: Collection[str] = ("array",), counts: dict[str, int] | None = None
+    path: Path, repairs: Collection[str] = (), counts: dict[str, int] | None = None
 ) -> Iterator[Iterator[tuple[int, bytes]]]:
-    """Open a file and give (number, line) of each line, with these repairs of the whole file.
+    """Open a file and give (number, row) of each row, as a line of JSON.
 
-    `counts` counts what the repairs changed. Raises DatasetError if the file is not text, OSError.
+    Of the repairs, `encoding` and `byte_order_mark` are made here. `counts` counts what was
+    changed. Raises DatasetError if the file is not text or its rows are not found, OSError.
     """
-    done = dict.fromkeys(repairs, 0) if counts is None else counts
+    done: Counter[str] = Counter()
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-        file.seek(0)
         if foreign := foreign_signature(head):
             message = f"this is {foreign.name}, not JSON lines"
             raise DatasetError(Problem("file", message, foreign.fix))
-        readable: Readable = file
-        encoding = wide_encoding(head)
-        if encoding and "encoding" in repairs:
-            done["encoding"] = 1
-            head = Recoded(file, encoding).read(HEAD_BYTES)
-            file.seek(0)
-            readable = Recoded(file, encoding)
-        yield _lines(ByteSource(readable), head, repairs, done)
+        encoding = wide_encoding(head) if "encoding" in repairs else None
+        done["encoding"] = int(encoding is not None)
+        rewind = partial(_rewound, file, encoding)
+        layout = detect_layout(rewind, path.suffix.lower())
+        if layout.fault:
+            raise DatasetError(RowProblem(1, *layout.fault).for_user())
+        yield _rows(RowBlocks(ByteSource(rewind()), layout), layout, repairs, done)
+    if counts is not None:
+        for name, number in done.items():
+            counts[name] = counts.get(name, 0) + number
 
 
-def _lines(
-    source: ByteSource, head: bytes, repairs: Collection[str], counts: dict[str, int]
+def layout_of(path: Path) -> Layout:
+    """Return the layout of a file in UTF-8. Raises OSError."""
+    with path.open("rb") as file:
+        return detect_layout(partial(_rewound, file), path.suffix.lower())
+
+
+def _rewound(file: BinaryIO, encoding: str | None = None) -> Readable:
+    """Return a file from its beginning, as UTF-8."""
+    file.seek(0)
+    return Recoded(file, encoding) if encoding else file
+
+
+def _rows(
+    blocks: RowBlocks, layout: Layout, repairs: Collection[str], counts: Counter[str]
 ) -> Iterator[tuple[int, bytes]]:
-    array = JsonArray(source) if is_array(head) and "array" in repairs else None
-    for block in array.blocks() if array else blocks_of_lines(source):
+    for block in blocks:
         for number, line in zip(block.numbers, block.lines, strict=True):
             if line is None:
                 raise DatasetError(RowProblem(number, *TOO_LONG).for_user())
             if "byte_order_mark" in repairs and line.startswith(BYTE_ORDER_MARK):
                 counts["byte_order_mark"] += 1
                 line = line.removeprefix(BYTE_ORDER_MARK)
-            if array:
-                counts["array"] += 1
+            counts[layout.repair] += 1
             yield number, line
-    if array and not array.is_whole:
+    if not blocks.is_whole:
         raise DatasetError(RowProblem(1, *NOT_AN_ARRAY).for_user())
 
 
 def first_rows(path: Path) -> tuple[list[Row], bool]:
     """Return (the first rows that can be parsed, whether there are no others). Raises OSError."""
     with path.open("rb") as file:
-        as_array = is_array(file.read(HEAD_BYTES))
+        layout = detect_layout(partial(_rewound, file), path.suffix.lower())
         file.seek(0)
         source = ByteSource(file)
-        rows = _parsed_rows(source, as_array)
+        rows = _parsed_rows(source, layout)
         return list(islice(rows, SAMPLE_ROWS)), next(rows, None) is None and source.is_at_end
 
 
-def _parsed_rows(source: ByteSource, as_array: bool) -> Iterator[Row]:
-    for block in JsonArray(source).blocks() if as_array else blocks_of_lines(source):
+def _parsed_rows(source: ByteSource, layout: Layout) -> Iterator[Row]:
+    for block in RowBlocks(source, layout):
         for line in block.lines:
             row, _fault = parse_line(line)
             if row is not None:

@@ -11,13 +11,15 @@ from types import MappingProxyType
 
 from core.dataset.check import examine
 from core.dataset.files import Written, writing
-from core.dataset.reading.json_array import is_array
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.lines import parse_line
-from core.dataset.reading.signatures import HEAD_BYTES
-from core.dataset.reading.text_lines import reading
+from core.dataset.reading.objects import (
+    LineJoiner,
+    one_object_a_line,
+    without_last_commas,
+)
+from core.dataset.reading.text_lines import layout_of, reading
 from core.dataset.report import counted, named_lines
-from core.dataset.rewrite.objects import LineJoiner, split_rows, without_last_commas
 from core.job import DatasetError, Problem
 from core.training.contract.row_formats import ROW_FORMATS_BY_ID
 
@@ -26,8 +28,11 @@ REPAIRS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "encoding": ("Written as UTF-8.", ""),
         "byte_order_mark": ("The byte order mark was removed.", ""),
         "array": ("The array became {}.", "line"),
+        "rows_inside": ("Took {} out of the object around them.", "row"),
+        "bare_values": ("Wrote {} that were texts or lists of messages as objects.", "row"),
+        "text": ("Made {} of the plain text.", "row"),
         "line_ends": ("Removed {} from the ends of lines.", "carriage return"),
-        "objects": ("Joined or divided {}, so that each holds one object.", "line"),
+        "objects": ("Wrote {} on one line each.", "object"),
         "trailing_commas": ("Removed commas before closing brackets in {}.", "row"),
     }
 )
@@ -56,18 +61,24 @@ def repair(path: Path, target: Path, repairs: Collection[str] = REPAIRS.keys()) 
 
 
 def write_lines(path: Path, target: Path) -> Written:
-    """Write a file as the training program reads it: lines unchanged, an array as lines."""
-    return repair(path, target, ("array",))
+    """Write the rows of a file as the training program reads them: one a line, else unchanged."""
+    return repair(path, target, ())
 
 
 def as_lines(path: Path, target: Path) -> Path:
-    """Return the file itself, or, if it is one JSON array, `target` with its elements as lines.
+    """Return a file with one row a line: the file itself, or `target` if it has another layout.
 
-    Raises DatasetError, OSError.
+    In `target` each row is on the line that it has in reports on the file. Raises DatasetError,
+    OSError.
     """
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    return write_lines(path, target).path if is_array(head) else path
+    if layout_of(path).is_usual:
+        return path
+    with reading(path) as source, writing(target) as out:
+        next_line = 1
+        for number, line in source:
+            out.write(b"\n" * (number - next_line) + line + b"\n")
+            next_line = max(number, next_line) + 1
+    return target
 
 
 def drop_rows(path: Path, target: Path, lines: Iterable[int]) -> Written:
@@ -136,11 +147,9 @@ def _without_returns(lines: Iterable[bytes], counts: dict[str, int]) -> Iterator
 
 def _one_object_a_line(lines: Iterable[bytes], counts: dict[str, int]) -> Iterator[bytes]:
     joiner = LineJoiner()
-    for line in joiner.lines(lines):
-        rows = split_rows(line) if parse_line(line)[1] else (line,)
-        counts["objects"] += rows != (line,)
-        yield from rows
-    counts["objects"] += joiner.num_joined
+    for _number, line in one_object_a_line(enumerate(lines, start=1), joiner):
+        yield line or b""
+    counts["objects"] += joiner.num_objects
 
 
 def _without_commas(lines: Iterable[bytes], counts: dict[str, int]) -> Iterator[bytes]:

@@ -11,32 +11,38 @@ from core.dataset.reading.lines import MAX_LINE_BYTES, parse_line
 
 STRING_OR_BRACKET = re.compile(STRING.pattern + rb"|[\[\]{}]", re.DOTALL)
 STRING_OR_LAST_COMMA = re.compile(STRING.pattern + rb"|,(?=\s*[}\]])", re.DOTALL)
+NumberedLine = tuple[int, bytes | None]
+"""Number of a line, and its bytes; None if it is too long."""
 SEPARATORS = b", \t\r\n"
 """Characters that may stand between two objects, and are left out."""
 
 
 class LineJoiner:
-    """Joins objects that are spread over lines, and counts the lines that it joined.
+    """Joins objects that are spread over lines, and counts those that it brought onto one line.
 
     A line with open brackets waits until a later line closes them. If none does, or the result is
     no row, all of them are given unchanged.
     """
 
     def __init__(self) -> None:
-        self.num_joined = 0
-        self._waiting: list[bytes] = []
+        self.num_objects = 0
+        self._waiting: list[NumberedLine] = []
         self._depth = 0
         self._num_bytes = 0
 
-    def lines(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the lines, with each object on one line."""
-        for line in lines:
-            is_sound = not self._waiting and parse_line(line)[1] is None
-            depth = 0 if is_sound else _depth(line)
-            if not self._waiting and depth <= 0:
-                yield line
+    def lines(self, lines: Iterable[NumberedLine]) -> Iterator[NumberedLine]:
+        """Yield the lines, with each object on the line on which it begins."""
+        for number, line in lines:
+            if line is None:
+                yield from self._release()
+                yield number, None
                 continue
-            self._waiting.append(line)
+            is_sound = not self._waiting and parse_line(line)[1] is None
+            depth = 0 if is_sound else open_brackets(line)
+            if not self._waiting and depth <= 0:
+                yield number, line
+                continue
+            self._waiting.append((number, line))
             self._depth += depth
             self._num_bytes += len(line)
             if self._depth <= 0:
@@ -46,16 +52,29 @@ class LineJoiner:
         yield from self._release()
 
     def _join(self) -> None:
-        whole = b" ".join(map(bytes.strip, self._waiting))
+        whole = b" ".join((line or b"").strip() for _number, line in self._waiting)
         rows = split_rows(whole)
         if len(rows) > 1 or _is_row(rows[0]):
-            self.num_joined += len(self._waiting)
-            self._waiting = [whole]
+            self.num_objects += len(rows)
+            number = self._waiting[0][0]
+            self._waiting = [(number, row) for row in rows]
 
-    def _release(self) -> list[bytes]:
+    def _release(self) -> list[NumberedLine]:
         released, self._waiting = self._waiting, []
         self._depth = self._num_bytes = 0
         return released
+
+
+def one_object_a_line(lines: Iterable[NumberedLine], joiner: LineJoiner) -> Iterator[NumberedLine]:
+    """Yield each object on one line, with the number of the line on which it begins."""
+    for number, line in joiner.lines(lines):
+        if line is None or parse_line(line)[1] is None:
+            yield number, line
+        else:
+            rows = split_rows(line)
+            if len(rows) > 1:
+                joiner.num_objects += len(rows)
+            yield from ((number, row) for row in rows)
 
 
 def split_rows(line: bytes) -> tuple[bytes, ...]:
@@ -94,7 +113,7 @@ def _is_row(line: bytes) -> bool:
     return row is not None and fault is None
 
 
-def _depth(line: bytes) -> int:
+def open_brackets(line: bytes) -> int:
     """Return how many more brackets are opened than closed."""
     signs = [token.group() for token in STRING_OR_BRACKET.finditer(line)]
     return sum((sign in (b"{", b"[")) - (sign in (b"}", b"]")) for sign in signs)
