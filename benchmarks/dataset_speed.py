@@ -46,13 +46,15 @@ SYLLABLES = (
     "un",
 )
 REPEATS = 3
+ROWS_AT_ONCE = 500
 
 
 def text(chance: random.Random, num_words: int) -> str:
     """Return words without a meaning."""
-    return " ".join(
-        "".join(chance.choices(SYLLABLES, k=chance.randint(1, 4))) for _ in range(num_words)
-    )
+    words = []
+    for _ in range(num_words):
+        words.append("".join(chance.choices(SYLLABLES, k=chance.randint(1, 4))))
+    return " ".join(words)
 
 
 def chat(chance: random.Random) -> dict[str, Any]:
@@ -129,10 +131,9 @@ def write(path: Path, make: Callable[[random.Random], dict[str, Any]], num_bytes
     chance, size = random.Random(0), 0
     with path.open("wb") as file:
         while size < num_bytes:
-            rows = [make(chance) for _ in range(500)]
-            size += file.write(
-                b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-            )
+            for _ in range(ROWS_AT_ONCE):
+                line = json.dumps(make(chance), ensure_ascii=False) + "\n"
+                size += file.write(line.encode())
 
 
 def speed(work: Callable[[], object], num_bytes: int) -> float:
@@ -172,6 +173,13 @@ def measure(path: Path) -> Mapping[str, float]:
     return {"bytes a row": num_bytes / len(lines)} | found
 
 
+def write_short_rows(path: Path, num_rows: int) -> None:
+    """Write a file of so many rows of about 50 bytes."""
+    with path.open("wb") as file:
+        for number in range(num_rows):
+            file.write(b'{"question": "Question %d?", "answer": "Answer %d."}\n' % (number, number))
+
+
 def memory_mib(path: Path) -> int:
     """Return the peak memory of a process that checks a file, in MiB. Needs /proc, as on Linux."""
     script = (
@@ -202,21 +210,14 @@ def main() -> None:
             write(path, make, asked.megabytes * MEGABYTE)
             found = measure(path)
             if number == 0:
-                print(f"{'MB/s of one core':<18}" + "".join(f"{name:>13}" for name in found))
-            print(
-                f"{make.__name__:<18}" + "".join(f"{value:>13,.0f}" for value in found.values()),
-                flush=True,
-            )
+                names = "".join(f"{name:>13}" for name in found)
+                print(f"{'MB/s of one core':<18}{names}")
+            values = "".join(f"{value:>13,.0f}" for value in found.values())
+            print(f"{make.__name__:<18}{values}", flush=True)
         if asked.rows:
-            with path.open("wb") as file:
-                for number in range(asked.rows):
-                    file.write(
-                        b'{"question": "Question %d?", "answer": "Answer %d."}\n' % (number, number)
-                    )
-            size = path.stat().st_size / MEGABYTE
-            print(
-                f"memory for {asked.rows:,} short rows ({size:,.0f} MB): {memory_mib(path):,} MiB"
-            )
+            write_short_rows(path, asked.rows)
+            rows = f"{asked.rows:,} short rows ({path.stat().st_size / MEGABYTE:,.0f} MB)"
+            print(f"memory for {rows}: {memory_mib(path):,} MiB")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def accuracies(rows: Iterable[MeasuredRow]) -> list[Accuracy]:
     ]
 
 
-# Other tools, by their published formulas. Each returns the total that the tool would show, in bytes.
+# Formulas that other tools publish. Each function returns the total in bytes that the tool shows.
 
 
 def _num_trainable(program: Program) -> int:

@@ -11,7 +11,7 @@ from core.job import JobSpec
 from core.models import PRESETS_DIR, ModelShape
 from core.training.contract.stages import STAGES, Stage
 
-Rows = Literal["padded", "equal", "varied"]
+RowKind = Literal["padded", "equal", "varied"]
 
 STEPS = 4
 """The program measures the phases of three steps; the evaluation comes after them."""
@@ -58,7 +58,7 @@ class Point:
     """Hub id of a preset."""
     fields: Mapping[str, object]
     """Fields of its job, in addition to EVERY_JOB."""
-    rows: Rows = "padded"
+    rows: RowKind = "padded"
     """padded: all of max_length but one, so that a batch has padding to mask. equal: all of
     max_length. varied: from an eighth of it up. A packed batch is filled to the last token."""
     evaluates: bool = True

@@ -38,6 +38,7 @@ CASES = (
     ("Qwen/Qwen3-32B", "qlora", "a100-80gb"),
     ("meta-llama/Llama-3.1-70B", "qlora", "h200"),
 )
+GIB = 2**30
 NUM_ROWS = 20_000
 ATTENTION = {"varlen": "varlen", "sdpa": "SDPA", "eager": "eager", "flex_attention": "flex"}
 OPTIMIZERS = {
@@ -57,22 +58,21 @@ HEADINGS = (
     "GiB",
     "tokens/s",
 )
+NUMBERS = ("GiB", "tokens/s")
+"""Headings of columns that are aligned to the right."""
 
 
 @dataclass(frozen=True)
-class Worked:
+class PlannedJob:
     """Row of the table."""
 
     asked: JobSpec
     card: str
+    job: JobSpec
+    """Job with the changes of the plan."""
     plan: Plan
     memory: MemoryEstimate
     speed: Speed | None
-
-    @property
-    def job(self) -> JobSpec:
-        """Return the planned job."""
-        return JobSpec.parse({**self.asked.model_dump(), **self.plan.change})
 
     def to_json(self) -> Mapping[str, object]:
         """Return the row as plain values."""
@@ -90,15 +90,16 @@ class Worked:
     def cells(self) -> Iterator[str]:
         """Yield the text of each column."""
         job = self.job
+        yield models()[job.model].name
+        yield METHODS[job.method].title
+        yield gpus()[self.card].name
         rows = "packs" if job.packing else "rows"
-        yield from (models()[job.model].name, METHODS[job.method].title, gpus()[self.card].name)
         yield f"{job.per_device_train_batch_size} × {job.gradient_accumulation_steps} {rows}"
         yield self._recomputed()
         yield ATTENTION[job.attn_implementation]
         yield "yes" if job.torch_compile else "no"
         yield OPTIMIZERS[job.optim]
-        used = f"{self.memory.total_bytes / 2**30:.1f} of {self.memory.capacity_bytes / 2**30:.0f}"
-        yield used if self.memory.verdict == "fits" else f"{used}: does not fit"
+        yield self._memory_use()
         yield f"{self.speed.tokens_per_second:,.0f}" if self.speed else ""
 
     def _recomputed(self) -> str:
@@ -107,34 +108,46 @@ class Worked:
             if not job.torch_compile or job.activation_memory_budget == 1:
                 return "none"
             return f"beyond {job.activation_memory_budget:.0%}"
-        number = job.checkpoint_every_n_layers
-        layers = "all" if number == 1 else f"1 of {number}"
-        return f"{layers}, offloaded" if job.activation_offloading else layers
+        layers = "all"
+        if job.checkpoint_every_n_layers != 1:
+            layers = f"1 of {job.checkpoint_every_n_layers}"
+        if job.activation_offloading:
+            layers += ", offloaded"
+        return layers
+
+    def _memory_use(self) -> str:
+        memory = self.memory
+        used = f"{memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.0f}"
+        if memory.verdict != "fits":
+            used += ": does not fit"
+        return used
 
 
-def work_out(fields: Mapping[str, object], card: str, rows: RowStatistics) -> Worked:
+def plan_for(fields: Mapping[str, object], card: str, rows: RowStatistics) -> PlannedJob:
     """Plan one job for one card. Raises SpecError for a job that cannot run on its model."""
-    asked, gpu = JobSpec.parse(fields), gpus()[card]
+    asked = JobSpec.parse(fields)
+    gpu = gpus()[card]
     shape = models()[asked.model].shape
     chosen = plan(asked, shape, gpu, rows)
     job = JobSpec.parse({**asked.model_dump(), **chosen.change})
-    return Worked(
-        asked, card, chosen, estimate(job, shape, gpu), predict_speed(job, shape, gpu, rows)
-    )
+    memory = estimate(job, shape, gpu)
+    speed = predict_speed(job, shape, gpu, rows)
+    return PlannedJob(asked, card, job, chosen, memory, speed)
 
 
-def markdown(table: Sequence[Worked], with_reasons: bool) -> Iterator[str]:
+def markdown(table: Sequence[PlannedJob], with_reasons: bool) -> Iterator[str]:
     """Yield the lines of the table and, if wanted, the reason for each field of each row."""
     yield _row(*HEADINGS)
-    yield _row(*("--:" if heading in ("GiB", "tokens/s") else "---" for heading in HEADINGS))
-    yield from (_row(*worked.cells()) for worked in table)
+    yield _row(*("--:" if heading in NUMBERS else "---" for heading in HEADINGS))
+    for row in table:
+        yield _row(*row.cells())
     if not with_reasons:
         return
-    for worked in table:
-        yield f"\n{' · '.join(list(worked.cells())[:3])}\n"
-        yield from (
-            f"- `{choice.field}` {choice.value}: {choice.reason}" for choice in worked.plan.choices
-        )
+    for row in table:
+        model, method, card, *_ = row.cells()
+        yield f"\n{model} · {method} · {card}\n"
+        for choice in row.plan.choices:
+            yield f"- `{choice.field}` {choice.value}: {choice.reason}"
 
 
 def _row(*texts: str) -> str:
@@ -158,13 +171,13 @@ def main() -> None:
     rows = RowStatistics(NUM_ROWS, options.mean_tokens)
     try:
         table = [
-            work_out({"model": model, "method": method, **common}, card, rows)
+            plan_for({"model": model, "method": method, **common}, card, rows)
             for model, method, card in CASES
         ]
     except SpecError as error:
         parser.error(str(error))
     if options.json:
-        print(json.dumps([worked.to_json() for worked in table], indent=2))
+        print(json.dumps([row.to_json() for row in table], indent=2))
     else:
         print("\n".join(markdown(table, options.reasons)))
 

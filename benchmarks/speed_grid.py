@@ -15,8 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.memory_grid import LLAMA_1B, LLAMA_8B, TOY_SHORTENING
-from benchmarks.memory_grid import Point as MemoryPoint
+from benchmarks.memory_grid import LLAMA_1B, LLAMA_8B, TOY_SHORTENING, Point
 from benchmarks.memory_grid import job as memory_job
 from benchmarks.memory_inputs import write_model, write_rows
 from core.advise import plan
@@ -51,6 +50,8 @@ NF4: Settings = MappingProxyType(
     }
 )
 METHODS = ("lora", "qlora", "full")
+DEFAULT_BATCH = 8
+"""Rows per forward pass of TRL's defaults."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,13 @@ class Rows:
         """Return the tokens of each row."""
         if self.mean_tokens is None:
             return (self.max_length,) * num_rows
-        generator, shortest = random.Random(0), self.mean_tokens // 8
-        drawn = (
-            shortest + generator.expovariate(1 / (self.mean_tokens - shortest))
-            for _ in range(num_rows)
-        )
-        return tuple(min(self.max_length, round(length)) for length in drawn)
+        generator = random.Random(0)
+        shortest = self.mean_tokens // 8
+        lengths = []
+        for _ in range(num_rows):
+            drawn = shortest + generator.expovariate(1 / (self.mean_tokens - shortest))
+            lengths.append(min(self.max_length, round(drawn)))
+        return tuple(lengths)
 
     @property
     def shortened(self) -> "Rows":
@@ -134,7 +136,7 @@ DENSE_512 = Rows("4x512", 512, 4)
 
 
 @dataclass(frozen=True)
-class Point:
+class SpeedPoint:
     """Training to measure."""
 
     model: str
@@ -155,16 +157,16 @@ class Point:
         return f"{self.group}, {self.contender.name}"
 
     @property
-    def as_toy(self) -> "Point":
+    def as_toy(self) -> "SpeedPoint":
         """Return the point at a size that any machine can train."""
         return replace(self, rows=self.rows.shortened, is_toy=True)
 
     @property
     def config(self) -> dict[str, object]:
         """Return the model's config.json."""
-        sized = memory_job(self.method, 1, self.rows.max_length)
+        fields = memory_job(self.method, 1, self.rows.max_length)
         named = {"architectures": ["LlamaForCausalLM"]}  # by which TRL finds the class
-        return MemoryPoint(self.model, sized, is_toy=self.is_toy).config | named
+        return Point(self.model, fields, is_toy=self.is_toy).config | named
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -176,9 +178,10 @@ class Point:
 
     def num_steps(self, tokens_per_step: float, passes: int) -> int:
         """Return the optimizer steps, of `passes` forward passes each: a multiple of NUM_LINES."""
-        wanted = (TOY_TOKENS if self.is_toy else MEASURED_TOKENS) / tokens_per_step
-        most = max(1, MOST_PASSES // (passes * NUM_LINES))
-        return NUM_LINES * min(most, ceil(max(FEWEST_STEPS, wanted) / NUM_LINES))
+        num_tokens = TOY_TOKENS if self.is_toy else MEASURED_TOKENS
+        wanted = max(FEWEST_STEPS, num_tokens / tokens_per_step)
+        most_steps_per_line = max(1, MOST_PASSES // (passes * NUM_LINES))
+        return NUM_LINES * min(most_steps_per_line, ceil(wanted / NUM_LINES))
 
     def job(self, model: Path, gpu: Gpu) -> JobSpec:
         """Return our program's job, planned for a long run. Raises SpecError."""
@@ -200,7 +203,8 @@ class Point:
         statistics = RowStatistics(
             LONG_RUN_ROWS, self.mean_tokens, min(self.rows.max_length, 3 * int(self.mean_tokens))
         )
-        planned = asked.model_copy(update=dict(plan(asked, self.shape, gpu, statistics).change))
+        change = plan(asked, self.shape, gpu, statistics).change
+        planned = asked.model_copy(update=dict(change))
         tokens = planned.max_length if planned.packing else self.mean_tokens
         steps = self.num_steps(
             planned.effective_batch_size * tokens, planned.gradient_accumulation_steps
@@ -212,7 +216,9 @@ class Point:
     def script(self, model: Path, folder: Path) -> dict[str, Any]:
         """Return the settings of a bare script."""
         contender = self.contender
-        batch, passes = contender.batch or (min(8, self.rows.rows_per_step), 1)
+        batch, passes = min(DEFAULT_BATCH, self.rows.rows_per_step), 1
+        if contender.batch:
+            batch, passes = contender.batch
         steps = self.num_steps(batch * passes * self.mean_tokens, passes)
         config = {
             "max_length": self.rows.max_length,
@@ -239,11 +245,11 @@ class Point:
         }
 
 
-def make_folder(folder: Path, point: Point, model: Path, gpu: Gpu) -> dict[str, Any]:
+def make_folder(folder: Path, point: SpeedPoint, model: Path, gpu: Gpu) -> dict[str, Any]:
     """Write what a point's program reads; return the settings in which it differs from others."""
-    num_rows = (
-        2 * NUM_LINES * FEWEST_STEPS if point.is_toy else MEASURED_TOKENS // int(point.mean_tokens)
-    )
+    num_rows = MEASURED_TOKENS // int(point.mean_tokens)
+    if point.is_toy:
+        num_rows = 2 * NUM_LINES * FEWEST_STEPS
     write_rows(folder / "data" / "train.jsonl", point.rows.lengths(num_rows), STAGES["sft"])
     if not point.contender.profile:
         settings = point.script(model, folder)
@@ -265,7 +271,7 @@ def make_run_folder(folder: Path, job: JobSpec) -> None:
     (folder / "job.json").write_text(job.to_json(), encoding="utf-8")
 
 
-def make_model(folder: Path, point: Point) -> Path:
+def make_model(folder: Path, point: SpeedPoint) -> Path:
     """Return the folder of a point's model, with random weights; made once for each size."""
     size = "toy-" if point.is_toy else ""
     model = folder / f"{size}{point.model.split('/')[1]}"
@@ -289,7 +295,7 @@ GROUPS = tuple(
 )
 *_FAST, _SMALLEST = CONTENDERS
 GRID = (
-    *(Point(*group, contender) for group in GROUPS for contender in _FAST),
-    *(Point(*group, _SMALLEST) for group in GROUPS),
+    *(SpeedPoint(*group, contender) for group in GROUPS for contender in _FAST),
+    *(SpeedPoint(*group, _SMALLEST) for group in GROUPS),
 )
 """Most informative first; the profile that is meant to be slow comes last."""

@@ -7,6 +7,7 @@ The slow tests of tests/training/test_stage_matrix.py compare every line with th
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from core.job import JobSpec, SpecError
 from core.training.contract.methods import METHODS
@@ -18,16 +19,17 @@ WITH_ADAPTER = [method.id for method in METHODS.values() if method.trains_adapte
 
 @dataclass(frozen=True)
 class Setting:
-    """Fields that do not go with everything, tried with all stages (LoRA) or all methods (sft)."""
+    """Fields of a job that some stages or methods refuse."""
 
     title: str
     fields: Mapping[str, object]
-    axis: str = "method"
+    axis: Literal["stage", "method"] = "method"
+    """stage: tried with LoRA in all stages. method: tried in sft with all methods that train an adapter."""
     needs_cuda: bool = False
 
     @property
     def tried_with(self) -> Sequence[str]:
-        """Return the stages or the methods."""
+        """Return the stages or methods to try."""
         return TRAINABLE if self.axis == "stage" else WITH_ADAPTER
 
 
@@ -64,36 +66,37 @@ def stages_by_methods() -> Iterator[str]:
     """Yield a line for each stage, with a column for each method."""
     yield from _head(["stage", *METHODS])
     for stage in TRAINABLE:
-        reasons = (refusal(stage=stage, method=method) for method in METHODS)
-        yield _line(
-            [
-                f"**{stage}**",
-                *("trains" if reason is None else f"refused: {reason}" for reason in reasons),
-            ]
-        )
+        cells = [f"**{stage}**"]
+        for method in METHODS:
+            reason = refusal(stage=stage, method=method)
+            cells.append("trains" if reason is None else f"refused: {reason}")
+        yield _line(cells)
 
 
 def settings_by_axis() -> Iterator[str]:
     """Yield a line for each setting: what it trains with, what it is refused with and why."""
     yield from _head(["setting", "trains with", "refused with"])
     for setting in SETTINGS:
-        reasons = {
-            each: refusal(**{setting.axis: each}, **setting.fields) for each in setting.tried_with
-        }
-        fitting = [each for each, reason in reasons.items() if reason is None]
-        device = " on a CUDA device" if setting.needs_cuda else ""
-        yield _line(
-            [setting.title, (", ".join(fitting) or "none") + device, "<br>".join(_grouped(reasons))]
-        )
+        reasons: dict[str, str] = {}
+        trains_with = []
+        for name in setting.tried_with:
+            reason = refusal(**{setting.axis: name}, **setting.fields)
+            if reason is None:
+                trains_with.append(name)
+            else:
+                reasons[name] = reason
+        names = ", ".join(trains_with) or "none"
+        if setting.needs_cuda:
+            names += " on a CUDA device"
+        yield _line([setting.title, names, "<br>".join(_grouped(reasons))])
 
 
-def _grouped(reasons: Mapping[str, str | None]) -> Iterator[str]:
+def _grouped(reasons: Mapping[str, str]) -> list[str]:
     """Return each reason once, after the names it applies to; a name in the reason becomes "it"."""
     by_reason: dict[str, list[str]] = {}
-    for each, reason in reasons.items():
-        if reason:
-            by_reason.setdefault(reason.replace(each, "it"), []).append(each)
-    return (f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason.replace(name, "it"), []).append(name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
 def _head(cells: Sequence[str]) -> Iterator[str]:

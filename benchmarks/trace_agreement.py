@@ -1,10 +1,11 @@
-"""How far the memory estimate is from the trace, its referee: both describe the same training program.
+"""Compare the memory estimate with the trace of the same training program.
 
     python benchmarks/trace_agreement.py [--quick] [--json]
 
-The estimate simulates a training step in closed form; the trace takes the step with the real classes on tensors without
-data. Prints one line per family and per method: number of jobs, then median and worst of the error of the allocated
-peak and its mean with sign, as shares of the trace's. Asserts nothing; tests/test_trace.py does.
+The estimate simulates a training step in closed form; the trace runs the step with the real classes
+on tensors without data. Prints one line per family and per method: number of jobs, then median and
+worst of the absolute error of the allocated peak, and its mean with sign (bias), as shares of the
+traced peak. Asserts nothing; tests/workers/test_trace.py does.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -36,7 +38,7 @@ SIZES: Mapping[str, object] = {
     "tie_word_embeddings": False,
     **{f"{token}_token_id": 0 for token in ("bos", "eos", "pad")},
 }
-"""A small decoder, with all that tells a large one from another."""
+"""Sizes of a small decoder, with the proportions of a large one."""
 FAMILIES: Mapping[str, Mapping[str, object]] = {
     "llama": {},
     "mistral": {"sliding_window": 512},
@@ -76,9 +78,9 @@ FAMILIES: Mapping[str, Mapping[str, object]] = {
         "intermediate_size": 1024,
     },
 }
-"""Model type -> what its config.json says besides SIZES."""
+"""Model type -> values of its config.json that differ from SIZES or add to them."""
 ONLY_EAGER = ("gemma2", "gpt_oss")
-"""Soft caps and sinks are more than SDPA computes: these fall back to eager."""
+"""Families that always use eager attention, because SDPA has neither soft caps nor sinks."""
 DEEP: Mapping[str, object] = {"num_hidden_layers": 30}
 GPU, OLD_GPU = "rtx-4090", "t4"
 ANSWERS: Mapping[str, object] = {
@@ -87,7 +89,8 @@ ANSWERS: Mapping[str, object] = {
     "max_completion_length": 128,
 }
 LONG_ANSWERS: Mapping[str, object] = {"max_length": 1536, "max_completion_length": 1472}
-"""Beside short prompts: the last token takes more than to read the prompts."""
+"""Answers much longer than their prompts. Generating the last token then takes more memory than
+reading the prompts."""
 EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
     ("llama", DEEP, {"method": "full"}),
     ("llama", DEEP, {"method": "lora", "max_length": 2048}),
@@ -181,12 +184,12 @@ EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
         )
     ),
 )
-"""Family, what differs in its config.json, the job: what the grid leaves out."""
+"""(family, changes of its config.json, fields of the job), for what the grid leaves out."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One job on one model."""
+    """Job on a model."""
 
     name: str
     family: str
@@ -195,18 +198,18 @@ class Case:
 
     @property
     def gpu(self) -> Gpu:
-        """The card it is for."""
+        """GPU of the job."""
         return gpus()[self.job.gpu]
 
     @property
     def request(self) -> TraceRequest:
-        """Request for its trace."""
+        """Request to trace the job."""
         return TraceRequest(self.job, self.config, self.gpu)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Both accounts of one case."""
+    """Estimated and traced peak of one case."""
 
     name: str
     family: str
@@ -216,21 +219,21 @@ class Agreement:
 
     @property
     def error(self) -> float:
-        """Of the estimate, as a share of the trace."""
+        """Error of the estimate, as a share of the trace."""
         return self.estimated_bytes / self.traced_bytes - 1
 
 
 def cases() -> Iterator[Case]:
-    """Every family with every method, checkpointed or not, with SDPA and with eager attention; then the extras."""
+    """Yield every family with every method, checkpointing and attention; then the extras."""
     for family in FAMILIES:
-        for method in METHODS:
-            for checkpointing in (True, False):
-                for attention in ("eager",) if family in ONLY_EAGER else ("sdpa", "eager"):
-                    fields = {
-                        "gradient_checkpointing": checkpointing,
-                        "attn_implementation": attention,
-                    }
-                    yield _case(family, {}, {"method": method, **fields})
+        attentions = ("eager",) if family in ONLY_EAGER else ("sdpa", "eager")
+        for method, checkpointing, attention in product(METHODS, (True, False), attentions):
+            fields = {
+                "method": method,
+                "gradient_checkpointing": checkpointing,
+                "attn_implementation": attention,
+            }
+            yield _case(family, {}, fields)
     for family, config, fields in EXTRAS:
         yield _case(family, config, fields)
 
@@ -243,41 +246,43 @@ QUICK = (
     "cpo qwen3 lora loss_type=simpo",
     "grpo qwen3_moe lora per_device_train_batch_size=4 num_generations=4 max_completion_length=128",
 )
-"""Names of cases that stand for all."""
+"""Names of the cases that --quick compares."""
 
 
 def compare(chosen: Iterable[Case]) -> Iterator[Agreement | TraceError]:
-    """Both accounts of each case, traced one after the other by one child process."""
+    """Yield the agreement of each case. One child process traces them one after the other."""
     chosen = tuple(chosen)
     for case, found in zip(chosen, trace_all(case.request for case in chosen), strict=True):
         yield found if isinstance(found, TraceError) else agreement(case, found)
 
 
 def agreement(case: Case, traced: TraceResult) -> Agreement:
-    """The estimate of a case beside its trace."""
-    estimated = estimate(
-        case.job, ModelShape.from_config(case.config), case.gpu
-    ).peak_allocated_bytes
+    """Return the estimate of a case with its trace."""
+    estimated = estimate(case.job, ModelShape.from_config(case.config), case.gpu)
     return Agreement(
-        case.name, case.family, case.job.method, estimated, traced.peak_allocated_bytes
+        case.name,
+        case.family,
+        case.job.method,
+        estimated.peak_allocated_bytes,
+        traced.peak_allocated_bytes,
     )
 
 
 def _case(family: str, config: Mapping[str, object], fields: Mapping[str, object]) -> Case:
-    usual = {"gpu": GPU, "max_length": 1024}
-    named = str(fields.get("stage", "")), family, str(fields["method"])
-    shown = {
-        key: value
-        for key, value in fields.items()
-        if (key, value) not in UNSAID and value not in named
-    }
-    changed = (f"{key}={value}" for key, value in {**config, **shown}.items())
-    full = {"model_type": family, **SIZES, **FAMILIES[family], **config}
-    name = " ".join(filter(None, (*named, *changed)))
-    return Case(name, family, full, JobSpec.parse({"stage": "sft", **usual, **fields}))
+    words = [family, str(fields["method"])]
+    if "stage" in fields:
+        words.insert(0, str(fields["stage"]))
+    shown = dict(config)
+    for key, value in fields.items():
+        if (key, value) not in NOT_IN_NAMES and value not in words:
+            shown[key] = value
+    name = " ".join([*words, *(f"{key}={value}" for key, value in shown.items())])
+    whole_config = {"model_type": family, **SIZES, **FAMILIES[family], **config}
+    job = JobSpec.parse({"stage": "sft", "gpu": GPU, "max_length": 1024, **fields})
+    return Case(name, family, whole_config, job)
 
 
-UNSAID = (("gradient_checkpointing", True), ("attn_implementation", "sdpa"))
+NOT_IN_NAMES = (("gradient_checkpointing", True), ("attn_implementation", "sdpa"))
 
 
 def _summary(label: str, found: Iterable[Agreement]) -> dict[str, object]:
@@ -308,9 +313,9 @@ def _print_table(
 
 
 def main() -> None:
-    """Prints the table, or one JSON object."""
+    """Compare the cases and print the table, or one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="only the cases that stand for all")
+    parser.add_argument("--quick", action="store_true", help="compare only a few typical cases")
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args()
     began = time.monotonic()
@@ -321,15 +326,13 @@ def main() -> None:
         f"{name}: {answer}" for name, answer in answers.items() if isinstance(answer, TraceError)
     ]
     groups = [_summary("all", found)]
-    groups += [
-        _summary(family, [each for each in found if each.family == family])
-        for family in FAMILIES
-        if not asked.quick
-    ]
-    by_method = {method: [each for each in found if each.method == method] for method in METHODS}
-    groups += [
-        _summary(method, agreements) for method, agreements in by_method.items() if agreements
-    ]
+    if not asked.quick:
+        for family in FAMILIES:
+            groups.append(_summary(family, [each for each in found if each.family == family]))
+    for method in METHODS:
+        agreements = [each for each in found if each.method == method]
+        if agreements:
+            groups.append(_summary(method, agreements))
     if asked.json:
         rows = [asdict(agreement) | {"error": agreement.error} for agreement in found]
         print(json.dumps({"groups": groups, "cases": rows, "failures": failures}))

@@ -1,25 +1,29 @@
-"""Measures how fast our program trains, beside plain TRL and the defaults of others, on the same rows and card.
+"""Measure how fast our program trains, compared with plain TRL and with other tools' settings.
 
-    python benchmarks/training_speed.py [--minutes N] [--out FILE] [--only PATTERN] [--models DIR] [--toy] [--list]
+    python benchmarks/training_speed.py [--minutes N] [--out FILE] [--only PATTERN]
+        [--models DIR] [--toy] [--list]
     python benchmarks/training_speed.py --table FILE
 
-Needs a CUDA device (--toy: none), the packages of the training program, pydantic, psutil and nvidia-ml-py; no network.
-Each point is a process of its own on a model folder with random weights (--models: where these are kept; a temporary
-folder if not named): `python -m training job.json`, planned by one of our profiles, or a bare script with TRL
-(bare_trl.py). Points that a file has already are left out, so a grid can be measured in parts. Speeds are those of the
-last two thirds of a training, when everything is compiled and warm.
+Needs a CUDA device (--toy: none), the packages of the training program, pydantic, psutil and
+nvidia-ml-py; no network. Each point is one process: either `python -m training job.json`, planned
+by one of our profiles, or a short script with TRL (bare_trl.py). Models have random weights and are
+written into the folder --models, else into a temporary one. A point that --out already has is not
+measured again, so a grid can be measured in parts. Speeds are those of the last two thirds of a
+training, after compiling and warming up.
 
 A row is one JSON object a line; what was not measured is absent:
 
-    id, group, contender      the point; those of a group train on the same rows
-    settings                  fields of the job, or of SFTConfig, that are not defaults
+    id, group, contender      the point; points of one group train on the same rows
+    settings                  fields of the job, or of SFTConfig, that differ from the defaults
     gpu, versions             of the machine
-    seconds_per_step, tokens_per_step, tokens_per_second    tokens of the data, without padding
-    peak_allocated_bytes, peak_reserved_bytes               of the whole training
+    seconds_per_step
+    tokens_per_step, tokens_per_second              tokens of the data, without padding
+    peak_allocated_bytes, peak_reserved_bytes       of the whole training
     gemm_flops_per_second     of this machine, measured before
-    gemm_share                of that, what the mathematics of the training needs; recomputing does not count
-    seconds                   of the process, imports and all
-    error                     one sentence in place of the measurements
+    gemm_share                operations that the model's mathematics needs, without recomputing,
+                              as a share of gemm_flops_per_second
+    seconds                   of the process, imports included
+    error                     one sentence instead of measurements
 """
 
 import argparse
@@ -40,9 +44,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure_memory import MAX_LOG_CHARACTERS, failed, is_final
+from benchmarks.measure_memory import MAX_LOG_CHARACTERS, TimeIsOver, failed, is_final
 from benchmarks.memory_scores import read_rows
-from benchmarks.speed_grid import GRID, ROOT, Point, make_folder, make_model
+from benchmarks.speed_grid import GRID, ROOT, SpeedPoint, make_folder, make_model
 from core.device import local_gpu, this_machine
 from core.job import JobSpec
 from core.models import Gpu
@@ -55,51 +59,49 @@ BARE = ROOT / "benchmarks" / "bare_trl.py"
 WARM_UP_SHARE = 1 / 3
 SECONDS_BETWEEN_LOOKS = 0.2
 PATIENCE_SECONDS = 240.0
-"""A point that takes longer hangs: compiling the layers of a large model takes a minute or two."""
+"""A point that takes longer is stuck; compiling the layers of a large model takes 1 to 2 minutes."""
 SILENT = {"TRL_EXPERIMENTAL_SILENCE": "1", "TAILOR_SAVES_NOTHING": "1"}
+COPIED_FROM_RESULT = ("versions", "peak_allocated_bytes", "peak_reserved_bytes")
 WIDTH = 18
 HEAD = "  ms/step  tokens/step  tokens/s    GiB  of GEMM    ours"
 
 
-class TimeIsOver(Exception):
-    """A point was not finished in its time."""
-
-
 def measure(
-    point: Point, model: Path, gpu: Gpu, gemm: float, limit_seconds: float = math.inf
+    point: SpeedPoint, model: Path, gpu: Gpu, gemm: float, limit_seconds: float = math.inf
 ) -> Row:
-    """The row of one point, trained in a new process."""
+    """Return the row of one point, trained in a new process."""
     with tempfile.TemporaryDirectory(prefix="training-speed-") as name:
         folder, began = Path(name), time.monotonic()
         settings = make_folder(folder, point, model, gpu)
-        row = {"id": point.id, "group": point.group, "contender": point.contender.name}
-        row |= {
-            "settings": {key: value for key, value in settings.items() if key != "model"},
-            "gpu": gpu.name,
-        }
+        settings.pop("model", None)
+        row = _names(point) | {"settings": settings, "gpu": gpu.name}
         try:
             exit_code = _train(folder, point, began + limit_seconds)
         except TimeIsOver:
             return row | failed(folder, f"Not finished in {time.monotonic() - began:.0f} s.")
         row["seconds"] = round(time.monotonic() - began, 1)
-        said = _read_json(folder / "status.json") | _read_json(folder / "result.json")
+        result = _read_json(folder / "status.json") | _read_json(folder / "result.json")
         if exit_code:
             last = _last_line(folder / "log.txt")
-            return row | failed(folder, said.get("error") or f"exit code {exit_code}: {last}")
-        kept = ("versions", "peak_allocated_bytes", "peak_reserved_bytes")
-        row |= {key: said[key] for key in kept if said.get(key)} | speed_of(
-            read_lines(folder / "metrics.jsonl")
-        )
+            return row | failed(folder, result.get("error") or f"exit code {exit_code}: {last}")
+        row |= {key: result[key] for key in COPIED_FROM_RESULT if result.get(key)}
+        row |= speed_of(read_lines(folder / "metrics.jsonl"))
         row["gemm_flops_per_second"] = round(gemm)
         row["gemm_share"] = row["tokens_per_second"] * flops_per_token(point) / gemm
         return row
 
 
+def _names(point: SpeedPoint) -> Row:
+    """Return the part of a row that is known before the training."""
+    return {"id": point.id, "group": point.group, "contender": point.contender.name}
+
+
 def speed_of(lines: Sequence[Row]) -> Row:
-    """Seconds and tokens a step, by the lines of a training that come after its first third."""
+    """Return seconds and tokens per step, from the logged lines after the first third."""
     lines = [line for line in lines if "num_tokens" in line]
     first, last = lines[math.ceil(WARM_UP_SHARE * len(lines)) - 1], lines[-1]
-    steps, seconds = last["step"] - first["step"], last["time"] - first["time"]
+    steps = last["step"] - first["step"]
+    seconds = last["time"] - first["time"]
     tokens = last["num_tokens"] - first["num_tokens"]
     return {
         "seconds_per_step": seconds / steps,
@@ -108,21 +110,24 @@ def speed_of(lines: Sequence[Row]) -> Row:
     }
 
 
-def flops_per_token(point: Point) -> float:
-    """What the mathematics of a token of a point takes, whoever computes it."""
+def flops_per_token(point: SpeedPoint) -> float:
+    """Return the operations that a point's model needs for one token, without recomputing."""
     job = JobSpec.parse({"model": "m", "method": point.method, "max_length": point.rows.max_length})
     return model_flops_per_token(job, point.shape, point.mean_tokens)
 
 
-def _train(folder: Path, point: Point, deadline: float) -> int:
-    """Runs a point's program in its folder until it has trained. Returns its exit code. Raises TimeIsOver."""
-    program = (
-        ["-m", "training", "job.json"] if point.contender.profile else [str(BARE), "settings.json"]
-    )
+def _train(folder: Path, point: SpeedPoint, deadline: float) -> int:
+    """Run a point's program in its folder until it has trained. Return its exit code.
+
+    Raises TimeIsOver.
+    """
+    program = [str(BARE), "settings.json"]
+    if point.contender.profile:
+        program = ["-m", "training", "job.json"]
     with started([sys.executable, *program], folder, hides_gpu=point.is_toy) as process:
         while process.poll() is None:
             if _read_json(folder / "status.json").get("phase") == "save":
-                return 0  # a large model would take minutes to write
+                return 0  # writing a large model would take minutes
             if time.monotonic() > deadline:
                 raise TimeIsOver
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -133,9 +138,9 @@ def _train(folder: Path, point: Point, deadline: float) -> int:
 def started(
     command: Sequence[str], folder: Path, hides_gpu: bool, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs in a folder, and is ended with the block at the latest."""
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if hides_gpu else {}
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **SILENT, **hidden, **environment}
+    """Start a program in a folder, and end it with the block at the latest."""
+    offline = {"HF_HUB_OFFLINE": "1", **SILENT}
+    environment = {**os.environ, **offline, **_visible_devices(hides_gpu), **environment}
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -152,12 +157,19 @@ def started(
         process.wait()
 
 
+def _visible_devices(hides_gpu: bool) -> dict[str, str]:
+    """Return the environment variable that hides all GPUs, or nothing."""
+    return {"CUDA_VISIBLE_DEVICES": ""} if hides_gpu else {}
+
+
 def gemm_rate(hides_gpu: bool) -> float:
-    """Floating-point operations per second of this machine, measured in a process that is gone afterwards."""
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if hides_gpu else {}
+    """Return floating-point operations per second of this machine.
+
+    A process of its own measures them, so that none of its memory is in use afterwards.
+    """
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "gemm_rate.py")],
-        env={**os.environ, **hidden},
+        env={**os.environ, **_visible_devices(hides_gpu)},
         capture_output=True,
         check=True,
         text=True,
@@ -166,13 +178,14 @@ def gemm_rate(hides_gpu: bool) -> float:
 
 
 def measure_grid(
-    points: Sequence[Point], gpu: Gpu, options: argparse.Namespace, models: Path
+    points: Sequence[SpeedPoint], gpu: Gpu, options: argparse.Namespace, models: Path
 ) -> list[Row]:
-    """Measures what a file does not have yet, and adds a row to it for each point. Returns all rows of the points."""
-    end, rows = (
-        time.monotonic() + 60 * options.minutes,
-        read_rows(options.out) if options.out else {},
-    )
+    """Measure the points that a file does not have yet, and add a row to it for each.
+
+    Returns the rows of all points, old and new.
+    """
+    end = time.monotonic() + 60 * options.minutes
+    rows = read_rows(options.out) if options.out else {}
     gemm = gemm_rate(options.toy)
     print(f"{gpu.name}: {gemm / 1e12:.1f} TFLOP/s of matrix products", flush=True)
     for point in points:
@@ -183,41 +196,36 @@ def measure_grid(
         if options.out:
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        print(
-            f"{point.id}: {row.get('error') or '{:,.0f} tokens/s'.format(row['tokens_per_second'])}",
-            flush=True,
-        )
+        result = row["error"] if "error" in row else f"{row['tokens_per_second']:,.0f} tokens/s"
+        print(f"{point.id}: {result}", flush=True)
     return [rows[point.id] for point in points if point.id in rows]
 
 
-def _measured(point: Point, gpu: Gpu, gemm: float, models: Path, end: float) -> Row:
-    """The row of a point, whatever happens: one that cannot be measured leaves the others be."""
+def _measured(point: SpeedPoint, gpu: Gpu, gemm: float, models: Path, end: float) -> Row:
+    """Return the row of a point. One that cannot be measured must not stop the others."""
     try:
         model = make_model(models, point)
         left = end - time.monotonic()
         row = measure(point, model, gpu, gemm, min(left, PATIENCE_SECONDS))
-        hangs = (
-            "error" in row and left > PATIENCE_SECONDS and row["error"].startswith("Not finished")
-        )
-        return row | ({"error": f"It hangs: {row['error']}"} if hangs else {})
     except Exception as error:
-        named = {"id": point.id, "group": point.group, "contender": point.contender.name}
-        return named | {
+        return _names(point) | {
             "error": f"{type(error).__name__}: {error}",
             "log_tail": traceback.format_exc()[-MAX_LOG_CHARACTERS:],
         }
+    if left > PATIENCE_SECONDS and row.get("error", "").startswith("Not finished"):
+        row["error"] = f"It hangs: {row['error']}"
+    return row
 
 
 def print_table(rows: Iterable[Row]) -> None:
-    """The rows by group, each beside our fastest."""
+    """Print the rows by group, each compared with our fastest."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["group"], []).append(row)
     for group, members in groups.items():
         print(f"\n{group}\n{'':{WIDTH}}{HEAD}")
-        ours = next(
-            (row["tokens_per_second"] for row in members if "tokens_per_second" in row), math.nan
-        )
+        speeds = [row["tokens_per_second"] for row in members if "tokens_per_second" in row]
+        ours = speeds[0] if speeds else math.nan  # our fastest is the first contender of a group
         for row in members:
             print(f"{row['contender']:{WIDTH}}{_cells(row, ours)}")
 
@@ -225,22 +233,24 @@ def print_table(rows: Iterable[Row]) -> None:
 def _cells(row: Mapping[str, Any], ours: float) -> str:
     if "error" in row:
         return f"  {row['error']}"
-    peak = (
-        f"{row['peak_reserved_bytes'] / GIB:7.1f}" if "peak_reserved_bytes" in row else f"{'-':>7}"
-    )
+    tokens_per_second = row["tokens_per_second"]
+    peak = f"{'-':>7}"
+    if "peak_reserved_bytes" in row:
+        peak = f"{row['peak_reserved_bytes'] / GIB:7.1f}"
     return (
-        f"{1000 * row['seconds_per_step']:9.0f}{row['tokens_per_step']:13,.0f}{row['tokens_per_second']:10,.0f}{peak}"
-        f"{row['gemm_share']:9.1%}{ours / row['tokens_per_second']:7.2f}x"
+        f"{1000 * row['seconds_per_step']:9.0f}{row['tokens_per_step']:13,.0f}"
+        f"{tokens_per_second:10,.0f}{peak}"
+        f"{row['gemm_share']:9.1%}{ours / tokens_per_second:7.2f}x"
     )
 
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "nothing was said"
+    return lines[-1][:300] if lines else "it printed nothing"
 
 
 def read_lines(path: Path) -> list[Row]:
-    """The objects of a file with one a line."""
+    """Return the objects of a file that has one a line."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -248,11 +258,10 @@ def _read_json(path: Path) -> Row:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def main() -> int:
-    """Read the flags, measure, print the table. Returns the exit code."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="begin no point after so many minutes"
+        "--minutes", type=float, default=math.inf, help="start no point after so many minutes"
     )
     parser.add_argument("--out", type=Path, help="rows are added to this file")
     parser.add_argument(
@@ -268,7 +277,12 @@ def main() -> int:
     parser.add_argument(
         "--table", type=Path, help="print the rows of this file as a table and measure none"
     )
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Read the flags, measure, print the table. Returns the exit code."""
+    options = _options()
     points = [point.as_toy if options.toy else point for point in GRID]
     points = [point for point in points if re.search(options.only, point.id, re.IGNORECASE)]
     if options.list:
@@ -278,13 +292,13 @@ def main() -> int:
         print_table(read_rows(options.table).values())
         return 0
     machine = this_machine()
-    if not (machine.gpus or options.toy):
-        print(
-            f"No GPU: {machine.no_gpu_reason}. With --toy the grid runs on the processor.",
-            file=sys.stderr,
-        )
+    if options.toy:
+        machine = dataclasses.replace(machine, gpus=())
+    elif not machine.gpus:
+        reason = f"No GPU: {machine.no_gpu_reason}."
+        print(f"{reason} With --toy the grid runs on the processor.", file=sys.stderr)
         return 2
-    gpu = local_gpu(dataclasses.replace(machine, gpus=()) if options.toy else machine)
+    gpu = local_gpu(machine)
     with tempfile.TemporaryDirectory(prefix="models-") as temporary:
         print_table(measure_grid(points, gpu, options, options.models or Path(temporary)))
     return 0

@@ -1,14 +1,20 @@
-"""Measures what watching costs: a training of ours, watched and as plain TRL by turns, in one process on the processor.
+"""Measure what monitoring a training costs: our program, with and without its monitor, by turns.
 
     python benchmarks/watching_overhead.py [--pairs N] [--steps N] [--logging-steps N] [--json]
 
-Watching is all that Tailor adds to a step of TRL's trainer: metrics, phases, the health of the training, the status of
-the run and the wish to stop. Samples, evaluations and checkpoints are off. It is measured twice in the same run
-(watched_by_turns.py): the seconds within the code that watches, as a share of the rest of the same steps, by the clock
-(writing to the disk counts) and of processor time (waiting for others does not); and, in case that code slowed down
-what is not its own, the watched turns against the plain ones beside them. Others on a shared machine make single turns
-a tenth longer or shorter: so of the differences the median counts, and all have the interval in which they lie with
-95 % certainty. Asserts nothing.
+Our program adds a monitor to TRL's trainer: metrics, phases, divergence, status.json and the
+request to stop. One training on the processor runs with and without it by turns, as
+watched_by_turns.py does it, without samples, evaluations and checkpoints. Its cost is measured in
+two ways:
+
+- Seconds within the monitoring code, as a share of the rest of the same steps: in wall time, which
+  includes writing to the disk, and in processor time, which leaves out waiting for other programs.
+- Seconds of a step with monitoring compared with a step of the neighbouring turn without it. This
+  also finds what monitoring slows down in other code.
+
+Other programs on a shared machine make single turns a tenth longer or shorter, so the second way
+takes the median. Both print the interval in which the true value lies with 95 % certainty. Asserts
+nothing.
 """
 
 import argparse
@@ -24,8 +30,7 @@ from types import MappingProxyType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.memory_grid import LLAMA_1B
-from benchmarks.memory_grid import Point as MemoryPoint
+from benchmarks.memory_grid import LLAMA_1B, Point
 from benchmarks.memory_grid import job as memory_job
 from benchmarks.memory_inputs import write_model, write_rows
 from benchmarks.speed_grid import ROOT, make_run_folder
@@ -37,53 +42,55 @@ PROGRAM = ROOT / "benchmarks" / "watched_by_turns.py"
 SIZES: Mapping[str, object] = MappingProxyType(
     {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "vocab_size": 2048}
 )
-"""Of the model: a step takes a third of a second to one, as one of an 8B does on the fastest card."""
+"""Sizes of the model. A step takes 0.3 to 1 second, as one of an 8B model on the fastest card does."""
 STEADY = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
-"""Freed memory is kept: else 25,000 page faults a step, more or fewer as the heap happens to lie."""
+"""Environment that keeps freed memory in the process. Otherwise a step has about 25,000 page faults,
+and their number depends on chance."""
 NUM_ROWS, LENGTH, BATCH = 256, 256, 8
 MEASURES = ("clock", "processor")
 WARM_UP_STEPS = 10
-"""The memory of the first three steps is measured besides; nothing of that is left later."""
-CERTAINTY, ERRORS = 0.95, 1.96
-"""How many standard errors a mean is off with that certainty."""
+"""Steps before the first turn. The program measures memory in the first three, which takes time."""
+CERTAINTY = 0.95
+STANDARD_ERRORS = 1.96
+"""A mean is off by at most so many standard errors with that certainty."""
+MAX_ERROR_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
 class Share:
-    """What watching takes, as a share of a step without it."""
+    """Cost of monitoring, as a share of a step without it."""
 
     share: float
     low: float
     high: float
-    """The interval in which it lies with 95 % certainty."""
+    """End of the interval in which the share lies with 95 % certainty; `low` is its beginning."""
 
     def __str__(self) -> str:
         return f"{self.share:+.2%} (95 % interval {self.low:+.2%} to {self.high:+.2%})"
 
 
 Turn = Mapping[str, float]
-"""A line of turns.json."""
+"""One item of turns.json."""
 
 
 def measure(folder: Path, job: JobSpec, num_pairs: int, num_steps: int) -> list[Turn]:
-    """The turns of one training, in their order. Raises RuntimeError if it fails."""
+    """Return the turns of one training in their order. Raises RuntimeError if it fails."""
     make_run_folder(folder, job)
     program = [sys.executable, str(PROGRAM), str(num_pairs), str(num_steps)]
     with started(program, folder, hides_gpu=True, **STEADY) as process:
         if process.wait():
-            raise RuntimeError(
-                (folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
-            )
+            log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(log[-MAX_ERROR_CHARACTERS:])
     return list(json.loads((folder / "turns.json").read_text(encoding="utf-8")))
 
 
 def make_job(folder: Path, num_pairs: int, num_steps: int, logging_steps: int) -> JobSpec:
-    """Writes a model and its rows; the job that trains it for as long as all turns take."""
-    config = MemoryPoint(LLAMA_1B, memory_job("lora", BATCH, LENGTH), is_toy=True).config | SIZES
+    """Write a model and its rows; return a job with enough steps for all turns."""
+    config = Point(LLAMA_1B, memory_job("lora", BATCH, LENGTH), is_toy=True).config | SIZES
     write_model(folder / "model", config | {"architectures": ["LlamaForCausalLM"]}, has_holes=False)
     write_rows(folder / "run" / "data" / "train.jsonl", (LENGTH,) * NUM_ROWS, STAGES["sft"])
     return JobSpec.parse(
@@ -106,29 +113,33 @@ def make_job(folder: Path, num_pairs: int, num_steps: int, logging_steps: int) -
 
 
 def own_share(turns: Sequence[Turn], measure: str) -> Share:
-    """The time within the code that watches over that of the rest of the watched steps."""
-    watched = [turn for turn in turns if turn["is_watched"]]
-    shares = [turn[f"own_{measure}"] / (turn[measure] - turn[f"own_{measure}"]) for turn in watched]
-    mean, error = statistics.mean(shares), statistics.stdev(shares) / len(shares) ** 0.5
-    return Share(mean, mean - ERRORS * error, mean + ERRORS * error)
+    """Return the time within the monitoring code, as a share of the rest of the watched steps."""
+    shares = []
+    for turn in turns:
+        if turn["is_watched"]:
+            own = turn[f"own_{measure}"]
+            shares.append(own / (turn[measure] - own))
+    mean = statistics.mean(shares)
+    error = STANDARD_ERRORS * statistics.stdev(shares) / len(shares) ** 0.5
+    return Share(mean, mean - error, mean + error)
 
 
 def share_by_turns(turns: Sequence[Turn], measure: str) -> Share:
-    """The median of what a watched turn takes more than the plain one beside it."""
-    pairs = [
-        sorted(pair, key=lambda turn: turn["is_watched"])
-        for pair in zip(turns[::2], turns[1::2], strict=True)
-    ]
-    shares = sorted(watched[measure] / plain[measure] - 1 for plain, watched in pairs)
+    """Return how much longer a step of a watched turn is than one of its neighbour: the median."""
+    shares = []
+    for pair in zip(turns[::2], turns[1::2], strict=True):
+        plain, watched = sorted(pair, key=lambda turn: turn["is_watched"])
+        shares.append(watched[measure] / plain[measure] - 1)
+    shares.sort()
     rank = rank_of_interval(len(shares))
     return Share(statistics.median(shares), shares[rank], shares[-1 - rank])
 
 
 def rank_of_interval(count: int) -> int:
-    """So many of the lowest and of the highest values lie outside the interval of their median.
+    """Return how many values to leave out at each end, so that the rest spans their median.
 
-    The median of what they are drawn from is above the r lowest unless fewer than r are below it, as if that many coins
-    had shown heads.
+    This is the sign test. Each value lies below the true median with probability 1/2, as a coin
+    shows heads, so the number of values below it is binomially distributed.
     """
     outside, rank = 0.0, 0
     while rank < (count - 1) // 2:
@@ -152,27 +163,26 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="watching-overhead-") as name:
         job = make_job(Path(name), options.pairs, options.steps, options.logging_steps)
         turns = measure(Path(name) / "run", job, options.pairs, options.steps)
-    print(json.dumps(found_in(turns)) if options.json else "\n".join(told(turns)))
+    if options.json:
+        print(json.dumps(to_json(turns)))
+    else:
+        print("\n".join(text_lines(turns)))
     return 0
 
 
-def found_in(turns: Sequence[Turn]) -> dict[str, Mapping[str, float]]:
-    """All shares, for a program."""
-    found = {f"own_{measure}": own_share(turns, measure) for measure in MEASURES}
-    return {
-        name: asdict(share)
-        for name, share in (found | {"turns": share_by_turns(turns, "processor")}).items()
-    }
+def to_json(turns: Sequence[Turn]) -> dict[str, Mapping[str, float]]:
+    """Return all shares as JSON values."""
+    shares = {f"own_{measure}": own_share(turns, measure) for measure in MEASURES}
+    shares["turns"] = share_by_turns(turns, "processor")
+    return {name: asdict(share) for name, share in shares.items()}
 
 
-def told(turns: Sequence[Turn]) -> Iterator[str]:
-    """All shares, for a person."""
+def text_lines(turns: Sequence[Turn]) -> Iterator[str]:
+    """Yield all shares as lines of text."""
     watched = [turn for turn in turns if turn["is_watched"]]
     for measure in MEASURES:
-        own, whole = (
-            1000 * statistics.mean(turn[name] for turn in watched)
-            for name in (f"own_{measure}", measure)
-        )
+        own = 1000 * statistics.mean(turn[f"own_{measure}"] for turn in watched)
+        whole = 1000 * statistics.mean(turn[measure] for turn in watched)
         yield f"{measure:9}  {own:.1f} of {whole:.0f} ms a step: {own_share(turns, measure)}"
     yield f"by turns   processor time of {len(watched)} pairs: {share_by_turns(turns, 'processor')}"
 

@@ -32,23 +32,22 @@ MODELS = (
 METHOD_IDS = ("full", "lora", "qlora")
 GPUS = ("t4", "rtx-3060", "rtx-4090", "rtx-5090", "l40s", "a100-80gb", "h100", "h200")
 NOTHING = "–"
+"""Stands for a card that is too small for any batch."""
 
 
 def markdown(cells: Sequence[Cell]) -> Iterator[str]:
     """Yield the lines of the table: a row for each model and method, a column for each card."""
     cards = tuple(dict.fromkeys(cell.gpu for cell in cells))
     batches = {(cell.model, cell.method, cell.gpu): cell.batch for cell in cells}
-    yield from _row("model", "method", *(gpus()[card].name for card in cards))
-    yield from _row("---", "---", *("--:" for _ in cards))
+    yield _row("model", "method", *(gpus()[card].name for card in cards))
+    yield _row("---", "---", *("--:" for _ in cards))
     for model, method in dict.fromkeys((cell.model, cell.method) for cell in cells):
-        sizes = (batches[model, method, card] for card in cards)
-        yield from _row(
-            models()[model].name, METHODS[method].title, *(f"{size or NOTHING}" for size in sizes)
-        )
+        sizes = [str(batches[model, method, card] or NOTHING) for card in cards]
+        yield _row(models()[model].name, METHODS[method].title, *sizes)
 
 
-def _row(*texts: str) -> Iterator[str]:
-    yield f"| {' | '.join(texts)} |"
+def _row(*texts: str) -> str:
+    return f"| {' | '.join(texts)} |"
 
 
 def main() -> None:
@@ -63,11 +62,10 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens of a row")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     options = parser.parse_args()
-    chosen = [(model, models()[model].shape) for model in options.models]
+    shapes = [(model, models()[model].shape) for model in options.models]
+    cards = [gpus()[card] for card in options.gpus]
     try:
-        cells = what_fits(
-            chosen, METHOD_IDS, [gpus()[gpu] for gpu in options.gpus], options.max_length
-        )
+        cells = what_fits(shapes, METHOD_IDS, cards, options.max_length)
     except SpecError as error:
         parser.error(str(error))
     if options.json:

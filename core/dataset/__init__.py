@@ -18,6 +18,7 @@ __all__ = [
     "formats",
     "intake",
     "preview",
+    "reading",
     "report",
     "rewrite",
     "token_lengths",

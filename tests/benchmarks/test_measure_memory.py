@@ -24,7 +24,7 @@ from benchmarks.memory_grid import (
     GRID,
     MOST_SAVED_PARAMETERS,
     Point,
-    Rows,
+    RowKind,
     job,
     toys,
 )
@@ -124,7 +124,7 @@ def test_the_first_points_have_every_choice(field: str, choices: set[object]) ->
 
 
 def test_the_first_points_have_every_kind_of_rows() -> None:
-    assert {point.rows for point in FIRST} == set(get_args(Rows))
+    assert {point.rows for point in FIRST} == set(get_args(RowKind))
 
 
 def test_the_first_points_have_every_family() -> None:
