@@ -1,4 +1,4 @@
-"""A stage is one record and one builder: no other file of core asks which stage a job has."""
+"""Test that a stage is one record and one builder: no other file of core names a stage."""
 
 import ast
 from collections.abc import Iterator

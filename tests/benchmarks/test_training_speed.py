@@ -1,4 +1,4 @@
-"""Test the benchmark of training speed: its grid, its rows and table, and that every point trains."""
+"""Test the benchmark of training speed: its grid, rows and table, and that every point trains."""
 
 import argparse
 import json

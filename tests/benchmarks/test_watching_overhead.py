@@ -36,7 +36,7 @@ TURNS = [
 ]
 
 
-def test_the_time_of_the_monitoring_code_is_a_share_of_the_rest_of_the_step() -> None:
+def test_the_time_of_the_monitoring_code_is_a_share_of_the_rest() -> None:
     assert own_share(TURNS, "processor").share == pytest.approx((0.01 + 0.03 + 0.02) / 3)
     found = own_share(TURNS, "clock")
     assert found.low < found.share < found.high
@@ -50,7 +50,7 @@ def test_a_watched_turn_is_compared_with_the_plain_one_beside_it() -> None:
 
 @pytest.mark.parametrize(("count", "rank"), [(1, 0), (5, 0), (6, 0), (9, 1), (20, 5), (40, 13)])
 def test_the_interval_of_a_median_is_that_of_the_sign_test(count: int, rank: int) -> None:
-    """The ranks are those in published tables of the sign test."""
+    """Check the ranks against published tables of the sign test."""
     assert rank_of_interval(count) == rank
 
 

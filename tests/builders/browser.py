@@ -1,4 +1,4 @@
-"""What the stories in a browser stand on: a real `python app.py`, and the few things a person does on its page."""
+"""Run a real `python app.py` for browser tests, and do on its page what a person does."""
 
 import os
 import re
@@ -28,6 +28,7 @@ QUIET = [
     "--disable-background-networking",
     "--disable-sync",
 ]
+START_SECONDS = 60
 TRAINING_MS = 240_000
 BROWSER_TESTS = [
     pytest.mark.browser,
@@ -41,7 +42,7 @@ expect.set_options(timeout=30_000)
 
 
 class App:
-    """A real `python app.py` on a port of its own."""
+    """Running `python app.py` on a free port."""
 
     def __init__(self, home: Path):
         port = _free_port()
@@ -58,9 +59,8 @@ class App:
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         self.started = time.monotonic()
         while not self._answers():
-            assert self.process.poll() is None and time.monotonic() - self.started < 60, (
-                "the page never came up"
-            )
+            assert self.process.poll() is None, "the app ended before the page came up"
+            assert time.monotonic() - self.started < START_SECONDS, "the page never came up"
             time.sleep(0.1)
 
     def _answers(self) -> bool:
@@ -70,7 +70,10 @@ class App:
             return False
 
     def end(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Ends it, if it has not ended yet: by force if it takes no notice, as a shell's background jobs may not."""
+        """End the app unless it has ended. Kill it if it ignores the signal.
+
+        A background job of a shell may ignore SIGINT.
+        """
         if self.process.poll() is None:
             self.process.send_signal(how)
             with suppress(subprocess.TimeoutExpired):
@@ -86,7 +89,7 @@ def _free_port() -> int:
 
 
 def open_form(page: Page, app: App) -> None:
-    """The page with the demo's form on it, its estimate made, and the command open that says what the form holds."""
+    """Open the page, wait for the estimate of the demo, and show the command line of the form."""
     page.goto(app.url)
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
     page.get_by_text("Command line").click()
@@ -94,13 +97,13 @@ def open_form(page: Page, app: App) -> None:
 
 
 def set_number(page: Page, field: str, value: float) -> None:
-    """Types a number that is not the default, and waits until the app has taken it in."""
+    """Type a number that is not the default, and wait until the app has received it."""
     page.locator(f"#field-{field} input").fill(f"{value:g}")
     wait_for_flag(page, field, f"{value:g}")
 
 
 def choose(page: Page, field: str, text: str, value: str) -> None:
-    """Types into a searchable menu, takes the first that matches, and waits until the app has taken in its value."""
+    """Type into a searchable menu, pick the first match, and wait until the app has its value."""
     box = page.locator(f"#field-{field} input")
     box.click()
     box.fill(text[:-1])
@@ -110,31 +113,34 @@ def choose(page: Page, field: str, text: str, value: str) -> None:
 
 
 def choose_method(page: Page, label: str, method: str) -> None:
-    """Presses one of the methods, and waits until the app has taken it in."""
+    """Press a method, and wait until the app has received it."""
     page.get_by_label(label, exact=True).check()
     wait_for_flag(page, "method", method)
 
 
 def wait_for_flag(page: Page, field: str, value: str) -> None:
-    """The command line on the page shows what the app knows of the form."""
+    """Wait until the command line on the page has a flag, which shows that the app knows it."""
     flag = rf"--{field.replace('_', '-')} '?{re.escape(value)}'?( |$)"
     expect(page.locator("#command")).to_contain_text(re.compile(flag))
 
 
 def press(page: Page, name: str) -> None:
-    """Presses the button of that name."""
+    """Press the button of that name."""
     page.get_by_role("button", name=name).click()
 
 
 def unfold(page: Page, heading: str) -> None:
-    """Opens what is folded up, and waits as long as no person could: Gradio puts it on the page, and what stands in
-    it a frame later, over what would have been typed by then."""
+    """Open a folded section, and wait a moment, as a person does.
+
+    Gradio sets the values of the fields in it one frame after it shows them, and would overwrite
+    text that was typed before.
+    """
     page.get_by_text(heading).click()
     page.wait_for_timeout(300)
 
 
 def state(page: Page) -> Locator:
-    """The sentence that says what the shown run is doing."""
+    """Return the element that says what the shown run is doing."""
     return page.locator("#run-header .state")
 
 
@@ -143,7 +149,7 @@ def wait_until_finished(page: Page) -> None:
 
 
 def points_of(page: Page, plot: str) -> int:
-    """How many points the first line of a plot has."""
+    """Return the number of points of a plot's first line."""
     script = (
         "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)?.data?.[0]?.x?.length ?? 0"
     )

@@ -25,9 +25,9 @@ def llama(method: str, **changes: object) -> dict[str, object]:
 
 
 class FormPage:
-    """The form of one open page: its values in the browser, and its states on the server.
+    """Form of one open page: its values in the browser, and its states on the server.
 
-    Every event sends values and states to a handler and takes over what comes back.
+    Every event sends values and states to a handler, and applies the updates that it returns.
     """
 
     def __init__(self, handlers: Handlers, form: Mapping[str, object] | None = None) -> None:

@@ -1,11 +1,13 @@
-"""Models of some families small enough for any test, the same four texts in several kinds of batches, and what a model
-learns from them.
+"""Tiny models of several families, and four texts in several kinds of batches.
+
+`learn` returns the losses and gradients of a model on them, which tests compare.
 """
 
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy, pad
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from core.training.model import attention
@@ -31,17 +33,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama4_text": {"attention_chunk_size": 5, "intermediate_size_mlp": 48, "num_local_experts": 2},
 }
 CAPPED: dict[str, dict[str, Any]] = {"gemma2": {"sliding_window": 5, "attn_logit_softcapping": 2.0}}
-"""Those that only eager and FlexAttention can compute."""
+"""Families that only eager attention and FlexAttention can compute."""
 LENGTHS = (9, 6, 1, 14)
-"""Of four texts: the first two are as long together as the last two."""
+"""Tokens of four texts. The first two have as many together as the last two."""
 Batches = list[dict[str, Any]]
-"""Each with the inputs of a model and the labels of its tokens, -100 where none is to be learnt."""
+"""Batches with the `inputs` of a model and the `labels` of its tokens, -100 for no loss."""
 Learnt = tuple[torch.Tensor, dict[str, torch.Tensor]]
 """Losses of the tokens, gradients of the weights."""
 
 
 def model_of(family: str, attn_implementation: str = "sdpa") -> Any:
-    """A model of a family, always with the same weights."""
+    """Return a model of a family, always with the same weights."""
     attention.register()
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **TINY | (FAMILIES | CAPPED)[family])
@@ -49,7 +51,7 @@ def model_of(family: str, attn_implementation: str = "sdpa") -> Any:
 
 
 def adapted(model: Any) -> Any:
-    """With adapters that do something from the first step on, in float32."""
+    """Return a model with LoRA adapters in float32 that change its output from the first step on."""
     torch.manual_seed(0)
     return get_peft_model(
         model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
@@ -57,32 +59,30 @@ def adapted(model: Any) -> Any:
 
 
 def sequences() -> list[torch.Tensor]:
-    """The token ids of four texts."""
+    """Return the token ids of four texts."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(1, 96, (1, length), generator=generator) for length in LENGTHS]
 
 
 def learn(model: Any, batches: Batches) -> Learnt:
-    """The losses of all tokens that have a token before them, in their order, and the gradients of their sum."""
+    """Return the losses of all tokens but the first of each text, and the gradients of their sum."""
     model.zero_grad()
     losses = []
     for batch in batches:
         logits = model(**batch["inputs"], use_cache=False).logits[:, :-1]
         labels = batch["labels"][:, 1:]
-        losses.append(
-            torch.nn.functional.cross_entropy(
-                logits[labels >= 0], labels[labels >= 0], reduction="none"
-            )
-        )
+        counts = labels >= 0
+        losses.append(cross_entropy(logits[counts], labels[counts], reduction="none"))
     torch.cat(losses).sum().backward()
-    trained = {
-        name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None
-    }
-    return torch.cat(losses).detach(), trained
+    gradients = {}
+    for name, weight in model.named_parameters():
+        if weight.grad is not None:
+            gradients[name] = weight.grad
+    return torch.cat(losses).detach(), gradients
 
 
 def kept_bytes(model: Any) -> int:
-    """What a forward pass keeps for the backward pass, each tensor once, without the weights."""
+    """Return the bytes that a forward pass saves for the backward pass, weights left out."""
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -96,11 +96,15 @@ def kept_bytes(model: Any) -> int:
 
 
 def apart() -> Batches:
+    """Return each text as a batch of its own."""
     return [{"inputs": {"input_ids": ids}, "labels": ids} for ids in sequences()]
 
 
 def packed(num_rows: int = 1) -> Batches:
-    """All in rows of the same length without padding, as TRL packs them: only the positions tell them apart."""
+    """Return the texts in rows of equal length without padding, as TRL packs them.
+
+    Only the position ids say where a text begins.
+    """
     ids = torch.cat(sequences(), dim=1).view(num_rows, -1)
     positions = torch.cat([torch.arange(length) for length in LENGTHS]).view(num_rows, -1)
     inputs = {"input_ids": ids, "position_ids": positions}
@@ -108,27 +112,21 @@ def packed(num_rows: int = 1) -> Batches:
 
 
 def padded(side: str = "right") -> Batches:
-    """Rows as long as the longest, with the mask that says where the text is."""
-    pads = [
-        (0, max(LENGTHS) - length) if side == "right" else (max(LENGTHS) - length, 0)
-        for length in LENGTHS
-    ]
-    ids = torch.cat(
-        [torch.nn.functional.pad(text, pad) for text, pad in zip(sequences(), pads, strict=True)]
-    )
+    """Return the texts in rows that are padded to the longest, with a mask of the padding."""
+    rows = []
+    for text in sequences():
+        num_pads = max(LENGTHS) - text.shape[1]
+        rows.append(pad(text, (0, num_pads) if side == "right" else (num_pads, 0)))
+    ids = torch.cat(rows)
     mask = (ids > 0).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-    return [
-        {
-            "inputs": inputs,
-            "labels": ids.masked_fill(mask == 0, -100).masked_fill(positions == 0, -100),
-        }
-    ]
+    labels = ids.masked_fill(mask == 0, -100).masked_fill(positions == 0, -100)
+    return [{"inputs": inputs, "labels": labels}]
 
 
 def assert_same(learnt: Learnt, expected: Learnt, tolerance: float = 1e-5) -> None:
-    """The same losses and gradients, but for what rounding leaves of each tensor's largest number."""
+    """Assert that losses and gradients are equal within `tolerance` of each tensor's maximum."""
     assert learnt[1].keys() == expected[1].keys()
     for name, wanted in {"losses": expected[0], **expected[1]}.items():
         found = learnt[0] if name == "losses" else learnt[1][name]

@@ -1,4 +1,4 @@
-"""Run folders for tests of the training program: a few rows, the demo model, a job of a few steps."""
+"""Make run folders for tests of the training program: the demo model, a few rows and steps."""
 
 import json
 import shutil

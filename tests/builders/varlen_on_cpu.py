@@ -1,5 +1,7 @@
-"""PyTorch's variable-length kernel, which CUDA alone has, written out for the CPU: what lies between its call and its
-gradients can be tested without a GPU. Importing this registers it.
+"""Register a CPU version of PyTorch's variable-length attention kernel, which only CUDA has.
+
+With it, tests without a GPU can run models that use the kernel, forward and backward. Importing
+this module registers it.
 
 Shapes: S tokens, H heads of queries, K of keys and values, D numbers a head.
 """
@@ -19,7 +21,10 @@ def _weights_HSS(
     scale: float | None,
     window: list[int],
 ) -> torch.Tensor:
-    """Who looks at whom: within a sequence, at most `window[0]` tokens back, never ahead."""
+    """Return the attention weights: each token sees those before it in its sequence.
+
+    It sees at most `window[0]` tokens back; -1 is no limit.
+    """
     tokens = torch.arange(len(query))
     sequence = torch.bucketize(tokens, ends, right=True)
     distance = tokens[:, None] - tokens[None]
@@ -41,7 +46,9 @@ def _forward(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, *rest: Any
 ) -> Tensors:
     _, max_q, max_k, is_causal, scale, window, *_ = rest
-    assert ends.dtype == torch.int32 and max_q == max_k == int(ends.diff().max()) and window[1] == 0
+    assert ends.dtype == torch.int32
+    assert max_q == max_k == int(ends.diff().max())
+    assert window[1] == 0
     assert is_causal == (window[0] == -1)
     weights = _weights_HSS(query, key, ends, scale, window)
     out = torch.einsum("hst,thd->shd", weights, _for_each_query(query, value))
@@ -69,6 +76,6 @@ def _backward(
 
 
 def _shared(grad_SHD: torch.Tensor, states_SKD: torch.Tensor) -> torch.Tensor:
-    """The gradients of a head of keys or values, summed over the queries' heads that share it."""
+    """Return the gradients of keys or values, summed over the heads of queries that share them."""
     tokens, heads, size = states_SKD.shape
     return grad_SHD.reshape(tokens, heads, -1, size).sum(2)

@@ -112,12 +112,15 @@ def _t4(row: Json) -> MeasuredRow | None:
     if not spec["dims"].get("hidden_size"):
         return None
     is_4bit = settings["quantization"] == "nf4"
+    quantization = None
+    if is_4bit:
+        quantization = Quantization(4, bool(settings["double_quant"]))
     program = OtherProgram(
         shape=_shape_of_dims(spec["model"], spec["dims"]),
         batch_size=settings["batch_size"],
         sequence_length=settings["seq_len"],
         lora=Lora(settings["lora_rank"], 4, frozenset(settings["lora_targets"])),
-        quantization=Quantization(4, bool(settings["double_quant"])) if is_4bit else None,
+        quantization=quantization,
         upcasts_unquantized=is_4bit,
         is_float16=True,
         attention="eager" if settings["attn_impl"] == "eager" else "efficient",
@@ -234,12 +237,13 @@ def _qwen(row: Json) -> MeasuredRow | None:
     if spec["ngpu"] != 1 or "emb" in spec["method"]:
         return None
     is_full = "Full" in spec["method"]
+    is_4bit = spec["method"].startswith("Q")
     program = OtherProgram(
         shape=_shape(f"Qwen-{spec['size']}"),
         batch_size=1,
         sequence_length=spec["T"],
         lora=None if is_full else Lora(64, 4, dropout=0.05),
-        quantization=Quantization(4) if spec["method"].startswith("Q") else None,
+        quantization=_nf4(is_4bit),
         autocast=True,
         attention="flash",
         accumulation_steps=2,
@@ -260,7 +264,7 @@ def _swift(row: Json) -> MeasuredRow | None:
         batch_size=spec["B"],
         sequence_length=spec["T"],
         lora=None if spec["full"] else Lora(spec["r"], 4, targets, dropout=0.05),
-        quantization=Quantization(4) if is_4bit else None,
+        quantization=_nf4(is_4bit),
         autocast=True,
         attention="flash",
         checkpointing=bool(spec["gc"]),
@@ -269,6 +273,10 @@ def _swift(row: Json) -> MeasuredRow | None:
     return MeasuredRow(
         "A100 ms-swift 2024", "reserved", program, row["value_bytes"], two_steps, row
     )
+
+
+def _nf4(is_4bit: bool) -> Quantization | None:
+    return Quantization(4) if is_4bit else None
 
 
 def _version(row: Json, package: str) -> tuple[int, int]:

@@ -47,7 +47,7 @@ def weights_of(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of supervised fine-tuning with an adapter of rank 8."""
+    """Train a run of supervised fine-tuning with an adapter of rank 8."""
     run = make_stage_run(tmp_path_factory.mktemp("earlier") / "run", "sft", lora_r=8)
     assert train(run) == FINISHED
     return run
@@ -55,7 +55,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def continued(earlier: Path) -> Path:
-    """A run of DPO that continues with the earlier adapter."""
+    """Train a run of DPO that continues with the earlier adapter."""
     run = make_stage_run(earlier.parent / "dpo", "dpo", adapter=str(earlier), max_steps=4)
     assert train(run) == FINISHED
     return run
@@ -148,7 +148,7 @@ def test_a_converted_adapter_keeps_layers_that_train_whole(tmp_path: Path) -> No
 
 @pytest.fixture
 def loftq_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Let LoftQ run on a CPU; collect the share of each layer's quantization error that it leaves."""
+    """Let LoftQ run on a CPU, and collect the share of quantization error that remains, by layer."""
     import torch
     from bitsandbytes.functional import dequantize_4bit
     from peft.utils import loftq_utils
@@ -240,7 +240,7 @@ def test_a_layer_that_is_not_there_cannot_train_whole(tmp_path: Path) -> None:
 
 @pytest.fixture
 def float16_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A base in float16 that computes in bfloat16, which a CPU can."""
+    """Load bases in float16 and compute in bfloat16, which a CPU can."""
     import torch
 
     from core.training.model import load

@@ -1,4 +1,7 @@
-"""How often layers are compiled, and what their recomputation is taken to cost. Graphs run as they are, unbuilt."""
+"""Test how often layers are compiled, and the cost that torch assumes for recomputing them.
+
+Graphs run as they are: no kernel is built.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,16 +22,15 @@ from tests.builders.tiny_models import adapted, model_of
 pytestmark = [
     pytest.mark.training,
     pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning"),
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning", "ignore::UserWarning"
-    ),  # from within PyTorch's compiler
+    # from within PyTorch's compiler
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
 ]
 assert tests.builders.varlen_on_cpu
 
 
 @pytest.fixture
 def graphs() -> Iterator[list[str]]:
-    """The forward and backward graphs that are compiled, by their operations; one that is refused fails the test."""
+    """Collect the operations of each compiled graph; fail if a recompilation is refused."""
     from torch._inductor import compile_fx  # warns
 
     found: list[str] = []
@@ -77,7 +79,7 @@ def test_the_layers_of_a_model_are_compiled_once_the_first_included(graphs: list
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_no_batch_runs_uncompiled_whatever_its_size(graphs: list[str], family: str) -> None:
+def test_batches_of_all_sizes_run_compiled(graphs: list[str], family: str) -> None:
     model = compiled(family)
     for num_rows, length in ((4, 12), (4, 10), (4, 7), (3, 9), (1, 8), (2, 4)):
         for trains in (True, False):
@@ -93,19 +95,20 @@ def test_joined_rows_of_other_lengths_cost_one_more_compilation(
     graphs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "has_kernel", lambda device: True)
-    model, counts = compiled("llama", "varlen").bfloat16(), []
+    model = compiled("llama", "varlen").bfloat16()
+    counts = []
     for lengths in ((9, 7), (5, 6, 5), (3, 4, 9), (2, 2, 2, 10), (8, 8)):
         positions = torch.cat([torch.arange(length) for length in lengths])[None]
         ids = torch.ones_like(positions)
         with torch.autocast("cpu", torch.bfloat16):
-            model(
-                input_ids=ids, position_ids=positions, labels=ids, use_cache=False
-            ).loss.backward()
+            output = model(input_ids=ids, position_ids=positions, labels=ids, use_cache=False)
+            output.loss.backward()
         counts.append(len(graphs))
-    assert counts[0] == 2 and counts[-1] == counts[2] <= 4
+    assert counts[0] == 2
+    assert counts[-1] == counts[2] <= 4
 
 
-def test_answers_are_drawn_uncompiled(graphs: list[str]) -> None:
+def test_answers_are_generated_uncompiled(graphs: list[str]) -> None:
     model = compiled("llama").eval()
     for length in (3, 5):
         ids = torch.ones(1, length, dtype=torch.long)
@@ -133,25 +136,24 @@ def test_varlen_attention_is_computed_again_last(
     assert (backward.count("varlen_attn") > 1) == is_again
 
 
-def test_attention_with_shared_keys_has_a_cost_whatever_torch_knows(
+def test_attention_with_shared_keys_has_a_cost_in_every_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     q, k = torch.empty(2, 8, 5, 16, device="meta"), torch.empty(2, 2, 7, 16, device="meta")
     known = sdpa_flop_count(q.shape, k.shape, k.shape)
 
     def refuse(query: Any, key: Any, value: Any) -> int:
+        """As torch 2.11 does where heads share keys."""
         raise AssertionError("sdpa_flop_count: query/key/value shapes are incompatible")
 
-    monkeypatch.setattr(
-        flop_counter, "sdpa_flop_count", refuse
-    )  # as torch 2.11 does where heads are shared
+    monkeypatch.setattr(flop_counter, "sdpa_flop_count", refuse)
     compile_layers(torch.nn.Linear(1, 1))
     with FlopCounterMode(display=False) as counter:
         torch.ops.aten._scaled_dot_product_flash_attention(q, k, k)
     assert counter.get_total_flops() == known == 2 * 2 * 8 * 5 * 7 * (16 + 16)
 
 
-def test_a_4_bit_product_is_taken_to_cost_what_it_costs() -> None:
+def test_a_4_bit_matmul_is_counted_with_all_its_operations() -> None:
     layer = bitsandbytes.nn.Linear4bit(
         64, 128, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
     ).to("cpu")

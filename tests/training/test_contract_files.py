@@ -1,4 +1,4 @@
-"""Files, process identities and checkpoint names that the training program and the rest of core share."""
+"""Test files, process identities and checkpoint names that training and the rest of core share."""
 
 import errno
 import os

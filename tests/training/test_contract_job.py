@@ -1,4 +1,4 @@
-"""The job of the training program: the fields of JobSpec, and what is read of job files of other versions."""
+"""Test the job of the training program: it has JobSpec's fields, and reads older job files."""
 
 from dataclasses import MISSING, fields
 

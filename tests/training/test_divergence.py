@@ -137,7 +137,7 @@ def ruin_weights_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has diverged."""
+    """Train a run that diverges."""
     folder = tmp_path_factory.mktemp("diverged")
     run = make_run(folder / "run", method="full", max_steps=50, save_steps=2)
     with pytest.MonkeyPatch.context() as patched:

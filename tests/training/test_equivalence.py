@@ -1,4 +1,4 @@
-"""Correctness before speed: whatever makes a step faster or smaller leaves losses and gradients as they were."""
+"""Test that every option for speed or memory leaves losses and gradients as they are."""
 
 import copy
 import json
@@ -36,6 +36,8 @@ DEMO_SHAPE = ModelShape.from_config(
     json.loads((DEMO / "model" / "config.json").read_text(encoding="utf-8"))
 )
 
+FROM_COMPILER = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+"""For warnings within PyTorch's compiler."""
 pytestmark = [
     pytest.mark.training,
     pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning"),
@@ -45,7 +47,7 @@ pytestmark = [
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "causal", "varlen"])
 @pytest.mark.parametrize("num_rows", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_rows_teach_what_their_sequences_teach_one_by_one(
+def test_packed_rows_give_the_gradients_of_their_texts_one_by_one(
     family: str, num_rows: int, attn_implementation: str
 ) -> None:
     model = model_of(family, attn_implementation)
@@ -55,7 +57,7 @@ def test_packed_rows_teach_what_their_sequences_teach_one_by_one(
 @pytest.mark.parametrize("attn_implementation", ["causal", "varlen"])
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padded_rows_teach_the_same_with_and_without_a_mask(
+def test_padded_rows_give_the_same_gradients_without_a_mask(
     family: str, side: str, attn_implementation: str
 ) -> None:
     model = model_of(family, attn_implementation)
@@ -64,26 +66,24 @@ def test_padded_rows_teach_the_same_with_and_without_a_mask(
 
 @pytest.fixture
 def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """FlexAttention's plain arithmetic, which can go back on a CPU too, where its kernels cannot."""
+    """Run FlexAttention without its kernels, which have no backward pass on a CPU."""
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
     with torch.compiler.set_stance("force_eager"):
         yield
 
 
 @pytest.mark.usefixtures("flex_on_cpu")
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::UserWarning"
-)  # from within PyTorch's compiler
+@FROM_COMPILER
 @pytest.mark.parametrize("batches", [packed, padded])
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gemma2"])
-def test_flex_attention_teaches_the_same_capped_or_not(
+def test_flex_attention_gives_the_same_gradients_capped_or_not(
     family: str, batches: Callable[[], Batches]
 ) -> None:
     expected = learn(model_of(family, "eager"), apart() if batches is packed else batches())
     assert_same(learn(model_of(family, "flex_attention"), batches()), expected)
 
 
-def test_batches_one_after_another_teach_what_one_batch_teaches() -> None:
+def test_two_half_batches_give_the_gradients_of_the_whole_batch() -> None:
     (batch,) = padded()
     halves = [
         {
@@ -112,26 +112,25 @@ def test_a_step_of_packed_rows_is_the_step_of_the_same_rows_padded(
 
 
 @pytest.mark.slow
-def test_both_profiles_draw_the_same_curve_and_go_different_ways(tmp_path: Path) -> None:
+def test_both_profiles_have_the_same_losses_and_other_settings(tmp_path: Path) -> None:
     asked = JobSpec.parse(
         {"max_length": 128, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
     )
-    runs, ways = [], []
+    runs, settings = [], []
     for profile in ("fastest", "smallest"):
-        chosen = plan(
-            asked.model_copy(update={"profile": profile}), DEMO_SHAPE, CPU, RowStatistics(48, 110)
-        ).change
-        ways.append((chosen["per_device_train_batch_size"], chosen["gradient_checkpointing"]))
+        job = asked.model_copy(update={"profile": profile})
+        chosen = plan(job, DEMO_SHAPE, CPU, RowStatistics(48, 110)).change
+        settings.append((chosen["per_device_train_batch_size"], chosen["gradient_checkpointing"]))
         runs.append(make_run(tmp_path / profile, lora_dropout=0, max_steps=12, **chosen))
         assert train(runs[-1]) == 0
-    assert ways == [(8, False), (1, True)]
+    assert settings == [(8, False), (1, True)]
     fast, small = (lines_of(run) for run in runs)
     losses = [line["loss"] for line in fast]  # of two epochs
-    assert len(losses) == 12 and sum(losses[6:]) < 0.97 * sum(losses[:6])
+    assert len(losses) == 12
+    assert sum(losses[6:]) < 0.97 * sum(losses[:6])
     for name in ("loss", "grad_norm"):
-        assert [line[name] for line in small] == pytest.approx(
-            [line[name] for line in fast], rel=1e-3
-        )
+        expected = [line[name] for line in fast]
+        assert [line[name] for line in small] == pytest.approx(expected, rel=1e-3)
 
 
 # Checkpointing
@@ -139,7 +138,9 @@ def test_both_profiles_draw_the_same_curve_and_go_different_ways(tmp_path: Path)
 
 @pytest.mark.parametrize("batches", [packed, padded])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
-def test_recomputed_layers_teach_the_same(num_layers: int, batches: Callable[[], Batches]) -> None:
+def test_recomputed_layers_give_the_same_gradients(
+    num_layers: int, batches: Callable[[], Batches]
+) -> None:
     model = model_of("mistral", "varlen")
     checkpoint_every(model, num_layers)
     model.gradient_checkpointing_enable()
@@ -155,12 +156,9 @@ def test_the_more_layers_are_recomputed_the_less_is_kept(wraps: bool) -> None:
         model = adapted(model) if wraps else model
         model.gradient_checkpointing_enable()
         kept.append(kept_bytes(model))
-    assert (
-        kept[0]
-        < kept[1]
-        < kept[2]
-        < kept_bytes(adapted(model_of("llama")) if wraps else model_of("llama"))
-    )
+    plain = model_of("llama")
+    kept.append(kept_bytes(adapted(plain) if wraps else plain))
+    assert kept == sorted(set(kept))
 
 
 def test_every_second_layer_is_recomputed_however_often_it_is_switched_on() -> None:
@@ -187,11 +185,11 @@ def test_a_copy_of_a_model_recomputes_layers_of_its_own() -> None:
 # Faster layers
 
 
-def test_adapters_that_take_their_input_as_it_is_teach_the_same_to_the_bit_and_keep_less() -> None:
+def test_adapters_without_an_input_cast_are_exact_and_keep_less() -> None:
     learnt, kept = [], []
-    for as_it_is in (False, True):
+    for skips_cast in (False, True):
         model = adapted(model_of("llama", "varlen").bfloat16())
-        if as_it_is:
+        if skips_cast:
             skip_adapter_input_cast(model)
         with torch.autocast("cpu", torch.bfloat16):
             learnt.append(learn(model, packed()))
@@ -200,19 +198,19 @@ def test_adapters_that_take_their_input_as_it_is_teach_the_same_to_the_bit_and_k
     assert kept[1] < kept[0]
 
 
-def test_adapters_widen_their_input_where_no_autocast_would_narrow_it_again() -> None:
-    usual, as_it_is = (adapted(model_of("llama", "causal").bfloat16()) for _ in range(2))
-    skip_adapter_input_cast(as_it_is)
-    assert_same(learn(as_it_is, padded()), learn(usual, padded()), tolerance=0)
-    assert_same(learn(copy.deepcopy(as_it_is), padded()), learn(usual, padded()), tolerance=0)
+def test_adapters_cast_their_input_where_there_is_no_autocast() -> None:
+    usual, skipping = (adapted(model_of("llama", "causal").bfloat16()) for _ in range(2))
+    skip_adapter_input_cast(skipping)
+    assert_same(learn(skipping, padded()), learn(usual, padded()), tolerance=0)
+    assert_same(learn(copy.deepcopy(skipping), padded()), learn(usual, padded()), tolerance=0)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::UserWarning"
-)  # from within PyTorch's compiler
+@FROM_COMPILER
 @pytest.mark.parametrize(("batches", "checkpoints"), [(packed, False), (padded, True)])
-def test_compiled_layers_teach_the_same(batches: Callable[[], Batches], checkpoints: bool) -> None:
+def test_compiled_layers_give_the_same_gradients(
+    batches: Callable[[], Batches], checkpoints: bool
+) -> None:
     model = adapted(model_of("llama", "varlen"))
     if checkpoints:
         model.gradient_checkpointing_enable()
@@ -222,10 +220,8 @@ def test_compiled_layers_teach_the_same(batches: Callable[[], Batches], checkpoi
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::UserWarning"
-)  # from within PyTorch's compiler
-def test_compiled_layers_that_keep_a_share_teach_the_same() -> None:
+@FROM_COMPILER
+def test_compiled_layers_within_a_budget_give_the_same_gradients() -> None:
     kept: list[int] = []
     for budget in (1.0, 0.3):
         torch._dynamo.reset()  # a layer that is compiled already stays as it is
@@ -238,11 +234,9 @@ def test_compiled_layers_that_keep_a_share_teach_the_same() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::UserWarning"
-)  # from within PyTorch's compiler
+@FROM_COMPILER
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_a_compiled_training_draws_the_same_curve_and_answers(tmp_path: Path, method: str) -> None:
+def test_a_compiled_training_has_the_same_losses_and_answers(tmp_path: Path, method: str) -> None:
     fields = {
         "method": method,
         "lora_dropout": 0,
@@ -255,7 +249,7 @@ def test_a_compiled_training_draws_the_same_curve_and_answers(tmp_path: Path, me
         tmp_path / "compiled", torch_compile=True, activation_memory_budget=0.9, **fields
     )
     torch._dynamo.reset()
-    assert train(plain) == train(compiled) == 0
+    assert (train(plain), train(compiled)) == (0, 0)
     for name in ("loss", "grad_norm"):
         expected = [line[name] for line in lines_of(plain)]
         assert [line[name] for line in lines_of(compiled)] == pytest.approx(expected, rel=1e-3)

@@ -54,7 +54,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shortened(tmp_path: Path, small_limits: None) -> Path:
-    """A log that was shortened once, between two lines of the program."""
+    """Write a log that was shortened once, between two lines of the program."""
     path = tmp_path / "log.txt"
     with path.open("ab", buffering=0) as program:
         for number in range(NUM_LINES):

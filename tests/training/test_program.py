@@ -46,7 +46,7 @@ MEASURED_PHASES = {"load", "forward", "backward", "optimizer_step", "eval", "sav
 
 @pytest.fixture(scope="module", params=METHODS)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of each method."""
+    """Train a run with each method."""
     folder = tmp_path_factory.mktemp(request.param)
     fields = {"max_steps": NUM_STEPS, "eval_dataset": "data/eval.jsonl", "num_samples": 1}
     run = make_run(folder / "run", method=request.param, **fields)
@@ -273,7 +273,7 @@ def test_a_stop_during_an_evaluation_saves_a_checkpoint(
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three steps."""
+    """Train a run of three steps."""
     run = make_run(tmp_path_factory.mktemp("ended") / "run", max_steps=3)
     assert train(run) == FINISHED
     return run

@@ -102,7 +102,7 @@ def test_only_a_smaller_batch_of_the_same_rows_is_kept(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with checkpoints of steps 4 and 6."""
+    """Train a run that leaves checkpoints of steps 4 and 6."""
     run = make_run(tmp_path_factory.mktemp("finished") / "run", save_steps=2)
     assert train(run) == FINISHED
     return run
@@ -110,7 +110,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be changed."""
+    """Copy the finished run, so that a test may change it."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 

@@ -57,7 +57,7 @@ def test_every_reward_that_a_job_may_name_exists() -> None:
 
 @pytest.fixture(scope="module")
 def rewarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of GRPO with three reward functions."""
+    """Train a run of GRPO with three reward functions."""
     fields = {"reward_functions": "regex,json,length", "reward_pattern": "Pip", "num_samples": 1}
     folder = tmp_path_factory.mktemp("rewarded")
     run = make_stage_run(folder / "run", "grpo", max_steps=4, **fields)

@@ -61,7 +61,7 @@ NUM_LAYERS = 4
 
 @pytest.fixture(scope="module", params=TRAINABLE)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of each stage, with one sample question."""
+    """Train a run of each stage, with one sample question."""
     fields = {"num_samples": 1, "eval_fraction": 0.1 if request.param == "dpo" else 0}
     folder = tmp_path_factory.mktemp(request.param)
     run = make_stage_run(folder / "run", request.param, **fields)

@@ -1,4 +1,4 @@
-"""Where the time of a training goes: seconds per activity, progress, samples on the way."""
+"""Test the timing of a training: seconds per activity, progress, samples during training."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ SECONDS = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that logs every second step."""
+    """Train a run that logs every second step."""
     folder = tmp_path_factory.mktemp("timed")
     run = make_run(folder / "run", gradient_accumulation_steps=2, logging_steps=2)
     assert train(run) == FINISHED

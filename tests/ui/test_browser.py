@@ -1,4 +1,4 @@
-"""The page in a real browser: the README's story, and a form that answers every edit."""
+"""Test the page in a real browser: training the demo, and a form that answers every edit."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -64,11 +64,12 @@ def test_new_points_leave_a_persons_zoom_alone(
     page.mouse.up()
     zoomed, seen = range_of(page, "loss"), points_of(page, "loss")
     wait_for_points(page, "loss", seen + 10)
-    assert range_of(page, "loss") == zoomed and zoomed[1] < seen
+    assert range_of(page, "loss") == zoomed
+    assert zoomed[1] < seen
 
 
 def range_of(page: Page, plot: str) -> list[float]:
-    """What part of the steps a plot shows."""
+    """Return the first and last step that a plot shows."""
     script = (
         "plot => document.querySelector(`#plot-${plot} .js-plotly-plot`)._fullLayout.xaxis.range"
     )
@@ -77,19 +78,19 @@ def range_of(page: Page, plot: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home in which nothing has been trained."""
+    """Make a home without runs."""
     return Home.find(str(tmp_path_factory.mktemp("empty")))
 
 
 @pytest.fixture(scope="module")
 def form(empty_home: Home) -> Iterator[App]:
-    """The page over it, for whoever starts nothing."""
+    """Serve one page for all tests that start no training."""
     app = App(empty_home.path)
     yield app
     app.end()
 
 
-def test_a_wrong_value_is_told_at_its_control_and_start_is_refused(
+def test_a_wrong_value_is_shown_at_its_control_and_start_is_refused(
     form: App, page: Page, empty_home: Home
 ) -> None:
     page.goto(form.url)
@@ -135,7 +136,7 @@ def test_a_picture_that_is_open_follows_the_form(form: App, page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_a_menu_closes_when_one_goes_on_with_tab(form: App, page: Page) -> None:
+def test_the_tab_key_closes_a_menu(form: App, page: Page) -> None:
     open_form(page, form)
     page.locator("#field-gpu input").click()
     expect(page.get_by_role("option").first).to_be_visible()
@@ -145,7 +146,7 @@ def test_a_menu_closes_when_one_goes_on_with_tab(form: App, page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_the_chosen_colours_outlive_a_reload(form: App, page: Page) -> None:
+def test_the_chosen_colours_survive_a_reload(form: App, page: Page) -> None:
     page.emulate_media(color_scheme="light")
     page.goto(form.url)
     for num_dark in (1, 0):
@@ -168,7 +169,7 @@ def test_the_estimate_and_the_start_stay_in_view(form: App, page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(form: App, page: Page) -> None:
+def test_a_profile_shows_its_reasons_and_keeps_values_set_by_hand(form: App, page: Page) -> None:
     open_form(page, form)
     choose(page, "model", "Llama 3.1 8B", "meta-llama/Llama-3.1-8B")
     choose(page, "gpu", "RTX 4090", "rtx-4090")
@@ -189,7 +190,7 @@ def test_a_profile_tells_its_reasons_and_leaves_what_was_set_by_hand(form: App, 
 
 
 @pytest.mark.slow
-def test_the_exact_check_puts_a_trace_beside_the_estimate(form: App, page: Page) -> None:
+def test_the_exact_check_shows_a_trace_with_the_estimate(form: App, page: Page) -> None:
     open_form(page, form)
     expect(page.locator("#lengths")).to_contain_text("none cut")
     press(page, "Check exactly")

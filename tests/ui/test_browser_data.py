@@ -1,7 +1,8 @@
-"""A person's own data in a real browser: mended, looked at, cut to length and trained on."""
+"""Test one's own data in a real browser: repair it, look at rows, cut them, train on them."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ pytestmark = BROWSER_TESTS
 
 
 @pytest.mark.slow
-def test_bad_lines_are_dropped_and_the_rest_is_looked_at_and_trained_on(
+def test_bad_lines_are_removed_and_the_other_rows_are_trained_on(
     app: App, page: Page, home: Home, tmp_path: Path
 ) -> None:
     good = write_rows(
@@ -50,12 +51,12 @@ def test_bad_lines_are_dropped_and_the_rest_is_looked_at_and_trained_on(
 
 
 @pytest.mark.slow
-def test_columns_are_named_from_menus_and_data_of_another_stage_brings_it_along(
+def test_columns_are_chosen_from_menus_and_data_can_switch_the_stage(
     app: App, page: Page, tmp_path: Path
 ) -> None:
     open_form(page, app)
     data = page.locator("#data-line")
-    bring(page, tmp_path / "odd.jsonl", {"Frage": "Wer?", "Antwort": "Pip.", "n": 1})
+    upload(page, tmp_path / "odd.jsonl", {"Frage": "Wer?", "Antwort": "Pip.", "n": 1})
     expect(data).to_contain_text("unknown columns")
     page.locator("#row-format input").click()
     page.get_by_role("option", name="prompt and completion").click()
@@ -66,23 +67,22 @@ def test_columns_are_named_from_menus_and_data_of_another_stage_brings_it_along(
     press(page, "Use these columns")
     expect(data).to_contain_text("1 row · prompt + completion · no problems")
 
-    bring(
-        page, tmp_path / "pairs.jsonl", {"prompt": "Who?", "chosen": "Pip.", "rejected": "Nobody."}
-    )
+    pair = {"prompt": "Who?", "chosen": "Pip.", "rejected": "Joe."}
+    upload(page, tmp_path / "pairs.jsonl", pair)
     press(page, "Switch to stage DPO")
     expect(data).to_contain_text("1 row · prompt + chosen + rejected · no problems")
     expect(page.locator("#field-stage input")).to_have_value("DPO")
     expect(page.locator("#field-dataset input")).to_have_value(re.compile("^pairs.jsonl · "))
 
 
-def bring(page: Page, file: Path, row: dict[str, object]) -> None:
-    """Drops a file of one row on the page."""
+def upload(page: Page, file: Path, row: Mapping[str, object]) -> None:
+    """Upload a file of one row."""
     file.write_text(json.dumps(row) + "\n", encoding="utf-8")
     page.locator("#upload input[type=file]").set_input_files(file)
 
 
 def look_at_rows(page: Page, good: list[dict[str, list[dict[str, str]]]]) -> None:
-    """Opens the rows as the model sees them, turns a page, and searches."""
+    """Open the rows as the model sees them, go to the next one, and search."""
     page.get_by_text("Preview rows as the model sees them").click()
     row, learnt = page.locator("#row .shown-row"), page.locator("#row pre .counts")
     expect(row).to_contain_text("Row 1 of 37")
@@ -100,7 +100,10 @@ def look_at_rows(page: Page, good: list[dict[str, list[dict[str, str]]]]) -> Non
 
 
 def cut_and_uncut(page: Page) -> int:
-    """Moves max_length into the rows, then presses the button that leaves every row whole. Returns that length."""
+    """Choose a max_length that cuts rows, then press the button that cuts none.
+
+    Return the length that the button sets.
+    """
     line, cut = page.locator("#histogram em"), page.locator("#histogram .cut")
     expect(page.locator("#lengths")).to_contain_text("none cut at 256")
     set_number(page, "max_length", 20)
@@ -115,7 +118,10 @@ def cut_and_uncut(page: Page) -> int:
 
 
 def write_rows(path: Path, bad: dict[int, str]) -> list[dict[str, list[dict[str, str]]]]:
-    """Writes forty of the demo's rows with `bad` lines, counted from 1, in place of some. Returns the good ones."""
+    """Write forty rows of the demo, and put `bad` lines in place of some, by number from 1.
+
+    Return the good rows.
+    """
     lines = (DEMO / "data.jsonl").read_text(encoding="utf-8").splitlines()[:40]
     written = [bad.get(number, line) for number, line in enumerate(lines, 1)]
     path.write_text("\n".join(written) + "\n", encoding="utf-8")

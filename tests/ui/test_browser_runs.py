@@ -1,4 +1,4 @@
-"""Several runs in a real browser: queue, resume, failures and the list of runs."""
+"""Test several runs in a real browser: queue, resume, failures and the list of runs."""
 
 import re
 import signal
@@ -31,7 +31,7 @@ pytestmark = BROWSER_TESTS
 
 
 @pytest.mark.slow
-def test_the_queue_outlives_the_app_and_a_stopped_run_is_resumed(
+def test_the_queue_survives_the_app_and_a_stopped_run_is_resumed(
     start_app: Callable[[], App], page: Page, home: Home
 ) -> None:
     before = start_app()
@@ -53,7 +53,8 @@ def test_the_queue_outlives_the_app_and_a_stopped_run_is_resumed(
     press(page, "Stop and save")
     expect(state(page)).to_contain_text("Stopped at step", timeout=TRAINING_MS)
     stopped = runs.read(home, first.id)
-    assert stopped.state == "stopped" and first.has_checkpoint
+    assert stopped.state == "stopped"
+    assert first.has_checkpoint
     pick(page, second)
     wait_until_finished(page)
 
@@ -65,7 +66,7 @@ def test_the_queue_outlives_the_app_and_a_stopped_run_is_resumed(
 
 
 @pytest.mark.slow
-def test_a_finished_run_goes_on_to_preferences(app: App, page: Page, home: Home) -> None:
+def test_a_finished_run_continues_with_preferences(app: App, page: Page, home: Home) -> None:
     open_form(page, app)
     set_number(page, "num_train_epochs", 1)
     press(page, "Start training")
@@ -89,7 +90,7 @@ def test_a_finished_run_goes_on_to_preferences(app: App, page: Page, home: Home)
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a run that has diverged, and two finished ones."""
+    """Make a home with a run that has diverged, and two finished ones."""
     home = Home.find(str(tmp_path_factory.mktemp("trained")))
     wild = {"learning_rate": 10, "method": "full", "num_train_epochs": 1, "seed": DIVERGED}
     with pytest.MonkeyPatch.context() as patched:
@@ -103,7 +104,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def over_trained(trained: Home) -> Iterator[App]:
-    """The page over these runs."""
+    """Serve the page of these runs."""
     app = App(trained.path)
     yield app
     app.end()
@@ -148,7 +149,7 @@ def test_two_runs_are_compared_and_one_is_renamed(
 
 
 @pytest.mark.slow
-def test_what_is_written_stays_with_its_run_and_every_edit_of_a_text_counts(
+def test_notes_stay_with_their_run_and_pasted_text_is_searched_for(
     over_trained: App, page: Page, trained: Home
 ) -> None:
     newest, older, _ = runs.list_runs(trained)
@@ -209,11 +210,11 @@ def test_the_page_fits_a_phone(
 
 
 def too_wide(page: Page) -> int:
-    """By how many pixels the page is wider than the screen."""
+    """Return by how many pixels the page is wider than the screen."""
     return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
 
 def pick(page: Page, run: Run) -> None:
-    """Chooses a run in the list, and waits until it is shown."""
+    """Select a run in the list, and wait until it is shown."""
     page.locator(f"[data-run='{run.id}']").click()
     expect(page.locator(f"[data-run='{run.id}'][aria-pressed=true]")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The data of the form: upload, import, column mapping, repair, and what the page says of a file."""
+"""Test the data panel: upload, import, column mapping, repair and the report of a file."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The estimate panel: fixes and their undo, forecast, cards, and the panels that open."""
+"""Test the estimate panel: fixes and their undo, forecast, cards, and the panels that open."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The exact check: which job is traced, and when the answer is final."""
+"""Test the exact check: the job that is traced, and when the answer is final."""
 
 from collections.abc import Iterator
 from dataclasses import replace

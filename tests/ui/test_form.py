@@ -1,4 +1,4 @@
-"""The form: its controls, defaults that follow, marks, profiles, resets and job files."""
+"""Test the form: its controls, defaults that follow other fields, marks, profiles, resets and job files."""
 
 from typing import get_args
 

@@ -1,6 +1,6 @@
-"""The gate in front of a page that Gradio serves: the promises of the gate that an upgrade of Gradio could break.
+"""Test the gate in front of a page that Gradio serves: what a new version of Gradio could break.
 
-The page is a process of its own: Gradio leaves sockets and event loops open.
+The page runs in a child process, because Gradio leaves sockets and event loops open.
 """
 
 import json
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import httpx
 import pytest
@@ -20,7 +21,7 @@ from ui.gate import new_token
 TOKEN = new_token()
 KIB = 1024
 
-PAGE = """
+PROGRAM = """
 import json, sys
 import gradio
 from starlette.middleware import Middleware
@@ -29,19 +30,28 @@ with gradio.Blocks(analytics_enabled=False) as blocks:
     name = gradio.Textbox("canary default", label="canary label")
     gradio.Button().click(lambda text: f"hello {text}", name, name, api_name="greet")
 policy = GatePolicy(token=sys.argv[1], max_upload_bytes=64 * 1024, max_body_bytes=1024)
-app_kwargs = {"middleware": [Middleware(Gate, policy=policy)], "openapi_url": None, "docs_url": None, "redoc_url": None}
-blocks.queue(api_open=False).launch(prevent_thread_lock=True, quiet=True, share=False, app_kwargs=app_kwargs)
+no_docs = {"openapi_url": None, "docs_url": None, "redoc_url": None}
+blocks.queue(api_open=False).launch(
+    prevent_thread_lock=True,
+    quiet=True,
+    share=False,
+    app_kwargs={"middleware": [Middleware(Gate, policy=policy)], **no_docs},
+)
 def paths(routes):
     for route in routes:
-        yield from paths(route.original_router.routes) if hasattr(route, "original_router") else [route.path]
-print(json.dumps({"url": blocks.local_url, "paths": sorted(set(paths(blocks.app.routes)))}), flush=True)
+        if hasattr(route, "original_router"):
+            yield from paths(route.original_router.routes)
+        else:
+            yield route.path
+found = sorted(set(paths(blocks.app.routes)))
+print(json.dumps({"url": blocks.local_url, "paths": found}), flush=True)
 sys.stdin.read()
 """
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page that Gradio serves on loopback behind the gate tells of itself."""
+    """Served page: its address and the paths of its routes."""
 
     url: str
     paths: list[str]
@@ -49,11 +59,11 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    """Such a page; it ends when its standard input does."""
+    """Serve a page. It ends when its standard input is closed."""
     pytest.importorskip("gradio")
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(
-        [sys.executable, "-c", PAGE, TOKEN],
+        [sys.executable, "-c", PROGRAM, TOKEN],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.PIPE,
@@ -72,25 +82,19 @@ def client(page: Page) -> Iterator[httpx.Client]:
 
 def test_no_route_of_gradio_answers_without_the_token(page: Page, client: httpx.Client) -> None:
     paths = [path.replace("{", "").replace("}", "") for path in page.paths]
-    asked = [
-        (method, path)
-        for path in paths
-        for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
-    ]
-    answered = {(method, path): client.request(method, path) for method, path in asked}
-    assert answered.pop(("GET", gate.STARTUP_PATH)).status_code == 200
-    assert len(answered) > 200
-    assert {reply.status_code for reply in answered.values()} == {401}
-    assert not [
-        path
-        for path, reply in answered.items()
-        if len(reply.content) > 4 * KIB or b"canary" in reply.content
-    ]
+    methods = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
+    replies = {asked: client.request(*asked) for asked in product(methods, paths)}
+    assert replies.pop(("GET", gate.STARTUP_PATH)).status_code == 200
+    assert len(replies) > 200
+    assert {reply.status_code for reply in replies.values()} == {401}
+    assert not [asked for asked, reply in replies.items() if len(reply.content) > 4 * KIB]
+    assert not [asked for asked, reply in replies.items() if b"canary" in reply.content]
 
 
 def test_the_link_opens_gradios_page(client: httpx.Client) -> None:
     reply = client.get(f"/?token={TOKEN}", follow_redirects=True)
-    assert reply.status_code == 200 and "canary default" in reply.text
+    assert reply.status_code == 200
+    assert "canary default" in reply.text
     assert reply.headers["cache-control"] == "no-store"
     assert "token" not in str(reply.url)
 

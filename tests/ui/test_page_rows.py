@@ -1,4 +1,4 @@
-"""The rows of the data: lengths, histogram and rows through the model's own template."""
+"""Test the panel of rows: lengths, histogram and rows through the model's own template."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The plots of a run: what they draw of its metrics."""
+"""Test the plots of a run."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The Runs tab: start, queue, watch, stop, annotate, delete, duplicate, and what a run shows."""
+"""Test the Runs tab: start, queue, stop, annotate, delete and duplicate a run, and show it."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The front door, really opened: who gets in with which flags."""
+"""Test `python app.py` with its flags: who can open the page."""
 
 import os
 import re
@@ -21,12 +21,12 @@ EVIL = {
     "GRADIO_NUM_WORKERS": "2",
     "GRADIO_MCP_SERVER": "True",
 }
-"""Settings of Gradio that would open what the gate guards."""
+"""Settings of Gradio that would let others in, were they obeyed."""
 
 
 @contextmanager
 def served(home: Home, *flags: str) -> Iterator[list[str]]:
-    """A real `python app.py`; yields the lines that it printed until the page was up and its links were told."""
+    """Run `python app.py`. Yield the lines that it prints up to the last link."""
     command = [sys.executable, "app.py", "--no-browser", "--home", str(home.path), *flags]
     environment = os.environ | EVIL
     with subprocess.Popen(
@@ -54,7 +54,7 @@ def link_in(lines: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A page for this computer."""
+    """Serve a page for this computer only. Return its link."""
     with served(Home.find(str(tmp_path_factory.mktemp("home")))) as lines:
         yield link_in(lines)
 
@@ -63,42 +63,35 @@ def test_the_page_is_for_this_computer_and_needs_no_token(link: str) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", link)
     assert httpx.get(link).status_code == 200
     assert httpx.get(link, headers={"Host": "evil.example"}).status_code == 421
-    assert (
-        httpx.post(
-            f"{link}gradio_api/upload", headers={"Origin": "http://evil.example"}
-        ).status_code
-        == 403
-    )
+    other_site = {"Origin": "http://evil.example"}
+    assert httpx.post(f"{link}gradio_api/upload", headers=other_site).status_code == 403
 
 
-def test_a_page_for_the_network_answers_nothing_without_the_token_that_it_prints(
-    home: Home,
-) -> None:
+def test_a_page_for_the_network_answers_nothing_without_its_token(home: Home) -> None:
     with served(home, "--host", "0.0.0.0") as lines:
         link = link_in(lines).replace("0.0.0.0", "127.0.0.1")
         base, _, token = link.partition("/?token=")
         assert len(token) > 40
         for route in ("", "config", "gradio_api/info", "gradio_api/queue/join", "theme.css"):
             answer = httpx.get(f"{base}/{route}")
-            assert (
-                answer.status_code == 401
-                and "JobSpec" not in answer.text
-                and "learning_rate" not in answer.text
-            )
+            assert answer.status_code == 401
+            assert "JobSpec" not in answer.text
+            assert "learning_rate" not in answer.text
         with httpx.Client() as visitor:
             assert visitor.get(link, follow_redirects=True).status_code == 200
             assert "learning_rate" in visitor.get(f"{base}/config").text
 
 
-def test_without_a_tunnel_the_page_says_so_and_stays_here_behind_its_token(home: Home) -> None:
+def test_without_a_tunnel_the_page_says_so_and_stays_on_this_computer(home: Home) -> None:
     with served(home, "--share") as lines:
         assert "No public link" in lines[-1]
         base = link_in(lines).partition("/?token=")[0]
-        assert base.startswith("http://127.0.0.1:") and httpx.get(base).status_code == 401
+        assert base.startswith("http://127.0.0.1:")
+        assert httpx.get(base).status_code == 401
 
 
 @pytest.mark.parametrize(
-    "flags, said",
+    "flags, message",
     [
         (("--home", "/dev/null/home"), "home"),
         (("--port", "79990"), "port: 79990 is not a port"),
@@ -110,14 +103,15 @@ def test_without_a_tunnel_the_page_says_so_and_stays_here_behind_its_token(home:
         (("--host", "203.0.113.1"), "host: 203.0.113.1 is not an address of this machine"),
     ],
 )
-def test_what_cannot_be_opened_is_one_line_and_exit_2(
-    flags: tuple[str, ...], said: str, link: str, home: Home, capsys: pytest.CaptureFixture[str]
+def test_a_page_that_cannot_open_says_why_in_one_line_and_exits_2(
+    flags: tuple[str, ...], message: str, link: str, home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     in_use = link.rsplit(":", 1)[1].strip("/")
     given = [flag.replace("IN USE", in_use) for flag in flags]
     assert app.main(["--no-browser", "--home", str(home.path), *given]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(said) and told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(message)
+    assert printed.count("\n") == 1
 
 
 def test_a_home_that_cannot_be_written_to_is_one_line(
@@ -125,8 +119,5 @@ def test_a_home_that_cannot_be_written_to_is_one_line(
 ) -> None:
     (home.path / "empty").write_text("no folder can be made here")
     assert app.main(["--no-browser", "--home", str(home.path)]) == 2
-    complaint = capsys.readouterr().err
-    assert (
-        complaint
-        == f"home: {home.path / 'empty'}: File exists; name a folder that you can write to\n"
-    )
+    line = f"home: {home.path / 'empty'}: File exists; name a folder that you can write to\n"
+    assert capsys.readouterr().err == line

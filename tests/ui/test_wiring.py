@@ -1,4 +1,4 @@
-"""The page, really served, and a client that fires its events."""
+"""Test the served page with a client that fires its events."""
 
 import io
 import json

@@ -164,13 +164,13 @@ def test_a_job_that_cannot_be_traced_has_one_problem(name: str, answers: Answers
 
 @pytest.fixture(scope="module")
 def traced_estimate(tmp_path_factory: pytest.TempPathFactory) -> MemoryEstimate:
-    """An estimate made by tracing."""
+    """Make an estimate by tracing."""
     return estimate_by_tracing(make_request(), tmp_path_factory.mktemp("traces"))
 
 
 @pytest.fixture(scope="module")
 def usual_estimate() -> MemoryEstimate:
-    """The estimate of the same job by formulas."""
+    """Make the estimate of the same job by formulas."""
     return estimate(make_job(), ModelShape.from_config(CONFIG), gpus()[GPU])
 
 
@@ -229,7 +229,7 @@ JOB_FIELDS = frozenset(field.name for field in fields(Job))
 
 
 class RecordingJob(Job):
-    """A job that remembers which of its fields were read."""
+    """Job that remembers which of its fields were read."""
 
     names_read: ClassVar[set[str]] = set()
 
