@@ -51,7 +51,7 @@ def model_of(family: str, attn_implementation: str = "sdpa") -> Any:
 
 
 def adapted(model: Any) -> Any:
-    """Return a model with LoRA adapters in float32 that change its output from the first step on."""
+    """Return a model with LoRA adapters in float32 that change its output from the start."""
     torch.manual_seed(0)
     return get_peft_model(
         model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
@@ -65,7 +65,7 @@ def sequences() -> list[torch.Tensor]:
 
 
 def learn(model: Any, batches: Batches) -> Learnt:
-    """Return the losses of all tokens but the first of each text, and the gradients of their sum."""
+    """Return the loss of each token after the first of a text, and the gradients of their sum."""
     model.zero_grad()
     losses = []
     for batch in batches:
@@ -96,7 +96,7 @@ def kept_bytes(model: Any) -> int:
 
 
 def apart() -> Batches:
-    """Return each text as a batch of its own."""
+    """Return a batch for each text."""
     return [{"inputs": {"input_ids": ids}, "labels": ids} for ids in sequences()]
 
 

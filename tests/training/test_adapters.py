@@ -148,7 +148,7 @@ def test_a_converted_adapter_keeps_layers_that_train_whole(tmp_path: Path) -> No
 
 @pytest.fixture
 def loftq_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Let LoftQ run on a CPU, and collect the share of quantization error that remains, by layer."""
+    """Let LoftQ run on a CPU; collect the share of quantization error that remains, by layer."""
     import torch
     from bitsandbytes.functional import dequantize_4bit
     from peft.utils import loftq_utils

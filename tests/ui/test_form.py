@@ -1,4 +1,4 @@
-"""Test the form: its controls, defaults that follow other fields, marks, profiles, resets and job files."""
+"""Test the form: controls, defaults that follow other fields, marks, profiles and job files."""
 
 from typing import get_args
 
