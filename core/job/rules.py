@@ -118,6 +118,13 @@ REFUSALS = (
         "{stage.id} has no loss over questions",
         "leave it on",
     ),
+    # Length and batch
+    Refusal(
+        "max_steps",
+        lambda job, stage, method: job.max_steps == 0,
+        "0 takes no step, so nothing would be trained",
+        "give the number of steps, or -1 to train num_train_epochs",
+    ),
     # Stage
     Refusal(
         "loss_type",

@@ -4,10 +4,10 @@ its field names. Owns validation and its messages; never touches the disk or the
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails, PydanticKnownError
 
 from core.job.errors import Problem, SpecError
 from core.job.fields import JobFields
@@ -17,6 +17,11 @@ from core.training.contract.stages import STAGES, defaults_of
 
 CHOICES: Mapping[str, tuple[str, ...]] = {"stage": tuple(STAGES), "method": tuple(METHODS)}
 """Fields whose choices are the rows of a table."""
+NUMBER_ERRORS: Mapping[object, Literal["int_type", "float_type"]] = {
+    int: "int_type",
+    float: "float_type",
+}
+"""Type of a number -> Pydantic's error for a value of another type."""
 
 
 class JobSpec(JobFields):
@@ -38,6 +43,16 @@ class JobSpec(JobFields):
         """Join a list, as PEFT writes it, to one string that a text box and a flag can hold."""
         if isinstance(value, list | tuple):
             return ",".join(map(str, value))
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_flags_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false for a number: Pydantic would read them as 1 and 0."""
+        if isinstance(value, bool) and info.field_name:
+            error = NUMBER_ERRORS.get(cls.model_fields[info.field_name].annotation)
+            if error:
+                raise PydanticKnownError(error)
         return value
 
     @classmethod
@@ -120,7 +135,7 @@ def _problem(error: ErrorDetails) -> Problem:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)  # as JSON writes it
     if len(text) > 60:
         return text[:57] + "..."
     return text

@@ -20,16 +20,22 @@ class Difference:
     is_result: bool = False
 
 
-def _last_eval_loss(run: Run) -> float | None:
-    curve = run.curves().get("eval_loss")
-    return float(curve.values[-1]) if curve else None
+def _last(key: str) -> Callable[[Run], float | None]:
+    """Return a function that returns the last value of a curve of a run."""
+
+    def last(run: Run) -> float | None:
+        curve = run.curves().get(key)
+        return float(curve.values[-1]) if curve else None
+
+    return last
 
 
 RESULTS: Mapping[str, Callable[[Run], object]] = {
     "state": lambda run: run.state,
     "step": lambda run: run.step,
     "loss": lambda run: run.loss,
-    "eval_loss": _last_eval_loss,
+    "eval_loss": _last("eval_loss"),
+    "eval_perplexity": _last("eval_perplexity"),
     "peak_bytes": lambda run: run.peak_bytes,
     "seconds": lambda run: run.seconds,
     "usd": lambda run: run.usd,

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,17 @@ def change_job(run: Path, **fields: object) -> None:
 
 def write_rows(folder: Path, *rows: object) -> None:
     """Replace the training rows of a run folder."""
+    _write_rows(folder / "data" / "train.jsonl", rows)
+
+
+def write_eval_rows(folder: Path, *rows: object) -> None:
+    """Replace the evaluation rows of a run folder."""
+    _write_rows(folder / "data" / "eval.jsonl", rows)
+
+
+def _write_rows(path: Path, rows: Sequence[object]) -> None:
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    text = "".join(line + "\n" for line in lines)
-    (folder / "data" / "train.jsonl").write_text(text, encoding="utf-8")
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 def train(folder: Path) -> int:

@@ -20,6 +20,7 @@ CANNOT_WORK: tuple[dict[str, object], ...] = (
     {"dataset": "a.jsonl", "eval_dataset": "a.jsonl"},
     {"stage": "dpo", "packing": True},
     {"packing": True, "shuffle": False},
+    {"max_steps": 0},
     {"stage": "cpt", "assistant_only_loss": True},
     {"stage": "dpo", "assistant_only_loss": False},
     {"stage": "cpo", "loss_type": "apo_zero"},

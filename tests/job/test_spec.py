@@ -114,3 +114,14 @@ def test_a_job_cannot_be_changed() -> None:
 def test_numbers_beyond_json_are_never_written() -> None:
     assert "NaN" not in JobSpec.parse({}).to_json()
     json.loads(JobSpec.parse({}).to_json(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("name", ["max_steps", "lora_r", "learning_rate"])
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_no_numbers(name: str, value: bool) -> None:
+    problem = problems(**{name: value})[name]
+    assert f"{value} is not a".lower() in problem
+
+
+def test_a_flag_takes_true_and_false() -> None:
+    assert JobSpec.parse({"packing": True}).packing is True

@@ -97,6 +97,7 @@ STEP_TIME = (
 _ALL = (
     Plot("loss", "Loss", LOSS),
     Plot("memory", "Memory", MEMORY, unit="GiB", scale=2**30, starts_at_zero=True),
+    Plot("perplexity", "Perplexity", (Line("eval_perplexity", "eval", RED, markers=True),)),
     Plot("rewards", "Rewards", REWARDS),
     Plot("rewards_by_function", "Rewards by function", REWARDS_BY_FUNCTION),
     Plot("preference_accuracy", "Preference accuracy", PREFERENCE_ACCURACY),

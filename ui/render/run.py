@@ -80,7 +80,7 @@ def tiles(run: Run) -> str:
     if peaks:
         peak = memory(np.nanmax(peaks.values))
     cells = (
-        _loss_tile(curves.get("loss"))
+        _loss_tile(curves)
         + _speed_tile(run, curves.get("tokens_per_second"))
         + _tile("Peak memory", peak, run.status.device or "")
         + _time_tile(run)
@@ -92,15 +92,21 @@ def _tile(name: str, value: str, more: str) -> str:
     return f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>"
 
 
-def _loss_tile(loss: Curve | None) -> str:
+def _loss_tile(curves: Mapping[str, Curve]) -> str:
+    """Return the loss, with that of the last evaluation and its perplexity."""
+    loss = curves.get("loss")
     if loss is None:
         return _tile("Loss", NO_VALUE, "")
-    return _tile("Loss", _loss(loss.values[-1]), f"from {_loss(loss.values[0])}")
+    more = [f"from {_loss(loss.values[0])}"]
+    for key, name in (("eval_loss", "eval"), ("eval_perplexity", "perplexity")):
+        if key in curves:
+            more.append(f"{name} {_loss(curves[key].values[-1])}")
+    return _tile("Loss", _loss(loss.values[-1]), " · ".join(more))
 
 
 def _loss(value: float) -> str:
-    """0.0426, 3.1e-05"""
-    return f"{value:.2g}" if abs(value) < 0.001 else f"{value:.4f}"
+    """0.0426, 3.1e-05, 4.2e+05"""
+    return f"{value:.2g}" if not 0.001 <= abs(value) < 10_000 else f"{value:.4f}"
 
 
 def _speed_tile(run: Run, speed: Curve | None) -> str:

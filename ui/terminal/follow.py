@@ -26,6 +26,7 @@ EXIT_CODES: Mapping[State, int] = {
     "stopped": 130,
 }
 SECONDS_BETWEEN_UPDATES = 0.2
+SHOWN_METRICS = ("loss", "eval_loss", "eval_perplexity", "learning_rate")
 
 
 def start_and_follow(home: Home, run: Run) -> int:
@@ -98,7 +99,7 @@ def _stop(run: Run) -> None:
 def _print_new_rows(run: Run, num_printed: int) -> int:
     rows = run.metrics()
     for row in rows[num_printed:]:
-        names = [name for name in ("loss", "eval_loss", "learning_rate") if name in row]
+        names = [name for name in SHOWN_METRICS if name in row]
         values = "  ".join(f"{name} {row[name]:.4g}" for name in names)
         out.print(f"step {row.get('step')}/{run.max_steps}  {values}")
     return len(rows)

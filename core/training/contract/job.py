@@ -142,6 +142,8 @@ class Job:
                 raise UnusableJob(f"field {each.name} is missing")
         types = types_of(cls)
         known = {name: _read(name, types[name], given[name]) for name in types if name in given}
+        if known.get("max_steps") == 0:
+            raise UnusableJob("field max_steps is 0, which takes no step; give -1, or 1 and more")
         return cls(**known)
 
     @classmethod

@@ -1,4 +1,4 @@
 """Work around the optimizer steps: measuring, saving, divergence checks, out-of-memory
 recovery, samples."""
 
-__all__ = ["meter", "monitor", "probe", "samples", "saver", "trainer"]
+__all__ = ["losses", "meter", "monitor", "probe", "samples", "saver", "trainer"]

@@ -1,7 +1,7 @@
 """Trainer base class: reports activities, writes verified checkpoints and recovers from
 out-of-memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from ..checkpoints import VerifiedCheckpoint
 from ..contract.failures import Stopped, TrainingError, diagnose
 from ..model.load import cast_adapters
 from .divergence import DivergenceMonitor
+from .losses import Count, EvalMeans, StepCounts, TokenTerm, count_rows, perplexity
 from .monitor import MonitorCallback
 from .oom_recovery import (
     RECOVERABLE_ACTIVITIES,
@@ -49,6 +50,11 @@ class MonitoredTrainer(Trainer):
         """Set after out-of-memory recovery: the loop then resumes from memory instead of a
         checkpoint."""
         self._tokens_before_step = 0
+        self.step_counts = StepCounts(0, 0)
+        """Counts of the optimizer step that is being computed."""
+        self.token_term: TokenTerm | None = None
+        """Part of the last loss that is a mean over tokens, for losses that have one."""
+        self._eval_means = EvalMeans(averages_tokens=False)
         monitor.trainer = self
         super().__init__(callbacks=[monitor], **kwargs)
         self._cast_adapters()
@@ -66,6 +72,12 @@ class MonitoredTrainer(Trainer):
             )
         return count
 
+    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """Create the scheduler. Warm-up begins at 0 and leaves at least the last step to learn."""
+        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
+            self.args.warmup_steps = num_training_steps - 1
+        return super().create_scheduler(num_training_steps, *args, **kwargs)
+
     # A step
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,9 +86,25 @@ class MonitoredTrainer(Trainer):
         self._tokens_before_step = getattr(self, "_total_train_tokens", 0)
         self.monitor.stopwatch.begin("data")
         try:
-            return super().get_batch_samples(*args, **kwargs)
+            batches, num_items = super().get_batch_samples(*args, **kwargs)
         finally:
             self.monitor.stopwatch.begin(None)
+        self.step_counts = self._counts_of_step(batches)
+        return batches, num_items
+
+    def _counts_of_step(self, batches: Sequence[Any]) -> StepCounts:
+        """Return the counts by which micro-batches are weighted; none where TRL does that itself, or
+        where all are equally large."""
+        stage = self.monitor.stage
+        if stage.loss == "likelihood" or stage.generates or len(batches) < 2:
+            return StepCounts(len(batches), 0)
+        num_rows = sum(count_rows(batch) for batch in batches)
+        num_tokens = sum(self.count_term_tokens(batch) for batch in batches)
+        return StepCounts(len(batches), num_rows, num_tokens)
+
+    def count_term_tokens(self, inputs: Any) -> Count:
+        """Return the tokens of the part of the loss that is a mean over tokens; 0 if it has none."""
+        return 0
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.monitor.begin("forward")
@@ -86,10 +114,25 @@ class MonitoredTrainer(Trainer):
         return loss
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        loss = super().compute_loss(*args, **kwargs)
+        loss: Any = super().compute_loss(*args, **kwargs)
         if self.monitor.run_files.activity == "forward":  # not in an evaluation
+            loss = self._weighted_in_step(loss, args[1] if len(args) > 1 else kwargs["inputs"])
             self.monitor.begin("backward")
         return loss
+
+    def _weighted_in_step(self, loss: torch.Tensor, inputs: Any) -> torch.Tensor:
+        """Weight the loss of a micro-batch by its rows, and a term over tokens by its tokens.
+
+        Then the loss of a step does not depend on how its rows are divided into micro-batches.
+        """
+        term, self.token_term = self.token_term, None
+        if not self.step_counts.num_rows:
+            return loss
+        row_share = self.step_counts.row_share(inputs)
+        if term is None:
+            return loss if row_share == 1 else loss * row_share
+        token_share = self.step_counts.token_share(term.num_tokens)
+        return loss * row_share + term.weight * term.mean * (token_share - row_share)
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         grad_norm = super()._get_grad_norm(*args, **kwargs)
@@ -163,6 +206,27 @@ class MonitoredTrainer(Trainer):
         )
         free_memory()
         return self.evaluate(*args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate all batches. The loss is the mean over all counted tokens, or over all rows in
+        stages whose loss compares whole answers; transformers averages the means of the batches."""
+        averages_tokens = self.monitor.stage.loss == "likelihood"
+        self._eval_means = EvalMeans(averages_tokens)
+        output: Any = super().evaluation_loop(*args, **kwargs)
+        for kept in (getattr(self, "_metrics", {}), getattr(self, "_stored_metrics", {})):
+            self._eval_means.average(kept.get("eval", {}))
+        loss = self._eval_means.mean()
+        output.metrics["eval_loss"] = loss
+        if averages_tokens:
+            output.metrics["eval_perplexity"] = perplexity(loss)
+        return output
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        if loss is not None:
+            self._eval_means.add(loss, inputs, self.token_term)
+        self.token_term = None
+        return loss, logits, labels
 
     # Checkpoints
 

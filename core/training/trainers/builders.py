@@ -40,7 +40,14 @@ from ..loop.trainer import MonitoredTrainer
 from ..model.compiling import compile_layers, skip_adapter_input_cast
 from ..model.load import LoadedModel
 from .rewards import choose_rewards
-from .stage_trainer import CountsTokens, LogsCompletions, StageTrainer
+from .stage_trainer import (
+    CountsTokens,
+    LearnsChosenAnswer,
+    LearnsChosenAnswerToo,
+    LearnsChosenPrompt,
+    LogsCompletions,
+    StageTrainer,
+)
 
 # fmt: off
 SHARED_FIELDS = (
@@ -100,7 +107,9 @@ def dpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
         "loss_type": _loss_type(job).split("+"),
         "precompute_ref_log_probs": job.precompute_ref_log_probs,
     }
-    return TrainerPlan(DPOTrainer, DPOConfig, settings, {"ref_model": _reference(job, loaded)})
+    arguments = {"ref_model": _reference(job, loaded)}
+    mixins = (LearnsChosenAnswerToo, StageTrainer)
+    return TrainerPlan(DPOTrainer, DPOConfig, settings, arguments, mixins)
 
 
 def kto(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
@@ -119,7 +128,8 @@ def orpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
     """Odds-ratio preference optimization."""
     settings = {**_dropout_setting(job), **KEEPS_COLUMNS}
     arguments = _text_pair_arguments(job, loaded, rows)
-    return TrainerPlan(ORPOTrainer, ORPOConfig, settings, arguments, (CountsTokens, StageTrainer))
+    mixins = (LearnsChosenPrompt, CountsTokens, StageTrainer)
+    return TrainerPlan(ORPOTrainer, ORPOConfig, settings, arguments, mixins)
 
 
 def cpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
@@ -131,7 +141,8 @@ def cpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
         "cpo_alpha": 0.0 if job.loss_type == "simpo" else 1.0,
     }
     arguments = _text_pair_arguments(job, loaded, rows)
-    return TrainerPlan(CPOTrainer, CPOConfig, settings, arguments, (CountsTokens, StageTrainer))
+    mixins = (LearnsChosenAnswer, CountsTokens, StageTrainer)
+    return TrainerPlan(CPOTrainer, CPOConfig, settings, arguments, mixins)
 
 
 def grpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
@@ -230,6 +241,7 @@ def _shared_settings(
         "warmup_steps": min(float(job.warmup_ratio), 0.999999),
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "per_device_eval_batch_size": job.per_device_train_batch_size,
+        "prediction_loss_only": True,  # keep no logits of an evaluation
         "eval_steps": job.eval_steps or 0.1,  # a float is a share of the steps
         "save_steps": job.save_steps or 500,  # not used with epochs, but 0 is refused
         "bf16": loaded.precision.autocast == torch.bfloat16,

@@ -8,11 +8,14 @@ from typing import Any
 
 from peft import PeftModel
 
+from ..loop.losses import Count, TokenTerm, count_labels
 from ..loop.trainer import MonitoredTrainer
 from ..model.adapter import convert_to_lora, init_adapter, save_only_trained_adapter
 from .length_groups import group_by_length
 from .rewards import content_text
 
+NLL_LOSS = 4
+"""Place of the loss over tokens in what `concatenated_forward` of ORPO and CPO returns."""
 SAMPLED_STEPS = 10
 """Steps of a run whose generated answers are kept, unless sample_steps sets an interval."""
 
@@ -62,6 +65,64 @@ class CountsTokens(MonitoredTrainer):
         if "loss" in logs:
             logs = {**logs, "num_tokens": self._total_train_tokens}
         super().log(logs, *args, **kwargs)
+
+
+class LearnsChosenPrompt(MonitoredTrainer):
+    """Mixin for ORPO, whose loss has a term over the tokens of the chosen prompt and answer."""
+
+    def count_term_tokens(self, inputs: Any) -> Count:
+        return inputs["chosen_attention_mask"][..., 1:].sum()
+
+    def concatenated_forward(self, model: Any, batch: Any) -> Any:
+        outputs = super().concatenated_forward(model, batch)  # type: ignore[misc]
+        self.token_term = TokenTerm(outputs[NLL_LOSS], self.count_term_tokens(batch))
+        return outputs
+
+
+class LearnsChosenAnswer(MonitoredTrainer):
+    """Mixin for CPO, whose loss has a term over the tokens of the chosen answer; SimPO has none."""
+
+    cpo_alpha: float
+
+    def count_term_tokens(self, inputs: Any) -> Count:
+        return count_labels(inputs, "chosen_labels") if self.cpo_alpha else 0
+
+    def concatenated_forward(self, model: Any, batch: Any) -> Any:
+        outputs = super().concatenated_forward(model, batch)  # type: ignore[misc]
+        if self.cpo_alpha:
+            num_tokens = self.count_term_tokens(batch)
+            self.token_term = TokenTerm(outputs[NLL_LOSS], num_tokens, self.cpo_alpha)
+        return outputs
+
+
+class LearnsChosenAnswerToo(MonitoredTrainer):
+    """Mixin for DPO, whose loss may be the sum of one over pairs and one over tokens."""
+
+    loss_types: list[str]
+    loss_weights: list[float]
+
+    def count_term_tokens(self, inputs: Any) -> Count:
+        if "sft" not in self.loss_types:
+            return 0
+        chosen, _rejected = inputs["completion_mask"][..., 1:].chunk(2)
+        return chosen.sum()
+
+    def _compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if "sft" not in self.loss_types:
+            return super()._compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        log_probs = []
+
+        def kept(**arguments: Any) -> Any:
+            outputs = model(**arguments)
+            log_probs.append(outputs.log_probs)
+            return outputs
+
+        loss = super()._compute_loss(kept, inputs, *args, **kwargs)  # type: ignore[misc]
+        num_tokens = self.count_term_tokens(inputs)
+        chosen, _rejected = log_probs[0].chunk(2)  # 0 where no token counts
+        weight = self.loss_weights[self.loss_types.index("sft")]
+        self.token_term = TokenTerm(-chosen.sum() / num_tokens, num_tokens, weight)
+        return loss
 
 
 class LogsCompletions(StageTrainer):
