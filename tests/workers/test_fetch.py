@@ -65,10 +65,34 @@ def test_cells_of_csv_stay_the_texts_that_they_are(tmp_path: Path) -> None:
         "a|b\n1,5|2\n",
         '\ufeffa,b\n"1,5",2\n',
         'a,b\r\n"1,5",2\r\n',
+        '"a", "b"\n"1,5", "2"\n',
+        'a,b\n"1,5",  "2"\n',
+        'a, b\n"1,5", 2\n',
+        "sep=;\na;b\n1,5;2\n",
+        "a;b\n1,5;2\n",
+        "a\tb\r\n1,5\t2",
     ],
 )
-def test_the_delimiter_is_guessed_from_the_first_row(tmp_path: Path, content: str) -> None:
+def test_the_dialect_is_guessed_from_the_first_rows(tmp_path: Path, content: str) -> None:
     assert csv_rows(tmp_path, content) == [{"a": "1,5", "b": "2"}]
+
+
+def test_spaces_inside_of_cells_are_kept(tmp_path: Path) -> None:
+    content = 'a,b\n one, two\n" three"," ""four"""\n'
+    assert csv_rows(tmp_path, content) == [
+        {"a": " one", "b": " two"},
+        {"a": " three", "b": ' "four"'},
+    ]
+
+
+def test_a_column_without_a_name_gets_its_number(tmp_path: Path) -> None:
+    assert csv_rows(tmp_path, ",a\n0,x\n") == [{"column 1": "0", "a": "x"}]
+
+
+def test_a_tsv_file_may_hold_commas_instead(tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").write_text("a,b\n1,2\n")
+    imported = import_dataset(str(tmp_path / "rows.tsv"), tmp_path)
+    assert rows_in(imported.path) == [{"a": "1", "b": "2"}]
 
 
 def test_utf_16_as_excel_saves_it_is_read(tmp_path: Path) -> None:
@@ -81,7 +105,9 @@ def test_utf_16_as_excel_saves_it_is_read(tmp_path: Path) -> None:
         ("a,b\n1,2\n1,2,3\n", "line 3, row: .* 3 cells, the first row 2"),
         ('a,b\n1,"2\n', "not CSV"),
         ("a,a\n1,2\n", "the name of two columns"),
-        ("a,\n1,2\n", "a column has no name"),
+        ("a,b\n1,2\n1\n1,2\n1,2,3\n1\n", "line 3, .* 1 cells, .* 2; others end in lines 5, 6"),
+        ('"a", "b"\n"1", "2, 3"\n"1"\n', "line 3, row: .* 1 cells"),
+        (",\n1,2\n", "no column has a name"),
         (b"a,b\n\xe9,2\n", "not UTF-8"),
         (gzip.compress(b"a,b\n", mtime=0), "gzip data"),
     ],

@@ -1,19 +1,21 @@
-"""CSV as JSON lines: every cell stays the text that it is. Guesses the delimiter, never a type."""
+"""CSV as JSON lines: every cell stays the text that it is. Guesses the dialect, never a type."""
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
+from core.dataset.intake.dialect import CsvReader, guess_dialect, read_rows
 from core.dataset.reading.lines import MAX_LINE_BYTES
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.reading.text_lines import Recoded
+from core.dataset.report import named_lines
 from core.job import DatasetError, Problem
 
-DELIMITERS = (",", ";", "\t", "|")
+SAMPLE_BYTES = 2**16
 BUFFER_BYTES = 2**18
 LONGEST_NAME_SHOWN = 60
 
@@ -39,31 +41,75 @@ class CountingReader(io.RawIOBase):
 def csv_lines(path: Path, delimiter: str = "") -> Iterator[tuple[int, bytes]]:
     """Yield (bytes read so far, a row as a line of JSON); the first row names the columns.
 
-    An empty delimiter is guessed. Raises DatasetError, OSError.
+    A delimiter that is empty, or not in the first row, is guessed. Raises DatasetError, OSError.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-        file.seek(0)
         if foreign := foreign_signature(head):
             raise DatasetError(Problem("file", f"this is {foreign.name}, not CSV", foreign.fix))
         encoding = wide_encoding(head)
+        dialect = guess_dialect(_first_text(file, encoding), delimiter)
+        file.seek(0)
         counting = CountingReader(Recoded(file, encoding) if encoding else file)
         buffered = io.BufferedReader(counting, BUFFER_BYTES)
         text = io.TextIOWrapper(buffered, encoding="utf-8-sig", newline="")
-        reader = csv.reader(text, delimiter=delimiter or _guess_delimiter(head), strict=True)
+        reader = read_rows(text, dialect)
+        rows = _Rows(reader, dialect.lines_before)
         try:
-            names = _column_names(next(reader, []))
-            for cells in reader:
-                if cells:
-                    yield counting.num_bytes, orjson.dumps(_row(names, cells, reader.line_num))
+            for row in rows.read():
+                yield counting.num_bytes, orjson.dumps(row)
         except csv.Error as error:
             fix = "put cells with quotes, commas or line ends in double quotes"
-            raise _wrong_line(reader.line_num, f"not CSV: {error}", fix) from None
+            raise _wrong_line(rows.line, f"not CSV: {error}", fix) from None
         except UnicodeDecodeError:
             problem = "it or a line soon after it is not UTF-8"
             fix = "save the file as UTF-8"
-            raise _wrong_line(reader.line_num + 1, problem, fix) from None
+            raise _wrong_line(rows.line + 1, problem, fix) from None
+
+
+def _first_text(file: BinaryIO, encoding: str | None) -> str:
+    """Return the first characters of a file."""
+    file.seek(0)
+    source = Recoded(file, encoding) if encoding else file
+    return source.read(SAMPLE_BYTES).decode("utf-8-sig", errors="replace")
+
+
+class _Rows:
+    """Rows of a table by the names of its columns."""
+
+    def __init__(self, reader: CsvReader, lines_before: int) -> None:
+        self._reader, self._lines_before = reader, lines_before
+        self._wrong_lines: list[int] = []
+        self._first_wrong = ""
+
+    @property
+    def line(self) -> int:
+        """Line on which the last row ends."""
+        return self._reader.line_num + self._lines_before
+
+    def read(self) -> Iterator[dict[str, str]]:
+        """Yield the rows. Raises DatasetError, at the end for rows of the wrong width."""
+        names = _column_names(next(self._reader, []))
+        for cells in self._reader:
+            if len(cells) == len(names):
+                yield dict(zip(names, cells, strict=True))
+            elif cells:
+                self._note_wrong(len(cells), len(names))
+        if self._wrong_lines:
+            raise self._wrong_width()
+
+    def _note_wrong(self, num_cells: int, num_names: int) -> None:
+        if not self._wrong_lines:
+            self._first_wrong = f"has {num_cells:,} cells, the first row {num_names:,}"
+        self._wrong_lines.append(self.line)
+
+    def _wrong_width(self) -> DatasetError:
+        first, *others = self._wrong_lines
+        problem = f"the row that ends here {self._first_wrong}"
+        if others:
+            problem += f"; others end in {named_lines(others, len(others))}"
+        return _wrong_line(first, problem, "give every row a cell for each column")
 
 
 def _wrong_line(line: int, problem: str, fix: str, field: str = "row") -> DatasetError:
@@ -71,26 +117,12 @@ def _wrong_line(line: int, problem: str, fix: str, field: str = "row") -> Datase
 
 
 def _column_names(cells: Sequence[str]) -> Sequence[str]:
-    """Return the column names in the first row. Raises DatasetError."""
-    fix = "name every column in the first row, each once"
-    if not cells or not all(name.strip() for name in cells):
-        raise _wrong_line(1, "a column has no name", fix)
-    for name in cells:
-        if cells.count(name) > 1:
+    """Return the names of the columns; one without a name gets its number. Raises DatasetError."""
+    if not any(name.strip() for name in cells):
+        raise _wrong_line(1, "no column has a name", "name the columns in the first row")
+    names = [name if name.strip() else f"column {n}" for n, name in enumerate(cells, start=1)]
+    for name in names:
+        if names.count(name) > 1:
+            fix = "name every column in the first row, each once"
             raise _wrong_line(1, "is the name of two columns", fix, name)
-    return cells
-
-
-def _row(names: Sequence[str], cells: Sequence[str], line: int) -> dict[str, str]:
-    if len(cells) != len(names):
-        problem = f"the row that ends here has {len(cells):,} cells, the first row {len(names):,}"
-        raise _wrong_line(line, problem, "give every row a cell for each column")
-    return dict(zip(names, cells, strict=True))
-
-
-def _guess_delimiter(head: bytes) -> str:
-    """Return the delimiter that occurs most often in the first row, outside of quotes."""
-    first_row = head.decode("utf-8", errors="replace").replace("\0", "").partition("\n")[0]
-    unquoted: Iterable[str] = first_row.split('"')[::2]
-    counts = {sign: sum(part.count(sign) for part in unquoted) for sign in DELIMITERS}
-    return max(counts, key=lambda sign: counts[sign])
+    return names
