@@ -1,5 +1,6 @@
 """Results of a check: one problem, and the report on a whole file. Finds nothing itself."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ from core.job import Problem
 from core.training.contract.row_formats import TextFormat
 
 LISTED_LINES = 10
+NUMBER_IN_BRACKETS = re.compile(r"\[\d+\]")
 LEAKED = "leaked"
 """Code of a warning of a row that is evaluated on and trained on."""
 
@@ -30,6 +32,32 @@ class RowProblem:
         """Return the same in the shape of every other problem, the line as its field."""
         where = "file" if self.field == "file" else f"line {self.line}, {self.field}"
         return Problem(where, self.message, self.fix)
+
+
+@dataclass(frozen=True)
+class ProblemGroup:
+    """Same problem of one row or of many."""
+
+    first: RowProblem
+    num_rows: int
+    lines: tuple[int, ...]
+    """Lines of the first of these rows."""
+
+    def __str__(self) -> str:
+        return str(self.for_user())
+
+    def for_user(self) -> Problem:
+        """Return it as one problem that names the first lines."""
+        if self.num_rows == 1:
+            return self.first.for_user()
+        lines = named_lines(self.lines, self.num_rows)
+        where = f"{counted(self.num_rows, 'row')} ({lines}), {without_numbers(self.first.field)}"
+        return Problem(where, self.first.message, self.first.fix)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "ProblemGroup":
+        """Return the group that `asdict` was called on."""
+        return cls(RowProblem(**fields["first"]), fields["num_rows"], tuple(fields["lines"]))
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,9 @@ class DatasetReport:
     """Mapping as `map_columns` takes it, where no row format was recognised; or empty."""
     repairs: tuple[str, ...] = ()
     """Ids of the repairs in REPAIRS that would help."""
+    problem_groups: tuple[ProblemGroup, ...] = ()
+    """Every problem once, in the order of their first lines, with the number of its rows."""
+    warning_groups: tuple[ProblemGroup, ...] = ()
     not_read: tuple[NotRead, ...] = ()
     """Columns and keys of messages that hold something and are not read."""
 
@@ -144,6 +175,8 @@ class DatasetReport:
         found = {name: value for name, value in fields.items() if name != "kind"}
         for name in ("problems", "warnings"):
             found[name] = tuple(RowProblem(**each) for each in fields[name])
+        for name in ("problem_groups", "warning_groups"):
+            found[name] = tuple(map(ProblemGroup.from_json, fields[name]))
         found["not_read"] = tuple(map(NotRead.from_json, fields["not_read"]))
         for name in ("columns", "notes", "repairs", "found_columns"):
             found[name] = tuple(fields[name])
@@ -153,12 +186,23 @@ class DatasetReport:
     def refused(cls, problem: RowProblem, repairs: tuple[str, ...] = ()) -> "DatasetReport":
         """Return the report on a file that was not read to its end, for one reason."""
         counts = {problem.code: 1}
-        return cls(num_problems=1, problems=(problem,), counts=counts, repairs=repairs)
+        return cls(
+            num_problems=1,
+            problems=(problem,),
+            problem_groups=(ProblemGroup(problem, 1, (problem.line,)),),
+            counts=counts,
+            repairs=repairs,
+        )
 
 
 def file_problem(code: str, message: str, fix: str) -> RowProblem:
     """Return a problem of the file as a whole."""
     return RowProblem(1, "file", code, message, fix)
+
+
+def without_numbers(text: str) -> str:
+    """Return a place in a row without its indices: `messages[].role`."""
+    return NUMBER_IN_BRACKETS.sub("[]", text)
 
 
 def named_lines(lines: Sequence[int], number: int) -> str:

@@ -251,3 +251,24 @@ def test_tools_are_refused_where_the_model_generates_answers(tmp_path: Path) -> 
     path = write_json_rows(tmp_path / "rows.jsonl", rows)
     (problem,) = check_file(path, "grpo").problems
     assert (problem.line, problem.field, problem.code) == (2, "tools", "tools_unused")
+
+
+def test_the_same_problem_is_one_group_with_its_lines(tmp_path: Path) -> None:
+    bad = '{"messages": [{"role": "user", "content": 7}, {"role": "assistant", "content": 8}]}'
+    report = checked(tmp_path, CHAT_LINE, *[bad] * 120, "{")
+    same, other = report.problem_groups
+    assert (same.num_rows, same.lines) == (120, tuple(range(2, 12)))
+    assert str(same).startswith("120 rows (lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 110 more), ")
+    assert "messages[].content: is a number" in str(same)
+    assert str(other).startswith("line 122, row: not JSON")
+
+
+def test_sentences_that_differ_in_more_than_numbers_are_told_apart(tmp_path: Path) -> None:
+    rows = [CHAT_LINE.replace("user", name) for name in ("Fred", "Anna", "Fred")]
+    lines = [group.lines for group in checked(tmp_path, CHAT_LINE, *rows).problem_groups]
+    assert lines == [(2, 4), (3,)]
+
+
+def test_repeated_warnings_are_one_group(tmp_path: Path) -> None:
+    (group,) = checked(tmp_path, *[CHAT_LINE] * 50).warning_groups
+    assert (group.first.code, group.num_rows) == ("duplicate", 49)

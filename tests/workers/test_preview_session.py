@@ -52,6 +52,13 @@ def test_a_file_that_cannot_be_read_is_a_sentence(
         open_session(file)
 
 
+def test_the_first_row_may_be_bad(tmp_path: Path) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [{"messages": 7}, CHAT])
+    bad, good = open_session(file).show(0, 2, 64)
+    assert "list of messages" in bad["error"]
+    assert good["num_tokens"] > 0
+
+
 def test_a_bad_row_is_shown_as_such_and_the_others_are_measured(tmp_path: Path) -> None:
     file = write_json_rows(tmp_path / "rows.jsonl", [CHAT, {"messages": 7}, TURNS])
     session = open_session(file)

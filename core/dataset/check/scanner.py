@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from core.dataset.check.duplicates import Fingerprints
+from core.dataset.check.groups import Groups
 from core.dataset.check.special_tokens import (
     find_nul,
     find_special_token,
@@ -46,6 +47,8 @@ class Findings:
         self.warnings: list[RowProblem] = []
         self.problem_counts: Counter[str] = Counter()
         self.warning_counts: Counter[str] = Counter()
+        self.problem_groups = Groups()
+        self.warning_groups = Groups()
         self.bad_lines = array("Q")
         self.usual_format: TextFormat = ""
         """That of the first row that can be used."""
@@ -61,6 +64,7 @@ class Findings:
         if len(self.problems) < LISTED_PROBLEMS:
             self.problems.append(RowProblem(line, *fault))
         self.problem_counts[fault.code] += 1
+        self.problem_groups.add(line, fault)
         is_new_line = not self.bad_lines or self.bad_lines[-1] != line
         if fault.field != "file" and is_new_line:
             self.bad_lines.append(line)
@@ -71,6 +75,7 @@ class Findings:
         if num_listed < LISTED_WARNINGS_OF_A_CODE and len(self.warnings) < LISTED_PROBLEMS:
             self.warnings.append(RowProblem(line, *fault))
         self.warning_counts[fault.code] += 1
+        self.warning_groups.add(line, fault)
 
 
 class Scanner:

@@ -63,13 +63,15 @@ class PreviewSession:
         self._to_measure = self._measuring_order()
 
     def _first_row(self) -> Row:
-        """Return the first row. Raises TrainingError."""
-        if not len(self.rows):
-            raise TrainingError("the dataset has no rows.")
-        try:
-            return self.rows.row(0)
-        except BadRow as error:
-            raise TrainingError(f"dataset line {self.rows.line(0)}: {error}.") from None
+        """Return the first row that can be read. Raises TrainingError."""
+        reason = "the dataset has no rows."
+        for index in range(min(len(self.rows), SAMPLE_ROWS)):
+            try:
+                return self.rows.row(index)
+            except BadRow as error:
+                if index == 0:
+                    reason = f"dataset line {self.rows.line(index)}: {error}."
+        raise TrainingError(reason)
 
     def _encoder(self, template: str | None, on_answers: bool) -> Encoder | PreferenceEncoder:
         if self.stage.takes_pairs_as_text:
