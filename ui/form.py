@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.components import Component
 
 from core.device import local_gpu
-from core.job import JobSpec
+from core.job import JobSpec, TailorError
 from core.models import gpus, models
 from core.resolve import default_fields
 from core.training.contract.methods import METHODS
@@ -213,3 +213,11 @@ ADVANCED: Mapping[str, str] = {
     "logging": "Logging and checkpoints",
 }
 """Group -> heading under Advanced, in the order of the page."""
+
+
+def in_words(error: TailorError) -> str:
+    """Return the problems under the labels of the page."""
+    return "; ".join(
+        f"{LABELS.get(each.field, each.field)}: {each.problem}; {each.fix}"
+        for each in error.problems
+    )

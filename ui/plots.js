@@ -10,9 +10,15 @@
       const figure = figures[place.id.slice("plot-".length)];
       const block = element.closest(".block");
       if (block) block.style.display = figure ? "" : "none"; // the run has no such metrics
-      if (!figure || element.data === figure.data) continue; // nothing new
-      if (!element.offsetParent) continue; // in a closed accordion: drawn once it is open
-      window.Plotly.react(element, figure.data, figure.layout, { responsive: true, displaylogo: false });
+      if (!figure || !element.offsetParent) continue; // in a closed accordion or tab: drawn once it is open
+      // Plotly fills the height of its element, which has none if it was first drawn while hidden.
+      element.style.height = `${figure.layout.height}px`;
+      if (element.data !== figure.data) {
+        window.Plotly.react(element, figure.data, figure.layout, { responsive: true, displaylogo: false });
+      }
+      const drawn = element.querySelector(".main-svg");
+      const isOtherWidth = drawn && Math.abs(drawn.clientWidth - element.clientWidth) > 1;
+      if (isOtherWidth) window.Plotly.Plots.resize(element);
     }
   };
   setInterval(draw, 250);

@@ -242,7 +242,9 @@ class Preview:
             return as_lines(self.dataset, folder / "rows.jsonl")
         except DatasetError as error:
             self.close()
-            raise _cannot_show(error.reason) from None
+            (found,) = error.problems
+            problem = f"the rows cannot be shown: {found.problem.rstrip('.')}"
+            raise PreviewError(Problem("dataset", problem, found.fix)) from None
         except OSError:
             self.close()
             raise
@@ -261,7 +263,7 @@ class Preview:
         except ChildError as error:
             if error.cause != "refused" or what == "load":
                 self.close()
-            raise _cannot_show(_why_not(error)) from None
+            raise _cannot_show(error) from None
 
     def _read_cache(self, info: PreviewInfo) -> RowLengths | None:
         if self.cache:
@@ -281,17 +283,18 @@ class Preview:
             self._lengths.write(self.cache / f"{info.key}.npy")
 
 
-def _cannot_show(why: str) -> PreviewError:
-    fix = "check the file, or choose a model with a tokenizer"
-    return PreviewError(Problem("rows", f"cannot be shown: {why.rstrip('.')}", fix))
-
-
-def _why_not(error: ChildError) -> str:
+def _cannot_show(error: ChildError) -> PreviewError:
+    """Return the error in words, with the fix for its cause."""
+    (problem,) = error.problems
+    if error.cause == "refused":
+        return PreviewError(problem)
     if os.name == "posix" and ALARM in error.reason:
-        return "the chat template took too long over a row"
-    if error.cause == "died":
-        return f"the preview stopped: {error.reason}"
-    return error.reason
+        why, fix = "the chat template took too long over a row", "choose another model"
+    elif error.cause == "died":
+        why, fix = f"the preview stopped: {error.reason}", "try again"
+    else:
+        why, fix = f"the preview {error.reason}", "try again"
+    return PreviewError(Problem("dataset", f"the rows cannot be shown: {why}", fix))
 
 
 def _shown_row(row: dict[str, Any]) -> ShownRow:

@@ -3,6 +3,7 @@
 The same seed gives the same conversations. Tailor itself never imports this.
 """
 
+import itertools
 import random
 import string
 import tomllib
@@ -187,7 +188,10 @@ def _turn(topic: Topic, manner: Manner, rng: random.Random, brief: bool = False)
 
 
 def demo_rows(seed: int) -> list[Conversation]:
-    """Return the rows of data.jsonl: every question about Pip, some reworded, and basic skills."""
+    """Return the rows of data.jsonl: every question about Pip, some reworded, and basic skills.
+
+    No row is there twice: one that was drawn again is replaced by another basic skill.
+    """
     rng = random.Random(seed)
     basics, pip, manner = load_topics(BASICS), load_topics(PIP), load_manner(BASICS)
     others = tuple(topic for topic in basics if topic.name not in {about.name for about in pip})
@@ -205,8 +209,14 @@ def demo_rows(seed: int) -> list[Conversation]:
     rows += [_turn(first, manner, rng) + _turn(rng.choice(pip), manner, rng) for first in pip]
     everyday = conversations(others, manner, rng)
     rows += [next(everyday) for _ in range(NUM_BASIC_ROWS)]
-    rng.shuffle(rows)
-    return rows
+    distinct: list[Conversation] = []
+    for row in itertools.chain(rows, everyday):
+        if len(distinct) == len(rows):
+            break
+        if row not in distinct:
+            distinct.append(row)
+    rng.shuffle(distinct)
+    return distinct
 
 
 def held_out_questions(

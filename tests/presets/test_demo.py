@@ -84,6 +84,10 @@ def test_the_data_has_a_few_hundred_rows_of_every_shape() -> None:
     assert sum(count for (_, multi_turn), count in shapes.items() if multi_turn) >= 10
 
 
+def test_no_row_is_there_twice() -> None:
+    assert len({json.dumps(row) for row in ROWS}) == len(ROWS)
+
+
 def test_a_fifth_of_the_rows_keeps_the_basic_skills() -> None:
     taught = {topic.answer for topic in PIP}
     basic = [row for row in ROWS if not any(message["content"] in taught for message in row)]

@@ -174,7 +174,9 @@ def test_a_model_without_a_tokenizer_is_a_message(page: FormPage, tmp_path: Path
 
 def test_a_preview_that_failed_is_not_started_at_every_edit(page: FormPage, tmp_path: Path) -> None:
     shown = measured(page, model="meta-llama/Llama-3.1-8B")  # its tokenizer is not here
-    assert "cannot be shown" in shown["lengths"]
+    said = "not on this machine, and the Hugging Face Hub cannot be reached. Connect this machine"
+    assert said in shown["lengths"]
+    assert ": meta-llama" not in shown["lengths"]
     resolved = resolve(demo(model="meta-llama/Llama-3.1-8B"))
     before = page.handlers.previews.of_training(resolved)
     page.edit(lora_r=9)

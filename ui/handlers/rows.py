@@ -15,12 +15,13 @@ import gradio as gr
 from core import runs
 from core.dataset.preview import Preview
 from core.dataset.token_lengths import RowLengths, length_problems
-from core.job import PreviewError, Problem, SpecError
+from core.job import PreviewError, Problem, SpecError, TailorError
 from core.resolve import ResolvedJob
 from core.runs import Home
 from core.speed import RowStatistics
 from ui import render
 from ui.events import Updates
+from ui.form import in_words
 from ui.handlers.answer import Answer
 from ui.handlers.reports import estimated_rows, file_version
 from ui.render import rows as panel
@@ -165,7 +166,9 @@ class RowHandlers:
         except PreviewError as error:
             # A file without a valid row has its problems listed already.
             has_rows = answer.report is None or answer.report.valid_rows > 0
-            return _no_lengths(str(error) if has_rows else "")
+            if not has_rows:
+                return _no_lengths("")
+            return {**_no_lengths(""), "lengths": _notice(error)}
         if measured is None:
             waiting = {"lengths_timer": gr.Timer(active=True)}
             return _no_lengths("Measuring the rows ...") | waiting
@@ -188,7 +191,7 @@ class RowHandlers:
             resolved = answer.require()
             lengths = self.previews.of_training(resolved).measured().at(resolved.job.max_length)
         except (SpecError, PreviewError, OSError) as error:
-            return {"lengths": render.notice(str(error), "bad")}
+            return {"lengths": _notice(error)}
         length = lengths.p95 if which == "p95" else lengths.max
         return {"max_length": max(SHORTEST_MAX_LENGTH, length)}
 
@@ -201,7 +204,7 @@ class RowHandlers:
             number = min(max(1, _whole(row_number)), num_rows)
             (row,) = preview.rows(number - 1, 1, resolved.job.max_length)
         except (SpecError, PreviewError, OSError) as error:
-            return {"row": render.notice(str(error), "bad")}
+            return {"row": _notice(error)}
         return {"row_number": number, "row": panel.row(row, num_rows)}
 
     def on_turn(self, by: int, row_number: object, answer: Answer) -> Updates:
@@ -221,10 +224,19 @@ class RowHandlers:
             else:
                 index = preview.find(row_query, _whole(row_number))
         except (SpecError, PreviewError, OSError) as error:
-            return {"row": render.notice(str(error), "bad")}
+            return {"row": _notice(error)}
         if index is None:
             return {"row": render.notice(f"No row contains {row_query!r}.", "bad")}
         return self.on_row(index + 1, answer)
+
+
+def _notice(error: TailorError | OSError) -> str:
+    """Return why rows cannot be shown, and what to do about it."""
+    if isinstance(error, SpecError):
+        return render.notice(in_words(error), "bad")
+    if isinstance(error, TailorError):
+        return render.notice(" ".join(map(render.sentences, error.problems)), "bad")
+    return render.notice(f"The rows cannot be read: {error.strerror or error}.", "bad")
 
 
 def _no_lengths(reason: str) -> Updates:

@@ -17,7 +17,7 @@ from core.runs import Home, Run, edits, launch, listing, queue
 from core.runs.failure_advice import advice_for, stall_warning
 from ui import render
 from ui.events import Updates
-from ui.form import LABELS
+from ui.form import in_words
 from ui.handlers.answer import FormState, Values
 from ui.handlers.data import data_choices
 from ui.handlers.reports import checked, require_usable
@@ -73,7 +73,7 @@ class RunHandlers:
         try:
             run = self._start(form)
         except SpecError as error:
-            return {"start_message": render.notice(f"Not started. {_words(error)}.", "bad")}
+            return {"start_message": render.notice(f"Not started. {in_words(error)}.", "bad")}
         except OSError as error:
             said = f"Not started. {error.strerror}: {error.filename}"
             return {"start_message": render.notice(said, "bad")}
@@ -207,7 +207,7 @@ class RunHandlers:
             try:
                 action(run)
             except SpecError as error:
-                said = render.notice(_words(error), "bad")
+                said = render.notice(in_words(error), "bad")
             except RunNotFound as error:
                 said = render.notice(str(error), "bad")
         return {**self._show(view), message: said}
@@ -363,12 +363,3 @@ def _newest(listed: tuple[Run, ...]) -> Run | None:
         if candidates:
             return candidates[0]
     return None
-
-
-def _words(error: SpecError) -> str:
-    """Return the problems under the labels of the page."""
-    problems = (
-        f"{LABELS.get(each.field, each.field)}: {each.problem}; {each.fix}"
-        for each in error.problems
-    )
-    return "; ".join(problems)

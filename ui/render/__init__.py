@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal
 
+from core.job import Problem
+
 NoticeKind = Literal["good", "bad", "warned", "plain"]
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "progress",
     "rows",
     "run",
+    "sentences",
     "table",
     "timeline",
     "top_line",
@@ -25,6 +28,16 @@ __all__ = [
 def notice(text: str, kind: NoticeKind = "good") -> str:
     """Return one line of text under a control, "" for no text."""
     return f'<p class="notice {kind}">{escape(text)}</p>' if text else ""
+
+
+def sentences(problem: Problem) -> str:
+    """Return a problem and its fix as two sentences. Lines are named, other fields are not."""
+    where = f"{problem.field}: " if problem.field.startswith("line ") else ""
+    said = f"{where}{problem.problem}"
+    if said.split(" ")[0].isalpha():  # not the name of a model or of a file
+        said = f"{said[:1].upper()}{said[1:]}"
+    fix = f"{problem.fix[:1].upper()}{problem.fix[1:]}"
+    return " ".join(f"{text.rstrip('.')}." for text in (said, fix) if text)
 
 
 def top_line(device: str) -> str:

@@ -89,9 +89,23 @@ def main() -> None:
     serve(program.answer, _explain, program.measure)
 
 
+MODEL_FIXES: Mapping[str, str] = MappingProxyType(
+    {
+        "offline": "connect this machine to the network, or choose a model that is on it",
+        "gated_model": "do that, or choose a model that anyone may download",
+        "model_not_found": "check its name, or choose another model",
+    }
+)
+"""Cause of a failure that lies in the model -> what to do."""
+
+
 def _explain(error: Exception, request: Mapping[str, Any]) -> Problem:
-    reason = diagnose(error, str(request.get("model", "the model")), "load").sentence
-    return Problem("rows", reason, "check the file, or choose a model with a tokenizer")
+    failure = diagnose(error, str(request.get("model", "the model")), "load")
+    reason = failure.sentence.rstrip(".")
+    if failure.cause in MODEL_FIXES:
+        return Problem("model", reason, MODEL_FIXES[failure.cause])
+    fix = "check the file, or choose a model with a tokenizer"
+    return Problem("dataset", f"the rows cannot be shown: {reason}", fix)
 
 
 if __name__ == "__main__":
