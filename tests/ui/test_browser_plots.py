@@ -1,0 +1,70 @@
+"""Plots in a real browser: each is seen, with its lines, on every way that leads to it."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from core.runs import Home
+from tests.builders.browser import BROWSER_TESTS, App
+from tests.builders.fake_runs import bare_run, write_metrics
+
+pytestmark = BROWSER_TESTS
+
+NUM_STEPS = 30
+MEMORY = {
+    "memory_allocated_bytes": 3 * 2**30,
+    "memory_reserved_bytes": 4 * 2**30,
+    "device_used_bytes": 5 * 2**30,
+}
+LINES_SEEN = """plot => {
+  const drawn = document.querySelector(`#plot-${plot} .js-plotly-plot .main-svg`);
+  if (!drawn || drawn.getBoundingClientRect().height < 200) return 0;
+  return document.querySelectorAll(`#plot-${plot} .scatterlayer path.js-line`).length;
+}"""
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """Return the page over a home with two finished runs."""
+    home = Home.find(str(tmp_path_factory.mktemp("home")))
+    for name in ("older", "newer"):
+        write_metrics(bare_run(home, name), range(1, NUM_STEPS), **MEMORY, learning_rate=0.1)
+    app = App(home.path)
+    yield app
+    app.end()
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((1400, 900), id="desktop", marks=pytest.mark.slow),
+        pytest.param((390, 844), id="phone"),
+    ],
+)
+def test_every_plot_is_seen_on_every_way_to_it(app: App, page: Page, size: tuple[int, int]) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.goto(app.url)
+    for _reload in range(2):
+        expect(page.locator("#lengths")).to_contain_text("none cut")
+        page.get_by_role("tab", name="Runs").click()
+        wait_for_lines(page, loss=2, memory=3)
+        page.reload()
+    page.get_by_role("tab", name="Runs").click()
+    page.locator("[data-run=older]").click()
+    expect(page.locator("[data-run=older][aria-pressed=true]")).to_be_visible()
+    wait_for_lines(page, loss=2, memory=3)
+    page.get_by_text("More plots").click()
+    wait_for_lines(page, learning_rate=1)
+    for name in ("older", "newer"):
+        page.locator(f"[data-compare={name}]").check()
+    wait_for_lines(page, comparison=2, loss=2, memory=3)
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="Runs").click()
+    wait_for_lines(page, comparison=2, loss=2, memory=3, learning_rate=1)
+
+
+def wait_for_lines(page: Page, **num_lines: int) -> None:
+    """Wait until these plots show so many lines, and are 200 pixels high or more."""
+    for plot, number in num_lines.items():
+        page.wait_for_function(f"plot => ({LINES_SEEN})(plot) === {number}", arg=plot)
