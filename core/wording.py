@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from core.advise import Fix
-from core.memory import MemoryEstimate
+from core.memory import Component, MemoryEstimate
 from core.runs import Run
 from core.runs.past_runs import phase_peaks, prediction_errors
 from core.speed import Speed
@@ -92,14 +93,19 @@ def ago(when: float) -> str:
 
 
 def verdict_sentence(estimate: MemoryEstimate) -> str:
-    """Return "Fits: 17.9 of 24.0 GiB, ± 0.4" or the like."""
+    """Return "Fits: 17.9 of 24.0 GiB, ± 0.4" or the like.
+
+    The number is always the total, to which the parts add up and from which fixes save.
+    """
     total, capacity = estimate.total_bytes, estimate.capacity_bytes
+    used = f"{gib(total, 1)} of {gib(capacity, 1)} GiB"
     if estimate.verdict == "does_not_fit":
-        least = total - estimate.pageable_bytes
-        return f"{memory(least - capacity)} too much: {gib(least, 1)} of {gib(capacity, 1)} GiB"
+        sentence = f"{memory(estimate.resident_bytes - capacity)} too much: {used}"
+        if estimate.pageable_bytes:
+            sentence += f", even with {memory(estimate.pageable_bytes)} paged out"
+        return sentence
     if total > capacity:
-        paged = memory(total - capacity)
-        return f"Tight: {gib(total, 1)} of {gib(capacity, 1)} GiB, {paged} of it paged out"
+        return f"Tight: {used}, {memory(total - capacity)} of it paged out"
     verdict = "Fits" if estimate.verdict == "fits" else "Tight"
     digits = 1 if total >= GIB else 2
     sentence = f"{verdict}: {gib(total, digits)} of {gib(capacity, 1)} GiB"
@@ -107,6 +113,39 @@ def verdict_sentence(estimate: MemoryEstimate) -> str:
     if uncertainty >= SMALL_UNCERTAINTY_BYTES:
         sentence += f", ± {gib(uncertainty, 1)}"
     return sentence
+
+
+@dataclass(frozen=True)
+class MemoryPart:
+    """Part of an estimate as it is shown; all parts add up to the total."""
+
+    component: Component
+    title: str
+    bytes: int
+    note: str
+    """One sentence about it."""
+    may_leave_card: bool = False
+    """True for paged optimizer states, which may wait in main memory."""
+
+
+def memory_parts(estimate: MemoryEstimate) -> list[MemoryPart]:
+    """Return the parts of an estimate; what may leave the card is one of its own, and the last."""
+    parts = []
+    paged = estimate.pageable_bytes
+    for each in estimate.components:
+        size = each.bytes - (paged if each.name == "optimizer_states" else 0)
+        if size:
+            parts.append(MemoryPart(each.name, _component_title(each.name), size, each.note))
+    if paged:
+        title, note = "Paged optimizer states", "Wait in main memory where the card is too small."
+        parts.append(MemoryPart("optimizer_states", title, paged, note, may_leave_card=True))
+    return parts
+
+
+def _component_title(component: Component) -> str:
+    if component == "cuda_context":
+        return "CUDA context"
+    return component.replace("_", " ").capitalize()
 
 
 def speed_sentence(speed: Speed) -> str:

@@ -79,6 +79,11 @@ class MemoryEstimate:
     uncertainty: Uncertainty
     context: Context
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the total that must be on the card, without what may be paged out."""
+        return self.total_bytes - self.pageable_bytes
+
     def to_json(self) -> dict[str, object]:
         """Return the object that `estimate --json` prints, without `fixes` and `speed`."""
         values = {**vars(self), "phases": dict(self.phases)}

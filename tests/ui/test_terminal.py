@@ -88,7 +88,7 @@ def test_an_estimate_without_json_is_a_sentence_and_a_table(
     printed = capsys.readouterr().out
     assert "Llama 3.1 8B" in printed
     assert "of 24.0 GiB" in printed
-    assert "optimizer_states" in printed
+    assert "Optimizer states" in printed
 
 
 @pytest.mark.parametrize(

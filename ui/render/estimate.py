@@ -9,7 +9,7 @@ from core.job import SpecError
 from core.memory import Component, MemoryEstimate
 from core.models import gpus
 from core.training.contract.methods import METHODS
-from core.wording import PHASES, memory, verdict_sentence
+from core.wording import PHASES, MemoryPart, memory, memory_parts, verdict_sentence
 from ui.render import notice, table
 
 COLOURS: Mapping[Component, str] = {
@@ -50,23 +50,28 @@ def estimate_panel(estimate: MemoryEstimate, card: DeviceReading | None = None) 
 
 
 def _bar(estimate: MemoryEstimate) -> str:
-    """Return a segment for each component, and a mark at the capacity."""
+    """Return a segment for each part, and a mark at the capacity. What may leave the card comes
+    last and is hatched, so that it lies beyond the mark if there is not enough room."""
     scale = 100 / max(estimate.total_bytes, estimate.capacity_bytes)
     segments = ""
-    for part in estimate.components:
-        style = f"width:{part.bytes * scale:.3f}%;background:{COLOURS[part.name]}"
-        title = f"{_title(part.name)}: {memory(part.bytes)}. {part.note}"
-        segments += f'<span style="{style}" title="{escape(title)}"></span>'
+    for part in memory_parts(estimate):
+        style = f"width:{part.bytes * scale:.3f}%;background-color:{COLOURS[part.component]}"
+        title = f"{part.title}: {memory(part.bytes)}. {part.note}"
+        segments += f'<span{_hatched(part)} style="{style}" title="{escape(title)}"></span>'
     return segments + f'<em style="left:{estimate.capacity_bytes * scale:.3f}%"></em>'
 
 
 def _legend(estimate: MemoryEstimate) -> str:
     items = ""
-    for part in sorted(estimate.components, key=lambda part: -part.bytes):
-        colour = f'<i style="background:{COLOURS[part.name]}"></i>'
-        size = f"<span>{_title(part.name)}</span><b>{memory(part.bytes)}</b>"
+    for part in sorted(memory_parts(estimate), key=lambda part: -part.bytes):
+        colour = f'<i{_hatched(part)} style="background-color:{COLOURS[part.component]}"></i>'
+        size = f"<span>{part.title}</span><b>{memory(part.bytes)}</b>"
         items += f'<li title="{escape(part.note)}">{colour}{size}</li>'
     return f'<ul class="parts">{items}</ul>'
+
+
+def _hatched(part: MemoryPart) -> str:
+    return ' class="paged"' if part.may_leave_card else ""
 
 
 def _verdict(sentence: str) -> str:
@@ -90,7 +95,7 @@ def _used_by_others(estimate: MemoryEstimate, card: DeviceReading | None) -> str
     ]
     if users:
         said += f"; {', '.join(users[:MAX_PROCESSES])}"
-    if estimate.total_bytes <= card.free_bytes or estimate.verdict == "does_not_fit":
+    if estimate.resident_bytes <= card.free_bytes or estimate.verdict == "does_not_fit":
         return notice(f"{said}.", "plain")
     return notice(f"{said}. That is too little: end the programs that use the rest.", "warned")
 
@@ -106,12 +111,6 @@ def _phases(estimate: MemoryEstimate) -> str:
                 f'<li class="{kind}"><span>{PHASES[phase]}</span>{bar}<b>{memory(size)}</b></li>'
             )
     return f'<ul class="phases" aria-label="Peak of each phase">{rows}</ul>'
-
-
-def _title(component: Component) -> str:
-    if component == "cuda_context":
-        return "CUDA context"
-    return component.replace("_", " ").capitalize()
 
 
 def fixes_title(fixes: Sequence[Fix]) -> str:

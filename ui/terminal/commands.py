@@ -22,7 +22,7 @@ from core.resolve import ResolvedJob, dataset_path, is_there, resolve
 from core.runs import Home
 from core.speed import RowStatistics
 from core.training.contract.stages import DEFAULT_STAGE
-from core.wording import fix_label, memory, speed_sentence, verdict_sentence
+from core.wording import fix_label, memory, memory_parts, speed_sentence, verdict_sentence
 from ui.terminal.follow import start_and_follow
 from ui.terminal.printing import out, print_json, report_errors, say, table
 from ui.terminal.runs import manage_runs
@@ -230,7 +230,7 @@ def _estimate_memory(resolved: ResolvedJob, home: str | None) -> MemoryEstimate:
 def _print_estimate(resolved: ResolvedJob, estimate: MemoryEstimate) -> None:
     title = f"{resolved.model.title} on {resolved.gpu.name}"
     out.print(f"{title}: {verdict_sentence(estimate)}", style="bold")
-    rows = [(each.name, memory(each.bytes), each.note) for each in estimate.components]
+    rows = [(each.title, memory(each.bytes), each.note) for each in memory_parts(estimate)]
     out.print(table(("part", "memory", ""), rows))
     if speed := resolved.speed():
         out.print(f"{speed_sentence(speed)}, if every row fills max_length")
