@@ -254,7 +254,8 @@ def measure_grid(
     end = time.monotonic() + 60 * minutes
     done = read_rows(out) if out else {}
     spent = expected = float(SECONDS_TO_START)
-    print(f"{'point':{WIDTH}}{''.join(f'{metric:>18}' for metric in METRICS)}{'s/step':>9}{'s':>7}")
+    metrics = "".join(f"{metric:>18}" for metric in METRICS)
+    print(f"{'point':{WIDTH}}{metrics}{'s/step':>9}{'s':>7}")
     for point in points:
         if point.id in done and is_final(done[point.id]):
             continue

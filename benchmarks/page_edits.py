@@ -33,7 +33,7 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 @dataclass(frozen=True)
 class Scenario:
-    """A form, and one field that is edited again and again."""
+    """Form, and a field that is edited again and again."""
 
     name: str
     form: Mapping[str, object]
@@ -79,7 +79,7 @@ SCENARIOS = (
 
 
 class OpenPage:
-    """The form of one open page: what the browser holds, and its states on the server."""
+    """Form of one open page: its values in the browser, and its states on the server."""
 
     def __init__(self, handlers: Handlers, values: Mapping[str, object]) -> None:
         self.handlers = handlers

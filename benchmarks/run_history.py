@@ -75,11 +75,10 @@ def main() -> int:
 def make_history(home: Home, num_runs: int) -> None:
     """Create folders of ended runs with as few files as possible."""
     for number in range(num_runs):
-        folder = home.runs / f"20260101-{number:06d}-demo-{'qlora' if number % 3 else 'lora'}"
+        method = "qlora" if number % 3 else "lora"
+        folder = home.runs / f"20260101-{number:06d}-demo-{method}"
         folder.mkdir()
-        job = JobSpec.parse(
-            {"method": "qlora" if number % 3 else "lora", "seed": number, "lora_r": 8}
-        )
+        job = JobSpec.parse({"method": method, "seed": number, "lora_r": 8})
         (folder / "job.json").write_text(job.to_json())
         (folder / "status.json").write_text(json.dumps(STATUS))
         (folder / "metrics.jsonl").write_text(

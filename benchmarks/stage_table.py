@@ -24,7 +24,7 @@ class Setting:
     title: str
     fields: Mapping[str, object]
     axis: Literal["stage", "method"] = "method"
-    """stage: tried with LoRA in all stages. method: tried in sft with all methods that train an adapter."""
+    """stage: tried with LoRA in every stage. method: tried in sft with every method of adapters."""
     needs_cuda: bool = False
 
     @property

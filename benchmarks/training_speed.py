@@ -59,7 +59,7 @@ BARE = ROOT / "benchmarks" / "bare_trl.py"
 WARM_UP_SHARE = 1 / 3
 SECONDS_BETWEEN_LOOKS = 0.2
 PATIENCE_SECONDS = 240.0
-"""A point that takes longer is stuck; compiling the layers of a large model takes 1 to 2 minutes."""
+"""A point that takes longer is stuck. Compiling a large model takes 1 to 2 minutes."""
 SILENT = {"TRL_EXPERIMENTAL_SILENCE": "1", "TAILOR_SAVES_NOTHING": "1"}
 COPIED_FROM_RESULT = ("versions", "peak_allocated_bytes", "peak_reserved_bytes")
 WIDTH = 18

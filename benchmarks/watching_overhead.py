@@ -42,14 +42,14 @@ PROGRAM = ROOT / "benchmarks" / "watched_by_turns.py"
 SIZES: Mapping[str, object] = MappingProxyType(
     {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "vocab_size": 2048}
 )
-"""Sizes of the model. A step takes 0.3 to 1 second, as one of an 8B model on the fastest card does."""
+"""Sizes of the model. A step takes 0.3 to 1 second, as one of an 8B on the fastest card does."""
 STEADY = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
-"""Environment that keeps freed memory in the process. Otherwise a step has about 25,000 page faults,
-and their number depends on chance."""
+"""Environment that keeps freed memory in the process. Otherwise a step has about 25,000 page
+faults, and their number depends on chance."""
 NUM_ROWS, LENGTH, BATCH = 256, 256, 8
 MEASURES = ("clock", "processor")
 WARM_UP_STEPS = 10

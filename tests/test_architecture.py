@@ -40,6 +40,7 @@ from tests.builders.style_rules import (
     docstrings_that_open_with_an_article,
     f_strings_that_compute,
     functions_with_many_positional_parameters,
+    imports_of_tests_by_tests,
     lines_with_old_words,
     long_files,
     long_functions,
@@ -47,7 +48,6 @@ from tests.builders.style_rules import (
     modules_without_a_docstring,
     rooms_with_a_name_that_says_nothing,
     statements_with_two_conditional_expressions,
-    tests_that_import_tests,
     untyped_jobs,
     wide_lines,
 )
@@ -84,7 +84,7 @@ RULES = (
     rooms_with_a_name_that_says_nothing,
     asserts_with_two_claims,
     long_test_names,
-    tests_that_import_tests,
+    imports_of_tests_by_tests,
 )
 
 
@@ -177,7 +177,7 @@ BROKEN: Mapping[str, Mapping[str, str]] = {
     "rooms_with_a_name_that_says_nothing": {"core/job/utils.py": ""},
     "asserts_with_two_claims": {"tests/test_a.py": "assert a and b"},
     "long_test_names": {"tests/test_a.py": f"def test_{'a' * MAX_TEST_NAME}(): ..."},
-    "tests_that_import_tests": {"tests/test_a.py": "from tests.test_b import make"},
+    "imports_of_tests_by_tests": {"tests/test_a.py": "from tests.test_b import make"},
 }
 """Rule -> files of a small project that break it."""
 

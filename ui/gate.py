@@ -266,7 +266,8 @@ class Gate:
     def _cookie_name(self, request: Request) -> str:
         """Return a name with the port: browsers share cookies between the ports of a host."""
         is_secure = request.is_https or self._is_shared(request)
-        return f"{'__Host-' if is_secure else ''}tailor{request.port}"
+        prefix = "__Host-" if is_secure else ""
+        return f"{prefix}tailor{request.port}"
 
     async def _pass_on(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app without the proxy headers, which may be forged, and count the body."""

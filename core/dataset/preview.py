@@ -147,7 +147,7 @@ class Preview:
         return tuple(map(_shown_row, rows))
 
     def rows_from_line(self, line: int, num_rows: int, max_length: int) -> tuple[ShownRow, ...]:
-        """Return rows from a 1-based line on, or from the next row after it. Raises PreviewError."""
+        """Return rows from a 1-based line on, or from the row after it. Raises PreviewError."""
         return self.rows(self.index_of(line), num_rows, max_length)
 
     def index_of(self, line: int) -> int:

@@ -344,6 +344,8 @@ def positions(kinds: Sequence[LayerKind], num_ends: int) -> list[str]:
     found = []
     for number, section in enumerate(sections(kinds)):
         for index in range(len(section)):
-            from_end = max(index - len(section), -num_ends - 1)
-            found.append(f"{number}/{index if index < num_ends else from_end}")
+            position = index
+            if index >= num_ends:
+                position = max(index - len(section), -num_ends - 1)
+            found.append(f"{number}/{position}")
     return found

@@ -166,8 +166,8 @@ def rooms_with_a_name_that_says_nothing(project: Project) -> Iterator[str]:
 def asserts_with_two_claims(project: Project) -> Iterator[str]:
     for path in project.files("tests"):
         for node in ast.walk(tree(path)):
-            if isinstance(node, ast.Assert) and isinstance(node.test, ast.BoolOp):
-                if isinstance(node.test.op, ast.And):
+            match node:
+                case ast.Assert(test=ast.BoolOp(op=ast.And())):
                     yield f"{project.name(path)}:{node.lineno}"
 
 
@@ -178,7 +178,7 @@ def long_test_names(project: Project) -> Iterator[str]:
                 yield f"{project.name(path)}:{function.lineno} {function.name}"
 
 
-def tests_that_import_tests(project: Project) -> Iterator[str]:
+def imports_of_tests_by_tests(project: Project) -> Iterator[str]:
     for path in project.files("tests"):
         for imported in project.imports(path):
             parts = imported.split(".")

@@ -1,9 +1,10 @@
-"""Handlers of the page over an empty home, with a training program that takes no time."""
+"""Handlers of the page and the command line on an empty home, with a quick training program."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+import app
 from core.runs import Home
 from tests.builders.page import FormPage
 from ui.handlers import Handlers
@@ -20,3 +21,10 @@ def handlers(home: Home, fake_program: None) -> Iterator[Handlers]:
 def page_form(handlers: Handlers) -> FormPage:
     """Return an open page with the demo in its form."""
     return FormPage(handlers)
+
+
+@pytest.fixture
+def tailor(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Return a function that calls the command line on the test's home."""
+    monkeypatch.setenv("TAILOR_HOME", str(home.path))
+    return lambda *arguments: app.main([str(argument) for argument in arguments])

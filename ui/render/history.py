@@ -109,7 +109,8 @@ def differences(compared: Sequence[Run]) -> str:
         return ""
     found = comparison.compare(compared)
     rows = [(each.name, *(_value(each.name, value) for value in each.values)) for each in found]
-    return f'<div class="measured scrolls">{table(rows, [run.name for run in compared])}</div>'
+    names = [run.name for run in compared]
+    return f'<div class="measured scrolls">{table(rows, names)}</div>'
 
 
 def _value(name: str, value: object) -> str:

@@ -55,13 +55,14 @@ def run_header(run: Run, advice: Sequence[Advice] = (), stall_warning: str | Non
     if left is not None:
         progress.append(f"about {duration(left)} left")
     warnings = [*run.status.notes, run.status.warning or "", stall_warning or ""]
+    notices = "".join(notice(each, "warned") for each in warnings)
     return (
         f'<div class="run {run.state}"><h2>{escape(run.name)}</h2>'
         f'<p class="state">{escape(state_sentence(run))}</p>'
         f'<div class="progress" role="progressbar" aria-valuenow="{percent:.0f}" '
         f'aria-valuemin="0" aria-valuemax="100"><span style="width:{percent:.2f}%"></span></div>'
         f'<p class="facts">{" · ".join(progress)}</p>'
-        f"{''.join(notice(each, 'warned') for each in warnings)}{_advice(advice)}</div>"
+        f"{notices}{_advice(advice)}</div>"
     )
 
 

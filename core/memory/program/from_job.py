@@ -38,11 +38,7 @@ def program_of(
 
 def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: int) -> Program:
     """Return the program of the job's settings under supervised fine-tuning."""
-    batch_size = job.per_device_train_batch_size
-    sequence_length = longest_row_tokens
-    if job.packing:
-        sequence_length = batch_size * job.max_length
-        batch_size = 1
+    batch_size, sequence_length = _batch_shape(job, longest_row_tokens)
     on_cpu = is_cpu(gpu)
     precision = precision_of(job, gpu)
     optimizer = OPTIMIZERS[job.optim]
@@ -77,6 +73,13 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         workspace_bytes=workspace_bytes(gpu),
         on_cpu=on_cpu,
     )
+
+
+def _batch_shape(job: JobSpec, longest_row_tokens: int) -> tuple[int, int]:
+    """Return (rows, tokens of the longest row) of a batch. A packed batch is one long row."""
+    if job.packing:
+        return 1, job.per_device_train_batch_size * job.max_length
+    return job.per_device_train_batch_size, longest_row_tokens
 
 
 def workspace_bytes(gpu: Gpu) -> int:

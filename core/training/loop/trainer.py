@@ -93,8 +93,10 @@ class MonitoredTrainer(Trainer):
         return batches, num_items
 
     def _counts_of_step(self, batches: Sequence[Any]) -> StepCounts:
-        """Return the counts by which micro-batches are weighted; none where TRL does that itself, or
-        where all are equally large."""
+        """Return the counts by which micro-batches are weighted.
+
+        There are none where TRL weights them itself, or where all are equally large.
+        """
         stage = self.monitor.stage
         if stage.loss == "likelihood" or stage.generates or len(batches) < 2:
             return StepCounts(len(batches), 0)
@@ -103,7 +105,7 @@ class MonitoredTrainer(Trainer):
         return StepCounts(len(batches), num_rows, num_tokens)
 
     def count_term_tokens(self, inputs: Any) -> Count:
-        """Return the tokens of the part of the loss that is a mean over tokens; 0 if it has none."""
+        """Return the tokens of the part of the loss that is a mean over tokens, 0 without one."""
         return 0
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -174,11 +176,11 @@ class MonitoredTrainer(Trainer):
         if batch is None:
             return None
         self.monitor.end()
-        rows, passes = batch
+        num_rows, passes = batch
+        rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
         self.monitor.run_files.note(
             f"{diagnose(error, '', activity).sentence} From step {self.state.global_step + 1} on "
-            f"{rows} {'row' if rows == 1 else 'rows'} at once, {passes} times a step: the same "
-            "batch, in smaller parts."
+            f"{rows} at once, {passes} times a step: the same batch, in smaller parts."
         )
         return batch
 
