@@ -148,14 +148,14 @@ def test_a_loss_that_is_no_number_is_named_in_nonfinite(tmp_path: Path) -> None:
 # Chat templates
 
 
-def test_a_template_without_markers_is_refused_before_loading(tmp_path: Path) -> None:
+def test_a_template_that_ends_no_answer_is_refused_before_loading(tmp_path: Path) -> None:
     model = copy_model(tmp_path / "model")
-    template = model / "chat_template.jinja"
-    text = template.read_text().replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
-    template.write_text(text)
+    template = "{%- for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{%- endfor %}"
+    (model / "chat_template.jinja").write_text(template)
     (model / "model.safetensors").unlink()
     error = error_of(make_run(tmp_path / "run", model=str(model)))
-    assert "switch assistant_only_loss off" in error
+    assert error.startswith("dataset line 1: ")
+    assert "no end-of-turn token" in error
 
 
 def test_a_default_template_is_saved_with_the_result(tmp_path: Path) -> None:

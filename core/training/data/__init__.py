@@ -1,3 +1,8 @@
 """Rows and tokens: JSONL files to TRL's columns, and to what the model reads. Needs no torch."""
 
-__all__ = ["preferences", "prompts", "rows", "tokenizer", "tokens"]
+# fmt: off
+__all__ = [
+    "answers", "chat", "encoders", "lost", "preferences", "prompts", "refusals", "rows",
+    "tokenized", "tokenizer", "tokens",
+]
+# fmt: on

@@ -7,10 +7,14 @@ token by token.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..contract.row_reader import BadRow
 from ..contract.stages import STAGES
+from .chat import ChatTemplate, conversations_of
+from .lost import LostFinder
+from .refusals import naming_faults
 from .tokens import Tokens
 
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected")
@@ -33,11 +37,25 @@ class PreferenceEncoder:
     chat_template: str | None = None
     on_answers: bool = True
 
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """Chat template of the tokenizer."""
+        return ChatTemplate(self.tokenizer)
+
+    @cached_property
+    def lost_finder(self) -> LostFinder:
+        """Finder of what the chat template does not print."""
+        return LostFinder(self.template.render)
+
+    def lost(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what a row holds and the chat template does not print."""
+        return self.lost_finder.fields_of(row)
+
     def encode_all(self, row: Mapping[str, Any], with_text: bool = False) -> tuple[Tokens, Tokens]:
         """Return the chosen and the rejected text.
 
         ORPO also applies the SFT loss to the chosen text, prompt included. Raises BadRow for texts
-        that those trainers cannot split, and what the chat template raises.
+        that those trainers cannot split, and for a row that the chat template refuses.
         """
         chosen, rejected = self.split(row, with_text)
         begin = 0 if STAGES[self.stage].learns_chosen_prompt else chosen.begin
@@ -49,7 +67,7 @@ class PreferenceEncoder:
 
     def split(self, row: Mapping[str, Any], with_text: bool = False) -> tuple[SplitText, SplitText]:
         """Return the chosen and the rejected text, each split into prompt and answer."""
-        text = preference_text(row, self.tokenizer)
+        text = self.text(row)
         chosen = self._split_text(text["prompt"], text["chosen"], with_text)
         rejected = self._split_text(text["prompt"], text["rejected"], with_text)
         chosen_prompt = chosen.tokens.ids[: chosen.begin]
@@ -59,6 +77,14 @@ class PreferenceEncoder:
         if sum(one != other for one, other in pairs) > 1:
             raise BadRow("its prompt has other tokens before chosen than before rejected")
         return self._with_special_tokens(chosen), self._with_special_tokens(rejected)
+
+    def text(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Return a preference as text. Raises BadRow for a row that the chat template refuses."""
+        for conversation in conversations_of(row):
+            with naming_faults(conversation, self.template):
+                self.lost_finder.find(conversation).require_answers()
+                self.template.render(conversation.messages, conversation.tools)
+        return preference_text(row, self.tokenizer)
 
     def _split_text(self, prompt: str, answer: str, with_text: bool) -> SplitText:
         whole = self.tokenizer(

@@ -1,6 +1,5 @@
 """Prompts in tokens and preferences as text, without the rows that leave no room for an answer."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,8 +7,11 @@ from datasets import Dataset, Features, Value
 
 from ..contract.failures import TrainingError
 from ..contract.row_reader import BadRow
-from .preferences import PREFERENCE_COLUMNS, PreferenceEncoder, preference_text
-from .rows import Rows
+from .chat import ChatTemplate, conversations_of
+from .lost import LostFinder
+from .preferences import PREFERENCE_COLUMNS, PreferenceEncoder
+from .refusals import naming_faults
+from .rows import Rows, naming_line
 
 TrainerDatasets = dict[str, Dataset | None]
 """Arguments `train_dataset` and `eval_dataset` of a trainer."""
@@ -31,7 +33,8 @@ def preferences_as_text(rows: Rows, tokenizer: Any, max_length: int, stage: str)
             return None
         texts = []
         for row, line in zip(dataset, lines, strict=True):
-            text = preference_text(row, tokenizer)
+            with naming_line(field, line):
+                text = encoder.text(row)
             try:
                 if encoder.prompt_length(row) < max_length:
                     texts.append(text)
@@ -54,27 +57,45 @@ def preferences_as_text(rows: Rows, tokenizer: Any, max_length: int, stage: str)
 def prompts_up_to(rows: Rows, tokenizer: Any, max_tokens: int) -> TrainerDatasets:
     """Return the prompts of at most `max_tokens` tokens."""
 
-    def select(dataset: Dataset | None) -> Dataset | None:
+    def select(dataset: Dataset | None, lines: Sequence[int], field: str) -> Dataset | None:
         if dataset is None:
             return None
-        lengths = [len(prompt_ids(row, tokenizer)) for row in dataset]
-        return dataset.select(
-            [index for index, length in enumerate(lengths) if length <= max_tokens]
-        )
+        kept = []
+        for index, row in enumerate(dataset):
+            with naming_line(field, lines[index]):
+                if len(prompt_ids(row, tokenizer)) <= max_tokens:
+                    kept.append(index)
+        return dataset.select(kept)
 
-    return {"train_dataset": select(rows.train), "eval_dataset": select(rows.eval)}
+    return {
+        "train_dataset": select(rows.train, rows.train_lines, "dataset"),
+        "eval_dataset": select(rows.eval, rows.eval_lines, "eval_dataset"),
+    }
 
 
 def prompt_ids(row: Mapping[str, Any], tokenizer: Any) -> list[int]:
-    """Return the tokens of a row's prompt, as the model reads it before it answers."""
+    """Return the tokens of a row's prompt, as the model reads it before it answers.
+
+    Raises BadRow if the chat template refuses it.
+    """
     prompt = row["prompt"]
     if isinstance(prompt, str):
         return list(tokenizer(prompt)["input_ids"])
-    encoding = tokenizer.apply_chat_template(
-        prompt,
-        tools=json.loads(row["tools"]) if row.get("tools") else None,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-    )
-    return list(encoding["input_ids"])
+    template = ChatTemplate(tokenizer)
+    (conversation,) = conversations_of({"prompt": prompt, "tools": row.get("tools")})
+    with naming_faults(conversation, template):
+        text = template.render(prompt, conversation.tools, opens_answer=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def require_readable(rows: Rows, tokenizer: Any) -> None:
+    """Raise TrainingError with the line of a row that the chat template refuses, or of whose answer
+    it prints nothing. Trainers that print the rows themselves would name no line."""
+    template = ChatTemplate(tokenizer)
+    finder = LostFinder(template.render)
+    for dataset, lines, field in rows.files:
+        for row, line in zip(dataset, lines, strict=True):
+            for conversation in conversations_of(row):
+                with naming_line(field, line), naming_faults(conversation, template):
+                    template.render(conversation.messages, conversation.tools)
+                    finder.find(conversation).require_answers()

@@ -6,6 +6,7 @@ import json
 import random
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,14 @@ class Rows:
     train_lines: Sequence[int]
     """Line of each row in its file."""
     eval_lines: Sequence[int]
+
+    @property
+    def files(self) -> Iterator[tuple[Dataset, Sequence[int], str]]:
+        """Rows, their lines and the job field that names their file: of training, then of
+        evaluation, if there are any."""
+        yield self.train, self.train_lines, "dataset"
+        if self.eval is not None:
+            yield self.eval, self.eval_lines, "eval_dataset"
 
     @property
     def is_language_modeling(self) -> bool:
@@ -93,16 +102,23 @@ def read_rows(
     )
 
 
+@contextmanager
+def naming_line(field: str, line: int) -> Iterator[None]:
+    """Turn a BadRow that the block raises into a TrainingError that names the line."""
+    try:
+        yield
+    except BadRow as error:
+        raise TrainingError(f"{field} line {line}: {error}.", cause="bad_row") from None
+
+
 def _read_file(path: Path, field: str, stage: str) -> list[NumberedRow]:
     """Read every row of a file; all must have the format of the first."""
     rows: list[NumberedRow] = []
     try:
         for number, line in _lines(path):
             first = rows[0].row if rows else None
-            try:
+            with naming_line(field, number):
                 rows.append(NumberedRow(number, read_row(line, stage, first)))
-            except BadRow as error:
-                raise TrainingError(f"{field} line {number}: {error}.", cause="bad_row") from None
     except OSError as error:
         raise TrainingError(f"{field} {path} cannot be read: {error.strerror}.") from error
     if not rows:

@@ -9,23 +9,53 @@ from transformers import AutoTokenizer
 from ..contract.failures import TrainingError
 
 CHAT_TEMPLATE = """\
-{%- for message in messages %}
-    {{- '<|im_start|>' + message['role'] + '\n' }}
-    {%- if message['role'] == 'assistant' %}
-        {%- generation %}
-            {{- message['content'] + (eos_token or '<|im_end|>') }}
-        {%- endgeneration %}
-    {%- else %}
-        {{- message['content'] + (eos_token or '<|im_end|>') }}
+{%- set end = eos_token or '<|im_end|>' %}
+{%- set first = messages[0] if messages[0]['role'] in ('system', 'developer') else none %}
+{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- if first %}
+        {{- first['content'] + '\n\n' }}
     {%- endif %}
-    {{- '\n' }}
+    {{- 'You may call these functions. Write each call as JSON inside <tool_call></tool_call>:' }}
+    {%- for tool in tools %}
+        {{- '\n' + (tool | tojson) }}
+    {%- endfor %}
+    {{- end + '\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if not (tools and first and loop.first) %}
+        {{- '<|im_start|>' + message['role'] + '\n' }}
+        {%- if message['role'] == 'assistant' %}
+            {%- generation %}
+                {%- if message.reasoning_content %}
+                    {{- '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}
+                {%- endif %}
+                {{- message.content or '' }}
+                {%- for call in message.tool_calls or [] %}
+                    {%- set call = call.function or call %}
+                    {{- '\n' if message.content or not loop.first }}
+                    {{- '<tool_call>\n{"name": ' + (call.name | tojson) + ', "arguments": ' }}
+                    {%- if call.arguments is string %}
+                        {{- call.arguments }}
+                    {%- else %}
+                        {{- (call.arguments or {}) | tojson }}
+                    {%- endif %}
+                    {{- '}\n</tool_call>' }}
+                {%- endfor %}
+                {{- end }}
+            {%- endgeneration %}
+        {%- else %}
+            {{- (message.content or '') + end }}
+        {%- endif %}
+        {{- '\n' }}
+    {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\n' }}
 {%- endif %}
 """
 """Template for models without one: ChatML, but a turn ends with the model's own end token, at which
-generation stops."""
+generation stops. Prints tools, calls and thoughts as the templates of Qwen do."""
 
 
 def source_of(model: str, revision: str) -> dict[str, str]:
@@ -54,22 +84,15 @@ def load_tokenizer(model: str, revision: str, *, is_conversational: bool) -> Any
     return tokenizer
 
 
-def training_template(tokenizer: Any, model: str) -> str | None:
-    """Return TRL's replacement for a chat template that does not mark the answers; None if it marks
-    them itself.
-
-    Raises TrainingError if TRL has none.
-    """
+def training_template(tokenizer: Any) -> str | None:
+    """Return TRL's form of a chat template, which marks the answers; None if it marks them itself,
+    or TRL has none."""
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
     if has_generation_markers(tokenizer.chat_template):
         return None
     try:
         template: str | None = get_training_chat_template(tokenizer)
-    except ValueError:
-        raise TrainingError(
-            f"The chat template of {model} does not mark the assistant's turns: switch "
-            "assistant_only_loss off, or give the model a chat template with {% generation %} "
-            "markers."
-        ) from None
+    except Exception:  # it tries the template out, and that may raise anything
+        return None
     return template

@@ -1,16 +1,20 @@
-"""Tokens of a row and which of them count for the loss, as TRL's trainers prepare rows.
+"""Tokens of a row and which of them count for the loss, for check, preview and training alike.
 
-Never imports torch. tests/workers/test_preview.py compares it with the trainer's own preparation,
-token by token.
+Never imports torch. tests/workers/test_preview_tokens.py compares it with the trainers' own
+preparation, token by token.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 from ..contract.stages import DEFAULT_STAGE, STAGES
+from .answers import AnswerFinder, answer_mask
+from .chat import ChatTemplate, Conversation, Messages, Tools, conversations_of, length_shared
+from .lost import LostFinder
+from .refusals import naming_faults
 
 Row = Mapping[str, Any]
 
@@ -40,6 +44,10 @@ class Tokens:
                 return index + 1
         return 0
 
+    def without_text(self) -> "Tokens":
+        """Return the same tokens without what was asked for to show them."""
+        return replace(self, text="", spans=())
+
     def with_loss_from(self, begin: int) -> "Tokens":
         """Return the same tokens, of which those from an index on count for the loss."""
         return replace(self, loss_mask=[index >= begin for index in range(len(self.ids))])
@@ -49,104 +57,166 @@ class Tokens:
 class Encoder:
     """Encoder of rows in TRL's columns."""
 
-    tokenizer: Any
-    chat_template: str | None
-    """TRL's replacement for the tokenizer's own template, if it needs one."""
+    template: ChatTemplate
     on_answers: bool
     """True if only the answers count for the loss."""
     stage: str = DEFAULT_STAGE
 
+    @property
+    def tokenizer(self) -> Any:
+        return self.template.tokenizer
+
+    @cached_property
+    def lost_finder(self) -> LostFinder:
+        """Finder of what the chat template does not print."""
+        return LostFinder(self._print)
+
+    @property
+    def chat_template(self) -> str | None:
+        """Template in place of the tokenizer's own."""
+        return self.template.source
+
+    def lost(self, row: Row) -> tuple[str, ...]:
+        """Return what a row holds and the chat template does not print."""
+        return self.lost_finder.fields_of(row)
+
     def encode_all(self, row: Row, with_text: bool = False) -> tuple[Tokens, ...]:
         """Return the texts of a row: one, or two of a preference, the chosen one first.
 
-        Raises what the chat template raises.
+        Raises BadRow for a row that the chat template refuses or whose answers it does not show.
         """
         stage = STAGES[self.stage]
+        conversations = conversations_of(row)
         if stage.generates:
-            return (self._prompt(row, with_text),)
+            return (self._prompt(row, conversations, with_text),)
         if "chosen" not in row:
             return (self.encode(row, with_text),)
-        texts = [
-            self._prompt_and_completion({**row, "completion": row[answer]}, with_text)
-            for answer in ("chosen", "rejected")
-        ]
+        if conversations:
+            texts = [self._exchange(row, each, with_text) for each in conversations]
+        else:
+            texts = [
+                self._plain_exchange(row["prompt"], row[answer], with_text)
+                for answer in ("chosen", "rejected")
+            ]
         if stage.head == "score":  # the score is read at the last token
-            return tuple(whole.with_loss_from(len(whole.ids) - 1) for whole, _prompt in texts)
+            return tuple(whole.with_loss_from(len(whole.ids) - 1) for whole, _begin in texts)
         # DPO cuts both texts at the end of the prompt that they share.
-        begin = min(_length_shared(prompt_ids, whole.ids) for whole, prompt_ids in texts)
-        return tuple(whole.with_loss_from(begin) for whole, _prompt in texts)
+        begin = min(begin for _whole, begin in texts)
+        return tuple(whole.with_loss_from(begin) for whole, _begin in texts)
 
     def encode(self, row: Row, with_text: bool = False) -> Tokens:
         """Return the tokens of a text, a conversation or a prompt with its completion.
 
-        Raises what the chat template raises.
+        Raises BadRow for a row that the chat template refuses or whose answers it does not show.
         """
         if "text" in row:
             return self._plain_text(self._with_end_token(row["text"]), with_text)
+        conversations = conversations_of(row)
         if "messages" in row:
-            return self._conversation(row, with_text)
-        whole, prompt_ids = self._prompt_and_completion(row, with_text)
-        if not self.on_answers:
-            return whole
-        return whole.with_loss_from(_length_shared(prompt_ids, whole.ids))
-
-    def _conversation(self, row: Row, with_text: bool) -> Tokens:
-        if not self.on_answers:
-            return self._chat(row["messages"], row, with_text)[0]
-        tokens, encoding = self._chat(
-            row["messages"], row, with_text, return_assistant_tokens_mask=True
-        )
-        return replace(tokens, loss_mask=[bit == 1 for bit in encoding["assistant_masks"]])
-
-    def _prompt(self, row: Row, with_text: bool) -> Tokens:
-        """Return the prompt of an online stage; the model generates the rest."""
-        prompt = row["prompt"]
-        if isinstance(prompt, str):
-            tokens = self._plain_text(prompt, with_text)
+            return self._conversation(row, conversations[0], with_text)
+        if not conversations:
+            whole, begin = self._plain_exchange(row["prompt"], row["completion"], with_text)
+        elif self._is_learnt_by_turns(row):
+            return self._conversation(row, conversations[0], with_text)
         else:
-            tokens, _encoding = self._chat(prompt, row, with_text, add_generation_prompt=True)
-        return tokens.with_loss_from(len(tokens.ids))
+            whole, begin = self._exchange(row, conversations[0], with_text)
+        return whole.with_loss_from(begin) if self.on_answers else whole
 
-    def _prompt_and_completion(self, row: Row, with_text: bool) -> tuple[Tokens, Sequence[int]]:
-        """Return (prompt and completion together, the ids of the prompt alone)."""
-        prompt, completion = row["prompt"], row["completion"]
-        if isinstance(prompt, str):
-            prompt_ids = self.tokenizer(text=prompt)["input_ids"]
-            whole = self._plain_text(prompt + self._with_end_token(completion), with_text)
-            return whole, prompt_ids
-        prompt_ids = self._chat(prompt, row, add_generation_prompt=True)[0].ids
-        return self._chat([*prompt, *completion], row, with_text)[0], prompt_ids
+    def _is_learnt_by_turns(self, row: Row) -> bool:
+        """Return whether each answer of a completion is looked for, as in a whole conversation."""
+        has_several = self.on_answers and len(row["completion"]) > 1
+        return has_several or bool(row.get("trained_messages"))
 
-    def _chat(
-        self, messages: Sequence[Any], row: Row, with_text: bool = False, **options: bool
-    ) -> tuple[Tokens, Mapping[str, Any]]:
-        """Return (tokens of a conversation, all in the loss; the tokenizer's whole encoding)."""
-        arguments: dict[str, Any] = {
-            "conversation": messages,
-            "chat_template": self.chat_template,
-            "tools": json.loads(row["tools"]) if row.get("tools") else None,
-        }
-        if not with_text:
-            encoding = self.tokenizer.apply_chat_template(
-                **arguments, **options, tokenize=True, return_dict=True
-            )
-            return _all_in_loss(encoding, ""), encoding
+    def _conversation(self, row: Row, conversation: Conversation, with_text: bool) -> Tokens:
+        """Return a conversation in which the answers count that the row wants to be learnt."""
+        flags = row.get("trained_messages")
+        messages, tools = conversation.messages, conversation.tools
+        with naming_faults(conversation, self.template):
+            self.lost_finder.find(conversation).require_answers()
+            if not flags and not self.on_answers:
+                return self._tokens(self.template.render(messages, tools), with_text)
+            if not flags and "messages" in row and self.template.marks_answers:
+                return self._marked_conversation(conversation, with_text)
+            num_flagged = len(row.get("messages") or row["completion"])
+            first = len(messages) - num_flagged
+            flagged = dict(enumerate(flags or [True] * num_flagged, start=first))
+            # If everything counts, the answers that must not are looked for instead.
+            indices = [index for index, counts in flagged.items() if counts == self.on_answers]
+            text, spans = AnswerFinder(self.template, tools).find(messages, indices)
+            tokens = self._tokens(text, with_text=True)
+            found = answer_mask(tokens.text, tokens.spans, spans)
+        mask = [is_found == self.on_answers for is_found in found]
+        return replace(tokens if with_text else tokens.without_text(), loss_mask=mask)
+
+    def _marked_conversation(self, conversation: Conversation, with_text: bool) -> Tokens:
+        """Return a conversation in which the answers count that the chat template marks."""
         encoding = self.tokenizer.apply_chat_template(
-            **arguments,
-            **options,
+            conversation.messages,
+            chat_template=self.template.source,
+            tools=conversation.tools,
             tokenize=True,
             return_dict=True,
-            tokenizer_kwargs={"return_offsets_mapping": True},
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"return_offsets_mapping": with_text},
         )
-        text = self.tokenizer.apply_chat_template(
-            **arguments,
-            tokenize=False,
-            add_generation_prompt=options.get("add_generation_prompt", False),
-        )
-        return _all_in_loss(encoding, text), encoding
+        text = ""
+        if with_text:
+            text = self.template.render(conversation.messages, conversation.tools)
+        tokens = _all_in_loss(encoding, text)
+        return replace(tokens, loss_mask=[bit == 1 for bit in encoding["assistant_masks"]])
+
+    def _prompt(self, row: Row, conversations: Sequence[Conversation], with_text: bool) -> Tokens:
+        """Return the prompt of an online stage; the model generates the rest."""
+        if not conversations:
+            tokens = self._plain_text(row["prompt"], with_text)
+        for conversation in conversations:
+            with naming_faults(conversation, self.template):
+                text = self.template.render(row["prompt"], conversation.tools, opens_answer=True)
+            tokens = self._tokens(text, with_text)
+        return tokens.with_loss_from(len(tokens.ids))
+
+    def _exchange(
+        self, row: Row, conversation: Conversation, with_text: bool
+    ) -> tuple[Tokens, int]:
+        """Return (a prompt with what follows it, the index at which that begins)."""
+        messages, tools = conversation.messages, conversation.tools
+        with naming_faults(conversation, self.template):
+            self.lost_finder.find(conversation).require_answers()
+            prompt = self.template.render(row["prompt"], tools, opens_answer=True)
+            text = self._print(messages, tools)
+        whole = self._tokens(text, with_text)
+        return whole, length_shared(self._tokens(prompt).ids, whole.ids)
+
+    def _plain_exchange(self, prompt: str, answer: str, with_text: bool) -> tuple[Tokens, int]:
+        """Return (a prompt with its answer as plain text, the index at which that begins)."""
+        prompt_ids = self.tokenizer(text=prompt)["input_ids"]
+        whole = self._plain_text(prompt + self._with_end_token(answer), with_text)
+        return whole, length_shared(prompt_ids, whole.ids)
+
+    def _print(self, messages: Messages, tools: Tools) -> str:
+        """Return a conversation as the trainer of the stage gets it."""
+        if STAGES[self.stage].generates:
+            return self.template.render(messages, tools, opens_answer=True)
+        if not self._looks_for_answers:
+            return self.template.render(messages, tools)
+        return AnswerFinder(self.template, tools).turn(messages).text
+
+    @cached_property
+    def _looks_for_answers(self) -> bool:
+        """True if answers are found by what asks for them. The preference trainers of TRL print
+        conversations themselves."""
+        is_tokenized_here = STAGES[self.stage].loss == "likelihood"
+        return is_tokenized_here and self.on_answers and not self.template.marks_answers
 
     def _plain_text(self, text: str, with_text: bool) -> Tokens:
         encoding = self.tokenizer(text=text, return_offsets_mapping=with_text)
+        return _all_in_loss(encoding, text if with_text else "")
+
+    def _tokens(self, text: str, with_text: bool = False) -> Tokens:
+        """Return the tokens of what a chat template printed."""
+        encoding = self.tokenizer(
+            text=text, add_special_tokens=False, return_offsets_mapping=with_text
+        )
         return _all_in_loss(encoding, text if with_text else "")
 
     def _with_end_token(self, text: str) -> str:
@@ -185,14 +255,3 @@ def split_by_loss(
 def _all_in_loss(encoding: Mapping[str, Any], text: str) -> Tokens:
     ids = encoding["input_ids"]
     return Tokens(ids, [True] * len(ids), text, encoding.get("offset_mapping", ()))
-
-
-def _length_shared(ids: Sequence[int], others: Sequence[int]) -> int:
-    """Return how many tokens two sequences begin with alike.
-
-    A completion begins where its prompt alone and the whole text part.
-    """
-    for index, (one, other) in enumerate(zip(ids, others, strict=False)):
-        if one != other:
-            return index
-    return min(len(ids), len(others))

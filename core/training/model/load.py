@@ -19,8 +19,9 @@ from ..contract.failures import TrainingError
 from ..contract.job import Job
 from ..contract.methods import METHODS
 from ..contract.stages import STAGES
-from ..data.rows import Rows
-from ..data.tokenizer import load_tokenizer, source_of, training_template
+from ..data.encoders import encoder_for
+from ..data.rows import Rows, naming_line
+from ..data.tokenizer import load_tokenizer, source_of
 from .adapter import load_adapter, lora_config
 from .attention import register as register_attention
 from .layer_checkpointing import checkpoint_every
@@ -77,8 +78,9 @@ def load_model(job: Job, rows: Rows) -> LoadedModel:
     """
     precision = choose_precision(job.dtype, job.method)
     tokenizer = load_tokenizer(job.model, job.revision, is_conversational=rows.is_conversational)
-    if job.assistant_only_loss and rows.is_conversational and rows.is_language_modeling:
-        training_template(tokenizer, job.model)  # raises if the answers cannot be marked
+    encoder = encoder_for(tokenizer, job.stage, rows.train[0], job.assistant_only_loss)
+    with naming_line("dataset", rows.train_lines[0]):  # before the weights, which take minutes
+        encoder.encode_all(rows.train[0])
     set_seed(job.seed)  # a new score head starts from random numbers
     model = _load_weights(job, precision)
     _check_vocabulary(model, tokenizer)

@@ -32,9 +32,12 @@ from trl.trainer.sft_trainer import SFTTrainer
 from ..contract.failures import TrainingError
 from ..contract.job import Job
 from ..contract.optimizers import EXTRA_OPTIMIZERS
-from ..data.prompts import preferences_as_text, prompts_up_to
+from ..data.encoders import encoder_for
+from ..data.prompts import preferences_as_text, prompts_up_to, require_readable
 from ..data.rows import Rows
+from ..data.tokenized import tokenized
 from ..data.tokenizer import source_of
+from ..data.tokens import Encoder
 from ..loop.monitor import MonitorCallback
 from ..loop.trainer import MonitoredTrainer
 from ..model.compiling import compile_layers, skip_adapter_input_cast
@@ -83,25 +86,29 @@ class TrainerPlan:
 
 def sft(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
     """Supervised fine-tuning; or continued pretraining, with every token in the loss."""
-    on_answers = job.assistant_only_loss and rows.has_marked_answers
     if job.assistant_only_loss and not rows.has_marked_answers:
         print("The rows are plain texts without answers: the loss counts every token.")
+    # The rows come in tokens with labels, so TRL must not look for the answers itself.
     settings = {
         "packing": job.packing,
         "packing_strategy": "bfd",
-        "assistant_only_loss": on_answers and rows.is_language_modeling,
-        "completion_only_loss": on_answers and not rows.is_language_modeling,
+        "assistant_only_loss": False,
+        "completion_only_loss": False,
     }
-    return TrainerPlan(SFTTrainer, SFTConfig, settings)
+    encoder = encoder_for(loaded.tokenizer, job.stage, rows.train[0], job.assistant_only_loss)
+    assert isinstance(encoder, Encoder)
+    return TrainerPlan(SFTTrainer, SFTConfig, settings, {**tokenized(rows, encoder)})
 
 
 def reward(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
     """Reward model."""
+    require_readable(rows, loaded.tokenizer)
     return TrainerPlan(RewardTrainer, RewardConfig, _dropout_setting(job))
 
 
 def dpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
     """Direct preference optimization against the model as loaded, an earlier adapter included."""
+    require_readable(rows, loaded.tokenizer)
     settings = {
         **_dropout_setting(job),
         "loss_type": _loss_type(job).split("+"),
@@ -114,6 +121,7 @@ def dpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
 
 def kto(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
     """Kahneman-Tversky optimization. Rows are compared with others of their batch."""
+    require_readable(rows, loaded.tokenizer)
     settings = {
         **_dropout_setting(job),
         "precompute_ref_log_probs": job.precompute_ref_log_probs,

@@ -14,9 +14,9 @@ from core.training.contract.failures import TrainingError
 from core.training.contract.row_columns import Row
 from core.training.contract.row_reader import BadRow
 from core.training.contract.stages import STAGES
-from core.training.data.preferences import PreferenceEncoder
-from core.training.data.tokenizer import CHAT_TEMPLATE, load_tokenizer, training_template
-from core.training.data.tokens import Encoder, Tokens, split_by_loss
+from core.training.data.encoders import encoder_for
+from core.training.data.tokenizer import CHAT_TEMPLATE, load_tokenizer
+from core.training.data.tokens import Tokens, split_by_loss
 
 from .measurements import RowMeasurements
 from .rows_on_disk import RowsOnDisk
@@ -47,14 +47,9 @@ class PreviewSession:
         first = self._first_row()
         is_chat = isinstance(next(iter(first.values())), list)
         self.tokenizer = _load_tokenizer(request, is_chat)
-        on_answers = "text" not in first and not self.stage.learns_every_token
-        if "assistant_only_loss" in self.stage.fields:
-            on_answers = on_answers and request["assistant_only_loss"]
-        marked = None
-        if on_answers and is_chat and "prompt" not in first:
-            marked = training_template(self.tokenizer, request["model"])
-        self.encoder = self._encoder(marked, on_answers)
-        self.template = self._template(marked) if is_chat else "none"
+        on_answers = bool(request["assistant_only_loss"])
+        self.encoder = encoder_for(self.tokenizer, self.stage.id, first, on_answers)
+        self.template = self._template() if is_chat else "none"
         learns_whole_texts = "text" in first and request["assistant_only_loss"]
         notes = (TEMPLATES[self.template], self._note(learns_whole_texts))
         self.notes = [note for note in notes if note]
@@ -73,15 +68,10 @@ class PreviewSession:
                     reason = f"dataset line {self.rows.line(index)}: {error}."
         raise TrainingError(reason)
 
-    def _encoder(self, template: str | None, on_answers: bool) -> Encoder | PreferenceEncoder:
-        if self.stage.takes_pairs_as_text:
-            return PreferenceEncoder(self.tokenizer, self.stage.id)
-        return Encoder(self.tokenizer, template, on_answers, self.stage.id)
-
-    def _template(self, marked: str | None) -> str:
+    def _template(self) -> str:
         if self.tokenizer.chat_template == CHAT_TEMPLATE:
             return "default"
-        return "marked" if marked else "model"
+        return "marked" if self.encoder.chat_template else "model"
 
     def _note(self, learns_whole_texts: bool) -> str:
         """Return what a person should know about the tokens that count."""
@@ -153,6 +143,7 @@ class PreviewSession:
         try:
             row = self.rows.row(index)
             shown["row"] = row
+            shown["lost"] = self.encoder.lost(row)
             texts = self._encode(index, with_text=True)
             chosen, *others = [self._shown_text(text, max_length) for text in texts]
         except Exception as error:  # a template may raise anything
@@ -195,9 +186,7 @@ def _load_tokenizer(request: Mapping[str, Any], is_chat: bool) -> Any:
 
 def _why_not(error: Exception) -> str:
     """Return why a row has no tokens."""
-    if isinstance(error, BadRow):
-        return str(error)
-    return f"The chat template refuses this row: {error}"[:MAX_REASON_CHARACTERS]
+    return str(error)[:MAX_REASON_CHARACTERS]
 
 
 def _set_alarm(seconds: float) -> None:
