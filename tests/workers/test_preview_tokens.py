@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from core.training.data.rows import read_rows
+from tests.builders.chat_templates import CONVERSATIONS, FAMILIES
 from tests.builders.dataset_files import write_json_rows
 from tests.builders.paths import DEMO
-from tests.builders.preview_rows import PAIRS, ROWS, open_session
+from tests.builders.preview_rows import PAIRS, ROWS, model_with_template, open_session
 
 IGNORED = -100
 QUICK = {"bf16": False, "use_cpu": True, "gradient_checkpointing": False, "report_to": "none"}
@@ -99,3 +100,49 @@ def _prepared_by_trl(
         processing_class=demo_tokenizer(),
     )
     return [(row["input_ids"], row["labels"]) for row in trainer.train_dataset]
+
+
+UNMARKED = ("llama_3_1", "gemma_3", "mistral_3", "qwen_3", "phi_3", "gpt_oss")
+CHATS = [{"messages": CONVERSATIONS[kind]} for kind in ("one answer", "system", "thoughts")]
+EXCHANGES = [{"question": "Hi", "answer": "Yes", "system": "Be brief."}]
+
+
+@pytest.mark.parametrize("rows", [CHATS, EXCHANGES], ids=["messages", "exchanges"])
+@pytest.mark.parametrize("name", UNMARKED)
+def test_sft_trains_what_the_preview_shows_for_any_template(
+    tmp_path: Path, name: str, rows: list[dict[str, Any]]
+) -> None:
+    family = next(each for each in FAMILIES if each.name == name)
+    model = model_with_template(tmp_path, family.template)
+    session = open_session(write_json_rows(tmp_path / "rows.jsonl", rows), model)
+    shown = []
+    for index in range(len(rows)):
+        tokens = session.encoder.encode(session.rows.row(index))
+        pairs = zip(tokens.ids, tokens.loss_mask, strict=True)
+        shown.append([(id, id if counts else IGNORED) for id, counts in pairs])
+    assert _given_to_trl(tmp_path, model, packing=False) == shown
+    (packed,) = _given_to_trl(tmp_path, model, packing=True)
+    assert sorted(packed) == sorted(pair for row in shown for pair in row)
+
+
+def _given_to_trl(folder: Path, model: Path, packing: bool) -> list[list[tuple[int, int]]]:
+    """Return (token, label) of each row that the trainer of builders.py takes."""
+    from transformers import AutoTokenizer
+
+    from core.training.contract.job import Job
+    from core.training.model.load import LoadedModel, choose_precision
+    from core.training.trainers.builders import sft
+
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    precision = choose_precision("auto", "full")
+    plan = sft(
+        Job(model=str(model), dataset="rows.jsonl", packing=packing),
+        LoadedModel(demo_model(), tokenizer, precision, adapter=None),
+        read_rows(folder, "rows.jsonl", "", 0.0, 0),
+    )
+    settings = plan.config(output_dir=str(folder), max_length=1024, **QUICK, **plan.settings)
+    trainer = plan.trainer(
+        model=demo_model(), args=settings, processing_class=tokenizer, **plan.arguments
+    )
+    columns = [(row["input_ids"], row["labels"]) for row in trainer.train_dataset]
+    return [list(zip(ids, labels, strict=True)) for ids, labels in columns]

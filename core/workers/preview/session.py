@@ -5,10 +5,10 @@ import json
 import random
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from core.training.contract.failures import TrainingError
 from core.training.contract.row_columns import Row
@@ -25,6 +25,7 @@ SECONDS_OF_MEASURING = 0.05
 """Longest time that a request waits for the measuring."""
 SAMPLE_ROWS = 1000
 MAX_REASON_CHARACTERS = 500
+Answer = TypeVar("Answer")
 TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "none": "",
@@ -143,7 +144,7 @@ class PreviewSession:
         try:
             row = self.rows.row(index)
             shown["row"] = row
-            shown["lost"] = self.encoder.lost(row)
+            shown["lost"] = self._within_time(lambda: self.encoder.lost(row))
             texts = self._encode(index, with_text=True)
             chosen, *others = [self._shown_text(text, max_length) for text in texts]
         except Exception as error:  # a template may raise anything
@@ -162,14 +163,18 @@ class PreviewSession:
         }
 
     def _encode(self, index: int, with_text: bool = False) -> tuple[Tokens, ...]:
-        """Return the tokens of a row.
-
-        A chat template is a program that came with a model: one that loops ends this process.
-        """
+        """Return the tokens of a row."""
         row = self.rows.row(index)
+        return self._within_time(lambda: self.encoder.encode_all(row, with_text))
+
+    def _within_time(self, ask_template: Callable[[], Answer]) -> Answer:
+        """Return what a chat template leads to.
+
+        It is a program that came with a model: one that loops ends this process.
+        """
         _set_alarm(self.seconds_for_a_row)
         try:
-            return self.encoder.encode_all(row, with_text)
+            return ask_template()
         finally:
             _set_alarm(0)
 
