@@ -1,4 +1,4 @@
-"""Parts of rows that a chat template does not print, found by printing other words in their place."""
+"""Parts of rows that a chat template leaves out, found by printing other words in their place."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
