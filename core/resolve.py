@@ -73,7 +73,9 @@ class ResolvedJob:
 
     def require_trainable(self) -> None:
         """Raise SpecError if the job can be estimated, but not trained on this machine."""
-        if problems := tuple(refusals_to_train(self.job)):
+        missing = self.model.missing_weights()
+        problems = [*refusals_to_train(self.job), *([missing] if missing else ())]
+        if problems:
             raise SpecError(*problems)
 
     def estimate(self) -> MemoryEstimate:
@@ -276,10 +278,12 @@ def _problems_of(sound: Mapping[str, object], bad: set[str]) -> tuple[Problem, .
 
 def _find_model(job: JobSpec, problems: list[Problem]) -> ModelSource | None:
     try:
-        return find_model(job.model, job.revision)
+        model = find_model(job.model, job.revision)
     except ModelNotFound as error:
         problems += error.problems
         return None
+    problems += model.problems(job.stage, job.method)
+    return model
 
 
 def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:

@@ -9,7 +9,7 @@ from core.memory import Component, MemoryEstimate
 from core.runs import Run
 from core.runs.past_runs import phase_peaks, prediction_errors
 from core.speed import Speed
-from core.training.contract.states import Phase, State
+from core.training.contract.status import Phase, State
 
 GIB, MIB = 2**30, 2**20
 SMALL_UNCERTAINTY_BYTES = GIB / 20

@@ -1,9 +1,8 @@
 """find_model: a base model from a preset, a folder or the Hugging Face Hub.
 
-Reads config files and refuses those that could run code; never loads weights.
+Never loads weights: what a folder holds is read by core/models/folder.py.
 """
 
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,37 +11,20 @@ from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 
-from core.job import ModelNotFound, Problem, UnknownArchitecture
+from core.job import Problem, UnknownArchitecture
+from core.models.folder import ModelFolder, not_found, read_download, read_folder
 from core.models.presets import PRESETS_DIR, ModelPreset, models
 from core.models.shapes import ModelShape
+from core.models.weights import require_all_parameters
+from core.training.contract.stages import STAGES
+from core.training.contract.weights.files import Tensors, UnusableWeights
+from core.training.contract.weights.forms import Published, published_form
 
 DEMO_DIR = PRESETS_DIR / "demo" / "model"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-SAFE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-NAME_KEYS = {
-    "model_type",
-    "architectures",
-    "dtype",
-    "torch_dtype",
-    "attn_implementation",
-    "_attn_implementation",
-    "quant_method",
-}
-"""Keys whose values libraries use to look up code."""
-REMOTE_CODE_KEYS = {"auto_map", "trust_remote_code"}
-CONFIG_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-)
-PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 HUB_TIMEOUT_SECONDS = 3
 HUB_RETRY_SECONDS = 30
 """A Hub that did not answer is asked again after this long."""
-MAX_CONFIG_BYTES = 16 * 2**20
-"""Larger than any config file; a larger one is broken or hostile."""
 OFFLINE = ("is not downloaded and the Hub cannot be reached", "go online once, or give a folder")
 NO_REVISION = ("has no revision {revision!r}", "give a branch, tag or commit that it has")
 
@@ -63,6 +45,43 @@ class ModelSource:
     """True for a folder on this machine."""
     config: Mapping[str, object] = field(repr=False, hash=False)
     """Content of config.json; of a preset, the keys that determine its shape."""
+    tensors: Tensors | None = field(default=None, repr=False, hash=False, compare=False)
+    """Tensors in its files; None if they are not all here."""
+    num_tokens: int | None = None
+    """Tokens of its tokenizer, if they are known."""
+
+    @property
+    def published(self) -> Published | None:
+        """Form in which it is published, if it is quantized."""
+        return published_form(self.config)
+
+    def problems(self, stage: str, method: str | None = None) -> Iterator[Problem]:
+        """Yield why its files cannot be trained in a stage, by a method if one is given."""
+        published = self.published
+        if published:
+            found = published.problem_with(method)
+            if found:
+                yield Problem("model", f"{self.reference} {found[0]}", found[1])
+                return
+        if self.shape is None or self.tensors is None:
+            return
+        has_score_head = STAGES[stage].head == "score"
+        try:
+            require_all_parameters(self.tensors, self.shape, published, has_score_head)
+        except UnusableWeights as error:
+            yield Problem("model", f"{self.reference}: {error.problem}", error.fix)
+        if (self.num_tokens or 0) > self.shape.vocab_size:
+            problem = f"the tokenizer of {self.reference} has {self.num_tokens:,} tokens, but the "
+            problem += f"model only {self.shape.vocab_size:,} embeddings"
+            fix = "call resize_token_embeddings on it and save it again, or take its own tokenizer"
+            yield Problem("model", problem, fix)
+
+    def missing_weights(self) -> Problem | None:
+        """Return the problem of a folder without weights, of which only memory can be estimated."""
+        if not self.is_local or self.tensors is not None:
+            return None
+        fix = "give a folder written by save_pretrained"
+        return Problem("model", f"{self.reference} has no weights in its folder", fix)
 
 
 def find_model(reference: str, revision: str = "main") -> ModelSource:
@@ -73,6 +92,7 @@ def find_model(reference: str, revision: str = "main") -> ModelSource:
     """
     if reference == "demo":
         return _in_folder(reference, DEMO_DIR, "Demo model")
+    reference = _without_quotes(reference)
     if reference.startswith((".", "~")) or Path(reference).is_absolute():
         folder = _folder(reference)
         return _in_folder(reference, folder, folder.name)
@@ -86,17 +106,32 @@ def find_model(reference: str, revision: str = "main") -> ModelSource:
             is_local=False,
             config=preset.config,
         )
+    if _is_folder(reference):  # as transformers does: a folder comes before the Hub
+        folder = _folder(reference)
+        return _in_folder(f"./{reference}", folder, folder.name)
     if HUB_ID.fullmatch(reference):
-        config = _read_config(reference, hub_config_path(reference, revision))
-        return _source(reference, reference, reference, config, is_local=False)
+        found = read_download(reference, hub_config_path(reference, revision))
+        return _source(reference, reference, reference, found, is_local=False)
     fix = "choose a preset, or give owner/name, or a path such as ./model"
     if similar := _similar_presets(reference):
         fix = f"did you mean {' or '.join(similar)}?"
-    raise _not_found(f"{reference!r} is not a preset, a folder or a Hub id", fix)
+    raise not_found(f"{reference!r} is not a preset, a folder or a Hub id", fix)
 
 
-def _not_found(problem: str, fix: str) -> ModelNotFound:
-    return ModelNotFound(Problem("model", problem, fix))
+def _without_quotes(reference: str) -> str:
+    """Return a path without the quotes and blanks that shells and file managers put around it."""
+    reference = reference.strip()
+    for quote in ("'", '"'):
+        if len(reference) > 2 and reference[0] == reference[-1] == quote:
+            return reference[1:-1]
+    return reference
+
+
+def _is_folder(reference: str) -> bool:
+    try:
+        return bool(reference) and Path(reference).is_dir()
+    except (OSError, ValueError):  # too long, null byte
+        return False
 
 
 @cache
@@ -139,82 +174,36 @@ def _folder(reference: str) -> Path:
     except (OSError, RuntimeError, ValueError):  # unknown user, circular links, null byte
         pass
     fix = "give the folder that contains config.json and the weights"
-    raise _not_found(f"there is no folder {reference!r}", fix)
+    raise not_found(f"there is no folder {reference!r}", fix)
 
 
 def _in_folder(reference: str, folder: Path, title: str) -> ModelSource:
-    """Return the model in a folder. Its weights are neither opened nor needed."""
-    try:
-        files = {path.name: path for path in folder.iterdir() if path.is_file()}
-    except OSError as error:
-        problem = f"{reference} cannot be read: {error.strerror}"
-        raise _not_found(problem, "check its permissions") from None
-    if "config.json" not in files:
-        raise _not_found(
-            f"{reference} has no config.json", "give a folder written by save_pretrained"
-        )
-    suffixes = {path.suffix for path in files.values()}
-    if ".safetensors" not in suffixes and suffixes & PICKLE_SUFFIXES:
-        raise _not_found(
-            f"{reference} has pickle weights only; weights must be safetensors",
-            "load it where you trust it and save it again with save_pretrained",
-        )
-    configs = {name: _read_config(reference, files[name]) for name in CONFIG_FILES if name in files}
-    return _source(reference, str(folder), title, configs["config.json"], is_local=True)
+    return _source(reference, str(folder), title, read_folder(reference, folder), is_local=True)
 
 
 def _source(
-    reference: str, location: str, title: str, config: Mapping[str, object], is_local: bool
+    reference: str, location: str, title: str, found: ModelFolder, is_local: bool
 ) -> ModelSource:
     shape = num_parameters = None
     try:
-        shape = ModelShape.from_config(config)
+        shape = ModelShape.from_config(found.config)
         num_parameters = shape.num_parameters
     except UnknownArchitecture:
         pass
     except ValueError as error:
         fix = "repair its config.json, or choose another model"
-        raise _not_found(f"{reference}: {error}", fix) from None
-    return ModelSource(reference, location, title, shape, num_parameters, is_local, config)
-
-
-def _read_config(reference: str, path: Path) -> Mapping[str, object]:
-    """Read a JSON file of a model. Refuse settings that make a library run the model's own code."""
-    fix = "download the model again, or choose another"
-    try:
-        with path.open("rb") as file:
-            config = json.loads(file.read(MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError):  # missing, not JSON, cut off, nested too deep
-        raise _not_found(f"{path.name} is not a readable JSON file", fix) from None
-    if not isinstance(config, dict):
-        raise _not_found(f"{path.name} holds a {type(config).__name__}, not an object", fix)
-    for key, value in _items_at_any_depth(config):
-        if key in REMOTE_CODE_KEYS and value:
-            problem = f"{path.name} of {reference} needs code of its own ({key})"
-            raise _not_found(problem, "choose a model without it")
-        if key in NAME_KEYS and not _are_safe_names(value):
-            problem = f"{path.name} of {reference} has an unsafe value under {key}"
-            raise _not_found(problem, "choose another model")
-    return config
-
-
-def _are_safe_names(value: object) -> bool:
-    """Return True for None, a safe name or a list of these."""
-    values = value if isinstance(value, list) else [value]
-    return all(
-        each is None or (isinstance(each, str) and SAFE_NAME.fullmatch(each)) for each in values
+        raise not_found(f"{reference}: {error}", fix) from None
+    return ModelSource(
+        reference,
+        location,
+        title,
+        shape,
+        num_parameters,
+        is_local,
+        found.config,
+        found.tensors,
+        found.num_tokens,
     )
-
-
-def _items_at_any_depth(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    pending: list[object] = [config]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            yield from item.items()
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
 
 
 @cache  # a form asks on every edit
@@ -227,7 +216,7 @@ def hub_config_path(repo_id: str, revision: str) -> Path:
     if isinstance(cached, str):
         return Path(cached)
     if not hub_answers(int(time.monotonic() / HUB_RETRY_SECONDS)):
-        raise _not_found(f"{repo_id} {OFFLINE[0]}", OFFLINE[1])
+        raise not_found(f"{repo_id} {OFFLINE[0]}", OFFLINE[1])
     # the first match counts: a gated repository is also a repository that is not found
     failures: Mapping[type[Exception], tuple[str, str]] = {
         errors.GatedRepoError: (
@@ -249,7 +238,7 @@ def hub_config_path(repo_id: str, revision: str) -> Path:
         return Path(hf_hub_download(repo_id, "config.json", revision=revision))
     except tuple(failures) as error:
         problem, fix = next(said for kind, said in failures.items() if isinstance(error, kind))
-        raise _not_found(f"{repo_id} {problem.format(revision=revision)}", fix) from None
+        raise not_found(f"{repo_id} {problem.format(revision=revision)}", fix) from None
 
 
 @lru_cache(maxsize=1)

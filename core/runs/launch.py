@@ -26,7 +26,7 @@ from core.runs.run import Run, read
 from core.runs.states import count_oom_kills
 from core.training.contract.files import write_json
 from core.training.contract.process_id import ProcessId
-from core.training.contract.states import ENDED
+from core.training.contract.status import ENDED
 
 RUN_VARIABLE = "TAILOR_RUN"
 """Environment variable with the run's folder, by which all processes of a run are found."""

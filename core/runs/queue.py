@@ -16,7 +16,7 @@ from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_runs
 from core.runs.run import Run, read
 from core.training.contract.files import write_json
-from core.training.contract.states import ENDED, TRANSITIONS
+from core.training.contract.status import ENDED, TRANSITIONS
 
 Direction = Literal["up", "down"]
 SECONDS_BETWEEN_ADVANCES = 1.0

@@ -25,8 +25,7 @@ from core.runs.home import Home, Schedule, read_schedule
 from core.runs.states import RunState, infer_state
 from core.training.contract.checkpoint_files import Checkpoint, bytes_in, list_checkpoints
 from core.training.contract.process_id import ProcessId
-from core.training.contract.states import ACTIVE, State
-from core.training.contract.status import Status
+from core.training.contract.status import ACTIVE, State, Status
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
 GROWING_FILES = ("metrics.jsonl", "log.txt", "samples.jsonl")

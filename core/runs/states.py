@@ -10,8 +10,7 @@ from types import MappingProxyType
 from core.device import is_alive, this_boot
 from core.runs.files import log_tail, number_in, read_json
 from core.training.contract.process_id import ProcessId, is_same_boot
-from core.training.contract.states import ENDED, State
-from core.training.contract.status import Status
+from core.training.contract.status import ENDED, State, Status
 
 SECONDS_TO_APPEAR = 20
 """A run that has no process after this long will never have one: its launcher died."""

@@ -12,7 +12,7 @@ from huggingface_hub import constants, errors
 from core.job import ModelNotFound
 from core.models import find as source
 from core.models import find_model, models
-from core.models.find import MAX_CONFIG_BYTES
+from core.models.folder import MAX_CONFIG_BYTES
 
 CONFIG: dict[str, object] = {
     "model_type": "llama",
@@ -27,13 +27,17 @@ CONFIG: dict[str, object] = {
 }
 
 
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
+"""Content of a safetensors file."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder that holds a model whose weight file is empty."""
+    """Return a folder that holds a model whose weight file has no tensors."""
     path = tmp_path / "my model"
     path.mkdir()
     (path / "config.json").write_text(json.dumps(CONFIG))
-    (path / "model.safetensors").touch()
+    (path / "model.safetensors").write_bytes(NO_TENSORS)
     return path
 
 
@@ -233,7 +237,8 @@ def test_a_hub_model_is_read_at_its_revision(folder: Path, monkeypatch: pytest.M
 def test_a_hub_model_that_asks_for_remote_code_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub_answers(monkeypatch, Path(changed(folder, auto_map={"AutoConfig": "x.Y"})) / "config.json")
+    own = changed(folder, model_type="own", auto_map={"AutoConfig": "x.Y"})
+    hub_answers(monkeypatch, Path(own) / "config.json")
     with pytest.raises(ModelNotFound, match=r"owner/model .*auto_map"):
         find_model("owner/model")
 

@@ -20,7 +20,7 @@ from core.resolve import dataset_path, resolve
 from core.runs import Home, edits, launch, queue, states
 from core.runs.creation import SPARE_BYTES
 from core.training.contract.files import write_json
-from core.training.contract.states import ACTIVE, ENDED, TRANSITIONS
+from core.training.contract.status import ACTIVE, ENDED, TRANSITIONS
 from tests.builders.fake_runs import (
     CRASH_AT_STEP_3,
     DISK_FULL,

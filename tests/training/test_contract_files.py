@@ -9,7 +9,7 @@ import pytest
 from core.training.contract.checkpoint_files import list_checkpoints, read_manifest
 from core.training.contract.files import sha256_of, write_json, write_text
 from core.training.contract.process_id import ProcessId, is_same_boot, read_boot_id
-from core.training.contract.states import ACTIVE, ENDED, TRANSITIONS
+from core.training.contract.status import ACTIVE, ENDED, TRANSITIONS
 
 BOOT_TIME = 1_764_400_012.25
 SHA256_OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

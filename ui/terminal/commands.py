@@ -87,8 +87,10 @@ def check(
     report = dataset.check_in_child(path, stage, eval_path=eval_path)
     lengths = None
     if model and report.is_usable:
-        location = find_model(model, "main").location
-        with Preview(path, location, stage=stage) as preview:
+        found = find_model(model, "main")
+        if problems := tuple(found.problems(stage)):
+            raise SpecError(*problems)
+        with Preview(path, found.location, stage=stage) as preview:
             lengths = preview.all_lengths(job.max_length)
     if json:
         print_json(report.to_json() | (lengths.to_json() if lengths else {}))

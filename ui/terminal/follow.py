@@ -14,7 +14,7 @@ from rich.progress import (
 )
 
 from core.runs import Home, Run, failure_advice, launch, queue
-from core.training.contract.states import State
+from core.training.contract.status import State
 from core.wording import memory_rows, state_sentence
 from ui.terminal.printing import out, table
 from ui.terminal.usage import flag_of

@@ -1,14 +1,37 @@
-"""Status of a run: the fields of status.json, which the training program writes and everybody else
-reads."""
+"""Status of a run: its states, and the fields of status.json, which the training program writes and
+everybody else reads."""
 
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from .process_id import ProcessId
-from .states import Phase, State
 from .typed_json import WrongType, types_of, value_as
+
+State = Literal[
+    "queued", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
+]
+Phase = Literal["import", "data", "load", "train", "eval", "save"]
+"""Step of the training program that runs now, or ran last."""
+
+ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed", "interrupted"})
+ACTIVE: frozenset[State] = frozenset({"queued", "starting", "running", "stopping"})
+TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        "queued": frozenset({"starting", "stopped", "failed"}),
+        "starting": frozenset({"queued", "running", "stopping", *ENDED}),
+        "running": frozenset({"stopping", *ENDED}),
+        "stopping": ENDED,
+        "finished": frozenset(),
+        "stopped": frozenset({"queued", "starting"}),
+        "failed": frozenset({"queued", "starting"}),
+        "interrupted": frozenset({"queued", "starting"}),
+    }
+)
+"""State -> states that may follow. A new run is `starting`; until its program starts, it may still
+be queued."""
 
 
 @dataclass(frozen=True)

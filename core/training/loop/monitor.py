@@ -17,8 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from ..contract.failures import Stopped, TrainingError
 from ..contract.job import Job
 from ..contract.stages import STAGES
-from ..contract.states import Phase
-from ..contract.status import Progress
+from ..contract.status import Phase, Progress
 from ..record import RunFiles, say
 from .divergence import DivergenceMonitor, are_finite
 from .meter import MemoryMeter

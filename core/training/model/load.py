@@ -9,8 +9,6 @@ from peft import LoraConfig
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     BitsAndBytesConfig,
     set_seed,
 )
@@ -25,6 +23,7 @@ from ..data.tokenizer import load_tokenizer, source_of
 from .adapter import load_adapter, lora_config
 from .attention import register as register_attention
 from .layer_checkpointing import checkpoint_every
+from .weights import BaseRequest, load_base
 
 MAX_PARAMETERS_FOR_ONE_THREAD = 10_000_000
 
@@ -208,21 +207,20 @@ def keep_4bit_layers_trainable(model: Any) -> None:
 
 def _load_weights(job: Job, precision: ModelPrecision) -> Any:
     print(f"loading {job.model} in {str(precision.weights).removeprefix('torch.')}")
-    loader: Any = AutoModelForCausalLM
-    head_settings = {}
-    if STAGES[job.stage].head == "score":
-        loader = AutoModelForSequenceClassification
-        head_settings = {"num_labels": 1}
-    return loader.from_pretrained(
-        **source_of(job.model, job.revision),
-        **head_settings,
-        dtype=precision.weights,
-        quantization_config=quantization_config(job, precision),
-        attn_implementation=choose_attention(job),
-        device_map={"": 0} if torch.cuda.is_available() else None,
-        use_safetensors=True,
-        trust_remote_code=False,
+    request = BaseRequest(
+        job.model,
+        job.revision,
+        precision.weights,
+        has_score_head=STAGES[job.stage].head == "score",
+        quantization=quantization_config(job, precision),
+        method=job.method,
+        attention=choose_attention(job),
+        compute_dtype=precision.autocast or precision.weights,
     )
+    model, fresh = load_base(request)
+    if fresh:
+        print(f"starting {', '.join(sorted(fresh))} from random numbers")
+    return model
 
 
 def _last_modules(model: Any, num_layers: int, num_hidden_layers: int) -> list[torch.nn.Module]:

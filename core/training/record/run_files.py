@@ -19,8 +19,7 @@ import psutil
 from ..contract.failures import Failure
 from ..contract.files import write_json
 from ..contract.process_id import read_boot_id
-from ..contract.states import Phase
-from ..contract.status import Status
+from ..contract.status import Phase, Status
 from .journal import Journal
 from .stop_request import StopRequest
 

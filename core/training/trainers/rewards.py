@@ -9,7 +9,7 @@ from typing import Any
 
 import regex
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from ..contract.failures import TrainingError
 from ..contract.job import Job
@@ -17,6 +17,7 @@ from ..data.rows import Rows
 from ..data.tokenizer import source_of
 from ..model.adapter import SETTINGS, read_adapter
 from ..model.load import ModelPrecision
+from ..model.weights import BaseRequest, load_base
 
 MAX_PATTERN_SECONDS = 0.2
 """An answer for which a pattern takes longer has not matched: some patterns backtrack forever."""
@@ -168,15 +169,9 @@ def _load_reward_model(place: str, precision: ModelPrecision) -> tuple[Any, Any]
         base = settings["base_model_name_or_path"]
         revision = settings.get("revision") or "main"
     source = source_of(base, revision)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        **source,
-        num_labels=1,
-        dtype=precision.weights,
-        use_safetensors=True,
-        output_loading_info=True,
-        trust_remote_code=False,
-    )
-    if info["missing_keys"] and not has_adapter:
+    request = BaseRequest(base, revision, precision.weights, has_score_head=True)
+    model, fresh = load_base(request)
+    if fresh and not has_adapter:
         raise TrainingError(
             f"reward_model: {place} gives no scores: name the result of a run of the stage reward."
         )

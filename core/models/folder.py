@@ -1,0 +1,265 @@
+"""Read a model's folder: config files, weight headers and tokenizer. Refuses what could run code or
+cannot be used; never loads a model."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from core.job import ModelNotFound, Problem
+from core.models.architectures import is_native, problem_with
+from core.training.contract.weights.files import (
+    INDEX,
+    PICKLE_SUFFIXES,
+    WEIGHTS,
+    NoWeights,
+    Tensors,
+    UnusableWeights,
+    header_of,
+    require_no_pointer,
+    stored_tensors,
+    weight_files,
+)
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+NAME_KEYS = {
+    "model_type",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "attn_implementation",
+    "_attn_implementation",
+    "quant_method",
+}
+"""Keys whose values libraries use to look up code."""
+REMOTE_CODE_KEYS = {"auto_map", "trust_remote_code"}
+CONFIG_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+MAX_CONFIG_BYTES = 16 * 2**20
+"""Larger than any config file; a larger one is broken or hostile."""
+MAX_TOKENIZER_BYTES = 256 * 2**20
+ADAPTER_CONFIG = "adapter_config.json"
+TOKENIZER = "tokenizer.json"
+SENTENCEPIECE_MODEL = "tokenizer.model"
+SENTENCEPIECE_PACKAGES: Mapping[str, str] = {
+    "sentencepiece": "sentencepiece",
+    "google.protobuf": "protobuf",
+}
+"""Module -> package that reading tokenizer.model needs."""
+POINTER_FILES = (*CONFIG_FILES, TOKENIZER, SENTENCEPIECE_MODEL, INDEX, WEIGHTS)
+"""Files that may be pointers of Git LFS in a clone without it."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Files of a model, as far as they were read."""
+
+    config: Mapping[str, object]
+    tensors: Tensors | None = field(repr=False)
+    """None if there are no weights, or not all of them yet."""
+    num_tokens: int | None
+    """Tokens that the tokenizer knows; None if tokenizer.json is not there."""
+
+
+def read_folder(reference: str, folder: Path) -> ModelFolder:
+    """Read the folder of a model on this machine. Raises ModelNotFound."""
+    try:
+        files = {path.name: path for path in folder.iterdir() if path.is_file()}
+        links = [path.name for path in folder.iterdir() if path.is_symlink() and not path.exists()]
+    except OSError as error:
+        problem = f"{reference} cannot be read: {error.strerror}"
+        raise not_found(problem, "check its permissions") from None
+    if links:
+        problem = f"{reference}: {links[0]} is a link to a file that is gone"
+        raise not_found(problem, "download the model again")
+    for name in POINTER_FILES:
+        if name in files:
+            _use(reference, require_no_pointer, files[name])
+    if "config.json" not in files:
+        raise _no_config(reference, files)
+    configs = {name: read_config(reference, files[name]) for name in CONFIG_FILES if name in files}
+    _require_no_code(reference, configs, TOKENIZER in files)
+    config = configs["config.json"]
+    _require_trainable(reference, config)
+    if config.get("transformers_weights") not in (None, WEIGHTS, INDEX):
+        problem = f"config.json of {reference} names weight files of its own (transformers_weights)"
+        raise not_found(problem, "choose a model without it")
+    try:
+        tensors = stored_tensors(folder)
+    except NoWeights:
+        tensors = None
+    except UnusableWeights as error:
+        raise not_found(f"{reference}: {error.problem}", error.fix) from None
+    _require_tokenizer_packages(reference, files)
+    return ModelFolder(config, tensors, _num_tokens(files.get(TOKENIZER)))
+
+
+def read_download(reference: str, config_path: Path) -> ModelFolder:
+    """Read what the Hub's cache holds of a model; the training downloads the rest.
+
+    Raises ModelNotFound.
+    """
+    folder = config_path.parent
+    config = read_config(reference, config_path)
+    _require_no_code(reference, {config_path.name: config}, has_fast_tokenizer=True)
+    _require_trainable(reference, config)
+    try:
+        files = weight_files(folder, may_be_incomplete=True)
+        tensors = {name: each for path in files for name, each in header_of(path).items()}
+        is_complete = bool(files) and files == weight_files(folder)
+    except UnusableWeights as error:
+        raise not_found(f"{reference}: {error.problem}", error.fix) from None
+    tokenizer = folder / TOKENIZER
+    num_tokens = _num_tokens(tokenizer if tokenizer.is_file() else None)
+    return ModelFolder(config, tensors if is_complete else None, num_tokens)
+
+
+def not_found(problem: str, fix: str) -> ModelNotFound:
+    """Return the error of a model that cannot be used."""
+    return ModelNotFound(Problem("model", problem, fix))
+
+
+def read_config(reference: str, path: Path) -> Mapping[str, object]:
+    """Read a JSON file of a model. Refuse values that libraries would look code up with."""
+    fix = "download the model again, or choose another"
+    try:
+        with path.open("rb") as file:
+            config = json.loads(file.read(MAX_CONFIG_BYTES), object_pairs_hook=_without_duplicates)
+    except KeyError as error:
+        problem = f"{path.name} of {reference} has the key {error.args[0]!r} twice"
+        raise not_found(problem, "remove one of them") from None
+    except (OSError, ValueError, RecursionError):  # missing, not JSON, cut off, nested too deep
+        raise not_found(f"{path.name} is not a readable JSON file", fix) from None
+    if not isinstance(config, dict):
+        raise not_found(f"{path.name} holds a {type(config).__name__}, not an object", fix)
+    for key, value in _items_at_any_depth(config):
+        if key in NAME_KEYS and not _are_safe_names(value):
+            problem = f"{path.name} of {reference} has an unsafe value under {key}"
+            raise not_found(problem, "choose another model")
+    return config
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the object of a JSON text. Raises KeyError for a key that occurs twice."""
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        if key in values:
+            raise KeyError(key)
+        values[key] = value
+    return values
+
+
+def _require_no_code(
+    reference: str, configs: Mapping[str, Mapping[str, object]], has_fast_tokenizer: bool
+) -> None:
+    """Refuse a model that needs code of its own.
+
+    `auto_map` alone does no harm where transformers has the classes itself: no code is trusted.
+    """
+    has_classes = is_native(configs["config.json"].get("model_type"))
+    for name, config in configs.items():
+        for key, value in _items_at_any_depth(config):
+            is_extra = key == "auto_map" and has_classes and has_fast_tokenizer
+            if key in REMOTE_CODE_KEYS and value and not is_extra:
+                problem = f"{name} of {reference} needs code of its own ({key})"
+                raise not_found(problem, "choose a model without it")
+
+
+def _require_trainable(reference: str, config: Mapping[str, object]) -> None:
+    problem = problem_with(reference, config)
+    if problem:
+        raise ModelNotFound(problem)
+
+
+def _no_config(reference: str, files: Mapping[str, Path]) -> ModelNotFound:
+    """Return what a folder without config.json is."""
+    if ADAPTER_CONFIG in files:
+        base = read_config(reference, files[ADAPTER_CONFIG]).get("base_model_name_or_path")
+        problem = f"{reference} is an adapter over {base or 'a model that it does not name'}"
+        return not_found(problem, f"choose {base or 'its base'} as model and this as adapter")
+    suffixes = {path.suffix for path in files.values()}
+    if ".gguf" in suffixes:
+        problem = f"{reference} holds GGUF files only, which are for running a model"
+        return not_found(problem, "choose the model in safetensors that they were made of")
+    if suffixes & PICKLE_SUFFIXES and ".safetensors" not in suffixes:
+        problem = f"{reference} has pickle weights only; weights must be safetensors"
+        return not_found(problem, "give a folder written by save_pretrained")
+    return not_found(f"{reference} has no config.json", "give a folder written by save_pretrained")
+
+
+def _use(reference: str, check: object, path: Path) -> None:
+    try:
+        check(path)  # type: ignore[operator]
+    except UnusableWeights as error:
+        raise not_found(f"{reference}: {error.problem}", error.fix) from None
+
+
+def _require_tokenizer_packages(reference: str, files: Mapping[str, Path]) -> None:
+    if TOKENIZER in files or SENTENCEPIECE_MODEL not in files:
+        return
+    missing = [
+        package for module, package in SENTENCEPIECE_PACKAGES.items() if not _has_module(module)
+    ]
+    if missing:
+        problem = f"{reference} has its tokenizer in {SENTENCEPIECE_MODEL} only, which needs "
+        problem += f"{' and '.join(missing)} to be read"
+        raise not_found(problem, f"pip install {' '.join(missing)}")
+
+
+def _has_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
+
+
+def _num_tokens(path: Path | None) -> int | None:
+    if path is None:
+        return None
+    stat = path.stat()
+    return _tokens_in(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)  # such a file is large, and a form asks on every edit
+def _tokens_in(path: Path, num_bytes: int, _modified: int) -> int | None:
+    """Return the number of tokens in tokenizer.json, added ones included; None if it is unclear."""
+    if num_bytes > MAX_TOKENIZER_BYTES:
+        return None
+    try:
+        with path.open("rb") as file:
+            tokenizer = json.load(file)
+        vocabulary, added = tokenizer["model"]["vocab"], tokenizer.get("added_tokens") or []
+        if isinstance(vocabulary, dict):
+            known = set(vocabulary)
+        else:  # Unigram: [token, score]
+            known = {token for token, _score in vocabulary}
+        return len(known | {token["content"] for token in added})
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _are_safe_names(value: object) -> bool:
+    """Return True for None, a safe name or a list of these."""
+    values = value if isinstance(value, list) else [value]
+    return all(
+        each is None or (isinstance(each, str) and SAFE_NAME.fullmatch(each)) for each in values
+    )
+
+
+def _items_at_any_depth(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    pending: list[object] = [config]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            yield from item.items()
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
