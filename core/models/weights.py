@@ -166,8 +166,8 @@ def _ancestors(name: str) -> Iterator[str]:
 
 def _sentence_of_missing(missing: Sequence[Parameter]) -> str:
     verb = "is" if len(missing) == 1 else "are"
-    said = f"{tensors_counted(len(missing))} that config.json asks for {verb} not in its weights"
-    return f"{said}: {listed([(each.name, each.shape) for each in missing])}"
+    said = f"{tensors_counted(len(missing))} that config.json asks for {verb} not in its weights: "
+    return said + listed([(each.name, each.shape) for each in missing])
 
 
 def _sentence_of_wrong(wrong: Sequence[tuple[Parameter, StoredTensor]]) -> str:

@@ -121,8 +121,9 @@ def weight_files(folder: Path, *, may_be_incomplete: bool = False) -> tuple[Path
         wanted = sorted(set(read_index(folder / INDEX).values()))
         missing = [name for name in wanted if name not in names]
         if missing and not may_be_incomplete:
+            more = ", …" if len(missing) > 1 else ""
             problem = f"{len(missing)} of {len(wanted)} weight files are not there: {missing[0]}"
-            raise UnusableWeights(f"{problem}{', …' if len(missing) > 1 else ''}")
+            raise UnusableWeights(problem + more)
         return tuple(folder / name for name in wanted if name in names)
     if may_be_incomplete:
         return ()
