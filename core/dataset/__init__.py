@@ -4,7 +4,7 @@ Plain JSON, line by line: what is accepted here is what the training program rea
 file; each change writes another.
 """
 
-from core.dataset.check import check_file, check_in_child
+from core.dataset.check import check_file, check_in_child, find_leak
 from core.dataset.report import DatasetReport, NotRead, RowProblem, counted
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "check_file",
     "check_in_child",
     "counted",
+    "find_leak",
     "formats",
     "intake",
     "preview",

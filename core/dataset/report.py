@@ -7,6 +7,7 @@ from typing import Any
 
 from core.job import Problem
 from core.training.contract.row_formats import TextFormat
+from core.training.contract.row_reader import leak_sentence
 
 LISTED_LINES = 10
 NUMBER_IN_BRACKETS = re.compile(r"\[\d+\]")
@@ -118,7 +119,9 @@ class DatasetReport:
     duplicates: int = 0
     """Rows that repeat an earlier row, byte for byte."""
     leaked: int = 0
-    """Rows of the evaluation file that are in this file too."""
+    """Rows of the evaluation file that say the same as one of this file."""
+    eval_rows: int = 0
+    """Rows of the evaluation file; 0 without one."""
     sha256: str = ""
     """Of the bytes; empty if the file was refused by its first bytes."""
     found_columns: tuple[str, ...] = ()
@@ -145,14 +148,8 @@ class DatasetReport:
     @property
     def leak_warning(self) -> str:
         """Sentence about evaluation rows that are trained on, with their lines; "" if none are."""
-        if not self.leaked:
-            return ""
         lines = [each.line for each in self.warnings if each.code == LEAKED]
-        rows = f"{counted(self.leaked, 'row')} ({named_lines(lines, self.leaked)})"
-        return (
-            f"The evaluation data has {rows} that the training data has too, so eval_loss will "
-            "look better than it is. Drop them from one of the two."
-        )
+        return leak_sentence(self.leaked, self.eval_rows, named_lines(lines, self.leaked))
 
     def summary(self) -> str:
         """Return one line: `1,204 rows · messages · 2 problems · 3 warnings`."""

@@ -5,8 +5,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from core.dataset import find_leak
 from core.dataset.rewrite import Composed, Selection, compose, require_one_format
-from core.job import DatasetError, SpecError
+from core.job import DatasetError, Problem, SpecError
 from core.resolve import ResolvedJob
 from core.runs.bundle import data_manifest
 from core.training.contract.files import sha256_of, write_json
@@ -22,19 +23,22 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
     data.mkdir(parents=True)
     eval_file = resolved.datasets.get("eval_dataset")
     field = "mix" if resolved.mix else "dataset"
+    num_leaked = 0
     try:
         train = _write_train(resolved, data)
         if eval_file:
             field = "eval_dataset"
             require_one_format([*resolved.datasets.values()], job.stage)
             compose([(eval_file, 1.0)], data / "eval.jsonl", Selection(stage=job.stage))
+            num_leaked = _require_new_rows(data, job.stage)
     except DatasetError as error:
         raise SpecError(*(replace(each, field=field) for each in error.problems)) from None
     sources = [
         {"file": path.name, "weight": weight, "rows": rows}
         for (path, weight), rows in zip(_sources(resolved), train.rows, strict=True)
     ]
-    write_json(data / "manifest.json", {**data_manifest(data), "sources": sources})
+    manifest = {**data_manifest(data), "sources": sources, "leaked_eval_rows": num_leaked}
+    write_json(data / "manifest.json", manifest)
     fields: dict[str, object] = {
         "dataset": "data/train.jsonl",
         "dataset_sha256": sha256_of(data / "train.jsonl"),
@@ -44,6 +48,17 @@ def write_data(resolved: ResolvedJob, folder: Path) -> dict[str, object]:
     if (data / "eval.jsonl").exists():
         return {**fields, "eval_dataset": "data/eval.jsonl"}
     return {**fields, "eval_dataset": "", "eval_fraction": 0.0}
+
+
+def _require_new_rows(data: Path, stage: str) -> int:
+    """Return the number of evaluation rows that are trained on too. Raises DatasetError if all
+    are."""
+    leak = find_leak(data / "train.jsonl", data / "eval.jsonl", stage)
+    if leak.is_total:
+        problem = "every row is trained on too, so eval_loss would not say how new rows do"
+        fix = "give other rows, or leave it empty to hold out a part of the training data"
+        raise DatasetError(Problem("eval_dataset", problem, fix))
+    return len(leak.lines)
 
 
 def writer_of_rows(resolved: ResolvedJob) -> Callable[[Path], Path] | None:

@@ -130,6 +130,8 @@ def train(job: Job, run_files: RunFiles) -> None:
         stage=job.stage,
     )
     run_files.update(num_train_rows=len(rows.train), num_eval_rows=len(rows.eval or ()))
+    if rows.leak and rows.leak not in run_files.status.notes:  # of an earlier attempt
+        run_files.note(rows.leak)
 
     run_files.enter("load")
     checkpoints = CheckpointFolder(run_files.folder / "checkpoints")

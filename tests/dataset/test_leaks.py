@@ -43,8 +43,8 @@ def test_a_leak_is_a_sentence_with_its_lines(train: Path, held_out: Path) -> Non
 
 def test_of_many_leaks_the_first_lines_are_named(tmp_path: Path) -> None:
     rows = "".join(f'{{"text": "{number}"}}\n' for number in range(50))
-    for name in ("train.jsonl", "eval.jsonl"):
-        (tmp_path / name).write_text(rows)
+    (tmp_path / "train.jsonl").write_text(rows)
+    (tmp_path / "eval.jsonl").write_text(rows + '{"text": "new"}\n')
     report = check_file(tmp_path / "train.jsonl", eval_path=tmp_path / "eval.jsonl")
     assert "(lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 40 more)" in report.leak_warning
 
@@ -67,3 +67,12 @@ def test_an_evaluation_file_that_is_no_text_is_refused(train: Path, tmp_path: Pa
     (tmp_path / "eval.jsonl").write_bytes(b"\x1f\x8b" + bytes(100))
     with pytest.raises(DatasetError, match="gzip data"):
         check_file(train, eval_path=tmp_path / "eval.jsonl")
+
+
+def test_an_evaluation_file_of_trained_rows_only_is_warned_of_as_that(
+    train: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "eval.jsonl").write_text('{"text": "b"}\n{ "text":"a"}\n')
+    report = check_file(train, eval_path=tmp_path / "eval.jsonl")
+    assert (report.leaked, report.eval_rows) == (2, 2)
+    assert report.leak_warning.startswith("Every row of the evaluation data is trained on too")

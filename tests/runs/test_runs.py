@@ -1,10 +1,11 @@
 """Run folder and its process, with a fast stand-in for the training program."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from core.resolve import resolve
 from core.runs import Home, Run, edits, launch
 from core.training.contract.files import write_json
 from core.training.contract.process_id import ProcessId
+from tests.builders.dataset_files import write_json_rows
 from tests.builders.fake_runs import (
     CRASH_AT_STEP_3,
     DIE_SILENTLY,
@@ -46,6 +48,26 @@ def test_a_run_that_cannot_be_created_leaves_nothing(
     with pytest.raises(OSError):
         runs.create(home, resolve({}), {})
     assert list(home.runs.iterdir()) == []
+
+
+def _with_eval_rows(folder: Path, *numbers: int) -> Mapping[str, object]:
+    """Return the fields of a job that trains on rows 0 to 3 and evaluates these."""
+    train = write_json_rows(folder / "a.jsonl", ({"text": str(number)} for number in range(4)))
+    held_out = write_json_rows(folder / "b.jsonl", ({"text": str(each)} for each in numbers))
+    return {"dataset": str(train), "eval_dataset": str(held_out)}
+
+
+def test_a_run_that_evaluates_trained_rows_only_is_refused(home: Home, tmp_path: Path) -> None:
+    fields = _with_eval_rows(tmp_path, 1, 3)
+    with pytest.raises(SpecError, match="eval_dataset: every row is trained on too"):
+        runs.create(home, resolve(fields), {})
+    assert list(home.runs.iterdir()) == []
+
+
+def test_a_run_counts_the_evaluation_rows_that_it_trains_on(home: Home, tmp_path: Path) -> None:
+    run = runs.create(home, resolve(_with_eval_rows(tmp_path, 3, 4, 5)), {})
+    manifest = json.loads((run.folder / "data" / "manifest.json").read_text())
+    assert manifest["leaked_eval_rows"] == 1
 
 
 def test_an_unfinished_folder_is_removed_after_a_day(home: Home, new_run: NewRun) -> None:

@@ -118,7 +118,7 @@ def test_evaluation_rows_that_are_trained_on_are_pointed_out(
 ) -> None:
     file.write_text('{"text": "one"}\n{"text": "two"}\n')
     held_out = tmp_path / "eval.jsonl"
-    held_out.write_text('{"text": "two"}\n')
+    held_out.write_text('{"text": "two"}\n{"text": "three"}\n')
     page_form.edit(dataset=str(file))
     shown = page_form.edit(eval_dataset=str(held_out))
     assert "The evaluation data has 1 row" in shown["data_line"]

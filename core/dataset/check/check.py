@@ -5,12 +5,12 @@ program reads.
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from core.dataset.check.duplicates import MAX_ROWS, Fingerprints
+from core.dataset.check.duplicates import MAX_ROWS, Leak, find_leak
 from core.dataset.check.scanner import MAX_COLUMNS, Findings, Scanner
 from core.dataset.formats import detect_format, suggest_mapping
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
@@ -73,10 +73,8 @@ def examine(path: Path, stage: str = "sft", *, eval_path: Path | None = None) ->
         scanner.scan_all(RowBlocks(source, layout))
     findings = scanner.findings
     num_duplicates = _warn(findings, scanner.fingerprints.repeated_lines(), DUPLICATE)
-    num_leaked = 0
-    if eval_path:
-        eval_rows = Fingerprints.of_file(eval_path)
-        num_leaked = _warn(findings, eval_rows.lines_also_in(scanner.fingerprints), LEAK)
+    leak = find_leak(path, eval_path, stage) if eval_path else Leak((), 0)
+    _warn(findings, leak.lines, LEAK)
     findings.warnings.sort(key=lambda warning: warning.line)
     report = replace(
         detected,
@@ -92,7 +90,8 @@ def examine(path: Path, stage: str = "sft", *, eval_path: Path | None = None) ->
         counts=dict(findings.problem_counts + findings.warning_counts),
         notes=tuple(_notes(scanner, head, layout)),
         duplicates=num_duplicates,
-        leaked=num_leaked,
+        leaked=len(leak.lines),
+        eval_rows=leak.num_eval_rows,
         sha256=source.digest.hexdigest(),
         repairs=tuple(_helpful_repairs(scanner, head, layout)),
     )
@@ -140,7 +139,7 @@ def _detect(path: Path, stage: str) -> tuple[Scanner, DatasetReport]:
     return Scanner(stage, row_format, {}), detected
 
 
-def _warn(findings: Findings, lines: "array[int]", fault: Fault) -> int:
+def _warn(findings: Findings, lines: Sequence[int], fault: Fault) -> int:
     """Note the same warning of several lines; return their number."""
     for number in lines:
         findings.add_warning(number, fault)

@@ -25,15 +25,13 @@ from core.dataset.rewrite.repair import as_lines, write_lines
 from core.job import DatasetError, Problem
 from core.training.contract.row_columns import Row
 from core.training.contract.row_formats import RowFormat, TextFormat, row_faults
-from core.training.contract.row_reader import trl_row
+from core.training.contract.row_reader import content_key, content_of, held_out_rows, trl_row
 
 RowNumbers = NDArray[np.int64]
 """Numbers of rows, counted through all files."""
 NO_ROWS: RowNumbers = np.empty(0, dtype=np.int64)
 MAX_WEIGHT = 100.0
 ROWS_AT_ONCE = 10_000
-MIN_ROWS_TO_SPLIT = 20
-"""Of fewer rows none is held out: one row would say nothing."""
 LONGEST_WEIGHT_SHOWN = 40
 
 
@@ -115,7 +113,7 @@ def compose(
         sampler = RowSampler(np.random.default_rng(selection.seed), selection)
         train, held_out = index.all_rows, NO_ROWS
         if eval_target:
-            train, held_out = sampler.split(train)
+            train, held_out = sampler.split(index.content_keys(selection.stage))
         order = sampler.order(train, index.bounds, [weight for _path, weight in sources])
         index.write(order, target)
         if eval_target and len(held_out):
@@ -167,6 +165,16 @@ class RowIndex:
                     file.seek(begin)
                     out.write(file.read(size).removeprefix(BYTE_ORDER_MARK).strip() + b"\n")
 
+    def content_keys(self, stage: str) -> Sequence[int]:
+        """Return the key of what each row says, as a stage reads it."""
+        keys = array("Q")
+        for file, (begin, end) in zip(self._files, pairwise(self.bounds), strict=True):
+            for start, stop in zip(self._begins[begin:end], self._ends[begin:end], strict=True):
+                file.seek(int(start))
+                line = file.read(int(stop - start)).removeprefix(BYTE_ORDER_MARK).strip()
+                keys.append(content_key(content_of(line, stage)))
+        return keys
+
     def _sources(self, rows: RowNumbers) -> RowNumbers:
         """Return the index of the file of each row."""
         return np.searchsorted(self.bounds, rows, side="right") - 1
@@ -179,12 +187,14 @@ class RowSampler:
     random: np.random.Generator
     selection: Selection
 
-    def split(self, rows: RowNumbers) -> tuple[RowNumbers, RowNumbers]:
-        """Return (rows to train on, rows held out)."""
+    def split(self, keys: Sequence[int]) -> tuple[RowNumbers, RowNumbers]:
+        """Return (rows to train on, rows held out), given the content key of each row."""
         fraction, max_rows = self.selection.eval_fraction, self.selection.max_rows
-        if not fraction or len(rows) < MIN_ROWS_TO_SPLIT:
+        rows = np.arange(len(keys), dtype=np.int64)
+        chosen = held_out_rows(keys, fraction, self.selection.seed)
+        if not chosen:
             return rows, NO_ROWS
-        held_out = self._sample(rows, max(1, round(fraction * len(rows))))
+        held_out = np.array(sorted(chosen), dtype=np.int64)
         train = np.setdiff1d(rows, held_out, assume_unique=True)
         if max_rows:
             fewer = max(1, round(fraction * max_rows))

@@ -3,7 +3,6 @@ row; never counts tokens.
 """
 
 import json
-import random
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +15,21 @@ from datasets import Dataset, Features, Json, List, Value
 
 from ..contract.failures import TrainingError
 from ..contract.row_columns import Row
-from ..contract.row_reader import BadRow, columns_of, read_row, unpaired_rows
+from ..contract.row_reader import (
+    BadRow,
+    columns_of,
+    content_key,
+    held_out_rows,
+    leak_sentence,
+    read_row,
+    unpaired_rows,
+)
 from ..contract.stages import DEFAULT_STAGE, STAGES
 
 # datasets reads and writes JSON columns with pandas' parser, which rounds numbers to ten digits and
 # loses very large ones.
 pandas.io.json.ujson_loads, pandas.io.json.ujson_dumps = json.loads, json.dumps
 
-FEWEST_ROWS_TO_SPLIT = 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -43,6 +49,8 @@ class Rows:
     train_lines: Sequence[int]
     """Line of each row in its file."""
     eval_lines: Sequence[int]
+    leak: str = ""
+    """Sentence about evaluation rows that are trained on too; empty if none are."""
 
     @property
     def files(self) -> Iterator[tuple[Dataset, Sequence[int], str]]:
@@ -82,12 +90,14 @@ def read_rows(
     Relative paths start in the run folder. Raises TrainingError with the line of a bad row.
     """
     train = _read_file(folder / dataset, "dataset", stage)
+    leak = ""
     if eval_dataset:
         held_out = _read_file(folder / eval_dataset, "eval_dataset", stage)
         if columns_of(train[0].row) != columns_of(held_out[0].row):
             raise TrainingError(
                 "The rows of eval_dataset are of another format than those of dataset."
             )
+        leak = _leak(train, held_out)
     else:
         train, held_out = _split(train, eval_fraction, seed)
     is_paired = "chosen" in train[0].row
@@ -99,6 +109,7 @@ def read_rows(
         eval=_to_dataset(held_out, features) if held_out else None,
         train_lines=array("L", (line for line, _row in train)),
         eval_lines=array("L", (line for line, _row in held_out)),
+        leak=leak,
     )
 
 
@@ -138,14 +149,22 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _split(
     rows: list[NumberedRow], fraction: float, seed: int
 ) -> tuple[list[NumberedRow], list[NumberedRow]]:
-    """Return (rows to train on, rows held out), both in the order of the file."""
-    if fraction == 0 or len(rows) < FEWEST_ROWS_TO_SPLIT:
-        return rows, []
-    num_held_out = max(1, round(fraction * len(rows)))
-    chosen = set(random.Random(seed).sample(range(len(rows)), num_held_out))
+    """Return (rows to train on, rows held out), both in the order of the file.
+
+    Equal rows are on the same side.
+    """
+    keys = [content_key(row) for _line, row in rows] if fraction else []
+    chosen = held_out_rows(keys, fraction, seed)
     kept = [row for index, row in enumerate(rows) if index not in chosen]
     held_out = [row for index, row in enumerate(rows) if index in chosen]
     return kept, held_out
+
+
+def _leak(train: list[NumberedRow], held_out: list[NumberedRow]) -> str:
+    """Return a sentence about the evaluation rows that are trained on too, or ""."""
+    trained = {content_key(row) for _line, row in train}
+    num_leaked = sum(content_key(row) in trained for _line, row in held_out)
+    return leak_sentence(num_leaked, len(held_out))
 
 
 def _unpaired(rows: list[NumberedRow]) -> list[NumberedRow]:
