@@ -64,7 +64,7 @@ def test_of_rows_that_are_all_equal_none_is_held_out() -> None:
     assert held_out_rows([5] * 100, 0.1, seed=1) == set()
 
 
-def test_rows_are_equal_whatever_the_order_of_their_keys_and_unread_columns() -> None:
+def test_rows_are_equal_in_any_order_of_keys_and_unread_columns() -> None:
     lines = (
         b'{"id": 1, "prompt": "2 + 2?", "completion": "4"}',
         b'{"completion":"4",  "prompt":"2 + 2?"}',

@@ -111,7 +111,7 @@ def unused_tools_fault(row: Row, stage: str) -> Fault | None:
 
 
 def content_key(row: Row | bytes) -> int:
-    """Return 64 bits of a hash of what a row says, whatever the order of its keys.
+    """Return 64 bits of a hash of what a row says, in any order of its keys.
 
     Two different rows have the same key with a probability of 2^-64. A line that is no row is
     known by its bytes.
@@ -124,7 +124,7 @@ def content_key(row: Row | bytes) -> int:
 def held_out_rows(keys: Sequence[int], fraction: float, seed: int) -> set[int]:
     """Return the indices of the rows to hold out, given the key of each row.
 
-    Rows are chosen by their content and the seed, wherever they stand in the file. Rows with the
+    Rows are chosen by their content and the seed, not by their place in the file. Rows with the
     same key are all chosen or none, so there may be fewer than the fraction, or none at all.
     """
     if not fraction or len(keys) < FEWEST_ROWS_TO_SPLIT:
