@@ -1,4 +1,4 @@
-"""Wire page events to handlers: both know components by name. Knows no component and no handler."""
+"""Wire page events to handlers: both know components by name. Knows no handler, and one component."""
 
 import inspect
 import time
@@ -10,6 +10,10 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from core.job import TailorError
+from ui import render
+from ui.inputs import checked
+
 Components = Mapping[str, Any]
 """Name -> component. Any, because Gradio adds the methods of events at run time."""
 Updates = dict[str, object]
@@ -17,6 +21,11 @@ Updates = dict[str, object]
 Handler = Callable[..., Updates]
 Repeat = Literal["once", "always_last"]
 """If an event fires while its handler runs: ignore it, or run the handler again afterwards."""
+
+
+MESSAGE = "page_message"
+"""Component that says why an event could not be handled."""
+INTERNAL_ERROR = "Something went wrong in Tailor itself. The terminal shows the details."
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Wiring:
         return event(
             fn=self._by_component(handler, fills),
             inputs_kwargs=self._inputs(handler),
-            outputs=[self.components[name] for name in outputs or self.components],
+            outputs=[self.components[name] for name in self._outputs(outputs)],
             api_name=_name_of(handler),
             trigger_mode=repeat,
             queue=queue,
@@ -55,6 +64,12 @@ class Wiring:
             show_progress_on=self.components["filled"],
             api_visibility="undocumented",
         )
+
+    def _outputs(self, named: Collection[str]) -> Collection[str]:
+        """Return the components that a handler may update; all if none are named."""
+        if not named:
+            return self.components.keys()
+        return tuple(dict.fromkeys((*named, MESSAGE)))
 
     def _inputs(self, handler: Handler) -> dict[str, Any]:
         """Return the components that the parameters of a handler name."""
@@ -70,17 +85,27 @@ class Wiring:
         """Wrap a handler so that it returns {component: value}, as Gradio wants it."""
 
         def call(**inputs: object) -> object:
-            try:
-                updates = handler(**inputs)
-            except Exception as error:  # nothing above this would tell the user
-                traceback.print_exc()
-                said = f"Internal error ({type(error).__name__}). The terminal shows the details."
-                raise gr.Error(said) from error
+            sent = checked(inputs, self.components)
+            updates = _call(handler, sent)
             if fills and updates.keys() & self.groups["form"].keys():
                 updates = {**updates, "filled": str(time.monotonic_ns())}
             return {self.components[name]: value for name, value in updates.items()} or gr.skip()
 
         return call
+
+
+def _call(handler: Handler, inputs: Mapping[str, object]) -> Updates:
+    """Return what a handler updates, or a message if it fails."""
+    try:
+        return handler(**inputs)
+    except TailorError as error:
+        said = " ".join(map(render.sentences, error.problems))
+    except OSError as error:
+        said = f"{error.strerror or 'A file could not be read or written'}: {error.filename or ''}"
+    except Exception:  # nothing above this would tell the user
+        traceback.print_exc()
+        said = INTERNAL_ERROR
+    return {MESSAGE: f'<div role="alert">{render.notice(said, "bad")}</div>'}
 
 
 def _name_of(handler: Handler) -> str:

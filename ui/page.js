@@ -39,6 +39,10 @@
   };
   new MutationObserver(reopen).observe(document.body, { childList: true, subtree: true });
 
+  // A message on a failure stays until the user goes on.
+  const forget = () => document.querySelector("#page-message [role=alert]")?.remove();
+  for (const event of ["pointerdown", "keydown"]) document.addEventListener(event, forget, true);
+
   // Light or dark: the system's choice, until the user has made one.
   const kept = localStorage.getItem("tailor-colours");
   if (kept) document.body.classList.toggle("dark", kept === "dark");

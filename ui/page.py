@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ui import form, monitor
-from ui.events import Wiring
+from ui.events import MESSAGE, Wiring
 from ui.handlers import (
     FIRST_STATE,
     FIX_BUTTONS,
@@ -27,7 +27,7 @@ TOGGLE_DARK = """() => {
 SECONDS_BETWEEN_TICKS = 2.0
 SECONDS_BETWEEN_POLLS = 0.7
 """While rows are measured, a step is traced or a table is imported."""
-TOP_PARTS = ("top_line", "active_run", "start", "fingerprint")
+TOP_PARTS = (MESSAGE, "top_line", "active_run", "start", "fingerprint")
 """Parts outside the Runs tab that follow the runs."""
 LENGTH_PARTS = ("lengths", "length_p95", "length_longest", "histogram", "lengths_timer", "measured")
 SUGGESTION_PARTS = ("suggestions", "fixes_title", *FIX_BUTTONS)
@@ -49,6 +49,7 @@ def build(handlers: Handlers) -> gr.Blocks:
             parts.html("top_line")
             parts.button("active_run")
             dark = gr.Button("Toggle dark mode", size="sm", elem_id="dark", min_width=40)
+        parts.html(MESSAGE)
         with parts.add("tabs", gr.Tabs):
             with gr.Tab("Train", id="train"), gr.Row(elem_classes=["columns", "train-columns"]):
                 with gr.Column(scale=6, min_width=320):

@@ -70,6 +70,8 @@ class DataHandlers:
 
     def on_remove_rows(self, dataset: str, stage: str) -> Updates:
         """Write the data without its invalid rows to a new file and use that."""
+        if stage not in STAGES:
+            return {}
 
         def remove(source: Path, target: Path) -> Written:
             return drop_bad_rows(source, target, stage)

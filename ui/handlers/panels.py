@@ -65,6 +65,8 @@ def on_redraw_panels(open_panels: OpenPanels, answer: Answer) -> Updates:
 
 
 def _draw(name: str, answer: Answer) -> str:
+    if not answer.values:
+        return "Computing ..."  # the first edit is not answered yet
     try:
         return PANELS[name](answer)
     except SpecError as error:

@@ -1,0 +1,30 @@
+"""Check what a browser sends before a handler sees it. Each value gets the type of its component."""
+
+import re
+from collections.abc import Mapping
+
+import gradio as gr
+
+UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+"""Characters that no file name and no encoding has."""
+
+
+def checked(inputs: Mapping[str, object], components: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of all inputs.
+
+    A wrong type becomes what an empty control holds: no text, or None for a number.
+    """
+    return {name: _checked(components.get(name), value) for name, value in inputs.items()}
+
+
+def _checked(component: object, value: object) -> object:
+    if component is None or isinstance(component, gr.State):
+        return value  # the server's own
+    if isinstance(component, gr.Number):
+        return value if isinstance(value, int | float) else None
+    if isinstance(component, gr.Checkbox):
+        return value if isinstance(value, bool) else None
+    # Everything else is a text.
+    if isinstance(value, str):
+        return UNUSABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+    return str(value) if isinstance(value, int | float) else ""
