@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from core.advise import Fix
 from core.memory import Component, MemoryEstimate
 from core.runs import Run
@@ -209,9 +211,12 @@ def seconds_left(run: Run) -> float | None:
     if clock is None or len(clock.steps) < 3:
         return None
     steps, seconds = clock.steps[-NUM_PACE_POINTS:], clock.values[-NUM_PACE_POINTS:]
-    if steps[-1] <= steps[0]:
+    num_steps, passed = np.diff(steps), np.diff(seconds)
+    is_ahead = (num_steps > 0) & (passed >= 0)  # a resume goes back
+    if not is_ahead.any():
         return None
-    pace = float((seconds[-1] - seconds[0]) / (steps[-1] - steps[0]))
+    # The median, because a pause or an evaluation between two steps says nothing of the others
+    pace = float(np.median(passed[is_ahead] / num_steps[is_ahead]))
     return max(0.0, pace * (run.max_steps - run.step))
 
 

@@ -1,4 +1,4 @@
-"""Wire page events to handlers: both know components by name. Knows no handler, and one component."""
+"""Wire page events to handlers: both know components by name. Knows no handler."""
 
 import inspect
 import time

@@ -6,6 +6,10 @@ const say = (id, value) => {
   box.value = value;
   box.dispatchEvent(new Event("input", { bubbles: true }));
 };
+element.closest("body").addEventListener("click", ({ target }) => {
+  const unreadable = target.closest("#unreadable [data-delete]");
+  if (unreadable) say("unreadable-id", unreadable.dataset.delete);
+});
 const runAt = (event) => event.target.closest("[data-run]")?.dataset.run;
 let pressed; // the list may change between press and release; the click then hits no run
 element.addEventListener("pointerdown", (event) => (pressed = runAt(event)));

@@ -1,4 +1,4 @@
-"""Check what a browser sends before a handler sees it. Each value gets the type of its component."""
+"""Check what a browser sends: a handler gets values of the type of each component."""
 
 import re
 from collections.abc import Mapping

@@ -45,6 +45,8 @@ def _place_list(parts: Parts) -> None:
     parts.signal("run_id")
     parts.signal("compared")
     parts.html("history_facts")
+    parts.html("unreadable")
+    parts.signal("unreadable_id")
     parts.button("restore", "Restore deleted run", visible=False)
     parts.button("empty_trash", "Empty trash", visible=False)
 

@@ -266,6 +266,7 @@ def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:
     on(parts["move_up"].click, partial(runs.on_move, "up"))
     on(parts["move_down"].click, partial(runs.on_move, "down"))
     on(parts["delete"].click, runs.on_delete)
+    on(parts["unreadable_id"].input, runs.on_delete_unreadable)
     on(parts["restore"].click, runs.on_restore)
     on(parts["empty_trash"].click, runs.on_empty_trash)
     on(parts["save_about"].click, runs.on_save_about)

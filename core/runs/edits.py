@@ -7,17 +7,26 @@ import re
 import secrets
 import shutil
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 
 from core.job import Problem, RunNotFound, SpecError
+from core.runs.files import read_json
 from core.runs.home import Home, locked
 from core.runs.run import RUN_ID, Annotations, Run, read
+from core.runs.states import infer_state
 from core.training.contract.checkpoint_files import bytes_in
 from core.training.contract.files import write_json
+from core.training.contract.states import ACTIVE, State
+from core.training.contract.status import Status
 
 MAX_CHARACTERS = {"title": 120, "notes": 10_000, "tag": 40}
 MAX_TAGS = 20
+FIXES_OF_STATES: Mapping[State, str] = {
+    "queued": "take it out of the queue first",
+    "stopping": "wait until it has saved its checkpoint and stopped",
+}
+"""State in which a run cannot be deleted -> what to do. For all others: stop it."""
 REORDERING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 """Bidirectional classes of characters that make text look like other text (Unicode, UAX 9)."""
 
@@ -53,11 +62,22 @@ def annotate(
 def delete(home: Home, run_id: str) -> None:
     """Move a run to the trash. Raises RunNotFound, SpecError if it is active."""
     with locked(home):
-        run = read(home, run_id)
-        if run.is_active:
-            raise SpecError(Problem("run", f"{run_id} is {run.state}", "stop it first"))
+        _require_ended(home, run_id)
         home.trash.mkdir(mode=0o700, exist_ok=True)
-        run.folder.rename(home.trash / run_id)
+        (home.runs / run_id).rename(home.trash / run_id)
+
+
+def _require_ended(home: Home, run_id: str) -> None:
+    """Raise RunNotFound, or SpecError if a run is active. Its job need not be readable."""
+    try:
+        state = read(home, run_id).state
+    except SpecError:
+        folder = home.runs / run_id
+        status = Status.from_json(read_json(folder / "status.json"))
+        state = infer_state(folder, status, created=0.0).state
+    if state in ACTIVE:
+        fix = FIXES_OF_STATES.get(state, "stop it first")
+        raise SpecError(Problem("run", f"{run_id} is {state}", fix))
 
 
 def restore(home: Home, run_id: str) -> Run:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
-from core.job import RunNotFound, SpecError
+from core.job import JobSpec, RunNotFound, SpecError
 from core.resolve import reference_of
 from core.runs.home import Home, Schedule, read_schedule
 from core.runs.run import Run, read
@@ -112,7 +112,7 @@ def unreadable(home: Home) -> Mapping[str, str]:
                 try:
                     read(home, run_id)
                 except SpecError as error:
-                    reasons[run_id] = str(error.problems[0])
+                    reasons[run_id] = _why_unreadable(error)
     return reasons
 
 
@@ -129,6 +129,14 @@ def search(runs: Iterable[Run], words: str) -> tuple[Run, ...]:
     if not wanted:
         return tuple(runs)
     return tuple(run for run in runs if all(word in _text_of(run) for word in wanted))
+
+
+def _why_unreadable(error: SpecError) -> str:
+    """Return why a job cannot be read, as users see it."""
+    fields = [each.field for each in error.problems]
+    if any(name in JobSpec.model_fields or name == "job file" for name in fields):
+        return str(error.problems[0])
+    return f"it is of a newer version of Tailor, which added {', '.join(fields)}"
 
 
 @cache

@@ -7,6 +7,7 @@ import numpy as np
 
 from core.memory import PastRun
 from core.resolve import ResolvedJob
+from core.runs.files import number_in
 from core.runs.home import Home
 from core.runs.listing import list_runs
 from core.runs.run import Run
@@ -24,7 +25,7 @@ WARM_UP_STEPS = 2
 
 def phase_peaks(run: Run) -> Mapping[str, tuple[int, int]]:
     """Return phase -> (predicted, measured) peak in bytes, for the phases that were measured."""
-    predicted = run.estimate().get("phases", {})
+    predicted = run.prediction().phases
     measured = run.status.phase_peak_bytes
     return {
         phase: (predicted[phase], peak)
@@ -87,24 +88,23 @@ def _memory(run: Run) -> PastRun | None:
     allocated, reserved = run.status.peak_allocated_bytes, run.status.peak_reserved_bytes
     if allocated is None or reserved is None:
         return None  # trained on a CPU
-    predicted = run.estimate()
-    try:
-        return PastRun(
-            predicted_allocated_bytes=int(predicted["peak_allocated_bytes"]),
-            predicted_reserved_bytes=int(predicted["peak_reserved_bytes"]),
-            allocated_bytes=allocated,
-            reserved_bytes=reserved,
-            context_bytes=run.last_metrics.get("context_bytes"),
-        )
-    except (KeyError, TypeError, ValueError):  # an estimate of an early version
-        return None
+    predicted = run.prediction()
+    if predicted.peak_allocated_bytes is None or predicted.peak_reserved_bytes is None:
+        return None  # an estimate of an early version
+    context_bytes = number_in(run.last_metrics, "context_bytes")
+    return PastRun(
+        predicted_allocated_bytes=predicted.peak_allocated_bytes,
+        predicted_reserved_bytes=predicted.peak_reserved_bytes,
+        allocated_bytes=allocated,
+        reserved_bytes=reserved,
+        context_bytes=None if context_bytes is None else int(context_bytes),
+    )
 
 
 @lru_cache(maxsize=1000)
 def _speed(run: Run) -> Measurement | None:
-    speed = run.estimate().get("speed") or {}
-    predicted = speed.get("tokens_per_second")
+    predicted = run.prediction().tokens_per_second
     curve = run.curves().get("tokens_per_second")
     if not predicted or curve is None or len(curve.values) < MIN_STEPS:
         return None
-    return Measurement(float(predicted), float(np.nanmedian(curve.values[WARM_UP_STEPS:])))
+    return Measurement(predicted, float(np.nanmedian(curve.values[WARM_UP_STEPS:])))

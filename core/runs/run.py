@@ -22,6 +22,7 @@ from core.runs.files import (
     read_rows,
 )
 from core.runs.home import Home, Schedule, read_schedule
+from core.runs.records import Prediction, Sample
 from core.runs.states import RunState, infer_state
 from core.training.contract.checkpoint_files import Checkpoint, bytes_in, list_checkpoints
 from core.training.contract.process_id import ProcessId
@@ -163,13 +164,14 @@ class Run:
         """Return the numbers in metrics.jsonl by key, each thinned to at most `max_points`."""
         return read_curves(self.folder, max_points)
 
-    def samples(self) -> tuple[dict[str, Any], ...]:
-        """Return the rows of samples.jsonl: {step, prompt, answer}."""
-        return read_rows(self.folder / "samples.jsonl")
+    def samples(self) -> tuple[Sample, ...]:
+        """Return the answers in samples.jsonl, without damaged rows."""
+        rows = map(Sample.from_json, read_rows(self.folder / "samples.jsonl"))
+        return tuple(row for row in rows if row)
 
-    def estimate(self) -> dict[str, Any]:
-        """Return the prediction in estimate.json, as `estimate --json` prints it."""
-        return read_json(self.folder / "estimate.json")
+    def prediction(self) -> Prediction:
+        """Return what estimate.json predicts."""
+        return Prediction.from_json(read_json(self.folder / "estimate.json"))
 
     def log_tail(self, num_bytes: int = 8000) -> str:
         """Return the last lines of its log."""

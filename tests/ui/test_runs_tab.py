@@ -345,12 +345,16 @@ def test_answers_are_escaped(new_run: NewRun) -> None:
     assert attack not in run_panel.answers(run)
 
 
-@pytest.mark.parametrize("run_id", ["../../etc", "no-such-run", "", "x" * 5000])
+@pytest.mark.parametrize("run_id", ["../../etc", "no-such-run", "x" * 5000])
 def test_a_forged_run_id_shows_no_run(handlers: Handlers, run_id: str) -> None:
     shown = handlers.runs.on_view(**looking_at(run_id))
-    assert "No runs yet" in shown["run_header"]
+    assert "This run is not there any more" in shown["run_header"]
     page = FormPage(handlers)
-    assert handlers.runs.on_duplicate(run_id, page.states["form_state"]) == {}
+    assert handlers.runs.on_duplicate(run_id, page.states["form_state"]).keys() == {"run_message"}
+
+
+def test_an_empty_home_says_how_to_begin(handlers: Handlers) -> None:
+    assert "No runs yet" in handlers.runs.on_view(**looking_at(""))["run_header"]
 
 
 def test_every_field_of_a_duplicate_is_one_of_a_job(handlers: Handlers) -> None:

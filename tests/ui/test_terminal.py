@@ -159,8 +159,10 @@ def test_a_long_list_of_problems_is_cut(
     assert capsys.readouterr().err.endswith("... and 30 more problems\n")
 
 
-def test_warnings_are_printed(tailor: Callable[..., int], capsys: Printed) -> None:
-    assert tailor("check", "demo") == 0
+def test_warnings_are_printed(tailor: Callable[..., int], capsys: Printed, tmp_path: Path) -> None:
+    file = tmp_path / "twice.jsonl"
+    file.write_text('{"text": "one"}\n' * 2)
+    assert tailor("check", file) == 0
     assert capsys.readouterr().err.startswith("warning: ")
 
 

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import gradio as gr
@@ -11,7 +12,7 @@ import gradio as gr
 from core import runs
 from core.advise import Advice
 from core.device import this_machine
-from core.job import RunNotFound, SpecError
+from core.job import RunNotFound, SpecError, TailorError
 from core.resolve import resolve
 from core.runs import Home, Run, edits, launch, listing, queue
 from core.runs.failure_advice import advice_for, stall_warning
@@ -20,6 +21,7 @@ from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.answer import FormState, Values
 from ui.handlers.data import data_choices
+from ui.handlers.guard import guarded
 from ui.handlers.reports import checked, require_usable
 from ui.handlers.rows import Previews
 from ui.monitor import ACTIONS, RETRY_BUTTONS
@@ -28,6 +30,7 @@ from ui.render import history, plots
 from ui.render import run as panel
 
 MAX_LISTED, MAX_COMPARED = 60, 7
+NO_FIGURES = "{}"
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,15 @@ class RunHandlers:
             return updates
         return self._choose(looked_at, _newest(runs.list_runs(self.home)))
 
+    def on_delete_unreadable(self, unreadable_id: str, **view: str | None) -> Updates:
+        """Move a run that cannot be read to the trash."""
+        said = ""
+        try:
+            edits.delete(self.home, unreadable_id)
+        except TailorError as error:
+            said = render.notice(in_words(error), "bad")
+        return {**self._show(RunsView.of(**view)), "unreadable_id": "", "run_message": said}
+
     def on_restore(self, **view: str | None) -> Updates:
         """Restore the run that was deleted last."""
         deleted = sorted(
@@ -175,13 +187,15 @@ class RunHandlers:
     def on_duplicate(self, run_id: str, form_state: FormState) -> Updates:
         """Fill the form with the job of the shown run."""
         run = self._find(run_id)
-        return _fill(form_state, run.fields_again()) if run else {}
+        return _fill(form_state, run.fields_again()) if run else _gone(run_id)
 
     def on_retry(self, place: int, run_id: str, form_state: FormState) -> Updates:
         """Fill the form with the job of a failed run, changed as one piece of advice says."""
         run = self._find(run_id)
         changes = _retries(run)
-        if run is None or place >= len(changes):
+        if run is None:
+            return _gone(run_id)
+        if place >= len(changes):
             return {}
         change = changes[place].change
         return _fill(form_state, {**run.fields_again(), **change}, set_by_user=change.keys())
@@ -189,7 +203,9 @@ class RunHandlers:
     def on_next_stage(self, run_id: str, form_state: FormState) -> Updates:
         """Fill the form with a job that continues from the result of the shown run."""
         run = self._find(run_id)
-        if run is None or run.state != "finished":
+        if run is None:
+            return _gone(run_id)
+        if run.state != "finished":
             return {}
         return _fill(form_state, run.fields_of_next_stage("dpo"))
 
@@ -203,13 +219,16 @@ class RunHandlers:
     ) -> Updates:
         """Do something with the shown run. Say in the component `message` how it went."""
         said = render.notice(done)
-        if run := self._find(view.run_id):
+        run = self._find(view.run_id)
+        if run is None:
+            said = _removed(view.run_id)
+        else:
             try:
                 action(run)
             except SpecError as error:
                 said = render.notice(in_words(error), "bad")
-            except RunNotFound as error:
-                said = render.notice(str(error), "bad")
+            except RunNotFound:
+                said = _removed(view.run_id)
         return {**self._show(view), message: said}
 
     def _find(self, run_id: str) -> Run | None:
@@ -239,16 +258,17 @@ class RunHandlers:
             **self._show_plots(view, run),
             **_show_about(view, run),
             **_show_run(run),
+            **({"run_header": panel.removed_run()} if view.run_id and not run else {}),
         }
 
     def _show_list(self, view: RunsView, listed: tuple[Run, ...]) -> Updates:
         found = listing.search(listed, view.run_search)
+        shown, chosen = found[:MAX_LISTED], (view.run_id, view.compared_ids)
         has_deleted = bool(edits.deleted(self.home))
         return {
-            "run_list": history.run_list(
-                found[:MAX_LISTED], len(found), view.run_id, view.compared_ids
-            ),
-            "history_facts": history.facts(listed),
+            "run_list": guarded(partial(history.run_list, shown, len(found), *chosen)),
+            "history_facts": guarded(partial(history.facts, listed)),
+            "unreadable": history.unreadable_runs(listing.unreadable(self.home)),
             "restore": gr.update(visible=has_deleted),
             "empty_trash": gr.update(visible=has_deleted),
         }
@@ -257,10 +277,11 @@ class RunHandlers:
         found = [self._find(run_id) for run_id in view.compared_ids]
         compared = [each for each in found if each is not None]
         is_comparison = len(compared) > 1
+        shown = compared if is_comparison else ()
         return {
-            "figures": plots.figures(run, compared if is_comparison else ()),
+            "figures": guarded(partial(plots.figures, run, shown), NO_FIGURES),
             "comparison": gr.update(visible=is_comparison),
-            "differences": history.differences(compared),
+            "differences": guarded(partial(history.differences, compared)),
         }
 
     def _fingerprint(self, view: RunsView) -> str:
@@ -270,6 +291,15 @@ class RunHandlers:
         if run:
             parts += [run.state, run.fingerprint(), stall_warning(run) or ""]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _gone(run_id: str) -> Updates:
+    """Say that a run was deleted while it was shown."""
+    return {"run_message": _removed(run_id)}
+
+
+def _removed(run_id: str) -> str:
+    return render.notice(panel.RUN_REMOVED, "bad") if run_id else ""
 
 
 def _fill(form_state: FormState, values: Values, set_by_user: Collection[str] = ()) -> Updates:
@@ -304,8 +334,8 @@ RUN_PANELS: Mapping[str, Callable[[Run], str]] = {
 def _show_run(run: Run | None) -> Updates:
     if run is None:
         return {"run_header": panel.no_run(), **dict.fromkeys(RUN_PANELS, ""), **_show_actions(run)}
-    header = panel.run_header(run, advice_for(run), stall_warning(run))
-    drawn = {name: draw(run) for name, draw in RUN_PANELS.items()}
+    header = guarded(lambda: panel.run_header(run, advice_for(run), stall_warning(run)))
+    drawn = {name: guarded(partial(draw, run)) for name, draw in RUN_PANELS.items()}
     return {"run_header": header, **drawn, **_show_actions(run)}
 
 

@@ -1,6 +1,6 @@
 """List of runs and comparison of several, as HTML. Escapes all text that comes from users."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from html import escape
 
@@ -30,6 +30,18 @@ def run_list(shown: Sequence[Run], num_found: int, chosen: str, compared: Collec
     if num_hidden:
         rest = f'<p class="notice">{num_hidden:,} more: use the search to find them</p>'
     return f'<ul class="run-list">{items}</ul>{rest}'
+
+
+def unreadable_runs(reasons: Mapping[str, str]) -> str:
+    """Return the runs that the list leaves out, each with the reason and a button to delete it."""
+    if not reasons:
+        return ""
+    items = "".join(
+        f"<li><span><b>{escape(run_id)}</b> {escape(reason)}</span>"
+        f'<button type="button" data-delete="{escape(run_id)}">Delete</button></li>'
+        for run_id, reason in reasons.items()
+    )
+    return f'<div class="unreadable"><p>Cannot be read:</p><ul>{items}</ul></div>'
 
 
 def _item(run: Run, is_chosen: bool, is_compared: bool) -> str:

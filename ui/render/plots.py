@@ -144,10 +144,8 @@ def figure(plot: Plot, run: Run) -> go.Figure:
             if line.smoothing:
                 values = _smooth(values, line.smoothing)
             drawn.add_trace(_scatter(line, curve.steps, values))
-    if "resumed_from" in curves:
-        dotted = {"dash": "dot", "color": GREY, "width": 1}
-        for step in curves["resumed_from"].values.tolist():
-            drawn.add_vline(x=step, line=dotted, annotation_text="resumed")
+    if resumed := curves.get("resumed_from"):
+        drawn.add_trace(_resumes(resumed.values))
     if plot.id == "memory":
         _add_memory_levels(drawn, run)
     return drawn
@@ -187,6 +185,8 @@ def empty(name: str, revision: str = "none") -> go.Figure:
             "exponentformat": "power",
             "rangemode": "tozero" if plot.starts_at_zero else "normal",
         },
+        # Of the lines that mark a resume, from the lower edge to the upper one
+        "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
         # Below the plot: a phone has no room beside the title.
         "legend": {"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},
         "modebar": {"bgcolor": transparent, "remove": HIDDEN_BUTTONS},
@@ -211,6 +211,22 @@ def _scatter(line: Line, steps: Floats, values: Floats) -> go.Scatter:
     )
 
 
+def _resumes(steps: Floats) -> go.Scatter:
+    """Return a dotted vertical line at each step from which a run was resumed, all in one trace."""
+    x: list[float | None] = []
+    for step in np.unique(steps[np.isfinite(steps)]).tolist():
+        x += [step, step, None]
+    return go.Scatter(
+        x=x,
+        y=[0, 1, None] * (len(x) // 3),
+        name="resumed",
+        mode="lines",
+        line={"color": GREY, "width": 1, "dash": "dot"},
+        hoverinfo="skip",
+        yaxis="y2",
+    )
+
+
 def _smooth(values: Floats, decay: float) -> Floats:
     """Return an exponential mean, corrected for its start at zero (Kingma and Ba 2015, section 3).
 
@@ -230,7 +246,7 @@ def _smooth(values: Floats, decay: float) -> Floats:
 
 def _add_memory_levels(drawn: go.Figure, run: Run) -> None:
     """Add the prediction, and the capacity of the card if it is near enough to matter."""
-    predicted = run.estimate().get("total_bytes", 0)
+    predicted = run.prediction().total_bytes or 0
     # On a CPU the measured process includes the program before it loads a model.
     predicted += run.status.baseline_bytes or 0
     capacity = run.status.device_capacity_bytes

@@ -23,6 +23,7 @@ SIGNS: Mapping[str, str] = {
 }
 """Sign of each state, so that nothing depends on colour alone."""
 NO_VALUE = "–"
+RUN_REMOVED = "This run is not there any more: it was deleted in another tab or in the terminal."
 BUNDLE_LABEL = "Download bundle"
 
 
@@ -43,6 +44,11 @@ def no_run() -> str:
     """Return what stands in place of a run."""
     said = "No runs yet. Press <b>Start training</b> on the Train tab."
     return f'<div class="run empty"><p>{said}</p></div>'
+
+
+def removed_run() -> str:
+    """Return what stands in place of a run that was deleted while it was shown."""
+    return f'<div class="run empty"><p>{RUN_REMOVED}</p></div>'
 
 
 def run_header(run: Run, advice: Sequence[Advice] = (), stall_warning: str | None = None) -> str:
@@ -116,9 +122,8 @@ def _speed_tile(run: Run, speed: Curve | None) -> str:
         return _tile("Speed", NO_VALUE, "tokens/s")
     more = "tokens/s"
     measured = float(np.nanmedian(speed.values))
-    predicted = run.estimate()
-    forecast = (predicted.get("speed") or {}).get("tokens_per_second")
-    peak = predicted.get("peak_tokens_per_second")
+    predicted = run.prediction()
+    forecast, peak = predicted.tokens_per_second, predicted.peak_tokens_per_second
     if measured and forecast and run.job.gpu == "local":
         more += f", {measured / forecast - 1:+.0%} of forecast"
         if peak:
@@ -160,18 +165,14 @@ def answers(run: Run) -> str:
     """Return the answers to the same prompts before, during and after training."""
     samples = run.samples()
     blocks = ""
-    for prompt in dict.fromkeys(sample["prompt"] for sample in samples):
+    for prompt in dict.fromkeys(sample.prompt for sample in samples):
         lines = ""
         for sample in samples:
-            if sample["prompt"] == prompt:
-                answer = escape(str(sample["answer"]))
-                lines += f"<dt>{_step_label(sample['step'])}</dt><dd>{answer}</dd>"
-        blocks += f"<div><p>{escape(str(prompt))}</p><dl>{lines}</dl></div>"
+            if sample.prompt == prompt:
+                label = f"step {sample.step:,}" if sample.step else "before"
+                lines += f"<dt>{label}</dt><dd>{escape(sample.answer)}</dd>"
+        blocks += f"<div><p>{escape(prompt)}</p><dl>{lines}</dl></div>"
     return f'<div class="answers"><h3>Before and after</h3>{blocks}</div>' if blocks else ""
-
-
-def _step_label(step: object) -> str:
-    return "before" if step == 0 else f"step {escape(str(step))}"
 
 
 def what_next(run: Run) -> str:

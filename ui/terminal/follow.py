@@ -62,7 +62,7 @@ def print_result(run: Run) -> None:
     if rows := memory_rows(run):
         out.print(table(("phase", "predicted GiB", "measured GiB", ""), rows))
     for sample in run.samples():
-        out.print(f"step {sample['step']}: {sample['prompt']}  →  {sample['answer']}")
+        out.print(f"step {sample.step}: {sample.prompt}  →  {sample.answer}")
     if run.state == "finished":
         out.print(f"Result: {run.folder / 'output'}")
     elif not run.is_active and run.has_checkpoint:

@@ -1,0 +1,54 @@
+"""Predictions and samples of a run, as its files hold them. Damaged parts are left out."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from core.training.contract.typed_json import WrongType, types_of, value_as
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was predicted of a run, from its estimate.json. None for what is not known."""
+
+    total_bytes: int | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    phases: Mapping[str, int] = field(default_factory=dict)
+    """Memory phase -> peak in bytes."""
+    peak_tokens_per_second: float | None = None
+    """Rate at which the GPU would compute only the model's own arithmetic."""
+    tokens_per_second: float | None = None
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the sound parts of `estimate --json`, as any version wrote it."""
+        speed = fields.get("speed")
+        flat = {**fields, **speed} if isinstance(speed, dict) else fields
+        return cls(**_sound_fields(cls, flat))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Answer to a prompt at one step of a training."""
+
+    step: int
+    prompt: str
+    answer: str
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self | None:
+        """Return one row of samples.jsonl, None if a part of it is missing or damaged."""
+        sound = _sound_fields(cls, fields)
+        return cls(**sound) if sound.keys() == types_of(cls).keys() else None
+
+
+def _sound_fields(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record that are there and of the declared type."""
+    sound = {}
+    for name, declared in types_of(cls).items():
+        if fields.get(name) is not None:
+            with suppress(WrongType):
+                sound[name] = value_as(declared, fields[name])
+    return sound

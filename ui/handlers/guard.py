@@ -1,0 +1,17 @@
+"""Draw one part of the page, so that a damaged file costs that part and not the page."""
+
+import traceback
+from collections.abc import Callable
+
+from ui import render
+
+UNREADABLE = render.notice("This part cannot be read: a file behind it is damaged.", "bad")
+
+
+def guarded(draw: Callable[[], str], instead: str = UNREADABLE) -> str:
+    """Return what is drawn, or `instead` if that fails. The terminal shows why."""
+    try:
+        return draw()
+    except Exception:  # files may hold anything
+        traceback.print_exc()
+        return instead
