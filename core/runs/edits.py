@@ -17,8 +17,7 @@ from core.runs.run import RUN_ID, Annotations, Run, read
 from core.runs.states import infer_state
 from core.training.contract.checkpoint_files import bytes_in
 from core.training.contract.files import write_json
-from core.training.contract.states import ACTIVE, State
-from core.training.contract.status import Status
+from core.training.contract.status import ACTIVE, State, Status
 
 MAX_CHARACTERS = {"title": 120, "notes": 10_000, "tag": 40}
 MAX_TAGS = 20

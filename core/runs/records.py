@@ -10,7 +10,7 @@ from core.training.contract.typed_json import WrongType, types_of, value_as
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was predicted of a run, from its estimate.json. None for what is not known."""
+    """Prediction of memory and speed of a run. None for what is not known."""
 
     total_bytes: int | None = None
     peak_allocated_bytes: int | None = None
