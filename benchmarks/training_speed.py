@@ -165,7 +165,7 @@ def _visible_devices(hides_gpu: bool) -> dict[str, str]:
 def gemm_rate(hides_gpu: bool) -> float:
     """Return floating-point operations per second of this machine.
 
-    A process of its own measures them, so that none of its memory is in use afterwards.
+    A child process measures them, so that none of its memory is in use afterwards.
     """
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "gemm_rate.py")],

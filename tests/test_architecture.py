@@ -113,7 +113,7 @@ def test_core_has_few_rooms() -> None:
 
 
 def test_core_has_few_floors() -> None:
-    """The floor of the training program is not counted: core uses only its contract."""
+    """Leave out the floor of the training program, of which core uses only the contract."""
     assert len(FLOORS) - 1 <= MAX_FLOORS
 
 

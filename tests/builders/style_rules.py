@@ -134,7 +134,7 @@ def docstrings_that_open_with_an_article(project: Project) -> Iterator[str]:
 
 
 def lines_with_old_words(project: Project) -> Iterator[str]:
-    """Yield lines with words that nobody uses in plain modern English."""
+    """Yield lines with words that plain modern English does not use."""
     for path in project.files("app.py", "core", "ui", "benchmarks"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if OLD_WORDS.search(line):

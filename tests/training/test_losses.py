@@ -1,4 +1,4 @@
-"""Losses that are compared: the same whatever the size of a batch."""
+"""Test that losses do not depend on the size of a batch."""
 
 import math
 from collections.abc import Mapping

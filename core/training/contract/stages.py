@@ -73,6 +73,8 @@ class Stage:
     """False: estimated only."""
 
 
+SFT_TERM = "sft"
+"""TRL's name of the second term of DPO's loss sigmoid+sft: cross-entropy on the chosen answers."""
 PREFERENCE_FIELDS = ("loss_type", "beta", "precompute_ref_log_probs", "activation_offloading")
 # fmt: off
 GENERATION_FIELDS = (

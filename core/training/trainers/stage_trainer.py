@@ -8,6 +8,7 @@ from typing import Any
 
 from peft import PeftModel
 
+from ..contract.stages import SFT_TERM
 from ..loop.losses import Count, TokenTerm, count_labels
 from ..loop.trainer import MonitoredTrainer
 from ..model.adapter import convert_to_lora, init_adapter, save_only_trained_adapter
@@ -102,13 +103,13 @@ class LearnsChosenAnswerToo(MonitoredTrainer):
     loss_weights: list[float]
 
     def count_term_tokens(self, inputs: Any) -> Count:
-        if "sft" not in self.loss_types:
+        if SFT_TERM not in self.loss_types:
             return 0
         chosen, _rejected = inputs["completion_mask"][..., 1:].chunk(2)
         return chosen.sum()
 
     def _compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if "sft" not in self.loss_types:
+        if SFT_TERM not in self.loss_types:
             return super()._compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
         log_probs = []
 
@@ -120,7 +121,7 @@ class LearnsChosenAnswerToo(MonitoredTrainer):
         loss = super()._compute_loss(kept, inputs, *args, **kwargs)  # type: ignore[misc]
         num_tokens = self.count_term_tokens(inputs)
         chosen, _rejected = log_probs[0].chunk(2)  # 0 where no token counts
-        weight = self.loss_weights[self.loss_types.index("sft")]
+        weight = self.loss_weights[self.loss_types.index(SFT_TERM)]
         self.token_term = TokenTerm(-chosen.sum() / num_tokens, num_tokens, weight)
         return loss
 
