@@ -20,7 +20,7 @@ from core.advise import (
     suggest_fixes,
     what_fits,
 )
-from core.device import local_gpu, this_machine
+from core.device import local_gpu
 from core.job import JobSpec, ModelNotFound, Problem, SpecError, refusals_to_train
 from core.memory import MemoryEstimate
 from core.models import (
@@ -295,9 +295,8 @@ def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:
         return None
     try:
         return local_gpu(index=job.device)
-    except IndexError:
-        fix = f"give 0 to {len(this_machine().gpus) - 1}"
-        problems.append(Problem("device", f"this machine has no GPU {job.device}", fix))
+    except SpecError as error:
+        problems += error.problems
         return None
 
 

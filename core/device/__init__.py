@@ -5,13 +5,14 @@ Asks NVML, psutil and the system; never torch, never CUDA.
 
 from core.device.cards import DeviceReading, GpuProcess, read_gpus
 from core.device.known import find_preset
-from core.device.machine import Machine, local_gpu, read_machine, this_machine
+from core.device.machine import Machine, card_of, local_gpu, read_machine, this_machine
 from core.device.process_id import identify, is_alive, this_boot
 
 __all__ = [
     "DeviceReading",
     "GpuProcess",
     "Machine",
+    "card_of",
     "child",
     "doctor",
     "find_preset",

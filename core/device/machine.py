@@ -15,6 +15,7 @@ import psutil
 
 from core.device.cards import DeviceReading, ask, read_gpus, visible_gpus
 from core.device.known import as_gpu
+from core.job import Problem, SpecError
 from core.models import Gpu
 
 GIB = 2**30
@@ -50,7 +51,7 @@ class Machine:
 
     def facts(self) -> tuple[tuple[str, str], ...]:
         """Return (what, how much) for people."""
-        cards = tuple(_card_facts(gpu) for gpu in self.gpus)
+        cards = tuple(_card_facts(place, gpu) for place, gpu in enumerate(self.gpus))
         ram = f"{_gib(self.ram_available_bytes)} of {_gib(self.ram_bytes)} GiB free"
         return (
             *(cards or (("GPU", f"none: {self.no_gpu_reason}"),)),
@@ -72,14 +73,31 @@ def this_machine(folder: Path = Path()) -> Machine:
     return _machine_at(folder, int(time.monotonic()))
 
 
+def card_of(device: int, machine: Machine | None = None) -> DeviceReading | None:
+    """Return the GPU that the field `device` of a job means; None on a machine without GPUs.
+
+    It counts the GPUs that CUDA_VISIBLE_DEVICES leaves visible, in the order given there, as
+    PyTorch does. Form, estimate, queue and launch all ask here. Raises SpecError for one that is
+    not there.
+    """
+    cards = (machine or this_machine()).gpus
+    if not cards:
+        return None
+    if device < len(cards):
+        return cards[device]
+    names = ", ".join(f"{place} ({card.short_name})" for place, card in enumerate(cards))
+    raise SpecError(Problem("device", f"this machine has no GPU {device}", f"choose {names}"))
+
+
 def local_gpu(machine: Machine | None = None, index: int = 0) -> Gpu:
     """Return the device that `local` stands for: a GPU, or the processor with RAM as its capacity.
 
-    Raises IndexError if the machine has GPUs, but not that many.
+    Raises SpecError if the machine has GPUs, but not that many.
     """
     machine = machine or this_machine()
-    if machine.gpus:
-        return as_gpu(machine.gpus[index])
+    card = card_of(index, machine)
+    if card:
+        return as_gpu(card)
     return Gpu(
         id="local",
         name="CPU only",
@@ -134,11 +152,14 @@ def _start_nvml() -> Any:
     return pynvml
 
 
-def _card_facts(gpu: DeviceReading) -> tuple[str, str]:
+def _card_facts(place: int, gpu: DeviceReading) -> tuple[str, str]:
     memory = f"{_gib(gpu.free_bytes)} of {_gib(gpu.capacity_bytes)} GiB free"
     capability = ".".join(map(str, gpu.compute_capability))
-    facts = (gpu.short_name, memory, f"compute capability {capability}", f"driver {gpu.driver}")
-    return f"GPU {gpu.index}", ", ".join(facts)
+    capability_fact = f"compute capability {capability}"
+    facts = [gpu.short_name, memory, capability_fact, f"driver {gpu.driver}"]
+    if gpu.cuda_name != str(place):
+        facts.append(f"{gpu.cuda_name} in CUDA_VISIBLE_DEVICES")
+    return f"GPU {place}", ", ".join(facts)
 
 
 def _cpu_name() -> str:

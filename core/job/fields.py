@@ -251,7 +251,10 @@ class JobFields(BaseModel):
         description="If GPU memory runs out, continue with half the batch, twice the accumulation.",
     )
     device: int = Field(
-        0, ge=0, le=63, description="GPU of this machine to train on, as nvidia-smi numbers them."
+        0,
+        ge=0,
+        le=63,
+        description="GPU of this machine: its place in CUDA_VISIBLE_DEVICES, or in nvidia-smi.",
     )
     sample_steps: int = Field(
         0,

@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 
-from core.device import identify, is_alive, this_machine
+from core.device import card_of, identify, is_alive
 from core.device.child import allowed_environment
-from core.job import RunNotFound
+from core.job import RunNotFound, SpecError
 from core.runs.files import number_in, read_json
 from core.runs.home import Home, locked, read_schedule, write_schedule
 from core.runs.run import Run, read
@@ -121,37 +121,31 @@ def wait(home: Home, run_id: str, seconds: float) -> Run:
 
 
 def device_of(run: Run) -> str:
-    """Return the index of the GPU that a run occupies; "0" on a machine without GPUs.
+    """Return the name of the GPU that a run occupies, as CUDA_VISIBLE_DEVICES takes it.
 
-    A run takes the first visible GPU if its job names none that is visible.
+    "0" on a machine without GPUs. A run whose GPU is gone takes the first.
     """
-    visible = visible_devices()
-    if not visible:
-        return "0"
-    if run.job.device in visible:
-        return str(run.job.device)
-    return str(visible[0])
+    try:
+        card = card_of(run.job.device)
+    except SpecError:
+        card = card_of(0)
+    return card.cuda_name if card else "0"
 
 
 def environment(device: str = "0") -> dict[str, str]:
     """Return the environment of a program that trains on one device.
 
     It shows the program one GPU, because TRL refuses to train with several and no launcher. A GPU
-    that NVML does not list, such as a part of one, stays as the user chose it.
+    that NVML does not list stays as the user chose it.
     """
     variables = allowed_environment("basic", "hub", "training")
-    if not visible_devices():
+    if card_of(0) is None:
         device = variables.get("CUDA_VISIBLE_DEVICES", device).split(",")[0]
     return {
         **variables,
         "CUDA_VISIBLE_DEVICES": device,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts
     }
-
-
-def visible_devices() -> tuple[int, ...]:
-    """Return the indices of the GPUs that a run may use."""
-    return tuple(gpu.index for gpu in this_machine().gpus)
 
 
 def _open(run: Run) -> "subprocess.Popen[bytes]":

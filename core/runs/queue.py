@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
+from core.device import card_of
 from core.job import Problem, RunNotFound, SpecError
 from core.runs import launch
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
@@ -95,10 +96,7 @@ def _require_startable(run: Run) -> None:
         if run.state == "finished":
             fix = "only a run that ended early can be resumed"
         raise SpecError(Problem("run", f"{run.id} is {run.state}", fix))
-    visible = launch.visible_devices()
-    if visible and run.job.device and run.job.device not in visible:
-        fix = f"choose {', '.join(map(str, visible))}"
-        raise SpecError(Problem("device", f"this machine has no GPU {run.job.device}", fix))
+    card_of(run.job.device)
 
 
 def _start_waiting(home: Home) -> None:
@@ -114,7 +112,12 @@ def _release_devices(home: Home) -> Schedule:
     It includes runs that the queue did not start, such as those started by hand.
     """
     schedule = read_schedule(home)
-    devices = {launch.device_of(run): run.id for run in list_runs(home) if run.process}
+    started_here = set(schedule.devices.values())  # whose device is known, and need not be derived
+    devices = {
+        launch.device_of(run): run.id
+        for run in list_runs(home)
+        if run.process and run.id not in started_here
+    }
     for device, run_id in schedule.devices.items():
         if _keeps_device(home, run_id):
             devices[device] = run_id

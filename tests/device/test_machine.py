@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,81 +20,7 @@ from core.device import (
 from core.device.compiling import missing_for_compiling
 from core.device.machine import NO_GPU_REASONS
 from core.models import Gpu, gpus
-
-MIB = 2**20
-RTX_4090: dict[str, Any] = {
-    "name": "NVIDIA GeForce RTX 4090",
-    "mib": 24564,
-    "used_mib": 3174,
-    "capability": (8, 9),
-    "bus_bits": 384,
-    "memory_mhz": 10501,
-    "core_mhz": 2520,
-    "cores": 16384,
-    "processes": ((1234, "python", 2000), (77, "Xorg", 300)),
-}
-BANDWIDTH = pytest.approx(1008e9, rel=0.001)
-A100 = RTX_4090 | {"name": "NVIDIA A100-SXM4-80GB", "mib": 81920, "capability": (8, 0)}
-
-
-class NotSupported(Exception):
-    """Error of the stand-in for a fact that a card does not report."""
-
-
-class Nvml:
-    """Stand-in for the module pynvml. A fact that a card lacks is not supported."""
-
-    NVML_CLOCK_SM, NVML_CLOCK_MEM = "core_mhz", "memory_mhz"
-
-    def __init__(self, *cards: dict[str, Any]):
-        self.cards = cards
-
-    def fact(self, card: dict[str, Any], name: str) -> Any:
-        if name not in card:
-            raise NotSupported(name)
-        return card[name]
-
-    def nvmlDeviceGetCount(self) -> int:
-        return len(self.cards)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> dict[str, Any]:
-        return self.cards[index]
-
-    def nvmlDeviceGetName(self, card: dict[str, Any]) -> Any:
-        return self.fact(card, "name")
-
-    def nvmlDeviceGetUUID(self, card: dict[str, Any]) -> str:
-        return f"GPU-{self.cards.index(card)}abc"
-
-    def nvmlDeviceGetMemoryInfo(self, card: dict[str, Any]) -> SimpleNamespace:
-        total, used = self.fact(card, "mib") * MIB, self.fact(card, "used_mib") * MIB
-        return SimpleNamespace(total=total, used=used, free=total - used)
-
-    def nvmlDeviceGetCudaComputeCapability(self, card: dict[str, Any]) -> Any:
-        return self.fact(card, "capability")
-
-    def nvmlSystemGetDriverVersion(self) -> str:
-        return "595.10"
-
-    def nvmlDeviceGetMaxClockInfo(self, card: dict[str, Any], clock: str) -> Any:
-        return self.fact(card, clock)
-
-    def nvmlDeviceGetMemoryBusWidth(self, card: dict[str, Any]) -> Any:
-        return self.fact(card, "bus_bits")
-
-    def nvmlDeviceGetNumGpuCores(self, card: dict[str, Any]) -> Any:
-        return self.fact(card, "cores")
-
-    def nvmlDeviceGetComputeRunningProcesses(self, card: dict[str, Any]) -> Any:
-        found = self.fact(card, "processes")
-        return [SimpleNamespace(pid=pid, usedGpuMemory=mib and mib * MIB) for pid, _, mib in found]
-
-    def nvmlSystemGetProcessName(self, pid: int) -> Any:
-        return next(name for card in self.cards for own, name, _ in card["processes"] if own == pid)
-
-
-def machine_with(*cards: dict[str, Any], visible: str | None = None) -> device.Machine:
-    return device.read_machine(Path(), lambda: Nvml(*cards), visible)
+from tests.builders.nvml import A100, MIB, RTX_4090, Nvml, machine_with
 
 
 def raising(error: Exception) -> Callable[[], Any]:
@@ -103,6 +28,9 @@ def raising(error: Exception) -> Callable[[], Any]:
         raise error
 
     return load
+
+
+BANDWIDTH = pytest.approx(1008e9, rel=0.001)
 
 
 def test_a_card_is_read_with_all_its_facts() -> None:
@@ -145,7 +73,9 @@ def test_a_card_that_is_lost_does_not_hide_the_others() -> None:
         ("1", [1]),
         ("1, 0", [1, 0]),
         ("GPU-1", [1]),
+        ("GPU-1,0", [1, 0]),
         ("0,7,1", [0]),
+        ("1,1", []),
         ("", []),
         ("-1", []),
         ("GPU-", []),

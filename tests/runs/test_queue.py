@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +21,7 @@ from tests.builders.fake_runs import (
     eventually,
     stepping,
 )
+from tests.builders.nvml import reading, show_cards
 from tests.builders.paths import ROOT
 
 
@@ -186,10 +186,9 @@ def test_a_run_started_by_hand_keeps_its_device(home: Home, new_run: NewRun, bus
 def test_each_gpu_has_a_run_of_its_own(
     home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cards = SimpleNamespace(gpus=(SimpleNamespace(index=0), SimpleNamespace(index=2)))
-    monkeypatch.setattr(launch, "this_machine", lambda: cards)
+    show_cards(monkeypatch, reading(0), reading(2))
     first, other, waiting = (
-        queue.submit(home, new_run(seed=NEVER_END, device=device)) for device in (0, 2, 2)
+        queue.submit(home, new_run(seed=NEVER_END, device=device)) for device in (0, 1, 1)
     )
     assert (first.state == "queued", other.state == "queued", waiting.state) == (
         False,
@@ -197,23 +196,21 @@ def test_each_gpu_has_a_run_of_its_own(
         "queued",
     )
     assert launch.environment(launch.device_of(other))["CUDA_VISIBLE_DEVICES"] == "2"
-    with pytest.raises(SpecError, match="no GPU 1"):
-        queue.submit(home, new_run(device=1))
+    with pytest.raises(SpecError, match=r"no GPU 2; choose 0 \(RTX 4090\), 1 \(RTX 4090\)"):
+        queue.submit(home, new_run(device=2))
 
 
 def test_a_job_without_a_gpu_takes_the_first_visible_one(
     new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        launch, "this_machine", lambda: SimpleNamespace(gpus=(SimpleNamespace(index=3),))
-    )
+    show_cards(monkeypatch, reading(3))
     assert launch.device_of(new_run()) == "3"
 
 
 def test_a_gpu_that_nvml_does_not_list_stays_as_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(launch, "this_machine", lambda: SimpleNamespace(gpus=()))
+    show_cards(monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1234")
     assert launch.environment()["CUDA_VISIBLE_DEVICES"] == "MIG-1234"
 

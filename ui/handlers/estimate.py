@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from core.advise import Fix
-from core.device import DeviceReading, find_preset, this_machine
+from core.device import DeviceReading, card_of, find_preset, this_machine
 from core.job import JobSpec, SpecError
 from core.models import gpus
 from core.resolve import default_fields
@@ -283,23 +283,27 @@ def _continues_message(home: Home, values: Values) -> str:
 def _missing_gpu_message(answer: Answer) -> str:
     """Say on what a start would train if this machine lacks the chosen GPU."""
     wanted = gpus().get(str(answer.values["gpu"]))
-    cards = this_machine().gpus
-    present = [find_preset(card.name, card.capacity_bytes) for card in cards]
-    if answer.resolved is None or wanted is None or wanted in present:
+    if answer.resolved is None or wanted is None:
         return ""
-    own = "CPU"
-    if cards:
-        own = cards[min(answer.resolved.job.device, len(cards) - 1)].short_name
+    machine = this_machine()
+    try:
+        card = card_of(answer.resolved.job.device, machine)
+    except SpecError as error:
+        return render.notice(str(error), "warned")
+    present = [find_preset(each.name, each.capacity_bytes) for each in machine.gpus]
+    if card and find_preset(card.name, card.capacity_bytes) == wanted:
+        return ""
+    own = card.short_name if card else "CPU"
     name = wanted.name.removeprefix("GeForce ")
-    return render.notice(f"This machine has no {name}: it will train on its {own}.", "warned")
+    said = f"This machine has no {name}: it will train on its {own}."
+    if wanted in present:
+        said = f"It will train on the {own}. For the {name}, set GPU index {present.index(wanted)}."
+    return render.notice(said, "warned")
 
 
 def _local_card(job: JobSpec) -> DeviceReading | None:
     """Return this machine's card that the job is for, None if it is for another."""
-    cards = this_machine().gpus
-    if job.gpu != "local" or job.device >= len(cards):
-        return None
-    return cards[job.device]
+    return card_of(job.device, this_machine()) if job.gpu == "local" else None
 
 
 def _keep_undo(undo: Undo, sent: Values, settled: Values) -> Updates:
