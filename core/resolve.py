@@ -213,10 +213,25 @@ def _find_all(job: JobSpec) -> ResolvedJob:
     datasets = _find_datasets(job, problems)
     mix = _find_mix(job, problems)
     job = _with_absolute_adapter(job, problems)
+    if job.adapter and model is not None and is_there(Path(job.adapter), Path.is_dir):
+        misfit = model.adapter_problem(Path(job.adapter))
+        problems += [misfit] if misfit else []
     if problems or model is None or gpu is None:
         raise SpecError(*problems)
-    job = job.model_copy(update={"model": model.reference})
+    job = job.model_copy(update={"model": model.reference, **_settings_of_base(model)})
     return ResolvedJob(job, model, gpu, datasets, mix)
+
+
+def _settings_of_base(model: ModelSource) -> Mapping[str, object]:
+    """Return the quantization settings of a base that is published in 4 bits: they are used."""
+    published = model.published
+    if published is None or published.form.id != "bitsandbytes_4bit":
+        return {}
+    settings = published.settings
+    return {
+        "bnb_4bit_quant_type": "nf4" if settings.get("bnb_4bit_quant_type") == "nf4" else "fp4",
+        "bnb_4bit_use_double_quant": settings.get("bnb_4bit_use_double_quant") is True,
+    }
 
 
 def default_fields(model: object, method: object, stage: object = "sft") -> dict[str, object]:

@@ -15,8 +15,9 @@ from core.job import Problem, UnknownArchitecture
 from core.models.folder import ModelFolder, not_found, read_download, read_folder
 from core.models.presets import PRESETS_DIR, ModelPreset, models
 from core.models.shapes import ModelShape
-from core.models.weights import require_all_parameters
+from core.models.weights import require_adapter_fits, require_all_parameters
 from core.training.contract.stages import STAGES
+from core.training.contract.weights.adapters import read_adapter
 from core.training.contract.weights.files import Tensors, UnusableWeights
 from core.training.contract.weights.forms import Published, published_form
 
@@ -75,6 +76,16 @@ class ModelSource:
             problem += f"model only {self.shape.vocab_size:,} embeddings"
             fix = "call resize_token_embeddings on it and save it again, or take its own tokenizer"
             yield Problem("model", problem, fix)
+
+    def adapter_problem(self, folder: Path) -> Problem | None:
+        """Return why the adapter in a folder cannot continue over this model; None if it can."""
+        try:
+            adapter = read_adapter(folder)
+            if self.shape is not None:
+                require_adapter_fits(adapter, self.shape)
+        except UnusableWeights as error:
+            return Problem("adapter", error.problem, error.fix)
+        return None
 
     def missing_weights(self) -> Problem | None:
         """Return the problem of a folder without weights, of which only memory can be estimated."""

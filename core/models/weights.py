@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from core.models.shapes import ModelShape, Parameter
+from core.training.contract.weights.adapters import AdapterFiles
 from core.training.contract.weights.files import (
     FLOAT_TYPES,
     NUM_SHOWN,
@@ -61,6 +62,24 @@ def require_all_parameters(
         shown = listed([(name, found[name].shape) for name in unused])
         problem = f"{tensors_counted(len(unused))} in its weights have no place in config.json"
         raise UnusableWeights(f"{problem}: {shown}", CORRECT_CONFIG)
+
+
+def require_adapter_fits(adapter: AdapterFiles, shape: ModelShape) -> None:
+    """Raise UnusableWeights unless the model has every layer that an adapter was trained beside."""
+    layers = {
+        parameter.name.removesuffix(".weight"): parameter.shape
+        for parameter in shape.parameters()
+        if len(parameter.shape) == 2
+    }
+    wrong = [
+        (module, (num_out, num_in))
+        for module, (_rank, num_in, num_out) in adapter.modules.items()
+        if layers.get(_name_in_model(module, {})) != (num_out, num_in)
+    ]
+    if wrong:
+        base = adapter.base or "a model that it does not name"
+        problem = f"it was trained over {base}, and these of its layers do not fit the model: "
+        raise UnusableWeights(problem + listed(wrong), f"choose {base} as model")
 
 
 def _name_in_model(name: str, tensors: Tensors) -> str:

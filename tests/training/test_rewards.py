@@ -1,6 +1,7 @@
 """Rewards of generated answers: built-in functions, reward models, logged samples."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,13 +97,22 @@ def test_exact_match_needs_right_answers(tmp_path: Path) -> None:
     assert "needs the right answer" in error_of(run)
 
 
-def test_the_reference_model_of_full_training_is_on_one_gpu(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_reference_of_full_training_is_a_copy_of_the_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import torch
+    from core.training.loop.trainer import MonitoredTrainer
 
-    from core.training.trainers.builders import online_settings
+    pairs = []
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    settings = online_settings(job_of(stage="grpo", method="full", beta=0.04))
-    assert settings["model_init_kwargs"]["device_map"] == {"": 0}
+    def compare(trainer: Any) -> int:
+        reference, model = trainer.ref_model, trainer.accelerator.unwrap_model(trainer.model)
+        name = "model.layers.0.self_attn.q_proj.weight"
+        pairs.append((reference.get_parameter(name), model.get_parameter(name)))
+        return 1
+
+    monkeypatch.setattr(MonitoredTrainer, "count_trainable", compare)
+    run = make_stage_run(tmp_path / "run", "grpo", method="full", beta=0.04, max_steps=1)
+    assert train(run) == FINISHED
+    [(frozen, trained)] = pairs
+    assert not frozen.requires_grad
+    assert frozen.data_ptr() != trained.data_ptr()

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,17 @@ from ..checkpoints import config_file
 from ..contract.failures import TrainingError
 from ..contract.job import Job
 from ..contract.stages import STAGES
+from ..contract.weights.adapters import (
+    CHANGES_BASE,
+    SETTINGS,
+    WEIGHTS,
+    AdapterFiles,
+)
+from ..contract.weights.adapters import read_adapter as read_adapter_files
+from ..contract.weights.files import NUM_SHOWN, UnusableWeights
 from ..data.tokenizer import source_of
+from .weights import require_finite
 
-SETTINGS = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-CHANGES_BASE = ("pissa", "olora")
-"""Initializations that move a part of the base into the adapter: it then fits no other base."""
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 
 
@@ -61,39 +65,75 @@ def load_adapter(job: Job, model: Any) -> PeftModel:
 
     Raises TrainingError if it does not fit.
     """
-    folder, settings = read_adapter(job.adapter, "adapter")
-    base = str(settings.get("base_model_name_or_path"))
-    if not _is_same_model(base, job.model):
-        raise TrainingError(
-            f"adapter: it was trained over {base}, not over {job.model}: choose that model."
-        )
-    if settings.get("init_lora_weights") in CHANGES_BASE:
-        raise TrainingError(
-            "adapter: a checkpoint of this kind fits its own run only: give the run's output."
+    adapter = read_adapter(job.adapter, "adapter")
+    if not _is_same_model(adapter.base, job.model):
+        print(
+            f"the adapter was trained over {adapter.base or 'a model that it does not name'}, and "
+            f"continues over {job.model}: all of its tensors must fit"
         )
     print(
-        f"continuing with the adapter in {folder}: rank {settings.get('r')}, "
+        f"continuing with the adapter in {adapter.folder}: rank {adapter.settings['r']}, "
         "its own layers and settings"
     )
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=True, trust_remote_code=False)
+    return add_adapter(model, adapter, "adapter", is_trainable=True)
 
 
-def read_adapter(place: str, field: str) -> tuple[Path, Mapping[str, Any]]:
-    """Return (folder of an adapter, its settings) for a field that names the adapter or its run.
+def read_adapter(place: str, field: str) -> AdapterFiles:
+    """Return the adapter that a field names, or whose run it names.
 
-    Raises TrainingError if there is none that can be loaded without running code in it.
+    Raises TrainingError if there is none that is sound.
     """
-    given = Path(place)
-    folder = given if (given / SETTINGS).exists() else given / "output"
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(
-            f"{field}: {given} holds no adapter that can be read: give a run's output."
-        ) from error
-    if not isinstance(settings, dict) or not (folder / WEIGHTS).exists():
-        raise TrainingError(f"{field}: {folder} has no {WEIGHTS} with its settings.")
-    return folder, settings
+        return read_adapter_files(Path(place))
+    except UnusableWeights as error:
+        raise TrainingError(f"{field}: {error.problem}: {error.fix}.") from None
+
+
+def add_adapter(model: Any, adapter: AdapterFiles, field: str, *, is_trainable: bool) -> PeftModel:
+    """Return the model with an adapter, each of whose tensors is used, and no others.
+
+    Raises TrainingError, before PEFT makes any tensor, if one does not fit.
+    """
+    _require_fit(model, adapter, field)
+    config = LoraConfig(**adapter.settings)  # type: ignore[arg-type]  # the schema has checked them
+    config.base_model_name_or_path = getattr(model, "name_or_path", adapter.base)
+    config.revision = adapter.revision
+    with_adapter = PeftModel.from_pretrained(
+        model,
+        str(adapter.folder),
+        config=config,
+        is_trainable=is_trainable,
+        trust_remote_code=False,
+    )
+    found = get_peft_model_state_dict(with_adapter)
+    differing = sorted(found.keys() ^ adapter.tensors.keys())
+    differing += sorted(
+        name
+        for name in found.keys() & adapter.tensors.keys()
+        if tuple(found[name].shape) != adapter.tensors[name].shape
+    )
+    if differing:
+        raise _misfit(field, adapter, model, ", ".join(differing[:NUM_SHOWN]))
+    require_finite(with_adapter, f"{field} {adapter.folder}")
+    return with_adapter
+
+
+def _require_fit(model: Any, adapter: AdapterFiles, field: str) -> None:
+    """Raise TrainingError unless the model has every layer, of the size that the adapter needs."""
+    modules = dict(model.named_modules())
+    for name, (_rank, num_in, num_out) in adapter.modules.items():
+        layer = modules.get(name)
+        sizes = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
+        if sizes != (num_in, num_out):
+            raise _misfit(field, adapter, model, f"{name} ({num_out} × {num_in})")
+
+
+def _misfit(field: str, adapter: AdapterFiles, model: Any, names: str) -> TrainingError:
+    base = adapter.base or "a model that it does not name"
+    return TrainingError(
+        f"{field}: it was trained over {base}, and these of its tensors do not fit the model: "
+        f"{names}: choose {base} as model."
+    )
 
 
 def init_adapter(job: Job, model: Any, initial_file: Path) -> None:

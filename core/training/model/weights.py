@@ -137,10 +137,11 @@ def require_complete(
         )
     absent = frozenset(info["missing_keys"])
     fresh = frozenset(key for key in absent if has_score_head and key.startswith("score."))
-    missing = sorted(absent - fresh)
+    missing = absent - fresh
     if missing:
         shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-        shown = listed([(key, shapes.get(key, ())) for key in missing])
+        in_order = [key for key in shapes if key in missing] or sorted(missing)
+        shown = listed([(key, shapes.get(key, ())) for key in in_order])
         problem = f"{tensors_counted(len(missing))} of the model are not in its files: {shown}"
         raise _bad_weights(name, problem)
     unused = sorted(key for key in info["unexpected_keys"] if not _is_known(key, has_score_head))

@@ -4,7 +4,8 @@ line."""
 import copy
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from trl.experimental.cpo.cpo_config import CPOConfig
 from trl.experimental.cpo.cpo_trainer import CPOTrainer
 from trl.experimental.orpo.orpo_config import ORPOConfig
 from trl.experimental.orpo.orpo_trainer import ORPOTrainer
+from trl.trainer import grpo_trainer, rloo_trainer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_config import GRPOConfig
@@ -36,7 +38,6 @@ from ..data.encoders import encoder_for
 from ..data.prompts import preferences_as_text, prompts_up_to, require_readable
 from ..data.rows import Rows
 from ..data.tokenized import tokenized
-from ..data.tokenizer import source_of
 from ..data.tokens import Encoder
 from ..loop.monitor import MonitorCallback
 from ..loop.trainer import MonitoredTrainer
@@ -204,7 +205,8 @@ def build_trainer(
     }
     # The mixins come first, so that their methods call those of TRL's trainer as `super()`.
     trainer_class: Any = type(plan.trainer.__name__, (*plan.mixins, plan.trainer), {})
-    trainer: MonitoredTrainer = trainer_class(**arguments)
+    with _references_are_copies(loaded.model):
+        trainer: MonitoredTrainer = trainer_class(**arguments)
     _report_lost_rows(job, rows, num_left=len(trainer.train_dataset))  # type: ignore[arg-type]
     trainer.remove_callback(PrinterCallback)
     if job.trains_adapter and not job.use_dora:  # DoRA computes norms in the input's precision
@@ -295,6 +297,27 @@ def _reference(job: Job, loaded: LoadedModel) -> Any:
     return copy.deepcopy(loaded.model).requires_grad_(False)
 
 
+@contextmanager
+def _references_are_copies(model: Any) -> Iterator[None]:
+    """Let the online trainers copy the model that was loaded and checked as their reference.
+
+    By themselves they load it a second time, from its name alone.
+    """
+
+    def copy_model(*_arguments: Any, **_settings: Any) -> Any:
+        return copy.deepcopy(model).requires_grad_(False).eval()
+
+    name = "create_model_from_path"
+    originals = [(module, getattr(module, name)) for module in (grpo_trainer, rloo_trainer)]
+    for module, _original in originals:
+        setattr(module, name, copy_model)
+    try:
+        yield
+    finally:
+        for module, original in originals:
+            setattr(module, name, original)
+
+
 def _text_pair_arguments(job: Job, loaded: LoadedModel, rows: Rows) -> dict[str, Any]:
     """Return the datasets of ORPO and CPO, and the model with its adapter on.
 
@@ -316,15 +339,6 @@ def online_settings(job: Job) -> dict[str, Any]:
         "shuffle_dataset": job.shuffle,
         "per_device_eval_batch_size": job.num_generations,  # all answers to one prompt
     }
-    if job.beta and not job.trains_adapter:
-        # TRL loads the reference model itself. Its own device map "auto" may split the model.
-        init: dict[str, Any] = {"use_safetensors": True}
-        source = source_of(job.model, job.revision)
-        if "revision" in source:
-            init["revision"] = source["revision"]
-        if torch.cuda.is_available():
-            init["device_map"] = {"": 0}
-        settings["model_init_kwargs"] = init
     return settings
 
 

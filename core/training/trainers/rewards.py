@@ -8,14 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 import regex
-from peft import PeftModel
 from transformers import AutoTokenizer
 
 from ..contract.failures import TrainingError
 from ..contract.job import Job
+from ..contract.weights.adapters import SETTINGS
 from ..data.rows import Rows
 from ..data.tokenizer import source_of
-from ..model.adapter import SETTINGS, read_adapter
+from ..model.adapter import add_adapter, read_adapter
 from ..model.load import ModelPrecision
 from ..model.weights import BaseRequest, load_base
 
@@ -163,20 +163,19 @@ def _load_reward_model(place: str, precision: ModelPrecision) -> tuple[Any, Any]
     if (folder / "output").is_dir():
         folder = folder / "output"
     base, revision = str(folder) if folder.is_dir() else place, "main"
-    has_adapter = (folder / SETTINGS).exists()
-    if has_adapter:
-        folder, settings = read_adapter(place, "reward_model")
-        base = settings["base_model_name_or_path"]
-        revision = settings.get("revision") or "main"
+    adapter = None
+    if (folder / SETTINGS).exists():
+        adapter = read_adapter(place, "reward_model")
+        folder, base, revision = adapter.folder, adapter.base, adapter.revision
     source = source_of(base, revision)
     request = BaseRequest(base, revision, precision.weights, has_score_head=True)
     model, fresh = load_base(request)
-    if fresh and not has_adapter:
+    if fresh and adapter is None:
         raise TrainingError(
             f"reward_model: {place} gives no scores: name the result of a run of the stage reward."
         )
-    if has_adapter:
-        with_adapter = PeftModel.from_pretrained(model, str(folder), trust_remote_code=False)
+    if adapter is not None:
+        with_adapter = add_adapter(model, adapter, "reward_model", is_trainable=False)
         model = with_adapter.merge_and_unload()
     model.config._name_or_path = "reward_model"  # TRL names its metrics by this
     if folder.is_dir():  # the tokenizer is saved with the result

@@ -41,8 +41,8 @@ class Form:
 
 # fmt: off
 _FORMS = (
-    Form("bitsandbytes_4bit", "bitsandbytes, 4 bits", "as it is", (4,)),
-    Form("bitsandbytes_8bit", "bitsandbytes, 8 bits", "as it is", (8,)),
+    Form("bitsandbytes_4bit", "bitsandbytes", "as it is", (4,)),
+    Form("bitsandbytes_8bit", "bitsandbytes", "as it is", (8,)),
     Form("fp8", "FP8", "dequantized"),
     Form("mxfp4", "MXFP4", "dequantized"),
     Form("compressed-tensors", "compressed-tensors", "dequantized",

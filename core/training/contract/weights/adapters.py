@@ -1,0 +1,243 @@
+"""LoRA adapters as files: their settings by a closed schema, held against their own tensors.
+
+No pattern of adapter_config.json is ever run: layers come from plain names or from the tensors.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from .files import Tensors, UnusableWeights, header_of, require_no_pointer
+
+SETTINGS = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+MAX_SETTINGS_BYTES = 4 * 2**20
+MAX_RANK = 4096
+"""Largest rank of a job, too."""
+MAX_NAMES = 10_000
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,256}", re.ASCII)
+PREFIX = "base_model.model."
+"""Beginning of the names of all tensors of an adapter."""
+MATRIX = re.compile(
+    r"base_model\.model\.(?P<module>[\w.-]{1,400})\.lora_(?P<side>[AB])(\.default)?\.weight",
+    re.ASCII,
+)
+CHANGES_BASE = frozenset({"pissa", "olora"})
+"""Initializations that move a part of the base into the adapter: it then fits no other base."""
+RETRAIN = "train it again with plain settings, or leave adapter empty"
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """Adapter whose settings and tensors agree."""
+
+    folder: Path
+    base: str
+    """Model that it was trained over, as it names it."""
+    revision: str
+    settings: Mapping[str, object]
+    """Settings that PEFT gets: checked, and without patterns."""
+    modules: Mapping[str, tuple[int, int, int]]
+    """Layer of the base -> (rank, numbers in, numbers out) of its adapter."""
+    tensors: Tensors
+
+
+def _is_flag(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def _are_names(value: object) -> bool:
+    """Return True for None, a plain name or a list of them."""
+    if isinstance(value, list):
+        return len(value) <= MAX_NAMES and all(map(_is_name, value))
+    return value is None or _is_name(value)
+
+
+def _is_rank(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_RANK
+
+
+def _is_scale(value: object) -> bool:
+    return type(value) in (int, float) and 0 < float(str(value)) <= 1_000_000
+
+
+def _are_named(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    """Return a check of None or of an object of plain names with values that pass another."""
+
+    def are_named(value: object) -> bool:
+        if value is None:
+            return True
+        if not isinstance(value, dict) or len(value) > MAX_NAMES:
+            return False
+        return all(_is_name(key) and check(each) for key, each in value.items())
+
+    return are_named
+
+
+def _is_one_of(*choices: object) -> Callable[[object], bool]:
+    return lambda value: any(value is each or value == each for each in choices)
+
+
+def _is_anything(value: object) -> bool:
+    return True
+
+
+def _is_dropout(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= float(str(value)) < 1
+
+
+def _are_layers(value: object) -> bool:
+    numbers = value if isinstance(value, list) else [value]
+    return value is None or all(type(each) is int and 0 <= each < MAX_NAMES for each in numbers)
+
+
+SCHEMA: Mapping[str, Callable[[object], bool]] = MappingProxyType(
+    {
+        "peft_type": _is_one_of("LORA"),
+        "task_type": _is_one_of(None, "CAUSAL_LM", "SEQ_CLS"),
+        "base_model_name_or_path": lambda value: value is None or isinstance(value, str),
+        "revision": lambda value: value is None or isinstance(value, str),
+        "inference_mode": _is_flag,
+        "r": _is_rank,
+        "lora_alpha": _is_scale,
+        "lora_dropout": _is_dropout,
+        "target_modules": lambda value: isinstance(value, str) or _are_names(value),
+        "fan_in_fan_out": _is_one_of(None, False),
+        "bias": _is_one_of("none"),
+        "use_rslora": _is_flag,
+        "use_dora": _is_flag,
+        "modules_to_save": _are_names,
+        "init_lora_weights": lambda value: isinstance(value, bool | str),
+        "rank_pattern": _are_named(_is_rank),
+        "alpha_pattern": _are_named(_is_scale),
+        "ensure_weight_tying": _is_flag,
+        # They say which layers get an adapter, which the tensors say too.
+        "exclude_modules": _are_names,
+        "layers_to_transform": _are_layers,
+        "layers_pattern": _are_names,
+        # They say nothing that a training would read.
+        "auto_mapping": _is_anything,
+        "peft_version": _is_anything,
+        "megatron_core": _is_anything,
+        "qalora_group_size": _is_anything,
+    }
+)
+"""Setting of PEFT -> check of its value. All others must be empty or off."""
+KEPT = (
+    "task_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "modules_to_save",
+    "rank_pattern", "alpha_pattern", "ensure_weight_tying",
+)  # fmt: skip
+"""Settings that are handed on to PEFT as they are."""
+
+
+def read_adapter(place: Path) -> AdapterFiles:
+    """Read the adapter in a folder or in the output of a run. Raises UnusableWeights."""
+    folder = place if (place / SETTINGS).is_file() else place / "output"
+    settings = _read_settings(place, folder)
+    if not (folder / WEIGHTS).is_file():
+        raise UnusableWeights(f"{folder} has no {WEIGHTS} with its settings", "give a run's output")
+    tensors = header_of(folder / WEIGHTS)
+    modules = _modules(tensors)
+    _require_ranks(settings, modules)
+    kept = {name: settings[name] for name in KEPT if settings.get(name) is not None}
+    kept["target_modules"] = _target_modules(settings, modules)
+    return AdapterFiles(
+        folder,
+        str(settings.get("base_model_name_or_path") or ""),
+        str(settings.get("revision") or "main"),
+        kept,
+        modules,
+        tensors,
+    )
+
+
+def _read_settings(place: Path, folder: Path) -> Mapping[str, object]:
+    path = folder / SETTINGS
+    try:
+        require_no_pointer(path)
+        with path.open("rb") as file:
+            known = json.loads(file.read(MAX_SETTINGS_BYTES))
+        is_object = isinstance(known, dict)
+    except (OSError, ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        problem = f"{place} holds no adapter that can be read"
+        raise UnusableWeights(problem, "give a run's output")
+    for name, value in known.items():
+        check = SCHEMA.get(name)
+        is_right = check(value) if check else not value
+        if not is_right:
+            shown = f"{name} is {repr(value)[:60]}"
+            raise UnusableWeights(f"{SETTINGS}: {shown}, which is not used here", RETRAIN)
+    for name in ("peft_type", "r", "target_modules"):
+        if known.get(name) is None:
+            raise UnusableWeights(f"{SETTINGS} does not say {name}", RETRAIN)
+    if known.get("init_lora_weights") in CHANGES_BASE:
+        problem = "a checkpoint of this kind fits its own run only"
+        raise UnusableWeights(problem, "give the run's output")
+    return known
+
+
+def _modules(tensors: Tensors) -> Mapping[str, tuple[int, int, int]]:
+    """Return layer -> (rank, in, out) from the pairs of matrices. Raises UnusableWeights."""
+    sides: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in tensors.items():
+        match = MATRIX.fullmatch(name)
+        if match:
+            sides.setdefault(match["module"], {})[match["side"]] = tensor.shape
+        elif not name.startswith(PREFIX):
+            raise UnusableWeights(f"{WEIGHTS} holds {name}, which is no part of a LoRA adapter")
+    modules = {}
+    for module, shapes in sides.items():
+        down, up = shapes.get("A", ()), shapes.get("B", ())
+        if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
+            raise UnusableWeights(f"{WEIGHTS} has no two matrices that fit for {module}")
+        modules[module] = (down[0], down[1], up[0])
+    if not modules:
+        raise UnusableWeights(f"{WEIGHTS} holds no matrices of an adapter", RETRAIN)
+    return modules
+
+
+def _require_ranks(
+    settings: Mapping[str, object], modules: Mapping[str, tuple[int, int, int]]
+) -> None:
+    """Raise UnusableWeights unless the settings give every layer the rank of its tensors."""
+    pattern = settings.get("rank_pattern") or {}
+    assert isinstance(pattern, dict)
+    for module, (rank, _in, _out) in modules.items():
+        wanted = settings["r"]
+        for name, special in pattern.items():
+            if module == name or module.endswith(f".{name}"):
+                wanted = special
+                break
+        if rank != wanted:
+            problem = f"{SETTINGS} says rank {wanted} for {module}, but its tensors have {rank}"
+            raise UnusableWeights(problem, "copy both files of the adapter again")
+
+
+def _target_modules(
+    settings: Mapping[str, object], modules: Mapping[str, tuple[int, int, int]]
+) -> list[str]:
+    """Return names that mean exactly the layers with tensors: the adapter's own, if they do."""
+    named = settings["target_modules"]
+    is_narrowed = any(settings.get(name) for name in ("exclude_modules", "layers_to_transform"))
+    endings = sorted({module.rpartition(".")[2] for module in modules})
+    if isinstance(named, list) and not is_narrowed:
+        names = sorted(map(str, named))
+        if all(any(_ends_with(module, name) for name in names) for module in modules):
+            return names
+    layers = {module.rpartition(".")[0] for module in modules}
+    if not is_narrowed and named == "all-linear" and len(layers) > 1:
+        return endings
+    return sorted(modules)
+
+
+def _ends_with(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")

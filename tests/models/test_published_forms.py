@@ -1,0 +1,130 @@
+"""Forms of published quantized models: what each may be trained by, and what is said otherwise."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core.job import ModelNotFound, SpecError
+from core.resolve import resolve
+from core.training.contract.methods import METHODS
+from core.training.contract.weights.forms import FORMS, published_form
+from tests.builders import quantized
+
+
+def said(folder: Path, method: str) -> str:
+    """Return why a method cannot train a model; "" if it can."""
+    try:
+        resolve({"model": str(folder), "method": method})
+    except (ModelNotFound, SpecError) as error:
+        return str(error)
+    return ""
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "gptq": (quantized.gptq, "quantized with GPTQ, which needs a package .* gptqmodel, or choose"),
+    "awq": (quantized.awq, "quantized with AWQ, which needs a package .* gptqmodel, or choose"),
+    "hqq": (
+        lambda folder: quantized.named(
+            folder, quant_method="hqq", quant_config={"weight_quant_params": {"nbits": 4}}
+        ),
+        "quantized with HQQ, which needs a package .* pip install hqq",
+    ),
+    "compressed-tensors": (
+        lambda folder: quantized.named(folder, quant_method="compressed-tensors"),
+        "quantized with compressed-tensors, .* pip install compressed-tensors",
+    ),
+    "torchao": (
+        lambda folder: quantized.named(folder, quant_method="torchao"),
+        "quantized with torchao, which cannot be trained; choose the 16-bit model",
+    ),
+    "aqlm": (
+        lambda folder: quantized.named(folder, quant_method="aqlm"),
+        "quantized with AQLM, which cannot be trained; choose the 16-bit model",
+    ),
+    "gguf": (
+        lambda folder: quantized.named(folder, quant_method="gguf"),
+        "quantized with GGUF, which is for running a model",
+    ),
+    "another": (
+        lambda folder: quantized.named(folder, quant_method="new-method"),
+        "quantized with new-method, which is not known here",
+    ),
+    "none named": (
+        lambda folder: quantized.named(folder, bits=4),
+        "quantized with a method that it does not name",
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("form", REFUSED)
+def test_a_form_that_cannot_be_used_is_refused(tmp_path: Path, form: str, method: str) -> None:
+    import re
+
+    make, expected = REFUSED[form]
+    assert re.search(expected, said(make(tmp_path / "model"), method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("in_blocks", [True, False])
+def test_fp8_is_taken_by_every_method(tmp_path: Path, method: str, in_blocks: bool) -> None:
+    assert said(quantized.fp8(tmp_path / "model", in_blocks=in_blocks), method) == ""
+
+
+@pytest.mark.parametrize("form", ["gptq", "awq"])
+def test_a_form_with_its_package_is_taken_by_qlora_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr("core.training.contract.weights.forms.find_spec", lambda module: object())
+    folder = getattr(quantized, form)(tmp_path / "model")
+    assert said(folder, "qlora") == ""
+    assert "4 bits already, so LoRA cannot train it; choose the method qlora" in said(
+        folder, "lora"
+    )
+
+
+def test_bits_that_cannot_be_trained_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.training.contract.weights.forms.find_spec", lambda module: object())
+    assert "to 3 bits" in said(quantized.gptq(tmp_path / "model", bits=3), "qlora")
+
+
+@pytest.mark.parametrize(("bits", "method"), [(4, "qlora"), (8, "lora-8bit")])
+def test_bitsandbytes_is_taken_by_the_method_of_its_bits(bits: int, method: str) -> None:
+    settings = {"quant_method": "bitsandbytes", f"load_in_{bits}bit": True}
+    published = published_form({"quantization_config": settings})
+    assert published
+    assert [each for each in METHODS if published.problem_with(each) is None] == [method]
+
+
+def test_a_form_in_the_text_config_is_found() -> None:
+    config = {"text_config": {"quantization_config": {"quant_method": "gptq", "bits": 4}}}
+    published = published_form(config)
+    assert published
+    assert published.form is FORMS["gptq"]
+
+
+def test_a_plain_model_has_no_form() -> None:
+    assert published_form({"model_type": "llama", "quantization_config": None}) is None
+
+
+def test_the_estimate_takes_the_settings_of_a_4_bit_base(tmp_path: Path) -> None:
+    folder = quantized.named(
+        tmp_path / "model",
+        quant_method="bitsandbytes",
+        load_in_4bit=True,
+        bnb_4bit_quant_type="fp4",
+        bnb_4bit_use_double_quant=False,
+    )
+    job = resolve({"model": str(folder), "method": "qlora"}).job
+    assert (job.bnb_4bit_quant_type, job.bnb_4bit_use_double_quant) == ("fp4", False)
+
+
+def test_a_layer_missing_from_a_quantized_model_is_refused(tmp_path: Path) -> None:
+    from tests.builders.model_folders import rewrite
+
+    folder = quantized.fp8(tmp_path / "model", in_blocks=False)
+    rewrite(folder, keep=lambda name: ".layers.2." not in name)
+    assert "are not in its weights: model.layers.2." in said(folder, "lora")
