@@ -59,6 +59,15 @@ def without_layer(name: str) -> bool:
     return ".layers.2." not in name
 
 
+def times_at_q_proj(factor: float) -> Callable[[str, Any], Any]:
+    """Return a change that multiplies the numbers of one tensor."""
+
+    def change(name: str, tensor: Any) -> Any:
+        return tensor * factor if name == Q_PROJ else tensor
+
+    return change
+
+
 # Complete
 
 
@@ -84,13 +93,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "of another size: model.layers.0.self_attn.k_proj.weight is ",
     ),
     "a number is missing": (
-        lambda folder: rewrite(
-            folder, lambda name, tensor: tensor * (float("nan") if name == Q_PROJ else 1)
-        ),
+        lambda folder: rewrite(folder, times_at_q_proj(float("nan"))),
         f"hold numbers that are infinite or not a number: {Q_PROJ}",
     ),
     "a number is infinite": (
-        lambda folder: rewrite(folder, lambda name, tensor: tensor / (0 if name == Q_PROJ else 1)),
+        lambda folder: rewrite(folder, times_at_q_proj(float("inf"))),
         f"hold numbers that are infinite or not a number: {Q_PROJ}",
     ),
 }
