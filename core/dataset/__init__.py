@@ -22,5 +22,6 @@ __all__ = [
     "reading",
     "report",
     "rewrite",
+    "suggestions",
     "token_lengths",
 ]

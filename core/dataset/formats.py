@@ -1,19 +1,19 @@
-"""Row formats of whole files: detected, or suggested by the names of columns. Looks at no value.
+"""Row formats of whole files: detected, or suggested by the names and values of the first rows.
 
 A mapping goes from our column to the file's: {"prompt": "Frage", "completion": "Antwort"}.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
-from types import MappingProxyType
 
+from core.training.contract.messages import Fault, json_type
+from core.training.contract.row_columns import Row, holds_something, is_conversation
 from core.training.contract.row_formats import (
-    ROW_FORMATS_BY_ID,
     RowFormat,
+    RowLayout,
     accepts,
-    find_row_format,
+    find_row_layout,
+    unknown_columns_fault,
 )
 from core.training.contract.stages import STAGES
 
@@ -21,50 +21,25 @@ USUAL_STAGES: Mapping[str, str] = {
     dataset_type: stage.id for stage in STAGES.values() for dataset_type in stage.usual_for
 }
 """Dataset type -> the stage that people most likely want it for."""
-QUESTIONS = "question query prompt instruction input problem request user human task"
-ANSWERS = "answer response completion output reply solution assistant target result gpt"
-ALIASES: Mapping[str, str] = MappingProxyType(
-    {
-        "messages": "conversation chat dialogue dialog",
-        "prompt": QUESTIONS,
-        "completion": ANSWERS,
-        "question": QUESTIONS,
-        "answer": ANSWERS,
-        "chosen": "accepted preferred winner better good positive",
-        "rejected": "dispreferred loser worse bad negative",
-        "label": "desirable preference thumbsup isgood",
-        "text": "content body document passage article story code",
-    }
-)
-"""Our column -> other names for it in lower case, the likelier first."""
-SUGGESTED_FORMATS = (
-    "messages",
-    "preference",
-    "preference without prompt",
-    "unpaired preference",
-    "question and answer",
-    "ShareGPT",
-    "text",
-    "prompt only",
-)
-"""Row formats that names are matched with, in this order."""
-MIN_LIKENESS = 0.8
-"""Least likeness of two names, from 0 to 1: `anwser` passes for `answer`."""
+MAYBE_TEXT = ("conversations", "conversation", "contents")
+"""Columns of conversations that other files use for texts."""
 
 
-def detect_format(
-    rows_columns: Sequence[tuple[str, ...]], stage: str, *, is_all: bool
-) -> tuple[RowFormat | None, str]:
+def detect_format(rows: Sequence[Row], stage: str, *, is_all: bool) -> tuple[RowFormat | None, str]:
     """Return the format of most rows of a sample, and the evidence in words.
 
     `is_all` says that the file has no further rows.
     """
-    votes = Counter(find_row_format(columns, stage) for columns in rows_columns)
+    layouts = [find_row_layout(row, stage) for row in rows]
+    votes = Counter(layout.row_format if layout else None for layout in layouts)
+    for row_format in list(votes):
+        if row_format and not _is_likely(rows, layouts, row_format, stage):
+            votes[None] += votes.pop(row_format)
     if not votes:
         return None, ""
     # A known format wins over no format, however few rows have it.
     row_format, num_rows = max(votes.items(), key=lambda vote: (vote[0] is not None, vote[1]))
-    total = len(rows_columns)
+    total = len(rows)
     sample = f"{total:,} rows" if is_all else f"the first {total:,} rows"
     if row_format is None:
         return None, f"none of {sample} has the columns of a known format"
@@ -73,43 +48,57 @@ def detect_format(
         share = f"all {sample}" if is_all else f"all of {sample}"
     if is_all and num_rows == total == 1:
         share = "the only row"
-    return row_format, f"{' and '.join(row_format.columns)} in {share}"
+    return row_format, f"{' and '.join(usual_columns(layouts, row_format))} in {share}"
 
 
-def suggest_mapping(names: Iterable[str], stage: str) -> dict[str, str]:
-    """Return the mapping that the names of a file's columns suggest; empty if they suggest none."""
-    by_name = _by_plain_name(names)
-    for id in SUGGESTED_FORMATS:
-        row_format = ROW_FORMATS_BY_ID[id]
-        mapping = match_columns(row_format, by_name.values()) if accepts(stage, row_format) else {}
-        if mapping and len(mapping) == len(row_format.columns):
-            return mapping
-    pair = ROW_FORMATS_BY_ID["question and answer"]
-    if len(by_name) == 2 and accepts(stage, pair):  # any two columns
-        return dict(zip(pair.columns, by_name.values(), strict=True))
-    return {}
+def usual_columns(layouts: Iterable[RowLayout | None], row_format: RowFormat) -> tuple[str, ...]:
+    """Return the columns that hold the parts of a format in the first row of it."""
+    for layout in layouts:
+        if layout and layout.row_format is row_format:
+            return tuple(layout.columns.values())
+    return row_format.columns
 
 
-def match_columns(row_format: RowFormat, names: Iterable[str]) -> dict[str, str]:
-    """Return {column of the format: column of the file} for those that match by their name."""
-    free, mapping = _by_plain_name(names), dict[str, str]()
-    for column in row_format.columns:
-        name = _best_match([column, *ALIASES.get(column, "").split()], free)
-        if name is not None:
-            mapping[column] = free.pop(name)
-    return mapping
+def unknown_format_fault(names: Sequence[str], rows: Sequence[Row], stage: str) -> Fault:
+    """Return why rows with these columns are of no known format, as far as their values tell."""
+    fault = unknown_columns_fault(names, stage)
+    if fault.code != "unknown_columns":
+        return fault
+    for row in rows:
+        for name, value in row.items():
+            if name in names and isinstance(value, list | dict) and value:
+                what = f"{name} is {json_type(value)}"
+                wanted = "write one text or one list of messages in a column"
+                return fault._replace(
+                    message=f"{fault.message}; {what}", fix=f"{wanted}, or {fault.fix}"
+                )
+    return fault
 
 
-def _best_match(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
-    for name in wanted:
-        if name in free:
-            return name
-    for name in wanted:
-        if close := get_close_matches(name, free, 1, MIN_LIKENESS):
-            return close[0]
-    return None
+def _is_likely(
+    rows: Sequence[Row], layouts: Sequence[RowLayout | None], row_format: RowFormat, stage: str
+) -> bool:
+    """Return whether the values of rows fit the format that their columns are named for."""
+    pairs = zip(rows, layouts, strict=True)
+    some = [(row, layout) for row, layout in pairs if layout and layout.row_format is row_format]
+    for part in ("messages", "prompt"):
+        names = {layout.columns.get(part) for _row, layout in some}
+        if names <= set(MAYBE_TEXT) and not any(
+            is_conversation(row[layout.columns[part]]) for row, layout in some
+        ):
+            return False
+    if row_format.dataset_type != "prompt-only" or accepts(stage, row_format):
+        return True
+    # One column of a kind is no kind: what stands beside a prompt may be its answer.
+    column = next(iter(some[0][1].columns.values()))
+    is_object = any(isinstance(row[column], dict) for row, _layout in some)
+    return not is_object and not any(_has_answer_like(row, layout) for row, layout in some)
 
 
-def _by_plain_name(names: Iterable[str]) -> dict[str, str]:
-    """Return column names by what is left of them without capitals and punctuation."""
-    return {re.sub(r"[^a-z0-9]", "", name.lower()) or name: name for name in names}
+def _has_answer_like(row: Row, layout: RowLayout) -> bool:
+    """Return whether a row holds anything beside its prompt that may be an answer."""
+    for name, value in row.items():
+        may_be_answer = name not in layout.read_names and isinstance(value, str | list | dict)
+        if may_be_answer and holds_something(value):
+            return True
+    return False

@@ -135,6 +135,8 @@ class DatasetReport:
     warning_groups: tuple[ProblemGroup, ...] = ()
     not_read: tuple[NotRead, ...] = ()
     """Columns and keys of messages that hold something and are not read."""
+    right_answers: int = 0
+    """Rows that hold the right answer to their prompt, for stages whose model answers."""
 
     @property
     def is_usable(self) -> bool:

@@ -182,7 +182,6 @@ def test_all_warnings_are_counted_and_twenty_of_a_code_listed(tmp_path: Path) ->
         (("id", "Query", "Response", "source"), "sft", {"question": "Query", "answer": "Response"}),
         (("input", "output"), "sft", {"question": "input", "answer": "output"}),
         (("questions", "anwser", "n"), "sft", {"question": "questions", "answer": "anwser"}),
-        (("id", "conversation"), "sft", {"messages": "conversation"}),
         (("url", "title", "content"), "sft", {"text": "content"}),
         (
             ("question", "better", "worse"),

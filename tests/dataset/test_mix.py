@@ -137,7 +137,7 @@ def test_files_of_different_formats_are_refused_in_words(tmp_path: Path, other: 
     (tmp_path / "a.jsonl").write_text(QUESTION)
     (tmp_path / "b.jsonl").write_text(other)
     target = tmp_path / "out.jsonl"
-    says = r"a\.jsonl holds prompt-completion rows \(conversational, without tools\) but b\.jsonl"
+    says = r"a\.jsonl holds prompt-completion rows \(conversational\) but b\.jsonl"
     with pytest.raises(DatasetError, match=says):
         compose([(tmp_path / "a.jsonl", 1), (tmp_path / "b.jsonl", 1)], target)
     assert not target.exists()

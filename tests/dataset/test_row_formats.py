@@ -10,9 +10,9 @@ from core.training.contract.row_formats import (
     RowFormat,
     accepts,
     find_row_format,
-    row_faults,
+    find_row_layout,
 )
-from core.training.contract.row_reader import BadRow, read_row
+from core.training.contract.row_reader import BadRow, read_columns, read_row
 from core.training.contract.stages import STAGES
 
 EVERY_FORMAT = pytest.mark.parametrize("row_format", ROW_FORMATS, ids=lambda each: each.id)
@@ -30,7 +30,10 @@ def test_an_example_is_of_its_own_format(row_format: RowFormat) -> None:
 
 @EVERY_FORMAT
 def test_an_example_has_no_faults(row_format: RowFormat) -> None:
-    assert not row_faults(json.loads(row_format.example), row_format)
+    row, stage = json.loads(row_format.example), usual_stage(row_format)
+    layout = find_row_layout(row, stage)
+    assert layout
+    assert not read_columns(row, layout, stage).faults
 
 
 @EVERY_FORMAT

@@ -35,8 +35,8 @@ def read(folder: Path, *rows: object, stage: str = "sft") -> Rows:
     [
         (CONVERSATION, ["messages", "tools"]),
         ({"prompt": "a", "completion": "b"}, ["prompt", "completion", "tools"]),
-        ({"instruction": "a", "output": "b"}, ["prompt", "completion"]),
-        ({"question": "a", "answer": "b", "system": "c"}, ["prompt", "completion"]),
+        ({"instruction": "a", "output": "b"}, ["prompt", "completion", "tools"]),
+        ({"question": "a", "answer": "b", "system": "c"}, ["prompt", "completion", "tools"]),
         ({"text": "a"}, ["text"]),
     ],
 )
@@ -55,7 +55,7 @@ def test_every_format_becomes_columns_of_trl(
         ({"text": "a"}, "another format than the first row"),
         ({"messages": []}, "has no messages"),
         ({"messages": [{"role": "user", "content": "a"}]}, "no assistant message"),
-        ({"messages": [{"role": "user"}]}, "content: is null, not text"),
+        ({"messages": [{"role": "user"}]}, "content: has no content; give the text"),
         ({"messages": [{"role": "boss", "content": "a"}]}, "'boss' is not a role"),
         ({"title": "a"}, "no known columns among title"),
         ([1], "must be an object, not a list"),
@@ -143,14 +143,14 @@ def test_a_row_becomes_what_its_stage_reads(
             "is prompt-completion data; choose sft, grpo or rloo; cpt needs",
         ),
         ("dpo", {"prompt": "a", "chosen": "b", "rejected": "b"}, "rejected: is the chosen answer"),
-        ("dpo", {"prompt": QUESTION, "chosen": "b", "rejected": "c"}, "text beside messages"),
+        ("dpo", {"chosen": QUESTION + YES, "rejected": "c"}, "text beside messages"),
         ("dpo", {"chosen": YES, "rejected": NO}, "does not begin with the same message"),
         (
             "kto",
             {"prompt": "a", "completion": "b", "label": "good"},
             "label: is text, not true or false",
         ),
-        ("grpo", {"prompt": QUESTION, "tools": [{"type": "function"}]}, "grpo offers no tools"),
+        ("grpo", {"prompt": QUESTION, "tools": [TOOL]}, "grpo offers no tools"),
         ("grpo", {"title": "a"}, "no known columns among title; use one of: "),
     ],
 )
@@ -169,7 +169,7 @@ def test_kto_reads_a_pair_as_two_labeled_answers(tmp_path: Path) -> None:
 def test_a_file_for_another_stage_is_refused_with_those_it_fits(tmp_path: Path) -> None:
     words = "dataset line 1: is language modeling data; choose sft or cpt; grpo needs"
     with pytest.raises(TrainingError, match=words):
-        read(tmp_path, CONVERSATION, stage="grpo")
+        read(tmp_path, {"text": "a"}, stage="grpo")
 
 
 # Prompts
@@ -182,7 +182,9 @@ def test_tools_reach_the_chat_template_of_preferences(tmp_path: Path) -> None:
     from core.training.data.prompts import preferences_as_text, prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
-    tokenizer.chat_template = "{{ tools[0].name if tools else 'none' }}:" + tokenizer.chat_template
+    tokenizer.chat_template = (
+        "{{ tools[0].function.name if tools else 'none' }}:" + tokenizer.chat_template
+    )
     row = {"prompt": QUESTION, "chosen": YES, "rejected": NO, "tools": [{"name": "look"}]}
     rows = read(tmp_path, row, stage="orpo")
     text = preferences_as_text(rows, tokenizer, 100, "orpo")["train_dataset"][0]

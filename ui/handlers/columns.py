@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import gradio as gr
 
 from core.dataset import DatasetReport
-from core.dataset.formats import match_columns
 from core.dataset.rewrite import map_columns
+from core.dataset.suggestions import match_columns
 from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home
@@ -72,7 +72,7 @@ def _most_likely(accepted: Sequence[RowFormat], report: DatasetReport) -> RowFor
         if each.id == report.row_format:
             return each
     for each in accepted:
-        if each.columns == tuple(report.suggestion):
+        if set(each.columns) <= set(report.suggestion):
             return each
     usual = ROW_FORMATS_BY_ID[MOST_LIKELY]
     return usual if usual in accepted else accepted[0]

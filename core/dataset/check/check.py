@@ -5,25 +5,32 @@ program reads.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 from core.dataset.check.duplicates import MAX_ROWS, Leak, find_leak
 from core.dataset.check.scanner import MAX_COLUMNS, Findings, Scanner
-from core.dataset.formats import detect_format, suggest_mapping
+from core.dataset.formats import detect_format, unknown_format_fault, usual_columns
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.layout import Layout, RowBlocks
 from core.dataset.reading.lines import ByteSource
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.reading.text_lines import first_rows, layout_of
 from core.dataset.report import LEAKED, DatasetReport, RowProblem, counted, file_problem
+from core.dataset.suggestions import left_out, suggest_mapping
 from core.training.contract.messages import Fault
+from core.training.contract.row_columns import Row
+from core.training.contract.row_formats import find_row_layout
+from core.training.contract.row_reader import RIGHT_ANSWERS
 from core.training.contract.stages import STAGES
 
 LONGEST_NAME = 200
 """Characters of the name of a column that is offered for a mapping."""
+MAX_LEFT_OUT = 5
+"""Columns that a message names which a mapping would leave out."""
 DUPLICATE = Fault(
     "row", "duplicate", "is the same as an earlier row", "drop it unless it is meant so"
 )
@@ -72,10 +79,8 @@ def examine(path: Path, stage: str = "sft", *, eval_path: Path | None = None) ->
         scanner, detected = _detect(path, stage)
         scanner.scan_all(RowBlocks(source, layout))
     findings = scanner.findings
-    num_duplicates = _warn(findings, scanner.fingerprints.repeated_lines(), DUPLICATE)
     leak = find_leak(path, eval_path, stage) if eval_path else Leak((), 0)
-    _warn(findings, leak.lines, LEAK)
-    findings.warnings.sort(key=lambda warning: warning.line)
+    num_duplicates = _warn_of_repeats(scanner, leak)
     report = replace(
         detected,
         rows=findings.rows,
@@ -94,6 +99,8 @@ def examine(path: Path, stage: str = "sft", *, eval_path: Path | None = None) ->
         eval_rows=leak.num_eval_rows,
         sha256=source.digest.hexdigest(),
         repairs=tuple(_helpful_repairs(scanner, head, layout)),
+        not_read=scanner.unread.found(),
+        right_answers=scanner.num_right_answers,
     )
     return Examination(report, findings.bad_lines)
 
@@ -125,18 +132,49 @@ def _detect(path: Path, stage: str) -> tuple[Scanner, DatasetReport]:
     rows, is_all = first_rows(path)
     names = dict.fromkeys(name for name in chain.from_iterable(rows) if len(name) <= LONGEST_NAME)
     found_columns = tuple(islice(names, MAX_COLUMNS))
-    row_format, evidence = detect_format([tuple(row) for row in rows], stage, is_all=is_all)
+    row_format, evidence = detect_format(rows, stage, is_all=is_all)
     empty = DatasetReport(evidence=evidence, found_columns=found_columns)
+    suggestion = suggest_mapping(rows, stage) if row_format is None else {}
+    unknown = partial(_unknown_fault, rows=rows, stage=stage, suggestion=suggestion)
     if row_format is None:
-        suggestion = suggest_mapping(found_columns, stage)
-        return Scanner(stage, None, suggestion), replace(empty, suggestion=suggestion)
+        return Scanner(stage, None, unknown), replace(empty, suggestion=suggestion)
+    layouts = (find_row_layout(row, stage) for row in rows)
     detected = replace(
         empty,
         row_format=row_format.id,
         dataset_type=row_format.dataset_type,
-        columns=row_format.columns,
+        columns=usual_columns(layouts, row_format),
     )
-    return Scanner(stage, row_format, {}), detected
+    return Scanner(stage, row_format, unknown), detected
+
+
+def _unknown_fault(
+    columns: Sequence[str], *, rows: Sequence[Row], stage: str, suggestion: Mapping[str, str]
+) -> Fault:
+    """Return the fault of a row of unknown columns, which offers to map them if it has them."""
+    fault = unknown_format_fault(columns, rows, stage)
+    if not suggestion or not all(name in columns for name in suggestion.values()):
+        return fault
+    pairs = _listed([f"{theirs} to {ours}" for ours, theirs in suggestion.items()])
+    lost = [name for name in left_out(rows, suggestion) if name in columns]
+    leaves_out = f" ({_listed(lost[:MAX_LEFT_OUT])} would be left out)" if lost else ""
+    return fault._replace(fix=f"map {pairs}{leaves_out}, or {fault.fix}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as `a, b and c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _warn_of_repeats(scanner: Scanner, leak: Leak) -> int:
+    """Warn of rows that occur twice, here or in the evaluation data; return those of this file."""
+    findings = scanner.findings
+    num_duplicates = _warn(findings, scanner.fingerprints.repeated_lines(), DUPLICATE)
+    _warn(findings, leak.lines, LEAK)
+    findings.warnings.sort(key=lambda warning: warning.line)
+    return num_duplicates
 
 
 def _warn(findings: Findings, lines: Sequence[int], fault: Fault) -> int:
@@ -181,5 +219,16 @@ def _notes(scanner: Scanner, head: bytes, layout: Layout) -> Iterator[str]:
         yield f"CR LF, as on Windows, ends {counted(scanner.num_crlf, 'line')}, which is harmless."
     if scanner.num_blank:
         yield f"{counted(scanner.num_blank, 'blank line')} left out."
+    if STAGES[scanner.stage].generates and not scanner.num_right_answers:
+        yield (
+            f"No row holds a right answer ({', '.join(RIGHT_ANSWERS[:4])}): "
+            "the reward exact_match needs one in every row."
+        )
+    if scanner.num_unwanted:
+        answers = counted(scanner.num_unwanted, "answer")
+        yield (
+            f"The label marks {answers} as unwanted: the rows are for kto; {scanner.stage} "
+            "learns them as good ones."
+        )
     if scanner.fingerprints.is_full:
         yield f"Repeated rows are counted among the first {MAX_ROWS:,} rows only."

@@ -2,30 +2,42 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from core.dataset.check.duplicates import Fingerprints
 from core.dataset.check.groups import Groups
+from core.dataset.check.plain_rows import PlainRows
 from core.dataset.check.special_tokens import (
     find_nul,
     find_special_token,
     may_hold_special_token,
+)
+from core.dataset.check.unread import (
+    MEDIA_TAG,
+    UnreadColumns,
+    UnreadCounter,
+    is_lost_value,
+    is_repeated,
+    media_tag,
+    texts_in,
 )
 from core.dataset.reading.json_elements import NOT_AN_ARRAY
 from core.dataset.reading.layout import RowBlocks
 from core.dataset.reading.lines import LineBlock, parse_block
 from core.dataset.report import RowProblem
 from core.training.contract.messages import Fault
-from core.training.contract.row_columns import Row
+from core.training.contract.row_columns import Row, holds_something
 from core.training.contract.row_formats import (
+    LABEL,
     RowFormat,
+    RowLayout,
     TextFormat,
-    find_row_format,
+    find_row_layout,
     format_fault,
-    row_faults,
-    text_format,
+    row_layout_of,
 )
-from core.training.contract.row_reader import unused_tools_fault
+from core.training.contract.row_reader import Reading, read_columns, text_format
 
 MAX_COLUMNS = 64
 COLUMN_SETS_REMEMBERED = 1000
@@ -35,6 +47,8 @@ LISTED_PROBLEMS = 100
 LISTED_WARNINGS_OF_A_CODE = 20
 UNKNOWN = Fault("", "", "", "")
 NO_ROWS = Fault("file", "no_rows", "there are no rows", "give one JSON object on each line")
+UNWANTED = (False, "false", "False", "0")
+"""Values of a label that say that an answer is not wanted; 0 equals False."""
 FORMAT_WORDS: Mapping[TextFormat, str] = {"standard": "text", "conversational": "messages"}
 
 
@@ -78,18 +92,34 @@ class Findings:
         self.warning_groups.add(line, fault)
 
 
+@dataclass(frozen=True)
+class KnownColumns:
+    """Facts about rows with certain columns, remembered because most rows have the same."""
+
+    fault: Fault | None
+    """Why no such row can be read."""
+    layout: RowLayout | None = None
+    plain: PlainRows | None = None
+    unread: UnreadColumns | None = None
+
+
 class Scanner:
     """Scanner of one file: takes it block by block and collects findings."""
 
     def __init__(
-        self, stage: str, row_format: RowFormat | None, suggestion: Mapping[str, str]
+        self, stage: str, row_format: RowFormat | None, unknown: Callable[[Sequence[str]], Fault]
     ) -> None:
-        self.stage, self.row_format, self.suggestion = stage, row_format, suggestion
+        self.stage, self.row_format = stage, row_format
         self.findings = Findings()
         self.fingerprints = Fingerprints()
+        self.unread = UnreadCounter()
         self.num_blank = 0
         self.num_crlf = 0
-        self._column_faults: dict[tuple[str, ...], Fault | None] = {}
+        self.num_unwanted = 0
+        """Rows whose label, which is not read, says that the answer is not wanted."""
+        self.num_right_answers = 0
+        self._unknown = unknown
+        self._known_columns: dict[tuple[str, ...], KnownColumns] = {}
 
     def scan_all(self, blocks: RowBlocks) -> None:
         """Check all rows of a file."""
@@ -106,13 +136,14 @@ class Scanner:
         if b"\r" in text:
             self.num_crlf += text.count(b"\r\n") + text.endswith(b"\r")
         may_be_special = may_hold_special_token(text)
+        has_tags = MEDIA_TAG.search(text) is not None
         good_lines, good_numbers = [], []
         for number, line, row, fault in parse_block(block):
             if row is None or line is None:
                 self._count_unread(number, fault)
                 continue
             self.findings.rows += 1
-            if self._is_good(number, row):
+            if self._is_good(number, row, has_tags):
                 good_lines.append(line)
                 good_numbers.append(number)
             if may_be_special and may_hold_special_token(line):
@@ -127,20 +158,32 @@ class Scanner:
             self.findings.rows += 1
             self.findings.add_fault(number, fault)
 
-    def _is_good(self, number: int, row: Row) -> bool:
-        """Note everything that is wrong with a row; return whether nothing is."""
+    def _is_good(self, number: int, row: Row, has_tags: bool) -> bool:
+        """Note everything that is wrong with a row or not read; return whether nothing is wrong.
+
+        `has_tags` says that the text may hold marks of pictures.
+        """
         columns = tuple(row)
-        fault = self._column_faults.get(columns, UNKNOWN)
-        if fault is UNKNOWN:
-            fault = self._find_column_fault(columns)
-        if fault or self.row_format is None:
-            self.findings.add_fault(number, fault or UNKNOWN)
+        known = self._known_columns.get(columns) or self._know_columns(columns)
+        if known.fault or known.layout is None or known.unread is None:
+            self.findings.add_fault(number, known.fault or UNKNOWN)
             return False
-        faults = row_faults(row, self.row_format)
-        if "tools" in row and (unused := unused_tools_fault(row, self.stage)):
-            faults = (*faults, unused)
+        unread = known.unread
+        beside = [name for name in unread.names if holds_something(row[name])]
+        is_lost = bool(beside) and not unread.lost.isdisjoint(beside)
+        if known.plain and not is_lost and not has_tags and known.plain.is_sound(row):
+            faults: Sequence[Fault] = ()
+            found = known.plain.text_format
+        else:
+            reading = read_columns(row, known.layout, self.stage)
+            faults = reading.faults
+            found = text_format(reading.row, known.layout)
+            self._name_unread_places(number, reading, has_tags)
+            if is_lost or reading.answer_column:
+                beside = self._name_lost_columns(number, row, reading, unread, beside)
+        for name in beside:
+            self.unread.add(name, number, changes_learning=False)
         if not faults:
-            found = text_format(row, self.row_format)
             if found == self.findings.usual_format:
                 return True
             faults = self._text_format_faults(number, found)
@@ -148,16 +191,52 @@ class Scanner:
             self.findings.add_fault(number, each)
         return not faults
 
-    def _find_column_fault(self, columns: tuple[str, ...]) -> Fault | None:
-        """Return what is wrong with the columns of a row.
+    def _name_unread_places(self, number: int, reading: Reading, has_tags: bool) -> None:
+        """Count what is not read inside the columns that are."""
+        for name, matters in reading.unread.items():
+            self.unread.add(name, number, changes_learning=matters)
+        if has_tags and (tag := media_tag(reading.row)):
+            self.unread.add(tag, number, changes_learning=True)
 
-        It is remembered, because most rows have the columns of the first.
-        """
-        fault = self._column_fault(columns)
+    def _name_lost_columns(
+        self,
+        number: int,
+        row: Row,
+        reading: Reading,
+        unread: UnreadColumns,
+        beside: Sequence[str],
+    ) -> list[str]:
+        """Count the columns that would change learning; return the others."""
+        if reading.answer_column:
+            self.num_right_answers += 1
+        answer_column = reading.answer_column.partition(".")[0]
+        harmless = []
+        read_texts = list(texts_in(reading.row))
+        for name in beside:
+            value = row[name]
+            if name == answer_column:
+                continue
+            if name not in unread.lost or not is_lost_value(name, value):
+                harmless.append(name)
+                continue
+            if name in LABEL and value in UNWANTED:
+                self.num_unwanted += 1
+            is_elsewhere = name in unread.may_be_repeated and is_repeated(value, read_texts)
+            self.unread.add(name, number, changes_learning=not is_elsewhere)
+        return harmless
+
+    def _know_columns(self, columns: tuple[str, ...]) -> KnownColumns:
+        """Return what is known of rows with these columns, and remember it."""
+        known = KnownColumns(self._column_fault(columns))
+        if known.fault is None and self.row_format:
+            layout = row_layout_of(self.row_format, columns)
+            if layout:
+                plain = PlainRows.of(layout, self.stage)
+                known = KnownColumns(None, layout, plain, UnreadColumns(columns, layout))
         is_short = sum(map(len, columns)) < LONGEST_REMEMBERED
-        if is_short and len(self._column_faults) < COLUMN_SETS_REMEMBERED:
-            self._column_faults[columns] = fault
-        return fault
+        if is_short and len(self._known_columns) < COLUMN_SETS_REMEMBERED:
+            self._known_columns[columns] = known
+        return known
 
     def _column_fault(self, columns: tuple[str, ...]) -> Fault | None:
         if len(columns) > MAX_COLUMNS:
@@ -165,15 +244,15 @@ class Scanner:
             return Fault("row", "too_many_keys", message, "keep those that are trained on")
         usual = self.row_format
         if usual is None:
-            fault = format_fault(columns, None, self.stage)
-            return _with_suggestion(fault, columns, self.suggestion)
-        for column in usual.columns:
-            if column not in columns:
-                fix = f"give {' and '.join(usual.columns)} in every row"
-                return Fault(column, "missing", "is missing", fix)
-        other = find_row_format(columns, self.stage)
-        if other is not usual and other is not None:
-            message = f"also has the columns of {other.id} rows, unlike most rows"
+            return self._unknown(columns)
+        if row_layout_of(usual, columns) is None:
+            for names in usual.required.values():
+                if not any(name in columns for name in names):
+                    fix = f"give {' and '.join(usual.columns)} in every row"
+                    return Fault(names[0], "missing", "is missing", fix)
+        other = find_row_layout(columns, self.stage)
+        if other and other.row_format is not usual:
+            message = f"also has the columns of {other.row_format.id} rows, unlike most rows"
             return Fault("row", "other_kind", message, "give every row the same columns")
         return format_fault(columns, usual, self.stage)
 
@@ -197,13 +276,3 @@ class Scanner:
         if nul_field := find_nul(row):
             message = "holds the character U+0000"
             self.findings.add_warning(number, Fault(nul_field, "nul_character", message, fix))
-
-
-def _with_suggestion(
-    fault: Fault | None, columns: tuple[str, ...], suggestion: Mapping[str, str]
-) -> Fault | None:
-    """Return a fault of unknown columns that offers to map them, if the row has them."""
-    if not fault or not suggestion or not all(name in columns for name in suggestion.values()):
-        return fault
-    pairs = " and ".join(f"{theirs} to {ours}" for ours, theirs in suggestion.items())
-    return fault._replace(fix=f"map {pairs}, or {fault.fix}")

@@ -23,9 +23,8 @@ from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.text_lines import first_rows
 from core.dataset.rewrite.repair import as_lines, write_lines
 from core.job import DatasetError, Problem
-from core.training.contract.row_columns import Row
-from core.training.contract.row_formats import RowFormat, TextFormat, row_faults
-from core.training.contract.row_reader import content_key, content_of, held_out_rows, trl_row
+from core.training.contract.row_formats import TextFormat, find_row_layout
+from core.training.contract.row_reader import content_key, content_of, held_out_rows, read_columns
 
 RowNumbers = NDArray[np.int64]
 """Numbers of rows, counted through all files."""
@@ -61,11 +60,9 @@ class TrainedFormat(NamedTuple):
 
     dataset_type: str
     text_format: TextFormat
-    takes_tools: bool
 
     def __str__(self) -> str:
-        tools = "" if self.takes_tools else ", without tools"
-        return f"{self.dataset_type} rows ({self.text_format}{tools})"
+        return f"{self.dataset_type} rows ({self.text_format})"
 
 
 def parse_mix(text: str) -> tuple[tuple[Path, float], ...]:
@@ -257,18 +254,16 @@ def _row_offsets(path: Path) -> "array[int]":
 def _trained_format(path: Path, stage: str) -> TrainedFormat | None:
     """Return what the rows of a file are trained on as, or None if that is not known."""
     rows, is_all = first_rows(path)
-    row_format, _evidence = detect_format([tuple(row) for row in rows], stage, is_all=is_all)
+    row_format, _evidence = detect_format(rows, stage, is_all=is_all)
     if row_format is None:
         return None
-    text_format = _trained_text_format(rows, row_format, stage)
-    return TrainedFormat(row_format.dataset_type, text_format, row_format.takes_tools)
-
-
-def _trained_text_format(rows: Sequence[Row], row_format: RowFormat, stage: str) -> TextFormat:
-    """Return whether the first sound row is trained on as messages or as plain text."""
+    text_format: TextFormat = ""
     for row in rows:
-        if row.keys() >= set(row_format.columns) and not row_faults(row, row_format):
-            values = trl_row(row, row_format, stage).values()
-            has_messages = any(isinstance(value, list) for value in values)
-            return "conversational" if has_messages else "standard"
-    return ""
+        layout = find_row_layout(row, stage)
+        if layout and layout.row_format is row_format:
+            reading = read_columns(row, layout, stage)
+            if not reading.faults:
+                has_messages = any(isinstance(value, list) for value in reading.row.values())
+                text_format = "conversational" if has_messages else "standard"
+                break
+    return TrainedFormat(row_format.dataset_type, text_format)

@@ -1,102 +1,130 @@
-"""Checks of single columns of a row: text, messages, turns, tools, true or false.
+"""Values of single columns of a row: what they are, and their faults. Standard library only.
 
-Standard library only. Knows nothing of the row formats that the columns make up.
+Knows nothing of the row formats that the columns make up.
 """
 
-from collections.abc import Callable, Sequence
+import ast
+import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from .messages import ConversationPart, Fault, json_type, message_faults, tools_faults, turn_faults
+from .messages import ROLE_KEYS, Fault, json_type
 
 Row = dict[str, Any]
-ColumnCheck = Callable[[Any, str, Row], Sequence[Fault]]
-"""Return what is wrong with a value, given the name of its column and the whole row."""
+ANSWER_MARK = "\n\nAssistant:"
+"""Text before each answer of a transcript, as in the preference data of Anthropic (hh-rlhf)."""
+
+MEDIA = frozenset(
+    f"{word}{end}"
+    for word in ("image", "img", "picture", "photo", "audio", "video", "pixel")
+    for end in ("", "s")
+)
+"""Words in the names of columns and keys that hold pictures, sound and video."""
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
-def text(value: Any, name: str, _row: Row) -> Sequence[Fault]:
-    """Return what is wrong with a value that must be text."""
-    return _text_faults(value, name)
+def holds_something(value: object) -> bool:
+    """Return whether a value is neither null nor empty. False and 0 say something."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return bool(value) or isinstance(value, bool | int | float)
 
 
-def messages(part: ConversationPart) -> ColumnCheck:
-    """Return a check of messages that are this part of a conversation."""
-
-    def check(value: Any, name: str, row: Row) -> Sequence[Fault]:
-        if isinstance(value, list):
-            return message_faults(value, name, part, row.get("tools"))
-        return _wrong_kind(value, name, "a list of messages")
-
-    return check
-
-
-def text_or_messages(part: ConversationPart, *, may_be_empty: bool = False) -> ColumnCheck:
-    """Return a check of text, or of messages that are this part of a conversation."""
-
-    def check(value: Any, name: str, row: Row) -> Sequence[Fault]:
-        if isinstance(value, list):
-            return message_faults(value, name, part, row.get("tools"))
-        return _text_faults(value, name, "text or a list of messages", may_be_empty)
-
-    return check
+def parse_text(text: str) -> Any:
+    """Return the value that a text holds as JSON, or as Python prints lists; None if it is text."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None
 
 
-def turns(value: Any, name: str, _row: Row) -> Sequence[Fault]:
-    """Return what is wrong with a value that must be a ShareGPT conversation."""
-    if isinstance(value, list):
-        return turn_faults(value, name)
-    return _wrong_kind(value, name, "a list of turns")
+def is_conversation(value: Any) -> bool:
+    """Return whether a value is written as messages: a turn, a list, or JSON text of a list."""
+    if isinstance(value, str):
+        parsed = parse_text(value)
+        return isinstance(parsed, list) and bool(parsed) and all(map(_is_turn, parsed))
+    return isinstance(value, list | dict)
 
 
-def tools(value: Any, _name: str, _row: Row) -> Sequence[Fault]:
-    """Return what is wrong with a value that must be a list of tools."""
-    return tools_faults(value)
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and any(key in value for key in ROLE_KEYS)
 
 
-def label(value: Any, name: str, _row: Row) -> Sequence[Fault]:
-    """Return what is wrong with a value that must be true or false."""
-    if isinstance(value, bool):
-        return ()
-    fix = "write true for an answer that is wanted, false for one that is not"
-    return _wrong_kind(value, name, "true or false", fix)
+def is_media(name: str) -> bool:
+    """Return whether the name of a column or a key says that it holds pictures, sound or video."""
+    return not MEDIA.isdisjoint(word.lower() for word in WORD.findall(name))
 
 
-def _text_faults(
-    value: object, name: str, wanted: str = "text", may_be_empty: bool = False
+def text_faults(
+    value: object, name: str, wanted: str = "text", *, may_be_empty: bool = False
 ) -> Sequence[Fault]:
+    """Return what is wrong with a value that must be text."""
     if not isinstance(value, str):
-        return _wrong_kind(value, name, wanted)
+        return wrong_kind(value, name, wanted)
     if value.strip() or may_be_empty:
         return ()
     return (Fault(name, "empty", "is empty", "fill it in, or drop the row"),)
 
 
-def _wrong_kind(value: object, name: str, wanted: str, fix: str = "") -> Sequence[Fault]:
+def label_faults(value: object, name: str) -> Sequence[Fault]:
+    """Return what is wrong with a value that must be true or false."""
+    if isinstance(value, bool):
+        return ()
+    fix = "write true for an answer that is wanted, false for one that is not"
+    return wrong_kind(value, name, "true or false", fix)
+
+
+def wrong_kind(value: object, name: str, wanted: str, fix: str = "") -> Sequence[Fault]:
+    """Return the fault of a value that is of another type than is wanted."""
     message = f"is {json_type(value)}, not {wanted}"
     return (Fault(name, "wrong_kind", message, fix or f"give {wanted}"),)
 
 
-def pair_faults(chosen: Any, rejected: Any, *, shares_prompt: bool) -> Sequence[Fault]:
-    """Return what is wrong with two answers of one type that shows only when both are seen.
-
-    `shares_prompt` says that the prompt is the beginning of both.
-    """
-    if chosen == rejected:
-        fix = "give two different answers"
-        return (Fault("rejected", "same_answer", "is the chosen answer", fix),)
-    if not shares_prompt:
+def same_answer_faults(chosen: object, rejected: object, name: str) -> Sequence[Fault]:
+    """Return the fault of a pair of answers that do not differ."""
+    if chosen != rejected:
         return ()
-    end = shared_length(chosen, rejected)
+    fix = "give two different answers"
+    return (Fault(name, "same_answer", "is the chosen answer", fix),)
+
+
+def shared_prompt_faults(
+    chosen: Sequence[Any], rejected: Sequence[Any], names: tuple[str, str]
+) -> Sequence[Fault]:
+    """Return what is wrong with two different answers that begin with their prompt."""
+    end = prompt_length(chosen, rejected)
     if isinstance(chosen, list):
         if end:
             return ()
-        message = "does not begin with the same message as chosen"
+        message = f"does not begin with the same message as {names[0]}"
         fix = "begin both with the same question, or give a prompt"
-        return (Fault("rejected", "no_shared_prompt", message, fix),)
-    for column, answer in (("chosen", chosen), ("rejected", rejected)):
-        if not answer[end:].strip():
+        return (Fault(names[1], "no_shared_prompt", message, fix),)
+    for name, answer in zip(names, (chosen, rejected), strict=True):
+        if not answer[end:].strip():  # type: ignore[attr-defined]
             message = "is nothing but the beginning of the other answer"
-            return (Fault(column, "empty", message, "give two whole answers, or a prompt"),)
+            return (Fault(name, "empty", message, "give two whole answers, or a prompt"),)
     return ()
+
+
+def prompt_length(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
+    """Return how many characters or messages of two answers are their prompt.
+
+    Of transcripts it ends with the last `Assistant:` that both have, so that no answer is cut
+    within a word; of other texts and of messages it is what both begin with.
+    """
+    end = shared_length(chosen, rejected)
+    if isinstance(chosen, str):
+        mark = chosen.rfind(ANSWER_MARK, 0, end)
+        if mark >= 0:
+            return mark + len(ANSWER_MARK)
+    return end
 
 
 def shared_length(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:

@@ -6,16 +6,43 @@ Standard library only. Opens no file and counts no tokens.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
-from .messages import Fault, json_type
-from .row_columns import Row
-from .row_formats import RowFormat, find_row_format, format_fault, row_faults
+from .messages import Fault, any_of, json_type
+from .row_columns import Row, holds_something
+from .row_formats import (
+    ROW_FORMATS,
+    RowLayout,
+    TextFormat,
+    find_row_layout,
+    format_fault,
+    row_layout_of,
+    stages_for,
+)
+from .row_parts import RowParts
 from .stages import STAGES
+from .tool_calls import Tool
 
-ANSWER_COLUMNS = ("answer", "solution", "ground_truth")
-"""Columns beside a prompt that may hold the right answer to it, for reward functions."""
+RIGHT_ANSWERS = (
+    "ground_truth",
+    "answer",
+    "solution",
+    "target",
+    "reference_answer",
+    "expected_answer",
+    "correct_answer",
+    "final_answer",
+    "ideal",
+)
+"""Columns, or keys of the objects in HOLDERS, that may hold the right answer to a prompt, for
+reward functions; the likelier first."""
+HOLDERS = ("reward_model", "reward_spec", "reward", "extra_info", "metadata", "item")
+"""Columns that may hold an object with the right answer, as verl writes it."""
+OF_SOME_ROWS = ("tools", "answer", "trained_messages")
+"""Columns in TRL's names that some rows of a file may leave empty."""
 FEWEST_ROWS_TO_SPLIT = 20
 """Of fewer rows none is held out: one row would say nothing."""
 LARGEST_SHARE = 0.5
@@ -26,47 +53,104 @@ class BadRow(ValueError):
     """Raised for a row that cannot be trained on; the message says what is wrong and what to do."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Row as a stage reads it, and what was found on the way."""
+
+    row: Row = field(default_factory=dict)
+    """In TRL's columns but that of tools; meaningless if there are faults."""
+    tools: Sequence[Tool] | None = None
+    """Tools that the row offers; None for rows that cannot offer any."""
+    faults: Sequence[Fault] = ()
+    unread: Mapping[str, bool] = field(default_factory=dict)
+    """Place inside a column that is read, but is not read itself -> whether the model would learn
+    something else were it read."""
+    answer_column: str = ""
+    """Column that holds the right answer, for a stage whose model answers."""
+
+    @property
+    def trl_row(self) -> Row:
+        """Row in TRL's columns, of which the tools are JSON text."""
+        if self.tools is None:
+            return self.row
+        return {**self.row, "tools": json.dumps(self.tools) if self.tools else None}
+
+
 def read_row(line: bytes, stage: str = "sft", first: Row | None = None) -> Row:
     """Return a line of JSON as a row in TRL's columns. Raises BadRow.
 
     `first` is the first row of the file, whose columns all others must have.
     """
     row = _parse_object(line)
-    row_format = find_row_format(row, stage)
-    fault = format_fault(row, row_format, stage) or unused_tools_fault(row, stage)
-    if fault or row_format is None:
+    layout = find_row_layout(row, stage)
+    fault = format_fault(row, layout.row_format if layout else None, stage)
+    if fault or layout is None:
         raise BadRow(str(fault))
-    if faults := row_faults(row, row_format):
-        raise BadRow(str(faults[0]))
-    found = trl_row(row, row_format, stage)
+    reading = read_columns(row, layout, stage)
+    if reading.faults:
+        raise BadRow(str(reading.faults[0]))
+    found = reading.trl_row
     if first and columns_of(found) != columns_of(first):
         raise BadRow("is of another format than the first row; write all rows in the same way")
     return found
 
 
 def content_of(line: bytes, stage: str) -> Row | bytes:
-    """Return a line as `read_row` does, without a check; a line that is no row as it is."""
+    """Return a line as `read_row` does; a line that is no row of its format as it is."""
     try:
-        row = _parse_object(line)
-        row_format = find_row_format(row, stage)
-        return trl_row(row, row_format, stage) if row_format else line
-    except (BadRow, AttributeError, LookupError, TypeError, ValueError, RecursionError):
+        return read_row(line, stage)
+    except (BadRow, ValueError, RecursionError):
         return line
 
 
-def trl_row(row: Row, row_format: RowFormat, stage: str) -> Row:
-    """Return a sound row in the columns that TRL's trainer of a stage reads."""
-    found = row_format.convert(row)
-    if STAGES[stage].generates:
-        return {"prompt": found["prompt"], "answer": _right_answer(found, row)}
-    if row_format.takes_tools:
-        found["tools"] = json.dumps(row["tools"]) if row.get("tools") else None
-    return found
+def read_columns(row: Row, layout: RowLayout, stage: str) -> Reading:
+    """Read a row that has the columns of a layout, for the trainer of a stage."""
+    parts = RowParts(row, layout, stage)
+    found: Row = {}
+    if not parts.faults:
+        found = layout.row_format.convert(parts)
+    faults, unread = _as_other_type(parts.faults, row, layout), parts.unread
+    if not STAGES[stage].generates:
+        tools = parts.tools if "tools" in layout.row_format.optional else None
+        return Reading(found, tools, faults, unread)
+    if parts.tools:
+        message = f"{stage} offers no tools while it generates answers"
+        name = parts.beside("tools")[1] or "tools"
+        faults = [*faults, Fault(name, "tools_unused", message, "leave them out")]
+    if faults:
+        return Reading({}, None, faults, unread)
+    answer, column = _right_answer(found, row, layout)
+    return Reading({"prompt": found["prompt"], "answer": answer}, None, (), unread, column)
+
+
+def _as_other_type(faults: list[Fault], row: Row, layout: RowLayout) -> list[Fault]:
+    """Return one fault that says so if a conversation without its answer is a preference."""
+    if layout.row_format.dataset_type != "language modeling":
+        return faults
+    if {fault.code for fault in faults} - {"no_answer", "no_last_answer"} or not faults:
+        return faults
+    for row_format in ROW_FORMATS:
+        is_preference = row_format.dataset_type == "preference"
+        if is_preference and row_layout_of(row_format, row):
+            fix = f"choose {any_of(stages_for('preference'))}"
+            return [Fault("row", "wrong_type", "is preference data", fix)]
+    return faults
 
 
 def columns_of(row: Row) -> dict[str, type]:
     """Return what all rows of a training share: the columns in TRL's names, with their types."""
-    return {name: type(value) for name, value in row.items() if name not in ("tools", "answer")}
+    return {name: type(value) for name, value in row.items() if name not in OF_SOME_ROWS}
+
+
+def text_format(found: Row, layout: RowLayout) -> TextFormat:
+    """Return whether a row that was read holds messages or plain text.
+
+    Questions and answers that always become messages are text, as they are written.
+    """
+    if layout.row_format.is_always_chat:
+        return "standard"
+    is_chat = any(isinstance(value, list) for value in found.values())
+    return "conversational" if is_chat else "standard"
 
 
 def unpaired_rows(row: Row) -> list[Row]:
@@ -90,24 +174,34 @@ def _parse_object(line: bytes) -> Row:
     return fields
 
 
-def _right_answer(found: Row, row: Row) -> str | None:
-    """Return the answer that a row holds beside its prompt, as text; None if it holds none."""
-    answer = found.get("completion")
-    if isinstance(answer, list):
-        return str(answer[-1].get("content") or "")
-    for name in ANSWER_COLUMNS:
-        if row.get(name) is not None:
-            answer = row[name]
-            break
-    return answer if isinstance(answer, str | None) else json.dumps(answer)
+def _right_answer(found: Row, row: Row, layout: RowLayout) -> tuple[str | None, str]:
+    """Return (the right answer of a row as text, the column that holds it); (None, "") if none.
+
+    A completion is the right answer unless another column names one.
+    """
+    read = layout.columns.values()
+    for name in RIGHT_ANSWERS:
+        if name not in read and holds_something(row.get(name)):
+            return _as_text(row[name]), name
+    for holder in HOLDERS:
+        inside = row.get(holder)
+        if not isinstance(inside, dict):
+            continue
+        for name in RIGHT_ANSWERS:
+            if holds_something(inside.get(name)):
+                return _as_text(inside[name]), f"{holder}.{name}"
+    if "completion" in found:
+        return _as_text(found["completion"]), layout.columns.get("completion", "")
+    return None, ""
 
 
-def unused_tools_fault(row: Row, stage: str) -> Fault | None:
-    """Return a fault for a row with tools in a stage whose model answers during the training."""
-    if STAGES[stage].generates and row.get("tools"):
-        message = f"{stage} offers no tools while it generates answers"
-        return Fault("tools", "tools_unused", message, "leave them out")
-    return None
+def _as_text(answer: Any) -> str:
+    """Return a right answer as text. A list of one answer is that answer."""
+    if isinstance(answer, list) and len(answer) == 1:
+        (answer,) = answer
+    if isinstance(answer, dict) and "role" in answer:
+        answer = answer.get("content") or ""
+    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
 
 
 def content_key(row: Row | bytes) -> int:

@@ -103,7 +103,7 @@ def read_rows(
     is_paired = "chosen" in train[0].row
     if is_paired and "unpaired preference" in STAGES[stage].dataset_types:
         train, held_out = _unpaired(train), _unpaired(held_out)
-    features = _features(train[0].row)
+    features = _features([*train, *held_out])
     return Rows(
         train=_to_dataset(train, features),
         eval=_to_dataset(held_out, features) if held_out else None,
@@ -173,15 +173,23 @@ def _unpaired(rows: list[NumberedRow]) -> list[NumberedRow]:
 
 
 def _to_dataset(rows: list[NumberedRow], features: Features) -> Dataset:
-    return Dataset.from_list([row for _line, row in rows], features=features)
+    empty = dict.fromkeys(features)
+    return Dataset.from_list([empty | row for _line, row in rows], features=features)
 
 
-def _features(row: Row) -> Features:
-    # Messages stay JSON: as Arrow structs each would get every key of every other one, with nulls.
-    return Features({name: _feature(value) for name, value in row.items()})
+def _features(rows: list[NumberedRow]) -> Features:
+    """Return the types of all columns; a column that some rows lack is null in those."""
+    columns = dict(rows[0].row)
+    for _line, row in rows[1:]:
+        for name, value in row.items():
+            columns.setdefault(name, value)
+    return Features({name: _feature(name, value) for name, value in columns.items()})
 
 
-def _feature(value: object) -> List | Value:
+def _feature(name: str, value: object) -> List | Value:
+    if name == "trained_messages":
+        return List(Value("bool"))
     if isinstance(value, list):
+        # Messages stay JSON: as Arrow structs each would get every key of every other, with nulls.
         return List(Json())
     return Value("bool" if isinstance(value, bool) else "string")

@@ -1,0 +1,339 @@
+"""Conversations as people write them, read as messages. Standard library only.
+
+Reads turns with role and content, from and value, contents and parts, pairs of question and answer,
+and lists of these as JSON text. What is not read is named.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from .content import Content, Unread, read_parts
+from .messages import (
+    ROLE_KEYS,
+    ROLE_NAMES,
+    ROLES,
+    ConversationPart,
+    Fault,
+    Message,
+    call_order_faults,
+    json_type,
+    order_faults,
+    shown,
+)
+from .row_columns import holds_something, is_media, parse_text
+from .tool_calls import read_calls
+
+CONTENT_KEYS = ("content", "value", "parts", "text")
+"""Keys of a turn under which its text may stand, the likelier first."""
+CALL_ROLES = frozenset(("function_call", "tool_call"))
+"""Roles of ShareGPT turns whose text is a call of a tool."""
+MASK_KEYS = ("weight", "train", "training", "loss", "loss_weight", "output_with_loss")
+"""Keys of a turn that say whether its answer counts: of OpenAI, Axolotl, ms-swift, LLaMA-Factory
+and XTuner."""
+KEPT_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking", "tool_plan")
+"""Keys of a message that chat templates read, beside role, content and tool_calls."""
+CANONICAL_KEYS = frozenset(("role", "content", "tool_calls", *KEPT_KEYS))
+TURN_KEYS = frozenset((*KEPT_KEYS, *MASK_KEYS, "tool_calls", "function_call", "reasoning"))
+"""Keys of a turn that are read, beside those of its role and its text."""
+QUESTION_KEYS = ("human", "user", "input", "query", "question", "prompt", "instruction")
+ANSWER_KEYS = ("assistant", "gpt", "output", "response", "answer", "bot", "model")
+"""Keys of a pair, the element of a conversation that holds a question and its answer."""
+LOST_KEYS = frozenset(("refusal", "documents", "context", "label", "file", "files", "attachments"))
+"""Keys of a message without which the model would learn something else."""
+MASK_WORDS: Mapping[str, bool] = MappingProxyType(
+    {"0": False, "false": False, "1": True, "true": True}
+)
+MESSAGE = 'write {"role": "user", "content": "..."}'
+TURN = 'write {"from": "human", "value": "..."}'
+
+
+@dataclass
+class MessageReading:
+    """Messages of one column, and what was found while they were read."""
+
+    column: str
+    messages: list[Message] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    """Place of each message in the row, such as `messages[0].input`; empty if each has its own."""
+    is_masked: list[bool] = field(default_factory=list)
+    """For each message, whether the file says that it does not count; empty if none is masked."""
+    mask_key: str = ""
+    """First key that said so."""
+    may_be_empty: list[bool] = field(default_factory=list)
+    """For each message, whether it holds something else than text, such as a picture; or empty."""
+    faults: list[Fault] = field(default_factory=list)
+    unread: Unread = field(default_factory=dict)
+
+    def add(
+        self, message: Message, place: str, *, is_masked: bool = False, may_be_empty: bool = False
+    ) -> None:
+        """Add one message that was read from a place."""
+        self.messages.append(message)
+        self.places.append(place)
+        self.is_masked.append(is_masked)
+        self.may_be_empty.append(may_be_empty)
+
+    def leave_out(self, key: str, *, matters: bool) -> None:
+        """Name a key of a turn that is not read."""
+        name = f"{self.column}[].{key}"
+        self.unread[name] = self.unread.get(name, False) or matters
+
+    def place(self, index: int) -> str:
+        """Return the place of a message in its row."""
+        return self.places[index] if self.places else f"{self.column}[{index}]"
+
+
+def read_conversation(value: Any, column: str) -> MessageReading:
+    """Return the messages of a value that is a list of turns, one turn, or either as JSON text."""
+    found = MessageReading(column)
+    turns = parse_text(value) if isinstance(value, str) else value
+    if isinstance(turns, dict):
+        turns = [turns]
+    if not isinstance(turns, list):
+        message, fix = f"is {json_type(value)}, not a list of messages", "give a list of messages"
+        found.faults.append(Fault(column, "wrong_kind", message, fix))
+        return found
+    if _is_canonical(turns):
+        found.messages = turns
+        return found
+    for index, turn in enumerate(turns):
+        _read_turn(turn, f"{column}[{index}]", found)
+    return found
+
+
+def conversation_faults(
+    conversation: MessageReading, part: ConversationPart, offered: frozenset[str]
+) -> Sequence[Fault]:
+    """Return what is wrong with a conversation in a row that offers these tools."""
+    if conversation.faults:
+        return conversation.faults
+    messages, column = conversation.messages, conversation.column
+    if not messages:
+        return (Fault(column, "empty", "has no messages", part.empty_fix),)
+    faults = []
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if message.get("tool_calls") or (content and not content.isspace()):
+            continue
+        fault = _message_fault(message, conversation.place(index))
+        has_other = bool(conversation.may_be_empty) and conversation.may_be_empty[index]
+        if fault and not (fault.code == "empty" and has_other):
+            faults.append(fault)
+    if faults:
+        return faults
+    roles = tuple([message["role"] for message in messages])
+    faults += order_faults(roles, column, part)
+    if "tool" in roles or any("tool_calls" in message for message in messages):
+        faults += call_order_faults(messages, conversation.place, part, offered)
+    return faults
+
+
+def _is_canonical(turns: list[Any]) -> bool:
+    """Return whether all turns are messages as they are trained on, so that nothing is to do."""
+    for turn in turns:
+        if type(turn) is not dict or not CANONICAL_KEYS.issuperset(turn):
+            return False
+        if turn.get("role") not in ROLES or type(turn.get("content", "")) is not str:
+            return False
+        if "tool_calls" in turn and not _are_canonical(turn["tool_calls"]):
+            return False
+    return True
+
+
+def _are_canonical(calls: Any) -> bool:
+    if type(calls) is not list:
+        return False
+    for call in calls:
+        function = call.get("function") if type(call) is dict else None
+        if type(function) is not dict or type(function.get("arguments")) is not dict:
+            return False
+        if type(function.get("name")) is not str or not function["name"]:
+            return False
+    return True
+
+
+def _message_fault(message: Message, place: str) -> Fault | None:
+    """Return what is wrong with a message that holds no text and no call."""
+    content, role = message.get("content"), message["role"]
+    if "content" not in message or content is None:
+        text, fix = "has no content", "give the text as a string"
+        if role == "assistant":
+            text, fix = "has neither content nor tool_calls", "give the answer or the call"
+        return Fault(f"{place}.content", "wrong_kind", text, fix)
+    if role != "system":
+        text = "an empty answer" if role == "assistant" else "is empty"
+        return Fault(f"{place}.content", "empty", text, "fill it in, or drop the row")
+    return None
+
+
+def _read_turn(turn: Any, place: str, found: MessageReading) -> None:
+    if isinstance(turn, list) and len(turn) == 2:  # a pair, as in the history of Qwen
+        turn = {"user": turn[0], "assistant": turn[1]}
+    if not isinstance(turn, dict):
+        found.faults.append(Fault(place, "not_message", "is not a message", MESSAGE))
+        return
+    role_key = _first_key(turn, ROLE_KEYS)
+    if role_key is not None:
+        _read_message(turn, role_key, place, found)
+    elif _first_key(turn, (*QUESTION_KEYS, *ANSWER_KEYS)) is not None:
+        _read_pair(turn, place, found)
+    else:
+        fix = TURN if "value" in turn else MESSAGE
+        found.faults.append(Fault(place, "not_message", "is not a message", fix))
+
+
+def _read_pair(turn: Mapping[str, Any], place: str, found: MessageReading) -> None:
+    """Read {"human": ..., "assistant": ...} or {"system": ..., "input": ..., "output": ...}."""
+    question, answer = _first_key(turn, QUESTION_KEYS), _first_key(turn, ANSWER_KEYS)
+    is_masked = _read_mask(turn, "assistant", found)
+    for key, role in (("system", "system"), (question, "user"), (answer, "assistant")):
+        if key is None or turn.get(key) in (None, ""):
+            continue
+        if not isinstance(turn[key], str):
+            problem = f"is {json_type(turn[key])}, not text"
+            fault = Fault(f"{place}.{key}", "wrong_kind", problem, "give the text as a string")
+            found.faults.append(fault)
+            continue
+        message: Message = {"role": role, "content": turn[key]}
+        found.add(message, f"{place}.{key}", is_masked=is_masked and role == "assistant")
+    for key in turn:
+        if key not in ("system", question, answer, *MASK_KEYS):
+            _name_unread(key, turn[key], found)
+
+
+def _read_message(
+    turn: Mapping[str, Any], role_key: str, place: str, found: MessageReading
+) -> None:
+    written = turn[role_key]
+    name = written.strip().lower() if isinstance(written, str) else ""
+    role = "assistant" if name in CALL_ROLES else ROLE_NAMES.get(name)
+    if role is None:
+        fix = f"use {', '.join(ROLES)}"
+        problem = f"{shown(written)} is not a role"
+        found.faults.append(Fault(f"{place}.{role_key}", "unknown_role", problem, fix))
+        return
+    content_key = _first_key(turn, CONTENT_KEYS)
+    content = _read_content(turn, content_key, place, found)
+    if content is None:
+        return
+    message: Message = {"role": role}
+    if content_key is not None:
+        message["content"] = None if turn[content_key] is None else content.text
+    if name in CALL_ROLES:
+        # The text of such a turn is nothing but the call.
+        content.calls.insert(0, content.text)
+        message["content"] = ""
+    _add_calls(message, turn, content, place, found)
+    _add_kept_keys(message, turn, content)
+    for key, value in turn.items():
+        if key not in (role_key, content_key) and key not in TURN_KEYS:
+            _name_unread(key, value, found)
+    is_masked = _read_mask(turn, role, found)
+    for result in content.results:
+        found.add(_tool_message(result), place)
+    if content.results and not message.get("content"):
+        return  # the message held answers of tools only
+    found.add(message, place, is_masked=is_masked, may_be_empty=content.has_other)
+
+
+def _read_content(
+    turn: Mapping[str, Any], key: str | None, place: str, found: MessageReading
+) -> Content | None:
+    value = turn[key] if key is not None else None
+    if value is None:
+        return Content()
+    if isinstance(value, str):
+        return Content([value])
+    content = None
+    if isinstance(value, list | dict):
+        content = read_parts(value, f"{found.column}[].{key}", found.unread)
+    if content is None:
+        message = f"is {json_type(value)}, not text"
+        fix = "give the text as a string"
+        found.faults.append(Fault(f"{place}.{key}", "wrong_kind", message, fix))
+    return content
+
+
+def _add_calls(
+    message: Message, turn: Mapping[str, Any], content: Content, place: str, found: MessageReading
+) -> None:
+    written: list[tuple[Any, str]] = [(call, "content") for call in content.calls]
+    for key in ("function_call", "tool_calls"):
+        if turn.get(key):
+            written.append((turn[key], key))
+    calls = []
+    for value, key in written:
+        some, faults = read_calls(value, f"{place}.{key}")
+        calls += some
+        found.faults += faults
+    if calls:
+        message["tool_calls"] = calls
+
+
+def _add_kept_keys(message: Message, turn: Mapping[str, Any], content: Content) -> None:
+    for key in KEPT_KEYS:
+        if turn.get(key) is not None:
+            message[key] = turn[key]
+    thoughts = list(content.reasoning)
+    if isinstance(turn.get("reasoning"), str):
+        thoughts.append(turn["reasoning"])
+    if any(thoughts) and "reasoning_content" not in message:
+        message["reasoning_content"] = "\n\n".join(thoughts)
+
+
+def _tool_message(result: Any) -> Message:
+    message: Message = {"role": "tool", "content": result.text}
+    if result.call_id:
+        message["tool_call_id"] = result.call_id
+    if result.name:
+        message["name"] = result.name
+    return message
+
+
+def _read_mask(turn: Mapping[str, Any], role: str, found: MessageReading) -> bool:
+    """Return whether a turn does not count, as one of its keys says."""
+    is_masked = False
+    for key in MASK_KEYS:
+        value = turn.get(key)
+        if value is None:
+            continue
+        counts = _counts(value)
+        if counts is False:
+            is_masked = True
+            if role == "assistant" and not found.mask_key:
+                found.mask_key = key
+        elif counts is None or role != "assistant":
+            # A share of an answer cannot count, nor can a question.
+            found.leave_out(key, matters=True)
+    return is_masked and role == "assistant"
+
+
+def _counts(value: object) -> bool | None:
+    """Return whether a mask lets an answer count; None if it says something else."""
+    if isinstance(value, str):
+        return MASK_WORDS.get(value.strip().lower())
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    return None
+
+
+def _name_unread(key: str, value: Any, found: MessageReading) -> None:
+    if holds_something(value):
+        matters = is_media(key) or key in LOST_KEYS or key in CONTENT_KEYS
+        found.leave_out(key, matters=matters)
+
+
+def _first_key(fields: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    for name in names:
+        if name in fields:
+            return name
+    return None
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """Yield the texts of messages."""
+    for message in messages:
+        if isinstance(message.get("content"), str):
+            yield message["content"]

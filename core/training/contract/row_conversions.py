@@ -1,0 +1,263 @@
+"""Conversions of a row's parts to TRL's columns, one for each kind of row. Standard library only.
+
+Each notes faults in the parts; what it returns then is not used.
+"""
+
+from collections.abc import Sequence
+
+from .conversations import texts_of
+from .messages import ANSWER, PROMPT, ROLE_NAMES, WHOLE, Fault, Message
+from .row_columns import (
+    Row,
+    prompt_length,
+    same_answer_faults,
+    shared_length,
+    shared_prompt_faults,
+)
+from .row_parts import RowParts, Text, as_messages, ends_with_answer, said
+
+
+def text(parts: RowParts) -> Row:
+    """Read a whole text."""
+    return {"text": parts.text("text")}
+
+
+def conversation(parts: RowParts) -> Row:
+    """Read a whole conversation."""
+    messages = parts.messages("messages", WHOLE)
+    if parts.faults:
+        return {}
+    whole = parts.after_system(messages)
+    row: Row = {"messages": whole}
+    trained = _trained_messages(parts)
+    if trained and len(whole) > len(messages):
+        trained.insert(0, False)
+    if trained:
+        row["trained_messages"] = trained
+    return row
+
+
+def _trained_messages(parts: RowParts) -> list[bool]:
+    """Return which messages of the last column that was read are answers that count.
+
+    [] if all answers count. A mask that cannot be followed is named as not read.
+    """
+    found = parts.conversations[-1]
+    names, column = parts.beside("mask")
+    if names is not None and not _masks_questions_only(names):
+        parts.leave_out(column, matters=True)
+    if not found.mask_key:
+        return []
+    if parts.stage.learns_every_token:
+        parts.leave_out(f"{found.column}[].{found.mask_key}", matters=True)
+        return []
+    pairs = zip(found.messages, found.is_masked, strict=True)
+    return [message["role"] == "assistant" and not masked for message, masked in pairs]
+
+
+def _masks_questions_only(names: object) -> bool:
+    """Return whether the roles that NeMo's column `mask` names never are the assistant."""
+    for name in names if isinstance(names, list) else [names]:
+        role = ROLE_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
+        if role in (None, "assistant"):
+            return False
+    return True
+
+
+def _leave_out_mask(parts: RowParts, *columns: str) -> None:
+    """Name masks of the last messages of these columns, which are learnt, as not read."""
+    for each in parts.conversations:
+        if each.column in columns and each.mask_key and each.is_masked[-1]:
+            parts.leave_out(f"{each.column}[].{each.mask_key}", matters=True)
+
+
+def prompt_completion(parts: RowParts) -> Row:
+    """Read a prompt and a completion: both as text, or both as messages if one of them is."""
+    question = parts.text_or_messages("prompt", PROMPT, may_be_empty=True)
+    answer = parts.text_or_messages("completion", ANSWER)
+    is_chat = isinstance(answer, list) and not parts.faults
+    trained = _trained_messages(parts) if is_chat else []
+    row = _exchange(parts, question, answer)
+    if trained:
+        row["trained_messages"] = trained
+    return row
+
+
+def question_answer(parts: RowParts) -> Row:
+    """Read a question and its answer, both texts, as messages."""
+    question, answer = parts.text("prompt"), parts.text("completion")
+    return _exchange(parts, question, answer, is_chat=True)
+
+
+def _exchange(parts: RowParts, question: Text, answer: Text, *, is_chat: bool = False) -> Row:
+    if parts.faults:
+        return {}
+    is_chat = is_chat or isinstance(answer, list)
+    question = parts.question(question, as_messages=is_chat)
+    if isinstance(question, list):
+        answer = as_messages(answer, "assistant")
+    return {"prompt": question, "completion": answer}
+
+
+def unpaired(parts: RowParts) -> Row:
+    """Read a prompt with a completion that is wanted or not."""
+    question = parts.text_or_messages("prompt", PROMPT, may_be_empty=True)
+    answer = parts.text_or_messages("completion", ANSWER)
+    _leave_out_mask(parts, parts.name("completion"))
+    return _with_label(parts, _exchange(parts, question, answer))
+
+
+def unpaired_question(parts: RowParts) -> Row:
+    """Read a question with an answer that is wanted or not."""
+    return _with_label(parts, question_answer(parts))
+
+
+def unpaired_conversation(parts: RowParts) -> Row:
+    """Read a conversation whose last answer is wanted or not."""
+    messages = parts.messages("messages", WHOLE)
+    if not parts.faults and len(messages) < 2:
+        column = parts.name("messages")
+        fault = Fault(column, "no_question", "has no question", "add what was answered")
+        parts.faults.append(fault)
+    if parts.faults:
+        return {}
+    prompt, completion = parts.after_system(messages[:-1]), messages[-1:]
+    _leave_out_mask(parts, parts.name("messages"))
+    row: Row = {"prompt": prompt, "completion": completion}
+    return _with_label(parts, row)
+
+
+def _with_label(parts: RowParts, row: Row) -> Row:
+    return {**row, "label": parts.label()}
+
+
+def prompt_only(parts: RowParts) -> Row:
+    """Read a prompt, which the model answers during the training."""
+    question = parts.text_or_messages("prompt", PROMPT)
+    if parts.faults:
+        return {}
+    return {"prompt": parts.question(question)}
+
+
+def question_only(parts: RowParts) -> Row:
+    """Read a question, as messages, which the model answers during the training."""
+    question = parts.text("prompt")
+    if parts.faults:
+        return {}
+    return {"prompt": parts.question(question, as_messages=True)}
+
+
+def conversation_prompt(parts: RowParts) -> Row:
+    """Read a conversation as a prompt; an answer at its end is the right answer to it."""
+    messages = parts.messages("messages", PROMPT)
+    answers: list[Message] = []
+    while ends_with_answer(messages):
+        answers, messages = messages[-1:], messages[:-1]
+    if not parts.faults and not messages:
+        column = parts.name("messages")
+        fix = "give messages that end with the user's"
+        parts.faults.append(Fault(column, "no_question", "has no question", fix))
+    if parts.faults:
+        return {}
+    row: Row = {"prompt": parts.after_system(messages)}
+    return {**row, "completion": answers} if answers else row
+
+
+def preference(parts: RowParts) -> Row:
+    """Read a prompt with a better and a worse answer, as text if all three are."""
+    return _preference(parts, is_chat=False)
+
+
+def question_preference(parts: RowParts) -> Row:
+    """Read a question with a better and a worse answer, as messages."""
+    return _preference(parts, is_chat=True)
+
+
+def _preference(parts: RowParts, *, is_chat: bool) -> Row:
+    """Read answers that are texts, single turns, lists, or whole chats that hold the question."""
+    prompt = parts.text_or_messages("prompt", PROMPT, may_be_empty=True)
+    chosen = parts.text_or_messages("chosen", ANSWER)
+    rejected = parts.text_or_messages("rejected", ANSWER)
+    if parts.faults:
+        return {}
+    names = parts.name("chosen"), parts.name("rejected")
+    parts.faults += same_answer_faults(chosen, rejected, names[1])
+    _leave_out_mask(parts, *names)
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        question = parts.question(prompt, as_messages=is_chat)
+        if isinstance(question, str):
+            return _pair(question, chosen, rejected)
+        return _pair(question, said("assistant", chosen), said("assistant", rejected))
+    chosen, rejected = as_messages(chosen, "assistant"), as_messages(rejected, "assistant")
+    if isinstance(prompt, str) and _is_whole_chat(chosen) and _is_whole_chat(rejected):
+        return _preference_of_chats(parts, prompt, chosen, rejected, names)
+    question = as_messages(parts.question(prompt, as_messages=True), "user")
+    chosen = _without_prompt(question, chosen)
+    rejected = _without_prompt(question, rejected)
+    return _pair(question, chosen, rejected)
+
+
+def _is_whole_chat(messages: Sequence[Message]) -> bool:
+    """Return whether messages begin with a question or a system text."""
+    return messages[0]["role"] in ("system", "developer", "user")
+
+
+def _preference_of_chats(
+    parts: RowParts,
+    prompt: str,
+    chosen: list[Message],
+    rejected: list[Message],
+    names: tuple[str, str],
+) -> Row:
+    """Read two whole chats beside a text that is their question."""
+    faults = shared_prompt_faults(chosen, rejected, names)
+    parts.faults += faults
+    end = shared_length(chosen, rejected)
+    question = chosen[:end]
+    if prompt.strip() and not any(prompt.strip() in each for each in texts_of(question)):
+        parts.leave_out(parts.name("prompt"), matters=True)
+    for part in ("input", "context", "history"):
+        _value, name = parts.beside(part)
+        if name:
+            parts.leave_out(name, matters=True)
+    return _pair(parts.after_system(question), chosen[end:], rejected[end:])
+
+
+def _without_prompt(question: Sequence[Message], answer: list[Message]) -> list[Message]:
+    """Return an answer without the messages of the question with which it begins.
+
+    A chat may leave out the system text, so the end of the question is compared.
+    """
+    for begin in range(len(question)):
+        repeated = list(question[begin:])
+        if len(answer) > len(repeated) and answer[: len(repeated)] == repeated:
+            return answer[len(repeated) :]
+    return answer
+
+
+def _pair(prompt: Text, chosen: Text, rejected: Text) -> Row:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def implicit_preference(parts: RowParts) -> Row:
+    """Read a preference whose prompt is the beginning that both answers share."""
+    chosen = parts.text_or_messages("chosen", WHOLE)
+    rejected = parts.text_or_messages("rejected", WHOLE)
+    names = parts.name("chosen"), parts.name("rejected")
+    if not parts.faults and type(chosen) is not type(rejected):
+        fix = "write all columns of a row in the same way"
+        parts.faults.append(Fault(names[0], "mixed", "text beside messages", fix))
+    if not parts.faults:
+        parts.faults += same_answer_faults(chosen, rejected, names[1]) or shared_prompt_faults(
+            chosen, rejected, names
+        )
+    if parts.faults:
+        return {}
+    _leave_out_mask(parts, *names)
+    end = prompt_length(chosen, rejected)
+    prompt: Text = chosen[:end]
+    if isinstance(prompt, list):
+        prompt = parts.after_system(prompt)
+    elif system := parts.beside("system")[1]:
+        parts.leave_out(system, matters=True)
+    return _pair(prompt, chosen[end:], rejected[end:])

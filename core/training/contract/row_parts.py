@@ -1,0 +1,243 @@
+"""Parts of one row: its question, answers, and what stands beside them, read under any name.
+
+Standard library only. Collects what is wrong and what is not read; knows no row format.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from .content import Unread, join_texts, read_parts
+from .conversations import (
+    MessageReading,
+    conversation_faults,
+    read_conversation,
+)
+from .messages import PROMPT, ConversationPart, Fault, Message
+from .row_columns import Row, is_conversation, label_faults, text_faults, wrong_kind
+from .stages import STAGES
+from .tool_calls import Tool, read_tools, tool_names
+
+Text = str | list[Message]
+"""Text of a row, or messages."""
+MAKES_MESSAGES = ("system", "history", "tools")
+"""Parts that only messages can hold. A text beside one of them becomes messages, in every row that
+has the column, so that all rows of a file are of one kind."""
+
+
+class ColumnNames(Protocol):
+    """Names under which the columns of a row stand."""
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Part -> name of its column, for the parts that a row must have."""
+
+    @property
+    def beside(self) -> Mapping[str, tuple[str, ...]]:
+        """Part -> names of columns that may hold it, for the parts that a row may have."""
+
+
+class RowParts:
+    """Reader of one row."""
+
+    def __init__(self, row: Row, names: ColumnNames, stage: str) -> None:
+        self.row, self.names, self.stage = row, names, STAGES[stage]
+        self.faults: list[Fault] = []
+        self.unread: Unread = {}
+        self.conversations: list[MessageReading] = []
+        self.tools: list[Tool] = self._read_tools()
+
+    # Required columns
+
+    def name(self, part: str) -> str:
+        """Return the name of the column that holds a part."""
+        return self.names.columns[part]
+
+    def value(self, part: str) -> Any:
+        """Return a required part as it is written."""
+        return self.row[self.names.columns[part]]
+
+    def text(self, part: str) -> str:
+        """Return a part that must be text."""
+        value = self.value(part)
+        self.faults += text_faults(value, self.name(part))
+        return value if isinstance(value, str) else ""
+
+    def label(self) -> bool:
+        """Return whether the answer is wanted."""
+        value = self.value("label")
+        self.faults += label_faults(value, self.name("label"))
+        return value is True
+
+    def messages(self, part: str, piece: ConversationPart) -> list[Message]:
+        """Return a part that must be a conversation."""
+        return self._messages(self.value(part), self.name(part), piece)
+
+    def text_or_messages(
+        self, part: str, piece: ConversationPart, *, may_be_empty: bool = False
+    ) -> Text:
+        """Return a part that is text, or messages that are this piece of a conversation."""
+        value, name = self.value(part), self.name(part)
+        if is_conversation(value):
+            return self._messages(value, name, piece)
+        wanted = "text or a list of messages"
+        self.faults += text_faults(value, name, wanted, may_be_empty=may_be_empty)
+        return value if isinstance(value, str) else ""
+
+    def _messages(self, value: Any, name: str, piece: ConversationPart) -> list[Message]:
+        if isinstance(value, dict) and isinstance(value.get("messages"), list):
+            # The input of an OpenAI preference: an object of messages and tools.
+            self._name_rest(value, name)
+            value, name = value["messages"], f"{name}.messages"
+        conversation = read_conversation(value, name)
+        offered = tool_names(self.tools)
+        self.faults += conversation_faults(conversation, piece, offered)
+        self.conversations.append(conversation)
+        for field, matters in conversation.unread.items():
+            self.leave_out(field, matters=matters)
+        return conversation.messages
+
+    def _name_rest(self, value: Mapping[str, Any], name: str) -> None:
+        for key in value:
+            if key not in ("messages", "tools") and value[key]:
+                self.leave_out(f"{name}.{key}")
+
+    # Columns beside them
+
+    def has_beside(self, *parts: str) -> bool:
+        """Return whether a row has a column for one of these parts, even an empty one."""
+        return any(name in self.row for part in parts for name in self.names.beside.get(part, ()))
+
+    def beside(self, part: str) -> tuple[Any, str]:
+        """Return (value, name) of the column that holds a part; (None, "") if none holds any."""
+        for name in self.names.beside.get(part, ()):
+            if value := self.row.get(name):
+                return value, name
+        return None, ""
+
+    def system(self) -> str:
+        """Return the system text of a row; it may be written as the parts of a message."""
+        value, name = self.beside("system")
+        if value is None:
+            return ""
+        if isinstance(value, list | dict):
+            content = None
+            if isinstance(value, dict) and ("parts" in value or "content" in value):
+                value = value.get("parts") or value.get("content")
+            if value is not None:
+                content = read_parts(value, name, self.unread)
+            if content and content.texts:
+                return join_texts(content.texts)
+        self.faults += text_faults(value, name)
+        return value if isinstance(value, str) else ""
+
+    def context(self) -> str:
+        """Return what stands beside a question and belongs to it: its input and its context."""
+        texts = []
+        value, name = self.beside("input")
+        if isinstance(value, str):
+            self.faults += text_faults(value, name)
+            texts.append(value)
+        elif value is not None and not self._is_lenient(value, name, texts):
+            self.faults += wrong_kind(value, name, "text")
+        value, name = self.beside("context")
+        if isinstance(value, str):
+            texts.append(value)
+        elif value is not None:
+            self._is_lenient(value, name, texts)
+        return "\n\n".join(text for text in texts if text.strip())
+
+    def _is_lenient(self, value: Any, name: str, texts: list[str]) -> bool:
+        """Read a list of texts; name anything else as not read. Return False for no container."""
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            texts += value
+            return True
+        is_container = isinstance(value, list | dict)
+        if is_container or name in self.names.beside.get("context", ()):
+            self.leave_out(name, matters=is_container)
+        return is_container
+
+    def history(self) -> list[Message]:
+        """Return the conversation before the question: messages, or pairs of texts."""
+        value, name = self.beside("history")
+        if value is None:
+            return []
+        if not is_conversation(value):
+            self.leave_out(name, matters=True)
+            return []
+        return self._messages(value, name, PROMPT)
+
+    def _read_tools(self) -> list[Tool]:
+        value, name = self.beside("tools")
+        if value is None and "prompt" in self.names.columns:
+            prompt = self.row.get(self.names.columns["prompt"])
+            if isinstance(prompt, dict) and isinstance(prompt.get("messages"), list):
+                value, name = prompt.get("tools"), f"{self.names.columns['prompt']}.tools"
+        if not value or value == "[]":
+            return []
+        tools, faults = read_tools(value, name)
+        self.faults += faults
+        return tools
+
+    # What the parts make up
+
+    def question(self, question: Text, *, as_messages: bool = False) -> Text:
+        """Return a question with its context, after the history and the system text."""
+        question = self._with_context(question, self.context())
+        wants_messages = as_messages or self.has_beside(*MAKES_MESSAGES)
+        if isinstance(question, str) and not wants_messages:
+            return question
+        if isinstance(question, str):
+            question = said("user", question)
+        return self.after_system([*self.history(), *question])
+
+    def _with_context(self, question: Text, context: str) -> Text:
+        if not context:
+            return question
+        if isinstance(question, str):
+            return _joined(question, context)
+        for index in reversed(range(len(question))):
+            message = question[index]
+            if message["role"] == "user" and isinstance(message.get("content"), str):
+                changed = {**message, "content": _joined(message["content"], context)}
+                return [*question[:index], changed, *question[index + 1 :]]
+        _value, name = self.beside("context")
+        self.leave_out(name or self.beside("input")[1], matters=True)
+        return question
+
+    def after_system(self, messages: list[Message]) -> list[Message]:
+        """Return messages that begin with the system text of their row."""
+        system = self.system()
+        if not system:
+            return messages
+        first = messages[0] if messages else {}
+        if first.get("role") != "system" or not isinstance(first.get("content"), str):
+            return [*said("system", system), *messages]
+        if system.strip() in first["content"]:
+            return messages
+        # Most templates take one system message only.
+        both = {**first, "content": f"{system}\n\n{first['content']}"}
+        return [both, *messages[1:]]
+
+    def leave_out(self, field: str, *, matters: bool = False) -> None:
+        """Name a column, or a place in one, that is not read."""
+        self.unread[field] = self.unread.get(field, False) or matters
+
+
+def said(role: str, content: str) -> list[Message]:
+    """Return one message, in a list."""
+    return [{"role": role, "content": content}]
+
+
+def _joined(question: str, context: str) -> str:
+    """Return a question followed by its context, which some files repeat in the question."""
+    return question if context.strip() in question else f"{question}\n\n{context}"
+
+
+def as_messages(text: Text, role: str) -> list[Message]:
+    """Return messages as they are, and a text as one message."""
+    return said(role, text) if isinstance(text, str) else text
+
+
+def ends_with_answer(messages: Sequence[Message]) -> bool:
+    """Return whether the assistant speaks last."""
+    return bool(messages) and messages[-1]["role"] == "assistant"
