@@ -11,7 +11,6 @@ __all__ = [
     "DatasetReport",
     "NotRead",
     "RowProblem",
-    "check",
     "check_file",
     "check_in_child",
     "counted",
