@@ -35,8 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(**flags: Any) -> int:
+    from ui.proxies import keep_own_addresses_direct
     from ui.quick_import import import_gradio  # only this command needs it
 
+    if problem := keep_own_addresses_direct([flags.get("host", "127.0.0.1")]):
+        print(problem, file=sys.stderr)
     import_gradio()
     from ui.server import serve
 
@@ -92,6 +95,16 @@ def _add_serve_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     command.add_argument(
         "--share", action="store_true", help="also create a public Gradio link, with the token"
+    )
+    command.add_argument(
+        "--public-url",
+        action="append",
+        metavar="URL",
+        help="address at which a proxy serves the page, such as https://host/path; with the token "
+        "(may be given several times)",
+    )
+    command.add_argument(
+        "--token", action="store_true", help="ask for the token on this machine too"
     )
     command.add_argument("--no-browser", action="store_true", help="do not open a browser")
     _add_home(command)

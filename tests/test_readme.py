@@ -18,6 +18,8 @@ FLAGS_OF_NO_JOB = frozenset(
         "--host",
         "--port",
         "--share",
+        "--public-url",
+        "--token",
         "--no-browser",
         "--home",
         "--demo",

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import webbrowser
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,16 @@ from core import runs
 from core.job import RunNotFound, SpecError
 from core.runs import Home, bundle, queue
 from ui import page
-from ui.gate import Gate, GatePolicy, is_loopback, load_or_create_token, login_url
+from ui.connections import guard, quiet_logs
+from ui.gate import (
+    Gate,
+    GatePolicy,
+    PublicUrl,
+    is_loopback,
+    load_or_create_token,
+    login_url,
+    own_account_test,
+)
 from ui.handlers import Handlers
 
 STYLE = Path(__file__).with_name("style.css")
@@ -45,19 +55,19 @@ def theme() -> gr.themes.Base:
 
 
 def serve(
+    *,
     host: str = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
+    token: bool = False,
+    public_url: Sequence[str] = (),
     no_browser: bool = False,
     home: str | None = None,
 ) -> int:
     """Serve the page until Ctrl-C. Return the exit code."""
     try:
         place = Home.find(home)
-        token = None
-        if share or not is_loopback(host):
-            token = load_or_create_token(place.path / "token")
-        policy = GatePolicy(token, host)
+        policy = policy_for(place, host, public_url, always_asks=token or share)
         _require_free(host, port or 0)
         isolate(place)
     except (SpecError, ValueError) as error:
@@ -75,14 +85,43 @@ def serve(
     except OSError as error:
         print(f"port: {error}", file=sys.stderr)
         return 2
-    link = login_url(str(blocks.local_url), policy.token)
-    print(f"Tailor is at {link}", flush=True)
-    if share:
-        print(_share_sentence(blocks, policy), flush=True)
+    link = _print_links(blocks, policy, share)
     # Other users could read a token from the command line of the browser.
-    if not (no_browser or policy.token):
+    if not (no_browser or policy.asks_everyone):
         webbrowser.open(link)
     return _wait(blocks, handlers)
+
+
+def policy_for(
+    home: Home, host: str, public_urls: Sequence[str] = (), always_asks: bool = False
+) -> GatePolicy:
+    """Return who may open the page. Raises ValueError."""
+    public = tuple(PublicUrl.parse(url) for url in public_urls)
+    asks_everyone = always_asks or bool(public) or not is_loopback(host)
+    is_own = None if asks_everyone else own_account_test()
+    token = None
+    if asks_everyone or is_own:
+        token = load_or_create_token(home.path / "token")
+    return GatePolicy(token, host, public_urls=public, is_own=is_own)
+
+
+def _print_links(blocks: gr.Blocks, policy: GatePolicy, share: bool) -> str:
+    """Print where the page is, and return its address on this machine."""
+    here = str(blocks.local_url)
+    for public in policy.public_urls:
+        print(f"Tailor is at {login_url(public.url, policy.token)}", flush=True)
+    if policy.public_urls:
+        print(f"On this machine: {login_url(here, policy.token)}", flush=True)
+    elif policy.asks_everyone:
+        print(f"Tailor is at {login_url(here, policy.token)}", flush=True)
+    else:
+        print(f"Tailor is at {here}", flush=True)
+    if policy.is_own:
+        link = login_url(here, policy.token)
+        print(f"Other accounts of this machine need the token: {link}", flush=True)
+    if share:
+        print(_share_sentence(blocks, policy), flush=True)
+    return here
 
 
 def _require_free(host: str, port: int) -> None:
@@ -105,6 +144,8 @@ def launch(
     blocks: gr.Blocks, home: Home, policy: GatePolicy, port: int | None, share: bool = False
 ) -> None:
     """Start the server behind the gate, with what Gradio opens by default closed."""
+    os.environ["FORWARDED_ALLOW_IPS"] = "none"  # only the gate reads the headers of proxies
+    quiet_logs()
     blocks.queue(api_open=False, max_size=64, default_concurrency_limit=4)
     blocks.launch(
         server_name=policy.host,
@@ -132,6 +173,7 @@ def launch(
         num_workers=0,
         pwa=False,
     )
+    guard(blocks.server)
 
 
 def _page_script() -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.builders.gate_visitor import TOKEN, Visitor, open_visitor
 from ui import gate
-from ui.gate import GatePolicy, load_or_create_token, login_url, new_token
+from ui.gate import GatePolicy, load_or_create_token, login_url, new_token, sessions
 
 KIB = 1024
 
@@ -23,7 +23,7 @@ KIB = 1024
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
 def test_without_the_token_every_route_answers_with_the_login_page(method: str, path: str) -> None:
     reply = Visitor().ask(method, path)
-    assert (reply.status_code, reply.content) == (401, gate.LOGIN_PAGE)
+    assert (reply.status_code, reply.content) == (401, gate.LOGIN_PAGE.encode())
     assert len(reply.content) < 4 * KIB
 
 
@@ -94,9 +94,9 @@ def test_a_bearer_of_the_token_may_pass_without_a_session() -> None:
 def test_a_session_ends_when_unused_for_a_day() -> None:
     visitor = Visitor()
     cookie = visitor.log_in()
-    visitor.now += gate.SESSION_IDLE_SECONDS - 1
+    visitor.now += sessions.SESSION_IDLE_SECONDS - 1
     assert visitor.get("/", cookie=cookie).status_code == 200
-    visitor.now += gate.SESSION_IDLE_SECONDS + 1
+    visitor.now += sessions.SESSION_IDLE_SECONDS + 1
     assert visitor.get("/", cookie=cookie).status_code == 401
 
 
@@ -104,28 +104,36 @@ def test_a_session_ends_after_a_week_however_busy() -> None:
     visitor = Visitor()
     cookie, answers = visitor.log_in(), []
     for _ in range(15):
-        visitor.now += gate.SESSION_IDLE_SECONDS / 2
+        visitor.now += sessions.SESSION_IDLE_SECONDS / 2
         answers.append(visitor.get("/", cookie=cookie).status_code)
     assert answers == [200] * 13 + [401] * 2
 
 
 def test_sessions_are_bounded_and_kept_as_digests() -> None:
-    sessions = gate.Sessions(lambda: 0.0)
-    ids = [sessions.open() for _ in range(gate.MAX_SESSIONS + 1)]
-    assert len(sessions.seen) == gate.MAX_SESSIONS
-    assert sessions.has(ids[-1])
-    assert not sessions.has(ids[0])
-    assert not {session.encode() for session in ids} & set(sessions.seen)
+    opened = sessions.Sessions(lambda: 0.0)
+    ids = [opened.open() for _ in range(sessions.MAX_SESSIONS + 1)]
+    assert len(opened.seen) == sessions.MAX_SESSIONS
+    assert opened.has(ids[-1])
+    assert not opened.has(ids[0])
+    assert not {session.encode() for session in ids} & set(opened.seen)
 
 
-def test_the_eleventh_wrong_token_in_a_minute_is_not_looked_at() -> None:
+def test_the_eleventh_wrong_token_in_a_minute_has_to_wait() -> None:
     visitor = Visitor()
     answers = [visitor.get(f"/?token=wrong{guess}").status_code for guess in range(10)]
     assert answers == [401] * 10
-    late = visitor.get(f"/?token={TOKEN}")
+    late = visitor.get("/?token=wrong")
     assert (late.status_code, late.headers["retry-after"]) == (429, "60")
     visitor.now += 61
+    assert visitor.get("/?token=wrong").status_code == 401
+
+
+def test_wrong_tokens_never_shut_out_the_right_one() -> None:
+    visitor = Visitor()
+    for guess in range(2 * sessions.MAX_FAILURES):
+        visitor.get(f"/?token={guess}")
     assert visitor.get(f"/?token={TOKEN}").status_code == 303
+    assert visitor.get("/x", authorization=f"Bearer {TOKEN}").status_code == 200
 
 
 def test_wrong_bearers_count_as_guesses() -> None:
@@ -154,11 +162,11 @@ def test_a_forwarded_address_does_not_make_a_new_guesser() -> None:
 
 
 def test_guessers_together_get_thirty_guesses_a_minute_and_bounded_memory() -> None:
-    throttle = gate.Throttle(lambda: 0.0)
+    throttle = sessions.Throttle(lambda: 0.0)
     for guesser in range(100_000):
         if not throttle.is_closed_to(f"10.0.0.{guesser}"):
             throttle.note_failure(f"10.0.0.{guesser}")
-    assert len(throttle.failures) == gate.MAX_FAILURES
+    assert len(throttle.failures) == sessions.MAX_FAILURES
     assert throttle.is_closed_to("someone new")
 
 

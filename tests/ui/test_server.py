@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import app
 from core.runs import Home
 from tests.builders.paths import ROOT
+from ui.server import policy_for
 
 EVIL = {
     "GRADIO_SHARE": "True",
@@ -24,17 +26,30 @@ EVIL = {
 """Settings of Gradio that would let others in, were they obeyed."""
 
 
+LAST_LINE = {"--share": "public link", "--public-url": "On this machine"}
+"""First flag -> what the last line about links holds."""
+PROXIES = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"}
+"""Proxies that do not answer."""
+ASK = """
+import encodings.idna, os, socket, sys  # nothing can be imported as another account
+os.setuid(54321)
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as page:
+    page.sendall(b"GET / HTTP/1.0\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+    print(page.recv(100).decode())
+"""
+
+
 @contextmanager
 def served(home: Home, *flags: str) -> Iterator[list[str]]:
     """Run `python app.py`. Yield the lines that it prints up to the last link."""
     command = [sys.executable, "app.py", "--no-browser", "--home", str(home.path), *flags]
-    environment = os.environ | EVIL
+    environment = os.environ | EVIL | PROXIES
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout
         lines: list[str] = []
-        wanted = "public link" if "--share" in flags else "Tailor is at"
+        wanted = LAST_LINE.get(next(iter(flags), ""), "Tailor is at")
         while not lines or wanted not in lines[-1]:
             lines.append(next(process.stdout))
         try:
@@ -65,6 +80,42 @@ def test_the_page_is_for_this_computer_and_needs_no_token(link: str) -> None:
     assert httpx.get(link, headers={"Host": "evil.example"}).status_code == 421
     other_site = {"Origin": "http://evil.example"}
     assert httpx.post(f"{link}gradio_api/upload", headers=other_site).status_code == 403
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only root can act as another account"
+)
+def test_another_account_of_this_computer_needs_the_token(link: str) -> None:
+    port = link.rsplit(":", 1)[1].strip("/")
+    answer = subprocess.run([sys.executable, "-c", ASK, port], stdout=subprocess.PIPE, text=True)
+    assert " 401 " in answer.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells accounts apart")
+def test_the_page_of_this_computer_knows_accounts(home: Home) -> None:
+    policy = policy_for(home, "localhost")
+    assert policy.is_own is not None
+    assert policy.token is not None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"host": "127.0.0.1", "always_asks": True},
+        {"host": "127.0.0.1", "public_urls": ["https://box/tailor"]},
+        {"host": "0.0.0.0"},
+    ],
+)
+def test_a_page_that_others_may_reach_asks_everyone(asked: dict[str, Any], home: Home) -> None:
+    assert policy_for(home, **asked).asks_everyone
+
+
+def test_a_page_behind_a_proxy_prints_its_public_link(home: Home) -> None:
+    with served(home, "--public-url", "https://box.example.net/tailor") as lines:
+        link = link_in(lines)
+        assert link.startswith("https://box.example.net/tailor/?token=")
+        here = re.findall(r"On this machine: (\S+)/\?token=", lines[-1])[0]
+        assert httpx.get(here).status_code == 401
 
 
 def test_a_page_for_the_network_answers_nothing_without_its_token(home: Home) -> None:
