@@ -50,7 +50,7 @@ class Request:
     @property
     def home(self) -> str:
         """Path at which a browser finds the page."""
-        return f"{self.public_url.path if self.public_url else ''}/"
+        return self.public_url.path + "/" if self.public_url else "/"
 
     @property
     def is_forwarded(self) -> bool:
