@@ -223,11 +223,6 @@ def hub_config_path(repo_id: str, revision: str) -> Path:
     # slow to import, and only a Hub id needs it
     from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repo_id, "config.json", revision=revision)
-    if isinstance(cached, str):
-        return Path(cached)
-    if not hub_answers(int(time.monotonic() / HUB_RETRY_SECONDS)):
-        raise not_found(f"{repo_id} {OFFLINE[0]}", OFFLINE[1])
     # the first match counts: a gated repository is also a repository that is not found
     failures: Mapping[type[Exception], tuple[str, str]] = {
         errors.GatedRepoError: (
@@ -246,6 +241,11 @@ def hub_config_path(repo_id: str, revision: str) -> Path:
         OSError: ("cannot be read from the Hub", "try again, or give a folder"),
     }
     try:
+        cached = try_to_load_from_cache(repo_id, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+        if not hub_answers(int(time.monotonic() / HUB_RETRY_SECONDS)):
+            raise not_found(f"{repo_id} {OFFLINE[0]}", OFFLINE[1])
         return Path(hf_hub_download(repo_id, "config.json", revision=revision))
     except tuple(failures) as error:
         problem, fix = next(said for kind, said in failures.items() if isinstance(error, kind))

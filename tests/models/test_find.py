@@ -279,3 +279,9 @@ def test_models_are_found_without_torch() -> None:
 def test_the_hub_client_does_not_load_torch() -> None:
     code = "import sys, huggingface_hub.file_download; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["owner/" + "x" * 300, "owner/a--b", "owner/.."])
+def test_a_name_that_the_hub_forbids_is_a_sentence(name: str) -> None:
+    with pytest.raises(ModelNotFound, match="is not a Hub id"):
+        find_model(name)
