@@ -4,6 +4,7 @@ import codecs
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from core.dataset.reading.lines import (
     Readable,
     parse_line,
 )
+from core.dataset.reading.plain_text import Split
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.report import RowProblem
 from core.job import DatasetError, Problem
@@ -49,12 +51,17 @@ class Recoded:
 
 @contextmanager
 def reading(
-    path: Path, repairs: Collection[str] = (), counts: dict[str, int] | None = None
+    path: Path,
+    repairs: Collection[str] = (),
+    counts: dict[str, int] | None = None,
+    *,
+    split: Split | None = None,
 ) -> Iterator[Iterator[tuple[int, bytes]]]:
     """Open a file and give (number, row) of each row, as a line of JSON.
 
     Of the repairs, `encoding` and `byte_order_mark` are made here. `counts` counts what was
-    changed. Raises DatasetError if the file is not text or its rows are not found, OSError.
+    changed. `split` says how a plain text is split, if not in the usual way. Raises DatasetError if
+    the file is not text or its rows are not found, OSError.
     """
     done: Counter[str] = Counter()
     with path.open("rb") as file:
@@ -66,6 +73,8 @@ def reading(
         done["encoding"] = int(encoding is not None)
         rewind = partial(_rewound, file, encoding)
         layout = detect_layout(rewind, path.suffix.lower())
+        if split:
+            layout = replace(layout, split=split)
         if layout.fault:
             raise DatasetError(RowProblem(1, *layout.fault).for_user())
         yield _rows(RowBlocks(ByteSource(rewind()), layout), layout, repairs, done)

@@ -1,6 +1,7 @@
 """Write a dataset again: repaired, renamed, mixed. Never changes a file in place."""
 
 from core.dataset.files import Written
+from core.dataset.rewrite.columns import map_columns, parse_mapping
 from core.dataset.rewrite.mix import (
     Composed,
     Selection,
@@ -13,8 +14,8 @@ from core.dataset.rewrite.repair import (
     as_lines,
     drop_bad_rows,
     drop_rows,
-    map_columns,
     repair,
+    split_text,
     write_lines,
 )
 
@@ -28,8 +29,10 @@ __all__ = [
     "drop_bad_rows",
     "drop_rows",
     "map_columns",
+    "parse_mapping",
     "parse_mix",
     "repair",
     "require_one_format",
+    "split_text",
     "write_lines",
 ]

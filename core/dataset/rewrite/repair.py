@@ -4,24 +4,21 @@ Texts stay as they are, byte for byte: a repair removes what stands between rows
 never inside them.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from core.dataset.check import examine
 from core.dataset.files import Written, writing
-from core.dataset.reading.json_faults import BYTE_ORDER_MARK
-from core.dataset.reading.lines import parse_line
 from core.dataset.reading.objects import (
     LineJoiner,
     one_object_a_line,
     without_last_commas,
 )
+from core.dataset.reading.plain_text import SPLITS, Split
 from core.dataset.reading.text_lines import layout_of, reading
 from core.dataset.report import counted, named_lines
 from core.job import DatasetError, Problem
-from core.training.contract.row_formats import ROW_FORMATS_BY_ID
 
 REPAIRS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -65,6 +62,20 @@ def write_lines(path: Path, target: Path) -> Written:
     return repair(path, target, ())
 
 
+def split_text(path: Path, target: Path, split: Split) -> Written:
+    """Write a plain text as rows, split in this way. Raises DatasetError, OSError."""
+    if layout_of(path).kind != "text":
+        problem, fix = f"{path.name} is no plain text", "leave split_text out, or give a .txt file"
+        raise DatasetError(Problem("split_text", problem, fix))
+    rows = 0
+    with reading(path, ("encoding",), split=split) as source, writing(target) as out:
+        for _number, line in source:
+            out.write(line + b"\n")
+            rows += 1
+    action = f"The text is {SPLITS[split]}, which gives {counted(rows, 'row')}."
+    return Written(target, rows, (action,))
+
+
 def as_lines(path: Path, target: Path) -> Path:
     """Return a file with one row a line: the file itself, or `target` if it has another layout.
 
@@ -103,39 +114,6 @@ def drop_rows(path: Path, target: Path, lines: Iterable[int]) -> Written:
 def drop_bad_rows(path: Path, target: Path, stage: str = "sft") -> Written:
     """Write a file again without the rows that have problems. Raises DatasetError, OSError."""
     return drop_rows(path, target, examine(path, stage).bad_lines)
-
-
-def map_columns(
-    path: Path, target: Path, mapping: Mapping[str, str], row_format: str = ""
-) -> Written:
-    """Write the mapped columns of each row under our names, their values unchanged.
-
-    `mapping` goes from our column to the file's; all others are left out. `row_format` is an id in
-    ROW_FORMATS whose columns must all be mapped. Raises DatasetError if one is not, OSError.
-    """
-    needed = ROW_FORMATS_BY_ID[row_format].columns if row_format else ()
-    missing = [column for column in needed if column not in mapping]
-    if missing:
-        message = f"{row_format} rows need {' and '.join(missing)}"
-        fix = f"say which column of the file is the {missing[0]}"
-        raise DatasetError(Problem("file", message, fix))
-    rows = num_bad = 0
-    with reading(path) as source, writing(target) as out:
-        for _number, line in source:
-            row, fault = parse_line(line)
-            if row is not None:
-                rows += 1
-                # Parsed again with `json`, which keeps large numbers as they are.
-                whole = json.loads(line.removeprefix(BYTE_ORDER_MARK))
-                mapped = {ours: whole[name] for ours, name in mapping.items() if name in whole}
-                out.write(json.dumps(mapped, ensure_ascii=False).encode() + b"\n")
-            elif fault:
-                num_bad += 1
-    names = ", ".join(f"{theirs} became {ours}" for ours, theirs in mapping.items())
-    actions = [f"Columns: {names}; all others were left out."]
-    if num_bad:
-        actions.append(f"{counted(num_bad, 'line')} without a row left out.")
-    return Written(target, rows, tuple(actions))
 
 
 def _without_returns(lines: Iterable[bytes], counts: dict[str, int]) -> Iterator[bytes]:
