@@ -1,6 +1,7 @@
 """Tailor's front door: read the command line and call one function. Holds no logic.
 
-python app.py [serve] | train | estimate | check | runs | doctor      (--help explains each)
+python app.py [serve] | train | estimate | check | preview | runs | doctor
+(--help explains each)
 """
 
 import argparse
@@ -83,6 +84,7 @@ def parser() -> OneLineParser:
     _add_train(add("train", "train a job; Ctrl-C stops with a checkpoint"))
     _add_estimate(add("estimate", "predict memory, speed and cost of a job"))
     _add_check(add("check", "check a dataset, line by line"))
+    _add_preview(add("preview", "show rows as the model will see them"))
     _add_runs(add("runs", "list, stop, resume, compare or delete runs", help_on_actions()))
     _add_json_and_home(add("doctor", "show what this machine has and lacks"))
     return top
@@ -114,6 +116,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--demo", action="store_true", help="train the demo: tiny model and data, no GPU needed"
     )
+    _add_reading(command)
     _add_home(command)
     _add_job_fields(command)
 
@@ -124,16 +127,50 @@ def _add_estimate(command: argparse.ArgumentParser) -> None:
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "file", metavar="FILE", help="a JSONL file, a table, a Hub dataset or demo"
-    )
+    _add_file(command)
     command.add_argument(
         "--eval", dest="eval_file", metavar="FILE2", help="evaluation rows: warn of those in FILE"
     )
-    command.add_argument("--stage", help="stage that it is for (default sft)")
-    command.add_argument("--model", help="model whose tokenizer measures the rows")
-    command.add_argument("--max-length", help="longest row in tokens (default 2048)")
+    command.add_argument("--model", help="say what its training would say of the rows")
+    command.add_argument("--drop-bad", metavar="NEW", help="write FILE without its bad rows to NEW")
+    command.add_argument(
+        "--repair", metavar="NEW", help="write FILE to NEW with everything repaired that can be"
+    )
     _add_json_and_home(command)
+
+
+def _add_preview(command: argparse.ArgumentParser) -> None:
+    _add_file(command)
+    command.add_argument("--line", metavar="N", help="line of the first row (default 1)")
+    command.add_argument("--rows", metavar="N", help="number of rows (default 3)")
+    command.add_argument("--model", help="model that sees them (default demo)")
+    _add_json_and_home(command)
+
+
+def _add_file(command: argparse.ArgumentParser) -> None:
+    """Add a data file and the flags that say how its rows are read."""
+    command.add_argument(
+        "file",
+        metavar="FILE",
+        help="JSON lines or an array, a table, a text, a Hub dataset or demo",
+    )
+    command.add_argument("--stage", help="stage that it is for (default sft)")
+    command.add_argument("--max-length", help="longest row in tokens (default 2048)")
+    _add_reading(command)
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--columns",
+        "--map",
+        metavar="OURS=THEIRS,...",
+        help="its columns by our names: question=Frage,answer=Antwort, or a JSON object",
+    )
+    command.add_argument(
+        "--split-text",
+        metavar="WAY",
+        help="how a plain text becomes rows: paragraphs, lines or whole (default: by its lines)",
+    )
 
 
 def _add_runs(command: argparse.ArgumentParser) -> None:

@@ -27,6 +27,9 @@ FLAGS_OF_NO_JOB = frozenset(
         "--eval",
         "--line",
         "--rows",
+        "--map",
+        "--repair",
+        "--drop-bad",
     ]
 )
 """Flags of commands that are no fields of a job."""

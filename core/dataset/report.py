@@ -10,6 +10,7 @@ from core.training.contract.row_formats import TextFormat
 from core.training.contract.row_reader import leak_sentence
 
 LISTED_LINES = 10
+LINE_OF_FIELD = re.compile(r"line (\d+), (.+)", re.DOTALL)
 NUMBER_IN_BRACKETS = re.compile(r"\[\d+\]")
 LEAKED = "leaked"
 """Code of a warning of a row that is evaluated on and trained on."""
@@ -33,6 +34,13 @@ class RowProblem:
         """Return the same in the shape of every other problem, the line as its field."""
         where = "file" if self.field == "file" else f"line {self.line}, {self.field}"
         return Problem(where, self.message, self.fix)
+
+    @classmethod
+    def from_problem(cls, problem: Problem, code: str) -> "RowProblem":
+        """Return a problem whose field may name a line, as `for_user` writes it."""
+        place = LINE_OF_FIELD.fullmatch(problem.field)
+        line, field = (int(place[1]), place[2]) if place else (1, problem.field)
+        return cls(line, field, code, problem.problem, problem.fix)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import app
 from core import runs
 from core.job import JobSpec
 from core.runs import Home, Run, launch
+from tests.builders.dataset_files import CHAT_LINE, write_lines_of
 from tests.builders.fake_runs import APP, CRASH_AT_STEP_3, NEVER_END, start
 from tests.builders.paths import ROOT
 from ui.terminal import commands as terminal
@@ -154,7 +155,9 @@ def test_the_demo_trains_every_stage(
 def test_a_long_list_of_problems_is_cut(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path
 ) -> None:
-    (tmp_path / "rows.jsonl").write_text("{bad\n" * 50)
+    row = CHAT_LINE.replace("user", "{}")
+    roles = (chr(ord("a") + n % 26) * (n // 26 + 1) for n in range(50))
+    write_lines_of(tmp_path / "rows.jsonl", [CHAT_LINE, *(row.replace("{}", r) for r in roles)])
     assert tailor("check", tmp_path / "rows.jsonl") == 2
     assert capsys.readouterr().err.endswith("... and 30 more problems\n")
 

@@ -151,3 +151,32 @@ def test_a_run_that_trains_on_evaluation_rows_starts_with_a_warning(
     train, held_out = leaking_files
     assert tailor("train", "--demo", "--dataset", train, "--eval-dataset", held_out) == 0
     assert f"train.jsonl: {LEAK}" in capsys.readouterr().err
+
+
+def test_columns_are_mapped_before_training(
+    tailor: Callable[..., int], capsys: Printed, home: Home, fake_program: None
+) -> None:
+    flags = ("--dataset", DATA / "two_columns.jsonl", "--columns", "question=frage,answer=antwort")
+    assert tailor("train", "--demo", *flags) == 0
+    assert "Columns: frage became question" in capsys.readouterr().err
+    (run,) = runs.list_runs(home)
+    (row,) = rows_in(run.folder / "data" / "train.jsonl")
+    assert row.keys() == {"question", "answer"}
+
+
+def test_plain_text_is_trained_on_as_it_is_split(
+    tailor: Callable[..., int], capsys: Printed, home: Home, fake_program: None
+) -> None:
+    flags = ("--stage", "cpt", "--dataset", DATA / "tale.txt", "--split-text", "whole")
+    assert tailor("train", "--demo", *flags) == 0
+    (run,) = runs.list_runs(home)
+    (row,) = rows_in(run.folder / "data" / "train.jsonl")
+    assert row["text"].startswith("Chapter one\n\nThe fox")
+
+
+def test_a_table_that_cannot_be_imported_names_its_line(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n\n1\n")
+    assert tailor("train", "--demo", "--dataset", tmp_path / "rows.csv") == 2
+    assert "line 4, row: the row that ends here has 1 cells" in capsys.readouterr().err

@@ -1,36 +1,33 @@
 """Commands of `python app.py`: read flags and job files, call core, print. Never imports Gradio."""
 
 import json
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from core import dataset, runs
-from core.dataset import DatasetReport, counted
-from core.dataset.intake import import_dataset, is_hub_dataset, must_be_imported
-from core.dataset.preview import Preview
-from core.dataset.token_lengths import Lengths, length_problems
+from core import runs
+from core.dataset.intake import must_be_imported
 from core.device import doctor as machine_doctor
 from core.device import this_machine
-from core.job import JobSpec, PreviewError, Problem, SpecError
+from core.job import Problem, SpecError
 from core.memory import MemoryEstimate
 from core.memory.trace_check import TraceRequest, estimate_by_tracing
-from core.models import demo_fields, find_model
-from core.resolve import ResolvedJob, dataset_path, is_there, resolve
+from core.models import demo_fields
+from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.speed import RowStatistics
 from core.training.contract.stages import DEFAULT_STAGE
 from core.wording import fix_label, memory, memory_parts, speed_sentence, verdict_sentence
+from ui.terminal.check import check
+from ui.terminal.data_files import DataFinder
 from ui.terminal.follow import start_and_follow
+from ui.terminal.preview import preview
 from ui.terminal.printing import out, print_json, report_errors, say, table
 from ui.terminal.runs import manage_runs
+from ui.terminal.soundness import measure_rows, require_sound_files
 
 SECONDS_TO_MEASURE = 60
 """Time for measuring rows before a run starts. Of a larger file, only the first rows count."""
-MAX_PROBLEMS = 20
-"""Problems of a file that are printed; --json has more."""
 
 
 def run(command: str, **flags: object) -> int:
@@ -39,7 +36,13 @@ def run(command: str, **flags: object) -> int:
 
 
 def train(
-    *, home: str | None = None, demo: bool = False, job: str | None = None, **fields: str
+    *,
+    home: str | None = None,
+    demo: bool = False,
+    job: str | None = None,
+    columns: str = "",
+    split_text: str = "",
+    **fields: str,
 ) -> int:
     """Train in the foreground and return the exit code. Raises TailorError."""
     place = Home.find(home)
@@ -47,11 +50,11 @@ def train(
     if demo:
         stage = str(job_fields.get("stage", DEFAULT_STAGE))
         job_fields = {**demo_fields(stage), **job_fields}
-    job_fields |= _import_data(place, job_fields)
+    job_fields |= _find_data(place, job_fields, columns, split_text)
     resolved = resolve(job_fields)
     resolved.require_trainable()
-    _require_sound_data(resolved)
-    resolved = resolve(job_fields, rows=_measure_rows(place, resolved))
+    require_sound_files(resolved)
+    resolved = resolve(job_fields, rows=_statistics(place, resolved))
     _print_choices(resolved)
     return start_and_follow(place, runs.create(place, resolved, resolved.forecast()))
 
@@ -70,40 +73,6 @@ def estimate(
     return 0
 
 
-def check(
-    *,
-    file: str,
-    eval_file: str | None = None,
-    home: str | None = None,
-    stage: str = "sft",
-    model: str | None = None,
-    max_length: str = "2048",
-    json: bool = False,
-) -> int:
-    """Print what a dataset contains. Return 0 if it is usable, 2 if not. Raises TailorError."""
-    job = JobSpec.parse({"stage": stage, "max_length": max_length})
-    path = _data_file(file, home, stage)
-    eval_path = _data_file(eval_file, home, stage) if eval_file else None
-    report = dataset.check_in_child(path, stage, eval_path=eval_path)
-    lengths = None
-    if model and report.is_usable:
-        found = find_model(model, "main")
-        if problems := tuple(found.problems(stage)):
-            raise SpecError(*problems)
-        with Preview(path, found.location, stage=stage) as preview:
-            lengths = preview.all_lengths(job.max_length)
-    if json:
-        print_json(report.to_json() | (lengths.to_json() if lengths else {}))
-    else:
-        out.print(report.summary(), style="bold")
-        if lengths:
-            _print_lengths(lengths, job.max_length)
-        _print_problems(report)
-        if report.leak_warning:
-            say(report.leak_warning)
-    return 0 if report.is_usable else 2
-
-
 def doctor(*, home: str | None = None, json: bool = False) -> int:
     """Print what this machine has and lacks. Raises SpecError."""
     machine = this_machine(Home.find(home).path)
@@ -120,6 +89,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "train": train,
     "estimate": estimate,
     "check": check,
+    "preview": preview,
     "runs": manage_runs,
     "doctor": doctor,
 }
@@ -144,80 +114,34 @@ def _job_fields(job_file: str | None, flags: Mapping[str, str]) -> dict[str, obj
     return fields | given
 
 
-def _import_data(home: Home, fields: Mapping[str, object]) -> dict[str, object]:
-    """Import datasets that are tables or on the Hub. Return their fields with the new files."""
-    imported = {}
+def _find_data(
+    home: Home, fields: Mapping[str, object], columns: str, split_text: str
+) -> dict[str, object]:
+    """Return the fields of datasets that must be imported, mapped or split, with the new files."""
+    finder = DataFinder(
+        str(home.path), str(fields.get("stage", DEFAULT_STAGE)), columns, split_text
+    )
+    found: dict[str, object] = {}
     for name in ("dataset", "eval_dataset"):
         source = str(fields.get(name) or "")
-        if must_be_imported(source):
-            imported[name] = str(_import_file(home, source))
-    return dict(imported)
+        is_rewritten = (columns or split_text) and (source or name == "dataset")
+        if must_be_imported(source) or is_rewritten:
+            data = finder.find(source or "demo", name, may_be_ready=name == "eval_dataset")
+            say(*data.actions)
+            found[name] = str(data.path)
+    return found
 
 
-def _data_file(source: str, home: str | None, stage: str) -> Path:
-    """Return the file of a dataset, imported if it must be. Raises TailorError, OSError."""
-    if must_be_imported(source):
-        return _import_file(Home.find(home), source)
-    path = dataset_path(source, stage)
-    if not is_there(path):
-        fix = "give the path of a JSONL file"
-        raise SpecError(Problem("file", f"there is no file {source}", fix))
-    return path
-
-
-def _import_file(home: Home, source: str) -> Path:
-    """Convert a table or a dataset on the Hub to JSON lines. Raises DatasetError, OSError."""
-    say(f"Importing {source} ...")
-    path = source if is_hub_dataset(source) else str(dataset_path(source))
-    imported = import_dataset(path, home.new_upload_folder())
-    summary = f"{counted(imported.rows, 'row')} in {imported.path}"
-    say(" ".join((*imported.actions, summary)))
-    return imported.path
-
-
-def _require_sound_data(resolved: ResolvedJob) -> None:
-    """Raise SpecError with the first broken rows of the data; warn of rows also evaluated on."""
-    eval_file = resolved.datasets.get("eval_dataset")
-    for field, path in resolved.files:
-        other = None if field == "eval_dataset" else eval_file
-        report = dataset.check_file(path, resolved.job.stage, eval_path=other)
-        if not report.is_usable:
-            problems = (each.for_user() for each in report.problems[:MAX_PROBLEMS])
-            raise SpecError(
-                *(replace(each, field=f"{field}: {path.name}, {each.field}") for each in problems)
-            )
-        if report.leak_warning:
-            say(f"{path.name}: {report.leak_warning}")
-
-
-def _measure_rows(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
-    """Measure the rows; None, with a message, if that is impossible, as without a tokenizer.
-
-    Raises SpecError if they cannot be trained on, or if max_length cuts off too many answers.
-    """
-    job = resolved.job
-    deadline = time.monotonic() + SECONDS_TO_MEASURE
-    rows = Preview(
-        resolved.datasets["dataset"],
-        resolved.model.location,
-        job.revision,
-        job.assistant_only_loss,
-        stage=job.stage,
-        cache=home.path / "lengths",
-        write_rows=runs.writer_of_rows(resolved),
-    )
-    try:
-        with out.status("Measuring the rows"), rows as preview:
-            preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)
-            lengths = preview.measured()
-    except PreviewError as error:
-        say(f"The rows are not measured: {error.reason}")
+def _statistics(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
+    """Return what is known of the rows; None if they cannot be measured. Raises SpecError."""
+    measured = measure_rows(home, resolved, SECONDS_TO_MEASURE)
+    if measured is None:
         return None
-    if problems := length_problems(lengths, job):
-        raise SpecError(*problems)
-    if not lengths.readable:
+    if measured.problems:
+        raise SpecError(*measured.problems)
+    if not measured.lengths.readable:
         return None
-    return resolved.row_statistics(lengths.at(job.max_length))
+    return resolved.row_statistics(measured.lengths.at(resolved.job.max_length))
 
 
 def _estimate_memory(resolved: ResolvedJob, home: str | None) -> MemoryEstimate:
@@ -244,19 +168,3 @@ def _print_estimate(resolved: ResolvedJob, estimate: MemoryEstimate) -> None:
 def _print_choices(resolved: ResolvedJob) -> None:
     for choice in resolved.plan.choices:
         out.print(f"{choice.field} = {choice.value}: {choice.reason}")
-
-
-def _print_problems(report: DatasetReport) -> None:
-    say(*report.problems[:MAX_PROBLEMS])
-    if report.num_problems > MAX_PROBLEMS:
-        say(f"... and {counted(report.num_problems - MAX_PROBLEMS, 'more problem')}")
-    say(*(f"warning: {each}" for each in report.warnings[:MAX_PROBLEMS]))
-    if report.num_warnings > MAX_PROBLEMS:
-        say(f"... and {counted(report.num_warnings - MAX_PROBLEMS, 'more warning')}")
-
-
-def _print_lengths(lengths: Lengths, max_length: int) -> None:
-    sizes = f"{lengths.p50:,} (median), {lengths.p95:,} (95 %), {lengths.max:,} (longest)"
-    out.print(f"Tokens per row: {sizes}")
-    cut, lost = counted(lengths.truncated_rows, "row"), lengths.fully_masked_rows
-    out.print(f"max_length {max_length} cuts {cut}; {lost:,} lose the whole answer")

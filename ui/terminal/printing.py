@@ -11,6 +11,8 @@ from rich.table import Table
 
 from core.job import TailorError
 
+MAX_PROBLEMS = 20
+"""Problems of a file that are printed; --json has more."""
 out = Console(highlight=False, soft_wrap=True, markup=False)
 
 

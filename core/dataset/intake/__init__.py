@@ -11,13 +11,17 @@ from core.dataset.intake.importer import (
     must_be_imported,
 )
 from core.dataset.intake.tables import csv_lines
+from core.dataset.reading.plain_text import SPLITS, TEXT_SUFFIXES, Split
 
 __all__ = [
+    "SPLITS",
     "TABLES",
+    "TEXT_SUFFIXES",
     "ImportLimits",
     "ImportProgress",
     "Imported",
     "Sources",
+    "Split",
     "csv_lines",
     "import_dataset",
     "is_hub_dataset",

@@ -53,12 +53,7 @@ def map_columns(
     are. Raises DatasetError if one is not, or if the file
     has no such column; OSError.
     """
-    needed = ROW_FORMATS_BY_ID[row_format].columns if row_format else ()
-    missing = [column for column in needed if column not in mapping]
-    if missing:
-        message = f"{row_format} rows need {' and '.join(missing)}"
-        fix = f"say which column of the file is the {missing[0]}"
-        raise DatasetError(Problem("file", message, fix))
+    _require_all_of(row_format, mapping)
     _require_columns(path, mapping)
     rows = num_bad = 0
     others = Counter[str]()
@@ -67,12 +62,7 @@ def map_columns(
             row, fault = parse_line(line)
             if row is not None:
                 rows += 1
-                # Parsed again with `json`, which keeps large numbers as they are.
-                whole = json.loads(line.removeprefix(BYTE_ORDER_MARK))
-                mapped = {ours: whole[name] for ours, name in mapping.items() if name in whole}
-                out.write(json.dumps(mapped, ensure_ascii=False).encode() + b"\n")
-                if len(others) < MAX_COUNTED:
-                    others.update(name for name in whole if name not in mapping.values())
+                out.write(_mapped(line, mapping, others) + b"\n")
             elif keeps_bad_lines:
                 out.write(line + b"\n")
             elif fault:
@@ -81,6 +71,16 @@ def map_columns(
     if num_bad:
         actions.append(f"{counted(num_bad, 'line')} without a row left out.")
     return Written(target, rows, tuple(actions))
+
+
+def _mapped(line: bytes, mapping: Mapping[str, str], others: Counter[str]) -> bytes:
+    """Return a row with its mapped columns; count the names of the others."""
+    # `json` keeps large numbers as they are.
+    row = json.loads(line.removeprefix(BYTE_ORDER_MARK))
+    mapped = {ours: row[name] for ours, name in mapping.items() if name in row}
+    if len(others) < MAX_COUNTED:
+        others.update(name for name in row if name not in mapping.values())
+    return json.dumps(mapped, ensure_ascii=False).encode()
 
 
 def _named_columns(mapping: Mapping[str, str], others: Mapping[str, int]) -> str:
@@ -92,6 +92,16 @@ def _named_columns(mapping: Mapping[str, str], others: Mapping[str, int]) -> str
     if len(others) > MAX_NAMED:
         left_out += f" and {len(others) - MAX_NAMED:,} more"
     return f"Columns: {names}; left out: {left_out}."
+
+
+def _require_all_of(row_format: str, mapping: Mapping[str, str]) -> None:
+    """Raise DatasetError if a column of a row format is not mapped."""
+    needed = ROW_FORMATS_BY_ID[row_format].columns if row_format else ()
+    missing = [column for column in needed if column not in mapping]
+    if missing:
+        message = f"{row_format} rows need {' and '.join(missing)}"
+        fix = f"say which column of the file is the {missing[0]}"
+        raise DatasetError(Problem("file", message, fix))
 
 
 def _require_columns(path: Path, mapping: Mapping[str, str]) -> None:

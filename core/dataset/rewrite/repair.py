@@ -65,8 +65,8 @@ def write_lines(path: Path, target: Path) -> Written:
 def split_text(path: Path, target: Path, split: Split) -> Written:
     """Write a plain text as rows, split in this way. Raises DatasetError, OSError."""
     if layout_of(path).kind != "text":
-        problem, fix = f"{path.name} is no plain text", "leave split_text out, or give a .txt file"
-        raise DatasetError(Problem("split_text", problem, fix))
+        problem, fix = f"{path.name} is no plain text", "leave split-text out, or give a .txt file"
+        raise DatasetError(Problem("split-text", problem, fix))
     rows = 0
     with reading(path, ("encoding",), split=split) as source, writing(target) as out:
         for _number, line in source:

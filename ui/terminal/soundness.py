@@ -1,0 +1,79 @@
+"""Checks before a run starts: the rows, alone and as the model reads them.
+
+`check --model` and `train` both call this, so that they say the same.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from core import dataset, runs
+from core.dataset import DatasetReport
+from core.dataset.preview import Preview
+from core.dataset.token_lengths import RowLengths, length_problems
+from core.job import PreviewError, Problem, SpecError
+from core.resolve import ResolvedJob
+from core.runs import Home
+from ui.terminal.printing import MAX_PROBLEMS, out, say
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """Lengths of the rows of a job, and why it should not start on them."""
+
+    lengths: RowLengths
+    problems: tuple[Problem, ...] = ()
+
+
+def require_sound_files(
+    resolved: ResolvedJob, known: Mapping[str, DatasetReport] | None = None
+) -> None:
+    """Raise SpecError with the broken rows of the data; warn of rows also evaluated on.
+
+    `known` holds reports by the field of their file.
+    """
+    eval_file = resolved.datasets.get("eval_dataset")
+    for field, path in resolved.files:
+        other = None if field == "eval_dataset" else eval_file
+        report = (known or {}).get(field)
+        if report is None:
+            report = dataset.check_file(path, resolved.job.stage, eval_path=other)
+        if not report.is_usable:
+            raise SpecError(*_problems(report, f"{field}: {path.name}"))
+        if report.leak_warning:
+            say(f"{path.name}: {report.leak_warning}")
+
+
+def measure_rows(
+    home: Home, resolved: ResolvedJob, seconds: float = math.inf
+) -> MeasuredRows | None:
+    """Measure the rows; None, with a message, if that is impossible, as without a tokenizer.
+
+    After so many seconds the rows measured by then count.
+    """
+    job = resolved.job
+    deadline = time.monotonic() + seconds
+    rows = Preview(
+        resolved.datasets["dataset"],
+        resolved.model.location,
+        job.revision,
+        job.assistant_only_loss,
+        stage=job.stage,
+        cache=home.path / "lengths",
+        write_rows=runs.writer_of_rows(resolved),
+    )
+    try:
+        with out.status("Measuring the rows"), rows as preview:
+            preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)
+            lengths = preview.measured()
+    except PreviewError as error:
+        say(f"The rows are not measured: {error.reason}")
+        return None
+    return MeasuredRows(lengths, length_problems(lengths, job))
+
+
+def _problems(report: DatasetReport, where: str) -> tuple[Problem, ...]:
+    """Return the problems of a file, each once."""
+    found = [group.for_user() for group in report.problem_groups[:MAX_PROBLEMS]]
+    return tuple(replace(each, field=f"{where}, {each.field}") for each in found)
