@@ -16,7 +16,7 @@ from core.job import JobSpec
 from core.runs import Home, Run, launch
 from tests.builders.dataset_files import CHAT_LINE, write_lines_of
 from tests.builders.fake_runs import APP, CRASH_AT_STEP_3, NEVER_END, start
-from tests.builders.paths import ROOT
+from tests.builders.paths import DATA, ROOT
 from ui.terminal import commands as terminal
 
 NewRun = Callable[..., Run]
@@ -162,11 +162,9 @@ def test_a_long_list_of_problems_is_cut(
     assert capsys.readouterr().err.endswith("... and 30 more problems\n")
 
 
-def test_warnings_are_printed(tailor: Callable[..., int], capsys: Printed, tmp_path: Path) -> None:
-    file = tmp_path / "twice.jsonl"
-    file.write_text('{"text": "one"}\n' * 2)
-    assert tailor("check", file) == 0
-    assert capsys.readouterr().err.startswith("warning: ")
+def test_warnings_are_printed(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("check", DATA / "duplicates.jsonl") == 0
+    assert capsys.readouterr().err.startswith("warning: 2 rows (lines 3, 4), row: is the same as")
 
 
 def test_an_unknown_field_of_a_job_file_is_named(

@@ -10,6 +10,8 @@ import pytest
 from core import runs
 from core.models import DEMO_DIR
 from core.runs import Home
+from tests.builders.dataset_files import rows_in
+from tests.builders.paths import DATA
 
 Printed = pytest.CaptureFixture[str]
 
@@ -94,7 +96,8 @@ def test_rows_that_cannot_be_measured_are_trained_with_a_message(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path, fake_program: None
 ) -> None:
     (tmp_path / "model").mkdir()
-    shutil.copy(DEMO_DIR / "config.json", tmp_path / "model")
+    for name in ("config.json", "model.safetensors"):  # no tokenizer
+        shutil.copy(DEMO_DIR / name, tmp_path / "model")
     assert tailor("train", "--demo", "--model", tmp_path / "model") == 0
     assert "not measured" in capsys.readouterr().err
 

@@ -27,7 +27,8 @@ def print_rows(rows: Sequence[ShownRow]) -> None:
             out.print(f"Rejected: {_sizes(row.rejected)}", style="bold")
             out.print(_marked(row.rejected, in_colour))
         if row.label is not None:
-            out.print(f"Label: {'wanted' if row.label else 'not wanted'}", style="bold")
+            verdict = "wanted" if row.label else "not wanted"
+            out.print(f"Label: {verdict}", style="bold")
 
 
 def _sizes(text: ShownText) -> str:
