@@ -27,6 +27,7 @@ from .checkpoints import (
 from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, diagnose
 from .contract.job import Job
 from .contract.status import Progress
+from .data.hub import stay_offline_without_answer
 from .record import RunFiles, limit_log_size, say
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def train(job: Job, run_files: RunFiles) -> None:
     """Run the whole training. Raises Stopped after a stop request, TrainingError, and any error of
     the libraries."""
     run_files.enter("import")
+    if not Path(job.model).is_dir():
+        stay_offline_without_answer()
     # Importing torch and the libraries on top of it takes seconds, so the status says it first.
     from .data.rows import read_rows
     from .loop.meter import MemoryMeter, gauge_of_device

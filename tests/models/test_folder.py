@@ -251,3 +251,29 @@ def test_a_head_may_be_absent_where_a_score_head_takes_its_place(folder: Path) -
 def test_a_head_may_not_be_absent_otherwise(folder: Path) -> None:
     change_config(folder, tie_word_embeddings=False)
     assert "lm_head.weight" in said(folder)
+
+
+# Rotary embeddings
+
+
+@pytest.mark.parametrize(
+    ("scaling", "positions"),
+    [
+        ({"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}, 512),
+        ({"rope_type": "yarn", "factor": 8.0}, 512),
+        ({"rope_type": "linear", "factor": 4.0}, 256),
+        ({"rope_type": "dynamic", "factor": 2.0}, 128),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8}, 64),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 16}, 64),
+        ({"rope_type": "default"}, 64),
+    ],
+)
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_scaled_rotary_embeddings_reach_their_full_length(
+    folder: Path, key: str, scaling: dict[str, object], positions: int
+) -> None:
+    other = {"rope_parameters": None, "rope_scaling": None}
+    change_config(folder, max_position_embeddings=64, **{**other, key: scaling})
+    shape = find_model(str(folder)).shape
+    assert shape
+    assert shape.max_position_embeddings == positions

@@ -238,3 +238,52 @@ def test_the_reference_of_an_online_stage_is_the_model_itself(tmp_path: Path) ->
 def test_a_form_of_another_method_is_refused(tmp_path: Path) -> None:
     folder = quantized.named(tmp_path / "model", quant_method="bitsandbytes", load_in_4bit=True)
     assert "choose the method qlora" in problem(folder, method="lora")
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_checkpoint_without_a_weight_is_not_resumed(tmp_path: Path, method: str) -> None:
+    from core.training.checkpoints import seal
+    from core.training.contract.checkpoint_files import read_manifest
+
+    run = make_run(tmp_path / "run", method=method, max_steps=2, save_steps=1)
+    assert train(run) == FINISHED
+    shutil.rmtree(run / "output")
+    shutil.rmtree(run / "checkpoints" / "checkpoint-2")
+    checkpoint = run / "checkpoints" / "checkpoint-1"
+    path = checkpoint / ("model.safetensors" if method == "full" else "adapter_model.safetensors")
+    tensors = load_file(path)
+    dropped = sorted(name for name in tensors if "layers.1" in name)[0]
+    del tensors[dropped]
+    save_file(tensors, path, metadata={"format": "pt"})
+    manifest = dict(read_manifest(checkpoint))
+    del manifest["files"]
+    (checkpoint / "manifest.json").unlink()
+    seal(checkpoint, manifest)
+    assert f"does not hold the weights of this model: {dropped}" in error_of(run)
+
+
+def test_one_end_of_an_answer_stays_one(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from core.training.model.ends import stop_at_all_ends
+
+    model = loaded(folder)
+    stop_at_all_ends(model, AutoTokenizer.from_pretrained(folder))
+    assert model.generation_config.eos_token_id == 2
+
+
+def test_a_model_stops_at_the_end_of_its_templates_turns(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from core.training.model.ends import stop_at_all_ends
+
+    for name, end in (("tokenizer_config.json", "<|endoftext|>"), ("generation_config.json", 0)):
+        settings = json.loads((folder / name).read_text())
+        key = "eos_token" if name.startswith("tokenizer") else "eos_token_id"
+        (folder / name).write_text(json.dumps({**settings, key: end}))
+    model = loaded(folder)
+    stop_at_all_ends(model, AutoTokenizer.from_pretrained(folder))
+    assert model.generation_config.eos_token_id == [0, 2]

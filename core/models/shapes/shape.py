@@ -4,14 +4,14 @@ Names, sizes and order are those of named_parameters() in transformers 5.23. Kno
 no memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Literal
 
 from core.job import Problem, UnknownArchitecture
-from core.models.shapes.config import Config
+from core.models.shapes.config import MAX_SIZE, Config
 from core.models.shapes.families import FAMILIES, Family, QkNorm
 
 TensorRole = Literal["embedding", "linear", "norm", "bias", "expert", "router", "head", "other"]
@@ -19,6 +19,9 @@ LayerType = Literal["full_attention", "sliding_attention"]
 _FULL: LayerType = "full_attention"
 _SLIDING: LayerType = "sliding_attention"
 
+LENGTHENING_ROPES = frozenset({"yarn", "linear", "dynamic"})
+"""Scalings whose factor applies to the length in config.json where no original length is given."""
+SCALED_ROPES = LENGTHENING_ROPES | {"llama3", "longrope"}
 MAX_LAYERS = 4096
 """More layers than any model has; a larger number comes from a broken file."""
 
@@ -106,7 +109,7 @@ class ModelShape:
             num_key_value_heads=_num_key_value_heads(read),
             head_dim=_head_dim(read),
             vocab_size=read.whole("vocab_size"),
-            max_position_embeddings=read.whole("max_position_embeddings"),
+            max_position_embeddings=_num_positions(read, family),
             tie_word_embeddings=read.flag("tie_word_embeddings"),
             hidden_act=family.hidden_act or read.text("hidden_act"),
             qkv_bias=_bias(read, family.qkv_bias, "attention_bias"),
@@ -285,6 +288,36 @@ def _bias(read: Config, of_family: bool | None, key: str) -> bool:
     if of_family is None:
         return read.flag(key)
     return of_family
+
+
+def _num_positions(read: Config, family: Family) -> int:
+    """Return the positions that a model reads once its rotary embeddings are scaled.
+
+    YaRN states the original length; a linear factor applies to the length in config.json, except
+    where families state the scaled one (source: modeling_rope_utils).
+    """
+    positions = read.whole("max_position_embeddings")
+    lengths = [positions]
+    for scaling in _rope_scalings(read):
+        kind = scaling.get("rope_type") or scaling.get("type")
+        factor = scaling.number_or_none("factor")
+        original = scaling.whole_or_none("original_max_position_embeddings")
+        if factor is None or kind not in SCALED_ROPES or family.has_rope_per_layer_type:
+            continue
+        if original is not None:
+            lengths.append(int(factor * original))
+        elif kind in LENGTHENING_ROPES:
+            lengths.append(int(factor * positions))
+    longest = max(lengths)
+    return min(longest, MAX_SIZE)
+
+
+def _rope_scalings(read: Config) -> Iterator[Config]:
+    """Yield the scalings of rotary embeddings under the older and the newer key."""
+    for key in ("rope_scaling", "rope_parameters"):
+        value = read.get(key)
+        if isinstance(value, Mapping):
+            yield Config(value, {})
 
 
 def _num_key_value_heads(read: Config) -> int:

@@ -2,7 +2,7 @@
 
 # fmt: off
 __all__ = [
-    "answers", "chat", "encoders", "lost", "preferences", "prompts", "refusals", "rows",
+    "answers", "chat", "encoders", "hub", "lost", "preferences", "prompts", "refusals", "rows",
     "tokenized", "tokenizer", "tokens",
 ]
 # fmt: on

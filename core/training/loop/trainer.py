@@ -4,6 +4,7 @@ out-of-memory."""
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import Trainer, TrainerState
 
 from ..checkpoints import VerifiedCheckpoint
 from ..contract.failures import Stopped, TrainingError, diagnose
+from ..model.adapter import checkpoint_mismatch, require_same_adapter
 from ..model.load import cast_adapters
 from .divergence import DivergenceMonitor
 from .losses import Count, EvalMeans, StepCounts, TokenTerm, count_rows, perplexity
@@ -242,7 +244,14 @@ class MonitoredTrainer(Trainer):
         """Write the result into the run's folder `output`. Raises TrainingError if it cannot be
         written."""
         with self.monitor.outside_training("save"):
-            self.monitor.saver.save_result(lambda folder: self.save_model(str(folder)))
+            self.monitor.saver.save_result(self._write_result)
+
+    def _write_result(self, folder: Path) -> None:
+        self.save_model(str(folder))
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        if isinstance(ends, list) and hasattr(self.model, "peft_config"):
+            # An adapter is saved without the settings that say where answers end.
+            self.model.generation_config.save_pretrained(str(folder))
 
     def _get_output_dir(self, trial: Any) -> str:
         # transformers puts checkpoint-<step> into this folder.
@@ -259,7 +268,16 @@ class MonitoredTrainer(Trainer):
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         if self._in_memory_state is None:
             super()._load_from_checkpoint(*args, **kwargs)
+            require_same_adapter(self.model, Path(args[0]))
             self._cast_adapters()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # transformers only logs which weights a checkpoint lacks, and trains with the others.
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        differing = [*missing, *load_result.unexpected_keys]
+        if differing:
+            raise checkpoint_mismatch(differing)
 
     def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
         if self._in_memory_state is None:

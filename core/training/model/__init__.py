@@ -1,3 +1,3 @@
 """Model of a training: precision, weights, quantization, adapter, kernels, compilation."""
 
-__all__ = ["adapter", "attention", "compiling", "layer_checkpointing", "load", "weights"]
+__all__ = ["adapter", "attention", "compiling", "ends", "layer_checkpointing", "load", "weights"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..contract.weights.adapters import (
     AdapterFiles,
 )
 from ..contract.weights.adapters import read_adapter as read_adapter_files
-from ..contract.weights.files import NUM_SHOWN, UnusableWeights
+from ..contract.weights.files import NUM_SHOWN, UnusableWeights, header_of
 from ..data.tokenizer import source_of
 from .weights import require_finite
 
@@ -116,6 +117,26 @@ def add_adapter(model: Any, adapter: AdapterFiles, field: str, *, is_trainable: 
         raise _misfit(field, adapter, model, ", ".join(differing[:NUM_SHOWN]))
     require_finite(with_adapter, f"{field} {adapter.folder}")
     return with_adapter
+
+
+def require_same_adapter(model: Any, checkpoint: Path) -> None:
+    """Raise TrainingError unless a checkpoint holds exactly the tensors of the model's adapter."""
+    path = checkpoint / WEIGHTS
+    if isinstance(model, PeftModel) and path.is_file():
+        stored = header_of(path)
+        found = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
+        differing = sorted(found.keys() ^ stored.keys())
+        if differing:
+            raise checkpoint_mismatch(differing)
+
+
+def checkpoint_mismatch(names: Sequence[str]) -> TrainingError:
+    """Return the error of a checkpoint that does not hold the weights of the model."""
+    return TrainingError(
+        f"The checkpoint does not hold the weights of this model: {', '.join(names[:NUM_SHOWN])}. "
+        "Delete it, or start a new run.",
+        cause="checkpoint_mismatch",
+    )
 
 
 def _require_fit(model: Any, adapter: AdapterFiles, field: str) -> None:

@@ -22,6 +22,7 @@ from ..data.rows import Rows, naming_line
 from ..data.tokenizer import load_tokenizer, source_of
 from .adapter import load_adapter, lora_config
 from .attention import register as register_attention
+from .ends import stop_at_all_ends
 from .layer_checkpointing import checkpoint_every
 from .weights import BaseRequest, load_base
 
@@ -83,6 +84,7 @@ def load_model(job: Job, rows: Rows) -> LoadedModel:
     set_seed(job.seed)  # a new score head starts from random numbers
     model = _load_weights(job, precision)
     _check_vocabulary(model, tokenizer)
+    stop_at_all_ends(model, tokenizer)
     keep_4bit_layers_trainable(model)
     if job.gradient_checkpointing and job.checkpoint_every_n_layers > 1:
         checkpoint_every(model, job.checkpoint_every_n_layers)

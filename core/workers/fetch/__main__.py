@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from core.job import DatasetError, Problem
+from core.training.data.hub import stay_offline_without_answer
 from core.workers.child import Reporter, serve
-from core.workers.hub import stay_offline_without_answer
 
 CHUNK_BYTES = 2**20
 MAX_NAMED = 20

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.job import Problem
 from core.training.contract.failures import TrainingError, diagnose
+from core.training.data.hub import stay_offline_without_answer
 from core.workers.child import Reporter, serve
-from core.workers.hub import stay_offline_without_answer
 
 if TYPE_CHECKING:
     from .session import PreviewSession
