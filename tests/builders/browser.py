@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.builders.paths import ROOT
+from tests.builders.ports import free_port
 
 DEMO = ROOT / "presets" / "demo"
 CHROMIUM = (
@@ -44,17 +44,18 @@ expect.set_options(timeout=30_000)
 class App:
     """Running `python app.py` on a free port."""
 
-    def __init__(self, home: Path):
-        port = _free_port()
-        self.url = f"http://127.0.0.1:{port}/"
+    def __init__(self, home: Path, *flags: str):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
         command = [
             sys.executable,
             "app.py",
             "--no-browser",
             "--port",
-            str(port),
+            str(self.port),
             "--home",
             str(home),
+            *flags,
         ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         self.started = time.monotonic()
@@ -65,7 +66,7 @@ class App:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(self.url, timeout=5).status_code == 200
+            return httpx.get(self.url, timeout=5).status_code in (200, 401)
         except httpx.HTTPError:
             return False
 
@@ -80,12 +81,6 @@ class App:
                 self.process.wait(20)
             self.process.kill()
             self.process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def open_form(page: Page, app: App) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import socket
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,17 +14,12 @@ from gradio_client import Client
 from core import runs
 from core.runs import Home, Run, launch
 from tests.builders.fake_runs import NEVER_END
+from tests.builders.ports import free_port
 from ui import page, server
 from ui.gate import GatePolicy
 from ui.handlers import Handlers
 
 SECONDS_TO_TRAIN = 20
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True)
