@@ -22,6 +22,7 @@ TOO_DEEP = Fault(
 )
 STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """String in JSON; one that is not closed ends with the line, so that no byte is searched twice."""
+CLOSED_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 BRACKETS = bytes.maketrans(b"{}", b"[]")
 NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 ESCAPES = {"\t": "\\t", "\b": "\\b", "\f": "\\f"}
@@ -143,27 +144,55 @@ def _is_too_deep(line: bytes) -> bool:
 
 
 def _json_fault(error: json.JSONDecodeError) -> Fault:
+    """Name the fault by the text around it, since Python changes the words of its errors."""
     text, at = error.doc, error.pos
+    if bracket := _bracket_after_comma(text, at):
+        message = f"not JSON at column {bracket + 1}: a comma before a closing bracket"
+        return Fault("row", "trailing_comma", message, "remove the comma (a repair does it)")
     where = f"not JSON at column {error.colno}: "
-    if error.msg == "Extra data" and "\r" in text:
-        message = f"{where}lines end in CR alone"
-        return Fault("row", "carriage_returns", message, "repair it, or end lines with LF")
-    if error.msg == "Extra data":
+    if _begins_with_a_value(text):
+        if "\r" in text:
+            message = f"{where}lines end in CR alone"
+            return Fault("row", "carriage_returns", message, "repair it, or end lines with LF")
         message = f"{where}something follows the end of the object"
         return Fault("row", "several_values", message, "put each row on a line of its own")
-    if error.msg.startswith("Invalid control character"):
+    if at < len(text) and text[at] < " " and _ends_in_a_string(text[:at]):
         escape = ESCAPES.get(text[at], f"\\u{ord(text[at]):04x}")
         message = f"{where}a control character inside a string"
         return Fault("row", "control_character", message, f"write {escape}")
-    if "Unterminated string" in error.msg:
+    if text[at : at + 1] == '"' and _ends_in_a_string(text[at:]):
         at = len(text)
-    if text[:at].rstrip().endswith(",") and text[at : at + 1] in ("}", "]"):
-        fix = "remove the comma (a repair does it)"
-        return Fault("row", "trailing_comma", f"{where}a comma before a closing bracket", fix)
     for fault in JSON_FAULTS:
         if re.match(fault.pattern, text[at:]):
             return Fault("row", fault.code, where + fault.message, fault.fix)
     return Fault("row", "not_json", where + error.msg, COMPLETE_OBJECT)
+
+
+def _bracket_after_comma(text: str, at: int) -> int:
+    """Return where a closing bracket follows a value and a comma, 0 if none does at a place.
+
+    Python 3.13 stops at the comma, older ones at the bracket.
+    """
+    comma = text.rfind(",", 0, at + 1)
+    bracket = len(text) - len(text[comma + 1 :].lstrip())
+    follows_value = not text[: max(0, comma)].rstrip().endswith(("{", "[", ",", ":"))
+    is_it = comma >= 0 and bracket >= at and text[bracket : bracket + 1] in ("}", "]")
+    return bracket if is_it and follows_value else 0
+
+
+def _begins_with_a_value(text: str) -> bool:
+    """Return whether a text is refused only for what follows its first value."""
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _ends_in_a_string(text: str) -> bool:
+    """Return whether a text that begins outside of strings ends inside of one."""
+    strings = STRING.findall(text.encode())
+    return bool(strings) and not CLOSED_STRING.fullmatch(strings[-1])
 
 
 def _has_lone_surrogate(text: str) -> bool:

@@ -1,0 +1,39 @@
+"""The set-up by make: what it says before it downloads anything."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.builders.paths import ROOT
+
+NEEDS_MAKE = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def setup_with(python: str, folder: Path) -> str:
+    """Run `make setup` in a folder with a program that takes Python's place."""
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, folder)
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\n{python}\n")
+    program.chmod(0o700)
+    command = ["make", "setup", f"PYTHON={program}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode != 0
+    return done.stdout
+
+
+@NEEDS_MAKE
+def test_an_older_python_is_told_at_once(tmp_path: Path) -> None:
+    said = setup_with('[ "$1" = -V ] && echo "Python 3.9.1"; [ "$1" = -V ]', tmp_path)
+    assert "needs Python 3.11 or newer" in said
+    assert "is Python 3.9.1" in said
+    assert "to download" not in said
+
+
+@NEEDS_MAKE
+def test_disk_and_time_are_said_first(tmp_path: Path) -> None:
+    said = setup_with('[ "$1" = -c ]', tmp_path)
+    assert "GB to download" in said
+    assert "minutes" in said
