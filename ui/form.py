@@ -170,6 +170,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("max_lost_answers", "Max share of lost answers", "rows"),
     Control("mix", "More data files", "rows", options={"lines": 2, "max_lines": 6}),
     Control("dataset_sha256", "Dataset SHA-256", "rows"),
+    Control("accept_unread", "Train without what is not read", "rows"),
     Control("lora_alpha", "LoRA alpha", "adapter"),
     Control("lora_dropout", "LoRA dropout", "adapter"),
     Control("target_modules", "Target modules", "adapter"),

@@ -5,13 +5,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from core.job import Problem
+from core.job import JobSpec, Problem
 from core.training.contract.row_formats import TextFormat
-from core.training.contract.row_reader import leak_sentence
+from core.training.contract.row_reader import RIGHT_ANSWERS, leak_sentence
+from core.training.contract.stages import STAGES
 
 LISTED_LINES = 10
 LINE_OF_FIELD = re.compile(r"line (\d+), (.+)", re.DOTALL)
 NUMBER_IN_BRACKETS = re.compile(r"\[\d+\]")
+LISTED_FIELDS = 10
+TRAIN_FIELDS = ("dataset", "mix")
+"""Fields of a job that name files to train on."""
+CONSENT_FIX = (
+    "map it to a column that is read, remove it, or train without it: --accept-unread, "
+    "in the page `Train without what is not read`"
+)
+ANSWERS_FIX = (
+    f"write it in a column {', '.join(RIGHT_ANSWERS[:4])}, or choose another of reward_functions"
+)
 LEAKED = "leaked"
 """Code of a warning of a row that is evaluated on and trained on."""
 
@@ -81,6 +92,10 @@ class NotRead:
     """1-based line of the first of them."""
     changes_learning: bool
     """True if the model would learn something else were it read: a system text, images, a mask."""
+
+    def __str__(self) -> str:
+        where = f"{counted(self.num_rows, 'row')}, first on line {self.first_line:,}"
+        return f"{self.field} ({where})"
 
     def to_json(self) -> dict[str, object]:
         """Return it as `check --json` prints it."""
@@ -154,6 +169,23 @@ class DatasetReport:
     def needs_consent(self) -> tuple[NotRead, ...]:
         """Columns and keys without which something else would be learnt than the file says."""
         return tuple(each for each in self.not_read if each.changes_learning)
+
+    def refusals(self, job: JobSpec, field: str, name: str) -> tuple[Problem, ...]:
+        """Return why a job cannot start on this usable file, which is one of its fields."""
+        problems = []
+        if self.needs_consent and not job.accept_unread:
+            listed = ", ".join(str(each) for each in self.needs_consent[:LISTED_FIELDS])
+            num_more = len(self.needs_consent) - LISTED_FIELDS
+            if num_more > 0:
+                listed += f" and {num_more:,} more"
+            message = f"{name} holds what is not read but would change what is learnt: {listed}"
+            problems.append(Problem(field, message, CONSENT_FIX))
+        needs_answers = "exact_match" in job.reward_functions.split(",") and field in TRAIN_FIELDS
+        if STAGES[job.stage].generates and needs_answers and self.right_answers < self.rows:
+            lacking = counted(self.rows - self.right_answers, "row")
+            message = f"{lacking} of {name} hold no right answer, which exact_match compares with"
+            problems.append(Problem(field, message, ANSWERS_FIX))
+        return tuple(problems)
 
     @property
     def leak_warning(self) -> str:

@@ -98,6 +98,10 @@ class JobFields(BaseModel):
         pattern=r"^([0-9a-f]{64})?$",
         description="SHA-256 that the training file must have; empty accepts any file.",
     )
+    accept_unread: bool = Field(
+        False,
+        description="Train although the data holds what is not read, such as pictures or a label.",
+    )
 
     # Stage
     beta: float = Field(

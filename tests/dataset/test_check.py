@@ -9,7 +9,7 @@ import pytest
 from core.dataset import DatasetReport, NotRead, check_file
 from core.dataset.formats import USUAL_STAGES
 from core.dataset.rewrite import map_columns
-from core.job import DatasetError
+from core.job import DatasetError, JobSpec
 from core.training.contract.row_formats import ROW_FORMATS, RowFormat, accepts
 from tests.builders.dataset_files import CHAT_LINE, write_json_rows, write_lines_of
 
@@ -271,3 +271,43 @@ def test_sentences_that_differ_in_more_than_numbers_are_told_apart(tmp_path: Pat
 def test_repeated_warnings_are_one_group(tmp_path: Path) -> None:
     (group,) = checked(tmp_path, *[CHAT_LINE] * 50).warning_groups
     assert (group.first.code, group.num_rows) == ("duplicate", 49)
+
+
+# Consent
+
+
+IMAGES = NotRead("images", 2, 1, True)
+
+
+def test_what_changes_learning_refuses_a_start_by_name() -> None:
+    report = DatasetReport(rows=2, valid_rows=2, not_read=(IMAGES, NotRead("id", 2, 1, False)))
+    (problem,) = report.refusals(JobSpec(), "dataset", "a.jsonl")
+    assert "images (2 rows, first on line 1)" in problem.problem
+    assert "--accept-unread" in problem.fix
+
+
+def test_a_start_with_consent_is_not_refused() -> None:
+    report = DatasetReport(rows=2, valid_rows=2, not_read=(IMAGES,))
+    assert report.refusals(JobSpec(accept_unread=True), "dataset", "a.jsonl") == ()
+
+
+@pytest.mark.parametrize(
+    ("reward", "right_answers", "is_refused"),
+    [
+        ("exact_match", 0, True),
+        ("exact_match", 1, True),
+        ("exact_match", 2, False),
+        ("json", 0, False),
+    ],
+)
+def test_a_reward_needs_its_right_answers(
+    reward: str, right_answers: int, is_refused: bool
+) -> None:
+    report = DatasetReport(rows=2, valid_rows=2, right_answers=right_answers)
+    job = JobSpec.parse({"stage": "grpo", "reward_functions": reward})
+    assert bool(report.refusals(job, "dataset", "a.jsonl")) == is_refused
+
+
+def test_rows_with_right_answers_are_counted(tmp_path: Path) -> None:
+    rows = ['{"prompt": "a", "target": 7}', '{"prompt": "b"}']
+    assert checked(tmp_path, *rows, stage="grpo").right_answers == 1

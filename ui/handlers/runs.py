@@ -93,7 +93,10 @@ class RunHandlers:
         resolved = resolve(form, rows=self.previews.statistics)
         resolved.require_trainable()
         for field, path in resolved.files:
-            require_usable(field, path, checked(path, resolved.job.stage))
+            report = checked(path, resolved.job.stage)
+            require_usable(field, path, report)
+            if refusals := report.refusals(resolved.job, field, path.name):
+                raise SpecError(*refusals)
         if refusals := self.previews.refusals(resolved):
             raise SpecError(*refusals)
         run = runs.create(self.home, resolved, resolved.forecast())

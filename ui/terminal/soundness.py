@@ -41,6 +41,8 @@ def require_sound_files(
             report = dataset.check_file(path, resolved.job.stage, eval_path=other)
         if not report.is_usable:
             raise SpecError(*_problems(report, f"{field}: {path.name}"))
+        if refusals := report.refusals(resolved.job, field, path.name):
+            raise SpecError(*refusals)
         if report.leak_warning:
             say(f"{path.name}: {report.leak_warning}")
 

@@ -63,6 +63,7 @@ class Job:
     shuffle: bool = True
     max_lost_answers: float = 0.1
     dataset_sha256: str = ""
+    accept_unread: bool = False
 
     # Settings of some stages
     beta: float = 0.1

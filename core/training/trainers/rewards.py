@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from ..contract.failures import TrainingError
 from ..contract.job import Job
+from ..contract.row_reader import RIGHT_ANSWERS
 from ..contract.weights.adapters import SETTINGS
 from ..data.rows import Rows
 from ..data.tokenizer import source_of
@@ -109,7 +110,7 @@ def choose_rewards(job: Job, rows: Rows, precision: ModelPrecision) -> tuple[lis
     if "exact_match" in names and None in rows.train["answer"]:
         raise TrainingError(
             "The reward exact_match needs the right answer in every row: "
-            "a column answer, solution or completion."
+            f"a column {', '.join(RIGHT_ANSWERS[:4])} or completion."
         )
     rewards: list[Any] = [_for_trl(name, REWARD_FUNCTIONS[name](job)) for name in names]
     tokenizers: list[Any] = [None] * len(rewards)
