@@ -178,8 +178,9 @@ def test_the_mapping_is_left_alone_while_the_data_is_the_same(
 
 def test_the_columns_of_a_row_format_are_asked_for() -> None:
     shown = columns.on_row_format("prompt and completion", ["Frage", "Antwort", "n"])
-    labels = [shown[box]["label"] for box in ("column_0", "column_1", "column_2")]
-    assert labels == ["prompt", "completion", "tools (optional)"]
+    labels = [shown[f"column_{place}"]["label"] for place in range(7)]
+    optional = [f"{part} (optional)" for part in ("input", "context", "system", "tools", "history")]
+    assert labels == ["prompt", "completion", *optional]
 
 
 def test_a_forged_row_format_is_ignored(home: Home, file: Path) -> None:
