@@ -132,6 +132,9 @@ def _add_check(command: argparse.ArgumentParser) -> None:
         "--eval", dest="eval_file", metavar="FILE2", help="evaluation rows: warn of those in FILE"
     )
     command.add_argument("--model", help="say what its training would say of the rows")
+    command.add_argument(
+        "--accept-unread", action="store_true", help="with --model: accept what is not read"
+    )
     command.add_argument("--drop-bad", metavar="NEW", help="write FILE without its bad rows to NEW")
     command.add_argument(
         "--repair", metavar="NEW", help="write FILE to NEW with everything repaired that can be"

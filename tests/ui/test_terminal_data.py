@@ -183,3 +183,31 @@ def test_a_table_that_cannot_be_imported_names_its_line(
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n\n1\n")
     assert tailor("train", "--demo", "--dataset", tmp_path / "rows.csv") == 2
     assert "line 4, row: the row that ends here has 1 cells" in capsys.readouterr().err
+
+
+@pytest.fixture
+def file_with_images(tmp_path: Path) -> Path:
+    """Write rows with a column of pictures, which are not read."""
+    file = tmp_path / "birds.jsonl"
+    row = {"question": "Which bird is this?", "answer": "A duck.", "images": ["duck.png"]}
+    file.write_text(json.dumps(row) + "\n")
+    return file
+
+
+def test_what_is_not_read_stops_a_start_until_it_is_accepted(
+    tailor: Callable[..., int], capsys: Printed, fake_program: None, file_with_images: Path
+) -> None:
+    train = ("train", "--demo", "--dataset", file_with_images)
+    assert tailor(*train) == 2
+    assert "images (1 row, first on line 1)" in capsys.readouterr().err
+    assert tailor(*train, "--accept-unread") == 0
+
+
+def test_check_of_a_model_refuses_what_the_start_refuses(
+    tailor: Callable[..., int], capsys: Printed, file_with_images: Path
+) -> None:
+    check = ("check", file_with_images, "--model", "demo", "--json")
+    assert tailor(*check) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert "images (1 row" in report["problems"][0]["message"]
+    assert tailor(*check, "--accept-unread") == 0

@@ -62,10 +62,12 @@ def check(
     split_text: str = "",
     repair: str = "",
     drop_bad: str = "",
+    accept_unread: bool = False,
     json: bool = False,
 ) -> int:
     """Print what a dataset contains. Return 0 if it is usable, 2 if not. Raises TailorError."""
-    JobSpec.parse({"stage": stage, "max_length": max_length})
+    fields = {"stage": stage, "max_length": max_length, "accept_unread": accept_unread}
+    JobSpec.parse(fields)
     require_new_files({"repair": repair, "drop-bad": drop_bad})
     finder = DataFinder(home, stage, columns, split_text)
     try:
@@ -82,8 +84,7 @@ def check(
     if drop_bad:
         checked = _without_bad_rows(checked, eval_data, drop_bad, stage)
     if model and checked.report.is_usable:
-        fields = {"model": model, "stage": stage, "max_length": max_length}
-        checked = _measured(checked, eval_data, fields, home)
+        checked = _measured(checked, eval_data, {**fields, "model": model}, home)
     if json:
         print_json(checked.to_json())
     else:
@@ -117,12 +118,12 @@ def _measured(
     if eval_data:
         files["eval_dataset"] = str(eval_data.path)
     resolved = resolve({**fields, **files})
-    require_sound_files(resolved, {"dataset": checked.report})
+    refusals = require_sound_files(resolved, {"dataset": checked.report})
     measured = measure_rows(Home.find(home), resolved)
     if measured is None:
-        return checked
+        return replace(checked, problems=refusals)
     lengths = measured.lengths.at(resolved.job.max_length)
-    return replace(checked, lengths=lengths, problems=measured.problems)
+    return replace(checked, lengths=lengths, problems=(*refusals, *measured.problems))
 
 
 def _refused(error: DatasetError) -> DatasetReport:
@@ -143,6 +144,9 @@ def _print_checked(checked: Checked, file: str) -> None:
         _print_lengths(checked.lengths)
     for note in report.notes:
         out.print(note)
+    if report.not_read:
+        listed = ", ".join(map(str, report.not_read[:MAX_PROBLEMS]))
+        out.print(f"Not read: {listed}")
     _print_problems(report)
     say(*checked.problems)
     if report.leak_warning and not checked.lengths:

@@ -53,7 +53,8 @@ def train(
     job_fields |= _find_data(place, job_fields, columns, split_text)
     resolved = resolve(job_fields)
     resolved.require_trainable()
-    require_sound_files(resolved)
+    if refusals := require_sound_files(resolved):
+        raise SpecError(*refusals)
     resolved = resolve(job_fields, rows=_statistics(place, resolved))
     _print_choices(resolved)
     return start_and_follow(place, runs.create(place, resolved, resolved.forecast()))

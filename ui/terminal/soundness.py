@@ -28,11 +28,12 @@ class MeasuredRows:
 
 def require_sound_files(
     resolved: ResolvedJob, known: Mapping[str, DatasetReport] | None = None
-) -> None:
-    """Raise SpecError with the broken rows of the data; warn of rows also evaluated on.
+) -> tuple[Problem, ...]:
+    """Return why a job should not start on its data, whose rows are sound; warn of leaked rows.
 
-    `known` holds reports by the field of their file.
+    `known` holds reports by the field of their file. Raises SpecError with broken rows.
     """
+    refusals: list[Problem] = []
     eval_file = resolved.datasets.get("eval_dataset")
     for field, path in resolved.files:
         other = None if field == "eval_dataset" else eval_file
@@ -41,10 +42,10 @@ def require_sound_files(
             report = dataset.check_file(path, resolved.job.stage, eval_path=other)
         if not report.is_usable:
             raise SpecError(*_problems(report, f"{field}: {path.name}"))
-        if refusals := report.refusals(resolved.job, field, path.name):
-            raise SpecError(*refusals)
+        refusals += report.refusals(resolved.job, field, path.name)
         if report.leak_warning:
             say(f"{path.name}: {report.leak_warning}")
+    return tuple(refusals)
 
 
 def measure_rows(
