@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.dataset.intake import SPLITS, TABLES, TEXT_SUFFIXES
 from ui import form, monitor
 from ui.events import MESSAGE, Wiring
 from ui.handlers import (
@@ -37,7 +38,7 @@ VIEW_PARTS = ("run_id", "compared", "run_search", "about_run")
 """What the user looks at on the Runs tab."""
 SIGNALS = ("filled", "measured")
 """A new text in one of these hidden boxes is followed by an edit."""
-UPLOADS = [".jsonl", ".json", ".csv", ".tsv", ".parquet"]
+UPLOADS = [".jsonl", ".json", *TABLES, *TEXT_SUFFIXES]
 
 
 def build(handlers: Handlers) -> gr.Blocks:
@@ -122,10 +123,12 @@ def _place_form(parts: Parts) -> dict[str, Any]:
 
 def _place_data(parts: Parts) -> None:
     """Place the upload, the report on the data, and what can be done with the file."""
-    label = "Drop a file here: JSONL, JSON, CSV or Parquet"
+    label = "Drop a file here: JSONL, JSON, CSV, Parquet or text"
     single = {"file_types": UPLOADS, "file_count": "single", "type": "filepath", "height": 96}
     parts.add("upload", gr.File, label=label, **single)
     parts.html("data_line")
+    ways = [(way.capitalize(), split) for split, way in SPLITS.items()]
+    parts.add("split_text", gr.Radio, ways, label="Rows of the text", visible=False)
     with gr.Row(elem_classes="actions"):
         parts.button("switch_stage")
         parts.button("remove_rows", "Remove invalid rows", visible=False)
@@ -216,6 +219,7 @@ def _wire_data(wiring: Wiring, handlers: Handlers) -> None:
     on_map_columns = partial(columns.on_map_columns, handlers.home)
     on(parts["map_columns"].click, on_map_columns, queue=True, fills=True)
     on(parts["switch_stage"].click, data.on_switch_stage, fills=True)
+    on(parts["split_text"].input, data.on_split_text, queue=True, fills=True)
     on(parts["remove_rows"].click, data.on_remove_rows, queue=True, fills=True)
     on(parts["repair"].click, data.on_repair, queue=True, fills=True)
 

@@ -21,6 +21,8 @@ USUAL_STAGES: Mapping[str, str] = {
     dataset_type: stage.id for stage in STAGES.values() for dataset_type in stage.usual_for
 }
 """Dataset type -> the stage that people most likely want it for."""
+TEXT_STAGE = next(stage.id for stage in STAGES.values() if stage.learns_every_token)
+"""Stage for plain text."""
 MAYBE_TEXT = ("conversations", "conversation", "contents")
 """Columns of conversations that other files use for texts."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from core.dataset.intake import TEXT_SUFFIXES
 from core.job import Problem, SpecError
 from core.runs.files import read_json
 from core.training.contract.files import sha256_of, write_json
@@ -73,8 +74,10 @@ class Home:
         return folder
 
     def kept_rows(self, at_most: int) -> tuple[Path, ...]:
-        """Return the kept JSONL files, the newest first."""
-        files = [path for path in self.uploads.glob("*/*.jsonl") if path.is_file()]
+        """Return the kept files that hold rows, the newest first."""
+        suffixes = (".jsonl", *TEXT_SUFFIXES)
+        files = [path for path in self.uploads.glob("*/*") if path.suffix in suffixes]
+        files = [path for path in files if path.is_file()]
         files.sort(key=lambda path: (path.stat().st_mtime, path), reverse=True)
         return tuple(files[:at_most])
 

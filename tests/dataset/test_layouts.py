@@ -171,7 +171,7 @@ def test_plain_text_under_another_name_is_one_sentence(tmp_path: Path, name: str
     path = written(tmp_path, "[12:00] one\ntwo, three\n\nfour\n" * 100, name)
     for stage in ("sft", "cpt", "dpo"):
         (problem,) = check_file(path, stage).problems
-        assert problem.code == "plain_text"
+        assert problem.code == "stray_text"
         assert ".txt" in problem.fix
 
 

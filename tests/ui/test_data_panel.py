@@ -259,3 +259,36 @@ def test_rows_of_further_files_count_by_their_weight(file: Path) -> None:
     assert alone is not None
     assert mixed is not None
     assert mixed.num_rows == alone.num_rows + 250
+
+
+# Plain text
+
+
+@pytest.fixture
+def tale(handlers: Handlers, tmp_path: Path) -> Path:
+    """Return an uploaded text of two paragraphs."""
+    dropped = tmp_path / "tale.txt"
+    dropped.write_text("Once upon\na time.\n\nThe end.\n")
+    return data_of(handlers.data.on_upload(str(dropped)))
+
+
+def test_an_uploaded_text_stays_one_and_is_in_the_menu(handlers: Handlers, tale: Path) -> None:
+    assert tale.name == "tale.txt"
+    choices = handlers.runs.on_load()["dataset"]["choices"]
+    assert str(tale) in [value for _label, value in choices]
+
+
+def test_a_text_offers_the_stage_that_learns_it(page_form: FormPage, tale: Path) -> None:
+    shown = page_form.edit(dataset=str(tale))
+    assert "plain text" in shown["data_line"]
+    assert shown["switch_stage"]["value"] == "Switch to stage Continued pretraining"
+    assert page_form.handlers.data.on_switch_stage(str(tale), "sft") == {"stage": "cpt"}
+
+
+def test_a_text_is_split_as_the_user_chooses(page_form: FormPage, tale: Path) -> None:
+    shown = page_form.edit(dataset=str(tale), stage="cpt")
+    assert "2 rows" in shown["data_line"]
+    assert shown["split_text"]["visible"]
+    done = page_form.handlers.data.on_split_text(str(tale), "cpt", "whole")
+    rows = data_of(done).read_text().splitlines()
+    assert [json.loads(row)["text"] for row in rows] == ["Once upon\na time.\n\nThe end."]

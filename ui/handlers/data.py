@@ -3,13 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import gradio as gr
 
 from core.dataset import DatasetReport
-from core.dataset.formats import USUAL_STAGES
-from core.dataset.intake import TABLES, is_hub_dataset, must_be_imported
+from core.dataset.formats import TEXT_STAGE, USUAL_STAGES
+from core.dataset.intake import (
+    SPLITS,
+    TABLES,
+    TEXT_SUFFIXES,
+    Split,
+    is_hub_dataset,
+    must_be_imported,
+)
 from core.dataset.rewrite import Written, drop_bad_rows, repair
+from core.dataset.rewrite import split_text as write_split_text
 from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home
@@ -41,7 +50,7 @@ class DataHandlers:
         if suffix in TABLES:
             kept = self.home.keep(source, suffix)
             return {**self.on_import(str(kept)), "upload": None}
-        kept = self.home.keep(source, ".jsonl")
+        kept = self.home.keep(source, suffix if suffix in TEXT_SUFFIXES else ".jsonl")
         return {**use_file(self.home, kept), "data_message": "", "upload": None}
 
     def on_import(self, dataset: str) -> Updates:
@@ -64,9 +73,8 @@ class DataHandlers:
     def on_switch_stage(self, dataset: str, stage: str) -> Updates:
         """Choose the stage that the type of the data is for."""
         report = report_of({"dataset": dataset, "stage": stage})
-        if report is None or report.dataset_type not in USUAL_STAGES:
-            return {}
-        return {"stage": USUAL_STAGES[report.dataset_type]}
+        fitting = fitting_stage(report) if report else ""
+        return {"stage": fitting} if fitting else {}
 
     def on_remove_rows(self, dataset: str, stage: str) -> Updates:
         """Write the data without its invalid rows to a new file and use that."""
@@ -82,6 +90,17 @@ class DataHandlers:
         """Write the data with everything repaired that can be to a new file and use that."""
         return self._rewrite(dataset_path(dataset, stage), "repaired", repair)
 
+    def on_split_text(self, dataset: str, stage: str, split_text: str | None) -> Updates:
+        """Write a plain text as rows that are split as the user chose, and use that."""
+        if split_text not in SPLITS:
+            return {}
+        split = cast(Split, split_text)
+
+        def rewrite(source: Path, target: Path) -> Written:
+            return write_split_text(source, target, split)
+
+        return self._rewrite(dataset_path(dataset, stage), split, rewrite)
+
     def _rewrite(
         self, source: Path, suffix: str, rewrite: Callable[[Path, Path], Written]
     ) -> Updates:
@@ -94,6 +113,15 @@ class DataHandlers:
         done = " ".join(written.actions) or "Nothing needed to be changed."
         said = render.notice(f"{done} The original file is unchanged.")
         return {**use_file(self.home, written.path), "data_message": said}
+
+
+def fitting_stage(report: DatasetReport) -> str:
+    """Return the stage for data that the present stage cannot read; "" if it can, or none can."""
+    if "plain_text" in report.counts:
+        return TEXT_STAGE
+    if "wrong_type" in report.counts:
+        return USUAL_STAGES.get(report.dataset_type, "")
+    return ""
 
 
 def use_file(home: Home, path: Path) -> Updates:
@@ -117,6 +145,7 @@ def show_data(reference: str, report: DatasetReport | None) -> Updates:
         "switch_stage": gr.update(visible=False),
         "remove_rows": gr.update(visible=False),
         "repair": gr.update(visible=False),
+        "split_text": gr.update(visible=False),
     }
     if report is None:
         return updates
@@ -124,7 +153,8 @@ def show_data(reference: str, report: DatasetReport | None) -> Updates:
     updates["data_line"] = panel.data_report(report)
     updates["remove_rows"] = gr.update(visible=can_remove)
     updates["repair"] = gr.update(visible=bool(report.repairs))
-    if "wrong_type" in report.counts:
-        usual = STAGES[USUAL_STAGES[report.dataset_type]]
-        updates["switch_stage"] = gr.update(visible=True, value=f"Switch to stage {usual.title}")
+    updates["split_text"] = gr.update(visible="text" in report.repairs, value=None)
+    if fitting := fitting_stage(report):
+        title = STAGES[fitting].title
+        updates["switch_stage"] = gr.update(visible=True, value=f"Switch to stage {title}")
     return updates

@@ -13,7 +13,12 @@ from pathlib import Path
 
 from core.dataset.check.duplicates import MAX_ROWS, Leak, find_leak
 from core.dataset.check.scanner import MAX_COLUMNS, Findings, Scanner
-from core.dataset.formats import detect_format, unknown_format_fault, usual_columns
+from core.dataset.formats import (
+    TEXT_STAGE,
+    detect_format,
+    unknown_format_fault,
+    usual_columns,
+)
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.layout import Layout, RowBlocks
 from core.dataset.reading.lines import ByteSource
@@ -38,7 +43,7 @@ PLAIN_TEXT = Fault(
     "file",
     "plain_text",
     "this is plain text, without questions and answers",
-    "choose stage cpt, which learns texts, or give rows of questions and answers",
+    f"choose stage {TEXT_STAGE}, which learns texts, or give rows of questions and answers",
 )
 LEAK = Fault(
     "eval row",

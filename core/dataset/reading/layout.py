@@ -40,7 +40,7 @@ JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 MAX_NAMED = 10
 STRAY_TEXT = Fault(
     "file",
-    "plain_text",
+    "stray_text",
     "this is plain text, not JSON lines",
     "name it .txt to learn it as texts (stage cpt), .csv if it is a table, "
     "or write each row as a JSON object on its line",
