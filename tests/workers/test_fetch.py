@@ -288,6 +288,7 @@ ON_THE_HUB: Mapping[str, Mapping[str, bytes]] = {
         "en.csv": b"text\nhello\n",
         "de.csv": b"text\nhallo\n",
     },
+    "owner/texts": {"data/train.txt": b"Once upon\na time.\n\nThe end.\n"},
     "owner/program": {"program.py": b"raise SystemExit"},
     "owner/pictures": {"a.png": b""},
     "owner/thief": {"README.md": with_configs(f"x\n  data_files: {SECRET}"), "a.json": b"[]"},
@@ -327,6 +328,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]
         ("owner/lines", EXACT),
         ("owner/tables", b'{"text": "0"}\n{"text": "1"}\n'),
         ("owner/configs:de", b'{"text":"hallo"}\n'),
+        ("owner/texts", b'{"text":"Once upon\\na time."}\n{"text":"The end."}\n'),
     ],
 )
 def test_a_dataset_of_the_hub_is_imported_exactly(

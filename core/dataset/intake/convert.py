@@ -9,7 +9,7 @@ from core.dataset.files import writing
 from core.dataset.intake.tables import csv_lines
 from core.dataset.reading.text_lines import reading
 
-Form = Literal["csv", "json", "parquet"]
+Form = Literal["csv", "json", "parquet", "text"]
 """Form of source files; json stands for JSON lines and for JSON arrays."""
 
 

@@ -12,13 +12,20 @@ from core.dataset.reading.text_lines import first_rows, reading
 from core.dataset.report import counted
 from core.job import DatasetError, Problem
 from core.training.contract.row_formats import ROW_FORMATS, ROW_FORMATS_BY_ID
+from core.training.contract.row_reader import RIGHT_ANSWERS
 
 MAX_NAMED = 20
 MAX_COUNTED = 1000
 """Names of columns that are remembered while a file is written."""
+USUAL_COLUMNS = tuple(dict.fromkeys(name for each in ROW_FORMATS for name in each.columns))
 OUR_COLUMNS = frozenset(
-    name for each in ROW_FORMATS for name in (*each.columns, *each.optional, "answer")
+    (
+        *RIGHT_ANSWERS,
+        *(name for each in ROW_FORMATS for names in each.required.values() for name in names),
+        *(name for each in ROW_FORMATS for names in each.optional.values() for name in names),
+    )
 )
+"""Names of columns that are read in some row format."""
 SYNTAX = 'write question=COLUMN,answer=COLUMN, or a JSON object: {"question": "COLUMN", ...}'
 
 
@@ -31,7 +38,7 @@ def parse_mapping(text: str) -> dict[str, str]:
     for ours, theirs in mapping.items():
         if ours in OUR_COLUMNS:
             continue
-        fix = f"use {', '.join(sorted(OUR_COLUMNS))}"
+        fix = f"use {', '.join(USUAL_COLUMNS)}, system, context or history"
         if theirs in OUR_COLUMNS:
             fix = f"write {theirs}={ours}: our name first, then the file's"
         raise _bad_mapping(f"{ours!r} is no column that Tailor reads", fix)

@@ -23,7 +23,7 @@ from core.workers.child import Reporter, serve
 CHUNK_BYTES = 2**20
 MAX_NAMED = 20
 NO_ROOM = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
-FORMS = ("json", "csv", "parquet")
+FORMS = ("json", "csv", "parquet", "text")
 """Forms of files that can be read, as `datasets` calls them; json is JSON lines too."""
 UNPACK: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
     {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -138,7 +138,7 @@ def find_files(id: str, config: str, split: str) -> SplitFiles:
     paths = tuple(map(str, splits[wanted]))
     if form not in FORMS or getattr(chosen, "field", None):
         raise _refusal(
-            f"the rows of {id} are in files of the form {form}; JSON, CSV and Parquet can be read"
+            f"the rows of {id} are in files of the form {form}; JSON, CSV, Parquet and text can be read"
         )
     _require_own_files(id, paths, f"hf://datasets/{id}@{commit}/")
     delimiter = getattr(chosen, "delimiter", None) or getattr(chosen, "sep", None) or ","
