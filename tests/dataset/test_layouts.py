@@ -46,6 +46,10 @@ def read(path: Path, tmp_path: Path) -> list[object]:
         ({"chat 1": MESSAGES, "chat 2": MESSAGES}, [{"messages": MESSAGES}] * 2),
         ({"data": ["a", "b"]}, [{"text": "a"}, {"text": "b"}]),
         ({"texts": ["a", "b"]}, [{"text": "a"}, {"text": "b"}]),
+        ({"conversations": [{"messages": MESSAGES}]}, [{"messages": MESSAGES}]),
+        ({"question": ["1 + 1?", "1 + 1?"], "answer": ["2", "2"]}, [PAIR, PAIR]),
+        ({"question": {"0": "1 + 1?", "7": "1 + 1?"}, "answer": {"0": "2", "7": "2"}}, [PAIR] * 2),
+        ({"text": {"0": "a", "1": "b"}}, [{"text": "a"}, {"text": "b"}]),
         ([MESSAGES, MESSAGES], [{"messages": MESSAGES}] * 2),
         (MESSAGES, [{"messages": MESSAGES}]),
         (["a", "b"], [{"text": "a"}, {"text": "b"}]),
@@ -109,6 +113,21 @@ def test_lines_for_the_preview_keep_their_numbers(tmp_path: Path) -> None:
     path = written(tmp_path, "\n".join(json.dumps(PAIR, indent=1) for _ in range(3)))
     lines = as_lines(path, tmp_path / "lines.jsonl").read_text().splitlines()
     assert [number for number, line in enumerate(lines, start=1) if line] == [1, 5, 9]
+
+
+def test_an_object_over_lines_among_others_is_offered_a_repair(tmp_path: Path) -> None:
+    lines = [json.dumps(PAIR), json.dumps(PAIR, indent=1), json.dumps(PAIR)]
+    report = check_file(written(tmp_path, "\n".join(lines), "rows.jsonl"))
+    assert report.repairs == ("objects",)
+    assert any("several lines" in note for note in report.notes)
+
+
+def test_lists_of_anything_else_are_named_line_by_line(tmp_path: Path) -> None:
+    report = check_file(written(tmp_path, '["a", "b"]\n["c"]\n', "rows.jsonl"))
+    assert [(each.line, each.code) for each in report.problems] == [
+        (1, "not_object"),
+        (2, "not_object"),
+    ]
 
 
 def test_commas_before_brackets_of_an_object_over_lines_are_one_problem(tmp_path: Path) -> None:

@@ -220,6 +220,8 @@ def _notes(scanner: Scanner, head: bytes, layout: Layout) -> Iterator[str]:
     if head.startswith(BYTE_ORDER_MARK):
         yield "The file begins with a byte order mark, which is left out."
     yield from layout.notes()
+    if layout.is_usual and _has_scattered_objects(scanner.findings, head):
+        yield "Some objects are over several lines, or several on one: a repair writes one a line."
     if scanner.num_crlf:
         yield f"CR LF, as on Windows, ends {counted(scanner.num_crlf, 'line')}, which is harmless."
     if scanner.num_blank:

@@ -4,13 +4,14 @@ Most files hold one JSON object a line. Other layouts are read as if they did.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
 from core.dataset.reading.bare_values import Bare, as_row, bare_kind, is_plain_conversation
+from core.dataset.reading.columns import blocks_of_columns
 from core.dataset.reading.json_elements import JsonElements
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.lines import (
@@ -46,7 +47,12 @@ STRAY_TEXT = Fault(
     "or write each row as a JSON object on its line",
 )
 THE_FILE = RowsInside()
-Kind = Literal["lines", "elements", "objects", "conversation", "text"]
+REPAIRS_OF_KINDS: Mapping[str, str] = {
+    "elements": "rows_inside",
+    "columns": "rows_inside",
+    "conversation": "bare_values",
+}
+Kind = Literal["lines", "elements", "objects", "columns", "conversation", "text"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ class Layout:
     """Arrangement of rows in a file."""
 
     kind: Kind = "lines"
-    """One row a line, elements of a list or an object, objects over several lines, one list of
-    messages, or plain text."""
+    """One row a line, elements of a list or an object, objects over several lines, an object of
+    columns, one list of messages, or plain text."""
     inside: RowsInside = THE_FILE
     """Place of the elements; a path of no keys is the file itself."""
     bare: Bare = ""
@@ -80,7 +86,7 @@ class Layout:
             return "array"
         if self.kind == "lines":
             return "bare_values" if self.bare else ""
-        return {"elements": "rows_inside", "conversation": "bare_values"}.get(self.kind, self.kind)
+        return REPAIRS_OF_KINDS.get(self.kind, self.kind)
 
     def notes(self) -> Iterator[str]:
         """Yield what to say about it."""
@@ -91,6 +97,8 @@ class Layout:
             yield f"What the file holds beside these rows is not read: {named}."
         if self.kind == "objects":
             yield "The JSON objects are over several lines: each counts as the line it begins on."
+        if self.kind == "columns":
+            yield "The file is one object of columns: rows are made of them, and counted as lines."
         if self.kind == "conversation":
             yield "The file is one list of messages, which is read as one conversation."
         if self.kind == "text":
@@ -144,6 +152,8 @@ class RowBlocks:
             return text_blocks(self._source, self._layout.split)
         if kind == "objects":
             return _blocks_of_objects(self._source)
+        if kind == "columns":
+            return blocks_of_columns(self._source)
         if kind == "conversation":
             return _block_of_all(self._source)
         return blocks_of_lines(self._source)
@@ -179,7 +189,7 @@ def _first_bytes(file: Readable) -> tuple[bytes, bool]:
 def _layout_of_array(sample: bytes, lines: Sequence[bytes]) -> Layout:
     """Return the layout of a file that begins with [."""
     if len(lines) > 1 and lines[1].lstrip().startswith(b"[") and _is_list(lines[0]):
-        return Layout(bare="conversations")
+        return Layout(bare=bare_kind([_parsed(lines[0])]))
     values = _first_elements(sample)
     if is_plain_conversation(values):
         return Layout("conversation", bare="conversations")
@@ -203,6 +213,8 @@ def _layout_of_object(rewind: Rewind, sample: Sequence[bytes]) -> Layout:
             return USUAL
         is_sound = outline.value is not None or _begins_with_object(sample)
         return Layout("objects") if is_sound else USUAL
+    if found.are_columns:
+        return Layout("columns")
     if found.choices:
         return Layout(fault=_several_lists(found.choices))
     return Layout("elements", found, found.bare)

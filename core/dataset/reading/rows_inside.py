@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.dataset.reading.bare_values import Bare, bare_kind, is_conversation
+from core.dataset.reading.columns import columns_as_rows
 from core.training.contract.row_formats import find_row_format
 from core.training.contract.stages import DEFAULT_STAGE
 
@@ -38,11 +39,15 @@ class RowsInside:
     """Other keys beside these of the path."""
     choices: tuple[str, ...] = ()
     """Lists that may all be the rows; then there is no path."""
+    are_columns: bool = False
+    """True if the values of the object are columns of rows."""
 
 
 def find_rows_inside(value: Mapping[str, Any], depth: int = 0) -> RowsInside | None:
     """Return where the rows of an object are; None if it is a row itself, or holds none."""
-    if depth > MAX_DEPTH or find_row_format(value, DEFAULT_STAGE):
+    if depth == 0 and columns_as_rows(value, at_most=1):
+        return RowsInside(are_columns=True)
+    if depth > MAX_DEPTH or _is_row(value):
         return None
     if _is_keyed(value):
         first = next(iter(value.values()))
@@ -54,6 +59,15 @@ def find_rows_inside(value: Mapping[str, Any], depth: int = 0) -> RowsInside | N
         if kind := _bare_list_kind(key, each, value):
             return RowsInside((key,), bare=kind, others=_without(value, key))
     return _find_deeper(value, depth)
+
+
+def _is_row(value: Mapping[str, Any]) -> bool:
+    """Return whether an object is a row, even without the lists in it that hold rows."""
+    rest = {}
+    for key, each in value.items():
+        if not (_is_list_of_rows(each) and find_row_format(each[0], DEFAULT_STAGE)):
+            rest[key] = each
+    return find_row_format(rest, DEFAULT_STAGE) is not None
 
 
 def _find_among(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> RowsInside:

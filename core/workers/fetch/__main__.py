@@ -138,7 +138,8 @@ def find_files(id: str, config: str, split: str) -> SplitFiles:
     paths = tuple(map(str, splits[wanted]))
     if form not in FORMS or getattr(chosen, "field", None):
         raise _refusal(
-            f"the rows of {id} are in files of the form {form}; JSON, CSV, Parquet and text can be read"
+            f"the rows of {id} are in files of the form {form}; "
+            "JSON, CSV, Parquet and text can be read"
         )
     _require_own_files(id, paths, f"hf://datasets/{id}@{commit}/")
     delimiter = getattr(chosen, "delimiter", None) or getattr(chosen, "sep", None) or ","
