@@ -28,6 +28,8 @@ from ..contract.weights.files import NUM_SHOWN, UnusableWeights, header_of
 from ..data.tokenizer import source_of
 from .weights import require_finite
 
+TOWERS = frozenset({"vision_tower", "vision_model", "multi_modal_projector", "visual"})
+"""Modules that read pictures."""
 EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 
 
@@ -221,13 +223,29 @@ def _target_modules(job: Job, model: Any) -> str | list[str]:
     PEFT would also adapt every expert and the router: for Qwen3-30B-A3B a billion parameters at
     rank 16.
     """
+    linears = [name for name, each in model.named_modules() if isinstance(each, torch.nn.Linear)]
+    if any(TOWERS & set(name.split(".")) for name in linears):
+        return _decoder_layers(linears, job.target_modules)
     if job.target_modules != "all-linear":
         return job.target_modules.split(",")
     config = model.config.get_text_config()
     if not (getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)):
         return "all-linear"
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    return sorted({name.rsplit(".", 1)[-1] for name in names if ".self_attn." in name})
+    return sorted({name.rsplit(".", 1)[-1] for name in linears if ".self_attn." in name})
+
+
+def _decoder_layers(linears: Sequence[str], target_modules: str) -> list[str]:
+    """Return the layers of the text decoder that get an adapter, each by its whole name.
+
+    A vision tower has layers of the same short names, and texts never reach them.
+    """
+    wanted = set(target_modules.split(","))
+    return [
+        name
+        for name in linears
+        if not (TOWERS | {"lm_head"}) & set(name.split("."))
+        and (target_modules == "all-linear" or name.rsplit(".", 1)[-1] in wanted)
+    ]
 
 
 def _is_same_model(base: str, model: str) -> bool:
