@@ -46,12 +46,13 @@ class Wiring:
         repeat: Repeat = "once",
         outputs: Collection[str] = (),
         fills: bool = False,
+        js: str | None = None,
     ) -> Any:
         """Call a handler at an event. Return what `.then` can be called on.
 
         Handlers that may take long use the queue; the others never wait behind them. Name the
         `outputs` of frequent events: every output costs the browser some work. A handler that
-        `fills` the form changes `filled` as well, which an edit follows.
+        `fills` the form changes `filled` as well, which an edit follows. `js` replaces the inputs.
         """
         return event(
             fn=self._by_component(handler, fills),
@@ -60,9 +61,20 @@ class Wiring:
             api_name=_name_of(handler),
             trigger_mode=repeat,
             queue=queue,
+            js=js,
             show_progress="hidden",
             show_progress_on=self.components["filled"],
             api_visibility="undocumented",
+        )
+
+    def on_browser(self, event: Callable[..., Any], js: str, inputs: Collection[str]) -> Any:
+        """Call a script at an event, with the values of some components. The server does nothing."""
+        return event(
+            fn=None,
+            inputs=[self.components[name] for name in inputs],
+            js=js,
+            show_progress="hidden",
+            api_visibility="private",
         )
 
     def _outputs(self, named: Collection[str]) -> Collection[str]:

@@ -1,5 +1,6 @@
 """Page: places the panels and wires every event to its handler by name."""
 
+import json
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from ui.handlers import (
     Suggestions,
     Undo,
     columns,
+    kept_form,
     panels,
 )
 from ui.parts import Parts
@@ -25,6 +27,17 @@ SET_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
 TOGGLE_DARK = """() => {
   localStorage.setItem("tailor-colours", document.body.classList.toggle("dark") ? "dark" : "light");
 }"""
+KEPT_FORM = """() => {
+  try { return [localStorage.getItem("tailor-form") ?? ""]; }
+  catch { return [""]; }
+}"""
+"""The form is kept in this browser, where it outlives a reload, a closed tab and the server."""
+KEEP_FORM = """(plan, ...sent) => {{
+  const values = Object.fromEntries({names}.map((name, index) => [name, sent[index]]));
+  const kept = JSON.stringify({{ format: {format}, values, plan }});
+  try {{ localStorage.setItem("tailor-form", kept); }}
+  catch {{ /* a browser that keeps nothing */ }}
+}}"""
 SECONDS_BETWEEN_TICKS = 2.0
 SECONDS_BETWEEN_POLLS = 0.7
 """While rows are measured, a step is traced or a table is imported."""
@@ -90,7 +103,7 @@ def _place_states(parts: Parts) -> None:
     parts.state("import_id", "")
     parts.state("wanted_trace", "")
     parts.state("column_names", [])
-    for name in (*SIGNALS, "changed"):
+    for name in (*SIGNALS, "changed", "kept_form", "kept_plan"):
         parts.signal(name)
     for name in ("import_timer", "lengths_timer", "trace_timer"):
         parts.timer(name, SECONDS_BETWEEN_POLLS)
@@ -199,13 +212,24 @@ def _wire_edit(page: gr.Blocks, wiring: Wiring, handlers: Handlers) -> None:
     afterwards. So no answer belongs to an older form, and no key press is lost.
     """
     parts, estimate = wiring.components, handlers.estimate
+    fields = wiring.groups["form"]
     on = partial(wiring.on, repeat="always_last")
-    causes = [control.input for control in wiring.groups["form"].values()]
-    causes += [page.load, *(parts[name].change for name in SIGNALS)]
+    causes = [control.input for control in fields.values()]
+    wiring.on(page.load, kept_form.on_restore, js=KEPT_FORM)
+    keep = partial(wiring.on_browser, js=_keep_script(fields), inputs=("kept_plan", *fields))
+    keep(partial(gr.on, causes))  # at once: the server may be gone
+    causes += [parts[name].change for name in SIGNALS]
     edited = on(partial(gr.on, causes), estimate.on_edit)
+    keep(edited.then)
     measured = on(edited.then, handlers.rows.on_lengths, outputs=LENGTH_PARTS)
     suggested = on(measured.then, estimate.on_suggest, outputs=SUGGESTION_PARTS)
     on(suggested.then, panels.on_redraw_panels, outputs=PANEL_PARTS)
+
+
+def _keep_script(fields: Collection[str]) -> str:
+    """Return the script that keeps the form in the browser."""
+    names = json.dumps(list(fields))
+    return KEEP_FORM.format(format=kept_form.FORMAT, names=names)
 
 
 def _wire_data(wiring: Wiring, handlers: Handlers) -> None:

@@ -5,7 +5,7 @@ figures and updates of these. A handler never trains and never waits for a train
 """
 
 from core.runs import Home
-from ui.handlers import columns, panels
+from ui.handlers import columns, kept_form, panels
 from ui.handlers.answer import FIRST_STATE, NO_ANSWER
 from ui.handlers.data import DataHandlers
 from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
@@ -22,6 +22,7 @@ __all__ = [
     "Suggestions",
     "Undo",
     "columns",
+    "kept_form",
     "panels",
 ]
 

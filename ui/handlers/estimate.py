@@ -28,6 +28,7 @@ from ui.handlers.answer import (
 )
 from ui.handlers.columns import show_columns
 from ui.handlers.data import show_data
+from ui.handlers.kept_form import plan_to_keep
 from ui.handlers.rows import Previews
 from ui.handlers.trace import TraceHandlers
 from ui.parts import show_buttons
@@ -84,6 +85,7 @@ class EstimateHandlers:
             self.home, self.previews.statistics, form_state, form, suggestions.sent
         )
         updates: Updates = {"form_state": state, "answer": answer}
+        updates["kept_plan"] = plan_to_keep(state)
         updates |= _show_fields(form, form_state, state)
         updates |= _show_job(answer, state)
         updates |= show_data(str(answer.values["dataset"]), answer.report)
