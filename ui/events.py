@@ -68,7 +68,7 @@ class Wiring:
         )
 
     def on_browser(self, event: Callable[..., Any], js: str, inputs: Collection[str]) -> Any:
-        """Call a script at an event, with the values of some components. The server does nothing."""
+        """Call a script at an event with the values of some components, without the server."""
         return event(
             fn=None,
             inputs=[self.components[name] for name in inputs],

@@ -39,6 +39,31 @@
   };
   new MutationObserver(reopen).observe(document.body, { childList: true, subtree: true });
 
+  // What changes on the page is said to those who cannot see it: messages, the verdict, and wrong values of fields.
+  const SAID = ["page-message", "data-message", "start-facts", "start-message", "run-message", "job-file-message"];
+  const speaker = document.body.appendChild(document.createElement("div"));
+  speaker.className = "for-readers";
+  speaker.setAttribute("role", "status");
+  speaker.setAttribute("aria-live", "polite");
+  const known = new Map();
+  const speak = () => {
+    const places = [...SAID.map((id) => `#${id}`), "#estimate .verdict", "#run-header .state"];
+    const news = [];
+    for (const place of places) {
+      const text = document.querySelector(place)?.textContent.trim() ?? "";
+      if (known.has(place) && text && known.get(place) !== text) news.push(text);
+      known.set(place, text);
+    }
+    if (news.length) speaker.textContent = news.join(" ");
+    for (const box of document.querySelectorAll("[id^=field-] :is(input, textarea)")) {
+      if (box.closest(".wrong")) box.setAttribute("aria-invalid", "true");
+      else box.removeAttribute("aria-invalid");
+    }
+    // Code that is only shown can be scrolled with the keys once it can be reached.
+    for (const box of document.querySelectorAll(".cm-scroller[tabindex='-1']")) box.tabIndex = 0;
+  };
+  setInterval(speak, 500);
+
   // A message on a failure stays until the user goes on.
   const forget = () => document.querySelector("#page-message [role=alert]")?.remove();
   for (const event of ["pointerdown", "keydown"]) document.addEventListener(event, forget, true);

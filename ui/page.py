@@ -44,6 +44,7 @@ SECONDS_BETWEEN_POLLS = 0.7
 TOP_PARTS = (MESSAGE, "top_line", "active_run", "start", "fingerprint")
 """Parts outside the Runs tab that follow the runs."""
 LENGTH_PARTS = ("lengths", "length_p95", "length_longest", "histogram", "lengths_timer", "measured")
+START_PARTS = ("start", "start_facts")
 SUGGESTION_PARTS = ("suggestions", "fixes_title", *FIX_BUTTONS)
 TRACE_PARTS = ("trace", "trace_timer", "check_exactly", "estimate", "wanted_trace")
 PANEL_PARTS = ("open_panels", *panels.PANELS)
@@ -127,7 +128,7 @@ def _place_form(parts: Parts) -> dict[str, Any]:
     parts.add("reset_field", gr.Dropdown, [], label="Reset a setting", visible=False)
     with gr.Accordion("Advanced", open=False):
         for group, heading in form.ADVANCED.items():
-            gr.Markdown(f"#### {heading}")
+            gr.HTML(f"<h2 class='group'>{heading}</h2>")
             with gr.Row(elem_classes="settings"):
                 fields |= form.render(group)
         parts.button("reset_all", "Reset all settings")
@@ -177,7 +178,7 @@ def _place_rows(parts: Parts) -> None:
 
 def _place_estimate(parts: Parts) -> None:
     """Place the right column, always in view: the estimate, the fixes and the start button."""
-    gr.HTML("<h3>Will it fit?</h3>")
+    gr.HTML("<h2>Will it fit?</h2>")
     parts.html("estimate")
     parts.html("speed")
     with gr.Row(elem_classes="actions"):
@@ -189,6 +190,7 @@ def _place_estimate(parts: Parts) -> None:
             parts.button(name)
         parts.button("undo_fix", "Undo", visible=False)
     parts.button("start", "Start training", variant="primary", size="lg")
+    parts.html("start_facts")
     parts.html("start_message")
     with parts.add("timeline_panel", gr.Accordion, "Memory during one step", open=False):
         parts.html("timeline", "Computing ...")
@@ -222,7 +224,8 @@ def _wire_edit(page: gr.Blocks, wiring: Wiring, handlers: Handlers) -> None:
     edited = on(partial(gr.on, causes), estimate.on_edit)
     keep(edited.then)
     measured = on(edited.then, handlers.rows.on_lengths, outputs=LENGTH_PARTS)
-    suggested = on(measured.then, estimate.on_suggest, outputs=SUGGESTION_PARTS)
+    known = on(measured.then, handlers.on_start_facts, outputs=START_PARTS)
+    suggested = on(known.then, estimate.on_suggest, outputs=SUGGESTION_PARTS)
     on(suggested.then, panels.on_redraw_panels, outputs=PANEL_PARTS)
 
 
@@ -251,7 +254,8 @@ def _wire_data(wiring: Wiring, handlers: Handlers) -> None:
 def _wire_rows(wiring: Wiring, handlers: Handlers) -> None:
     """Wire the preview of the rows. What asks the tokenizer may have to wait for it."""
     on, parts, rows = wiring.on, wiring.components, handlers.rows
-    on(parts["lengths_timer"].tick, rows.on_lengths, outputs=LENGTH_PARTS)
+    more_measured = on(parts["lengths_timer"].tick, rows.on_lengths, outputs=LENGTH_PARTS)
+    on(more_measured.then, handlers.on_start_facts, outputs=START_PARTS)
     on(parts["length_p95"].click, partial(rows.on_set_length, "p95"), queue=True, fills=True)
     on(parts["length_longest"].click, partial(rows.on_set_length, "max"), queue=True, fills=True)
     on(parts["rows_panel"].expand, rows.on_row, queue=True)

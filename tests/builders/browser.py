@@ -42,10 +42,10 @@ expect.set_options(timeout=30_000)
 
 
 class App:
-    """Running `python app.py` on a free port."""
+    """Running `python app.py`, on a free port if none is given."""
 
-    def __init__(self, home: Path, *flags: str):
-        self.port = free_port()
+    def __init__(self, home: Path, *flags: str, port: int | None = None):
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         command = [
             sys.executable,

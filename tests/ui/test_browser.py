@@ -99,11 +99,12 @@ def test_a_wrong_value_is_shown_at_its_control_and_start_is_refused(
     rank.locator("input").fill("-4")
     expect(rank).to_contain_text("-4 is too small; give 1 or more")
     expect(page.locator("#estimate")).to_contain_text("This job cannot run yet")
-    press(page, "Start training")
-    expect(page.locator("#start-message")).to_contain_text("Not started")
+    expect(page.locator("#start-facts")).to_contain_text("LoRA rank: -4 is too small")
+    expect(page.locator("#start")).to_be_disabled()
     assert runs.list_runs(empty_home) == ()
     rank.locator("input").fill("4")
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
+    expect(page.locator("#start")).to_be_enabled()
 
 
 def test_the_estimate_moves_with_the_method_and_the_card(form: App, page: Page) -> None:

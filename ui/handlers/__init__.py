@@ -5,13 +5,15 @@ figures and updates of these. A handler never trains and never waits for a train
 """
 
 from core.runs import Home
+from ui.events import Updates
 from ui.handlers import columns, kept_form, panels
-from ui.handlers.answer import FIRST_STATE, NO_ANSWER
+from ui.handlers.answer import FIRST_STATE, NO_ANSWER, Answer
 from ui.handlers.data import DataHandlers
 from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
 from ui.handlers.imports import Imports
 from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
+from ui.handlers.start import show_start
 from ui.handlers.trace import TraceHandlers, TraceTasks
 
 __all__ = [
@@ -38,6 +40,10 @@ class Handlers:
         self.trace = TraceHandlers(home, self.previews, TraceTasks(home))
         self.estimate = EstimateHandlers(home, self.previews, self.trace)
         self.runs = RunHandlers(home, self.previews)
+
+    def on_start_facts(self, answer: Answer) -> Updates:
+        """Say what the measured rows tell against a start."""
+        return show_start(answer, self.previews)
 
     def close(self) -> None:
         """End the child processes."""

@@ -30,6 +30,7 @@ from ui.handlers.columns import show_columns
 from ui.handlers.data import show_data
 from ui.handlers.kept_form import plan_to_keep
 from ui.handlers.rows import Previews
+from ui.handlers.start import show_start
 from ui.handlers.trace import TraceHandlers
 from ui.parts import show_buttons
 from ui.render import estimate as panel
@@ -88,6 +89,7 @@ class EstimateHandlers:
         updates["kept_plan"] = plan_to_keep(state)
         updates |= _show_fields(form, form_state, state)
         updates |= _show_job(answer, state)
+        updates |= show_start(answer, self.previews)
         updates |= show_data(str(answer.values["dataset"]), answer.report)
         if _has_other_data(form_state.values, answer.values):
             updates |= show_columns(answer.values, answer.report)

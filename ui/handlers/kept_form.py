@@ -79,9 +79,7 @@ def _sound_values(values: object) -> dict[str, object]:
 
 
 def _planned(values: object) -> dict[str, object]:
-    return {
-        name: value for name, value in _sound_values(values).items() if name in PLANNED_FIELDS
-    }
+    return {name: value for name, value in _sound_values(values).items() if name in PLANNED_FIELDS}
 
 
 def _is_alike(value: object, first: object) -> bool:

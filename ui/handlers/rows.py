@@ -84,11 +84,15 @@ class Previews:
         return estimated_rows(found)
 
     def refusals(self, resolved: ResolvedJob) -> tuple[Problem, ...]:
-        """Return why these rows should not be trained on, () if their lengths are not known."""
-        with suppress(PreviewError, OSError):
-            if lengths := self.training_lengths(resolved):
-                return length_problems(lengths, resolved.job)
-        return ()
+        """Return why a training on these rows would fail, () if nothing is known against it."""
+        try:
+            lengths = self.training_lengths(resolved)
+        except PreviewError as error:
+            # A preview may fail where a training does not, but both need the model.
+            return tuple(each for each in error.problems if each.field == "model")
+        except OSError:
+            return ()
+        return length_problems(lengths, resolved.job) if lengths else ()
 
     def close(self) -> None:
         """End every child process."""

@@ -22,8 +22,8 @@ from ui.form import in_words
 from ui.handlers.answer import FormState, Values
 from ui.handlers.data import data_choices
 from ui.handlers.guard import guarded
-from ui.handlers.reports import checked, require_usable
 from ui.handlers.rows import Previews
+from ui.handlers.start import require_startable
 from ui.monitor import ACTIONS, RETRY_BUTTONS
 from ui.parts import show_buttons
 from ui.render import history, plots
@@ -91,14 +91,7 @@ class RunHandlers:
     def _start(self, form: dict[str, object]) -> Run:
         """Start a job, or add it to the queue. Raises SpecError, OSError."""
         resolved = resolve(form, rows=self.previews.statistics)
-        resolved.require_trainable()
-        for field, path in resolved.files:
-            report = checked(path, resolved.job.stage)
-            require_usable(field, path, report)
-            if refusals := report.refusals(resolved.job, field, path.name):
-                raise SpecError(*refusals)
-        if refusals := self.previews.refusals(resolved):
-            raise SpecError(*refusals)
+        require_startable(resolved, self.previews)
         run = runs.create(self.home, resolved, resolved.forecast())
         return queue.submit(self.home, run)
 

@@ -49,7 +49,7 @@ def progress(text: str, share: float) -> str:
     """Return what is being done and a bar; `share` from 0 to 1."""
     return (
         f'<div class="waiting"><p>{escape(text)} ... {share:.0%}</p>'
-        f'<div class="progress" role="progressbar" aria-valuenow="{100 * share:.0f}">'
+        f'<div class="progress" role="progressbar" aria-label="{escape(text)}" aria-valuenow="{100 * share:.0f}">'
         f'<span style="width:{share:.1%}"></span></div></div>'
     )
 
@@ -59,7 +59,7 @@ def table(rows: Iterable[Sequence[object]], heads: Sequence[str] = ()) -> str:
     lines = ""
     if heads:
         cells = "".join(f"<th>{escape(head)}</th>" for head in heads)
-        lines = f"<tr><th></th>{cells}</tr>"
+        lines = f"<tr><td></td>{cells}</tr>"
     for name, *values in rows:
         cells = "".join(f"<td>{escape(str(value))}</td>" for value in values)
         lines += f"<tr><th>{escape(str(name))}</th>{cells}</tr>"

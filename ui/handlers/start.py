@@ -1,0 +1,43 @@
+"""What is known against a start, before it is pressed. Starts nothing."""
+
+import gradio as gr
+
+from core.job import SpecError
+from core.resolve import ResolvedJob
+from ui import render
+from ui.events import Updates
+from ui.form import in_words
+from ui.handlers.answer import Answer
+from ui.handlers.reports import checked, require_usable
+from ui.handlers.rows import Previews
+
+
+def require_startable(resolved: ResolvedJob, previews: Previews) -> None:
+    """Raise SpecError if the files, or the rows measured so far, say that a run would fail.
+
+    Raises OSError for a file that cannot be read.
+    """
+    resolved.require_trainable()
+    for field, path in resolved.files:
+        report = checked(path, resolved.job.stage)
+        require_usable(field, path, report)
+        if refusals := report.refusals(resolved.job, field, path.name):
+            raise SpecError(*refusals)
+    if refusals := previews.refusals(resolved):
+        raise SpecError(*refusals)
+
+
+def show_start(answer: Answer, previews: Previews) -> Updates:
+    """Say beside the start button why it cannot be pressed, if it cannot."""
+    try:
+        require_startable(answer.require(), previews)
+    except SpecError as error:
+        said = in_words(SpecError(error.problems[0]))
+        num_more = len(error.problems) - 1
+        more = f" And {num_more:,} more." if num_more else ""
+        facts = render.notice(f"Cannot start. {said}.{more}", "bad")
+        return {"start": gr.update(interactive=False), "start_facts": facts}
+    except OSError as error:
+        facts = render.notice(f"Cannot start. {error.strerror}: {error.filename}", "bad")
+        return {"start": gr.update(interactive=False), "start_facts": facts}
+    return {"start": gr.update(interactive=True), "start_facts": ""}
