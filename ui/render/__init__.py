@@ -49,7 +49,8 @@ def progress(text: str, share: float) -> str:
     """Return what is being done and a bar; `share` from 0 to 1."""
     return (
         f'<div class="waiting"><p>{escape(text)} ... {share:.0%}</p>'
-        f'<div class="progress" role="progressbar" aria-label="{escape(text)}" aria-valuenow="{100 * share:.0f}">'
+        f'<div class="progress" role="progressbar" aria-label="{escape(text)}" '
+        f'aria-valuenow="{100 * share:.0f}">'
         f'<span style="width:{share:.1%}"></span></div></div>'
     )
 

@@ -65,8 +65,9 @@ def run_header(run: Run, advice: Sequence[Advice] = (), stall_warning: str | Non
     return (
         f'<div class="run {run.state}"><h2>{escape(run.name)}</h2>'
         f'<p class="state">{escape(state_sentence(run))}</p>'
-        f'<div class="progress" role="progressbar" aria-label="Steps done" aria-valuenow="{percent:.0f}" '
-        f'aria-valuemin="0" aria-valuemax="100"><span style="width:{percent:.2f}%"></span></div>'
+        '<div class="progress" role="progressbar" aria-label="Steps done" '
+        f'aria-valuenow="{percent:.0f}" aria-valuemin="0" '
+        f'aria-valuemax="100"><span style="width:{percent:.2f}%"></span></div>'
         f'<p class="facts">{" · ".join(progress)}</p>'
         f"{notices}{_advice(advice)}</div>"
     )
