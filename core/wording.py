@@ -9,7 +9,7 @@ import numpy as np
 from core.advise import Fix
 from core.memory import Component, MemoryEstimate
 from core.runs import Run
-from core.runs.past_runs import phase_peaks, prediction_errors
+from core.runs.past_runs import compared_peaks, prediction_errors
 from core.speed import Speed
 from core.training.contract.status import Phase, State
 
@@ -30,6 +30,13 @@ PHASES: Mapping[str, str] = {
     "save": "Save",
 }
 """Phase of the memory estimate -> title."""
+MEASURED: Mapping[str, str] = {
+    **PHASES,
+    "reserved": "Reserved by PyTorch",
+    "card": "On the card",
+    "process": "Whole process",
+}
+"""Peak that is compared -> title. Those of phases are what PyTorch has allocated."""
 ACTIVITIES: Mapping[Phase, str] = {
     "import": "Loading the libraries",
     "data": "Reading the data",
@@ -109,12 +116,13 @@ def verdict_sentence(estimate: MemoryEstimate) -> str:
     if total > capacity:
         return f"Tight: {used}, {memory(total - capacity)} of it paged out"
     verdict = "Fits" if estimate.verdict == "fits" else "Tight"
-    digits = 1 if total >= GIB else 2
-    sentence = f"{verdict}: {gib(total, digits)} of {gib(capacity, 1)} GiB"
     uncertainty = max(estimate.high_bytes - total, total - estimate.low_bytes)
-    if uncertainty >= SMALL_UNCERTAINTY_BYTES:
-        sentence += f", ± {gib(uncertainty, 1)}"
-    return sentence
+    more = gib(uncertainty, 1)
+    if total < GIB:
+        used = f"{memory(total)} of {memory(capacity)}"
+        more = memory(uncertainty)
+    margin = f", ± {more}" if uncertainty >= SMALL_UNCERTAINTY_BYTES else ""
+    return f"{verdict}: {used}{margin}"
 
 
 @dataclass(frozen=True)
@@ -137,17 +145,14 @@ def memory_parts(estimate: MemoryEstimate) -> list[MemoryPart]:
     for each in estimate.components:
         size = each.bytes - (paged if each.name == "optimizer_states" else 0)
         if size:
-            parts.append(MemoryPart(each.name, _component_title(each.name), size, each.note))
+            title = each.name.replace("_", " ").capitalize()
+            if each.name == "cuda_context":
+                title = estimate.context.title
+            parts.append(MemoryPart(each.name, title, size, each.note))
     if paged:
         title, note = "Paged optimizer states", "Wait in main memory where the card is too small."
         parts.append(MemoryPart("optimizer_states", title, paged, note, may_leave_card=True))
     return parts
-
-
-def _component_title(component: Component) -> str:
-    if component == "cuda_context":
-        return "CUDA context"
-    return component.replace("_", " ").capitalize()
 
 
 def speed_sentence(speed: Speed) -> str:
@@ -221,16 +226,22 @@ def seconds_left(run: Run) -> float | None:
 
 
 def memory_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """Return (phase, predicted GiB, measured GiB, difference) of each phase that was measured.
-
-    There is no difference for a run on a CPU.
-    """
+    """Return (what, predicted, measured, difference) of each peak that was both."""
     errors = prediction_errors(run)
-    peaks = phase_peaks(run)
+    peaks = compared_peaks(run)
     rows = []
-    for phase, title in PHASES.items():
-        if phase in peaks:
-            predicted, measured = peaks[phase]
-            difference = f"{errors[phase]:+.1%}" if errors else ""
-            rows.append((title, gib(predicted, 3), gib(measured, 3), difference))
+    for name, title in MEASURED.items():
+        if name in peaks:
+            predicted, measured = peaks[name]
+            rows.append((title, memory(predicted), memory(measured), f"{errors[name]:+.1%}"))
     return rows
+
+
+def peak_memory(run: Run) -> str:
+    """Return the measured peak of a run with what it counts, the same in every place.
+
+    "17.2 GiB allocated", "639 MiB process", or "" before there is one.
+    """
+    if not run.peak_bytes:
+        return ""
+    return f"{memory(run.peak_bytes)} {run.peak_kind}"

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from core.memory.context import Context
 from core.memory.estimate import MemoryEstimate, estimate_of
 
 MIN_RUNS = 3
@@ -25,7 +24,8 @@ class PastRun:
     reserved_bytes: int
     """torch.cuda.max_memory_reserved()."""
     context_bytes: int | None = None
-    """Memory of the process beyond what PyTorch reserved; None if it was not measured."""
+    """Memory of the process beyond what PyTorch reserved, or on a processor beyond the predicted
+    tensors; None if it was not measured."""
 
     @property
     def gap_ratio(self) -> float:
@@ -38,9 +38,12 @@ def refine(estimate: MemoryEstimate, past: Sequence[PastRun]) -> MemoryEstimate:
     """Return an estimate with the context and the reserved ratio of past runs, if there are any."""
     runs = [run for run in past if run.allocated_bytes > 0 and run.predicted_allocated_bytes > 0]
     context = estimate.context
-    measured = [run.context_bytes for run in runs if run.context_bytes]
-    if measured and context.expected_bytes:  # without a card there is no context
-        context = Context(round(statistics.median(measured)), min(measured), max(measured))
+    measured = [run.context_bytes for run in past if run.context_bytes]
+    if measured:
+        middle = round(statistics.median(measured))
+        context = replace(
+            context, expected_bytes=middle, low_bytes=min(measured), high_bytes=max(measured)
+        )
     ratio = 1.0
     if len(runs) >= MIN_RUNS:
         ratio = statistics.median(run.gap_ratio for run in runs)

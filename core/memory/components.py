@@ -38,7 +38,8 @@ COMPONENTS: Mapping[Component, str] = MappingProxyType(
         "generation_cache": "Keys and values of all answers while they are generated.",
         "temporary": "Buffers of one operation: gradients on their way back, dequantized weights, "
         "cuBLAS workspaces.",
-        "cuda_context": "Memory that the CUDA driver takes for itself in every process.",
+        "cuda_context": "Memory that the CUDA driver takes for itself in every process; without a "
+        "GPU, Python and its libraries.",
         "fragmentation": "Gaps between tensors that PyTorch reserves but cannot use.",
     }
 )

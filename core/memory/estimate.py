@@ -61,7 +61,8 @@ class MemoryEstimate:
     peak_reserved_bytes: int
     """torch.cuda.max_memory_reserved()."""
     total_bytes: int
-    """Memory of the process in nvidia-smi: reserved, paged optimizer states and CUDA context."""
+    """Memory of the process: reserved, paged optimizer states and CUDA context, as nvidia-smi shows
+    it; on a processor tensors and libraries."""
     low_bytes: int
     high_bytes: int
     """Bounds of the total."""
@@ -146,7 +147,8 @@ def estimate_of(
     sizes["optimizer_states"] += paged
     sizes["cuda_context"] = context.expected_bytes
     sizes["fragmentation"] = peak.gap_bytes
-    parts = [ComponentSize(name, sizes[name], note) for name, note in peak.notes.items()]
+    notes = {**peak.notes, "cuda_context": context.note}
+    parts = [ComponentSize(name, sizes[name], note) for name, note in notes.items()]
     high = round(reserved * (1 + ALLOCATED_ERROR + uncertainty.reserved_share))
     return MemoryEstimate(
         components=tuple(part for part in parts if part.bytes),

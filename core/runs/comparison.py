@@ -37,6 +37,7 @@ RESULTS: Mapping[str, Callable[[Run], object]] = {
     "eval_loss": _last("eval_loss"),
     "eval_perplexity": _last("eval_perplexity"),
     "peak_bytes": lambda run: run.peak_bytes,
+    "peak_kind": lambda run: run.peak_kind if run.peak_bytes else None,
     "seconds": lambda run: run.seconds,
     "usd": lambda run: run.usd,
 }

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from core.memory import PastRun
+from core.memory import MemoryEstimate, PastRun, refine
 from core.resolve import ResolvedJob
 from core.runs.files import number_in
 from core.runs.home import Home
@@ -23,28 +23,34 @@ WARM_UP_STEPS = 2
 """First steps, in which kernels are compiled and chosen."""
 
 
-def phase_peaks(run: Run) -> Mapping[str, tuple[int, int]]:
-    """Return phase -> (predicted, measured) peak in bytes, for the phases that were measured."""
-    predicted = run.prediction().phases
-    measured = run.status.phase_peak_bytes
+def compared_peaks(run: Run) -> Mapping[str, tuple[int, int]]:
+    """Return what was measured -> (predicted, measured) peak in bytes, of like with like.
+
+    On a GPU: each phase (allocated), `reserved` and `card`. On a processor there is one number
+    only, `process`: the tensors of a phase are not counted there, and the C library keeps what
+    they took.
+    """
+    status, predicted = run.status, run.prediction()
+    if run.peak_kind == "process":
+        found = {"process": (run.predicted_bytes, run.peak_bytes)}
+    else:
+        found = {
+            phase: (predicted.phases.get(phase), peak)
+            for phase, peak in status.phase_peak_bytes.items()
+        }
+        found["reserved"] = (predicted.peak_reserved_bytes, status.peak_reserved_bytes)
+        found["card"] = (predicted.total_bytes, status.peak_device_bytes)
     return {
-        phase: (predicted[phase], peak)
-        for phase, peak in measured.items()
-        if predicted.get(phase) and peak
+        name: (expected, measured)
+        for name, (expected, measured) in found.items()
+        if expected and measured
     }
 
 
 def prediction_errors(run: Run) -> Mapping[str, float]:
-    """Return phase -> error of the prediction as a share: 0.01 means 1 % too high.
-
-    Empty on a CPU: what is measured there is the growth of the whole process, which the C library
-    rounds up and keeps, and not the tensors.
-    """
-    if run.status.baseline_bytes:
-        return {}
-    return {
-        phase: predicted / measured - 1 for phase, (predicted, measured) in phase_peaks(run).items()
-    }
+    """Return what was measured -> error of the prediction as a share: 0.01 means 1 % too high."""
+    peaks = compared_peaks(run)
+    return {name: predicted / measured - 1 for name, (predicted, measured) in peaks.items()}
 
 
 def past_runs(home: Home, resolved: ResolvedJob) -> tuple[PastRun, ...]:
@@ -54,6 +60,24 @@ def past_runs(home: Home, resolved: ResolvedJob) -> tuple[PastRun, ...]:
     """
     found = (_memory(run) for run in _finished(home, resolved))
     return tuple(each for each in found if each)[:MAX_RUNS]
+
+
+def refined(home: Home, resolved: ResolvedJob) -> MemoryEstimate:
+    """Return the estimate of a job, corrected by past runs. Raises SpecError."""
+    return refine(resolved.estimate(), past_runs(home, resolved))
+
+
+def forecast(home: Home, resolved: ResolvedJob) -> dict[str, object]:
+    """Return memory, speed and fixes of a job as `estimate --json` prints them.
+
+    The memory is corrected by past runs, so that a run keeps the number that was shown before it.
+    {} for an unknown architecture. Raises SpecError.
+    """
+    if resolved.model.shape is None:
+        return {}
+    uncalibrated = resolved.estimate().peak_reserved_bytes
+    memory = refined(home, resolved).to_json()
+    return resolved.forecast() | memory | {"uncalibrated_reserved_bytes": uncalibrated}
 
 
 def speeds(home: Home, resolved: ResolvedJob) -> tuple[Measurement, ...]:
@@ -85,18 +109,18 @@ def _finished(home: Home, resolved: ResolvedJob) -> Iterator[Run]:
 
 @lru_cache(maxsize=1000)
 def _memory(run: Run) -> PastRun | None:
-    allocated, reserved = run.status.peak_allocated_bytes, run.status.peak_reserved_bytes
-    if allocated is None or reserved is None:
-        return None  # trained on a CPU
-    predicted = run.prediction()
+    status, predicted = run.status, run.prediction()
     if predicted.peak_allocated_bytes is None or predicted.peak_reserved_bytes is None:
         return None  # an estimate of an early version
+    reserved = predicted.uncalibrated_reserved_bytes or predicted.peak_reserved_bytes
     context_bytes = number_in(run.last_metrics, "context_bytes")
+    if status.peak_allocated_bytes is None and status.peak_process_bytes:
+        context_bytes = status.peak_process_bytes - predicted.peak_allocated_bytes
     return PastRun(
         predicted_allocated_bytes=predicted.peak_allocated_bytes,
-        predicted_reserved_bytes=predicted.peak_reserved_bytes,
-        allocated_bytes=allocated,
-        reserved_bytes=reserved,
+        predicted_reserved_bytes=reserved,
+        allocated_bytes=status.peak_allocated_bytes or 0,
+        reserved_bytes=status.peak_reserved_bytes or 0,
         context_bytes=None if context_bytes is None else int(context_bytes),
     )
 

@@ -20,12 +20,19 @@ class Prediction:
     peak_tokens_per_second: float | None = None
     """Rate at which the GPU would compute only the model's own arithmetic."""
     tokens_per_second: float | None = None
+    uncalibrated_reserved_bytes: int | None = None
+    """Reserved peak before past runs corrected it."""
+    includes_libraries: bool = False
+    """True if the total holds what the process takes beside its tensors."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Return the sound parts of `estimate --json`, as any version wrote it."""
         speed = fields.get("speed")
         flat = {**fields, **speed} if isinstance(speed, dict) else fields
+        parts = fields.get("components")
+        names = [part.get("name") for part in parts if isinstance(part, dict)] if parts else []
+        flat = {**flat, "includes_libraries": "cuda_context" in names}
         return cls(**_sound_fields(cls, flat))
 
 

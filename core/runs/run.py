@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core.device import find_preset
 from core.job import JobSpec, Problem, RunNotFound
@@ -114,13 +114,31 @@ class Run:
 
     @property
     def peak_bytes(self) -> int | None:
-        """Highest allocated memory; on a CPU, the most that the process used in its first steps."""
-        if self.status.peak_allocated_bytes:
-            return self.status.peak_allocated_bytes
-        phases = self.status.phase_peak_bytes
+        """Highest allocated memory of a GPU; without one, the most that the process has taken."""
+        highest = self.status.peak_allocated_bytes or self.status.peak_process_bytes
+        if highest:
+            return highest
+        phases = self.status.phase_peak_bytes  # of an early program
         if not phases:
             return None
         return max(phases.values()) + (self.status.baseline_bytes or 0)
+
+    @property
+    def peak_kind(self) -> Literal["allocated", "process"]:
+        """Kind of memory that `peak_bytes` counts."""
+        is_process = self.status.peak_process_bytes or self.status.baseline_bytes
+        return "process" if is_process else "allocated"
+
+    @property
+    def predicted_bytes(self) -> int | None:
+        """Predicted memory of the process: the total of its estimate; None if there is none.
+
+        Early estimates for a processor hold the tensors alone.
+        """
+        prediction = self.prediction()
+        if prediction.total_bytes is None or prediction.includes_libraries:
+            return prediction.total_bytes
+        return prediction.total_bytes + (self.status.baseline_bytes or 0)
 
     @cached_property
     def last_metrics(self) -> Mapping[str, Any]:
@@ -231,6 +249,7 @@ class Run:
             "max_steps": self.max_steps,
             "loss": self.loss,
             "peak_bytes": self.peak_bytes,
+            "peak_kind": self.peak_kind,
             "seconds": self.seconds,
             "usd": self.usd,
             "error": self.error,

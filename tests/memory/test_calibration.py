@@ -132,9 +132,11 @@ def test_a_corrected_estimate_gets_a_new_verdict() -> None:
     assert refine(tight, [run(reserved_factor=1.1)] * 3).verdict == "does_not_fit"
 
 
-def test_a_cpu_learns_no_context() -> None:
-    refined = refine(predict(gpu=CPU), [run(context_bytes=300 * MIB)])
-    assert "cuda_context" not in component_bytes(refined)
+def test_a_cpu_learns_what_the_process_takes_beside_its_tensors() -> None:
+    before = predict(gpu=CPU)
+    refined = refine(before, [run(context_bytes=300 * MIB)])
+    assert refined.total_bytes == before.peak_allocated_bytes + 300 * MIB
+    assert refined.context.title == before.context.title
 
 
 def test_runs_that_measured_nothing_are_left_out() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.job import JobSpec
 from core.memory import COMPONENTS, Component, MemoryEstimate, estimate
-from core.memory.context import context_of
+from core.memory.context import LIBRARIES_ON_CPU, context_of
 from core.memory.extrapolate import extrapolate_peaks
 from core.memory.program import program_of
 from core.memory.step import PHASES
@@ -211,8 +211,10 @@ def test_nothing_is_paged_without_a_gpu() -> None:
     assert paged == plain
 
 
-def test_a_cpu_has_neither_context_nor_gaps() -> None:
-    assert {"cuda_context", "fragmentation"}.isdisjoint(component_bytes(predict(gpu=CPU)))
+def test_a_cpu_has_no_gaps_and_counts_the_whole_process() -> None:
+    found = predict(gpu=CPU)
+    assert "fragmentation" not in component_bytes(found)
+    assert found.total_bytes == found.peak_allocated_bytes + LIBRARIES_ON_CPU.expected_bytes
 
 
 def test_weights_on_a_cpu_are_float32() -> None:

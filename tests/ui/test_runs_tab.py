@@ -314,13 +314,14 @@ def test_a_run_without_a_checkpoint_starts_again(
 
 @pytest.mark.parametrize(
     ("baseline", "message"),
-    [(0, "Off by more than 5%: backward"), (10, "On a CPU")],
+    [(0, "Off by more than 5%: backward"), (10, "Without a GPU the process counts")],
 )
 def test_a_run_shows_predicted_and_measured_memory(
     new_run: NewRun, baseline: int, message: str
 ) -> None:
     run = new_run()
-    write_json(run.folder / "estimate.json", {"phases": {"forward": 100, "backward": 200}})
+    predicted = {"total_bytes": 200, "phases": {"forward": 100, "backward": 200}}
+    write_json(run.folder / "estimate.json", predicted)
     peaks = {"forward": 101, "backward": 150}
     run = ended(run, state="finished", phase_peak_bytes=peaks, baseline_bytes=baseline)
     assert message in run_panel.memory_table(run)

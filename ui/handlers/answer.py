@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from core.advise import PLANNED_FIELDS
 from core.dataset import DatasetReport
 from core.job import Problem, SpecError
-from core.memory import MemoryEstimate, refine
+from core.memory import MemoryEstimate
 from core.resolve import ResolvedJob, RowsOf, resolve
 from core.runs import Home
-from core.runs.past_runs import past_runs, speeds
+from core.runs.past_runs import refined, speeds
 from core.speed import Speed, calibrated
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES, unused_fields
@@ -139,7 +139,7 @@ def answer_values(
         resolved = resolve(values, set_by_user, rows_of)
         estimate = None
         if resolved.model.shape is not None:
-            estimate = refine(resolved.estimate(), past_runs(home, resolved))
+            estimate = refined(home, resolved)
     except SpecError as error:
         return Answer(values, report, error=error)
     speed = resolved.speed()

@@ -16,6 +16,7 @@ from core.job import RunNotFound, SpecError, TailorError
 from core.resolve import resolve
 from core.runs import Home, Run, edits, launch, listing, queue
 from core.runs.failure_advice import advice_for, stall_warning
+from core.runs.past_runs import forecast
 from ui import render
 from ui.events import Updates
 from ui.form import in_words
@@ -92,7 +93,7 @@ class RunHandlers:
         """Start a job, or add it to the queue. Raises SpecError, OSError."""
         resolved = resolve(form, rows=self.previews.statistics)
         require_startable(resolved, self.previews)
-        run = runs.create(self.home, resolved, resolved.forecast())
+        run = runs.create(self.home, resolved, forecast(self.home, resolved))
         return queue.submit(self.home, run)
 
     def on_view(self, **view: str | None) -> Updates:

@@ -9,7 +9,7 @@ import numpy as np
 from core.dataset import counted
 from core.resolve import reference_of
 from core.runs import Run, comparison
-from core.wording import ago, duration, memory
+from core.wording import ago, duration, memory, peak_memory
 from ui.render import table
 from ui.render.run import SIGNS, share_done
 
@@ -67,7 +67,7 @@ def _facts(run: Run) -> Iterator[str]:
     if run.loss is not None:
         yield f"loss {run.loss:.4g}"
     if run.peak_bytes:
-        yield memory(run.peak_bytes)
+        yield peak_memory(run)
     if run.seconds and not run.is_active:
         yield duration(run.seconds)
     if run.usd:

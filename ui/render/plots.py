@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from core.runs import Run
-from core.wording import memory
+from core.wording import memory, peak_memory
 
 Floats = NDArray[np.float64]
 NO_TEMPLATE = go.layout.Template()
@@ -246,12 +246,12 @@ def _smooth(values: Floats, decay: float) -> Floats:
 
 def _add_memory_levels(drawn: go.Figure, run: Run) -> None:
     """Add the prediction, and the capacity of the card if it is near enough to matter."""
-    predicted = run.prediction().total_bytes or 0
-    # On a CPU the measured process includes the program before it loads a model.
-    predicted += run.status.baseline_bytes or 0
+    predicted = run.predicted_bytes or 0
     capacity = run.status.device_capacity_bytes
     if predicted:
         _add_level(drawn, predicted, f"predicted: {memory(predicted)}", GREEN, "dash")
+    if run.peak_bytes:
+        _add_level(drawn, run.peak_bytes, f"peak: {peak_memory(run)}", PURPLE, "dot")
     if capacity and capacity < 3 * max(predicted, 1):
         _add_level(drawn, capacity, f"card: {memory(capacity)}", RED, "solid")
 

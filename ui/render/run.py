@@ -8,7 +8,7 @@ import numpy as np
 from core.advise import Advice
 from core.runs import Curve, Run
 from core.runs.past_runs import LARGE_ERROR, prediction_errors
-from core.wording import PHASES, duration, memory, memory_rows, seconds_left, state_sentence
+from core.wording import MEASURED, duration, memory, memory_rows, seconds_left, state_sentence
 from ui.render import notice, table
 
 SIGNS: Mapping[str, str] = {
@@ -83,14 +83,10 @@ def _advice(advice: Sequence[Advice]) -> str:
 def tiles(run: Run) -> str:
     """Return four numbers: loss, speed, peak memory, and time with its cost."""
     curves = run.curves()
-    peaks = curves.get("memory_peak_bytes") or curves.get("device_used_bytes")
-    peak = NO_VALUE
-    if peaks:
-        peak = memory(np.nanmax(peaks.values))
     cells = (
         _loss_tile(curves)
         + _speed_tile(run, curves.get("tokens_per_second"))
-        + _tile("Peak memory", peak, run.status.device or "")
+        + _memory_tile(run)
         + _time_tile(run)
     )
     return f'<div class="tiles">{cells}</div>'
@@ -132,6 +128,20 @@ def _speed_tile(run: Run, speed: Curve | None) -> str:
     return _tile("Speed", f"{speed.values[-1]:,.0f}", more)
 
 
+def _memory_tile(run: Run) -> str:
+    """Return the measured peak with what it counts, and the predicted one of the same kind."""
+    name = f"Peak memory, {run.peak_kind}"
+    if not run.peak_bytes:
+        return _tile("Peak memory", NO_VALUE, run.status.device or "")
+    more = [run.status.device or ""]
+    predicted = run.prediction().peak_allocated_bytes
+    if run.peak_kind == "process":
+        predicted = run.predicted_bytes
+    if predicted:
+        more.append(f"{memory(predicted)} predicted")
+    return _tile(name, memory(run.peak_bytes), " · ".join(filter(None, more)))
+
+
 def _time_tile(run: Run) -> str:
     seconds = duration(run.seconds) if run.status.updated else NO_VALUE
     more = f"{run.job.stage} · {run.job.method}"
@@ -146,20 +156,24 @@ def memory_table(run: Run) -> str:
     if not rows:
         return ""
     errors = prediction_errors(run)
-    heads = ("predicted GiB", "measured GiB", "difference" if errors else "")
+    heads = ("predicted", "measured", "difference")
     title = "<h3>Predicted and measured memory</h3>"
     note = f"<p>{_memory_note(errors)}</p>"
     return f'<div class="measured">{title}{table(rows, heads)}{note}</div>'
 
 
 def _memory_note(errors: Mapping[str, float]) -> str:
-    if not errors:
-        return "On a CPU the growth of the whole process is measured, not the tensors alone."
-    large = [PHASES[phase].lower() for phase, error in errors.items() if abs(error) > LARGE_ERROR]
+    if "process" in errors:
+        return (
+            "Without a GPU the process counts, with Python and its libraries: the same number as "
+            "in the verdict before the start."
+        )
+    kind = "Phases count what PyTorch has allocated."
+    large = [MEASURED[name].lower() for name, error in errors.items() if abs(error) > LARGE_ERROR]
     if not large:
-        return f"Every phase is within {LARGE_ERROR:.0%} of the prediction."
+        return f"{kind} Every peak is within {LARGE_ERROR:.0%} of the prediction."
     reason = "Rows shorter than max_length need less memory than predicted."
-    return f"Off by more than {LARGE_ERROR:.0%}: {', '.join(large)}. {reason}"
+    return f"{kind} Off by more than {LARGE_ERROR:.0%}: {', '.join(large)}. {reason}"
 
 
 def answers(run: Run) -> str:

@@ -15,6 +15,7 @@ from core.memory.trace_check import TraceRequest, estimate_by_tracing
 from core.models import demo_fields
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
+from core.runs.past_runs import forecast, refined
 from core.speed import RowStatistics
 from core.training.contract.stages import DEFAULT_STAGE
 from core.wording import fix_label, memory, memory_parts, speed_sentence, verdict_sentence
@@ -57,7 +58,7 @@ def train(
         raise SpecError(*refusals)
     resolved = resolve(job_fields, rows=_statistics(place, resolved))
     _print_choices(resolved)
-    return start_and_follow(place, runs.create(place, resolved, resolved.forecast()))
+    return start_and_follow(place, runs.create(place, resolved, forecast(place, resolved)))
 
 
 def estimate(
@@ -67,8 +68,8 @@ def estimate(
     resolved = resolve(_job_fields(job, fields))
     found = _estimate_memory(resolved, home)
     if json:
-        forecast = resolved.forecast() or {"fixes": [], "speed": {}}
-        print_json(found.to_json() | forecast)
+        more = resolved.forecast() or {"fixes": [], "speed": {}}
+        print_json(more | found.to_json())
     else:
         _print_estimate(resolved, found)
     return 0
@@ -148,7 +149,8 @@ def _statistics(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
 def _estimate_memory(resolved: ResolvedJob, home: str | None) -> MemoryEstimate:
     """Estimate the memory; trace one step for an unknown architecture. Raises TailorError."""
     if resolved.model.shape:
-        return resolved.estimate()
+        is_local = resolved.job.gpu == "local"
+        return refined(Home.find(home), resolved) if is_local else resolved.estimate()
     say("Tailor does not know this architecture, so it traces one training step.")
     request = TraceRequest(resolved.job, resolved.model.config, resolved.gpu)
     return estimate_by_tracing(request, Home.find(home).path / "traces")

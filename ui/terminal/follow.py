@@ -60,7 +60,7 @@ def start_and_follow(home: Home, run: Run) -> int:
 def print_result(run: Run) -> None:
     """Print measured memory, answers, and what to do next."""
     if rows := memory_rows(run):
-        out.print(table(("phase", "predicted GiB", "measured GiB", ""), rows))
+        out.print(table(("peak memory", "predicted", "measured", ""), rows))
     for sample in run.samples():
         out.print(f"step {sample.step}: {sample.prompt}  →  {sample.answer}")
     if run.state == "finished":

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -45,8 +45,24 @@ def table(titles: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Table:
     """Return rows under titles, with columns of memory aligned to the right."""
     result = Table(box=None, padding=(0, 2, 0, 0), show_header=any(titles))
     for title in titles:
-        is_memory = title == "memory" or "GiB" in title
-        result.add_column(title, justify="right" if is_memory else "left", overflow="fold")
+        justify: Literal["left", "right"] = "left"
+        if title in ("memory", "predicted", "measured"):
+            justify = "right"
+        result.add_column(title, justify=justify, overflow="fold")
     for row in rows:
         result.add_row(*map(str, row))
     return result
+
+
+def wide_table(titles: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    """Return rows under titles with each value in one piece, so that an id can be copied.
+
+    A terminal that is narrower breaks the lines.
+    """
+    lines = [titles, *(tuple(map(str, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = []
+    for line in lines:
+        cells = [value.ljust(width) for value, width in zip(line, widths, strict=True)]
+        padded.append("  ".join(cells).rstrip())
+    return "\n".join(padded)

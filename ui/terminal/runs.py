@@ -19,9 +19,9 @@ from core.runs import (
     queue,
     read,
 )
-from core.wording import duration, memory, state_sentence
+from core.wording import ago, duration, memory, peak_memory, state_sentence
 from ui.terminal.follow import print_result, start_and_follow
-from ui.terminal.printing import out, print_json, say, table
+from ui.terminal.printing import out, print_json, say, table, wide_table
 from ui.terminal.usage import RUN_ACTIONS, call_of
 
 
@@ -66,15 +66,23 @@ def _list(command: RunCommand) -> None:
     if command.as_json:
         print_json([run.to_json() for run in runs])
     elif runs:
-        rows = [
-            (run.id, run.state, f"{run.step}/{run.max_steps}", run.about.title or run.error)
-            for run in runs
-        ]
-        out.print(table(("run", "state", "step", ""), rows))
+        heads = ("run", "state", "step", "model", "method", "loss", "peak memory", "when", "")
+        out.print(wide_table(heads, [_row(run) for run in runs]))
     elif command.words:
         out.print("No run contains these words.")
     elif not unreadable:
         out.print("No runs yet: `make demo` trains one.")
+
+
+def _row(run: Run) -> tuple[object, ...]:
+    """Return what `runs list` shows of a run: the same facts as the page's list."""
+    loss = "" if run.loss is None else f"{run.loss:.4g}"
+    model = reference_of(run.job.model).rsplit("/", 1)[-1]
+    method = f"{run.job.stage} {run.job.method}"
+    step = f"{run.step}/{run.max_steps}"
+    note = run.about.title or run.error
+    peak, when = peak_memory(run), ago(run.created)
+    return run.id, run.state, step, model, method, loss, peak, when, note
 
 
 def _show(command: RunCommand) -> None:

@@ -109,6 +109,10 @@ class Status:
     """Highest allocated memory of the whole training (GPU only)."""
     peak_reserved_bytes: int | None = None
     """Highest reserved memory of the whole training (GPU only)."""
+    peak_device_bytes: int | None = None
+    """Most memory of the card that this process was seen to take, its CUDA context included."""
+    peak_process_bytes: int | None = None
+    """Most memory that the process has taken (without a GPU only)."""
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

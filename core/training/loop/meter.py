@@ -6,9 +6,11 @@ later ones cost nothing.
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
@@ -99,6 +101,7 @@ class CudaGauge(MemoryGauge):
         self.baseline_bytes = 0
         self._highest_allocated = 0
         self._highest_reserved = 0
+        self._highest_on_device = 0
         self._nvml = _Nvml()
 
     def start(self) -> None:
@@ -120,6 +123,7 @@ class CudaGauge(MemoryGauge):
         free_bytes, total_bytes = torch.cuda.mem_get_info()
         reserved = torch.cuda.memory_reserved()
         own = self._nvml.bytes_of_this_process()
+        self._highest_on_device = max(self._highest_on_device, own or 0)
         readings = {
             "memory_allocated_bytes": torch.cuda.memory_allocated(),
             "memory_reserved_bytes": reserved,
@@ -132,10 +136,15 @@ class CudaGauge(MemoryGauge):
 
     def highest(self) -> dict[str, int]:
         self._update_highest()
-        return {
+        highest = {
             "peak_allocated_bytes": self._highest_allocated,
             "peak_reserved_bytes": self._highest_reserved,
         }
+        if self._highest_on_device:
+            # At a peak the process holds at least what PyTorch has reserved.
+            on_device = max(self._highest_on_device, self._highest_reserved)
+            highest["peak_device_bytes"] = on_device
+        return highest
 
     def _update_highest(self) -> None:
         self._highest_allocated = max(self._highest_allocated, torch.cuda.max_memory_allocated())
@@ -149,6 +158,7 @@ class ProcessGauge(MemoryGauge):
         self.name = "CPU"
         self.capacity_bytes = psutil.virtual_memory().total
         self.baseline_bytes = _resident_bytes()
+        self._highest = self.baseline_bytes
         self._sampler: _Sampler | None = None
 
     def start(self) -> None:
@@ -159,6 +169,7 @@ class ProcessGauge(MemoryGauge):
         if self._sampler is None:
             return 0
         peak = self._sampler.end()
+        self._highest = max(self._highest, peak)
         self._sampler = None
         return max(0, peak - self.baseline_bytes)
 
@@ -169,7 +180,8 @@ class ProcessGauge(MemoryGauge):
         return {"device_used_bytes": _resident_bytes()}
 
     def highest(self) -> dict[str, int]:
-        return {}
+        self._highest = max(self._highest, _peak_resident_bytes())
+        return {"peak_process_bytes": self._highest}
 
 
 class _Sampler:
@@ -228,6 +240,25 @@ class _Nvml:
 def gauge_of_device() -> MemoryGauge:
     """Return the gauge of the device that trains."""
     return CudaGauge() if torch.cuda.is_available() else ProcessGauge()
+
+
+def _peak_resident_bytes() -> int:
+    """Return the highest resident size since the start of this process, as the system kept it.
+
+    Where the system keeps none, that of this moment. `getrusage` is no help: it begins with the
+    size of the process that started this one.
+    """
+    if match := re.search(r"^VmHWM:\s*(\d+) kB", _own_status(), re.MULTILINE):
+        return int(match[1]) * 1024
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))  # Windows keeps it
+
+
+def _own_status() -> str:
+    try:
+        return Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _resident_bytes() -> int:
