@@ -145,6 +145,7 @@ def _place_data(parts: Parts) -> None:
     parts.add("split_text", gr.Radio, ways, label="Rows of the text", visible=False)
     with gr.Row(elem_classes="actions"):
         parts.button("switch_stage")
+        parts.button("train_without", "Train without it", visible=False)
         parts.button("remove_rows", "Remove invalid rows", visible=False)
         parts.button("repair", "Repair file", visible=False)
         parts.button("import_data", "Import as JSONL", visible=False)
@@ -245,6 +246,7 @@ def _wire_data(wiring: Wiring, handlers: Handlers) -> None:
     on(parts["row_format"].input, columns.on_row_format)
     on_map_columns = partial(columns.on_map_columns, handlers.home)
     on(parts["map_columns"].click, on_map_columns, queue=True, fills=True)
+    on(parts["train_without"].click, data.on_train_without, fills=True)
     on(parts["switch_stage"].click, data.on_switch_stage, fills=True)
     on(parts["split_text"].input, data.on_split_text, queue=True, fills=True)
     on(parts["remove_rows"].click, data.on_remove_rows, queue=True, fills=True)

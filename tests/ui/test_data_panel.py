@@ -292,3 +292,29 @@ def test_a_text_is_split_as_the_user_chooses(page_form: FormPage, tale: Path) ->
     done = page_form.handlers.data.on_split_text(str(tale), "cpt", "whole")
     rows = data_of(done).read_text().splitlines()
     assert [json.loads(row)["text"] for row in rows] == ["Once upon\na time.\n\nThe end."]
+
+
+# What is not read
+
+UNREAD = (
+    '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}], '
+)
+UNREAD += '"images": ["a.png"], "id": 7}\n'
+
+
+def test_what_is_not_read_is_named_with_its_rows(page_form: FormPage, file: Path) -> None:
+    file.write_text(UNREAD)
+    shown = page_form.edit(dataset=str(file))
+    assert "<code>images</code> in 1 row, first on line 1" in shown["data_line"]
+    assert shown["columns_panel"]["open"] is True
+
+
+def test_what_is_not_read_locks_the_start_until_one_click(page_form: FormPage, file: Path) -> None:
+    file.write_text(UNREAD)
+    shown = page_form.edit(dataset=str(file))
+    assert shown["train_without"]["visible"] is True
+    assert shown["start"]["interactive"] is False
+    page_form.fire(page_form.handlers.data.on_train_without)
+    shown = page_form.edit()
+    assert shown["train_without"]["visible"] is False
+    assert shown["start"]["interactive"] is True

@@ -57,9 +57,10 @@ def show_columns(values: Mapping[str, object], report: DatasetReport | None) -> 
     accepted = [each for each in ROW_FORMATS if accepts(str(values["stage"]), each)]
     likely = _most_likely(accepted, report)
     names = report.found_columns
+    is_open = not report.dataset_type or bool(report.needs_consent)
     mapping = report.suggestion or match_columns(likely, names)
     return {
-        "columns_panel": gr.update(visible=True, open=not report.dataset_type),
+        "columns_panel": gr.update(visible=True, open=is_open),
         "row_format": gr.update(choices=[each.id for each in accepted], value=likely.id),
         "column_names": list(names),
         **_boxes(likely, names, mapping),

@@ -1,6 +1,6 @@
 """Data events: upload, import, repair; and what the page shows of a dataset. Changes no file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -76,6 +76,10 @@ class DataHandlers:
         fitting = fitting_stage(report) if report else ""
         return {"stage": fitting} if fitting else {}
 
+    def on_train_without(self) -> Updates:
+        """Consent to a training without what is not read."""
+        return {"accept_unread": True}
+
     def on_remove_rows(self, dataset: str, stage: str) -> Updates:
         """Write the data without its invalid rows to a new file and use that."""
         if stage not in STAGES:
@@ -137,11 +141,12 @@ def data_choices(home: Home) -> Choices:
     return choices
 
 
-def show_data(reference: str, report: DatasetReport | None) -> Updates:
+def show_data(values: Mapping[str, object], report: DatasetReport | None) -> Updates:
     """Show the report on the data, and the buttons that would help."""
     updates: Updates = {
-        "import_data": gr.update(visible=must_be_imported(reference)),
+        "import_data": gr.update(visible=must_be_imported(str(values["dataset"]))),
         "data_line": "",
+        "train_without": gr.update(visible=False),
         "switch_stage": gr.update(visible=False),
         "remove_rows": gr.update(visible=False),
         "repair": gr.update(visible=False),
@@ -150,6 +155,8 @@ def show_data(reference: str, report: DatasetReport | None) -> Updates:
     if report is None:
         return updates
     can_remove = report.num_problems > 0 and report.valid_rows > 0
+    needs_consent = bool(report.needs_consent) and not values["accept_unread"]
+    updates["train_without"] = gr.update(visible=needs_consent)
     updates["data_line"] = panel.data_report(report)
     updates["remove_rows"] = gr.update(visible=can_remove)
     updates["repair"] = gr.update(visible=bool(report.repairs))

@@ -90,7 +90,7 @@ class EstimateHandlers:
         updates |= _show_fields(form, form_state, state)
         updates |= _show_job(answer, state)
         updates |= show_start(answer, self.previews)
-        updates |= show_data(str(answer.values["dataset"]), answer.report)
+        updates |= show_data(answer.values, answer.report)
         if _has_other_data(form_state.values, answer.values):
             updates |= show_columns(answer.values, answer.report)
             updates |= {"rows_panel": gr.update(open=False), "row": "", "row_number": 1}
