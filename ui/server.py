@@ -9,6 +9,7 @@ import tempfile
 import threading
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,10 @@ from ui.gate import (
     own_account_test,
 )
 from ui.handlers import Handlers
+from ui.scratch import make_scratch, remove_scratch
 
+UPLOADS = "gradio"
+"""Folder of the uploads, in that of the temporary files."""
 STYLE = Path(__file__).with_name("style.css")
 SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("plots.js", "page.js"))
 """Functions without parameters, which the page calls once."""
@@ -69,7 +73,8 @@ def serve(
         place = Home.find(home)
         policy = policy_for(place, host, public_url, always_asks=token or share)
         _require_free(host, port or 0)
-        isolate(place)
+        scratch = isolate(place)
+        policy = replace(policy, upload_folder=scratch / UPLOADS)
     except (SpecError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -89,7 +94,7 @@ def serve(
     # Other users could read a token from the command line of the browser.
     if not (no_browser or policy.asks_everyone):
         webbrowser.open(link)
-    return _wait(blocks, handlers)
+    return _wait(blocks, handlers, scratch)
 
 
 def policy_for(
@@ -186,22 +191,25 @@ def _send_bundle(home: Home, request: Request) -> Response:
     """Return the bundle of a run as a zip."""
     try:
         run = runs.read(home, request.path_params["run_id"])
-        target = home.path / "tmp" / f"{run.id}-{secrets.token_hex(4)}.zip"
-        target.parent.mkdir(mode=0o700, exist_ok=True)
+        target = Path(tempfile.gettempdir()) / f"{run.id}-{secrets.token_hex(4)}.zip"
         bundle.write_bundle(run, target)
     except (RunNotFound, SpecError, OSError) as error:
         return PlainTextResponse(f"There is no bundle: {error}\n", status_code=404)
     return FileResponse(target, filename=f"{run.id}.zip", background=BackgroundTask(target.unlink))
 
 
-def isolate(home: Home) -> None:
-    """Work in an empty folder, with temporary files in the home: Gradio serves files of both."""
-    empty, temporary = home.path / "empty", home.path / "tmp"
-    for folder in (empty, temporary):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(temporary / "gradio")
-    tempfile.tempdir = str(temporary)
+def isolate(home: Home) -> Path:
+    """Work in an empty folder, with temporary files in the home: Gradio serves files of both.
+
+    Return the folder of the temporary files, which is this process's own.
+    """
+    empty = home.path / "empty"
+    empty.mkdir(mode=0o700, exist_ok=True)
+    scratch = make_scratch(home.path / "tmp")
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch / UPLOADS)
+    tempfile.tempdir = str(scratch)
     os.chdir(empty)
+    return scratch
 
 
 def _share_sentence(blocks: gr.Blocks, policy: GatePolicy) -> str:
@@ -212,7 +220,7 @@ def _share_sentence(blocks: gr.Blocks, policy: GatePolicy) -> str:
     return f"Everyone with this link can use this machine: {link}"
 
 
-def _wait(blocks: gr.Blocks, handlers: Handlers) -> int:
+def _wait(blocks: gr.Blocks, handlers: Handlers, scratch: Path) -> int:
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -220,4 +228,5 @@ def _wait(blocks: gr.Blocks, handlers: Handlers) -> int:
     finally:
         handlers.close()
         blocks.close(verbose=False)
+        remove_scratch(scratch)
     return 0

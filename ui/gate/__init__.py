@@ -3,7 +3,7 @@
 Knows two paths of Gradio and nothing else of it. Never reads a body, never sees a job.
 """
 
-from ui.gate import accounts, sessions
+from ui.gate import accounts, sessions, uploads
 from ui.gate.accounts import own_account_test
 from ui.gate.gate import LOGIN_PAGE, SECURITY_HEADERS, STARTUP_PATH, Gate
 from ui.gate.policy import UPLOAD_PATH, GatePolicy, PublicUrl, is_loopback, login_url
@@ -24,4 +24,5 @@ __all__ = [
     "new_token",
     "own_account_test",
     "sessions",
+    "uploads",
 ]

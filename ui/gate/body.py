@@ -1,20 +1,14 @@
 """Body of a request, cut off at a size and at a pause, and the response to it."""
 
 import asyncio
-from typing import Final
 
 from starlette.types import Message, Receive, Send
-
-PAUSE_SECONDS: Final = 60
-"""A body of which nothing has come for so long is given up."""
 
 
 class GuardedBody:
     """Body of a request, cut off at a limit. Past the limit the app's response is held back."""
 
-    def __init__(
-        self, receive: Receive, send: Send, max_bytes: int, pause_seconds: float = PAUSE_SECONDS
-    ):
+    def __init__(self, receive: Receive, send: Send, max_bytes: int, pause_seconds: float):
         self._receive = receive
         self._send = send
         self._pause_seconds = pause_seconds

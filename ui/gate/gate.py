@@ -11,9 +11,10 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.gate.body import GuardedBody
-from ui.gate.policy import GatePolicy, is_loopback
+from ui.gate.policy import UPLOAD_PATH, GatePolicy, is_loopback
 from ui.gate.requests import Request, is_proxy_header
 from ui.gate.sessions import SESSION_SECONDS, Sessions, Throttle, is_same_secret
+from ui.gate.uploads import Uploads, is_full_disk
 
 STARTUP_PATH: Final = "/gradio_api/startup-events"
 """Gradio asks itself here before the page is up and needs a 200. It answers true or false."""
@@ -51,6 +52,7 @@ class Gate:
         self.policy = policy
         self.sessions = Sessions(clock)
         self.throttle = Throttle(clock)
+        self.uploads = Uploads(policy.upload_folder)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI connection."""
@@ -58,8 +60,13 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
             request, send = Request(scope, self.policy), _with_security_headers(send)
-            if reply := self._refuse(request) or self._ask_token(request):
+            reply = self._refuse(request) or self._ask_token(request)
+            reply = reply or self._refuse_upload(request)
+            if reply:
                 await reply(scope, receive, send)
+            elif request.path == UPLOAD_PATH:
+                with self.uploads.arriving():
+                    await self._pass_on(request, scope, receive, send)
             else:
                 await self._pass_on(request, scope, receive, send)
         else:
@@ -77,6 +84,13 @@ class Gate:
         if not request.path:  # a public address without the slash at its end
             return _go_home(request)
         return None
+
+    def _refuse_upload(self, request: Request) -> Response | None:
+        if request.path != UPLOAD_PATH or request.method != "POST":
+            return None
+        declared = request.header(b"content-length")
+        problem = self.uploads.problem(int(declared[:20]) if declared.isdecimal() else 0)
+        return _full_disk(problem) if problem else None
 
     def _too_large(self, request: Request) -> Response:
         limit = self.policy.max_bytes(request.path)
@@ -131,11 +145,14 @@ class Gate:
 
     async def _pass_on(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app without the proxy headers, which may be forged, and watch the body."""
-        body = GuardedBody(receive, send, self.policy.max_bytes(request.path))
+        max_bytes = self.policy.max_bytes(request.path)
+        body = GuardedBody(receive, send, max_bytes, self.policy.pause_seconds)
         try:
             await self.app(_own_scope(request, scope), body.receive, body.send)
-        except Exception:
-            if not (body.is_refused or body.is_given_up):
+        except Exception as error:
+            if is_full_disk(error) and not body.has_answered:
+                await _full_disk("The disk is full.")(scope, receive, send)
+            elif not (body.is_refused or body.is_given_up):
                 raise
         if body.is_refused:
             reply = self._too_large(request) if body.is_too_large else _too_late()
@@ -180,6 +197,10 @@ def _wrong_host(request: Request) -> Response:
             "(with http if it is, and with the path in front of it if there is one)"
         )
     return PlainTextResponse(f"{text}.\n", 421)
+
+
+def _full_disk(text: str) -> Response:
+    return PlainTextResponse(f"{text}\n", 507, {"connection": "close"})
 
 
 def _too_late() -> Response:

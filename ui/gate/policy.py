@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -101,6 +102,10 @@ class GatePolicy:
     is_own: Callable[[Ends, Ends], bool] | None = field(default=None, repr=False)
     """Returns whether the client's end of a loopback connection, (client, server), needs no token;
     None asks everyone."""
+    pause_seconds: float = 60
+    """A body of which nothing has come for so long is given up."""
+    upload_folder: Path | None = None
+    """Folder in which the app stores uploads."""
     share_hosts: set[str] = field(default_factory=set)
     """Public names of this page, known once the tunnel is up."""
 
