@@ -233,7 +233,7 @@ def _read_message(
     is_masked = _read_mask(turn, role, found)
     for result in content.results:
         found.add(_tool_message(result), place)
-    if content.results and not message.get("content"):
+    if content.results and message == {"role": role, "content": ""}:
         return  # the message held answers of tools only
     found.add(message, place, is_masked=is_masked, may_be_empty=content.has_other)
 

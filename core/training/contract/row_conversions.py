@@ -152,7 +152,7 @@ def conversation_prompt(parts: RowParts) -> Row:
     messages = parts.messages("messages", PROMPT)
     answers: list[Message] = []
     while ends_with_answer(messages):
-        answers, messages = messages[-1:], messages[:-1]
+        answers, messages = [*messages[-1:], *answers], messages[:-1]
     if not parts.faults and not messages:
         column = parts.name("messages")
         fix = "give messages that end with the user's"

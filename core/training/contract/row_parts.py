@@ -6,17 +6,26 @@ Standard library only. Collects what is wrong and what is not read; knows no row
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from .content import Unread, join_texts, read_parts
+from .content import Unread, read_parts
 from .conversations import (
     MessageReading,
     conversation_faults,
     read_conversation,
 )
 from .messages import PROMPT, ConversationPart, Fault, Message
-from .row_columns import Row, is_conversation, label_faults, text_faults, wrong_kind
+from .row_columns import (
+    Row,
+    holds_something,
+    is_conversation,
+    label_faults,
+    text_faults,
+    wrong_kind,
+)
 from .stages import STAGES
 from .tool_calls import Tool, read_tools, tool_names
 
+MIN_REPEATED_CHARACTERS = 40
+"""Length of a context that stands in its question by no accident."""
 Text = str | list[Message]
 """Text of a row, or messages."""
 MAKES_MESSAGES = ("system", "history", "tools")
@@ -109,10 +118,14 @@ class RowParts:
 
     def beside(self, part: str) -> tuple[Any, str]:
         """Return (value, name) of the column that holds a part; (None, "") if none holds any."""
+        found = None, ""
         for name in self.names.beside.get(part, ()):
-            if value := self.row.get(name):
-                return value, name
-        return None, ""
+            value = self.row.get(name)
+            if value and not found[1]:
+                found = value, name
+            elif value and value != found[0]:
+                self.leave_out(name, matters=True)
+        return found
 
     def system(self) -> str:
         """Return the system text of a row; it may be written as the parts of a message."""
@@ -120,15 +133,26 @@ class RowParts:
         if value is None:
             return ""
         if isinstance(value, list | dict):
-            content = None
-            if isinstance(value, dict) and ("parts" in value or "content" in value):
-                value = value.get("parts") or value.get("content")
-            if value is not None:
-                content = read_parts(value, name, self.unread)
-            if content and content.texts:
-                return join_texts(content.texts)
+            text = self._system_of_parts(value, name)
+            if text is not None:
+                return text
         self.faults += text_faults(value, name)
         return value if isinstance(value, str) else ""
+
+    def _system_of_parts(self, value: Any, name: str) -> str | None:
+        """Return a system text that is written as a message or as parts; None if it is neither."""
+        for key in ("parts", "content"):
+            if isinstance(value, dict) and isinstance(value.get(key), str | list):
+                for other in value:
+                    if other not in (key, "role") and holds_something(value[other]):
+                        self.leave_out(f"{name}.{other}")
+                value = value[key]
+        content = read_parts(value, name, self.unread)
+        if content is None or not content.texts:
+            return None
+        if content.calls or content.reasoning or content.results:
+            self.leave_out(f"{name}[]", matters=True)
+        return content.text
 
     def context(self) -> str:
         """Return what stands beside a question and belongs to it: its input and its context."""
@@ -229,8 +253,9 @@ def said(role: str, content: str) -> list[Message]:
 
 
 def _joined(question: str, context: str) -> str:
-    """Return a question followed by its context, which some files repeat in the question."""
-    return question if context.strip() in question else f"{question}\n\n{context}"
+    """Return a question followed by its context, which some files also repeat in the question."""
+    is_long = len(context) >= MIN_REPEATED_CHARACTERS
+    return question if is_long and context.strip() in question else f"{question}\n\n{context}"
 
 
 def as_messages(text: Text, role: str) -> list[Message]:

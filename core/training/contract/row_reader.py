@@ -119,7 +119,7 @@ def read_columns(row: Row, layout: RowLayout, stage: str) -> Reading:
         faults = [*faults, Fault(name, "tools_unused", message, "leave them out")]
     if faults:
         return Reading({}, None, faults, unread)
-    answer, column = _right_answer(found, row, layout)
+    answer, column = _right_answer(found, parts)
     return Reading({"prompt": found["prompt"], "answer": answer}, None, (), unread, column)
 
 
@@ -174,33 +174,44 @@ def _parse_object(line: bytes) -> Row:
     return fields
 
 
-def _right_answer(found: Row, row: Row, layout: RowLayout) -> tuple[str | None, str]:
+def _right_answer(found: Row, parts: RowParts) -> tuple[str | None, str]:
     """Return (the right answer of a row as text, the column that holds it); (None, "") if none.
 
-    A completion is the right answer unless another column names one.
+    A completion is the right answer unless another column names one. What stands beside the right
+    answer in its column is named as not read.
     """
-    read = layout.columns.values()
+    row, column = parts.row, parts.names.columns.get("completion", "")
+    place = column or f"{parts.names.columns.get('messages')}[-1]"
     for name in RIGHT_ANSWERS:
-        if name not in read and holds_something(row.get(name)):
+        if name not in parts.names.columns.values() and holds_something(row.get(name)):
+            if "completion" in found:
+                parts.leave_out(place)
             return _as_text(row[name]), name
     for holder in HOLDERS:
         inside = row.get(holder)
         if not isinstance(inside, dict):
             continue
-        for name in RIGHT_ANSWERS:
-            if holds_something(inside.get(name)):
-                return _as_text(inside[name]), f"{holder}.{name}"
-    if "completion" in found:
-        return _as_text(found["completion"]), layout.columns.get("completion", "")
-    return None, ""
+        held = [key for key, value in inside.items() if holds_something(value)]
+        for name in (name for name in RIGHT_ANSWERS if name in held):
+            for key in held:
+                if key != name:
+                    parts.leave_out(f"{holder}.{key}")
+            if "completion" in found:
+                parts.leave_out(place)
+            return _as_text(inside[name]), f"{holder}.{name}"
+    answer = found.get("completion")
+    if not isinstance(answer, list):
+        return answer, column
+    last = answer[-1]
+    if answer != [{"role": "assistant", "content": last.get("content")}]:
+        parts.leave_out(place)
+    return str(last.get("content") or ""), column
 
 
 def _as_text(answer: Any) -> str:
     """Return a right answer as text. A list of one answer is that answer."""
     if isinstance(answer, list) and len(answer) == 1:
         (answer,) = answer
-    if isinstance(answer, dict) and "role" in answer:
-        answer = answer.get("content") or ""
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
 
 

@@ -17,6 +17,8 @@ CALL_FIX = 'write [{"type": "function", "function": {"name": "...", "arguments":
 TOOLS_FIX = 'give a list of {"type": "function", "function": {"name": "...", ...}}'
 PARAMETER_KEYS = ("parameters", "input_schema", "inputSchema")
 """Names of the JSON schema of a tool's arguments, by vendor."""
+PROTOCOL_KEYS = frozenset(("type", "cache_control"))
+"""Keys of a vendor's own protocol."""
 ARGUMENT_KEYS = ("arguments", "parameters", "input", "args")
 """Names of the arguments of a call, by vendor."""
 BUNDLES: Mapping[str, str] = MappingProxyType(
@@ -83,14 +85,13 @@ def _tools_of(written: Any) -> Iterator[Tool]:
 
 def _as_function(written: Mapping[str, Any]) -> dict[str, Any]:
     """Return a function as OpenAI describes one."""
-    function = {"name": written["name"]}
-    if written.get("description") is not None:
-        function["description"] = written["description"]
-    for key in PARAMETER_KEYS:
-        schema = written.get(key)
-        if isinstance(schema, dict):
+    function = {}
+    for key, value in written.items():
+        if key in PARAMETER_KEYS and isinstance(value, dict):
             # Bedrock wraps the schema in {"json": ...}.
-            function["parameters"] = schema.get("json", schema)
+            function["parameters"] = value.get("json", value)
+        elif key not in PROTOCOL_KEYS and value is not None:
+            function[key] = value
     return function
 
 
