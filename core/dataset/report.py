@@ -23,6 +23,8 @@ CONSENT_FIX = (
 ANSWERS_FIX = (
     f"write it in a column {', '.join(RIGHT_ANSWERS[:4])}, or choose another of reward_functions"
 )
+ALL_LEAKED = "every row is trained on too, so eval_loss would not say how new rows do"
+ALL_LEAKED_FIX = "give other rows, or leave it empty to hold out a part of the training data"
 LEAKED = "leaked"
 """Code of a warning of a row that is evaluated on and trained on."""
 
@@ -185,6 +187,8 @@ class DatasetReport:
             lacking = counted(self.rows - self.right_answers, "row")
             message = f"{lacking} of {name} hold no right answer, which exact_match compares with"
             problems.append(Problem(field, message, ANSWERS_FIX))
+        if 0 < self.leaked == self.eval_rows:
+            problems.append(Problem("eval_dataset", ALL_LEAKED, ALL_LEAKED_FIX))
         return tuple(problems)
 
     @property

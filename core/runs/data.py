@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from core.dataset import find_leak
+from core.dataset.report import ALL_LEAKED, ALL_LEAKED_FIX
 from core.dataset.rewrite import Composed, Selection, compose, require_one_format
 from core.job import DatasetError, Problem, SpecError
 from core.resolve import ResolvedJob
@@ -55,9 +56,7 @@ def _require_new_rows(data: Path, stage: str) -> int:
     are."""
     leak = find_leak(data / "train.jsonl", data / "eval.jsonl", stage)
     if leak.is_total:
-        problem = "every row is trained on too, so eval_loss would not say how new rows do"
-        fix = "give other rows, or leave it empty to hold out a part of the training data"
-        raise DatasetError(Problem("eval_dataset", problem, fix))
+        raise DatasetError(Problem("eval_dataset", ALL_LEAKED, ALL_LEAKED_FIX))
     return len(leak.lines)
 
 

@@ -124,6 +124,18 @@ def test_evaluation_rows_that_are_trained_on_are_pointed_out(
     assert "The evaluation data has 1 row" in shown["data_line"]
 
 
+def test_an_evaluation_file_of_trained_rows_only_does_not_start(
+    page_form: FormPage, file: Path, tmp_path: Path
+) -> None:
+    file.write_text('{"text": "one"}\n{"text": "two"}\n')
+    held_out = tmp_path / "eval.jsonl"
+    held_out.write_text('{"text":"two"}\n')
+    page_form.edit(dataset=str(file))
+    shown = page_form.edit(eval_dataset=str(held_out))
+    assert "Every row of the evaluation data is trained on too" in shown["data_line"]
+    assert "every row is trained on too" in page_form.start()["start_message"].lower()
+
+
 def test_an_evaluation_file_that_is_no_text_does_not_hide_the_report(
     page_form: FormPage, file: Path, tmp_path: Path
 ) -> None:

@@ -49,9 +49,17 @@ def report_of(values: Mapping[str, object]) -> DatasetReport | None:
     eval_reference = str(values.get("eval_dataset") or "")
     eval_path = dataset_path(eval_reference, stage)
     has_eval_file = bool(eval_reference) and is_there(eval_path)
+    return checked_beside(path, stage, eval_path if has_eval_file else None)
+
+
+def checked_beside(path: Path, stage: str, eval_path: Path | None) -> DatasetReport:
+    """Return the report as `checked` does, without a comparison if `eval_path` is no text.
+
+    The check of that file by itself says why. Raises OSError.
+    """
     try:
-        return checked(path, stage, eval_path if has_eval_file else None)
-    except DatasetError:  # an evaluation file that is no text: `require_usable` says why
+        return checked(path, stage, eval_path)
+    except DatasetError:
         return checked(path, stage)
 
 

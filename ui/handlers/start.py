@@ -1,4 +1,4 @@
-"""What is known against a start, before it is pressed. Starts nothing."""
+"""Reasons against a start, before it is pressed. Starts nothing."""
 
 import gradio as gr
 
@@ -8,7 +8,7 @@ from ui import render
 from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.answer import Answer
-from ui.handlers.reports import checked, require_usable
+from ui.handlers.reports import checked_beside, require_usable
 from ui.handlers.rows import Previews
 
 
@@ -18,8 +18,10 @@ def require_startable(resolved: ResolvedJob, previews: Previews) -> None:
     Raises OSError for a file that cannot be read.
     """
     resolved.require_trainable()
+    eval_file = resolved.datasets.get("eval_dataset")
     for field, path in resolved.files:
-        report = checked(path, resolved.job.stage)
+        other = None if field == "eval_dataset" else eval_file
+        report = checked_beside(path, resolved.job.stage, other)
         require_usable(field, path, report)
         if refusals := report.refusals(resolved.job, field, path.name):
             raise SpecError(*refusals)

@@ -104,7 +104,7 @@ def _loss_tile(curves: Mapping[str, Curve]) -> str:
     more = [f"from {_loss(loss.values[0])}"]
     for key, name in (("eval_loss", "eval"), ("eval_perplexity", "perplexity")):
         if key in curves:
-            more.append(f"{name} {_loss(curves[key].values[-1])}")
+            more.append(f"{name} {curves[key].values[-1]:.4g}")
     return _tile("Loss", _loss(loss.values[-1]), " · ".join(more))
 
 
