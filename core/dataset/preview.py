@@ -176,22 +176,30 @@ class Preview:
         Raises PreviewError.
         """
         with self._lock:
-            info = self.info()
-            if self._lengths is None:
-                self._lengths = self._read_cache(info) or RowLengths(info.rows, info.generates)
-            has_more = not self._lengths.is_complete
+            lengths = self._known_lengths()
+            has_more = not lengths.is_complete
             while has_more:
-                answer = self._ask("lengths", first=self._lengths.readable)
+                if self._child is None:  # it has died; a new one measures from the beginning
+                    self._start()
+                    lengths = self._known_lengths()
+                answer = self._ask("lengths", first=lengths.readable)
                 first = answer["first_unreadable"]
-                self._lengths.extend(
+                lengths.extend(
                     base64.b64decode(answer["numbers"]),
                     answer["unreadable_rows"],
                     tuple(first) if first else None,
                 )
                 has_more = answer["has_more"]
-                if self._lengths.is_complete:
-                    self._write_cache(info)
-            return self._lengths
+                if lengths.is_complete:
+                    self._write_cache(self.info())
+            return lengths
+
+    def _known_lengths(self) -> RowLengths:
+        """Return the lengths known so far: measured, from the cache, or none yet."""
+        info = self.info()
+        if self._lengths is None:
+            self._lengths = self._read_cache(info) or RowLengths(info.rows, info.generates)
+        return self._lengths
 
     def all_lengths(
         self, max_length: int, *, is_cancelled: Callable[[], bool] | None = None

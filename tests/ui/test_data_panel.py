@@ -40,6 +40,12 @@ def test_an_uploaded_file_is_kept_under_a_safe_name(
     assert path.read_text() == '{"text": "Once"}\n'
 
 
+def test_the_name_of_an_upload_keeps_its_letters(handlers: Handlers, tmp_path: Path) -> None:
+    dropped = tmp_path / "Größe 質問 (1).jsonl"
+    dropped.write_text('{"text": "Once"}\n')
+    assert data_of(handlers.data.on_upload(str(dropped))).name == "Größe-質問-1.jsonl"
+
+
 def test_uploaded_files_are_in_the_menu(handlers: Handlers, file: Path) -> None:
     file.write_text('{"text": "one"}\n')
     handlers.data.on_upload(str(file))

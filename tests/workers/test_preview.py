@@ -219,6 +219,17 @@ def test_a_child_that_is_only_starting_is_ended_too(tmp_path: Path) -> None:
             asked.result()
 
 
+def test_rows_are_measured_again_after_the_child_has_died(tmp_path: Path) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [CHAT] * 3000)
+    with Preview(file, str(DEMO / "model")) as preview:
+        assert not preview.measured().is_complete
+        assert preview._child
+        preview._child.interrupt()
+        with pytest.raises(PreviewError, match="the preview stopped"):
+            preview.measured()
+        assert preview.all_lengths(64).is_complete
+
+
 def test_rows_are_shown_from_a_line_on_as_the_trainer_reads_them(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps(CHAT)}\n\n{json.dumps(TURNS)}\n")
     with Preview(tmp_path / "rows.jsonl", str(DEMO / "model")) as preview:

@@ -23,6 +23,9 @@ def row(shown: ShownRow, num_rows: int) -> str:
     texts = _text(title + LABELS[shown.label], shown)
     if shown.rejected:
         texts += _text("rejected", shown.rejected)
+    if shown.lost:
+        said = f"The row holds {', '.join(shown.lost)}, which the chat template does not print."
+        texts += notice(said, "warned")
     return f'<div class="shown-row">{texts}</div>'
 
 
