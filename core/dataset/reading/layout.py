@@ -15,6 +15,7 @@ from core.dataset.reading.columns import blocks_of_columns
 from core.dataset.reading.json_elements import JsonElements
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.lines import (
+    BLOCK_BYTES,
     MAX_LINE_BYTES,
     ByteSource,
     LineBlock,
@@ -264,8 +265,21 @@ def _with_objects(block: LineBlock) -> LineBlock:
 
 def _blocks_of_objects(source: ByteSource) -> Iterator[LineBlock]:
     """Yield objects that are spread over lines, each as one line."""
+    rows: list[tuple[int, bytes | None]] = []
+    num_bytes = 0
     for number, line in one_object_a_line(_numbered_lines(source), LineJoiner()):
-        yield LineBlock((number,), (line,), line or b"")
+        rows.append((number, line))
+        num_bytes += len(line or b"")
+        if num_bytes > BLOCK_BYTES:
+            yield _block(rows)
+            rows, num_bytes = [], 0
+    if rows:
+        yield _block(rows)
+
+
+def _block(rows: Sequence[tuple[int, bytes | None]]) -> LineBlock:
+    numbers, lines = zip(*rows, strict=True)
+    return LineBlock(numbers, lines, b"\n".join(line or b"" for line in lines))
 
 
 def _numbered_lines(source: ByteSource) -> Iterator[tuple[int, bytes | None]]:

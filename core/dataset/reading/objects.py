@@ -37,7 +37,9 @@ class LineJoiner:
                 yield from self._release()
                 yield number, None
                 continue
-            is_sound = not self._waiting and parse_line(line)[1] is None
+            # Sound lines are most of a usual file, and parsed faster than their brackets counted.
+            may_be_sound = not self._waiting and line.rstrip().endswith(b"}")
+            is_sound = may_be_sound and parse_line(line)[1] is None
             depth = 0 if is_sound else open_brackets(line)
             if not self._waiting and depth <= 0:
                 yield number, line
@@ -53,7 +55,7 @@ class LineJoiner:
 
     def _join(self) -> None:
         whole = b" ".join((line or b"").strip() for _number, line in self._waiting)
-        rows = split_rows(whole)
+        rows = (whole,) if parse_line(whole)[1] is None else split_rows(whole)
         if len(rows) > 1 or _is_row(rows[0]):
             self.num_objects += len(rows)
             number = self._waiting[0][0]
