@@ -165,6 +165,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("eval_fraction", "Evaluation share", "rows"),
     Control("packing", "Packing", "rows"),
     Control("assistant_only_loss", "Train on answers only", "rows"),
+    Control("use_chat_template", "Put texts into the chat template", "rows"),
     Control("shuffle", "Shuffle", "rows"),
     Control("max_rows", "Max rows", "rows"),
     Control("max_lost_answers", "Max share of lost answers", "rows"),

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from core.dataset.rewrite import as_lines
-from core.dataset.token_lengths import Lengths, LostField, RowLengths
+from core.dataset.token_lengths import Lengths, LostField, RowLengths, sorted_lost
 from core.device.child import Child, Limits
-from core.job import ChildError, DatasetError, PreviewError, Problem
+from core.job import ChildError, DatasetError, JobSpec, PreviewError, Problem
 
 MODULE = "core.workers.preview"
 MEMORY_BYTES = 4 * 2**30
@@ -83,8 +83,7 @@ def lost_in_template(rows: Iterable[ShownRow]) -> tuple[LostField, ...]:
     for row in rows:
         for name in row.lost:
             lines.setdefault(name, []).append(row.line)
-    found = [LostField(name, len(each), each[0]) for name, each in lines.items()]
-    return tuple(sorted(found, key=lambda each: (-each.rows, each.field)))
+    return sorted_lost(LostField(name, len(each), each[0]) for name, each in lines.items())
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,7 @@ class Preview:
     """Folder or Hub id."""
     revision: str = "main"
     assistant_only_loss: bool = True
+    use_chat_template: bool = True
     seconds_for_a_row: float = 8
     """Time of a chat template for one row; one that takes longer ends the child."""
     stage: str = "sft"
@@ -126,6 +126,28 @@ class Preview:
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _folder: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False)
     """For rows that were written to be shown."""
+
+    @classmethod
+    def for_job(
+        cls,
+        job: JobSpec,
+        dataset: Path,
+        model: str,
+        *,
+        cache: Path | None = None,
+        write_rows: Callable[[Path], Path] | None = None,
+    ) -> Self:
+        """Return a preview of a file as a job with a model in a folder or on the Hub reads it."""
+        return cls(
+            dataset,
+            model,
+            job.revision,
+            job.assistant_only_loss,
+            job.use_chat_template,
+            stage=job.stage,
+            cache=cache,
+            write_rows=write_rows,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -189,6 +211,7 @@ class Preview:
                     answer["unreadable_rows"],
                     tuple(first) if first else None,
                 )
+                self._lengths.lost = sorted_lost(LostField(*each) for each in answer["lost"])
                 has_more = answer["has_more"]
                 if lengths.is_complete:
                     self._write_cache(self.info())
@@ -232,7 +255,14 @@ class Preview:
     def _start(self) -> None:
         file = self._write_file()
         self._child = Child(MODULE, Limits(MEMORY_BYTES), reads_hub=True)
-        fields = ("model", "revision", "assistant_only_loss", "seconds_for_a_row", "stage")
+        fields = (
+            "model",
+            "revision",
+            "assistant_only_loss",
+            "use_chat_template",
+            "seconds_for_a_row",
+            "stage",
+        )
         job = {name: getattr(self, name) for name in fields}
         answer = self._exchange("load", SECONDS_TO_LOAD, dataset=str(file.absolute()), **job)
         info = PreviewInfo(**answer | {"notes": tuple(answer["notes"])})

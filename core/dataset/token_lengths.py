@@ -4,9 +4,10 @@ Numbers of every row are kept, so that a maximum length can be changed without r
 again.
 """
 
+import json
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,18 @@ class LostField:
     line: int
     """First of them, 1-based."""
 
+    def __str__(self) -> str:
+        rows = f"{counted(self.rows, 'row')}, the first in line {self.line:,}"
+        return f"The model's chat template does not print {self.field}: {rows}"
+
     def to_json(self) -> dict[str, object]:
         """Return what `check --json` and `preview --json` print."""
         return {"field": self.field, "rows": self.rows, "line": self.line}
+
+
+def sorted_lost(found: Iterable[LostField]) -> tuple[LostField, ...]:
+    """Return what is lost in the order in which it is shown: the most frequent first."""
+    return tuple(sorted(found, key=lambda each: (-each.rows, each.field)))
 
 
 @dataclass(frozen=True)
@@ -71,10 +81,16 @@ class Lengths:
     generates: bool = False
     """True if the model generates the answers: then no row has a token that counts, nor needs one.
     """
+    lost_in_template: tuple[LostField, ...] = ()
 
     @property
     def is_complete(self) -> bool:
         return self.measured == self.rows
+
+    @property
+    def readable(self) -> int:
+        """Number of rows whose tokens are known. Without any, no length means anything."""
+        return self.measured - self.unreadable_rows
 
     def to_json(self) -> dict[str, object]:
         """Return what `check --json` prints."""
@@ -89,6 +105,7 @@ class Lengths:
         return {
             "tokens": {**tokens, "histogram": list(self.histogram)},
             **{name: getattr(self, name) for name in names},
+            "lost_in_template": [each.to_json() for each in self.lost_in_template],
         }
 
 
@@ -143,6 +160,8 @@ class RowLengths:
         self.generates = generates
         self.unreadable_rows = 0
         self.first_unreadable: tuple[int, str] | None = None
+        self.lost: tuple[LostField, ...] = ()
+        """What the chat template does not print of the rows, the most frequent first."""
         self._numbers = array("i")
         self._sorted: _SortedNumbers | None = None
 
@@ -196,6 +215,7 @@ class RowLengths:
             lost_answer_rows=lost,
             cut_answer_rows=beyond - lost,
             generates=self.generates,
+            lost_in_template=self.lost,
         )
 
     def max_length_to_keep(self, share: float) -> int:
@@ -204,19 +224,24 @@ class RowLengths:
         return int(firsts[-may_be_lost - 1]) + 1 if may_be_lost < len(firsts) else 1
 
     def write(self, path: Path) -> None:
-        """Keep the numbers in a new file. Raises OSError."""
+        """Keep the numbers in a new file, with what is lost behind them. Raises OSError."""
+        lost = json.dumps([each.to_json() for each in self.lost]).encode()
         with writing(path) as file:
             np.save(file, np.frombuffer(self._numbers, dtype=np.int32), allow_pickle=False)
+            np.save(file, np.frombuffer(lost, dtype=np.uint8), allow_pickle=False)
 
     @classmethod
     def read(cls, path: Path, rows: int, generates: bool = False) -> "RowLengths":
         """Return the lengths kept of a file with so many rows. Raises OSError, ValueError."""
-        numbers = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            numbers = np.load(file, allow_pickle=False)
+            lost = json.loads(np.load(file, allow_pickle=False).tobytes())
         num_rows, rest = divmod(numbers.size, len(FIELDS))
         if numbers.dtype != np.int32 or numbers.ndim != 1 or rest or num_rows != rows:
             raise ValueError(f"{path} holds no lengths of {rows:,} rows")
         found = cls(rows, generates)
         found.extend(numbers.tobytes(), unreadable_rows=0)
+        found.lost = tuple(LostField(**each) for each in lost)
         return found
 
     def _in_order(self) -> _SortedNumbers:

@@ -76,6 +76,11 @@ class JobFields(BaseModel):
     assistant_only_loss: bool = Field(
         True, description="Learn from the answers only, not from the questions."
     )
+    use_chat_template: bool = Field(
+        True,
+        description="Put prompts and answers that are plain text into the model's chat template, "
+        "if it has one.",
+    )
     mix: str = Field(
         "",
         max_length=20_000,

@@ -25,6 +25,7 @@ from core.runs.home import Home, Schedule, read_schedule
 from core.runs.records import Prediction, Sample
 from core.runs.states import RunState, infer_state
 from core.training.contract.checkpoint_files import Checkpoint, bytes_in, list_checkpoints
+from core.training.contract.job import IN_EARLIER_RUNS
 from core.training.contract.process_id import ProcessId
 from core.training.contract.status import ACTIVE, State, Status
 
@@ -38,6 +39,7 @@ NEXT_STAGE_KEEPS = (
     "gpu",
     "dtype",
     "max_length",
+    "use_chat_template",
     "optim",
     "profile",
     "per_device_train_batch_size",
@@ -296,7 +298,7 @@ def _parse_job(text: bytes) -> JobSpec:
     """Raises SpecError, UnicodeDecodeError."""
     fields = parse_json(text)  # much faster than from_json, which explains what is wrong
     if isinstance(fields, dict):
-        return JobSpec.parse(fields)
+        return JobSpec.parse({**IN_EARLIER_RUNS, **fields})
     return JobSpec.from_json(text.decode())
 
 

@@ -112,6 +112,7 @@ def train(job: Job, run_files: RunFiles) -> None:
     if not Path(job.model).is_dir():
         stay_offline_without_answer()
     # Importing torch and the libraries on top of it takes seconds, so the status says it first.
+    from .data.model_rows import rows_for_model
     from .data.rows import read_rows
     from .loop.meter import MemoryMeter, gauge_of_device
     from .loop.monitor import MonitorCallback
@@ -143,7 +144,8 @@ def train(job: Job, run_files: RunFiles) -> None:
     meter = MemoryMeter(gauge_of_device(), _measured_passes(job))
     meter.enter("load")
     with tqdm_to_record(run_files):
-        loaded = load_model(job, rows)
+        tokenizer, rows = rows_for_model(job, rows)
+        loaded = load_model(job, tokenizer)
     run_files.update(num_parameters=loaded.model.num_parameters(), **meter.gauge.facts())
 
     run_files.enter("data")  # the trainer tokenizes the rows, and adds the adapter

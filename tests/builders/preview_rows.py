@@ -63,6 +63,7 @@ def open_session(
     model: Path = DEMO / "model",
     assistant_only_loss: bool = True,
     stage: str = "sft",
+    use_chat_template: bool = False,
 ) -> PreviewSession:
     """Return the child's side of a preview, in this process."""
     request = {
@@ -72,6 +73,7 @@ def open_session(
         "seconds_for_a_row": 0,
         "stage": stage,
         "assistant_only_loss": assistant_only_loss,
+        "use_chat_template": use_chat_template,
     }
     return PreviewSession(request)
 

@@ -6,7 +6,7 @@ import pytest
 
 from core.job import JobSpec
 from core.training.contract.failures import UnusableJob
-from core.training.contract.job import Job
+from core.training.contract.job import IN_EARLIER_RUNS, Job
 from core.training.contract.stages import defaults_of
 from core.training.contract.typed_json import types_of
 
@@ -35,7 +35,12 @@ def test_the_job_file_of_a_spec_is_read_as_it_was_meant(chosen: dict[str, object
 def test_a_job_file_that_lacks_a_later_field_takes_its_default(name: str) -> None:
     given = JobSpec.parse(PLACES).model_dump()
     del given[name]
-    assert vars(Job.from_json(given)) == JobSpec.parse(given).model_dump()
+    assert vars(Job.from_json(given)) == JobSpec.parse({**IN_EARLIER_RUNS, **given}).model_dump()
+
+
+def test_a_job_file_of_an_earlier_version_leaves_texts_as_they_are() -> None:
+    assert not Job.from_json(PLACES).use_chat_template
+    assert Job(**PLACES).use_chat_template
 
 
 def test_a_missing_field_takes_the_default_of_its_stage_and_method() -> None:
@@ -68,7 +73,8 @@ def test_a_value_that_cannot_be_used_is_named(field: dict[str, object], message:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    assert Job.from_json({**PLACES, "from_the_future": 1}) == Job(**PLACES)
+    job = Job.from_json({**PLACES, "from_the_future": 1})
+    assert job == Job(**PLACES, use_chat_template=False)
 
 
 def test_unknown_and_missing_fields_are_named() -> None:

@@ -1,6 +1,7 @@
 """Preview sessions: rows, templates, and the notes about them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from core.training.contract.failures import TrainingError
 from core.training.data.tokenizer import CHAT_TEMPLATE
 from core.training.data.tokens import split_by_loss
+from tests.builders.chat_templates import CALL, CALL_JSON, CONVERSATIONS, TOOLS
 from tests.builders.dataset_files import write_json_rows
 from tests.builders.preview_rows import (
     ASK,
@@ -194,3 +196,143 @@ def test_a_row_is_found_far_down_a_large_file(tmp_path: Path) -> None:
 def test_a_search_ends_at_its_time_limit(tmp_path: Path) -> None:
     session = open_session(write_json_rows(tmp_path / "rows.jsonl", [{"text": "hay"}] * 100))
     assert session.rows.find("needle", 0, seconds=0) == (None, 1)
+
+
+# Prompts and answers that are plain text
+
+
+def test_texts_are_put_into_the_chat_template_of_a_model_that_has_one(tmp_path: Path) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [{"prompt": "1 + 1?", "completion": "2"}])
+    session = open_session(file, use_chat_template=True)
+    (row,) = session.show(0, 1, 64)
+    assert row["pieces"] == [
+        ("<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("2<|im_end|>\n", True),
+    ]
+    assert row["row"]["completion"] == [{"role": "assistant", "content": "2"}]
+    assert session.template == "model"
+    assert "chat template as a user's message" in " ".join(session.notes)
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "shown"),
+    [
+        ("dpo", PAIR, "1 + 1 =<|im_end|>\n<|im_start|>assistant\n 2<|im_end|>\n"),
+        ("orpo", PAIR, "1 + 1 =<|im_end|>\n<|im_start|>assistant\n 2<|im_end|>"),
+        ("reward", PAIR, "1 + 1 =<|im_end|>\n<|im_start|>assistant\n 2<|im_end|>\n"),
+        ("kto", ASK | {"label": True}, "1 + 1?<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n"),
+        ("grpo", {"prompt": "Hi"}, "Hi<|im_end|>\n<|im_start|>assistant\n"),
+    ],
+)
+def test_texts_of_every_stage_are_put_into_the_template(
+    tmp_path: Path, stage: str, row: dict[str, Any], shown: str
+) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [row])
+    (found,) = open_session(file, stage=stage, use_chat_template=True).show(0, 1, 64)
+    text = "".join(piece for piece, _counts in found["pieces"])
+    assert text == "<|im_start|>user\n" + shown
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "<|im_start|>user\nHi<|im_end|>\n", "completion": "a"}, "already"),
+        ({"chosen": "2 + 2 is 4", "rejected": "2 + 2 is 5"}, "both answers begin"),
+    ],
+)
+def test_texts_that_are_no_questions_stay_as_they_are(
+    tmp_path: Path, row: dict[str, Any], says: str
+) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [row])
+    stage = "dpo" if "chosen" in row else "sft"
+    session = open_session(file, stage=stage, use_chat_template=True)
+    assert isinstance(session.show(0, 1, 64)[0]["row"]["prompt"], str)
+    assert says in " ".join(session.notes)
+
+
+def test_texts_stay_as_they_are_if_that_is_wanted_or_there_is_no_template(tmp_path: Path) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [{"prompt": "1 + 1 =", "completion": " 2"}])
+    session = open_session(file, use_chat_template=False)
+    assert session.show(0, 1, 64)[0]["pieces"][0] == ("1 + 1 =", False)
+    assert "use_chat_template is off" in " ".join(session.notes)
+    model = copy_model(tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    session = open_session(file, model, use_chat_template=True)
+    assert session.show(0, 1, 64)[0]["pieces"][0] == ("1 + 1 =", False)
+    assert "no chat template" in " ".join(session.notes)
+
+
+# What the chat template does not print
+
+
+def test_what_the_template_leaves_out_is_counted_with_its_first_line(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "lamp", "arguments": {}}}
+    row = {
+        "tools": [{"type": "function", "function": {"name": "lamp"}}],
+        "messages": [
+            {"role": "user", "content": "Lamp", "name": "Ada"},
+            {"role": "assistant", "content": "Yes.", "tool_calls": [call]},
+            {"role": "tool", "content": "done"},
+            {"role": "assistant", "content": "On.", "reasoning_content": "It worked"},
+        ],
+    }
+    session = open_session(write_json_rows(tmp_path / "rows.jsonl", [CHAT, row, row]))
+    while session.measure():
+        pass
+    lost = session.lengths.since(0)["lost"]
+    names = ["name", "reasoning_content", "tool_calls", "tools"]
+    assert sorted(lost) == [(name, 2, 2) for name in names]
+    assert sorted(session.show(1, 1, 64)[0]["lost"]) == names
+
+
+def test_an_answer_that_is_only_a_lost_call_is_refused(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "lamp", "arguments": {}}}
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    rows = [{"messages": [CHAT["messages"][0], answer]}]
+    (row,) = open_session(write_json_rows(tmp_path / "rows.jsonl", rows)).show(0, 1, 64)
+    assert row["error"].startswith("messages[1] (assistant): the chat template does not print")
+    (pair,) = open_session(
+        write_json_rows(tmp_path / "pairs.jsonl", [CHAT_PAIR | {"rejected": [answer]}]),
+        stage="dpo",
+    ).show(0, 1, 64)
+    assert pair["error"].startswith("rejected[0] (assistant): ")
+
+
+def test_the_default_template_prints_tools_calls_and_thoughts(tmp_path: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    messages = CONVERSATIONS["calls"][:3] + CONVERSATIONS["thoughts"][-1:]
+    rows = [{"messages": messages, "tools": TOOLS}]
+    session = open_session(write_json_rows(tmp_path / "rows.jsonl", rows), model)
+    (row,) = session.show(0, 1, 999)
+    counted = [text for text, counts in row["pieces"] if counts]
+    assert counted[0] == CALL_JSON + "<|im_end|>"
+    assert counted[1] == "<think>\nstill 4\n</think>\n\nYes, 4<|im_end|>"
+    assert row["lost"] == ("name",)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (
+            {"role": "assistant", "tool_calls": [CALL]},
+            r"messages\[1\] \(assistant\) has no content",
+        ),
+        ({"role": "tool", "content": "a"}, r"messages\[1\] \(tool\): Tools are not"),
+    ],
+)
+def test_a_refusal_names_the_message_and_what_it_lacks(
+    tmp_path: Path, answer: dict[str, Any], reason: str
+) -> None:
+    template = "{%- if m.role == 'tool' %}{{ raise_exception('Tools are not known') }}{%- endif %}"
+    printed = "{{ m.role + ': ' + m['content'] + '<|im_end|>' }}"
+    source = "{%- for m in messages %}" + template + printed + "{%- endfor %}"
+    messages = [CHAT["messages"][0], {"role": "assistant", "content": "a"}, *CHAT["messages"]]
+    messages[1] = answer
+    rows = [CHAT, {"messages": messages}]
+    if answer["role"] == "tool":
+        messages.insert(1, {"role": "assistant", "content": "", "tool_calls": [CALL]})
+        reason = reason.replace("1", "2")
+    file = write_json_rows(tmp_path / "rows.jsonl", rows)
+    _good, bad = open_session(file, model_with_template(tmp_path, source)).show(0, 2, 64)
+    assert re.search(reason, bad["error"])

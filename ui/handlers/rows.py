@@ -109,13 +109,10 @@ class Previews:
         with self._lock:
             opened = self._opened.pop(key, None)
             if opened is None:
-                job = resolved.job
-                preview = Preview(
+                preview = Preview.for_job(
+                    resolved.job,
                     resolved.datasets["dataset"],
                     resolved.model.location,
-                    job.revision,
-                    job.assistant_only_loss,
-                    stage=job.stage,
                     cache=self._cache,
                     write_rows=write_rows,
                 )
@@ -142,6 +139,7 @@ def _key(resolved: ResolvedJob, is_written: bool) -> tuple[object, ...]:
         resolved.model.location,
         job.revision,
         job.assistant_only_loss,
+        job.use_chat_template,
         job.stage,
     )
     if is_written:

@@ -66,6 +66,8 @@ def lengths(found: Lengths, refusals: Sequence[Problem], notes: Sequence[str]) -
     said = notice(" · ".join(parts), "warned" if is_harmful else "plain")
     for each in refusals:
         said += notice(f"{each.problem}; {each.fix}", "bad")
+    for each_lost in found.lost_in_template:
+        said += notice(f"{each_lost}.", "warned")
     for note in notes:
         said += notice(note, "plain")
     return said

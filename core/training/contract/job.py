@@ -5,6 +5,7 @@ are allowed.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from .failures import UnusableJob
@@ -33,6 +34,9 @@ OptimizerName = Literal[
 Attention = Literal["sdpa", "eager", "flash_attention_2", "varlen", "flex_attention"]
 AdapterInit = Literal["default", "gaussian", "pissa", "olora", "loftq"]
 QuantType = Literal["nf4", "fp4"]
+IN_EARLIER_RUNS: Mapping[str, object] = MappingProxyType({"use_chat_template": False})
+"""Field -> what the program did before the field existed, so that it goes for job files without it.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,7 @@ class Job:
     max_length: int = 2048
     packing: bool = False
     assistant_only_loss: bool = True
+    use_chat_template: bool = True
     mix: str = ""
     max_rows: int = 0
     shuffle: bool = True
@@ -131,13 +136,14 @@ class Job:
         """Return the job in a job file of any version.
 
         A field that the file lacks takes the default of its stage and method, else its own, as
-        JobSpec does; unknown fields are ignored. `differences` names both. Raises UnusableJob for a
-        missing model or dataset, a value of a wrong type and an unknown stage or method.
+        JobSpec does, except those of IN_EARLIER_RUNS; unknown fields are ignored. `differences`
+        names both. Raises UnusableJob for a missing model or dataset, a value of a wrong type and
+        an unknown stage or method.
         """
         stage, method = values.get("stage", cls.stage), values.get("method", cls.method)
         _require_choice("stage", stage, [each.id for each in STAGES.values() if each.is_trainable])
         _require_choice("method", method, list(METHODS))
-        given = {**defaults_of(str(stage), str(method)), **values}
+        given = {**IN_EARLIER_RUNS, **defaults_of(str(stage), str(method)), **values}
         for each in fields(cls):
             if each.default is MISSING and each.name not in given:
                 raise UnusableJob(f"field {each.name} is missing")

@@ -2,7 +2,7 @@
 
 # fmt: off
 __all__ = [
-    "answers", "chat", "encoders", "hub", "lost", "preferences", "prompts", "refusals", "rows",
-    "tokenized", "tokenizer", "tokens",
+    "answers", "chat", "encoders", "hub", "lost", "model_rows", "plain_text", "preferences",
+    "prompts", "refusals", "rows", "tokenized", "tokenizer", "tokens",
 ]
 # fmt: on

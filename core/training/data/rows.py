@@ -25,6 +25,7 @@ from ..contract.row_reader import (
     unpaired_rows,
 )
 from ..contract.stages import DEFAULT_STAGE, STAGES
+from .plain_text import cuts_prompt
 
 # datasets reads and writes JSON columns with pandas' parser, which rounds numbers to ten digits and
 # loses very large ones.
@@ -49,6 +50,10 @@ class Rows:
     train_lines: Sequence[int]
     """Line of each row in its file."""
     eval_lines: Sequence[int]
+    first: Row
+    """First row of the training file, which shows how the rows are written."""
+    has_cut_prompts: bool
+    """True if each prompt is the text with which both answers of a preference begin."""
     leak: str = ""
     """Sentence about evaluation rows that are trained on too; empty if none are."""
 
@@ -103,12 +108,16 @@ def read_rows(
     is_paired = "chosen" in train[0].row
     if is_paired and "unpaired preference" in STAGES[stage].dataset_types:
         train, held_out = _unpaired(train), _unpaired(held_out)
+    _number, line = next(_lines(folder / dataset))
+    first = read_row(line, stage)
     features = _features([*train, *held_out])
     return Rows(
         train=_to_dataset(train, features),
         eval=_to_dataset(held_out, features) if held_out else None,
         train_lines=array("L", (line for line, _row in train)),
         eval_lines=array("L", (line for line, _row in held_out)),
+        first=first,
+        has_cut_prompts=cuts_prompt(line, first),
         leak=leak,
     )
 

@@ -17,9 +17,7 @@ from ..contract.failures import TrainingError
 from ..contract.job import Job
 from ..contract.methods import METHODS
 from ..contract.stages import STAGES
-from ..data.encoders import encoder_for
-from ..data.rows import Rows, naming_line
-from ..data.tokenizer import load_tokenizer, source_of
+from ..data.tokenizer import source_of
 from .adapter import load_adapter, lora_config
 from .attention import register as register_attention
 from .ends import stop_at_all_ends
@@ -71,16 +69,12 @@ class LoadedModel:
         return is_4bit or getattr(self.model, "is_loaded_in_8bit", False)
 
 
-def load_model(job: Job, rows: Rows) -> LoadedModel:
-    """Load the model of a job from a folder or the Hub, with a tokenizer for these rows.
+def load_model(job: Job, tokenizer: Any) -> LoadedModel:
+    """Load the model of a job from a folder or the Hub, to train with its tokenizer.
 
     Raises TrainingError, and what the libraries raise for a model that is not there.
     """
     precision = choose_precision(job.dtype, job.method)
-    tokenizer = load_tokenizer(job.model, job.revision, is_conversational=rows.is_conversational)
-    encoder = encoder_for(tokenizer, job.stage, rows.train[0], job.assistant_only_loss)
-    with naming_line("dataset", rows.train_lines[0]):  # before the weights, which take minutes
-        encoder.encode_all(rows.train[0])
     set_seed(job.seed)  # a new score head starts from random numbers
     model = _load_weights(job, precision)
     _check_vocabulary(model, tokenizer)

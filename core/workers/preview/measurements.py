@@ -2,7 +2,7 @@
 
 import base64
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from core.dataset.token_lengths import FIELDS, NEVER
@@ -16,6 +16,8 @@ class RowMeasurements:
 
     def __init__(self) -> None:
         self.num_unreadable = 0
+        self._lost: dict[str, tuple[int, int]] = {}
+        """What a chat template does not print -> (rows that hold it, the first line of them)."""
         self._first_unreadable: tuple[int, str] | None = None
         self._numbers = array("i")
 
@@ -36,6 +38,12 @@ class RowMeasurements:
         this = (line, reason)
         self._first_unreadable = min(self._first_unreadable or this, this)
 
+    def add_lost(self, line: int, fields: Iterable[str]) -> None:
+        """Add what the chat template does not print of a row."""
+        for name in fields:
+            rows, first = self._lost.get(name, (0, line))
+            self._lost[name] = (rows + 1, min(first, line))
+
     def since(self, row: int) -> dict[str, Any]:
         """Return the numbers from the `row`-th readable row on, as many as are sent at once."""
         width, end = len(FIELDS), row + ROWS_AT_ONCE
@@ -44,5 +52,6 @@ class RowMeasurements:
             "numbers": base64.b64encode(numbers.tobytes()).decode(),
             "unreadable_rows": self.num_unreadable,
             "first_unreadable": self._first_unreadable,
+            "lost": [(name, *found) for name, found in self._lost.items()],
             "has_more": len(self._numbers) > end * width,
         }

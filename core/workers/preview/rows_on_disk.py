@@ -44,10 +44,13 @@ class RowsOnDisk:
 
     def row(self, index: int) -> Row:
         """Return a row in TRL's columns. Raises BadRow."""
+        return read_row(self.json(index), self._stage)
+
+    def json(self, index: int) -> bytes:
+        """Return a row as the file holds it."""
         with self._path.open("rb") as file:
             file.seek(self._offsets[index])
-            line = file.readline().removeprefix(BYTE_ORDER_MARK).strip()
-        return read_row(line, self._stage)
+            return file.readline().removeprefix(BYTE_ORDER_MARK).strip()
 
     def find(self, text: str, first: int, seconds: float) -> tuple[int | None, int]:
         """Search for `text`, in upper or lower case, until the time limit.

@@ -5,16 +5,17 @@ import json
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from core.training.contract.failures import TrainingError
 from core.training.contract.row_columns import Row
 from core.training.contract.row_reader import BadRow
 from core.training.contract.stages import STAGES
 from core.training.data.encoders import encoder_for
+from core.training.data.plain_text import cuts_prompt, decide
 from core.training.data.tokenizer import CHAT_TEMPLATE, load_tokenizer
 from core.training.data.tokens import Tokens, split_by_loss
 
@@ -25,7 +26,6 @@ SECONDS_OF_MEASURING = 0.05
 """Longest time that a request waits for the measuring."""
 SAMPLE_ROWS = 1000
 MAX_REASON_CHARACTERS = 500
-Answer = TypeVar("Answer")
 TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "none": "",
@@ -45,25 +45,35 @@ class PreviewSession:
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.stage = STAGES[request["stage"]]
         self.rows = RowsOnDisk(Path(request["dataset"]), self.stage.id)
-        first = self._first_row()
-        is_chat = isinstance(next(iter(first.values())), list)
-        self.tokenizer = _load_tokenizer(request, is_chat)
+        first, is_cut = self._first_row()
+        self.tokenizer = _load_tokenizer(request, _is_chat(first))
+        uses_template = bool(request.get("use_chat_template", False))
+        self.plain_text = decide(first, self.tokenizer, uses_template=uses_template, is_cut=is_cut)
+        first = self.plain_text.row(first, self.tokenizer)
         on_answers = bool(request["assistant_only_loss"])
         self.encoder = encoder_for(self.tokenizer, self.stage.id, first, on_answers)
-        self.template = self._template() if is_chat else "none"
+        self.template = self._template() if _is_chat(first) else "none"
         learns_whole_texts = "text" in first and request["assistant_only_loss"]
-        notes = (TEMPLATES[self.template], self._note(learns_whole_texts))
+        notes = (
+            TEMPLATES[self.template],
+            self.plain_text.note,
+            self._note(learns_whole_texts),
+        )
         self.notes = [note for note in notes if note]
         self.seconds_for_a_row = float(request["seconds_for_a_row"])
         self.lengths = RowMeasurements()
         self._to_measure = self._measuring_order()
 
-    def _first_row(self) -> Row:
-        """Return the first row that can be read. Raises TrainingError."""
+    def _first_row(self) -> tuple[Row, bool]:
+        """Return (the first row that can be read, whether its prompt was cut from its answers).
+
+        Raises TrainingError.
+        """
         reason = "the dataset has no rows."
         for index in range(min(len(self.rows), SAMPLE_ROWS)):
             try:
-                return self.rows.row(index)
+                row = self.rows.row(index)
+                return row, cuts_prompt(self.rows.json(index), row)
             except BadRow as error:
                 if index == 0:
                     reason = f"dataset line {self.rows.line(index)}: {error}."
@@ -103,6 +113,7 @@ class PreviewSession:
             encoder.chat_template,
             encoder.on_answers,
             self.stage.id,
+            self.plain_text.becomes_chat,
         )
         return {
             "rows": len(self.rows),
@@ -125,11 +136,12 @@ class PreviewSession:
         deadline = time.monotonic() + SECONDS_OF_MEASURING
         for index in self._to_measure:
             try:
-                texts = self._encode(index)
+                texts, lost = self._encode(self._row(index))
             except Exception as error:  # a template may raise anything
                 self.lengths.add_unreadable(self.rows.line(index), _why_not(error))
             else:
                 self.lengths.add(texts)
+                self.lengths.add_lost(self.rows.line(index), lost)
             if time.monotonic() > deadline:
                 return True
         return False
@@ -142,10 +154,9 @@ class PreviewSession:
     def _show(self, index: int, max_length: int) -> dict[str, Any]:
         shown: dict[str, Any] = {"index": index, "line": self.rows.line(index)}
         try:
-            row = self.rows.row(index)
+            row = self._row(index)
             shown["row"] = row
-            shown["lost"] = self._within_time(lambda: self.encoder.lost(row))
-            texts = self._encode(index, with_text=True)
+            texts, shown["lost"] = self._encode(row, with_text=True)
             chosen, *others = [self._shown_text(text, max_length) for text in texts]
         except Exception as error:  # a template may raise anything
             return shown | {"error": _why_not(error)}
@@ -162,21 +173,27 @@ class PreviewSession:
             "num_counted": sum(tokens.loss_mask[:max_length]),
         }
 
-    def _encode(self, index: int, with_text: bool = False) -> tuple[Tokens, ...]:
-        """Return the tokens of a row."""
-        row = self.rows.row(index)
-        return self._within_time(lambda: self.encoder.encode_all(row, with_text))
+    def _row(self, index: int) -> Row:
+        """Return a row as it is trained on. Raises BadRow."""
+        return self.plain_text.row(self.rows.row(index), self.tokenizer)
 
-    def _within_time(self, ask_template: Callable[[], Answer]) -> Answer:
-        """Return what a chat template leads to.
+    def _encode(
+        self, row: Row, with_text: bool = False
+    ) -> tuple[tuple[Tokens, ...], tuple[str, ...]]:
+        """Return (the tokens of a row, what the chat template does not print of it).
 
-        It is a program that came with a model: one that loops ends this process.
+        A chat template is a program that came with a model: one that loops ends this process.
         """
         _set_alarm(self.seconds_for_a_row)
         try:
-            return ask_template()
+            return self.encoder.encode_all(row, with_text), self.encoder.lost(row)
         finally:
             _set_alarm(0)
+
+
+def _is_chat(row: Row) -> bool:
+    """Return whether a row holds messages."""
+    return isinstance(next(iter(row.values())), list) or isinstance(row.get("prompt"), list)
 
 
 def _load_tokenizer(request: Mapping[str, Any], is_chat: bool) -> Any:
