@@ -32,6 +32,8 @@ class Checked:
     lengths: Lengths | None = None
     problems: tuple[Problem, ...] = ()
     """Reasons of the model not to start."""
+    notes: tuple[str, ...] = ()
+    """Sentences about how the model reads the rows."""
 
     @property
     def is_usable(self) -> bool:
@@ -43,7 +45,7 @@ class Checked:
         refused = tuple(_row_problem(each, "not_trainable") for each in self.problems)
         report = replace(
             report,
-            notes=(*self.data.actions, *report.notes),
+            notes=(*self.data.actions, *report.notes, *self.notes),
             problems=(*report.problems, *refused),
             num_problems=report.num_problems + len(refused),
         )
@@ -123,7 +125,8 @@ def _measured(
     if measured is None:
         return replace(checked, problems=refusals)
     lengths = measured.lengths.at(resolved.job.max_length)
-    return replace(checked, lengths=lengths, problems=(*refusals, *measured.problems))
+    problems = (*refusals, *measured.problems)
+    return replace(checked, lengths=lengths, problems=problems, notes=measured.notes)
 
 
 def _refused(error: DatasetError) -> DatasetReport:
@@ -140,9 +143,9 @@ def _print_checked(checked: Checked, file: str) -> None:
     for action in checked.data.actions:
         out.print(action)
     out.print(report.summary(), style="bold")
-    if checked.lengths:
+    if checked.lengths and checked.lengths.readable:
         _print_lengths(checked.lengths)
-    for note in report.notes:
+    for note in (*report.notes, *checked.notes):
         out.print(note)
     if report.not_read:
         listed = ", ".join(map(str, report.not_read[:MAX_PROBLEMS]))

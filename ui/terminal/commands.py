@@ -139,6 +139,8 @@ def _statistics(home: Home, resolved: ResolvedJob) -> RowStatistics | None:
     measured = measure_rows(home, resolved, SECONDS_TO_MEASURE)
     if measured is None:
         return None
+    for note in measured.notes:
+        out.print(note)
     if measured.problems:
         raise SpecError(*measured.problems)
     if not measured.lengths.readable:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core import dataset
-from core.dataset import DatasetReport, counted
+from core.dataset import DatasetReport
 from core.dataset.preview import Preview, ShownRow, lost_in_template
 from core.job import JobSpec, PreviewError, Problem, SpecError
 from core.models import find_model
@@ -72,7 +72,7 @@ def _show(
     job = wanted.job
     location = find_model(job.model, job.revision).location
     try:
-        with Preview(data.path, location, stage=job.stage) as session:
+        with Preview.for_job(job, data.path, location) as session:
             return session.rows_from_line(wanted.line, wanted.num_rows, job.max_length), None
     except PreviewError as error:
         return (), error
@@ -97,8 +97,7 @@ def _print_shown(rows: tuple[ShownRow, ...]) -> None:
     if rows:
         print_rows(rows)
     for each in lost_in_template(rows):
-        rows_of = f"{counted(each.rows, 'row')}, the first in line {each.line:,}"
-        say(f"The chat template does not print {each.field}: {rows_of}.")
+        say(f"{each}.")
 
 
 def _number(field: str, text: str, at_most: int) -> int:

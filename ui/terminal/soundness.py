@@ -24,6 +24,8 @@ class MeasuredRows:
 
     lengths: RowLengths
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences about how the model reads the rows, and what it does not see of them."""
 
 
 def require_sound_files(
@@ -57,23 +59,22 @@ def measure_rows(
     """
     job = resolved.job
     deadline = time.monotonic() + seconds
-    rows = Preview(
+    rows = Preview.for_job(
+        job,
         resolved.datasets["dataset"],
         resolved.model.location,
-        job.revision,
-        job.assistant_only_loss,
-        stage=job.stage,
         cache=home.path / "lengths",
         write_rows=runs.writer_of_rows(resolved),
     )
     try:
         with out.status("Measuring the rows"), rows as preview:
             preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)
-            lengths = preview.measured()
+            lengths, info = preview.measured(), preview.info()
     except PreviewError as error:
         say(f"The rows are not measured: {error.reason}")
         return None
-    return MeasuredRows(lengths, length_problems(lengths, job))
+    lost = (f"{each}." for each in lengths.lost)
+    return MeasuredRows(lengths, length_problems(lengths, job), (*info.notes, *lost))
 
 
 def _problems(report: DatasetReport, where: str) -> tuple[Problem, ...]:
