@@ -86,7 +86,9 @@ def _is_likely(
     for part in ("messages", "prompt"):
         names = {layout.columns.get(part) for _row, layout in some}
         if names <= set(MAYBE_TEXT) and not any(
-            is_conversation(row[layout.columns[part]]) for row, layout in some
+            is_conversation(row[layout.columns[part]])
+            for row, layout in some
+            if part in layout.columns
         ):
             return False
     if row_format.dataset_type != "prompt-only" or accepts(stage, row_format):

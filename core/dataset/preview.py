@@ -211,7 +211,7 @@ class Preview:
                     answer["unreadable_rows"],
                     tuple(first) if first else None,
                 )
-                self._lengths.lost = sorted_lost(LostField(*each) for each in answer["lost"])
+                lengths.lost = sorted_lost(LostField(*each) for each in answer["lost"])
                 has_more = answer["has_more"]
                 if lengths.is_complete:
                     self._write_cache(self.info())

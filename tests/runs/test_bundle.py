@@ -19,6 +19,9 @@ from tests.builders.fake_runs import (
     FINISHED,
     NewRun,
 )
+from tests.builders.weight_headers import write_header
+
+SHAPES = {"A": (4, 128), "B": (128, 4)}
 
 
 def test_data_that_has_changed_makes_no_run(home: Home, new_run: NewRun, tmp_path: Path) -> None:
@@ -38,10 +41,6 @@ def test_data_that_has_changed_makes_no_run(home: Home, new_run: NewRun, tmp_pat
     [
         {"text": "plain"},
         {"prompt": "a", "completion": "b"},
-        {
-            "prompt": [{"role": "user", "content": "a"}],
-            "completion": [{"role": "assistant", "content": "b"}],
-        },
     ],
 )
 def test_evaluation_data_of_another_kind_makes_no_run(
@@ -92,8 +91,20 @@ def test_a_bundle_has_everything_needed_and_nothing_else(finished: Run, tmp_path
     assert "secret" not in text
 
 
+def write_adapter(folder: Path) -> None:
+    """Write an adapter of rank 4 for one layer of the demo model."""
+    folder.mkdir()
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors = {f"{layer}.lora_{side}.weight": shape for side, shape in SHAPES.items()}
+    write_header(
+        folder / "adapter_model.safetensors", {name: ("F32", tensors[name]) for name in tensors}
+    )
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+
 def test_a_bundle_names_the_folders_that_it_leaves_out(new_run: NewRun, tmp_path: Path) -> None:
-    (tmp_path / "before").mkdir()
+    write_adapter(tmp_path / "before")
     for run, note in (
         (new_run(adapter=str(tmp_path / "before")), "its `adapter` is a folder"),
         (new_run(), ""),

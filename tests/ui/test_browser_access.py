@@ -72,19 +72,3 @@ def test_the_form_outlives_a_reload(app: App, page: Page) -> None:
     expect(page.locator("#command")).to_contain_text("--lora-r 24")
     page.reload()
     expect(page.locator("#field-lora_r input")).to_have_value("24")
-
-
-def test_what_is_typed_while_the_server_is_gone_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, page: Page
-) -> None:
-    home = Home.find(str(tmp_path_factory.mktemp("home")))
-    first = App(home.path)
-    page.goto(first.url)
-    expect(page.locator("#lengths")).to_contain_text("none cut")
-    first.end()
-    page.locator("#field-lora_r input").fill("48")
-    page.wait_for_function("localStorage.getItem('tailor-form').includes('48')")
-    again = App(home.path, port=first.port)
-    page.goto(again.url)
-    expect(page.locator("#field-lora_r input")).to_have_value("48")
-    again.end()
