@@ -6,7 +6,7 @@ from typing import Any
 
 from core.dataset.reading.bare_values import Bare, bare_kind, is_conversation
 from core.dataset.reading.columns import columns_as_rows
-from core.training.contract.row_formats import find_row_format
+from core.training.contract.row_formats import ROW_FORMATS, find_row_format
 from core.training.contract.stages import DEFAULT_STAGE
 
 USUAL_LISTS = (
@@ -23,6 +23,8 @@ USUAL_LISTS = (
     "entries",
 )
 """Keys under which people keep rows, in lower case, the likelier first."""
+NAMES_OF_COLUMNS = frozenset(name for each in ROW_FORMATS for name in each.columns)
+"""Keys of one row whose values may be conversations."""
 MAX_DEPTH = 4
 
 
@@ -97,7 +99,7 @@ def _is_keyed(value: Mapping[str, Any]) -> bool:
     """Return whether all values of an object are rows."""
     values = list(value.values())
     if len(values) > 1 and all(map(is_conversation, values)):
-        return True
+        return NAMES_OF_COLUMNS.isdisjoint(value)
     if not values or not all(isinstance(each, dict) and each for each in values):
         return False
     if len(values) == 1:
