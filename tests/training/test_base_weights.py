@@ -187,12 +187,14 @@ def test_fp8_is_dequantized(tmp_path: Path, in_blocks: bool) -> None:
     found = model.get_parameter(Q_PROJ).detach()
     assert float((found - expected).abs().max()) < largest / 16
     assert getattr(model.config, "quantization_config", None) is None
+    assert {each.dtype for each in model.parameters()} == {torch.float32}
 
 
 def test_fp8_is_quantized_again_for_qlora(tmp_path: Path) -> None:
     model = loaded(quantized.fp8(tmp_path / "model", in_blocks=True), "qlora")
     assert type(model.get_parameter(Q_PROJ)).__name__ == "Params4bit"
     assert model.is_loaded_in_4bit
+    assert model.get_parameter("model.norm.weight").dtype == torch.float32
 
 
 def test_mxfp4_experts_are_those_of_the_file(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def load_base(request: BaseRequest) -> tuple[Any, frozenset[str]]:
     model, info = _load(request, config, device, quantization)
     absent = require_complete(model, info, request.model, request.has_score_head)
     require_finite(model, request.model)
+    if is_dequantized:
+        _cast_parameters(model, request.dtype)
     if needs_second_pass:
         model = _quantize(model, request)
     return model, absent
@@ -243,6 +245,17 @@ def _quantize(model: Any, request: BaseRequest) -> Any:
         quantized.generation_config = model.generation_config
     require_complete(quantized, info, request.model, has_score_head=False)
     return quantized
+
+
+def _cast_parameters(model: Any, dtype: torch.dtype) -> None:
+    """Cast what transformers keeps as it is stored beside tensors that it dequantizes.
+
+    Buffers stay: rotary tables are computed in float32.
+    """
+    kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not kept & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
 
 
 @contextmanager
