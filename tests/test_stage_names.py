@@ -10,6 +10,8 @@ from tests.builders.paths import ROOT
 
 RECORDS = "core/training/contract/stages.py"
 BUILDERS = "core/training/trainers/builders.py"
+COLUMNS = {"core/training/contract/row_reader.py": {"reward"}}
+"""File -> names of columns in it that are also ids of stages."""
 
 
 def named_stages(source: str) -> Iterator[str]:
@@ -35,8 +37,12 @@ def _default_values(tree: ast.Module) -> Iterator[ast.AST]:
 
 def test_two_files_of_core_name_a_stage() -> None:
     files = sorted((ROOT / "core").rglob("*.py"))
-    naming = [path for path in files if set(named_stages(path.read_text(encoding="utf-8")))]
-    assert [path.relative_to(ROOT).as_posix() for path in naming] == [RECORDS, BUILDERS]
+    naming = []
+    for path in files:
+        name = path.relative_to(ROOT).as_posix()
+        if set(named_stages(path.read_text(encoding="utf-8"))) - COLUMNS.get(name, set()):
+            naming.append(name)
+    assert naming == [RECORDS, BUILDERS]
 
 
 def test_every_trainable_stage_has_one_builder() -> None:
