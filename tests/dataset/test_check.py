@@ -11,6 +11,7 @@ from core.dataset.formats import USUAL_STAGES
 from core.dataset.rewrite import map_columns
 from core.job import DatasetError, JobSpec
 from core.training.contract.row_formats import ROW_FORMATS, RowFormat, accepts
+from core.training.contract.row_reader import read_row
 from tests.builders.dataset_files import CHAT_LINE, write_json_rows, write_lines_of
 
 ASKED = {"role": "user", "content": "Hi"}
@@ -311,3 +312,20 @@ def test_a_reward_needs_its_right_answers(
 def test_rows_with_right_answers_are_counted(tmp_path: Path) -> None:
     rows = ['{"prompt": "a", "target": 7}', '{"prompt": "b"}']
     assert checked(tmp_path, *rows, stage="grpo").right_answers == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "expected", "left_out"),
+    [
+        ({"solution": "by hand"}, "4", "solution"),
+        ({"ground_truth": "four"}, "four", "answer"),
+        ({"metadata": {"solution": "by hand"}}, "4", "metadata"),
+    ],
+)
+def test_the_likeliest_column_is_the_right_answer(
+    tmp_path: Path, more: dict[str, object], expected: str, left_out: str
+) -> None:
+    row = json.dumps({"question": "2 + 2?", "answer": "4", **more})
+    assert read_row(row.encode(), "grpo")["answer"] == expected
+    not_read = checked(tmp_path, row, stage="grpo").not_read
+    assert [each.field.split(".")[0] for each in not_read] == [left_out]

@@ -177,12 +177,15 @@ def _parse_object(line: bytes) -> Row:
 def _right_answer(found: Row, parts: RowParts) -> tuple[str | None, str]:
     """Return (the right answer of a row as text, the column that holds it); (None, "") if none.
 
-    A completion is the right answer unless another column names one. What stands beside the right
-    answer in its column is named as not read.
+    A completion is the right answer unless a likelier column names one: `ground_truth` comes before
+    a completion in `answer`. What stands beside the right answer is named as not read.
     """
     row, column = parts.row, parts.names.columns.get("completion", "")
     place = column or f"{parts.names.columns.get('messages')}[-1]"
-    for name in RIGHT_ANSWERS:
+    likelier = RIGHT_ANSWERS
+    if column in RIGHT_ANSWERS:
+        likelier = RIGHT_ANSWERS[: RIGHT_ANSWERS.index(column)]
+    for name in likelier:
         if name not in parts.names.columns.values() and holds_something(row.get(name)):
             if "completion" in found:
                 parts.leave_out(place)
@@ -192,7 +195,7 @@ def _right_answer(found: Row, parts: RowParts) -> tuple[str | None, str]:
         if not isinstance(inside, dict):
             continue
         held = [key for key, value in inside.items() if holds_something(value)]
-        for name in (name for name in RIGHT_ANSWERS if name in held):
+        for name in (name for name in likelier if name in held):
             for key in held:
                 if key != name:
                     parts.leave_out(f"{holder}.{key}")
