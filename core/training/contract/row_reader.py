@@ -26,7 +26,7 @@ from .row_parts import RowParts
 from .stages import STAGES
 from .tool_calls import Tool
 
-RIGHT_ANSWERS = (
+RIGHT_ANSWERS: tuple[str, ...] = (
     "ground_truth",
     "answer",
     "solution",
