@@ -233,9 +233,12 @@ class RowLengths:
     @classmethod
     def read(cls, path: Path, rows: int, generates: bool = False) -> "RowLengths":
         """Return the lengths kept of a file with so many rows. Raises OSError, ValueError."""
-        with path.open("rb") as file:
-            numbers = np.load(file, allow_pickle=False)
-            lost = json.loads(np.load(file, allow_pickle=False).tobytes())
+        try:
+            with path.open("rb") as file:
+                numbers = np.load(file, allow_pickle=False)
+                lost = json.loads(np.load(file, allow_pickle=False).tobytes())
+        except EOFError:  # cut off, or written by a version that kept the numbers alone
+            raise ValueError(f"{path} holds no lengths of {rows:,} rows") from None
         num_rows, rest = divmod(numbers.size, len(FIELDS))
         if numbers.dtype != np.int32 or numbers.ndim != 1 or rest or num_rows != rows:
             raise ValueError(f"{path} holds no lengths of {rows:,} rows")

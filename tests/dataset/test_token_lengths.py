@@ -69,6 +69,12 @@ def test_lengths_of_another_file_are_not_taken(tmp_path: Path) -> None:
         RowLengths.read(tmp_path / "kept.npy", 1)
 
 
+def test_a_file_of_an_earlier_version_is_not_taken(tmp_path: Path) -> None:
+    np.save(tmp_path / "kept.npy", np.zeros(6, dtype=np.int32))
+    with pytest.raises(ValueError, match="holds no lengths"):
+        RowLengths.read(tmp_path / "kept.npy", 2)
+
+
 def test_no_length_of_no_row_is_zero() -> None:
     found = lengths().at(8)
     assert (found.p95, found.max, found.mean_tokens) == (0, 0, 0.0)
