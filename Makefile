@@ -36,9 +36,9 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Tailor needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
 	    "Install one and name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
-	@echo "Setting up .venv: about 3 GB to download, 7 GB on the disk, 5 to 15 minutes. Only once."
-	@df -Pk . | awk 'NR == 2 && $$4 < 8000000 { \
-	  printf "Only %.1f GB are free here; 8 are needed.\n", $$4 / 1e6; exit 2 }'
+	@echo "Setting up .venv: several gigabytes to download, 6 GB on the disk, some minutes. Only once."
+	@df -Pk . | awk 'NR == 2 && $$4 < 6000000 { \
+	  printf "Only %.1f GB are free here; 6 are needed.\n", $$4 / 1e6; exit 2 }'
 	$(PYTHON) -m venv $(VENV)
 # torch first: the pinned build must be chosen before anything else asks for "some torch".
 $(VENV)/.users: requirements.txt | $(VENV)/bin/pip
