@@ -169,8 +169,8 @@ def resolve(
     """Return the job that these field values ask for, with everything that it names.
 
     A profile other than "custom" chooses what it may but the `set_by_user` fields, by default all
-    that are given; the length of the rows, if known, has a say. Values of the fields that it
-    chooses are ignored.
+    that are given; it also depends on the lengths of the rows, if known. Values of the fields that
+    it chooses are ignored.
 
     Raises SpecError with every problem at once: of the values, and of what the sound values name.
     """

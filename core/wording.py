@@ -20,7 +20,7 @@ SMALL_SLOWDOWN = 0.03
 """The same for a change of speed."""
 NUM_PACE_POINTS = 50
 """Last logged points from which the remaining time is extrapolated."""
-PHASES: Mapping[str, str] = {
+PHASE_TITLES: Mapping[str, str] = {
     "load": "Load",
     "generation": "Generation",
     "forward": "Forward",
@@ -31,7 +31,7 @@ PHASES: Mapping[str, str] = {
 }
 """Phase of the memory estimate -> title."""
 MEASURED: Mapping[str, str] = {
-    **PHASES,
+    **PHASE_TITLES,
     "reserved": "Reserved by PyTorch",
     "card": "On the card",
     "process": "Whole process",

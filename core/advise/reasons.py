@@ -78,7 +78,7 @@ def _attention(case: Case) -> str:
     if job.attn_implementation == "varlen":
         return f"Packed rows, {num_tokens:,} tokens at once, need no mask."
     if job.packing:
-        return f"Packed rows, {num_tokens:,} tokens at once, need a mask: varlen cannot run here."
+        return f"Packed rows, {num_tokens:,} tokens at once, need a mask here, which costs time."
     if STAGES[job.stage].generates and job.per_device_train_batch_size > 1:
         size = job.per_device_train_batch_size
         return f"{size} rows at once are padded before their prompts and need a mask."
@@ -95,6 +95,8 @@ def _batch(case: Case) -> str:
     if not others:
         return f"An optimizer step sees {_number(num_rows, 'row')}."
     time = _time_with(case, batch_fields(min(others), num_rows))
+    if min(others) > size:
+        return f"Less memory than {min(others)} at once, which would take {time}."
     return f"{min(others)} at once instead of {size} would take {time}."
 
 
@@ -106,7 +108,8 @@ def _accumulation(case: Case) -> str:
 
 def _checkpointing(case: Case) -> str:
     if case.job.gradient_checkpointing:
-        return f"{_used(case)} used; keeping activations would take {_time_with(case, KEEP_ALL)}."
+        time = _time_with(case, KEEP_ALL)
+        return f"Saves memory, {_used(case)} used; keeping activations would take {time}."
     time = _time_with(case, RECOMPUTE_ALL)
     return f"{_used(case)} used; recomputing activations would take {time}."
 

@@ -24,6 +24,7 @@ from core.advise.rough_memory import rough_bytes
 from core.memory import TIGHT_SHARE
 from core.memory.program import precision_of
 from core.speed.rows import times_read
+from core.training.contract.job import BATCH_FIELDS
 from core.training.contract.stages import STAGES
 
 MIN_GAIN = 0.02
@@ -37,7 +38,6 @@ FEWEST_CHECKPOINTS = 4
 """Search starts with one checkpointed layer of this many where the user wants checkpointing."""
 ADAMW = ("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
 """Optimizers that take the same steps but for rounding."""
-BATCH_FIELDS = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 
 
 def search(case: Case, set_by_user: frozenset[str]) -> Case:
@@ -92,7 +92,7 @@ def _starts(case: Case, optim: str, set_by_user: frozenset[str]) -> Iterator[Cas
     if job.gradient_checkpointing and "gradient_checkpointing" in set_by_user:
         values["checkpoint_every_n_layers"] = FEWEST_CHECKPOINTS
     sizes = batch_sizes(job, job.effective_batch_size)
-    if sizes and not BATCH_FIELDS & set_by_user:
+    if sizes and not set(BATCH_FIELDS) & set_by_user:
         size = sizes[-1] if job.profile == "smallest" else sizes[0]
         values.update(batch_fields(size, job.effective_batch_size))
     for precompute in _precompute_options(case):

@@ -16,7 +16,8 @@ from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.stages import STAGES, Stage
 
 REWARD_FUNCTIONS = ("exact_match", "regex", "json", "length")
-CHANGES_BASE = ("pissa", "olora", "loftq")
+"""Names of the functions in core/training/trainers/rewards.py."""
+CHANGES_BASE_WEIGHTS = ("pissa", "olora", "loftq")
 """Values of init_lora_weights that change the base weights, so that the base without its adapter is
 no longer the model that was loaded."""
 LOSS_TYPES = "; ".join(
@@ -241,7 +242,7 @@ REFUSALS = (
         "init_lora_weights",
         lambda job, stage, method: (
             method.trains_adapter
-            and job.init_lora_weights in CHANGES_BASE
+            and job.init_lora_weights in CHANGES_BASE_WEIGHTS
             and _uses_reference_model(job, stage)
         ),
         "{job.init_lora_weights} changes the base, so {stage.id} cannot compare with the "
@@ -251,7 +252,7 @@ REFUSALS = (
     Refusal(
         "use_dora",
         lambda job, stage, method: (
-            method.trains_adapter and job.use_dora and job.init_lora_weights in CHANGES_BASE
+            method.trains_adapter and job.use_dora and job.init_lora_weights in CHANGES_BASE_WEIGHTS
         ),
         "DoRA measures the base weights, which {job.init_lora_weights} changes",
         "switch DoRA off, or choose init_lora_weights default",

@@ -13,7 +13,7 @@ from core.memory.extrapolate import extrapolate_peaks
 from core.memory.program import Program, program_of
 from core.memory.resident import Totals, totals_of
 from core.memory.simulator import LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES
-from core.memory.step import Phase
+from core.memory.step import MemoryPhase
 from core.memory.uncertainty import ALLOCATED_ERROR, Uncertainty, uncertainty_of
 from core.models import Gpu, ModelShape
 
@@ -27,7 +27,7 @@ needs memory too."""
 class PeakMemory:
     """Peak memory of a job, from the simulation or from a trace."""
 
-    phases: Mapping[Phase, int]
+    phases: Mapping[MemoryPhase, int]
     """Allocated peak of each phase, in bytes."""
     at_peak: Mapping[Component, int]
     """Bytes of each component at the highest of these peaks."""
@@ -54,7 +54,7 @@ class MemoryEstimate:
 
     components: tuple[ComponentSize, ...]
     """Components at the peak, without empty ones. They add up to `total_bytes`."""
-    phases: Mapping[Phase, int]
+    phases: Mapping[MemoryPhase, int]
     """Predicted allocated peak of each phase, in bytes."""
     peak_allocated_bytes: int
     """torch.cuda.max_memory_allocated()."""
@@ -72,7 +72,7 @@ class MemoryEstimate:
     pageable_bytes: int
     """Paged optimizer states in the total. They may wait in main memory, but not on Windows."""
     verdict: Verdict
-    binding_phase: Phase
+    binding_phase: MemoryPhase
     """Phase with the highest peak."""
     num_parameters: int
     num_trainable_parameters: int

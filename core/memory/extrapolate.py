@@ -11,7 +11,7 @@ from functools import lru_cache
 from core.memory.components import Component
 from core.memory.program import LayerKind, Program
 from core.memory.simulator import MAX_TENSORS_IN_FLIGHT
-from core.memory.step import PHASES, Phase, Simulation, sections
+from core.memory.step import PHASES, MemoryPhase, Simulation, sections
 
 Composition = Counter[Component]
 """Bytes by component."""
@@ -24,7 +24,7 @@ Ends = tuple[Layers, Layers]
 class SimulatedPeaks:
     """Peak memory of one simulated run."""
 
-    by_phase: Mapping[Phase, Composition]
+    by_phase: Mapping[MemoryPhase, Composition]
     """Bytes alive at the peak of each phase."""
     largest_activation_bytes: int
 
@@ -89,9 +89,9 @@ def _simulate(
     return memory.bytes_at_peaks(), largest
 
 
-def _highest_by_phase(scopes: Mapping[str, Composition]) -> Mapping[Phase, Composition]:
+def _highest_by_phase(scopes: Mapping[str, Composition]) -> Mapping[MemoryPhase, Composition]:
     """Return the composition of the scope with the highest peak in each phase."""
-    by_phase: dict[Phase, Composition] = {}
+    by_phase: dict[MemoryPhase, Composition] = {}
     for phase in PHASES:
         inside = [peak for scope, peak in scopes.items() if scope.split("/")[0] == phase]
         if inside:

@@ -31,9 +31,9 @@ from core.memory.simulator import (
     WeightGradient,
 )
 
-Phase = Literal["load", "forward", "backward", "optimizer_step", "eval", "save", "generation"]
+MemoryPhase = Literal["load", "forward", "backward", "optimizer_step", "eval", "save", "generation"]
 """Part of a run. Only stages that generate answers have the last one."""
-PHASES: tuple[Phase, ...] = get_args(Phase)
+PHASES: tuple[MemoryPhase, ...] = get_args(MemoryPhase)
 MAX_UNSORTED_TOKENS = 3072
 SORTING_BYTES = 6 * 8
 """Above so many tokens the rows of an embedding's gradient are sorted by word, with six int64
@@ -290,7 +290,7 @@ class Simulation:
 
     # Bookkeeping
 
-    def _enter(self, phase: Phase, layer: int | None = None) -> None:
+    def _enter(self, phase: MemoryPhase, layer: int | None = None) -> None:
         """Enter the scope of a phase, or of one of its layers."""
         if layer is None:
             self.memory.enter(phase)

@@ -22,7 +22,7 @@ from core.memory.estimate import MemoryEstimate, PeakMemory, estimate_of
 from core.memory.program import is_cpu
 from core.memory.resident import Totals
 from core.memory.simulator import Allocator
-from core.memory.step import Phase
+from core.memory.step import MemoryPhase
 from core.memory.uncertainty import uncertainty_of
 from core.models import Gpu
 from core.training.contract.files import write_json
@@ -80,7 +80,7 @@ UNSUPPORTED = (
 class TraceResult:
     """Memory of one traced training step."""
 
-    phases: Mapping[Phase, int]
+    phases: Mapping[MemoryPhase, int]
     """Allocated peak of load, forward, backward, optimizer_step and eval, in bytes."""
     peak_allocated_bytes: int
     peak_reserved_bytes: int

@@ -16,7 +16,7 @@ MIN_RESERVED_SHARE = 0.01
 VARYING_LENGTHS_SHARE = 0.05
 """The same if batches vary in length, since gaps of one do not fit the next. Replays of 24 jobs
 with random lengths reserved 0 to 7 % more than was allocated, 2 % in the median."""
-COMPILED_SHARE = 0.03
+COMPILED_ERROR_SHARE = 0.03
 """What a compiled layer saves is known to the byte. The live bytes inside one compiled layer are
 underestimated by at most 10 %; one layer is about a fifth of the total, so the total is off by at
 most 2 % (tests/memory/test_compiled_layers.py). The rest is for kernels that are tried out."""
@@ -71,4 +71,4 @@ def _reasons(
     if STAGES[job.stage].generates:
         yield 0.0, "Answers are assumed to be as long as allowed."
     if job.torch_compile:
-        yield COMPILED_SHARE, "A compiled layer chooses the order of its operations itself."
+        yield COMPILED_ERROR_SHARE, "A compiled layer chooses the order of its operations itself."

@@ -21,7 +21,7 @@ PROGRAM = Path(__file__).parent.parent / "training"
 UNFINISHED = re.compile(r"\.\d{8}-\d{6}-.+")
 MAX_CREATION_SECONDS = 24 * 3600
 """An older unfinished folder was left behind by a program that died."""
-SPARE_BYTES = 256 * 2**20
+FREE_BYTES_AFTER_RUN = 256 * 2**20
 """Disk space left free for logs, metrics and other programs."""
 
 
@@ -66,7 +66,7 @@ def _require_disk_space(home: Home, resolved: ResolvedJob, estimate: Mapping[str
     checkpoint = weights + sizes.get("optimizer_states", 0)
     data = sum(path.stat().st_size for path in resolved.datasets.values())
     mixed_in = sum(weight * path.stat().st_size for path, weight in resolved.mix)
-    needed = data + int(mixed_in) + weights + 2 * checkpoint + SPARE_BYTES
+    needed = data + int(mixed_in) + weights + 2 * checkpoint + FREE_BYTES_AFTER_RUN
     free = shutil.disk_usage(home.runs).free
     if free < needed:
         problem = (

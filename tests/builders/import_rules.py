@@ -231,7 +231,13 @@ def doors_that_export_too_much(project: Project) -> Iterator[str]:
 def private_imports(project: Project) -> Iterator[str]:
     for path in project.code_and_tests:
         for imported in project.imports(path):
-            is_ours = imported.split(".")[0] in ("core", "ui", "benchmarks", "tests")
-            last = imported.rpartition(".")[2]
-            if is_ours and last.startswith("_") and not last.startswith("__"):
+            is_ours = imported.split(".")[0] in ("core", "ui", "benchmarks", "presets", "tests")
+            if is_ours and any(map(is_private, imported.split("."))):
                 yield f"{project.name(path)} imports {imported}"
+        for name in project.attributes_of_imports(path):
+            if is_private(name.rpartition(".")[2]):
+                yield f"{project.name(path)} reads {name}"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")

@@ -40,6 +40,17 @@ class Project:
         """Return every imported name in full, such as core.job.JobSpec."""
         return _imports(self.root, path)
 
+    def attributes_of_imports(self, path: Path) -> list[str]:
+        """Return `stages._SFT` where a file reads an attribute of a module of the project."""
+        modules = {name.rpartition(".")[2] for name in self.imports(path) if self.is_module(name)}
+        return [
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in modules
+        ]
+
     def exports(self, package: str) -> list[str]:
         """Return the names in `__all__` of a package, none if there is no such package."""
         init = self.root.joinpath(*package.split(".")) / "__init__.py"
@@ -80,6 +91,7 @@ def _imports(root: Path, path: Path) -> list[str]:
 def exports_of(init: Path) -> list[str]:
     """Return the names in `__all__` of a file, none if it has no `__all__`."""
     for node in tree(init).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if target is not None and ast.unparse(target) == "__all__":
             return list(ast.literal_eval(node.value))
     return []

@@ -38,11 +38,23 @@ def class_names_with_two_meanings(project: Project) -> Iterator[str]:
 
 
 def untyped_jobs(project: Project) -> Iterator[str]:
-    for path in project.files("core/training", "core/workers"):
-        for node in ast.walk(tree(path)):
-            is_job = isinstance(node, ast.arg) and node.arg == "job" and node.annotation
-            if is_job and ast.unparse(node.annotation) == "Any":
-                yield f"{project.name(path)}:{node.lineno}"
+    """Yield parameters and attributes named `job` without a type, or whose type allows anything."""
+    for path in project.files("core"):
+        named = [
+            (argument.lineno, argument.annotation)
+            for function in functions(path)
+            for argument in (*function.args.args, *function.args.kwonlyargs)
+            if argument.arg == "job"
+        ]
+        named += [
+            (node.lineno, node.annotation)
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.AnnAssign)
+            and ast.unparse(node.target).rpartition(".")[2] == "job"
+        ]
+        for line, annotation in named:
+            if annotation is None or re.search(r"\bAny\b", ast.unparse(annotation)):
+                yield f"{project.name(path)}:{line}"
 
 
 def long_files(project: Project) -> Iterator[str]:
@@ -116,7 +128,8 @@ def modules_without_a_docstring(project: Project) -> Iterator[str]:
 
 OPENING = re.compile(r"(a|an|the|what|which|who|whose|when|where|why|how|whether|whatever)\b", re.I)
 OLD_WORDS = re.compile(
-    r"\b(whereupon|thereby|anew|foretold|whatever|whoever|wherever|goes on|all that|comes to)\b",
+    r"\b(whereupon|thereby|anew|aside|foretold|whatever|whoever|wherever|nobody's|meanwhile|besides"
+    r"|goe?s? on|all that|comes? to)\b",
     re.I,
 )
 

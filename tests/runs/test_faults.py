@@ -18,7 +18,7 @@ from core import runs
 from core.job import SpecError
 from core.resolve import dataset_path, resolve
 from core.runs import Home, edits, launch, queue, states
-from core.runs.creation import SPARE_BYTES
+from core.runs.creation import FREE_BYTES_AFTER_RUN
 from core.training.contract.files import write_json
 from core.training.contract.status import ACTIVE, ENDED, TRANSITIONS
 from tests.builders.fake_runs import (
@@ -131,7 +131,7 @@ def test_a_file_that_is_mixed_in_often_needs_space_as_often(
     home: Home, fake_program: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = dataset_path("demo")
-    free = SPARE_BYTES + 10 * more.stat().st_size
+    free = FREE_BYTES_AFTER_RUN + 10 * more.stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
     assert runs.create(home, resolve({"mix": f"{more} = 8"}), {})
     with pytest.raises(SpecError, match="the run needs about"):

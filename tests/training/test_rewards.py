@@ -39,7 +39,7 @@ def test_each_reward_function(
     from core.training.trainers import rewards
 
     job = job_of(reward_pattern=r"answer: \d+", max_completion_length=8)
-    function = rewards.REWARD_FUNCTIONS[name](job)
+    function = rewards.REWARDS[name](job)
     assert function(rewards.Completion(text, 4, right_answer)) == reward
 
 
@@ -53,7 +53,7 @@ def test_a_pattern_that_backtracks_forever_gives_up() -> None:
 def test_every_reward_that_a_job_may_name_exists() -> None:
     from core.training.trainers import rewards
 
-    assert tuple(rewards.REWARD_FUNCTIONS) == REWARD_FUNCTIONS
+    assert tuple(rewards.REWARDS) == REWARD_FUNCTIONS
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from core.job import JobSpec, SpecError
 from core.models import gpus
 from core.resolve import default_fields
 from core.runs import Home
+from core.training.contract.job import BATCH_FIELDS
 from core.wording import fix_label, speed_sentence
 from ui import render
 from ui.events import Updates
@@ -38,7 +39,6 @@ from ui.render import estimate as panel
 NUM_FIXES = 4
 STAGE_FIELDS = frozenset(control.field for control in controls("stage"))
 """Fields that are hidden, and not only locked, if the stage does not read them."""
-BATCH_FIELDS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 @dataclass(frozen=True)

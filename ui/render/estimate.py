@@ -9,7 +9,7 @@ from core.job import SpecError
 from core.memory import Component, MemoryEstimate
 from core.models import gpus
 from core.training.contract.methods import METHODS
-from core.wording import PHASES, MemoryPart, memory, memory_parts, verdict_sentence
+from core.wording import PHASE_TITLES, MemoryPart, memory, memory_parts, verdict_sentence
 from ui.render import notice, table
 
 COLOURS: Mapping[Component, str] = {
@@ -107,9 +107,8 @@ def _phases(estimate: MemoryEstimate) -> str:
         if size:
             kind = "binding" if phase == estimate.binding_phase else ""
             bar = f'<u><s style="width:{100 * size / most:.2f}%"></s></u>'
-            rows += (
-                f'<li class="{kind}"><span>{PHASES[phase]}</span>{bar}<b>{memory(size)}</b></li>'
-            )
+            title = f"<span>{PHASE_TITLES[phase]}</span>"
+            rows += f'<li class="{kind}">{title}{bar}<b>{memory(size)}</b></li>'
     return f'<ul class="phases" aria-label="Peak of each phase">{rows}</ul>'
 
 

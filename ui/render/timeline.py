@@ -5,7 +5,7 @@ from html import escape
 from itertools import groupby
 
 from core.memory import TimelinePoint
-from core.wording import PHASES, gib
+from core.wording import PHASE_TITLES, gib
 
 WIDTH, HEIGHT = 600, 150
 HEADROOM = 16
@@ -45,7 +45,7 @@ def _phase_marks(moments: Sequence[TimelinePoint]) -> str:
         length = len(list(stretch))
         left = start * WIDTH / len(moments)
         marks += f'<line x1="{left:.1f}" x2="{left:.1f}" y1="0" y2="{HEIGHT}"/>'
-        name = PHASES.get(phase, phase)
+        name = PHASE_TITLES.get(phase, phase)
         if length * WIDTH / len(moments) > LETTER_WIDTH * (len(name) + 1):
             marks += f'<text x="{left + 3:.1f}" y="11">{escape(name)}</text>'
         start += length

@@ -2,7 +2,7 @@
 
 from core.memory import MemoryEstimate
 from core.memory.trace_check import TraceResult
-from core.wording import PHASES, gib, memory
+from core.wording import PHASE_TITLES, gib, memory
 from ui.render import notice, table
 
 AGREES = 0.02
@@ -20,7 +20,7 @@ def side_by_side(
     traced_phases = {str(phase): size for phase, size in traced.phases.items()}
     rows = [
         _row(title, estimated_phases.get(phase, 0), traced_phases[phase])
-        for phase, title in PHASES.items()
+        for phase, title in PHASE_TITLES.items()
         if traced_phases.get(phase)
     ]
     rows.append(_row("Reserved", estimate.peak_reserved_bytes, traced.peak_reserved_bytes))

@@ -71,7 +71,7 @@ def _list(command: RunCommand) -> None:
     elif command.words:
         out.print("No run contains these words.")
     elif not unreadable:
-        out.print("No runs yet: `make demo` trains one.")
+        out.print("No runs yet. Train one: python app.py train --demo")
 
 
 def _row(run: Run) -> tuple[object, ...]:
@@ -110,6 +110,8 @@ def _show(command: RunCommand) -> None:
 
 def _stop(command: RunCommand) -> None:
     run = command.run
+    if not run.is_active:
+        raise SpecError(Problem("ID", f"{run.id} is not running", "see its state with runs show"))
     launch.request_stop(run)
     if run.is_active and not command.as_json:
         is_waiting = run.state == "queued"

@@ -4,6 +4,7 @@ Reads with `json`, as the training program does, and looks at every pair of key 
 guesses what was meant.
 """
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -14,7 +15,7 @@ import orjson
 from core.training.contract.messages import Fault
 from core.training.contract.row_columns import Row
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = codecs.BOM_UTF8
 MAX_DEPTH = 32
 """Objects and arrays inside each other, the row itself included."""
 TOO_DEEP = Fault(

@@ -8,12 +8,13 @@ from core.memory.simulator.autograd import (
     Node,
     WeightGradient,
 )
-from core.memory.simulator.device_memory import DeviceMemory, Tensor, round_up
+from core.memory.simulator.device_memory import ROUNDING_BYTES, DeviceMemory, Tensor, round_up
 
 __all__ = [
     "ALIASES_UPSTREAM",
     "LARGE_SEGMENT_BYTES",
     "MAX_TENSORS_IN_FLIGHT",
+    "ROUNDING_BYTES",
     "SMALL_SEGMENT_BYTES",
     "Allocator",
     "AutogradGraph",

@@ -37,6 +37,8 @@ QuantType = Literal["nf4", "fp4"]
 IN_EARLIER_RUNS: Mapping[str, object] = MappingProxyType({"use_chat_template": False})
 """Field -> what the program did before the field existed, so that it goes for job files without it.
 """
+BATCH_FIELDS = ("per_device_train_batch_size", "gradient_accumulation_steps")
+"""Their product is the number of rows that an optimizer step sees."""
 
 
 @dataclass(frozen=True, kw_only=True)

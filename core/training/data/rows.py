@@ -4,6 +4,7 @@ row; never counts tokens.
 
 import json
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,6 @@ from .plain_text import cuts_prompt
 # datasets reads and writes JSON columns with pandas' parser, which rounds numbers to ten digits and
 # loses very large ones.
 pandas.io.json.ujson_loads, pandas.io.json.ujson_dumps = json.loads, json.dumps
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class NumberedRow(NamedTuple):
@@ -150,7 +149,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (number, line) of the lines that are not blank."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            text = line.removeprefix(BYTE_ORDER_MARK).strip()
+            text = line.removeprefix(BOM_UTF8).strip()
             if text:
                 yield number, text
 

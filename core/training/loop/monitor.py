@@ -15,14 +15,14 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..contract.failures import Stopped, TrainingError
-from ..contract.job import Job
+from ..contract.job import BATCH_FIELDS, Job
 from ..contract.stages import STAGES
 from ..contract.status import Phase, Progress
 from ..record import RunFiles, say
 from .divergence import DivergenceMonitor, are_finite
 from .meter import MemoryMeter
 from .probe import has_limited_memory, probe
-from .saver import BATCH_FIELDS, Saver, trainable
+from .saver import Saver, trainable
 from .stopwatch import stopwatch_of_device
 
 # fmt: off

@@ -14,16 +14,15 @@ from transformers.training_args import OptimizerNames
 from ..checkpoints import CheckpointFolder, publish, seal
 from ..contract.checkpoint_files import bytes_in, checkpoint_name
 from ..contract.failures import TrainingError, diagnose, gib
+from ..contract.job import BATCH_FIELDS
 from ..record import RunFiles
 from .divergence import are_finite
 from .probe import state_bytes
 
-SPARE_BYTES = 32 * 2**20
+FREE_BYTES_AFTER_SAVE = 32 * 2**20
 """Room for tokenizers, logs and metrics."""
 SAVES_NOTHING = "TAILOR_SAVES_NOTHING"
 """Environment variable of a caller, such as a benchmark, that ends the program before it saves."""
-BATCH_FIELDS = ("per_device_train_batch_size", "gradient_accumulation_steps")
-"""Facts that out-of-memory recovery may change while a run trains."""
 
 
 class Saver:
@@ -57,7 +56,9 @@ class Saver:
         # those that are kept.
         while_saving = min(self.max_checkpoints + 1, num_written) * each
         at_the_end = num_kept * each + weight_bytes(trainer.model)
-        needed = max(while_saving, at_the_end) + SPARE_BYTES - self.checkpoints.size_bytes()
+        needed = (
+            max(while_saving, at_the_end) + FREE_BYTES_AFTER_SAVE - self.checkpoints.size_bytes()
+        )
         free = self._free_bytes()
         if needed > free:
             raise TrainingError(

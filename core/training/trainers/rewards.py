@@ -91,7 +91,7 @@ def brevity(job: Job) -> RewardFunction:
     return lambda completion: 1 - min(1.0, completion.num_tokens / job.max_completion_length)
 
 
-REWARD_FUNCTIONS: Mapping[str, Callable[[Job], RewardFunction]] = MappingProxyType(
+REWARDS: Mapping[str, Callable[[Job], RewardFunction]] = MappingProxyType(
     {"exact_match": exact_match, "regex": pattern_match, "json": valid_json, "length": brevity}
 )
 
@@ -102,17 +102,17 @@ def choose_rewards(job: Job, rows: Rows, precision: ModelPrecision) -> tuple[lis
     Raises TrainingError if there is nothing that scores the answers.
     """
     names = [name for name in job.reward_functions.split(",") if name]
-    unknown = [name for name in names if name not in REWARD_FUNCTIONS]
+    unknown = [name for name in names if name not in REWARDS]
     if unknown:
         raise TrainingError(
-            f"reward_functions: {', '.join(unknown)} is not one of {', '.join(REWARD_FUNCTIONS)}."
+            f"reward_functions: {', '.join(unknown)} is not one of {', '.join(REWARDS)}."
         )
     if "exact_match" in names and None in rows.train["answer"]:
         raise TrainingError(
             "The reward exact_match needs the right answer in every row: "
             f"a column {', '.join(RIGHT_ANSWERS[:4])} or completion."
         )
-    rewards: list[Any] = [_for_trl(name, REWARD_FUNCTIONS[name](job)) for name in names]
+    rewards: list[Any] = [_for_trl(name, REWARDS[name](job)) for name in names]
     tokenizers: list[Any] = [None] * len(rewards)
     if job.reward_model:
         model, tokenizer = _load_reward_model(job.reward_model, precision)

@@ -5,13 +5,12 @@ import json
 import time
 from array import array
 from bisect import bisect_left
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.training.contract.row_columns import Row
 from core.training.contract.row_reader import read_row
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class RowsOnDisk:
@@ -24,7 +23,7 @@ class RowsOnDisk:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 digest.update(line)
-                if line.removeprefix(BYTE_ORDER_MARK).strip():
+                if line.removeprefix(BOM_UTF8).strip():
                     self._offsets.append(offset)
                     self._lines.append(number)
                 offset += len(line)
@@ -50,7 +49,7 @@ class RowsOnDisk:
         """Return a row as the file holds it."""
         with self._path.open("rb") as file:
             file.seek(self._offsets[index])
-            return file.readline().removeprefix(BYTE_ORDER_MARK).strip()
+            return file.readline().removeprefix(BOM_UTF8).strip()
 
     def find(self, text: str, first: int, seconds: float) -> tuple[int | None, int]:
         """Search for `text`, in upper or lower case, until the time limit.
@@ -62,7 +61,7 @@ class RowsOnDisk:
         with self._path.open("rb") as file:
             file.seek(self._offsets[index] if index < len(self) else self._size)
             for line in file:
-                if not line.removeprefix(BYTE_ORDER_MARK).strip():
+                if not line.removeprefix(BOM_UTF8).strip():
                     continue
                 lowered = line.lower()
                 if any(needle in lowered for needle in needles):

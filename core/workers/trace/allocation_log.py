@@ -15,9 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-ROUNDING_BYTES = 512
-"""Every CUDA allocation is a multiple of this (kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp).
-"""
+from core.memory.simulator import ROUNDING_BYTES
+
 TemporaryBytes = Callable[..., int]
 """Arguments of an operation -> bytes that its CUDA kernel needs while it runs, beside its results.
 """

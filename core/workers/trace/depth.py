@@ -7,7 +7,7 @@ from typing import Any
 
 from .allocation_log import AllocationLog
 
-PHASES = ("load", "generation", "forward", "backward", "optimizer_step", "eval")
+TRACED_PHASES = ("load", "generation", "forward", "backward", "optimizer_step", "eval")
 """Phases in their order; generation in online stages only."""
 NUM_END_LAYERS = 2
 """Layers at either end that a shallow model keeps in any case."""
@@ -67,7 +67,7 @@ def _closest_to_middle(indices: Sequence[int], num_layers: int) -> int:
 
 def _highest_by_phase(peaks: Mapping[str, int]) -> dict[str, int]:
     """Return the highest segment of each phase, in the order of the phases."""
-    by_phase: dict[str, list[int]] = {phase: [] for phase in PHASES}
+    by_phase: dict[str, list[int]] = {phase: [] for phase in TRACED_PHASES}
     for segment, num_bytes in peaks.items():
         by_phase[segment.split("/")[0]].append(num_bytes)
     return {phase: max(found) for phase, found in by_phase.items() if found}

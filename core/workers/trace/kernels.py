@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .allocation_log import TemporaryBytes
+from core.memory.step import MAX_UNSORTED_TOKENS
 
-EMBEDDING_ROWS_WITHOUT_SORTING = 3072
+from .allocation_log import TemporaryBytes
 
 
 def softmax_backward(grad: Tensor, output: Tensor, *_: Any, **__: Any) -> int:
@@ -28,7 +28,7 @@ def embedding_backward(grad: Tensor, indices: Tensor, *_: Any, **__: Any) -> int
     aten/src/ATen/native/cuda/Embedding.cu, embedding_backward_cuda_kernel in
     EmbeddingBackwardKernel.cu).
     """
-    if indices.numel() <= EMBEDDING_ROWS_WITHOUT_SORTING:
+    if indices.numel() <= MAX_UNSORTED_TOKENS:
         return 0
     return 6 * 8 * indices.numel() + 4 * grad.numel()
 
