@@ -35,5 +35,6 @@ def test_an_older_python_is_told_at_once(tmp_path: Path) -> None:
 @NEEDS_MAKE
 def test_disk_and_time_are_said_first(tmp_path: Path) -> None:
     said = setup_with('[ "$1" = -c ]', tmp_path)
-    assert "GB to download" in said
+    assert "to download" in said
+    assert "6 GB on the disk" in said
     assert "minutes" in said
