@@ -12,10 +12,11 @@ FLOORS = (
     {"job"},
     {"models"},
     {"device"},
-    {"memory", "speed", "dataset"},
+    {"memory", "speed", "dataset", "checks"},
     {"advise"},
     {"resolve"},
     {"runs"},
+    {"export", "compare"},
     {"wording"},
 )
 """Rooms of core, lowest first. A room imports lower rooms only, never its neighbours."""
