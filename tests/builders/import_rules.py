@@ -73,7 +73,7 @@ def imports_of_workers(project: Project) -> Iterator[str]:
         for module in project.imports(path):
             if not module.startswith("core.workers"):
                 continue
-            is_shared = module.startswith("core.workers.child")
+            is_shared = module.startswith(("core.workers.child", "core.workers.trained_model"))
             is_own = module.split(".")[:3] == own
             if own[:2] != ["core", "workers"] or not (is_own or is_shared):
                 yield f"{project.name(path)} imports {module}"
