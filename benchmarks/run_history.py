@@ -1,6 +1,6 @@
 """Time a long history: list thousands of runs, open a run of a million steps, poll it.
 
-    python -m benchmarks.run_history [--runs 10000] [--steps 1000000]
+    python benchmarks/run_history.py [--runs 10000] [--steps 1000000]
 
 Prints a table; asserts nothing.
 """
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core import runs
 from core.job import JobSpec

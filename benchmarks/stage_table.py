@@ -1,13 +1,17 @@
 """Print which stages train with which methods, and what is refused: the tables of docs/training.md.
 
-    python -m benchmarks.stage_table
+    python benchmarks/stage_table.py
 
 The slow tests of tests/training/test_stage_matrix.py compare every line with the training program.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.job import JobSpec, SpecError
 from core.training.contract.methods import METHODS

@@ -54,7 +54,7 @@ LAST_OUTPUT_BYTES = 2000
 MAX_REASON_CHARACTERS = 300
 
 Purpose = Literal["basic", "hub", "training"]
-Message = dict[str, Any]
+Reply = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Child:
             close_fds=True,
             start_new_session=True,
         )
-        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name=f"listen to {module}", daemon=True).start()
         with suppress(ChildError):  # a child that died at once says so when it is asked
             self._send(asdict(limits))
@@ -173,7 +173,7 @@ class Child:
         except OSError:
             raise self._died() from None
 
-    def _receive(self, seconds: float) -> Message:
+    def _receive(self, seconds: float) -> Reply:
         """Return the next message, {} if there is none in time. Raises ChildError."""
         try:
             message = self._messages.get(timeout=seconds)

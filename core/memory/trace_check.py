@@ -32,7 +32,7 @@ from core.training.contract.stages import STAGES
 CORE = Path(__file__).resolve().parent.parent
 TRACED_CODE = (CORE / "training", CORE / "workers")
 PROGRAM = "core.workers.trace"
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+TRACED_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 # fmt: off
 FIELDS = (
     "model", "revision", "stage", "method", "dtype", "max_length", "packing",
@@ -208,7 +208,7 @@ def _result(answer: Mapping[str, Any], gpu: Gpu) -> TraceResult:
 def _versions() -> dict[str, str]:
     """Return the version of each installed library whose code is traced."""
     versions = {}
-    for package in PACKAGES:
+    for package in TRACED_PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions

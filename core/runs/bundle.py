@@ -15,7 +15,7 @@ from core.runs.files import open_regular, read_json
 from core.runs.run import Run
 from core.training.contract.files import sha256_of
 
-PACKAGES = (
+PINNED_PACKAGES = (
     "torch",
     "transformers",
     "trl",
@@ -57,7 +57,7 @@ To train it again, without Tailor:
 def requirements() -> str:
     """Return the installed versions of the packages as the text of a requirements.txt."""
     lines = [f"# Python {platform.python_version()}"]
-    for package in PACKAGES:
+    for package in PINNED_PACKAGES:
         try:
             # PyPI does not have builds such as 2.13.0+cpu; without the suffix pip takes any build
             lines.append(f"{package}=={version(package).partition('+')[0]}")

@@ -11,7 +11,7 @@ from core.runs.edits import deleted
 from core.runs.run import Run
 
 MAX_ADVICE = 4
-SPARE_SHARE = 0.15
+FREE_SHARE = 0.15
 """Share by which the next job should need less than a prediction that was too low."""
 MAX_SILENT_STEPS = 10
 MIN_SILENT_SECONDS = 60
@@ -59,7 +59,7 @@ def _take_less_memory(run: Run, resolved: ResolvedJob | None) -> tuple[Advice, .
         return ()
     predicted = resolved.estimate()
     capacity = run.status.device_capacity_bytes or resolved.gpu.capacity_bytes
-    smaller = min(capacity, int((1 - SPARE_SHARE) * predicted.total_bytes))
+    smaller = min(capacity, int((1 - FREE_SHARE) * predicted.total_bytes))
     card = replace(resolved.gpu, capacity_bytes=smaller)
     fixes = suggest_fixes(resolved.job, resolved.model.shape, card)
     if predicted.verdict == "fits":

@@ -49,7 +49,15 @@ ENVIRONMENT = {
 NEW_NAMES = {"PYTORCH_CUDA_ALLOC_CONF": "PYTORCH_ALLOC_CONF"}
 """Variable -> its newer name, which torch reads only if the old one is not set
 (c10/cuda/CUDAAllocatorConfig.h)."""
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
+RECORDED_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "accelerate",
+)
 MEASURED_STEPS = 3
 
 
@@ -233,7 +241,7 @@ def _find_start(job: Job, run_files: RunFiles, checkpoints: CheckpointFolder) ->
         say(f"skipped {reason}")
     if checkpoint:
         job = keep_smaller_batch(job, checkpoint)
-    versions = {name: _version(name) for name in PACKAGES}
+    versions = {name: _version(name) for name in RECORDED_PACKAGES}
     versions = {"python": sys.version.split()[0], **versions}
     run_files.update(
         versions=versions,

@@ -35,7 +35,7 @@ class Reporter:
             send(self._messages, {"progress": min(1.0, share)})
 
 
-Answer = Callable[[Request, Reporter], object]
+AnswerRequest = Callable[[Request, Reporter], object]
 """Return what is asked, as JSON can hold it."""
 Explain = Callable[[Exception, Request], Problem]
 """Return what to tell the user of an error that a request raised."""
@@ -46,7 +46,7 @@ def no_work() -> bool:
     return False
 
 
-def serve(answer: Answer, explain: Explain, work: Callable[[], bool] = no_work) -> None:
+def serve(answer: AnswerRequest, explain: Explain, work: Callable[[], bool] = no_work) -> None:
     """Answer the requests on standard input until it ends, under the limits in its first line.
 
     `work` is called between requests and returns whether there is more of it to do.

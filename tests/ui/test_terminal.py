@@ -314,3 +314,8 @@ def test_an_output_that_lacks_a_character_gets_another(home: Home) -> None:
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
     assert done.stdout
+
+
+def test_a_job_that_chooses_nothing_is_refused(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("train") == 2
+    assert "give --model and --dataset, or --demo" in capsys.readouterr().err

@@ -53,6 +53,8 @@ def train(
         job_fields = {**demo_fields(stage), **job_fields}
     job_fields |= _find_data(place, job_fields, columns, split_text)
     resolved = resolve(job_fields)
+    if not demo:
+        _require_choice(job_fields)
     resolved.require_trainable()
     if refusals := require_sound_files(resolved):
         raise SpecError(*refusals)
@@ -95,6 +97,14 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "runs": manage_runs,
     "doctor": doctor,
 }
+
+
+def _require_choice(job_fields: Mapping[str, object]) -> None:
+    """Refuse a job that names neither a model nor data, and so chooses nothing. Raises SpecError."""
+    if not any(job_fields.get(name) for name in ("model", "dataset", "mix", "adapter")):
+        problem = "is missing, and so is the model: nothing says what to train"
+        fix = "give --model and --dataset, or --demo to try the demo"
+        raise SpecError(Problem("dataset", problem, fix))
 
 
 def _job_fields(job_file: str | None, flags: Mapping[str, str]) -> dict[str, object]:

@@ -192,18 +192,29 @@ def _shown(name: str, value: object) -> str:
 
 
 def _title(command: RunCommand) -> None:
-    edits.annotate(command.home, command.words[0], title=" ".join(command.words[1:]))
-    _show(command)
+    title = " ".join(command.words[1:])
+    edits.annotate(command.home, command.words[0], title=title)
+    _confirm(command, f"Title of {command.run.id}: {title or 'none'}")
 
 
 def _note(command: RunCommand) -> None:
-    edits.annotate(command.home, command.words[0], notes=" ".join(command.words[1:]))
-    _show(command)
+    notes = " ".join(command.words[1:])
+    edits.annotate(command.home, command.words[0], notes=notes)
+    _confirm(command, f"Notes of {command.run.id}: {notes or 'none'}")
 
 
 def _tag(command: RunCommand) -> None:
     edits.annotate(command.home, command.words[0], tags=command.words[1:])
-    _show(command)
+    tags = " ".join(f"#{tag}" for tag in command.run.about.tags)
+    _confirm(command, f"Tags of {command.run.id}: {tags or 'none'}")
+
+
+def _confirm(command: RunCommand, sentence: str) -> None:
+    """Print what was changed; under --json the whole run."""
+    if command.as_json:
+        _show(command)
+    else:
+        out.print(sentence)
 
 
 ACTIONS: Mapping[str, Callable[[RunCommand], int | None]] = {

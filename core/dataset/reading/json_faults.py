@@ -16,10 +16,10 @@ from core.training.contract.messages import Fault
 from core.training.contract.row_columns import Row
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
-MAX_DEPTH = 32
+MAX_NESTING = 32
 """Objects and arrays inside each other, the row itself included."""
 TOO_DEEP = Fault(
-    "row", "too_deep", f"is nested more than {MAX_DEPTH} levels deep", "flatten the row"
+    "row", "too_deep", f"is nested more than {MAX_NESTING} levels deep", "flatten the row"
 )
 STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """String in JSON; one that is not closed ends with the line, so that no byte is searched twice."""
@@ -137,11 +137,11 @@ def _is_too_deep(line: bytes) -> bool:
     Removes the innermost pairs level by level, since a recursive parser could be made to crash.
     """
     left = STRING.sub(b"", line).translate(BRACKETS, NO_BRACKETS)
-    for _level in range(MAX_DEPTH):
+    for _level in range(MAX_NESTING):
         if b"[]" not in left:
             break
         left = left.replace(b"[]", b"")
-    return b"[]" in left or left.count(b"[") > MAX_DEPTH
+    return b"[]" in left or left.count(b"[") > MAX_NESTING
 
 
 def _json_fault(error: json.JSONDecodeError) -> Fault:

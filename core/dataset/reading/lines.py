@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from core.dataset.reading.json_faults import MAX_DEPTH, TOO_DEEP, explain_line
+from core.dataset.reading.json_faults import MAX_NESTING, TOO_DEEP, explain_line
 from core.dataset.reading.whole_blocks import has_spaced_colon, parse_whole_block
 from core.training.contract.messages import Fault
 from core.training.contract.row_columns import Row
@@ -114,7 +114,7 @@ def parse_line(line: bytes | None, *, is_exact: bool = False) -> tuple[Row | Non
     try:
         row = orjson.loads(line)
         if type(row) is dict and not is_exact:
-            num_keys = _count_keys(row, MAX_DEPTH)
+            num_keys = _count_keys(row, MAX_NESTING)
             if line.count(b'":') == num_keys or _has_unescaped_keys(num_keys, line):
                 return row, None
     except orjson.JSONDecodeError as error:

@@ -25,7 +25,7 @@ USUAL_LISTS = (
 """Keys under which people keep rows, in lower case, the likelier first."""
 NAMES_OF_COLUMNS = frozenset(name for each in ROW_FORMATS for name in each.columns)
 """Keys of one row whose values may be conversations."""
-MAX_DEPTH = 4
+MAX_OUTER_LEVELS = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def find_rows_inside(value: Mapping[str, Any], depth: int = 0) -> RowsInside | N
     """Return where the rows of an object are; None if it is a row itself, or holds none."""
     if depth == 0 and columns_as_rows(value, at_most=1):
         return RowsInside(are_columns=True)
-    if depth > MAX_DEPTH or _is_row(value):
+    if depth > MAX_OUTER_LEVELS or _is_row(value):
         return None
     if _is_keyed(value):
         first = next(iter(value.values()))

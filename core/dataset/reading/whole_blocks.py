@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from core.dataset.reading.json_faults import MAX_DEPTH
+from core.dataset.reading.json_faults import MAX_NESTING
 from core.training.contract.row_columns import Row
 
 SPACED_COLON = re.compile(rb'"[ \t\r]+:')
@@ -74,8 +74,8 @@ def _is_any_too_deep(rows: Sequence[Row], signs: Bytes) -> bool:
     brackets = np.flatnonzero(signs | BRACKET_BIT == ord("{"))
     ends = np.searchsorted(brackets, np.flatnonzero(signs == ord("\n")))
     num_brackets = np.diff(ends, prepend=0, append=len(brackets))
-    suspects = np.flatnonzero(num_brackets > MAX_DEPTH)
-    return any(_is_deeper(rows[int(index)], MAX_DEPTH) for index in suspects)
+    suspects = np.flatnonzero(num_brackets > MAX_NESTING)
+    return any(_is_deeper(rows[int(index)], MAX_NESTING) for index in suspects)
 
 
 def _is_deeper(value: Any, depth: int) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from core.job import JobSpec, Problem, SpecError
 from core.memory.program.optimizers import OPTIMIZERS
 from core.memory.program.precision import is_cpu, precision_of
-from core.memory.program.program import Attention, Lora, Program
+from core.memory.program.program import AttentionKernel, Lora, Program
 from core.memory.program.quantization import Quantization
 from core.memory.program.stages import with_stage
 from core.models import Gpu, ModelShape
@@ -114,7 +114,7 @@ def _modules_to_save(job: JobSpec) -> frozenset[str]:
     return frozenset(name for name in job.modules_to_save.split(",") if name)
 
 
-def _attention(job: JobSpec, shape: ModelShape, gpu: Gpu) -> Attention:
+def _attention(job: JobSpec, shape: ModelShape, gpu: Gpu) -> AttentionKernel:
     """Return the kernel that transformers and PyTorch choose.
 
     PyTorch's SDPA supports neither soft caps nor sinks, and has no FlashAttention before Ampere.

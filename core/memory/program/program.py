@@ -14,7 +14,7 @@ from core.memory.program.optimizers import OptimizerMemory
 from core.memory.program.quantization import Quantization
 from core.models import ModelShape
 
-Attention = Literal["flash", "efficient", "sdpa", "eager"]
+AttentionKernel = Literal["flash", "efficient", "sdpa", "eager"]
 """flash: keys and values of grouped heads stay compact, no mask. efficient: one key and value per
 query head, a mask if needed. sdpa: efficient with a mask, else flash. eager: stores every score."""
 Head = Literal["fused", "preference", "comparison", "score"]
@@ -107,7 +107,7 @@ class Program:
     """True if matmuls run in 16 bits, even if the weights are wider."""
     is_float16: bool = False
     """True if 16 bits mean float16. Its softmax widens by itself; bfloat16 takes a float32 copy."""
-    attention: Attention = "flash"
+    attention: AttentionKernel = "flash"
     has_mask: bool = False
     """True if sequences are padded or packed in a way that attention needs a mask."""
     checkpointing: bool = True

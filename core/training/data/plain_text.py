@@ -4,13 +4,12 @@ Never imports torch.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..contract.row_columns import Row
 from .chat import ANSWER_COLUMNS
 
-Row = Mapping[str, Any]
 NO_TEMPLATE = "The model has no chat template, so the prompts stay plain text."
 IN_TEMPLATE = (
     "The prompts are plain text: each is put into the model's chat template as a user's message, "

@@ -10,13 +10,12 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+from ..contract.row_columns import Row
 from ..contract.stages import DEFAULT_STAGE, STAGES
 from .answers import AnswerFinder, answer_mask
 from .chat import ChatTemplate, Conversation, Messages, Tools, conversations_of, length_shared
 from .lost import LostFinder
 from .refusals import naming_faults
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
