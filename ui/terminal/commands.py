@@ -100,7 +100,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
 
 
 def _require_choice(job_fields: Mapping[str, object]) -> None:
-    """Refuse a job that names neither a model nor data, and so chooses nothing. Raises SpecError."""
+    """Refuse a job that names neither model nor data. Raises SpecError."""
     if not any(job_fields.get(name) for name in ("model", "dataset", "mix", "adapter")):
         problem = "is missing, and so is the model: nothing says what to train"
         fix = "give --model and --dataset, or --demo to try the demo"
