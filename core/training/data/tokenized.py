@@ -1,11 +1,11 @@
 """Rows in tokens for the trainers that take them, with the tokens that count for the loss."""
 
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from datasets import Features, List, Value
 
+from ..contract.row_columns import Row
 from .prompts import TrainerDatasets
 from .rows import Rows, naming_line
 from .tokens import Encoder, Tokens
@@ -23,7 +23,7 @@ def tokenized(rows: Rows, encoder: Encoder) -> TrainerDatasets:
         part = "train" if field == "dataset" else "eval"
 
         def encode(
-            row: Mapping[str, Any], index: int, lines: Sequence[int] = lines, field: str = field
+            row: Row, index: int, lines: Sequence[int] = lines, field: str = field
         ) -> dict[str, list[int]]:
             with naming_line(field, lines[index]):
                 return _as_columns(encoder.encode(row))
