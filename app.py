@@ -1,6 +1,6 @@
 """Tailor's front door: read the command line and call one function. Holds no logic.
 
-python app.py [serve] | train | estimate | check | preview | runs | doctor
+python app.py [serve] | train | estimate | check | preview | models | runs | doctor
 (--help explains each)
 """
 
@@ -85,6 +85,7 @@ def parser() -> OneLineParser:
     _add_estimate(add("estimate", "predict memory, speed and cost of a job"))
     _add_check(add("check", "check a dataset, line by line"))
     _add_preview(add("preview", "show rows as the model will see them"))
+    _add_models(add("models", "list the base models that a card can train"))
     _add_runs(add("runs", "list, stop, resume, compare or delete runs", help_on_actions()))
     _add_json_and_home(add("doctor", "show what this machine has and lacks"))
     return top
@@ -180,6 +181,19 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("action", nargs="?", default="list", choices=RUN_ACTIONS, metavar="ACTION")
     command.add_argument("id", nargs="?", metavar="ID", help="a run, as `runs list` names it")
     command.add_argument("more", nargs="*", metavar="WORD", help="further words of the action")
+    _add_json_and_home(command)
+
+
+def _add_models(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--gpu", help="card: `local` or a GPU preset (default local)")
+    command.add_argument("--stage", help="training objective (default sft)")
+    command.add_argument("--max-length", metavar="N", help="longest row in tokens (default 2048)")
+    command.add_argument("--dataset", metavar="FILE", help="your data: also say how long it takes")
+    command.add_argument(
+        "--sort",
+        metavar="ORDER",
+        help="largest, fastest or context, the longest rows that fit (default largest)",
+    )
     _add_json_and_home(command)
 
 

@@ -3,7 +3,7 @@
 Proposes changes and estimates them. Pure functions of their arguments, cached.
 """
 
-from core.advise.batch import USUAL_GPUS, Cell, what_fits
+from core.advise.batch import USUAL_GPUS, Cell, largest_batch, what_fits
 from core.advise.case import Case, FieldValues, Harm
 from core.advise.choices import Choice, Plan, plan
 from core.advise.failures import Advice, advice_after
@@ -22,6 +22,7 @@ __all__ = [
     "Harm",
     "Plan",
     "advice_after",
+    "largest_batch",
     "plan",
     "suggest_fixes",
     "what_fits",

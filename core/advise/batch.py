@@ -6,6 +6,7 @@ from functools import lru_cache
 from itertools import product
 
 from core.advise.case import Case
+from core.advise.rough_memory import resident_bytes
 from core.job import JobSpec
 from core.memory import TIGHT_SHARE
 from core.models import Gpu, ModelShape
@@ -30,8 +31,11 @@ def largest_batch(job: JobSpec, shape: ModelShape, gpu: Gpu) -> int | None:
     """Return the largest per_device_train_batch_size that fits; None if one row does not.
 
     Memory is nearly linear in the batch, so a line through the last two sizes says which to try
-    next: a handful of estimates instead of a dozen. Raises SpecError for an impossible job.
+    next: a handful of estimates instead of a dozen. None of them is needed for a model whose
+    weights and optimizer states alone are too large. Raises SpecError for an impossible job.
     """
+    if resident_bytes(Case(job, shape, gpu)) > gpu.capacity_bytes:
+        return None
     fits, too_large = 0, MAX_BATCH + 1
     size, last_size, last_bytes = 1, 0, 0
     while too_large - fits > 1:

@@ -37,7 +37,7 @@ def rough_bytes(case: Case) -> float:
     logit_bytes = LOGIT_BYTES * shape.vocab_size if STAGES[job.stage].head == "logits" else 0
     # One more layer: the one at work.
     num_layers = 1 + shape.num_hidden_layers * _kept_share(case)
-    return _resident_bytes(case) + num_tokens * (layer_bytes * num_layers + logit_bytes)
+    return resident_bytes(case) + num_tokens * (layer_bytes * num_layers + logit_bytes)
 
 
 def _kept_share(case: Case) -> float:
@@ -60,8 +60,8 @@ def _kept_share(case: Case) -> float:
     return kept + input_share * (trained - kept)
 
 
-def _resident_bytes(case: Case) -> float:
-    """Return the bytes of weights, gradients and optimizer states."""
+def resident_bytes(case: Case) -> float:
+    """Return the bytes of weights, gradients and optimizer states: never more than the estimate."""
     job, shape = case.job, case.shape
     width = stored_bytes(job, case.gpu)
     weights = width * shape.num_parameters

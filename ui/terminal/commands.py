@@ -22,6 +22,7 @@ from core.wording import fix_label, memory, memory_parts, speed_sentence, verdic
 from ui.terminal.check import check
 from ui.terminal.data_files import DataFinder
 from ui.terminal.follow import start_and_follow
+from ui.terminal.models import show_models
 from ui.terminal.preview import preview
 from ui.terminal.printing import out, print_json, report_errors, say, table
 from ui.terminal.runs import manage_runs
@@ -94,6 +95,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "estimate": estimate,
     "check": check,
     "preview": preview,
+    "models": show_models,
     "runs": manage_runs,
     "doctor": doctor,
 }
