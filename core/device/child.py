@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,29 +84,47 @@ def allowed_environment(*purposes: Purpose) -> dict[str, str]:
 class Child:
     """Running `python -m MODULE`, in a new session and an environment of named variables.
 
-    Use it as a context manager. One thread may ask at a time; another may interrupt.
+    Use it as a context manager. One thread may ask at a time; another may tell or interrupt.
     """
 
-    def __init__(self, module: str, limits: Limits, *, reads_hub: bool = False) -> None:
+    def __init__(
+        self,
+        module: str,
+        limits: Limits,
+        *,
+        reads_hub: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start the child. It sees `environment` if that is given, such as launch.environment()."""
         purposes: tuple[Purpose, ...] = ("basic", "hub") if reads_hub else ("basic",)
-        environment = allowed_environment(*purposes)
-        for purpose in purposes:
-            environment |= SETTINGS[purpose]
+        variables = dict(environment or allowed_environment(*purposes))
+        if environment is None:
+            for purpose in purposes:
+                variables |= SETTINGS[purpose]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the child is)
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             cwd=ROOT,
-            env=environment,
+            env=variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             close_fds=True,
             start_new_session=True,
         )
+        self._sending = threading.Lock()
         self._messages: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name=f"listen to {module}", daemon=True).start()
         with suppress(ChildError):  # a child that died at once says so when it is asked
             self._send(asdict(limits))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def __enter__(self) -> Self:
         return self
@@ -145,6 +163,26 @@ class Child:
             if "progress" in message:
                 on_progress(message["progress"])
 
+    def follow(self, request: Mapping[str, Any], seconds: float) -> Iterator[Reply]:
+        """Send a request and yield the messages that answer it, the last with the key `answer`.
+
+        Raises ChildError; a child that says nothing for so many seconds is ended.
+        """
+        self._send(request)
+        message: Reply = {}
+        while "answer" not in message:
+            message = self._receive(seconds)
+            if not message:
+                self.interrupt()
+                raise _error("too_long", f"said nothing for {seconds:.4g} seconds")
+            if "problem" in message:
+                raise ChildError("refused", Problem(**message["problem"]))
+            yield message
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Send what has no answer. Raises ChildError if the child has died."""
+        self._send(message)
+
     def interrupt(self) -> None:
         """End the child and its own children. A thread that waits for an answer gets ChildError."""
         if self._process.poll() is not None:
@@ -168,9 +206,10 @@ class Child:
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin
         try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
+            with self._sending:
+                self._process.stdin.write(json.dumps(message).encode() + b"\n")
+                self._process.stdin.flush()
+        except (OSError, ValueError):  # ValueError: it was ended here
             raise self._died() from None
 
     def _receive(self, seconds: float) -> Reply:

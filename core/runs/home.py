@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from core.dataset.intake import TEXT_SUFFIXES
 from core.job import Problem, SpecError
 from core.runs.files import read_json
+from core.runs.tasks import Task
 from core.training.contract.files import sha256_of, write_json
 
 SECONDS_TO_LOCK = 30
@@ -97,6 +99,8 @@ class Schedule:
     """Ids of the waiting runs, the next first."""
     devices: Mapping[str, str] = field(default_factory=dict)
     """Index of a device -> id of the run that it was given to last."""
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    """Index of a device -> what holds it and is no run."""
 
     @cached_property
     def run_ids(self) -> frozenset[str]:
@@ -109,12 +113,20 @@ def read_schedule(home: Home) -> Schedule:
     waiting, devices = fields.get("waiting", ()), fields.get("devices", {})
     if not isinstance(waiting, list) or not isinstance(devices, dict):
         return Schedule()
-    return Schedule(tuple(map(str, waiting)), {key: str(value) for key, value in devices.items()})
+    read_tasks = {key: Task.from_json(value) for key, value in _tasks_in(fields).items()}
+    return Schedule(
+        waiting=tuple(map(str, waiting)),
+        devices={key: str(value) for key, value in devices.items()},
+        tasks={key: task for key, task in read_tasks.items() if task},
+    )
 
 
 def write_schedule(home: Home, schedule: Schedule) -> None:
     """Replace queue.json. The caller must hold `locked(home)`."""
-    write_json(home.path / "queue.json", {"waiting": schedule.waiting, "devices": schedule.devices})
+    fields: dict[str, object] = {"waiting": schedule.waiting, "devices": schedule.devices}
+    if schedule.tasks:
+        fields["tasks"] = {device: task.to_json() for device, task in schedule.tasks.items()}
+    write_json(home.path / "queue.json", fields)
 
 
 @contextmanager
@@ -134,3 +146,8 @@ def locked(home: Home, seconds: float = SECONDS_TO_LOCK) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _tasks_in(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    tasks = fields.get("tasks")
+    return tasks if isinstance(tasks, dict) else {}

@@ -1,13 +1,16 @@
 """Decide which run trains next. Runs wait for their device; any process may advance the queue.
 
+A task (core/runs/tasks.py) takes a free device at once, or is refused. A chat gives way to a run.
 A run that crashed is never started again automatically. One that cannot be started fails, and the
 next one gets its turn.
 """
 
+import secrets
 import threading
 import time
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.device import card_of
@@ -16,6 +19,7 @@ from core.runs import launch
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_runs
 from core.runs.run import Run, read
+from core.runs.tasks import Task, TaskKind, end, this_process, with_child, without_ended
 from core.training.contract.files import write_json
 from core.training.contract.status import ENDED, TRANSITIONS
 
@@ -44,7 +48,7 @@ def advance(home: Home) -> None:
     Cheap if there is nothing to do; safe to call from several processes at any time.
     """
     schedule = read_schedule(home)
-    if schedule.waiting or schedule.devices:
+    if schedule.waiting or schedule.devices or schedule.tasks:
         # if another process holds the lock, it does the same; if the disk is full, try again later
         with suppress(SpecError, OSError), locked(home, seconds=0):
             _start_waiting(home)
@@ -69,6 +73,11 @@ def waiting(home: Home) -> tuple[Run, ...]:
     return tuple(run for run in runs if run)
 
 
+def waits_for(run: Run) -> str:
+    """Return what uses the device of a waiting run, for messages; "" if nothing does."""
+    return user_of(run.home, read_schedule(run.home), launch.device_of(run))
+
+
 def move(home: Home, run_id: str, direction: Direction) -> tuple[Run, ...]:
     """Swap a waiting run with the one before or after it. Return the queue.
 
@@ -86,6 +95,98 @@ def move(home: Home, run_id: str, direction: Direction) -> tuple[Run, ...]:
             order[place], order[other] = order[other], order[place]
             write_schedule(home, replace(schedule, waiting=tuple(order)))
     return waiting(home)
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Device that a task of this process holds."""
+
+    home: Home
+    device: str
+    """Name of the GPU, as CUDA_VISIBLE_DEVICES takes it; "0" on a machine without one."""
+    task: Task
+
+    def attach(self, pid: int) -> None:
+        """Name the program that does the work: its death frees the device.
+
+        Raises SpecError if the device was given away in the meantime: kill the program then.
+        """
+        with locked(self.home):
+            schedule = read_schedule(self.home)
+            if not self._is_in(schedule):
+                raise self.error()
+            tasks = {**schedule.tasks, self.device: with_child(self.task, pid)}
+            write_schedule(self.home, replace(schedule, tasks=tasks))
+
+    def release(self) -> None:
+        """Free the device. The program must have ended."""
+        with locked(self.home):
+            schedule = read_schedule(self.home)
+            if self._is_in(schedule):
+                tasks = {key: each for key, each in schedule.tasks.items() if key != self.device}
+                write_schedule(self.home, replace(schedule, tasks=tasks))
+            _start_waiting(self.home)
+
+    def error(self) -> SpecError:
+        """Return why a program that was ended from outside has lost its device."""
+        return _in_use(self.home, read_schedule(self.home), self.device, self.task.title)
+
+    def is_lost(self) -> bool:
+        """Return True if the device was given to a run or another task."""
+        schedule = read_schedule(self.home)
+        return not self._is_in(schedule) and bool(user_of(self.home, schedule, self.device))
+
+    def _is_in(self, schedule: Schedule) -> bool:
+        task = schedule.tasks.get(self.device)
+        return task is not None and task.id == self.task.id
+
+
+@contextmanager
+def reserved(home: Home, device: int, kind: TaskKind, title: str) -> Iterator[Reservation]:
+    """Hold a device for a task that is no run: `device` as in a job, `title` as in `the check of
+    RUN`.
+
+    Start a program in it, attach it, and end it before leaving. A chat is ended by the next run or
+    task that wants the device. Raises SpecError if a run or another task has it.
+    """
+    reservation = reserve(home, device, kind, title)
+    try:
+        yield reservation
+    finally:
+        reservation.release()
+
+
+def reserve(home: Home, device: int, kind: TaskKind, title: str) -> Reservation:
+    """Do what `reserved` does, for a program that outlives this call. Release it in the end."""
+    card = card_of(device)
+    name = card.cuda_name if card else "0"
+    task = Task(secrets.token_hex(8), kind, title, this_process())
+    with locked(home):
+        _start_waiting(home)
+        schedule = read_schedule(home)
+        other = schedule.tasks.get(name)
+        if name in schedule.devices or (other and not other.yields) or (other and task.yields):
+            raise _in_use(home, schedule, name, title)
+        if other:
+            end(other)
+        write_schedule(home, replace(schedule, tasks={**schedule.tasks, name: task}))
+    return Reservation(home, name, task)
+
+
+def user_of(home: Home, schedule: Schedule, device: str) -> str:
+    """Return what holds a device, for messages; "" if it is free."""
+    if run_id := schedule.devices.get(device):
+        run = _read_or_none(home, run_id)
+        name = run.name if run else run_id
+        return f"the run {name}"
+    task = schedule.tasks.get(device)
+    return task.title if task else ""
+
+
+def _in_use(home: Home, schedule: Schedule, device: str, wanted: str) -> SpecError:
+    user = user_of(home, schedule, device) or "another program"
+    fix = "wait until that has ended, or end it"
+    return SpecError(Problem("device", f"{user} uses the device that {wanted} needs", fix))
 
 
 def _require_startable(run: Run) -> None:
@@ -107,7 +208,7 @@ def _start_waiting(home: Home) -> None:
 
 
 def _release_devices(home: Home) -> Schedule:
-    """Return the schedule without devices whose run has ended.
+    """Return the schedule without devices whose run or task has ended.
 
     It includes runs that the queue did not start, such as those started by hand.
     """
@@ -121,8 +222,9 @@ def _release_devices(home: Home) -> Schedule:
     for device, run_id in schedule.devices.items():
         if _keeps_device(home, run_id):
             devices[device] = run_id
-    if devices != schedule.devices:
-        schedule = replace(schedule, devices=devices)
+    held = without_ended(schedule.tasks)
+    if devices != schedule.devices or held != schedule.tasks:
+        schedule = replace(schedule, devices=devices, tasks=held)
         write_schedule(home, schedule)
     return schedule
 
@@ -152,8 +254,14 @@ def _try_to_start(home: Home, run_id: str, schedule: Schedule) -> Schedule:
     device = launch.device_of(run)
     if device in schedule.devices:
         return schedule
+    task = schedule.tasks.get(device)
+    if task and not task.yields:
+        return schedule
+    if task:
+        end(task)
     # The run leaves the queue before its program starts, so that no crash can start it twice.
-    schedule = Schedule(rest, {**schedule.devices, device: run_id})
+    tasks = {name: task for name, task in schedule.tasks.items() if name != device}
+    schedule = Schedule(rest, {**schedule.devices, device: run_id}, tasks)
     write_schedule(home, schedule)
     try:
         launch.spawn(run)

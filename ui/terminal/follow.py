@@ -39,7 +39,8 @@ def start_and_follow(home: Home, run: Run) -> int:
         run = queue.submit(home, run)
         out.print(f"{run.id}\n{run.folder}", style="dim")
         if run.state == "queued":
-            out.print("Waiting for the device, which another run uses. Ctrl-C cancels.")
+            user = queue.waits_for(run) or "another run"
+            out.print(f"Waiting for the device, which {user} uses. Ctrl-C cancels.")
         bar = progress.add_task("starting", total=None, note="")
         num_printed = 0
         while run.is_active:
