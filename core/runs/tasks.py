@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import psutil
 
@@ -58,7 +58,7 @@ class Task:
         if not isinstance(fields, dict):
             return None
         owner, child = (_process(fields.get(name)) for name in ("owner", "child"))
-        kind = fields.get("kind")
+        kind: Any = fields.get("kind")
         if owner is None or kind not in get_args(TaskKind):
             return None
         return cls(str(fields.get("id")), kind, str(fields.get("title")), owner, child)
