@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 TESTS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 CODE := app.py core ui benchmarks docs presets tests
 
-.PHONY: setup run demo test test-stories test-slow lint check format clean
+.PHONY: setup run demo export test test-stories test-slow lint check format clean
 
 setup: $(VENV)/.users
 run: $(VENV)/.users
 	$(BIN)/python app.py
 demo: $(VENV)/.users
 	$(BIN)/python app.py train --demo
+export: $(VENV)/.users
+	$(BIN)/python app.py export --install
 test: $(VENV)/.developers
 	$(TESTS) -m "not slow"
 test-stories: $(VENV)/.developers

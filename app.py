@@ -1,6 +1,6 @@
 """Tailor's front door: read the command line and call one function. Holds no logic.
 
-python app.py [serve] | train | estimate | check | preview | models | runs | doctor
+python app.py [serve] | train | estimate | check | preview | models | runs | export | doctor
 (--help explains each)
 """
 
@@ -12,7 +12,13 @@ from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from core.job import JobSpec
-from ui.terminal.usage import RUN_ACTIONS, flag_of, help_on_actions, unknown_argument
+from ui.terminal.usage import (
+    RUN_ACTIONS,
+    flag_of,
+    help_on_actions,
+    help_on_exports,
+    unknown_argument,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,6 +93,7 @@ def parser() -> OneLineParser:
     _add_preview(add("preview", "show rows as the model will see them"))
     _add_models(add("models", "list the base models that a card can train"))
     _add_runs(add("runs", "list, stop, resume, compare or delete runs", help_on_actions()))
+    _add_export(add("export", "take a run's result to other programs", help_on_exports()))
     _add_json_and_home(add("doctor", "show what this machine has and lacks"))
     return top
 
@@ -193,6 +200,22 @@ def _add_models(command: argparse.ArgumentParser) -> None:
         "--sort",
         metavar="ORDER",
         help="largest, fastest or context, the longest rows that fit (default largest)",
+    )
+    _add_json_and_home(command)
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", nargs="?", metavar="RUN", help="a run, as `runs list` names it")
+    command.add_argument("--to", metavar="FORM", help="form of the export (default: list them)")
+    command.add_argument("--quant", metavar="TYPE", help="type of the numbers in a GGUF file")
+    command.add_argument(
+        "--base",
+        metavar="BASE",
+        help="after qlora: trained (the base as the training saw it, the default) or original",
+    )
+    command.add_argument("--llama-cpp", metavar="DIR", help="folder of your own llama.cpp")
+    command.add_argument(
+        "--install", action="store_true", help="install the converters to GGUF first (18 MB)"
     )
     _add_json_and_home(command)
 

@@ -17,4 +17,5 @@ __all__ = [
     "find_model",
     "gpus",
     "models",
+    "weights",
 ]

@@ -46,7 +46,7 @@ def require_all_parameters(
 
     `has_score_head` is True for a stage that replaces the output head.
     """
-    found = {_name_in_model(name, tensors): tensor for name, tensor in tensors.items()}
+    found = {name_in_model(name, tensors): tensor for name, tensor in tensors.items()}
     if published is None:
         _require_plain_types(found)
         missing, wrong = _held_against(found, shape)
@@ -74,7 +74,7 @@ def require_adapter_fits(adapter: AdapterFiles, shape: ModelShape) -> None:
     wrong = [
         (module, (num_out, num_in))
         for module, (_rank, num_in, num_out) in adapter.modules.items()
-        if layers.get(_name_in_model(module, {})) != (num_out, num_in)
+        if layers.get(name_in_model(module, {})) != (num_out, num_in)
     ]
     if wrong:
         base = adapter.base or "a model that it does not name"
@@ -82,7 +82,11 @@ def require_adapter_fits(adapter: AdapterFiles, shape: ModelShape) -> None:
         raise UnusableWeights(problem + listed(wrong), f"choose {base} as model")
 
 
-def _name_in_model(name: str, tensors: Tensors) -> str:
+def name_in_model(name: str, tensors: Tensors) -> str:
+    """Return the name of a tensor in files as the class in transformers calls it.
+
+    `tensors` are all tensors of the files, by which files without a head are known.
+    """
     for published, moved in MOVED_PREFIXES:
         if name.startswith(published):
             name = moved + name.removeprefix(published)

@@ -21,6 +21,7 @@ from core.training.contract.stages import DEFAULT_STAGE
 from core.wording import fix_label, memory, memory_parts, speed_sentence, verdict_sentence
 from ui.terminal.check import check
 from ui.terminal.data_files import DataFinder
+from ui.terminal.export import export
 from ui.terminal.follow import start_and_follow
 from ui.terminal.models import show_models
 from ui.terminal.preview import preview
@@ -97,6 +98,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "preview": preview,
     "models": show_models,
     "runs": manage_runs,
+    "export": export,
     "doctor": doctor,
 }
 

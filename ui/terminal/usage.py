@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from core.export.forms import DEFAULT_QUANT, FORMS, QUANTS
 from core.job import JobSpec
 
 
@@ -60,3 +61,10 @@ def help_on_actions() -> str:
     """Return a title and one line for each action."""
     lines = (f"  {call_of(name):24} {usage.help}" for name, usage in RUN_ACTIONS.items())
     return "\n".join(("actions:", *lines))
+
+
+def help_on_exports() -> str:
+    """Return one line for each form of export, and the types of numbers."""
+    lines = [f"  {form.name:<14}{form.help}" for form in FORMS.values()]
+    quants = f"--quant is one of {', '.join(QUANTS)} (default {DEFAULT_QUANT})"
+    return "\n".join(["forms:", *lines, "", quants])

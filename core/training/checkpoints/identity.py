@@ -9,6 +9,7 @@ from typing import Any
 from ..contract.failures import TrainingError
 from ..contract.files import sha256_of
 from ..contract.job import Job
+from ..contract.weights.files import UnusableWeights, fingerprint_of
 from .folder import VerifiedCheckpoint
 
 # fmt: off
@@ -42,6 +43,7 @@ def facts_of(job: Job, folder: Path, num_rows: int, versions: Mapping[str, str])
         **asdict(job),
         "config_sha256": sha256_of(config),
         "model_commit": _commit(config),
+        "weights_fingerprint": _fingerprint(job),
         "data_sha256": _data_hashes(job, folder),
         "num_rows": num_rows,
         "effective_batch_size": job.effective_batch_size,
@@ -127,6 +129,14 @@ def _commit(config: Path) -> str | None:
     """Return the commit of a Hub model from its path in the cache,
     .../snapshots/<commit>/config.json."""
     return config.parent.name if config.parent.parent.name == "snapshots" else None
+
+
+def _fingerprint(job: Job) -> str | None:
+    """Return the fingerprint of a base in a folder; one of the Hub has its commit."""
+    try:
+        return fingerprint_of(Path(job.model)) if Path(job.model).is_dir() else None
+    except (OSError, UnusableWeights):  # loading says what is wrong
+        return None
 
 
 def _data_hashes(job: Job, folder: Path) -> dict[str, str]:

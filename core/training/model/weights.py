@@ -90,6 +90,14 @@ def load_base(request: BaseRequest) -> tuple[Any, frozenset[str]]:
     return model, absent
 
 
+def empty_model(request: BaseRequest) -> Any:
+    """Return the model of a request on the meta device: all names and sizes, and no numbers."""
+    config = read_config(request)
+    model_class = _class_for(config, request)
+    with torch.device("meta"):
+        return model_class(_config_for(model_class, config))
+
+
 def read_config(request: BaseRequest) -> Any:
     """Return the configuration of the model to load."""
     config = AutoConfig.from_pretrained(

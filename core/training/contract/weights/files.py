@@ -4,6 +4,7 @@ Reads headers and indexes in bounded memory. Never reads a tensor, follows a pat
 or opens a pickle.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,8 @@ UNUSED_TENSORS = re.compile(
 )
 """Tensors that no training uses: old rotary tables, scales of activations and caches, other heads,
 vision, prediction of several tokens."""
+NUM_SAMPLES, SAMPLE_BYTES = 64, 16 * 1024
+"""Samples of a weight file in its fingerprint."""
 NUM_SHOWN = 5
 """Tensors that a message names."""
 DOWNLOAD_AGAIN = "download the model again"
@@ -128,6 +131,23 @@ def weight_files(folder: Path, *, may_be_incomplete: bool = False) -> tuple[Path
     if may_be_incomplete:
         return ()
     raise _no_usable_weights(names)
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Return a hash of samples of all weight files: another training of a model changes it.
+
+    Reads 1 MiB of each file. Raises UnusableWeights, OSError.
+    """
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        num_bytes = path.stat().st_size
+        digest.update(f"{path.name} {num_bytes}\n".encode())
+        last = max(0, num_bytes - SAMPLE_BYTES)
+        with path.open("rb") as file:
+            for place in range(NUM_SAMPLES):
+                file.seek(last * place // (NUM_SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def read_index(path: Path) -> Mapping[str, str]:

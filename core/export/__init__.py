@@ -1,0 +1,38 @@
+"""Exports: take the result of a run to other programs.
+
+Plans, sizes, Modelfiles, model cards and records of what was exported. core/workers/export does the
+work, in another process.
+
+    runs/<id>/exports/<name>/  export.json      what it is, hashes of its files, how it was verified
+                               ...              its files
+                      .<name>/                  the same while it is made: request, status, log
+"""
+
+from core.export.forms import DEFAULT_QUANT, FORMS, QUANTS
+from core.export.records import (
+    Export,
+    ExportedFile,
+    ExportRequest,
+    ExportStatus,
+    Manifest,
+    Verification,
+    list_exports,
+)
+
+__all__ = [
+    "DEFAULT_QUANT",
+    "FORMS",
+    "QUANTS",
+    "Export",
+    "ExportRequest",
+    "ExportStatus",
+    "ExportedFile",
+    "Manifest",
+    "Verification",
+    "forms",
+    "launch",
+    "list_exports",
+    "plan",
+    "records",
+    "tools",
+]

@@ -1,0 +1,1 @@
+"""Worker that exports the result of a run: merge, convert, verify, upload."""

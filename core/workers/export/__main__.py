@@ -1,0 +1,109 @@
+"""Make one export: `python -m core.workers.export FOLDER`, with FOLDER/request.json.
+
+The folder of the export takes its place only when everything is written and verified. Exit codes:
+0 finished, 1 failed, 130 stopped.
+"""
+
+import errno
+import json
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from core.export import ExportRequest, ExportStatus
+from core.export.records import UNFINISHED
+from core.training.contract.failures import Stopped, TrainingError
+from core.training.contract.job import Job
+from core.training.contract.weights.files import UnusableWeights
+from core.workers.export.task import Task
+
+FINISHED, FAILED, STOPPED = 0, 1, 130
+SEE_LOG = "see its log"
+
+
+def main(folder: Path) -> int:
+    """Make the export that a folder asks for, and return the exit code."""
+    token = sys.stdin.read().strip()
+    warnings.filterwarnings("ignore")
+    task = Task(folder, ExportRequest.read(folder))
+    with task.signals():
+        try:
+            _export(task, token)
+        except Stopped:
+            task.end(ExportStatus("stopped"))
+            return STOPPED
+        except Exception as error:
+            reason, fix = _reason(error, task)
+            print(_without(token, traceback.format_exc()), file=sys.stderr)
+            task.end(ExportStatus("failed", task.phase, error=_without(token, reason), fix=fix))
+            return FAILED
+    return FINISHED
+
+
+def _export(task: Task, token: str) -> None:
+    from core.workers.export.forms import MAKERS
+
+    started = time.monotonic()
+    task.files.mkdir(exist_ok=True)
+    run_folder = Path(task.request.run_folder)
+    job = Job.from_json(json.loads((run_folder / "job.json").read_text(encoding="utf-8")))
+    manifest = MAKERS[task.request.form](task, job, token)
+    task.enter("Finishing")
+    manifest.with_seconds(time.monotonic() - started).write(task.files)
+    place = task.folder.with_name(task.folder.name.removeprefix(UNFINISHED))
+    older = task.folder / "older"
+    if place.exists():
+        place.rename(older)
+    task.files.rename(place)
+    shutil.rmtree(task.folder, ignore_errors=True)
+
+
+def _reason(error: Exception, task: Task) -> tuple[str, str]:
+    """Return (what went wrong, what to do) as a user reads it."""
+    if isinstance(error, UnusableWeights):
+        return _sentence(error.problem), error.fix
+    if isinstance(error, TrainingError):
+        return str(error), SEE_LOG
+    if isinstance(error, MemoryError):
+        return "The memory of this machine is not enough.", "close other programs and try again"
+    if isinstance(error, OSError) and (error.errno or 0) in OS_ERRORS:
+        return OS_ERRORS[error.errno or 0](error)
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300], SEE_LOG
+
+
+def _disk_is_full(_error: OSError) -> tuple[str, str]:
+    return "The disk is full.", "free some space and export again: finished files are kept"
+
+
+def _is_read_only(error: OSError) -> tuple[str, str]:
+    return f"{error.filename} cannot be written to.", "change its permissions"
+
+
+def _is_missing(error: OSError) -> tuple[str, str]:
+    return f"{error.filename} is not there any more.", "put it back and export again"
+
+
+OS_ERRORS: Mapping[int, Callable[[OSError], tuple[str, str]]] = {
+    errno.ENOSPC: _disk_is_full,
+    errno.EDQUOT: _disk_is_full,
+    errno.EROFS: _is_read_only,
+    errno.EACCES: _is_read_only,
+    errno.EPERM: _is_read_only,
+    errno.ENOENT: _is_missing,
+}
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _without(token: str, text: str) -> str:
+    return text.replace(token, "...") if token else text
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,225 @@
+"""Weights of the merged model: what each tensor of the base becomes. Writes nothing.
+
+Equal to PEFT's merge value for value: the delta in float32, added to the base in float32, rounded
+once.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from bitsandbytes import functional as bnb
+
+from core.models.weights import name_in_model
+from core.training.contract.weights.adapters import (
+    MATRIX,
+    PREFIX,
+    AdapterFiles,
+    read_adapter,
+)
+from core.training.contract.weights.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from core.training.contract.weights.files import NUM_SHOWN, StoredTensor, UnusableWeights
+from core.workers.export.shards import Tensors
+
+MAGNITUDE = re.compile(
+    r"base_model\.model\.(?P<module>[\w.-]{1,400})\.lora_magnitude_vector(\.default)?(\.weight)?",
+    re.ASCII,
+)
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+BLOCK_SIZE = 64
+"""Numbers that bitsandbytes scales together."""
+
+
+@dataclass(frozen=True)
+class BaseRounding:
+    """Rounding of the base during training."""
+
+    quant_type: str
+    is_double: bool
+    layers: frozenset[str]
+    """Linear layers that bitsandbytes replaced, by their names in the model."""
+    in_float32: bool
+    """True if the base was loaded in float32, as on a CPU."""
+
+    def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return a weight as the training saw it: quantized, and back."""
+        if self.in_float32:
+            weight = weight.float()
+        numbers, state = bnb.quantize_4bit(
+            weight.contiguous(),
+            blocksize=BLOCK_SIZE,
+            compress_statistics=self.is_double,
+            quant_type=self.quant_type,
+        )
+        return bnb.dequantize_4bit(numbers, state)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Adapter of one layer: names of its tensors, and its scale."""
+
+    down: str
+    up: str
+    magnitude: str | None
+    """DoRA's length of each row; None for plain LoRA."""
+    scale: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes that an adapter makes to a base, by names in the files of the base."""
+
+    low_rank: Mapping[str, LowRank] = field(default_factory=dict)
+    whole: Mapping[str, str] = field(default_factory=dict)
+    """Tensor of the base -> tensor of the adapter that replaces it."""
+    new_head: str = ""
+    """Name of an output head that the base shares with its embeddings, and the result does not."""
+    embedding: str = ""
+    """Tensor of the embeddings, of which a new head is made."""
+
+
+class MergedWeights:
+    """Tensors of the merged model, made one at a time."""
+
+    def __init__(
+        self, base: Tensors, adapter_file: Path, changes: Changes, quantization: BaseRounding | None
+    ) -> None:
+        self._base = base
+        self._adapter = Tensors.of_file(adapter_file)
+        self._changes = changes
+        self._quantization = quantization
+
+    def tensor(self, name: str, name_of_module: str) -> torch.Tensor:
+        """Return a tensor of the result, in the precision in which it was computed."""
+        changes = self._changes
+        if name in changes.whole:
+            return self._adapter.read(changes.whole[name])
+        source = changes.embedding if name == changes.new_head else name
+        weight = self._base.read(source)
+        quantization = self._quantization
+        if quantization and name_of_module in quantization.layers and weight.dim() == 2:
+            weight = quantization.round_trip(weight)
+        if name in changes.low_rank:
+            return self._add(weight, changes.low_rank[name])
+        return weight
+
+    def _add(self, weight: torch.Tensor, adapter: LowRank) -> torch.Tensor:
+        """Return the sum of a weight and its adapter; with DoRA, its rows in their own lengths."""
+        down = self._adapter.read(adapter.down).float()
+        up = self._adapter.read(adapter.up).float()
+        # The order of PEFT: another would round otherwise.
+        merged = weight.float() + (up @ down) * adapter.scale
+        if adapter.magnitude is None:
+            return merged
+        lengths = torch.linalg.norm(merged, dim=1)
+        magnitude = self._adapter.read(adapter.magnitude).float()
+        return (magnitude / lengths).view(-1, 1) * merged
+
+
+def find_changes(
+    base: Mapping[str, StoredTensor], adapter_folder: Path, is_tied: bool
+) -> tuple[AdapterFiles, Changes]:
+    """Return an adapter and what it changes in a base of these tensors.
+
+    Raises UnusableWeights if a tensor of the adapter has no place in the base.
+    """
+    adapter = read_adapter(adapter_folder)
+    # The same renaming for both sides, so that names of published files meet those of the class.
+    stored = {name_in_model(name, base): name for name in base}
+    low_rank, whole, unused = {}, {}, set(adapter.tensors)
+    for module, change in _low_rank(adapter).items():
+        name = stored.get(f"{name_in_model(module, {})}.weight", "")
+        if name or _is_shared_head(module, stored, is_tied):
+            low_rank[name or HEAD] = change
+            unused -= {change.down, change.up, change.magnitude or ""}
+    # PEFT saves the frozen head beside its adapter.
+    unused -= {f"{PREFIX}{module}.base_layer.weight" for module in adapter.modules}
+    for each in sorted(unused):
+        module = name_in_model(each.removeprefix(PREFIX), {})
+        if MATRIX.fullmatch(each) or MAGNITUDE.fullmatch(each):
+            continue
+        if module in stored:
+            whole[stored[module]] = each
+            unused.discard(each)
+        elif _is_shared_head(module.removesuffix(".weight"), stored, is_tied):
+            whole[HEAD] = each
+            unused.discard(each)
+    if unused:
+        shown = ", ".join(sorted(unused)[:NUM_SHOWN])
+        problem = f"the adapter was trained over another model: the base has no place for {shown}"
+        raise UnusableWeights(problem, f"give {adapter.base or 'its base'} as base")
+    embedding = stored.get(EMBEDDING, "")
+    _require_shapes(adapter, base, low_rank, embedding)
+    return adapter, _untied(Changes(low_rank, whole, "", embedding), adapter, stored, is_tied)
+
+
+def _low_rank(adapter: AdapterFiles) -> Mapping[str, LowRank]:
+    """Return layer -> its adapter."""
+    names: dict[str, dict[str, str]] = {module: {} for module in adapter.modules}
+    for name in adapter.tensors:
+        match = MATRIX.fullmatch(name) or MAGNITUDE.fullmatch(name)
+        if match and match["module"] in names:
+            part = match.groupdict().get("side") or "magnitude"
+            names[match["module"]][part] = name
+    return {
+        module: LowRank(parts["A"], parts["B"], parts.get("magnitude"), scale_of(adapter, module))
+        for module, parts in names.items()
+    }
+
+
+def scale_of(adapter: AdapterFiles, module: str) -> float:
+    """Return alpha / rank of a layer; alpha / sqrt(rank) for rsLoRA."""
+    alpha = float(str(adapter.settings["lora_alpha"]))
+    pattern = adapter.settings.get("alpha_pattern") or {}
+    assert isinstance(pattern, dict)
+    for name, special in pattern.items():
+        if module == name or module.endswith(f".{name}"):
+            alpha = float(special)
+            break
+    rank = adapter.modules[module][0]
+    return alpha / (math.sqrt(rank) if adapter.settings.get("use_rslora") else rank)
+
+
+def _is_shared_head(module: str, stored: Mapping[str, str], is_tied: bool) -> bool:
+    return is_tied and module == "lm_head" and HEAD not in stored
+
+
+def _require_shapes(
+    adapter: AdapterFiles,
+    base: Mapping[str, StoredTensor],
+    low_rank: Mapping[str, LowRank],
+    embedding: str,
+) -> None:
+    """Raise UnusableWeights for matrices of another size than their layer."""
+    for name, change in low_rank.items():
+        weight = base[embedding if name not in base else name]
+        wanted = (adapter.tensors[change.up].shape[0], adapter.tensors[change.down].shape[1])
+        if weight.shape != wanted:
+            problem = f"the adapter changes {name} as {wanted[0]} × {wanted[1]}"
+            sizes = " × ".join(map(str, weight.shape))
+            raise UnusableWeights(
+                f"{problem}, but the base has {sizes}", f"give {adapter.base} as base"
+            )
+
+
+def _untied(
+    changes: Changes, adapter: AdapterFiles, stored: Mapping[str, str], is_tied: bool
+) -> Changes:
+    """Return the changes with a separate head where the result no longer shares one."""
+    if not is_tied or HEAD in stored:
+        return changes
+    whole = dict(changes.whole)
+    has_head = HEAD in whole or HEAD in changes.low_rank
+    has_embedding = changes.embedding in whole
+    if HEAD in whole and has_embedding:
+        file = Tensors.of_file(adapter.folder / ADAPTER_WEIGHTS)
+        if torch.equal(file.read(whole[HEAD]), file.read(whole[changes.embedding])):
+            del whole[HEAD]
+            return Changes(changes.low_rank, whole, "", changes.embedding)
+    stays_tied = has_embedding and not has_head and adapter.settings.get("ensure_weight_tying")
+    if not (has_head or has_embedding) or stays_tied:
+        return changes
+    return Changes(changes.low_rank, whole, HEAD, changes.embedding)

@@ -1,0 +1,50 @@
+"""Compare the answers of an export with those of the model as it was trained."""
+
+from collections.abc import Sequence
+
+from core.export import Verification
+from core.workers.export.questions import ExportAnswer, ExportQuestion
+
+MAX_LOGPROB_DIFFERENCE = 0.05
+"""Of the first token of an answer, between two programs that compute the same 16-bit numbers."""
+SHOWN_CHARACTERS = 60
+
+
+def compare(
+    questions: Sequence[ExportQuestion],
+    trained: Sequence[ExportAnswer],
+    exported: Sequence[ExportAnswer],
+    program: str,
+    compared_with: str,
+    *,
+    is_16_bit: bool,
+) -> Verification:
+    """Return what differs. An export is trusted if all prompts are the same tokens and, in 16 bits,
+    the first tokens are equally likely."""
+    equal, same, ends, worst = 0, 0, 0, 0.0
+    notes: list[str] = []
+    for question, before, after in zip(questions, trained, exported, strict=True):
+        shown = question.shown[:SHOWN_CHARACTERS]
+        if before.prompt == after.prompt:
+            equal += 1
+        else:
+            notes.append(f"the prompt of {shown!r} is other tokens")
+        difference = abs(before.first_logprob - after.first_logprob)
+        if difference > MAX_LOGPROB_DIFFERENCE and is_16_bit:
+            notes.append(f"the answer to {shown!r} begins with other probabilities")
+        worst = max(worst, difference)
+        same += before.tokens == after.tokens and before.ended == after.ended
+        ends += before.ended == after.ended
+    if not same:
+        notes.append("no answer is the same")
+    return Verification(
+        trusted=bool(questions) and not notes,
+        prompt_tokens_equal=equal,
+        same_answers=same,
+        questions=len(questions),
+        worst_logprob_difference=worst,
+        ends=ends,
+        program=program,
+        compared_with=compared_with,
+        note="; ".join(notes[:2]),
+    )

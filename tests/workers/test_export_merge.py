@@ -1,0 +1,123 @@
+"""Test that merging from files gives what PEFT gives, value for value."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.training.contract.failures import Stopped
+from core.training.contract.weights.files import UnusableWeights
+from core.workers.export.forms import write_merged
+from core.workers.export.merge import quantized_layers
+from core.workers.export.task import Task
+from tests.builders.exports import AdapterCase, job_over, loaded, make_case, merged_by_peft
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+"""What PEFT and transformers warn of is not ours."""
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+EMBEDDINGS = {"modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}
+TIED = {"tie_word_embeddings": True}
+QLORA = {"method": "qlora", "dtype": "float32"}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+CASES = {
+    "lora": AdapterCase(adapter={"target_modules": ALL}),
+    "rslora": AdapterCase(adapter={"use_rslora": True}),
+    "dora": AdapterCase(adapter={"use_dora": True, "target_modules": ALL}),
+    "rank patterns": AdapterCase(
+        adapter={"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 20}}
+    ),
+    "whole head": AdapterCase(adapter={"modules_to_save": ["lm_head"]}),
+    "tied": AdapterCase(config=TIED, adapter=EMBEDDINGS),
+    "shards": AdapterCase(adapter={"target_modules": ALL}, shard_size="100KB"),
+    "qlora": AdapterCase(adapter={"target_modules": ALL}, job=QLORA),
+    "qlora, fp4, single": AdapterCase(
+        adapter={"target_modules": ALL},
+        job=QLORA | {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False},
+    ),
+    "qlora with dora": AdapterCase(adapter={"use_dora": True}, job=QLORA),
+    "mixture of experts": AdapterCase(family="mixtral", config=EXPERTS),
+    "qlora over experts": AdapterCase(family="mixtral", config=EXPERTS, job=QLORA),
+}
+
+HEAD_ONLY = AdapterCase(config=TIED, adapter={"target_modules": ["lm_head"]})
+"""LoRA on a head that the base shares with its embeddings, which stay as they were."""
+
+
+def merged(task: Task, case: AdapterCase) -> Path:
+    """Merge a case and return the folder."""
+    write_merged(task, job_over(Path(task.request.base_folder), **case.job), task.files)
+    return task.files
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_merging_equals_peft(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    task = make_case(tmp_path, case)
+    found = loaded(merged(task, case))
+    wanted = merged_by_peft(task, job_over(Path(task.request.base_folder), **case.job))
+    assert found.keys() == wanted.keys()
+    different = [key for key in wanted if not torch.equal(found[key], wanted[key])]
+    assert different == []
+
+
+def test_only_linear_layers_of_the_decoder_were_quantized(tmp_path: Path) -> None:
+    make_case(tmp_path, CASES["mixture of experts"])
+    layers = quantized_layers(tmp_path / "base")
+    assert {name.rpartition(".")[2] for name in layers} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def test_a_trained_head_no_longer_shares_the_embeddings(tmp_path: Path) -> None:
+    task = make_case(tmp_path, HEAD_ONLY)
+    found, base = loaded(merged(task, HEAD_ONLY)), loaded(tmp_path / "base")
+    head = merged_by_peft(task, job_over(tmp_path / "base"))["lm_head.weight"]
+    config = json.loads((task.files / "config.json").read_text())
+    assert torch.equal(found["lm_head.weight"], head)
+    assert torch.equal(found["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+    assert config["tie_word_embeddings"] is False
+
+
+def test_a_killed_merge_continues_with_the_same_bytes(tmp_path: Path) -> None:
+    case = CASES["shards"]
+    task = make_case(tmp_path, case)
+    whole = {path.name: path.read_bytes() for path in merged(task, case).glob("*.safetensors")}
+    kept = min(whole)
+    for name in sorted(whole)[1:]:
+        (task.files / name).unlink()
+    written = (task.files / kept).stat().st_mtime_ns
+    again = {path.name: path.read_bytes() for path in merged(task, case).glob("*.safetensors")}
+    assert again == whole
+    assert (task.files / kept).stat().st_mtime_ns == written
+
+
+def test_a_stop_leaves_no_half_file(tmp_path: Path) -> None:
+    case = CASES["shards"]
+    task = make_case(tmp_path, case)
+    (task.folder / "stop").touch()
+    with pytest.raises(Stopped):
+        merged(task, case)
+    assert list(task.files.glob("*.part")) == []
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    task = make_case(tmp_path / "one", CASES["lora"])
+    other = make_case(tmp_path / "other", AdapterCase(config={"hidden_size": 32, "head_dim": 8}))
+    request = replace(task.request, base_folder=other.request.base_folder)
+    with pytest.raises(UnusableWeights, match="the base has"):
+        merged(Task(task.folder, request), CASES["lora"])
+
+
+def test_a_tensor_of_the_adapter_without_a_layer_is_refused(tmp_path: Path) -> None:
+    task = make_case(tmp_path, AdapterCase(config={"num_hidden_layers": 3}))
+    smaller = make_case(tmp_path / "smaller", AdapterCase())
+    request = replace(task.request, base_folder=smaller.request.base_folder)
+    with pytest.raises(UnusableWeights, match="no place for"):
+        merged(Task(task.folder, request), AdapterCase())
+
+
+def test_the_folder_names_a_tokenizer_class_that_others_know(tmp_path: Path) -> None:
+    folder = merged(make_case(tmp_path, CASES["lora"]), CASES["lora"])
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "is_local" not in settings

@@ -1,0 +1,110 @@
+"""Command `export`: take the result of a run to other programs. Prints; exports nothing itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from core.export import Export, ExportStatus, launch, list_exports
+from core.export import plan as plans
+from core.export import tools as converters
+from core.job import Problem, SpecError
+from core.runs import Home, Run, read
+from core.wording import export_facts, export_size, memory, verified_sentence
+from ui.terminal.printing import out, print_json, say
+
+STOPPED, UNTRUSTED = 130, 1
+STATES_OF_FAILURE = ("failed", "stopped")
+
+
+def export(
+    *,
+    home: str | None = None,
+    run: str | None = None,
+    to: str = "",
+    quant: str = "",
+    base: str = "",
+    llama_cpp: str = "",
+    install: bool = False,
+    json: bool = False,
+) -> int:
+    """Export the result of a run, or list its exports. Raises TailorError."""
+    place = Home.find(home)
+    if install:
+        say("Installing the converters to GGUF (18 MB).")
+        out.print(f"Installed in {converters.install(place)}.")
+        if not run:
+            return 0
+    if not run:
+        fix = "`python app.py runs` lists them; export RUN --to merged"
+        raise SpecError(Problem("RUN", "is missing", fix))
+    chosen = read(place, run)
+    if not to:
+        return _list(chosen, json)
+    plan = plans.plan_export(chosen, to, quant=quant, base=base, llama_cpp=llama_cpp)
+    say(export_facts(plan), *plan.notes)
+    name = launch.start(chosen, plan)
+    status = _follow(chosen, name)
+    if status.state in STATES_OF_FAILURE:
+        return _report_failure(chosen, name, status)
+    result = launch.result_of(chosen, name)
+    if json:
+        print_json(result.to_json())
+    else:
+        _print(result)
+    verified = result.manifest.verified
+    return UNTRUSTED if verified and not verified.trusted else 0
+
+
+def _list(run: Run, as_json: bool) -> int:
+    exports = list_exports(run)
+    if as_json:
+        print_json([each.to_json() for each in exports])
+        return 0
+    for each in exports:
+        out.print(f"{each.name}: {export_size(each)} · {each.folder}")
+    if not exports:
+        out.print(f"No exports yet. Make one: python app.py export {run.id} --to merged")
+    return 0
+
+
+def _follow(run: Run, name: str) -> ExportStatus:
+    """Return the last status of an export, with a bar while it is made. Ctrl-C stops it."""
+    with _progress_bar() as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def show(status: ExportStatus) -> None:
+            bar.update(task, description=status.phase or status.state, completed=status.share)
+
+        try:
+            return launch.wait(run, name, show)
+        except KeyboardInterrupt:
+            launch.request_stop(run, name)
+            return launch.status_of(run, name)
+
+
+def _report_failure(run: Run, name: str, status: ExportStatus) -> int:
+    if status.state == "stopped":
+        say("Stopped. Export it again to continue with the files that are finished.")
+        return STOPPED
+    say(f"export: {status.error} {status.fix}".strip())
+    say(f"Log: {launch.log_of(run, name)}")
+    return 1
+
+
+def _print(export: Export) -> None:
+    for each in export.manifest.files:
+        out.print(f"  {each.name}  {memory(each.bytes)}")
+    for note in export.manifest.notes:
+        out.print(note)
+    out.print(verified_sentence(export.manifest.verified), style="bold")
+    out.print(f"Result: {export.folder}")
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    from rich.console import Console
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        yield bar
