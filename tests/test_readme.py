@@ -30,6 +30,8 @@ FLAGS_OF_NO_JOB = frozenset(
         "--map",
         "--repair",
         "--drop-bad",
+        "--to",
+        "--quant",
     ]
 )
 """Flags of commands that are no fields of a job."""

@@ -34,7 +34,7 @@ from core.export.records import (
 )
 from core.export.tools import ROOT
 from core.job import Problem, SpecError
-from core.runs import Run, launch, list_runs
+from core.runs import Run, launch
 from core.training.contract.files import write_json
 from core.training.contract.process_id import ProcessId
 
@@ -183,7 +183,7 @@ def _spawn(run: Run, folder: Path, token: str) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(folder)],
             cwd=ROOT,
-            env=_environment(run),
+            env=launch.environment(launch.device_of(run)) | {"TRL_EXPERIMENTAL_SILENCE": "1"},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -197,14 +197,6 @@ def _spawn(run: Run, folder: Path, token: str) -> None:
     if identity:
         write_json(folder / PROCESS, identity.to_json())
     threading.Thread(target=process.wait, name=f"reap export of {run.id}", daemon=True).start()
-
-
-def _environment(run: Run) -> dict[str, str]:
-    """Return the environment of a worker. It leaves the card to runs that are under way."""
-    variables = launch.environment(launch.device_of(run)) | {"TRL_EXPERIMENTAL_SILENCE": "1"}
-    if any(each.is_active and each.state != "queued" for each in list_runs(run.home)):
-        variables["CUDA_VISIBLE_DEVICES"] = ""
-    return variables
 
 
 def _is_running(folder: Path) -> bool:

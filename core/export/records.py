@@ -53,7 +53,6 @@ class ExportRequest:
     is_private: bool = True
     sent: Literal["adapter", "merged", "gguf"] = "adapter"
     """What goes to the Hub."""
-    uses_gpu: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> "ExportRequest":

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from core.export import ExportRequest
 from core.training.contract.job import Job
-from core.workers.export.task import Task
+from core.workers.export.task import ExportTask
 from tests.builders.paths import DEMO
 
 TINY_LLAMA = {
@@ -39,7 +39,7 @@ class AdapterCase:
     shard_size: str = "5GB"
 
 
-def make_case(folder: Path, case: AdapterCase) -> Task:
+def make_case(folder: Path, case: AdapterCase) -> ExportTask:
     """Make a base, and a run with a random adapter over it. Return the task that exports it."""
     base, run = folder / "base", folder / "run"
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def make_case(folder: Path, case: AdapterCase) -> Task:
     (run / "job.json").write_text(json.dumps(asdict(job)))
     request = ExportRequest("merged", "merged", "trained", str(run), str(base))
     (folder / "task").mkdir()
-    return Task(folder / "task", request)
+    return ExportTask(folder / "task", request)
 
 
 def job_over(base: Path, **fields: Any) -> Job:
@@ -67,7 +67,7 @@ def job_over(base: Path, **fields: Any) -> Job:
     return Job(model=str(base), dataset="data/train.jsonl", **fields)
 
 
-def merged_by_peft(task: Task, job: Job) -> dict[str, torch.Tensor]:
+def merged_by_peft(task: ExportTask, job: Job) -> dict[str, torch.Tensor]:
     """Return the weights that PEFT merges in float32, rounded to bfloat16."""
     settings: dict[str, Any] = {}
     if job.method == "qlora":

@@ -11,7 +11,7 @@ from core.training.contract.failures import Stopped
 from core.training.contract.weights.files import UnusableWeights
 from core.workers.export.forms import write_merged
 from core.workers.export.merge import quantized_layers
-from core.workers.export.task import Task
+from core.workers.export.task import ExportTask
 from tests.builders.exports import AdapterCase, job_over, loaded, make_case, merged_by_peft
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -45,7 +45,7 @@ HEAD_ONLY = AdapterCase(config=TIED, adapter={"target_modules": ["lm_head"]})
 """LoRA on a head that the base shares with its embeddings, which stay as they were."""
 
 
-def merged(task: Task, case: AdapterCase) -> Path:
+def merged(task: ExportTask, case: AdapterCase) -> Path:
     """Merge a case and return the folder."""
     write_merged(task, job_over(Path(task.request.base_folder), **case.job), task.files)
     return task.files
@@ -105,7 +105,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     other = make_case(tmp_path / "other", AdapterCase(config={"hidden_size": 32, "head_dim": 8}))
     request = replace(task.request, base_folder=other.request.base_folder)
     with pytest.raises(UnusableWeights, match="the base has"):
-        merged(Task(task.folder, request), CASES["lora"])
+        merged(ExportTask(task.folder, request), CASES["lora"])
 
 
 def test_a_tensor_of_the_adapter_without_a_layer_is_refused(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_tensor_of_the_adapter_without_a_layer_is_refused(tmp_path: Path) -> N
     smaller = make_case(tmp_path / "smaller", AdapterCase())
     request = replace(task.request, base_folder=smaller.request.base_folder)
     with pytest.raises(UnusableWeights, match="no place for"):
-        merged(Task(task.folder, request), AdapterCase())
+        merged(ExportTask(task.folder, request), AdapterCase())
 
 
 def test_the_folder_names_a_tokenizer_class_that_others_know(tmp_path: Path) -> None:

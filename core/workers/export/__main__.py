@@ -6,6 +6,7 @@ The folder of the export takes its place only when everything is written and ver
 
 import errno
 import json
+import os
 import shutil
 import sys
 import time
@@ -14,12 +15,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from core.device import card_of
 from core.export import ExportRequest, ExportStatus
 from core.export.records import UNFINISHED
+from core.job import SpecError
+from core.runs import Home, queue, read
 from core.training.contract.failures import Stopped, TrainingError
 from core.training.contract.job import Job
 from core.training.contract.weights.files import UnusableWeights
-from core.workers.export.task import Task
+from core.workers.export.task import ExportTask
 
 FINISHED, FAILED, STOPPED = 0, 1, 130
 SEE_LOG = "see its log"
@@ -29,7 +33,7 @@ def main(folder: Path) -> int:
     """Make the export that a folder asks for, and return the exit code."""
     token = sys.stdin.read().strip()
     warnings.filterwarnings("ignore")
-    task = Task(folder, ExportRequest.read(folder))
+    task = ExportTask(folder, ExportRequest.read(folder))
     with task.signals():
         try:
             _export(task, token)
@@ -44,7 +48,8 @@ def main(folder: Path) -> int:
     return FINISHED
 
 
-def _export(task: Task, token: str) -> None:
+def _export(task: ExportTask, token: str) -> None:
+    _reserve_card(task)
     from core.workers.export.forms import MAKERS
 
     started = time.monotonic()
@@ -62,7 +67,23 @@ def _export(task: Task, token: str) -> None:
     shutil.rmtree(task.folder, ignore_errors=True)
 
 
-def _reason(error: Exception, task: Task) -> tuple[str, str]:
+def _reserve_card(task: ExportTask) -> None:
+    """Hold the card of the run if there is one and it is free; else leave it alone.
+
+    Must run before torch is imported. The reservation ends with this process.
+    """
+    run_folder = Path(task.request.run_folder)
+    run = read(Home(run_folder.parent.parent), run_folder.name)
+    if card_of(0) is None:
+        return
+    try:
+        queue.reserve(run.home, run.job.device, "export", f"the export of {run.name}")
+    except SpecError as error:
+        print(f"{error.reason}: the export is verified on the processor")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def _reason(error: Exception, task: ExportTask) -> tuple[str, str]:
     """Return (what went wrong, what to do) as a user reads it."""
     if isinstance(error, UnusableWeights):
         return _sentence(error.problem), error.fix

@@ -20,21 +20,21 @@ from core.workers.export.questions import (
     choose_dtype,
     choose_questions,
 )
-from core.workers.export.task import Task
+from core.workers.export.task import ExportTask
 from core.workers.export.verify import compare
 
-Maker = Callable[[Task, Job, str], Manifest]
+Maker = Callable[[ExportTask, Job, str], Manifest]
 """Make an export of a job with a token for the Hub; return what to write about it."""
 
 
-def make_merged(task: Task, job: Job, _token: str) -> Manifest:
+def make_merged(task: ExportTask, job: Job, _token: str) -> Manifest:
     """Write a folder with the whole model, and verify it with transformers."""
     write_merged(task, job, task.files)
     verified = verify_folder(task, job, task.files)
     return manifest_of(task, verified)
 
 
-def write_merged(task: Task, job: Job, target: Path) -> None:
+def write_merged(task: ExportTask, job: Job, target: Path) -> None:
     """Write the whole model of a run into a folder."""
     target.mkdir(exist_ok=True)
     output = Path(task.request.run_folder) / "output"
@@ -47,7 +47,7 @@ def write_merged(task: Task, job: Job, target: Path) -> None:
     write_model_files(output, base, merged, target)
 
 
-def verify_folder(task: Task, job: Job, folder: Path) -> Verification:
+def verify_folder(task: ExportTask, job: Job, folder: Path) -> Verification:
     """Ask a folder of transformers what the model as trained was asked, and compare."""
     questions, trained, sentence = ask_trained(task, job)
     task.enter("Asking the exported model")
@@ -57,7 +57,7 @@ def verify_folder(task: Task, job: Job, folder: Path) -> Verification:
 
 
 def ask_trained(
-    task: Task, job: Job
+    task: ExportTask, job: Job
 ) -> tuple[tuple[ExportQuestion, ...], tuple[ExportAnswer, ...], str]:
     """Return questions, the answers as trained, and what has answered."""
     run_folder = Path(task.request.run_folder)
@@ -68,7 +68,7 @@ def ask_trained(
     return questions, answered, sentence
 
 
-def trained_in_float32(task: Task) -> bool:
+def trained_in_float32(task: ExportTask) -> bool:
     """Return True if the base was loaded in float32: on a CPU, or as the job asked."""
     run_folder = Path(task.request.run_folder)
     job = json.loads((run_folder / "job.json").read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ def trained_in_float32(task: Task) -> bool:
     return status.get("device") == "CPU"
 
 
-def manifest_of(task: Task, verified: Verification | None) -> Manifest:
+def manifest_of(task: ExportTask, verified: Verification | None) -> Manifest:
     """Return the manifest of the files that were made."""
     task.enter("Hashing")
     files = []
@@ -95,7 +95,7 @@ def manifest_of(task: Task, verified: Verification | None) -> Manifest:
     )
 
 
-def _reference(task: Task, job: Job) -> tuple[Job, str]:
+def _reference(task: ExportTask, job: Job) -> tuple[Job, str]:
     """Return the job whose base answers beside the export, and what that is."""
     from dataclasses import replace
 

@@ -38,7 +38,7 @@ from core.workers.export.layers import (
     find_changes,
 )
 from core.workers.export.shards import ShardEntry, Tensors, copy_file, entries_in_order, write_shard
-from core.workers.export.task import Task
+from core.workers.export.task import ExportTask
 
 DONE = "merged.json"
 """Hashes of finished files, in the folder of the task."""
@@ -53,7 +53,7 @@ class MergedModel:
     """Rows of new embeddings; None if the base's stay."""
 
 
-def merge(task: Task, job: Job, in_float32: bool, target: Path) -> MergedModel:
+def merge(task: ExportTask, job: Job, in_float32: bool, target: Path) -> MergedModel:
     """Write the merged weights of a run into a folder.
 
     Raises UnusableWeights, OSError, and Stopped.
@@ -82,7 +82,7 @@ def merge(task: Task, job: Job, in_float32: bool, target: Path) -> MergedModel:
     return MergedModel(bool(changes.new_head), rows)
 
 
-def copy_result(task: Task, target: Path) -> None:
+def copy_result(task: ExportTask, target: Path) -> None:
     """Copy the weights of a run whose result is a whole model."""
     output = Path(task.request.run_folder) / "output"
     task.enter("Copying")
@@ -115,7 +115,7 @@ def quantized_layers(base: Path) -> frozenset[str]:
 class _Progress:
     """Share of bytes that are written."""
 
-    def __init__(self, task: Task, total: int) -> None:
+    def __init__(self, task: ExportTask, total: int) -> None:
         self._task, self._total, self._done = task, total, 0
 
     def add(self, num_bytes: int) -> None:
@@ -135,7 +135,7 @@ def _require_plain(base: Path) -> None:
         raise UnusableWeights(problem, fix)
 
 
-def _quantization(task: Task, job: Job, base: Path, in_float32: bool) -> BaseRounding | None:
+def _quantization(task: ExportTask, job: Job, base: Path, in_float32: bool) -> BaseRounding | None:
     if METHODS[job.method].base_bits != 4 or task.request.base != "trained":
         return None
     task.enter("Finding the layers that were trained in 4 bits")
@@ -173,7 +173,7 @@ def _with_new_shapes(
 
 
 def _write(
-    task: Task,
+    task: ExportTask,
     plans: Mapping[str, tuple[ShardEntry, ...]],
     weights: MergedWeights,
     tensors: Mapping[str, StoredTensor],
@@ -196,7 +196,7 @@ def _write(
         write_json(task.folder / DONE, done)
 
 
-def _read_done(task: Task) -> dict[str, str]:
+def _read_done(task: ExportTask) -> dict[str, str]:
     """Return file -> SHA-256 of what an earlier attempt has finished."""
     with suppress(OSError, ValueError):
         found = json.loads((task.folder / DONE).read_text(encoding="utf-8"))

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from core.training.contract.job import Job
 from core.training.data.chat import ChatTemplate
 from core.training.data.model_rows import rows_for_model
 from core.training.data.rows import Rows, read_rows
-from core.training.model.load import load_model
 from core.workers.export.shards import read_header
+from core.workers.trained_model import load_trained
 
 NUM_QUESTIONS = 16
 MAX_NEW_TOKENS = 48
@@ -81,13 +80,7 @@ def answers_as_trained(
     job: Job, run_folder: Path, questions: Sequence[ExportQuestion], tokenizer: Any
 ) -> tuple[ExportAnswer, ...]:
     """Return the answers of the model as it was trained: its base and its adapter."""
-    output = str(run_folder / "output")
-    quiet = replace(job, gradient_checkpointing=False, torch_compile=False)
-    if job.trains_adapter:
-        quiet = replace(quiet, adapter=output)
-    else:
-        quiet = replace(quiet, model=output, method="full")
-    loaded = load_model(quiet, tokenizer)
+    loaded = load_trained(job, run_folder / "output")
     return answers(loaded.model, tokenizer, questions)
 
 
@@ -95,12 +88,10 @@ def answers_of_folder(
     folder: Path, job: Job, questions: Sequence[ExportQuestion], trained: Sequence[ExportAnswer]
 ) -> tuple[ExportAnswer, ...]:
     """Return the answers of an exported folder, with its own tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     own = Job(model=str(folder), dataset=job.dataset, method="full", dtype=job.dtype)
-    loaded = load_model(replace(own, gradient_checkpointing=False), tokenizer)
-    return answers(loaded.model, tokenizer, questions, [each.first_token for each in trained])
+    loaded = load_trained(own, None)
+    firsts = [each.first_token for each in trained]
+    return answers(loaded.model, loaded.tokenizer, questions, firsts)
 
 
 def answers(

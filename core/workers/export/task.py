@@ -17,7 +17,7 @@ SECONDS_BETWEEN_REPORTS = 0.5
 MIN_SHARE_TO_FORECAST = 0.02
 
 
-class Task:
+class ExportTask:
     """One export under way. Writes status.json and looks for the file `stop`."""
 
     def __init__(self, folder: Path, request: ExportRequest) -> None:
