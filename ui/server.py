@@ -35,6 +35,7 @@ from ui.gate import (
     own_account_test,
 )
 from ui.handlers import Handlers
+from ui.open_pages import forget_closed_pages
 from ui.scratch import make_scratch, remove_scratch
 
 UPLOADS = "gradio"
@@ -179,6 +180,7 @@ def launch(
         pwa=False,
     )
     guard(blocks.server)
+    forget_closed_pages(blocks)
 
 
 def _page_script() -> str:
