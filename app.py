@@ -116,6 +116,13 @@ def _add_serve_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--token", action="store_true", help="ask for the token on this machine too"
     )
+    command.add_argument(
+        "--data",
+        action="append",
+        metavar="FOLDER",
+        help="folder whose files those may use as data and models who came in by the token, beside "
+        "uploads and the home (may be given several times)",
+    )
     command.add_argument("--no-browser", action="store_true", help="do not open a browser")
     _add_home(command)
 

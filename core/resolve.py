@@ -33,6 +33,7 @@ from core.models import (
     find_model,
     gpus,
 )
+from core.places import in_time, is_there, require_allowed, unanswered
 from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES, defaults_of
@@ -40,6 +41,7 @@ from core.training.contract.stages import STAGES, defaults_of
 if TYPE_CHECKING:
     from core.dataset.token_lengths import Lengths
 
+SECONDS_TO_READ_ADAPTER = 20.0
 DEMO_DATASETS: Mapping[str, str] = {
     "language modeling": "data.jsonl",
     "preference": "preference.jsonl",
@@ -213,9 +215,8 @@ def _find_all(job: JobSpec) -> ResolvedJob:
     datasets = _find_datasets(job, problems)
     mix = _find_mix(job, problems)
     job = _with_absolute_adapter(job, problems)
-    if job.adapter and model is not None and is_there(Path(job.adapter), Path.is_dir):
-        misfit = model.adapter_problem(Path(job.adapter))
-        problems += [misfit] if misfit else []
+    if job.adapter and model is not None and not problems:
+        problems += _adapter_problems(model, Path(job.adapter))
     if problems or model is None or gpu is None:
         raise SpecError(*problems)
     job = job.model_copy(update={"model": model.reference, **_settings_of_base(model)})
@@ -250,19 +251,16 @@ def reference_of(location: str) -> str:
 
 
 def dataset_path(reference: str, stage: str = "sft") -> Path:
-    """Return the file of a dataset: of `demo` the rows for this stage, otherwise the path given."""
+    """Return the file of a dataset: of `demo` the rows for this stage, otherwise the path given.
+
+    Raises SpecError if it may not be read here; see core/places.py.
+    """
     if reference != "demo":
-        return _absolute(reference)
+        path = _absolute(reference)
+        require_allowed(path, "dataset")
+        return path
     dataset_type = STAGES[stage].dataset_types[0] if stage in STAGES else "language modeling"
     return PRESETS_DIR / "demo" / DEMO_DATASETS[dataset_type]
-
-
-def is_there(path: Path, is_kind: Callable[[Path], bool] = Path.is_file) -> bool:
-    """Return True for a visible file. A name that is too long is False, not an error."""
-    try:
-        return is_kind(path)
-    except OSError:
-        return False
 
 
 def _absolute(reference: str) -> Path:
@@ -318,10 +316,15 @@ def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:
 def _find_datasets(job: JobSpec, problems: list[Problem]) -> dict[str, Path]:
     found = {}
     for name, reference in (("dataset", job.dataset), ("eval_dataset", job.eval_dataset)):
-        if reference:
+        if not reference:
+            continue
+        try:
             found[name] = dataset_path(reference, job.stage)
-            if not is_there(found[name]):
-                problems.append(_no_file(name, reference))
+        except SpecError as error:
+            problems += [replace(each, field=name) for each in error.problems]
+            continue
+        if not is_there(found[name]):
+            problems.append(_no_file(name, reference))
     return found
 
 
@@ -337,8 +340,24 @@ def _find_mix(job: JobSpec, problems: list[Problem]) -> tuple[tuple[Path, float]
         fix = fix or "write one line for each file: path = weight"
         problems.append(Problem("mix", problem, fix))
         return ()
-    problems += [_no_file("mix", str(path)) for path, _weight in mix if not is_there(path)]
+    for path, _weight in mix:
+        try:
+            require_allowed(path, "mix")
+        except SpecError as error:
+            problems += error.problems
+            continue
+        if not is_there(path):
+            problems.append(_no_file("mix", str(path)))
     return mix
+
+
+def _adapter_problems(model: ModelSource, folder: Path) -> list[Problem]:
+    """Return why the adapter in a folder cannot continue over a model."""
+    try:
+        misfit = in_time(lambda: model.adapter_problem(folder), folder, SECONDS_TO_READ_ADAPTER)
+    except OSError as error:
+        misfit = unanswered("adapter", folder, error)
+    return [misfit] if misfit else []
 
 
 def _no_file(field: str, reference: str) -> Problem:
@@ -353,6 +372,11 @@ def _with_absolute_adapter(job: JobSpec, problems: list[Problem]) -> JobSpec:
     if not job.adapter:
         return job
     folder = _absolute(job.adapter)
+    try:
+        require_allowed(folder, "adapter")
+    except SpecError as error:
+        problems += error.problems
+        return job
     if not is_there(folder, Path.is_dir):
         problem = f"there is no folder {job.adapter}"
         problems.append(Problem("adapter", problem, "give the output folder of a run"))

@@ -20,6 +20,7 @@ FLAGS_OF_NO_JOB = frozenset(
         "--share",
         "--public-url",
         "--token",
+        "--data",
         "--no-browser",
         "--home",
         "--demo",

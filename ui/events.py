@@ -3,15 +3,19 @@
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from core.job import TailorError
+from core.places import ALL_FOLDERS, only_in
 from ui import render
+from ui.gate.accounts import is_guest
 from ui.inputs import checked
 
 Components = Mapping[str, Any]
@@ -36,6 +40,8 @@ class Wiring:
     """Every component that a handler may read or update."""
     groups: Mapping[str, Components]
     """Name of a handler's `**parameter` -> the components behind it. `form` holds the fields."""
+    guest_folders: Sequence[Path] = ()
+    """Folders that jobs may name files in, for those who came in by the token."""
 
     def on(
         self,
@@ -98,7 +104,8 @@ class Wiring:
 
         def call(**inputs: object) -> object:
             sent = checked(inputs, self.components)
-            updates = _call(handler, sent)
+            with only_in(self.guest_folders if _is_for_guest() else ALL_FOLDERS):
+                updates = _call(handler, sent)
             if fills and updates.keys() & self.groups["form"].keys():
                 updates = {**updates, "filled": str(time.monotonic_ns())}
             return {self.components[name]: value for name, value in updates.items()} or gr.skip()
@@ -118,6 +125,12 @@ def _call(handler: Handler, inputs: Mapping[str, object]) -> Updates:
         traceback.print_exc()
         said = INTERNAL_ERROR
     return {MESSAGE: f'<div role="alert">{render.notice(said, "bad")}</div>'}
+
+
+def _is_for_guest() -> bool:
+    """Return whether the event that is handled may come from another account of this machine."""
+    request = LocalContext.request.get(None)
+    return request is None or is_guest(request.headers)
 
 
 def _name_of(handler: Handler) -> str:

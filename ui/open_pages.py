@@ -18,7 +18,7 @@ MAX_CLOSED: Final = 8
 
 
 class PageSession(SessionState):
-    """What the server knows of one open page: the values of its states, and changed components."""
+    """Knowledge of the server about one open page: values of its states, and changed components."""
 
     def __init__(self, blocks: Blocks):
         super().__init__(blocks)

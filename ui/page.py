@@ -80,13 +80,14 @@ def build(handlers: Handlers) -> gr.Blocks:
             "view": {name: parts.named[name] for name in VIEW_PARTS},
             "boxes": {name: parts.named[name] for name in columns.COLUMN_BOXES},
         }
-        wiring = Wiring({**parts.named, **fields}, groups)
+        folders = handlers.guest_folders
+        wiring = Wiring({**parts.named, **fields}, groups, folders)
         wiring.on(page.load, handlers.runs.on_load)
         _wire_data(wiring, handlers)
         _wire_rows(wiring, handlers)
         _wire_settings(wiring, handlers)
         _wire_estimate(wiring, handlers)
-        _wire_edit(page, Wiring({**train_parts, **fields}, groups), handlers)
+        _wire_edit(page, Wiring({**train_parts, **fields}, groups, folders), handlers)
         _wire_runs(wiring, handlers)
         _wire_clock(wiring, handlers, (*TOP_PARTS, *run_parts))
         dark.click(None, js=TOGGLE_DARK)

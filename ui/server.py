@@ -66,12 +66,14 @@ def serve(
     share: bool = False,
     token: bool = False,
     public_url: Sequence[str] = (),
+    data: Sequence[str] = (),
     no_browser: bool = False,
     home: str | None = None,
 ) -> int:
     """Serve the page until Ctrl-C. Return the exit code."""
     try:
         place = Home.find(home)
+        data_folders = [find_folder(each) for each in data]
         policy = policy_for(place, host, public_url, always_asks=token or share)
         _require_free(host, port or 0)
         scratch = isolate(place)
@@ -84,7 +86,7 @@ def serve(
         print(f"home: {error.filename}: {error.strerror}; {fix}", file=sys.stderr)
         return 2
     queue.keep_advancing(place)
-    handlers = Handlers(place)
+    handlers = Handlers(place, data_folders)
     blocks = page.build(handlers)
     try:
         launch(blocks, place, policy, port, share)
@@ -92,6 +94,7 @@ def serve(
         print(f"port: {error}", file=sys.stderr)
         return 2
     link = _print_links(blocks, policy, share)
+    _print_gift(policy, place, data_folders)
     # Other users could read a token from the command line of the browser.
     if not (no_browser or policy.asks_everyone):
         webbrowser.open(link)
@@ -128,6 +131,26 @@ def _print_links(blocks: gr.Blocks, policy: GatePolicy, share: bool) -> str:
     if share:
         print(_share_sentence(blocks, policy), flush=True)
     return here
+
+
+def find_folder(path: str) -> Path:
+    """Return a folder that --data names, without links. Raises ValueError."""
+    try:
+        folder = Path(path).expanduser().resolve()
+        if folder.is_dir():
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: ~ of an unknown user
+        pass
+    raise ValueError(f"data: there is no folder {path}; name one that you can read")
+
+
+def _print_gift(policy: GatePolicy, home: Home, data_folders: Sequence[Path]) -> None:
+    """Print what those can do who have the token, if there is one."""
+    if policy.token is not None:
+        may = f"train on this machine, and read and change all runs and uploads in {home.path}"
+        for folder in data_folders:
+            may += f", and use the files in {folder}"
+        print(f"Who has the token can {may}.", flush=True)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -11,11 +11,12 @@ from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 
-from core.job import Problem, UnknownArchitecture
+from core.job import ModelNotFound, Problem, SpecError, UnknownArchitecture
 from core.models.folder import ModelFolder, not_found, read_download, read_folder
 from core.models.presets import PRESETS_DIR, ModelPreset, models
 from core.models.shapes import ModelShape
 from core.models.weights import require_adapter_fits, require_all_parameters
+from core.places import in_time, is_there, require_allowed, unanswered
 from core.training.contract.stages import STAGES
 from core.training.contract.weights.adapters import read_adapter
 from core.training.contract.weights.files import Tensors, UnusableWeights
@@ -23,6 +24,8 @@ from core.training.contract.weights.forms import Published, published_form
 
 DEMO_DIR = PRESETS_DIR / "demo" / "model"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+SECONDS_TO_READ = 20.0
+"""Time for the headers of all weight files of a folder."""
 HUB_TIMEOUT_SECONDS = 3
 HUB_RETRY_SECONDS = 30
 """A Hub that did not answer is asked again after this long."""
@@ -139,10 +142,7 @@ def _without_quotes(reference: str) -> str:
 
 
 def _is_folder(reference: str) -> bool:
-    try:
-        return bool(reference) and Path(reference).is_dir()
-    except (OSError, ValueError):  # too long, null byte
-        return False
+    return bool(reference) and is_there(Path(reference), Path.is_dir)
 
 
 @cache
@@ -179,9 +179,13 @@ def _normalized(name: str) -> str:
 
 def _folder(reference: str) -> Path:
     try:
-        folder = Path(reference).expanduser().resolve()
-        if folder.is_dir():
+        place = Path(reference).expanduser().absolute()
+        require_allowed(place, "model")
+        folder = in_time(place.resolve, place)
+        if is_there(folder, Path.is_dir):
             return folder
+    except SpecError as error:
+        raise ModelNotFound(*error.problems) from None
     except (OSError, RuntimeError, ValueError):  # unknown user, circular links, null byte
         pass
     fix = "give the folder that contains config.json and the weights"
@@ -189,7 +193,11 @@ def _folder(reference: str) -> Path:
 
 
 def _in_folder(reference: str, folder: Path, title: str) -> ModelSource:
-    return _source(reference, str(folder), title, read_folder(reference, folder), is_local=True)
+    try:
+        found = in_time(lambda: read_folder(reference, folder), folder, SECONDS_TO_READ)
+    except TimeoutError as error:
+        raise ModelNotFound(unanswered("model", folder, error)) from None
+    return _source(reference, str(folder), title, found, is_local=True)
 
 
 def _source(

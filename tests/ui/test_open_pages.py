@@ -1,4 +1,4 @@
-"""Test what the server keeps of each open page: no more after many edits, little once it is closed."""
+"""Test what the server keeps of a page: no more after many edits, little once it is closed."""
 
 import asyncio
 import time

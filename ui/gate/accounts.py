@@ -4,7 +4,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -32,6 +32,15 @@ QUESTION: Final = struct.Struct("=BBBBI")
 ANSWER: Final = struct.Struct("=BBBB48sIIIII")
 """inet_diag_msg: family, state, timer, retransmits, socket id, expires, queues, account, inode."""
 NO_COOKIE: Final = b"\xff" * 8
+
+
+GUEST_HEADER: Final = "x-tailor-guest"
+"""Header that the gate adds to what it lets in by the token, not by the account."""
+
+
+def is_guest(headers: Mapping[str, str]) -> bool:
+    """Return whether a request that the gate let in may come from another account."""
+    return GUEST_HEADER in headers
 
 
 def own_account_test() -> Callable[[Ends, Ends], bool] | None:

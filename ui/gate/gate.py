@@ -10,6 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ui.gate.accounts import GUEST_HEADER
 from ui.gate.body import GuardedBody
 from ui.gate.policy import UPLOAD_PATH, GatePolicy, is_loopback
 from ui.gate.requests import Request, is_proxy_header
@@ -147,8 +148,11 @@ class Gate:
         """Run the app without the proxy headers, which may be forged, and watch the body."""
         max_bytes = self.policy.max_bytes(request.path)
         body = GuardedBody(receive, send, max_bytes, self.policy.pause_seconds)
+        own_scope = _own_scope(request, scope)
+        if self.policy.token is not None and not self._is_from_own_account(request):
+            own_scope["headers"].append((GUEST_HEADER.encode("ascii"), b"1"))
         try:
-            await self.app(_own_scope(request, scope), body.receive, body.send)
+            await self.app(own_scope, body.receive, body.send)
         except Exception as error:
             if is_full_disk(error) and not body.has_answered:
                 await _full_disk("The disk is full.")(scope, receive, send)

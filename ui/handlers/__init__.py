@@ -4,6 +4,10 @@ Keys of the form are JobSpec fields; other names are the page's own. Values are 
 figures and updates of these. A handler never trains and never waits for a training.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.models import PRESETS_DIR
 from core.runs import Home
 from ui.events import Updates
 from ui.handlers import columns, kept_form, panels
@@ -32,8 +36,10 @@ __all__ = [
 class Handlers:
     """Every event of the page, over one home folder."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, data_folders: Sequence[Path] = ()) -> None:
         self.home = home
+        self.guest_folders = (home.path.resolve(), PRESETS_DIR, *data_folders)
+        """Folders that those may read from who came in by the token."""
         self.previews = Previews(home)
         self.data = DataHandlers(home, Imports(home))
         self.rows = RowHandlers(self.previews)

@@ -5,13 +5,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from core.dataset import DatasetReport, check_file, check_in_child, counted
+from core.dataset.report import file_problem
 from core.job import DatasetError, Problem, SpecError
-from core.resolve import ResolvedJob, dataset_path, is_there
+from core.places import in_time, is_there
+from core.resolve import ResolvedJob, dataset_path
 from core.speed import RowStatistics
 from core.training.contract.stages import STAGES
 
 LARGE_FILE_BYTES = 4 * 2**20
 """Larger files are checked in a child process, so that they do not hold up the page."""
+SECONDS_TO_CHECK = 30.0
+"""Of a small file. Its disk may hang."""
 BYTES_PER_TOKEN = 4
 """Of English text under the usual vocabularies. Used until the rows are tokenized."""
 MAX_REMEMBERED = 32
@@ -28,28 +32,40 @@ def checked(path: Path, stage: str, eval_path: Path | None = None) -> DatasetRep
 
 
 def file_version(path: Path) -> FileVersion:
-    """Return what changes whenever a file is written."""
-    stat = path.stat()
+    """Return what changes whenever a file is written. Raises OSError."""
+    stat = in_time(path.stat, path)
     return path, stat.st_mtime_ns, stat.st_size
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
 def _report(file: FileVersion, stage: str, eval_file: FileVersion | None) -> DatasetReport:
     path, _modified, num_bytes = file
-    check = check_in_child if num_bytes > LARGE_FILE_BYTES else check_file
-    return check(path, stage, eval_path=eval_file[0] if eval_file else None)
+    eval_path = eval_file[0] if eval_file else None
+    if num_bytes > LARGE_FILE_BYTES or (eval_file and eval_file[2] > LARGE_FILE_BYTES):
+        return check_in_child(path, stage, eval_path=eval_path)
+    return in_time(lambda: check_file(path, stage, eval_path=eval_path), path, SECONDS_TO_CHECK)
 
 
 def report_of(values: Mapping[str, object]) -> DatasetReport | None:
-    """Return the report on the data of a form, None if there is no such file."""
+    """Return the report on the data of a form, None if there is no such file or it is refused."""
     stage = str(values["stage"])
-    path = dataset_path(str(values["dataset"]), stage)
-    if stage not in STAGES or not is_there(path):
+    path = _file_of(values["dataset"], stage)
+    if stage not in STAGES or path is None:
         return None
-    eval_reference = str(values.get("eval_dataset") or "")
-    eval_path = dataset_path(eval_reference, stage)
-    has_eval_file = bool(eval_reference) and is_there(eval_path)
-    return checked_beside(path, stage, eval_path if has_eval_file else None)
+    try:
+        return checked_beside(path, stage, _file_of(values.get("eval_dataset"), stage))
+    except TimeoutError as error:
+        problem = f"was not checked: {error.strerror}"
+        return DatasetReport.refused(file_problem("unreadable", problem, "try again later"))
+
+
+def _file_of(reference: object, stage: str) -> Path | None:
+    """Return a file that a form names, None if it is not there or may not be read here."""
+    try:
+        path = dataset_path(str(reference), stage) if reference else None
+    except SpecError:
+        return None
+    return path if path and is_there(path) else None
 
 
 def checked_beside(path: Path, stage: str, eval_path: Path | None) -> DatasetReport:

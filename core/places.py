@@ -1,0 +1,103 @@
+"""Places on the disk that jobs name: which of them may be read here, and within what time.
+
+Opens no file by itself. A network disk that hangs holds up one thread and no request.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TypeVar
+
+from core.job import Problem, SpecError
+
+Found = TypeVar("Found")
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
+"""Folders of the kernel: what looks like a file there may have no end, or wait for ever."""
+SECONDS_TO_ANSWER = 5.0
+ALL_FOLDERS: None = None
+_allowed: ContextVar[Sequence[Path] | None] = ContextVar("allowed folders", default=ALL_FOLDERS)
+_hung: dict[Path, threading.Thread] = {}
+"""Folder -> thread that still waits for something in it."""
+
+
+@contextmanager
+def only_in(folders: Sequence[Path] | None) -> Iterator[None]:
+    """Let jobs name files in these folders only, while this runs; None allows all folders.
+
+    It holds for this thread alone, not for those that it starts.
+    """
+    before = _allowed.set(folders)
+    try:
+        yield
+    finally:
+        _allowed.reset(before)
+
+
+def require_allowed(path: Path, field: str) -> None:
+    """Raise SpecError if a file or folder may not be read here. It need not exist."""
+    try:
+        real = in_time(lambda: Path(os.path.realpath(path)), path)
+    except OSError as error:
+        raise SpecError(unanswered(field, path, error)) from None
+    if any(real.is_relative_to(folder) for folder in SYSTEM_FOLDERS):
+        fix = "give a file on a disk"
+        raise SpecError(Problem(field, f"{path} is the system's and holds no data", fix))
+    folders = _allowed.get()
+    if folders is not None and not any(real.is_relative_to(each) for each in folders):
+        problem = f"{path} is in no folder that this page may read for others"
+        fix = "upload it, or have Tailor started with --data and its folder"
+        raise SpecError(Problem(field, problem, fix))
+
+
+def unanswered(field: str, path: Path, error: OSError) -> Problem:
+    """Return the problem of a file that cannot be looked at."""
+    fix = "check the disk that it is on, or give another"
+    return Problem(field, f"{path} cannot be read: {error.strerror}", fix)
+
+
+def is_there(path: Path, is_kind: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Return True for a visible file. A name that is too long is False, not an error.
+
+    So is a disk that does not answer in time.
+    """
+    try:
+        return in_time(lambda: is_kind(path), path)
+    except (OSError, ValueError):
+        return False
+
+
+def in_time(read: Callable[[], Found], path: Path, seconds: float = SECONDS_TO_ANSWER) -> Found:
+    """Return what `read` returns, which looks at a path. Raises what it raises.
+
+    Raises TimeoutError if that takes too long. Until it is over, nothing else in its folder is
+    waited for.
+    """
+    if (hung := _hung.get(path.parent)) and hung.is_alive():
+        raise _no_answer(path)
+    found: list[Found] = []
+    failed: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            found.append(read())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=look, name=f"read {path.name}", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        _hung[path.parent] = thread
+        raise _no_answer(path)
+    _hung.pop(path.parent, None)
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+def _no_answer(path: Path) -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, "its disk does not answer", str(path))
