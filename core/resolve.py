@@ -22,6 +22,7 @@ from core.advise import (
 )
 from core.device import local_gpu
 from core.job import JobSpec, ModelNotFound, Problem, SpecError, refusals_to_train
+from core.job.places import in_time, is_there, require_allowed, unanswered
 from core.memory import MemoryEstimate
 from core.models import (
     DEMO_DIR,
@@ -33,7 +34,6 @@ from core.models import (
     find_model,
     gpus,
 )
-from core.places import in_time, is_there, require_allowed, unanswered
 from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES, defaults_of
@@ -253,7 +253,7 @@ def reference_of(location: str) -> str:
 def dataset_path(reference: str, stage: str = "sft") -> Path:
     """Return the file of a dataset: of `demo` the rows for this stage, otherwise the path given.
 
-    Raises SpecError if it may not be read here; see core/places.py.
+    Raises SpecError if it may not be read here; see core/job/places.py.
     """
     if reference != "demo":
         path = _absolute(reference)

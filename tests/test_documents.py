@@ -10,8 +10,9 @@ import pytest
 from benchmarks import stage_table
 from benchmarks.trace_agreement import cases
 from core import runs
-from core.job import REWARD_FUNCTIONS, OptimizerName
+from core.job import REWARD_FUNCTIONS
 from core.runs import Home
+from core.training.contract.job import OptimizerName
 from core.training.contract.methods import METHODS, Method
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.row_formats import ROW_FORMATS, accepts

@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from core.job import TailorError
-from core.places import ALL_FOLDERS, only_in
+from core.job.places import ALL_FOLDERS, only_in
 from ui import render
 from ui.gate.accounts import is_guest
 from ui.inputs import checked

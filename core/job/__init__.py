@@ -15,7 +15,6 @@ from core.job.errors import (
 )
 from core.job.rules import REWARD_FUNCTIONS, refusals_to_train
 from core.job.spec import JobSpec
-from core.training.contract.job import OptimizerName
 
 __all__ = [
     "REWARD_FUNCTIONS",
@@ -23,7 +22,6 @@ __all__ = [
     "DatasetError",
     "JobSpec",
     "ModelNotFound",
-    "OptimizerName",
     "PresetError",
     "PreviewError",
     "Problem",
@@ -32,5 +30,6 @@ __all__ = [
     "TailorError",
     "TraceError",
     "UnknownArchitecture",
+    "places",
     "refusals_to_train",
 ]

@@ -12,11 +12,11 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from core.job import ModelNotFound, Problem, SpecError, UnknownArchitecture
+from core.job.places import in_time, is_there, require_allowed, unanswered
 from core.models.folder import ModelFolder, not_found, read_download, read_folder
 from core.models.presets import PRESETS_DIR, ModelPreset, models
 from core.models.shapes import ModelShape
 from core.models.weights import require_adapter_fits, require_all_parameters
-from core.places import in_time, is_there, require_allowed, unanswered
 from core.training.contract.stages import STAGES
 from core.training.contract.weights.adapters import read_adapter
 from core.training.contract.weights.files import Tensors, UnusableWeights

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from core.job import JobSpec, OptimizerName
+from core.job import JobSpec
 from core.models import Gpu, ModelShape, Parameter
 from core.speed.kernels import (
     COMPILED_SHARE,
@@ -17,6 +17,7 @@ from core.speed.kernels import (
 )
 from core.speed.passes import Passes
 from core.speed.rows import MicroBatch
+from core.training.contract.job import OptimizerName
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
 

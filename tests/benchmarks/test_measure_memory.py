@@ -31,8 +31,9 @@ from benchmarks.memory_grid import (
 from benchmarks.memory_inputs import write_model
 from benchmarks.memory_scores import Row, accuracies, predict, read_rows
 from core.device import local_gpu, this_machine
-from core.job import JobSpec, OptimizerName
+from core.job import JobSpec
 from core.models import Gpu, gpus
+from core.training.contract.job import OptimizerName
 from core.training.contract.methods import METHODS
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.stages import STAGES

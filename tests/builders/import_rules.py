@@ -10,7 +10,6 @@ HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "ac
 FLOORS = (
     {"training"},  # its contract only
     {"job"},
-    {"places"},
     {"models"},
     {"device"},
     {"memory", "speed", "dataset", "checks"},

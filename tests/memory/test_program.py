@@ -4,8 +4,9 @@ from typing import get_args
 
 import pytest
 
-from core.job import OptimizerName, SpecError
+from core.job import SpecError
 from core.memory.program import OPTIMIZERS, Quantization
+from core.training.contract.job import OptimizerName
 from tests.builders.estimates import card, component_bytes, llama, predict
 
 HIDDEN = 4096

@@ -5,11 +5,12 @@ from typing import get_args
 
 import pytest
 
-from core.job import JobSpec, OptimizerName
+from core.job import JobSpec
 from core.models import gpus, models
 from core.speed import RowStatistics, predict_speed
 from core.speed.passes import RECOMPUTED_ELEMENTWISE, passes_of
 from core.speed.work import OPTIMIZER_TRAFFIC
+from core.training.contract.job import OptimizerName
 from core.training.contract.methods import METHODS
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from tests.builders.forecasts import LLAMA_8B, predict

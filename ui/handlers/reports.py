@@ -7,7 +7,7 @@ from pathlib import Path
 from core.dataset import DatasetReport, check_file, check_in_child, counted
 from core.dataset.report import file_problem
 from core.job import DatasetError, Problem, SpecError
-from core.places import in_time, is_there
+from core.job.places import in_time, is_there
 from core.resolve import ResolvedJob, dataset_path
 from core.speed import RowStatistics
 from core.training.contract.stages import STAGES

@@ -24,7 +24,7 @@ from core.dataset.rewrite import (
     split_text,
 )
 from core.job import DatasetError, Problem, SpecError
-from core.places import is_there
+from core.job.places import is_there
 from core.resolve import dataset_path
 from core.runs import Home
 from ui.terminal.printing import say

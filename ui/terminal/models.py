@@ -7,8 +7,9 @@ from core import dataset
 from core.compare import ModelOnCard, Wish, find_gpu, models_on_card
 from core.compare.on_card import DEFAULT_LENGTH, Order
 from core.job import Problem, SpecError
+from core.job.places import is_there
 from core.models import models
-from core.resolve import dataset_path, is_there
+from core.resolve import dataset_path
 from core.runs import Home
 from core.speed import RowStatistics
 from core.training.contract.methods import METHODS

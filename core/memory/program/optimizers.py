@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
-from core.job import OptimizerName
+from core.training.contract.job import OptimizerName
 
 BLOCK_8BIT_NUMEL = 256
 """Elements that share one scale in an 8-bit state (Optimizer2State.init_state in

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
-from core.job import Problem, SpecError
+from core.job.errors import Problem, SpecError
 
 Found = TypeVar("Found")
 SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from core.job import SpecError
+from core.job.places import in_time, is_there, only_in, require_allowed
 from core.models import find_model
-from core.places import in_time, is_there, only_in, require_allowed
 from core.resolve import dataset_path, resolve
 
 SOON = 0.05
