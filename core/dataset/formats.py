@@ -6,8 +6,14 @@ A mapping goes from our column to the file's: {"prompt": "Frage", "completion": 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from core.training.contract.messages import Fault, json_type
-from core.training.contract.row_columns import Row, holds_something, is_conversation
+from core.training.contract.messages import (
+    ANSWER_KEYS,
+    QUESTION_KEYS,
+    ROLE_KEYS,
+    Fault,
+    json_type,
+)
+from core.training.contract.row_columns import Row, holds_something, parse_text
 from core.training.contract.row_formats import (
     RowFormat,
     RowLayout,
@@ -23,6 +29,8 @@ USUAL_STAGES: Mapping[str, str] = {
 """Dataset type -> the stage that people most likely want it for."""
 TEXT_STAGE = next(stage.id for stage in STAGES.values() if stage.learns_every_token)
 """Stage for plain text."""
+TURN_NAMES = frozenset((*ROLE_KEYS, *QUESTION_KEYS, *ANSWER_KEYS, "messages"))
+"""Keys of which a turn of a conversation has at least one."""
 MAYBE_TEXT = ("conversations", "conversation", "contents")
 """Columns of conversations that other files use for texts."""
 
@@ -77,6 +85,20 @@ def unknown_format_fault(names: Sequence[str], rows: Sequence[Row], stage: str) 
     return fault
 
 
+def is_like_conversation(value: object) -> bool:
+    """Return whether a value is written as messages, or as pairs of questions and answers."""
+    if isinstance(value, str):
+        value = parse_text(value)
+    turns = [value] if isinstance(value, dict) else value
+    return isinstance(turns, list) and bool(turns) and all(map(_is_like_turn, turns))
+
+
+def _is_like_turn(value: object) -> bool:
+    if isinstance(value, list):
+        return len(value) == 2 and all(isinstance(each, str) for each in value)
+    return isinstance(value, dict) and not TURN_NAMES.isdisjoint(value)
+
+
 def _is_likely(
     rows: Sequence[Row], layouts: Sequence[RowLayout | None], row_format: RowFormat, stage: str
 ) -> bool:
@@ -86,7 +108,7 @@ def _is_likely(
     for part in ("messages", "prompt"):
         names = {layout.columns.get(part) for _row, layout in some}
         if names <= set(MAYBE_TEXT) and not any(
-            is_conversation(row[layout.columns[part]])
+            is_like_conversation(row[layout.columns[part]])
             for row, layout in some
             if part in layout.columns
         ):

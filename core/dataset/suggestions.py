@@ -6,40 +6,32 @@ numbers and objects are never suggested for a text.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from itertools import islice
 from types import MappingProxyType
 from typing import Literal
 
-from core.training.contract.row_columns import Row, holds_something, is_conversation, parse_text
+from core.dataset.column_names import (
+    ANSWERS,
+    FILLERS,
+    HEADINGS,
+    KEY_WORDS,
+    NEVER_ASKED,
+    OPTIONAL_COLUMNS,
+    PREFERENCE_WORDS,
+    SPOKEN,
+    by_plain_name,
+    names_of,
+    plain_name,
+)
+from core.dataset.formats import is_like_conversation
+from core.training.contract.row_columns import Row, holds_something, parse_text
 from core.training.contract.row_formats import ROW_FORMATS_BY_ID, RowFormat, accepts
 from core.training.contract.row_reader import RIGHT_ANSWERS
 from core.training.contract.stages import STAGES
 
 Kind = Literal["text", "number", "key", "messages", "label", "other", "empty"]
 """What the values of a column are. A key is an id, a path or an address: one word with a digit."""
-QUESTIONS = "question query prompt instruction input problem request user human task frage pregunta"
-QUESTIONS += " 質問 問題 问题 提问 질문 вопрос"
-ANSWERS = "answer response completion output reply solution assistant target result gpt antwort"
-ANSWERS += " respuesta réponse 回答 答案 解答 답변 ответ"
-ALIASES: Mapping[str, str] = MappingProxyType(
-    {
-        "messages": "conversation chat dialogue dialog",
-        "prompt": QUESTIONS,
-        "completion": ANSWERS,
-        "question": QUESTIONS,
-        "answer": ANSWERS,
-        "chosen": "accepted preferred winner better good positive chosenmessages",
-        "rejected": "dispreferred loser worse bad negative rejectedmessages",
-        "label": "desirable preference thumbsup isgood",
-        "text": "content body document passage article story code",
-        "system": "systemprompt systemmessage sysprompt",
-        "context": "input passage passages background evidence schema paragraph",
-        "history": "chathistory conversationhistory dialoguehistory dialoghistory",
-        "tools": "functions availabletools",
-    }
-)
-"""Our column -> other names for it in lower case, the likelier first."""
 SUGGESTED_FORMATS = (
     "messages",
     "preference",
@@ -51,20 +43,6 @@ SUGGESTED_FORMATS = (
     "prompt only",
 )
 """Row formats that columns are matched with, in this order."""
-OPTIONAL_COLUMNS = ("system", "context", "history", "tools")
-# fmt: off
-KEY_WORDS = frozenset((
-    "id", "ids", "uuid", "guid", "key", "idx", "index", "no", "num", "number", "hash", "url", "uri",
-    "link", "path", "file", "date", "time", "timestamp", "score", "rating", "type", "category",
-    "lang", "language", "source", "len", "length", "tokens", "count", "model", "name",
-))
-"""Last words of names whose columns hold no text to learn."""
-PREFERENCE_WORDS = frozenset((
-    "chosen", "rejected", "preferred", "dispreferred", "winner", "loser", "better", "worse",
-    "accepted", "positive", "negative", "good", "bad",
-))
-# fmt: on
-"""Words of names that are for a better or a worse answer."""
 MIN_LIKENESS = 0.8
 """Least likeness of two names, from 0 to 1: `anwser` passes for `answer`."""
 SAMPLED_ROWS = 100
@@ -75,6 +53,7 @@ HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 TEXT_ONLY: frozenset[Kind] = frozenset(("text",))
 ANSWER_KINDS: frozenset[Kind] = frozenset(("text", "number"))
 CHAT_KINDS: frozenset[Kind] = frozenset(("text", "messages"))
+NO_TEXT: frozenset[Kind] = frozenset(("number", "key", "empty"))
 KINDS: Mapping[str, frozenset[Kind]] = MappingProxyType(
     {
         "messages": frozenset(("messages",)),
@@ -103,16 +82,38 @@ def suggest_mapping(rows: Sequence[Row], stage: str) -> dict[str, str]:
         if not accepts(stage, row_format):
             continue
         mapping = match_columns(row_format, usable)
-        if len(mapping) == len(row_format.columns):
-            mapping |= _match_optional(row_format, mapping, usable)
-            if row_format.id == "prompt only":
-                mapping |= _match_right_answer(mapping, usable)
-            return mapping
+        if len(mapping) < len(row_format.columns):
+            continue
+        if id == "text" and _has_other_texts(rows, mapping, stage):
+            continue
+        mapping |= _match_optional(row_format, mapping, usable)
+        if row_format.id == "prompt only":
+            mapping |= _match_right_answer(mapping, usable)
+        return mapping
+    return _any_two_texts(usable, stage)
+
+
+def _has_other_texts(rows: Sequence[Row], mapping: Mapping[str, str], stage: str) -> bool:
+    """Return whether a text is only a part of what a row says, as a passage beside its summary."""
+    name = mapping["text"]
+    if plain_name(name) == "text" or STAGES[stage].learns_every_token:
+        return False
+    if not SPOKEN.isdisjoint(_words(name)):
+        return True
+    return not all(_is_heading(name) for name in left_out(rows, mapping))
+
+
+def _any_two_texts(kinds: Mapping[str, Kind], stage: str) -> dict[str, str]:
+    """Return the two columns of a file that hold texts as a question and its answer."""
     pair = ROW_FORMATS_BY_ID["question and answer"]
-    are_texts = list(usable.values()) == ["text", "text"] and not any(map(_is_key_name, usable))
-    if len(kinds) == 2 and are_texts and accepts(stage, pair):  # any two columns of texts
-        return dict(zip(pair.columns, usable, strict=True))
-    return {}
+    names = [name for name, kind in kinds.items() if kind not in NO_TEXT or not _is_heading(name)]
+    texts = [name for name in names if kinds[name] not in NO_TEXT]
+    are_texts = len(texts) == 2 and all(kinds[name] == "text" for name in texts)
+    if not are_texts or any(map(_is_aside, texts)) or not accepts(stage, pair):
+        return {}
+    if plain_name(texts[1]) in map(plain_name, names_of("question")):
+        return {}  # the question would be taken for the answer
+    return dict(zip(pair.columns, texts, strict=True))
 
 
 def left_out(rows: Sequence[Row], mapping: Mapping[str, str]) -> list[str]:
@@ -133,15 +134,16 @@ def match_columns(
     If the kinds of values are given with the names, they must match too.
     """
     kinds = names if isinstance(names, Mapping) else {}
-    free, mapping = _by_plain_name(names), dict[str, str]()
+    free, mapping = by_plain_name(names), dict[str, str]()
     for column in row_format.columns:
         wanted = KINDS.get(column, TEXT_ONLY)
         fitting = {
             plain: name
             for plain, name in free.items()
-            if not kinds or (kinds[name] in wanted and not _is_key_name(name))
+            if plain not in NEVER_ASKED
+            and (not kinds or (kinds[name] in wanted and not _is_key_name(name)))
         }
-        plain = _best_match([column, *ALIASES.get(column, "").split()], fitting)
+        plain = _best_match(names_of(column), fitting)
         if plain is not None:
             mapping[column] = free.pop(plain)
     return mapping
@@ -152,23 +154,24 @@ def _match_optional(
 ) -> dict[str, str]:
     """Return the further columns that a format reads, matched by exact names only."""
     taken = set(mapping.values())
-    free = _by_plain_name(name for name in kinds if name not in taken)
+    free = by_plain_name(name for name in kinds if name not in taken)
     found: dict[str, str] = {}
     for column in OPTIONAL_COLUMNS:
         if column not in row_format.optional:
             continue
         wanted = KINDS.get(column, TEXT_ONLY)
-        for plain in (column, *ALIASES[column].split()):
-            if plain in free and kinds[free[plain]] in wanted and column not in found:
-                found[column] = free.pop(plain)
+        fitting = {plain: name for plain, name in free.items() if kinds[name] in wanted}
+        plain = _first_exact(names_of(column), fitting) or _by_last_word([column], fitting)
+        if plain is not None:
+            found[column] = free.pop(plain)
     return found
 
 
 def _match_right_answer(mapping: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """Return the column of the right answers to prompts, which rewards compare with."""
-    free = _by_plain_name(name for name in names if name not in mapping.values())
+    free = by_plain_name(name for name in names if name not in mapping.values())
     for answer in (*RIGHT_ANSWERS, *ANSWERS.split()):
-        if (plain := answer.replace("_", "")) in free:
+        if (plain := plain_name(answer)) in free:
             return {"answer": free[plain]}
     return {}
 
@@ -196,17 +199,11 @@ def _kind_of(value: object) -> Kind:
     if isinstance(value, str):
         text = value.strip()
         if parse_text(text) is not None:
-            return "messages" if is_conversation(text) else "other"
+            return "messages" if is_like_conversation(text) else "other"
         if NUMBER.fullmatch(text):
             return "number"
         return "key" if KEY.fullmatch(text) else "text"
-    if isinstance(value, list) and value and all(map(_is_turn, value)):
-        return "messages"
-    return "other"
-
-
-def _is_turn(value: object) -> bool:
-    return isinstance(value, dict) and ("role" in value or "from" in value)
+    return "messages" if is_like_conversation(value) else "other"
 
 
 def _is_for_preferences(name: str) -> bool:
@@ -218,6 +215,17 @@ def _is_key_name(name: str) -> bool:
     return words == ["id"] or (len(words) > 1 and words[-1] in KEY_WORDS)
 
 
+def _is_heading(name: str) -> bool:
+    """Return whether a column's name says that it holds no text to learn of its own."""
+    words = list(_words(name))
+    return bool(words) and words[-1] in HEADINGS
+
+
+def _is_aside(name: str) -> bool:
+    """Return whether a column is certainly no question and no answer."""
+    return _is_heading(name) or plain_name(name) in NEVER_ASKED
+
+
 def _words(name: str) -> Iterator[str]:
     """Yield the words of a name such as `question_id` or `answerId`, in lower case."""
     for word in WORD.findall(HUMP.sub(" ", name)):
@@ -225,20 +233,42 @@ def _words(name: str) -> Iterator[str]:
 
 
 def _best_match(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
-    for name in wanted:
+    """Return the plain name of the likeliest column: the first of several that are as likely."""
+    exact = _first_exact(wanted, free) or _by_words(wanted, free)
+    return exact or _by_last_word(wanted, free) or _closest(wanted, free)
+
+
+def _first_exact(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
+    for name in map(plain_name, wanted):
         if name in free:
             return name
-    for name in wanted:
-        if close := get_close_matches(name, free, 1, MIN_LIKENESS):
-            return close[0]
     return None
 
 
-def _by_plain_name(names: Iterable[str]) -> dict[str, str]:
-    """Return column names by their letters and digits, of every script, in lower case."""
-    found: dict[str, str] = {}
-    for name in names:
-        plain = "".join(sign for sign in name.lower() if sign.isalnum())
-        # Of two names that differ in punctuation only, the second keeps it.
-        found[name if not plain or plain in found else plain] = name
-    return found
+def _by_words(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
+    """Return a column such as `answer_text` or `Answer 1`."""
+    for name in wanted:
+        for plain, column in free.items():
+            words = [word for word in _words(column) if not word.isdigit() and word not in FILLERS]
+            if words == [name]:
+                return plain
+    return None
+
+
+def _by_last_word(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
+    """Return the one column whose last word is wanted, such as `sql_prompt`."""
+    for name in wanted:
+        found = [plain for plain, column in free.items() if [*_words(column), ""][-2:-1] == [name]]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _closest(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
+    """Return the column whose name is most like a wanted one, of two alike the first."""
+    for name in wanted:
+        likeness = {plain: SequenceMatcher(None, plain, name).ratio() for plain in free}
+        closest = max(likeness, key=lambda plain: likeness[plain], default=None)
+        if closest is not None and likeness[closest] >= MIN_LIKENESS:
+            return closest
+    return None

@@ -35,7 +35,7 @@ class PlainRows:
         row_format = layout.row_format
         columns = tuple(layout.columns.values())
         beside = tuple(name for names in layout.beside.values() for name in names)
-        if STAGES[stage].generates or "label" in layout.columns or "chosen" in layout.columns:
+        if STAGES[stage].generates or "label" in layout.columns or "rejected" in layout.columns:
             return None
         if "messages" in layout.columns:
             return cls((), False, columns[0], beside, "conversational")

@@ -14,11 +14,12 @@ from core.dataset.check.special_tokens import (
     may_hold_special_token,
 )
 from core.dataset.check.unread import (
-    MEDIA_TAG,
+    MEDIA_TAG_BYTES,
     UnreadColumns,
     UnreadCounter,
     is_lost_value,
     is_repeated,
+    may_be_question,
     media_tag,
     texts_in,
 )
@@ -27,7 +28,7 @@ from core.dataset.reading.layout import RowBlocks
 from core.dataset.reading.lines import LineBlock, parse_block
 from core.dataset.report import RowProblem
 from core.training.contract.messages import Fault
-from core.training.contract.row_columns import Row, holds_something
+from core.training.contract.row_columns import Row, holds_something, truth_of
 from core.training.contract.row_formats import (
     LABEL,
     RowFormat,
@@ -47,8 +48,6 @@ LISTED_PROBLEMS = 100
 LISTED_WARNINGS_OF_A_CODE = 20
 UNKNOWN = Fault("", "", "", "")
 NO_ROWS = Fault("file", "no_rows", "there are no rows", "give one JSON object on each line")
-UNWANTED = (False, "false", "False", "0")
-"""Values of a label that say that an answer is not wanted; 0 equals False."""
 FORMAT_WORDS: Mapping[TextFormat, str] = {"standard": "text", "conversational": "messages"}
 
 
@@ -136,7 +135,7 @@ class Scanner:
         if b"\r" in text:
             self.num_crlf += text.count(b"\r\n") + text.endswith(b"\r")
         may_be_special = may_hold_special_token(text)
-        has_tags = MEDIA_TAG.search(text) is not None
+        has_tags = MEDIA_TAG_BYTES.search(text) is not None
         good_lines, good_numbers = [], []
         for number, line, row, fault in parse_block(block):
             if row is None or line is None:
@@ -179,7 +178,7 @@ class Scanner:
             faults = reading.faults
             found = text_format(reading.row, known.layout)
             self._name_unread_places(number, reading, has_tags)
-            if is_lost or reading.answer_column:
+            if is_lost or reading.answer_column or unread.may_lack_question:
                 beside = self._name_lost_columns(number, row, reading, unread, beside)
         for name in beside:
             self.unread.add(name, number, changes_learning=False)
@@ -211,15 +210,17 @@ class Scanner:
             self.num_right_answers += 1
         answer_column = reading.answer_column.partition(".")[0]
         harmless = []
+        lacks_question = unread.may_lack_question and not reading.row.get("prompt")
         read_texts = list(texts_in(reading.row))
         for name in beside:
             value = row[name]
             if name == answer_column:
                 continue
-            if name not in unread.lost or not is_lost_value(name, value):
+            is_lost = name in unread.lost and is_lost_value(name, value)
+            if not is_lost and not (lacks_question and may_be_question(value)):
                 harmless.append(name)
                 continue
-            if name in LABEL and value in UNWANTED:
+            if name in LABEL and truth_of(value) is False:
                 self.num_unwanted += 1
             is_elsewhere = name in unread.may_be_repeated and is_repeated(value, read_texts)
             self.unread.add(name, number, changes_learning=not is_elsewhere)

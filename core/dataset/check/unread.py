@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from core.dataset.column_names import plain_name
 from core.dataset.report import NotRead
 from core.training.contract.row_columns import Row, is_media
 from core.training.contract.row_formats import RowLayout
@@ -15,8 +16,10 @@ from core.training.contract.row_formats import RowLayout
 MAX_NAMES = 200
 """Names that are counted; a file whose rows are objects of keys could have any number."""
 LONGEST_NAME = 200
-MEDIA_TAGS = ("<image>", "<video>", "<audio>")
-MEDIA_TAG = re.compile(b"|".join(tag.encode() for tag in MEDIA_TAGS))
+TAG_PATTERN = r"<(?:(?:image|video|audio|img)(?:_?\d+)?|\|(?:image|vision|video|audio)\w*\|)>"
+MEDIA_TAG = re.compile(TAG_PATTERN)
+MEDIA_TAG_BYTES = re.compile(TAG_PATTERN.encode())
+NUMBER_OF_TAG = re.compile(r"_?\d+(?=>)")
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,13 @@ def _names(text: str) -> frozenset[str]:
 
 LOST_COLUMNS = (
     LostColumn(
-        _names("system systemprompt systemmessage systeminstruction sysprompt"),
+        _names("system systemprompt systemmessage systeminstruction sysprompt sys persona"),
         "a system text stands before all turns",
     ),
     LostColumn(
         _names(
             "context contexts input inputs passage passages background document documents "
-            "evidence schema paragraph paragraphs knowledge"
+            "evidence schema paragraph paragraphs knowledge choices options"
         ),
         "a question is answered from its context",
     ),
@@ -55,13 +58,13 @@ LOST_COLUMNS = (
         "a model learns to call the tools that it is offered",
     ),
     LostColumn(
-        _names("label labels ktotag mask lossmask weight weights lossweight"),
+        _names("label labels ktotag mask lossmask weight weights lossweight iscorrect isgood"),
         "a label or a mask says what must not be learnt",
     ),
     LostColumn(
         _names(
-            "question questions query prompt instruction problem messages conversations "
-            "conversation contents dialogue dialog turns"
+            "question questions query prompt instruction instructions problem messages "
+            "conversations conversation contents dialogue dialog turns"
         ),
         "an answer is learnt as the answer to its question",
     ),
@@ -84,7 +87,9 @@ LOST_COLUMNS = (
 LOST_NAMES: Mapping[str, LostColumn] = MappingProxyType(
     {name: column for column in LOST_COLUMNS for name in column.names}
 )
-SCALARS_MATTER = _names("label labels ktotag mask lossmask weight weights lossweight parentid")
+SCALARS_MATTER = _names(
+    "label labels ktotag mask lossmask weight weights lossweight iscorrect isgood parentid"
+)
 """Names whose numbers and flags matter too; of others only texts, lists and objects do."""
 
 
@@ -94,13 +99,15 @@ class UnreadColumns:
     def __init__(self, columns: tuple[str, ...], layout: RowLayout) -> None:
         self.names = tuple(name for name in columns if name not in layout.read_names)
         is_text = layout.row_format.id == "text"
+        self.may_lack_question = set(layout.columns) == {"chosen", "rejected"}
+        """True if any other column may hold the question that both answers lack."""
         self.lost = frozenset(name for name in self.names if _is_lost(name, is_text))
         self.may_be_repeated = frozenset(name for name in self.lost if not is_media(name))
         """Columns that may repeat what is read, and then are not lost."""
 
 
 def _is_lost(name: str, is_text: bool) -> bool:
-    plain = "".join(sign for sign in name.lower() if sign.isalnum())
+    plain = plain_name(name)
     column = LOST_NAMES.get(plain)
     if column is not None:
         return is_text or not column.only_beside_text
@@ -140,8 +147,12 @@ def is_lost_value(name: str, value: object) -> bool:
         return True
     if value is True:  # an answer that is wanted counts, as all do
         return False
-    plain = "".join(sign for sign in name.lower() if sign.isalnum())
-    return plain in SCALARS_MATTER
+    return plain_name(name) in SCALARS_MATTER
+
+
+def may_be_question(value: object) -> bool:
+    """Return whether a value beside two answers without a question may be that question."""
+    return isinstance(value, list | dict) or (isinstance(value, str) and " " in value.strip())
 
 
 def is_repeated(value: object, read_texts: list[str]) -> bool:
@@ -170,10 +181,11 @@ def texts_in(value: object, key: str = "") -> Iterator[str]:
 def media_tag(row: Row) -> str:
     """Return the first mark of a picture, sound or video in a row as it is trained on; or "".
 
-    A tag that is closed again, as in HTML, is none.
+    A tag that is closed again, as in HTML, is none; but <img> is closed around a path only.
     """
     for text in texts_in(row):
-        for tag in MEDIA_TAGS:
-            if tag in text and f"</{tag[1:]}" not in text:
-                return tag
+        for found in MEDIA_TAG.finditer(text):
+            tag = found.group()
+            if tag == "<img>" or f"</{tag[1:]}" not in text:
+                return NUMBER_OF_TAG.sub("", tag)
     return ""

@@ -4,13 +4,16 @@ Reads turns with role and content, from and value, contents and parts, pairs of 
 and lists of these as JSON text. What is not read is named.
 """
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from .content import Content, Unread, read_parts
 from .messages import (
+    ANSWER_KEYS,
+    QUESTION_KEYS,
     ROLE_KEYS,
     ROLE_NAMES,
     ROLES,
@@ -22,29 +25,31 @@ from .messages import (
     order_faults,
     shown,
 )
-from .row_columns import holds_something, is_media, parse_text
+from .row_columns import holds_something, is_media, parse_text, truth_of
 from .tool_calls import read_calls
 
-CONTENT_KEYS = ("content", "value", "parts", "text")
+CONTENT_KEYS = ("content", "value", "parts", "text", "message")
 """Keys of a turn under which its text may stand, the likelier first."""
 CALL_ROLES = frozenset(("function_call", "tool_call"))
 """Roles of ShareGPT turns whose text is a call of a tool."""
-MASK_KEYS = ("weight", "train", "training", "loss", "loss_weight", "output_with_loss")
+# fmt: off
+MASK_KEYS = (
+    "weight", "train", "training", "loss", "loss_weight", "loss_scale", "output_with_loss",
+)
+# fmt: on
 """Keys of a turn that say whether its answer counts: of OpenAI, Axolotl, ms-swift, LLaMA-Factory
 and XTuner."""
+MASK_WORD = re.compile(r"(?:^|_)(?:weights?|train|training|loss|mask|masked)(?:_|$)")
+"""Word in any other key of a turn that may say so."""
 KEPT_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking", "tool_plan")
 """Keys of a message that chat templates read, beside role, content and tool_calls."""
 CANONICAL_KEYS = frozenset(("role", "content", "tool_calls", *KEPT_KEYS))
 TURN_KEYS = frozenset((*KEPT_KEYS, *MASK_KEYS, "tool_calls", "function_call", "reasoning"))
 """Keys of a turn that are read, beside those of its role and its text."""
-QUESTION_KEYS = ("human", "user", "input", "query", "question", "prompt", "instruction")
-ANSWER_KEYS = ("assistant", "gpt", "output", "response", "answer", "bot", "model")
-"""Keys of a pair, the element of a conversation that holds a question and its answer."""
-LOST_KEYS = frozenset(("refusal", "documents", "context", "label", "file", "files", "attachments"))
+LOST_KEYS = frozenset(("refusal", "documents", "context", "file", "files", "attachments"))
 """Keys of a message without which the model would learn something else."""
-MASK_WORDS: Mapping[str, bool] = MappingProxyType(
-    {"0": False, "false": False, "1": True, "true": True}
-)
+VERDICT_KEYS = frozenset(("label", "thumbs_up", "is_good"))
+"""Keys of a message that may say that an answer is not wanted."""
 MESSAGE = 'write {"role": "user", "content": "..."}'
 TURN = 'write {"from": "human", "value": "..."}'
 
@@ -90,7 +95,7 @@ def read_conversation(value: Any, column: str) -> MessageReading:
     found = MessageReading(column)
     turns = parse_text(value) if isinstance(value, str) else value
     if isinstance(turns, dict):
-        turns = [turns]
+        turns = _turns_of(turns)
     if not isinstance(turns, list):
         message, fix = f"is {json_type(value)}, not a list of messages", "give a list of messages"
         found.faults.append(Fault(column, "wrong_kind", message, fix))
@@ -101,6 +106,21 @@ def read_conversation(value: Any, column: str) -> MessageReading:
     for index, turn in enumerate(turns):
         _read_turn(turn, f"{column}[{index}]", found)
     return found
+
+
+def _turns_of(value: dict[str, Any]) -> list[Any]:
+    """Return one turn as a list; or the turns of an object of lists, as tables write them."""
+    role_key = _first_key(value, ROLE_KEYS)
+    roles = value[role_key] if role_key else None
+    if not isinstance(roles, list):
+        return [value]
+    turns: list[dict[str, Any]] = [{} for _role in roles]
+    for key, column in value.items():
+        if not isinstance(column, list) or len(column) != len(roles):
+            return [value]
+        for turn, each in zip(turns, column, strict=True):
+            turn[key] = each
+    return turns
 
 
 def conversation_faults(
@@ -215,7 +235,7 @@ def _read_message(
         found.faults.append(Fault(f"{place}.{role_key}", "unknown_role", problem, fix))
         return
     content_key = _first_key(turn, CONTENT_KEYS)
-    content = _read_content(turn, content_key, place, found)
+    content = _read_content(turn, content_key, role, place, found)
     if content is None:
         return
     message: Message = {"role": role}
@@ -239,21 +259,34 @@ def _read_message(
 
 
 def _read_content(
-    turn: Mapping[str, Any], key: str | None, place: str, found: MessageReading
+    turn: Mapping[str, Any], key: str | None, role: str, place: str, found: MessageReading
 ) -> Content | None:
     value = turn[key] if key is not None else None
     if value is None:
         return Content()
     if isinstance(value, str):
         return Content([value])
+    if isinstance(value, dict) and isinstance(value.get("parts"), list):
+        value = value["parts"]  # as in exports of ChatGPT
     content = None
     if isinstance(value, list | dict):
-        content = read_parts(value, f"{found.column}[].{key}", found.unread)
+        unread: Unread = {}
+        content = read_parts(value, f"{found.column}[].{key}", unread)
+        if role == "tool" and _is_data(content, unread):
+            return Content([json.dumps(value, ensure_ascii=False)])
+        found.unread.update(unread)
     if content is None:
         message = f"is {json_type(value)}, not text"
         fix = "give the text as a string"
         found.faults.append(Fault(f"{place}.{key}", "wrong_kind", message, fix))
     return content
+
+
+def _is_data(content: Content | None, unread: Unread) -> bool:
+    """Return whether the answer of a tool is an object of its own, and no parts of a message."""
+    if content is None:
+        return True
+    return content.has_other and not any(map(is_media, unread))
 
 
 def _add_calls(
@@ -299,7 +332,7 @@ def _read_mask(turn: Mapping[str, Any], role: str, found: MessageReading) -> boo
         value = turn.get(key)
         if value is None:
             continue
-        counts = _counts(value)
+        counts = truth_of(value)
         if counts is False:
             is_masked = True
             if role == "assistant" and not found.mask_key:
@@ -310,19 +343,14 @@ def _read_mask(turn: Mapping[str, Any], role: str, found: MessageReading) -> boo
     return is_masked and role == "assistant"
 
 
-def _counts(value: object) -> bool | None:
-    """Return whether a mask lets an answer count; None if it says something else."""
-    if isinstance(value, str):
-        return MASK_WORDS.get(value.strip().lower())
-    if isinstance(value, bool | int | float) and value in (0, 1):
-        return bool(value)
-    return None
-
-
 def _name_unread(key: str, value: Any, found: MessageReading) -> None:
-    if holds_something(value):
-        matters = is_media(key) or key in LOST_KEYS or key in CONTENT_KEYS
-        found.leave_out(key, matters=matters)
+    if not holds_something(value):
+        return
+    is_lost = is_media(key) or key in LOST_KEYS or key in CONTENT_KEYS
+    # A verdict on an answer says what must not be learnt; attributes of it, as in NeMo, do not.
+    is_verdict = key in VERDICT_KEYS and truth_of(value) is not None
+    matters = is_lost or is_verdict or MASK_WORD.search(key.lower()) is not None
+    found.leave_out(key, matters=matters)
 
 
 def _first_key(fields: Mapping[str, Any], names: Sequence[str]) -> str | None:

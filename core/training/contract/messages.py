@@ -11,8 +11,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-ROLE_KEYS = ("role", "from")
+ROLE_KEYS = ("role", "from", "author", "sender", "speaker")
 """Keys of a turn under which its role may stand."""
+QUESTION_KEYS = ("human", "user", "input", "query", "question", "prompt", "instruction")
+ANSWER_KEYS = ("assistant", "gpt", "output", "response", "answer", "bot", "model")
+"""Keys of a pair, the element of a conversation that holds a question and its answer."""
 ROLE_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "system": "system",
@@ -160,12 +163,13 @@ def call_order_faults(
 ) -> Iterator[Fault]:
     """Yield calls of tools that the row does not offer, and answers of tools without a call.
 
-    A row without any tools may hold calls: some chat templates learn them that way.
+    A row without any tools may hold calls: some chat templates learn them that way. An answer may
+    also hold its call in its text, as in the data of Hermes.
     """
     has_calls = not part.is_whole
     for index, message in enumerate(messages):
         calls = message.get("tool_calls") or ()
-        has_calls = has_calls or bool(calls)
+        has_calls = has_calls or message["role"] == "assistant"
         if message["role"] == "tool" and not has_calls:
             text = "a tool answers that was not called"
             yield Fault(place(index), "tool_without_call", text, "add the call before it")

@@ -6,22 +6,29 @@ Knows nothing of the row formats that the columns make up.
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from .messages import ROLE_KEYS, Fault, json_type
 
 Row = dict[str, Any]
-ANSWER_MARK = "\n\nAssistant:"
+ANSWER_MARK = re.compile(r"(?:^|\n)(?:#+ *)?(?:Assistant|ASSISTANT|AI|Bot|GPT|Model):")
 """Text before each answer of a transcript, as in the preference data of Anthropic (hh-rlhf)."""
 
-MEDIA = frozenset(
-    f"{word}{end}"
-    for word in ("image", "img", "picture", "photo", "audio", "video", "pixel")
-    for end in ("", "s")
+# fmt: off
+MEDIA_WORDS = (
+    "image", "img", "picture", "photo", "screenshot", "thumbnail", "audio", "waveform", "video",
+    "pixel",
 )
+# fmt: on
+MEDIA = frozenset(f"{word}{end}" for word in MEDIA_WORDS for end in ("", "s"))
 """Words in the names of columns and keys that hold pictures, sound and video."""
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+TRUTHS: Mapping[str, bool] = MappingProxyType(
+    {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+)
+"""Text in lower case -> whether it says yes."""
 
 
 def holds_something(value: object) -> bool:
@@ -73,9 +80,18 @@ def text_faults(
     return (Fault(name, "empty", "is empty", "fill it in, or drop the row"),)
 
 
+def truth_of(value: object) -> bool | None:
+    """Return whether a value says yes: true or false, 1 or 0, or these as text; None if neither."""
+    if isinstance(value, str):
+        return TRUTHS.get(value.strip().lower())
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    return None
+
+
 def label_faults(value: object, name: str) -> Sequence[Fault]:
     """Return what is wrong with a value that must be true or false."""
-    if isinstance(value, bool):
+    if truth_of(value) is not None:
         return ()
     fix = "write true for an answer that is wanted, false for one that is not"
     return wrong_kind(value, name, "true or false", fix)
@@ -121,9 +137,8 @@ def prompt_length(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
     """
     end = shared_length(chosen, rejected)
     if isinstance(chosen, str):
-        mark = chosen.rfind(ANSWER_MARK, 0, end)
-        if mark >= 0:
-            return mark + len(ANSWER_MARK)
+        for mark in ANSWER_MARK.finditer(chosen, 0, end):
+            end = mark.end()
     return end
 
 

@@ -115,10 +115,7 @@ def unpaired_question(parts: RowParts) -> Row:
 def unpaired_conversation(parts: RowParts) -> Row:
     """Read a conversation whose last answer is wanted or not."""
     messages = parts.messages("messages", WHOLE)
-    if not parts.faults and len(messages) < 2:
-        column = parts.name("messages")
-        fault = Fault(column, "no_question", "has no question", "add what was answered")
-        parts.faults.append(fault)
+    _require_question(parts, messages)
     if parts.faults:
         return {}
     prompt, completion = parts.after_system(messages[:-1]), messages[-1:]
@@ -187,11 +184,13 @@ def _preference(parts: RowParts, *, is_chat: bool) -> Row:
         question = parts.question(prompt, as_messages=is_chat)
         if isinstance(question, str):
             return _pair(question, chosen, rejected)
-        return _pair(question, said("assistant", chosen), said("assistant", rejected))
+        answers = said("assistant", chosen), said("assistant", rejected)
+        return _pair(_without_answers(question, answers), *answers)
     chosen, rejected = as_messages(chosen, "assistant"), as_messages(rejected, "assistant")
     if isinstance(prompt, str) and _is_whole_chat(chosen) and _is_whole_chat(rejected):
         return _preference_of_chats(parts, prompt, chosen, rejected, names)
     question = as_messages(parts.question(prompt, as_messages=True), "user")
+    question = _without_answers(question, (chosen, rejected))
     chosen = _without_prompt(question, chosen)
     rejected = _without_prompt(question, rejected)
     return _pair(question, chosen, rejected)
@@ -223,6 +222,17 @@ def _preference_of_chats(
     return _pair(parts.after_system(question), chosen[end:], rejected[end:])
 
 
+def _without_answers(
+    question: list[Message], answers: Sequence[Sequence[Message]]
+) -> list[Message]:
+    """Return a question without the answer at its end, if that is one of those to compare."""
+    for answer in answers:
+        begin = len(question) - len(answer)
+        if begin > 0 and question[begin:] == answer:
+            return question[:begin]
+    return question
+
+
 def _without_prompt(question: Sequence[Message], answer: list[Message]) -> list[Message]:
     """Return an answer without the messages of the question with which it begins.
 
@@ -233,6 +243,29 @@ def _without_prompt(question: Sequence[Message], answer: list[Message]) -> list[
         if len(answer) > len(repeated) and answer[: len(repeated)] == repeated:
             return answer[len(repeated) :]
     return answer
+
+
+def last_answer_preference(parts: RowParts) -> Row:
+    """Read a conversation, whose last answer is the better one, beside a worse answer."""
+    messages = parts.messages("messages", WHOLE)
+    rejected = as_messages(parts.text_or_messages("rejected", ANSWER), "assistant")
+    _require_question(parts, messages)
+    if parts.faults:
+        return {}
+    question, chosen = messages[:-1], messages[-1:]
+    names = parts.name("messages"), parts.name("rejected")
+    rejected = _without_prompt(question, rejected)
+    parts.faults += same_answer_faults(chosen, rejected, names[1])
+    _leave_out_mask(parts, *names)
+    return _pair(parts.after_system(question), chosen, rejected)
+
+
+def _require_question(parts: RowParts, messages: Sequence[Message]) -> None:
+    """Note the fault of a conversation that is nothing but an answer."""
+    if not parts.faults and len(messages) < 2:
+        column = parts.name("messages")
+        fault = Fault(column, "no_question", "has no question", "add what was answered")
+        parts.faults.append(fault)
 
 
 def _pair(prompt: Text, chosen: Text, rejected: Text) -> Row:

@@ -5,15 +5,12 @@ passes the check that the training refuses. Standard library only; knows nothing
 tokens.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
 
 from . import row_conversions as read
 from .messages import Fault, any_of
-from .row_columns import Row
+from .row_layouts import RowFormat, RowLayout, TextFormat, row_layout_of
 from .row_names import (
     BESIDE_CHAT,
     BESIDE_CONVERSATION,
@@ -23,59 +20,22 @@ from .row_names import (
     MESSAGES,
     QUESTIONS,
     REJECTED,
+    REJECTED_BESIDE_ANSWER,
     SYSTEM,
     TOOLS,
     Names,
 )
-from .row_parts import RowParts
 from .stages import STAGES
 
-TextFormat = Literal["standard", "conversational", ""]
-"""TRL's word for rows of plain text and for rows of messages; empty if there is no row."""
+# fmt: off
+__all__ = [
+    "LABEL", "ROW_FORMATS", "ROW_FORMATS_BY_ID", "RowFormat", "RowLayout", "TextFormat", "accepts",
+    "find_row_format", "find_row_layout", "format_fault", "row_layout_of", "stages_for",
+    "unknown_columns_fault",
+]
+# fmt: on
 LONGEST_NAMES_SHOWN = 200
 """Characters of a row's column names that a message to the user quotes."""
-
-
-@dataclass(frozen=True, eq=False)
-class RowFormat:
-    """One way to write rows: its columns, an example, and its conversion to TRL's columns."""
-
-    id: str
-    dataset_type: str
-    """TRL's name for it."""
-    required: Mapping[str, Names]
-    """Part -> names of its column, in the order in which a person reads them."""
-    optional: Mapping[str, Names]
-    """Further parts that are read if a row has them."""
-    convert: Callable[[RowParts], Row]
-    """Read the parts of a row into TRL's columns; meaningless if it notes a fault."""
-    example: str
-    """One row, in JSON."""
-    is_always_chat: bool = False
-    """True if texts become messages, so that rows of text and of text with a system text mix."""
-
-    @cached_property
-    def columns(self) -> tuple[str, ...]:
-        """Usual names of the columns that a row must have."""
-        return tuple(names[0] for names in self.required.values())
-
-
-@dataclass(frozen=True)
-class RowLayout:
-    """Row format of rows with certain columns, and which column holds which part."""
-
-    row_format: RowFormat
-    columns: Mapping[str, str]
-    """Part -> name of its column, for the parts that a row must have."""
-    beside: Mapping[str, Names] = field(default_factory=dict)
-    """Part -> names of columns that may hold it, for the parts that a row may have."""
-
-    @cached_property
-    def read_names(self) -> frozenset[str]:
-        """Names of all columns that are read."""
-        beside = (name for names in self.beside.values() for name in names)
-        return frozenset((*self.columns.values(), *beside))
-
 
 LABEL = ("label", "kto_tag")
 
@@ -92,12 +52,14 @@ def _conversation(id: str, column: str, example: str) -> RowFormat:
     )
 
 
-def _preference(id: str, names: Names, example: str) -> RowFormat:
+def _preference(
+    id: str, names: Names, example: str, chosen: Names = CHOSEN, rejected: Names = REJECTED
+) -> RowFormat:
     """Return the format of preferences whose question stands in one of these columns."""
     return RowFormat(
         id,
         "preference",
-        {"prompt": names, "chosen": CHOSEN, "rejected": REJECTED},
+        {"prompt": names, "chosen": chosen, "rejected": rejected},
         BESIDE_QUESTION,
         read.preference if names == ("prompt",) else read.question_preference,
         example,
@@ -195,6 +157,22 @@ ROW_FORMATS: tuple[RowFormat, ...] = (
         BESIDE_CHAT,
         read.implicit_preference,
         '{"chosen": "2 + 2 is 4", "rejected": "2 + 2 is 5"}',
+    ),
+    _preference(
+        "preference of a response",
+        ("query", "prompt", "question", "instruction"),
+        '{"query": "2 + 2?", "response": "4", "rejected_response": "5"}',
+        chosen=("response", "output", "completion", "answer"),
+        rejected=REJECTED_BESIDE_ANSWER,
+    ),
+    RowFormat(
+        "preference of a last answer",
+        "preference",
+        {"messages": MESSAGES, "rejected": REJECTED_BESIDE_ANSWER},
+        BESIDE_CHAT,
+        read.last_answer_preference,
+        '{"messages": [{"role": "user", "content": "2 + 2?"}, '
+        '{"role": "assistant", "content": "4"}], "rejected_response": "5"}',
     ),
     RowFormat(
         "unpaired preference",
@@ -334,23 +312,6 @@ def find_row_layout(names: Iterable[str], stage: str) -> RowLayout | None:
             return layout
         first = first or layout
     return first
-
-
-def row_layout_of(row_format: RowFormat, names: Iterable[str]) -> RowLayout | None:
-    """Return which of a row's columns hold the parts of a format; None if one is missing."""
-    present = frozenset(names)
-    columns: dict[str, str] = {}
-    for part, choices in row_format.required.items():
-        found = [name for name in choices if name in present]
-        if not found:
-            return None
-        columns[part] = found[0]
-    beside: dict[str, Names] = {}
-    for part, choices in row_format.optional.items():
-        found = [name for name in choices if name in present and name not in columns.values()]
-        if found:
-            beside[part] = tuple(found)
-    return RowLayout(row_format, columns, beside)
 
 
 def find_row_format(names: Iterable[str], stage: str) -> RowFormat | None:

@@ -18,7 +18,9 @@ from .row_columns import (
     holds_something,
     is_conversation,
     label_faults,
+    parse_text,
     text_faults,
+    truth_of,
     wrong_kind,
 )
 from .stages import STAGES
@@ -75,7 +77,7 @@ class RowParts:
         """Return whether the answer is wanted."""
         value = self.value("label")
         self.faults += label_faults(value, self.name("label"))
-        return value is True
+        return truth_of(value) is True
 
     def messages(self, part: str, piece: ConversationPart) -> list[Message]:
         """Return a part that must be a conversation."""
@@ -86,6 +88,8 @@ class RowParts:
     ) -> Text:
         """Return a part that is text, or messages that are this piece of a conversation."""
         value, name = self.value(part), self.name(part)
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+            (value,) = value
         if is_conversation(value):
             return self._messages(value, name, piece)
         wanted = "text or a list of messages"
@@ -185,10 +189,16 @@ class RowParts:
         value, name = self.beside("history")
         if value is None:
             return []
-        if not is_conversation(value):
+        turns = parse_text(value) if isinstance(value, str) else value
+        if isinstance(turns, dict):
+            turns = [turns]
+        if turns == []:
+            return []
+        # Texts without their speakers could be anyone's.
+        if not isinstance(turns, list) or not all(isinstance(each, list | dict) for each in turns):
             self.leave_out(name, matters=True)
             return []
-        return self._messages(value, name, PROMPT)
+        return self._messages(turns, name, PROMPT)
 
     def _read_tools(self) -> list[Tool]:
         value, name = self.beside("tools")

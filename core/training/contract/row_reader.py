@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from .messages import Fault, any_of, json_type
-from .row_columns import Row, holds_something
+from .row_columns import Row, holds_something, parse_text
 from .row_formats import (
     ROW_FORMATS,
     RowLayout,
@@ -36,11 +36,16 @@ RIGHT_ANSWERS: tuple[str, ...] = (
     "correct_answer",
     "final_answer",
     "ideal",
+    "label",
 )
 """Columns, or keys of the objects in HOLDERS, that may hold the right answer to a prompt, for
 reward functions; the likelier first."""
-HOLDERS = ("reward_model", "reward_spec", "reward", "extra_info", "metadata", "item")
-"""Columns that may hold an object with the right answer, as verl writes it."""
+# fmt: off
+HOLDERS = (
+    "reward_model", "reward_spec", "reward", "verification_info", "extra_info", "metadata", "item",
+)
+# fmt: on
+"""Columns that may hold an object with the right answer, or one as JSON text, as verl writes it."""
 OF_SOME_ROWS = ("tools", "answer", "trained_messages")
 """Columns in TRL's names that some rows of a file may leave empty."""
 FEWEST_ROWS_TO_SPLIT = 20
@@ -185,17 +190,21 @@ def _right_answer(found: Row, parts: RowParts) -> tuple[str | None, str]:
     likelier = RIGHT_ANSWERS
     if column in RIGHT_ANSWERS:
         likelier = RIGHT_ANSWERS[: RIGHT_ANSWERS.index(column)]
+    elif "completion" in found:
+        likelier = RIGHT_ANSWERS[:-1]  # a label beside an answer is a verdict on it
     for name in likelier:
-        if name not in parts.names.columns.values() and holds_something(row.get(name)):
+        if name not in parts.names.columns.values() and _may_be_answer(row.get(name)):
             if "completion" in found:
                 parts.leave_out(place)
             return _as_text(row[name]), name
     for holder in HOLDERS:
         inside = row.get(holder)
+        if isinstance(inside, str):
+            inside = parse_text(inside)
         if not isinstance(inside, dict):
             continue
         held = [key for key, value in inside.items() if holds_something(value)]
-        for name in (name for name in likelier if name in held):
+        for name in (name for name in likelier if _may_be_answer(inside.get(name))):
             for key in held:
                 if key != name:
                     parts.leave_out(f"{holder}.{key}")
@@ -208,7 +217,12 @@ def _right_answer(found: Row, parts: RowParts) -> tuple[str | None, str]:
     last = answer[-1]
     if answer != [{"role": "assistant", "content": last.get("content")}]:
         parts.leave_out(place)
-    return str(last.get("content") or ""), column
+    return str(last.get("content") or ""), place
+
+
+def _may_be_answer(value: Any) -> bool:
+    """Return whether a value can be a right answer. True or false is a verdict on one."""
+    return holds_something(value) and not isinstance(value, bool)
 
 
 def _as_text(answer: Any) -> str:

@@ -228,7 +228,10 @@ def _report_lost_rows(job: Job, rows: Rows, num_left: int) -> None:
         )
     num_lost = len(rows.train) - num_left
     if num_lost > 0 and not job.packing:
-        print(f"{num_lost} of {len(rows.train)} rows are too long for max_length {job.max_length}.")
+        print(
+            f"{num_lost} of {len(rows.train)} rows are left out: within max_length "
+            f"{job.max_length} they have no answer that counts."
+        )
 
 
 def _shared_settings(
