@@ -53,6 +53,11 @@ SETTINGS = (
     Setting("packing", {"packing": True}, "stage"),
     Setting("evaluation", {"eval_fraction": 0.1}, "stage"),
     Setting("precomputed reference", {"precompute_ref_log_probs": True}, "stage"),
+    Setting("LoRA+", {"loraplus_lr_ratio": 16.0}, "stage"),
+    Setting("NEFTune", {"neftune_noise_alpha": 5.0}, "stage"),
+    Setting("smoothed labels", {"label_smoothing_factor": 0.1}, "stage"),
+    Setting("best by eval_loss", {"eval_fraction": 0.1, "keep_best": "eval_loss"}, "stage"),
+    Setting("best by eval_reward", {"eval_fraction": 0.1, "keep_best": "eval_reward"}, "stage"),
     Setting("activations offloaded", {"activation_offloading": True}, "stage", needs_cuda=True),
 )
 

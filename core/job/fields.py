@@ -11,6 +11,7 @@ from core.training.contract.job import (
     AdapterInit,
     Attention,
     Dtype,
+    KeepBest,
     LossType,
     OptimizerName,
     Profile,
@@ -163,12 +164,60 @@ class JobFields(BaseModel):
     warmup_ratio: float = Field(
         0.03, ge=0, le=1, description="Share of the steps in which the learning rate rises."
     )
+    warmup_steps: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="Steps in which the learning rate rises; 0 uses warmup_ratio.",
+    )
+    min_lr_rate: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Lowest share of the learning rate, for polynomial, cosine_with_min_lr and "
+        "warmup_stable_decay.",
+    )
+    lr_power: float = Field(
+        2.0, gt=0, le=10, description="Exponent of the schedule polynomial; 1 falls in a line."
+    )
+    lr_decay_ratio: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Share of the steps, at the end, in which warmup_stable_decay falls.",
+    )
+    lr_restart_step: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="Step after which warm-up and schedule begin again; 0 never. Set by runs that "
+        "continue another.",
+    )
+    loraplus_lr_ratio: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Learning rate of the adapter's B matrices, as a multiple (LoRA+), such as "
+        "16; 0 trains both alike.",
+    )
     weight_decay: float = Field(0.0, ge=0, le=10, description="Decoupled weight decay.")
     max_grad_norm: float = Field(
         1.0, ge=0, le=1e6, description="Gradients are clipped to this norm; 0 turns clipping off."
     )
     optim: OptimizerName = Field(
         "adamw_torch_fused", description="Optimizer and the precision of its states."
+    )
+    neftune_noise_alpha: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Noise on the embeddings while training (NEFTune), such as 5; 0 adds none.",
+    )
+    label_smoothing_factor: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the loss that spreads over all words of the vocabulary, such as 0.1.",
     )
 
     # Memory and speed
@@ -251,6 +300,23 @@ class JobFields(BaseModel):
         description="Optimizer steps between checkpoints; 0 saves once per epoch.",
     )
     save_total_limit: int = Field(2, ge=1, le=1000, description="Number of checkpoints to keep.")
+    keep_best: KeepBest = Field(
+        "off",
+        description="Keep the checkpoint of the best evaluation and make it the result; off uses "
+        "the last step.",
+    )
+    early_stopping_patience: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="End the run after this many evaluations without a better one; 0 never.",
+    )
+    early_stopping_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Smallest improvement that counts for early_stopping_patience.",
+    )
     stop_when_diverged: bool = Field(
         True,
         description="End the run if the loss is not a number or gradients vanish.",

@@ -77,6 +77,10 @@ def _is_invalid_pattern(text: str) -> bool:
     return False
 
 
+def _evaluates(job: JobFields) -> bool:
+    return bool(job.eval_dataset) or job.eval_fraction > 0
+
+
 def _uses_reference_model(job: JobFields, stage: Stage) -> bool:
     if stage.generates and job.beta == 0:
         return False
@@ -198,6 +202,86 @@ REFUSALS = (
         lambda job, stage, method: _is_invalid_pattern(job.reward_pattern),
         "is not a valid regular expression",
         "correct it; put a backslash before a special character that stands for itself",
+    ),
+    # Optimizer
+    Refusal(
+        "warmup_steps",
+        lambda job, stage, method: job.warmup_steps > 0 and job.lr_scheduler_type == "constant",
+        "the schedule constant has no warm-up",
+        "choose constant_with_warmup, or give 0",
+    ),
+    Refusal(
+        "warmup_steps",
+        lambda job, stage, method: 0 < job.max_steps <= job.warmup_steps,
+        "a run of {job.max_steps} steps would end before the warm-up of {job.warmup_steps}",
+        "give fewer warm-up steps, or raise max_steps",
+    ),
+    Refusal(
+        "lr_restart_step",
+        lambda job, stage, method: 0 < job.max_steps <= job.lr_restart_step,
+        "a run of {job.max_steps} steps has none after step {job.lr_restart_step}",
+        "give a smaller number, 0 for one schedule, or raise max_steps",
+    ),
+    Refusal(
+        "loraplus_lr_ratio",
+        lambda job, stage, method: job.loraplus_lr_ratio > 0 and not method.trains_adapter,
+        "{method.title} trains no adapter, so there are no B matrices",
+        "give 0, or choose the method lora or qlora",
+    ),
+    Refusal(
+        "neftune_noise_alpha",
+        lambda job, stage, method: (
+            job.neftune_noise_alpha > 0 and "neftune_noise_alpha" not in stage.fields
+        ),
+        "noise would blur what {stage.id} compares, scores or generates",
+        "give 0, or choose the stage sft",
+    ),
+    Refusal(
+        "label_smoothing_factor",
+        lambda job, stage, method: (
+            job.label_smoothing_factor > 0 and "label_smoothing_factor" not in stage.fields
+        ),
+        "the loss of {stage.id} is not one over single words",
+        "give 0, or choose the stage sft",
+    ),
+    # Evaluation and the best checkpoint
+    Refusal(
+        "keep_best",
+        lambda job, stage, method: job.keep_best != "off" and not _evaluates(job),
+        "nothing is evaluated, so no checkpoint is known to be the best",
+        "set eval_fraction, give an eval_dataset, or choose off",
+    ),
+    Refusal(
+        "keep_best",
+        lambda job, stage, method: job.keep_best == "eval_loss" and stage.generates,
+        "the loss of {stage.id} does not say how good the answers are",
+        "choose eval_reward, or off",
+    ),
+    Refusal(
+        "keep_best",
+        lambda job, stage, method: job.keep_best == "eval_reward" and not stage.generates,
+        "{stage.id} gives no rewards",
+        "choose eval_loss, or off",
+    ),
+    Refusal(
+        "keep_best",
+        lambda job, stage, method: job.keep_best != "off" and job.optim.startswith("schedule_free"),
+        "{job.optim} averages the weights of all steps in its result",
+        "choose off, or another optimizer",
+    ),
+    Refusal(
+        "early_stopping_patience",
+        lambda job, stage, method: job.early_stopping_patience > 0 and not _evaluates(job),
+        "nothing is evaluated, so nothing says when to stop",
+        "set eval_fraction, give an eval_dataset, or give 0",
+    ),
+    Refusal(
+        "early_stopping_threshold",
+        lambda job, stage, method: (
+            job.early_stopping_threshold > 0 and job.early_stopping_patience == 0
+        ),
+        "without early_stopping_patience no run stops early",
+        "set early_stopping_patience, or give 0",
     ),
     # Adapter
     Refusal(

@@ -72,6 +72,8 @@ UNSUPPORTED = (
     Unsupported(lambda job: job.use_liger_kernel, "Liger's kernels cannot run without a GPU"),
     Unsupported(lambda job: bool(job.reward_model), "the size of a reward model is unknown"),
     Unsupported(lambda job: job.activation_offloading, "nothing can be offloaded without a GPU"),
+    Unsupported(lambda job: job.neftune_noise_alpha > 0, "noisy embeddings cannot be traced"),
+    Unsupported(lambda job: job.label_smoothing_factor > 0, "smoothed labels cannot be traced"),
     Unsupported(lambda job: job.optim in EXTRA_OPTIMIZERS, "this optimizer cannot be traced"),
 )
 

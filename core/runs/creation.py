@@ -38,6 +38,7 @@ def create(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]) -> Ru
     run_id = folder.name.removeprefix(".")
     try:
         data_fields = write_data(resolved, folder)
+        _require_evaluation(resolved.job, data_fields)
         no_cache = shutil.ignore_patterns("__pycache__")
         shutil.copytree(PROGRAM, folder / "training", ignore=no_cache)
         job = resolved.job.model_copy(update={**data_fields, "model": resolved.model.location})
@@ -82,6 +83,15 @@ def _require_same_data(resolved: ResolvedJob) -> None:
     if expected and path and sha256_of(path) != expected:
         problem = f"{path.name} has changed: its SHA-256 is no longer {expected[:12]}…"
         raise SpecError(Problem("dataset", problem, "empty dataset_sha256 to use it as it is"))
+
+
+def _require_evaluation(job: JobSpec, data_fields: Mapping[str, object]) -> None:
+    """Raise SpecError if the job judges evaluations, but no row of so few was held out."""
+    judges = job.keep_best != "off" or job.early_stopping_patience > 0
+    if judges and not data_fields["eval_dataset"]:
+        problem = "holds out no row of so few, so nothing says which checkpoint is the best"
+        fix = "raise it, give an eval_dataset, or switch keep_best and early_stopping_patience off"
+        raise SpecError(Problem("eval_fraction", problem, fix))
 
 
 def _reserve(home: Home, job: JobSpec) -> Path:

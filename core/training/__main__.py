@@ -160,6 +160,7 @@ def train(job: Job, run_files: RunFiles) -> None:
     num_tokens = _truncate_run_files(run_files, start.checkpoint)
     saver = Saver(run_files, checkpoints, start.facts, job.save_total_limit)
     monitor = MonitorCallback(run_files, meter, saver, job, num_tokens)
+    monitor.resume_best()
     with tqdm_to_record(run_files):
         trainer = build_trainer(job, loaded, rows, monitor)
     meter.leave()
@@ -183,10 +184,12 @@ def train(job: Job, run_files: RunFiles) -> None:
         raise Stopped
 
     monitor.require_finite_weights(trainer.model)
-    trainer.save_result()
+    result_step = trainer.load_best()
+    trainer.save_result(result_step)
     run_files.enter("eval")
-    answer_samples(trainer.state.global_step)
-    run_files.update(state="finished", step=trainer.state.global_step, result="output")
+    answer_samples(result_step)
+    last_step = trainer.state.global_step
+    run_files.update(state="finished", step=last_step, result="output", result_step=result_step)
 
 
 def _read_fields(folder: Path, arguments: Sequence[str]) -> dict[str, object]:
@@ -285,6 +288,9 @@ def _take_steps(trainer: "MonitoredTrainer", checkpoint: VerifiedCheckpoint | No
         trainer.train()
     elif checkpoint.has_all_steps:
         trainer.restore(checkpoint)  # transformers would take one step too many
+    elif trainer.monitor.best.is_in_vain:  # ended early, before its result was written
+        trainer.monitor.report_early_end(checkpoint.step)
+        trainer.restore(checkpoint)
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint.folder))
 

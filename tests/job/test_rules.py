@@ -47,6 +47,18 @@ CANNOT_WORK: tuple[dict[str, object], ...] = (
     {"method": "freeze", "dtype": "float16"},
     {"stage": "cpo", "activation_offloading": True},
     {"method": "qlora", "optim": "galore_adamw"},
+    {"warmup_steps": 5, "lr_scheduler_type": "constant"},
+    {"warmup_steps": 10, "max_steps": 10},
+    {"lr_restart_step": 10, "max_steps": 10},
+    {"method": "full", "loraplus_lr_ratio": 16},
+    {"stage": "grpo", "neftune_noise_alpha": 5},
+    {"stage": "dpo", "label_smoothing_factor": 0.1},
+    {"keep_best": "eval_loss", "eval_fraction": 0},
+    {"stage": "grpo", "eval_fraction": 0.1, "keep_best": "eval_loss"},
+    {"keep_best": "eval_reward"},
+    {"keep_best": "eval_loss", "optim": "schedule_free_adamw"},
+    {"early_stopping_patience": 3, "eval_fraction": 0},
+    {"early_stopping_threshold": 0.01},
 )
 
 

@@ -12,7 +12,13 @@ from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
 from tests.builders.estimates import GPU, LLAMA, stage_job
 
-REFUSED = {"use_liger_kernel", "reward_model", "activation_offloading"}
+REFUSED = {
+    "use_liger_kernel",
+    "reward_model",
+    "activation_offloading",
+    "neftune_noise_alpha",
+    "label_smoothing_factor",
+}
 """Fields whose every value but the default is refused."""
 COMPILED = {"torch_compile", "activation_memory_budget"}
 """Fields that are reset for a trace."""
@@ -63,6 +69,8 @@ def test_no_field_that_decides_memory_is_left_out_of_the_key() -> None:
         {"use_liger_kernel": True},
         {"stage": "grpo", "reward_model": "judge"},
         {"activation_offloading": True},
+        {"neftune_noise_alpha": 5},
+        {"label_smoothing_factor": 0.1},
         {"method": "full", "optim": "galore_adamw"},
     ],
     ids=str,

@@ -227,9 +227,9 @@ def test_a_result_that_does_not_fit_is_written_after_a_resume(
 
     save_result = Saver.save_result
 
-    def save_on_full_disk(saver: Saver, write: Callable[[Path], None]) -> None:
+    def save_on_full_disk(saver: Saver, write: Callable[[Path], None], step: int) -> None:
         fill_disk(True)
-        save_result(saver, write)
+        save_result(saver, write, step)
 
     run = make_run(tmp_path / "run", max_steps=2)
     with monkeypatch.context() as patched:

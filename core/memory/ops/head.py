@@ -54,6 +54,35 @@ def fused_head(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     return loss
 
 
+def smoothed_head(fwd: ForwardPass, hidden: Tensor) -> Tensor:
+    """Run the fused head, and compare each right word with the mean of all words in float32.
+
+    Source: core/training/trainers/smoothing.py. An evaluation does not smooth.
+    """
+    program, graph, shape = fwd.program, fwd.graph, fwd.program.shape
+    if not graph.is_recording:
+        return fused_head(fwd, hidden)
+    graph.retain(hidden)
+    loss = fused_head(fwd, hidden)
+    states = graph.record(hidden, itemsize=4, temporary_bytes=hidden.num_bytes, consumes=True)
+    rows = fwd.memory.allocate(states.numel, 4, "activations")
+    backward_bytes = states.num_bytes
+    saves = [rows]
+    if program.trains_head:  # gradients as large as the weight: of its rows, and of their mean
+        saves.append(states)
+        backward_bytes += 2 * shape.vocab_size * shape.hidden_size * program.head_itemsize
+    more = graph.record(
+        states,
+        numel=fwd.num_tokens,
+        saves=saves,
+        temporary_bytes=states.num_bytes,
+        backward_bytes=backward_bytes,
+        consumes=True,
+    )
+    graph.release(rows)
+    return graph.record(loss, more, numel=1, consumes=True)
+
+
 def cross_entropy(
     fwd: ForwardPass, logits: Tensor, gradient_bytes: list[int] | None = None
 ) -> Tensor:
@@ -140,6 +169,7 @@ def _log_probabilities(fwd: ForwardPass, logits: Tensor) -> Tensor:
 HEADS: Mapping[Head, Callable[[ForwardPass, Tensor], Tensor]] = MappingProxyType(
     {
         "fused": fused_head,
+        "smoothed": smoothed_head,
         "preference": preference_head,
         "comparison": comparison_head,
         "score": score_head,

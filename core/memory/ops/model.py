@@ -36,12 +36,16 @@ def allocate_inputs(
 
 
 def scaled_embedding_copy(program: Program, memory: DeviceMemory) -> list[Tensor]:
-    """Allocate what autograd saves of embeddings that are scaled outside their module."""
-    is_scaled = program.shape.model_type in SCALED_EMBEDDINGS
-    if not (is_scaled and program.requires_input_gradients):
+    """Allocate what autograd saves of embeddings that are scaled outside their module.
+
+    The same of embeddings before noise is added: if they require a gradient, they are a leaf.
+    """
+    if not program.requires_input_gradients:
         return []
+    is_scaled = program.shape.model_type in SCALED_EMBEDDINGS
     numel = program.num_tokens * program.shape.hidden_size
-    return [memory.allocate(numel, program.residual_itemsize, "activations")]
+    size = (numel, program.residual_itemsize, "activations")
+    return [memory.allocate(*size) for is_kept in (is_scaled, program.adds_noise) if is_kept]
 
 
 def embedding_output(program: Program, memory: DeviceMemory) -> Tensor:

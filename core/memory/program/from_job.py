@@ -31,6 +31,7 @@ def program_of(
     longest = min(job.max_length, longest_row_tokens or job.max_length)
     program = _sft_program(job, shape, gpu, longest)
     problems = _length_problems(job, shape) + _target_problems(job, program)
+    problems += _smoothing_problems(job, shape)
     if problems:
         raise SpecError(*problems)
     return with_stage(program, job)
@@ -69,6 +70,7 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         uses_liger=job.use_liger_kernel and not on_cpu,
         num_trainable_layers=num_trainable_layers,
         modules_to_save=_modules_to_save(job),
+        adds_noise=job.neftune_noise_alpha > 0,
         accumulation_steps=job.gradient_accumulation_steps,
         workspace_bytes=workspace_bytes(gpu),
         on_cpu=on_cpu,
@@ -137,6 +139,13 @@ def _length_problems(job: JobSpec, shape: ModelShape) -> tuple[Problem, ...]:
         return ()
     problem = f"{job.max_length} is beyond the model's {positions} positions"
     return (Problem("max_length", problem, f"give {positions} or less"),)
+
+
+def _smoothing_problems(job: JobSpec, shape: ModelShape) -> tuple[Problem, ...]:
+    if not (job.label_smoothing_factor and shape.final_logit_softcapping):
+        return ()
+    problem = "this model caps its logits, so they cannot be smoothed"
+    return (Problem("label_smoothing_factor", problem, "give 0, or choose another model"),)
 
 
 def _target_problems(job: JobSpec, program: Program) -> tuple[Problem, ...]:

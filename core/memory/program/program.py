@@ -17,9 +17,10 @@ from core.models import ModelShape
 AttentionKernel = Literal["flash", "efficient", "sdpa", "eager"]
 """flash: keys and values of grouped heads stay compact, no mask. efficient: one key and value per
 query head, a mask if needed. sdpa: efficient with a mask, else flash. eager: stores every score."""
-Head = Literal["fused", "preference", "comparison", "score"]
-"""fused: logits exist in tiles only (TRL). preference, comparison: loss from all logits of chosen
-and rejected answers in float32 (TRL's ORPO and CPO; SimPO). score: one number per sequence."""
+Head = Literal["fused", "smoothed", "preference", "comparison", "score"]
+"""fused: logits exist in tiles only (TRL). smoothed: the same with smoothed labels. preference,
+comparison: loss from all logits of chosen and rejected answers in float32 (TRL's ORPO and CPO;
+SimPO). score: one number per sequence."""
 When = Literal["before", "after", "generation"]
 """Time of a no-grad forward pass: before or after the trained one, or after the generation."""
 
@@ -127,6 +128,8 @@ class Program:
     """Without an adapter: number of last layers that train. None: the whole model trains."""
     modules_to_save: frozenset[str] = frozenset()
     """Modules of which a copy trains in full beside the adapter, such as `lm_head` (PEFT)."""
+    adds_noise: bool = False
+    """True if noise is added to the embeddings while training (NEFTune)."""
     head: Head = "fused"
     scored_tokens: int | None = None
     """Tokens of a sequence that enter the loss; None: all."""

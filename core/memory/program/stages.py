@@ -25,6 +25,8 @@ def with_stage(program: Program, job: JobSpec) -> Program:
     head: Head
     if stage.head == "logits":
         head = "comparison" if job.loss_type == "simpo" else "preference"
+    elif job.label_smoothing_factor:
+        head = "smoothed"
     else:
         head = stage.head
     program = replace(program, head=head, batch_size=program.batch_size * sequences)

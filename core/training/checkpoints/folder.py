@@ -87,12 +87,20 @@ class CheckpointFolder:
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
-    def keep_newest(self, limit: int) -> None:
-        """Remove all checkpoints older than the newest `limit` good ones. A damaged one does not
-        count."""
+    def at(self, step: int) -> VerifiedCheckpoint | None:
+        """Return the good checkpoint of a step, None if there is none."""
+        folder = self.folder / checkpoint_name(step)
+        if not folder.is_dir() or self._damage(folder):
+            return None
+        return _read(folder)
+
+    def keep_newest(self, limit: int, best_step: int | None = None) -> None:
+        """Remove all checkpoints older than the newest `limit` good ones, but that of the best
+        step. A damaged one does not count."""
         num_good = 0
+        best_name = None if best_step is None else checkpoint_name(best_step)
         for folder in self._newest_first():
-            if num_good >= limit:
+            if num_good >= limit and folder.name != best_name:
                 with suppress(OSError):  # a checkpoint that cannot be removed only takes room
                     _erase(_hide(folder))
             elif not self._damage(folder):

@@ -16,7 +16,15 @@ from .typed_json import WrongType, types_of, value_as
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Profile = Literal["fastest", "smallest", "custom"]
 LossType = Literal["default", "sigmoid", "ipo", "hinge", "apo_zero", "sigmoid+sft", "simpo"]
-Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+Scheduler = Literal[
+    "cosine",
+    "linear",
+    "constant",
+    "constant_with_warmup",
+    "polynomial",
+    "cosine_with_min_lr",
+    "warmup_stable_decay",
+]
 OptimizerName = Literal[
     "adamw_torch_fused",
     "adamw_torch",
@@ -34,6 +42,7 @@ OptimizerName = Literal[
 Attention = Literal["sdpa", "eager", "flash_attention_2", "varlen", "flex_attention"]
 AdapterInit = Literal["default", "gaussian", "pissa", "olora", "loftq"]
 QuantType = Literal["nf4", "fp4"]
+KeepBest = Literal["off", "eval_loss", "eval_reward"]
 IN_EARLIER_RUNS: Mapping[str, object] = MappingProxyType({"use_chat_template": False})
 """Field -> what the program did before the field existed, so that it goes for job files without it.
 """
@@ -93,9 +102,17 @@ class Job:
     learning_rate: float = 2e-4
     lr_scheduler_type: Scheduler = "cosine"
     warmup_ratio: float = 0.03
+    warmup_steps: int = 0
+    min_lr_rate: float = 0.1
+    lr_power: float = 2.0
+    lr_decay_ratio: float = 0.2
+    lr_restart_step: int = 0
+    loraplus_lr_ratio: float = 0.0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     optim: OptimizerName = "adamw_torch_fused"
+    neftune_noise_alpha: float = 0.0
+    label_smoothing_factor: float = 0.0
 
     # Memory against speed
     gradient_checkpointing: bool = True
@@ -126,6 +143,9 @@ class Job:
     eval_steps: int = 0
     save_steps: int = 0
     save_total_limit: int = 2
+    keep_best: KeepBest = "off"
+    early_stopping_patience: int = 0
+    early_stopping_threshold: float = 0.0
     stop_when_diverged: bool = True
     halve_batch_on_oom: bool = True
     device: int = 0

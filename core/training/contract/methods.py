@@ -35,7 +35,7 @@ class Method:
 # fmt: off
 ADAPTER_FIELDS = (
     "lora_r", "lora_alpha", "lora_dropout", "target_modules", "init_lora_weights", "use_dora",
-    "use_rslora", "modules_to_save",
+    "use_rslora", "modules_to_save", "loraplus_lr_ratio",
 )
 # fmt: on
 

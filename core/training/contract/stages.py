@@ -76,6 +76,7 @@ class Stage:
 SFT_TERM = "sft"
 """TRL's name of the second term of DPO's loss sigmoid+sft: cross-entropy on the chosen answers."""
 PREFERENCE_FIELDS = ("loss_type", "beta", "precompute_ref_log_probs", "activation_offloading")
+LIKELIHOOD_FIELDS = ("neftune_noise_alpha", "label_smoothing_factor")
 # fmt: off
 GENERATION_FIELDS = (
     "beta", "num_generations", "max_completion_length", "temperature", "reward_functions",
@@ -92,7 +93,7 @@ _STAGES = (
         dataset_types=("language modeling", "prompt-completion"),
         loss="likelihood",
         usual_for=("language modeling", "prompt-completion"),
-        fields=("packing", "assistant_only_loss", "activation_offloading"),
+        fields=("packing", "assistant_only_loss", "activation_offloading", *LIKELIHOOD_FIELDS),
         supports_packing=True,
     ),
     Stage(
@@ -101,7 +102,7 @@ _STAGES = (
         help="Learns every token of whole texts: a language, a subject, a style.",
         dataset_types=("language modeling",),
         loss="likelihood",
-        fields=("packing", "activation_offloading"),
+        fields=("packing", "activation_offloading", *LIKELIHOOD_FIELDS),
         defaults=new_defaults(
             packing=True,
             assistant_only_loss=False,

@@ -77,6 +77,15 @@ class Status:
     """Sentences about everything that was done differently from the job, and why."""
     result: str | None = None
     """Folder of the result, for a finished run."""
+    result_step: int | None = None
+    """Step whose weights the result holds."""
+    best_step: int | None = None
+    """Step of the best evaluation so far."""
+    best_value: float | None = None
+    best_metric: str | None = None
+    """What was best there, such as eval_loss."""
+    ended_early: str | None = None
+    """One sentence, for a run that ended before its last step because it no longer improved."""
     step: int = 0
     max_steps: int = 0
     epoch: float = 0.0

@@ -6,6 +6,7 @@ trainer knows where in a step it is. transformers calls the `on_...` methods, be
 end the training.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from ..contract.job import BATCH_FIELDS, Job
 from ..contract.stages import STAGES
 from ..contract.status import Phase, Progress
 from ..record import RunFiles, say
+from .best import BestEvaluation
 from .divergence import DivergenceMonitor, are_finite
 from .meter import MemoryMeter
 from .probe import has_limited_memory, probe
@@ -57,6 +59,7 @@ class MonitorCallback(TrainerCallback):
         self.answer_samples: Callable[[int], None] | None = None
         """Answer the sample questions at a step; None before the first step."""
         self.divergence = DivergenceMonitor()
+        self.best = BestEvaluation.of(job)
         self.stopwatch = stopwatch_of_device()
         self._num_tokens_before = num_tokens_before
         self._num_tokens = 0
@@ -136,7 +139,8 @@ class MonitorCallback(TrainerCallback):
             **{name: getattr(args, name) for name in BATCH_FIELDS},
         )
         self._stop_before_first_step(state)
-        if self.trainer is not None and state.global_step < state.max_steps:
+        has_steps_left = state.global_step < state.max_steps and not self.best.is_in_vain
+        if self.trainer is not None and has_steps_left:
             self.saver.require_room(self.trainer)
             if has_limited_memory() and not self.stage.generates:
                 probe(self.trainer)
@@ -193,6 +197,7 @@ class MonitorCallback(TrainerCallback):
         }
         if "eval_loss" in values:
             self.run_files.append_metrics(state.global_step, epoch, values)
+            self._judge(state, control, values.get(self.best.metric))
         elif "loss" in values:
             num_tokens = int(logs.get("num_tokens", self._num_tokens))
             values |= self._lap(state, num_tokens)
@@ -214,6 +219,38 @@ class MonitorCallback(TrainerCallback):
             control.should_save = False  # the last step of the epoch has just been saved
 
     # Decisions
+
+    def resume_best(self) -> None:
+        """Add the evaluations of earlier attempts. metrics.jsonl ends at the checkpoint by now."""
+        self.best.add_rows(self.run_files.metrics())
+        self._report_best()
+
+    def _judge(self, state: TrainerState, control: TrainerControl, value: float | None) -> None:
+        """Save the best model so far, if it is kept. End the training if it has become vain."""
+        is_number = value is not None and math.isfinite(value)
+        is_best = self.best.add(state.global_step, value if is_number else None)
+        self._report_best()
+        if is_best and self.job.keep_best != "off":
+            control.should_save = True
+        if self.best.is_in_vain and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_log = True
+            control.should_training_stop = True
+            self.report_early_end(state.global_step)
+
+    def report_early_end(self, step: int) -> None:
+        """Say why the run ends before its last step."""
+        sentence = self.best.sentence(step)
+        say(sentence)
+        self.run_files.update(ended_early=sentence)
+
+    def _report_best(self) -> None:
+        if self.job.keep_best != "off":
+            self.saver.best_step = self.best.step
+        if self.best.step is not None:
+            self.run_files.update(
+                best_step=self.best.step, best_value=self.best.value, best_metric=self.best.metric
+            )
 
     def _stop_before_first_step(self, state: TrainerState) -> None:
         """Raise Stopped on request while this attempt has done nothing that a checkpoint could

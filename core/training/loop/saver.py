@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from transformers.training_args import OptimizerNames
 
-from ..checkpoints import CheckpointFolder, publish, seal
+from ..checkpoints import CheckpointFolder, VerifiedCheckpoint, publish, seal
 from ..contract.checkpoint_files import bytes_in, checkpoint_name
 from ..contract.failures import TrainingError, diagnose, gib
 from ..contract.job import BATCH_FIELDS
@@ -35,13 +35,15 @@ class Saver:
         facts: Mapping[str, Any],
         max_checkpoints: int,
     ):
-        """`max_checkpoints`: good checkpoints that are kept."""
+        """`max_checkpoints`: newest good checkpoints that are kept."""
         self.run_files = run_files
         self.checkpoints = checkpoints
         self.facts = facts
         self.max_checkpoints = max_checkpoints
         self.building: Path | None = None
         """Folder in which the trainer writes its checkpoint, while one is being written."""
+        self.best_step: int | None = None
+        """Step of a checkpoint that stays however many follow; None: there is none."""
         self._checkpoint_bytes = 0
 
     def require_room(self, trainer: Any) -> None:
@@ -51,10 +53,13 @@ class Saver:
             return
         each = self._expected_bytes(trainer)
         num_written = _num_checkpoints(trainer)
-        num_kept = min(self.max_checkpoints, num_written)
+        at_most = self.max_checkpoints
+        if trainer.monitor.job.keep_best != "off":  # the best one, saved beside all others
+            num_written, at_most = num_written + 1, at_most + 1
+        num_kept = min(at_most, num_written)
         # A new checkpoint is written before the oldest is removed; the result is written beside
         # those that are kept.
-        while_saving = min(self.max_checkpoints + 1, num_written) * each
+        while_saving = min(at_most + 1, num_written) * each
         at_the_end = num_kept * each + weight_bytes(trainer.model)
         needed = (
             max(while_saving, at_the_end) + FREE_BYTES_AFTER_SAVE - self.checkpoints.size_bytes()
@@ -97,18 +102,25 @@ class Saver:
             self._checkpoint_bytes = bytes_in(folder)
             self.run_files.sync()
             self.run_files.update(checkpoint_step=step, warning=None)
-            self.checkpoints.keep_newest(self.max_checkpoints)
+            self.checkpoints.keep_newest(self.max_checkpoints, self.best_step)
         finally:
             self.building = None
 
-    def save_result(self, write: Callable[[Path], None]) -> None:
-        """Write the result into `output`, completely or not at all. Raises TrainingError."""
+    def best_checkpoint(self) -> VerifiedCheckpoint | None:
+        """Return the checkpoint of the best evaluation, if it is kept and good."""
+        return None if self.best_step is None else self.checkpoints.at(self.best_step)
+
+    def save_result(self, write: Callable[[Path], None], step: int) -> None:
+        """Write the result into `output`, completely or not at all. Raises TrainingError.
+
+        `step` is that of its weights.
+        """
         building = self.run_files.folder / ".output.new"
         try:
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir()
             write(building / "output")
-            seal(building / "output", {"step": self.run_files.status.step, "facts": self.facts})
+            seal(building / "output", {"step": step, "facts": self.facts})
             publish(building / "output", self.run_files.folder / "output")
         except Exception as error:
             if not is_disk_error(error):

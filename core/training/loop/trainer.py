@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerState
+from transformers.integrations.neftune import deactivate_neftune
 
 from ..checkpoints import VerifiedCheckpoint
 from ..contract.failures import Stopped, TrainingError, diagnose
@@ -26,6 +28,7 @@ from .oom_recovery import (
     smaller_batch,
 )
 from .saver import trainable
+from .schedule import join_schedules, schedule_settings, split_groups
 
 
 class MonitoredTrainer(Trainer):
@@ -75,10 +78,38 @@ class MonitoredTrainer(Trainer):
         return count
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
-        """Create the scheduler. Warm-up begins at 0 and leaves at least the last step to learn."""
-        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
-            self.args.warmup_steps = num_training_steps - 1
-        return super().create_scheduler(num_training_steps, *args, **kwargs)
+        """Create the scheduler. With lr_restart_step, warm-up and schedule begin again after it."""
+        restart_step = self.monitor.job.lr_restart_step
+        if self.lr_scheduler is not None or not 0 < restart_step < num_training_steps:
+            return self._create_schedule(num_training_steps, *args, **kwargs)
+        parts = []
+        for num_steps in (restart_step, num_training_steps - restart_step):
+            self.lr_scheduler = None
+            parts.append(self._create_schedule(num_steps, *args, **kwargs).lr_lambdas[0])
+        schedule = join_schedules(parts[0], parts[1], restart_step)
+        optimizer: Any = kwargs.get("optimizer") or (args[0] if args else self.optimizer)
+        self.lr_scheduler = LambdaLR(optimizer, schedule)
+        return self.lr_scheduler
+
+    def _create_schedule(self, num_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """Create one schedule. Warm-up begins at 0 and leaves at least the last step to learn."""
+        asked = self.args.warmup_steps
+        num_warmup_steps = min(self.args.get_warmup_steps(num_steps), num_steps - 1)
+        settings = schedule_settings(self.monitor.job, num_steps, num_warmup_steps)
+        self.args.warmup_steps = num_warmup_steps
+        self.args.lr_scheduler_kwargs = settings  # type: ignore[assignment]
+        scheduler = super().create_scheduler(num_steps, *args, **kwargs)
+        self.args.warmup_steps = asked
+        return scheduler
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the optimizer. With LoRA+ the B matrices learn faster."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        ratio = self.monitor.job.loraplus_lr_ratio
+        if is_new and ratio and self.monitor.job.trains_adapter:
+            split_groups(optimizer, self.model, ratio)
+        return optimizer
 
     # A step
 
@@ -158,6 +189,8 @@ class MonitoredTrainer(Trainer):
         # Outside the except block nothing refers to the tensors of the failed step any more.
         self._total_train_tokens = self._tokens_before_step
         self._in_memory_state = InMemoryState(self)
+        if self.neftune_noise_alpha is not None:  # else the next start would add noise twice
+            deactivate_neftune(self.model, self.neftune_hook_handle, self.accelerator)
         resize_batch(self, *batch)
         with saved_trainer_state(self) as folder:
             return self.train(resume_from_checkpoint=folder)
@@ -240,11 +273,31 @@ class MonitoredTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(checkpoint.folder / "trainer_state.json"))
         self.monitor.on_train_begin(self.args, self.state, self.control)
 
-    def save_result(self) -> None:
-        """Write the result into the run's folder `output`. Raises TrainingError if it cannot be
-        written."""
+    def load_best(self) -> int:
+        """Load the weights of the best checkpoint, if the job keeps one. Return the step of the
+        weights that the model has now."""
+        last_step = self.state.global_step
+        best_step = self.monitor.saver.best_step
+        if best_step is None or best_step == last_step:
+            return last_step
+        checkpoint = self.monitor.saver.best_checkpoint()
+        if checkpoint is None:
+            self.monitor.run_files.note(
+                f"The result is that of the last step: the checkpoint of the best step "
+                f"{best_step:,} is missing or damaged."
+            )
+            return last_step
+        self._in_memory_state = None  # of a recovery: the checkpoint must be loaded now
+        self._load_from_checkpoint(str(checkpoint.folder))
+        return best_step
+
+    def save_result(self, step: int) -> None:
+        """Write the result, with the weights of a step, into the run's folder `output`.
+
+        Raises TrainingError if it cannot be written.
+        """
         with self.monitor.outside_training("save"):
-            self.monitor.saver.save_result(self._write_result)
+            self.monitor.saver.save_result(self._write_result, step)
 
     def _write_result(self, folder: Path) -> None:
         self.save_model(str(folder))

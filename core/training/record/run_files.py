@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +136,10 @@ class RunFiles:
             row["resumed_from"] = self._resume_mark
             self._resume_mark = None
         self._metrics.append(row)
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of metrics.jsonl, the oldest first."""
+        return self._metrics.rows()
 
     def append_sample(self, step: int, prompt: str, answer: str) -> None:
         """Add an answer of the model to samples.jsonl."""

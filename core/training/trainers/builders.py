@@ -44,6 +44,7 @@ from ..loop.trainer import MonitoredTrainer
 from ..model.compiling import compile_layers, skip_adapter_input_cast
 from ..model.load import LoadedModel
 from .rewards import choose_rewards
+from .smoothing import SmoothsLabels, require_linear_head
 from .stage_trainer import (
     CountsTokens,
     LearnsChosenAnswer,
@@ -98,7 +99,11 @@ def sft(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
     }
     encoder = encoder_for(loaded.tokenizer, job.stage, rows.train[0], job.assistant_only_loss)
     assert isinstance(encoder, Encoder)
-    return TrainerPlan(SFTTrainer, SFTConfig, settings, {**tokenized(rows, encoder)})
+    mixins: tuple[type[MonitoredTrainer], ...] = (StageTrainer,)
+    if job.label_smoothing_factor:
+        require_linear_head(loaded.model)
+        mixins = (SmoothsLabels, StageTrainer)
+    return TrainerPlan(SFTTrainer, SFTConfig, settings, {**tokenized(rows, encoder)}, mixins)
 
 
 def reward(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
@@ -251,7 +256,8 @@ def _shared_settings(
     return {
         **settings,
         # A float below 1 is a share of the steps; 1 would be one step.
-        "warmup_steps": min(float(job.warmup_ratio), 0.999999),
+        "warmup_steps": job.warmup_steps or min(float(job.warmup_ratio), 0.999999),
+        "neftune_noise_alpha": job.neftune_noise_alpha or None,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "per_device_eval_batch_size": job.per_device_train_batch_size,
         "prediction_loss_only": True,  # keep no logits of an evaluation

@@ -1,0 +1,87 @@
+"""Best evaluation of a run so far: which step was best, and whether further steps are in vain.
+
+Knows numbers only: neither models nor files.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..contract.job import Job
+from ..contract.stages import STAGES
+
+REWARD, LOSS = "eval_reward", "eval_loss"
+IS_BETTER_IF_HIGHER = frozenset({REWARD})
+"""Metrics of which more is better; of all others less is."""
+
+
+@dataclass
+class BestEvaluation:
+    """Best evaluation among those that were added, in the order of their steps."""
+
+    metric: str
+    patience: int = 0
+    """Evaluations without an improvement after which a run ends; 0 never."""
+    threshold: float = 0.0
+    """Improvements that are not larger do not count for the patience."""
+    step: int | None = None
+    value: float | None = None
+    num_in_vain: int = 0
+    """Evaluations since the last one that counted as an improvement."""
+
+    @classmethod
+    def of(cls, job: Job) -> "BestEvaluation":
+        """Return the start of a job's record, without evaluations."""
+        metric = job.keep_best
+        if metric == "off":
+            metric = REWARD if STAGES[job.stage].generates else LOSS
+        return cls(metric, job.early_stopping_patience, job.early_stopping_threshold)
+
+    @property
+    def is_in_vain(self) -> bool:
+        """True if the run should end now."""
+        return 0 < self.patience <= self.num_in_vain
+
+    def add(self, step: int, value: float | None) -> bool:
+        """Add an evaluation; None for a value that is not a number. Return True if it is best."""
+        gain = self._gain(value)
+        if gain > self.threshold:
+            self.num_in_vain = 0
+        else:
+            self.num_in_vain += 1
+        if gain <= 0:
+            return False
+        self.step, self.value = step, value
+        return True
+
+    def add_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add the evaluations among the rows of metrics.jsonl."""
+        for row in rows:
+            if self.is_evaluation(row):
+                self.add(int(row["step"]), row.get(self.metric))
+
+    def is_evaluation(self, row: Mapping[str, Any]) -> bool:
+        """Return True if a row of metrics.jsonl has the metric, be it a number or not."""
+        return self.metric in row or self.metric in row.get("nonfinite", ())
+
+    def sentence(self, step: int) -> str:
+        """Return why a run ends early at a step."""
+        evaluations = f"the last {self.patience} evaluations"
+        if self.patience == 1:
+            evaluations = "the last evaluation"
+        if self.value is None:
+            return f"Ended early at step {step:,}: {evaluations} gave no number."
+        least = f" by more than {self.threshold:g}" if self.threshold else ""
+        return (
+            f"Ended early at step {step:,}: {evaluations} did not improve {self.metric}{least}. "
+            f"The best is {self.value:.4g}, at step {self.step:,}."
+        )
+
+    def _gain(self, value: float | None) -> float:
+        """Return how much better a value is than the best one; infinite for the first."""
+        if value is None:
+            return 0.0
+        if self.value is None:
+            return float("inf")
+        gain = self.value - value
+        return -gain if self.metric in IS_BETTER_IF_HIGHER else gain
