@@ -44,8 +44,9 @@ def scaled_embedding_copy(program: Program, memory: DeviceMemory) -> list[Tensor
         return []
     is_scaled = program.shape.model_type in SCALED_EMBEDDINGS
     numel = program.num_tokens * program.shape.hidden_size
-    size = (numel, program.residual_itemsize, "activations")
-    return [memory.allocate(*size) for is_kept in (is_scaled, program.adds_noise) if is_kept]
+    num_copies = is_scaled + program.adds_noise
+    itemsize = program.residual_itemsize
+    return [memory.allocate(numel, itemsize, "activations") for _ in range(num_copies)]
 
 
 def embedding_output(program: Program, memory: DeviceMemory) -> Tensor:

@@ -32,7 +32,7 @@ class BestEvaluation:
     @classmethod
     def of(cls, job: Job) -> "BestEvaluation":
         """Return the start of a job's record, without evaluations."""
-        metric = job.keep_best
+        metric: str = job.keep_best
         if metric == "off":
             metric = REWARD if STAGES[job.stage].generates else LOSS
         return cls(metric, job.early_stopping_patience, job.early_stopping_threshold)

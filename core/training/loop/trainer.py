@@ -97,7 +97,7 @@ class MonitoredTrainer(Trainer):
         num_warmup_steps = min(self.args.get_warmup_steps(num_steps), num_steps - 1)
         settings = schedule_settings(self.monitor.job, num_steps, num_warmup_steps)
         self.args.warmup_steps = num_warmup_steps
-        self.args.lr_scheduler_kwargs = settings  # type: ignore[assignment]
+        self.args.lr_scheduler_kwargs = settings
         scheduler = super().create_scheduler(num_steps, *args, **kwargs)
         self.args.warmup_steps = asked
         return scheduler
