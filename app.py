@@ -1,6 +1,6 @@
 """Tailor's front door: read the command line and call one function. Holds no logic.
 
-python app.py [serve] | train | estimate | check | preview | models | runs | export | doctor
+python app.py [serve] | train | estimate | check | preview | models | runs | chat | export | doctor
 (--help explains each)
 """
 
@@ -94,6 +94,7 @@ def parser() -> OneLineParser:
     _add_models(add("models", "list the base models that a card can train"))
     _add_runs(add("runs", "list, stop, resume, compare or delete runs", help_on_actions()))
     _add_export(add("export", "take a run's result to other programs", help_on_exports()))
+    _add_chat(add("chat", "talk to a run or a model; each line of a pipe is a message"))
     _add_json_and_home(add("doctor", "show what this machine has and lacks"))
     return top
 
@@ -225,6 +226,23 @@ def _add_export(command: argparse.ArgumentParser) -> None:
         "--install", action="store_true", help="install the converters to GGUF first (18 MB)"
     )
     _add_json_and_home(command)
+
+
+def _add_chat(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "target",
+        nargs="?",
+        metavar="RUN|MODEL",
+        help="a run, RUN@STEP, RUN@base, or a model (default: the newest run with a result)",
+    )
+    command.add_argument("--base", action="store_true", help="begin with the model before training")
+    command.add_argument("--system", metavar="TEXT", help="system prompt")
+    command.add_argument("--temperature", metavar="T", help="0 is the most probable (default 0.7)")
+    command.add_argument("--top-p", metavar="P", help="share of probable tokens (default 0.95)")
+    command.add_argument("--max-tokens", metavar="N", help="longest answer (default 512)")
+    command.add_argument("--seed", metavar="N", help="seed of the answers (default 0)")
+    command.add_argument("--device", metavar="N", help="GPU, as in a job (default 0)")
+    _add_home(command)
 
 
 def _add_json_and_home(command: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from core.advise.case import Case, FieldValues, Harm
 from core.advise.changes import MEMORY_SAVERS, UNQUANTIZE, Change, Saves, Variants
 from core.advise.choices import plan
 from core.job import JobSpec
-from core.memory import Verdict
+from core.memory.estimate import Verdict
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
 

@@ -5,13 +5,14 @@
     simulator/   device memory, autograd and the caching allocator; knows no model
     ops/         one decoder, op by op: what each operation allocates, saves and releases
     program/     what a job makes the device do
+    answering    memory of a program that answers with a model
     step         simulates one training step, layer by layer
     trace_check  traces the real training program in a child process, to check an estimate
 """
 
 from core.memory.calibration import PastRun, refine
 from core.memory.components import COMPONENTS, Component
-from core.memory.estimate import TIGHT_SHARE, MemoryEstimate, Verdict, estimate
+from core.memory.estimate import TIGHT_SHARE, MemoryEstimate, estimate
 from core.memory.timeline import TimelinePoint, timeline
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
     "MemoryEstimate",
     "PastRun",
     "TimelinePoint",
-    "Verdict",
+    "answering",
     "estimate",
     "extrapolate",
     "program",

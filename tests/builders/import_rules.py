@@ -16,7 +16,7 @@ FLOORS = (
     {"advise"},
     {"resolve"},
     {"runs"},
-    {"export", "compare"},
+    {"export", "compare", "chat"},
     {"wording"},
 )
 """Rooms of core, lowest first. A room imports lower rooms only, never its neighbours."""

@@ -19,6 +19,7 @@ from core.runs.past_runs import forecast, refined
 from core.speed import RowStatistics
 from core.training.contract.stages import DEFAULT_STAGE
 from core.wording import fix_label, memory, memory_parts, speed_sentence, verdict_sentence
+from ui.terminal.chat import chat
 from ui.terminal.check import check
 from ui.terminal.data_files import DataFinder
 from ui.terminal.export import export
@@ -99,6 +100,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "models": show_models,
     "runs": manage_runs,
     "export": export,
+    "chat": chat,
     "doctor": doctor,
 }
 
