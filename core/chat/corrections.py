@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from core.chat.errors import ChatError
 from core.chat.session import ChatMessage
-from core.job import ChatError, Problem
+from core.job import Problem
 from core.runs import Home
 
 ANSWERS = "chat-answers.jsonl"

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.chat.errors import ChatError
 from core.chat.sides import ChatModel, ChatSide, models_of
 from core.device import card_of, local_gpu, this_machine
-from core.job import ChatError, Problem
+from core.job import Problem
 from core.memory.answering import AnsweringMemory, memory_to_answer
 from core.models import Gpu, ModelShape, find_model
 from core.resolve import reference_of

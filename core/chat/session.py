@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from core.chat.errors import ChatError
 from core.chat.plan import ChatPlan
 from core.device.child import Child, Limits
-from core.job import ChatError, ChildError, Problem, SpecError
+from core.job import ChildError, Problem, SpecError
 from core.runs import Home, launch, queue
 
 IDLE_SECONDS = 600

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.job import ChatError, JobSpec, Problem, RunNotFound
+from core.chat.errors import ChatError
+from core.job import JobSpec, Problem, RunNotFound
 from core.models import ModelSource, find_model
 from core.resolve import reference_of
 from core.runs import Home, Run, read

@@ -1,7 +1,6 @@
 """Training jobs: settings, combinations that cannot work, and the errors of the project."""
 
 from core.job.errors import (
-    ChatError,
     ChildError,
     DatasetError,
     ModelNotFound,
@@ -19,7 +18,6 @@ from core.job.spec import JobSpec
 
 __all__ = [
     "REWARD_FUNCTIONS",
-    "ChatError",
     "ChildError",
     "DatasetError",
     "JobSpec",

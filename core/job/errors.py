@@ -9,8 +9,7 @@
     ├── PreviewError           rows that cannot be shown or measured
     ├── TraceError             a model that cannot be traced
     ├── RunNotFound            an ID that no run has
-    ├── ChildError             a child process that gave no answer
-    └── ChatError              a chat that cannot start, or has ended
+    └── ChildError             a child process that gave no answer
 
 Errors of programming, and OSError for a full or broken disk, stay what Python makes of them.
 """
@@ -85,7 +84,3 @@ class ChildError(TailorError):
     ) -> None:
         self.cause = cause
         super().__init__(problem)
-
-
-class ChatError(TailorError):
-    """Chat that cannot start, cannot answer, or has ended."""

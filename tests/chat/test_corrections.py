@@ -5,8 +5,7 @@ import json
 import pytest
 
 from core import dataset
-from core.chat import keep_answer, keep_preference
-from core.job import ChatError
+from core.chat import ChatError, keep_answer, keep_preference
 from core.runs import Home
 
 QUESTION = [{"role": "user", "content": "Who are you?"}]

@@ -12,13 +12,13 @@ from core.chat import (
     AnswerPiece,
     AnswerSettings,
     Chat,
+    ChatError,
     ChatSide,
     FinishedAnswer,
     find_side,
     plan_chat,
     sides_of,
 )
-from core.job import ChatError
 from core.runs import Home, queue
 from core.runs.home import read_schedule
 from tests.builders.chat_runs import BASE_ANSWER, WHO, finish

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from core.chat import ChatSide, find_side, plan_chat, sides_of
+from core.chat import ChatError, ChatSide, find_side, plan_chat, sides_of
 from core.chat import plan as chat_plan
 from core.device import this_machine
-from core.job import ChatError, ModelNotFound
+from core.job import ModelNotFound
 from core.runs import Home, Run
 from tests.builders.chat_runs import add_checkpoint, finish
 from tests.builders.fake_runs import NewRun

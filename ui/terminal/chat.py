@@ -13,6 +13,7 @@ from core.chat import (
     AnswerPiece,
     AnswerSettings,
     Chat,
+    ChatError,
     ChatSide,
     FinishedAnswer,
     find_side,
@@ -20,7 +21,7 @@ from core.chat import (
     keep_preference,
     plan_chat,
 )
-from core.job import ChatError, Problem, TailorError
+from core.job import Problem, TailorError
 from core.runs import Home, list_runs
 from ui.terminal.printing import out, say
 

@@ -1,0 +1,7 @@
+"""ChatError: what a user can act on when a chat cannot start, cannot answer, or has ended."""
+
+from core.job import TailorError
+
+
+class ChatError(TailorError):
+    """Chat that cannot start, cannot answer, or has ended."""
