@@ -9,6 +9,7 @@ from core.memory.program import Generation, program_of
 from core.memory.resident import load
 from core.memory.simulator import AutogradGraph, DeviceMemory
 from core.models import Gpu, ModelShape
+from core.training.contract.stages import DEFAULT_STAGE
 
 ANSWER_SHARE = 4
 """One of so many tokens of a conversation are those of its last answer."""
@@ -36,7 +37,7 @@ def memory_to_answer(job: JobSpec, shape: ModelShape, gpu: Gpu, num_tokens: int)
     The model is loaded as the job trains it, such as in 4 bits. Raises SpecError for a job that the
     model does not support.
     """
-    changes = {"stage": "sft", "max_length": min(num_tokens, shape.max_position_embeddings)}
+    changes = {"stage": DEFAULT_STAGE, "max_length": min(num_tokens, shape.max_position_embeddings)}
     program = program_of(job.model_copy(update=changes), shape, gpu)
     program = replace(program, checkpointing=False)
     kinds = program.layer_kinds()
