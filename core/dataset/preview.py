@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from core.dataset.rewrite import as_lines
+from core.dataset.rewrite import in_child
 from core.dataset.token_lengths import Lengths, LostField, RowLengths, sorted_lost
 from core.device.child import Child, Limits
 from core.job import ChildError, DatasetError, JobSpec, PreviewError, Problem
@@ -277,7 +277,7 @@ class Preview:
         try:
             if self.write_rows:
                 return self.write_rows(folder)
-            return as_lines(self.dataset, folder / "rows.jsonl")
+            return in_child.as_lines(self.dataset, folder / "rows.jsonl")
         except DatasetError as error:
             self.close()
             (found,) = error.problems

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from core.job import JobSpec, Problem, SpecError
@@ -15,29 +16,35 @@ from core.runs.bundle import requirements
 from core.runs.data import write_data
 from core.runs.home import Home
 from core.runs.run import Run, read
-from core.training.contract.files import sha256_of, write_json, write_text
+from core.training.contract.files import write_json, write_text
 
 PROGRAM = Path(__file__).parent.parent / "training"
 UNFINISHED = re.compile(r"\.\d{8}-\d{6}-.+")
 MAX_CREATION_SECONDS = 24 * 3600
 """An older unfinished folder was left behind by a program that died."""
+NOTHING_CHECKED: Mapping[Path, str] = MappingProxyType({})
 FREE_BYTES_AFTER_RUN = 256 * 2**20
 """Disk space left free for logs, metrics and other programs."""
 
 
-def create(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]) -> Run:
+def create(
+    home: Home,
+    resolved: ResolvedJob,
+    estimate: Mapping[str, Any],
+    checked: Mapping[Path, str] = NOTHING_CHECKED,
+) -> Run:
     """Create the folder of a new run.
 
-    Raises OSError if the disk cannot be written to, SpecError if it has too little space, if the
-    data has changed, or if files cannot be mixed.
+    `checked` holds the SHA-256 of the files whose rows were checked. Raises OSError if the disk
+    cannot be written to, SpecError if it has too little space, if the data has changed, or if files
+    cannot be mixed.
     """
     _remove_unfinished(home)
     _require_disk_space(home, resolved, estimate)
-    _require_same_data(resolved)
     folder = _reserve(home, resolved.job)
     run_id = folder.name.removeprefix(".")
     try:
-        data_fields = write_data(resolved, folder)
+        data_fields = write_data(resolved, folder, checked)
         _require_evaluation(resolved.job, data_fields)
         no_cache = shutil.ignore_patterns("__pycache__")
         shutil.copytree(PROGRAM, folder / "training", ignore=no_cache)
@@ -61,13 +68,19 @@ def _remove_unfinished(home: Home) -> None:
 
 
 def _require_disk_space(home: Home, resolved: ResolvedJob, estimate: Mapping[str, Any]) -> None:
-    """Raise SpecError unless data, result and two checkpoints (old, and being written) fit."""
+    """Raise SpecError unless data, result and two checkpoints (old, and being written) fit.
+
+    Its files are copied as well while the data is written.
+    """
     sizes = {part["name"]: int(part["bytes"]) for part in estimate.get("components", ())}
     weights = sizes.get("adapters" if resolved.job.trains_adapter else "weights", 0)
     checkpoint = weights + sizes.get("optimizer_states", 0)
     data = sum(path.stat().st_size for path in resolved.datasets.values())
     mixed_in = sum(weight * path.stat().st_size for path, weight in resolved.mix)
-    needed = data + int(mixed_in) + weights + 2 * checkpoint + FREE_BYTES_AFTER_RUN
+    copies = data + sum(path.stat().st_size for path, _weight in resolved.mix)
+    # the copies are removed before the training writes anything
+    later = max(copies, weights + 2 * checkpoint)
+    needed = data + int(mixed_in) + later + FREE_BYTES_AFTER_RUN
     free = shutil.disk_usage(home.runs).free
     if free < needed:
         problem = (
@@ -75,14 +88,6 @@ def _require_disk_space(home: Home, resolved: ResolvedJob, estimate: Mapping[str
             f"{free / 2**30:.1f} GiB is free under {home.runs}"
         )
         raise SpecError(Problem("disk", problem, "free some space, or choose another --home"))
-
-
-def _require_same_data(resolved: ResolvedJob) -> None:
-    """Raise SpecError if the training file is not the one that the job was made for."""
-    expected, path = resolved.job.dataset_sha256, resolved.datasets.get("dataset")
-    if expected and path and sha256_of(path) != expected:
-        problem = f"{path.name} has changed: its SHA-256 is no longer {expected[:12]}…"
-        raise SpecError(Problem("dataset", problem, "empty dataset_sha256 to use it as it is"))
 
 
 def _require_evaluation(job: JobSpec, data_fields: Mapping[str, object]) -> None:

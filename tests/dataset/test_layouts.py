@@ -8,7 +8,8 @@ import pytest
 from core.dataset import check_file
 from core.dataset.reading.layout import Layout, Rewind, detect_layout
 from core.dataset.reading.text_lines import layout_of
-from core.dataset.rewrite import as_lines, drop_bad_rows, write_lines
+from core.dataset.rewrite import as_lines, drop_bad_rows
+from core.dataset.rewrite.repair import write_lines
 from core.job import DatasetError
 from tests.builders.dataset_files import rows_in, write_json_rows
 from tests.builders.paths import DATA

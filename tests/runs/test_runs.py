@@ -8,17 +8,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core import runs
+from core.dataset.rewrite import Composed, in_child
 from core.device import identify, this_boot
 from core.job import RunNotFound, SpecError
 from core.resolve import resolve
 from core.runs import Home, Run, edits, launch
-from core.training.contract.files import write_json
+from core.training.contract.files import sha256_of, write_json
 from core.training.contract.process_id import ProcessId
-from tests.builders.dataset_files import write_json_rows
+from tests.builders.dataset_files import rows_in, write_json_rows
 from tests.builders.fake_runs import (
     CRASH_AT_STEP_3,
     DIE_SILENTLY,
@@ -61,6 +63,32 @@ def test_a_run_that_evaluates_trained_rows_only_is_refused(home: Home, tmp_path:
     fields = _with_eval_rows(tmp_path, 1, 3)
     with pytest.raises(SpecError, match="eval_dataset: every row is trained on too"):
         runs.create(home, resolve(fields), {})
+    assert list(home.runs.iterdir()) == []
+
+
+def test_a_file_that_is_exchanged_in_between_changes_no_run(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_json_rows(tmp_path / "a.jsonl", [{"text": "checked"}])
+    checked, compose = {file: sha256_of(file)}, in_child.compose
+
+    def exchange(*arguments: Any) -> Composed:
+        file.write_text('{"text": "other"}')
+        return compose(*arguments)
+
+    monkeypatch.setattr(in_child, "compose", exchange)
+    run = runs.create(home, resolve({"dataset": str(file)}), {}, checked)
+    assert rows_in(run.folder / "data" / "train.jsonl") == [{"text": "checked"}]
+
+
+@pytest.mark.parametrize("field", ["dataset", "eval_dataset", "mix"])
+def test_a_file_that_has_changed_since_its_check_makes_no_run(
+    field: str, home: Home, tmp_path: Path
+) -> None:
+    file = write_json_rows(tmp_path / "a.jsonl", [{"text": "checked"}])
+    resolved = resolve({"dataset": "demo", field: str(file)})
+    with pytest.raises(SpecError, match=f"{field}: a.jsonl has changed since"):
+        runs.create(home, resolved, {}, {file: "0" * 64})
     assert list(home.runs.iterdir()) == []
 
 

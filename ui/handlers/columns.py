@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import gradio as gr
 
 from core.dataset import DatasetReport
-from core.dataset.rewrite import map_columns
+from core.dataset.rewrite import in_child
 from core.dataset.suggestions import match_columns
 from core.job import DatasetError
 from core.resolve import dataset_path
@@ -43,7 +43,8 @@ def on_map_columns(
             columns[ours] = theirs
     try:
         target = home.new_upload_folder() / f"{source.stem}-named.jsonl"
-        written = map_columns(source, target, columns, row_format)
+        names = {"mapping": columns, "row_format": row_format}
+        written = in_child.rewrite("map_columns", source, target, **names)
     except (DatasetError, OSError) as error:
         return {"data_message": render.notice(f"Nothing was changed. {error}", "bad")}
     said = render.notice(" ".join(written.actions))

@@ -1,9 +1,8 @@
 """Data events: upload, import, repair; and what the page shows of a dataset. Changes no file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import gradio as gr
 
@@ -13,12 +12,10 @@ from core.dataset.intake import (
     SPLITS,
     TABLES,
     TEXT_SUFFIXES,
-    Split,
     is_hub_dataset,
     must_be_imported,
 )
-from core.dataset.rewrite import Written, drop_bad_rows, repair
-from core.dataset.rewrite import split_text as write_split_text
+from core.dataset.rewrite import in_child
 from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home
@@ -84,34 +81,26 @@ class DataHandlers:
         """Write the data without its invalid rows to a new file and use that."""
         if stage not in STAGES:
             return {}
-
-        def remove(source: Path, target: Path) -> Written:
-            return drop_bad_rows(source, target, stage)
-
-        return self._rewrite(dataset_path(dataset, stage), "valid", remove)
+        return self._rewrite("drop_bad_rows", dataset, stage, "valid", stage=stage)
 
     def on_repair(self, dataset: str, stage: str) -> Updates:
         """Write the data with everything repaired that can be to a new file and use that."""
-        return self._rewrite(dataset_path(dataset, stage), "repaired", repair)
+        return self._rewrite("repair", dataset, stage, "repaired")
 
     def on_split_text(self, dataset: str, stage: str, split_text: str | None) -> Updates:
         """Write a plain text as rows that are split as the user chose, and use that."""
-        if split_text not in SPLITS:
+        if not split_text or split_text not in SPLITS:
             return {}
-        split = cast(Split, split_text)
-
-        def rewrite(source: Path, target: Path) -> Written:
-            return write_split_text(source, target, split)
-
-        return self._rewrite(dataset_path(dataset, stage), split, rewrite)
+        return self._rewrite("split_text", dataset, stage, split_text, split=split_text)
 
     def _rewrite(
-        self, source: Path, suffix: str, rewrite: Callable[[Path, Path], Written]
+        self, how: str, dataset: str, for_stage: str, suffix: str, **details: object
     ) -> Updates:
+        """Write the data again and use the new file; `how` is a way of in_child.REWRITES."""
+        source = dataset_path(dataset, for_stage)
         try:
-            written = rewrite(
-                source, self.home.new_upload_folder() / f"{source.stem}-{suffix}.jsonl"
-            )
+            target = self.home.new_upload_folder() / f"{source.stem}-{suffix}.jsonl"
+            written = in_child.rewrite(how, source, target, **details)
         except (DatasetError, OSError) as error:
             return {"data_message": render.notice(f"Nothing was changed. {error}", "bad")}
         done = " ".join(written.actions) or "Nothing needed to be changed."

@@ -92,8 +92,8 @@ class RunHandlers:
     def _start(self, form: dict[str, object]) -> Run:
         """Start a job, or add it to the queue. Raises SpecError, OSError."""
         resolved = resolve(form, rows=self.previews.statistics)
-        require_startable(resolved, self.previews)
-        run = runs.create(self.home, resolved, forecast(self.home, resolved))
+        hashes = require_startable(resolved, self.previews)
+        run = runs.create(self.home, resolved, forecast(self.home, resolved), hashes)
         return queue.submit(self.home, run)
 
     def on_view(self, **view: str | None) -> Updates:

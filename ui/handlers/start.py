@@ -1,5 +1,7 @@
 """Reasons against a start, before it is pressed. Starts nothing."""
 
+from pathlib import Path
+
 import gradio as gr
 
 from core.job import SpecError
@@ -12,21 +14,24 @@ from ui.handlers.reports import checked_beside, require_usable
 from ui.handlers.rows import Previews
 
 
-def require_startable(resolved: ResolvedJob, previews: Previews) -> None:
+def require_startable(resolved: ResolvedJob, previews: Previews) -> dict[Path, str]:
     """Raise SpecError if the files, or the rows measured so far, say that a run would fail.
 
-    Raises OSError for a file that cannot be read.
+    Return the SHA-256 of the files. Raises OSError for a file that cannot be read.
     """
     resolved.require_trainable()
+    hashes = {}
     eval_file = resolved.datasets.get("eval_dataset")
     for field, path in resolved.files:
         other = None if field == "eval_dataset" else eval_file
         report = checked_beside(path, resolved.job.stage, other)
         require_usable(field, path, report)
+        hashes[path] = report.sha256
         if refusals := report.refusals(resolved.job, field, path.name):
             raise SpecError(*refusals)
     if refusals := previews.refusals(resolved):
         raise SpecError(*refusals)
+    return hashes
 
 
 def show_start(answer: Answer, previews: Previews) -> Updates:

@@ -120,7 +120,7 @@ def _measured(
     if eval_data:
         files["eval_dataset"] = str(eval_data.path)
     resolved = resolve({**fields, **files})
-    refusals = require_sound_files(resolved, {"dataset": checked.report})
+    refusals = require_sound_files(resolved, {"dataset": checked.report}).refusals
     measured = measure_rows(Home.find(home), resolved)
     if measured is None:
         return replace(checked, problems=refusals)

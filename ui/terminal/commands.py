@@ -59,11 +59,13 @@ def train(
     if not demo:
         _require_choice(job_fields)
     resolved.require_trainable()
-    if refusals := require_sound_files(resolved):
-        raise SpecError(*refusals)
+    sound = require_sound_files(resolved)
+    if sound.refusals:
+        raise SpecError(*sound.refusals)
     resolved = resolve(job_fields, rows=_statistics(place, resolved))
     _print_choices(resolved)
-    return start_and_follow(place, runs.create(place, resolved, forecast(place, resolved)))
+    run = runs.create(place, resolved, forecast(place, resolved), sound.hashes)
+    return start_and_follow(place, run)
 
 
 def estimate(

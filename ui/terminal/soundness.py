@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from core import dataset, runs
 from core.dataset import DatasetReport
@@ -28,14 +29,25 @@ class MeasuredRows:
     """Sentences about how the model reads the rows, and what it does not see of them."""
 
 
+@dataclass(frozen=True)
+class Soundness:
+    """Files of a job whose rows are sound."""
+
+    refusals: tuple[Problem, ...]
+    """Reasons why a job should not start on them."""
+    hashes: Mapping[Path, str]
+    """File -> SHA-256 of what was checked."""
+
+
 def require_sound_files(
     resolved: ResolvedJob, known: Mapping[str, DatasetReport] | None = None
-) -> tuple[Problem, ...]:
-    """Return why a job should not start on its data, whose rows are sound; warn of leaked rows.
+) -> Soundness:
+    """Check the rows of a job, and warn of leaked ones.
 
     `known` holds reports by the field of their file. Raises SpecError with broken rows.
     """
     refusals: list[Problem] = []
+    hashes = {}
     eval_file = resolved.datasets.get("eval_dataset")
     for field, path in resolved.files:
         other = None if field == "eval_dataset" else eval_file
@@ -44,10 +56,11 @@ def require_sound_files(
             report = dataset.check_file(path, resolved.job.stage, eval_path=other)
         if not report.is_usable:
             raise SpecError(*_problems(report, f"{field}: {path.name}"))
+        hashes[path] = report.sha256
         refusals += report.refusals(resolved.job, field, path.name)
         if report.leak_warning:
             say(f"{path.name}: {report.leak_warning}")
-    return tuple(refusals)
+    return Soundness(tuple(refusals), hashes)
 
 
 def measure_rows(

@@ -16,7 +16,6 @@ from core.dataset.rewrite.repair import (
     drop_rows,
     repair,
     split_text,
-    write_lines,
 )
 
 __all__ = [
@@ -28,11 +27,11 @@ __all__ = [
     "compose",
     "drop_bad_rows",
     "drop_rows",
+    "in_child",
     "map_columns",
     "parse_mapping",
     "parse_mix",
     "repair",
     "require_one_format",
     "split_text",
-    "write_lines",
 ]

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from core.dataset.files import writing
 from core.dataset.formats import detect_format
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
+from core.dataset.reading.lines import MAX_LINE_BYTES, TOO_LONG
 from core.dataset.reading.text_lines import first_rows
+from core.dataset.report import RowProblem
 from core.dataset.rewrite.repair import as_lines, write_lines
 from core.job import DatasetError, Problem
 from core.training.contract.row_formats import TextFormat, find_row_layout
@@ -240,10 +242,18 @@ def _parse_weight(text: str, number: int) -> float:
 
 
 def _row_offsets(path: Path) -> "array[int]":
-    """Return the offset of each line that is not blank, and the end of the file."""
+    """Return the offset of each line that is not blank, and the end of the file.
+
+    Raises DatasetError for a line that is too long to be a row.
+    """
     offsets, offset = array("Q"), 0
     with path.open("rb") as file:
-        for line in file:
+        for number in count(1):
+            line = file.readline(MAX_LINE_BYTES + 2)
+            if not line:
+                break
+            if len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES:
+                raise DatasetError(RowProblem(number, *TOO_LONG).for_user())
             if line.removeprefix(BYTE_ORDER_MARK).strip():
                 offsets.append(offset)
             offset += len(line)

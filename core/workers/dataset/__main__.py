@@ -1,5 +1,5 @@
-"""Check a dataset file, or convert files to JSON lines: the child of `check_in_child` and
-`import_dataset`.
+"""Check dataset files, convert and rewrite them: the child of `check_in_child`, `import_dataset`
+and core/dataset/rewrite/in_child.py.
 
 Run `python -m core.workers.dataset`, which core/workers/child.py serves.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from core.dataset import DatasetReport, check_file
 from core.dataset.intake import Sources, write_json_lines
 from core.dataset.report import file_problem
+from core.dataset.rewrite import in_child
 from core.job import DatasetError, Problem
 from core.workers.child import Reporter, serve
 
@@ -25,10 +26,12 @@ def main() -> None:
     serve(answer, explain)
 
 
-def answer(request: Mapping[str, Any], report: Reporter) -> dict[str, Any]:
-    """Return the report on a file as JSON, or the number of rows that were written."""
+def answer(request: Mapping[str, Any], report: Reporter) -> object:
+    """Return the report on a file as JSON, or what was written."""
     if request["do"] == "check":
         return _check(request).to_json()
+    if request["do"] != "convert":
+        return in_child.answer(request)
     paths = [Path(path) for path in request["paths"]]
     total_bytes = max(1, sum(path.stat().st_size for path in paths))
     rows = write_json_lines(
@@ -41,8 +44,11 @@ def answer(request: Mapping[str, Any], report: Reporter) -> dict[str, Any]:
 
 def _check(request: Mapping[str, Any]) -> DatasetReport:
     eval_path = Path(request["eval_path"]) if "eval_path" in request else None
+    path, stage = Path(request["path"]), request["stage"]
     try:
-        return check_file(Path(request["path"]), request["stage"], eval_path=eval_path)
+        return check_file(path, stage, eval_path=eval_path)
+    except DatasetError:
+        return check_file(path, stage)  # the check of the other file by itself says what is wrong
     except OSError as error:
         problem, fix = f"cannot be read: {error.strerror}", "give a file that can be read"
         return DatasetReport.refused(file_problem("unreadable", problem, fix))

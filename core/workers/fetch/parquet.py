@@ -12,7 +12,17 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS_AT_ONCE = 1000
+from core.dataset.reading.lines import MAX_LINE_BYTES
+
+ROWS_AT_ONCE = 64
+"""So few, because a file of some bytes may hold rows of megabytes each."""
+CELLS_AT_ONCE = 100_000
+REPORTED_ROWS = 1000
+MAX_CELLS_IN_A_ROW = 1_000_000
+"""On average. Each null or number of a list is one."""
+USUAL_OUTPUT_BYTES = 256 * 2**20
+MAX_GROWTH = 200
+"""Size of the rows on the disk, compared with a table of more than USUAL_OUTPUT_BYTES."""
 PLAIN = (
     pa.types.is_null,
     pa.types.is_boolean,
@@ -62,28 +72,53 @@ def write_rows(
 
     `on_bytes` is called with about the number of bytes read so far.
     """
-    num_rows = bytes_before = 0
+    num_rows = bytes_before = num_written = 0
+    max_written = USUAL_OUTPUT_BYTES + MAX_GROWTH * sum(path.stat().st_size for path in paths)
+    for path in paths:
+        _require_few_cells(path)
     for path in paths:
         table, size = _open(path), path.stat().st_size
         first_row = num_rows
         for row in _rows(table, columns.readable):
             num_rows += 1
-            out.write(_line(row, num_rows))
-            if num_rows % ROWS_AT_ONCE == 0:
+            num_written += out.write(_line(row, num_rows))
+            if num_written > max_written:
+                limit = f"{max_written / 2**30:.1f} GiB"
+                raise BadTable(f"its rows would take more than {limit} on the disk")
+            if num_rows % REPORTED_ROWS == 0:
                 share = (num_rows - first_row) / max(1, table.metadata.num_rows)
                 on_bytes(bytes_before + int(size * share))
         bytes_before += size
     return num_rows
 
 
+def _require_few_cells(path: Path) -> None:
+    """Raise BadTable if a table says that its rows hold more values than a row of text can."""
+    metadata = _open(path).metadata
+    cells_in_a_row = _num_cells(metadata) / max(1, metadata.num_rows)
+    if cells_in_a_row > MAX_CELLS_IN_A_ROW:
+        raise BadTable(f"{path.name} holds {cells_in_a_row:,.0f} values in each row")
+
+
+def _num_cells(metadata: pq.FileMetaData) -> int:
+    """Return how many values all columns hold, those inside of lists included."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return sum(
+        group.column(number).num_values for group in groups for number in range(group.num_columns)
+    )
+
+
 def _line(row: dict[str, Any], number: int) -> bytes:
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except ValueError:
         names = ", ".join(name for name, value in row.items() if not _is_json(value))
         raise BadTable(
             f"row {number:,} holds NaN or infinity in {names}, which JSON lacks"
         ) from None
+    if len(line) > MAX_LINE_BYTES:
+        raise BadTable(f"row {number:,} is longer than {MAX_LINE_BYTES // 2**20} MiB")
+    return line
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -97,8 +132,10 @@ def _open(path: Path) -> pq.ParquetFile:
 
 def _rows(table: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     with_json = {name for name in columns if _holds_json(table.schema_arrow.field(name).type)}
+    cells_in_a_row = _num_cells(table.metadata) / max(1, table.metadata.num_rows)
+    num_rows = max(1, min(ROWS_AT_ONCE, int(CELLS_AT_ONCE / max(1.0, cells_in_a_row))))
     try:
-        for batch in table.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
+        for batch in table.iter_batches(num_rows, columns=list(columns)):
             for row in batch.to_pylist():
                 yield row | {
                     name: _decoded(row[name], table.schema_arrow.field(name).type)
