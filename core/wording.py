@@ -249,6 +249,11 @@ def peak_memory(run: Run) -> str:
     return f"{memory(run.peak_bytes)} {run.peak_kind}"
 
 
+def file_size(num_bytes: float) -> str:
+    """Return 17.9 GiB, 340 MiB or 12 KiB."""
+    return memory(num_bytes) if num_bytes >= MIB else f"{num_bytes / 1024:.0f} KiB"
+
+
 def export_size(export: Export) -> str:
     """Return the size of an export and whether it was verified: 340 MiB, verified."""
     verified = export.manifest.verified

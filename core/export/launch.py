@@ -73,7 +73,8 @@ def start(run: Run, plan: ExportPlan, token: str = "") -> str:
 def active_export(run: Run) -> str:
     """Return the name of the export that is under way, "" if none is."""
     for folder in exports_folder(run).glob(f"{UNFINISHED}*/"):
-        if _is_running(folder):
+        # A worker that has written its last status only has to exit.
+        if ExportStatus.read(folder).state in ACTIVE and _is_running(folder):
             return folder.name.removeprefix(UNFINISHED)
     return ""
 
@@ -82,14 +83,20 @@ def status_of(run: Run, name: str) -> ExportStatus:
     """Return how far an export is; finished if its worker has put it in its place."""
     folder = unfinished_folder(run, name)
     if not folder.is_dir():
-        is_there = any(export.name == name for export in list_exports(run))
-        return ExportStatus("finished" if is_there else "stopped")
+        return _finished(run, name) or ExportStatus("stopped")
     status = ExportStatus.read(folder)
     if status.state in ACTIVE and not _is_running(folder):
         if (folder / STOP).exists():
             return ExportStatus("stopped")
+        if not (folder / PROCESS).exists():  # it begins, or its folder is being removed
+            return _finished(run, name) or status
         return ExportStatus("failed", status.phase, status.share, None, DIED, RESUMES)
     return status
+
+
+def _finished(run: Run, name: str) -> ExportStatus | None:
+    is_there = any(export.name == name for export in list_exports(run))
+    return ExportStatus("finished", share=1.0) if is_there else None
 
 
 def unfinished(run: Run) -> tuple[tuple[str, ExportStatus], ...]:

@@ -187,7 +187,7 @@ def _tool_problems(form: str, quant: str, tools: Tools) -> Iterator[Problem]:
     elif not tools.can_quantize and (quant or DEFAULT_QUANT) not in ("F16", "BF16", "Q8_0"):
         missing.append("a program that quantizes GGUF files")
     if missing:
-        fix = "run `make export` or `python app.py export --install` (18 MB), or name your own "
+        fix = "run `make export` or `python app.py export --install` (52 MB), or name your own "
         fix += "llama.cpp with --llama-cpp DIR"
         yield Problem("--to", f"{form} needs {missing[0]}, which is not installed", fix)
 

@@ -10,7 +10,7 @@ from core.export import plan as plans
 from core.export import tools as converters
 from core.job import Problem, SpecError
 from core.runs import Home, Run, read
-from core.wording import export_facts, export_size, memory, verified_sentence
+from core.wording import export_facts, export_size, file_size, verified_sentence
 from ui.terminal.printing import out, print_json, say
 
 STOPPED, UNTRUSTED = 130, 1
@@ -31,7 +31,7 @@ def export(
     """Export the result of a run, or list its exports. Raises TailorError."""
     place = Home.find(home)
     if install:
-        say("Installing the converters to GGUF (18 MB).")
+        say("Installing the converters to GGUF (52 MB).")
         out.print(f"Installed in {converters.install(place)}.")
         if not run:
             return 0
@@ -94,7 +94,7 @@ def _report_failure(run: Run, name: str, status: ExportStatus) -> int:
 
 def _print(export: Export) -> None:
     for each in export.manifest.files:
-        out.print(f"  {each.name}  {memory(each.bytes)}")
+        out.print(f"  {each.name}  {file_size(each.bytes)}")
     for note in export.manifest.notes:
         out.print(note)
     out.print(verified_sentence(export.manifest.verified), style="bold")

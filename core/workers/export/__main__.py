@@ -17,7 +17,7 @@ from pathlib import Path
 
 from core.device import card_of
 from core.export import ExportRequest, ExportStatus
-from core.export.records import UNFINISHED
+from core.export.records import PROCESS, UNFINISHED
 from core.job import SpecError
 from core.runs import Home, queue, read
 from core.training.contract.failures import Stopped, TrainingError
@@ -64,6 +64,7 @@ def _export(task: ExportTask, token: str) -> None:
     if place.exists():
         place.rename(older)
     task.files.rename(place)
+    (task.folder / PROCESS).unlink(missing_ok=True)  # the others follow in any order
     shutil.rmtree(task.folder, ignore_errors=True)
 
 

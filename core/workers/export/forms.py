@@ -1,17 +1,20 @@
 """MAKERS: how each form of export is made and verified."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from core.export import ExportedFile, Manifest, Verification
-from core.export.forms import FormName
+from core.export.forms import QUANTS, FormName
 from core.training.contract.files import sha256_of
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 from core.training.contract.weights.files import weight_files
+from core.workers.export.llama import answers_of_gguf, write_adapter_gguf, write_gguf
 from core.workers.export.merge import copy_result, merge
 from core.workers.export.model_files import copy_model_files, write_model_files
+from core.workers.export.ollama import ollama_template, write_ollama_files
 from core.workers.export.questions import (
     ExportAnswer,
     ExportQuestion,
@@ -21,7 +24,7 @@ from core.workers.export.questions import (
     choose_questions,
 )
 from core.workers.export.task import ExportTask
-from core.workers.export.verify import compare
+from core.workers.export.verify import compare, doubted
 
 Maker = Callable[[ExportTask, Job, str], Manifest]
 """Make an export of a job with a token for the Hub; return what to write about it."""
@@ -32,6 +35,63 @@ def make_merged(task: ExportTask, job: Job, _token: str) -> Manifest:
     write_merged(task, job, task.files)
     verified = verify_folder(task, job, task.files)
     return manifest_of(task, verified)
+
+
+def make_gguf(task: ExportTask, job: Job, _token: str) -> Manifest:
+    """Write one GGUF file, and verify it with llama.cpp."""
+    model = _write_merged_aside(task, job)
+    _gguf, verified = _write_gguf(task, job, model)
+    shutil.rmtree(model)
+    return manifest_of(task, verified)
+
+
+def make_adapter_gguf(task: ExportTask, job: Job, _token: str) -> Manifest:
+    """Write the adapter alone as GGUF, and verify it over its base in 16 bits."""
+    target = task.files / f"{_name(task)}-adapter.gguf"
+    write_adapter_gguf(task, target)
+    verified = None
+    if task.request.tools:
+        base = task.folder / "base.gguf"
+        if not base.is_file():
+            write_gguf(task, Path(task.request.base_folder), QUANTS["BF16"], base, "base")
+        questions, trained, sentence = ask_trained(task, job)
+        task.enter("Asking the adapter in llama.cpp")
+        found, notes = answers_of_gguf(task, base, questions, trained, str(target))
+        verified = compare(questions, trained, found, "llama.cpp", sentence, is_16_bit=True)
+        verified = doubted(verified, notes)
+    return manifest_of(task, verified)
+
+
+def make_ollama(task: ExportTask, job: Job, _token: str) -> Manifest:
+    """Write a GGUF file with a Modelfile whose template is proved, and a zip of both."""
+    model = _write_merged_aside(task, job)
+    task.enter("Deriving Ollama's template")
+    template = ollama_template(model, task.notes)
+    gguf, verified = _write_gguf(task, job, model)
+    task.enter("Writing the zip")
+    write_ollama_files(task, job, model, gguf, template, verified)
+    shutil.rmtree(model)
+    return manifest_of(task, verified)
+
+
+def _write_gguf(task: ExportTask, job: Job, model: Path) -> tuple[Path, Verification | None]:
+    """Write the model in a folder as the GGUF file of the export, and verify it."""
+    quant = QUANTS[task.request.quant]
+    target = task.files / f"{_name(task)}-{quant.name}.gguf"
+    write_gguf(task, model, quant, target, _name(task))
+    if not task.request.tools:
+        task.notes.append("Not verified: that needs the packages that `make export` installs.")
+        return target, None
+    questions, trained, sentence = ask_trained(task, job)
+    task.enter("Asking the exported model in llama.cpp")
+    found, notes = answers_of_gguf(task, target, questions, trained)
+    is_16_bit = quant.is_16_bit
+    verified = compare(questions, trained, found, "llama.cpp", sentence, is_16_bit=is_16_bit)
+    return target, doubted(verified, notes)
+
+
+def _name(task: ExportTask) -> str:
+    return Path(task.request.run_folder).name
 
 
 def write_merged(task: ExportTask, job: Job, target: Path) -> None:
@@ -109,4 +169,16 @@ def _reference(task: ExportTask, job: Job) -> tuple[Job, str]:
     return replace(job, method="lora"), "16-bit base with adapter"
 
 
-MAKERS: Mapping[FormName, Maker] = {"merged": make_merged}
+def _write_merged_aside(task: ExportTask, job: Job) -> Path:
+    """Write the whole model into a folder that is no part of the export, and return it."""
+    folder = task.folder / "model"
+    write_merged(task, job, folder)
+    return folder
+
+
+MAKERS: Mapping[FormName, Maker] = {
+    "merged": make_merged,
+    "gguf": make_gguf,
+    "adapter-gguf": make_adapter_gguf,
+    "ollama": make_ollama,
+}

@@ -44,8 +44,8 @@ class ExportAnswer:
     """Tokens of the answer, without the end token."""
     first_token: int
     """First token of the answer as trained, for an export too."""
-    first_logprob: float
-    """Log-probability of it."""
+    first_logprob: float | None
+    """Log-probability of it; None if a program does not tell."""
     ended: bool
     """True if it reached an end token."""
 

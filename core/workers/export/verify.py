@@ -1,6 +1,7 @@
 """Compare the answers of an export with those of the model as it was trained."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from core.export import Verification
 from core.workers.export.questions import ExportAnswer, ExportQuestion
@@ -29,7 +30,7 @@ def compare(
             equal += 1
         else:
             notes.append(f"the prompt of {shown!r} is other tokens")
-        difference = abs(before.first_logprob - after.first_logprob)
+        difference = _difference(before, after)
         if difference > MAX_LOGPROB_DIFFERENCE and is_16_bit:
             notes.append(f"the answer to {shown!r} begins with other probabilities")
         worst = max(worst, difference)
@@ -48,3 +49,21 @@ def compare(
         compared_with=compared_with,
         note="; ".join(notes[:2]),
     )
+
+
+def _difference(before: ExportAnswer, after: ExportAnswer) -> float:
+    """Return the difference in log-probability of the first token.
+
+    An empty answer has none: llama.cpp reports every end token as certain.
+    """
+    if before.first_logprob is None or after.first_logprob is None or not before.tokens:
+        return 0.0
+    return abs(before.first_logprob - after.first_logprob)
+
+
+def doubted(verified: Verification, notes: Sequence[str]) -> Verification:
+    """Return a verification with further reasons not to trust an export, if there are any."""
+    if not notes:
+        return verified
+    known = filter(None, (verified.note, notes[0]))
+    return replace(verified, trusted=False, note="; ".join(known))

@@ -1,0 +1,83 @@
+"""Modelfile for Ollama, and the README that goes with it. Text only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of context where the model can hold more: what Ollama keeps grows with it."""
+PASSED_ON = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+NAMES: Mapping[str, str] = {"repetition_penalty": "repeat_penalty"}
+"""Setting of transformers -> Ollama's name."""
+
+
+@dataclass(frozen=True)
+class Modelfile:
+    """Content of a Modelfile."""
+
+    gguf: str
+    """Name of the file beside it."""
+    template: str
+    stops: Sequence[str]
+    """Texts at which an answer ends."""
+    num_context: int
+    generation: Mapping[str, object] = field(default_factory=dict)
+    """Content of generation_config.json."""
+    system: str = ""
+    licence: str = ""
+
+    def text(self) -> str:
+        """Return the file."""
+        lines = [f"FROM ./{self.gguf}", f"TEMPLATE {_quoted(self.template)}"]
+        if self.system:
+            lines.append(f"SYSTEM {_quoted(self.system)}")
+        lines += [f"PARAMETER stop {_in_one_line(stop)}" for stop in self.stops]
+        lines += [f"PARAMETER num_ctx {self.num_context}"]
+        lines += [f"PARAMETER {name} {value}" for name, value in self._parameters().items()]
+        if self.licence:
+            lines.append(f"LICENSE {_quoted(self.licence)}")
+        return "\n".join(lines) + "\n"
+
+    def _parameters(self) -> Mapping[str, object]:
+        # Ollama's own penalty of 1.1 would change the answers.
+        found: dict[str, object] = {"repeat_penalty": 1.0}
+        for name in PASSED_ON:
+            value = self.generation.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[NAMES.get(name, name)] = value
+        if self.generation.get("do_sample") is False:
+            found["temperature"] = 0
+        return found
+
+
+def num_context(config: Mapping[str, object], max_length: int) -> int:
+    """Return the tokens of context: as many as were trained, and a few thousand if it can."""
+    text = config.get("text_config", config)
+    most = text.get("max_position_embeddings") if isinstance(text, Mapping) else None
+    wanted = max(max_length, DEFAULT_CONTEXT)
+    return min(wanted, most) if isinstance(most, int) else wanted
+
+
+def readme(name: str, gguf: str, verified: str) -> str:
+    """Return how to use the files, for the zip."""
+    return (
+        f"# {name}\n\n{verified}\n\n"
+        "In Ollama, in this folder:\n\n"
+        f"    ollama create {name} -f Modelfile\n"
+        f"    ollama run {name}\n\n"
+        "In llama.cpp, with its own page at http://localhost:8080:\n\n"
+        f"    llama-server -m {gguf} --jinja\n\n"
+        f"In LM Studio: copy {gguf} into its folder of models.\n\n"
+        "Modelfile's TEMPLATE was derived from the model's chat template and prints the same. "
+        "Tools are not covered.\n"
+    )
+
+
+def _quoted(text: str) -> str:
+    if '"""' in text:
+        text = text.replace('"""', "'''")
+    return f'"""{text}"""'
+
+
+def _in_one_line(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

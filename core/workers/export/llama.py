@@ -1,0 +1,191 @@
+"""Convert, quantize and ask with llama.cpp, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from core.export.forms import Quant
+from core.training.contract.failures import TrainingError
+from core.workers.export.llama_answers import ANSWERS
+from core.workers.export.questions import MAX_NEW_TOKENS, ExportAnswer, ExportQuestion
+from core.workers.export.task import ExportTask
+
+HERE = "core.workers.export"
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
+SECONDS_BETWEEN_LOOKS = 0.5
+LAST_LINES = 15
+DIRECT = ("F32", "F16", "BF16", "Q8_0")
+"""Types that the converter itself writes."""
+NOT_EQUAL = "the chat template inside the file makes another text of "
+
+
+def write_gguf(task: ExportTask, folder: Path, quant: Quant, target: Path, name: str) -> None:
+    """Write the model in a folder as a GGUF file. Raises TrainingError, OSError, Stopped."""
+    num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if quant.name in DIRECT:
+        task.enter(f"Converting to GGUF ({quant.name})")
+        _convert(task, folder, quant.name.lower(), target, name, num_bytes * quant.bits / 16)
+        return
+    between = task.folder / "between.gguf"
+    if not between.is_file():
+        task.enter("Converting to GGUF")
+        part = between.with_suffix(".part")
+        _convert(task, folder, "auto", part, name, num_bytes)
+        part.rename(between)
+    task.enter(f"Quantizing to {quant.name}")
+    _quantize(task, between, target, quant, num_bytes)
+    between.unlink()
+
+
+def write_adapter_gguf(task: ExportTask, target: Path) -> None:
+    """Write the run's adapter as a GGUF file."""
+    task.enter("Converting the adapter to GGUF")
+    request = task.request
+    script = request.adapter_converter
+    command = [sys.executable, script] if script else _module("convert_adapter", request.tools)
+    output = Path(request.run_folder) / "output"
+    command += ["--base", request.base_folder, "--outfile", str(target), str(output)]
+    _run(task, command, target, 0)
+
+
+def answers_of_gguf(
+    task: ExportTask,
+    model: Path,
+    questions: Sequence[ExportQuestion],
+    trained: Sequence[ExportAnswer],
+    adapter: str = "",
+) -> tuple[tuple[ExportAnswer, ...], tuple[str, ...]]:
+    """Return the answers of a GGUF file, and sentences about its chat template."""
+    prompts = []
+    for question, before in zip(questions, trained, strict=True):
+        prompts.append(
+            {
+                "text": question.text,
+                "adds_special_tokens": question.adds_special_tokens,
+                "first_token": before.first_token,
+                "messages": list(question.messages),
+            }
+        )
+    longest = max(len(before.prompt) for before in trained)
+    request = {
+        "model": str(model),
+        "adapter": adapter,
+        "num_context": longest * 2 + MAX_NEW_TOKENS,  # its tokens may be others
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "prompts": prompts,
+    }
+    output = _run(
+        task, _module("llama_answers", task.request.tools), None, 0, given=json.dumps(request)
+    )
+    found = []
+    notes = []
+    answered = json.loads(_line_of(output, ANSWERS))
+    for question, before, each in zip(questions, trained, answered, strict=True):
+        found.append(_answer(before, each))
+        if each["text"] != question.text:
+            notes.append(f"{NOT_EQUAL}{question.shown[:60]!r}")
+    return tuple(found), tuple(notes)
+
+
+def _line_of(output: str, beginning: str) -> str:
+    """Return the rest of the line that begins so."""
+    for line in output.splitlines():
+        if line.startswith(beginning):
+            return line.removeprefix(beginning)
+    raise TrainingError("llama.cpp ended without an answer.")
+
+
+def _answer(before: ExportAnswer, found: dict[str, Any]) -> ExportAnswer:
+    tokens = found["tokens"]
+    if found["ended"] and len(tokens) == len(before.tokens) + 1:
+        tokens = tokens[:-1]  # the end token
+    return ExportAnswer(
+        tuple(found["prompt"]),
+        tuple(tokens),
+        before.first_token,
+        found["first_logprob"],
+        found["ended"],
+    )
+
+
+def _convert(
+    task: ExportTask, folder: Path, outtype: str, target: Path, name: str, num_bytes: float
+) -> None:
+    arguments = ["--outtype", outtype, "--outfile", str(target), "--model-name", name, str(folder)]
+    request = task.request
+    if request.converter:
+        try:
+            command = [sys.executable, request.converter, *arguments]
+            _run(task, command, target, num_bytes)
+            return
+        except TrainingError:
+            if not request.tools:
+                raise
+            task.notes.append(f"{request.converter} failed, so the installed converter was taken")
+    _run(task, [*_module("convert", request.tools), *arguments], target, num_bytes)
+
+
+def _quantize(task: ExportTask, source: Path, target: Path, quant: Quant, num_bytes: float) -> None:
+    request = task.request
+    if request.quantizer:
+        command = [request.quantizer, str(source), str(target), quant.name]
+    else:
+        command = [*_module("quantize", request.tools), str(source), str(target)]
+        command.append(str(quant.ftype))
+    _run(task, command, target, num_bytes * quant.bits / 16)
+
+
+def _module(name: str, tools: str) -> list[str]:
+    return [sys.executable, "-m", f"{HERE}.{name}", tools]
+
+
+def _run(
+    task: ExportTask, command: list[str], grows: Path | None, num_bytes: float, given: str = ""
+) -> str:
+    """Run a program and return its output.
+
+    The progress is that of a file that grows to about `num_bytes`. Raises TrainingError with what
+    the program said last, and Stopped.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    lines: list[str] = []
+
+    def listen() -> None:
+        assert process.stdout
+        lines.extend(process.stdout)
+
+    listener = Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        assert process.stdin
+        with process.stdin as pipe:
+            pipe.write(given)
+        while process.poll() is None:
+            time.sleep(SECONDS_BETWEEN_LOOKS if num_bytes else 0.05)
+            size = grows.stat().st_size if grows and grows.exists() else 0
+            task.report(min(size / num_bytes, 0.99) if num_bytes else 0)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    listener.join()
+    said = [line.rstrip() for line in lines if line.strip()]
+    if process.returncode:
+        print("\n".join(said[-LAST_LINES:]), flush=True)
+        errors = [line for line in said if "Error" in line or "error" in line]
+        reason = (errors or said or [f"it ended with {process.returncode}"])[-1][:300]
+        raise TrainingError(f"llama.cpp could not do it: {reason}.")
+    return "\n".join(said)

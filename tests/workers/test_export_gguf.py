@@ -1,0 +1,156 @@
+"""Test GGUF exports with the real converters, which TAILOR_EXPORT_TOOLS names or pip installs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from core.export import QUANTS, ExportRequest, launch
+from core.export.forms import Quant
+from core.export.plan import plan_export
+from core.export.tools import FOLDER_VARIABLE, install
+from core.job import SpecError
+from core.runs import Home, Run, read
+from core.workers.export.llama import answers_of_gguf, write_gguf
+from core.workers.export.questions import ExportQuestion, answers
+from core.workers.export.task import ExportTask
+from tests.builders.exports import TINY_LLAMA
+from tests.builders.paths import DEMO
+from tests.builders.training_runs import FINISHED, make_run, train
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore"),
+]
+ID = "short-qlora"
+PROMPTS = ("hello, who are you", "the shop", "1 2 3", "What is the colour of a strawberry?")
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {},
+    "olmo2": {},
+    "granite": {},
+    "smollm3": {"pad_token_id": 0},
+    "mixtral": {"num_local_experts": 4},
+    "gemma3_text": {"query_pre_attn_scalar": 16, "sliding_window": 512},
+}
+TOLERANCE = {"gemma3_text": 1e-3}
+DEFAULT_TOLERANCE = 1e-5
+F32 = Quant("F32", 0, 32, True)
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the converters; skip without one."""
+    if os.environ.get(FOLDER_VARIABLE):
+        return Path(os.environ[FOLDER_VARIABLE])
+    home = Home.find(str(tmp_path_factory.mktemp("home")))
+    try:
+        return install(home)
+    except SpecError as error:
+        pytest.skip(f"no converters: {error.reason}")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run of qlora."""
+    folder = make_run(tmp_path_factory.mktemp("runs") / ID, method="qlora", max_steps=60)
+    assert train(folder) == FINISHED
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, home: Home, tools: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a copy of the run in a home of the test, with the converters."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tools))
+    shutil.copytree(trained, home.runs / ID)
+    return read(home, ID)
+
+
+def export(run: Run, form: str, **settings: str) -> Any:
+    """Return a finished export."""
+    name = launch.start(run, plan_export(run, form, **settings))
+    status = launch.wait(run, name, lambda _status: None)
+    assert status.error == ""
+    return launch.result_of(run, name)
+
+
+@pytest.mark.parametrize("quant", ["BF16", "F16"])
+def test_a_16_bit_file_answers_as_trained(run: Run, quant: str) -> None:
+    verified = export(run, "gguf", quant=quant).manifest.verified
+    assert verified.trusted, verified.note
+    assert verified.prompt_tokens_equal == 16
+    assert verified.worst_logprob_difference < 0.05
+
+
+def test_a_quantized_file_reads_the_same_prompts(run: Run) -> None:
+    verified = export(run, "gguf", quant="Q4_K_M").manifest.verified
+    assert verified.prompt_tokens_equal == 16
+
+
+def test_a_zip_for_ollama_holds_all_files(run: Run) -> None:
+    result = export(run, "ollama", quant="Q8_0")
+    (archive,) = result.folder.glob("*.zip")
+    names = {Path(name).name for name in ZipFile(archive).namelist()}
+    assert names == {"Modelfile", "README.md", f"{ID}-Q8_0.gguf"}
+    assert "TEMPLATE" in (result.folder / "Modelfile").read_text()
+
+
+def task_of(tmp_path: Path, tools: Path) -> ExportTask:
+    (tmp_path / "task").mkdir()
+    request = ExportRequest("gguf", "gguf", "trained", "", "", tools=str(tools))
+    return ExportTask(tmp_path / "task", request)
+
+
+def questions() -> Sequence[ExportQuestion]:
+    return [ExportQuestion(text, text, True) for text in PROMPTS]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_models_of_many_families_agree(family: str, tmp_path: Path, tools: Path) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **TINY_LLAMA | FAMILIES[family])
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    task = task_of(tmp_path, tools)
+    write_gguf(task, tmp_path / "model", F32, tmp_path / "model.gguf", "model")
+    before = answers(model, tokenizer, questions())
+    after, notes = answers_of_gguf(task, tmp_path / "model.gguf", questions(), before)
+    assert notes == ()
+    for one, other in zip(before, after, strict=True):
+        assert one.prompt == other.prompt
+        if other.first_logprob is not None:  # not told where a part of a character comes first
+            difference = abs(one.first_logprob - other.first_logprob)
+            assert difference < TOLERANCE.get(family, DEFAULT_TOLERANCE)
+
+
+def test_the_converters_shadow_nothing(tools: Path) -> None:
+    code = "import importlib.util as u; print(u.find_spec('gguf'), u.find_spec('cyllama'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "None None"
+    assert tools.is_dir()
+
+
+def test_every_quant_has_a_number_of_llama_cpp(tools: Path) -> None:
+    names = {quant.name: quant.ftype for quant in QUANTS.values()}
+    code = (
+        f"import sys, json; sys.path.insert(0, {str(tools)!r}); import gguf; "
+        "print(json.dumps({each.name.removeprefix('MOSTLY_'): int(each) "
+        "for each in gguf.LlamaFileType}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known = json.loads(done.stdout)
+    assert {name: known[name] for name in names} == names
