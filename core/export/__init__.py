@@ -8,31 +8,22 @@ work, in another process.
                       .<name>/                  the same while it is made: request, status, log
 """
 
-from core.export.forms import DEFAULT_QUANT, FORMS, QUANTS
-from core.export.records import (
-    Export,
-    ExportedFile,
-    ExportRequest,
-    ExportStatus,
-    Manifest,
-    Verification,
-    list_exports,
-)
+from core.export.forms import FORMS, QUANTS
+from core.export.records import Export, ExportStatus, Manifest, Verification, list_exports
 
 __all__ = [
-    "DEFAULT_QUANT",
     "FORMS",
     "QUANTS",
     "Export",
-    "ExportRequest",
     "ExportStatus",
-    "ExportedFile",
     "Manifest",
     "Verification",
     "forms",
     "launch",
     "list_exports",
+    "modelfile",
     "plan",
     "records",
+    "template",
     "tools",
 ]

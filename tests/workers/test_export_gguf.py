@@ -14,9 +14,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from core.export import QUANTS, ExportRequest, launch
+from core.export import QUANTS, launch
 from core.export.forms import Quant
 from core.export.plan import plan_export
+from core.export.records import ExportRequest
 from core.export.tools import FOLDER_VARIABLE, install
 from core.job import SpecError
 from core.runs import Home, Run, read
@@ -126,7 +127,7 @@ def test_random_models_of_many_families_agree(family: str, tmp_path: Path, tools
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     task = task_of(tmp_path, tools)
-    write_gguf(task, tmp_path / "model", F32, tmp_path / "model.gguf", "model")
+    write_gguf(task, tmp_path / "model", F32, tmp_path / "model.gguf")
     before = answers(model, tokenizer, questions())
     after, notes = answers_of_gguf(task, tmp_path / "model.gguf", questions(), before)
     assert notes == ()

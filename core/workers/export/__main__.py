@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from core.device import card_of
-from core.export import ExportRequest, ExportStatus
-from core.export.records import PROCESS, UNFINISHED
+from core.export import ExportStatus
+from core.export.records import PROCESS, UNFINISHED, ExportRequest
 from core.job import SpecError
 from core.runs import Home, queue, read
 from core.training.contract.failures import Stopped, TrainingError

@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from core.export import ExportedFile, Manifest, Verification
+from core.export import Manifest, Verification
 from core.export.forms import QUANTS, FormName
+from core.export.records import ExportedFile
 from core.training.contract.files import sha256_of
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
@@ -53,7 +54,7 @@ def make_adapter_gguf(task: ExportTask, job: Job, _token: str) -> Manifest:
     if task.request.tools:
         base = task.folder / "base.gguf"
         if not base.is_file():
-            write_gguf(task, Path(task.request.base_folder), QUANTS["BF16"], base, "base")
+            write_gguf(task, Path(task.request.base_folder), QUANTS["BF16"], base)
         questions, trained, sentence = ask_trained(task, job)
         task.enter("Asking the adapter in llama.cpp")
         found, notes = answers_of_gguf(task, base, questions, trained, str(target))
@@ -69,7 +70,7 @@ def make_ollama(task: ExportTask, job: Job, _token: str) -> Manifest:
     template = ollama_template(model, task.notes)
     gguf, verified = _write_gguf(task, job, model)
     task.enter("Writing the zip")
-    write_ollama_files(task, job, model, gguf, template, verified)
+    write_ollama_files(task, model, gguf, template, verified)
     shutil.rmtree(model)
     return manifest_of(task, verified)
 
@@ -78,7 +79,7 @@ def _write_gguf(task: ExportTask, job: Job, model: Path) -> tuple[Path, Verifica
     """Write the model in a folder as the GGUF file of the export, and verify it."""
     quant = QUANTS[task.request.quant]
     target = task.files / f"{_name(task)}-{quant.name}.gguf"
-    write_gguf(task, model, quant, target, _name(task))
+    write_gguf(task, model, quant, target)
     if not task.request.tools:
         task.notes.append("Not verified: that needs the packages that `make export` installs.")
         return target, None

@@ -24,18 +24,18 @@ DIRECT = ("F32", "F16", "BF16", "Q8_0")
 NOT_EQUAL = "the chat template inside the file makes another text of "
 
 
-def write_gguf(task: ExportTask, folder: Path, quant: Quant, target: Path, name: str) -> None:
+def write_gguf(task: ExportTask, folder: Path, quant: Quant, target: Path) -> None:
     """Write the model in a folder as a GGUF file. Raises TrainingError, OSError, Stopped."""
     num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if quant.name in DIRECT:
         task.enter(f"Converting to GGUF ({quant.name})")
-        _convert(task, folder, quant.name.lower(), target, name, num_bytes * quant.bits / 16)
+        _convert(task, folder, quant.name.lower(), target, num_bytes * quant.bits / 16)
         return
     between = task.folder / "between.gguf"
     if not between.is_file():
         task.enter("Converting to GGUF")
         part = between.with_suffix(".part")
-        _convert(task, folder, "auto", part, name, num_bytes)
+        _convert(task, folder, "auto", part, num_bytes)
         part.rename(between)
     task.enter(f"Quantizing to {quant.name}")
     _quantize(task, between, target, quant, num_bytes)
@@ -113,9 +113,8 @@ def _answer(before: ExportAnswer, found: dict[str, Any]) -> ExportAnswer:
     )
 
 
-def _convert(
-    task: ExportTask, folder: Path, outtype: str, target: Path, name: str, num_bytes: float
-) -> None:
+def _convert(task: ExportTask, folder: Path, outtype: str, target: Path, num_bytes: float) -> None:
+    name = Path(task.request.run_folder).name or folder.name
     arguments = ["--outtype", outtype, "--outfile", str(target), "--model-name", name, str(folder)]
     request = task.request
     if request.converter:
@@ -152,22 +151,9 @@ def _run(
     The progress is that of a file that grows to about `num_bytes`. Raises TrainingError with what
     the program said last, and Stopped.
     """
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+    process = _start(command)
     lines: list[str] = []
-
-    def listen() -> None:
-        assert process.stdout
-        lines.extend(process.stdout)
-
-    listener = Thread(target=listen, daemon=True)
+    listener = Thread(target=_listen, args=(process, lines), daemon=True)
     listener.start()
     try:
         assert process.stdin
@@ -189,3 +175,20 @@ def _run(
         reason = (errors or said or [f"it ended with {process.returncode}"])[-1][:300]
         raise TrainingError(f"llama.cpp could not do it: {reason}.")
     return "\n".join(said)
+
+
+def _start(command: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+
+
+def _listen(process: "subprocess.Popen[str]", lines: list[str]) -> None:
+    assert process.stdout
+    lines.extend(process.stdout)

@@ -49,7 +49,6 @@ def ollama_template(model: Path, notes: list[str]) -> GoTemplate:
 
 def write_ollama_files(
     task: ExportTask,
-    job: Job,
     model: Path,
     gguf: Path,
     template: GoTemplate,
@@ -62,7 +61,7 @@ def write_ollama_files(
         gguf.name,
         template.text(),
         _stops(model, generation),
-        num_context(config, job.max_length),
+        num_context(config, _max_length(task)),
         generation,
         licence=_licence(model),
     )
@@ -75,6 +74,11 @@ def write_ollama_files(
             archive.write(task.files / file, f"{name}/{file}")
             task.require_no_stop()
     task.notes.append(f"In its folder: ollama create {name} -f {MODELFILE}, ollama run {name}")
+
+
+def _max_length(task: ExportTask) -> int:
+    job = _read(Path(task.request.run_folder) / "job.json")
+    return Job.from_json(job).max_length
 
 
 def _stops(model: Path, generation: dict[str, Any]) -> list[str]:
