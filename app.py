@@ -148,6 +148,7 @@ def _add_check(command: argparse.ArgumentParser) -> None:
         "--eval", dest="eval_file", metavar="FILE2", help="evaluation rows: warn of those in FILE"
     )
     command.add_argument("--model", help="say what its training would say of the rows")
+    command.add_argument("--adapter", help="with --model: the adapter that it would continue from")
     command.add_argument(
         "--accept-unread", action="store_true", help="with --model: accept what is not read"
     )

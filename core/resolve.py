@@ -14,6 +14,7 @@ from core.advise import (
     USUAL_GPUS,
     Case,
     Cell,
+    Choice,
     Fix,
     Plan,
     plan,
@@ -33,6 +34,8 @@ from core.models import (
     demo_fields,
     find_model,
     gpus,
+    settings_of_adapter,
+    settings_of_base,
 )
 from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
 from core.training.contract.methods import METHODS
@@ -194,7 +197,7 @@ def resolve_job(
 
     Raises SpecError with everything that is not there, or for a job that cannot run on its model.
     """
-    found = _find_all(job)
+    found = _find_all(job, set_by_user)
     if callable(rows):
         rows = rows(found)
     shape = found.model.shape
@@ -204,35 +207,52 @@ def resolve_job(
     planned = found.job
     if chosen.choices:
         planned = JobSpec.parse({**planned.model_dump(), **chosen.change})
+    chosen = Plan((*found.plan.choices, *chosen.choices))
     return replace(found, job=planned, plan=chosen, rows=rows)
 
 
-def _find_all(job: JobSpec) -> ResolvedJob:
-    """Return the job with what it names, before its profile chooses. Raises SpecError."""
+def _find_all(job: JobSpec, set_by_user: frozenset[str]) -> ResolvedJob:
+    """Return the job with what it names, before its profile chooses how it runs.
+
+    Its plan holds the method, if the profile chose that. Raises SpecError.
+    """
     problems: list[Problem] = []
     model = _find_model(job, problems)
+    chosen = Plan()
+    if model and job.profile != "custom" and "method" not in set_by_user:
+        job, chosen = _with_method_of_base(job, model)
+    problems += model.problems(job.stage, job.method) if model else ()
     gpu = _find_gpu(job, problems)
     datasets = _find_datasets(job, problems)
     mix = _find_mix(job, problems)
     job = _with_absolute_adapter(job, problems)
+    settings: Mapping[str, object] = {}
     if job.adapter and model is not None and not problems:
-        problems += _adapter_problems(model, Path(job.adapter))
+        misfits = _adapter_problems(model, Path(job.adapter))
+        problems += misfits
+        settings = {} if misfits else settings_of_adapter(Path(job.adapter))
     if problems or model is None or gpu is None:
         raise SpecError(*problems)
-    job = job.model_copy(update={"model": model.reference, **_settings_of_base(model)})
-    return ResolvedJob(job, model, gpu, datasets, mix)
+    settings = {**settings, **settings_of_base(model.published), "model": model.reference}
+    return ResolvedJob(job.model_copy(update=settings), model, gpu, datasets, mix, chosen)
 
 
-def _settings_of_base(model: ModelSource) -> Mapping[str, object]:
-    """Return the quantization settings of a base that is published in 4 bits: they are used."""
-    published = model.published
-    if published is None or published.form.id != "bitsandbytes_4bit":
-        return {}
-    settings = published.settings
-    return {
-        "bnb_4bit_quant_type": "nf4" if settings.get("bnb_4bit_quant_type") == "nf4" else "fp4",
-        "bnb_4bit_use_double_quant": settings.get("bnb_4bit_use_double_quant") is True,
-    }
+def _with_method_of_base(job: JobSpec, model: ModelSource) -> tuple[JobSpec, Plan]:
+    """Return the job with the one method that can train a quantized base, and that choice.
+
+    Defaults follow the method. Raises SpecError if the job refuses the method.
+    """
+    method = model.only_method
+    if method is None or method == job.method:
+        return job, Plan()
+    before = default_fields(job.model, job.method, job.stage)
+    after = default_fields(job.model, method, job.stage)
+    fields = job.model_dump()
+    for name, value in after.items():
+        if fields[name] == before[name]:
+            fields[name] = value
+    reason = "The base is quantized already, and no other method trains over it."
+    return JobSpec.parse({**fields, "method": method}), Plan((Choice("method", method, reason),))
 
 
 def default_fields(model: object, method: object, stage: object = "sft") -> dict[str, object]:
@@ -291,12 +311,18 @@ def _problems_of(sound: Mapping[str, object], bad: set[str]) -> tuple[Problem, .
 
 def _find_model(job: JobSpec, problems: list[Problem]) -> ModelSource | None:
     try:
-        model = find_model(job.model, job.revision)
+        return find_model(job.model, job.revision)
     except ModelNotFound as error:
-        problems += error.problems
+        problems += (_with_adapter_method(each, job.method) for each in error.problems)
         return None
-    problems += model.problems(job.stage, job.method)
-    return model
+
+
+def _with_adapter_method(problem: Problem, method: str) -> Problem:
+    """Return a problem whose cure also chooses a method for the adapter that it chooses."""
+    cure = problem.cure
+    if cure is None or "adapter" not in cure.change or METHODS[method].trains_adapter:
+        return problem
+    return replace(problem, cure=replace(cure, change={**cure.change, "method": "lora"}))
 
 
 def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:

@@ -176,10 +176,15 @@ def keeps_reference(case: Case) -> bool:
     return can_precompute and not job.precompute_ref_log_probs and not job.trains_adapter
 
 
+def _of_new_adapter(variants: Variants) -> Variants:
+    """Return variants for a new adapter: one that is continued keeps its own settings."""
+    return lambda case: [] if case.job.adapter else variants(case)
+
+
 def _lower_ranks(case: Case) -> list[FieldValues]:
     """Return variants with half the rank, a quarter ...; alpha follows, so the scale stays."""
     rank, alpha = case.job.lora_r, case.job.lora_alpha
-    if not case.job.trains_adapter:
+    if not case.job.trains_adapter or case.job.adapter:
         return []
     divisors = [2**n for n in range(1, (rank // MIN_RANK).bit_length())]
     return [{"lora_r": rank // each, "lora_alpha": alpha / each} for each in divisors]
@@ -325,13 +330,13 @@ CHANGES = (
     Change(
         "No adapter dropout",
         "Without dropout, no masks and no copies of the adapter's inputs are kept.",
-        _lower("lora_dropout", 0.0),
+        _of_new_adapter(_lower("lora_dropout", 0.0)),
         Harm.REAL,
     ),
     Change(
         "LoRA instead of DoRA",
         "The norm of every adapted weight is no longer computed in each pass.",
-        _replace("use_dora", (True,), False),
+        _of_new_adapter(_replace("use_dora", (True,), False)),
         Harm.REAL,
     ),
     Change(

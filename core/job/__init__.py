@@ -2,6 +2,7 @@
 
 from core.job.errors import (
     ChildError,
+    Cure,
     DatasetError,
     ModelNotFound,
     PresetError,
@@ -19,6 +20,7 @@ from core.job.spec import JobSpec
 __all__ = [
     "REWARD_FUNCTIONS",
     "ChildError",
+    "Cure",
     "DatasetError",
     "JobSpec",
     "ModelNotFound",

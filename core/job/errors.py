@@ -14,8 +14,18 @@
 Errors of programming, and OSError for a full or broken disk, stay what Python makes of them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
+
+
+@dataclass(frozen=True)
+class Cure:
+    """Values of job fields that cure a problem: one click on the page, flags in the terminal."""
+
+    title: str
+    """Few words, for a button."""
+    change: Mapping[str, str] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class Problem:
     """Usually a JobSpec field; otherwise what the user knows it by, such as a file or a run."""
     problem: str
     fix: str
+    cure: Cure | None = None
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem}; {self.fix}"

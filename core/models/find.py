@@ -6,17 +6,26 @@ Never loads weights: what a folder holds is read by core/models/folder.py.
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 
-from core.job import ModelNotFound, Problem, SpecError, UnknownArchitecture
+from core.job import Cure, ModelNotFound, Problem, SpecError, UnknownArchitecture
 from core.job.places import in_time, is_there, require_allowed, unanswered
-from core.models.folder import ModelFolder, not_found, read_download, read_folder
+from core.models.folder import (
+    ADAPTER_CONFIG,
+    ModelFolder,
+    adapter_as_model,
+    not_found,
+    read_download,
+    read_folder,
+)
 from core.models.presets import PRESETS_DIR, ModelPreset, models
 from core.models.shapes import ModelShape
 from core.models.weights import require_adapter_fits, require_all_parameters
+from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
 from core.training.contract.weights.adapters import read_adapter
 from core.training.contract.weights.files import Tensors, UnusableWeights
@@ -59,13 +68,19 @@ class ModelSource:
         """Form in which it is published, if it is quantized."""
         return published_form(self.config)
 
+    @property
+    def only_method(self) -> str | None:
+        """Method that alone can train a base that is quantized already; None for any other base."""
+        published = self.published
+        return published.only_method if published else None
+
     def problems(self, stage: str, method: str | None = None) -> Iterator[Problem]:
         """Yield why its files cannot be trained in a stage, by a method if one is given."""
         published = self.published
         if published:
             found = published.problem_with(method)
             if found:
-                yield Problem("model", f"{self.reference} {found[0]}", found[1])
+                yield Problem("model", f"{self.reference} {found[0]}", found[1], self._cure())
                 return
         if self.shape is None or self.tensors is None:
             return
@@ -79,6 +94,12 @@ class ModelSource:
             problem += f"model only {self.shape.vocab_size:,} embeddings"
             fix = "call resize_token_embeddings on it and save it again, or take its own tokenizer"
             yield Problem("model", problem, fix)
+
+    def _cure(self) -> Cure | None:
+        method = self.only_method
+        if method is None:
+            return None
+        return Cure(f"Choose the method {METHODS[method].title}", {"method": method})
 
     def adapter_problem(self, folder: Path) -> Problem | None:
         """Return why the adapter in a folder cannot continue over this model; None if it can."""
@@ -124,12 +145,28 @@ def find_model(reference: str, revision: str = "main") -> ModelSource:
         folder = _folder(reference)
         return _in_folder(f"./{reference}", folder, folder.name)
     if HUB_ID.fullmatch(reference):
-        found = read_download(reference, hub_config_path(reference, revision))
+        try:
+            config = hub_config_path(reference, revision)
+        except ModelNotFound:
+            _require_no_downloaded_adapter(reference, revision)
+            raise
+        found = read_download(reference, config)
         return _source(reference, reference, reference, found, is_local=False)
     fix = "choose a preset, or give owner/name, or a path such as ./model"
     if similar := _similar_presets(reference):
         fix = f"did you mean {' or '.join(similar)}?"
     raise not_found(f"{reference!r} is not a preset, a folder or a Hub id", fix)
+
+
+def _require_no_downloaded_adapter(reference: str, revision: str) -> None:
+    """Raise ModelNotFound if what the Hub's cache holds under a name is an adapter."""
+    from huggingface_hub import errors, try_to_load_from_cache
+
+    cached = None
+    with suppress(errors.HFValidationError):
+        cached = try_to_load_from_cache(reference, ADAPTER_CONFIG, revision=revision)
+    if isinstance(cached, str):
+        raise adapter_as_model(reference, Path(cached))
 
 
 def _without_quotes(reference: str) -> str:
@@ -243,7 +280,11 @@ def hub_config_path(repo_id: str, revision: str) -> Path:
         ),
         errors.RevisionResolutionError: NO_REVISION,
         errors.RevisionNotFoundError: NO_REVISION,
-        errors.RemoteEntryNotFoundError: ("has no config.json", "choose a model for transformers"),
+        errors.RemoteEntryNotFoundError: (
+            "has no config.json",
+            "choose a model for transformers; of an adapter choose its base, and the adapter's "
+            "downloaded folder as adapter",
+        ),
         errors.HFValidationError: ("is not a Hub id", "give owner/name"),
         errors.LocalEntryNotFoundError: OFFLINE,
         OSError: ("cannot be read from the Hub", "try again, or give a folder"),

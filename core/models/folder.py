@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from core.job import ModelNotFound, Problem
+from core.job import Cure, ModelNotFound, Problem
 from core.models.architectures import is_native, problem_with
 from core.training.contract.weights.files import (
     INDEX,
@@ -47,6 +47,8 @@ MAX_CONFIG_BYTES = 16 * 2**20
 """Larger than any config file; a larger one is broken or hostile."""
 MAX_TOKENIZER_BYTES = 256 * 2**20
 ADAPTER_CONFIG = "adapter_config.json"
+BASE_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,1000}")
+"""Name or path of a model that an adapter was trained over."""
 TOKENIZER = "tokenizer.json"
 SENTENCEPIECE_MODEL = "tokenizer.model"
 SENTENCEPIECE_PACKAGES: Mapping[str, str] = {
@@ -182,9 +184,7 @@ def _require_trainable(reference: str, config: Mapping[str, object]) -> None:
 def _no_config(reference: str, files: Mapping[str, Path]) -> ModelNotFound:
     """Return what a folder without config.json is."""
     if ADAPTER_CONFIG in files:
-        base = read_config(reference, files[ADAPTER_CONFIG]).get("base_model_name_or_path")
-        problem = f"{reference} is an adapter over {base or 'a model that it does not name'}"
-        return not_found(problem, f"choose {base or 'its base'} as model and this as adapter")
+        return adapter_as_model(reference, files[ADAPTER_CONFIG])
     suffixes = {path.suffix for path in files.values()}
     if ".gguf" in suffixes:
         problem = f"{reference} holds GGUF files only, which are for running a model"
@@ -193,6 +193,19 @@ def _no_config(reference: str, files: Mapping[str, Path]) -> ModelNotFound:
         problem = f"{reference} has pickle weights only; weights must be safetensors"
         return not_found(problem, "give a folder written by save_pretrained")
     return not_found(f"{reference} has no config.json", "give a folder written by save_pretrained")
+
+
+def adapter_as_model(reference: str, settings: Path) -> ModelNotFound:
+    """Return what to choose instead of an adapter: its base as model, and it as adapter."""
+    base = read_config(reference, settings).get("base_model_name_or_path")
+    if not isinstance(base, str) or not BASE_NAME.fullmatch(base):
+        problem = f"{reference} is an adapter over a model that it does not name"
+        return not_found(problem, "choose its base as model and this as adapter")
+    change = {"model": base, "adapter": str(settings.parent)}
+    problem = f"{reference} is an adapter over {base}"
+    fix = f"choose {base} as model and this as adapter"
+    cure = Cure(f"Choose {Path(base).name} as model and this as adapter", change)
+    return ModelNotFound(Problem("model", problem, fix, cure))
 
 
 def _use(reference: str, check: object, path: Path) -> None:

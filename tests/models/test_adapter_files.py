@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.models import find_model
+from core.resolve import resolve
 from core.training.contract.weights.adapters import read_adapter
 from core.training.contract.weights.files import UnusableWeights
 from tests.builders.weight_headers import write_header
@@ -145,3 +146,15 @@ def test_an_adapter_of_another_size_names_its_base(folder: Path) -> None:
     assert problem
     assert f"do not fit the model: {Q_PROJ} (128 × 32)" in problem.problem
     assert problem.fix == "choose owner/base as model"
+
+
+def test_an_adapter_that_is_continued_brings_its_own_settings(folder: Path) -> None:
+    job = resolve({"model": "demo", "adapter": str(folder)}).job
+    assert (job.lora_r, job.lora_alpha) == (RANK, 8)
+    assert job.target_modules == "q_proj,v_proj"
+
+
+def test_the_estimate_counts_the_rank_of_the_adapter_itself(folder: Path) -> None:
+    of_rank_4 = {"lora_r": RANK, "target_modules": "q_proj,v_proj"}
+    continued = resolve({"model": "demo", "adapter": str(folder), "lora_r": 64})
+    assert continued.estimate() == resolve({"model": "demo", **of_rank_4}).estimate()

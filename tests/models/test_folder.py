@@ -58,6 +58,25 @@ def test_an_adapter_given_as_model_names_its_base(tmp_path: Path) -> None:
     assert "is an adapter over owner/base; choose owner/base as model" in said(tmp_path)
 
 
+@pytest.mark.parametrize("base", ["null", "[7]", '"a\\u001b[2J"', "{}"])
+def test_an_adapter_whose_base_has_no_plain_name_is_named_alone(tmp_path: Path, base: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": {base}}}')
+    assert "is an adapter over a model that it does not name; choose its base" in said(tmp_path)
+
+
+@pytest.mark.parametrize(("method", "chosen"), [("full", "lora"), ("qlora", None)])
+def test_an_adapter_given_as_model_brings_its_cure(
+    tmp_path: Path, method: str, chosen: str | None
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    with pytest.raises(SpecError) as refused:
+        resolve({"model": str(tmp_path), "method": method})
+    cure = refused.value.problems[0].cure
+    assert cure is not None
+    wanted = {"model": "owner/base", "adapter": str(tmp_path)}
+    assert cure.change == wanted | ({"method": chosen} if chosen else {})
+
+
 def test_a_folder_without_weights_can_be_estimated(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert resolve({"model": str(folder)}).estimate().total_bytes > 0

@@ -122,6 +122,43 @@ def test_the_estimate_takes_the_settings_of_a_4_bit_base(tmp_path: Path) -> None
     assert (job.bnb_4bit_quant_type, job.bnb_4bit_use_double_quant) == ("fp4", False)
 
 
+@pytest.fixture
+def four_bit(tmp_path: Path) -> str:
+    folder = quantized.named(
+        tmp_path / "model",
+        quant_method="bitsandbytes",
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+    )
+    return str(folder)
+
+
+def test_a_profile_chooses_the_method_of_a_4_bit_base(four_bit: str) -> None:
+    found = resolve({"model": four_bit, "profile": "fastest"})
+    assert found.job.method == "qlora"
+    assert found.plan.change["method"] == "qlora"
+
+
+def test_defaults_follow_the_method_that_a_profile_chooses(four_bit: str) -> None:
+    found = resolve({"model": four_bit, "profile": "fastest", "method": "full"}, set_by_user=())
+    of_qlora = resolve({"model": "demo", "method": "qlora"}).job
+    assert found.job.learning_rate == of_qlora.learning_rate
+
+
+def test_a_profile_leaves_a_method_that_was_given(four_bit: str) -> None:
+    with pytest.raises(SpecError, match="so LoRA cannot train it; choose the method qlora"):
+        resolve({"model": four_bit, "profile": "fastest", "method": "lora"})
+
+
+def test_the_cure_of_a_4_bit_base_is_its_method(four_bit: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        resolve({"model": four_bit})
+    cure = refused.value.problems[0].cure
+    assert cure is not None
+    assert cure.change == {"method": "qlora"}
+
+
 def test_a_layer_missing_from_a_quantized_model_is_refused(tmp_path: Path) -> None:
     from tests.builders.model_folders import rewrite
 

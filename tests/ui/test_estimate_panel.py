@@ -1,6 +1,8 @@
 """Test the estimate panel: fixes and their undo, forecast, cards, and the panels that open."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +10,7 @@ from core.device import DeviceReading, GpuProcess, this_machine
 from core.memory import COMPONENTS
 from core.resolve import resolve
 from core.runs import Home
-from tests.builders.page import FormPage, llama
+from tests.builders.page import LLAMA, FormPage, llama
 from ui.handlers import Handlers, estimate
 from ui.handlers.panels import on_close_panel, on_open_panel, on_redraw_panels
 from ui.render.estimate import COLOURS, estimate_panel
@@ -26,6 +28,32 @@ def too_large(handlers: Handlers) -> FormPage:
 
 
 # Fixes
+
+
+@pytest.fixture
+def adapter_as_model(handlers: Handlers, tmp_path: Path) -> FormPage:
+    """Return a page on which an adapter was chosen as model, its cure offered."""
+    settings = {"base_model_name_or_path": LLAMA}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    page = FormPage(handlers)
+    page.edit(model=str(tmp_path), method="full")
+    return page
+
+
+def test_an_adapter_as_model_is_cured_by_one_click(
+    adapter_as_model: FormPage, tmp_path: Path
+) -> None:
+    shown = adapter_as_model.suggest()
+    assert shown["fix_0"]["value"] == "Choose Llama-3.1-8B as model and this as adapter"
+    adapter_as_model.press_fix(0)
+    chosen = [adapter_as_model.form[name] for name in ("model", "adapter", "method")]
+    assert chosen == [LLAMA, str(tmp_path), "lora"]
+
+
+def test_a_cure_can_be_undone(adapter_as_model: FormPage, tmp_path: Path) -> None:
+    adapter_as_model.suggest()
+    shown = adapter_as_model.press_fix(0)
+    assert shown["undo"].values["model"] == str(tmp_path)
 
 
 def test_a_job_that_is_too_large_gets_fixes(too_large: FormPage) -> None:

@@ -184,3 +184,13 @@ def test_a_model_that_cannot_measure_the_rows_is_said(
     (tmp_path / "model/config.json").write_text('{"model_type": "llama"}')
     tailor("check", "demo", "--model", tmp_path / "model")
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "estimate", "check"])
+def test_an_adapter_as_model_is_answered_with_flags(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    file = (DATA / "messages.jsonl",) if command == "check" else ()
+    assert tailor(command, *file, "--model", tmp_path) == 2
+    assert capsys.readouterr().err.endswith(f": --model owner/base --adapter {tmp_path}\n")

@@ -9,7 +9,7 @@ import gradio as gr
 
 from core.advise import Fix
 from core.device import DeviceReading, card_of, find_preset, this_machine
-from core.job import JobSpec, SpecError
+from core.job import Cure, JobSpec, SpecError
 from core.models import gpus
 from core.resolve import default_fields
 from core.runs import Home
@@ -49,7 +49,7 @@ class Suggestions:
     """Form as the edit had settled it."""
     sent: Values = field(default_factory=dict)
     """Form as the browser sent it when it asked for them."""
-    fixes: tuple[Fix, ...] = ()
+    fixes: tuple[Fix | Cure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ class EstimateHandlers:
         return updates
 
     def on_suggest(self, answer: Answer, **form: object) -> Updates:
-        """Offer what would make the job fit, or faster."""
+        """Offer what would make the job fit, or faster; or what cures a job that cannot run."""
+        if answer.error:
+            return _show_cures(answer, form)
         fixes: tuple[Fix, ...] = ()
         if answer.resolved:
             fixes = answer.resolved.fixes()[:NUM_FIXES]
@@ -160,6 +162,17 @@ class EstimateHandlers:
 
 
 FIX_BUTTONS = tuple(f"fix_{place}" for place in range(NUM_FIXES))
+
+
+def _show_cures(answer: Answer, sent: Values) -> Updates:
+    """Offer what cures the problems of a job that cannot run, where that is known."""
+    problems = answer.error.problems if answer.error else ()
+    cures = tuple(each.cure for each in problems if each.cure)[:NUM_FIXES]
+    return {
+        "suggestions": Suggestions(answer.values, sent, cures),
+        "fixes_title": panel.cures_title(len(cures)),
+        **show_buttons(FIX_BUTTONS, [cure.title for cure in cures]),
+    }
 
 
 def _has_other_data(before: Values, values: Values) -> bool:

@@ -121,6 +121,11 @@ def fixes_title(fixes: Sequence[Fix]) -> str:
     return f'<details class="fixes"><summary>{title}</summary><ul>{reasons}</ul></details>'
 
 
+def cures_title(number: int) -> str:
+    """Return a heading for the buttons that cure a job which cannot run."""
+    return notice("One click puts it right:", "plain") if number else ""
+
+
 def choices(plan: Plan, set_by_user: Collection[str]) -> str:
     """Return what the profile chose and why, and what the user has set instead."""
     if not plan.choices:

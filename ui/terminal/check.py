@@ -8,6 +8,7 @@ from core import dataset
 from core.dataset import DatasetReport, RowProblem, counted
 from core.dataset.token_lengths import Lengths
 from core.job import DatasetError, JobSpec, Problem, SpecError
+from core.models import find_model
 from core.resolve import resolve
 from core.runs import Home
 from ui.terminal.data_files import (
@@ -59,6 +60,7 @@ def check(
     home: str | None = None,
     stage: str = "sft",
     model: str | None = None,
+    adapter: str = "",
     max_length: str = DEFAULT_MAX_LENGTH,
     columns: str = "",
     split_text: str = "",
@@ -80,13 +82,12 @@ def check(
             print_json(_refused(error).to_json())
             return 2
         raise
-    if repair:
-        data = write_repaired(data, repair)
+    data = write_repaired(data, repair) if repair else data
     checked = _checked(data, eval_data, stage)
     if drop_bad:
         checked = _without_bad_rows(checked, eval_data, drop_bad, stage)
     if model and checked.report.is_usable:
-        checked = _measured(checked, eval_data, {**fields, "model": model}, home)
+        checked = _measured(checked, eval_data, {**fields, **_of_model(model, adapter)}, home)
     if json:
         print_json(checked.to_json())
     else:
@@ -127,6 +128,16 @@ def _measured(
     lengths = measured.lengths.at(resolved.job.max_length)
     problems = (*refusals, *measured.problems)
     return replace(checked, lengths=lengths, problems=problems, notes=measured.notes)
+
+
+def _of_model(model: str, adapter: str) -> dict[str, object]:
+    """Return a model with its adapter, and the method of a base that only one can train.
+
+    A check asks for no other method. Raises ModelNotFound.
+    """
+    fields: dict[str, object] = {"model": model, "adapter": adapter}
+    method = find_model(model).only_method
+    return fields | ({"method": method} if method else {})
 
 
 def _refused(error: DatasetError) -> DatasetReport:

@@ -1,5 +1,6 @@
 """Commands of `python app.py`: read flags and job files, call core, print. Never imports Gradio."""
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -36,7 +37,7 @@ SECONDS_TO_MEASURE = 60
 
 def run(command: str, **flags: object) -> int:
     """Run one of COMMANDS and return the exit code. Print errors as one line for each problem."""
-    return report_errors(partial(COMMANDS[command], **flags))
+    return report_errors(partial(COMMANDS[command], **flags), partial(_takes_flag, command))
 
 
 def train(
@@ -113,6 +114,12 @@ def _require_choice(job_fields: Mapping[str, object]) -> None:
         problem = "is missing, and so is the model: nothing says what to train"
         fix = "give --model and --dataset, or --demo to try the demo"
         raise SpecError(Problem("dataset", problem, fix))
+
+
+def _takes_flag(command: str, field: str) -> bool:
+    """Return whether a command has the flag of a job field."""
+    parameters = inspect.signature(COMMANDS[command]).parameters
+    return field in parameters or "fields" in parameters
 
 
 def _job_fields(job_file: str | None, flags: Mapping[str, str]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -9,25 +10,41 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from core.job import TailorError
+from core.job import Problem, TailorError
+from ui.terminal.usage import flag_of
 
 MAX_PROBLEMS = 20
 """Problems of a file that are printed; --json has more."""
 out = Console(highlight=False, soft_wrap=True, markup=False)
 
 
-def report_errors(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code. Print one line on stderr for each problem."""
+def report_errors(command: Callable[[], int], takes_flag: Callable[[str], bool]) -> int:
+    """Run a command and return its exit code. Print one line on stderr for each problem.
+
+    `takes_flag` says whether the command has the flag of a job field.
+    """
     try:
         return command()
     except TailorError as error:
-        say(*error.problems)
+        say(*(with_flags(problem, takes_flag) for problem in error.problems))
         return 2
     except BrokenPipeError:  # `app.py runs | head` has read enough
         os._exit(0)
     except OSError as error:
         say(f"{error.filename or 'disk'}: {error.strerror}")
         return 1
+
+
+def with_flags(problem: Problem, takes_flag: Callable[[str], bool]) -> str:
+    """Return a problem, with the flags that cure it where they are known."""
+    if problem.cure is None:
+        return str(problem)
+    flags = " ".join(
+        f"{flag_of(name)} {shlex.quote(value)}"
+        for name, value in problem.cure.change.items()
+        if takes_flag(name)
+    )
+    return f"{problem}: {flags}" if flags else str(problem)
 
 
 def say(*lines: object) -> None:

@@ -85,9 +85,16 @@ class Published:
             return f"{problem}, which cannot be trained", form.fix
         if method is not None and METHODS[method].base_bits != self.bits:
             problem = f"is quantized with {form.title} to {self.bits} bits already"
-            fix = f"choose the method {_method_of(self.bits)}, which trains an adapter over it"
+            fix = f"choose the method {self.only_method}, which trains an adapter over it"
             return f"{problem}, so {METHODS[method].title} cannot train it", fix
         return None
+
+    @property
+    def only_method(self) -> str | None:
+        """Return the one method that can train over this base; None if there are several or none."""
+        if self.form.use != "as it is" or self.problem_with(None):
+            return None
+        return _method_of(self.bits)
 
 
 def published_form(config: Mapping[str, object]) -> Published | None:
