@@ -91,7 +91,7 @@ class Published:
 
     @property
     def only_method(self) -> str | None:
-        """Return the one method that can train over this base; None if there are several or none."""
+        """Return the only method that can train over this base; None unless there is one."""
         if self.form.use != "as it is" or self.problem_with(None):
             return None
         return _method_of(self.bits)
