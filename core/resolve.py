@@ -22,8 +22,9 @@ from core.advise import (
     what_fits,
 )
 from core.device import local_gpu
-from core.job import JobSpec, ModelNotFound, Problem, SpecError, refusals_to_train
+from core.job import JobSpec, ModelNotFound, Problem, SpecError
 from core.job.places import in_time, is_there, require_allowed, unanswered
+from core.job.rules import refusals_to_train
 from core.memory import MemoryEstimate
 from core.models import (
     DEMO_DIR,
@@ -226,15 +227,13 @@ def _find_all(job: JobSpec, set_by_user: frozenset[str]) -> ResolvedJob:
     datasets = _find_datasets(job, problems)
     mix = _find_mix(job, problems)
     job = _with_absolute_adapter(job, problems)
-    settings: Mapping[str, object] = {}
+    settings = dict(settings_of_base(model.published)) if model else {}
     if job.adapter and model is not None and not problems:
-        misfits = _adapter_problems(model, Path(job.adapter))
-        problems += misfits
-        settings = {} if misfits else settings_of_adapter(Path(job.adapter))
+        settings |= _find_adapter(Path(job.adapter), model, problems)
     if problems or model is None or gpu is None:
         raise SpecError(*problems)
-    settings = {**settings, **settings_of_base(model.published), "model": model.reference}
-    return ResolvedJob(job.model_copy(update=settings), model, gpu, datasets, mix, chosen)
+    job = job.model_copy(update={**settings, "model": model.reference})
+    return ResolvedJob(job, model, gpu, datasets, mix, chosen)
 
 
 def _with_method_of_base(job: JobSpec, model: ModelSource) -> tuple[JobSpec, Plan]:
@@ -245,14 +244,11 @@ def _with_method_of_base(job: JobSpec, model: ModelSource) -> tuple[JobSpec, Pla
     method = model.only_method
     if method is None or method == job.method:
         return job, Plan()
-    before = default_fields(job.model, job.method, job.stage)
+    fields, before = job.model_dump(), default_fields(job.model, job.method, job.stage)
     after = default_fields(job.model, method, job.stage)
-    fields = job.model_dump()
-    for name, value in after.items():
-        if fields[name] == before[name]:
-            fields[name] = value
-    reason = "The base is quantized already, and no other method trains over it."
-    return JobSpec.parse({**fields, "method": method}), Plan((Choice("method", method, reason),))
+    moved = {name: after[name] for name in after if fields[name] == before[name]}
+    choice = Choice("method", method, "The base is quantized, and no other method trains over it.")
+    return JobSpec.parse({**fields, **moved, "method": method}), Plan((choice,))
 
 
 def default_fields(model: object, method: object, stage: object = "sft") -> dict[str, object]:
@@ -313,16 +309,8 @@ def _find_model(job: JobSpec, problems: list[Problem]) -> ModelSource | None:
     try:
         return find_model(job.model, job.revision)
     except ModelNotFound as error:
-        problems += (_with_adapter_method(each, job.method) for each in error.problems)
+        problems += (each.with_method_of_adapter(job.method) for each in error.problems)
         return None
-
-
-def _with_adapter_method(problem: Problem, method: str) -> Problem:
-    """Return a problem whose cure also chooses a method for the adapter that it chooses."""
-    cure = problem.cure
-    if cure is None or "adapter" not in cure.change or METHODS[method].trains_adapter:
-        return problem
-    return replace(problem, cure=replace(cure, change={**cure.change, "method": "lora"}))
 
 
 def _find_gpu(job: JobSpec, problems: list[Problem]) -> Gpu | None:
@@ -377,13 +365,16 @@ def _find_mix(job: JobSpec, problems: list[Problem]) -> tuple[tuple[Path, float]
     return mix
 
 
-def _adapter_problems(model: ModelSource, folder: Path) -> list[Problem]:
-    """Return why the adapter in a folder cannot continue over a model."""
+def _find_adapter(
+    folder: Path, model: ModelSource, problems: list[Problem]
+) -> Mapping[str, object]:
+    """Return the settings of an adapter that can continue over a model."""
     try:
         misfit = in_time(lambda: model.adapter_problem(folder), folder, SECONDS_TO_READ_ADAPTER)
     except OSError as error:
         misfit = unanswered("adapter", folder, error)
-    return [misfit] if misfit else []
+    problems += [misfit] if misfit else []
+    return {} if misfit else settings_of_adapter(folder)
 
 
 def _no_file(field: str, reference: str) -> Problem:

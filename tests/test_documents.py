@@ -10,7 +10,7 @@ import pytest
 from benchmarks import stage_table
 from benchmarks.trace_agreement import cases
 from core import runs
-from core.job import REWARD_FUNCTIONS
+from core.job.rules import REWARD_FUNCTIONS
 from core.runs import Home
 from core.training.contract.job import OptimizerName
 from core.training.contract.methods import METHODS, Method

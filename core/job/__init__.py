@@ -14,11 +14,9 @@ from core.job.errors import (
     TraceError,
     UnknownArchitecture,
 )
-from core.job.rules import REWARD_FUNCTIONS, refusals_to_train
 from core.job.spec import JobSpec
 
 __all__ = [
-    "REWARD_FUNCTIONS",
     "ChildError",
     "Cure",
     "DatasetError",
@@ -33,5 +31,5 @@ __all__ = [
     "TraceError",
     "UnknownArchitecture",
     "places",
-    "refusals_to_train",
+    "rules",
 ]

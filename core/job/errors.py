@@ -15,8 +15,10 @@ Errors of programming, and OSError for a full or broken disk, stay what Python m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from core.training.contract.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ class Problem:
     problem: str
     fix: str
     cure: Cure | None = None
+
+    def with_method_of_adapter(self, method: str) -> "Problem":
+        """Return the problem; a cure that chooses an adapter chooses a method for it as well."""
+        if self.cure is None or "adapter" not in self.cure.change or METHODS[method].trains_adapter:
+            return self
+        return replace(self, cure=replace(self.cure, change={**self.cure.change, "method": "lora"}))
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem}; {self.fix}"

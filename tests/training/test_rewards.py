@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.job import REWARD_FUNCTIONS
+from core.job.rules import REWARD_FUNCTIONS
 from tests.builders.paths import DEMO
 from tests.builders.training_runs import (
     FINISHED,

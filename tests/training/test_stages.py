@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.stage_table import TRAINABLE
-from core.job import REWARD_FUNCTIONS
+from core.job.rules import REWARD_FUNCTIONS
 from core.training.contract.stages import STAGES
 from tests.builders.paths import DEMO
 from tests.builders.training_runs import (
