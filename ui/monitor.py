@@ -16,6 +16,7 @@ ACTIONS: Mapping[str, tuple[str, Look]] = {
     "resume": ("Resume", "primary"),
     "move_up": ("Move up", "secondary"),
     "move_down": ("Move down", "secondary"),
+    "try_run": ("Try it", "primary"),
     "next_stage": ("Next stage: DPO", "secondary"),
     "duplicate": ("Duplicate", "secondary"),
     "delete": ("Delete", "secondary"),

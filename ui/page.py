@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from core.dataset.intake import SPLITS, TABLES, TEXT_SUFFIXES
-from ui import form, monitor
+from ui import form, monitor, trying
 from ui.events import MESSAGE, Wiring
 from ui.handlers import (
     FIRST_STATE,
@@ -74,11 +74,14 @@ def build(handlers: Handlers) -> gr.Blocks:
             train_parts = dict(parts.named)
             with gr.Tab("Runs", id="runs"):
                 monitor.place_runs(parts)
-        run_parts = parts.named.keys() - train_parts.keys()
+            run_parts = parts.named.keys() - train_parts.keys()
+            with parts.add("try_tab", gr.Tab, "Try", id="try"):
+                trying.place_try(parts)
         groups = {
             "form": fields,
             "view": {name: parts.named[name] for name in VIEW_PARTS},
             "boxes": {name: parts.named[name] for name in columns.COLUMN_BOXES},
+            "try_settings": {name: parts.named[name] for name in trying.SETTINGS},
         }
         folders = handlers.guest_folders
         wiring = Wiring({**parts.named, **fields}, groups, folders)
@@ -89,6 +92,7 @@ def build(handlers: Handlers) -> gr.Blocks:
         _wire_estimate(wiring, handlers)
         _wire_edit(page, Wiring({**train_parts, **fields}, groups, folders), handlers)
         _wire_runs(wiring, handlers)
+        trying.wire_try(wiring, handlers)
         _wire_clock(wiring, handlers, (*TOP_PARTS, *run_parts))
         dark.click(None, js=TOGGLE_DARK)
     return page

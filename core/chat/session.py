@@ -47,7 +47,8 @@ class AnswerSettings:
         for name, least, most in ranges:
             value = getattr(self, name)
             if not least <= value <= most:
-                problem = Problem(name, f"{value} is out of range", f"give {least} to {most}")
+                shown = str(value)[:20]
+                problem = Problem(name, f"{shown} is out of range", f"give {least} to {most}")
                 raise ChatError(problem)
 
 

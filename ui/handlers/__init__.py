@@ -12,6 +12,7 @@ from core.runs import Home
 from ui.events import Updates
 from ui.handlers import columns, kept_form, panels
 from ui.handlers.answer import FIRST_STATE, NO_ANSWER, Answer
+from ui.handlers.conversations import Conversations
 from ui.handlers.data import DataHandlers
 from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
 from ui.handlers.imports import Imports
@@ -19,6 +20,7 @@ from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
 from ui.handlers.start import show_start
 from ui.handlers.trace import TraceHandlers, TraceTasks
+from ui.handlers.trying import TryHandlers
 
 __all__ = [
     "FIRST_STATE",
@@ -46,6 +48,8 @@ class Handlers:
         self.trace = TraceHandlers(home, self.previews, TraceTasks(home))
         self.estimate = EstimateHandlers(home, self.previews, self.trace)
         self.runs = RunHandlers(home, self.previews)
+        self.conversations = Conversations(home)
+        self.tries = TryHandlers(home, self.conversations)
 
     def on_start_facts(self, answer: Answer) -> Updates:
         """Say what the measured rows tell against a start."""
@@ -54,3 +58,4 @@ class Handlers:
     def close(self) -> None:
         """End the child processes."""
         self.previews.close()
+        self.conversations.close()

@@ -11,6 +11,7 @@ import gradio as gr
 
 from core import runs
 from core.advise import Advice
+from core.chat import sides_of
 from core.device import this_machine
 from core.job import RunNotFound, SpecError, TailorError
 from core.resolve import resolve
@@ -369,6 +370,8 @@ def _show_actions(run: Run | None) -> Updates:
     if run.state in ("stopped", "failed", "interrupted"):
         label = "Resume" if run.has_checkpoint else "Start again"
         updates["resume"] = gr.update(visible=True, value=label)
+    if len(sides_of(run)) > 1:
+        updates["try_run"] = gr.update(visible=True)
     if run.state == "finished" and run.job.stage in ("sft", "cpt"):
         updates["next_stage"] = gr.update(visible=True)
     labels = [f"Retry: {advice.title}" for advice in _retries(run)]

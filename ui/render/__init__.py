@@ -9,6 +9,7 @@ from core.job import Problem
 NoticeKind = Literal["good", "bad", "warned", "plain"]
 
 __all__ = [
+    "conversation",
     "dataset",
     "estimate",
     "history",
