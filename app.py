@@ -197,6 +197,7 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("action", nargs="?", default="list", choices=RUN_ACTIONS, metavar="ACTION")
     command.add_argument("id", nargs="?", metavar="ID", help="a run, as `runs list` names it")
     command.add_argument("more", nargs="*", metavar="WORD", help="further words of the action")
+    command.add_argument("--epochs", metavar="N", help="with continue: further epochs (default 1)")
     _add_json_and_home(command)
 
 

@@ -194,12 +194,28 @@ def state_sentence(run: Run) -> str:
         "queued": "Waiting for its turn.",
         "starting": "Starting the training program.",
         "stopping": "Stopping after this step, with a checkpoint.",
-        "finished": f"Finished: {run.step:,} steps in {duration(run.seconds)}.",
+        "finished": f"Finished: {run.step:,} steps in {duration(run.seconds)}. {_end(run)}".strip(),
         "stopped": f"Stopped at {step}." if step else "Stopped before the first step.",
         "failed": run.error or "Failed.",
         "interrupted": run.error or "Interrupted.",
     }
     return sentences[run.state]
+
+
+def _end(run: Run) -> str:
+    """Return why a run ended early, and which step its result holds if that is not the last."""
+    said = [run.status.ended_early or ""]
+    if run.result_step not in (None, run.step):
+        said.append(f"The result is that of step {run.result_step:,}.")
+    return " ".join(filter(None, said))
+
+
+def best_sentence(run: Run) -> str:
+    """Return "Best at step 120: eval_loss 0.3211.", or "" if fewer than two were evaluated."""
+    best = run.best
+    if best is None:
+        return ""
+    return f"Best at step {best.step:,}: {best.metric} {best.value:.4g}."
 
 
 def _share_done(run: Run) -> str:

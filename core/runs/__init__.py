@@ -15,17 +15,16 @@ The folder of a run is the only truth about it:
                 about.json        title, notes and tags (written by users)
                 log.txt           output of the program; if very long, its beginning and end
                 checkpoints/      output/   stop (a request)
+                output-original/  result of the training, once a checkpoint took its place
 """
 
 from core.runs.creation import create
-from core.runs.curves import Curve
 from core.runs.data import writer_of_rows
 from core.runs.home import Home
 from core.runs.listing import list_runs
 from core.runs.run import Run, read
 
 __all__ = [
-    "Curve",
     "Home",
     "Run",
     "bundle",
@@ -39,5 +38,6 @@ __all__ = [
     "past_runs",
     "queue",
     "read",
+    "results",
     "writer_of_rows",
 ]

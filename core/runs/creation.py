@@ -41,7 +41,7 @@ def create(
     """
     _remove_unfinished(home)
     _require_disk_space(home, resolved, estimate)
-    folder = _reserve(home, resolved.job)
+    folder = reserve(home, resolved.job)
     run_id = folder.name.removeprefix(".")
     try:
         data_fields = write_data(resolved, folder, checked)
@@ -99,7 +99,7 @@ def _require_evaluation(job: JobSpec, data_fields: Mapping[str, object]) -> None
         raise SpecError(Problem("eval_fraction", problem, fix))
 
 
-def _reserve(home: Home, job: JobSpec) -> Path:
+def reserve(home: Home, job: JobSpec) -> Path:
     """Return a new folder, named by a dot and the id: .20261122-153000-llama-3.1-8b-lora.
 
     The dot hides it until it is complete. Ids sort by time.

@@ -61,12 +61,12 @@ def annotate(
 def delete(home: Home, run_id: str) -> None:
     """Move a run to the trash. Raises RunNotFound, SpecError if it is active."""
     with locked(home):
-        _require_ended(home, run_id)
+        require_ended(home, run_id)
         home.trash.mkdir(mode=0o700, exist_ok=True)
         (home.runs / run_id).rename(home.trash / run_id)
 
 
-def _require_ended(home: Home, run_id: str) -> None:
+def require_ended(home: Home, run_id: str) -> None:
     """Raise RunNotFound, or SpecError if a run is active. Its job need not be readable."""
     try:
         state = read(home, run_id).state

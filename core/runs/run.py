@@ -8,6 +8,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from core.device import find_preset
 from core.job import JobSpec, Problem, RunNotFound
 from core.models import gpus
@@ -24,7 +26,12 @@ from core.runs.files import (
 from core.runs.home import Home, Schedule, read_schedule
 from core.runs.records import Prediction, Sample
 from core.runs.states import RunState, infer_state
-from core.training.contract.checkpoint_files import Checkpoint, bytes_in, list_checkpoints
+from core.training.contract.checkpoint_files import (
+    MANIFEST,
+    Checkpoint,
+    bytes_in,
+    list_checkpoints,
+)
 from core.training.contract.job import IN_EARLIER_RUNS
 from core.training.contract.process_id import ProcessId
 from core.training.contract.status import ACTIVE, State, Status
@@ -59,6 +66,16 @@ class Annotations:
     """Shown instead of the id."""
     notes: str = ""
     tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BestStep:
+    """Best evaluation of a run."""
+
+    step: int
+    metric: str
+    """What was best: eval_loss or eval_reward."""
+    value: float
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,30 @@ class Run:
     def has_checkpoint(self) -> bool:
         """True if it can be resumed from a checkpoint."""
         return any(checkpoint.is_complete for checkpoint in self.checkpoints)
+
+    @property
+    def best(self) -> BestStep | None:
+        """Best of at least two evaluations; None if there are fewer.
+
+        Early programs did not name it, so it is then looked up in the metrics.
+        """
+        status = self.status
+        metric = status.best_metric or "eval_loss"
+        curve = self.curves().get(metric)
+        if curve is None or len(curve.steps) < 2:
+            return None
+        if status.best_step is not None and status.best_value is not None:
+            return BestStep(status.best_step, metric, status.best_value)
+        if not np.isfinite(curve.values).any():
+            return None
+        place = int(np.nanargmin(curve.values))
+        return BestStep(int(curve.steps[place]), metric, float(curve.values[place]))
+
+    @property
+    def result_step(self) -> int | None:
+        """Step whose weights its result holds; None without a result, or if it does not say."""
+        step = read_json(self.folder / "output" / MANIFEST).get("step")
+        return step if isinstance(step, int) else None
 
     @property
     def peak_bytes(self) -> int | None:

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from core.advise import Advice
-from core.runs import Curve, Run
+from core.runs import Run
 from core.runs.past_runs import LARGE_ERROR, prediction_errors
 from core.wording import MEASURED, duration, memory, memory_rows, seconds_left, state_sentence
 from ui.render import notice, table
@@ -82,13 +82,7 @@ def _advice(advice: Sequence[Advice]) -> str:
 
 def tiles(run: Run) -> str:
     """Return four numbers: loss, speed, peak memory, and time with its cost."""
-    curves = run.curves()
-    cells = (
-        _loss_tile(curves)
-        + _speed_tile(run, curves.get("tokens_per_second"))
-        + _memory_tile(run)
-        + _time_tile(run)
-    )
+    cells = _loss_tile(run) + _speed_tile(run) + _memory_tile(run) + _time_tile(run)
     return f'<div class="tiles">{cells}</div>'
 
 
@@ -96,8 +90,9 @@ def _tile(name: str, value: str, more: str) -> str:
     return f"<div><span>{name}</span><b>{escape(value)}</b><i>{escape(more)}</i></div>"
 
 
-def _loss_tile(curves: Mapping[str, Curve]) -> str:
+def _loss_tile(run: Run) -> str:
     """Return the loss, with that of the last evaluation and its perplexity."""
+    curves = run.curves()
     loss = curves.get("loss")
     if loss is None:
         return _tile("Loss", NO_VALUE, "")
@@ -113,8 +108,9 @@ def _loss(value: float) -> str:
     return f"{value:.2g}" if not 0.001 <= abs(value) < 10_000 else f"{value:.4f}"
 
 
-def _speed_tile(run: Run, speed: Curve | None) -> str:
+def _speed_tile(run: Run) -> str:
     """Return the speed; on this machine's card also against the forecast, and the MFU."""
+    speed = run.curves().get("tokens_per_second")
     if speed is None:
         return _tile("Speed", NO_VALUE, "tokens/s")
     more = "tokens/s"

@@ -65,7 +65,8 @@ def print_result(run: Run) -> None:
     for sample in run.samples():
         out.print(f"step {sample.step}: {sample.prompt}  →  {sample.answer}")
     if run.state == "finished":
-        out.print(f"Result: {run.folder / 'output'}")
+        step = f" (step {run.result_step:,})" if run.result_step else ""
+        out.print(f"Result: {run.folder / 'output'}{step}")
     elif not run.is_active and run.has_checkpoint:
         out.print(f"To continue from its checkpoint: python app.py runs resume {run.id}")
     for advice in failure_advice.advice_for(run):

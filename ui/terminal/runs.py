@@ -18,10 +18,12 @@ from core.runs import (
     listing,
     queue,
     read,
+    results,
 )
-from core.wording import ago, duration, memory, peak_memory, state_sentence
+from core.wording import ago, best_sentence, duration, memory, peak_memory, state_sentence
 from ui.terminal.follow import print_result, start_and_follow
 from ui.terminal.printing import out, print_json, say, table, wide_table
+from ui.terminal.results import checkpoint_rows, continue_run, print_published, publish
 from ui.terminal.usage import RUN_ACTIONS, call_of
 
 
@@ -32,6 +34,8 @@ class RunCommand:
     home: Home
     words: tuple[str, ...]
     as_json: bool
+    epochs: str = "1"
+    """Further epochs of a run that is continued."""
 
     @property
     def run(self) -> Run:
@@ -45,6 +49,7 @@ def manage_runs(
     action: str = "list",
     id: str | None = None,
     more: Sequence[str] = (),
+    epochs: str | None = None,
     json: bool = False,
 ) -> int:
     """Perform one of RUN_ACTIONS and return the exit code. Raises TailorError."""
@@ -56,7 +61,10 @@ def manage_runs(
     if len(words) > len(expected) and not RUN_ACTIONS[action].more:
         surplus = " ".join(words[len(expected) :])
         raise SpecError(Problem(action, f"does not accept {surplus!r}", fix))
-    return ACTIONS[action](RunCommand(Home.find(home), words, json)) or 0
+    if epochs is not None and action != "continue":
+        fix = "only `runs continue ID` trains more of them"
+        raise SpecError(Problem("--epochs", f"{action} has no use for it", fix))
+    return ACTIONS[action](RunCommand(Home.find(home), words, json, epochs or "1")) or 0
 
 
 def _list(command: RunCommand) -> None:
@@ -93,6 +101,9 @@ def _show(command: RunCommand) -> None:
             "notes": run.about.notes,
             "disk_bytes": run.disk_bytes(),
             "stalled": stalled,
+            "result_step": run.result_step,
+            "best": asdict(run.best) if run.best else None,
+            "checkpoints": [each.to_json() for each in results.checkpoints_of(run)],
             "remedies": [advice.to_json() for advice in failure_advice.advice_for(run)],
             "job": run.job.model_dump(),
             "status": run.status.to_json(),
@@ -103,8 +114,10 @@ def _show(command: RunCommand) -> None:
     job = run.job
     out.print(f"{reference_of(job.model)} · {job.stage} · {job.method} · {run.folder}")
     tags = " ".join(f"#{tag}" for tag in run.about.tags)
-    for line in filter(None, (stalled, run.about.notes, tags)):
+    for line in filter(None, (stalled, run.about.notes, tags, best_sentence(run))):
         out.print(line)
+    if rows := tuple(checkpoint_rows(run)):
+        out.print(table(("checkpoint", "evaluation", "size", ""), rows))
     print_result(run)
 
 
@@ -124,6 +137,18 @@ def _stop(command: RunCommand) -> None:
 
 def _resume(command: RunCommand) -> int:
     return start_and_follow(command.home, command.run)
+
+
+def _publish(command: RunCommand) -> None:
+    run = publish(command.home, command.words[0], command.words[1])
+    if command.as_json:
+        print_json({"id": run.id, "result_step": run.result_step})
+    else:
+        print_published(run)
+
+
+def _continue(command: RunCommand) -> int:
+    return continue_run(command.home, command.words[0], command.epochs)
 
 
 def _queue(command: RunCommand) -> None:
@@ -222,6 +247,8 @@ ACTIONS: Mapping[str, Callable[[RunCommand], int | None]] = {
     "show": _show,
     "stop": _stop,
     "resume": _resume,
+    "publish": _publish,
+    "continue": _continue,
     "queue": _queue,
     "move": _move,
     "delete": _delete,

@@ -23,6 +23,8 @@ RUN_ACTIONS: Mapping[str, RunAction] = {
     "show": RunAction("show one run: state, memory, answers, advice", ("ID",)),
     "stop": RunAction("stop it after the current step, with a checkpoint", ("ID",)),
     "resume": RunAction("continue it from its newest checkpoint", ("ID",)),
+    "publish": RunAction("make a checkpoint its result; STEP original undoes it", ("ID", "STEP")),
+    "continue": RunAction("train it for more --epochs N, as a new run", ("ID",)),
     "queue": RunAction("list the waiting runs, the next first"),
     "move": RunAction("move a waiting run up or down in the queue", ("ID", "up|down")),
     "delete": RunAction("move it to the trash", ("ID",)),

@@ -38,6 +38,10 @@ WEIGHT_OF_LAST_STEP = 0.2
 """Weight of the last step in the moving average of seconds per step."""
 
 
+class EndedEarly(Exception):
+    """Raised before the first step of an attempt, if the evaluations say that it would be vain."""
+
+
 class MonitorCallback(TrainerCallback):
     """Callback that reports a training and ends it early."""
 
@@ -144,6 +148,7 @@ class MonitorCallback(TrainerCallback):
             self.saver.require_room(self.trainer)
             if has_limited_memory() and not self.stage.generates:
                 probe(self.trainer)
+        self._make_up_for_evaluation(state, control)
         # Do not count the time of the probe.
         self.stopwatch = stopwatch_of_device()
         self._lap_began = self._step_began = time.monotonic()
@@ -224,6 +229,26 @@ class MonitorCallback(TrainerCallback):
         """Add the evaluations of earlier attempts. metrics.jsonl ends at the checkpoint by now."""
         self.best.add_rows(self.run_files.metrics())
         self._report_best()
+
+    def _make_up_for_evaluation(self, state: TrainerState, control: TrainerControl) -> None:
+        """Evaluate a checkpoint that is resumed if a stop has cut its evaluation short.
+
+        Only for jobs that judge evaluations: which step is best must not depend on the stop.
+        """
+        judges = self.job.keep_best != "off" or self.best.patience > 0
+        step = state.global_step
+        if not judges or self.trainer is None or step == 0 or step >= state.max_steps:
+            return
+        is_due = self.trainer.args.eval_strategy == "steps" and step % state.eval_steps == 0
+        rows = self.run_files.metrics()
+        if not is_due or any(row["step"] == step for row in rows if self.best.is_evaluation(row)):
+            return
+        self.trainer.evaluate()
+        self._stop_before_first_step(state)
+        control.should_save = False  # this is the step of the checkpoint
+        control.should_log = False
+        if self.best.is_in_vain:
+            raise EndedEarly
 
     def _judge(self, state: TrainerState, control: TrainerControl, value: float | None) -> None:
         """Save the best model so far, if it is kept. End the training if it has become vain."""

@@ -38,6 +38,21 @@ def join_schedules(first: Schedule, second: Schedule, restart_step: int) -> Sche
     return joined
 
 
+def begin_restart(scheduler: Any, restart_step: int) -> None:
+    """Set the learning rate of a second schedule's first step.
+
+    A checkpoint at that step holds the last one of the first schedule, of a run that ended there.
+    """
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # without accelerate's wrapper
+    if not restart_step or scheduler.last_epoch != restart_step:
+        return
+    shares = [schedule(restart_step) for schedule in scheduler.lr_lambdas]
+    rates = [rate * share for rate, share in zip(scheduler.base_lrs, shares, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
 def split_groups(optimizer: Any, model: nn.Module, ratio: float) -> None:
     """Give the B matrices of an adapter groups of their own, with a multiple of the learning rate.
 

@@ -18,7 +18,7 @@ from ..model.adapter import checkpoint_mismatch, require_same_adapter
 from ..model.load import cast_adapters
 from .divergence import DivergenceMonitor
 from .losses import Count, EvalMeans, StepCounts, TokenTerm, count_rows, perplexity
-from .monitor import MonitorCallback
+from .monitor import EndedEarly, MonitorCallback
 from .oom_recovery import (
     RECOVERABLE_ACTIVITIES,
     InMemoryState,
@@ -28,7 +28,7 @@ from .oom_recovery import (
     smaller_batch,
 )
 from .saver import trainable
-from .schedule import join_schedules, schedule_settings, split_groups
+from .schedule import begin_restart, join_schedules, schedule_settings, split_groups
 
 
 class MonitoredTrainer(Trainer):
@@ -182,6 +182,8 @@ class MonitoredTrainer(Trainer):
         rows at once."""
         try:
             return super().train(*args, **kwargs)
+        except EndedEarly:
+            return None
         except torch.OutOfMemoryError as error:
             batch = self._recovery_batch(error)
             if batch is None:
@@ -337,6 +339,8 @@ class MonitoredTrainer(Trainer):
             optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
             with paged_state_loading(optimizer):
                 super()._load_optimizer_and_scheduler(*args, **kwargs)
+            if self.lr_scheduler is not None:
+                begin_restart(self.lr_scheduler, self.monitor.job.lr_restart_step)
         else:
             self._in_memory_state.restore(self)
 

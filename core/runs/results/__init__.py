@@ -1,0 +1,27 @@
+"""Results of runs that have ended: publish a checkpoint, or train for more epochs."""
+
+from core.runs.results.continuation import (
+    Continuation,
+    create_continuation,
+    plan_continuation,
+)
+from core.runs.results.publishing import (
+    UNDO,
+    ListedCheckpoint,
+    checkpoints_of,
+    has_original,
+    publish,
+    publish_original,
+)
+
+__all__ = [
+    "UNDO",
+    "Continuation",
+    "ListedCheckpoint",
+    "checkpoints_of",
+    "create_continuation",
+    "has_original",
+    "plan_continuation",
+    "publish",
+    "publish_original",
+]
