@@ -18,6 +18,7 @@ FLOORS = (
     {"runs"},
     {"export", "compare", "chat"},
     {"wording"},
+    {"report"},
 )
 """Rooms of core, lowest first. A room imports lower rooms only, never its neighbours."""
 TRAINING_FLOORS = (

@@ -35,7 +35,7 @@ def start_and_follow(home: Home, run: Run) -> int:
     Ctrl-C takes it out of the queue, or stops it with a checkpoint. A second Ctrl-C leaves it to
     end by itself.
     """
-    with _progress_bar() as progress, _interrupts() as interrupts:
+    with _progress_bar() as progress, interrupts() as pressed:
         run = queue.submit(home, run)
         out.print(f"{run.id}\n{run.folder}", style="dim")
         if run.state == "queued":
@@ -44,8 +44,8 @@ def start_and_follow(home: Home, run: Run) -> int:
         bar = progress.add_task("starting", total=None, note="")
         num_printed = 0
         while run.is_active:
-            if interrupts:
-                interrupts.clear()
+            if pressed:
+                pressed.clear()
                 _stop(run)
             queue.advance(home)
             run = launch.wait(home, run.id, SECONDS_BETWEEN_UPDATES)
@@ -119,7 +119,7 @@ def _progress_bar() -> Progress:
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def interrupts() -> Iterator[list[int]]:
     """Collect the first Ctrl-C in a list, to act on it when no lock is held.
 
     The second Ctrl-C interrupts.

@@ -1,0 +1,162 @@
+"""Study: one job, and what varies between its runs: methods, settings, seeds. Runs nothing."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import product
+
+from core.job import JobSpec, Problem, SpecError
+from core.resolve import default_fields
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import DEFAULT_STAGE, defaults_of
+
+FieldMap = Mapping[str, object]
+"""JobSpec field -> value."""
+FIXED = ("seed", "method", "device")
+"""Fields that are no axis: --seeds and --methods vary the first two."""
+MAX_RUNS = 500
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits on the runs of a comparison, held against the forecast. None is no limit."""
+
+    max_runs: int | None = None
+    max_hours: float | None = None
+    max_usd: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """Method and settings of one group of runs, which differ in their seed alone."""
+
+    method: str
+    settings: FieldMap = field(default_factory=dict)
+    """Values of the axes."""
+
+    @property
+    def label(self) -> str:
+        """Name in tables and plots."""
+        parts = [METHODS[self.method].title]
+        parts += [f"{name} {value}" for name, value in self.settings.items()]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Job and what varies between its runs. Build one with `Study.parse`."""
+
+    fields: FieldMap
+    """Fields that the user gave, and those of the demo."""
+    methods: tuple[str, ...]
+    axes: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    num_seeds: int = 1
+    budget: Budget = field(default_factory=Budget)
+
+    @classmethod
+    def parse(
+        cls,
+        fields: FieldMap,
+        methods: Sequence[str] = (),
+        axes: Mapping[str, Sequence[str]] | None = None,
+        num_seeds: int = 1,
+        budget: Budget | None = None,
+    ) -> "Study":
+        """Return the question with values of the right types. Raises SpecError.
+
+        Without methods it is about the method of the job alone.
+        """
+        job = JobSpec.parse(fields)
+        typed = {name: getattr(job, name) for name in fields}
+        chosen = tuple(dict.fromkeys(methods)) or (job.method,)
+        given = axes or {}
+        problems = [*_unknown_methods(chosen), *_bad_axes(given)]
+        if num_seeds < 1:
+            problems.append(Problem("seeds", f"{num_seeds} is too small", "give 1 or more"))
+        if problems:
+            raise SpecError(*problems)
+        values = {name: _typed_values(typed, name, given[name]) for name in given}
+        study = cls(typed, chosen, values, num_seeds, budget or Budget())
+        num_runs = num_seeds * sum(1 for _ in study.points())
+        if num_runs > MAX_RUNS:
+            fix = f"give fewer values, at most {MAX_RUNS} runs"
+            raise SpecError(Problem("axis", f"these are {num_runs:,} runs", fix))
+        return study
+
+    @property
+    def stage(self) -> str:
+        """Stage of all runs."""
+        return str(self.fields.get("stage", DEFAULT_STAGE))
+
+    @property
+    def method(self) -> str:
+        """Method that the given fields are meant for."""
+        return str(self.fields.get("method", JobSpec.model_fields["method"].default))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of each group of runs: that of the job, and those after it."""
+        first = self.fields.get("seed", JobSpec.model_fields["seed"].default)
+        assert isinstance(first, int)
+        return tuple(range(first, first + self.num_seeds))
+
+    def points(self) -> Iterator[Point]:
+        """Yield every method with every combination of the axes."""
+        for method in self.methods:
+            for values in product(*self.axes.values()):
+                yield Point(method, dict(zip(self.axes, values, strict=True)))
+
+    def fields_of(self, point: Point) -> FieldMap:
+        """Return the job fields of a point.
+
+        Values that are the defaults of the job's own method follow the other method. A learning
+        rate that the user chose for one method is scaled by the ratio of the defaults: weights
+        that train as they are take a tenth of what an adapter takes.
+        """
+        model = self.fields.get("model")
+        own = default_fields(model, self.method, self.stage)
+        fields = {
+            name: value
+            for name, value in self.fields.items()
+            if name in ("model", "dataset", "stage", "gpu") or value != own[name]
+        }
+        if model == "demo":
+            usual = default_fields(model, point.method, self.stage)
+            fields = {**usual, **fields}
+        fields["learning_rate"] = self._learning_rate(point.method)
+        return {**fields, **point.settings, "method": point.method}
+
+    def _learning_rate(self, method: str) -> float:
+        usual, own_usual = (_usual_rate(self.stage, each) for each in (method, self.method))
+        given = self.fields.get("learning_rate", own_usual)
+        assert isinstance(given, int | float)
+        return float(f"{given * usual / own_usual:.6g}")
+
+
+def _usual_rate(stage: str, method: str) -> float:
+    usual = defaults_of(stage, method).get("learning_rate")
+    return float(str(usual or JobSpec.model_fields["learning_rate"].default))
+
+
+def _unknown_methods(methods: Sequence[str]) -> Iterator[Problem]:
+    for method in methods:
+        if method not in METHODS:
+            yield Problem("methods", f"{method!r} is not one of {', '.join(METHODS)}", "choose")
+
+
+def _bad_axes(axes: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    for name, values in axes.items():
+        if name in FIXED:
+            yield Problem("axis", f"{name} is no axis", "use --methods or --seeds")
+        elif name not in JobSpec.model_fields:
+            near = get_close_matches(name, JobSpec.model_fields, n=1, cutoff=0.6)
+            fix = f"did you mean {near[0]}?" if near else "give a job field: train --help has them"
+            yield Problem("axis", f"{name!r} is not a setting", fix)
+        elif not values:
+            yield Problem("axis", f"{name} has no values", f"write {name}=VALUE,VALUE")
+
+
+def _typed_values(fields: FieldMap, name: str, values: Sequence[str]) -> tuple[object, ...]:
+    """Return the values of an axis as the job reads them, each once. Raises SpecError."""
+    typed = (getattr(JobSpec.parse({**fields, name: value}), name) for value in values)
+    return tuple(dict.fromkeys(typed))

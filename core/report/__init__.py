@@ -1,0 +1,21 @@
+"""Reports of comparisons: one HTML file that needs nothing, with Markdown and JSON beside it.
+
+Above wording: turns the numbers of run folders into tables, sentences and plots. Starts nothing.
+"""
+
+from core.report.page import body_of, html_of
+from core.report.summary import Group, RunFigures, Summary, summary_of, summary_of_runs
+from core.report.svg import COMPONENT_COLOURS
+from core.report.write import write_report
+
+__all__ = [
+    "COMPONENT_COLOURS",
+    "Group",
+    "RunFigures",
+    "Summary",
+    "body_of",
+    "html_of",
+    "summary_of",
+    "summary_of_runs",
+    "write_report",
+]

@@ -1,0 +1,185 @@
+"""Plots of a report as SVG: lines and stacked bars. Text and axes take the colour of the page."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import floor, isfinite, log10
+
+WIDTH, HEIGHT = 720, 300
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
+BAR_HEIGHT, BAR_GAP = 22, 14
+LABEL_WIDTH = 190
+MAX_LABEL = 28
+LINE_COLOURS = (
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#997700",
+    "#888888",
+)
+"""Paul Tol's bright palette, told apart by colour-blind people."""
+COMPONENT_COLOURS: Mapping[str, str] = {
+    "weights": "#4477aa",
+    "quantization_state": "#88aacc",
+    "adapters": "#66ccee",
+    "gradients": "#228833",
+    "optimizer_states": "#ccbb44",
+    "activations": "#ee6677",
+    "logits": "#aa3377",
+    "reference_model": "#332288",
+    "value_model": "#44aa99",
+    "reward_model": "#997700",
+    "generation_cache": "#ffaabb",
+    "temporary": "#cc8866",
+    "cuda_context": "#999999",
+    "fragmentation": "#bbbbbb",
+}
+"""Colour of each component, the same everywhere. From Paul Tol's palettes, colour-blind safe."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Curve of one run."""
+
+    title: str
+    colour: str
+    points: Sequence[tuple[float, float]]
+    is_dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Bar of stacked parts, with a mark at another value if there is one."""
+
+    title: str
+    parts: Mapping[str, float]
+    """Component -> size."""
+    label: str = ""
+    """Text at the end of the bar."""
+    mark: float | None = None
+
+
+def line_chart(lines: Sequence[Line], x_title: str, y_title: str) -> str:
+    """Return a plot of lines on one scale, "" if there are no points."""
+    drawn = [line for line in map(_sound, lines) if line.points]
+    if not drawn:
+        return ""
+    xs = [x for line in drawn for x, _ in line.points]
+    ys = [y for line in drawn for _, y in line.points]
+    x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
+    x_low, x_high = min(*xs, *x_ticks), max(*xs, *x_ticks)
+    y_low, y_high = min(*ys, *y_ticks), max(*ys, *y_ticks)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / ((x_high - x_low) or 1)
+        up = (y - y_low) / ((y_high - y_low) or 1)
+        return (
+            LEFT + across * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM),
+        )
+
+    inside = "".join(_grid_line(*place(x_low, tick), tick) for tick in y_ticks)
+    for tick in x_ticks:
+        x, y = place(tick, y_low)
+        inside += _text(x, y + 14, f"{tick:g}", "middle")
+    inside += _text((LEFT + WIDTH) / 2, HEIGHT - 4, x_title, "middle")
+    inside += f'<text x="12" y="{TOP}" transform="rotate(-90 12 {HEIGHT / 2:.0f})" '
+    inside += f'text-anchor="middle" dy="{HEIGHT / 2 - TOP:.0f}">{escape(y_title)}</text>'
+    for line in drawn:
+        spots = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in line.points)
+        dash = ' stroke-dasharray="5 4"' if line.is_dashed else ""
+        inside += f'<polyline points="{spots}" fill="none" stroke="{line.colour}"{dash} '
+        inside += f'stroke-width="2"><title>{escape(line.title)}</title></polyline>'
+    return _svg(HEIGHT, inside, f"{y_title} by {x_title}")
+
+
+def stacked_bars(bars: Sequence[Bar], limit: float | None, unit: float, title: str) -> str:
+    """Return horizontal bars on one scale, with a line at the limit. Sizes are divided by `unit`.
+
+    A limit far beyond all bars is left out, so that they stay readable.
+    """
+    totals = [max(sum(bar.parts.values()), bar.mark or 0) for bar in bars]
+    most = max(totals, default=0)
+    if not most:
+        return ""
+    has_limit = limit is not None and limit < 4 * most
+    end = max(most, limit or 0) if has_limit else most
+    scale = (WIDTH - LABEL_WIDTH - 90) / end
+    height = TOP + len(bars) * (BAR_HEIGHT + BAR_GAP) + BOTTOM
+    inside = ""
+    for place, bar in enumerate(bars):
+        inside += "".join(_bar(bar, TOP + place * (BAR_HEIGHT + BAR_GAP), scale, unit))
+    for tick in _ticks(0, end / unit):
+        x = LABEL_WIDTH + tick * unit * scale
+        inside += _text(x, height - BOTTOM + 14, f"{tick:g}", "middle")
+    if has_limit and limit is not None:
+        x = LABEL_WIDTH + limit * scale
+        inside += f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="4" '
+        inside += f'y2="{height - BOTTOM:.0f}"><title>capacity of the card</title></line>'
+    inside += _text((LABEL_WIDTH + WIDTH) / 2, height - 4, title, "middle")
+    return _svg(height, inside, title)
+
+
+def legend(colours: Mapping[str, str]) -> str:
+    """Return a list of names with their colours."""
+    items = ""
+    for name, colour in colours.items():
+        items += f'<li><i style="background:{colour}"></i>{escape(name)}</li>'
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _bar(bar: Bar, y: float, scale: float, unit: float) -> Iterator[str]:
+    short = bar.title if len(bar.title) <= MAX_LABEL else f"{bar.title[: MAX_LABEL - 1]}…"
+    label = f'<text x="{LABEL_WIDTH - 8}" y="{y + 15:.0f}" text-anchor="end">{escape(short)}'
+    yield f"{label}<title>{escape(bar.title)}</title></text>"
+    x = float(LABEL_WIDTH)
+    for name, size in bar.parts.items():
+        width = size * scale
+        colour = COMPONENT_COLOURS.get(name, "#888888")
+        said = f"{name.replace('_', ' ')}: {size / unit:.2f}"
+        yield f'<rect x="{x:.1f}" y="{y:.0f}" width="{width:.1f}" height="{BAR_HEIGHT}" '
+        yield f'fill="{colour}"><title>{escape(said)}</title></rect>'
+        x += width
+    if bar.mark is not None:
+        at = LABEL_WIDTH + bar.mark * scale
+        yield f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{y - 4:.0f}" '
+        yield f'y2="{y + BAR_HEIGHT + 4:.0f}"><title>measured</title></line>'
+        x = max(x, at)
+    yield _text(x + 6, y + 15, bar.label)
+
+
+def _grid_line(x: float, y: float, tick: float) -> str:
+    line = f'<line class="grid" x1="{x:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return line + _text(x - 6, y + 4, f"{tick:g}", "end")
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(height: float, inside: str, label: str) -> str:
+    start = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">'
+    return f"{start}{inside}</svg>"
+
+
+def _sound(line: Line) -> Line:
+    points = [(x, y) for x, y in line.points if isfinite(x) and isfinite(y)]
+    return Line(line.title, line.colour, points, line.is_dashed)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return about five round numbers that cover the range."""
+    span = (high - low) or abs(high) or 1.0
+    raw = span / 5
+    power = 10 ** floor(log10(raw))
+    step = next(each * power for each in (1, 2, 5, 10) if each * power >= raw)
+    first = floor(low / step)
+    number = 0
+    found = []
+    while (first + number) * step <= high + 1e-9 * span:
+        found.append(float(f"{(first + number) * step:.10g}"))
+        number += 1
+    return found

@@ -1,0 +1,46 @@
+"""Write the report of a comparison beside its record."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.compare import Comparison, record
+from core.report.markdown import markdown_of
+from core.report.page import html_of
+from core.report.sentences import cautions, findings
+from core.report.summary import Summary, summary_of
+from core.runs import Home
+from core.training.contract.files import write_text
+
+
+@dataclass(frozen=True)
+class Written:
+    """Report that was written."""
+
+    path: Path
+    """HTML file; the other two are beside it."""
+    summary: Summary
+
+
+def write_report(home: Home, comparison: Comparison) -> Written:
+    """Write <id>-report.html, .md and .json of a comparison as it is now. Raises OSError."""
+    summary = summary_of(home, comparison)
+    path = record.folder_of(home) / f"{comparison.id}-report.html"
+    write_text(path, html_of(summary))
+    write_text(path.with_suffix(".md"), markdown_of(summary))
+    write_text(path.with_suffix(".json"), json.dumps(json_of(comparison.id, summary), indent=2))
+    return Written(path, summary)
+
+
+def json_of(name: str, summary: Summary) -> dict[str, object]:
+    """Return the report as one JSON value."""
+    best = summary.best
+    return {
+        "id": name,
+        "question": summary.question,
+        "command": summary.command,
+        "best": best.label if best else None,
+        "findings": findings(summary),
+        "cautions": cautions(summary),
+        "runs": [each.to_json() for each in summary.runs],
+    }
