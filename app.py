@@ -1,6 +1,7 @@
 """Tailor's front door: read the command line and call one function. Holds no logic.
 
-python app.py [serve] | train | estimate | check | preview | models | runs | chat | export | doctor
+python app.py [serve] | train | estimate | check | preview | models | compare | runs | chat
+             | export | doctor
 (--help explains each)
 """
 
@@ -92,6 +93,7 @@ def parser() -> OneLineParser:
     _add_check(add("check", "check a dataset, line by line"))
     _add_preview(add("preview", "show rows as the model will see them"))
     _add_models(add("models", "list the base models that a card can train"))
+    _add_compare(add("compare", "train one job in several ways and report how they differ"))
     _add_runs(add("runs", "list, stop, resume, compare or delete runs", help_on_actions()))
     _add_export(add("export", "take a run's result to other programs", help_on_exports()))
     _add_chat(add("chat", "talk to a run or a model; each line of a pipe is a message"))
@@ -245,6 +247,28 @@ def _add_chat(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", metavar="N", help="seed of the answers (default 0)")
     command.add_argument("--device", metavar="N", help="GPU, as in a job (default 0)")
     _add_home(command)
+
+
+def _add_compare(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--demo", action="store_true", help="compare on the demo: no GPU needed")
+    command.add_argument("--methods", metavar="A,B", help="methods (default full,lora,qlora)")
+    command.add_argument("--seeds", metavar="N", help="runs of each, for error bars (default 1)")
+    command.add_argument(
+        "--axis",
+        action="append",
+        metavar="FIELD=A,B",
+        help="settings to try, such as learning_rate=1e-4,2e-4 (may be given several times)",
+    )
+    command.add_argument("--max-runs", metavar="N", help="leave out what is beyond N runs")
+    command.add_argument("--max-hours", metavar="H", help="the same for the forecast time")
+    command.add_argument("--max-usd", metavar="USD", help="the same for the forecast price")
+    command.add_argument("--estimate-only", action="store_true", help="estimate, train nothing")
+    command.add_argument("--resume", metavar="ID", help="continue a comparison that was cut off")
+    command.add_argument("--stop", metavar="ID", help="stop every run of a comparison")
+    command.add_argument("--list", action="store_true", help="list the comparisons")
+    _add_reading(command)
+    _add_json_and_home(command)
+    _add_job_fields(command)
 
 
 def _add_json_and_home(command: argparse.ArgumentParser) -> None:

@@ -33,6 +33,11 @@ FLAGS_OF_NO_JOB = frozenset(
         "--drop-bad",
         "--to",
         "--quant",
+        "--methods",
+        "--seeds",
+        "--axis",
+        "--estimate-only",
+        "--sort",
     ]
 )
 """Flags of commands that are no fields of a job."""

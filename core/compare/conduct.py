@@ -14,7 +14,7 @@ from core.runs.past_runs import forecast
 
 
 def start(home: Home, comparison: Comparison) -> Comparison:
-    """Create the runs that are missing, and queue all that have not ended.
+    """Create the runs that are missing and queue those that have not ended.
 
     A run that cannot be created is left out with the reason. Runs that failed, or that a person
     has stopped one by one, stay as they are. Raises SpecError if the queue is locked.

@@ -70,9 +70,7 @@ def folder_of(home: Home) -> Path:
     return home.path / "comparisons"
 
 
-def new_comparison(
-    home: Home, found: Sequence[Variant], question: str, command: str
-) -> Comparison:
+def new_comparison(home: Home, found: Sequence[Variant], question: str, command: str) -> Comparison:
     """Keep a new comparison of these variants. Raises OSError."""
     folder_of(home).mkdir(exist_ok=True)
     trials = tuple(map(_trial, found))

@@ -8,7 +8,7 @@ from itertools import product
 from core.job import JobSpec, Problem, SpecError
 from core.resolve import default_fields
 from core.training.contract.methods import METHODS
-from core.training.contract.stages import DEFAULT_STAGE, defaults_of
+from core.training.contract.stages import DEFAULT_STAGE, STAGES, defaults_of
 
 FieldMap = Mapping[str, object]
 """JobSpec field -> value."""
@@ -66,7 +66,7 @@ class Study:
 
         Without methods it is about the method of the job alone.
         """
-        job = JobSpec.parse(fields)
+        job = _typed_job(fields)
         typed = {name: getattr(job, name) for name in fields}
         chosen = tuple(dict.fromkeys(methods)) or (job.method,)
         given = axes or {}
@@ -75,7 +75,7 @@ class Study:
             problems.append(Problem("seeds", f"{num_seeds} is too small", "give 1 or more"))
         if problems:
             raise SpecError(*problems)
-        values = {name: _typed_values(typed, name, given[name]) for name in given}
+        values = {name: _typed_values(name, given[name]) for name in given}
         study = cls(typed, chosen, values, num_seeds, budget or Budget())
         num_runs = num_seeds * sum(1 for _ in study.points())
         if num_runs > MAX_RUNS:
@@ -156,7 +156,18 @@ def _bad_axes(axes: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
             yield Problem("axis", f"{name} has no values", f"write {name}=VALUE,VALUE")
 
 
-def _typed_values(fields: FieldMap, name: str, values: Sequence[str]) -> tuple[object, ...]:
+def _typed_values(name: str, values: Sequence[str]) -> tuple[object, ...]:
     """Return the values of an axis as the job reads them, each once. Raises SpecError."""
-    typed = (getattr(JobSpec.parse({**fields, name: value}), name) for value in values)
-    return tuple(dict.fromkeys(typed))
+    return tuple(dict.fromkeys(getattr(_typed_job({name: value}), name) for value in values))
+
+
+def _typed_job(fields: FieldMap) -> JobSpec:
+    """Return a job whose fields have their types, but may not go together: a method may refuse
+    what another one takes. Raises SpecError."""
+    try:
+        job = JobSpec.model_validate(dict(fields))
+    except ValueError:
+        return JobSpec.parse(fields)  # says what is wrong
+    if job.stage not in STAGES or job.method not in METHODS:
+        return JobSpec.parse(fields)
+    return job

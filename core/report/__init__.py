@@ -4,6 +4,7 @@ Above wording: turns the numbers of run folders into tables, sentences and plots
 """
 
 from core.report.page import body_of, html_of
+from core.report.sentences import findings
 from core.report.summary import Group, RunFigures, Summary, summary_of, summary_of_runs
 from core.report.svg import COMPONENT_COLOURS
 from core.report.write import write_report
@@ -14,6 +15,7 @@ __all__ = [
     "RunFigures",
     "Summary",
     "body_of",
+    "findings",
     "html_of",
     "summary_of",
     "summary_of_runs",

@@ -1,4 +1,4 @@
-"""What chance explains: intervals of shares, and differences between groups of runs. Arithmetic."""
+"""Differences and chance: intervals of shares, and of differences between groups of runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

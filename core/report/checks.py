@@ -1,4 +1,4 @@
-"""Results of checks in the folder of a run: checks/*.json, before and after training. Only reads."""
+"""Results of checks of a run, checks/*.json, before and after training. Only reads."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Report as one HTML file that needs nothing else: styles and plots are inside. Escapes all text."""
+"""Report as one HTML file that needs nothing: styles and plots are inside. Escapes all text."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -80,7 +80,10 @@ def _losses(summary: Summary) -> str:
     content = ""
     for key, title in (("eval_loss", "evaluation loss"), ("loss", "training loss")):
         lines = [
-            _line(run, key, colours[group.label]) for group in shown for run in group.runs if run.run
+            _line(run, key, colours[group.label])
+            for group in shown
+            for run in group.runs
+            if run.run
         ]
         content += svg.line_chart(lines, "step", title)
     if not content:
@@ -88,17 +91,18 @@ def _losses(summary: Summary) -> str:
     return _section("Loss curves", svg.legend(colours) + content)
 
 
-def _line(figures: RunFigures, key: str, colour: str) -> svg.Line:
+def _line(figures: RunFigures, key: str, colour: str) -> svg.PlotLine:
     title = f"{figures.trial.point.label}, seed {figures.trial.seed}"
     curve = figures.run.curves(MAX_POINTS).get(key) if figures.run else None
     points: list[tuple[float, float]] = []
     if curve is not None:
         points = [(float(x), float(y)) for x, y in zip(curve.steps, curve.values, strict=True)]
-    return svg.Line(title, colour, points, is_dashed=figures.state != "finished")
+    return svg.PlotLine(title, colour, points, is_dashed=figures.state != "finished")
 
 
 def _memory(summary: Summary) -> str:
-    bars, used = [], {}
+    bars: list[svg.Bar] = []
+    used: dict[str, None] = {}
     capacity = None
     for group in summary.groups:
         shown = group.shown
@@ -111,7 +115,9 @@ def _memory(summary: Summary) -> str:
         bars.append(svg.Bar(group.label, dict(shown.components), memory(total), measured))
         used |= dict.fromkeys(shown.components)
         capacity = shown.run.status.device_capacity_bytes or capacity
-    unit, name = (GIB, "GiB") if any(sum(bar.parts.values()) > GIB for bar in bars) else (MIB, "MiB")
+    unit, name = (
+        (GIB, "GiB") if any(sum(bar.parts.values()) > GIB for bar in bars) else (MIB, "MiB")
+    )
     content = svg.stacked_bars(bars, capacity, unit, f"predicted memory in {name}, black: measured")
     colours = {each.replace("_", " "): svg.COMPONENT_COLOURS.get(each, "#888888") for each in used}
     return _section("Memory", content and svg.legend(colours) + content)

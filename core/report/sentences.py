@@ -143,7 +143,8 @@ def _checks_between(summary: Summary) -> Iterator[str]:
             if label != best and low <= 0:
                 yield f"{name}: no difference beyond chance between {best} and {label}."
             elif label != best:
-                yield f"{name}: {best} passes more than {label}, by at least {100 * low:.0f} points."
+                points = f"{100 * low:.0f} points"
+                yield f"{name}: {best} passes more than {label}, by at least {points}."
 
 
 def _passed(group: Group, name: str) -> tuple[int, int]:
@@ -166,7 +167,7 @@ def _cautions(summary: Summary) -> Iterator[str]:
         yield "Fewer than two ways have a finished run: nothing is compared."
     num_seeds = max((len(group.finished) for group in compared), default=0)
     if num_seeds == 1:
-        yield "Each way has one run: a difference may come from the seed alone. Repeat with --seeds 3."
+        yield "Each way has one run: a difference may come from the seed. Repeat with --seeds 3."
     elif num_seeds == 2:
         yield "Two seeds tell large differences only."
     missing = [group.label for group in compared if len(group.finished) < num_seeds]
@@ -182,12 +183,12 @@ def _cautions(summary: Summary) -> Iterator[str]:
         yield "The demo model is tiny: its losses say nothing about a real model."
     steps = {run.run.step for run in runs if run.run}
     if len(steps) > 1:
-        yield f"Runs took {min(steps):,} to {max(steps):,} steps, so losses are not of equal training."
+        yield f"Runs took {min(steps):,} to {max(steps):,} steps, so their training is not equal."
     rows = [run.eval_rows for run in runs if run.eval_rows]
     if rows and min(rows) < FEW_ROWS:
-        yield f"Only {min(rows):,} rows are evaluated: other rows may rank the methods differently."
+        yield f"Only {min(rows):,} rows are evaluated: others may rank the ways differently."
     if compared and not rows:
-        yield "No rows were held out: the training loss does not say how well new rows are answered."
+        yield "No rows were held out: the training loss says nothing of new rows."
     totals = [each.total for run in runs for each in run.checks]
     if totals and min(totals) < FEW_CHECKS:
         yield f"A suite has only {min(totals)} questions: its shares are rough."

@@ -199,7 +199,9 @@ class Summary:
     def best(self) -> Group | None:
         """Group with the lowest mean evaluation loss, else training loss."""
         for name in ("eval_loss", "loss"):
-            means = [(spread.mean, group) for group in self.groups if (spread := group.spread(name))]
+            means = [
+                (spread.mean, group) for group in self.groups if (spread := group.spread(name))
+            ]
             if means:
                 return min(means, key=lambda pair: pair[0])[1]
         return None
@@ -230,7 +232,8 @@ def summary_of_runs(runs: Sequence[Run]) -> Summary:
         names.setdefault(key, run.job.method)
         trial = Trial(run.job.method, run.job.seed, settings, id=run.id)
         figures.append(RunFigures(trial, run.state, run, run.error))
-    command = f"python app.py runs compare {' '.join(run.id for run in runs)}"
+    ids = " ".join(run.id for run in runs)
+    command = f"python app.py runs compare {ids}"
     question = f"How do these {len(runs)} runs differ?"
     created = max((run.created for run in runs), default=0.0)
     return Summary("Comparison of runs", question, command, created, _groups(figures))

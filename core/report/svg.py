@@ -41,7 +41,7 @@ COMPONENT_COLOURS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """Curve of one run."""
 
     title: str
@@ -62,7 +62,7 @@ class Bar:
     mark: float | None = None
 
 
-def line_chart(lines: Sequence[Line], x_title: str, y_title: str) -> str:
+def line_chart(lines: Sequence[PlotLine], x_title: str, y_title: str) -> str:
     """Return a plot of lines on one scale, "" if there are no points."""
     drawn = [line for line in map(_sound, lines) if line.points]
     if not drawn:
@@ -165,9 +165,9 @@ def _svg(height: float, inside: str, label: str) -> str:
     return f"{start}{inside}</svg>"
 
 
-def _sound(line: Line) -> Line:
+def _sound(line: PlotLine) -> PlotLine:
     points = [(x, y) for x, y in line.points if isfinite(x) and isfinite(y)]
-    return Line(line.title, line.colour, points, line.is_dashed)
+    return PlotLine(line.title, line.colour, points, line.is_dashed)
 
 
 def _ticks(low: float, high: float) -> list[float]:

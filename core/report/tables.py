@@ -11,6 +11,21 @@ from core.wording import MEASURED, count, duration, memory
 NONE = "–"
 VERSIONS = ("python", "torch", "transformers", "trl", "peft", "bitsandbytes")
 
+RESULTS = (
+    "",
+    "trainable",
+    "memory predicted",
+    "measured",
+    "tokens/s",
+    "time",
+    "price",
+    "training loss",
+    "evaluation loss",
+    "perplexity",
+    "seeds",
+)
+"""Heads of the first table."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -38,24 +53,27 @@ def spread(value: Spread | None, digits: int = 3) -> str:
 
 
 def _results(summary: Summary) -> Table:
-    heads = ("", "trainable", "memory predicted", "measured", "tokens/s", "time", "price")
-    heads += ("training loss", "evaluation loss", "perplexity", "seeds")
     rows = tuple(_result(group, summary.best) for group in summary.compared)
-    return Table("Results", heads, rows)
+    return Table("Results", RESULTS, rows)
 
 
 def _result(group: Group, best: Group | None) -> tuple[str, ...]:
     shown = group.shown
     seconds, usd = group.spread("seconds"), group.spread("usd")
     label = f"★ {group.label}" if group is best else group.label
+    time = price = NONE
+    if seconds:
+        time = duration(seconds.mean)
+    if usd:
+        price = f"${usd.mean:,.2f}"
     return (
         label,
         _count(shown.num_trainable_parameters),
         _memory(shown.predicted_bytes),
         _memory(shown.peak_bytes),
         spread(group.spread("tokens_per_second"), 0),
-        duration(seconds.mean) if seconds else NONE,
-        f"${usd.mean:,.2f}" if usd else NONE,
+        time,
+        price,
         spread(group.spread("loss")),
         spread(group.spread("eval_loss")),
         spread(group.spread("eval_perplexity"), 2),
@@ -133,7 +151,9 @@ def _settings(summary: Summary) -> Table:
     rows = []
     for each in comparison.compare(runs):
         if not each.is_result:
-            rows.append((each.name, *(NONE if value is None else str(value) for value in each.values)))
+            rows.append(
+                (each.name, *(NONE if value is None else str(value) for value in each.values))
+            )
     return Table("Settings that differ", ("", *(label for label, _ in shown)), tuple(rows))
 
 

@@ -1,41 +1,184 @@
 """`python app.py compare`: one job several ways, one report. Prints; decides nothing."""
 
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from core import report
-from core.compare import (
-    Budget,
-    Comparison,
-    Study,
-    Variant,
-    conduct,
-    on_other_cards,
-    plan_variants,
-    record,
-)
+from core.compare import Comparison, Study, Variant, conduct, plan_variants, record
 from core.job import Problem, SpecError
-from core.models import gpus
-from core.resolve import resolve
-from core.runs import Home, Run, launch, queue
-from core.training.contract.methods import METHODS
-from core.wording import (
-    duration,
-    memory,
-    memory_parts,
-    rough_duration,
-    speed_sentence,
-    state_sentence,
-    verdict_sentence,
-)
+from core.resolve import ResolvedJob, resolve
+from core.runs import Home, queue
+from core.speed import RowStatistics
+from core.wording import ago
+from ui.terminal.estimates import estimate_json, print_estimates
 from ui.terminal.follow import interrupts
-from ui.terminal.job_fields import RowsOf, TrainingJob, fields_of_job
-from ui.terminal.printing import out, print_json, say, table, wide_table
+from ui.terminal.job_fields import row_statistics
+from ui.terminal.printing import out, print_json, say, wide_table
+from ui.terminal.soundness import require_sound_files
+from ui.terminal.study_flags import StudyFlags
+from ui.terminal.usage import flag_of
 
-DEFAULT_METHODS = "full,lora,qlora"
-SECONDS_BETWEEN_UPDATES = 0.5
-EXIT_CODES = {"failed": 1, "interrupted": 1, "stopped": 130}
-"""State of a run -> exit code of the comparison; the first that occurs counts."""
+SECONDS_BETWEEN_UPDATES = 0.3
+Tell = Callable[..., object]
+"""Prints progress: on standard output, or beside it if that is for JSON."""
+
+
+def compare(
+    *,
+    home: str | None = None,
+    estimate_only: bool = False,
+    resume: str = "",
+    stop: str = "",
+    list: bool = False,
+    json: bool = False,
+    axis: Sequence[str] = (),
+    **fields: Any,
+) -> int:
+    """Compare in the foreground, or do what one of the other flags asks. Raises TailorError."""
+    place = Home.find(home)
+    tell: Tell = say if json else out.print
+    if list:
+        return _list(place, json)
+    if stop:
+        return _stop(place, stop, json)
+    if resume:
+        comparison = conduct.start(place, record.read_comparison(place, resume))
+        return _follow(place, comparison, tell, json)
+    of_job = {name: fields.pop(name) for name in [*fields] if name.startswith("field_")}
+    asked = StudyFlags(axis=tuple(axis), fields=of_job, **fields)
+    study = asked.study(place)
+    found = plan_variants(study, _rows(place, study, tell))
+    if estimate_only and json:
+        print_json({"id": None, "runs": [estimate_json(each) for each in found], "report": None})
+        return 0
+    if not json:
+        print_estimates(found)
+    if estimate_only:
+        return 0
+    _require_any(found)
+    comparison = record.new_comparison(place, found, _question(study), asked.command())
+    tell(f"Comparison {comparison.id}. After an interruption: compare --resume {comparison.id}")
+    return _follow(place, conduct.start(place, comparison), tell, json)
+
+
+def _rows(home: Home, study: Study, tell: Tell) -> RowStatistics | None:
+    """Check the data as `train` does, and measure its rows. Raises SpecError."""
+    resolved = _first_job(study)
+    sound = require_sound_files(resolved)
+    if sound.refusals:
+        raise SpecError(*sound.refusals)
+    return row_statistics(home, resolved, tell)
+
+
+def _first_job(study: Study) -> ResolvedJob:
+    """Return the first job that can be. Raises SpecError with what is wrong if none can."""
+    wrong: SpecError | None = None
+    for point in study.points():
+        try:
+            return resolve(study.fields_of(point))
+        except SpecError as error:
+            wrong = wrong or error
+    assert wrong is not None
+    raise wrong
+
+
+def _require_any(found: Sequence[Variant]) -> None:
+    """Raise SpecError if every run is left out."""
+    if all(each.left_out for each in found):
+        reasons = {f"{each.point.label}: {each.left_out}": each.fix for each in found}
+        problems = [Problem(flag_of("methods"), said, fix) for said, fix in reasons.items()]
+        raise SpecError(*problems)
+
+
+def _question(study: Study) -> str:
+    parts = []
+    if len(study.methods) > 1:
+        parts.append(f"the methods {', '.join(study.methods)}")
+    for name, values in study.axes.items():
+        parts.append(f"{name} {', '.join(map(str, values))}")
+    what = " and ".join(parts) or f"the method {study.methods[0]}"
+    model, data = study.fields.get("model", "demo"), study.fields.get("dataset", "demo")
+    seeds = f", with {study.num_seeds} seeds each" if study.num_seeds > 1 else ""
+    return f"How do {what} compare for {model} on {data} ({study.stage}){seeds}?"
+
+
+def _list(home: Home, as_json: bool) -> int:
+    found = record.list_comparisons(home)
+    if as_json:
+        print_json([_json(home, each) for each in found])
+    elif found:
+        rows = [
+            (each.id, str(len(each.trials)), ago(each.created), each.question) for each in found
+        ]
+        out.print(wide_table(("comparison", "runs", "when", ""), rows))
+    else:
+        out.print("No comparisons yet. Start one: python app.py compare --demo")
+    return 0
+
+
+def _stop(home: Home, comparison_id: str, as_json: bool) -> int:
+    comparison = conduct.stop(home, record.read_comparison(home, comparison_id))
+    if as_json:
+        print_json(_json(home, comparison))
+    else:
+        out.print("Stopping its runs, each with a checkpoint.")
+        out.print(f"To continue: python app.py compare --resume {comparison_id}")
+    return 0
+
+
+def _follow(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> int:
+    """Show the runs until all have ended, then write the report. Return the exit code.
+
+    Ctrl-C stops all of them; a second Ctrl-C leaves them to the queue.
+    """
+    seen: dict[str, str] = {}
+    with interrupts() as pressed:
+        while conduct.is_active(home, comparison):
+            if pressed:
+                pressed.clear()
+                tell("Stopping all runs, each with a checkpoint. Ctrl-C again leaves them.")
+                comparison = conduct.stop(home, comparison)
+            queue.advance(home)
+            _tell_changes(home, comparison, seen, tell)
+            time.sleep(SECONDS_BETWEEN_UPDATES)
+    queue.advance(home)
+    _tell_changes(home, comparison, seen, tell)
+    written = report.write_report(home, comparison)
+    if as_json:
+        print_json(_json(home, comparison))
+    else:
+        for sentence in report.findings(written.summary):
+            out.print(sentence)
+        out.print(f"Report: {written.path}")
+        if written.best:
+            out.print(f"To use the best settings: python app.py train {written.best}")
+    return _exit_code([each.state for each in written.summary.runs])
+
+
+def _tell_changes(home: Home, comparison: Comparison, seen: dict[str, str], tell: Tell) -> None:
+    """Print a line for each run whose state has changed."""
+    for place, trial in enumerate(comparison.trials, start=1):
+        key, state = f"{trial.point.label}, seed {trial.seed}", record.state_of(home, trial)
+        if seen.get(key) != state:
+            seen[key] = state
+            reason = f": {trial.left_out}" if trial.left_out else ""
+            if state not in ("queued", "starting"):
+                tell(f"{place}/{len(comparison.trials)} {key}: {state}{reason}")
+
+
+def _exit_code(states: Sequence[str]) -> int:
+    if {"failed", "interrupted"} & set(states):
+        return 1
+    return 130 if "stopped" in states else 0
+
+
+def _json(home: Home, comparison: Comparison) -> dict[str, object]:
+    path = record.folder_of(home) / f"{comparison.id}-report.html"
+    summary = report.summary_of(home, comparison)
+    return {
+        "id": comparison.id,
+        "question": comparison.question,
+        "runs": [each.to_json() for each in summary.runs],
+        "report": str(path) if path.exists() else None,
+    }

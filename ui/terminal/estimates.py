@@ -1,0 +1,120 @@
+"""Estimates of a comparison, side by side. Prints; estimates nothing."""
+
+from collections.abc import Sequence
+
+from core.compare import Variant, on_other_cards
+from core.models import gpus
+from core.training.contract.methods import METHODS
+from core.wording import (
+    MEASURED,
+    memory,
+    memory_parts,
+    rough_duration,
+    speed_sentence,
+    verdict_sentence,
+)
+from ui.terminal.printing import out, wide_table
+
+NONE = "–"
+
+
+def estimate_json(variant: Variant) -> dict[str, object]:
+    """Return what is known of a run before it exists, as `compare --estimate-only --json` lists."""
+    estimate, speed = variant.estimate, variant.speed
+    state = "left out" if variant.left_out else "estimated"
+    fields: dict[str, object] = {
+        "id": None,
+        "method": variant.point.method,
+        "seed": variant.seed,
+        "state": state,
+        "label": variant.point.label,
+        "settings": dict(variant.point.settings),
+        "reason": variant.left_out,
+        "fix": variant.fix,
+        "speed": speed.to_json() if speed else {},
+    }
+    if estimate is not None:
+        fields |= estimate.to_json()
+    cards: dict[str, dict[str, object]] = {}
+    for card, (on_card, card_speed) in on_other_cards(variant).items():
+        cards[card] = {"total_bytes": on_card.total_bytes, "verdict": on_card.verdict}
+        if card_speed:
+            cards[card] |= card_speed.to_json()
+    return {**fields, "cards": cards}
+
+
+def print_estimates(found: Sequence[Variant]) -> None:
+    """Print memory by component and phase, time and price, and other cards, for each point."""
+    shown = list({each.point.label: each for each in found}.values())
+    for each in shown:
+        out.print(f"{each.point.label}: {_sentence(each)}", style="bold")
+    estimated = [each for each in shown if each.estimate]
+    if not estimated:
+        return
+    heads = ("", *(each.point.label for each in estimated))
+    out.print(wide_table(heads, [*_component_rows(estimated), *_phase_rows(estimated)]))
+    if len(shown) <= len(METHODS):
+        out.print("\nOn other cards:")
+        out.print(wide_table(heads, _card_rows(estimated)))
+    num_runs = sum(1 for each in found if not each.left_out)
+    hours = sum(each.speed.hours or 0 for each in found if each.speed and not each.left_out)
+    usd = sum(each.speed.usd or 0 for each in found if each.speed and not each.left_out)
+    said = f"\n{num_runs} of {len(found)} runs fit and are within the budget"
+    if hours:
+        said += f"; together about {rough_duration(3600 * hours)}"
+    if usd:
+        said += f", ${usd:,.2f}"
+    out.print(f"{said}.")
+
+
+def _sentence(variant: Variant) -> str:
+    parts = []
+    if variant.estimate:
+        parts.append(verdict_sentence(variant.estimate))
+    elif not variant.left_out:
+        parts.append("no estimate for this architecture")
+    if variant.speed:
+        parts.append(speed_sentence(variant.speed))
+    if variant.left_out:
+        parts.append(f"left out, {variant.left_out}; what would help: {variant.fix}")
+    return " · ".join(parts)
+
+
+def _component_rows(estimated: Sequence[Variant]) -> list[tuple[str, ...]]:
+    sizes = []
+    for each in estimated:
+        assert each.estimate
+        sizes.append({part.title: part.bytes for part in memory_parts(each.estimate)})
+    titles = dict.fromkeys(title for parts in sizes for title in parts)
+    rows = [(title, *(_memory(parts.get(title)) for parts in sizes)) for title in titles]
+    return [*rows, ("= total", *(_memory(sum(parts.values())) for parts in sizes))]
+
+
+def _phase_rows(estimated: Sequence[Variant]) -> list[tuple[str, ...]]:
+    phases = [dict(each.estimate.phases) for each in estimated if each.estimate]
+    names = dict.fromkeys(name for each in phases for name in each)
+    return [
+        (f"peak: {MEASURED[name]}", *(_memory(each.get(name)) for each in phases)) for name in names
+    ]
+
+
+def _card_rows(estimated: Sequence[Variant]) -> list[tuple[str, ...]]:
+    columns = [on_other_cards(each) for each in estimated]
+    rows = []
+    for card in dict.fromkeys(card for column in columns for card in column):
+        cells = []
+        for column in columns:
+            estimate, speed = column[card]
+            said = memory(estimate.total_bytes)
+            if estimate.verdict == "does_not_fit":
+                said += " too large"
+            elif speed and speed.hours is not None:
+                said += f" {rough_duration(3600 * speed.hours)}"
+                said += f" ${speed.usd:,.2f}" if speed.usd is not None else ""
+            cells.append(said)
+        rows.append((gpus()[card].name, *cells))
+    return rows
+
+
+def _memory(num_bytes: int | None) -> str:
+    return memory(num_bytes) if num_bytes else NONE

@@ -1,0 +1,101 @@
+"""Flags of `compare` as a study, and the command that asks the same again. Prints notes."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from core.compare import Budget, Study
+from core.job import Problem, SpecError
+from core.models import demo_fields
+from core.runs import Home
+from core.training.contract.stages import DEFAULT_STAGE
+from ui.terminal.job_fields import fields_of_job, find_data, require_choice
+from ui.terminal.usage import flag_of
+
+DEFAULT_METHODS = "full,lora,qlora"
+
+
+@dataclass(frozen=True)
+class StudyFlags:
+    """Flags that say what is compared, as they were typed."""
+
+    demo: bool = False
+    job: str | None = None
+    columns: str = ""
+    split_text: str = ""
+    methods: str = ""
+    seeds: str = "1"
+    axis: tuple[str, ...] = ()
+    max_runs: str = ""
+    max_hours: str = ""
+    max_usd: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Flags of job fields, `field_lora_r` and the like."""
+
+    def study(self, home: Home) -> Study:
+        """Return the study. Imports its data if it must. Raises TailorError."""
+        given = fields_of_job(self.job, self.fields)
+        if self.demo:
+            given = {**demo_fields(str(given.get("stage", DEFAULT_STAGE))), **given}
+        else:
+            require_choice(given)
+        given |= find_data(home, given, self.columns, self.split_text)
+        axes = dict(map(_axis, self.axis))
+        methods = self.methods
+        if not methods and not axes:
+            methods = DEFAULT_METHODS
+        return Study.parse(given, _names(methods), axes, self._number_of_seeds(), self._budget())
+
+    def command(self) -> str:
+        """Return the command that asks the same again."""
+        words = ["python app.py compare"]
+        if self.job:
+            words.append(shlex.quote(self.job))
+        if self.demo:
+            words.append("--demo")
+        for name in ("methods", "seeds", "max_runs", "max_hours", "max_usd", "columns"):
+            value = getattr(self, name)
+            if value and (name, value) != ("seeds", "1"):
+                words.append(f"{flag_of(name)} {shlex.quote(value)}")
+        words += [f"--axis {shlex.quote(each)}" for each in self.axis]
+        for name, value in self.fields.items():
+            words.append(f"{flag_of(name.removeprefix('field_'))} {shlex.quote(value)}")
+        return " ".join(words)
+
+    def _number_of_seeds(self) -> int:
+        if not self.seeds.isdecimal() or not 0 < int(self.seeds) <= 100:
+            problem = f"{self.seeds!r} is not a number from 1 to 100"
+            raise SpecError(Problem("seeds", problem, "give the number of runs of each"))
+        return int(self.seeds)
+
+    def _budget(self) -> Budget:
+        max_runs = _number("max-runs", self.max_runs)
+        return Budget(
+            max_runs=None if max_runs is None else int(max_runs),
+            max_hours=_number("max-hours", self.max_hours),
+            max_usd=_number("max-usd", self.max_usd),
+        )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    name, equals, values = text.partition("=")
+    if not equals:
+        fix = "write it like learning_rate=1e-4,2e-4"
+        raise SpecError(Problem("axis", f"{text!r} has no values", fix))
+    return name.strip().lstrip("-").replace("-", "_"), _names(values)
+
+
+def _number(flag: str, text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < 1e9:
+        raise SpecError(Problem(flag, f"{text!r} is not a number above 0", "give one, such as 2"))
+    return number
