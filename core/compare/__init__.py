@@ -1,16 +1,17 @@
-"""Comparisons: what a card can train, and the same job trained in several ways.
+"""Comparisons: what a card can train, and the same job trained in several ways, with a report.
 
-Above runs: it creates them, puts them into the queue and reads their folders. Never trains.
+Above runs and wording: it creates runs, puts them into the queue and reads their folders. Never trains.
 
     on_card    base models that a card can train
     study      one job, and what varies between its runs
     variants   those runs before they exist, estimated
     record     the file that names the runs of a comparison
     conduct    create, queue, stop and continue them
+    report/    sentences, tables and plots of what came out
 """
 
 from core.compare import conduct, on_card, record
-from core.compare.on_card import ModelOnCard, Wish, find_gpu, fitting_models, models_on_card
+from core.compare.on_card import ModelOnCard, Wish, find_gpu, models_on_card
 from core.compare.record import Comparison, Trial
 from core.compare.study import Budget, Study
 from core.compare.variants import Variant, on_other_cards, plan_variants
@@ -25,10 +26,10 @@ __all__ = [
     "Wish",
     "conduct",
     "find_gpu",
-    "fitting_models",
     "models_on_card",
     "on_card",
     "on_other_cards",
     "plan_variants",
     "record",
+    "report",
 ]

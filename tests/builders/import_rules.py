@@ -16,9 +16,8 @@ FLOORS = (
     {"advise"},
     {"resolve"},
     {"runs"},
-    {"export", "compare", "chat"},
-    {"wording"},
-    {"report"},
+    {"export", "chat", "wording"},
+    {"compare"},
 )
 """Rooms of core, lowest first. A room imports lower rooms only, never its neighbours."""
 TRAINING_FLOORS = (

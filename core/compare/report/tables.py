@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from core.report.sentences import share_with_interval
-from core.report.summary import Group, RunFigures, Spread, Summary
+from core.compare.report.sentences import share_with_interval
+from core.compare.report.summary import Group, RunFigures, Spread, Summary
 from core.runs import comparison
 from core.wording import MEASURED, count, duration, memory
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.report.folders import read_fields
+from core.compare.report.folders import read_fields
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from core.report.chance import Contrast, contrasts, difference_of_shares, wilson
-from core.report.summary import Group, Summary
+from core.compare.report.chance import Contrast, contrasts, difference_of_shares, wilson
+from core.compare.report.summary import Group, Summary
 from core.resolve import reference_of
 from core.wording import memory, rough_duration
 

@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 import numpy as np
 
 from core.compare import Comparison, Trial, record
-from core.report.checks import CheckResult, read_checks
-from core.report.folders import read_fields
+from core.compare.report.checks import CheckResult, read_checks
+from core.compare.report.folders import read_fields
 from core.runs import Home, Run
 from core.runs.past_runs import WARM_UP_STEPS, compared_peaks
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from core.report import svg
-from core.report.sentences import cautions, findings
-from core.report.summary import RunFigures, Summary
-from core.report.tables import Table, answers, tables
+from core.compare.report import svg
+from core.compare.report.sentences import cautions, findings
+from core.compare.report.summary import RunFigures, Summary
+from core.compare.report.tables import Table, answers, tables
 from core.wording import memory
 
 STYLE = Path(__file__).with_name("report.css")

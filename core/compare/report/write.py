@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.compare import Comparison, record
-from core.report.markdown import markdown_of
-from core.report.page import html_of
-from core.report.sentences import cautions, findings
-from core.report.summary import Summary, summary_of
+from core.compare.report.markdown import markdown_of
+from core.compare.report.page import html_of
+from core.compare.report.sentences import cautions, findings
+from core.compare.report.summary import Summary, summary_of
 from core.runs import Home
 from core.training.contract.files import write_text
 

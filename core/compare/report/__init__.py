@@ -3,11 +3,11 @@
 Above wording: turns the numbers of run folders into tables, sentences and plots. Starts nothing.
 """
 
-from core.report.page import body_of, html_of
-from core.report.sentences import findings
-from core.report.summary import Group, RunFigures, Summary, summary_of, summary_of_runs
-from core.report.svg import COMPONENT_COLOURS
-from core.report.write import write_report
+from core.compare.report.page import body_of, html_of
+from core.compare.report.sentences import findings
+from core.compare.report.summary import Group, RunFigures, Summary, summary_of, summary_of_runs
+from core.compare.report.svg import COMPONENT_COLOURS
+from core.compare.report.write import write_report
 
 __all__ = [
     "COMPONENT_COLOURS",

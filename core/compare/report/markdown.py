@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from core.report.sentences import cautions, findings
-from core.report.summary import Summary
-from core.report.tables import Table, answers, tables
+from core.compare.report.sentences import cautions, findings
+from core.compare.report.summary import Summary
+from core.compare.report.tables import Table, answers, tables
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>#|~])")
 
