@@ -1,6 +1,6 @@
 """Comparisons: what a card can train, and the same job trained in several ways, with a report.
 
-Above runs and wording: it creates runs, puts them into the queue and reads their folders. Never trains.
+Above runs and wording: it creates runs, queues them and reads their folders. Never trains.
 
     on_card    base models that a card can train
     study      one job, and what varies between its runs

@@ -16,7 +16,8 @@ FLOORS = (
     {"advise"},
     {"resolve"},
     {"runs"},
-    {"export", "chat", "wording"},
+    {"export", "chat"},
+    {"wording"},
     {"compare"},
 )
 """Rooms of core, lowest first. A room imports lower rooms only, never its neighbours."""

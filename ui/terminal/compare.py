@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core.compare import report
-from core.compare import Comparison, Study, Variant, conduct, plan_variants, record
+from core.compare import Comparison, Study, Variant, conduct, plan_variants, record, report
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home, queue
