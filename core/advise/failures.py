@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from core.advise.case import FieldValues
 from core.job import JobSpec
+from core.training.contract.failures import GPU_FAILED
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,16 @@ FAILURES: Mapping[str, tuple[Advice, ...]] = MappingProxyType(
         "offline": (Advice("Connect to the network", "The model is not on this machine yet."),),
         "gpu_unusable": (
             Advice("Install a fitting PyTorch", "`python app.py doctor` says which."),
+        ),
+        GPU_FAILED: (
+            Advice(
+                "Resume once the card answers",
+                "Other runs wait until a new process has used it, which is tried each minute.",
+            ),
+            Advice(
+                "If it stays silent, restart the machine",
+                "`nvidia-smi` shows whether the driver has lost it or counts memory errors.",
+            ),
         ),
         "checkpoint_mismatch": (Advice("Start a new run", "It does not use this checkpoint."),),
         "bad_row": (Advice("Check the data", "The Data panel lists every unusable line."),),

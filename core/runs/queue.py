@@ -15,7 +15,7 @@ from typing import Literal
 
 from core.device import card_of
 from core.job import Problem, RunNotFound, SpecError
-from core.runs import launch
+from core.runs import card_probe, launch
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_runs
 from core.runs.run import Run, read
@@ -178,6 +178,8 @@ def user_of(home: Home, schedule: Schedule, device: str) -> str:
     if run_id := schedule.devices.get(device):
         run = _read_or_none(home, run_id)
         name = run.name if run else run_id
+        if run and run.state in (*ENDED, "queued") and card_probe.has_failed(run):
+            return f"a test of the card, which failed under {name},"
         return f"the run {name}"
     task = schedule.tasks.get(device)
     return task.title if task else ""
@@ -220,7 +222,7 @@ def _release_devices(home: Home) -> Schedule:
         if run.process and run.id not in started_here
     }
     for device, run_id in schedule.devices.items():
-        if _keeps_device(home, run_id):
+        if _keeps_device(home, run_id, device):
             devices[device] = run_id
     held = without_ended(schedule.tasks)
     if devices != schedule.devices or held != schedule.tasks:
@@ -229,8 +231,11 @@ def _release_devices(home: Home) -> Schedule:
     return schedule
 
 
-def _keeps_device(home: Home, run_id: str) -> bool:
-    """Return True while a run needs its device. Kill what an ended run has left running."""
+def _keeps_device(home: Home, run_id: str, device: str) -> bool:
+    """Return True while a run needs its device, or the device has failed and not answered since.
+
+    Kill what an ended run has left running.
+    """
     run = _read_or_none(home, run_id)
     if run is None:
         return False
@@ -240,7 +245,7 @@ def _keeps_device(home: Home, run_id: str) -> bool:
     if launch.is_exiting(run):
         return True
     launch.kill(run)
-    return False
+    return card_probe.has_failed(run) and not card_probe.answers_again(run, device)
 
 
 def _try_to_start(home: Home, run_id: str, schedule: Schedule) -> Schedule:

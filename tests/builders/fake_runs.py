@@ -32,6 +32,9 @@ from tests.builders.fake_program.faults import (
     KILLED as KILLED,
 )
 from tests.builders.fake_program.faults import (
+    LOST_CARD as LOST_CARD,
+)
+from tests.builders.fake_program.faults import (
     NEVER_END as NEVER_END,
 )
 from tests.builders.fake_program.faults import (

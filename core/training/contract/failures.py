@@ -54,6 +54,8 @@ class Cause:
     """Sentence that may name {model}, {activity} and the pattern's groups."""
 
 
+GPU_FAILED = "gpu_failed"
+"""Cause after which the card may be lost for every program."""
 # fmt: off
 CAUSES = (
     Cause("out_of_gpu_memory",
@@ -62,7 +64,7 @@ CAUSES = (
           "Out of GPU memory {activity}: {needed} more was needed, {free} of {total} was free."),
     Cause("out_of_gpu_memory",
           r"OutOfMemoryError|(CUDA|HIP) (driver )?error: out of memory|out of memory at line"
-          r"|CUBLAS_STATUS_ALLOC_FAILED",
+          r"|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED",
           "Out of GPU memory {activity}."),
     Cause("out_of_memory",
           r"^MemoryError|can't allocate memory|Cannot allocate memory",
@@ -122,6 +124,10 @@ CAUSES = (
           r"|The NVIDIA driver on your system is too old|Torch not compiled with CUDA enabled",
           "The installed PyTorch cannot use this GPU: install the build that fits its driver (see "
           "`doctor`)."),
+    Cause(GPU_FAILED,
+          r"(?P<what>[^\n]*(GPU is lost|fallen off the bus|[Uu]ncorrectable ECC|ECC error"
+          r"|(CUDA|HIP|cuDNN|NCCL)( driver)? error|(CUDNN|CUBLAS|CUSOLVER)_STATUS_\w+)[^\n]*)",
+          "The GPU or its driver failed {activity}: {what}"),
 )
 # fmt: on
 """Known failures. The first match wins."""

@@ -19,6 +19,7 @@ from .faults import (
     GRANDCHILDREN,
     HANG,
     KILLED,
+    LOST_CARD,
     NEVER_END,
     NOT_A_NUMBER,
     SLOW_TO_EXIT,
@@ -95,6 +96,9 @@ FAULTS: dict[int, Callable[[], object]] = {
     ),
     DIVERGED: lambda: fail(
         error="The training has diverged: the loss is not a number.", cause="diverged"
+    ),
+    LOST_CARD: lambda: fail(
+        error="The GPU or its driver failed: GPU is lost", cause="gpu_failed", updated=time.time()
     ),
     DIE_SILENTLY: die_silently,
     KILLED: lambda: os.kill(os.getpid(), signal.SIGKILL),

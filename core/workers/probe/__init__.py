@@ -1,0 +1,1 @@
+"""Compute something on a card, to learn whether it works."""
