@@ -6,7 +6,7 @@ import secrets
 import socket
 import sys
 import tempfile
-import threading
+import time
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +38,7 @@ from ui.handlers import Handlers
 from ui.open_pages import forget_closed_pages
 from ui.scratch import make_scratch, remove_scratch
 
+SECONDS_BETWEEN_LOOKS = 2.0
 UPLOADS = "gradio"
 """Folder of the uploads, in that of the temporary files."""
 STYLE = Path(__file__).with_name("style.css")
@@ -98,7 +99,7 @@ def serve(
     # Other users could read a token from the command line of the browser.
     if not (no_browser or policy.asks_everyone):
         webbrowser.open(link)
-    return _wait(blocks, handlers, scratch)
+    return _wait(blocks, handlers, place, scratch)
 
 
 def policy_for(
@@ -245,13 +246,28 @@ def _share_sentence(blocks: gr.Blocks, policy: GatePolicy) -> str:
     return f"Everyone with this link can use this machine: {link}"
 
 
-def _wait(blocks: gr.Blocks, handlers: Handlers, scratch: Path) -> int:
+def _wait(blocks: gr.Blocks, handlers: Handlers, home: Home, scratch: Path) -> int:
+    """Serve until Ctrl-C, or until the home is gone. Return the exit code."""
+    inode, code = home.path.stat().st_ino, 0
     try:
-        threading.Event().wait()
+        while _is_same(home, inode):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        print(f"The page is closed: {home.path} was removed.", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("The page is closed. Runs continue.")
     finally:
         handlers.close()
         blocks.close(verbose=False)
         remove_scratch(scratch)
-    return 0
+    return code
+
+
+def _is_same(home: Home, inode: int) -> bool:
+    """Return False if a home was removed, or replaced by another folder."""
+    try:
+        return home.path.stat().st_ino == inode
+    except FileNotFoundError:
+        return False
+    except OSError:  # a network disk that is away for a moment
+        return True

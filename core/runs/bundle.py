@@ -34,7 +34,7 @@ PINNED_PACKAGES = (
 MODEL_FIELDS = ("model", "adapter", "reward_model")
 """Job fields that may name a folder of this machine. A test compares them with JobFields."""
 RESULTS = ("metrics.jsonl", "samples.jsonl", "estimate.json")
-PRIVATE_STATUS = {"pid", "pid_start_time", "boot_id"}
+PRIVATE_STATUS = {"pid", "pid_start_time", "boot_id", "folder_inode"}
 """Fields of status.json about this machine, not about the run."""
 HOW_TO_REPEAT = """# {run.name}
 

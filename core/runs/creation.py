@@ -17,6 +17,7 @@ from core.runs.data import write_data
 from core.runs.home import Home
 from core.runs.run import Run, read
 from core.training.contract.files import write_json, write_text
+from core.training.contract.job import relative_places
 
 PROGRAM = Path(__file__).parent.parent / "training"
 UNFINISHED = re.compile(r"\.\d{8}-\d{6}-.+")
@@ -51,7 +52,8 @@ def create(
         job = resolved.job.model_copy(update={**data_fields, "model": resolved.model.location})
         write_json(folder / "estimate.json", estimate)
         write_text(folder / "requirements.txt", requirements())
-        write_text(folder / "job.json", job.to_json())
+        places = relative_places(job.model_dump(), folder, home.path)
+        write_text(folder / "job.json", job.model_copy(update=places).to_json())
         folder.rename(home.runs / run_id)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,6 +58,8 @@ class Home:
             problem = f"{chosen} cannot be created: {getattr(error, 'strerror', error)}"
             fix = "choose a folder that you can write to"
             raise SpecError(Problem("home", problem, fix)) from None
+        require_own(home.path)
+        require_locks(home.path)
         return home
 
     def keep(self, file: Path, suffix: str) -> Path:
@@ -89,6 +92,51 @@ class Home:
     def touch(self) -> None:
         """Tell every process that lists the runs that a file in some run's folder has changed."""
         os.utime(self.runs)
+
+
+def require_own(folder: Path) -> None:
+    """Raise SpecError if other accounts could put runs into a home: their programs would be ours.
+
+    Windows does not say in this way who may write.
+    """
+    if os.name != "posix":
+        return
+    info = folder.stat()
+    fix = f"run `chmod 700 {folder}`, or choose another folder"
+    if info.st_uid != os.geteuid():
+        fix = "choose a folder of your own"
+        raise SpecError(Problem("home", f"{folder} belongs to another account", fix))
+    is_shared = info.st_mode & stat.S_IWGRP and not _is_private_group(info.st_gid)
+    if is_shared or info.st_mode & stat.S_IWOTH:
+        raise SpecError(Problem("home", f"other accounts may write to {folder}", fix))
+
+
+def _is_private_group(gid: int) -> bool:
+    """Return True for the group that many systems make for each account alone."""
+    import grp
+    import pwd
+
+    try:
+        return grp.getgrgid(gid).gr_name == pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return False
+
+
+def require_locks(folder: Path) -> None:
+    """Raise SpecError if files in a folder cannot be locked: two programs could start one run."""
+    if os.name != "posix":
+        return
+    import fcntl
+
+    try:
+        with (folder / "queue.lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass  # another program holds it
+    except OSError as error:
+        problem = f"the file system of {folder} has no locks: {error.strerror}"
+        fix = "choose a folder on another disk, such as a local one"
+        raise SpecError(Problem("home", problem, fix)) from None
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from core.job import RunNotFound, SpecError
 from core.runs.files import number_in, read_json
 from core.runs.home import Home, locked, read_schedule, write_schedule
 from core.runs.run import Run, read
-from core.runs.states import count_oom_kills
+from core.runs.states import count_oom_kills, process_of
 from core.training.contract.files import write_json
+from core.training.contract.job import PLACES, absolute_places, relative_places
 from core.training.contract.process_id import ProcessId
 from core.training.contract.status import ENDED
 
@@ -46,7 +47,9 @@ def spawn(run: Run) -> None:
     The caller must hold the lock. Deletes the `stop`, `exit.json` and `status.json` of earlier
     attempts.
     """
-    fields: dict[str, object] = {"asked": time.time()}
+    inode = run.folder.stat().st_ino
+    fields: dict[str, object] = {"asked": time.time(), "folder_inode": inode}
+    _follow_moved_home(run)
     write_json(run.folder / "process.json", fields)
     for name in ("stop", "exit.json", "status.json"):
         (run.folder / name).unlink(missing_ok=True)
@@ -57,6 +60,17 @@ def spawn(run: Run) -> None:
     if identity:
         with suppress(OSError):  # on a full disk, status.json still names the process
             write_json(run.folder / "process.json", {**fields, **identity.to_json()})
+
+
+def _follow_moved_home(run: Run) -> None:
+    """Write places into the job file of an early version whose home was moved since."""
+    path = run.folder / "job.json"
+    fields = read_json(path)
+    found = absolute_places(fields, run.folder)
+    moved = {name: getattr(run.job, name) for name in PLACES if name in fields}
+    if any(moved[name] != found[name] for name in moved):
+        moved |= relative_places(moved, run.folder, run.home.path)
+        write_json(path, {**fields, **moved})
 
 
 def request_stop(run: Run) -> None:
@@ -91,7 +105,7 @@ def enforce_stop(run: Run) -> None:
 
 def is_exiting(run: Run) -> bool:
     """Return True while the program of an ended run still releases its device."""
-    process = ProcessId.from_json(read_json(run.folder / "process.json"))
+    process = process_of(run.folder)
     silence = abs(time.time() - run.status.updated)
     return process is not None and is_alive(process) and silence < SECONDS_TO_EXIT
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from core.device import find_preset
 from core.job import JobSpec, Problem, RunNotFound
-from core.models import gpus
+from core.models import DEMO_DIR, gpus
 from core.resolve import default_fields, reference_of
 from core.runs.curves import Curve, read_curves
 from core.runs.files import (
@@ -32,11 +32,13 @@ from core.training.contract.checkpoint_files import (
     bytes_in,
     list_checkpoints,
 )
-from core.training.contract.job import IN_EARLIER_RUNS
+from core.training.contract.job import IN_EARLIER_RUNS, PLACES, absolute_places
 from core.training.contract.process_id import ProcessId
 from core.training.contract.status import ACTIVE, State, Status
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
+DEMO_PARTS = DEMO_DIR.parts[-3:]
+"""Last parts of the demo model's folder, which is no part of a home."""
 GROWING_FILES = ("metrics.jsonl", "log.txt", "samples.jsonl")
 """Files that a program appends to, which does not change the time of their folder."""
 NEXT_STAGE_KEEPS = (
@@ -313,7 +315,7 @@ def read(home: Home, run_id: str, schedule: Schedule | None = None) -> Run:
             raise FileNotFoundError
         with open_regular(folder / "job.json") as file:
             text, created = file.read(), os.fstat(file.fileno()).st_mtime
-        job = _parse_job(text)
+        job = _parse_job(text, folder)
     except (OSError, UnicodeDecodeError):
         fix = "`python app.py runs` lists all runs"
         raise RunNotFound(Problem("run", f"there is no run {run_id!r}", fix)) from None
@@ -335,12 +337,29 @@ def read(home: Home, run_id: str, schedule: Schedule | None = None) -> Run:
     )
 
 
-def _parse_job(text: bytes) -> JobSpec:
-    """Raises SpecError, UnicodeDecodeError."""
+def _parse_job(text: bytes, folder: Path) -> JobSpec:
+    """Return the job of a run, with whole paths. Raises SpecError, UnicodeDecodeError."""
     fields = parse_json(text)  # much faster than from_json, which explains what is wrong
-    if isinstance(fields, dict):
-        return JobSpec.parse({**IN_EARLIER_RUNS, **fields})
-    return JobSpec.from_json(text.decode())
+    if not isinstance(fields, dict):
+        return JobSpec.from_json(text.decode())
+    fields = absolute_places({**IN_EARLIER_RUNS, **fields}, folder)
+    for name in PLACES:
+        place = fields.get(name)
+        if isinstance(place, str):
+            fields[name] = _in_moved_home(place, folder)
+    return JobSpec.parse(fields)
+
+
+def _in_moved_home(place: str, folder: Path) -> str:
+    """Return where a folder is that a job names by its whole path, if its home was moved since."""
+    path = Path(place)
+    if not path.is_absolute() or path.exists():
+        return place
+    if path.parts[-len(DEMO_PARTS) :] == DEMO_PARTS:
+        return str(DEMO_DIR)
+    moved = folder.parent / Path(*path.parts[-2:])
+    is_result = path.parent.parent.name == folder.parent.name
+    return str(moved) if is_result and moved.exists() else place
 
 
 def _read_about(folder: Path) -> Annotations:

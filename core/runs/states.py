@@ -43,6 +43,7 @@ SIGNALS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 """Signal that ended a program without a request from here -> (how it ended, cause)."""
+COPIED = "This is a copy of a run that was training. Resume it to continue from its checkpoint."
 OUT_OF_MEMORY = ("was ended by the kernel because main memory was full", "out_of_memory")
 
 
@@ -57,7 +58,10 @@ def infer_state(folder: Path, status: Status, created: float) -> RunState:
     is_asked_to_stop = (folder / "stop").exists()
     # A launch deletes status.json. So if both files name a process, status.json is of the same
     # one, or of a later one that was started by hand in the run's folder.
-    launched, written_by = ProcessId.from_json(launch), status.process
+    launched, written_by = process_of(folder), status.process
+    is_of_copied_launch = launched is None and launch.get("pid") == status.pid
+    if is_of_copied_launch or is_of_other_folder(folder, status.folder_inode):
+        written_by = None
     for process in (launched, written_by):
         if process and is_alive(process):
             state: State = "stopping" if is_asked_to_stop else status.state
@@ -65,12 +69,31 @@ def infer_state(folder: Path, status: Status, created: float) -> RunState:
     process = launched or written_by
     if launched and written_by and launched.pid != written_by.pid:
         process = written_by
+    if process is None and (ProcessId.from_json(launch) or status.process):
+        return RunState("interrupted", COPIED)
     begun = max(created, number_in(launch, "asked") or 0)
     if process is None and abs(time.time() - begun) < SECONDS_TO_APPEAR:  # clocks can be set back
         return RunState("starting")
     if is_asked_to_stop:
         return RunState("stopped")  # it ended as asked, before it could write so
     return _state_after_silent_end(folder, process, status.step)
+
+
+def process_of(folder: Path) -> ProcessId | None:
+    """Return the process that was launched for a run, None if none was for this folder of it."""
+    fields = read_json(folder / "process.json")
+    inode = fields.get("folder_inode")
+    if isinstance(inode, int) and is_of_other_folder(folder, inode):
+        return None
+    return ProcessId.from_json(fields)
+
+
+def is_of_other_folder(folder: Path, inode: int | None) -> bool:
+    """Return True if a file was written in the folder that this one is a copy of.
+
+    Files of early versions do not say where they were written.
+    """
+    return inode is not None and inode != folder.stat().st_ino
 
 
 def count_oom_kills() -> int | None:

@@ -25,7 +25,7 @@ from .checkpoints import (
     keep_smaller_batch,
 )
 from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, diagnose
-from .contract.job import Job
+from .contract.job import Job, absolute_places
 from .contract.status import Progress
 from .data.hub import stay_offline_without_answer
 from .record import RunFiles, limit_log_size, say
@@ -205,7 +205,7 @@ def _read_fields(folder: Path, arguments: Sequence[str]) -> dict[str, object]:
         raise UnusableJob(f"{name}: is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise UnusableJob(f"{name}: holds a {type(fields).__name__}, not an object")
-    return fields
+    return absolute_places(fields, folder)
 
 
 def _is_finished(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from core.job import Problem, RunNotFound
 from core.runs import Home, Run, failure_advice, launch, queue
 from core.training.contract.status import State
 from core.wording import memory_rows, state_sentence
@@ -48,7 +49,7 @@ def start_and_follow(home: Home, run: Run) -> int:
                 pressed.clear()
                 _stop(run)
             queue.advance(home)
-            run = launch.wait(home, run.id, SECONDS_BETWEEN_UPDATES)
+            run = _wait(home, run)
             if not out.is_terminal:  # no bar there
                 num_printed = _print_new_rows(run, num_printed)
             _update(progress, bar, run)
@@ -56,6 +57,15 @@ def start_and_follow(home: Home, run: Run) -> int:
     out.print(state_sentence(run), style="bold")
     print_result(run)
     return EXIT_CODES[run.state]
+
+
+def _wait(home: Home, run: Run) -> Run:
+    """Return a run some moments later. Raises RunNotFound if its folder was removed."""
+    try:
+        return launch.wait(home, run.id, SECONDS_BETWEEN_UPDATES)
+    except RunNotFound:
+        problem = f"{run.folder} was removed, so its training has ended"
+        raise RunNotFound(Problem("run", problem, "start a new run")) from None
 
 
 def print_result(run: Run) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..contract.failures import TrainingError
 from ..contract.files import sha256_of
-from ..contract.job import Job
+from ..contract.job import Job, is_moved
 from ..contract.weights.files import UnusableWeights, fingerprint_of
 from .folder import VerifiedCheckpoint
 
@@ -75,7 +75,10 @@ def allowed_changes(checkpoint: VerifiedCheckpoint, facts: Mapping[str, Any]) ->
     changed = {
         name: (checkpoint.facts[name], value)
         for name, value in sorted(facts.items())
-        if name in checkpoint.facts and checkpoint.facts[name] != value
+        if name in checkpoint.facts
+        and checkpoint.facts[name] != value
+        # the model's files have facts of their own, and a checkpoint holds its adapter
+        and not is_moved(name, checkpoint.facts[name], value)
     }
     forbidden = _entries({name: pair for name, pair in changed.items() if name not in MAY_CHANGE})
     if forbidden:

@@ -3,8 +3,10 @@ Transformers, PEFT and bitsandbytes. core/job/fields.py says what each one means
 are allowed.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -46,6 +48,11 @@ KeepBest = Literal["off", "eval_loss", "eval_reward"]
 IN_EARLIER_RUNS: Mapping[str, object] = MappingProxyType({"use_chat_template": False})
 """Field -> what the program did before the field existed, so that it goes for job files without it.
 """
+PLACES = ("model", "adapter", "reward_model")
+"""Job fields that may name a folder."""
+PARENT = "../"
+SAME_PARTS = 2
+"""Last parts of a path that stay when a home is moved: run/output, demo/model."""
 BATCH_FIELDS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 """Their product is the number of rows that an optimizer step sees."""
 
@@ -211,3 +218,32 @@ def _read(name: str, declared: Any, value: object) -> Any:
 def _require_choice(name: str, value: object, choices: list[str]) -> None:
     if value not in choices:
         raise UnusableJob(f"{name} {value!r} is not one of {', '.join(choices)}")
+
+
+def absolute_places(values: Mapping[str, object], folder: Path) -> dict[str, object]:
+    """Return the fields of a run's job file with whole paths. `folder` is that of the run."""
+    found = dict(values)
+    for name in PLACES:
+        place = values.get(name)
+        if isinstance(place, str) and place.startswith(PARENT):
+            found[name] = os.path.normpath(folder / place)
+    return found
+
+
+def relative_places(values: Mapping[str, object], folder: Path, home: Path) -> dict[str, object]:
+    """Return the places that lie in a home, as seen from the folder of a run in it."""
+    found: dict[str, object] = {}
+    for name in PLACES:
+        place = Path(str(values.get(name) or ""))
+        if place.is_absolute() and place.is_relative_to(home):
+            found[name] = Path(os.path.relpath(place, folder)).as_posix()
+    return found
+
+
+def is_moved(name: str, old: object, new: object) -> bool:
+    """Return True if two values of a job field may be the same folder in a moved home."""
+    if name not in PLACES or not isinstance(old, str) or not isinstance(new, str):
+        return False
+    if not (Path(old).is_absolute() and Path(new).is_absolute()):
+        return False
+    return Path(old).parts[-SAME_PARTS:] == Path(new).parts[-SAME_PARTS:]

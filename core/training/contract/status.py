@@ -55,6 +55,8 @@ class Status:
     pid: int = 0
     pid_start_time: float = 0.0
     boot_id: str = ""
+    folder_inode: int | None = None
+    """Number of the run folder on its disk: a copy of the folder has another."""
     started: float = 0.0
     """Start of this process; a resumed run starts again."""
     updated: float = 0.0

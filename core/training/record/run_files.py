@@ -49,6 +49,7 @@ class RunFiles:
             pid=os.getpid(),
             pid_start_time=psutil.Process().create_time(),
             boot_id=read_boot_id(psutil.boot_time),
+            folder_inode=folder.stat().st_ino,
             started=time.time(),
             updated=time.time(),
         )

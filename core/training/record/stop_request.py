@@ -2,9 +2,11 @@
 ends anything itself once there is something to save.
 """
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from types import FrameType
 from ..contract.failures import Stopped
 
 SECONDS_BETWEEN_CHECKS = 0.2
+LOOKS_FOR_FOLDER = 3
 
 
 class StopRequest:
@@ -71,11 +74,29 @@ class StopRequest:
 
     def _watch(self, on_set: Callable[[], None], is_over: threading.Event) -> None:
         while not is_over.wait(SECONDS_BETWEEN_CHECKS):
+            self._end_without_folder()
             if self.is_set:
                 on_set()
                 if self._may_interrupt and not self._is_signalled:
                     _interrupt_main_thread()
                 return
+
+    def _end_without_folder(self) -> None:
+        """End this process at once if the run folder was removed: nothing can be saved.
+
+        A folder that is seen again at once was on a network disk that was away for a moment.
+        """
+        folder = self._file.parent
+        for _look in range(LOOKS_FOR_FOLDER):
+            try:
+                folder.stat()
+                return
+            except FileNotFoundError:
+                time.sleep(SECONDS_BETWEEN_CHECKS)
+            except OSError:
+                return
+        print(f"{folder} was removed: the training ends.", flush=True)
+        os._exit(1)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # A second signal must not interrupt the saving that the first one asked for.
