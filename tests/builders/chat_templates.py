@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tests.builders.paths import ROOT
+from tests.builders.paths import DEMO, ROOT
 
 FOLDER = ROOT / "tests" / "data" / "chat_templates"
 Message = dict[str, Any]
@@ -20,6 +20,15 @@ def user(text: str) -> Message:
 
 def assistant(text: str, **others: Any) -> Message:
     return {"role": "assistant", "content": text, **others}
+
+
+def tokenizer_with(tokens: tuple[str, ...]) -> Any:
+    """Return the demo model's tokenizer with further special tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(DEMO / "model", trust_remote_code=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    return tokenizer
 
 
 CALL = {"type": "function", "function": {"name": "lamp", "arguments": {"on": True}}}

@@ -15,21 +15,13 @@ from tests.builders.chat_templates import (
     Family,
     Message,
     assistant,
+    tokenizer_with,
     user,
 )
-from tests.builders.paths import DEMO
 
 pytestmark = pytest.mark.training
 BY_NAME = {family.name: family for family in FAMILIES}
 LONG = 100_000
-
-
-def tokenizer_with(tokens: tuple[str, ...]) -> Any:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(DEMO / "model", trust_remote_code=False)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
-    return tokenizer
 
 
 def encoder_of(family: Family, has_tokens: bool = True) -> Encoder:

@@ -98,6 +98,23 @@ class AnswerFinder:
         begin = self._begin_after_previous(whole, messages, len(messages) - 1, self._print)
         return Turn(prompt + whole[begin:], len(prompt))
 
+    def exchange(self, prompt: Messages, messages: Messages) -> str:
+        """Return a conversation that begins with a prompt, as the model sees and continues it.
+
+        Some templates print a prompt in another way once answers follow: then the answers stand
+        behind the prompt as the model gets it. Raises UnclearAnswer, and what the template raises.
+        """
+        text = self.turn(messages).text
+        if len(messages) - len(prompt) == 1:
+            return text
+        asked = self._print_prompt(prompt)
+        shared = length_shared(asked, text)
+        if shared == len(asked) or shared >= length_shared(asked, self._print(prompt)):
+            return text
+        answers = range(len(prompt), len(messages))
+        _text, spans = self.find(messages, answers)
+        return asked + text[min(span.begin for span in spans.values()) :]
+
     def _print(self, messages: Messages) -> str:
         return self.template.render(messages, self.tools)
 

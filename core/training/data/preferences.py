@@ -4,7 +4,6 @@ Never imports torch. tests/workers/test_preview_preferences.py compares it with 
 token by token.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple
 
 from ..contract.row_reader import BadRow
 from ..contract.stages import STAGES
-from .chat import ChatTemplate, conversations_of
+from .answers import AnswerFinder
+from .chat import ChatTemplate, conversations_of, length_shared
 from .lost import LostFinder
 from .refusals import naming_faults
 from .tokens import Tokens
@@ -79,12 +79,27 @@ class PreferenceEncoder:
         return self._with_special_tokens(chosen), self._with_special_tokens(rejected)
 
     def text(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """Return a preference as text. Raises BadRow for a row that the chat template refuses."""
+        """Return a preference as text. Raises BadRow for a row that the chat template refuses.
+
+        The trainers of ORPO and CPO would do it themselves, but would leave out the tools, and a
+        system text that the template prints in another way once an answer follows.
+        """
+        prompt = row["prompt"]
+        if isinstance(prompt, str):
+            return {name: row[name] for name in PREFERENCE_COLUMNS}
+        printed = []
         for conversation in conversations_of(row):
+            finder = AnswerFinder(self.template, conversation.tools)
             with naming_faults(conversation, self.template):
                 self.lost_finder.find(conversation).require_answers()
-                self.template.render(conversation.messages, conversation.tools)
-        return preference_text(row, self.tokenizer)
+                asked = self.template.render(prompt, conversation.tools, opens_answer=True)
+                printed.append(finder.exchange(prompt, conversation.messages))
+        # The prompt ends where the first of both texts departs from it.
+        begin = min(length_shared(asked, text) for text in printed)
+        chosen, rejected = (
+            _up_to_end_token(text[begin:], self.tokenizer.eos_token) for text in printed
+        )
+        return {"prompt": asked[:begin], "chosen": chosen, "rejected": rejected}
 
     def _split_text(self, prompt: str, answer: str, with_text: bool) -> SplitText:
         whole = self.tokenizer(
@@ -112,24 +127,6 @@ class PreferenceEncoder:
         if len(tokens.ids) == begin or tokens.ids[-1] != last:
             tokens = _insert(tokens, len(tokens.ids), last, end_of_text)
         return SplitText(tokens, begin)
-
-
-def preference_text(row: Mapping[str, Any], tokenizer: Any) -> dict[str, str]:
-    """Return a preference as text: prompt, chosen and rejected. Raises what the chat template
-    raises.
-
-    The trainers of ORPO and CPO would do it themselves, but would leave out the tools.
-    """
-    from trl.data_utils import apply_chat_template
-
-    columns = {name: row[name] for name in PREFERENCE_COLUMNS}
-    if isinstance(row["prompt"], str):
-        return columns
-    tools = json.loads(row["tools"]) if row.get("tools") else None
-    text: dict[str, str] = apply_chat_template(columns, tokenizer, tools=tools)
-    for name in ("chosen", "rejected"):
-        text[name] = _up_to_end_token(text[name], tokenizer.eos_token)
-    return text
 
 
 def _up_to_end_token(text: str, end: str) -> str:

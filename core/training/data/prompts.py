@@ -8,7 +8,6 @@ from datasets import Dataset, Features, Value
 from ..contract.failures import TrainingError
 from ..contract.row_reader import BadRow
 from .chat import ChatTemplate, conversations_of
-from .lost import LostFinder
 from .preferences import PREFERENCE_COLUMNS, PreferenceEncoder
 from .refusals import naming_faults
 from .rows import Rows, naming_line
@@ -86,16 +85,3 @@ def prompt_ids(row: Mapping[str, Any], tokenizer: Any) -> list[int]:
     with naming_faults(conversation, template):
         text = template.render(prompt, conversation.tools, opens_answer=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def require_readable(rows: Rows, tokenizer: Any) -> None:
-    """Raise TrainingError with the line of a row that the chat template refuses, or of whose answer
-    it prints nothing. Trainers that print the rows themselves would name no line."""
-    template = ChatTemplate(tokenizer)
-    finder = LostFinder(template.render)
-    for dataset, lines, field in rows.files:
-        for row, line in zip(dataset, lines, strict=True):
-            for conversation in conversations_of(row):
-                with naming_line(field, line), naming_faults(conversation, template):
-                    template.render(conversation.messages, conversation.tools)
-                    finder.find(conversation).require_answers()

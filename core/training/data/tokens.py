@@ -123,6 +123,8 @@ class Encoder:
 
     def _is_learnt_by_turns(self, row: Row) -> bool:
         """Return whether each answer of a completion is looked for, as in a whole conversation."""
+        if STAGES[self.stage].loss != "likelihood":
+            return False
         has_several = self.on_answers and len(row["completion"]) > 1
         return has_several or bool(row.get("trained_messages"))
 
@@ -182,7 +184,10 @@ class Encoder:
         with naming_faults(conversation, self.template):
             self.lost_finder.find(conversation).require_answers()
             prompt = self.template.render(row["prompt"], tools, opens_answer=True)
-            text = self._print(messages, tools)
+            if self._looks_for_answers:
+                text = AnswerFinder(self.template, tools).exchange(row["prompt"], messages)
+            else:
+                text = self.template.render(messages, tools)
         whole = self._tokens(text, with_text)
         return whole, length_shared(self._tokens(prompt).ids, whole.ids)
 
@@ -202,10 +207,10 @@ class Encoder:
 
     @cached_property
     def _looks_for_answers(self) -> bool:
-        """True if answers are found by what asks for them. The preference trainers of TRL print
-        conversations themselves."""
-        is_tokenized_here = STAGES[self.stage].loss == "likelihood"
-        return is_tokenized_here and self.on_answers and not self.template.marks_answers
+        """True if answers are found by what asks for them."""
+        if STAGES[self.stage].loss != "likelihood":
+            return True
+        return self.on_answers and not self.template.marks_answers
 
     def _plain_text(self, text: str, with_text: bool) -> Tokens:
         encoding = self.tokenizer(text=text, return_offsets_mapping=with_text)

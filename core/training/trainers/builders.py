@@ -35,9 +35,14 @@ from ..contract.failures import TrainingError
 from ..contract.job import Job
 from ..contract.optimizers import EXTRA_OPTIMIZERS
 from ..data.encoders import encoder_for
-from ..data.prompts import preferences_as_text, prompts_up_to, require_readable
+from ..data.prompts import preferences_as_text, prompts_up_to
 from ..data.rows import Rows
-from ..data.tokenized import tokenized
+from ..data.tokenized import (
+    tokenized,
+    tokenized_pairs,
+    tokenized_texts,
+    tokenized_verdicts,
+)
 from ..data.tokens import Encoder
 from ..loop.monitor import MonitorCallback
 from ..loop.trainer import MonitoredTrainer
@@ -52,6 +57,7 @@ from .stage_trainer import (
     LearnsChosenPrompt,
     LogsCompletions,
     StageTrainer,
+    TakesTokens,
 )
 
 # fmt: off
@@ -97,45 +103,47 @@ def sft(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
         "assistant_only_loss": False,
         "completion_only_loss": False,
     }
-    encoder = encoder_for(loaded.tokenizer, job.stage, rows.train[0], job.assistant_only_loss)
-    assert isinstance(encoder, Encoder)
     mixins: tuple[type[MonitoredTrainer], ...] = (StageTrainer,)
     if job.label_smoothing_factor:
         require_linear_head(loaded.model)
         mixins = (SmoothsLabels, StageTrainer)
-    return TrainerPlan(SFTTrainer, SFTConfig, settings, {**tokenized(rows, encoder)}, mixins)
+    data = tokenized(rows, _encoder(job, loaded, rows))
+    return TrainerPlan(SFTTrainer, SFTConfig, settings, {**data}, mixins)
 
 
 def reward(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
     """Reward model."""
-    require_readable(rows, loaded.tokenizer)
-    return TrainerPlan(RewardTrainer, RewardConfig, _dropout_setting(job))
+    data = tokenized_texts(rows, _encoder(job, loaded, rows))
+    return TrainerPlan(RewardTrainer, RewardConfig, _dropout_setting(job), {**data})
 
 
 def dpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
     """Direct preference optimization against the model as loaded, an earlier adapter included."""
-    require_readable(rows, loaded.tokenizer)
     settings = {
         **_dropout_setting(job),
         "loss_type": _loss_type(job).split("+"),
         "precompute_ref_log_probs": job.precompute_ref_log_probs,
     }
-    arguments = {"ref_model": _reference(job, loaded)}
-    mixins = (LearnsChosenAnswerToo, StageTrainer)
+    data = tokenized_pairs(rows, _encoder(job, loaded, rows))
+    arguments = {**data, "ref_model": _reference(job, loaded)}
+    mixins = (LearnsChosenAnswerToo, TakesTokens, StageTrainer)
     return TrainerPlan(DPOTrainer, DPOConfig, settings, arguments, mixins)
 
 
 def kto(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
     """Kahneman-Tversky optimization. Rows are compared with others of their batch."""
-    require_readable(rows, loaded.tokenizer)
     settings = {
         **_dropout_setting(job),
         "precompute_ref_log_probs": job.precompute_ref_log_probs,
         "train_sampling_strategy": "sequential",
     }
-    train = rows.train.shuffle(seed=job.seed) if job.shuffle else rows.train
-    arguments = {"ref_model": _reference(job, loaded), "train_dataset": train}
-    return TrainerPlan(KTOTrainer, KTOConfig, settings, arguments)
+    arguments = {**tokenized_verdicts(rows, _encoder(job, loaded, rows))}
+    train = arguments["train_dataset"]
+    if job.shuffle and train is not None:
+        arguments["train_dataset"] = train.shuffle(seed=job.seed)
+    mixins = (TakesTokens, StageTrainer)
+    arguments["ref_model"] = _reference(job, loaded)
+    return TrainerPlan(KTOTrainer, KTOConfig, settings, arguments, mixins)
 
 
 def orpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
@@ -284,6 +292,17 @@ def _require_extras(job: Job) -> None:
         raise TrainingError(
             f"optim: {job.optim} needs a package that is not here: pip install {extra.package}"
         )
+
+
+def _encoder(job: Job, loaded: LoadedModel, rows: Rows) -> Encoder:
+    """Return the encoder of a stage whose trainer gets tokens: that of the check and the preview.
+
+    TRL's own printing of a conversation loses what a template prints in another way once an answer
+    follows.
+    """
+    encoder = encoder_for(loaded.tokenizer, job.stage, rows.train[0], job.assistant_only_loss)
+    assert isinstance(encoder, Encoder)
+    return encoder
 
 
 def _loss_type(job: Job) -> str:

@@ -51,6 +51,31 @@ class StageTrainer(MonitoredTrainer):
             convert_to_lora(Path(str(output_dir)), self._initial_file)
 
 
+class TakesTokens(MonitoredTrainer):
+    """Mixin for preference trainers, which get prompts and answers in tokens."""
+
+    calculate_KL: bool = False
+
+    def _prepare_dataset(self, dataset: Any, _tokenizer: Any, args: Any, _name: str) -> Any:
+        """Leave out the rows whose prompt alone fills max_length, as TRL does."""
+
+        def fits(prompt_ids: list[int]) -> bool:
+            return len(prompt_ids) < args.max_length
+
+        fitting = dataset.filter(fits, input_columns="prompt_ids")
+        if not self.calculate_KL:
+            return fitting
+        return fitting.map(
+            _with_answers_of_others, batched=True, batch_size=args.per_device_train_batch_size
+        )
+
+
+def _with_answers_of_others(batch: dict[str, Any]) -> dict[str, Any]:
+    """Add the answer of another row of its batch to each row, which KTO's KL term needs."""
+    answers = batch["completion_ids"]
+    return {**batch, "KL_completion_ids": [answers[-1], *answers[:-1]]}
+
+
 class CountsTokens(MonitoredTrainer):
     """Mixin for preference trainers that do not log `num_tokens` as other trainers of TRL do."""
 
