@@ -19,6 +19,7 @@ from core.training.contract.row_formats import (
     RowLayout,
     accepts,
     find_row_layout,
+    row_layout_of,
     unknown_columns_fault,
 )
 from core.training.contract.stages import STAGES
@@ -67,6 +68,16 @@ def usual_columns(layouts: Iterable[RowLayout | None], row_format: RowFormat) ->
         if layout and layout.row_format is row_format:
             return tuple(layout.columns.values())
     return row_format.columns
+
+
+def columns_beside(rows: Sequence[Row], row_format: RowFormat) -> tuple[str, ...]:
+    """Return the further columns that are read of rows of a format, if they hold anything."""
+    found: dict[str, None] = {}
+    for row in rows:
+        layout = row_layout_of(row_format, row)
+        for names in layout.beside.values() if layout else ():
+            found |= dict.fromkeys(name for name in names if holds_something(row[name]))
+    return tuple(found)
 
 
 def unknown_format_fault(names: Sequence[str], rows: Sequence[Row], stage: str) -> Fault:

@@ -16,10 +16,7 @@ NUMBER_IN_BRACKETS = re.compile(r"\[\d+\]")
 LISTED_FIELDS = 10
 TRAIN_FIELDS = ("dataset", "mix")
 """Fields of a job that name files to train on."""
-CONSENT_FIX = (
-    "map it to a column that is read, remove it, or train without it: --accept-unread, "
-    "in the page `Train without what is not read`"
-)
+CONSENT_FLAG = "--accept-unread"
 ANSWERS_FIX = (
     f"write it in a column {', '.join(RIGHT_ANSWERS[:4])}, or choose another of reward_functions"
 )
@@ -129,6 +126,8 @@ class DatasetReport:
     """As TRL names it; empty if the columns are not known."""
     format: TextFormat = ""
     columns: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    """Further columns that are read, such as `system`."""
     num_problems: int = 0
     problems: tuple[RowProblem, ...] = ()
     row_format: str = ""
@@ -172,8 +171,13 @@ class DatasetReport:
         """Columns and keys without which something else would be learnt than the file says."""
         return tuple(each for each in self.not_read if each.changes_learning)
 
-    def refusals(self, job: JobSpec, field: str, name: str) -> tuple[Problem, ...]:
-        """Return why a job cannot start on this usable file, which is one of its fields."""
+    def refusals(
+        self, job: JobSpec, field: str, name: str, consent: str = CONSENT_FLAG
+    ) -> tuple[Problem, ...]:
+        """Return why a job cannot start on this usable file, which is one of its fields.
+
+        `consent` says how to train without what is not read: a flag, or a button of the page.
+        """
         problems = []
         if self.needs_consent and not job.accept_unread:
             listed = ", ".join(str(each) for each in self.needs_consent[:LISTED_FIELDS])
@@ -181,7 +185,8 @@ class DatasetReport:
             if num_more > 0:
                 listed += f" and {num_more:,} more"
             message = f"{name} holds what is not read but would change what is learnt: {listed}"
-            problems.append(Problem(field, message, CONSENT_FIX))
+            fix = f"map it to a column that is read, remove it, or train without it: {consent}"
+            problems.append(Problem(field, message, fix))
         needs_answers = "exact_match" in job.reward_functions.split(",") and field in TRAIN_FIELDS
         if STAGES[job.stage].generates and needs_answers and self.right_answers < self.rows:
             lacking = counted(self.rows - self.right_answers, "row")
@@ -200,6 +205,8 @@ class DatasetReport:
     def summary(self) -> str:
         """Return one line: `1,204 rows · messages · 2 problems · 3 warnings`."""
         columns = " + ".join(self.columns) or "unknown columns"
+        if self.beside:
+            columns += f" with {', '.join(self.beside)}"
         problems = counted(self.num_problems, "problem") if self.num_problems else "no problems"
         parts = [counted(self.rows, "row"), columns, problems]
         if self.num_warnings:
@@ -221,7 +228,7 @@ class DatasetReport:
         for name in ("problem_groups", "warning_groups"):
             found[name] = tuple(map(ProblemGroup.from_json, fields[name]))
         found["not_read"] = tuple(map(NotRead.from_json, fields["not_read"]))
-        for name in ("columns", "notes", "repairs", "found_columns"):
+        for name in ("columns", "beside", "notes", "repairs", "found_columns"):
             found[name] = tuple(fields[name])
         return cls(**found, row_format=fields["kind"])
 

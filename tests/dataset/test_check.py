@@ -274,6 +274,12 @@ def test_repeated_warnings_are_one_group(tmp_path: Path) -> None:
     assert (group.first.code, group.num_rows) == ("duplicate", 49)
 
 
+def test_further_columns_that_are_read_are_named(tmp_path: Path) -> None:
+    row = {"question": "Who?", "answer": "Pip.", "system": "Be brief.", "context": "", "id": 1}
+    report = checked(tmp_path, json.dumps(row))
+    assert report.summary() == "1 row · question + answer with system · no problems"
+
+
 # Consent
 
 
@@ -284,7 +290,13 @@ def test_what_changes_learning_refuses_a_start_by_name() -> None:
     report = DatasetReport(rows=2, valid_rows=2, not_read=(IMAGES, NotRead("id", 2, 1, False)))
     (problem,) = report.refusals(JobSpec(), "dataset", "a.jsonl")
     assert "images (2 rows, first on line 1)" in problem.problem
-    assert "--accept-unread" in problem.fix
+    assert problem.fix.endswith("train without it: --accept-unread")
+
+
+def test_the_page_names_its_own_button_for_consent() -> None:
+    report = DatasetReport(rows=2, valid_rows=2, not_read=(IMAGES,))
+    (problem,) = report.refusals(JobSpec(), "dataset", "a.jsonl", "press `Train without it`")
+    assert problem.fix.endswith("train without it: press `Train without it`")
 
 
 def test_a_start_with_consent_is_not_refused() -> None:

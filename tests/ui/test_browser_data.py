@@ -75,6 +75,41 @@ def test_columns_are_chosen_from_menus_and_data_can_switch_the_stage(
     expect(page.locator("#field-dataset input")).to_have_value(re.compile("^pairs.jsonl · "))
 
 
+@pytest.mark.slow
+def test_the_page_says_what_is_read_and_asks_before_it_trains_without_the_rest(
+    app: App, page: Page, tmp_path: Path
+) -> None:
+    open_form(page, app)
+    row = {"question": "Who quacks?", "answer": "The duck.", "system": "Speak like a sailor."}
+    row |= {"context": "A duck is on the pond.", "image": "pond.png"}
+    upload(page, tmp_path / "pond.jsonl", row)
+    data = page.locator("#data-line")
+    expect(data).to_contain_text("question + answer with context, system")
+    expect(page.locator("#data-line .not-read")).to_contain_text("image in 1 row, first on line 1")
+    expect(page.locator("#start-facts")).to_contain_text("press `Train without it`")
+    page.get_by_text("Preview rows as the model sees them").click()
+    shown = page.locator("#row pre")
+    expect(shown).to_contain_text("<|im_start|>system Speak like a sailor.<|im_end|>")
+    expect(shown).to_contain_text("A duck is on the pond.")
+    expect(shown.locator(".counts")).to_contain_text("The duck.")
+    press(page, "Train without it")
+    expect(page.locator("#start-facts")).not_to_contain_text("Cannot start")
+    expect(page.get_by_role("button", name="Start training")).to_be_enabled()
+
+
+@pytest.mark.slow
+def test_one_click_maps_the_columns_of_another_language(
+    app: App, page: Page, tmp_path: Path
+) -> None:
+    open_form(page, app)
+    row = {"Pregunta": "Who quacks?", "Respuesta": "The duck.", "Sistema": "Speak like a sailor."}
+    row |= {"Contexto": "A duck is on the pond.", "foto": "pond.png"}
+    upload(page, tmp_path / "laguna.jsonl", row)
+    press(page, "Use these columns")
+    expect(page.locator("#data-message")).to_contain_text("Sistema became system")
+    expect(page.locator("#data-line")).to_contain_text("question + answer with context, system")
+
+
 def upload(page: Page, file: Path, row: Mapping[str, object]) -> None:
     """Upload a file of one row."""
     file.write_text(json.dumps(row) + "\n", encoding="utf-8")

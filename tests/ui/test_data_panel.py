@@ -332,6 +332,7 @@ def test_what_is_not_read_locks_the_start_until_one_click(page_form: FormPage, f
     shown = page_form.edit(dataset=str(file))
     assert shown["train_without"]["visible"] is True
     assert shown["start"]["interactive"] is False
+    assert "press `Train without it`, below the data" in shown["start_facts"]
     page_form.fire(page_form.handlers.data.on_train_without)
     shown = page_form.edit()
     assert shown["train_without"]["visible"] is False

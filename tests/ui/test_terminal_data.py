@@ -127,7 +127,17 @@ def test_check_warns_of_evaluation_rows_in_the_data(
 ) -> None:
     train, held_out = leaking_files
     assert tailor("check", train, "--eval", held_out) == 0
-    assert LEAK in capsys.readouterr().err
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(LEAK)
+
+
+def test_check_of_a_model_says_in_json_why_it_cannot_start(
+    tailor: Callable[..., int], capsys: Printed, leaking_files: tuple[Path, Path]
+) -> None:
+    train, _held_out = leaking_files
+    assert tailor("check", train, "--eval", train, "--model", "demo", "--json") == 2
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["field"] == "eval_dataset"
 
 
 def test_check_counts_evaluation_rows_in_json(

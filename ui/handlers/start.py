@@ -13,6 +13,8 @@ from ui.handlers.answer import Answer
 from ui.handlers.reports import checked_beside, require_usable
 from ui.handlers.rows import Previews
 
+CONSENT_BUTTON = "press `Train without it`, below the data"
+
 
 def require_startable(resolved: ResolvedJob, previews: Previews) -> dict[Path, str]:
     """Raise SpecError if the files, or the rows measured so far, say that a run would fail.
@@ -27,7 +29,7 @@ def require_startable(resolved: ResolvedJob, previews: Previews) -> dict[Path, s
         report = checked_beside(path, resolved.job.stage, other)
         require_usable(field, path, report)
         hashes[path] = report.sha256
-        if refusals := report.refusals(resolved.job, field, path.name):
+        if refusals := report.refusals(resolved.job, field, path.name, CONSENT_BUTTON):
             raise SpecError(*refusals)
     if refusals := previews.refusals(resolved):
         raise SpecError(*refusals)

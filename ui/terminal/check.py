@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from core import dataset
 from core.dataset import DatasetReport, RowProblem, counted
+from core.dataset.report import LEAKED
 from core.dataset.token_lengths import Lengths
 from core.job import DatasetError, JobSpec, Problem, SpecError
 from core.models import find_model
@@ -87,7 +88,13 @@ def check(
     if drop_bad:
         checked = _without_bad_rows(checked, eval_data, drop_bad, stage)
     if model and checked.report.is_usable:
-        checked = _measured(checked, eval_data, {**fields, **_of_model(model, adapter)}, home)
+        try:
+            wanted = {**fields, **_of_model(model, adapter)}
+            checked = _measured(checked, eval_data, wanted, home)
+        except SpecError as error:
+            if not json:
+                raise
+            checked = replace(checked, problems=error.problems)
     if json:
         print_json(checked.to_json())
     else:
@@ -170,7 +177,9 @@ def _print_checked(checked: Checked, file: str) -> None:
 
 
 def _print_problems(report: DatasetReport) -> None:
-    problems, warnings = report.problem_groups, report.warning_groups
+    problems = report.problem_groups
+    # A sentence of its own says which rows are evaluated on and trained on.
+    warnings = [each for each in report.warning_groups if each.first.code != LEAKED]
     say(*problems[:MAX_PROBLEMS])
     if len(problems) > MAX_PROBLEMS:
         say(f"... and {counted(len(problems) - MAX_PROBLEMS, 'more problem')}")

@@ -15,6 +15,7 @@ from core.dataset.check.duplicates import MAX_ROWS, Leak, find_leak
 from core.dataset.check.scanner import MAX_COLUMNS, Findings, Scanner
 from core.dataset.formats import (
     TEXT_STAGE,
+    columns_beside,
     detect_format,
     unknown_format_fault,
     usual_columns,
@@ -149,6 +150,7 @@ def _detect(path: Path, stage: str) -> tuple[Scanner, DatasetReport]:
         row_format=row_format.id,
         dataset_type=row_format.dataset_type,
         columns=usual_columns(layouts, row_format),
+        beside=columns_beside(rows, row_format),
     )
     return Scanner(stage, row_format, unknown), detected
 
