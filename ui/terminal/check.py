@@ -79,22 +79,17 @@ def check(
         data = finder.find(file)
         eval_data = finder.find(eval_file, may_be_ready=True) if eval_file else None
     except DatasetError as error:
-        if json:
-            print_json(_refused(error).to_json())
-            return 2
-        raise
+        if not json:
+            raise
+        print_json(_refused(error).to_json())
+        return 2
     data = write_repaired(data, repair) if repair else data
     checked = _checked(data, eval_data, stage)
     if drop_bad:
         checked = _without_bad_rows(checked, eval_data, drop_bad, stage)
     if model and checked.report.is_usable:
-        try:
-            wanted = {**fields, **_of_model(model, adapter)}
-            checked = _measured(checked, eval_data, wanted, home)
-        except SpecError as error:
-            if not json:
-                raise
-            checked = replace(checked, problems=error.problems)
+        wanted = {**fields, **_of_model(model, adapter)}
+        checked = _with_refusals(checked, eval_data, wanted, home, raises=not json)
     if json:
         print_json(checked.to_json())
     else:
@@ -118,6 +113,23 @@ def _without_bad_rows(
         raise SpecError(*groups, problem)
     say(*report.problem_groups[:MAX_PROBLEMS])
     return _checked(write_without_bad_rows(checked.data, target, stage), eval_data, stage)
+
+
+def _with_refusals(
+    checked: Checked,
+    eval_data: DataFile | None,
+    fields: Mapping[str, object],
+    home: str | None,
+    *,
+    raises: bool,
+) -> Checked:
+    """Return what a model makes of the rows, or why it cannot train on them. Raises TailorError."""
+    try:
+        return _measured(checked, eval_data, fields, home)
+    except SpecError as error:
+        if raises:
+            raise
+        return replace(checked, problems=error.problems)
 
 
 def _measured(
