@@ -90,10 +90,7 @@ def check(
     if model and checked.report.is_usable:
         wanted = {**fields, **_of_model(model, adapter)}
         checked = _with_refusals(checked, eval_data, wanted, home, raises=not json)
-    if json:
-        print_json(checked.to_json())
-    else:
-        _print_checked(checked, file)
+    _print_checked(checked, file, as_json=json)
     return 0 if checked.is_usable else 2
 
 
@@ -168,7 +165,10 @@ def _row_problem(problem: Problem, code: str) -> RowProblem:
     return RowProblem.from_problem(problem, code)
 
 
-def _print_checked(checked: Checked, file: str) -> None:
+def _print_checked(checked: Checked, file: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(checked.to_json())
+        return
     report = checked.report
     for action in checked.data.actions:
         out.print(action)
