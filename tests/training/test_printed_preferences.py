@@ -52,7 +52,8 @@ def encoders(family: Family) -> Mapping[str, Encoder | PreferenceEncoder]:
 def texts_of(encoder: Any, tokens: Tokens) -> tuple[str, str]:
     """Return (the text that does not count, the text that does)."""
     pieces, _cut = split_by_loss(tokens, LONG, encoder.tokenizer)
-    return tuple("".join(text for text, counts in pieces if counts == is_in) for is_in in (0, 1))  # type: ignore[return-value]
+    seen = "".join(text for text, counts in pieces if not counts)
+    return seen, "".join(text for text, counts in pieces if counts)
 
 
 @pytest.mark.parametrize("stage", ["dpo", "cpo"])

@@ -76,7 +76,7 @@ def test_columns_are_chosen_from_menus_and_data_can_switch_the_stage(
 
 
 @pytest.mark.slow
-def test_the_page_says_what_is_read_and_asks_before_it_trains_without_the_rest(
+def test_the_page_says_what_is_read_and_asks_about_the_rest(
     app: App, page: Page, tmp_path: Path
 ) -> None:
     open_form(page, app)
