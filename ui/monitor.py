@@ -6,6 +6,7 @@ from typing import Literal
 
 import gradio as gr
 
+from ui.exports import place_exports
 from ui.parts import Parts
 from ui.render.plots import ALWAYS_SHOWN, COMPARISON, PLOTS, empty
 
@@ -66,7 +67,9 @@ def _place_run(parts: Parts) -> None:
     parts.html("tiles")
     for plot in ALWAYS_SHOWN:
         _place_plot(plot)
-    for name in ("what_next", "memory_table", "answers"):
+    parts.html("what_next")
+    place_exports(parts)
+    for name in ("memory_table", "answers"):
         parts.html(name)
     with gr.Accordion("More plots", open=False):
         for plot in PLOTS:

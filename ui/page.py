@@ -10,6 +10,7 @@ import gradio as gr
 from core.dataset.intake import SPLITS, TABLES, TEXT_SUFFIXES
 from ui import form, monitor, trying
 from ui.events import MESSAGE, Wiring
+from ui.exports import EXPORT_BUTTONS, EXPORT_TILES
 from ui.handlers import (
     FIRST_STATE,
     FIX_BUTTONS,
@@ -48,6 +49,17 @@ START_PARTS = ("start", "start_facts")
 SUGGESTION_PARTS = ("suggestions", "fixes_title", *FIX_BUTTONS)
 TRACE_PARTS = ("trace", "trace_timer", "check_exactly", "estimate", "wanted_trace")
 PANEL_PARTS = ("open_panels", *panels.PANELS)
+EXPORT_PARTS = (
+    "take_panel",
+    "export_timer",
+    "export_status",
+    "exports",
+    "stop_export",
+    "install_tools",
+    "export_base",
+    *EXPORT_TILES.values(),
+    *EXPORT_BUTTONS.values(),
+)
 VIEW_PARTS = ("run_id", "compared", "run_search", "about_run")
 """What the user looks at on the Runs tab."""
 SIGNALS = ("filled", "measured")
@@ -93,6 +105,7 @@ def build(handlers: Handlers) -> gr.Blocks:
         _wire_edit(page, Wiring({**train_parts, **fields}, groups, folders), handlers)
         _wire_runs(wiring, handlers)
         trying.wire_try(wiring, handlers)
+        _wire_exports(wiring, handlers)
         _wire_clock(wiring, handlers, (*TOP_PARTS, *run_parts))
         dark.click(None, js=TOGGLE_DARK)
     return page
@@ -315,6 +328,18 @@ def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:
         on(parts[name].click, partial(runs.on_retry, place), fills=True)
     on(parts["active_run"].click, runs.on_active_run)
     parts["figures"].change(None, parts["figures"], js=SET_FIGURES)
+
+
+def _wire_exports(wiring: Wiring, handlers: Handlers) -> None:
+    """Wire the panel that takes a result to other programs. A download of converters is queued."""
+    on, parts, exports = wiring.on, wiring.components, handlers.exports
+    for form, button in EXPORT_BUTTONS.items():
+        on(parts[button].click, partial(exports.on_export, form))
+    for name in ("export_quant", "export_base"):
+        on(parts[name].input, exports.on_export_settings, repeat="always_last")
+    on(parts["export_timer"].tick, exports.on_export_tick, outputs=EXPORT_PARTS)
+    on(parts["stop_export"].click, exports.on_stop_export)
+    on(parts["install_tools"].click, exports.on_install_tools, queue=True)
 
 
 def _wire_clock(wiring: Wiring, handlers: Handlers, shown: Collection[str]) -> None:

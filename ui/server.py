@@ -21,6 +21,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from core import runs
+from core.export import list_exports
 from core.job import RunNotFound, SpecError
 from core.runs import Home, bundle, queue
 from ui import page
@@ -192,7 +193,10 @@ def launch(
             "openapi_url": None,
             "docs_url": None,
             "redoc_url": None,
-            "routes": [Route("/bundle/{run_id}.zip", partial(_send_bundle, home))],
+            "routes": [
+                Route("/bundle/{run_id}.zip", partial(_send_bundle, home)),
+                Route("/export/{run_id}/{name}/{file}", partial(_send_export, home)),
+            ],
         },
         max_file_size=policy.max_upload_bytes,
         state_session_capacity=200,
@@ -222,6 +226,21 @@ def _send_bundle(home: Home, request: Request) -> Response:
     except (RunNotFound, SpecError, OSError) as error:
         return PlainTextResponse(f"There is no bundle: {error}\n", status_code=404)
     return FileResponse(target, filename=f"{run.id}.zip", background=BackgroundTask(target.unlink))
+
+
+def _send_export(home: Home, request: Request) -> Response:
+    """Return a file that an export of a run lists."""
+    asked = request.path_params
+    try:
+        found = list_exports(runs.read(home, asked["run_id"]))
+    except (RunNotFound, SpecError):
+        found = ()
+    for export in found:
+        names = [each.name for each in export.manifest.files]
+        path = export.folder / asked["file"]
+        if export.name == asked["name"] and asked["file"] in names and not path.is_symlink():
+            return FileResponse(path, filename=path.name)
+    return PlainTextResponse("There is no such export.\n", status_code=404)
 
 
 def isolate(home: Home) -> Path:

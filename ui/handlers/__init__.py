@@ -15,6 +15,7 @@ from ui.handlers.answer import FIRST_STATE, NO_ANSWER, Answer
 from ui.handlers.conversations import Conversations
 from ui.handlers.data import DataHandlers
 from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
+from ui.handlers.exports import ExportHandlers
 from ui.handlers.imports import Imports
 from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
@@ -50,6 +51,7 @@ class Handlers:
         self.runs = RunHandlers(home, self.previews)
         self.conversations = Conversations(home)
         self.tries = TryHandlers(home, self.conversations)
+        self.exports = ExportHandlers(home)
 
     def on_start_facts(self, answer: Answer) -> Updates:
         """Say what the measured rows tell against a start."""

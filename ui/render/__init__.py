@@ -12,6 +12,7 @@ __all__ = [
     "conversation",
     "dataset",
     "estimate",
+    "exports",
     "history",
     "notice",
     "plots",

@@ -1,0 +1,104 @@
+"""Export events of a run: start, follow, stop. Never exports, never waits for an export."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import gradio as gr
+
+from core import runs
+from core.export import FORMS, launch, list_exports
+from core.export.plan import ExportPlan, plan_export
+from core.export.tools import find_tools, install
+from core.job import RunNotFound, TailorError
+from core.runs import Home, Run
+from core.training.contract.methods import METHODS
+from ui.events import Updates
+from ui.exports import EXPORT_BUTTONS, EXPORT_TILES
+from ui.handlers.guard import guarded
+from ui.render import exports as panel
+
+ACTIVE = ("starting", "running")
+
+
+@dataclass(frozen=True)
+class ExportHandlers:
+    """Events of the panel that takes a result to other programs, over one home folder."""
+
+    home: Home
+
+    def on_export(self, form: str, run_id: str, export_quant: str, export_base: str) -> Updates:
+        """Start an export and follow it."""
+        run = runs.read(self.home, run_id)
+        quant = export_quant if FORMS[form].has_quant else ""
+        launch.start(run, plan_export(run, form, quant=quant, base=export_base))
+        return show_exports(run, export_quant, export_base)
+
+    def on_export_settings(self, run_id: str, export_quant: str, export_base: str) -> Updates:
+        """Show the sizes with other numbers or another base."""
+        return self._show(run_id, export_quant, export_base)
+
+    def on_export_tick(self, run_id: str, export_quant: str, export_base: str) -> Updates:
+        """Show how far the export is."""
+        return self._show(run_id, export_quant, export_base)
+
+    def on_stop_export(self, run_id: str, export_quant: str, export_base: str) -> Updates:
+        """Stop the export that is under way; its finished files are kept."""
+        run = runs.read(self.home, run_id)
+        if name := launch.active_export(run):
+            launch.request_stop(run, name)
+        return show_exports(run, export_quant, export_base)
+
+    def on_install_tools(self, run_id: str, export_quant: str, export_base: str) -> Updates:
+        """Install the converters to GGUF. Takes as long as their download."""
+        install(self.home)
+        return self._show(run_id, export_quant, export_base)
+
+    def _show(self, run_id: str, export_quant: str, export_base: str) -> Updates:
+        try:
+            run = runs.read(self.home, run_id)
+        except RunNotFound:
+            return {"export_timer": gr.Timer(active=False)}
+        return show_exports(run, export_quant, export_base)
+
+
+def show_exports(run: Run | None, quant: str, base: str) -> Updates:
+    """Show the panel of a run that has a result, and hide it for others."""
+    if run is None or run.is_active or not (run.folder / "output").is_dir():
+        return {"take_panel": gr.update(visible=False), "export_timer": gr.Timer(active=False)}
+    plans = {form: _plan(run, form, quant, base) for form in EXPORT_TILES}
+    active = launch.active_export(run)
+    updates: Updates = {
+        "take_panel": gr.update(visible=True),
+        "export_timer": gr.Timer(active=bool(active)),
+        "export_status": guarded(partial(_statuses, run)),
+        "exports": guarded(lambda: panel.exports(run.id, list_exports(run))),
+        "stop_export": gr.update(visible=bool(active)),
+        "install_tools": gr.update(visible=find_tools(run.home).folder is None),
+        "export_base": gr.update(visible=METHODS[run.job.method].base_bits == 4),
+    }
+    for form, place in EXPORT_TILES.items():
+        updates[place] = panel.tile(FORMS[form].title, FORMS[form].help, plans[form])
+    for form, button in EXPORT_BUTTONS.items():
+        updates[button] = gr.update(interactive=not active and _is_possible(plans, form))
+    return updates
+
+
+def _is_possible(plans: Mapping[str, ExportPlan | TailorError], form: str) -> bool:
+    return isinstance(plans.get(form), ExportPlan)
+
+
+def _plan(run: Run, form: str, quant: str, base: str) -> ExportPlan | TailorError:
+    try:
+        has_quant = FORMS[form].has_quant
+        return plan_export(run, form, quant=quant if has_quant else "", base=base)
+    except TailorError as error:
+        return error
+
+
+def _statuses(run: Run) -> str:
+    found = launch.unfinished(run)
+    shown = [each for each in found if each[1].state in ACTIVE] or found
+    return "".join(
+        panel.status(name, status, str(launch.log_of(run, name))) for name, status in shown
+    )

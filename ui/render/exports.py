@@ -1,0 +1,73 @@
+"""Exports of a run as HTML: what they need, how far they are, what is there. Escapes all texts."""
+
+from collections.abc import Sequence
+from html import escape
+from urllib.parse import quote
+
+from core.export import Export, ExportStatus
+from core.export.plan import ExportPlan
+from core.export.serve import serve_lines
+from core.job import TailorError
+from core.wording import duration, export_facts, export_size, verified_sentence
+from ui.render import notice, progress, sentences
+
+DOWNLOADED = (".gguf", ".zip")
+"""Files that a link offers; a folder of weights is copied instead."""
+
+
+def tile(title: str, text: str, plan: ExportPlan | TailorError) -> str:
+    """Return what a form of export is, with its size and time, or what is in its way."""
+    if isinstance(plan, TailorError):
+        said = "".join(notice(sentences(each), "warned") for each in plan.problems)
+    else:
+        said = f'<p class="facts">{escape(export_facts(plan))}</p>'
+        said += "".join(notice(note, "plain") for note in plan.notes)
+    return f'<div class="export-tile"><h4>{escape(title)}</h4><p>{escape(text)}</p>{said}</div>'
+
+
+def status(name: str, found: ExportStatus, log: str) -> str:
+    """Return how far an export is, or why it has ended without a result."""
+    if found.state in ("starting", "running"):
+        text = f"{name}: {found.phase or 'starting'}"
+        if found.seconds_left is not None:
+            text += f", about {duration(found.seconds_left)} left"
+        return progress(text, found.share)
+    if found.state == "failed":
+        fix = f"{found.fix[:1].upper()}{found.fix[1:]}".replace("its log", log)
+        return notice(f"{name}: {found.error} {fix}.".replace("..", "."), "bad")
+    if found.state == "stopped":
+        said = f"{name} was stopped. Press its button to continue with the files that are finished."
+        return notice(said, "plain")
+    return ""
+
+
+def exports(run_id: str, found: Sequence[Export]) -> str:
+    """Return the finished exports with their badges, places and lines to copy."""
+    items = "".join(_export(run_id, each) for each in found)
+    return f'<div class="exports">{items}</div>' if items else ""
+
+
+def _export(run_id: str, export: Export) -> str:
+    verified = export.manifest.verified
+    kind, badge = "plain", "not verified"
+    if verified:
+        kind, badge = ("good", "verified") if verified.trusted else ("bad", "not to be trusted")
+    links = ""
+    for each in export.manifest.files:
+        if each.name.endswith(DOWNLOADED):
+            address = f"export/{run_id}/{quote(export.name)}/{quote(each.name)}"
+            links += f' <a href="{address}" download>Download {escape(each.name)}</a>'
+    notes = "".join(notice(note, "plain") for note in export.manifest.notes)
+    place = f"<p>{escape(export_size(export))} · <code>{escape(str(export.folder))}</code></p>"
+    if export.manifest.url:
+        place += f"<p><code>{escape(export.manifest.url)}</code></p>"
+    lines = "".join(
+        f"<dt>{escape(program)}</dt><dd><pre>{escape(text)}</pre></dd>"
+        for program, text in serve_lines(export)
+    )
+    return (
+        f'<section aria-label="Export {escape(export.name)}">'
+        f'<h4>{escape(export.name)} <span class="badge {kind}">{badge}</span></h4>'
+        f"{place}{notice(verified_sentence(verified), 'plain')}{notes}<p>{links}</p>"
+        f"<details><summary>How to use it</summary><dl>{lines}</dl></details></section>"
+    )
