@@ -333,8 +333,8 @@ def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:
 def _wire_exports(wiring: Wiring, handlers: Handlers) -> None:
     """Wire the panel that takes a result to other programs. A download of converters is queued."""
     on, parts, exports = wiring.on, wiring.components, handlers.exports
-    for form, button in EXPORT_BUTTONS.items():
-        on(parts[button].click, partial(exports.on_export, form))
+    for wanted, button in EXPORT_BUTTONS.items():
+        on(parts[button].click, partial(exports.on_export, wanted))
     for name in ("export_quant", "export_base"):
         on(parts[name].input, exports.on_export_settings, repeat="always_last")
     on(parts["export_timer"].tick, exports.on_export_tick, outputs=EXPORT_PARTS)

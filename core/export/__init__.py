@@ -24,6 +24,7 @@ __all__ = [
     "modelfile",
     "plan",
     "records",
+    "serve",
     "template",
     "tools",
 ]

@@ -53,15 +53,15 @@ class ExportForm:
 
 # fmt: off
 _FORMS = (
-    ExportForm("merged", "Model folder",
+    ExportForm("merged", "Use in Python",
          "one folder with the whole model, for transformers, vLLM and SGLang"),
-    ExportForm("gguf", "GGUF", "one file for llama.cpp, LM Studio and others",
+    ExportForm("gguf", "Use in llama.cpp", "one file for llama.cpp, LM Studio and others",
          has_quant=True, needs_tools=True),
     ExportForm("adapter-gguf", "Adapter as GGUF", "the adapter alone, for llama.cpp over its base",
          needs_tools=True),
-    ExportForm("ollama", "Ollama", "a GGUF file with a Modelfile, in one zip",
+    ExportForm("ollama", "Use in Ollama", "a GGUF file with a Modelfile, in one zip",
          has_quant=True, needs_tools=True),
-    ExportForm("hub", "Hugging Face Hub", "the result with a model card in a repository of yours"),
+    ExportForm("hub", "Publish on the Hub", "the result with a model card in your repository"),
 )
 # fmt: on
 FORMS: Mapping[str, ExportForm] = MappingProxyType({form.name: form for form in _FORMS})

@@ -208,7 +208,7 @@ def _sized(run: Run, request: ExportRequest) -> ExportPlan:
     is_rounded = METHODS[run.job.method].base_bits == 4 and request.base == "trained"
     merging = numel / (PARAMETERS_PER_SECOND_4BIT if is_rounded else PARAMETERS_PER_SECOND)
     if request.form in ("merged", "hub"):
-        return ExportPlan(request, num_bytes + OTHER_FILES_BYTES, 0, merging)
+        return ExportPlan(request, num_bytes, 0, merging)
     if request.form == "adapter-gguf":
         size = sum(path.stat().st_size for path in (run.folder / "output").glob("adapter_model*"))
         return ExportPlan(request, size * 2, 0, 10.0)
@@ -242,7 +242,7 @@ def _require_room(run: Run, plan: ExportPlan) -> None:
         problem = f"{parent} cannot be written to"
         raise SpecError(Problem("exports", problem, "change its permissions, or move the home"))
     free = shutil.disk_usage(run.folder).free
-    needed = plan.num_bytes + plan.temporary_bytes
+    needed = plan.num_bytes + plan.temporary_bytes + OTHER_FILES_BYTES
     if needed > free:
         problem = f"the export needs {needed / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free"
         raise SpecError(Problem("disk", problem, "free some space, or choose a smaller form"))

@@ -12,6 +12,8 @@ import pytest
 from gradio_client import Client
 
 from core import runs
+from core.export import Manifest
+from core.export.records import ExportedFile
 from core.runs import Home, Run, launch
 from tests.builders.fake_runs import NEVER_END
 from tests.builders.ports import free_port
@@ -93,6 +95,18 @@ def test_a_bundle_is_downloaded(wire: Wire, fake_program: None) -> None:
     names = zipfile.ZipFile(io.BytesIO(found.content)).namelist()
     assert any(name.endswith("job.json") for name in names)
     assert not [name for name in names if name.startswith(("/", ".."))]
+
+
+def test_a_file_of_an_export_is_downloaded(wire: Wire, fake_program: None) -> None:
+    folder = wire.run.folder / "exports" / "gguf-Q8_0"
+    folder.mkdir(parents=True)
+    (folder / "m.gguf").write_bytes(b"GGUF")
+    files = (ExportedFile("m.gguf", 4, ""),)
+    Manifest("gguf", "trained", "Q8_0", files, None).write(folder)
+    address = f"{wire.client.src}export/{wire.run.id}/gguf-Q8_0"
+    assert httpx.get(f"{address}/m.gguf").content == b"GGUF"
+    assert httpx.get(f"{address}/export.json").status_code == 404
+    assert httpx.get(f"{address}/..%2f..%2fjob.json").status_code == 404
 
 
 def test_no_other_file_is_downloaded(wire: Wire) -> None:

@@ -8,6 +8,7 @@ import gradio as gr
 
 from core import runs
 from core.export import FORMS, launch, list_exports
+from core.export.forms import DEFAULT_QUANT
 from core.export.plan import ExportPlan, plan_export
 from core.export.tools import find_tools, install
 from core.job import RunNotFound, TailorError
@@ -19,6 +20,7 @@ from ui.handlers.guard import guarded
 from ui.render import exports as panel
 
 ACTIVE = ("starting", "running")
+USUAL_BASE = "trained"
 
 
 @dataclass(frozen=True)
@@ -58,30 +60,46 @@ class ExportHandlers:
         try:
             run = runs.read(self.home, run_id)
         except RunNotFound:
-            return {"export_timer": gr.Timer(active=False)}
+            return {"export_timer": gr.update(active=False)}
         return show_exports(run, export_quant, export_base)
+
+
+def show_panel(run: Run | None, *, is_new: bool) -> Updates:
+    """Show the panel beside a run; a run that was not shown before starts with the usual
+    choices."""
+    updates = show_exports(run, DEFAULT_QUANT, USUAL_BASE)
+    if not is_new:
+        return updates
+    chosen = gr.update(value=USUAL_BASE)
+    if run is not None:
+        chosen = gr.update(value=USUAL_BASE, visible=_is_4bit(run))
+    return {**updates, "export_quant": DEFAULT_QUANT, "export_base": chosen}
 
 
 def show_exports(run: Run | None, quant: str, base: str) -> Updates:
     """Show the panel of a run that has a result, and hide it for others."""
     if run is None or run.is_active or not (run.folder / "output").is_dir():
-        return {"take_panel": gr.update(visible=False), "export_timer": gr.Timer(active=False)}
+        return {"take_panel": gr.update(visible=False), "export_timer": gr.update(active=False)}
     plans = {form: _plan(run, form, quant, base) for form in EXPORT_TILES}
     active = launch.active_export(run)
     updates: Updates = {
         "take_panel": gr.update(visible=True),
-        "export_timer": gr.Timer(active=bool(active)),
+        "export_timer": gr.update(active=bool(active)),
         "export_status": guarded(partial(_statuses, run)),
         "exports": guarded(lambda: panel.exports(run.id, list_exports(run))),
         "stop_export": gr.update(visible=bool(active)),
         "install_tools": gr.update(visible=find_tools(run.home).folder is None),
-        "export_base": gr.update(visible=METHODS[run.job.method].base_bits == 4),
+        "export_base": gr.update(visible=_is_4bit(run)),
     }
     for form, place in EXPORT_TILES.items():
         updates[place] = panel.tile(FORMS[form].title, FORMS[form].help, plans[form])
     for form, button in EXPORT_BUTTONS.items():
         updates[button] = gr.update(interactive=not active and _is_possible(plans, form))
     return updates
+
+
+def _is_4bit(run: Run) -> bool:
+    return METHODS[run.job.method].base_bits == 4
 
 
 def _is_possible(plans: Mapping[str, ExportPlan | TailorError], form: str) -> bool:

@@ -13,7 +13,6 @@ from core import runs
 from core.advise import Advice
 from core.chat import sides_of
 from core.device import this_machine
-from core.export.forms import DEFAULT_QUANT
 from core.job import RunNotFound, SpecError, TailorError
 from core.resolve import resolve
 from core.runs import Home, Run, edits, launch, listing, queue
@@ -24,7 +23,7 @@ from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.answer import FormState, Values
 from ui.handlers.data import data_choices
-from ui.handlers.exports import show_exports
+from ui.handlers.exports import show_panel
 from ui.handlers.guard import guarded
 from ui.handlers.rows import Previews
 from ui.handlers.start import require_startable
@@ -258,7 +257,7 @@ class RunHandlers:
             **self._show_plots(view, run),
             **_show_about(view, run),
             **_show_run(run),
-            **_show_take(view, run),
+            **show_panel(run, is_new=view.about_run != view.run_id),
             **({"run_header": panel.removed_run()} if view.run_id and not run else {}),
         }
 
@@ -338,20 +337,6 @@ def _show_run(run: Run | None) -> Updates:
     header = guarded(lambda: panel.run_header(run, advice_for(run), stall_warning(run)))
     drawn = {name: guarded(partial(draw, run)) for name, draw in RUN_PANELS.items()}
     return {"run_header": header, **drawn, **_show_actions(run)}
-
-
-def _show_take(view: RunsView, run: Run | None) -> Updates:
-    """Show the panel of exports. Another run starts with the usual choices."""
-    updates = show_exports(run, DEFAULT_QUANT, "trained")
-    if view.about_run == view.run_id:
-        return updates
-    return {**updates, "export_quant": DEFAULT_QUANT, "export_base": _base_choice(updates)}
-
-
-def _base_choice(updates: Updates) -> object:
-    """Return the update that shows or hides the choice of a base, set to the usual one."""
-    shown = updates.get("export_base")
-    return {**shown, "value": "trained"} if isinstance(shown, dict) else "trained"
 
 
 def _show_about(view: RunsView, run: Run | None) -> Updates:

@@ -22,6 +22,7 @@ def tile(title: str, text: str, plan: ExportPlan | TailorError) -> str:
     else:
         said = f'<p class="facts">{escape(export_facts(plan))}</p>'
         said += "".join(notice(note, "plain") for note in plan.notes)
+    text = f"{text[:1].upper()}{text[1:]}."
     return f'<div class="export-tile"><h4>{escape(title)}</h4><p>{escape(text)}</p>{said}</div>'
 
 

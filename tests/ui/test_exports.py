@@ -1,0 +1,98 @@
+"""Test the panel that takes a result to other programs, as functions and by its downloads."""
+
+from pathlib import Path
+
+import pytest
+
+from core.export import ExportStatus, Manifest, Verification, list_exports
+from core.export.forms import DEFAULT_QUANT
+from core.export.records import ExportedFile, exports_folder
+from core.job import Problem, SpecError
+from core.models import DEMO_DIR
+from core.runs import Home, Run, read
+from core.training.contract.files import sha256_of
+from tests.builders.fake_runs import bare_run
+from ui.handlers.exports import show_exports
+from ui.render import exports as panel
+
+TRUSTED = Verification(True, 16, 16, 16, 0.004, 16, "llama.cpp", "16-bit base with adapter")
+DOUBTFUL = Verification(False, 16, 3, 16, 0.4, 16, "llama.cpp", "result", "other <b>words</b>")
+
+
+@pytest.fixture
+def run(home: Home) -> Run:
+    """Return a finished run with a result."""
+    folder = bare_run(home, "made", model=str(DEMO_DIR), dataset="demo", method="full")
+    output = folder / "output"
+    output.mkdir()
+    for path in DEMO_DIR.iterdir():
+        (output / path.name).write_bytes(path.read_bytes())
+    return read(home, "made")
+
+
+def add_export(run: Run, name: str, verified: Verification | None) -> Path:
+    """Write an export of one file."""
+    folder = exports_folder(run) / name
+    folder.mkdir(parents=True)
+    (folder / "m.gguf").write_bytes(b"GGUF")
+    files = (ExportedFile("m.gguf", 4, sha256_of(folder / "m.gguf")),)
+    Manifest("gguf", "trained", "Q8_0", files, verified).write(folder)
+    return folder
+
+
+def test_a_run_without_a_result_has_no_panel(home: Home) -> None:
+    bare_run(home, "bare")
+    updates = show_exports(read(home, "bare"), DEFAULT_QUANT, "trained")
+    assert updates["take_panel"]["visible"] is False
+
+
+def test_a_result_can_be_merged_at_once(run: Run) -> None:
+    updates = show_exports(run, DEFAULT_QUANT, "trained")
+    assert updates["take_panel"]["visible"] is True
+    assert updates["export_merged"]["interactive"] is True
+    assert "Use in Python" in updates["export_merged_tile"]
+
+
+def test_what_is_missing_is_said_in_its_tile(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAILOR_EXPORT_TOOLS", "/nowhere")
+    updates = show_exports(run, DEFAULT_QUANT, "trained")
+    assert updates["export_gguf"]["interactive"] is False
+    assert updates["install_tools"]["visible"] is True
+    assert "is not installed" in updates["export_gguf_tile"]
+
+
+def test_a_trusted_export_has_its_badge_and_lines(run: Run) -> None:
+    folder = add_export(run, "gguf-Q8_0", TRUSTED)
+    text = panel.exports(run.id, list_exports(run))
+    assert '<span class="badge good">verified</span>' in text
+    assert str(folder) in text
+    assert "llama-server -m" in text
+    assert 'href="export/made/gguf-Q8_0/m.gguf"' in text
+
+
+def test_a_doubtful_export_says_why_and_escapes_it(run: Run) -> None:
+    add_export(run, "gguf-Q8_0", DOUBTFUL)
+    text = panel.exports(run.id, list_exports(run))
+    assert "not to be trusted" in text
+    assert "&lt;b&gt;words" in text
+
+
+def test_a_damaged_manifest_is_not_listed(run: Run) -> None:
+    (add_export(run, "gguf-Q8_0", None) / "export.json").write_text('{"form": 1')
+    assert list_exports(run) == ()
+
+
+def test_a_failure_is_said_with_what_to_do() -> None:
+    failed = ExportStatus("failed", "Merging", 0.5, None, "The disk is full.", "free some space")
+    assert "gguf: The disk is full. Free some space." in panel.status("gguf", failed, "log")
+
+
+def test_progress_says_the_time_left() -> None:
+    text = panel.status("gguf", ExportStatus("running", "Merging", 0.5, 90.0), "log")
+    assert "Merging, about" in text
+    assert 'aria-valuenow="50"' in text
+
+
+def test_a_problem_takes_the_place_of_the_size() -> None:
+    error = SpecError(Problem("base", "the base is gone", "put it back"))
+    assert "The base is gone. Put it back." in panel.tile("T", "text", error)
