@@ -74,6 +74,10 @@ class Conversations:
         """Return a conversation, None if there is none with this id."""
         return self._by_id.get(conversation_id)
 
+    def chat_on(self, device: int) -> Chat | None:
+        """Return the chat that was last started on a device."""
+        return self._chats.get(device)
+
     def add(self) -> str:
         """Return the id of a new conversation."""
         conversation_id = secrets.token_urlsafe(16)
