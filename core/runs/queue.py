@@ -25,6 +25,7 @@ from core.training.contract.status import ENDED, TRANSITIONS
 
 Direction = Literal["up", "down"]
 SECONDS_BETWEEN_ADVANCES = 1.0
+SECONDS_BETWEEN_TRIES = 0.2
 
 
 def submit(home: Home, run: Run) -> Run:
@@ -157,20 +158,37 @@ def reserved(home: Home, device: int, kind: TaskKind, title: str) -> Iterator[Re
 
 
 def reserve(home: Home, device: int, kind: TaskKind, title: str) -> Reservation:
-    """Do what `reserved` does, for a program that outlives this call. Release it in the end."""
+    """Do what `reserved` does, for a program that outlives this call. Release it in the end.
+
+    Waits for a run that has ended and still releases the device.
+    """
     card = card_of(device)
     name = card.cuda_name if card else "0"
     task = Task(secrets.token_hex(8), kind, title, this_process())
+    deadline = time.monotonic() + launch.SECONDS_TO_EXIT
+    while not _take_device(home, name, task, waits=time.monotonic() < deadline):
+        time.sleep(SECONDS_BETWEEN_TRIES)
+    return Reservation(home, name, task)
+
+
+def _take_device(home: Home, device: str, task: Task, *, waits: bool) -> bool:
+    """Give a device to a task. Return False if it must wait for an ended run, and `waits`.
+
+    Raises SpecError if a run or another task has it.
+    """
     with locked(home):
         _start_waiting(home)
         schedule = read_schedule(home)
-        other = schedule.tasks.get(name)
-        if name in schedule.devices or (other and not other.yields) or (other and task.yields):
-            raise _in_use(home, schedule, name, title)
+        other = schedule.tasks.get(device)
+        run = _read_or_none(home, schedule.devices.get(device, ""))
+        if run and run.state in ENDED and waits:
+            return False
+        if device in schedule.devices or (other and not other.yields) or (other and task.yields):
+            raise _in_use(home, schedule, device, task.title)
         if other:
             end(other)
-        write_schedule(home, replace(schedule, tasks={**schedule.tasks, name: task}))
-    return Reservation(home, name, task)
+        write_schedule(home, replace(schedule, tasks={**schedule.tasks, device: task}))
+    return True
 
 
 def user_of(home: Home, schedule: Schedule, device: str) -> str:

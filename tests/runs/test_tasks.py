@@ -14,7 +14,7 @@ from core.runs import Home, launch, queue
 from core.runs.home import Schedule, read_schedule, write_schedule
 from core.runs.queue import Reservation
 from core.runs.tasks import Task, this_process
-from tests.builders.fake_runs import NEVER_END, NewRun, advanced, stepping
+from tests.builders.fake_runs import NEVER_END, SLOW_TO_EXIT, NewRun, advanced, ended, stepping
 
 SLEEP = "import time; time.sleep(60)"
 SERVER = """
@@ -103,6 +103,17 @@ def test_a_second_chat_is_refused(home: Home, programs: Programs) -> None:
     programs.start(queue.reserve(home, 0, "chat", "the chat with demo"))
     with pytest.raises(SpecError, match="the chat with demo uses"):
         queue.reserve(home, 0, "chat", "another chat")
+
+
+def test_a_task_waits_for_an_ended_run_that_still_exits(
+    home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "SECONDS_TO_EXIT", 1)
+    run = stepping(home, queue.submit(home, new_run(seed=SLOW_TO_EXIT)))
+    launch.request_stop(run)
+    ended(home, run)
+    with queue.reserved(home, 0, "check", "the check of a run"):
+        assert read_schedule(home).devices == {}
 
 
 def test_the_death_of_its_program_frees_a_device(home: Home, programs: Programs) -> None:

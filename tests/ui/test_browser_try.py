@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core import runs
+from core.device import is_alive
 from core.runs import Home
 from core.runs.home import read_schedule
 from tests.builders.browser import BROWSER_TESTS, App, press, wait_until_finished
@@ -43,6 +44,8 @@ def test_the_trained_demo_says_who_it_is_and_is_corrected(app: App, page: Page, 
     task = read_schedule(home).tasks["0"]
     assert task.child
     os.kill(task.child.pid, signal.SIGKILL)
+    while is_alive(task.child):
+        page.wait_for_timeout(50)
     _ask(page, WHO)  # which loads it again
     expect(page.locator(SHOWN)).to_have_count(4)
 
