@@ -7,7 +7,7 @@ from core.compare.report.sentences import cautions, findings
 from core.compare.report.summary import Summary
 from core.compare.report.tables import Table, answers, tables
 
-SPECIAL = re.compile(r"([\\`*_\[\]<>#|~])")
+SPECIAL = re.compile(r"([\\`*_\[\]#|~])")
 
 
 def markdown_of(summary: Summary) -> str:
@@ -41,4 +41,5 @@ def _table(table: Table, level: str) -> Iterator[str]:
 
 def plain(text: str) -> str:
     """Return text on one line in which no character is markup."""
-    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    escaped = SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -119,7 +119,13 @@ def _memory(summary: Summary) -> str:
         (GIB, "GiB") if any(sum(bar.parts.values()) > GIB for bar in bars) else (MIB, "MiB")
     )
     content = svg.stacked_bars(bars, capacity, unit, f"predicted memory in {name}, black: measured")
-    colours = {each.replace("_", " "): svg.COMPONENT_COLOURS.get(each, "#888888") for each in used}
+    titles = {each: each.replace("_", " ") for each in used}
+    if all(
+        group.shown.run is None or group.shown.run.peak_kind == "process"
+        for group in summary.groups
+    ):
+        titles["cuda_context"] = "Python and libraries"
+    colours = {titles[each]: svg.COMPONENT_COLOURS.get(each, "#888888") for each in used}
     return _section("Memory", content and svg.legend(colours) + content)
 
 

@@ -84,10 +84,11 @@ def _memory(summary: Summary) -> Iterator[str]:
     known = {label: spread.mean for label, spread in peaks.items() if spread}
     if len(known) > 1:
         least, most = min(known, key=lambda key: known[key]), max(known, key=lambda key: known[key])
-        yield (
-            f"Peak memory: {least} took least, {memory(known[least])}; {most} most, "
-            f"{memory(known[most])}."
-        )
+        sizes = memory(known[least]), memory(known[most])
+        if sizes[0] == sizes[1]:
+            yield f"Peak memory: about {sizes[0]} in every way."
+        else:
+            yield f"Peak memory: {least} took least, {sizes[0]}; {most} most, {sizes[1]}."
     wrong = {}
     for group in summary.compared:
         for name, (predicted, measured) in group.shown.phases.items():
