@@ -19,5 +19,6 @@ __all__ = [
     "html_of",
     "summary_of",
     "summary_of_runs",
+    "svg",
     "write_report",
 ]

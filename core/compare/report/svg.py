@@ -131,6 +131,21 @@ def legend(colours: Mapping[str, str]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
+def standalone(chart: str, components: Sequence[str], style: str) -> str:
+    """Return a chart as a file of its own, with a legend of components below it."""
+    start = chart.index("<svg ")
+    head, inside = chart[start : chart.rindex("</svg>")].split(">", maxsplit=1)
+    height = int(head.split('"')[1].split()[3])
+    for place, name in enumerate(components):
+        x, y = 20 + 175 * (place % 4), height + 16 + 20 * (place // 4)
+        inside += f'<rect x="{x}" y="{y - 10}" width="12" height="12" '
+        inside += f'fill="{COMPONENT_COLOURS.get(name, "#888888")}"/>'
+        inside += _text(x + 18, y, name.replace("_", " "))
+    total = height + 20 * (1 + -(-len(components) // 4))
+    head = head.replace(f" {height}", f" {total}", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{inside}</svg>\n'
+
+
 def _bar(bar: Bar, y: float, scale: float, unit: float) -> Iterator[str]:
     short = bar.title if len(bar.title) <= MAX_LABEL else f"{bar.title[: MAX_LABEL - 1]}…"
     label = f'<text x="{LABEL_WIDTH - 8}" y="{y + 15:.0f}" text-anchor="end">{escape(short)}'
