@@ -18,7 +18,7 @@ export: $(VENV)/.users
 test: $(VENV)/.developers
 	$(TESTS) -m "not slow"
 test-stories: $(VENV)/.developers
-	$(TESTS) -m "slow and browser"
+	$(TESTS) -m "slow and browser and not monkey"
 test-slow: $(VENV)/.developers
 	$(TESTS)
 lint: $(VENV)/.developers

@@ -92,6 +92,14 @@ def browser() -> Iterator["Browser"]:
 
 
 @pytest.fixture
+def browser_page(browser: "Browser") -> Iterator["Page"]:
+    """Return an empty tab whose errors the test looks at."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    yield tab
+    tab.close()
+
+
+@pytest.fixture
 def page(browser: "Browser") -> Iterator["Page"]:
     """Return an empty tab. An error of a script in it fails the test."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,12 +45,20 @@ expect.set_options(timeout=30_000)
 class App:
     """Running `python app.py`, on a free port if none is given."""
 
-    def __init__(self, home: Path, *flags: str, port: int | None = None):
+    def __init__(
+        self,
+        home: Path,
+        *flags: str,
+        port: int | None = None,
+        program: Sequence[str] = ("app.py",),
+        log: Path | None = None,
+    ):
+        """Start the page. `log` gets what it prints as errors."""
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         command = [
             sys.executable,
-            "app.py",
+            *program,
             "--no-browser",
             "--port",
             str(self.port),
@@ -57,7 +66,10 @@ class App:
             str(home),
             *flags,
         ]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        errors = log.open("ab") if log else None
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
+        if errors:
+            errors.close()
         self.started = time.monotonic()
         while not self._answers():
             assert self.process.poll() is None, "the app ended before the page came up"
