@@ -17,6 +17,9 @@ LONGEST_MARKER = 100
 NOTHING_PRINTED = (
     "the chat template does not print {lost}, so the model would learn to answer with nothing"
 )
+OTHER_TEXT = "the chat template prints another text in its place"
+LONG_ANSWER = 20
+"""Characters of an answer that stands nowhere else by chance."""
 MAX_PLACES = 50
 """Places of a text in another that are looked at."""
 
@@ -242,9 +245,26 @@ class AnswerFinder:
             if anchor in answer:
                 return answer.rindex(anchor) + len(anchor)
         if self.template.markers.sub("", answer).strip():
-            raise UnclearAnswer(index, "the chat template prints another text in its place")
+            raise UnclearAnswer(index, OTHER_TEXT)
         lost = "its tool calls" if message.get("tool_calls") else "its text"
         raise UnclearAnswer(index, NOTHING_PRINTED.format(lost=lost))
+
+
+def require_printed(text: str, messages: Messages, first: int = 0) -> None:
+    """Raise UnclearAnswer if a text lacks an answer from message `first` on, or holds one twice.
+
+    Short answers are left out: the same words may stand elsewhere, or be written in another way.
+    """
+    for index in range(first, len(messages)):
+        message = messages[index]
+        anchors = [each for each in _anchors(message) if len(each) >= LONG_ANSWER]
+        if message["role"] != "assistant" or not anchors:
+            continue
+        if not any(anchor in text for anchor in _anchors(message)):
+            raise UnclearAnswer(index, OTHER_TEXT)
+        known = sum(str(each.get("content")).count(anchors[0]) for each in messages)
+        if text.count(anchors[0]) > known:
+            raise UnclearAnswer(index, "the chat template prints it more than once")
 
 
 def answer_mask(

@@ -120,12 +120,13 @@ def _is_text(value: object) -> bool:
 
 def _form_of(conversation: Conversation) -> object:
     """Return what decides what a template leaves out: roles, keys and numbers, but no texts."""
-    return tuple(_form_of_message(message) for message in conversation.messages), len(
+    return tuple(form_of_message(message) for message in conversation.messages), len(
         conversation.tools or ()
     )
 
 
-def _form_of_message(message: Message) -> tuple[object, ...]:
+def form_of_message(message: Message) -> tuple[object, ...]:
+    """Return what decides how a template prints a message: its role and keys, but no texts."""
     content = message.get("content")
     is_thought = isinstance(content, str) and END_OF_THOUGHT in content
     keys = (key for key in ("content", *THOUGHTS, "name") if _is_text(message.get(key)))

@@ -6,13 +6,14 @@ token by token.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from ..contract.row_reader import BadRow
 from ..contract.stages import STAGES
 from .answers import AnswerFinder
 from .chat import ChatTemplate, conversations_of, length_shared
+from .honesty import HonestyCheck
 from .lost import LostFinder
 from .refusals import naming_faults
 from .tokens import Tokens
@@ -57,6 +58,17 @@ class PreferenceEncoder:
         ORPO also applies the SFT loss to the chosen text, prompt included. Raises BadRow for texts
         that those trainers cannot split, and for a row that the chat template refuses.
         """
+        self.honesty.require(row)
+        return self._encode_all(row, with_text)
+
+    @cached_property
+    def honesty(self) -> HonestyCheck:
+        """Check of what the chat template does with answers."""
+        learns_prompt = STAGES[self.stage].learns_chosen_prompt
+        read = partial(self._encode_all, with_text=True)
+        return HonestyCheck(self.template, read, (not learns_prompt, True))
+
+    def _encode_all(self, row: Mapping[str, Any], with_text: bool) -> tuple[Tokens, Tokens]:
         chosen, rejected = self.split(row, with_text)
         begin = 0 if STAGES[self.stage].learns_chosen_prompt else chosen.begin
         return chosen.tokens.with_loss_from(begin), rejected.tokens.with_loss_from(rejected.begin)

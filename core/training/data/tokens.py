@@ -6,14 +6,15 @@ preparation, token by token.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
 from ..contract.row_columns import Row
 from ..contract.stages import DEFAULT_STAGE, STAGES
-from .answers import AnswerFinder, answer_mask
+from .answers import AnswerFinder, answer_mask, require_printed
 from .chat import ChatTemplate, Conversation, Messages, Tools, conversations_of, length_shared
+from .honesty import HonestyCheck
 from .lost import LostFinder
 from .refusals import naming_faults
 
@@ -84,12 +85,33 @@ class Encoder:
 
         Raises BadRow for a row that the chat template refuses or whose answers it does not show.
         """
+        self.honesty.require(row)
+        return self._encode_all(row, with_text)
+
+    def encode(self, row: Row, with_text: bool = False) -> Tokens:
+        """Return the tokens of a text, a conversation or a prompt with its completion.
+
+        Raises BadRow for a row that the chat template refuses or whose answers it does not show.
+        """
+        self.honesty.require(row)
+        return self._encode(row, with_text)
+
+    @cached_property
+    def honesty(self) -> HonestyCheck:
+        """Check of what the chat template does with answers."""
+        facts = STAGES[self.stage]
+        has_pairs = "preference" in facts.dataset_types
+        counts = (self.on_answers or has_pairs) and not facts.generates and facts.head != "score"
+        read = partial(self._encode_all, with_text=True)
+        return HonestyCheck(self.template, read, (counts, counts))
+
+    def _encode_all(self, row: Row, with_text: bool) -> tuple[Tokens, ...]:
         stage = STAGES[self.stage]
         conversations = conversations_of(row)
         if stage.generates:
             return (self._prompt(row, conversations, with_text),)
         if "chosen" not in row:
-            return (self.encode(row, with_text),)
+            return (self._encode(row, with_text),)
         if conversations:
             texts = [self._exchange(row, each, with_text) for each in conversations]
         else:
@@ -103,11 +125,7 @@ class Encoder:
         begin = min(begin for _whole, begin in texts)
         return tuple(whole.with_loss_from(begin) for whole, _begin in texts)
 
-    def encode(self, row: Row, with_text: bool = False) -> Tokens:
-        """Return the tokens of a text, a conversation or a prompt with its completion.
-
-        Raises BadRow for a row that the chat template refuses or whose answers it does not show.
-        """
+    def _encode(self, row: Row, with_text: bool) -> Tokens:
         if "text" in row:
             return self._plain_text(self._with_end_token(row["text"]), with_text)
         conversations = conversations_of(row)
@@ -160,10 +178,9 @@ class Encoder:
             return_assistant_tokens_mask=True,
             tokenizer_kwargs={"return_offsets_mapping": with_text},
         )
-        text = ""
-        if with_text:
-            text = self.template.render(conversation.messages, conversation.tools)
-        tokens = _all_in_loss(encoding, text)
+        text = self.template.render(conversation.messages, conversation.tools)
+        require_printed(text, conversation.messages)
+        tokens = _all_in_loss(encoding, text if with_text else "")
         return replace(tokens, loss_mask=[bit == 1 for bit in encoding["assistant_masks"]])
 
     def _prompt(self, row: Row, conversations: Sequence[Conversation], with_text: bool) -> Tokens:
@@ -188,6 +205,7 @@ class Encoder:
                 text = AnswerFinder(self.template, tools).exchange(row["prompt"], messages)
             else:
                 text = self.template.render(messages, tools)
+            require_printed(text, messages, first=len(row["prompt"]))
         whole = self._tokens(text, with_text)
         return whole, length_shared(self._tokens(prompt).ids, whole.ids)
 
