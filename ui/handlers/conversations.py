@@ -98,11 +98,9 @@ class Conversations:
         threading.Thread(target=self._answer, args=arguments, name="chat", daemon=True).start()
 
     def close(self) -> None:
-        """End the chats."""
-        with self._lock:
-            for chat in self._chats.values():
-                chat.end()
-            self._chats.clear()
+        """End the chats. One that is still loading ends with this process."""
+        for chat in tuple(self._chats.values()):
+            chat.end()
 
     def _answer(self, conversation: PageConversation, settings: AnswerSettings) -> None:
         try:
