@@ -156,6 +156,8 @@ CONTROLS: tuple[Control, ...] = (
     Control("dtype", "Precision", "job"),
     Control("adapter", "Continue from adapter", "job"),
     Control("device", "GPU index", "job"),
+    Control("num_devices", "GPUs together", "job"),
+    Control("parallelism", "Division among GPUs", "job"),
     Control("beta", "Beta", "stage"),
     Control("loss_type", "Preference loss", "stage"),
     Control("precompute_ref_log_probs", "Precompute reference", "stage"),

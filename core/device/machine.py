@@ -89,6 +89,29 @@ def card_of(device: int, machine: Machine | None = None) -> DeviceReading | None
     raise SpecError(Problem("device", f"this machine has no GPU {device}", f"choose {names}"))
 
 
+def cards_together(
+    device: int, num_devices: int, machine: Machine | None = None
+) -> tuple[DeviceReading, ...]:
+    """Return the GPUs that train together: `num_devices` alike, from `device` on; 0 means all.
+
+    Empty on a machine without GPUs. Raises SpecError if there are not as many.
+    """
+    machine = machine or this_machine()
+    first = card_of(device, machine)
+    if first is None:
+        return ()
+    alike = [first]
+    for card in machine.gpus:
+        is_same_kind = (card.name, card.capacity_bytes) == (first.name, first.capacity_bytes)
+        if is_same_kind and card not in alike:
+            alike.append(card)
+    if num_devices > len(alike):
+        have = "1 GPU" if len(alike) == 1 else f"{len(alike)} GPUs"
+        problem = f"this machine has {have} like {first.short_name}, not {num_devices}"
+        raise SpecError(Problem("num_devices", problem, "choose fewer"))
+    return tuple(alike[: num_devices or len(alike)])
+
+
 def local_gpu(machine: Machine | None = None, index: int = 0) -> Gpu:
     """Return the device that `local` stands for: a GPU, or the processor with RAM as its capacity.
 

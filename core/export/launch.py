@@ -190,7 +190,7 @@ def _spawn(run: Run, folder: Path, token: str) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(folder)],
             cwd=ROOT,
-            env=launch.environment(launch.device_of(run)) | {"TRL_EXPERIMENTAL_SILENCE": "1"},
+            env=launch.environment(launch.devices_of(run)[0]) | {"TRL_EXPERIMENTAL_SILENCE": "1"},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

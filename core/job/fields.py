@@ -14,6 +14,7 @@ from core.training.contract.job import (
     KeepBest,
     LossType,
     OptimizerName,
+    Parallelism,
     Profile,
     QuantType,
     Scheduler,
@@ -331,6 +332,18 @@ class JobFields(BaseModel):
         le=63,
         description="GPU of this machine: its place in CUDA_VISIBLE_DEVICES, or in nvidia-smi.",
     )
+    num_devices: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="GPUs that train together, from `device` on; 0 takes all that are free and "
+        "alike.",
+    )
+    parallelism: Parallelism = Field(
+        "auto",
+        description="ddp: the model on each GPU; fsdp: divided among them; auto: ddp where it "
+        "fits.",
+    )
     sample_steps: int = Field(
         0,
         ge=0,
@@ -349,7 +362,7 @@ class JobFields(BaseModel):
 
     @property
     def effective_batch_size(self) -> int:
-        """Rows per optimizer step on one device."""
+        """Rows per optimizer step on each device."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     @property

@@ -6,12 +6,12 @@ is refused where it would run.
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from core.job.errors import Problem
 from core.job.fields import JobFields
-from core.training.contract.methods import METHODS, Method
+from core.job.refusal import Refusal
+from core.job.several_devices import REFUSALS_OF_SEVERAL_DEVICES
 from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.stages import STAGES, Stage
 
@@ -25,29 +25,9 @@ LOSS_TYPES = "; ".join(
 )
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Combination of fields that cannot work."""
-
-    field: str
-    """JobSpec field to change."""
-    applies: Callable[[JobFields, Stage, Method], bool]
-    problem: str
-    """May name attributes of the job, its stage and its method, such as {stage.id}."""
-    fix: str
-
-    def problem_of(self, job: JobFields) -> Problem | None:
-        """Return the problem with this job, None if there is none."""
-        stage, method = STAGES[job.stage], METHODS[job.method]
-        if not self.applies(job, stage, method):
-            return None
-        facts = {"job": job, "stage": stage, "method": method}
-        return Problem(self.field, self.problem.format_map(facts), self.fix.format_map(facts))
-
-
 def refusals(job: JobFields) -> Iterator[Problem]:
     """Yield everything about a job that cannot work, on any machine."""
-    for refusal in REFUSALS:
+    for refusal in (*REFUSALS, *REFUSALS_OF_SEVERAL_DEVICES):
         if problem := refusal.problem_of(job):
             yield problem
 

@@ -12,6 +12,7 @@ from core.memory.context import Context, context_of
 from core.memory.extrapolate import extrapolate_peaks
 from core.memory.program import Program, program_of
 from core.memory.resident import Totals, totals_of
+from core.memory.several_devices import with_nccl
 from core.memory.simulator import LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES
 from core.memory.step import MemoryPhase
 from core.memory.uncertainty import ALLOCATED_ERROR, Uncertainty, uncertainty_of
@@ -117,7 +118,10 @@ def estimate(
     peak = PeakMemory(phases, highest, gap_bytes, totals_of(program), COMPONENTS)
     longest = min(job.max_length, longest_row_tokens or job.max_length)
     uncertainty = uncertainty_of(job, gpu, longest, mean_row_tokens)
-    return estimate_of(peak, gpu.capacity_bytes, uncertainty, context_of(gpu))
+    context = context_of(gpu)
+    if program.num_devices > 1 and not program.on_cpu:
+        context = with_nccl(context)
+    return estimate_of(peak, gpu.capacity_bytes, uncertainty, context)
 
 
 def fragmentation_bytes(program: Program, largest_activation_bytes: int) -> int:

@@ -91,6 +91,11 @@ def trainables(program: Program, kinds: tuple[LayerKind, ...]) -> tuple[Trainabl
     return tuple(tensors)
 
 
+def part(program: Program, size: int) -> int:
+    """Return what one device holds of a size that is divided among all."""
+    return -(-size // program.num_shards)
+
+
 def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -> None:
     """Load the base, add the adapter, then load auxiliary models.
 
@@ -99,23 +104,26 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
     Either part may hold the peak of the phase, so that each is a scope.
     """
     unquantized: list[Tensor] = []
-    for parameter, _ in parameters(program, kinds):
+    for parameter, trains in parameters(program, kinds):
         numel = parameter.numel
         if program.quantization and parameter.is_linear:
             num_out, num_in = parameter.shape
             copy = memory.allocate(numel, program.weight_itemsize, "temporary")
             for num_bytes, component in program.quantization.storage(num_out, num_in):
-                memory.allocate(num_bytes, 1, component)
+                # Scales are no parameters, so they are not divided.
+                size = part(program, num_bytes) if component == "weights" else num_bytes
+                memory.allocate(size, 1, component)
             memory.release(copy)
         else:
-            unquantized.append(memory.allocate(numel, program.weight_itemsize, "weights"))
+            itemsize = program.master_itemsize if trains else program.weight_itemsize
+            unquantized.append(memory.allocate(part(program, numel), itemsize, "weights"))
     if program.upcasts_unquantized:
         for tensor in unquantized:
             memory.allocate(tensor.numel, 4, "weights")
             memory.release(tensor)
     memory.enter("load/added", "load")
     for trainable in adapters(program, kinds):
-        memory.allocate(trainable.num_bytes, 1, "adapters")
+        memory.allocate(part(program, trainable.num_bytes), 1, "adapters")
     for model in program.auxiliary_models:
         memory.allocate(loaded_bytes(model.program), 1, model.component)
         if model.trains:

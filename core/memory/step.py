@@ -23,6 +23,7 @@ from core.memory.ops import (
 )
 from core.memory.program import LayerKind, Program, When
 from core.memory.resident import allocate_states, load, trainables
+from core.memory.several_devices import bucket_bytes, gathered, gradient_share, sharded
 from core.memory.simulator import (
     AutogradGraph,
     DeviceMemory,
@@ -99,8 +100,11 @@ class Simulation:
         self.program = program
         self.kinds = kinds
         self.memory = DeviceMemory()
-        self.graph = AutogradGraph(self.memory, program.offloads_activations)
-        self.trained = trainables(program, kinds)
+        self.graph = AutogradGraph(
+            self.memory, program.offloads_activations, gradient_share(program)
+        )
+        self.trained = sharded(program, trainables(program, kinds))
+        self._gathered = gathered(program)
         self._positions = positions(kinds, num_ends)
         self._has_states = False
         self._threads_with_workspace: set[str] = set()
@@ -119,6 +123,7 @@ class Simulation:
         """Load the model and auxiliary models."""
         self.memory.enter("load")
         load(self.program, self.kinds, self.memory)
+        self.memory.allocate(bucket_bytes(self.program, self.trained), 1, "gradients")
 
     def step(self) -> None:
         """Take one optimizer step. The first one allocates the optimizer's states."""
@@ -137,13 +142,16 @@ class Simulation:
     def evaluate(self) -> None:
         """Run the loss on a batch of the same size without a graph."""
         self.memory.enter("eval")
+        buffers = self.memory.allocate(self._gathered.forward_bytes, 1, "temporary")
         forward_without_grad(self.program, self.graph)
         self._run_no_grad_forwards("before", "after", "generation")
+        self.memory.release(buffers)
 
     def micro_step(self) -> None:
         """Run one micro-batch forward and backward through every model that trains."""
         self._enter("forward")
         self._allocate_workspace("forward")
+        buffers = self.memory.allocate(self._gathered.forward_bytes, 1, "temporary")
         self._run_no_grad_forwards("before")
         states = [self._forward(self.program, "")]
         for auxiliary in self.program.auxiliary_models:
@@ -151,10 +159,13 @@ class Simulation:
                 states.append(self._forward(auxiliary.program, f"{auxiliary.component}."))
         self._enter("forward")
         self._run_no_grad_forwards("after")
+        self.memory.release(buffers)
         self._enter("backward")
         self._allocate_workspace("backward")
+        buffers = self.memory.allocate(self._gathered.backward_bytes, 1, "temporary")
         for state in reversed(states):
             self._backward(state)
+        self.memory.release(buffers)
 
     def _run_no_grad_forwards(self, *times: When) -> None:
         for each in self.program.no_grad_forwards:

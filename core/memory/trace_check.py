@@ -125,8 +125,10 @@ class TraceRequest:
 
 
 def uncompiled(job: JobSpec) -> JobSpec:
-    """Return the job as it is traced: without torch.compile, which fuses operations."""
-    return job.model_copy(update={"torch_compile": False, "activation_memory_budget": 1.0})
+    """Return the job as it is traced: on one device, and without torch.compile, which fuses
+    operations."""
+    plain = {"torch_compile": False, "activation_memory_budget": 1.0, "num_devices": 1}
+    return job.model_copy(update=plain)
 
 
 def trace_peak_memory(

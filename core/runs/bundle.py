@@ -46,6 +46,8 @@ To train it again, without Tailor:
     pip install -r requirements.txt
     python -m training job.json
 
+With several GPUs it starts torchrun, one process for each.
+
 - `job.json`: every setting{folder_notes}
 - `training/`: the program that ran
 - `data/`: the rows, with their SHA-256 in `manifest.json`

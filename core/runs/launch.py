@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import psutil
 
-from core.device import card_of, identify, is_alive
+from core.device import card_of, cards_together, identify, is_alive
 from core.device.child import allowed_environment
 from core.job import RunNotFound, SpecError
 from core.runs.files import number_in, read_json
@@ -41,8 +42,10 @@ SECONDS_TO_EXIT = 20
 """Time for a program to exit after it has written that it has ended."""
 
 
-def spawn(run: Run) -> None:
-    """Start a run's program, which resumes from its newest checkpoint. Raises OSError.
+def spawn(run: Run, devices: Sequence[str]) -> None:
+    """Start a run's program on devices, where it resumes from its newest checkpoint.
+
+    Raises OSError.
 
     The caller must hold the lock. Deletes the `stop`, `exit.json` and `status.json` of earlier
     attempts.
@@ -53,7 +56,7 @@ def spawn(run: Run) -> None:
     write_json(run.folder / "process.json", fields)
     for name in ("stop", "exit.json", "status.json"):
         (run.folder / name).unlink(missing_ok=True)
-    process = _open(run)
+    process = _open(run, devices)
     identity = identify(process.pid)
     arguments = (run, process, identity)
     threading.Thread(target=_reap, args=arguments, name=f"reap {run.id}", daemon=True).start()
@@ -134,23 +137,25 @@ def wait(home: Home, run_id: str, seconds: float) -> Run:
     return run
 
 
-def device_of(run: Run) -> str:
-    """Return the name of the GPU that a run occupies, as CUDA_VISIBLE_DEVICES takes it.
+def devices_of(run: Run) -> tuple[str, ...]:
+    """Return the names of the GPUs that a run occupies, as CUDA_VISIBLE_DEVICES takes them.
 
-    "0" on a machine without GPUs. A run whose GPU is gone takes the first.
+    "0" on a machine without GPUs. A run whose GPUs are gone takes the first.
     """
     try:
-        card = card_of(run.job.device)
+        cards = cards_together(run.job.device, run.job.num_devices)
     except SpecError:
-        card = card_of(0)
-    return card.cuda_name if card else "0"
+        first = card_of(0)
+        cards = (first,) if first else ()
+    return tuple(card.cuda_name for card in cards) or ("0",)
 
 
 def environment(device: str = "0") -> dict[str, str]:
-    """Return the environment of a program that trains on one device.
+    """Return the environment of a program that trains on a device, or on several with commas
+    between.
 
-    It shows the program one GPU, because TRL refuses to train with several and no launcher. A GPU
-    that NVML does not list stays as the user chose it.
+    It shows the program these GPUs alone: TRL refuses several in one process. A GPU that NVML does
+    not list stays as the user chose it.
     """
     variables = allowed_environment("basic", "hub", "training")
     if card_of(0) is None:
@@ -162,7 +167,7 @@ def environment(device: str = "0") -> dict[str, str]:
     }
 
 
-def _open(run: Run) -> "subprocess.Popen[bytes]":
+def _open(run: Run, devices: Sequence[str]) -> "subprocess.Popen[bytes]":
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -170,7 +175,7 @@ def _open(run: Run) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, "-m", "training", "job.json"],
             cwd=run.folder,
-            env={**environment(device_of(run)), RUN_VARIABLE: str(run.folder)},
+            env={**environment(",".join(devices)), RUN_VARIABLE: str(run.folder)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

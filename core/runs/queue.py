@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from core.device import card_of
+from core.device import card_of, cards_together
 from core.job import Problem, RunNotFound, SpecError
 from core.runs import card_probe, launch
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
@@ -76,7 +76,9 @@ def waiting(home: Home) -> tuple[Run, ...]:
 
 def waits_for(run: Run) -> str:
     """Return what uses the device of a waiting run, for messages; "" if nothing does."""
-    return user_of(run.home, read_schedule(run.home), launch.device_of(run))
+    schedule = read_schedule(run.home)
+    users = (user_of(run.home, schedule, device) for device in launch.devices_of(run))
+    return next(filter(None, users), "")
 
 
 def move(home: Home, run_id: str, direction: Direction) -> tuple[Run, ...]:
@@ -217,7 +219,7 @@ def _require_startable(run: Run) -> None:
         if run.state == "finished":
             fix = "only a run that ended early can be resumed"
         raise SpecError(Problem("run", f"{run.id} is {run.state}", fix))
-    card_of(run.job.device)
+    cards_together(run.job.device, run.job.num_devices)
 
 
 def _start_waiting(home: Home) -> None:
@@ -235,9 +237,10 @@ def _release_devices(home: Home) -> Schedule:
     schedule = read_schedule(home)
     started_here = set(schedule.devices.values())  # whose device is known, and need not be derived
     devices = {
-        launch.device_of(run): run.id
+        device: run.id
         for run in list_runs(home)
         if run.process and run.id not in started_here
+        for device in launch.devices_of(run)
     }
     for device, run_id in schedule.devices.items():
         if _keeps_device(home, run_id, device):
@@ -274,26 +277,42 @@ def _try_to_start(home: Home, run_id: str, schedule: Schedule) -> Schedule:
         schedule = replace(schedule, waiting=rest)
         write_schedule(home, schedule)
         return schedule
-    device = launch.device_of(run)
-    if device in schedule.devices:
+    devices = _free_devices(run, schedule)
+    if not devices:
         return schedule
-    task = schedule.tasks.get(device)
-    if task and not task.yields:
-        return schedule
-    if task:
-        end(task)
+    for device in devices:
+        if task := schedule.tasks.get(device):
+            end(task)
     # The run leaves the queue before its program starts, so that no crash can start it twice.
-    tasks = {name: task for name, task in schedule.tasks.items() if name != device}
-    schedule = Schedule(rest, {**schedule.devices, device: run_id}, tasks)
+    tasks = {name: task for name, task in schedule.tasks.items() if name not in devices}
+    taken = {**schedule.devices, **dict.fromkeys(devices, run_id)}
+    schedule = Schedule(rest, taken, tasks)
     write_schedule(home, schedule)
     try:
-        launch.spawn(run)
+        launch.spawn(run, devices)
     except OSError as error:
         reason = f"The training program could not be started: {error.strerror or error}."
         with suppress(OSError):
             write_json(run.folder / "status.json", {"state": "failed", "error": reason})
     home.touch()
     return schedule
+
+
+def _free_devices(run: Run, schedule: Schedule) -> tuple[str, ...]:
+    """Return the devices that a run may have now; none while it has to wait.
+
+    One that takes all that are free begins as soon as its first is.
+    """
+    wanted = launch.devices_of(run)
+    free = tuple(name for name in wanted if _is_free(schedule, name))
+    takes_what_is_free = run.job.num_devices == 0 and wanted[0] in free
+    return free if free == wanted or takes_what_is_free else ()
+
+
+def _is_free(schedule: Schedule, device: str) -> bool:
+    """Return True if no run has a device, and no task that a run has to wait for."""
+    task = schedule.tasks.get(device)
+    return device not in schedule.devices and (task is None or task.yields)
 
 
 def _read_or_none(home: Home, run_id: str) -> Run | None:

@@ -11,8 +11,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,15 @@ from .checkpoints import (
     VerifiedCheckpoint,
     allowed_changes,
     facts_of,
+    keep_rows_of_step,
     keep_smaller_batch,
 )
 from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, diagnose
 from .contract.job import Job, absolute_places
 from .contract.status import Progress
 from .data.hub import stay_offline_without_answer
-from .record import RunFiles, limit_log_size, say
+from .ranks import Rank, devices_asked, leader, report_failure, this_rank
+from .record import QuietRunFiles, RunFiles, limit_log_size, say
 
 if TYPE_CHECKING:
     from .loop.trainer import MonitoredTrainer
@@ -87,16 +89,21 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
             "folder and run it there."
         )
         return FINISHED
-    _set_environment()
+    rank = this_rank()
+    num_devices = devices_asked(fields)
+    if rank.is_alone and num_devices > 1:
+        return leader.lead(folder, arguments, num_devices)
+    _set_environment(rank)
     try:
-        run_files = RunFiles(folder)
+        run_files = (RunFiles if rank.is_first else QuietRunFiles)(folder, rank)
     except OSError as error:
         print(f"{folder} cannot be written to: {error.strerror}", file=sys.stderr)
         return FAILED
     stop_handling = run_files.stop.handle_signals(run_files.acknowledge_stop)
-    with closing(run_files), stop_handling, limit_log_size(folder / "log.txt"):
+    log = limit_log_size(folder / "log.txt") if rank.is_first else nullcontext()
+    with closing(run_files), stop_handling, log, rank.at_work(folder):
         try:
-            job = Job.from_json(fields)
+            job = replace(Job.from_json(fields), num_devices=rank.count)
             for sentence in Job.differences(fields):
                 run_files.note(sentence)
             train(job, run_files)
@@ -127,10 +134,12 @@ def train(job: Job, run_files: RunFiles) -> None:
     from .loop.samples import answer_all, choose_questions
     from .loop.saver import Saver
     from .model.load import load_model
+    from .ranks import agreement
     from .record.progress import tqdm_to_record
     from .trainers.builders import build_trainer
 
     _silence_libraries()
+    agreement.connect(run_files.rank, is_sharded=job.parallelism == "fsdp")
 
     run_files.enter("data")
     rows = read_rows(
@@ -172,7 +181,7 @@ def train(job: Job, run_files: RunFiles) -> None:
     def answer_samples(step: int) -> None:
         answer_all(questions, trainer, loaded.tokenizer, run_files, step)
 
-    if not run_files.has_sample(step=0):
+    if not agreement.from_first(run_files.has_sample(step=0)):
         with meter.unmeasured():
             answer_samples(0)
 
@@ -190,6 +199,7 @@ def train(job: Job, run_files: RunFiles) -> None:
     answer_samples(result_step)
     last_step = trainer.state.global_step
     run_files.update(state="finished", step=last_step, result="output", result_step=result_step)
+    agreement.disconnect()
 
 
 def _read_fields(folder: Path, arguments: Sequence[str]) -> dict[str, object]:
@@ -216,8 +226,10 @@ def _is_finished(folder: Path) -> bool:
         return False
 
 
-def _set_environment() -> None:
+def _set_environment(rank: Rank) -> None:
     for name, value in ENVIRONMENT.items():
+        if name == "CUDA_VISIBLE_DEVICES" and not rank.is_alone:
+            continue  # each rank takes its own
         if NEW_NAMES.get(name, name) not in os.environ:
             os.environ.setdefault(name, value)
 
@@ -227,7 +239,10 @@ def _report_failure(error: Exception, job: Job, run_files: RunFiles) -> None:
     run_files.stop.defer()  # a stop request must not interrupt this
     activity = run_files.activity or run_files.status.phase
     failure = diagnose(error, job.model, activity)
-    run_files.fail(failure)
+    if run_files.rank.leader:  # which decides what was the cause
+        report_failure(run_files.folder, run_files.rank, failure)
+    else:
+        run_files.fail(failure)
     if not isinstance(error, TrainingError):  # its sentence says everything
         say(traceback.format_exc(), sys.stderr)
     say(failure.sentence, sys.stderr)
@@ -243,6 +258,7 @@ def _find_start(job: Job, run_files: RunFiles, checkpoints: CheckpointFolder) ->
     for reason in skipped:
         say(f"skipped {reason}")
     if checkpoint:
+        job = keep_rows_of_step(job, checkpoint)
         job = keep_smaller_batch(job, checkpoint)
     versions = {name: _version(name) for name in RECORDED_PACKAGES}
     versions = {"python": sys.version.split()[0], **versions}

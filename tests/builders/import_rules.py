@@ -23,6 +23,7 @@ FLOORS = (
 """Rooms of core, lowest first. A room imports lower rooms only, never its neighbours."""
 TRAINING_FLOORS = (
     {"contract"},
+    {"ranks"},
     {"record", "data", "checkpoints"},
     {"model"},
     {"loop"},

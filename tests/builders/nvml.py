@@ -129,7 +129,7 @@ def machine_with(*cards: dict[str, Any], visible: str | None = None) -> device.M
 
 def reading(index: int) -> DeviceReading:
     """Return an idle RTX 4090 at a place in nvidia-smi's list."""
-    (card,) = device.read_gpus(Nvml(RTX_4090))
+    (card,) = device.cards.read_gpus(Nvml(RTX_4090))
     return replace(card, index=index)
 
 

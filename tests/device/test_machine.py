@@ -13,10 +13,10 @@ import pytest
 from core import device
 from core.device import (
     DeviceReading,
-    GpuProcess,
     find_preset,
     local_gpu,
 )
+from core.device.cards import GpuProcess
 from core.device.compiling import missing_for_compiling
 from core.device.machine import NO_GPU_REASONS
 from core.models import Gpu, gpus
@@ -34,7 +34,7 @@ BANDWIDTH = pytest.approx(1008e9, rel=0.001)
 
 
 def test_a_card_is_read_with_all_its_facts() -> None:
-    (card,) = device.read_gpus(Nvml(RTX_4090))
+    (card,) = device.cards.read_gpus(Nvml(RTX_4090))
     assert card == DeviceReading(
         index=0,
         name="NVIDIA GeForce RTX 4090",
@@ -51,18 +51,18 @@ def test_a_card_is_read_with_all_its_facts() -> None:
 
 
 def test_a_card_that_reports_little_is_still_read() -> None:
-    (card,) = device.read_gpus(Nvml({"mib": 8192, "used_mib": 0}))
+    (card,) = device.cards.read_gpus(Nvml({"mib": 8192, "used_mib": 0}))
     assert (card.name, card.compute_capability, card.processes) == ("NVIDIA GPU", (0, 0), ())
     assert card.memory_bandwidth_bytes_per_second == card.flops == 0
 
 
 def test_a_process_of_unknown_size_is_listed_last() -> None:
-    (card,) = device.read_gpus(Nvml(RTX_4090 | {"processes": ((1, "a", None), (2, "b", 5))}))
+    (card,) = device.cards.read_gpus(Nvml(RTX_4090 | {"processes": ((1, "a", None), (2, "b", 5))}))
     assert [process.used_bytes for process in card.processes] == [5 * MIB, None]
 
 
 def test_a_card_that_is_lost_does_not_hide_the_others() -> None:
-    (card,) = device.read_gpus(Nvml({}, A100))
+    (card,) = device.cards.read_gpus(Nvml({}, A100))
     assert (card.index, card.name) == (1, "NVIDIA A100-SXM4-80GB")
 
 
@@ -191,7 +191,7 @@ def test_an_unknown_card_is_described_by_its_clocks() -> None:
 def test_flops_from_clocks_agree_with_the_data_sheets(
     preset: str, cores: int, boost_mhz: int, capability: tuple[int, int]
 ) -> None:
-    (card,) = device.read_gpus(
+    (card,) = device.cards.read_gpus(
         Nvml(RTX_4090 | {"cores": cores, "core_mhz": boost_mhz, "capability": capability})
     )
     assert card.flops == pytest.approx(gpus()[preset].flops, rel=0.05)

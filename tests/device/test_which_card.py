@@ -56,7 +56,7 @@ def test_the_card_that_is_planned_for_is_the_one_that_trains(
     show_machine(monkeypatch, machine_with(*CARDS, visible=visible))
     for device, name in enumerate(names):
         planned = resolve({"device": device}).gpu
-        assert launch.device_of(_on(run, device)) == name
+        assert launch.devices_of(_on(run, device)) == (name,)
         assert planned.capacity_bytes == _mib_of(name) * MIB
     with pytest.raises(SpecError, match=f"no GPU {len(names)}"):
         resolve({"device": len(names)})
@@ -69,7 +69,7 @@ def _on(run: Run, device: int) -> Run:
 def test_a_program_sees_its_slice_alone(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_run()
     show_machine(monkeypatch, machine_with(DIVIDED))
-    environment = launch.environment(launch.device_of(_on(run, 1)))
+    environment = launch.environment(*launch.devices_of(_on(run, 1)))
     assert environment["CUDA_VISIBLE_DEVICES"] == SLICE_NAMES[1]
 
 

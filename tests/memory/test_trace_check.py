@@ -20,7 +20,7 @@ REFUSED = {
     "label_smoothing_factor",
 }
 """Fields whose every value but the default is refused."""
-COMPILED = {"torch_compile", "activation_memory_budget"}
+RESET = {"torch_compile", "activation_memory_budget", "num_devices", "parallelism"}
 """Fields that are reset for a trace."""
 
 
@@ -51,7 +51,7 @@ def fields_that_decide_memory() -> set[str]:
 
 
 def test_the_trace_reads_every_field_that_decides_memory() -> None:
-    assert fields_that_decide_memory() - set(FIELDS) - REFUSED - COMPILED == set()
+    assert fields_that_decide_memory() - set(FIELDS) - REFUSED - RESET == set()
 
 
 def test_the_trace_reads_fields_of_a_job_only() -> None:

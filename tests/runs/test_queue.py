@@ -195,7 +195,7 @@ def test_each_gpu_has_a_run_of_its_own(
         False,
         "queued",
     )
-    assert launch.environment(launch.device_of(other))["CUDA_VISIBLE_DEVICES"] == "2"
+    assert launch.environment(*launch.devices_of(other))["CUDA_VISIBLE_DEVICES"] == "2"
     with pytest.raises(SpecError, match=r"no GPU 2; choose 0 \(RTX 4090\), 1 \(RTX 4090\)"):
         queue.submit(home, new_run(device=2))
 
@@ -204,7 +204,7 @@ def test_a_job_without_a_gpu_takes_the_first_visible_one(
     new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     show_cards(monkeypatch, reading(3))
-    assert launch.device_of(new_run()) == "3"
+    assert launch.devices_of(new_run()) == ("3",)
 
 
 def test_a_gpu_that_nvml_does_not_list_stays_as_chosen(

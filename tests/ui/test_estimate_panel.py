@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.device import DeviceReading, GpuProcess, this_machine
+from core.device import DeviceReading, this_machine
+from core.device.cards import GpuProcess
 from core.memory import COMPONENTS
 from core.resolve import resolve
 from core.runs import Home

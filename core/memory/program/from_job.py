@@ -74,6 +74,8 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         accumulation_steps=job.gradient_accumulation_steps,
         workspace_bytes=workspace_bytes(gpu),
         on_cpu=on_cpu,
+        num_devices=max(1, job.num_devices),
+        is_sharded=job.num_devices > 1 and job.parallelism == "fsdp",
     )
 
 

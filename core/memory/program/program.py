@@ -140,6 +140,23 @@ class Program:
     workspace_bytes: int = 0
     """cuBLAS workspace of each of the two threads that run matmuls: forward and backward."""
     on_cpu: bool = False
+    num_devices: int = 1
+    """Devices that train together, each with a batch of its own."""
+    is_sharded: bool = False
+    """True if weights, gradients and optimizer states are divided among the devices (FSDP2). False
+    keeps all of them on each (DDP)."""
+
+    @property
+    def num_shards(self) -> int:
+        """Parts into which each tensor is divided."""
+        return self.num_devices if self.is_sharded else 1
+
+    @property
+    def master_itemsize(self) -> int:
+        """Of base weights that train. Divided ones become float32 under autocast, unless the base
+        is quantized (fsdp2_prepare_model in accelerate/utils/fsdp_utils.py)."""
+        widens = self.is_sharded and self.autocast and self.quantization is None
+        return 4 if widens else self.weight_itemsize
 
     @property
     def num_tokens(self) -> int:

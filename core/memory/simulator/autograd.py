@@ -7,6 +7,7 @@ functions/accumulate_grad.h. Knows no model.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 from core.memory.components import Component
@@ -60,8 +61,10 @@ class AutogradGraph:
     their copy has arrived (OffloadActivations in trl/models/activation_offloading.py).
     """
 
-    def __init__(self, memory: DeviceMemory, offloads: bool = False):
+    def __init__(self, memory: DeviceMemory, offloads: bool = False, gradient_share: float = 1.0):
         self.memory = memory
+        self.gradient_share = gradient_share
+        """Share of each gradient that stays on the device once it is made."""
         self.retain, self.release = memory.retain, memory.release
         self.offloads = offloads
         self.is_recording = True
@@ -205,7 +208,8 @@ class AutogradGraph:
 
     def accumulate(self, weight: WeightGradient) -> None:
         """Make the gradient of a parameter: keep it if it is the first, add it in place if not."""
-        gradient = self.memory.allocate(weight.num_bytes, 1, "gradients")
+        num_bytes = ceil(weight.num_bytes * self.gradient_share)
+        gradient = self.memory.allocate(num_bytes, 1, "gradients")
         self.memory.temporary(weight.temporary_bytes)
         if weight.is_partial:
             self._partial_gradients[weight.parameter] = gradient

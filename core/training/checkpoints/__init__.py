@@ -2,11 +2,17 @@
 imports torch."""
 
 from .folder import CheckpointFolder, VerifiedCheckpoint, publish, seal
-from .identity import allowed_changes, config_file, facts_of, keep_smaller_batch
+from .identity import (
+    allowed_changes,
+    config_file,
+    facts_of,
+    keep_rows_of_step,
+    keep_smaller_batch,
+)
 
 # fmt: off
 __all__ = [
     "CheckpointFolder", "VerifiedCheckpoint", "allowed_changes", "config_file", "facts_of",
-    "keep_smaller_batch", "publish", "seal",
+    "keep_rows_of_step", "keep_smaller_batch", "publish", "seal",
 ]
 # fmt: on

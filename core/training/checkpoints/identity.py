@@ -23,8 +23,8 @@ MAY_CHANGE = frozenset({
     # where and how it is computed: results differ by rounding only
     "activation_memory_budget", "activation_offloading", "attn_implementation",
     "checkpoint_every_n_layers", "device", "gpu", "gradient_accumulation_steps",
-    "gradient_checkpointing", "per_device_train_batch_size", "profile", "torch_compile",
-    "use_liger_kernel",
+    "gradient_checkpointing", "num_devices", "parallelism", "per_device_train_batch_size",
+    "profile", "torch_compile", "use_liger_kernel",
     # library versions
     "versions",
 })
@@ -62,9 +62,31 @@ def keep_smaller_batch(job: Job, checkpoint: VerifiedCheckpoint) -> Job:
     passes = checkpoint.facts.get("gradient_accumulation_steps")
     if not (job.halve_batch_on_oom and isinstance(rows, int) and isinstance(passes, int)):
         return job
-    if rows * passes != job.effective_batch_size or rows >= job.per_device_train_batch_size:
+    num_rows = rows * passes * job.num_devices
+    if num_rows != job.effective_batch_size or rows >= job.per_device_train_batch_size:
         return job
     return replace(job, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
+
+
+def keep_rows_of_step(job: Job, checkpoint: VerifiedCheckpoint) -> Job:
+    """Return the job with as many passes as keep the rows of an optimizer step, if the number of
+    devices has changed.
+
+    Raises TrainingError if no number of passes does.
+    """
+    devices_before = checkpoint.facts.get("num_devices", 1)
+    num_rows = checkpoint.facts.get("effective_batch_size", job.effective_batch_size)
+    if devices_before == job.num_devices or num_rows == job.effective_batch_size:
+        return job
+    num_passes, rest = divmod(num_rows, job.per_device_train_batch_size * job.num_devices)
+    if rest or not num_passes:
+        raise TrainingError(
+            f"An optimizer step of this run takes {num_rows} rows, which {job.num_devices} devices "
+            f"with per_device_train_batch_size {job.per_device_train_batch_size} cannot divide: "
+            f"resume it with {devices_before}, as before, or choose a smaller batch.",
+            cause="checkpoint_mismatch",
+        )
+    return replace(job, gradient_accumulation_steps=num_passes)
 
 
 def allowed_changes(checkpoint: VerifiedCheckpoint, facts: Mapping[str, Any]) -> tuple[str, ...]:

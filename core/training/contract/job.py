@@ -18,6 +18,7 @@ from .typed_json import WrongType, types_of, value_as
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Profile = Literal["fastest", "smallest", "custom"]
 LossType = Literal["default", "sigmoid", "ipo", "hinge", "apo_zero", "sigmoid+sft", "simpo"]
+Parallelism = Literal["auto", "ddp", "fsdp"]
 Scheduler = Literal[
     "cosine",
     "linear",
@@ -54,7 +55,7 @@ PARENT = "../"
 SAME_PARTS = 2
 """Last parts of a path that stay when a home is moved: run/output, demo/model."""
 BATCH_FIELDS = ("per_device_train_batch_size", "gradient_accumulation_steps")
-"""Their product is the number of rows that an optimizer step sees."""
+"""Their product is the number of rows that an optimizer step sees on each device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,8 @@ class Job:
     stop_when_diverged: bool = True
     halve_batch_on_oom: bool = True
     device: int = 0
+    num_devices: int = 1
+    parallelism: Parallelism = "auto"
     sample_steps: int = 0
     num_samples: int = 3
     seed: int = 42
@@ -198,7 +201,8 @@ class Job:
     @property
     def effective_batch_size(self) -> int:
         """Rows per optimizer step."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+        num_passes = self.gradient_accumulation_steps * max(1, self.num_devices)
+        return self.per_device_train_batch_size * num_passes
 
     @property
     def trains_adapter(self) -> bool:

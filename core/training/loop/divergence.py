@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+from torch.distributed.tensor import DTensor
 
 STEPS_TO_BE_SURE = 3
 STEPS_TO_SCALE_DOWN = 20
@@ -70,7 +71,7 @@ class DivergenceMonitor:
 
     def set_grad_norm(self, grad_norm: torch.Tensor | float) -> None:
         """Set the gradient norm of the step, before clipping."""
-        self._grad_norm = grad_norm
+        self._grad_norm = whole(grad_norm)
 
     def end_step(self, step: int) -> None:
         """Send the numbers of a step to the CPU, without waiting for them."""
@@ -161,12 +162,19 @@ CHECKS: tuple[Callable[[DivergenceMonitor], str], ...] = (
 )
 
 
+def part_here(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the part of a tensor that this rank holds: all of it, unless it is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(value: torch.Tensor | float) -> torch.Tensor | float:
+    """Return a number that is computed over all ranks as a plain tensor."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
 def are_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Return True if every element of tensors on one device is finite. Needs no memory of a
     tensor's size."""
-    largest = [
-        torch.linalg.vector_norm(tensor.detach(), math.inf).float()
-        for tensor in tensors
-        if tensor.numel()
-    ]
+    parts = (part_here(tensor.detach()) for tensor in tensors)
+    largest = [torch.linalg.vector_norm(part, math.inf).float() for part in parts if part.numel()]
     return not largest or bool(torch.stack(largest).isfinite().all())

@@ -74,8 +74,9 @@ class StepCounts:
     """Rows and tokens of the micro-batches of one optimizer step."""
 
     num_batches: int
-    num_rows: int
-    num_tokens: Count = 0
+    num_rows: float
+    """Of several ranks, the mean of their counts: gradients are averaged over them."""
+    num_tokens: Count | float = 0
     """Tokens of the term that is a mean over tokens; 0 if the loss has none."""
 
     def row_share(self, inputs: Any) -> float:

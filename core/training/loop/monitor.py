@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..contract.failures import Stopped, TrainingError
 from ..contract.job import BATCH_FIELDS, Job
 from ..contract.stages import STAGES
 from ..contract.status import Phase, Progress
+from ..ranks import agreement
 from ..record import RunFiles, say
 from .best import BestEvaluation
 from .divergence import DivergenceMonitor, are_finite
@@ -119,7 +121,8 @@ class MonitorCallback(TrainerCallback):
     def require_finite_weights(self, model: torch.nn.Module) -> None:
         """Raise TrainingError if the training has ended with useless weights and stop_when_diverged
         is set."""
-        if self.job.stop_when_diverged and not are_finite(trainable(model)):
+        is_useless = agreement.any_rank(not are_finite(trainable(model)))
+        if self.job.stop_when_diverged and is_useless:
             raise self._divergence_error("its weights are no longer finite")
 
     # Called by transformers
@@ -145,6 +148,7 @@ class MonitorCallback(TrainerCallback):
         self._stop_before_first_step(state)
         has_steps_left = state.global_step < state.max_steps and not self.best.is_in_vain
         if self.trainer is not None and has_steps_left:
+            self._require_sharded()
             self.saver.require_room(self.trainer)
             if has_limited_memory() and not self.stage.generates:
                 probe(self.trainer)
@@ -162,7 +166,8 @@ class MonitorCallback(TrainerCallback):
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._stop_before_first_step(state)
+        if agreement.count() == 1:  # several ranks can only end together, after a step
+            self._stop_before_first_step(state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -171,14 +176,14 @@ class MonitorCallback(TrainerCallback):
         self._check_divergence(state)
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last step always has a line in metrics.jsonl
-        if self.run_files.stop.is_set:
+        if agreement.any_rank(self.run_files.stop.is_set):
             self.stop(state, control)
         elif self.answer_samples and self._is_sample_step(state):
             with self.outside_training("eval", is_measured=False):
                 self.answer_samples(state.global_step)
 
     def on_prediction_step(self, *_: Any, eval_dataloader: Any = None, **__: Any) -> None:
-        if self.run_files.stop.is_set:
+        if agreement.any_rank(self.run_files.stop.is_set):
             raise Stopped  # MonitoredTrainer.evaluate catches it
         self._num_predicted += 1
         num_batches = _num_batches(eval_dataloader)
@@ -280,13 +285,28 @@ class MonitorCallback(TrainerCallback):
     def _stop_before_first_step(self, state: TrainerState) -> None:
         """Raise Stopped on request while this attempt has done nothing that a checkpoint could
         save."""
-        if self.run_files.stop.is_set and state.global_step == self._first_step:
+        is_asked = agreement.any_rank(self.run_files.stop.is_set)
+        if is_asked and state.global_step == self._first_step:
             raise Stopped
+
+    def _require_sharded(self) -> None:
+        """Raise TrainingError if the model should be divided among the devices and is not."""
+        if self.job.parallelism != "fsdp" or agreement.count() == 1 or self.trainer is None:
+            return
+        parameters = list(self.trainer.model.parameters())  # type: ignore[union-attr]
+        whole = [each for each in parameters if not isinstance(each, DTensor)]
+        if whole:
+            raise TrainingError(
+                f"{len(whole)} of {len(parameters)} tensors of the model were not divided among "
+                "the devices: choose parallelism ddp.",
+            )
 
     def _check_divergence(self, state: TrainerState) -> None:
         """Raise TrainingError if the recent steps have taught the model nothing, or ruined it."""
         self.divergence.receive()
         diagnosis = self.divergence.diagnosis()
+        if agreement.any_rank(bool(diagnosis)) and not diagnosis:
+            diagnosis = "on another device the loss or the gradient is useless"
         if self.job.stop_when_diverged and diagnosis:
             raise self._divergence_error(diagnosis)
         self.divergence.end_step(state.global_step)

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from ..data.prompts import prompt_ids
 from ..data.rows import Rows
+from ..ranks import agreement
 from ..record import RunFiles
 
 MAX_NEW_TOKENS = 64
@@ -52,7 +53,7 @@ def answer_all(
         return
     try:
         for question in questions:
-            if run_files.stop.is_set:
+            if agreement.any_rank(run_files.stop.is_set):
                 return
             # PEFT's `generate` calls the base model without the autocast that accelerate puts
             # around its forward.

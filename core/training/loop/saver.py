@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..checkpoints import CheckpointFolder, VerifiedCheckpoint, publish, seal
 from ..contract.checkpoint_files import bytes_in, checkpoint_name
 from ..contract.failures import TrainingError, diagnose, gib
 from ..contract.job import BATCH_FIELDS
+from ..ranks import agreement
 from ..record import RunFiles
 from .divergence import are_finite
 from .probe import state_bytes
@@ -79,7 +81,7 @@ class Saver:
         """Add a checkpoint, then remove old ones. If it cannot be written, warn and let the
         training continue."""
         step = trainer.state.global_step
-        if not are_finite(trainable(trainer.model)):
+        if agreement.any_rank(not are_finite(trainable(trainer.model))):
             self.run_files.warn(
                 f"No checkpoint is kept of step {step}: its weights are no longer finite."
             )
@@ -87,9 +89,7 @@ class Saver:
         batch = {name: getattr(trainer.args, name) for name in BATCH_FIELDS}
         facts = {**self.facts, **batch}
         try:
-            self._require_room_for_one(trainer)
-            with self.checkpoints.adding(step, trainer.state.max_steps, facts) as self.building:
-                write()
+            self._write_with_all_ranks(trainer, facts, write)
         except Exception as error:
             if not is_disk_error(error):
                 raise
@@ -98,6 +98,8 @@ class Saver:
                 f"{self.last_checkpoint_sentence()}"
             )
         else:
+            if not self.run_files.rank.is_first:
+                return
             folder = self.checkpoints.folder / checkpoint_name(step)
             self._checkpoint_bytes = bytes_in(folder)
             self.run_files.sync()
@@ -105,6 +107,33 @@ class Saver:
             self.checkpoints.keep_newest(self.max_checkpoints, self.best_step)
         finally:
             self.building = None
+
+    def _write_with_all_ranks(
+        self, trainer: Any, facts: Mapping[str, Any], write: Callable[[], None]
+    ) -> None:
+        """Write a checkpoint into a folder that rank 0 makes, seals and names.
+
+        Every rank writes its random state, and holds a part of a model that is sharded. Raises
+        OSError on all ranks if it fails on one.
+        """
+        problem: Exception | None = None
+        with ExitStack() as stack:
+            if self.run_files.rank.is_first:
+                state = trainer.state
+                adding = self.checkpoints.adding(state.global_step, state.max_steps, facts)
+                try:
+                    self._require_room_for_one(trainer)
+                    self.building = stack.enter_context(adding)
+                except OSError as error:
+                    problem = error
+            self.building = agreement.from_first(self.building)
+            if self.building is not None:
+                try:
+                    write()
+                except Exception as error:
+                    problem = error
+            if agreement.any_rank(problem is not None):
+                raise problem or OSError(errno.EIO, "another process could not write it")
 
     def best_checkpoint(self) -> VerifiedCheckpoint | None:
         """Return the checkpoint of the best evaluation, if it is kept and good."""
@@ -117,11 +146,14 @@ class Saver:
         """
         building = self.run_files.folder / ".output.new"
         try:
-            shutil.rmtree(building, ignore_errors=True)
-            building.mkdir()
+            if self.run_files.rank.is_first:
+                shutil.rmtree(building, ignore_errors=True)
+                building.mkdir()
+            agreement.wait_for_all()
             write(building / "output")
-            seal(building / "output", {"step": step, "facts": self.facts})
-            publish(building / "output", self.run_files.folder / "output")
+            if self.run_files.rank.is_first:
+                seal(building / "output", {"step": step, "facts": self.facts})
+                publish(building / "output", self.run_files.folder / "output")
         except Exception as error:
             if not is_disk_error(error):
                 raise
@@ -133,7 +165,8 @@ class Saver:
                 free_bytes=self._free_bytes(),
             ) from error
         finally:
-            shutil.rmtree(building, ignore_errors=True)
+            if self.run_files.rank.is_first:
+                shutil.rmtree(building, ignore_errors=True)
 
     def last_checkpoint_sentence(self) -> str:
         """Return a sentence that says which checkpoint the run can be resumed from."""

@@ -16,6 +16,7 @@ from ..checkpoints import VerifiedCheckpoint
 from ..contract.failures import Stopped, TrainingError, diagnose
 from ..model.adapter import checkpoint_mismatch, require_same_adapter
 from ..model.load import cast_adapters
+from ..ranks import agreement
 from .divergence import DivergenceMonitor
 from .losses import Count, EvalMeans, StepCounts, TokenTerm, count_rows, perplexity
 from .monitor import EndedEarly, MonitorCallback
@@ -131,10 +132,14 @@ class MonitoredTrainer(Trainer):
         There are none where TRL weights them itself, or where all are equally large.
         """
         stage = self.monitor.stage
-        if stage.loss == "likelihood" or stage.generates or len(batches) < 2:
+        num_micro_batches = len(batches) * agreement.count()
+        if stage.loss == "likelihood" or stage.generates or num_micro_batches < 2:
             return StepCounts(len(batches), 0)
-        num_rows = sum(count_rows(batch) for batch in batches)
-        num_tokens = sum(self.count_term_tokens(batch) for batch in batches)
+        num_rows: float = sum(count_rows(batch) for batch in batches)
+        num_tokens: Count | float = sum(self.count_term_tokens(batch) for batch in batches)
+        if agreement.count() > 1:
+            sums = agreement.total([num_rows, float(num_tokens)])
+            num_rows, num_tokens = (each / agreement.count() for each in sums)
         return StepCounts(len(batches), num_rows, num_tokens)
 
     def count_term_tokens(self, inputs: Any) -> Count:
@@ -203,6 +208,8 @@ class MonitoredTrainer(Trainer):
         activity = self.monitor.run_files.activity or ""
         if not self.monitor.job.halve_batch_on_oom or activity not in RECOVERABLE_ACTIVITIES:
             return None
+        if agreement.count() > 1:  # the other ranks wait in the middle of their step
+            return None
         stage = self.monitor.stage
         if stage.generates:  # its trainers plan the batches of several steps ahead
             return None
@@ -235,7 +242,7 @@ class MonitoredTrainer(Trainer):
             self.monitor.stop(self.state, self.control)
             return {}
         except torch.OutOfMemoryError:
-            can_halve = self.args.per_device_eval_batch_size > 1
+            can_halve = self.args.per_device_eval_batch_size > 1 and agreement.count() == 1
             if not self.monitor.job.halve_batch_on_oom or not can_halve:
                 raise
         self.args.per_device_eval_batch_size //= 2
@@ -245,6 +252,18 @@ class MonitoredTrainer(Trainer):
         )
         free_memory()
         return self.evaluate(*args, **kwargs)
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a loader of all rows on every rank.
+
+        Then the loss is that of one device, to the digit: accelerate would repeat rows until each
+        rank has as many, and those would count twice.
+        """
+        loader = super().get_eval_dataloader(*args, **kwargs)
+        if agreement.count() > 1:
+            shard: Any = loader.batch_sampler
+            shard.num_processes, shard.process_index = 1, 0  # as transformers does for its own
+        return loader
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate all batches. The loss is the mean over all counted tokens, or over all rows in

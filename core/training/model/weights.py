@@ -57,6 +57,8 @@ class BaseRequest:
     method: str | None = None
     """Training method, if one will train it."""
     attention: str | None = None
+    stays_in_main_memory: bool = False
+    """True if the model will be divided among GPUs: no single one may hold it."""
     compute_dtype: torch.dtype | None = None
     """Precision of products with a base that is published in 4 bits."""
 
@@ -79,7 +81,9 @@ def load_base(request: BaseRequest) -> tuple[Any, frozenset[str]]:
     elif published and request.compute_dtype:
         _settings_of(config)["bnb_4bit_compute_dtype"] = str(request.compute_dtype).split(".")[1]
     needs_second_pass = is_dequantized and request.quantization is not None
-    device = {"": 0} if torch.cuda.is_available() and not needs_second_pass else None
+    device = None
+    if torch.cuda.is_available() and not needs_second_pass:
+        device = _place_of(request)
     model, info = _load(request, config, device, quantization)
     absent = require_complete(model, info, request.model, request.has_score_head)
     require_finite(model, request.model)
@@ -179,7 +183,7 @@ def _require_usable(request: BaseRequest, published: Published) -> None:
 def _load(
     request: BaseRequest,
     config: Any,
-    device: Mapping[str, int] | None,
+    device: Mapping[str, Any] | None,
     quantization: BitsAndBytesConfig | None,
 ) -> tuple[Any, Mapping[str, Any]]:
     model_class = _class_for(config, request)
@@ -229,12 +233,19 @@ def _config_for(model_class: Any, config: Any) -> Any:
     return text_config
 
 
+def _place_of(request: BaseRequest) -> dict[str, Any]:
+    """Return the device map of a model: the GPU of this rank, or main memory."""
+    if request.stays_in_main_memory:
+        return {"": "cpu"}
+    return {"": torch.cuda.current_device()}
+
+
 def _quantize(model: Any, request: BaseRequest) -> Any:
     """Return a model that was loaded dequantized, quantized as the job asks.
 
     transformers does not change one quantization into another while loading.
     """
-    device = {"": 0} if torch.cuda.is_available() else None
+    device = _place_of(request) if torch.cuda.is_available() else None
     quantized, info = type(model).from_pretrained(
         None,
         config=model.config,

@@ -20,6 +20,7 @@ from ..contract.failures import Failure
 from ..contract.files import write_json
 from ..contract.process_id import read_boot_id
 from ..contract.status import Phase, Status
+from ..ranks import Rank
 from .journal import Journal
 from .stop_request import StopRequest
 
@@ -39,15 +40,17 @@ FREQUENT_FIELDS = frozenset({
 class RunFiles:
     """Status, metrics, samples and the stop request of one run."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, rank: Rank | None = None):
         self.folder = folder
-        self.stop = StopRequest(folder / "stop")
+        self.rank = rank or Rank()
+        self.stop = StopRequest(folder / "stop", rank=self.rank)
         self.activity: str | None = None
         """Part of the current step: forward, backward or optimizer_step. Used in the message of a
         failure."""
+        pid = self.rank.leader or os.getpid()  # a run is known by the process that was started
         self.status = Status(
-            pid=os.getpid(),
-            pid_start_time=psutil.Process().create_time(),
+            pid=pid,
+            pid_start_time=psutil.Process(pid).create_time(),
             boot_id=read_boot_id(psutil.boot_time),
             folder_inode=folder.stat().st_ino,
             started=time.time(),

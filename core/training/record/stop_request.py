@@ -13,9 +13,11 @@ from pathlib import Path
 from types import FrameType
 
 from ..contract.failures import Stopped
+from ..ranks import Rank
 
 SECONDS_BETWEEN_CHECKS = 0.2
 LOOKS_FOR_FOLDER = 3
+EXIT_OF_A_RANK = 143
 
 
 class StopRequest:
@@ -24,9 +26,13 @@ class StopRequest:
     Before the first step there is nothing to save: the request interrupts the main thread, which
     raises Stopped. After `defer` it only sets `is_set`; the trainer then ends after the current
     step, with a checkpoint.
+
+    Of several ranks, each sees the file. A signal without the file comes from torchrun: another
+    rank is gone, and this one can only end.
     """
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, rank: Rank | None = None):
+        self._is_one_of_several = rank is not None and not rank.is_alone
         self.is_obeyed = False
         """True once the trainer has ended early because of the request."""
         self._file = file
@@ -99,6 +105,8 @@ class StopRequest:
         os._exit(1)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._is_one_of_several and not self._file.exists():
+            os._exit(EXIT_OF_A_RANK)
         # A second signal must not interrupt the saving that the first one asked for.
         is_first = not self._is_signalled
         self._is_signalled = True

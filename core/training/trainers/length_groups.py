@@ -11,6 +11,7 @@ from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import RandomSampler, Sampler
 
 from ..loop.probe import row_lengths, token_columns
+from ..ranks import agreement
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -45,11 +46,10 @@ def group_by_length(sampler: Any, trainer: Any) -> Any:
     answers) or a step is a single micro-batch.
     """
     args, dataset = trainer.args, trainer.train_dataset
-    has_micro_batches = (
-        args.gradient_accumulation_steps > 1 and args.per_device_train_batch_size > 1
-    )
+    num_micro_batches = args.gradient_accumulation_steps * agreement.count()
+    has_micro_batches = num_micro_batches > 1 and args.per_device_train_batch_size > 1
     if type(sampler) is not RandomSampler or not has_micro_batches or not token_columns(dataset):
         return sampler
     random_order = SeedableRandomSampler(dataset, data_seed=args.data_seed)
-    rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    rows_per_step = args.per_device_train_batch_size * num_micro_batches
     return LengthGroupedSampler(random_order, row_lengths(dataset), rows_per_step)

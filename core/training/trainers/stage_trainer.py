@@ -27,7 +27,9 @@ class StageTrainer(MonitoredTrainer):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.job = self.monitor.job
-        self._initial_file = self.monitor.run_files.folder / ".start.safetensors"
+        rank = self.monitor.run_files.rank
+        name = ".start.safetensors" if rank.is_first else f".start-{rank.index}.safetensors"
+        self._initial_file = self.monitor.run_files.folder / name
         save_only_trained_adapter(self.model)
         if isinstance(self.model, PeftModel):
             init_adapter(self.job, self.model, self._initial_file)
@@ -47,7 +49,7 @@ class StageTrainer(MonitoredTrainer):
             optimizer: Any = self.optimizer
             optimizer.eval()
         super().save_model(output_dir, *args, **kwargs)
-        if is_result and self._initial_file.exists():
+        if is_result and self._initial_file.exists() and self.args.should_save:
             convert_to_lora(Path(str(output_dir)), self._initial_file)
 
 

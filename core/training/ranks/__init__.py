@@ -1,0 +1,18 @@
+"""Ranks: the processes of one training, one for each device, and the leader that starts them.
+
+`leader` starts the ranks with torchrun and says how they ended; `agreement` lets them decide
+together. With one device there is one rank and no leader.
+"""
+
+from .rank import HEARTBEATS, LEADER_VARIABLE, Rank, devices_asked, report_failure, this_rank
+
+__all__ = [
+    "HEARTBEATS",
+    "LEADER_VARIABLE",
+    "Rank",
+    "agreement",
+    "devices_asked",
+    "leader",
+    "report_failure",
+    "this_rank",
+]

@@ -1,0 +1,218 @@
+"""Leader of the ranks: starts them with torchrun, passes a stop request on, and says how they
+ended. Never imports torch.
+
+A rank that was killed or hangs ends the run: the others would wait for it for ever.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from ..contract.files import write_json
+from ..contract.status import ENDED
+from .rank import HEARTBEATS, LEADER_VARIABLE, read_words
+
+EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 130, "interrupted": 1}
+UNUSABLE_JOB = 2
+SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_WITHOUT_BEAT = 20.0
+"""A rank without a heartbeat for this long hangs: its thread beats every second, whatever the
+training does."""
+SECONDS_FOR_LAST_WORDS = 3.0
+"""Time for the ranks to write why they end, once one of them has ended."""
+LAST_WORDS_BYTES = 2000
+LOST_CONTACT = ("Connection closed by peer", "connection reset", "NCCL", "gloo", "TCPStore")
+"""Parts of errors which only say that another rank is gone."""
+
+
+@dataclass
+class Watch:
+    """What the leader has seen of one rank."""
+
+    heartbeat: Path
+    pid: int = 0
+    has_ended: bool = False
+    """True once the rank has said so itself."""
+    changed_ns: int = -1
+    seen_at: float = field(default_factory=time.monotonic)
+    """Monotonic clock when its last beat was seen: a clock that is set, or a machine that slept,
+    is no silence."""
+
+    def look(self) -> None:
+        """Read the heartbeat if it is new."""
+        with suppress(OSError):
+            changed_ns = self.heartbeat.stat().st_mtime_ns
+            if changed_ns != self.changed_ns:
+                words = read_words(self.heartbeat)
+                self.pid = int(str(words.get("pid", 0)))
+                self.has_ended = bool(words.get("has_ended"))
+                self.changed_ns, self.seen_at = changed_ns, time.monotonic()
+
+    @property
+    def is_gone(self) -> bool:
+        """True if its process has ended without saying so."""
+        return bool(self.pid) and not self.has_ended and not _is_running(self.pid)
+
+    @property
+    def is_silent(self) -> bool:
+        """True if it lives and does not beat."""
+        silence = time.monotonic() - self.seen_at
+        return bool(self.pid) and not self.has_ended and silence > SECONDS_WITHOUT_BEAT
+
+
+def lead(folder: Path, arguments: Sequence[str], num_ranks: int) -> int:
+    """Train with several ranks in a run folder. Return the exit code of the run."""
+    place = folder / HEARTBEATS
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    (folder / "status.json").unlink(missing_ok=True)  # of an earlier attempt
+    watches = [Watch(place / f"{index}.json") for index in range(num_ranks)]
+    with _signals_become_a_stop_request(folder / "stop"):
+        torchrun = _start(folder, arguments, num_ranks)
+        try:
+            ending = _watch(torchrun, watches)
+        finally:
+            _end(torchrun)
+    status = read_words(folder / "status.json")
+    if status.get("state") not in ENDED:
+        if (folder / "stop").exists() and not ending:
+            status = _write(folder, {"state": "stopped"})
+        else:
+            status = _write(folder, {"state": "failed", **_failure(place, num_ranks, ending)})
+    if status.get("cause") == "bad_job" and not status.get("step"):
+        return UNUSABLE_JOB
+    return EXIT_CODES[str(status["state"])]
+
+
+def torchrun_command(arguments: Sequence[str], num_ranks: int) -> list[str]:
+    """Return the command that starts the ranks on this machine."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
+    return [sys.executable, "-m", *torchrun, "-m", "training", *arguments]
+
+
+def _start(folder: Path, arguments: Sequence[str], num_ranks: int) -> "subprocess.Popen[bytes]":
+    environment = {
+        **os.environ,
+        LEADER_VARIABLE: str(os.getpid()),
+        # torchrun would set it to 1 with a warning.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    return subprocess.Popen(
+        torchrun_command(arguments, num_ranks),
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def _watch(torchrun: "subprocess.Popen[bytes]", watches: Sequence[Watch]) -> str:
+    """Wait until all ranks have ended. Return what one died of without a word, or ""."""
+    while torchrun.poll() is None:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        for watch in watches:
+            watch.look()
+        if ending := _silent_ending(watches):
+            time.sleep(SECONDS_FOR_LAST_WORDS)
+            return ending
+    for watch in watches:
+        watch.look()
+    return _silent_ending(watches)
+
+
+def _silent_ending(watches: Sequence[Watch]) -> str:
+    """Return a sentence about the first rank that was killed or hangs; "" if none."""
+    for index, watch in enumerate(watches):
+        who = f"Process {index + 1} of {len(watches)}, on device {index},"
+        if watch.is_gone and not watch.heartbeat.with_suffix(".failure.json").exists():
+            return f"{who} was killed or has crashed, so the others were ended too."
+        if watch.is_silent:
+            seconds = SECONDS_WITHOUT_BEAT
+            return f"{who} has not answered for {seconds:.0f} s, so all were ended."
+    return ""
+
+
+def _failure(place: Path, num_ranks: int, ending: str) -> dict[str, Any]:
+    """Return error and cause of a run whose ranks did not end well."""
+    written = [(read_words(place / f"{index}.failure.json"), index) for index in range(num_ranks)]
+    failures = [(words, index) for words, index in written if words]
+    failures.sort(key=lambda pair: float(str(pair[0].get("time", 0))))
+    own = [pair for pair in failures if not _is_lost_contact(str(pair[0].get("sentence", "")))]
+    if own:
+        words, index = own[0]
+        _print_last_words(place, index)
+        names = ("cause", "needed_bytes", "free_bytes")
+        who = f"Process {index + 1} of {num_ranks}, on device {index}: "
+        sentence = str(words.get("sentence", ""))
+        return {"error": who + sentence, **{name: words.get(name) for name in names}}
+    if ending:
+        return {"error": ending, "cause": "signal"}
+    if failures:
+        words, index = failures[0]
+        return {"error": str(words.get("sentence", "")), "cause": words.get("cause")}
+    return {"error": "The processes ended without a word; see the log.", "cause": None}
+
+
+def _is_lost_contact(sentence: str) -> bool:
+    return any(part.casefold() in sentence.casefold() for part in LOST_CONTACT)
+
+
+def _print_last_words(place: Path, index: int) -> None:
+    """Print the end of the log of a rank that has one of its own."""
+    with suppress(OSError):
+        words = (place / f"{index}.log").read_bytes()[-LAST_WORDS_BYTES:]
+        print(words.decode("utf-8", errors="replace"), flush=True)
+
+
+def _write(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Add fields to status.json, whichever rank wrote it. Return them all."""
+    status = {**read_words(folder / "status.json"), **changes, "updated": time.time()}
+    with suppress(OSError):
+        write_json(folder / "status.json", status)
+    if changes.get("error"):
+        print(changes["error"], file=sys.stderr, flush=True)
+    return status
+
+
+def _end(torchrun: "subprocess.Popen[bytes]") -> None:
+    """Kill what is left of torchrun and the ranks."""
+    with suppress(psutil.Error):
+        process = psutil.Process(torchrun.pid)
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.Error):
+                each.kill()
+    torchrun.wait()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+@contextmanager
+def _signals_become_a_stop_request(file: Path) -> Iterator[None]:
+    """Let SIGTERM and SIGINT create the file at which the ranks stop, with a checkpoint."""
+
+    def request(number: int, frame: FrameType | None) -> None:
+        with suppress(OSError):
+            file.touch()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, request) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

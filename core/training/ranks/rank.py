@@ -1,0 +1,131 @@
+"""Rank of this process among the processes of one training. Never imports torch.
+
+torchrun says in the environment which rank a process is. Only rank 0 writes to the run folder;
+the others print into ranks/<rank>.log, and each keeps its heartbeat in ranks/<rank>.json.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..contract.failures import Failure
+from ..contract.files import write_json
+
+LEADER_VARIABLE = "TAILOR_LEADER"
+"""Environment variable with the pid of the leader."""
+HEARTBEATS = "ranks"
+"""Folder of the heartbeats, failures and logs of the ranks, in the run folder."""
+SECONDS_BETWEEN_BEATS = 1.0
+EXIT_WITHOUT_LEADER = 143
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Place of a process among those that train together."""
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0
+    """Place among the processes of this machine, and so the number of its device."""
+    leader: int = 0
+    """Pid of the leader; 0 if torchrun was started by hand or there is one rank only."""
+
+    @property
+    def is_first(self) -> bool:
+        """True for the rank that writes to the run folder."""
+        return self.index == 0
+
+    @property
+    def is_alone(self) -> bool:
+        return self.count == 1
+
+    @contextmanager
+    def at_work(self, folder: Path) -> Iterator[None]:
+        """Keep a heartbeat, end with the leader, and print to an own log except in rank 0."""
+        if self.is_alone:
+            yield
+            return
+        place = folder / HEARTBEATS
+        place.mkdir(exist_ok=True)
+        if not self.is_first:
+            _print_to(place / f"{self.index}.log")
+        is_over = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(place, is_over), daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            beat.join()
+
+    def _beat(self, place: Path, is_over: threading.Event) -> None:
+        heartbeat = place / f"{self.index}.json"
+        while True:
+            has_ended = is_over.is_set()
+            with suppress(OSError):  # a full disk must not end a training
+                write_json(heartbeat, {"pid": os.getpid(), "has_ended": has_ended})
+            if has_ended:
+                return
+            if self.leader and not _is_there(self.leader):
+                os._exit(EXIT_WITHOUT_LEADER)
+            is_over.wait(SECONDS_BETWEEN_BEATS)
+
+
+def this_rank() -> Rank:
+    """Return the rank of this process, by the environment that torchrun gives it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return Rank()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    index, count, local_index = (int(os.environ[name]) for name in names)
+    return Rank(index, count, local_index, int(os.environ.get(LEADER_VARIABLE, "0")))
+
+
+def devices_asked(fields: Mapping[str, object]) -> int:
+    """Return how many devices a job file asks for; 0 means all that this process can see."""
+    asked = fields.get("num_devices", 1)
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
+        return 1  # reading the job says what is wrong
+    if asked == 0:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        return max(1, len([name for name in visible.split(",") if name.strip()]))
+    return asked
+
+
+def report_failure(folder: Path, rank: Rank, failure: Failure) -> None:
+    """Leave the leader the reason why this rank ended."""
+    with suppress(OSError):
+        words = {**asdict(failure), "time": time.time()}
+        write_json(folder / HEARTBEATS / f"{rank.index}.failure.json", words)
+
+
+def read_words(path: Path) -> dict[str, object]:
+    """Return the JSON object in a file that a rank wrote, or {} if there is none."""
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return words if isinstance(words, dict) else {}
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is there, but not ours
+        return True
+    return True
+
+
+def _print_to(log: Path) -> None:
+    """Send everything that this process prints, its libraries included, to a file."""
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())

@@ -1,0 +1,136 @@
+"""Test training on several devices: the same losses as on one, and no rank is left waiting."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from core.training.ranks.rank import read_words
+from tests.builders.ranks import (
+    finish,
+    has_stepped,
+    make_ranked_run,
+    processes_in,
+    start,
+    wait_until,
+)
+from tests.builders.training_runs import (
+    FAILED,
+    FINISHED,
+    STOPPED,
+    change_job,
+    checkpoint_steps,
+    lines_of,
+    losses_of,
+    status_of,
+)
+
+pytestmark = pytest.mark.training
+MANY_STEPS = 400
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one device, with evaluations and a checkpoint."""
+    run = make_ranked_run(tmp_path_factory.mktemp("alone") / "run", eval_steps=1, save_steps=2)
+    change_job(run, eval_dataset="data/eval.jsonl")
+    assert finish(run) == FINISHED
+    return run
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on two devices."""
+    folder = tmp_path_factory.mktemp("together") / "run"
+    run = make_ranked_run(folder, num_devices=2, eval_steps=1, save_steps=2)
+    change_job(run, eval_dataset="data/eval.jsonl")
+    assert finish(run) == FINISHED
+    return run
+
+
+def test_two_devices_have_the_losses_of_one(alone: Path, together: Path) -> None:
+    assert losses_of(together) == pytest.approx(losses_of(alone), abs=1e-4)
+
+
+def test_each_line_of_the_metrics_is_written_once(together: Path) -> None:
+    steps = [row["step"] for row in lines_of(together) if "loss" in row]
+    assert steps == sorted(set(steps))
+
+
+def test_an_evaluation_is_that_of_one_device(alone: Path, together: Path) -> None:
+    losses = [
+        [row["eval_loss"] for row in lines_of(run) if "eval_loss" in row]
+        for run in (alone, together)
+    ]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+def test_checkpoints_of_two_devices_are_complete(together: Path) -> None:
+    assert checkpoint_steps(together) == [2, 3]
+
+
+def test_the_run_is_known_by_its_leader(together: Path) -> None:
+    ranks = [read_words(together / "ranks" / f"{index}.json")["pid"] for index in range(2)]
+    assert status_of(together)["pid"] not in ranks
+
+
+def test_sharding_divides_every_tensor(tmp_path: Path, alone: Path) -> None:
+    run = make_ranked_run(tmp_path / "run", num_devices=2, parallelism="fsdp")
+    assert finish(run) == FINISHED  # it fails by itself if a tensor is whole
+    assert losses_of(run) == pytest.approx(losses_of(alone), abs=1e-4)
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> Path:
+    return make_ranked_run(tmp_path / "run", num_devices=2, max_steps=MANY_STEPS, save_steps=1000)
+
+
+def test_a_killed_rank_ends_the_run_and_is_named(long_run: Path) -> None:
+    program = start(long_run)
+    wait_until(lambda: has_stepped(long_run))
+    second: Any = read_words(long_run / "ranks" / "1.json")["pid"]
+    psutil.Process(second).kill()
+    assert program.wait(30) == FAILED
+    assert "Process 2 of 2, on device 1, was killed" in status_of(long_run)["error"]
+    assert processes_in(long_run) == []
+
+
+def test_no_rank_outlives_its_leader(long_run: Path) -> None:
+    program = start(long_run)
+    wait_until(lambda: has_stepped(long_run))
+    program.kill()
+    program.wait()
+    wait_until(lambda: processes_in(long_run) == [])
+
+
+def test_a_stopped_run_goes_on_with_one_device(tmp_path: Path, alone: Path) -> None:
+    run = make_ranked_run(tmp_path / "run", num_devices=2, max_steps=MANY_STEPS)
+    program = start(run)
+    wait_until(lambda: has_stepped(run))
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(60) == STOPPED
+    steps = checkpoint_steps(run)[-1]
+    (run / "stop").unlink()
+    change_job(run, num_devices=1, max_steps=MANY_STEPS)
+    program = start(run)
+    wait_until(lambda: has_stepped(run, steps + 2))
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(60) == STOPPED
+    assert status_of(run)["gradient_accumulation_steps"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+@pytest.mark.parametrize("method", ["full", "freeze", "lora", "qlora"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
+def test_every_stage_and_method(tmp_path: Path, stage: str, method: str, parallelism: str) -> None:
+    more = {"num_generations": 4} if stage == "grpo" else {}
+    one = make_ranked_run(tmp_path / "one", stage, method=method, **more)
+    two = make_ranked_run(
+        tmp_path / "two", stage, method=method, num_devices=2, parallelism=parallelism, **more
+    )
+    assert [finish(one), finish(two)] == [FINISHED, FINISHED]
+    if stage != "grpo":  # each rank draws its own answers
+        assert losses_of(two) == pytest.approx(losses_of(one), abs=2e-3)
