@@ -19,9 +19,10 @@ from core.advise import (
     Plan,
     plan,
     suggest_fixes,
+    together,
     what_fits,
 )
-from core.device import cards_together, local_gpu
+from core.device import local_gpu
 from core.job import JobSpec, ModelNotFound, Problem, SpecError
 from core.job.places import in_time, is_there, require_allowed, unanswered
 from core.job.rules import refusals_to_train
@@ -202,39 +203,13 @@ def resolve_job(
     if callable(rows):
         rows = rows(found)
     shape = found.model.shape
-    found = replace(found, job=_with_devices(found, rows))
+    found = replace(found, job=together(found.job, shape, found.gpu, rows))
     if shape is None:
         return replace(found, rows=rows)
     chosen = plan(found.job, shape, found.gpu, rows, set_by_user & PLANNED_FIELDS)
-    planned = found.job
-    if chosen.choices:
-        planned = JobSpec.parse({**planned.model_dump(), **chosen.change})
+    planned = JobSpec.parse({**found.job.model_dump(), **chosen.change})
     chosen = Plan((*found.plan.choices, *chosen.choices))
     return replace(found, job=planned, plan=chosen, rows=rows)
-
-
-def _with_devices(found: ResolvedJob, rows: RowStatistics | None) -> JobSpec:
-    """Return the job with the number of devices that it takes, and how they share its model.
-
-    auto: a copy of the model on each where that fits, else the model divided among them. Raises
-    SpecError if this machine has not as many GPUs.
-    """
-    job = found.job
-    num_devices = job.num_devices
-    if job.gpu == "local" and found.gpu.compute_capability != (0, 0):
-        num_devices = len(cards_together(job.device, num_devices))
-    num_devices = max(1, num_devices)
-    job = job.model_copy(update={"num_devices": num_devices})
-    if num_devices == 1 or job.parallelism != "auto":
-        return job
-    copied = job.model_copy(update={"parallelism": "ddp"})
-    shape = found.model.shape
-    if shape is None or Case(copied, shape, found.gpu, rows).fits:
-        return copied
-    try:
-        return JobSpec.parse({**job.model_dump(), "parallelism": "fsdp"})
-    except SpecError:  # its optimizer or its method cannot be divided
-        return copied
 
 
 def _find_all(job: JobSpec, set_by_user: frozenset[str]) -> ResolvedJob:

@@ -4,11 +4,12 @@ Proposes changes and estimates them. Pure functions of their arguments, cached.
 """
 
 from core.advise.batch import USUAL_GPUS, Cell, largest_batch, what_fits
-from core.advise.case import Case, FieldValues, Harm
+from core.advise.case import Case, Harm
 from core.advise.choices import Choice, Plan, plan
 from core.advise.failures import Advice, advice_after
 from core.advise.reasons import PLANNED_FIELDS
 from core.advise.suggest import Fix, suggest_fixes
+from core.advise.together import together
 
 __all__ = [
     "PLANNED_FIELDS",
@@ -17,7 +18,6 @@ __all__ = [
     "Case",
     "Cell",
     "Choice",
-    "FieldValues",
     "Fix",
     "Harm",
     "Plan",
@@ -25,5 +25,6 @@ __all__ = [
     "largest_batch",
     "plan",
     "suggest_fixes",
+    "together",
     "what_fits",
 ]
