@@ -336,8 +336,8 @@ class JobFields(BaseModel):
         1,
         ge=0,
         le=64,
-        description="GPUs that train together, from `device` on; 0 takes all that are free and "
-        "alike.",
+        description="GPUs that train together, from `device` on; 0 takes every one that is "
+        "free and alike.",
     )
     parallelism: Parallelism = Field(
         "auto",

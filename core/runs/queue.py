@@ -301,7 +301,7 @@ def _try_to_start(home: Home, run_id: str, schedule: Schedule) -> Schedule:
 def _free_devices(run: Run, schedule: Schedule) -> tuple[str, ...]:
     """Return the devices that a run may have now; none while it has to wait.
 
-    One that takes all that are free begins as soon as its first is.
+    One for every free device begins as soon as its first is free.
     """
     wanted = launch.devices_of(run)
     free = tuple(name for name in wanted if _is_free(schedule, name))

@@ -27,8 +27,8 @@ EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 130, "in
 UNUSABLE_JOB = 2
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_WITHOUT_BEAT = 20.0
-"""A rank without a heartbeat for this long hangs: its thread beats every second, whatever the
-training does."""
+"""A rank without a heartbeat for this long hangs: its thread beats every second, in every
+phase."""
 SECONDS_FOR_LAST_WORDS = 3.0
 """Time for the ranks to write why they end, once one of them has ended."""
 LAST_WORDS_BYTES = 2000
@@ -38,7 +38,7 @@ LOST_CONTACT = ("Connection closed by peer", "connection reset", "NCCL", "gloo",
 
 @dataclass
 class Watch:
-    """What the leader has seen of one rank."""
+    """Observations of one rank."""
 
     heartbeat: Path
     pid: int = 0

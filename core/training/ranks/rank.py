@@ -87,7 +87,7 @@ def this_rank() -> Rank:
 
 
 def devices_asked(fields: Mapping[str, object]) -> int:
-    """Return how many devices a job file asks for; 0 means all that this process can see."""
+    """Return how many devices a job file asks for; 0 means every visible one."""
     asked = fields.get("num_devices", 1)
     if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
         return 1  # reading the job says what is wrong
