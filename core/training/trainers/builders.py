@@ -49,6 +49,7 @@ from ..loop.trainer import MonitoredTrainer
 from ..model.compiling import compile_layers, skip_adapter_input_cast
 from ..model.load import LoadedModel
 from .rewards import choose_rewards
+from .sharding import sharding_settings
 from .smoothing import SmoothsLabels, require_linear_head
 from .stage_trainer import (
     CountsTokens,
@@ -262,7 +263,7 @@ def _shared_settings(
     settings["eval_strategy"] = "no" if rows.eval is None else "steps"
     settings["save_strategy"] = "steps" if job.save_steps else "epoch"
     if job.parallelism == "fsdp":
-        settings |= _sharding_settings(loaded.model)
+        settings |= sharding_settings(loaded.model)
     return {
         **settings,
         # A float below 1 is a share of the steps; 1 would be one step.
@@ -280,25 +281,6 @@ def _shared_settings(
         "logging_nan_inf_filter": False,  # show a loss that is not a number as it is
         "disable_tqdm": not sys.stderr.isatty(),
         "report_to": "none",
-    }
-
-
-def _sharding_settings(model: Any) -> dict[str, Any]:
-    """Return the settings that divide weights, gradients and optimizer states among the ranks."""
-    base = getattr(model, "base_model", model)
-    layers = sorted(getattr(base, "_no_split_modules", None) or model._no_split_modules)
-    return {
-        "fsdp": True,
-        "fsdp_config": {
-            "version": 2,
-            "transformer_layer_cls_to_wrap": layers,
-            "reshard_after_forward": True,
-            # Each rank would else save its part in a form that nothing but FSDP can read.
-            "state_dict_type": "FULL_STATE_DICT",
-            "cpu_ram_efficient_loading": False,  # every rank has loaded and checked the model
-        },
-        # Else whole gradients stay on every rank until the last pass of a step.
-        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
     }
 
 
