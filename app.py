@@ -97,6 +97,7 @@ def parser() -> OneLineParser:
     _add_runs(add("runs", "list, stop, resume, compare or delete runs", help_on_actions()))
     _add_export(add("export", "take a run's result to other programs", help_on_exports()))
     _add_chat(add("chat", "talk to a run or a model; each line of a pipe is a message"))
+    _add_check_model(add("check-model", "check what a run has learnt and lost"))
     _add_json_and_home(add("doctor", "show what this machine has and lacks"))
     return top
 
@@ -157,6 +158,25 @@ def _add_check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--drop-bad", metavar="NEW", help="write FILE without its bad rows to NEW")
     command.add_argument(
         "--repair", metavar="NEW", help="write FILE to NEW with everything repaired that can be"
+    )
+    _add_json_and_home(command)
+
+
+def _add_check_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "run", metavar="RUN", help="a run: its ID, the beginning of it, its folder, or latest"
+    )
+    command.add_argument(
+        "--suite",
+        nargs="+",
+        action="extend",
+        metavar="NAME|FILE",
+        help="suites by name, or .jsonl and .toml files (default identity and capabilities)",
+    )
+    command.add_argument(
+        "--at-least",
+        metavar="SUITE=N,...",
+        help="fail unless so many tests pass, such as identity=95,capabilities=34",
     )
     _add_json_and_home(command)
 

@@ -12,9 +12,8 @@ from benchmarks.trace_agreement import cases
 from core import runs
 from core.job.rules import REWARD_FUNCTIONS
 from core.runs import Home
-from core.training.contract.job import OptimizerName
+from core.training.contract.job import EXTRA_OPTIMIZERS, OptimizerName
 from core.training.contract.methods import METHODS, Method
-from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.row_formats import ROW_FORMATS, accepts
 from core.training.contract.stages import STAGES
 from docs import list_files

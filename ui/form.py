@@ -219,6 +219,8 @@ CONTROLS: tuple[Control, ...] = (
     Control("stop_when_diverged", "Stop on divergence", "logging"),
     Control("halve_batch_on_oom", "Halve batch when out of memory", "logging"),
     Control("num_samples", "Sample prompts", "logging"),
+    Control("check_steps", "Check every n steps", "logging"),
+    Control("check_suites", "Suites to check", "logging"),
 )
 
 LABELS: Mapping[str, str] = {control.field: control.label for control in CONTROLS}

@@ -356,6 +356,16 @@ class JobFields(BaseModel):
         le=50,
         description="Questions from the data that the model answers before and after training.",
     )
+    check_steps: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="Optimizer steps between checks of the model at hand; 0 checks none.",
+    )
+    check_suites: Name = Field(
+        "",
+        description="Suites for check_steps: names such as identity, or files, by commas.",
+    )
     seed: int = Field(
         42, ge=0, le=2**32 - 1, description="Seed of the data order, the split and the adapter."
     )

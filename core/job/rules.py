@@ -12,7 +12,7 @@ from core.job.errors import Problem
 from core.job.fields import JobFields
 from core.job.refusal import Refusal
 from core.job.several_devices import REFUSALS_OF_SEVERAL_DEVICES
-from core.training.contract.optimizers import EXTRA_OPTIMIZERS
+from core.training.contract.job import EXTRA_OPTIMIZERS
 from core.training.contract.stages import STAGES, Stage
 
 REWARD_FUNCTIONS = ("exact_match", "regex", "json", "length")

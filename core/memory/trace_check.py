@@ -26,7 +26,7 @@ from core.memory.step import MemoryPhase
 from core.memory.uncertainty import uncertainty_of
 from core.models import Gpu
 from core.training.contract.files import write_json
-from core.training.contract.optimizers import EXTRA_OPTIMIZERS
+from core.training.contract.job import EXTRA_OPTIMIZERS
 from core.training.contract.stages import STAGES
 
 CORE = Path(__file__).resolve().parent.parent

@@ -12,6 +12,7 @@ The folder of a run is the only truth about it:
                 status.json       state, step, phase, measured peaks (replaced by the program)
                 metrics.jsonl     one object per logging step (appended by the program)
                 samples.jsonl     answers before and after training
+                checks/           results of suites, and suites of its own
                 about.json        title, notes and tags (written by users)
                 log.txt           output of the program; if very long, its beginning and end
                 checkpoints/      output/   stop (a request)

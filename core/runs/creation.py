@@ -16,6 +16,7 @@ from core.runs.bundle import requirements
 from core.runs.data import write_data
 from core.runs.home import Home
 from core.runs.run import Run, read
+from core.runs.suites import write_suites
 from core.training.contract.files import write_json, write_text
 from core.training.contract.job import relative_places
 
@@ -47,9 +48,10 @@ def create(
     try:
         data_fields = write_data(resolved, folder, checked)
         _require_evaluation(resolved.job, data_fields)
+        changed_fields = data_fields | write_suites(resolved.job, folder)
         no_cache = shutil.ignore_patterns("__pycache__")
         shutil.copytree(PROGRAM, folder / "training", ignore=no_cache)
-        job = resolved.job.model_copy(update={**data_fields, "model": resolved.model.location})
+        job = resolved.job.model_copy(update={**changed_fields, "model": resolved.model.location})
         write_json(folder / "estimate.json", estimate)
         write_text(folder / "requirements.txt", requirements())
         places = relative_places(job.model_dump(), folder, home.path)

@@ -263,6 +263,8 @@ class Run:
         for name in ("dataset", "eval_dataset"):
             if fields[name]:
                 fields[name] = str(self.folder / fields[name])
+        suites = (str(self.folder / name) for name in self.job.check_suites.split(",") if name)
+        fields["check_suites"] = ",".join(suites)
         return {**fields, "model": reference_of(self.job.model), "dataset_sha256": ""}
 
     def fields_of_next_stage(self, stage: str) -> dict[str, object]:

@@ -129,6 +129,7 @@ def train(job: Job, run_files: RunFiles) -> None:
     # Importing torch and the libraries on top of it takes seconds, so the status says it first.
     from .data.model_rows import rows_for_model
     from .data.rows import read_rows
+    from .loop.check_steps import StepChecks
     from .loop.meter import MemoryMeter, gauge_of_device
     from .loop.monitor import MonitorCallback
     from .loop.samples import answer_all, choose_questions
@@ -188,6 +189,7 @@ def train(job: Job, run_files: RunFiles) -> None:
     run_files.enter("train")
     run_files.stop.defer()  # from here on a stop waits for a checkpoint
     monitor.answer_samples = answer_samples
+    monitor.check = StepChecks(job, trainer, loaded.tokenizer, run_files)
     _take_steps(trainer, start.checkpoint)
     if run_files.stop.is_obeyed:
         raise Stopped
@@ -198,6 +200,7 @@ def train(job: Job, run_files: RunFiles) -> None:
     run_files.enter("eval")
     answer_samples(result_step)
     last_step = trainer.state.global_step
+    monitor.check(result_step)
     run_files.update(state="finished", step=last_step, result="output", result_step=result_step)
     agreement.disconnect()
 

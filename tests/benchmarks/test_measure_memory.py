@@ -33,9 +33,8 @@ from benchmarks.memory_scores import Row, accuracies, predict, read_rows
 from core.device import local_gpu, this_machine
 from core.job import JobSpec
 from core.models import Gpu, gpus
-from core.training.contract.job import OptimizerName
+from core.training.contract.job import EXTRA_OPTIMIZERS, OptimizerName
 from core.training.contract.methods import METHODS
-from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.stages import STAGES
 from tests.builders.paths import ROOT
 from tests.builders.training_runs import lines_of, status_of, train

@@ -5,8 +5,8 @@ import pytest
 from benchmarks.stage_table import SETTINGS, TRAINABLE, settings_by_axis, stages_by_methods
 from core.job import JobSpec, Problem, SpecError
 from core.job.rules import REFUSALS, refusals_to_train
+from core.training.contract.job import EXTRA_OPTIMIZERS
 from core.training.contract.methods import METHODS
-from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.stages import STAGES, Stage, defaults_of, unused_fields
 
 TRL_TYPES = {

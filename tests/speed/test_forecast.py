@@ -10,9 +10,8 @@ from core.models import gpus, models
 from core.speed import RowStatistics, predict_speed
 from core.speed.passes import RECOMPUTED_ELEMENTWISE, passes_of
 from core.speed.work import OPTIMIZER_TRAFFIC
-from core.training.contract.job import OptimizerName
+from core.training.contract.job import EXTRA_OPTIMIZERS, OptimizerName
 from core.training.contract.methods import METHODS
-from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from tests.builders.forecasts import LLAMA_8B, predict
 
 

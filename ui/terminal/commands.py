@@ -18,6 +18,7 @@ from core.training.contract.stages import DEFAULT_STAGE
 from core.wording import fix_label, memory, memory_parts, speed_sentence, verdict_sentence
 from ui.terminal.chat import chat
 from ui.terminal.check import check
+from ui.terminal.check_model import check_model
 from ui.terminal.compare import compare
 from ui.terminal.export import export
 from ui.terminal.follow import start_and_follow
@@ -93,6 +94,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "train": train,
     "estimate": estimate,
     "check": check,
+    "check-model": check_model,
     "preview": preview,
     "models": show_models,
     "compare": compare,

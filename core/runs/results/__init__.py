@@ -1,4 +1,4 @@
-"""Results of runs that have ended: publish a checkpoint, or train for more epochs."""
+"""Results of runs that have ended: check them, publish a checkpoint, or train for more epochs."""
 
 from core.runs.results.continuation import (
     Continuation,
@@ -18,6 +18,7 @@ __all__ = [
     "UNDO",
     "Continuation",
     "ListedCheckpoint",
+    "checking",
     "checkpoints_of",
     "create_continuation",
     "has_original",

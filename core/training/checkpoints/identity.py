@@ -17,9 +17,10 @@ MAY_CHANGE = frozenset({
     # places of files: their content must be the same
     "dataset", "eval_dataset", "dataset_sha256",
     # logging, evaluation and saving
-    "accept_unread", "early_stopping_patience", "early_stopping_threshold", "eval_steps",
-    "halve_batch_on_oom", "keep_best", "logging_steps", "max_lost_answers", "num_samples",
-    "sample_steps", "save_steps", "save_total_limit", "stop_when_diverged",
+    "accept_unread", "check_steps", "check_suites", "early_stopping_patience",
+    "early_stopping_threshold", "eval_steps", "halve_batch_on_oom", "keep_best", "logging_steps",
+    "max_lost_answers", "num_samples", "sample_steps", "save_steps", "save_total_limit",
+    "stop_when_diverged",
     # where and how it is computed: results differ by rounding only
     "activation_memory_budget", "activation_offloading", "attn_implementation",
     "checkpoint_every_n_layers", "device", "gpu", "gradient_accumulation_steps",

@@ -5,8 +5,7 @@ Standard library only. The one part of the training program that the rest of cor
 
 # fmt: off
 __all__ = [
-    "checkpoint_files", "failures", "files", "job", "messages", "methods", "optimizers",
-    "process_id", "row_columns", "row_formats", "row_reader", "stages", "status", "typed_json",
-    "weights",
+    "checkpoint_files", "checks", "failures", "files", "job", "messages", "methods", "process_id",
+    "row_columns", "row_formats", "row_reader", "stages", "status", "typed_json", "weights",
 ]
 # fmt: on

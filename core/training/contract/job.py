@@ -54,8 +54,34 @@ PLACES = ("model", "adapter", "reward_model")
 PARENT = "../"
 SAME_PARTS = 2
 """Last parts of a path that stay when a home is moved: run/output, demo/model."""
+CHECK_BATCH_SIZE = 16
+"""Tests of a suite that the model answers at once during a training."""
 BATCH_FIELDS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 """Their product is the number of rows that an optimizer step sees on each device."""
+
+
+@dataclass(frozen=True)
+class ExtraOptimizer:
+    """Optimizer of Transformers that needs a further package."""
+
+    optim: str
+    package: str
+    """Name for pip install."""
+    module: str
+    """Name for import."""
+    is_low_rank: bool = False
+    """Projects gradients of whole matrices to a low rank. An adapter's have a low rank already."""
+
+
+_EXTRA_OPTIMIZERS = (
+    ExtraOptimizer("galore_adamw", "galore-torch", "galore_torch", is_low_rank=True),
+    ExtraOptimizer("apollo_adamw", "apollo-torch", "apollo_torch", is_low_rank=True),
+    ExtraOptimizer("schedule_free_adamw", "schedulefree", "schedulefree"),
+    ExtraOptimizer("adamw_torch_4bit", "torchao", "torchao"),
+)
+EXTRA_OPTIMIZERS: Mapping[str, ExtraOptimizer] = MappingProxyType(
+    {extra.optim: extra for extra in _EXTRA_OPTIMIZERS}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +187,8 @@ class Job:
     parallelism: Parallelism = "auto"
     sample_steps: int = 0
     num_samples: int = 3
+    check_steps: int = 0
+    check_suites: str = ""
     seed: int = 42
 
     @classmethod
@@ -208,6 +236,11 @@ class Job:
     def trains_adapter(self) -> bool:
         """True if the base is frozen and a LoRA adapter trains."""
         return METHODS[self.method].trains_adapter
+
+
+def check_metric(suite: str) -> str:
+    """Return the name in metrics.jsonl of the share of a suite that passes, in percent."""
+    return f"check_{suite}"
 
 
 def _read(name: str, declared: Any, value: object) -> Any:

@@ -1,4 +1,14 @@
 """Work around the optimizer steps: measuring, saving, divergence checks, out-of-memory
-recovery, samples."""
+recovery, samples, checks."""
 
-__all__ = ["losses", "meter", "monitor", "probe", "samples", "saver", "trainer"]
+__all__ = [
+    "check_steps",
+    "checks",
+    "losses",
+    "meter",
+    "monitor",
+    "probe",
+    "samples",
+    "saver",
+    "trainer",
+]

@@ -64,6 +64,8 @@ class MonitorCallback(TrainerCallback):
         self.trainer: Trainer | None = None
         self.answer_samples: Callable[[int], None] | None = None
         """Answer the sample questions at a step; None before the first step."""
+        self.check: Callable[[int], None] | None = None
+        """Answer the suites at a step; None before the first step."""
         self.divergence = DivergenceMonitor()
         self.best = BestEvaluation.of(job)
         self.stopwatch = stopwatch_of_device()
@@ -153,6 +155,9 @@ class MonitorCallback(TrainerCallback):
             if has_limited_memory() and not self.stage.generates:
                 probe(self.trainer)
         self._make_up_for_evaluation(state, control)
+        if self.check and state.global_step == 0:
+            with self.outside_training("eval"):
+                self.check(0)
         # Do not count the time of the probe.
         self.stopwatch = stopwatch_of_device()
         self._lap_began = self._step_began = time.monotonic()
@@ -178,9 +183,15 @@ class MonitorCallback(TrainerCallback):
             control.should_log = True  # the last step always has a line in metrics.jsonl
         if agreement.any_rank(self.run_files.stop.is_set):
             self.stop(state, control)
-        elif self.answer_samples and self._is_sample_step(state):
+            return
+        # Online stages log generated answers instead of samples.
+        has_samples = self.answer_samples and not self.stage.generates
+        if self.answer_samples and has_samples and self._is_due(self.job.sample_steps, state):
             with self.outside_training("eval", is_measured=False):
                 self.answer_samples(state.global_step)
+        if self.check and self._is_due(self.job.check_steps, state):
+            with self.outside_training("eval"):
+                self.check(state.global_step)
 
     def on_prediction_step(self, *_: Any, eval_dataloader: Any = None, **__: Any) -> None:
         if agreement.any_rank(self.run_files.stop.is_set):
@@ -318,11 +329,10 @@ class MonitorCallback(TrainerCallback):
             cause="diverged",
         )
 
-    def _is_sample_step(self, state: TrainerState) -> bool:
-        """Return True if the samples are answered after this step. Online stages log generated
-        answers instead."""
-        every = self.job.sample_steps
-        if self.stage.generates or every == 0 or state.global_step >= state.max_steps:
+    def _is_due(self, every: int, state: TrainerState) -> bool:
+        """Return True if something is due after this step that happens every so many steps, and at
+        the end anyway."""
+        if every == 0 or state.global_step >= state.max_steps:
             return False
         return state.global_step % every == 0
 

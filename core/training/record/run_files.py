@@ -153,6 +153,10 @@ class RunFiles:
         """Return True if samples.jsonl has an answer of this step."""
         return any(row["step"] == step for row in self._samples.rows())
 
+    def has_metric(self, step: int, name: str) -> bool:
+        """Return True if metrics.jsonl has a value of this name at this step."""
+        return any(row["step"] == step and name in row for row in self._metrics.rows())
+
     def seconds(self) -> float:
         """Return the training time in seconds over all attempts (monotonic clock)."""
         return self._seconds_before + time.monotonic() - self._started_at

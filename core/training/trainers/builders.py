@@ -32,8 +32,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..contract.failures import TrainingError
-from ..contract.job import Job
-from ..contract.optimizers import EXTRA_OPTIMIZERS
+from ..contract.job import EXTRA_OPTIMIZERS, Job
 from ..data.encoders import encoder_for
 from ..data.prompts import preferences_as_text, prompts_up_to
 from ..data.rows import Rows

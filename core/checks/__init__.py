@@ -1,0 +1,25 @@
+"""Checks: what a model could do before a training and after it. Asks no model itself.
+
+A suite holds tests; core/workers/checks lets a model answer them; the results say what was lost
+and gained.
+"""
+
+from core.checks.identity import Identity, held_out_suite, identity_suite
+from core.checks.library import find_suite, folders_of, names_in
+from core.checks.results import Outcome, PerplexityResult, SuiteResult
+from core.checks.thresholds import read_thresholds
+
+__all__ = [
+    "Identity",
+    "Outcome",
+    "PerplexityResult",
+    "SuiteResult",
+    "find_suite",
+    "folders_of",
+    "held_out_suite",
+    "identity_suite",
+    "names_in",
+    "read_thresholds",
+    "sentences",
+    "statistics",
+]

@@ -1,0 +1,72 @@
+"""Find suites: those that come with Tailor, those of a run, and files. The only reader of
+presets/checks."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from core.job import Problem, SpecError
+from core.models import PRESETS_DIR
+from core.training.contract.checks.suite import Suite, UnusableSuite
+from core.training.contract.checks.suite_files import SUFFIXES, read_suite
+
+SHIPPED = PRESETS_DIR / "checks"
+DEMO = PRESETS_DIR / "demo" / "checks"
+CAPABILITIES, IDENTITY, HELD_OUT = "capabilities", "identity", "held-out"
+MAX_PROBLEMS = 20
+"""Faults of a suite that are named."""
+
+
+def folders_of(is_demo: bool, *own: Path) -> tuple[Path, ...]:
+    """Return the folders of the suites of a run, the first to look in first.
+
+    The demo has suites about what it was taught, in place of those for real models.
+    """
+    return (*own, DEMO if is_demo else SHIPPED)
+
+
+def names_in(folders: Iterable[Path]) -> tuple[str, ...]:
+    """Return the names of the suites in folders."""
+    names = []
+    for folder in folders:
+        found = sorted(folder.glob("*")) if folder.is_dir() else ()
+        names += [path.stem for path in found if path.suffix in SUFFIXES]
+    return tuple(dict.fromkeys(names))
+
+
+def find_suite(reference: str, folders: Iterable[Path]) -> Suite:
+    """Return the suite of a name or a file. Raises SpecError."""
+    searched = tuple(folders)
+    known = names_in(searched)
+    if reference in known:
+        for folder in searched:
+            for path in (folder / f"{reference}{suffix}" for suffix in SUFFIXES):
+                if path.is_file():
+                    return _read(path)
+    path = Path(reference)
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        problem = f"there is no suite {reference[:200]!r}"
+        fix = f"name one of {', '.join(known)}, or give the path of a .jsonl or .toml file"
+        raise SpecError(Problem("suite", problem, fix))
+    return _read(path)
+
+
+def _read(path: Path) -> Suite:
+    try:
+        return read_suite(path)
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}"
+        raise SpecError(Problem("suite", problem, "give another file")) from None
+    except UnusableSuite as error:
+        raise SpecError(*problems_of(error)) from None
+
+
+def problems_of(error: UnusableSuite) -> tuple[Problem, ...]:
+    """Return what is wrong with a suite, with the line of each."""
+    found = []
+    for fault in error.faults[:MAX_PROBLEMS]:
+        place = f"{error.name} line {fault.line}" if fault.line else error.name
+        found.append(Problem(place, f"{fault.field} {fault.message}", fault.fix))
+    left = len(error.faults) - MAX_PROBLEMS
+    if left > 0:
+        found.append(Problem(error.name, f"{left:,} more problems", "correct these first"))
+    return tuple(found)

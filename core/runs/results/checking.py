@@ -1,0 +1,200 @@
+"""Check a run: let its result and the model before answer suites, and keep what was lost and
+gained in its folder.
+
+    runs/<id>/checks/  SUITE.json       result of a suite
+                       perplexity.json  perplexity on held-out rows
+                       suites/          suites that were made for this run
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from core.checks import (
+    PerplexityResult,
+    SuiteResult,
+    find_suite,
+    folders_of,
+    held_out_suite,
+    names_in,
+)
+from core.device.child import Child, Limits, ignore_progress
+from core.job import ChildError, Problem, SpecError
+from core.runs import launch
+from core.runs.files import read_bytes, read_json
+from core.runs.home import Home
+from core.runs.listing import list_runs
+from core.runs.queue import reserved
+from core.runs.run import Run, read
+from core.runs.suites import USUAL, is_demo, require_distinct_names
+from core.training.contract.checks.suite import Suite
+from core.training.contract.checks.suite_files import to_lines
+from core.training.contract.failures import TrainingError
+from core.training.contract.files import write_json, write_text
+from core.training.contract.row_reader import BadRow, read_row
+from core.training.contract.stages import STAGES
+
+MODULE = "core.workers.checks"
+RESULT = "output"
+LATEST = "latest"
+MAX_SECONDS = 6 * 3600
+"""Longest check."""
+Never = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Results of a check."""
+
+    run_id: str
+    suites: tuple[SuiteResult, ...]
+    perplexity: PerplexityResult
+    cached: tuple[str, ...] = ()
+    """Suites whose answers before the training were known from an earlier check."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as `check-model --json` prints it."""
+        return {
+            "run": self.run_id,
+            "suites": [each.to_json() for each in self.suites],
+            "perplexity": self.perplexity.to_json(),
+        }
+
+
+def find_run(home: Home, reference: str) -> Run:
+    """Return the run of an id, the unique beginning of one, the path of its folder, or `latest`.
+
+    Raises RunNotFound, SpecError.
+    """
+    ids = [run.id for run in list_runs(home)]
+    if reference == LATEST and ids:
+        return read(home, ids[0])
+    folder = Path(reference)
+    if reference not in ids and (folder / "job.json").is_file():
+        folder = folder.absolute()
+        return read(Home(folder.parent.parent), folder.name)
+    matches = [run_id for run_id in ids if run_id.startswith(reference)]
+    if reference not in ids and len(matches) > 1:
+        problem = f"{reference!r} begins the ids of {len(matches)} runs"
+        raise SpecError(Problem("run", problem, "write more of it"))
+    return read(home, matches[0] if matches else reference)
+
+
+def suite_folders(run: Run) -> tuple[Path, ...]:
+    """Return the folders of the suites that a run can be checked with by name."""
+    return folders_of(is_demo(run.job), run.folder / "checks" / "suites")
+
+
+def suites_of(run: Run) -> tuple[str, ...]:
+    """Return the names of these suites, the usual ones first."""
+    names = names_in(suite_folders(run))
+    usual = tuple(name for name in USUAL if name in names)
+    return (*usual, *(name for name in names if name not in usual))
+
+
+def find_suites(run: Run, references: Iterable[str]) -> tuple[Suite, ...]:
+    """Return suites by name or file; the usual ones if none are named. Raises SpecError."""
+    named = tuple(references) or tuple(each for each in suites_of(run) if each in USUAL)
+    suites = tuple(find_suite(each, suite_folders(run)) for each in named)
+    require_distinct_names(suites)
+    return suites
+
+
+def keep_suite(run: Run, suite: Suite) -> Path:
+    """Write a suite that was made for a run into its folder. Raises OSError."""
+    folder = run.folder / "checks" / "suites"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{suite.name}.jsonl", to_lines(suite))
+    return folder / f"{suite.name}.jsonl"
+
+
+def suite_of_held_out_rows(run: Run) -> Suite:
+    """Return a suite of the rows that a run held out. Raises SpecError."""
+    rows = []
+    for line in read_bytes(run.folder / "data" / "eval.jsonl").splitlines():
+        try:
+            rows.append(read_row(line, run.job.stage))
+        except (BadRow, TrainingError):
+            continue
+    return held_out_suite(rows)
+
+
+def results_of(run: Run) -> tuple[SuiteResult, ...]:
+    """Return the kept results, by name."""
+    found = []
+    for path in sorted((run.folder / "checks").glob("*.json")):
+        result = SuiteResult.from_json(read_json(path))
+        if result:
+            found.append(result)
+    return tuple(found)
+
+
+def perplexity_of(run: Run) -> PerplexityResult | None:
+    """Return the kept perplexities."""
+    return PerplexityResult.from_json(read_json(run.folder / "checks" / "perplexity.json"))
+
+
+def check(
+    run: Run,
+    suites: Sequence[Suite],
+    *,
+    on_progress: Callable[[float], None] = ignore_progress,
+    is_cancelled: Never | None = None,
+) -> CheckReport:
+    """Check the result of a run, keep the results in its folder, and return them.
+
+    Raises SpecError if the run has no result that writes, or if a run or another task uses its
+    device, ChildError and OSError.
+    """
+    _require_answers(run)
+    request = {
+        "job": run.job.model_dump(),
+        "weights": str(run.folder / RESULT),
+        "run": str(run.folder),
+        "suites": [{"name": suite.name, "lines": to_lines(suite)} for suite in suites],
+        "cache": str(run.home.path / "cache" / "checks"),
+    }
+    with reserved(run.home, run.job.device, "check", f"the check of {run.name}") as reservation:
+        environment = launch.environment(reservation.device)
+        with Child(MODULE, Limits(), environment=environment) as child:
+            reservation.attach(child.pid)
+            answers = child.ask(
+                request, MAX_SECONDS, on_progress=on_progress, is_cancelled=is_cancelled
+            )
+    return _keep(run, suites, answers)
+
+
+def _require_answers(run: Run) -> None:
+    """Raise SpecError unless a run has a result that can answer."""
+    if STAGES[run.job.stage].head == "score":
+        fix = "check a run that trains a model to write"
+        raise SpecError(Problem("run", "a reward model writes no answers", fix))
+    if not (run.folder / RESULT).is_dir():
+        fix = "let it train to its end, or resume it"
+        raise SpecError(Problem("run", f"{run.id} is {run.state} and has no result", fix))
+
+
+def _keep(run: Run, suites: Sequence[Suite], answers: Mapping[str, Any]) -> CheckReport:
+    """Judge the answers and write the results. Raises OSError."""
+    step = run.status.result_step or run.step
+    before, after = answers["before"], answers["after"]
+    results = []
+    folder = run.folder / "checks"
+    folder.mkdir(exist_ok=True)
+    for suite in suites:
+        result = SuiteResult.of_answers(suite, step, before[suite.name], after[suite.name])
+        write_json(folder / f"{suite.name}.json", result.to_file())
+        results.append(result)
+    perplexity = PerplexityResult.from_json(answers["perplexity"]) or PerplexityResult()
+    if perplexity.after is not None:
+        write_json(folder / "perplexity.json", asdict(perplexity))
+    run.home.touch()
+    return CheckReport(run.id, tuple(results), perplexity, tuple(answers["cached"]))
+
+
+def died_sentence(error: ChildError) -> str:
+    """Return what to tell the user of a check that gave no answer."""
+    if error.cause == "refused":
+        return str(error)
+    return f"The check {error.reason}."

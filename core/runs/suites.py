@@ -1,0 +1,58 @@
+"""Copy the suites that a run is checked with while it trains into its folder."""
+
+from pathlib import Path
+
+from core.checks import find_suite, folders_of, names_in
+from core.job import JobSpec, Problem, SpecError
+from core.models import DEMO_DIR
+from core.training.contract.checks.suite import Suite
+from core.training.contract.checks.suite_files import to_lines
+from core.training.contract.files import write_text
+from core.training.contract.stages import STAGES
+
+FOLDER = "data/suites"
+USUAL = ("identity", "capabilities")
+
+
+def write_suites(job: JobSpec, folder: Path) -> dict[str, object]:
+    """Write the suites of a job into the folder of its run.
+
+    Return the job fields that this changes, with paths relative to the folder. Raises OSError,
+    SpecError for suites that cannot be used.
+    """
+    if not job.check_steps:
+        return {"check_suites": ""}
+    if STAGES[job.stage].head == "score":
+        fix = "set check_steps to 0"
+        raise SpecError(Problem("check_steps", "a reward model writes no answers", fix))
+    place = folder / FOLDER
+    place.mkdir(parents=True)
+    names = []
+    for suite in suites_of_job(job):
+        write_text(place / f"{suite.name}.jsonl", to_lines(suite))
+        names.append(f"{FOLDER}/{suite.name}.jsonl")
+    return {"check_suites": ",".join(names)}
+
+
+def suites_of_job(job: JobSpec) -> tuple[Suite, ...]:
+    """Return the suites that a job names, else the usual ones. Raises SpecError."""
+    folders = folders_of(is_demo(job))
+    named = [name.strip() for name in job.check_suites.split(",") if name.strip()]
+    if not named:
+        named = [name for name in USUAL if name in names_in(folders)]
+    suites = tuple(find_suite(name, folders) for name in named)
+    require_distinct_names(suites)
+    return suites
+
+
+def require_distinct_names(suites: tuple[Suite, ...]) -> None:
+    """Raise SpecError if two suites have one name, by which results are kept."""
+    names = [suite.name for suite in suites]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(Problem("suite", f"two are called {name}", "rename one of the files"))
+
+
+def is_demo(job: JobSpec) -> bool:
+    """Return True if a job trains the demo model."""
+    return job.model in ("demo", str(DEMO_DIR))

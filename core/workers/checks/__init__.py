@@ -1,0 +1,1 @@
+"""Let a model answer suites of tests, before and after its training."""

@@ -1,0 +1,92 @@
+"""Command `check-model`: what a run has learnt and lost. Prints; judges no answer."""
+
+from collections.abc import Sequence
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from core.checks import SuiteResult, read_thresholds, sentences
+from core.job import ChildError
+from core.runs import Home
+from core.runs.results import checking
+from core.runs.results.checking import CheckReport
+from ui.terminal.printing import out, print_json, say, table
+
+FAILED = 1
+MAX_SHOWN = 20
+"""Lost and gained tests that are printed; --json has all."""
+SHOWN_CHARACTERS = 70
+
+
+def check_model(
+    *,
+    run: str,
+    home: str | None = None,
+    suite: Sequence[str] = (),
+    at_least: str = "",
+    json: bool = False,
+) -> int:
+    """Check a run. Return 1 if a threshold is missed. Raises TailorError."""
+    checked = checking.find_run(Home.find(home), run)
+    suites = checking.find_suites(checked, suite)
+    thresholds = read_thresholds(at_least, [each.name for each in suites])
+    try:
+        with _progress_bar() as progress:
+            task = progress.add_task("checking", total=1.0)
+            report = checking.check(
+                checked, suites, on_progress=lambda share: progress.update(task, completed=share)
+            )
+    except ChildError as error:
+        say(checking.died_sentence(error))
+        return FAILED
+    if json:
+        print_json(report.to_json())
+    else:
+        _print(report)
+    missed = sentences.missed_thresholds({each.name: each for each in report.suites}, thresholds)
+    say(*missed)
+    return FAILED if missed else 0
+
+
+def _progress_bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn())
+    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+
+
+def _print(report: CheckReport) -> None:
+    for result in report.suites:
+        _print_suite(result)
+    for sentence in sentences.perplexity_sentences(report.perplexity):
+        out.print(sentence)
+    if report.cached:
+        names = ", ".join(report.cached)
+        out.print(f"Answers before the training are those of an earlier check: {names}.")
+
+
+def _print_suite(result: SuiteResult) -> None:
+    out.print(sentences.count_sentence(result), style="bold")
+    out.print(sentences.change_sentence(result))
+    if result.categories and result.lost:
+        rows = []
+        for name, count in result.categories.items():
+            if count.before != count.after:
+                rows.append((name, count.before, count.after, count.total))
+        out.print(table(("category", "before", "after", "of"), rows))
+    _print_changed("lost", result)
+    _print_changed("gained", result)
+
+
+def _print_changed(title: str, result: SuiteResult) -> None:
+    changed = result.lost if title == "lost" else result.gained
+    if not changed:
+        return
+    rows = []
+    for each in changed[:MAX_SHOWN]:
+        rows.append((_short(each.prompt), _short(each.before), _short(each.after)))
+    out.print(table((title, "before", "after"), rows))
+    if len(changed) > MAX_SHOWN:
+        out.print(f"{len(changed) - MAX_SHOWN:,} more {title}; --json lists all.")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…"
