@@ -6,6 +6,7 @@ from typing import Literal
 
 import gradio as gr
 
+from ui.checks import place_checks
 from ui.exports import place_exports
 from ui.parts import Parts
 from ui.render.plots import ALWAYS_SHOWN, COMPARISON, PLOTS, empty
@@ -68,6 +69,7 @@ def _place_run(parts: Parts) -> None:
     for plot in ALWAYS_SHOWN:
         _place_plot(plot)
     parts.html("what_next")
+    place_checks(parts)
     place_exports(parts)
     for name in ("memory_table", "answers"):
         parts.html(name)

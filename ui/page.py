@@ -9,6 +9,7 @@ import gradio as gr
 
 from core.dataset.intake import SPLITS, TABLES, TEXT_SUFFIXES
 from ui import form, monitor, trying
+from ui.checks import CHECK_PARTS
 from ui.events import MESSAGE, Wiring
 from ui.exports import EXPORT_BUTTONS, EXPORT_TILES
 from ui.handlers import (
@@ -106,6 +107,7 @@ def build(handlers: Handlers) -> gr.Blocks:
         _wire_runs(wiring, handlers)
         trying.wire_try(wiring, handlers)
         _wire_exports(wiring, handlers)
+        _wire_checks(wiring, handlers)
         _wire_clock(wiring, handlers, (*TOP_PARTS, *run_parts))
         dark.click(None, js=TOGGLE_DARK)
     return page
@@ -340,6 +342,19 @@ def _wire_exports(wiring: Wiring, handlers: Handlers) -> None:
     on(parts["export_timer"].tick, exports.on_export_tick, outputs=EXPORT_PARTS)
     on(parts["stop_export"].click, exports.on_stop_export)
     on(parts["install_tools"].click, exports.on_install_tools, queue=True)
+
+
+def _wire_checks(wiring: Wiring, handlers: Handlers) -> None:
+    """Wire the panel that checks a run."""
+    parts, checks = wiring.components, handlers.checks
+    for event, handler in (
+        (parts["run_check"].click, checks.on_check),
+        (parts["stop_check"].click, checks.on_stop_check),
+        (parts["check_timer"].tick, checks.on_check_tick),
+        (parts["make_identity"].click, checks.on_make_identity),
+        (parts["make_held_out"].click, checks.on_make_held_out),
+    ):
+        wiring.on(event, handler, outputs=CHECK_PARTS)
 
 
 def _wire_clock(wiring: Wiring, handlers: Handlers, shown: Collection[str]) -> None:

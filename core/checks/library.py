@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from core.job import Problem, SpecError
+from core.job.places import require_allowed
 from core.models import PRESETS_DIR
 from core.training.contract.checks.suite import Suite, UnusableSuite
 from core.training.contract.checks.suite_files import SUFFIXES, read_suite
@@ -47,6 +48,7 @@ def find_suite(reference: str, folders: Iterable[Path]) -> Suite:
         problem = f"there is no suite {reference[:200]!r}"
         fix = f"name one of {', '.join(known)}, or give the path of a .jsonl or .toml file"
         raise SpecError(Problem("suite", problem, fix))
+    require_allowed(path, "suite")
     return _read(path)
 
 

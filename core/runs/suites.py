@@ -1,5 +1,6 @@
 """Copy the suites that a run is checked with while it trains into its folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.checks import find_suite, folders_of, names_in
@@ -39,10 +40,15 @@ def suites_of_job(job: JobSpec) -> tuple[Suite, ...]:
     folders = folders_of(is_demo(job))
     named = [name.strip() for name in job.check_suites.split(",") if name.strip()]
     if not named:
-        named = [name for name in USUAL if name in names_in(folders)]
+        named = [*usual_in(names_in(folders))]
     suites = tuple(find_suite(name, folders) for name in named)
     require_distinct_names(suites)
     return suites
+
+
+def usual_in(names: Sequence[str]) -> tuple[str, ...]:
+    """Return those of some names that are asked unless others are named."""
+    return tuple(name for name in USUAL if name in names)
 
 
 def require_distinct_names(suites: tuple[Suite, ...]) -> None:

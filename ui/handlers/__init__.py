@@ -12,6 +12,7 @@ from core.runs import Home
 from ui.events import Updates
 from ui.handlers import columns, kept_form, panels
 from ui.handlers.answer import FIRST_STATE, NO_ANSWER, Answer
+from ui.handlers.checks import CheckHandlers
 from ui.handlers.conversations import Conversations
 from ui.handlers.data import DataHandlers
 from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
@@ -48,7 +49,8 @@ class Handlers:
         self.rows = RowHandlers(self.previews)
         self.trace = TraceHandlers(home, self.previews, TraceTasks(home))
         self.estimate = EstimateHandlers(home, self.previews, self.trace)
-        self.runs = RunHandlers(home, self.previews)
+        self.checks = CheckHandlers(home)
+        self.runs = RunHandlers(home, self.previews, self.checks)
         self.conversations = Conversations(home)
         self.tries = TryHandlers(home, self.conversations)
         self.exports = ExportHandlers(home)

@@ -22,6 +22,7 @@ from ui import render
 from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.answer import FormState, Values
+from ui.handlers.checks import CheckHandlers
 from ui.handlers.data import data_choices
 from ui.handlers.exports import show_panel
 from ui.handlers.guard import guarded
@@ -64,6 +65,7 @@ class RunHandlers:
 
     home: Home
     previews: Previews
+    checks: CheckHandlers
 
     def on_load(self) -> Updates:
         """Fill a new page. If a run is active, select it and show it first."""
@@ -258,6 +260,7 @@ class RunHandlers:
             **_show_about(view, run),
             **_show_run(run),
             **show_panel(run, is_new=view.about_run != view.run_id),
+            **self.checks.show_panel(run, is_new=view.about_run != view.run_id),
             **({"run_header": panel.removed_run()} if view.run_id and not run else {}),
         }
 

@@ -57,6 +57,10 @@ MEMORY = (
     Line("memory_reserved_bytes", "reserved", YELLOW),
     Line("device_used_bytes", "used by this run", PURPLE),
 )
+CHECKS = (
+    Line("check_identity", "identity", GREEN, markers=True),
+    Line("check_capabilities", "capabilities", RED, markers=True),
+)
 REWARDS = (
     Line("reward", "reward", BLUE),
     Line("mean_reward", "score", BLUE),
@@ -98,6 +102,7 @@ _ALL = (
     Plot("loss", "Loss", LOSS),
     Plot("memory", "Memory", MEMORY, unit="GiB", scale=2**30, starts_at_zero=True),
     Plot("perplexity", "Perplexity", (Line("eval_perplexity", "eval", RED, markers=True),)),
+    Plot("checks", "Tests passed", CHECKS, unit="%", starts_at_zero=True),
     Plot("rewards", "Rewards", REWARDS),
     Plot("rewards_by_function", "Rewards by function", REWARDS_BY_FUNCTION),
     Plot("preference_accuracy", "Preference accuracy", PREFERENCE_ACCURACY),

@@ -10,6 +10,7 @@ from core.runs import Run
 from core.runs.past_runs import LARGE_ERROR, prediction_errors
 from core.wording import MEASURED, duration, memory, memory_rows, seconds_left, state_sentence
 from ui.render import notice, table
+from ui.render.checks import results
 
 SIGNS: Mapping[str, str] = {
     "queued": "○",
@@ -184,6 +185,11 @@ def answers(run: Run) -> str:
                 lines += f"<dt>{label}</dt><dd>{escape(sample.answer)}</dd>"
         blocks += f"<div><p>{escape(prompt)}</p><dl>{lines}</dl></div>"
     return f'<div class="answers"><h3>Before and after</h3>{blocks}</div>' if blocks else ""
+
+
+def checks(run: Run) -> str:
+    """Return what suites have found of the result."""
+    return results(run)
 
 
 def what_next(run: Run) -> str:

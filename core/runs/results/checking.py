@@ -27,7 +27,7 @@ from core.runs.home import Home
 from core.runs.listing import list_runs
 from core.runs.queue import reserved
 from core.runs.run import Run, read
-from core.runs.suites import USUAL, is_demo, require_distinct_names
+from core.runs.suites import is_demo, require_distinct_names, usual_in
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import to_lines
 from core.training.contract.failures import TrainingError
@@ -89,13 +89,13 @@ def suite_folders(run: Run) -> tuple[Path, ...]:
 def suites_of(run: Run) -> tuple[str, ...]:
     """Return the names of these suites, the usual ones first."""
     names = names_in(suite_folders(run))
-    usual = tuple(name for name in USUAL if name in names)
+    usual = usual_in(names)
     return (*usual, *(name for name in names if name not in usual))
 
 
 def find_suites(run: Run, references: Iterable[str]) -> tuple[Suite, ...]:
     """Return suites by name or file; the usual ones if none are named. Raises SpecError."""
-    named = tuple(references) or tuple(each for each in suites_of(run) if each in USUAL)
+    named = tuple(references) or usual_in(suites_of(run))
     suites = tuple(find_suite(each, suite_folders(run)) for each in named)
     require_distinct_names(suites)
     return suites

@@ -1,0 +1,57 @@
+"""Results of checks as HTML: numbers, categories, what was lost and gained. Escapes all texts."""
+
+from collections.abc import Sequence
+from html import escape
+
+from core.checks import Outcome, SuiteResult, sentences
+from core.runs import Run
+from core.runs.results import checking
+from ui.render import table
+
+MAX_SHOWN = 50
+"""Lost or gained tests of a suite that are shown; the run's folder has all."""
+
+
+def results(run: Run) -> str:
+    """Return the kept results of a run."""
+    blocks = "".join(map(_suite, checking.results_of(run)))
+    perplexity = checking.perplexity_of(run)
+    if perplexity:
+        for sentence in sentences.perplexity_sentences(perplexity):
+            blocks += f"<p>{escape(sentence)}</p>"
+    return f'<div class="checks">{blocks}</div>' if blocks else ""
+
+
+def _suite(result: SuiteResult) -> str:
+    """Return one suite: its numbers as bars, its categories, and the tests that changed."""
+    bars = ""
+    for name, number in (("before", result.before), ("after", result.after)):
+        share = number / max(result.total, 1)
+        bars += (
+            f'<p class="facts">{number} of {result.total} {name}</p>'
+            f'<div class="progress" role="img" aria-label="{number} of {result.total} {name}">'
+            f'<span style="width:{share:.1%}"></span></div>'
+        )
+    rows = [
+        (name, count.before, count.after, count.total)
+        for name, count in result.categories.items()
+        if count.before != count.after
+    ]
+    categories = table(rows, ("before", "after", "of")) if rows else ""
+    return (
+        f"<section><h4>{escape(result.name)}</h4>{bars}"
+        f"<p>{escape(sentences.change_sentence(result))}</p>"
+        f"{_fold('Categories that changed', len(rows), categories)}"
+        f"{_changed('Lost', result.lost)}{_changed('Gained', result.gained)}</section>"
+    )
+
+
+def _changed(title: str, outcomes: Sequence[Outcome]) -> str:
+    rows = [(each.prompt, each.before, each.after) for each in outcomes[:MAX_SHOWN]]
+    return _fold(title, len(outcomes), table(rows, ("before", "after")))
+
+
+def _fold(title: str, number: int, content: str) -> str:
+    if not number:
+        return ""
+    return f"<details><summary>{escape(title)}: {number}</summary>{content}</details>"
