@@ -6,8 +6,8 @@ something else.
 
 from core.job.fields import JobFields
 from core.job.refusal import Refusal
+from core.training.contract.job import EXTRA_OPTIMIZERS
 from core.training.contract.methods import Method
-from core.training.contract.optimizers import EXTRA_OPTIMIZERS
 from core.training.contract.stages import Stage
 
 BITSANDBYTES_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit")

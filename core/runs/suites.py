@@ -26,6 +26,9 @@ def write_suites(job: JobSpec, folder: Path) -> dict[str, object]:
     if STAGES[job.stage].head == "score":
         fix = "set check_steps to 0"
         raise SpecError(Problem("check_steps", "a reward model writes no answers", fix))
+    if job.num_devices > 1:
+        fix = "set check_steps to 0, and check its result"
+        raise SpecError(Problem("check_steps", "takes one device, and the job has more", fix))
     place = folder / FOLDER
     place.mkdir(parents=True)
     names = []

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,10 +179,7 @@ def train(job: Job, run_files: RunFiles) -> None:
 
     run_files.enter("eval")
     questions = choose_questions(rows, loaded.tokenizer, job.num_samples, job.max_length)
-
-    def answer_samples(step: int) -> None:
-        answer_all(questions, trainer, loaded.tokenizer, run_files, step)
-
+    answer_samples = partial(answer_all, questions, trainer, loaded.tokenizer, run_files)
     if not agreement.from_first(run_files.has_sample(step=0)):
         with meter.unmeasured():
             answer_samples(0)

@@ -10,6 +10,7 @@ from ..contract.checks.suite_files import read_suite
 from ..contract.failures import Stopped, TrainingError
 from ..contract.job import CHECK_BATCH_SIZE, Job, check_metric
 from ..contract.status import Progress
+from ..ranks import agreement
 from ..record import RunFiles
 from .checks import Examinee
 from .oom_recovery import free_memory
@@ -34,7 +35,8 @@ class StepChecks:
     """Suites that a trainer's model answers at a step; what passed goes into metrics.jsonl."""
 
     def __init__(self, job: Job, trainer: Any, tokenizer: Any, run_files: RunFiles) -> None:
-        self._suites = read_suites(job, run_files.folder)
+        # A generation on several devices would wait for those that had stopped.
+        self._suites = read_suites(job, run_files.folder) if agreement.count() == 1 else ()
         self._trainer = trainer
         self._run_files = run_files
         self._examinee = Examinee(
