@@ -24,6 +24,9 @@ def _checked(component: object, value: object) -> object:
         return value if isinstance(value, int | float) else None
     if isinstance(component, gr.Checkbox):
         return value if isinstance(value, bool) else None
+    if isinstance(component, gr.CheckboxGroup):
+        chosen = value if isinstance(value, list) else ()
+        return [each for each in chosen if isinstance(each, str)]
     # Everything else is a text.
     if isinstance(value, str):
         return UNUSABLE.sub("\N{REPLACEMENT CHARACTER}", value)
