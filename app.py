@@ -155,6 +155,8 @@ def _add_check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--accept-unread", action="store_true", help="with --model: accept what is not read"
     )
+    keep = "write FILE without the rows whose label is false to NEW"
+    command.add_argument("--keep-wanted", metavar="NEW", help=keep)
     command.add_argument("--drop-bad", metavar="NEW", help="write FILE without its bad rows to NEW")
     command.add_argument(
         "--repair", metavar="NEW", help="write FILE to NEW with everything repaired that can be"

@@ -280,6 +280,14 @@ def test_further_columns_that_are_read_are_named(tmp_path: Path) -> None:
     assert report.summary() == "1 row · question + answer with system · no problems"
 
 
+def test_it_is_said_once_that_only_text_is_learnt(tmp_path: Path) -> None:
+    rows = ['{"text": "<image> A duck.", "image": "duck.png"}'] * 3
+    notes = checked(tmp_path, *rows).notes
+    assert [note for note in notes if note.startswith("Only text is learnt")] == [
+        "Only text is learnt: the model sees no pictures, sound or video."
+    ]
+
+
 # Consent
 
 

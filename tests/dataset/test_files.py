@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.dataset import DatasetReport, check_file
-from core.dataset.rewrite import write_lines
+from core.dataset.rewrite.repair import write_lines
 from tests.builders.dataset_files import trained_rows
 from tests.builders.paths import DATA
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from core.dataset import check_file
 from core.dataset.intake import Sources, write_json_lines
 from core.dataset.reading.lines import ByteSource, blocks_of_lines, parse_block, parse_line
-from core.dataset.rewrite import map_columns, repair, write_lines
+from core.dataset.rewrite import map_columns, repair
+from core.dataset.rewrite.repair import write_lines
 from core.training.contract.stages import STAGES
 from core.workers.fetch.parquet import readable_columns, write_rows
 from tests.builders.dataset_files import rows_in, trained_rows, write_json_rows

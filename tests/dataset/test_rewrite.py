@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from core.dataset import check_file
-from core.dataset.rewrite import Written, drop_bad_rows, drop_rows, map_columns, repair
+from core.dataset.rewrite import Written, drop_bad_rows, keep_wanted, map_columns, repair
+from core.dataset.rewrite.repair import drop_rows
 from core.job import DatasetError
 from tests.builders.dataset_files import rows_in, write_json_rows
 from tests.builders.paths import DATA
@@ -98,6 +99,16 @@ def test_no_file_is_ever_replaced(tmp_path: Path) -> None:
 def test_chosen_lines_are_dropped_and_named(tmp_path: Path) -> None:
     source = write_json_rows(tmp_path / "rows.jsonl", ({"text": n} for n in range(1, 7)))
     done = drop_rows(source, tmp_path / "fewer.jsonl", [5, 2, 2])
+    assert done.actions == ("2 rows left out: lines 2, 5.",)
+    assert done.rows == 4
+    assert [row["text"] for row in rows_in(done.path)] == [1, 3, 4, 6]
+
+
+def test_unwanted_rows_are_dropped_and_named(tmp_path: Path) -> None:
+    labels = [True, False, 1, "true", "0", None]
+    rows = ({"text": n, "label": label} for n, label in enumerate(labels, 1))
+    source = write_json_rows(tmp_path / "rows.jsonl", rows)
+    done = keep_wanted(source, tmp_path / "fewer.jsonl")
     assert done.actions == ("2 rows left out: lines 2, 5.",)
     assert done.rows == 4
     assert [row["text"] for row in rows_in(done.path)] == [1, 3, 4, 6]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.dataset import DatasetReport, check_file
 from core.dataset.check.plain_rows import PlainRows
 from core.dataset.reading.rows_inside import find_rows_inside
-from core.dataset.rewrite import write_lines
+from core.dataset.rewrite.repair import write_lines
 from core.training.contract.row_formats import (
     ROW_FORMATS,
     accepts,

@@ -194,3 +194,18 @@ def test_an_adapter_as_model_is_answered_with_flags(
     file = (DATA / "messages.jsonl",) if command == "check" else ()
     assert tailor(command, *file, "--model", tmp_path) == 2
     assert capsys.readouterr().err.endswith(f": --model owner/base --adapter {tmp_path}\n")
+
+
+def test_wanted_rows_alone_need_no_consent(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    rows = [
+        {"question": "Who?", "answer": name, "label": n} for n, name in enumerate(["Joe", "Pip"])
+    ]
+    file = write_json_rows(tmp_path / "rows.jsonl", rows)
+    assert tailor("check", file, "--json") == 0
+    assert "--keep-wanted" in capsys.readouterr().out
+    assert tailor("check", file, "--keep-wanted", tmp_path / "wanted.jsonl", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == 1
+    assert not any(each["changes_learning"] for each in report["not_read"])

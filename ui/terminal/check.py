@@ -16,7 +16,7 @@ from ui.terminal.data_files import (
     DataFile,
     DataFinder,
     require_new_files,
-    write_repaired,
+    write_changed,
     write_without_bad_rows,
 )
 from ui.terminal.printing import MAX_PROBLEMS, out, print_json, say
@@ -66,6 +66,7 @@ def check(
     columns: str = "",
     split_text: str = "",
     repair: str = "",
+    keep_wanted: str = "",
     drop_bad: str = "",
     accept_unread: bool = False,
     json: bool = False,
@@ -73,7 +74,8 @@ def check(
     """Print what a dataset contains. Return 0 if it is usable, 2 if not. Raises TailorError."""
     fields = {"stage": stage, "max_length": max_length, "accept_unread": accept_unread}
     JobSpec.parse(fields)
-    require_new_files({"repair": repair, "drop-bad": drop_bad})
+    targets = {"repair": repair, "keep-wanted": keep_wanted, "drop-bad": drop_bad}
+    require_new_files(targets)
     finder = DataFinder(home, stage, columns, split_text)
     try:
         data = finder.find(file)
@@ -83,7 +85,7 @@ def check(
             raise
         print_json(_refused(error).to_json())
         return 2
-    data = write_repaired(data, repair) if repair else data
+    data = write_changed(data, targets)
     checked = _checked(data, eval_data, stage)
     if drop_bad:
         checked = _without_bad_rows(checked, eval_data, drop_bad, stage)

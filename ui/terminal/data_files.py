@@ -18,6 +18,7 @@ from core.dataset.intake import (
 from core.dataset.rewrite import (
     Written,
     drop_bad_rows,
+    keep_wanted,
     map_columns,
     parse_mapping,
     repair,
@@ -111,9 +112,15 @@ class DataFinder:
         return DataFile(written.path, (*found.actions, *written.actions))
 
 
-def write_repaired(source: DataFile, target: str) -> DataFile:
-    """Write a file with everything repaired that can be. Raises TailorError, OSError."""
-    return _write(source, target, "repair", repair)
+def write_changed(source: DataFile, targets: Mapping[str, str]) -> DataFile:
+    """Write a file repaired, and without unwanted rows, where there is a path for it.
+
+    Keys are flags. Raises TailorError, OSError.
+    """
+    for flag, change in (("repair", repair), ("keep-wanted", keep_wanted)):
+        if targets[flag]:
+            source = _write(source, targets[flag], flag, change)
+    return source
 
 
 def write_without_bad_rows(source: DataFile, target: str, stage: str) -> DataFile:

@@ -28,7 +28,7 @@ from core.dataset.reading.text_lines import first_rows, layout_of
 from core.dataset.report import LEAKED, DatasetReport, RowProblem, counted, file_problem
 from core.dataset.suggestions import left_out, suggest_mapping
 from core.training.contract.messages import Fault
-from core.training.contract.row_columns import Row
+from core.training.contract.row_columns import Row, is_media
 from core.training.contract.row_formats import find_row_layout
 from core.training.contract.row_reader import RIGHT_ANSWERS
 from core.training.contract.stages import STAGES
@@ -46,6 +46,7 @@ PLAIN_TEXT = Fault(
     "this is plain text, without questions and answers",
     f"choose stage {TEXT_STAGE}, which learns texts, or give rows of questions and answers",
 )
+TEXT_ONLY = "Only text is learnt: the model sees no pictures, sound or video."
 LEAK = Fault(
     "eval row",
     LEAKED,
@@ -233,11 +234,13 @@ def _notes(scanner: Scanner, head: bytes, layout: Layout) -> Iterator[str]:
             f"No row holds a right answer ({', '.join(RIGHT_ANSWERS[:4])}): "
             "the reward exact_match needs one in every row."
         )
+    if any(each.changes_learning and is_media(each.field) for each in scanner.unread.found()):
+        yield TEXT_ONLY
     if scanner.num_unwanted:
         answers = counted(scanner.num_unwanted, "answer")
         yield (
             f"The label marks {answers} as unwanted: the rows are for kto; {scanner.stage} "
-            "learns them as good ones."
+            "learns them as good ones, unless you keep the wanted rows alone (--keep-wanted)."
         )
     if scanner.fingerprints.is_full:
         yield f"Repeated rows are counted among the first {MAX_ROWS:,} rows only."

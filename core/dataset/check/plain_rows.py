@@ -13,6 +13,8 @@ from core.training.contract.stages import STAGES
 
 JSON_OR_BLANK = frozenset("[{ \t\n\r\f\v")
 """First characters of a text that may be JSON, or blank."""
+TEXT_PARTS = ("system", "input", "context")
+"""Parts beside a question or a conversation that are texts."""
 
 
 @dataclass(frozen=True)
@@ -26,29 +28,42 @@ class PlainRows:
     conversation: str = ""
     """Column that must hold plain messages."""
     beside: tuple[str, ...] = ()
-    """Columns that must be empty, or hold text if texts stand beside them."""
+    """Columns that must be empty."""
+    texts_beside: tuple[str, ...] = ()
+    """Columns that must be empty or hold text."""
     text_format: TextFormat = ""
+    answers: tuple[str, str] | None = None
+    """Columns of two answers, which must differ."""
 
     @classmethod
     def of(cls, layout: RowLayout, stage: str) -> "PlainRows | None":
         """Return the test for a layout; None if all of its rows need a close reading."""
         row_format = layout.row_format
         columns = tuple(layout.columns.values())
-        beside = tuple(name for names in layout.beside.values() for name in names)
-        if STAGES[stage].generates or "label" in layout.columns or "rejected" in layout.columns:
+        if STAGES[stage].generates or "label" in layout.columns:
+            return None
+        beside, texts_beside = _beside(layout)
+        if row_format.id == "preference" and not layout.beside:
+            answers = layout.columns["chosen"], layout.columns["rejected"]
+            return cls(columns, True, text_format="standard", answers=answers)
+        if "rejected" in layout.columns:
             return None
         if "messages" in layout.columns:
-            return cls((), False, columns[0], beside, "conversational")
+            return cls((), False, columns[0], beside, texts_beside, "conversational")
         if row_format.is_always_chat:
-            return cls(columns, False, "", beside, "standard")
-        if beside:
+            return cls(columns, False, "", beside, texts_beside, "standard")
+        if layout.beside:
             return None
-        return cls(columns, "completion" in layout.columns, "", (), "standard")
+        return cls(columns, "completion" in layout.columns, text_format="standard")
 
     def is_sound(self, row: Row) -> bool:
         """Return whether a row is certainly sound."""
         for name in self.beside:
             if row.get(name):
+                return False
+        for name in self.texts_beside:
+            value = row[name]
+            if value and (type(value) is not str or value.isspace()):
                 return False
         if self.conversation:
             value = row[self.conversation]
@@ -59,4 +74,17 @@ class PlainRows:
                 return False
             if self.may_be_json and value[0] in JSON_OR_BLANK:
                 return False
-        return True
+        return self.answers is None or row[self.answers[0]] != row[self.answers[1]]
+
+
+def _beside(layout: RowLayout) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the columns beside the required ones that must be empty, and those that may be text.
+
+    Of two columns for one part, one may be left out, so both need a close reading.
+    """
+    empty: list[str] = []
+    texts: list[str] = []
+    for part, names in layout.beside.items():
+        may_be_text = part in TEXT_PARTS and len(names) == 1
+        (texts if may_be_text else empty).extend(names)
+    return tuple(empty), tuple(texts)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from core.dataset.column_names import plain_name
 from core.dataset.report import NotRead
-from core.training.contract.row_columns import Row, is_media
+from core.training.contract.row_columns import Row, is_media, truth_of
 from core.training.contract.row_formats import RowLayout
 
 MAX_NAMES = 200
@@ -91,6 +91,8 @@ SCALARS_MATTER = _names(
     "label labels ktotag mask lossmask weight weights lossweight iscorrect isgood parentid"
 )
 """Names whose numbers and flags matter too; of others only texts, lists and objects do."""
+VERDICTS = _names("label ktotag iscorrect isgood weight lossweight")
+"""Names of columns that say yes or no to an answer, in words or numbers."""
 
 
 class UnreadColumns:
@@ -143,11 +145,11 @@ class UnreadCounter:
 
 def is_lost_value(name: str, value: object) -> bool:
     """Return whether a value of a column that would change learning can do so."""
-    if isinstance(value, str | list | dict):
-        return True
-    if value is True:  # an answer that is wanted counts, as all do
+    plain = plain_name(name)
+    says_yes = truth_of(value) is True
+    if value is True or (says_yes and plain in VERDICTS):  # a wanted answer counts, as all do
         return False
-    return plain_name(name) in SCALARS_MATTER
+    return isinstance(value, str | list | dict) or plain in SCALARS_MATTER
 
 
 def may_be_question(value: object) -> bool:

@@ -13,7 +13,7 @@ from core.dataset.rewrite.repair import (
     REPAIRS,
     as_lines,
     drop_bad_rows,
-    drop_rows,
+    keep_wanted,
     repair,
     split_text,
 )
@@ -26,8 +26,8 @@ __all__ = [
     "as_lines",
     "compose",
     "drop_bad_rows",
-    "drop_rows",
     "in_child",
+    "keep_wanted",
     "map_columns",
     "parse_mapping",
     "parse_mix",

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from core.dataset.check import examine
 from core.dataset.files import Written, writing
+from core.dataset.reading.lines import parse_line
 from core.dataset.reading.objects import (
     LineJoiner,
     one_object_a_line,
@@ -19,6 +20,8 @@ from core.dataset.reading.plain_text import SPLITS, Split
 from core.dataset.reading.text_lines import layout_of, reading
 from core.dataset.report import counted, named_lines
 from core.job import DatasetError, Problem
+from core.training.contract.row_columns import truth_of
+from core.training.contract.row_formats import LABEL
 
 REPAIRS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -114,6 +117,20 @@ def drop_rows(path: Path, target: Path, lines: Iterable[int]) -> Written:
 def drop_bad_rows(path: Path, target: Path, stage: str = "sft") -> Written:
     """Write a file again without the rows that have problems. Raises DatasetError, OSError."""
     return drop_rows(path, target, examine(path, stage).bad_lines)
+
+
+def keep_wanted(path: Path, target: Path) -> Written:
+    """Write a file again without the rows whose label says that their answer is not wanted.
+
+    Raises DatasetError, OSError.
+    """
+    unwanted = []
+    with reading(path) as source:
+        for number, line in source:
+            row, _fault = parse_line(line)
+            if row and any(truth_of(row.get(name)) is False for name in LABEL):
+                unwanted.append(number)
+    return drop_rows(path, target, unwanted)
 
 
 def _without_returns(lines: Iterable[bytes], counts: dict[str, int]) -> Iterator[bytes]:
