@@ -247,6 +247,13 @@ def _add_export(command: argparse.ArgumentParser) -> None:
         metavar="BASE",
         help="after qlora: trained (the base as the training saw it, the default) or original",
     )
+    command.add_argument("--repo", metavar="OWNER/NAME", help="repository on the Hub, for hub")
+    command.add_argument(
+        "--send", metavar="WHAT", help="what goes to the Hub: adapter, merged or gguf"
+    )
+    command.add_argument(
+        "--public", action="store_true", help="create the repository for everybody to see"
+    )
     command.add_argument("--llama-cpp", metavar="DIR", help="folder of your own llama.cpp")
     command.add_argument(
         "--install", action="store_true", help="install the converters to GGUF first (52 MB)"

@@ -31,6 +31,7 @@ FLAGS_OF_NO_JOB = frozenset(
         "--map",
         "--repair",
         "--drop-bad",
+        "--base",
         "--to",
         "--quant",
         "--methods",

@@ -37,6 +37,7 @@ def place_exports(parts: Parts) -> None:
                 with gr.Column(min_width=200):
                     parts.html(place)
                     parts.button(EXPORT_BUTTONS[form], LABELS[form], variant="primary")
+            _place_publish(parts)
         with gr.Row(elem_classes="settings"):
             quants = list(QUANTS)
             parts.add("export_quant", gr.Dropdown, quants, value=DEFAULT_QUANT, label="Numbers")
@@ -46,4 +47,18 @@ def place_exports(parts: Parts) -> None:
             parts.button("stop_export", "Stop the export", variant="stop", visible=False)
         parts.html("export_status")
         parts.html("exports")
+        with gr.Accordion("Model card", open=False):
+            hint = "Empty: written from what the run knows. Yours is kept, and sent in its place."
+            parts.add("export_card", gr.Textbox, label="Model card", info=hint, lines=8)
+            parts.button("show_card", "Write it from the run")
     parts.timer("export_timer", SECONDS_BETWEEN_LOOKS)
+
+
+def _place_publish(parts: Parts) -> None:
+    """Place what an upload needs. The token goes to the worker through a pipe, and nowhere else."""
+    with gr.Column(min_width=200):
+        parts.html("publish_tile")
+        parts.add("export_repo", gr.Textbox, label="Repository", placeholder="owner/name")
+        parts.add("export_token", gr.Textbox, label="Token", type="password")
+        parts.add("export_private", gr.Checkbox, True, label="Private")
+        parts.button("publish", "Publish", variant="primary")

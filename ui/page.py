@@ -58,6 +58,8 @@ EXPORT_PARTS = (
     "stop_export",
     "install_tools",
     "export_base",
+    "publish_tile",
+    "publish",
     *EXPORT_TILES.values(),
     *EXPORT_BUTTONS.values(),
 )
@@ -340,6 +342,8 @@ def _wire_exports(wiring: Wiring, handlers: Handlers) -> None:
     for name in ("export_quant", "export_base"):
         on(parts[name].input, exports.on_export_settings, repeat="always_last")
     on(parts["export_timer"].tick, exports.on_export_tick, outputs=EXPORT_PARTS)
+    on(parts["publish"].click, exports.on_publish)
+    on(parts["show_card"].click, exports.on_show_card, outputs=("export_card",))
     on(parts["stop_export"].click, exports.on_stop_export)
     on(parts["install_tools"].click, exports.on_install_tools, queue=True)
 

@@ -8,16 +8,16 @@ work, in another process.
                       .<name>/                  the same while it is made: request, status, log
 """
 
-from core.export.forms import FORMS, QUANTS
+from core.export.forms import FORMS
 from core.export.records import Export, ExportStatus, Manifest, Verification, list_exports
 
 __all__ = [
     "FORMS",
-    "QUANTS",
     "Export",
     "ExportStatus",
     "Manifest",
     "Verification",
+    "card",
     "forms",
     "launch",
     "list_exports",

@@ -5,14 +5,15 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from core.export.forms import BLOCK, DEFAULT_QUANT, FORMS, QUANTS, BaseChoice, FormName
 from core.export.records import ExportRequest, exports_folder
 from core.export.tools import Tools, find_tools
 from core.job import Problem, SpecError
-from core.models import DEMO_DIR
+from core.models import DEMO_DIR, HUB_ID
 from core.runs import Run
 from core.training.contract.files import sha256_of
 from core.training.contract.methods import METHODS
@@ -27,10 +28,21 @@ from core.training.contract.weights.files import (
 
 OTHER_FILES_BYTES = 64 * 2**20
 """Room for the tokenizer and everything else beside the weights."""
+SENT = ("", "adapter", "merged", "gguf")
 PARAMETERS_PER_SECOND = 56e6
 """Merged on one core, measured. Slower disks count too, so this is the best case."""
 PARAMETERS_PER_SECOND_4BIT = 14e6
 PARAMETERS_PER_SECOND_QUANTIZED = 13e6
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Place on the Hub, and what goes there."""
+
+    repo_id: str
+    sent: str = ""
+    """adapter, merged or gguf; "" sends what the run has trained."""
+    is_private: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,17 +66,20 @@ def plan_export(
     quant: str = "",
     base: str = "",
     llama_cpp: str = "",
+    upload: Upload | None = None,
 ) -> ExportPlan:
     """Return how to export a run's result. Raises SpecError with everything that is in the way."""
     tools = find_tools(run.home, llama_cpp)
     problems = [*_problems(run, form, quant, base), *_tool_problems(form, quant, tools)]
+    problems += _upload_problems(run, form, upload, tools)
     if problems:
         raise SpecError(*problems)
     known = FORMS[form]
     chosen: BaseChoice = "original" if base == "original" else "trained"
     if METHODS[run.job.method].base_bits == 16:
         chosen = "trained"
-    wanted = (quant or DEFAULT_QUANT) if known.has_quant else ""
+    sends_gguf = upload is not None and upload.sent == "gguf"
+    wanted = (quant or DEFAULT_QUANT) if known.has_quant or sends_gguf else ""
     request = ExportRequest(
         form=known.name,
         name=_name(known.name, wanted, chosen),
@@ -76,7 +91,10 @@ def plan_export(
         converter=str(tools.converter or ""),
         adapter_converter=str(tools.adapter_converter or ""),
         quantizer=str(tools.quantizer or ""),
+        sent=_sent(run, upload),
     )
+    if upload:
+        request = replace(request, repo_id=upload.repo_id, is_private=upload.is_private)
     plan = _sized(run, request)
     _require_room(run, plan)
     return plan
@@ -154,7 +172,7 @@ def _problems(run: Run, form: str, quant: str, base: str) -> Iterator[Problem]:
     if STAGES[run.job.stage].head == "score":
         problem = f"{run.id} is a reward model, which scores texts and answers nothing"
         yield Problem("run", problem, "use its output with PEFT or transformers as it is")
-    if quant and not FORMS[form].has_quant:
+    if quant and not FORMS[form].has_quant and form != "hub":
         yield Problem("--quant", f"{form} has none", "leave it out")
     elif quant and quant not in QUANTS:
         yield Problem("--quant", f"{quant!r} is not known", f"choose {', '.join(QUANTS)}")
@@ -192,6 +210,28 @@ def _tool_problems(form: str, quant: str, tools: Tools) -> Iterator[Problem]:
         yield Problem("--to", f"{form} needs {missing[0]}, which is not installed", fix)
 
 
+def _upload_problems(run: Run, form: str, upload: Upload | None, tools: Tools) -> Iterator[Problem]:
+    if form != "hub":
+        return
+    if upload is None or not HUB_ID.fullmatch(upload.repo_id):
+        named = upload.repo_id if upload else ""
+        problem = f"{named!r} is no repository" if named else "is missing"
+        yield Problem("--repo", problem, "give owner/name, such as --repo me/my-model")
+    elif upload.sent not in SENT:
+        yield Problem("--send", f"{upload.sent!r} is not known", "choose adapter, merged or gguf")
+    elif upload.sent == "adapter" and not run.job.trains_adapter:
+        yield Problem("--send", "the run trained no adapter", "choose merged")
+    elif upload.sent == "gguf":
+        yield from _tool_problems("gguf", "", tools)
+
+
+def _sent(run: Run, upload: Upload | None) -> Literal["adapter", "merged", "gguf"]:
+    if upload and upload.sent == "gguf":
+        return "gguf"
+    is_adapter = run.job.trains_adapter and (upload is None or upload.sent != "merged")
+    return "adapter" if is_adapter else "merged"
+
+
 def _name(form: FormName, quant: str, base: BaseChoice) -> str:
     parts = [form, quant, "original-base" if base == "original" else ""]
     return "-".join(filter(None, parts))
@@ -207,9 +247,9 @@ def _sized(run: Run, request: ExportRequest) -> ExportPlan:
     numel = sum(_numel(each) for each in tensors.values())
     is_rounded = METHODS[run.job.method].base_bits == 4 and request.base == "trained"
     merging = numel / (PARAMETERS_PER_SECOND_4BIT if is_rounded else PARAMETERS_PER_SECOND)
-    if request.form in ("merged", "hub"):
+    if request.form == "merged" or (request.form == "hub" and request.sent == "merged"):
         return ExportPlan(request, num_bytes, 0, merging)
-    if request.form == "adapter-gguf":
+    if request.form == "adapter-gguf" or (request.sent == "adapter" and request.form == "hub"):
         size = sum(path.stat().st_size for path in (run.folder / "output").glob("adapter_model*"))
         return ExportPlan(request, size * 2, 0, 10.0)
     size = int(numel * QUANTS[request.quant].bits / 8)

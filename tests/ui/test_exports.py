@@ -12,7 +12,7 @@ from core.models import DEMO_DIR
 from core.runs import Home, Run, read
 from core.training.contract.files import sha256_of
 from tests.builders.fake_runs import bare_run
-from ui.handlers.exports import show_exports
+from ui.handlers.exports import ExportHandlers, show_exports
 from ui.render import exports as panel
 
 TRUSTED = Verification(True, 16, 16, 16, 0.004, 16, "llama.cpp", "16-bit base with adapter")
@@ -96,3 +96,13 @@ def test_progress_says_the_time_left() -> None:
 def test_a_problem_takes_the_place_of_the_size() -> None:
     error = SpecError(Problem("base", "the base is gone", "put it back"))
     assert "The base is gone. Put it back." in panel.tile("T", "text", error)
+
+
+def test_an_upload_needs_a_token_of_its_own(run: Run, home: Home) -> None:
+    with pytest.raises(SpecError, match="token is missing"):
+        ExportHandlers(home).on_publish(run.id, "me/model", "", True, "")
+
+
+def test_a_card_is_written_from_the_run(run: Run, home: Home) -> None:
+    updates = ExportHandlers(home).on_show_card(run.id, "me/model")
+    assert "# model" in str(updates["export_card"])

@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from core.export import QUANTS, launch
-from core.export.forms import Quant
+from core.export import launch
+from core.export.forms import QUANTS, Quant
 from core.export.plan import plan_export
 from core.export.records import ExportRequest
 from core.export.tools import FOLDER_VARIABLE, install

@@ -8,10 +8,11 @@ import gradio as gr
 
 from core import runs
 from core.export import FORMS, launch, list_exports
+from core.export.card import keep_card, new_card
 from core.export.forms import DEFAULT_QUANT
-from core.export.plan import ExportPlan, plan_export
+from core.export.plan import ExportPlan, Upload, plan_export
 from core.export.tools import find_tools, install
-from core.job import RunNotFound, TailorError
+from core.job import Problem, RunNotFound, SpecError, TailorError
 from core.runs import Home, Run
 from core.training.contract.methods import METHODS
 from ui.events import Updates
@@ -21,6 +22,8 @@ from ui.render import exports as panel
 
 ACTIVE = ("starting", "running")
 USUAL_BASE = "trained"
+SOME_REPOSITORY = "owner/name"
+"""Stands for the repository while none is named: the size is the same."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,32 @@ class ExportHandlers:
         quant = export_quant if FORMS[form].has_quant else ""
         launch.start(run, plan_export(run, form, quant=quant, base=export_base))
         return show_exports(run, export_quant, export_base)
+
+    def on_publish(
+        self,
+        run_id: str,
+        export_repo: str,
+        export_token: str,
+        export_private: bool,
+        export_card: str,
+    ) -> Updates:
+        """Send what the run has trained to the Hub, with the token that was typed in."""
+        run = runs.read(self.home, run_id)
+        upload = Upload((export_repo or "").strip(), is_private=bool(export_private))
+        plan = plan_export(run, "hub", upload=upload)
+        token = (export_token or "").strip()
+        if not token:
+            # That of the machine's owner is not for everybody who may use this page.
+            raise SpecError(Problem("token", "the token is missing", "paste one that may write"))
+        if (export_card or "").strip():
+            keep_card(run, export_card)
+        launch.start(run, plan, token)
+        return {**show_exports(run, DEFAULT_QUANT, USUAL_BASE), "export_token": ""}
+
+    def on_show_card(self, run_id: str, export_repo: str) -> Updates:
+        """Write the model card from what the run knows, to be edited."""
+        run = runs.read(self.home, run_id)
+        return {"export_card": new_card(run, (export_repo or "").strip() or run.id, _sent(run))}
 
     def on_export_settings(self, run_id: str, export_quant: str, export_base: str) -> Updates:
         """Show the sizes with other numbers or another base."""
@@ -73,7 +102,8 @@ def show_panel(run: Run | None, *, is_new: bool) -> Updates:
     chosen = gr.update(value=USUAL_BASE)
     if run is not None:
         chosen = gr.update(value=USUAL_BASE, visible=_is_4bit(run))
-    return {**updates, "export_quant": DEFAULT_QUANT, "export_base": chosen}
+    fresh = {"export_quant": DEFAULT_QUANT, "export_base": chosen, "export_card": ""}
+    return {**updates, **fresh}
 
 
 def show_exports(run: Run | None, quant: str, base: str) -> Updates:
@@ -93,9 +123,16 @@ def show_exports(run: Run | None, quant: str, base: str) -> Updates:
     }
     for form, place in EXPORT_TILES.items():
         updates[place] = panel.tile(FORMS[form].title, FORMS[form].help, plans[form])
+    sent = _plan(run, "hub", quant, base)
+    updates["publish_tile"] = panel.tile(FORMS["hub"].title, FORMS["hub"].help, sent)
+    updates["publish"] = gr.update(interactive=not active and isinstance(sent, ExportPlan))
     for form, button in EXPORT_BUTTONS.items():
         updates[button] = gr.update(interactive=not active and _is_possible(plans, form))
     return updates
+
+
+def _sent(run: Run) -> str:
+    return "adapter" if run.job.trains_adapter else "merged"
 
 
 def _is_4bit(run: Run) -> bool:
@@ -109,7 +146,9 @@ def _is_possible(plans: Mapping[str, ExportPlan | TailorError], form: str) -> bo
 def _plan(run: Run, form: str, quant: str, base: str) -> ExportPlan | TailorError:
     try:
         has_quant = FORMS[form].has_quant
-        return plan_export(run, form, quant=quant if has_quant else "", base=base)
+        upload = Upload(SOME_REPOSITORY) if form == "hub" else None
+        numbers = quant if has_quant else ""
+        return plan_export(run, form, quant=numbers, base=base, upload=upload)
     except TailorError as error:
         return error
 

@@ -25,14 +25,16 @@ def export(
     quant: str = "",
     base: str = "",
     llama_cpp: str = "",
+    repo: str = "",
+    send: str = "",
+    public: bool = False,
     install: bool = False,
     json: bool = False,
 ) -> int:
     """Export the result of a run, or list its exports. Raises TailorError."""
     place = Home.find(home)
     if install:
-        say("Installing the converters to GGUF (52 MB).")
-        out.print(f"Installed in {converters.install(place)}.")
+        _install(place)
         if not run:
             return 0
     if not run:
@@ -41,9 +43,10 @@ def export(
     chosen = read(place, run)
     if not to:
         return _list(chosen, json)
-    plan = plans.plan_export(chosen, to, quant=quant, base=base, llama_cpp=llama_cpp)
+    upload = plans.Upload(repo, send, is_private=not public) if to == "hub" else None
+    plan = plans.plan_export(chosen, to, quant=quant, base=base, llama_cpp=llama_cpp, upload=upload)
     say(export_facts(plan), *plan.notes)
-    name = launch.start(chosen, plan)
+    name = launch.start(chosen, plan, _token() if upload else "")
     status = _follow(chosen, name)
     if status.state in STATES_OF_FAILURE:
         return _report_failure(chosen, name, status)
@@ -54,6 +57,22 @@ def export(
         _print(result)
     verified = result.manifest.verified
     return UNTRUSTED if verified and not verified.trusted else 0
+
+
+def _install(home: Home) -> None:
+    say("Installing the converters to GGUF (52 MB).")
+    out.print(f"Installed in {converters.install(home)}.")
+
+
+def _token() -> str:
+    """Return the token of the Hub that the user has logged in with. Raises SpecError."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if not token:
+        fix = "run `hf auth login`, or set HF_TOKEN, with a token that may write"
+        raise SpecError(Problem("token", "you are not logged in to the Hub", fix))
+    return token
 
 
 def _list(run: Run, as_json: bool) -> int:
@@ -98,7 +117,7 @@ def _print(export: Export) -> None:
     for note in export.manifest.notes:
         out.print(note)
     out.print(verified_sentence(export.manifest.verified), style="bold")
-    out.print(f"Result: {export.folder}")
+    out.print(f"Result: {export.manifest.url or export.folder}")
 
 
 @contextmanager

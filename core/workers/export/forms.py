@@ -3,15 +3,18 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from core.export import Manifest, Verification
 from core.export.forms import QUANTS, FormName
 from core.export.records import ExportedFile
+from core.training.contract.failures import TrainingError
 from core.training.contract.files import sha256_of
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 from core.training.contract.weights.files import weight_files
+from core.workers.export.hub import send, write_adapter
 from core.workers.export.llama import answers_of_gguf, write_adapter_gguf, write_gguf
 from core.workers.export.merge import copy_result, merge
 from core.workers.export.model_files import copy_model_files, write_model_files
@@ -73,6 +76,21 @@ def make_ollama(task: ExportTask, job: Job, _token: str) -> Manifest:
     write_ollama_files(task, model, gguf, template, verified)
     shutil.rmtree(model)
     return manifest_of(task, verified)
+
+
+def make_hub(task: ExportTask, job: Job, token: str) -> Manifest:
+    """Write what goes to the Hub, verify it where it is a whole model, and send it."""
+    verified = None
+    if task.request.sent == "adapter":
+        write_adapter(task)
+    elif task.request.sent == "gguf":
+        verified = make_gguf(task, job, token).verified
+    else:
+        verified = make_merged(task, job, token).verified
+    if verified and not verified.trusted:
+        raise TrainingError(f"It is not sent, because it is not to be trusted: {verified.note}.")
+    url = send(task, token)
+    return replace(manifest_of(task, verified), url=url)
 
 
 def _write_gguf(task: ExportTask, job: Job, model: Path) -> tuple[Path, Verification | None]:
@@ -158,8 +176,6 @@ def manifest_of(task: ExportTask, verified: Verification | None) -> Manifest:
 
 def _reference(task: ExportTask, job: Job) -> tuple[Job, str]:
     """Return the job whose base answers beside the export, and what that is."""
-    from dataclasses import replace
-
     if not job.trains_adapter:
         return choose_dtype(weight_files(Path(task.request.run_folder) / "output"), job), "result"
     base = Path(task.request.base_folder)
@@ -182,4 +198,5 @@ MAKERS: Mapping[FormName, Maker] = {
     "gguf": make_gguf,
     "adapter-gguf": make_adapter_gguf,
     "ollama": make_ollama,
+    "hub": make_hub,
 }

@@ -1,0 +1,73 @@
+"""Send a result to the Hugging Face Hub. The token is neither written nor logged."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from core.export.card import CARD, base_name, card_of
+from core.runs import Home, read
+from core.training.contract.failures import TrainingError
+from core.training.contract.weights.adapters import SETTINGS, WEIGHTS
+from core.workers.export.model_files import TOKENIZER_FILES
+from core.workers.export.task import ExportTask
+
+HUB_SENDS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.gguf", "LICEN*")
+"""Files that are sent; others of the folder, such as pickles, never are."""
+
+
+def write_adapter(task: ExportTask) -> None:
+    """Copy the adapter with its tokenizer, without a path of this machine."""
+    run = _run(task)
+    output = run.folder / "output"
+    for name in (WEIGHTS, *TOKENIZER_FILES):
+        if (output / name).is_file():
+            shutil.copyfile(output / name, task.files / name)
+    settings: dict[str, Any] = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = base_name(run)
+    (task.files / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def send(task: ExportTask, token: str) -> str:
+    """Send the files of the export with a model card; return their address.
+
+    What the Hub has already is not sent again. Raises TrainingError.
+    """
+    request = task.request
+    run = _run(task)
+    card = card_of(run, request.repo_id, request.sent)
+    (task.files / CARD).write_text(card, encoding="utf-8")
+    task.enter(f"Sending to {request.repo_id}")
+    api = HfApi(token=token or None)
+    try:
+        url = api.create_repo(request.repo_id, private=request.is_private, exist_ok=True)
+        api.upload_folder(
+            repo_id=request.repo_id,
+            folder_path=task.files,
+            allow_patterns=list(HUB_SENDS),
+            commit_message="Add the model",
+        )
+    except (HfHubHTTPError, RepositoryNotFoundError) as error:
+        raise TrainingError(f"The Hub refuses it: {_reason(error)}.") from None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"The Hub cannot be reached or refuses it: {error}.") from None
+    return str(url)
+
+
+def _reason(error: HfHubHTTPError) -> str:
+    status = error.response.status_code if error.response is not None else 0
+    reasons = {
+        401: "the token is missing or wrong",
+        403: "the token may not write there",
+        404: "there is no such repository or owner",
+        409: "the repository is being changed; try again",
+    }
+    return reasons.get(status, f"{type(error).__name__} {status}")
+
+
+def _run(task: ExportTask) -> Any:
+    folder = Path(task.request.run_folder)
+    return read(Home(folder.parent.parent), folder.name)

@@ -1,0 +1,109 @@
+"""Test uploads against a Hub on this machine, as the real client speaks to it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.export import launch
+from core.export.card import keep_card, new_card
+from core.export.plan import Upload, plan_export
+from core.export.records import unfinished_folder
+from core.job import SpecError
+from core.runs import Home, Run, read
+from core.training.contract.files import write_json
+from tests.builders.exports import AdapterCase, make_case
+from tests.builders.fake_hub_uploads import TOKEN, Received, upload_hub
+from tests.builders.fake_runs import FINISHED
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+ID = "made"
+UPLOAD = Upload("me/model")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a base, and a run with an adapter over it."""
+    folder = tmp_path_factory.mktemp("case")
+    make_case(folder, AdapterCase())
+    write_json(folder / "run" / "status.json", FINISHED)
+    (folder / "run" / "output" / "training_args.bin").write_bytes(b"pickle")
+    return folder
+
+
+@pytest.fixture
+def run(made: Path, home: Home) -> Run:
+    """Return the run in a home of the test."""
+    shutil.copytree(made / "run", home.runs / ID)
+    return read(home, ID)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Received]:
+    """Serve a Hub, which the worker finds by its environment."""
+    with upload_hub() as received:
+        monkeypatch.setenv("HF_ENDPOINT", received.url)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        yield received
+
+
+def send(run: Run, token: str = TOKEN, upload: Upload = UPLOAD) -> str:
+    """Send a run's result; return the error, "" for none."""
+    name = launch.start(run, plan_export(run, "hub", upload=upload), token)
+    return launch.wait(run, name, lambda _status: None).error
+
+
+def test_an_adapter_is_sent_privately_without_paths(run: Run, hub: Received) -> None:
+    assert send(run) == ""
+    assert hub.repositories[0]["visibility"] == "private"
+    assert set(hub.files) >= {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert "training_args.bin" not in hub.files
+    texts = b"".join(text for name, text in hub.files.items() if name.endswith((".json", ".md")))
+    assert str(run.folder).encode() not in texts
+    assert run.job.model.encode() not in texts
+    found = launch.result_of(run, "hub")
+    assert found.manifest.url == f"{hub.url}/me/model"
+
+
+@pytest.mark.slow
+def test_a_wrong_token_is_said_and_kept_nowhere(run: Run, hub: Received) -> None:
+    secret = "hf_wrong_secret"
+    assert "the token is missing or wrong" in send(run, secret)
+    folder = unfinished_folder(run, "hub")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_a_second_upload_sends_no_large_file_again(run: Run, hub: Received) -> None:
+    assert send(run) == ""
+    assert send(run) == ""
+    assert hub.num_puts == 1
+
+
+@pytest.mark.slow
+def test_an_edited_card_is_the_one_that_is_sent(run: Run, hub: Received) -> None:
+    keep_card(run, "---\ntags: []\n---\n# Mine\n")
+    assert send(run) == ""
+    assert hub.files["README.md"].endswith(b"# Mine\n")
+
+
+def test_a_repository_must_be_named(run: Run) -> None:
+    with pytest.raises(SpecError, match="is missing"):
+        plan_export(run, "hub")
+    with pytest.raises(SpecError, match="is no repository"):
+        plan_export(run, "hub", upload=Upload("no owner"))
+
+
+def test_a_card_says_what_is_known(run: Run) -> None:
+    (run.folder / "checks").mkdir()
+    check = {"name": "identity", "total": 100, "before": 3, "after": 98}
+    (run.folder / "checks" / "identity.json").write_text(json.dumps(check))
+    card = new_card(run, "me/model", "adapter")
+    assert "library_name: peft" in card
+    assert "| identity | 3 of 100 | 98 of 100 |" in card
+    assert "20 steps" in card
+    assert str(run.folder.parent) not in card
