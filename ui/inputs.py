@@ -7,6 +7,8 @@ import gradio as gr
 
 UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 """Characters that no file name and no encoding has."""
+MAX_WHOLE = 2**63
+LARGEST = 10**300
 
 
 def checked(inputs: Mapping[str, object], components: Mapping[str, object]) -> dict[str, object]:
@@ -17,11 +19,18 @@ def checked(inputs: Mapping[str, object], components: Mapping[str, object]) -> d
     return {name: _checked(components.get(name), value) for name, value in inputs.items()}
 
 
+def sendable(value: int | float) -> int | float:
+    """Return a number that can be sent back to the browser: whole ones have 64 bits at most."""
+    if abs(value) < MAX_WHOLE:
+        return value
+    return float(max(-LARGEST, min(LARGEST, value)))
+
+
 def _checked(component: object, value: object) -> object:
     if component is None or isinstance(component, gr.State):
         return value  # the server's own
     if isinstance(component, gr.Number):
-        return value if isinstance(value, int | float) else None
+        return sendable(value) if isinstance(value, int | float) else None
     if isinstance(component, gr.Checkbox):
         return value if isinstance(value, bool) else None
     if isinstance(component, gr.CheckboxGroup):

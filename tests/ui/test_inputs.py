@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 
 import gradio as gr
+import orjson
 import pytest
 
 from core.runs import Home
@@ -68,3 +69,8 @@ def test_a_surrogate_is_replaced() -> None:
 
 def test_a_text_is_no_number() -> None:
     assert checked({"lora_r": "ten"}, {"lora_r": gr.Number()}) == {"lora_r": None}
+
+
+def test_a_number_of_more_than_64_bits_can_be_sent_back() -> None:
+    (number,) = checked({"seed": 10**21}, {"seed": gr.Number()}).values()
+    assert orjson.dumps(number) == b"1e+21"

@@ -13,6 +13,7 @@ from ui import render
 from ui.events import MESSAGE, Updates
 from ui.form import FIRST_SHOWN
 from ui.handlers.answer import FIRST_STATE, FormState
+from ui.inputs import sendable
 
 FORMAT = 1
 """Number of this way to keep a form. Raise it when a field changes its meaning."""
@@ -71,11 +72,13 @@ def _sound_values(values: object) -> dict[str, object]:
     """Return the fields of a form that are known, with values of the kind that a control holds."""
     if not isinstance(values, dict):
         return {}
-    return {
+    found = {
         name: values[name]
         for name, first in FIRST_SHOWN.items()
         if name in values and _is_alike(values[name], first)
     }
+    numbers = {name: value for name, value in found.items() if type(value) is int}
+    return {**found, **{name: sendable(value) for name, value in numbers.items()}}
 
 
 def _planned(values: object) -> dict[str, object]:
