@@ -37,7 +37,11 @@ def memory_to_answer(job: JobSpec, shape: ModelShape, gpu: Gpu, num_tokens: int)
     The model is loaded as the job trains it, such as in 4 bits. Raises SpecError for a job that the
     model does not support.
     """
-    changes = {"stage": DEFAULT_STAGE, "max_length": min(num_tokens, shape.max_position_embeddings)}
+    changes = {
+        "stage": DEFAULT_STAGE,
+        "max_length": min(num_tokens, shape.max_position_embeddings),
+        "num_devices": 1,  # one device answers, also where several have trained
+    }
     program = program_of(job.model_copy(update=changes), shape, gpu)
     program = replace(program, checkpointing=False)
     kinds = program.layer_kinds()

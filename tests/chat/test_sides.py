@@ -7,7 +7,9 @@ import pytest
 from core.chat import ChatError, ChatSide, find_side, plan_chat, sides_of
 from core.chat import plan as chat_plan
 from core.device import this_machine
-from core.job import ModelNotFound
+from core.job import JobSpec, ModelNotFound
+from core.memory.answering import memory_to_answer
+from core.models import find_model, gpus
 from core.runs import Home, Run
 from tests.builders.chat_runs import add_checkpoint, finish
 from tests.builders.fake_runs import NewRun
@@ -103,3 +105,14 @@ def leave_free(monkeypatch: pytest.MonkeyPatch, mib: int) -> None:
     machine = replace(this_machine(), gpus=(), ram_available_bytes=mib * MIB)
     show_machine(monkeypatch, machine)
     monkeypatch.setattr(chat_plan, "this_machine", lambda: machine)
+
+
+def test_one_device_answers_for_a_model_that_several_have_trained() -> None:
+    model, gpu = find_model("meta-llama/Llama-3.1-8B"), gpus()["h100"]
+    assert model.shape
+    fields = {"model": "meta-llama/Llama-3.1-8B", "method": "full"}
+    alone = JobSpec.parse(fields)
+    together = alone.model_copy(update={"num_devices": 4, "parallelism": "fsdp"})
+    needed = memory_to_answer(alone, model.shape, gpu, 2048)
+    assert memory_to_answer(together, model.shape, gpu, 2048) == needed
+    assert needed.loaded_bytes > 2 * 8 * 10**9
