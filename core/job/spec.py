@@ -76,18 +76,41 @@ class JobSpec(JobFields):
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Build a job from the text of a job file. Raises SpecError."""
+        return cls.parse(cls.fields_of(text))
+
+    @staticmethod
+    def fields_of(text: str, name: str = "") -> dict[str, object]:
+        """Return the fields in the text of a job file, which has a name if it is not on the page.
+
+        Raises SpecError.
+        """
         fix = "give a JSON object of job fields"
+        begin = f"{name} " if name else ""
         try:
-            fields = json.loads(text.removeprefix("\ufeff"))
+            fields = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_with_each_key_once)
+        except KeyError as error:
+            problem = f"{begin}has the field {error.args[0]!r} twice"
+            raise SpecError(Problem("job file", problem, "remove one of them")) from None
         except (ValueError, RecursionError) as error:
-            raise SpecError(Problem("job file", f"is not JSON: {error}", fix)) from None
+            raise SpecError(Problem("job file", f"{begin}is not JSON: {error}", fix)) from None
         if not isinstance(fields, dict):
-            raise SpecError(Problem("job file", f"is a JSON {type(fields).__name__}", fix))
-        return cls.parse(fields)
+            problem = f"{begin}is not a JSON object"
+            raise SpecError(Problem("job file", problem, fix))
+        return fields
 
     def to_json(self) -> str:
         """Return the text of a job file that `from_json` reads back to an equal job."""
         return self.model_dump_json(indent=2) + "\n"
+
+
+def _with_each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the object of a JSON text. Raises KeyError for a key that occurs twice."""
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        if key in values:
+            raise KeyError(key)
+        values[key] = value
+    return values
 
 
 def _unknown_choices(fields: Mapping[str, object]) -> list[Problem]:

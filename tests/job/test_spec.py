@@ -125,3 +125,8 @@ def test_true_and_false_are_no_numbers(name: str, value: bool) -> None:
 
 def test_a_flag_takes_true_and_false() -> None:
     assert JobSpec.parse({"packing": True}).packing is True
+
+
+def test_a_field_that_a_job_file_has_twice_is_named() -> None:
+    with pytest.raises(SpecError, match="has the field 'model' twice; remove one of them"):
+        JobSpec.from_json('{"model": "demo", "model": "other"}')

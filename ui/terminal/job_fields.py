@@ -1,11 +1,10 @@
 """Job of a command: its fields from a job file and flags, its data, its rows. Prints notes."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from core.dataset.intake import must_be_imported
-from core.job import Problem, SpecError
+from core.job import JobSpec, Problem, SpecError
 from core.resolve import ResolvedJob
 from core.runs import Home
 from core.speed import RowStatistics
@@ -24,17 +23,14 @@ def fields_of_job(job_file: str | None, flags: Mapping[str, str]) -> dict[str, o
     if job_file is None:
         return dict(given)
     try:
-        fields = json.loads(Path(job_file).read_text(encoding="utf-8-sig"))
+        text = Path(job_file).read_text(encoding="utf-8-sig")
     except OSError as error:
         problem = f"{job_file}: {error.strerror}"
         raise SpecError(Problem("job file", problem, "give the path of a job file")) from None
-    except (ValueError, RecursionError) as error:
-        problem = f"{job_file} is not JSON: {error}"
+    except UnicodeDecodeError:
+        problem = f"{job_file} is not JSON: it is no text in UTF-8"
         raise SpecError(Problem("job file", problem, "correct it")) from None
-    if not isinstance(fields, dict):
-        fix = "give a JSON object of job fields"
-        raise SpecError(Problem("job file", f"{job_file} is not a JSON object", fix))
-    return fields | given
+    return JobSpec.fields_of(text, job_file) | given
 
 
 def require_choice(job_fields: Mapping[str, object]) -> None:

@@ -78,10 +78,28 @@ def load_tokenizer(model: str, revision: str, *, is_conversational: bool) -> Any
         raise TrainingError(
             f"The tokenizer of {model} has no token that could pad: it names no end token."
         )
+    note = choose_named_template(tokenizer)
+    if note:
+        print(note)
     if is_conversational and tokenizer.chat_template is None:
         print(f"{model} has no chat template: a ChatML one is used and saved with the result.")
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def choose_named_template(tokenizer: Any) -> str:
+    """Keep one of several named chat templates: the default, or else the first.
+
+    Return a sentence about it; "" for a tokenizer with one template or none.
+    """
+    templates = tokenizer.chat_template
+    if not isinstance(templates, dict):
+        return ""
+    chosen = "default" if "default" in templates else next(iter(templates), "")
+    tokenizer.chat_template = templates.get(chosen)
+    note = f"Of the model's chat templates ({', '.join(templates)}), {chosen} is used."
+    tokenizer.init_kwargs["template_note"] = note
+    return note
 
 
 def training_template(tokenizer: Any) -> str | None:

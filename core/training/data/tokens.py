@@ -211,7 +211,7 @@ class Encoder:
 
     def _plain_exchange(self, prompt: str, answer: str, with_text: bool) -> tuple[Tokens, int]:
         """Return (a prompt with its answer as plain text, the index at which that begins)."""
-        prompt_ids = self.tokenizer(text=prompt)["input_ids"]
+        prompt_ids = self._plain_text(prompt, with_text=False).ids
         whole = self._plain_text(prompt + self._with_end_token(answer), with_text)
         return whole, length_shared(prompt_ids, whole.ids)
 
@@ -231,8 +231,16 @@ class Encoder:
         return self.on_answers and not self.template.marks_answers
 
     def _plain_text(self, text: str, with_text: bool) -> Tokens:
-        encoding = self.tokenizer(text=text, return_offsets_mapping=with_text)
-        return _all_in_loss(encoding, text if with_text else "")
+        tokens = _all_in_loss(
+            self.tokenizer(text=text, return_offsets_mapping=with_text), text if with_text else ""
+        )
+        first = self.tokenizer.bos_token_id
+        if first is None or list(tokens.ids[:2]) != [first, first]:
+            return tokens
+        # The text was printed by a template that begins with the token already.
+        return replace(
+            tokens, ids=tokens.ids[1:], loss_mask=tokens.loss_mask[1:], spans=tokens.spans[1:]
+        )
 
     def _tokens(self, text: str, with_text: bool = False) -> Tokens:
         """Return the tokens of what a chat template printed."""

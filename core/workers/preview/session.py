@@ -55,6 +55,7 @@ class PreviewSession:
         self.template = self._template() if _is_chat(first) else "none"
         learns_whole_texts = "text" in first and request["assistant_only_loss"]
         notes = (
+            str(self.tokenizer.init_kwargs.pop("template_note", "")),
             TEMPLATES[self.template],
             self.plain_text.note,
             self._note(learns_whole_texts),
