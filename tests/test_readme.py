@@ -24,6 +24,8 @@ FLAGS_OF_NO_JOB = frozenset(
         "--no-browser",
         "--home",
         "--demo",
+        "--suite",
+        "--at-least",
         "--json",
         "--eval",
         "--line",

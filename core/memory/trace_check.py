@@ -40,7 +40,7 @@ FIELDS = (
     "gradient_checkpointing", "checkpoint_every_n_layers", "attn_implementation", "lora_r",
     "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "init_lora_weights",
     "modules_to_save", "num_trainable_layers", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
-    "precompute_ref_log_probs", "loss_type", "beta", "max_completion_length",
+    "precompute_ref_log_probs", "loss_type", "beta", "max_completion_length", "parallelism",
 )
 # fmt: on
 """Fields of a job that the trace reads. A test finds what is missing."""
@@ -127,8 +127,8 @@ class TraceRequest:
 def uncompiled(job: JobSpec) -> JobSpec:
     """Return the job as it is traced: on one device, and without torch.compile, which fuses
     operations."""
-    plain = {"torch_compile": False, "activation_memory_budget": 1.0, "num_devices": 1}
-    return job.model_copy(update=plain)
+    plain = {"torch_compile": False, "activation_memory_budget": 1.0}
+    return job.model_copy(update={**plain, "num_devices": 1, "parallelism": "auto"})
 
 
 def trace_peak_memory(

@@ -107,5 +107,5 @@ def test_long_operations_report_their_progress(
     monkeypatch.setattr(RunFiles, "update", update_and_look)
     run = make_run(tmp_path / "run", max_steps=1, eval_dataset="data/eval.jsonl", eval_steps=1)
     assert train(run) == FINISHED
-    assert {"Loading weights", "Tokenizing train dataset", "evaluating"} <= finished
+    assert {"Loading weights", "Tokenizing the rows of dataset", "evaluating"} <= finished
     assert status_of(run)["progress"] is None
