@@ -9,6 +9,8 @@ const say = (id, value) => {
 element.closest("body").addEventListener("click", ({ target }) => {
   const unreadable = target.closest("#unreadable [data-delete]");
   if (unreadable) say("unreadable-id", unreadable.dataset.delete);
+  const published = target.closest("#checkpoints [data-publish]");
+  if (published) say("published-step", published.dataset.publish);
 });
 const runAt = (event) => event.target.closest("[data-run]")?.dataset.run;
 let pressed; // the list may change between press and release; the click then hits no run

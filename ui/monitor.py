@@ -77,6 +77,13 @@ def _place_run(parts: Parts) -> None:
         for plot in PLOTS:
             if plot not in ALWAYS_SHOWN:
                 _place_plot(plot)
+    with gr.Accordion("Checkpoints", open=False):
+        parts.html("checkpoints")
+        parts.signal("published_step")
+        with gr.Row(elem_classes="actions"):
+            epochs = {"minimum": 0, "min_width": 120, "visible": False}
+            parts.add("more_epochs", gr.Number, 1, label="More epochs", **epochs)
+            parts.button("continue_run", "Train more epochs", visible=False)
     with gr.Accordion("Name, tags and notes", open=False):
         parts.add("title", gr.Textbox, label="Name", max_lines=1)
         parts.add("tags", gr.Textbox, label="Tags (comma-separated)", max_lines=1)

@@ -325,6 +325,8 @@ def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:
     on(parts["unreadable_id"].input, runs.on_delete_unreadable)
     on(parts["restore"].click, runs.on_restore)
     on(parts["empty_trash"].click, runs.on_empty_trash)
+    on(parts["published_step"].input, handlers.results.on_publish, queue=True)
+    on(parts["continue_run"].click, handlers.results.on_continue, queue=True)
     on(parts["save_about"].click, runs.on_save_about)
     on(parts["duplicate"].click, runs.on_duplicate, fills=True)
     on(parts["next_stage"].click, runs.on_next_stage, fills=True)

@@ -18,6 +18,7 @@ from ui.handlers.data import DataHandlers
 from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
 from ui.handlers.exports import ExportHandlers
 from ui.handlers.imports import Imports
+from ui.handlers.results import ResultHandlers
 from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
 from ui.handlers.start import show_start
@@ -51,6 +52,7 @@ class Handlers:
         self.estimate = EstimateHandlers(home, self.previews, self.trace)
         self.checks = CheckHandlers(home)
         self.runs = RunHandlers(home, self.previews, self.checks)
+        self.results = ResultHandlers(home, self.runs.on_view)
         self.conversations = Conversations(home)
         self.tries = TryHandlers(home, self.conversations)
         self.exports = ExportHandlers(home)

@@ -26,6 +26,7 @@ from ui.handlers.checks import CheckHandlers
 from ui.handlers.data import data_choices
 from ui.handlers.exports import show_panel
 from ui.handlers.guard import guarded
+from ui.handlers.results import show_results
 from ui.handlers.rows import Previews
 from ui.handlers.start import require_startable
 from ui.monitor import ACTIONS, RETRY_BUTTONS
@@ -336,10 +337,11 @@ RUN_PANELS: Mapping[str, Callable[[Run], str]] = {
 
 def _show_run(run: Run | None) -> Updates:
     if run is None:
-        return {"run_header": panel.no_run(), **dict.fromkeys(RUN_PANELS, ""), **_show_actions(run)}
+        blank = {"run_header": panel.no_run(), **dict.fromkeys(RUN_PANELS, "")}
+        return {**blank, **_show_actions(run), **show_results(run)}
     header = guarded(lambda: panel.run_header(run, advice_for(run), stall_warning(run)))
     drawn = {name: guarded(partial(draw, run)) for name, draw in RUN_PANELS.items()}
-    return {"run_header": header, **drawn, **_show_actions(run)}
+    return {"run_header": header, **drawn, **_show_actions(run), **show_results(run)}
 
 
 def _show_about(view: RunsView, run: Run | None) -> Updates:

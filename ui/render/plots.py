@@ -63,6 +63,7 @@ CHECKS = (
 )
 REWARDS = (
     Line("reward", "reward", BLUE),
+    Line("eval_reward", "eval reward", RED, markers=True),
     Line("mean_reward", "score", BLUE),
     Line("rewards/chosen", "chosen", GREEN),
     Line("rewards/rejected", "rejected", RED),
@@ -153,6 +154,8 @@ def figure(plot: Plot, run: Run) -> go.Figure:
         drawn.add_trace(_resumes(resumed.values))
     if plot.id == "memory":
         _add_memory_levels(drawn, run)
+    if run.best and any(line.key == run.best.metric for line in plot.lines):
+        drawn.add_trace(_best_point(run.best.step, run.best.value))
     return drawn
 
 
@@ -213,6 +216,15 @@ def _scatter(line: Line, steps: Floats, values: Floats) -> go.Scatter:
         mode="lines+markers" if has_markers else "lines",
         line={"color": line.colour, "width": line.width, "dash": line.dash},
         hovertemplate="%{y:.4g}",
+    )
+
+
+def _best_point(step: int, value: float) -> go.Scatter:
+    """Return a star at the best evaluation, named in the legend."""
+    marker = {"symbol": "star", "size": 13, "color": RED, "line": {"width": 1, "color": "white"}}
+    name = f"best at step {step:,}"
+    return go.Scatter(
+        x=[step], y=[value], name=name, mode="markers", marker=marker, hoverinfo="skip"
     )
 
 

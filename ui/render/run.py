@@ -8,7 +8,15 @@ import numpy as np
 from core.advise import Advice
 from core.runs import Run
 from core.runs.past_runs import LARGE_ERROR, prediction_errors
-from core.wording import MEASURED, duration, memory, memory_rows, seconds_left, state_sentence
+from core.wording import (
+    MEASURED,
+    best_sentence,
+    duration,
+    memory,
+    memory_rows,
+    seconds_left,
+    state_sentence,
+)
 from ui.render import notice, table
 from ui.render.checks import results
 
@@ -61,6 +69,8 @@ def run_header(run: Run, advice: Sequence[Advice] = (), stall_warning: str | Non
     left = seconds_left(run)
     if left is not None:
         progress.append(f"about {duration(left)} left")
+    if best := best_sentence(run):
+        progress.append(best.removesuffix("."))
     warnings = [*run.status.notes, run.status.warning or "", stall_warning or ""]
     notices = "".join(notice(each, "warned") for each in warnings)
     return (
