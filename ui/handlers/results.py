@@ -37,7 +37,7 @@ def _prospect(run: Run) -> tuple[bool, str]:
         plan = results.plan_continuation(run, 1)
     except SpecError:
         return False, ""
-    return True, f'<p>{escape(plan.sentence)}</p>'
+    return True, f"<p>{escape(plan.sentence)}</p>"
 
 
 @dataclass(frozen=True)
