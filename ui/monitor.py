@@ -78,12 +78,7 @@ def _place_run(parts: Parts) -> None:
             if plot not in ALWAYS_SHOWN:
                 _place_plot(plot)
     with gr.Accordion("Checkpoints", open=False):
-        parts.html("checkpoints")
-        parts.signal("published_step")
-        with gr.Row(elem_classes="actions"):
-            epochs = {"minimum": 0, "min_width": 120, "visible": False}
-            parts.add("more_epochs", gr.Number, 1, label="More epochs", **epochs)
-            parts.button("continue_run", "Train more epochs", visible=False)
+        _place_checkpoints(parts)
     with gr.Accordion("Name, tags and notes", open=False):
         parts.add("title", gr.Textbox, label="Name", max_lines=1)
         parts.add("tags", gr.Textbox, label="Tags (comma-separated)", max_lines=1)
@@ -96,6 +91,16 @@ def _place_run(parts: Parts) -> None:
     with gr.Accordion("Log", open=False):
         shown = {"lines": 14, "max_lines": 14, "show_label": False, "interactive": False}
         parts.add("log", gr.Textbox, **shown)
+
+
+def _place_checkpoints(parts: Parts) -> None:
+    """Place the list of checkpoints. ui/history.js fills the hidden box."""
+    parts.html("checkpoints")
+    parts.signal("published_step")
+    with gr.Row(elem_classes="actions"):
+        epochs = {"minimum": 0, "min_width": 120, "visible": False}
+        parts.add("more_epochs", gr.Number, 1, label="More epochs", **epochs)
+        parts.button("continue_run", "Train more epochs", visible=False)
 
 
 def _place_plot(name: str) -> None:

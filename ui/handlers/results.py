@@ -12,7 +12,7 @@ from core.runs import Home, Run, queue, results
 from ui import render
 from ui.events import Updates
 from ui.form import in_words
-from ui.render import checkpoints as panel
+from ui.render import run as panel
 
 HIDDEN = ("checkpoints", "more_epochs", "continue_run")
 

@@ -8,6 +8,8 @@ import numpy as np
 from core.advise import Advice
 from core.runs import Run
 from core.runs.past_runs import LARGE_ERROR, prediction_errors
+from core.runs.results import UNDO as ORIGINAL
+from core.runs.results import ListedCheckpoint
 from core.wording import (
     MEASURED,
     best_sentence,
@@ -34,6 +36,8 @@ SIGNS: Mapping[str, str] = {
 NO_VALUE = "–"
 RUN_REMOVED = "This run is not there any more: it was deleted in another tab or in the terminal."
 BUNDLE_LABEL = "Download bundle"
+USE, UNDO = "Use this one", "Use the result of the training again"
+"""Buttons in the table of checkpoints."""
 
 
 def active_label(run: Run) -> str:
@@ -231,3 +235,36 @@ def files(run: Run) -> str:
         f'<div class="measured">{place}{table(rows)}<ul>{skipped}</ul>'
         f"<p>{link}: {contents}.</p></div>"
     )
+
+
+def checkpoints(listed: Sequence[ListedCheckpoint], can_publish: bool, can_undo: bool) -> str:
+    """Return the table. ui/history.js reports which button was pressed."""
+    if not listed:
+        return '<div class="measured checkpoints"><p>There are no checkpoints yet.</p></div>'
+    heads = "".join(f"<th>{head}</th>" for head in ("step", "evaluation", "size", "", ""))
+    rows = "".join(_checkpoint(each, can_publish) for each in listed)
+    undo = ""
+    if can_undo:
+        undo = f'<p><button type="button" data-publish="{ORIGINAL}">{UNDO}</button></p>'
+    rows_shown = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="measured checkpoints">{rows_shown}{undo}</div>'
+
+
+def _checkpoint(each: ListedCheckpoint, can_publish: bool) -> str:
+    marks = []
+    if each.is_best:
+        marks.append("★ best")
+    if each.is_result:
+        marks.append("the result")
+    if not each.is_complete:
+        marks.append("incomplete, never used")
+    value = "–" if each.value is None else f"{each.value:.4g}"
+    button = ""
+    if can_publish and each.is_complete and not each.is_result:
+        label = f"Use the checkpoint of step {each.step:,}"
+        button = (
+            f'<button type="button" data-publish="{each.step}" aria-label="{label}">{USE}</button>'
+        )
+    cells = (f"{each.step:,}", value, memory(each.num_bytes), escape(", ".join(marks)), button)
+    row = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f"<tr>{row}</tr>"
