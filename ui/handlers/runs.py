@@ -107,9 +107,8 @@ class RunHandlers:
 
     def on_tick(self, fingerprint: str, **view: str | None) -> Updates:
         """Signal that something on disk has changed since it was shown."""
-        if not fingerprint:
-            return {}  # the page is still loading and will show everything
-        if self._fingerprint(RunsView.of(**view)) == fingerprint:
+        # without a fingerprint the page is still loading, and will show everything
+        if not fingerprint or self._fingerprint(RunsView.of(**view)) == fingerprint:
             return {}
         return {"changed": str(time.monotonic_ns())}
 
@@ -166,9 +165,8 @@ class RunHandlers:
 
     def on_restore(self, **view: str | None) -> Updates:
         """Restore the run that was deleted last."""
-        deleted = sorted(
-            edits.deleted(self.home), key=lambda name: (self.home.trash / name).stat().st_ctime
-        )
+        trash = self.home.trash
+        deleted = sorted(edits.deleted(self.home), key=lambda name: (trash / name).stat().st_ctime)
         run = None
         try:
             if deleted:
@@ -260,6 +258,7 @@ class RunHandlers:
             **self._show_plots(view, run),
             **_show_about(view, run),
             **_show_run(run),
+            **show_results(run),
             **show_panel(run, is_new=view.about_run != view.run_id),
             **self.checks.show_panel(run, is_new=view.about_run != view.run_id),
             **({"run_header": panel.removed_run()} if view.run_id and not run else {}),
@@ -337,11 +336,10 @@ RUN_PANELS: Mapping[str, Callable[[Run], str]] = {
 
 def _show_run(run: Run | None) -> Updates:
     if run is None:
-        blank = {"run_header": panel.no_run(), **dict.fromkeys(RUN_PANELS, "")}
-        return {**blank, **_show_actions(run), **show_results(run)}
+        return {"run_header": panel.no_run(), **dict.fromkeys(RUN_PANELS, ""), **_show_actions(run)}
     header = guarded(lambda: panel.run_header(run, advice_for(run), stall_warning(run)))
     drawn = {name: guarded(partial(draw, run)) for name, draw in RUN_PANELS.items()}
-    return {"run_header": header, **drawn, **_show_actions(run), **show_results(run)}
+    return {"run_header": header, **drawn, **_show_actions(run)}
 
 
 def _show_about(view: RunsView, run: Run | None) -> Updates:
