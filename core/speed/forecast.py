@@ -18,6 +18,7 @@ from core.speed.rows import (
     num_training_rows,
     prompt_tokens,
 )
+from core.speed.several_devices import talk
 from core.speed.work import gpu_seconds, host_seconds, optimizer_bytes
 
 BAND = 0.25
@@ -78,7 +79,9 @@ def predict_speed(
         gpu_seconds(job, shape, gpu, batch, passes),
         host_factor * host_seconds(job, shape, passes),
     )
-    step_seconds = job.gradient_accumulation_steps * micro_seconds
+    talking = talk(job, shape, gpu, micro_seconds)
+    micro_seconds += talking.per_micro_batch
+    step_seconds = job.gradient_accumulation_steps * micro_seconds + talking.per_step
     step_seconds += optimizer_bytes(job, shape, gpu) / gpu.memory_bandwidth_bytes_per_second
     step_seconds += generation_seconds(job, shape, gpu, prompt_tokens(job, rows))
     num_steps = count_steps(job, rows)
@@ -89,8 +92,9 @@ def predict_speed(
             seconds += _reference_seconds(job, shape, gpu, rows, host_factor)
         hours = seconds / 3600
     if hours is not None and gpu.usd_per_hour is not None:
-        usd = hours * gpu.usd_per_hour
-    tokens_per_step = job.gradient_accumulation_steps * batch.num_data_tokens
+        usd = hours * gpu.usd_per_hour * max(1, job.num_devices)
+    num_batches = job.gradient_accumulation_steps * max(1, job.num_devices)
+    tokens_per_step = num_batches * batch.num_data_tokens
     return Speed(tokens_per_step / step_seconds, step_seconds, num_steps, hours, usd)
 
 

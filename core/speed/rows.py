@@ -124,7 +124,8 @@ def count_steps(job: JobSpec, rows: RowStatistics | None) -> int | None:
     if STAGES[job.stage].generates:
         num_rows *= job.num_generations
     num_batches = ceil(num_rows / job.per_device_train_batch_size)
-    return ceil(job.num_train_epochs * ceil(num_batches / job.gradient_accumulation_steps))
+    batches_per_step = job.gradient_accumulation_steps * max(1, job.num_devices)
+    return ceil(job.num_train_epochs * ceil(num_batches / batches_per_step))
 
 
 def times_read(job: JobSpec, rows: RowStatistics | None) -> float | None:
@@ -133,7 +134,8 @@ def times_read(job: JobSpec, rows: RowStatistics | None) -> float | None:
         return job.num_train_epochs
     if rows is None:
         return None
-    return job.max_steps * job.effective_batch_size / max(1, num_training_rows(job, rows))
+    rows_per_step = job.effective_batch_size * max(1, job.num_devices)
+    return job.max_steps * rows_per_step / max(1, num_training_rows(job, rows))
 
 
 def num_training_rows(job: JobSpec, rows: RowStatistics) -> int:

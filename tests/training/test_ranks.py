@@ -134,3 +134,14 @@ def test_every_stage_and_method(tmp_path: Path, stage: str, method: str, paralle
     assert [finish(one), finish(two)] == [FINISHED, FINISHED]
     if stage != "grpo":  # each rank draws its own answers
         assert losses_of(two) == pytest.approx(losses_of(one), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_ends_the_run_and_is_named(long_run: Path) -> None:
+    program = start(long_run)
+    wait_until(lambda: has_stepped(long_run))
+    second: Any = read_words(long_run / "ranks" / "1.json")["pid"]
+    psutil.Process(second).suspend()
+    assert program.wait(40) == FAILED
+    assert "Process 2 of 2, on device 1, has not answered" in status_of(long_run)["error"]
+    assert processes_in(long_run) == []
