@@ -199,8 +199,10 @@ def _tool_problems(form: str, quant: str, tools: Tools) -> Iterator[Problem]:
     missing = []
     if form == "adapter-gguf":
         if not tools.can_convert_adapters:
-            missing.append("convert_lora_to_gguf.py of llama.cpp")
-    elif not tools.can_convert:
+            problem = f"{form} needs convert_lora_to_gguf.py of llama.cpp"
+            yield Problem("--to", problem, "name your own llama.cpp with --llama-cpp DIR")
+        return
+    if not tools.can_convert:
         missing.append("a converter to GGUF")
     elif not tools.can_quantize and (quant or DEFAULT_QUANT) not in ("F16", "BF16", "Q8_0"):
         missing.append("a program that quantizes GGUF files")

@@ -45,7 +45,7 @@ class ExportRequest:
     converter: str = ""
     """convert_hf_to_gguf.py of the user's own llama.cpp; "" takes that of the tools."""
     adapter_converter: str = ""
-    """convert_lora_to_gguf.py, in the same way."""
+    """convert_lora_to_gguf.py of the user's own llama.cpp."""
     quantizer: str = ""
     """llama-quantize of the user's own llama.cpp, in the same way."""
     repo_id: str = ""

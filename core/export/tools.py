@@ -31,6 +31,7 @@ class Tools:
     converter: Path | None = None
     """Script of the user's own llama.cpp; None takes that of the packages."""
     adapter_converter: Path | None = None
+    """Script of the user's own llama.cpp; the packages have none."""
     quantizer: Path | None = None
 
     @property
@@ -43,7 +44,7 @@ class Tools:
 
     @property
     def can_convert_adapters(self) -> bool:
-        return bool(self.adapter_converter or self.folder)
+        return self.adapter_converter is not None
 
 
 def find_tools(home: Home, llama_cpp: str = "") -> Tools:

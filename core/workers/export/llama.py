@@ -46,10 +46,9 @@ def write_adapter_gguf(task: ExportTask, target: Path) -> None:
     """Write the run's adapter as a GGUF file."""
     task.enter("Converting the adapter to GGUF")
     request = task.request
-    script = request.adapter_converter
-    command = [sys.executable, script] if script else _module("convert_adapter", request.tools)
     output = Path(request.run_folder) / "output"
-    command += ["--base", request.base_folder, "--outfile", str(target), str(output)]
+    command = [sys.executable, request.adapter_converter, "--base", request.base_folder]
+    command += ["--outfile", str(target), str(output)]
     _run(task, command, target, 0)
 
 
