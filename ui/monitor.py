@@ -35,6 +35,7 @@ def place_runs(parts: Parts) -> None:
         with gr.Column(scale=8, min_width=320):
             with parts.add("comparison", gr.Column, visible=False):
                 _place_plot(COMPARISON.id)
+                parts.html("report")
                 parts.html("differences")
             _place_run(parts)
 

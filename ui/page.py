@@ -215,10 +215,16 @@ def _place_estimate(parts: Parts) -> None:
     parts.button("start", "Start training", variant="primary", size="lg")
     parts.html("start_facts")
     parts.html("start_message")
+    with parts.add("compare_panel", gr.Accordion, "Compare methods", open=False):
+        parts.html("compare", "Computing ...")
+        parts.button("compare_methods", "Queue one run of each", variant="primary")
+        parts.html("compare_message")
     with parts.add("timeline_panel", gr.Accordion, "Memory during one step", open=False):
         parts.html("timeline", "Computing ...")
     with parts.add("what_fits_panel", gr.Accordion, "What fits where", open=False):
         parts.html("what_fits", "Computing ...")
+    with parts.add("card_models_panel", gr.Accordion, "Which models for my card", open=False):
+        parts.html("card_models", "Computing ... (some seconds the first time)")
     code = {"show_label": False, "wrap_lines": True, "show_line_numbers": False}
     with gr.Accordion("Command line", open=False):
         parts.add("command", gr.Code, language="shell", interactive=False, **code)
@@ -310,6 +316,7 @@ def _wire_estimate(wiring: Wiring, handlers: Handlers) -> None:
     on(parts["check_exactly"].click, trace.on_check_exactly, outputs=TRACE_PARTS)
     on(parts["trace_timer"].tick, trace.on_trace_progress, outputs=TRACE_PARTS)
     on(parts["start"].click, handlers.runs.on_start, queue=True)
+    on(parts["compare_methods"].click, handlers.comparing.on_compare, queue=True)
 
 
 def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:

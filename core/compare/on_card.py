@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
@@ -105,9 +105,11 @@ def find_gpu(name: str) -> Gpu:
 
 
 def models_on_card(
-    home: Home, wish: Wish, rows: RowStatistics | None = None
+    home: Home | None, wish: Wish, rows: RowStatistics | None = None
 ) -> tuple[ModelOnCard, ...]:
     """Return every preset and method that fits, the best for the wish first.
+
+    Without a home the search is kept in this process alone.
 
     Raises SpecError if no job can be like this.
     """
@@ -121,7 +123,7 @@ def models_on_card(
     return tuple(sorted(found, key=_RANKS[wish.order]))
 
 
-def fitting_models(home: Home, wish: Wish) -> frozenset[str]:
+def fitting_models(home: Home | None, wish: Wish) -> frozenset[str]:
     """Return the presets that some method can train on the card."""
     return frozenset(name for name, settings in _settings_of_all(home, wish).items() if settings)
 
@@ -227,19 +229,26 @@ def _setting(case: Case) -> Setting:
     return Setting(job.method, batch, job.max_length, total_bytes)
 
 
-def _settings_of_all(home: Home, wish: Wish) -> Mapping[str, tuple[Setting, ...]]:
+def _settings_of_all(home: Home | None, wish: Wish) -> Mapping[str, tuple[Setting, ...]]:
     """Return preset -> what fits of it, as it was kept, or searched now and kept."""
+    if home is None:
+        return _searched(wish)
     place = home.path / "models" / f"{_key(wish)}.json"
     kept = _kept(place, wish.models)
     if kept is not None:
         return kept
-    shapes = tuple(dict.fromkeys(model.shape for model in wish.models.values()))
-    by_shape = dict(zip(shapes, _search_all(wish, shapes), strict=True))
-    found = {name: by_shape[model.shape] for name, model in wish.models.items()}
+    found = _searched(wish)
     with suppress(OSError):  # a full disk
         place.parent.mkdir(exist_ok=True)
         write_json(place, {name: list(map(astuple, found[name])) for name in found})
     return found
+
+
+@lru_cache(maxsize=32)
+def _searched(wish: Wish) -> Mapping[str, tuple[Setting, ...]]:
+    shapes = tuple(dict.fromkeys(model.shape for model in wish.models.values()))
+    by_shape = dict(zip(shapes, _search_all(wish, shapes), strict=True))
+    return {name: by_shape[model.shape] for name, model in wish.models.items()}
 
 
 def _kept(place: Path, names: Iterable[str]) -> Mapping[str, tuple[Setting, ...]] | None:

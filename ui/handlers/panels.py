@@ -1,9 +1,10 @@
-"""Panels that are drawn only while they are open: memory during one step, and what fits where."""
+"""Panels that are drawn only while they are open: a step, what fits where, other methods."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
+from core.compare import Wish, models_on_card
 from core.job import JobSpec, SpecError
 from core.memory import timeline
 from core.models import Gpu, ModelShape
@@ -12,6 +13,8 @@ from ui import render
 from ui.events import Updates
 from ui.form import LABELS
 from ui.handlers.answer import Answer
+from ui.handlers.comparing import variants_of
+from ui.render import comparison
 from ui.render import estimate as estimate_panel
 from ui.render import timeline as timeline_panel
 
@@ -40,8 +43,29 @@ def _what_fits(answer: Answer) -> str:
     return estimate_panel.what_fits(batches, resolved.model.title, resolved.job.max_length)
 
 
+def _card_models(answer: Answer) -> str:
+    resolved = answer.require()
+    gpu, job = resolved.gpu, resolved.job
+    return _card_models_of(gpu, job.stage, job.max_length)
+
+
+@lru_cache(maxsize=8)
+def _card_models_of(gpu: Gpu, stage: str, max_length: int) -> str:
+    found = models_on_card(None, Wish(gpu, stage, max_length))
+    return comparison.models_of_card(found, gpu, stage, max_length)
+
+
+def _compare(answer: Answer) -> str:
+    return comparison.estimates(variants_of(answer))
+
+
 PANELS: Mapping[str, Callable[[Answer], str]] = MappingProxyType(
-    {"timeline": _timeline, "what_fits": _what_fits}
+    {
+        "compare": _compare,
+        "timeline": _timeline,
+        "what_fits": _what_fits,
+        "card_models": _card_models,
+    }
 )
 """Name -> function that draws it. They raise SpecError for a job that cannot run."""
 

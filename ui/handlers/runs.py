@@ -31,7 +31,7 @@ from ui.handlers.rows import Previews
 from ui.handlers.start import require_startable
 from ui.monitor import ACTIONS, RETRY_BUTTONS
 from ui.parts import show_buttons
-from ui.render import history, plots
+from ui.render import comparison, history, plots
 from ui.render import run as panel
 
 MAX_LISTED, MAX_COMPARED = 60, 7
@@ -285,6 +285,7 @@ class RunHandlers:
             "figures": guarded(partial(plots.figures, run, shown), NO_FIGURES),
             "comparison": gr.update(visible=is_comparison),
             "differences": guarded(partial(history.differences, compared)),
+            "report": guarded(partial(comparison.report_on, shown)),
         }
 
     def _fingerprint(self, view: RunsView) -> str:

@@ -9,6 +9,7 @@ from core.job import Problem
 NoticeKind = Literal["good", "bad", "warned", "plain"]
 
 __all__ = [
+    "comparison",
     "conversation",
     "dataset",
     "estimate",
@@ -20,7 +21,6 @@ __all__ = [
     "rows",
     "run",
     "sentences",
-    "table",
     "timeline",
     "top_line",
     "trace",

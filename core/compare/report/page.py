@@ -118,7 +118,7 @@ def _memory(summary: Summary) -> str:
     unit, name = (
         (GIB, "GiB") if any(sum(bar.parts.values()) > GIB for bar in bars) else (MIB, "MiB")
     )
-    content = svg.stacked_bars(bars, capacity, unit, f"predicted memory in {name}, black: measured")
+    content = svg.stacked_bars(bars, capacity, unit, f"predicted memory in {name}, line: measured")
     titles = {each: each.replace("_", " ") for each in used}
     if all(
         group.shown.run is None or group.shown.run.peak_kind == "process"

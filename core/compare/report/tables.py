@@ -70,7 +70,7 @@ def _result(group: Group, best: Group | None) -> tuple[str, ...]:
         label,
         _count(shown.num_trainable_parameters),
         _memory(shown.predicted_bytes),
-        _memory(shown.peak_bytes),
+        _memory_of(group.spread("peak_bytes")),
         spread(group.spread("tokens_per_second"), 0),
         time,
         price,
@@ -83,6 +83,10 @@ def _result(group: Group, best: Group | None) -> tuple[str, ...]:
 
 def _count(number: int | None) -> str:
     return NONE if number is None else count(number)
+
+
+def _memory_of(mean: Spread | None) -> str:
+    return NONE if mean is None else memory(mean.mean)
 
 
 def _memory(num_bytes: int | None) -> str:
