@@ -6,8 +6,9 @@ take seconds.
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.advise import Case, largest_batch
-from core.device import local_gpu
+from core.device import identify, is_alive, local_gpu
 from core.job import JobSpec, Problem, SpecError
 from core.models import PRESETS_DIR, Gpu, ModelPreset, ModelShape, find_model, gpus, models
 from core.runs import Home
@@ -264,8 +265,20 @@ def _search_all(wish: Wish, shapes: Sequence[ModelShape]) -> Iterable[tuple[Sett
     num_workers = min(os.cpu_count() or 1, 8)
     if num_workers == 1 or len(shapes) < MANY_SEARCHES:
         return [settings_of(wish, shape) for shape in shapes]
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as workers:
-        return list(workers.map(settings_of, [wish] * len(shapes), shapes, chunksize=2))
+    with get_context("spawn").Pool(num_workers, _end_with_parent) as workers:
+        return workers.starmap(settings_of, [(wish, shape) for shape in shapes], chunksize=2)
+
+
+def _end_with_parent() -> None:
+    """End this worker soon after the program that started it, even if that was killed."""
+    parent = identify(os.getppid())
+
+    def watch() -> None:
+        while parent is not None and is_alive(parent):
+            time.sleep(1)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _key(wish: Wish) -> str:

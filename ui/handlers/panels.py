@@ -46,6 +46,8 @@ def _what_fits(answer: Answer) -> str:
 def _card_models(answer: Answer) -> str:
     resolved = answer.require()
     gpu, job = resolved.gpu, resolved.job
+    if gpu.compute_capability == (0, 0):
+        return render.notice("Choose a card under GPU to see which models it trains.", "plain")
     return _card_models_of(gpu, job.stage, job.max_length)
 
 
