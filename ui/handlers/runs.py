@@ -279,11 +279,10 @@ class RunHandlers:
     def _show_plots(self, view: RunsView, run: Run | None) -> Updates:
         found = [self._find(run_id) for run_id in view.compared_ids]
         compared = [each for each in found if each is not None]
-        is_comparison = len(compared) > 1
-        shown = compared if is_comparison else ()
+        shown = compared if len(compared) > 1 else ()
         return {
             "figures": guarded(partial(plots.figures, run, shown), NO_FIGURES),
-            "comparison": gr.update(visible=is_comparison),
+            "comparison": gr.update(visible=bool(shown)),
             "differences": guarded(partial(history.differences, compared)),
             "report": guarded(partial(comparison.report_on, shown)),
         }
