@@ -47,7 +47,7 @@ def chat(
     seed: str = "0",
     device: str = "0",
 ) -> int:
-    """Talk to a model until the input ends. Return 1 if a message was refused.
+    """TerminalChat to a model until the input ends. Return 1 if a message was refused.
 
     Raises TailorError.
     """
@@ -58,7 +58,7 @@ def chat(
         seed=int(_number("seed", seed)),
     )
     place = Home.find(home)
-    talk = Talk(place, _sides(place, target), settings, system, _device(device))
+    talk = TerminalChat(place, _sides(place, target), settings, system, _device(device))
     if base and len(talk.sides) == 1:
         fix = "leave out --base, or give a run"
         raise ChatError(Problem("base", f"{talk.side.label} is no trained run", fix))
@@ -71,7 +71,7 @@ def chat(
 
 
 @dataclass
-class Talk:
+class TerminalChat:
     """Conversation in this terminal, and the chat that answers it."""
 
     home: Home
@@ -129,7 +129,7 @@ class Talk:
         yield from self.chat.ask(asked, self.settings)
 
 
-def _converse(talk: Talk) -> int:
+def _converse(talk: TerminalChat) -> int:
     """Answer line after line. Return the exit code."""
     is_interactive = sys.stdin.isatty()
     if is_interactive:
@@ -156,7 +156,7 @@ def _converse(talk: Talk) -> int:
     return 0 if is_interactive else code
 
 
-def _answer(talk: Talk) -> None:
+def _answer(talk: TerminalChat) -> None:
     """Print the answer piece by piece, and add it to the conversation."""
     answer = ""
     with _stopped_by_ctrl_c(talk):
@@ -171,31 +171,31 @@ def _answer(talk: Talk) -> None:
     talk.messages.append({"role": "assistant", "content": answer.strip()})
 
 
-def _new(talk: Talk, _rest: str) -> None:
+def _new(talk: TerminalChat, _rest: str) -> None:
     talk.messages.clear()
     say("A new conversation.")
 
 
-def _base(talk: Talk, _rest: str) -> None:
+def _base(talk: TerminalChat, _rest: str) -> None:
     if len(talk.sides) == 1:
         raise ChatError(Problem("/base", f"{talk.side.label} is no trained run", "give a run"))
     talk.side_index = 1 - talk.side_index
     say(f"Now {talk.side.label}.")
 
 
-def _retry(talk: Talk, _rest: str) -> None:
+def _retry(talk: TerminalChat, _rest: str) -> None:
     _require_answer(talk)
     talk.earlier_answer = talk.messages.pop()["content"]
     talk.settings = replace(talk.settings, seed=talk.settings.seed + 1)
     _answer(talk)
 
 
-def _keep(talk: Talk, text: str) -> None:
+def _keep(talk: TerminalChat, text: str) -> None:
     _require_answer(talk)
     say(f"Kept as a row of {keep_answer(talk.home, talk.question, text or talk.answer)}.")
 
 
-def _prefer(talk: Talk, text: str) -> None:
+def _prefer(talk: TerminalChat, text: str) -> None:
     _require_answer(talk)
     chosen, rejected = text or talk.answer, talk.answer if text else talk.earlier_answer
     if not rejected:
@@ -205,12 +205,12 @@ def _prefer(talk: Talk, text: str) -> None:
     say(f"Kept as a row of {path}.")
 
 
-COMMANDS: Mapping[str, Callable[[Talk, str], None]] = MappingProxyType(
+COMMANDS: Mapping[str, Callable[[TerminalChat, str], None]] = MappingProxyType(
     {"/new": _new, "/base": _base, "/retry": _retry, "/keep": _keep, "/prefer": _prefer}
 )
 
 
-def _require_answer(talk: Talk) -> None:
+def _require_answer(talk: TerminalChat) -> None:
     if not talk.answer:
         raise ChatError(Problem("answer", "there is no answer yet", "write a message first"))
 
@@ -245,7 +245,7 @@ def _lines(is_interactive: bool) -> Iterator[str]:
 
 
 @contextmanager
-def _stopped_by_ctrl_c(talk: Talk) -> Iterator[None]:
+def _stopped_by_ctrl_c(talk: TerminalChat) -> Iterator[None]:
     """Let the first Ctrl-C stop the answer, and the second one end the command."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
