@@ -43,6 +43,8 @@ def language_model_types() -> frozenset[str]:
 
 def is_native(model_type: object) -> bool:
     """Return True if transformers has the class itself, so that no code of the model is needed."""
+    if not isinstance(model_type, str):
+        return False
     return model_type in FAMILIES or model_type in language_model_types()
 
 

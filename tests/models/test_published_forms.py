@@ -165,3 +165,16 @@ def test_a_layer_missing_from_a_quantized_model_is_refused(tmp_path: Path) -> No
     folder = quantized.fp8(tmp_path / "model", in_blocks=False)
     rewrite(folder, keep=lambda name: ".layers.2." not in name)
     assert "are not in its weights: model.layers.2." in said(folder, "lora")
+
+
+@pytest.mark.parametrize("settings", ["gptq", ["gptq"], 4])
+def test_settings_of_another_type_are_refused(settings: object) -> None:
+    published = published_form({"quantization_config": settings})
+    assert published is not None
+    assert "is not known here" in str(published.problem_with("lora"))
+
+
+def test_capitals_in_the_name_of_a_form_do_not_matter() -> None:
+    published = published_form({"quantization_config": {"quant_method": "GPTQ", "bits": 4}})
+    assert published is not None
+    assert published.form.id == "gptq"

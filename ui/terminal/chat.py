@@ -47,7 +47,7 @@ def chat(
     seed: str = "0",
     device: str = "0",
 ) -> int:
-    """TerminalChat to a model until the input ends. Return 1 if a message was refused.
+    """Talk to a model until the input ends. Return 1 if a message was refused.
 
     Raises TailorError.
     """

@@ -102,7 +102,7 @@ def published_form(config: Mapping[str, object]) -> Published | None:
     settings = _settings(config)
     if settings is None:
         return None
-    method = str(settings.get("quant_method") or "")
+    method = str(settings.get("quant_method") or "").lower()
     bits = _bits(settings)
     if method == "bitsandbytes" or _is_on(settings, "load_in_4bit", "load_in_8bit"):
         bits = 8 if settings.get("load_in_8bit") is True else 4
@@ -122,6 +122,8 @@ def _settings(config: Mapping[str, object]) -> Mapping[str, object] | None:
             settings = part.get(key)
             if isinstance(settings, Mapping):
                 return settings
+            if settings:  # a text or a list: quantized, in a way that nobody can read
+                return {}
     return None
 
 
