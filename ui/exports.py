@@ -40,7 +40,9 @@ def place_exports(parts: Parts) -> None:
             _place_publish(parts)
         with gr.Row(elem_classes="settings"):
             quants = list(QUANTS)
-            parts.add("export_quant", gr.Dropdown, quants, value=DEFAULT_QUANT, label="Numbers")
+            parts.add(
+                "export_quant", gr.Dropdown, quants, value=DEFAULT_QUANT, label="GGUF precision"
+            )
             parts.add("export_base", gr.Radio, BASES, value="trained", label="Base to merge into")
         with gr.Row(elem_classes="actions"):
             parts.button("install_tools", "Install the converters (52 MB)", visible=False)

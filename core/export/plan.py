@@ -199,7 +199,7 @@ def _tool_problems(form: str, quant: str, tools: Tools) -> Iterator[Problem]:
     missing = []
     if form == "adapter-gguf":
         if not tools.can_convert_adapters:
-            problem = f"{form} needs convert_lora_to_gguf.py of llama.cpp"
+            problem = "this needs convert_lora_to_gguf.py of llama.cpp"
             yield Problem("--to", problem, "name your own llama.cpp with --llama-cpp DIR")
         return
     if not tools.can_convert:
@@ -209,7 +209,7 @@ def _tool_problems(form: str, quant: str, tools: Tools) -> Iterator[Problem]:
     if missing:
         fix = "run `make export` or `python app.py export --install` (52 MB), or name your own "
         fix += "llama.cpp with --llama-cpp DIR"
-        yield Problem("--to", f"{form} needs {missing[0]}, which is not installed", fix)
+        yield Problem("--to", f"this needs {missing[0]}, which is not installed", fix)
 
 
 def _upload_problems(run: Run, form: str, upload: Upload | None, tools: Tools) -> Iterator[Problem]:
