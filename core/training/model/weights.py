@@ -311,9 +311,10 @@ def _is_known(key: str, has_score_head: bool) -> bool:
 def _numbers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the floating-point tensors of a model; of quantized weights, their scales."""
     for key, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point():
-            yield key, tensor.detach()
         state = getattr(tensor, "quant_state", None)
+        # Packed 4-bit weights that will be divided among devices only look like numbers.
+        if tensor.is_floating_point() and state is None:
+            yield key, tensor.detach()
         for scales in (getattr(state, "absmax", None), getattr(state, "offset", None)):
             if scales is not None and scales.is_floating_point():
                 yield key, scales
