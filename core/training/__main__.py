@@ -279,10 +279,16 @@ def _find_start(job: Job, run_files: RunFiles, checkpoints: CheckpointFolder) ->
 
 def _truncate_run_files(run_files: RunFiles, checkpoint: VerifiedCheckpoint | None) -> int:
     """Drop metrics and samples that the checkpoint does not know. Return its number of tokens."""
+    from .ranks import agreement
+
+    num_tokens = 0
     if checkpoint is None:
         run_files.truncate()
-        return 0
-    return run_files.truncate_after(checkpoint.step, has_all_steps=checkpoint.has_all_steps)
+    else:
+        has_all_steps = checkpoint.has_all_steps
+        num_tokens = run_files.truncate_after(checkpoint.step, has_all_steps=has_all_steps)
+    agreement.wait_for_all()  # every rank decides by the metrics that are left
+    return num_tokens
 
 
 def _measured_passes(job: Job) -> dict[str, int]:

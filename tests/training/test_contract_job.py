@@ -88,3 +88,8 @@ def test_unknown_and_missing_fields_are_named() -> None:
 
 def test_a_job_file_of_this_version_has_no_differences() -> None:
     assert Job.differences(JobSpec.parse(PLACES).model_dump()) == ()
+
+
+def test_a_number_of_devices_below_0_is_refused():
+    with pytest.raises(UnusableJob, match="num_devices is below 0"):
+        Job.from_json({"model": "m", "dataset": "d", "num_devices": -1})

@@ -211,6 +211,8 @@ class Job:
         known = {name: _read(name, types[name], given[name]) for name in types if name in given}
         if known.get("max_steps") == 0:
             raise UnusableJob("field max_steps is 0, which takes no step; give -1, or 1 and more")
+        if known.get("num_devices", 1) < 0:
+            raise UnusableJob("field num_devices is below 0; give 0 for all, or 1 and more")
         return cls(**known)
 
     @classmethod

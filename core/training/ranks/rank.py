@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from ..contract.failures import Failure
 from ..contract.files import write_json
 
@@ -66,15 +68,16 @@ class Rank:
 
     def _beat(self, place: Path, is_over: threading.Event) -> None:
         heartbeat = place / f"{self.index}.json"
-        while True:
-            has_ended = is_over.is_set()
-            with suppress(OSError):  # a full disk must not end a training
-                write_json(heartbeat, {"pid": os.getpid(), "has_ended": has_ended})
-            if has_ended:
-                return
-            if self.leader and not _is_there(self.leader):
+        words = {"pid": os.getpid(), "has_ended": False}
+        with suppress(OSError):
+            write_json(heartbeat, words)
+        while not is_over.wait(SECONDS_BETWEEN_BEATS):
+            with suppress(OSError):
+                os.utime(heartbeat)  # takes no room: a rank beats on a full disk too
+            if self.leader and not psutil.pid_exists(self.leader):
                 os._exit(EXIT_WITHOUT_LEADER)
-            is_over.wait(SECONDS_BETWEEN_BEATS)
+        with suppress(OSError):
+            write_json(heartbeat, {**words, "has_ended": True})
 
 
 def this_rank() -> Rank:
@@ -90,7 +93,7 @@ def devices_asked(fields: Mapping[str, object]) -> int:
     """Return how many devices a job file asks for; 0 means every visible one."""
     asked = fields.get("num_devices", 1)
     if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
-        return 1  # reading the job says what is wrong
+        return 1  # Job.from_json says what is wrong
     if asked == 0:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
         return max(1, len([name for name in visible.split(",") if name.strip()]))
@@ -111,16 +114,6 @@ def read_words(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return words if isinstance(words, dict) else {}
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is there, but not ours
-        return True
-    return True
 
 
 def _print_to(log: Path) -> None:
