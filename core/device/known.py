@@ -59,6 +59,7 @@ def as_gpu(reading: DeviceReading) -> Gpu:
         flops=preset.flops,
         usd_per_hour=preset.usd_per_hour,
         sources=preset.sources,
+        link_bytes_per_second=preset.link_bytes_per_second,
     )
 
 

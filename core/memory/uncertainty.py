@@ -21,8 +21,8 @@ COMPILED_ERROR_SHARE = 0.03
 underestimated by at most 10 %; one layer is about a fifth of the total, so the total is off by at
 most 2 % (tests/memory/test_compiled_layers.py). The rest is for kernels that are tried out."""
 SEVERAL_DEVICES_SHARE = 0.10
-"""Published peaks of FSDP2 (torchtune, 70B LoRA on 8 cards) are up to a tenth beside the estimate.
-"""
+"""One published peak of FSDP2 (torchtune, 70B LoRA on 8 cards) lies within a tenth of the estimate
+(tests/memory/test_several_devices.py). No card has measured it here."""
 
 
 @dataclass(frozen=True)

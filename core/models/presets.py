@@ -28,6 +28,7 @@ GPU_KEYS = {
     "bf16",
     "memory_bandwidth_gb_per_second",
     "tflops",
+    "link_gb_per_second",
     "usd_per_hour",
     "sources",
 }
@@ -53,6 +54,8 @@ class Gpu:
     """Price of renting one; None if it is not known."""
     sources: tuple[str, ...]
     """Sources of the numbers, each beginning with the number's name."""
+    link_bytes_per_second: float | None = None
+    """Rate to other cards over NVLink, one direction; None if they talk over PCIe."""
     lacks_for_compiling: str = ""
     """Why this machine cannot compile for it; "" if it can, or if it is another machine's."""
 
@@ -179,6 +182,9 @@ def _gpu(table: _Table) -> Gpu:
     usd_per_hour = None
     if "usd_per_hour" in table.values:
         usd_per_hour = table.number("usd_per_hour")
+    link_bytes_per_second = None
+    if "link_gb_per_second" in table.values:
+        link_bytes_per_second = table.number("link_gb_per_second") * GB
     return Gpu(
         id=table.name,
         name=table.text("name"),
@@ -189,6 +195,7 @@ def _gpu(table: _Table) -> Gpu:
         flops=table.number("tflops") * TFLOP,
         usd_per_hour=usd_per_hour,
         sources=table.texts("sources"),
+        link_bytes_per_second=link_bytes_per_second,
     )
 
 

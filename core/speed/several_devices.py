@@ -1,6 +1,6 @@
 """Time that devices which train together spend on talking: a ring over their links.
 
-Sources: nccl-tests, doc/PERFORMANCE.md (bytes of a ring), datasheets of the cards (links).
+Source: nccl-tests, doc/PERFORMANCE.md (bytes of a ring). presets/gpus.toml has the links.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,9 @@ from core.models import Gpu, ModelShape
 from core.speed.work import adapter_parameters, stored_bytes, trained_parameters
 
 REACHED_SHARE = 0.7
-"""Share of a link's rate that a ring reaches: nccl-tests report 70 to 85 % of it."""
-NVLINK_BYTES_PER_SECOND = {"a100-40gb": 300e9, "a100-80gb": 300e9, "h100": 450e9, "h200": 450e9}
-"""Cards of servers with NVLink, one direction: 600 GB/s (A100) and 900 GB/s (H100, H200) are both
-directions, by NVIDIA's datasheets."""
+"""Share of a link's rate that a ring is assumed to reach. Not measured."""
 PCIE_BYTES_PER_SECOND = {7: 16e9, 8: 32e9, 9: 64e9, 10: 64e9, 12: 64e9}
-"""Major compute capability -> one direction of 16 lanes: PCIe 3, 4 and 5 by PCI-SIG."""
+"""Major compute capability -> one direction of 16 lanes: PCIe 3, 4 and 5."""
 SLOWEST_PCIE = 16e9
 BACKWARD_SHARE = 2 / 3
 """Share of a micro-batch in which DDP can send gradients: its backward pass."""
@@ -32,7 +29,7 @@ class Talk:
 def link_bytes_per_second(gpu: Gpu) -> float:
     """Return the rate at which a card sends to the next."""
     pcie = PCIE_BYTES_PER_SECOND.get(gpu.compute_capability[0], SLOWEST_PCIE)
-    return REACHED_SHARE * NVLINK_BYTES_PER_SECOND.get(gpu.id, pcie)
+    return REACHED_SHARE * (gpu.link_bytes_per_second or pcie)
 
 
 def talk(job: JobSpec, shape: ModelShape, gpu: Gpu, micro_seconds: float) -> Talk:

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from core.device import local_gpu
 from core.job import JobSpec, SpecError
+from core.models import gpus
 from core.resolve import ResolvedJob, resolve
+from tests.builders.nvml import A100, machine_with
 
 GIB = 2**30
 BIG = {
@@ -79,6 +82,11 @@ def test_two_cards_are_faster_and_cost_no_less() -> None:
     assert two.tokens_per_second == pytest.approx(2 * one.tokens_per_second, rel=0.05)
 
 
+def test_a_card_of_this_machine_talks_as_fast_as_its_preset() -> None:
+    card = local_gpu(machine_with(A100))
+    assert card.link_bytes_per_second == gpus()["a100-80gb"].link_bytes_per_second
+
+
 @pytest.mark.parametrize(
     ("fields", "refused"),
     [
@@ -96,8 +104,6 @@ def test_what_cannot_be_divided_is_refused(fields: dict[str, Any], refused: str)
 
 
 def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.builders.nvml import A100, machine_with
-
     monkeypatch.setattr("core.device.machine.this_machine", lambda: machine_with(A100))
     with pytest.raises(SpecError, match="1 GPU like A100"):
         resolve({**BIG, "gpu": "local", "num_devices": 2})

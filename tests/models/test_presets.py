@@ -92,7 +92,8 @@ def test_a_card_computes_in_bfloat16_from_compute_capability_8_on(gpu: Gpu) -> N
 def test_a_card_cites_a_source_for_every_number(gpu: Gpu) -> None:
     cited = [word for source in gpu.sources for word in source.partition(": ")[0].split(", ")]
     priced = ["price"] if gpu.usd_per_hour is not None else []
-    assert sorted(cited) == sorted(["memory", "bandwidth", "tflops", *priced])
+    linked = ["link"] if gpu.link_bytes_per_second is not None else []
+    assert sorted(cited) == sorted(["memory", "bandwidth", "tflops", *priced, *linked])
 
 
 def test_a_card_is_read_into_bytes_and_flops_per_second() -> None:
