@@ -22,6 +22,24 @@ SMALL_SLOWDOWN = 0.03
 """The same for a change of speed."""
 NUM_PACE_POINTS = 50
 """Last logged points from which the remaining time is extrapolated."""
+COMPONENT_COLOURS: Mapping[str, str] = {
+    "weights": "#4477aa",
+    "quantization_state": "#88aacc",
+    "adapters": "#66ccee",
+    "gradients": "#228833",
+    "optimizer_states": "#ccbb44",
+    "activations": "#ee6677",
+    "logits": "#aa3377",
+    "reference_model": "#332288",
+    "value_model": "#44aa99",
+    "reward_model": "#997700",
+    "generation_cache": "#ffaabb",
+    "temporary": "#cc8866",
+    "cuda_context": "#999999",
+    "fragmentation": "#bbbbbb",
+}
+"""Colour of each component, the same in page and report. From Paul Tol's palettes, which
+colour-blind people can tell apart."""
 PHASE_TITLES: Mapping[str, str] = {
     "load": "Load",
     "generation": "Generation",

@@ -28,6 +28,7 @@ def test_the_sign_test_is_exact():
 
 
 def test_the_interval_is_wilsons():
+    assert wilson_interval(7, 10) == pytest.approx((0.3968, 0.8922), abs=1e-4)
     assert wilson_interval(85, 100) == pytest.approx((0.7672, 0.9069), abs=1e-4)
     assert wilson_interval(0, 10)[0] == 0.0
     assert wilson_interval(10, 10)[1] == pytest.approx(1.0)

@@ -7,7 +7,7 @@ import pytest
 
 from core.compare import Comparison, Trial, record
 from core.compare.report import findings, html_of, summary_of, summary_of_runs, write_report
-from core.compare.report.chance import contrasts, wilson
+from core.compare.report.chance import contrasts
 from core.compare.report.markdown import markdown_of
 from core.runs import Home, read
 from core.training.contract.files import write_json
@@ -83,15 +83,6 @@ def test_a_seed_that_is_harder_for_all_is_no_difference() -> None:
     (found,) = contrasts({"a": {1: 1.0, 2: 5.0}, "b": {1: 1.1, 2: 5.1}})
     assert found.difference == pytest.approx(0.1)
     assert found.margin == pytest.approx(0.0, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("passed", "total", "low", "high"), [(0, 10, 0.0, 0.2775), (7, 10, 0.3968, 0.8922)]
-)
-def test_wilson_intervals_are_the_published_ones(
-    passed: int, total: int, low: float, high: float
-) -> None:
-    assert wilson(passed, total) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_what_happened_to_every_run_is_said(home: Home) -> None:

@@ -11,10 +11,11 @@ from core.device.cards import GpuProcess
 from core.memory import COMPONENTS
 from core.resolve import resolve
 from core.runs import Home
+from core.wording import COMPONENT_COLOURS
 from tests.builders.page import LLAMA, FormPage, llama
 from ui.handlers import Handlers, estimate
 from ui.handlers.panels import on_close_panel, on_open_panel, on_redraw_panels
-from ui.render.estimate import COLOURS, estimate_panel
+from ui.render.estimate import estimate_panel
 
 GIB = 2**30
 
@@ -212,8 +213,8 @@ def test_text_of_users_is_escaped(page_form: FormPage) -> None:
 
 
 def test_every_component_has_a_colour_of_its_own() -> None:
-    assert COLOURS.keys() == COMPONENTS.keys()
-    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert COMPONENT_COLOURS.keys() == COMPONENTS.keys()
+    assert len(set(COMPONENT_COLOURS.values())) == len(COMPONENT_COLOURS)
 
 
 # Panels that open

@@ -6,29 +6,19 @@ from html import escape
 from core.advise import Cell, Fix, Plan
 from core.device import DeviceReading
 from core.job import SpecError
-from core.memory import Component, MemoryEstimate
+from core.memory import MemoryEstimate
 from core.models import gpus
 from core.training.contract.methods import METHODS
-from core.wording import PHASE_TITLES, MemoryPart, memory, memory_parts, verdict_sentence
+from core.wording import (
+    COMPONENT_COLOURS,
+    PHASE_TITLES,
+    MemoryPart,
+    memory,
+    memory_parts,
+    verdict_sentence,
+)
 from ui.render import notice, table
 
-COLOURS: Mapping[Component, str] = {
-    "weights": "#4477aa",
-    "quantization_state": "#88aacc",
-    "adapters": "#66ccee",
-    "gradients": "#228833",
-    "optimizer_states": "#ccbb44",
-    "activations": "#ee6677",
-    "logits": "#aa3377",
-    "reference_model": "#332288",
-    "value_model": "#44aa99",
-    "reward_model": "#997700",
-    "generation_cache": "#ffaabb",
-    "temporary": "#cc8866",
-    "cuda_context": "#999999",
-    "fragmentation": "#bbbbbb",
-}
-"""Colour of each component, the same everywhere. From Paul Tol's palettes, colour-blind safe."""
 MIN_USED_BYTES = 256 * 2**20
 """An idle card shows some use, for its driver and a screen."""
 MAX_PROCESSES = 3
@@ -55,7 +45,9 @@ def _bar(estimate: MemoryEstimate) -> str:
     scale = 100 / max(estimate.total_bytes, estimate.capacity_bytes)
     segments = ""
     for part in memory_parts(estimate):
-        style = f"width:{part.bytes * scale:.3f}%;background-color:{COLOURS[part.component]}"
+        style = (
+            f"width:{part.bytes * scale:.3f}%;background-color:{COMPONENT_COLOURS[part.component]}"
+        )
         title = f"{part.title}: {memory(part.bytes)}. {part.note}"
         segments += f'<span{_hatched(part)} style="{style}" title="{escape(title)}"></span>'
     return segments + f'<em style="left:{estimate.capacity_bytes * scale:.3f}%"></em>'
@@ -64,7 +56,9 @@ def _bar(estimate: MemoryEstimate) -> str:
 def _legend(estimate: MemoryEstimate) -> str:
     items = ""
     for part in sorted(memory_parts(estimate), key=lambda part: -part.bytes):
-        colour = f'<i{_hatched(part)} style="background-color:{COLOURS[part.component]}"></i>'
+        colour = (
+            f'<i{_hatched(part)} style="background-color:{COMPONENT_COLOURS[part.component]}"></i>'
+        )
         size = f"<span>{part.title}</span><b>{memory(part.bytes)}</b>"
         items += f'<li title="{escape(part.note)}">{colour}{size}</li>'
     return f'<ul class="parts">{items}</ul>'

@@ -6,11 +6,9 @@ Above wording: turns the numbers of run folders into tables, sentences and plots
 from core.compare.report.page import body_of, html_of
 from core.compare.report.sentences import cautions, findings
 from core.compare.report.summary import Group, RunFigures, Summary, summary_of, summary_of_runs
-from core.compare.report.svg import COMPONENT_COLOURS
 from core.compare.report.write import write_report
 
 __all__ = [
-    "COMPONENT_COLOURS",
     "Group",
     "RunFigures",
     "Summary",

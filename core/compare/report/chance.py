@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
 
-Z_95 = 1.959964
-"""Quantile of the normal distribution for 95 %, two-sided."""
+from core.checks.statistics import wilson_interval
+
 # fmt: off
 T_95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
@@ -15,15 +15,6 @@ T_95 = (
 )
 # fmt: on
 """Quantiles of Student's t distribution for 95 %, two-sided, with 1 to 30 degrees of freedom."""
-
-
-def wilson(passed: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share by Wilson's score method."""
-    share, squared = passed / total, Z_95**2
-    centre = share + squared / (2 * total)
-    margin = Z_95 * sqrt(share * (1 - share) / total + squared / (4 * total**2))
-    scale = 1 + squared / total
-    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ def _residual_squares(table: Mapping[str, list[float]]) -> float:
 def difference_of_shares(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
     """Return the 95 % interval of second - first share by Newcombe's method; (passed, total)."""
     share_1, share_2 = first[0] / first[1], second[0] / second[1]
-    (low_1, high_1), (low_2, high_2) = wilson(*first), wilson(*second)
+    (low_1, high_1), (low_2, high_2) = wilson_interval(*first), wilson_interval(*second)
     difference = share_2 - share_1
     low = difference - sqrt((share_2 - low_2) ** 2 + (high_1 - share_1) ** 2)
     high = difference + sqrt((high_2 - share_2) ** 2 + (share_1 - low_1) ** 2)

@@ -9,7 +9,7 @@ from core.compare.report import svg
 from core.compare.report.sentences import cautions, findings
 from core.compare.report.summary import RunFigures, Summary
 from core.compare.report.tables import Table, answers, tables
-from core.wording import memory
+from core.wording import COMPONENT_COLOURS, memory
 
 STYLE = Path(__file__).with_name("report.css")
 GIB, MIB = 2**30, 2**20
@@ -125,7 +125,7 @@ def _memory(summary: Summary) -> str:
         for group in summary.groups
     ):
         titles["cuda_context"] = "Python and libraries"
-    colours = {titles[each]: svg.COMPONENT_COLOURS.get(each, "#888888") for each in used}
+    colours = {titles[each]: COMPONENT_COLOURS.get(each, svg.UNKNOWN_COLOUR) for each in used}
     return _section("Memory", content and svg.legend(colours) + content)
 
 

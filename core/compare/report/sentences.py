@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from core.compare.report.chance import Contrast, contrasts, difference_of_shares, wilson
+from core.checks.statistics import wilson_interval
+from core.compare.report.chance import Contrast, contrasts, difference_of_shares
 from core.compare.report.summary import Group, Summary
 from core.resolve import reference_of
 from core.wording import memory, rough_duration
@@ -158,7 +159,7 @@ def _passed(group: Group, name: str) -> tuple[int, int]:
 
 def share_with_interval(passed: int, total: int) -> str:
     """Return "7 of 20 (18 to 57 %)"."""
-    low, high = wilson(passed, total)
+    low, high = wilson_interval(passed, total)
     return f"{passed} of {total} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from html import escape
 from math import floor, isfinite, log10
 
+from core.wording import COMPONENT_COLOURS
+
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
 BAR_HEIGHT, BAR_GAP = 22, 14
@@ -21,23 +23,8 @@ LINE_COLOURS = (
     "#888888",
 )
 """Paul Tol's bright palette, told apart by colour-blind people."""
-COMPONENT_COLOURS: Mapping[str, str] = {
-    "weights": "#4477aa",
-    "quantization_state": "#88aacc",
-    "adapters": "#66ccee",
-    "gradients": "#228833",
-    "optimizer_states": "#ccbb44",
-    "activations": "#ee6677",
-    "logits": "#aa3377",
-    "reference_model": "#332288",
-    "value_model": "#44aa99",
-    "reward_model": "#997700",
-    "generation_cache": "#ffaabb",
-    "temporary": "#cc8866",
-    "cuda_context": "#999999",
-    "fragmentation": "#bbbbbb",
-}
-"""Colour of each component, the same everywhere. From Paul Tol's palettes, colour-blind safe."""
+UNKNOWN_COLOUR = "#888888"
+"""For a component that only another version of Tailor names."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +126,7 @@ def standalone(chart: str, components: Sequence[str], style: str) -> str:
     for place, name in enumerate(components):
         x, y = 20 + 175 * (place % 4), height + 16 + 20 * (place // 4)
         inside += f'<rect x="{x}" y="{y - 10}" width="12" height="12" '
-        inside += f'fill="{COMPONENT_COLOURS.get(name, "#888888")}"/>'
+        inside += f'fill="{COMPONENT_COLOURS.get(name, UNKNOWN_COLOUR)}"/>'
         inside += _text(x + 18, y, name.replace("_", " "))
     total = height + 20 * (1 + -(-len(components) // 4))
     head = head.replace(f" {height}", f" {total}", 1)
@@ -153,7 +140,7 @@ def _bar(bar: Bar, y: float, scale: float, unit: float) -> Iterator[str]:
     x = float(LABEL_WIDTH)
     for name, size in bar.parts.items():
         width = size * scale
-        colour = COMPONENT_COLOURS.get(name, "#888888")
+        colour = COMPONENT_COLOURS.get(name, UNKNOWN_COLOUR)
         said = f"{name.replace('_', ' ')}: {size / unit:.2f}"
         yield f'<rect x="{x:.1f}" y="{y:.0f}" width="{width:.1f}" height="{BAR_HEIGHT}" '
         yield f'fill="{colour}"><title>{escape(said)}</title></rect>'

@@ -18,6 +18,7 @@ from core.dataset.reading.text_lines import layout_of
 from core.dataset.report import counted
 from core.device.child import Child, Limits
 from core.job import ChildError, DatasetError, Problem
+from core.job.places import is_there
 from core.training.contract.files import sha256_of
 
 HUB_DATASET = re.compile(
@@ -74,7 +75,7 @@ def is_hub_dataset(source: str) -> bool:
     """Return whether a source names a dataset on the Hub and neither is nor looks like a file."""
     if source.lower().endswith(FILES) or not HUB_DATASET.fullmatch(source):
         return False
-    return not _is_there(Path(source), Path.exists)
+    return not is_there(Path(source), Path.exists)
 
 
 def import_dataset(
@@ -177,7 +178,7 @@ class _Import:
 
 def _sources_on_disk(path: Path, limits: ImportLimits) -> Sources | None:
     """Return how to read a file; None if it is JSONL. Raises DatasetError, OSError."""
-    if not _is_there(path):
+    if not is_there(path):
         fix = "give the path of a file, or owner/name of a dataset on the Hugging Face Hub"
         raise DatasetError(Problem("file", f"there is no file {path}", fix))
     size, limit = path.stat().st_size / 2**30, limits.max_bytes / 2**30
@@ -196,14 +197,6 @@ def _sources_on_disk(path: Path, limits: ImportLimits) -> Sources | None:
     if wide_encoding(head) or not layout_of(path).is_usual:
         return Sources([path], "json")
     return None
-
-
-def _is_there(path: Path, is_kind: Callable[[Path], bool] = Path.is_file) -> bool:
-    """Return True for a file. A name that is too long is False, not an error."""
-    try:
-        return is_kind(path)
-    except OSError:
-        return False
 
 
 def _count_rows(path: Path) -> int:
