@@ -25,6 +25,7 @@ from .checkpoints import (
     facts_of,
     keep_rows_of_step,
     keep_smaller_batch,
+    require_same_division,
 )
 from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, diagnose
 from .contract.job import Job, absolute_places
@@ -141,7 +142,7 @@ def train(job: Job, run_files: RunFiles) -> None:
     from .trainers.builders import build_trainer
 
     _silence_libraries()
-    agreement.connect(run_files.rank, is_sharded=job.parallelism == "fsdp")
+    agreement.connect(run_files.rank, is_sharded=job.is_sharded)
 
     run_files.enter("data")
     rows = read_rows(
@@ -259,6 +260,7 @@ def _find_start(job: Job, run_files: RunFiles, checkpoints: CheckpointFolder) ->
     for reason in skipped:
         say(f"skipped {reason}")
     if checkpoint:
+        require_same_division(job, checkpoint)
         job = keep_rows_of_step(job, checkpoint)
         job = keep_smaller_batch(job, checkpoint)
     versions = {name: _version(name) for name in RECORDED_PACKAGES}

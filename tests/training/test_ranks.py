@@ -1,5 +1,6 @@
 """Test training on several devices: the same losses as on one, and no rank is left waiting."""
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.builders.training_runs import (
     STOPPED,
     change_job,
     checkpoint_steps,
+    error_of,
     lines_of,
     losses_of,
     status_of,
@@ -119,6 +121,23 @@ def test_a_stopped_run_goes_on_with_one_device(tmp_path: Path, alone: Path) -> N
     program.send_signal(signal.SIGTERM)
     assert program.wait(60) == STOPPED
     assert status_of(run)["gradient_accumulation_steps"] == 2
+
+
+@pytest.mark.slow
+def test_a_divided_run_is_not_resumed_whole(tmp_path: Path) -> None:
+    run = make_ranked_run(tmp_path / "run", num_devices=2, parallelism="fsdp", save_steps=1)
+    assert finish(run) == FINISHED
+    shutil.rmtree(run / "output")
+    shutil.rmtree(run / "checkpoints" / "checkpoint-3")
+    (run / "status.json").unlink()
+    change_job(run, num_devices=1)
+    assert finish(run) == FAILED
+    assert "whose model was divided among devices: set parallelism to fsdp" in error_of(run)
+
+
+def test_one_device_divides_nothing(tmp_path: Path) -> None:
+    run = make_ranked_run(tmp_path / "run", parallelism="fsdp")
+    assert finish(run) == FINISHED
 
 
 @pytest.mark.slow

@@ -8,11 +8,12 @@ from .identity import (
     facts_of,
     keep_rows_of_step,
     keep_smaller_batch,
+    require_same_division,
 )
 
 # fmt: off
 __all__ = [
     "CheckpointFolder", "VerifiedCheckpoint", "allowed_changes", "config_file", "facts_of",
-    "keep_rows_of_step", "keep_smaller_batch", "publish", "seal",
+    "keep_rows_of_step", "keep_smaller_batch", "publish", "require_same_division", "seal",
 ]
 # fmt: on

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..contract.failures import TrainingError
 from ..contract.files import sha256_of
-from ..contract.job import Job, is_moved
+from ..contract.job import Job, is_moved, is_sharded
 from ..contract.weights.files import UnusableWeights, fingerprint_of
 from .folder import VerifiedCheckpoint
 
@@ -67,6 +67,25 @@ def keep_smaller_batch(job: Job, checkpoint: VerifiedCheckpoint) -> Job:
     if num_rows != job.effective_batch_size or rows >= job.per_device_train_batch_size:
         return job
     return replace(job, per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
+
+
+def require_same_division(job: Job, checkpoint: VerifiedCheckpoint) -> None:
+    """Raise TrainingError if a checkpoint holds a divided model and the job's is whole, or the
+    other way round: their optimizer states have other forms."""
+    facts = checkpoint.facts
+    was_sharded = is_sharded(facts.get("num_devices", 1), facts.get("parallelism"))
+    if was_sharded == job.is_sharded:
+        return
+    division = "whole on each device"
+    fix = "set parallelism to ddp, or num_devices to 1"
+    if was_sharded:
+        division = "divided among devices"
+        fix = "set parallelism to fsdp and num_devices to 2 or more"
+    raise TrainingError(
+        f"{checkpoint.folder.name} was written by a training whose model was {division}: {fix} "
+        "in job.json to resume it, or start a new run.",
+        cause="checkpoint_mismatch",
+    )
 
 
 def keep_rows_of_step(job: Job, checkpoint: VerifiedCheckpoint) -> Job:

@@ -235,6 +235,11 @@ class Job:
         return self.per_device_train_batch_size * num_passes
 
     @property
+    def is_sharded(self) -> bool:
+        """True if the model is divided among several devices."""
+        return is_sharded(self.num_devices, self.parallelism)
+
+    @property
     def trains_adapter(self) -> bool:
         """True if the base is frozen and a LoRA adapter trains."""
         return METHODS[self.method].trains_adapter
@@ -243,6 +248,11 @@ class Job:
 def check_metric(suite: str) -> str:
     """Return the name in metrics.jsonl of the share of a suite that passes, in percent."""
     return f"check_{suite}"
+
+
+def is_sharded(num_devices: int, parallelism: object) -> bool:
+    """Return True if a model is divided among several devices (FSDP2)."""
+    return num_devices > 1 and parallelism == "fsdp"
 
 
 def _read(name: str, declared: Any, value: object) -> Any:

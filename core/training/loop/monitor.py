@@ -302,7 +302,7 @@ class MonitorCallback(TrainerCallback):
 
     def _require_sharded(self) -> None:
         """Raise TrainingError if the model should be divided among the devices and is not."""
-        if self.job.parallelism != "fsdp" or agreement.count() == 1 or self.trainer is None:
+        if not self.job.is_sharded or self.trainer is None:
             return
         parameters = list(self.trainer.model.parameters())  # type: ignore[union-attr]
         whole = [each for each in parameters if not isinstance(each, DTensor)]

@@ -166,7 +166,7 @@ def quantization_config(job: Job, precision: ModelPrecision) -> BitsAndBytesConf
         bnb_4bit_compute_dtype=precision.autocast or precision.weights,
         # Only weights that look like the others can be divided among devices: as bytes they would
         # stay whole on each.
-        bnb_4bit_quant_storage=precision.weights if job.parallelism == "fsdp" else torch.uint8,
+        bnb_4bit_quant_storage=precision.weights if job.is_sharded else torch.uint8,
     )
 
 
@@ -214,7 +214,7 @@ def _load_weights(job: Job, precision: ModelPrecision) -> Any:
         quantization=quantization_config(job, precision),
         method=job.method,
         attention=choose_attention(job),
-        stays_in_main_memory=job.parallelism == "fsdp",
+        stays_in_main_memory=job.is_sharded,
         compute_dtype=precision.autocast or precision.weights,
     )
     model, fresh = load_base(request)

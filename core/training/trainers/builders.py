@@ -261,7 +261,7 @@ def _shared_settings(
     settings["train_sampling_strategy"] = "random" if job.shuffle else "sequential"
     settings["eval_strategy"] = "no" if rows.eval is None else "steps"
     settings["save_strategy"] = "steps" if job.save_steps else "epoch"
-    if job.parallelism == "fsdp":
+    if job.is_sharded:
         settings |= sharding_settings(loaded.model)
     return {
         **settings,
