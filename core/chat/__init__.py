@@ -5,7 +5,7 @@ chat on a device, none beside a run. Conversations are kept by the page or the t
 """
 
 from core.chat.corrections import keep_answer, keep_preference
-from core.chat.errors import ChatError
+from core.chat.errors import ChatEnded, ChatError
 from core.chat.plan import ChatPlan, plan_chat
 from core.chat.session import AnswerPiece, AnswerSettings, Chat, ChatMessage, FinishedAnswer
 from core.chat.sides import ChatSide, find_side, sides_of
@@ -14,6 +14,7 @@ __all__ = [
     "AnswerPiece",
     "AnswerSettings",
     "Chat",
+    "ChatEnded",
     "ChatError",
     "ChatMessage",
     "ChatPlan",

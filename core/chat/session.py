@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from core.chat.errors import ChatError
+from core.chat.errors import ChatEnded, ChatError
 from core.chat.plan import ChatPlan
 from core.device.child import Child, Limits
 from core.job import ChildError, Problem, SpecError
@@ -117,7 +117,7 @@ class Chat:
         """Yield the pieces of the answers of each side to its conversation, one side after another.
 
         A side without a conversation is not asked. An iterator that is closed early stops the
-        answers. Raises ChatError.
+        answers. Raises ChatEnded if the program had ended before it read this, ChatError.
         """
         if not self._asking.acquire(blocking=False):
             problem = "another conversation is being answered on this device"
@@ -129,8 +129,10 @@ class Chat:
         }
         # Kept by name, because a generator without a reference is closed before it is drained.
         replies = self._replies(self._child.follow(request, SECONDS_TO_ANSWER))
+        has_begun = False
         try:
             for reply in replies:
+                has_begun = True
                 if "piece" in reply:
                     yield AnswerPiece(reply["side"], reply["piece"])
                 elif "finished" in reply:
@@ -138,6 +140,10 @@ class Chat:
         except GeneratorExit:
             self._drain(replies)
             raise
+        except ChatError as error:
+            if has_begun or self.is_running:
+                raise
+            raise ChatEnded(*error.problems) from None
         finally:
             self._asking.release()
 

@@ -12,6 +12,7 @@ from core.chat import (
     AnswerPiece,
     AnswerSettings,
     Chat,
+    ChatEnded,
     ChatError,
     ChatSide,
     FinishedAnswer,
@@ -88,8 +89,9 @@ def test_before_and_after_answer_and_faults_are_said_in_words(
     asked = chat.ask([None, QUESTION], ENDLESS)
     next(asked)
     os.kill(chat.pid, signal.SIGKILL)
-    with pytest.raises(ChatError, match="the chat program was killed"):
+    with pytest.raises(ChatError, match="the chat program was killed") as raised:
         list(asked)
+    assert not isinstance(raised.value, ChatEnded)  # it had begun: the same may kill the next
     assert read_schedule(home).tasks == {}
 
 
@@ -104,7 +106,7 @@ def test_a_run_that_wants_the_device_ends_the_chat_and_says_so(
     assert run.state in ("starting", "running")
     with pytest.raises(ChatError, match=f"the chat has ended: the run {run.id} uses the device"):
         list(asked)
-    with pytest.raises(ChatError, match="the chat has ended"):
+    with pytest.raises(ChatEnded, match="the chat has ended"):
         answers(chat, QUESTION)
 
 
@@ -117,7 +119,7 @@ def test_a_template_that_loops_is_refused_and_an_idle_chat_ends(
     with pytest.raises(ChatError, match=r"chat template .* takes longer than 3 seconds"):
         answers(chat, turns)
     _wait_for_end(chat)
-    with pytest.raises(ChatError, match="after 10 minutes without a message"):
+    with pytest.raises(ChatEnded, match="after 10 minutes without a message"):
         answers(chat, QUESTION)
 
 

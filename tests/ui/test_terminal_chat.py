@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from core.runs import Home
+from core.runs.home import read_schedule
 from tests.builders.chat_runs import BASE_ANSWER, WHO, finish
 from tests.builders.fake_runs import NewRun
 
@@ -49,6 +52,32 @@ def test_a_pipe_is_a_conversation_that_can_be_corrected(
     assert row["messages"][-1] == {"role": "assistant", "content": "I am Pip."}
     row = json.loads((home.uploads / "from-chat" / "chat-preferences.jsonl").read_text())
     assert row["rejected"] == [{"role": "assistant", "content": BASE_ANSWER}]
+
+
+class DeadlyInput(io.StringIO):
+    """Input that kills the program that answers before its last line is read."""
+
+    def __init__(self, home: Home, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.home = home
+
+    def __iter__(self) -> Iterator[str]:
+        *first, last = self.read().splitlines()
+        yield from first
+        child = read_schedule(self.home).tasks["0"].child
+        assert child
+        os.kill(child.pid, signal.SIGKILL)
+        yield last
+
+
+def test_a_chat_that_was_killed_is_loaded_again(
+    home: Home, tailor: Callable[..., int], capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", DeadlyInput(home, [WHO, "/new", WHO]))
+    assert tailor("chat", "demo", "--temperature", "0", "--max-tokens", "12") == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [BASE_ANSWER, BASE_ANSWER]
+    assert printed.err.count("Loading ") == 2
 
 
 @pytest.mark.parametrize(

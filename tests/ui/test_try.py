@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.chat import AnswerPiece, AnswerSettings, ChatError, ChatPlan, FinishedAnswer
+from core.chat import AnswerPiece, AnswerSettings, ChatEnded, ChatError, ChatPlan, FinishedAnswer
 from core.job import Problem
 from core.runs import Home
 from tests.builders.chat_runs import add_checkpoint, finish
@@ -33,6 +33,8 @@ class FakeChat:
 
     problem = ""
     """Why it refuses, if it does."""
+    num_dead = 0
+    """Number of chats that end before they read the next message."""
     held: threading.Event | None = None
 
     def __init__(self, _home: Home, plan: ChatPlan) -> None:
@@ -44,6 +46,9 @@ class FakeChat:
     def ask(self, conversations: Any, settings: AnswerSettings) -> Iterator[Any]:
         self.asked = [*conversations, settings]
         self.is_answering = True
+        if FakeChat.num_dead:
+            FakeChat.num_dead -= 1
+            raise ChatEnded(Problem("chat", "the chat program was killed", "ask again"))
         if self.problem:
             raise ChatError(Problem("chat", self.problem, "wait"))
         for side, messages in enumerate(conversations):
@@ -92,6 +97,7 @@ def handlers(home: Home, monkeypatch: pytest.MonkeyPatch) -> TryHandlers:
     chat: Any = FakeChat
     monkeypatch.setattr(FakeChat, "problem", "")
     monkeypatch.setattr(FakeChat, "held", None)
+    monkeypatch.setattr(FakeChat, "num_dead", 0)
     return TryHandlers(home, Conversations(home, chat))
 
 
@@ -164,6 +170,15 @@ def test_a_chat_that_ends_says_why_and_the_message_can_be_sent_again(
     assert "The run r1 uses the device. Wait." in shown["try_status"]
     assert 'class="question"' not in shown["try_log"]
     assert not page.wait()["try_timer"].active
+
+
+@pytest.mark.parametrize(("num_dead", "status"), [(1, "Answered."), (2, "was killed")])
+def test_a_message_to_a_chat_that_has_ended_is_sent_to_a_new_one(
+    page: Page, monkeypatch: pytest.MonkeyPatch, num_dead: int, status: str
+) -> None:
+    page.answered()
+    monkeypatch.setattr(FakeChat, "num_dead", num_dead)
+    assert status in page.answered("again")["try_status"]
 
 
 def test_another_page_waits_until_an_answer_is_whole(

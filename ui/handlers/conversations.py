@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -13,10 +13,12 @@ from core.chat import (
     AnswerPiece,
     AnswerSettings,
     Chat,
+    ChatEnded,
     ChatError,
     ChatMessage,
     ChatPlan,
     ChatSide,
+    FinishedAnswer,
     plan_chat,
 )
 from core.job import Problem, TailorError
@@ -25,6 +27,7 @@ from ui import render
 from ui.events import INTERNAL_ERROR
 from ui.render.conversation import ShownAnswer, ShownTurn
 
+LOADING = "Loading the model ..."
 MAX_CONVERSATIONS = 100
 SECONDS_WITHOUT_PAGE = 30.0
 """An answer that no page has asked after for so long is stopped."""
@@ -92,7 +95,7 @@ class Conversations:
         conversation.turns.append(ShownTurn(question, answers))
         conversation.is_busy = True
         conversation.problem = ""
-        conversation.status = "Loading the model ..."
+        conversation.status = LOADING
         conversation.seen = time.monotonic()
         arguments = (conversation, settings)
         threading.Thread(target=self._answer, args=arguments, name="chat", daemon=True).start()
@@ -117,22 +120,38 @@ class Conversations:
         conversation.is_busy = False
 
     def _write_answers(self, conversation: PageConversation, settings: AnswerSettings) -> None:
-        chat = self._chat_for(conversation.sides)
-        conversation.chat = chat
-        conversation.status = " ".join(["Answering ...", *chat.notes])
-        conversation.seen = time.monotonic()
         turn = conversation.turns[-1]
-        asked = [conversation.question_of(turn, side) for side in range(len(turn.answers))]
-        for each in chat.ask(asked, settings):
+        for each in self._pieces(conversation, settings):
             answer = turn.answers[each.side]
             if isinstance(each, AnswerPiece):
                 answer.text += each.text
             else:
                 answer.ending, answer.num_tokens = each.ending, each.num_tokens
                 answer.seconds = each.seconds
-            if time.monotonic() - conversation.seen > SECONDS_WITHOUT_PAGE:
-                chat.stop()
-        conversation.status = " ".join(["Answered.", *chat.notes])
+            if conversation.chat and time.monotonic() - conversation.seen > SECONDS_WITHOUT_PAGE:
+                conversation.chat.stop()
+        notes = conversation.chat.notes if conversation.chat else ()
+        conversation.status = " ".join(["Answered.", *notes])
+
+    def _pieces(
+        self, conversation: PageConversation, settings: AnswerSettings
+    ) -> Iterator[AnswerPiece | FinishedAnswer]:
+        """Yield the pieces of the answers. A chat that has ended meanwhile is loaded again."""
+        turn = conversation.turns[-1]
+        asked = [conversation.question_of(turn, side) for side in range(len(turn.answers))]
+        try:
+            yield from self._ready_chat(conversation).ask(asked, settings)
+        except ChatEnded:
+            yield from self._ready_chat(conversation).ask(asked, settings)
+
+    def _ready_chat(self, conversation: PageConversation) -> Chat:
+        """Return the chat that answers this conversation from now on."""
+        conversation.status = LOADING
+        chat = self._chat_for(conversation.sides)
+        conversation.chat = chat
+        conversation.status = " ".join(["Answering ...", *chat.notes])
+        conversation.seen = time.monotonic()
+        return chat
 
     def _chat_for(self, sides: Sequence[ChatSide]) -> Chat:
         """Return the chat with these sides on their device, started now if there is none.

@@ -13,6 +13,7 @@ from core.chat import (
     AnswerPiece,
     AnswerSettings,
     Chat,
+    ChatEnded,
     ChatError,
     ChatSide,
     FinishedAnswer,
@@ -120,7 +121,17 @@ class TerminalChat:
             self.chat = None
 
     def ask(self) -> Iterator[AnswerPiece | FinishedAnswer]:
-        """Yield the answer to the conversation. Raises ChatError."""
+        """Yield the answer to the conversation. A chat that has ended meanwhile is loaded again.
+
+        Raises ChatError.
+        """
+        try:
+            yield from self._pieces()
+        except ChatEnded:
+            self.end()
+            yield from self._pieces()
+
+    def _pieces(self) -> Iterator[AnswerPiece | FinishedAnswer]:
         if self.chat is None or self.side not in self.chat.plan.sides:
             self.end()
             self.start()

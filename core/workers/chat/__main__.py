@@ -64,6 +64,7 @@ class ChatProgram:
         from .prompts import Prompt, prompt_text
 
         assert self._models
+        send(self.messages, {"began": True})
         self.stop.clear()
         for index, (side, messages) in enumerate(
             zip(self._sides, request["conversations"], strict=True)
