@@ -136,7 +136,7 @@ class Conversations:
     def _pieces(
         self, conversation: PageConversation, settings: AnswerSettings
     ) -> Iterator[AnswerPiece | FinishedAnswer]:
-        """Yield the pieces of the answers. A chat that has ended meanwhile is loaded again."""
+        """Yield the pieces of the answers. A chat that has ended is loaded again."""
         turn = conversation.turns[-1]
         asked = [conversation.question_of(turn, side) for side in range(len(turn.answers))]
         try:

@@ -121,7 +121,7 @@ class TerminalChat:
             self.chat = None
 
     def ask(self) -> Iterator[AnswerPiece | FinishedAnswer]:
-        """Yield the answer to the conversation. A chat that has ended meanwhile is loaded again.
+        """Yield the answer to the conversation. A chat that has ended is loaded again.
 
         Raises ChatError.
         """
