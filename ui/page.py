@@ -168,6 +168,7 @@ def _place_data(parts: Parts) -> None:
     with gr.Row(elem_classes="actions"):
         parts.button("switch_stage")
         parts.button("train_without", "Train without it", visible=False)
+        parts.button("keep_wanted", "Keep wanted rows", visible=False)
         parts.button("remove_rows", "Remove invalid rows", visible=False)
         parts.button("repair", "Repair file", visible=False)
         parts.button("import_data", "Import as JSONL", visible=False)
@@ -277,6 +278,7 @@ def _wire_data(wiring: Wiring, handlers: Handlers) -> None:
     on(parts["train_without"].click, data.on_train_without, fills=True)
     on(parts["switch_stage"].click, data.on_switch_stage, fills=True)
     on(parts["split_text"].input, data.on_split_text, queue=True, fills=True)
+    on(parts["keep_wanted"].click, data.on_keep_wanted, queue=True, fills=True)
     on(parts["remove_rows"].click, data.on_remove_rows, queue=True, fills=True)
     on(parts["repair"].click, data.on_repair, queue=True, fills=True)
 

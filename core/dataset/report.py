@@ -161,6 +161,8 @@ class DatasetReport:
     """Columns and keys of messages that hold something and are not read."""
     right_answers: int = 0
     """Rows that hold the right answer to their prompt, for stages whose model answers."""
+    unwanted: int = 0
+    """Rows whose label, which the stage does not read, says that the answer is not wanted."""
 
     @property
     def is_usable(self) -> bool:

@@ -312,6 +312,40 @@ def test_a_text_is_split_as_the_user_chooses(page_form: FormPage, tale: Path) ->
     assert [json.loads(row)["text"] for row in rows] == ["Once upon\na time.\n\nThe end."]
 
 
+# Labels
+
+
+def labelled(file: Path) -> None:
+    """Write one answer that is wanted and one that is not."""
+    rows = [
+        {"question": "Who?", "answer": name, "label": n} for n, name in enumerate(["Joe", "Pip"])
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_one_click_keeps_the_wanted_rows(page_form: FormPage, file: Path) -> None:
+    labelled(file)
+    shown = page_form.edit(dataset=str(file))
+    assert shown["keep_wanted"]["visible"] is True
+    assert shown["start"]["interactive"] is False
+    done = page_form.fire(page_form.handlers.data.on_keep_wanted, "dataset", "stage")
+    assert [json.loads(row)["answer"] for row in data_of(done).read_text().splitlines()] == ["Pip"]
+    assert "1 row left out: line 1" in done["data_message"]
+    shown = page_form.edit()
+    assert shown["keep_wanted"]["visible"] is False
+    assert shown["start"]["interactive"] is True
+
+
+def test_labelled_rows_offer_the_stage_that_reads_labels(page_form: FormPage, file: Path) -> None:
+    labelled(file)
+    shown = page_form.edit(dataset=str(file))
+    assert shown["switch_stage"]["value"] == "Switch to stage KTO"
+    page_form.fire(page_form.handlers.data.on_switch_stage, "dataset", "stage")
+    shown = page_form.edit()
+    assert page_form.form["stage"] == "kto"
+    assert shown["keep_wanted"]["visible"] is False
+
+
 # What is not read
 
 UNREAD = (

@@ -19,6 +19,7 @@ from core.dataset.rewrite import in_child
 from core.job import DatasetError
 from core.resolve import dataset_path
 from core.runs import Home
+from core.training.contract.row_formats import find_row_format
 from core.training.contract.stages import STAGES
 from core.wording import ago
 from ui import render
@@ -29,6 +30,8 @@ from ui.handlers.reports import report_of
 from ui.render import dataset as panel
 
 MAX_LISTED = 30
+LABELLED = "unpaired preference"
+"""Type of rows whose label says whether their answer is wanted."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class DataHandlers:
         """Consent to a training without what is not read."""
         return {"accept_unread": True}
 
+    def on_keep_wanted(self, dataset: str, stage: str) -> Updates:
+        """Write the data without the rows whose label is false to a new file and use that."""
+        return self._rewrite("keep_wanted", dataset, stage, "wanted")
+
     def on_remove_rows(self, dataset: str, stage: str) -> Updates:
         """Write the data without its invalid rows to a new file and use that."""
         if stage not in STAGES:
@@ -109,11 +116,16 @@ class DataHandlers:
 
 
 def fitting_stage(report: DatasetReport) -> str:
-    """Return the stage for data that the present stage cannot read; "" if it can, or none can."""
+    """Return the stage that the data is for, if it is not the present one; else ""."""
     if "plain_text" in report.counts:
         return TEXT_STAGE
     if "wrong_type" in report.counts:
         return USUAL_STAGES.get(report.dataset_type, "")
+    if report.unwanted:
+        stage = USUAL_STAGES[LABELLED]
+        labelled = find_row_format(report.found_columns, stage)
+        if labelled and labelled.dataset_type == LABELLED:
+            return stage
     return ""
 
 
@@ -137,6 +149,7 @@ def show_data(values: Mapping[str, object], report: DatasetReport | None) -> Upd
         "data_line": "",
         "train_without": gr.update(visible=False),
         "switch_stage": gr.update(visible=False),
+        "keep_wanted": gr.update(visible=False),
         "remove_rows": gr.update(visible=False),
         "repair": gr.update(visible=False),
         "split_text": gr.update(visible=False),
@@ -146,6 +159,7 @@ def show_data(values: Mapping[str, object], report: DatasetReport | None) -> Upd
     can_remove = report.num_problems > 0 and report.valid_rows > 0
     needs_consent = bool(report.needs_consent) and not values["accept_unread"]
     updates["train_without"] = gr.update(visible=needs_consent)
+    updates["keep_wanted"] = gr.update(visible=report.unwanted > 0)
     updates["data_line"] = panel.data_report(report)
     updates["remove_rows"] = gr.update(visible=can_remove)
     updates["repair"] = gr.update(visible=bool(report.repairs))

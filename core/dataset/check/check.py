@@ -108,6 +108,7 @@ def examine(path: Path, stage: str = "sft", *, eval_path: Path | None = None) ->
         repairs=tuple(_helpful_repairs(scanner, head, layout)),
         not_read=scanner.unread.found(),
         right_answers=scanner.num_right_answers,
+        unwanted=scanner.num_unwanted,
     )
     return Examination(report, findings.bad_lines)
 
@@ -240,7 +241,8 @@ def _notes(scanner: Scanner, head: bytes, layout: Layout) -> Iterator[str]:
         answers = counted(scanner.num_unwanted, "answer")
         yield (
             f"The label marks {answers} as unwanted: the rows are for kto; {scanner.stage} "
-            "learns them as good ones, unless you keep the wanted rows alone (--keep-wanted)."
+            "learns them as good ones, unless you keep the wanted rows alone "
+            "(Keep wanted rows, or --keep-wanted)."
         )
     if scanner.fingerprints.is_full:
         yield f"Repeated rows are counted among the first {MAX_ROWS:,} rows only."

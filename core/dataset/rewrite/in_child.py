@@ -14,7 +14,7 @@ from core.dataset.files import Written
 from core.dataset.rewrite import mix
 from core.dataset.rewrite.columns import map_columns
 from core.dataset.rewrite.repair import as_lines as write_as_lines
-from core.dataset.rewrite.repair import drop_bad_rows, repair, split_text
+from core.dataset.rewrite.repair import drop_bad_rows, keep_wanted, repair, split_text
 from core.device.child import Child, Limits
 from core.job import ChildError, DatasetError, Problem
 
@@ -32,6 +32,7 @@ REWRITES: Mapping[str, Callable[..., Written]] = MappingProxyType(
     {
         "as_lines": _as_lines,
         "drop_bad_rows": drop_bad_rows,
+        "keep_wanted": keep_wanted,
         "map_columns": map_columns,
         "repair": repair,
         "split_text": split_text,

@@ -4,17 +4,28 @@ Each notes faults in the parts; what it returns then is not used.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from .conversations import texts_of
 from .messages import ANSWER, PROMPT, ROLE_NAMES, WHOLE, Fault, Message
 from .row_columns import (
     Row,
+    holds_something,
+    parse_text,
     prompt_length,
     same_answer_faults,
     shared_length,
     shared_prompt_faults,
 )
 from .row_parts import RowParts, Text, as_messages, ends_with_answer, said
+
+
+class ScoredAnswer(NamedTuple):
+    """Answer with its score, and its place in the row."""
+
+    score: float
+    messages: list[Message]
+    place: str
 
 
 def text(parts: RowParts) -> Row:
@@ -258,6 +269,52 @@ def last_answer_preference(parts: RowParts) -> Row:
     parts.faults += same_answer_faults(chosen, rejected, names[1])
     _leave_out_mask(parts, *names)
     return _pair(parts.after_system(question), chosen, rejected)
+
+
+def scored_preference(parts: RowParts) -> Row:
+    """Read a conversation and two answers to it, of which the one with the larger score is better.
+
+    A published form: the preference tuning data of Vertex AI.
+    """
+    question = parts.messages("prompt", PROMPT)
+    answers = _scored_answers(parts)
+    if parts.faults:
+        return {}
+    worse, better = sorted(answers, key=lambda each: each.score)
+    chosen, rejected = better.messages, worse.messages
+    parts.faults += same_answer_faults(chosen, rejected, worse.place)
+    _leave_out_mask(parts, better.place, worse.place)
+    question = _without_answers(question, (chosen, rejected))
+    return _pair(parts.after_system(question), chosen, rejected)
+
+
+def _scored_answers(parts: RowParts) -> list[ScoredAnswer]:
+    """Return the two answers of a row, noting a fault unless their scores differ."""
+    column, value = parts.name("completions"), parts.value("completions")
+    if isinstance(value, str):
+        value = parse_text(value)
+    fix = 'give two of {"score": 1, "completion": {...}}, one with score 1 and one with score 0'
+    if not isinstance(value, list) or len(value) != 2:
+        number = f"{len(value)} answers" if isinstance(value, list) else "no list of answers"
+        parts.faults.append(Fault(column, "not_a_pair", f"holds {number}, not two", fix))
+        return []
+    answers: list[ScoredAnswer] = []
+    for index, each in enumerate(value):
+        place = f"{column}[{index}]"
+        score = each.get("score") if isinstance(each, dict) else None
+        if not isinstance(score, int | float) or "completion" not in each:
+            message = "is not an answer with its score"
+            parts.faults.append(Fault(place, "not_scored", message, fix))
+            continue
+        for key in each:
+            if key not in ("score", "completion") and holds_something(each[key]):
+                parts.leave_out(f"{column}[].{key}")
+        place += ".completion"
+        answer = parts.read_text_or_messages(each["completion"], place, ANSWER)
+        answers.append(ScoredAnswer(score, as_messages(answer, "assistant"), place))
+    if len({each.score for each in answers}) == 1 and len(answers) == 2:
+        parts.faults.append(Fault(column, "same_score", "has two answers of one score", fix))
+    return answers
 
 
 def _require_question(parts: RowParts, messages: Sequence[Message]) -> None:

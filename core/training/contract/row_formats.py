@@ -175,6 +175,16 @@ ROW_FORMATS: tuple[RowFormat, ...] = (
         '{"role": "assistant", "content": "4"}], "rejected_response": "5"}',
     ),
     RowFormat(
+        "preference of scores",
+        "preference",
+        {"prompt": ("contents", "messages", "conversations"), "completions": ("completions",)},
+        BESIDE_CHAT,
+        read.scored_preference,
+        '{"contents": [{"role": "user", "parts": [{"text": "2 + 2?"}]}], "completions": '
+        '[{"score": 1, "completion": {"role": "model", "parts": [{"text": "4"}]}}, '
+        '{"score": 0, "completion": {"role": "model", "parts": [{"text": "5"}]}}]}',
+    ),
+    RowFormat(
         "unpaired preference",
         "unpaired preference",
         {"prompt": ("prompt",), "completion": COMPLETION, "label": LABEL},

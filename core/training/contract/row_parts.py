@@ -88,6 +88,12 @@ class RowParts:
     ) -> Text:
         """Return a part that is text, or messages that are this piece of a conversation."""
         value, name = self.value(part), self.name(part)
+        return self.read_text_or_messages(value, name, piece, may_be_empty=may_be_empty)
+
+    def read_text_or_messages(
+        self, value: Any, name: str, piece: ConversationPart, *, may_be_empty: bool = False
+    ) -> Text:
+        """Return a value at a place in the row as `text_or_messages` returns a part."""
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
             (value,) = value
         if is_conversation(value):
