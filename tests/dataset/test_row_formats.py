@@ -7,6 +7,7 @@ import pytest
 from core.training.contract.row_columns import shared_length
 from core.training.contract.row_formats import (
     ROW_FORMATS,
+    ROW_FORMATS_BY_ID,
     RowFormat,
     accepts,
     find_row_format,
@@ -72,3 +73,29 @@ def test_a_bad_row_says_where_what_and_what_to_do() -> None:
     row = b'{"messages": [{"role": "user", "content": 7}]}'
     with pytest.raises(BadRow, match=r"^messages\[0\].content: is a number, not text; give the"):
         read_row(row)
+
+
+@pytest.mark.parametrize(
+    ("completions", "said"),
+    [
+        ([], "holds 0 answers, not two"),
+        ("none", "holds no list of answers, not two"),
+        (
+            [{"score": 1}, {"score": 0, "completion": "5"}],
+            r"\[0\]: is not an answer with its score",
+        ),
+        ([{"score": 1, "completion": each} for each in "45"], "has two answers of one score"),
+        ([{"score": n, "completion": "4"} for n in (0, 1)], "completion: is the chosen answer"),
+    ],
+)
+def test_scored_answers_must_be_two_of_different_scores(completions: object, said: str) -> None:
+    messages = [{"role": "user", "content": "2 + 2?"}]
+    row = {"messages": messages, "completions": completions}
+    with pytest.raises(BadRow, match=said):
+        read_row(json.dumps(row).encode(), "dpo")
+
+
+def test_scored_answers_are_no_data_for_sft() -> None:
+    row = ROW_FORMATS_BY_ID["preference of scores"].example.encode()
+    with pytest.raises(BadRow, match="is preference data; choose reward, dpo"):
+        read_row(row, "sft")

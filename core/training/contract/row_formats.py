@@ -177,7 +177,7 @@ ROW_FORMATS: tuple[RowFormat, ...] = (
     RowFormat(
         "preference of scores",
         "preference",
-        {"prompt": ("contents", "messages", "conversations"), "completions": ("completions",)},
+        {"prompt": ("contents", *MESSAGES[:-1]), "completions": ("completions",)},
         BESIDE_CHAT,
         read.scored_preference,
         '{"contents": [{"role": "user", "parts": [{"text": "2 + 2?"}]}], "completions": '
