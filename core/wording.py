@@ -228,6 +228,21 @@ def _end(run: Run) -> str:
     return " ".join(filter(None, said))
 
 
+def check_words(run: Run) -> str:
+    """Return "identity 89/100, capabilities 22/36"; "" for a run that was not checked.
+
+    Numbers of another step than that of the result name their step.
+    """
+    step = run.result_step if run.checks else None
+    parts = []
+    for each in run.checks:
+        said = f"{each.name} {each.after}/{each.total}"
+        if step is not None and each.step not in (None, step):
+            said += f" at step {each.step:,}"
+        parts.append(said)
+    return ", ".join(parts)
+
+
 def best_sentence(run: Run) -> str:
     """Return "Best at step 120: eval_loss 0.3211.", or "" if fewer than two were evaluated."""
     best = run.best

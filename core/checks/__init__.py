@@ -6,10 +6,11 @@ and gained.
 
 from core.checks.identity import Identity, held_out_suite, identity_suite
 from core.checks.library import find_suite, folders_of, names_in
-from core.checks.results import Outcome, PerplexityResult, SuiteResult
+from core.checks.results import CheckCount, Outcome, PerplexityResult, SuiteResult
 from core.checks.thresholds import read_thresholds
 
 __all__ = [
+    "CheckCount",
     "Identity",
     "Outcome",
     "PerplexityResult",

@@ -7,7 +7,12 @@ from typing import Any, Self
 from core.checks.statistics import sign_test
 from core.training.contract.checks.scoring import judge
 from core.training.contract.checks.suite import Suite
-from core.training.contract.typed_json import WrongType, value_as
+from core.training.contract.typed_json import WrongType, types_of, value_as
+
+MAX_NAME = 100
+"""Characters of a name that are shown."""
+REQUIRED = ("name", "total", "before", "after")
+"""Fields without which a kept result says nothing."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,40 @@ class CategoryCount:
     total: int
     before: int
     after: int
+
+
+@dataclass(frozen=True)
+class CheckCount:
+    """Numbers of a kept result, without its tests: enough for lists and comparisons."""
+
+    name: str
+    """Of the suite."""
+    total: int
+    before: int
+    """Tests that passed before the training."""
+    after: int
+    """Tests that passed after it."""
+    step: int | None = None
+    """Optimizer steps that the model had been trained for; None if the file does not say."""
+    p_value: float | None = None
+    """As SuiteResult has it."""
+    sha256: str = ""
+    """Hash of the suite. Numbers of another hash are those of other tests."""
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self | None:
+        """Return the numbers in a file of a run; None if they are missing or impossible."""
+        declared = types_of(cls)
+        try:
+            found = {name: value_as(declared[name], fields[name]) for name in REQUIRED}
+            for name in ("step", "p_value"):
+                found[name] = value_as(declared[name], fields.get(name))
+        except (KeyError, WrongType):
+            return None
+        found["name"] = found["name"][:MAX_NAME]
+        count = cls(**found, sha256=str(fields.get("sha256") or ""))
+        is_possible = 0 <= count.before <= count.total and 0 <= count.after <= count.total
+        return count if is_possible and count.total else None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,21 @@
 """Results of checks in words, computed from their numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from core.checks.results import PerplexityResult, SuiteResult
+from core.checks.results import CheckCount, PerplexityResult, SuiteResult
 from core.checks.statistics import MAX_CHANCE, wilson_interval
 
+NOT_SAID = """\
+The interval holds the share of such tests that the model would pass, 19 times in 20.
+What the numbers do not say:
+
+- How good other answers are: each check asks its own questions only, once, and takes the most
+  likely answer.
+- That nothing else was lost: only what these tests ask was looked at.
+- That the model generalises: some questions may stand in the rows that it was trained on.
+- That one model is better than another whose interval overlaps with this one.
+"""
+"""What must not be concluded from the numbers of suites, in Markdown."""
 MEMORISED_RATIO = 1.5
 """Perplexity of held-out rows over that of trained rows from which the model has memorised."""
 
@@ -30,6 +41,30 @@ def change_sentence(result: SuiteResult) -> str:
     if result.p_value < MAX_CHANCE:
         return f"{numbers}: {direction} more than chance ({p_value_words(result.p_value)})."
     return f"{numbers}: this can be chance ({p_value_words(result.p_value)})."
+
+
+def check_table(counts: Sequence[CheckCount]) -> str:
+    """Return the numbers of suites as a table in Markdown."""
+    lines = [
+        "| check | tests | before | after | 95 % interval | change |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    for each in counts:
+        low, high = wilson_interval(each.after, each.total)
+        name = each.name.replace("|", "/")
+        numbers = f"{each.total} | {each.before} of {each.total} | {each.after} of {each.total}"
+        lines.append(f"| {name} | {numbers} | {low:.0%} to {high:.0%} | {_change(each)} |")
+    return "\n".join(lines)
+
+
+def _change(count: CheckCount) -> str:
+    if count.before == count.after:
+        return "none in sum"
+    direction = "gained" if count.after > count.before else "lost"
+    if count.p_value is None:
+        return direction
+    how = "more than chance" if count.p_value < MAX_CHANCE else "can be chance"
+    return f"{direction}: {how} ({p_value_words(count.p_value)})"
 
 
 def p_value_words(p_value: float) -> str:

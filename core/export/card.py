@@ -5,11 +5,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from core.checks import sentences
 from core.export.records import exports_folder
 from core.job import JobSpec
 from core.models import DEMO_DIR, HUB_ID
 from core.resolve import default_fields
 from core.runs import Run
+from core.runs.results import checking
 from core.training.contract.files import write_text
 
 CARD = "README.md"
@@ -47,7 +49,13 @@ def new_card(run: Run, repo_id: str, sent: str) -> str:
     """Return a card with everything that the run knows, and no path of this machine."""
     name = repo_id.rpartition("/")[2] or run.id
     parts = [_front_matter(run, sent), f"# {name}\n", _summary(run, sent), _data(run)]
-    parts += [_settings(run), _memory(run), _checks(run), _usage(run, repo_id, sent), _licence(run)]
+    parts += [
+        _settings(run),
+        _memory(run),
+        _checks(run, sent),
+        _usage(run, repo_id, sent),
+        _licence(run),
+    ]
     return "\n".join(filter(None, parts))
 
 
@@ -68,7 +76,7 @@ def _summary(run: Run, sent: str) -> str:
     kind = {"adapter": "LoRA adapter over", "gguf": "GGUF file of"}.get(sent, "Fine-tuned")
     return (
         f"{kind} {base_name(run)}, trained with {run.job.stage} and the method {run.job.method}: "
-        f"{run.step:,} steps.\n"
+        f"{run.result_step or run.step:,} steps.\n"
     )
 
 
@@ -110,17 +118,18 @@ def _memory(run: Run) -> str:
     return f"## Memory\n\n{said}.\n"
 
 
-def _checks(run: Run) -> str:
-    """Return how many questions of each check were right before and after the training."""
-    rows = []
-    for path in sorted((run.folder / "checks").glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            total, before, after = (int(found[name]) for name in ("total", "before", "after"))
-            rows.append(f"| {found['name']} | {before} of {total} | {after} of {total} |")
-    if not rows:
+def _checks(run: Run, sent: str) -> str:
+    """Return what the checks of the result say, and what they do not."""
+    counts = run.checks_of_result
+    if not counts:
         return ""
-    return "## Checks\n\n| check | before | after |\n|---|--:|--:|\n" + "\n".join(rows) + "\n"
+    parts = ["## Checks\n", sentences.check_table(counts) + "\n", sentences.NOT_SAID]
+    perplexity = checking.perplexity_of(run)
+    if perplexity and counts == run.checks:
+        parts.insert(2, " ".join(sentences.perplexity_sentences(perplexity)) + "\n")
+    if sent == "gguf":
+        parts.append("Measured before the conversion to GGUF.\n")
+    return "\n".join(parts)
 
 
 def _usage(run: Run, repo_id: str, sent: str) -> str:

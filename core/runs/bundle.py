@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
+from core.checks import sentences
 from core.models import DEMO_DIR
 from core.resolve import reference_of
 from core.runs.files import open_regular, read_json
@@ -33,6 +34,14 @@ PINNED_PACKAGES = (
 """Packages that the training program imports, and others that affect its numbers."""
 MODEL_FIELDS = ("model", "adapter", "reward_model")
 """Job fields that may name a folder of this machine. A test compares them with JobFields."""
+CHECKS = """
+- `results/checks/`: the checks of its result, with every question and both answers
+
+## Checks
+
+{table}
+
+{not_said}"""
 RESULTS = ("metrics.jsonl", "samples.jsonl", "estimate.json")
 PRIVATE_STATUS = {"pid", "pid_start_time", "boot_id", "folder_inode"}
 """Fields of status.json about this machine, not about the run."""
@@ -52,7 +61,7 @@ With several GPUs it starts torchrun, one process for each.
 - `training/`: the program that ran
 - `data/`: the rows, with their SHA-256 in `manifest.json`
 - `requirements.txt`: the version of Python and of each library
-- `results/`: curves, answers and the last status
+- `results/`: curves, answers and the last status{checks}
 """
 
 
@@ -82,6 +91,7 @@ def write_bundle(run: Run, target: Path) -> Path:
     """
     job = read_json(run.folder / "job.json")
     folders = {"training": run.folder / "training", "data": run.folder / "data"}
+    folders["results/checks"] = run.folder / "checks"
     if job.get("model") == str(DEMO_DIR):  # the only model that no hub has
         job["model"] = "model"
         folders["model"] = DEMO_DIR
@@ -137,6 +147,14 @@ def _how_to_repeat(run: Run) -> str:
         path = getattr(run.job, name)
         if Path(path).is_absolute() and path != str(DEMO_DIR):
             notes += f"; its `{name}` is a folder of the machine that it ran on: name yours"
+    checks = ""
+    if run.checks:
+        table = sentences.check_table(run.checks)
+        checks = CHECKS.format(table=table, not_said=sentences.NOT_SAID.rstrip())
     return HOW_TO_REPEAT.format(
-        run=run, job=run.job, model=reference_of(run.job.model), folder_notes=notes
+        run=run,
+        job=run.job,
+        model=reference_of(run.job.model),
+        folder_notes=notes,
+        checks=checks,
     )

@@ -1,6 +1,6 @@
 """Compare runs: the settings that differ, and the results. Reads only."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from core.job import JobSpec
@@ -57,4 +57,28 @@ def compare(runs: Sequence[Run]) -> tuple[Difference, ...]:
         Difference(name, tuple(map(result, runs)), is_result=True)
         for name, result in RESULTS.items()
     )
-    return (*(each for each in settings if len(set(each.values)) > 1), *results)
+    differing = (each for each in settings if len(set(each.values)) > 1)
+    return (*differing, *results, *_checks(runs))
+
+
+def _checks(runs: Sequence[Run]) -> Iterator[Difference]:
+    """Yield a line for each suite: tests that passed before and after, of how many.
+
+    Suites of one name that hold other tests are not compared: each has its own line.
+    """
+    suites = dict.fromkeys((each.name, each.sha256) for run in runs for each in run.checks)
+    names = [name for name, _ in suites]
+    for name, sha256 in suites:
+        title = f"check {name}"
+        if names.count(name) > 1:
+            title += f" ({sha256[:8]})"
+        values = tuple(_passed(run, name, sha256) for run in runs)
+        yield Difference(title, values, is_result=True)
+
+
+def _passed(run: Run, name: str, sha256: str) -> str | None:
+    """Return "0 → 89 of 100"; None if a run did not answer a suite."""
+    for each in run.checks:
+        if (each.name, each.sha256) == (name, sha256):
+            return f"{each.before} → {each.after} of {each.total}"
+    return None

@@ -1,10 +1,18 @@
-"""Predictions and samples of a run, as its files hold them. Damaged parts are left out."""
+"""Predictions, samples and results of checks of a run, as its files hold them.
+
+Damaged parts are left out.
+"""
 
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Self
 
+from core.checks import CheckCount
+from core.runs.files import read_json
+from core.runs.suites import usual_in
 from core.training.contract.typed_json import WrongType, types_of, value_as
 
 
@@ -49,6 +57,25 @@ class Sample:
         """Return one row of samples.jsonl, None if a part of it is missing or damaged."""
         sound = _sound_fields(cls, fields)
         return cls(**sound) if sound.keys() == types_of(cls).keys() else None
+
+
+def read_check_counts(folder: Path) -> tuple[CheckCount, ...]:
+    """Return the results of checks in the folder of a run, those of the usual suites first."""
+    found: dict[str, CheckCount] = {}
+    for path in sorted((folder / "checks").glob("*.json")):
+        with suppress(OSError):
+            stat = path.stat()
+            count = _check_count(path, stat.st_mtime_ns, stat.st_size)
+            if count:
+                found[count.name] = count
+    usual = usual_in(tuple(found))
+    return tuple(found[name] for name in (*usual, *(name for name in found if name not in usual)))
+
+
+@lru_cache(maxsize=10_000)
+def _check_count(path: Path, _changed_ns: int, _num_bytes: int) -> CheckCount | None:
+    """Return the numbers of one result. Its file has every answer, so it is read once."""
+    return CheckCount.from_json(read_json(path))
 
 
 def _sound_fields(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from core.checks import CheckCount
 from core.device import find_preset
 from core.job import JobSpec, Problem, RunNotFound
 from core.models import DEMO_DIR, gpus
@@ -24,7 +25,7 @@ from core.runs.files import (
     read_rows,
 )
 from core.runs.home import Home, Schedule, read_schedule
-from core.runs.records import Prediction, Sample
+from core.runs.records import Prediction, Sample, read_check_counts
 from core.runs.states import RunState, infer_state
 from core.training.contract.checkpoint_files import (
     MANIFEST,
@@ -98,6 +99,8 @@ class Run:
     about: Annotations = field(default_factory=Annotations)
     process: ProcessId | None = None
     """Process that executes it, if one does."""
+    checks: tuple[CheckCount, ...] = ()
+    """What suites have found, those of the usual suites first."""
 
     def __hash__(self) -> int:
         return hash(self.folder)  # its status contains mappings, which have no hash
@@ -219,6 +222,12 @@ class Run:
             return None
         return self.seconds / 3600 * gpu.usd_per_hour
 
+    @property
+    def checks_of_result(self) -> tuple[CheckCount, ...]:
+        """Return its checks without those of a result that another checkpoint has replaced."""
+        step = self.result_step if self.checks else None
+        return tuple(each for each in self.checks if None in (step, each.step) or each.step == step)
+
     def metrics(self) -> tuple[dict[str, Any], ...]:
         """Return the rows of metrics.jsonl. For plots see `curves`."""
         return read_rows(self.folder / "metrics.jsonl")
@@ -301,6 +310,7 @@ class Run:
             "usd": self.usd,
             "error": self.error,
             "cause": self.cause,
+            "checks": [asdict(each) for each in self.checks],
             "folder": str(self.folder),
         }
 
@@ -336,6 +346,7 @@ def read(home: Home, run_id: str, schedule: Schedule | None = None) -> Run:
         cause=state.cause,
         about=_read_about(folder),
         process=state.process,
+        checks=read_check_counts(folder),
     )
 
 

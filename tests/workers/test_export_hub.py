@@ -102,8 +102,9 @@ def test_a_card_says_what_is_known(run: Run) -> None:
     (run.folder / "checks").mkdir()
     check = {"name": "identity", "total": 100, "before": 3, "after": 98}
     (run.folder / "checks" / "identity.json").write_text(json.dumps(check))
-    card = new_card(run, "me/model", "adapter")
+    card = new_card(read(run.home, run.id), "me/model", "adapter")
     assert "library_name: peft" in card
-    assert "| identity | 3 of 100 | 98 of 100 |" in card
+    assert "| identity | 100 | 3 of 100 | 98 of 100 | 93% to 99% | gained |" in card
+    assert "What the numbers do not say" in card
     assert "20 steps" in card
     assert str(run.folder.parent) not in card

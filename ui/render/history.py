@@ -9,7 +9,7 @@ import numpy as np
 from core.dataset import counted
 from core.resolve import reference_of
 from core.runs import Run, comparison
-from core.wording import ago, duration, memory, peak_memory
+from core.wording import ago, check_words, duration, memory, peak_memory
 from ui.render import table
 from ui.render.run import SIGNS, share_done
 
@@ -66,6 +66,8 @@ def _facts(run: Run) -> Iterator[str]:
     yield from run.about.tags
     if run.loss is not None:
         yield f"loss {run.loss:.4g}"
+    if run.checks:
+        yield check_words(run)
     if run.peak_bytes:
         yield peak_memory(run)
     if run.seconds and not run.is_active:

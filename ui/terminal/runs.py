@@ -20,7 +20,15 @@ from core.runs import (
     read,
     results,
 )
-from core.wording import ago, best_sentence, duration, memory, peak_memory, state_sentence
+from core.wording import (
+    ago,
+    best_sentence,
+    check_words,
+    duration,
+    memory,
+    peak_memory,
+    state_sentence,
+)
 from ui.terminal.follow import print_result, start_and_follow
 from ui.terminal.printing import out, print_json, say, table, wide_table
 from ui.terminal.results import checkpoint_rows, continue_run, print_published, publish
@@ -74,7 +82,18 @@ def _list(command: RunCommand) -> None:
     if command.as_json:
         print_json([run.to_json() for run in runs])
     elif runs:
-        heads = ("run", "state", "step", "model", "method", "loss", "peak memory", "when", "")
+        heads = (
+            "run",
+            "state",
+            "step",
+            "model",
+            "method",
+            "loss",
+            "checks",
+            "peak memory",
+            "when",
+            "",
+        )
         out.print(wide_table(heads, [_row(run) for run in runs]))
     elif command.words:
         out.print("No run contains these words.")
@@ -90,7 +109,7 @@ def _row(run: Run) -> tuple[object, ...]:
     step = f"{run.step}/{run.max_steps}"
     note = run.about.title or run.error
     peak, when = peak_memory(run), ago(run.created)
-    return run.id, run.state, step, model, method, loss, peak, when, note
+    return run.id, run.state, step, model, method, loss, check_words(run), peak, when, note
 
 
 def _show(command: RunCommand) -> None:
@@ -114,7 +133,8 @@ def _show(command: RunCommand) -> None:
     job = run.job
     out.print(f"{reference_of(job.model)} · {job.stage} · {job.method} · {run.folder}")
     tags = " ".join(f"#{tag}" for tag in run.about.tags)
-    for line in filter(None, (stalled, run.about.notes, tags, best_sentence(run))):
+    said = (stalled, run.about.notes, tags, best_sentence(run), check_words(run))
+    for line in filter(None, said):
         out.print(line)
     if rows := tuple(checkpoint_rows(run)):
         out.print(table(("checkpoint", "evaluation", "size", ""), rows))

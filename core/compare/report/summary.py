@@ -1,14 +1,14 @@
 """Summary: every number of a report, as the folders of its runs hold them. Writes nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
 
 import numpy as np
 
+from core.checks import CheckCount
 from core.compare import Comparison, Trial, record
-from core.compare.report.checks import CheckResult, read_checks
 from core.compare.report.folders import read_fields
 from core.runs import Home, Run
 from core.runs.past_runs import WARM_UP_STEPS, compared_peaks
@@ -98,9 +98,9 @@ class RunFigures:
         return found
 
     @cached_property
-    def checks(self) -> tuple[CheckResult, ...]:
+    def checks(self) -> tuple[CheckCount, ...]:
         """Results of its checks, before and after training."""
-        return read_checks(self.run.folder) if self.run else ()
+        return self.run.checks if self.run else ()
 
     def _last(self, key: str) -> float | None:
         curve = self.run.curves().get(key) if self.run else None
@@ -124,7 +124,7 @@ class RunFigures:
             "fix": self.trial.fix,
             **{name: getattr(self, name) for name in (*names, *more)},
             "phases": {name: list(pair) for name, pair in self.phases.items()},
-            "checks": [vars(each) for each in self.checks],
+            "checks": [asdict(each) for each in self.checks],
         }
 
 

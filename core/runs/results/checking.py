@@ -6,6 +6,7 @@ gained in its folder.
                        suites/          suites that were made for this run
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def _require_answers(run: Run) -> None:
 
 def _keep(run: Run, suites: Sequence[Suite], answers: Mapping[str, Any]) -> CheckReport:
     """Judge the answers and write the results. Raises OSError."""
-    step = run.status.result_step or run.step
+    step = run.result_step or run.step
     before, after = answers["before"], answers["after"]
     results = []
     folder = run.folder / "checks"
@@ -189,6 +190,7 @@ def _keep(run: Run, suites: Sequence[Suite], answers: Mapping[str, Any]) -> Chec
     perplexity = PerplexityResult.from_json(answers["perplexity"]) or PerplexityResult()
     if perplexity.after is not None:
         write_json(folder / "perplexity.json", asdict(perplexity))
+    os.utime(run.folder)  # so that lists read the run again
     run.home.touch()
     return CheckReport(run.id, tuple(results), perplexity, tuple(answers["cached"]))
 
