@@ -22,11 +22,20 @@ MEMORISED_RATIO = 1.5
 
 def count_sentence(result: SuiteResult) -> str:
     """Return the numbers of a suite: N of M before, N of M after, and how sure the last is."""
-    low, high = wilson_interval(result.after, result.total)
     return (
         f"{result.name}: {result.before} of {result.total} before, {result.after} of "
-        f"{result.total} after (of such tests, {low:.0%} to {high:.0%} would pass)"
+        f"{result.total} after ({_would_pass(result)})"
     )
+
+
+def interval_sentence(result: SuiteResult) -> str:
+    """Return how sure the number after the training is."""
+    return f"After the training, {_would_pass(result)}."
+
+
+def _would_pass(result: SuiteResult) -> str:
+    low, high = wilson_interval(result.after, result.total)
+    return f"of such tests, {low:.0%} to {high:.0%} would pass"
 
 
 def change_sentence(result: SuiteResult) -> str:

@@ -6,7 +6,7 @@ from html import escape
 from core.checks import Outcome, SuiteResult, sentences
 from core.runs import Run
 from core.runs.results import checking
-from ui.render import table
+from ui.render import notice, table
 
 MAX_SHOWN = 50
 """Lost or gained tests of a suite that are shown; the run's folder has all."""
@@ -14,12 +14,22 @@ MAX_SHOWN = 50
 
 def results(run: Run) -> str:
     """Return the kept results of a run."""
-    blocks = "".join(map(_suite, checking.results_of(run)))
+    found = checking.results_of(run)
+    blocks = _of_other_step(run.result_step, found) + "".join(map(_suite, found))
     perplexity = checking.perplexity_of(run)
     if perplexity:
         for sentence in sentences.perplexity_sentences(perplexity):
             blocks += f"<p>{escape(sentence)}</p>"
     return f'<div class="checks">{blocks}</div>' if blocks else ""
+
+
+def _of_other_step(step: int | None, found: Sequence[SuiteResult]) -> str:
+    """Return a warning if the result has changed since it was checked."""
+    others = [each.name for each in found if step is not None and each.step != step]
+    if not others:
+        return ""
+    said = f"The result is that of step {step:,} now. It has not answered: {', '.join(others)}."
+    return notice(f"{said} Check again.", "warned")
 
 
 def _suite(result: SuiteResult) -> str:
@@ -40,6 +50,7 @@ def _suite(result: SuiteResult) -> str:
     categories = table(rows, ("before", "after", "of")) if rows else ""
     return (
         f"<section><h4>{escape(result.name)}</h4>{bars}"
+        f"<p>{escape(sentences.interval_sentence(result))}</p>"
         f"<p>{escape(sentences.change_sentence(result))}</p>"
         f"{_fold('Categories that changed', len(rows), categories)}"
         f"{_changed('Lost', result.lost)}{_changed('Gained', result.gained)}</section>"

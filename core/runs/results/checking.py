@@ -122,13 +122,14 @@ def suite_of_held_out_rows(run: Run) -> Suite:
 
 
 def results_of(run: Run) -> tuple[SuiteResult, ...]:
-    """Return the kept results, by name."""
-    found = []
+    """Return the kept results, those of the usual suites first."""
+    found = {}
     for path in sorted((run.folder / "checks").glob("*.json")):
         result = SuiteResult.from_json(read_json(path))
         if result:
-            found.append(result)
-    return tuple(found)
+            found[result.name] = result
+    usual = usual_in(tuple(found))
+    return tuple(found[name] for name in (*usual, *(name for name in found if name not in usual)))
 
 
 def perplexity_of(run: Run) -> PerplexityResult | None:
