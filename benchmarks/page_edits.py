@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core import resolve
+from core.resolve import jobs
 from core.runs import Home
 from ui.form import first_values
 from ui.handlers import FIRST_STATE, Handlers, Suggestions, Undo, panels
@@ -122,17 +122,17 @@ class OpenPage:
 def counted_resolves() -> Iterator[list[int]]:
     """Count how often a job is resolved, in a list of one number."""
     number = [0]
-    original = resolve.resolve_job
+    original = jobs.resolve_job
 
     def count(*args: object, **options: object) -> object:
         number[0] += 1
         return original(*args, **options)
 
-    resolve.resolve_job = count
+    jobs.resolve_job = count
     try:
         yield number
     finally:
-        resolve.resolve_job = original
+        jobs.resolve_job = original
 
 
 def measure(handlers: Handlers, scenario: Scenario) -> str:

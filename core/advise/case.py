@@ -6,7 +6,7 @@ from enum import IntEnum
 from types import MappingProxyType
 
 from core.job import JobSpec, SpecError
-from core.memory import MemoryEstimate, estimate
+from core.memory import MemoryEstimate, PastRun, estimate, refine
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics, Speed, predict_speed
 
@@ -35,10 +35,19 @@ class Case:
     shape: ModelShape
     gpu: Gpu
     rows: RowStatistics | None = None
+    past: tuple[PastRun, ...] = ()
+    """Runs of this machine that correct the estimate."""
 
     @property
     def memory(self) -> MemoryEstimate:
-        """Return the estimate. Raises SpecError for a job that cannot run on this model."""
+        """Return the estimate, corrected by past runs.
+
+        Raises SpecError for a job that cannot run on this model.
+        """
+        return refine(self._simulated, self.past) if self.past else self._simulated
+
+    @property
+    def _simulated(self) -> MemoryEstimate:
         if self.rows is None or self.rows.max_tokens is None:
             return estimate(self.job, self.shape, self.gpu)
         mean = self.rows.mean_tokens

@@ -8,6 +8,7 @@ from core.advise.case import Case, FieldValues
 from core.advise.reasons import reasons
 from core.advise.search import search
 from core.job import JobSpec
+from core.memory import PastRun
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
 
@@ -42,6 +43,8 @@ def plan(
     gpu: Gpu,
     rows: RowStatistics | None = None,
     set_by_user: frozenset[str] = frozenset(),
+    *,
+    past: tuple[PastRun, ...] = (),
 ) -> Plan:
     """Return what `job.profile` chooses for a job on a card, except the fields `set_by_user`.
 
@@ -50,7 +53,7 @@ def plan(
     """
     if job.profile == "custom":
         return Plan()
-    chosen = search(Case(job, shape, gpu, rows), set_by_user)
+    chosen = search(Case(job, shape, gpu, rows, past), set_by_user)
     return Plan(
         tuple(
             Choice(field, getattr(chosen.job, field), sentence)

@@ -10,6 +10,7 @@ from core.advise.case import Case, FieldValues, Harm
 from core.advise.changes import MEMORY_SAVERS, UNQUANTIZE, Change, Saves, Variants
 from core.advise.choices import plan
 from core.job import JobSpec
+from core.memory import PastRun
 from core.memory.estimate import Verdict
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
@@ -61,7 +62,11 @@ class Fix:
 
 @lru_cache(maxsize=256)
 def suggest_fixes(
-    job: JobSpec, shape: ModelShape, gpu: Gpu, rows: RowStatistics | None = None
+    job: JobSpec,
+    shape: ModelShape,
+    gpu: Gpu,
+    rows: RowStatistics | None = None,
+    past: tuple[PastRun, ...] = (),
 ) -> tuple[Fix, ...]:
     """Return what to change, best first.
 
@@ -72,7 +77,7 @@ def suggest_fixes(
 
     Raises SpecError for a job that cannot run on this model.
     """
-    case = Case(job, shape, gpu, rows)
+    case = Case(job, shape, gpu, rows, past)
     fixes = _speedups(case) if case.fits else _memory_fixes(case)
     return tuple(sorted(fixes, key=_rank)[:MAX_FIXES])
 
@@ -118,7 +123,7 @@ def _fastest(*also_kept: str) -> Variants:
     def variants(case: Case) -> list[FieldValues]:
         job = case.job.model_copy(update={"profile": "fastest"})
         kept = frozenset({"dtype", *also_kept})
-        return [plan(job, case.shape, case.gpu, case.rows, kept).change]
+        return [plan(job, case.shape, case.gpu, case.rows, kept, past=case.past).change]
 
     return variants
 

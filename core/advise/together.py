@@ -3,12 +3,17 @@
 from core.advise.case import Case
 from core.device import cards_together
 from core.job import JobSpec, SpecError
+from core.memory import PastRun
 from core.models import Gpu, ModelShape
 from core.speed import RowStatistics
 
 
 def together(
-    job: JobSpec, shape: ModelShape | None, gpu: Gpu, rows: RowStatistics | None
+    job: JobSpec,
+    shape: ModelShape | None,
+    gpu: Gpu,
+    rows: RowStatistics | None,
+    past: tuple[PastRun, ...] = (),
 ) -> JobSpec:
     """Return the job with the number of devices that it takes, and how they share its model.
 
@@ -23,7 +28,7 @@ def together(
     if num_devices == 1 or job.parallelism != "auto":
         return job
     copied = job.model_copy(update={"parallelism": "ddp"})
-    if shape is None or Case(copied, shape, gpu, rows).fits:
+    if shape is None or Case(copied, shape, gpu, rows, past).fits:
         return copied
     try:
         return JobSpec.parse({**job.model_dump(), "parallelism": "fsdp"})

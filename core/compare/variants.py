@@ -8,7 +8,7 @@ from core.compare.study import Budget, Point, Study
 from core.job import Problem, SpecError
 from core.memory import MemoryEstimate
 from core.models import Gpu, gpus
-from core.resolve import ResolvedJob, resolve
+from core.resolve import PastRunsOf, ResolvedJob, no_past_runs, resolve
 from core.speed import RowStatistics, Speed
 
 GIB = 2**30
@@ -32,12 +32,14 @@ class Variant:
     """What would let it run."""
 
 
-def plan_variants(study: Study, rows: RowStatistics | None = None) -> tuple[Variant, ...]:
+def plan_variants(
+    study: Study, rows: RowStatistics | None = None, past: PastRunsOf = no_past_runs
+) -> tuple[Variant, ...]:
     """Return every run of a comparison, the first seed of all points first.
 
     So a comparison that ends early has compared as much as it can.
     """
-    first = [_variant(study, point, rows) for point in study.points()]
+    first = [_variant(study, point, rows, past) for point in study.points()]
     found = [_with_seed(each, seed) for seed in study.seeds for each in first]
     return _within(study.budget, found)
 
@@ -56,10 +58,10 @@ def on_other_cards(
     return found
 
 
-def _variant(study: Study, point: Point, rows: RowStatistics | None) -> Variant:
+def _variant(study: Study, point: Point, rows: RowStatistics | None, past: PastRunsOf) -> Variant:
     seed = study.seeds[0]
     try:
-        resolved = resolve(study.fields_of(point), rows=rows)
+        resolved = resolve(study.fields_of(point), rows=rows, past=past)
         resolved.require_trainable()
         estimate = resolved.estimate() if resolved.model.shape else None
     except SpecError as error:

@@ -1,11 +1,12 @@
 """Predicted and measured memory and speed of runs on this machine. Reads only."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from core.memory import MemoryEstimate, PastRun, refine
+from core.memory import PastRun
 from core.resolve import ResolvedJob
 from core.runs.files import number_in
 from core.runs.home import Home
@@ -62,11 +63,6 @@ def past_runs(home: Home, resolved: ResolvedJob) -> tuple[PastRun, ...]:
     return tuple(each for each in found if each)[:MAX_RUNS]
 
 
-def refined(home: Home, resolved: ResolvedJob) -> MemoryEstimate:
-    """Return the estimate of a job, corrected by past runs. Raises SpecError."""
-    return refine(resolved.estimate(), past_runs(home, resolved))
-
-
 def forecast(home: Home, resolved: ResolvedJob) -> dict[str, object]:
     """Return memory, speed and fixes of a job as `estimate --json` prints them.
 
@@ -75,9 +71,9 @@ def forecast(home: Home, resolved: ResolvedJob) -> dict[str, object]:
     """
     if resolved.model.shape is None:
         return {}
-    uncalibrated = resolved.estimate().peak_reserved_bytes
-    memory = refined(home, resolved).to_json()
-    return resolved.forecast() | memory | {"uncalibrated_reserved_bytes": uncalibrated}
+    uncalibrated = replace(resolved, past=()).estimate().peak_reserved_bytes
+    corrected = replace(resolved, past=past_runs(home, resolved))
+    return corrected.forecast() | {"uncalibrated_reserved_bytes": uncalibrated}
 
 
 def speeds(home: Home, resolved: ResolvedJob) -> tuple[Measurement, ...]:

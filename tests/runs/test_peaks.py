@@ -1,12 +1,15 @@
 """One peak of a run: the same predicted and measured number wherever it stands."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from core import runs
 from core.memory import estimate, refine
 from core.models import gpus
 from core.models.presets import demo_fields
-from core.resolve import ResolvedJob, resolve
+from core.resolve import ResolvedJob, default_fields, resolve
 from core.runs import Home, Run, comparison
 from core.runs.past_runs import compared_peaks, forecast, past_runs
 from core.speed import RowStatistics
@@ -14,8 +17,10 @@ from core.training.contract.files import write_json
 from core.wording import memory, memory_parts, memory_rows, peak_memory, verdict_sentence
 from tests.builders.advice_cases import CPU, LLAMA_8B, job_of
 from tests.builders.fake_runs import NewRun
+from ui.handlers.answer import answer_values
 from ui.render import history, plots
 from ui.render import run as run_panel
+from ui.terminal.commands import estimate as terminal_estimate
 from ui.terminal.runs import manage_runs
 
 MIB, GIB = 2**20, 2**30
@@ -115,6 +120,32 @@ def test_the_first_run_of_the_demo_is_predicted_well(on_cpu: Run) -> None:
 def test_past_runs_on_a_processor_correct_the_next_prediction(home: Home, on_cpu: Run) -> None:
     resolved = demo_job()
     assert refine(resolved.estimate(), past_runs(home, resolved)).total_bytes == MEASURED
+
+
+TOO_LARGE = {"model": "meta-llama/Llama-3.1-70B", "method": "full", "gpu": "local"}
+
+
+def test_after_past_runs_the_page_offers_savings_of_the_total(home: Home, on_cpu: Run) -> None:
+    values = {**default_fields(TOO_LARGE["model"], "full"), **TOO_LARGE}
+    answer = answer_values(home, lambda _found: None, values)
+    resolved = answer.require()
+    assert resolved.past
+    assert answer.estimate
+    total = answer.estimate.total_bytes
+    assert total != replace(resolved, past=()).estimate().total_bytes
+    fixes = resolved.fixes()
+    assert fixes
+    assert {fix.total_bytes + fix.saves_bytes for fix in fixes} == {total}
+
+
+def test_after_past_runs_the_terminal_offers_savings_of_the_total(
+    home: Home, on_cpu: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {f"field_{name}": value for name, value in TOO_LARGE.items()}
+    terminal_estimate(home=str(home.path), json=True, **fields)
+    printed = json.loads(capsys.readouterr().out)
+    totals = {fix["total_bytes"] + fix["saves_bytes"] for fix in printed["fixes"]}
+    assert totals == {printed["total_bytes"]}
 
 
 def test_a_run_keeps_the_corrected_number_of_its_verdict(home: Home, on_cpu: Run) -> None:

@@ -6,6 +6,7 @@ only, which JobSpec checks.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from core.advise import PLANNED_FIELDS
 from core.dataset import DatasetReport
@@ -13,7 +14,7 @@ from core.job import Problem, SpecError
 from core.memory import MemoryEstimate
 from core.resolve import ResolvedJob, RowsOf, resolve
 from core.runs import Home
-from core.runs.past_runs import refined, speeds
+from core.runs.past_runs import past_runs, speeds
 from core.speed import Speed, calibrated
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES, unused_fields
@@ -136,10 +137,10 @@ def answer_values(
 ) -> Answer:
     """Resolve the job of these values. By default the profile leaves all of them as they are."""
     try:
-        resolved = resolve(values, set_by_user, rows_of)
+        resolved = resolve(values, set_by_user, rows_of, partial(past_runs, home))
         estimate = None
         if resolved.model.shape is not None:
-            estimate = refined(home, resolved)
+            estimate = resolved.estimate()
     except SpecError as error:
         return Answer(values, report, error=error)
     speed = resolved.speed()

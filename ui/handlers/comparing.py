@@ -29,7 +29,8 @@ def study_of(answer: Answer) -> Study:
 
 def variants_of(answer: Answer) -> tuple[Variant, ...]:
     """Return the job of the form by each method, estimated. Raises SpecError."""
-    return plan_variants(study_of(answer), answer.require().rows)
+    resolved = answer.require()
+    return plan_variants(study_of(answer), resolved.rows, lambda _variant: resolved.past)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from core.job import RunNotFound, SpecError, TailorError
 from core.resolve import resolve
 from core.runs import Home, Run, edits, launch, listing, queue
 from core.runs.failure_advice import advice_for, stall_warning
-from core.runs.past_runs import forecast
+from core.runs.past_runs import forecast, past_runs
 from ui import render
 from ui.events import Updates
 from ui.form import in_words
@@ -96,7 +96,7 @@ class RunHandlers:
 
     def _start(self, form: dict[str, object]) -> Run:
         """Start a job, or add it to the queue. Raises SpecError, OSError."""
-        resolved = resolve(form, rows=self.previews.statistics)
+        resolved = resolve(form, None, self.previews.statistics, partial(past_runs, self.home))
         hashes = require_startable(resolved, self.previews)
         run = runs.create(self.home, resolved, forecast(self.home, resolved), hashes)
         return queue.submit(self.home, run)

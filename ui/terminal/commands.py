@@ -13,7 +13,7 @@ from core.memory.trace_check import TraceRequest, estimate_by_tracing
 from core.models import demo_fields
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home
-from core.runs.past_runs import forecast, refined
+from core.runs.past_runs import forecast, past_runs
 from core.training.contract.stages import DEFAULT_STAGE
 from core.wording import fix_label, memory, memory_parts, speed_sentence, verdict_sentence
 from ui.terminal.chat import chat
@@ -58,7 +58,8 @@ def train(
     sound = require_sound_files(resolved)
     if sound.refusals:
         raise SpecError(*sound.refusals)
-    resolved = resolve(job_fields, rows=row_statistics(place, resolved))
+    rows = row_statistics(place, resolved)
+    resolved = resolve(job_fields, rows=rows, past=partial(past_runs, place))
     _print_choices(resolved)
     run = runs.create(place, resolved, forecast(place, resolved), sound.hashes)
     return start_and_follow(place, run)
@@ -68,7 +69,8 @@ def estimate(
     *, home: str | None = None, job: str | None = None, json: bool = False, **fields: str
 ) -> int:
     """Print the memory and speed of a job. Raises TailorError."""
-    resolved = resolve(fields_of_job(job, fields))
+    past = partial(past_runs, Home.find(home))
+    resolved = resolve(fields_of_job(job, fields), past=past)
     found = _estimate_memory(resolved, home)
     if json:
         more = resolved.forecast() or {"fixes": [], "speed": {}}
@@ -114,8 +116,7 @@ def _takes_flag(command: str, field: str) -> bool:
 def _estimate_memory(resolved: ResolvedJob, home: str | None) -> MemoryEstimate:
     """Estimate the memory; trace one step for an unknown architecture. Raises TailorError."""
     if resolved.model.shape:
-        is_local = resolved.job.gpu == "local"
-        return refined(Home.find(home), resolved) if is_local else resolved.estimate()
+        return resolved.estimate()
     say("Tailor does not know this architecture, so it traces one training step.")
     request = TraceRequest(resolved.job, resolved.model.config, resolved.gpu)
     return estimate_by_tracing(request, Home.find(home).path / "traces")

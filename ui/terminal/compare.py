@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from core.compare import Comparison, Study, Variant, conduct, plan_variants, record, report
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home, queue
+from core.runs.past_runs import past_runs
 from core.speed import RowStatistics
 from core.wording import ago
 from ui.terminal.estimates import estimate_json, print_estimates
@@ -47,7 +49,7 @@ def compare(
     of_job = {name: fields.pop(name) for name in [*fields] if name.startswith("field_")}
     asked = StudyFlags(axis=tuple(axis), fields=of_job, **fields)
     study = asked.study(place)
-    found = plan_variants(study, _rows(place, study, tell))
+    found = plan_variants(study, _rows(place, study, tell), partial(past_runs, place))
     if estimate_only and json:
         print_json({"id": None, "runs": [estimate_json(each) for each in found], "report": None})
         return 0

@@ -81,7 +81,7 @@ def parse_mix(text: str) -> tuple[tuple[Path, float], ...]:
             continue
         if not path.strip():
             raise ValueError(f"line {number}: no path before the =; write path = weight")
-        place = os.path.expanduser(path.strip())  # noqa: PTH111 (as in core.resolve)
+        place = os.path.expanduser(path.strip())  # noqa: PTH111 (as in core/resolve)
         found.append((Path(place), _parse_weight(weight.strip(), number)))
     return tuple(found)
 

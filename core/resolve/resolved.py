@@ -1,0 +1,127 @@
+"""ResolvedJob: a job with what it names, its estimate, forecast and fixes. Finds nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.advise import USUAL_GPUS, Case, Cell, Fix, Plan, suggest_fixes, what_fits
+from core.job import JobSpec, Problem, SpecError
+from core.job.rules import refusals_to_train
+from core.memory import MemoryEstimate, PastRun
+from core.models import Gpu, ModelSource, gpus
+from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
+from core.training.contract.methods import METHODS
+
+if TYPE_CHECKING:
+    from core.dataset.token_lengths import Lengths
+
+
+@dataclass(frozen=True)
+class ResolvedJob:
+    """Job together with what it names."""
+
+    job: JobSpec
+    """Includes the choices of its profile."""
+    model: ModelSource
+    gpu: Gpu
+    datasets: Mapping[str, Path]
+    """Field (`dataset`, `eval_dataset`) -> file; an empty field is missing."""
+    mix: tuple[tuple[Path, float], ...] = ()
+    """Further training files and their weights; `dataset` itself has weight 1."""
+    plan: Plan = field(default_factory=Plan)
+    """Choices of its profile with their reasons; empty for "custom" and unknown architectures."""
+    rows: RowStatistics | None = None
+    """Lengths of its rows, as far as they are known."""
+    past: tuple[PastRun, ...] = ()
+    """Runs of this machine that correct its memory."""
+
+    @property
+    def files(self) -> tuple[tuple[str, Path], ...]:
+        """(field, file) of all its data."""
+        return (*self.datasets.items(), *(("mix", path) for path, _weight in self.mix))
+
+    def require_trainable(self) -> None:
+        """Raise SpecError if the job can be estimated, but not trained on this machine."""
+        missing = self.model.missing_weights()
+        problems = [*refusals_to_train(self.job), *([missing] if missing else ())]
+        if problems:
+            raise SpecError(*problems)
+
+    def estimate(self) -> MemoryEstimate:
+        """Estimate the memory of this job, corrected by past runs.
+
+        Raises SpecError for an impossible job and for an unknown architecture.
+        """
+        if self.model.shape is None:
+            problem = (
+                f"{self.job.model} has an unknown architecture: its memory cannot be estimated"
+            )
+            fix = "use Check exactly, or choose a Llama, Mistral, Qwen, Gemma, Phi or similar model"
+            raise SpecError(Problem("model", problem, fix))
+        return Case(self.job, self.model.shape, self.gpu, self.rows, self.past).memory
+
+    def row_statistics(self, lengths: "Lengths") -> RowStatistics:
+        """Return what a forecast needs of the lengths of the rows that this job trains on."""
+        job = self.job
+        # a mix or a limit of rows is composed first, and the evaluation rows are held out of it
+        is_composed = bool(self.mix or job.max_rows)
+        num_rows = lengths.rows
+        if is_composed and not job.eval_dataset:
+            num_rows = round(num_rows / (1 - job.eval_fraction))
+        max_tokens = None
+        covers_all_rows = lengths.is_complete and not lengths.generates
+        if covers_all_rows and not is_composed and not job.eval_dataset:
+            max_tokens = lengths.max
+        return RowStatistics(num_rows, max(1.0, lengths.mean_tokens), lengths.p95, max_tokens)
+
+    def speed(self) -> Speed | None:
+        """Forecast the speed of this job; None on a CPU and for an unknown architecture."""
+        if self.model.shape is None:
+            return None
+        return predict_speed(self.job, self.model.shape, self.gpu, self.rows)
+
+    def fixes(self) -> tuple[Fix, ...]:
+        """Suggest changes that make it fit or, if it fits, faster. Raises SpecError."""
+        shape = self.model.shape
+        if shape is None or self.estimate().capacity_bytes == 0:
+            return ()
+        return suggest_fixes(self.job, shape, self.gpu, self.rows, self.past)
+
+    def largest_batches(self) -> tuple[Cell, ...]:
+        """Return the largest batch that fits by method and usual GPU, with checkpointing.
+
+        Rows have this job's length. () for an unknown architecture. Raises SpecError if the model
+        has fewer positions.
+        """
+        if self.model.shape is None:
+            return ()
+        models = [(self.job.model, self.model.shape)]
+        cards = [gpus()[gpu] for gpu in USUAL_GPUS]
+        return what_fits(models, METHODS, cards, self.job.max_length)
+
+    def forecast(self) -> dict[str, object]:
+        """Return memory, speed and fixes as `estimate --json` prints them.
+
+        {} for an unknown architecture; no speed on a CPU. Raises SpecError.
+        """
+        if self.model.shape is None:
+            return {}
+        speed = self.speed()
+        return self.estimate().to_json() | {
+            "fixes": [fix.to_json() for fix in self.fixes()],
+            "speed": speed.to_json() if speed else {},
+            "peak_tokens_per_second": self._peak_tokens_per_second(),
+        }
+
+    def _peak_tokens_per_second(self) -> float | None:
+        """Return the rate at which the GPU would compute only the model's own arithmetic.
+
+        Measured rate / this rate is the model FLOPs utilization (MFU).
+        """
+        assert self.model.shape
+        tokens = mean_tokens(self.job, self.rows)
+        utilization = mfu(1.0, self.job, self.model.shape, self.gpu, tokens)
+        if not utilization:
+            return None
+        return 1 / utilization
