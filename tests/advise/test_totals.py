@@ -102,7 +102,7 @@ def test_a_job_that_fits_after_past_runs_is_offered_no_smaller_one() -> None:
 
 
 def test_a_plan_counts_what_past_runs_took() -> None:
-    job, gpu = fastest(), card(24)
+    job, gpu = fastest(), card(48)
     chosen = plan(job, LLAMA_8B, gpu, past=LARGER_THAN_PREDICTED)
     planned_job = JobSpec.parse({**job.model_dump(), **chosen.change})
     found = memory_of(planned_job, LLAMA_8B, gpu, LARGER_THAN_PREDICTED)
