@@ -13,6 +13,7 @@ from core.memory import Component, MemoryEstimate
 from core.runs import Run
 from core.runs.past_runs import compared_peaks, prediction_errors
 from core.speed import Speed
+from core.training.contract.job import CHECK_PREFIX
 from core.training.contract.status import Phase, State
 
 GIB, MIB = 2**30, 2**20
@@ -248,7 +249,14 @@ def best_sentence(run: Run) -> str:
     best = run.best
     if best is None:
         return ""
-    return f"Best at step {best.step:,}: {best.metric} {best.value:.4g}."
+    return f"Best at step {best.step:,}: {evaluation_words(best.metric, best.value)}."
+
+
+def evaluation_words(metric: str, value: float) -> str:
+    """Return "eval_loss 0.3211", or "identity 89 %" for the share of a suite."""
+    if metric.startswith(CHECK_PREFIX):
+        return f"{metric.removeprefix(CHECK_PREFIX)} {value:.3g} %"
+    return f"{metric} {value:.4g}"
 
 
 def _share_done(run: Run) -> str:

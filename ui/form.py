@@ -14,6 +14,7 @@ from core.device import local_gpu
 from core.job import JobSpec, TailorError
 from core.models import gpus, models
 from core.resolve import default_fields
+from core.training.contract.job import NO_SUITE, USUAL_SUITES
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
 from core.wording import count, memory
@@ -116,6 +117,11 @@ STEPS: Mapping[str, float] = {
 """How far an arrow key moves a fractional number, where it is not DEFAULT_STEP."""
 
 
+def best_choices() -> Choices:
+    """Return what can say which checkpoint is best. The suites of a user are typed."""
+    return [(name, name) for name in (*NO_SUITE, *USUAL_SUITES)]
+
+
 def model_choices() -> Choices:
     """Return the demo and every preset as (label, reference)."""
     choices = [("Demo · tiny, needs no download and no GPU", "demo")]
@@ -212,7 +218,7 @@ CONTROLS: tuple[Control, ...] = (
     Control("eval_steps", "Evaluate every n steps", "logging"),
     Control("save_steps", "Save every n steps", "logging"),
     Control("save_total_limit", "Checkpoints to keep", "logging"),
-    Control("keep_best", "Keep the best by", "logging"),
+    Control("keep_best", "Keep the best by", "logging", best_choices, options=CUSTOM),
     Control("early_stopping_patience", "Stop after n worse evaluations", "logging"),
     Control("early_stopping_threshold", "Improvement that counts", "logging"),
     Control("sample_steps", "Sample every n steps", "logging"),

@@ -9,7 +9,7 @@ import gradio as gr
 from ui.checks import place_checks
 from ui.exports import place_exports
 from ui.parts import Parts
-from ui.render.plots import ALWAYS_SHOWN, COMPARISON, PLOTS, empty
+from ui.render.plots import COMPARISON, FRONT_ROW, PLOTS, empty
 
 LIST_SCRIPT = Path(__file__).with_name("history.js")
 Look = Literal["primary", "secondary", "stop"]
@@ -67,7 +67,7 @@ def _place_run(parts: Parts) -> None:
     parts.html("run_message")
     parts.signal("figures")
     parts.html("tiles")
-    for plot in ALWAYS_SHOWN:
+    for plot in FRONT_ROW:
         _place_plot(plot)
     parts.html("what_next")
     place_checks(parts)
@@ -76,7 +76,7 @@ def _place_run(parts: Parts) -> None:
         parts.html(name)
     with gr.Accordion("More plots", open=False):
         for plot in PLOTS:
-            if plot not in ALWAYS_SHOWN:
+            if plot not in FRONT_ROW:
                 _place_plot(plot)
     with gr.Accordion("Checkpoints", open=False):
         _place_checkpoints(parts)

@@ -11,7 +11,6 @@ from core.training.contract.job import (
     AdapterInit,
     Attention,
     Dtype,
-    KeepBest,
     LossType,
     OptimizerName,
     Parallelism,
@@ -23,6 +22,8 @@ from core.training.contract.methods import METHODS
 
 Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f]*$")]
 """Model, path or revision: no control characters."""
+Measure = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]*$")]
+"""What is measured: a metric or the name of a suite."""
 
 
 class JobFields(BaseModel):
@@ -301,22 +302,24 @@ class JobFields(BaseModel):
         description="Optimizer steps between checkpoints; 0 saves once per epoch.",
     )
     save_total_limit: int = Field(2, ge=1, le=1000, description="Number of checkpoints to keep.")
-    keep_best: KeepBest = Field(
+    keep_best: Measure = Field(
         "off",
-        description="Keep the checkpoint of the best evaluation and make it the result; off uses "
-        "the last step.",
+        description="Keep the best checkpoint and make it the result: by eval_loss, or by a suite "
+        "of check_suites; off uses the last step.",
     )
     early_stopping_patience: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="End the run after this many evaluations without a better one; 0 never.",
+        description="End the run after this many evaluations (of a suite: checks) without a "
+        "better one; 0 never.",
     )
     early_stopping_threshold: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="Smallest improvement that counts for early_stopping_patience.",
+        description="Smallest improvement that counts for early_stopping_patience; of a suite, in "
+        "percent of its tests.",
     )
     stop_when_diverged: bool = Field(
         True,

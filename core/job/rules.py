@@ -8,6 +8,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 
+from core.job.best_checkpoint import REFUSALS_OF_CHECKS
 from core.job.errors import Problem
 from core.job.fields import JobFields
 from core.job.refusal import Refusal
@@ -57,10 +58,6 @@ def _is_invalid_pattern(text: str) -> bool:
     return False
 
 
-def _evaluates(job: JobFields) -> bool:
-    return bool(job.eval_dataset) or job.eval_fraction > 0
-
-
 def _uses_reference_model(job: JobFields, stage: Stage) -> bool:
     if stage.generates and job.beta == 0:
         return False
@@ -68,6 +65,7 @@ def _uses_reference_model(job: JobFields, stage: Stage) -> bool:
 
 
 REFUSALS = (
+    *REFUSALS_OF_CHECKS,
     # Data
     Refusal(
         "eval_dataset",
@@ -223,45 +221,6 @@ REFUSALS = (
         ),
         "the loss of {stage.id} is not one over single words",
         "give 0, or choose the stage sft",
-    ),
-    # Evaluation and the best checkpoint
-    Refusal(
-        "keep_best",
-        lambda job, stage, method: job.keep_best != "off" and not _evaluates(job),
-        "nothing is evaluated, so no checkpoint is known to be the best",
-        "set eval_fraction, give an eval_dataset, or choose off",
-    ),
-    Refusal(
-        "keep_best",
-        lambda job, stage, method: job.keep_best == "eval_loss" and stage.generates,
-        "the loss of {stage.id} does not say how good the answers are",
-        "choose eval_reward, or off",
-    ),
-    Refusal(
-        "keep_best",
-        lambda job, stage, method: job.keep_best == "eval_reward" and not stage.generates,
-        "{stage.id} gives no rewards",
-        "choose eval_loss, or off",
-    ),
-    Refusal(
-        "keep_best",
-        lambda job, stage, method: job.keep_best != "off" and job.optim.startswith("schedule_free"),
-        "{job.optim} averages the weights of all steps in its result",
-        "choose off, or another optimizer",
-    ),
-    Refusal(
-        "early_stopping_patience",
-        lambda job, stage, method: job.early_stopping_patience > 0 and not _evaluates(job),
-        "nothing is evaluated, so nothing says when to stop",
-        "set eval_fraction, give an eval_dataset, or give 0",
-    ),
-    Refusal(
-        "early_stopping_threshold",
-        lambda job, stage, method: (
-            job.early_stopping_threshold > 0 and job.early_stopping_patience == 0
-        ),
-        "without early_stopping_patience no run stops early",
-        "set early_stopping_patience, or give 0",
     ),
     # Adapter
     Refusal(

@@ -18,7 +18,7 @@ from core.runs.home import Home
 from core.runs.run import Run, read
 from core.runs.suites import write_suites
 from core.training.contract.files import write_json, write_text
-from core.training.contract.job import relative_places
+from core.training.contract.job import relative_places, suite_of
 
 PROGRAM = Path(__file__).parent.parent / "training"
 UNFINISHED = re.compile(r"\.\d{8}-\d{6}-.+")
@@ -97,6 +97,7 @@ def _require_disk_space(home: Home, resolved: ResolvedJob, estimate: Mapping[str
 def _require_evaluation(job: JobSpec, data_fields: Mapping[str, object]) -> None:
     """Raise SpecError if the job judges evaluations, but no row of so few was held out."""
     judges = job.keep_best != "off" or job.early_stopping_patience > 0
+    judges = judges and suite_of(job.keep_best) is None
     if judges and not data_fields["eval_dataset"]:
         problem = "holds out no row of so few, so nothing says which checkpoint is the best"
         fix = "raise it, give an eval_dataset, or switch keep_best and early_stopping_patience off"

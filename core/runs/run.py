@@ -77,7 +77,7 @@ class BestStep:
 
     step: int
     metric: str
-    """What was best: eval_loss or eval_reward."""
+    """What was best: eval_loss, eval_reward, or the share of a suite that passes, in percent."""
     value: float
 
 

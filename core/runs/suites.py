@@ -9,10 +9,9 @@ from core.models import DEMO_DIR
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import to_lines
 from core.training.contract.files import write_text
-from core.training.contract.stages import STAGES
+from core.training.contract.job import USUAL_SUITES, suite_of
 
 FOLDER = "data/suites"
-USUAL = ("identity", "capabilities")
 
 
 def write_suites(job: JobSpec, folder: Path) -> dict[str, object]:
@@ -23,10 +22,7 @@ def write_suites(job: JobSpec, folder: Path) -> dict[str, object]:
     """
     if not job.check_steps:
         return {"check_suites": ""}
-    if STAGES[job.stage].head == "score":
-        fix = "set check_steps to 0"
-        raise SpecError(Problem("check_steps", "a reward model writes no answers", fix))
-    if job.num_devices > 1:
+    if job.num_devices > 1:  # of a job that takes every device
         fix = "set check_steps to 0, and check its result"
         raise SpecError(Problem("check_steps", "takes one device, and the job has more", fix))
     place = folder / FOLDER
@@ -46,12 +42,17 @@ def suites_of_job(job: JobSpec) -> tuple[Suite, ...]:
         named = [*usual_in(names_in(folders))]
     suites = tuple(find_suite(name, folders) for name in named)
     require_distinct_names(suites)
+    names = [suite.name for suite in suites]
+    if suite_of(job.keep_best) not in (None, *names):
+        problem = f"there is no suite {job.keep_best} for this model"
+        fix = f"choose {' or '.join(names)}, or name its file in check_suites"
+        raise SpecError(Problem("keep_best", problem, fix))
     return suites
 
 
 def usual_in(names: Sequence[str]) -> tuple[str, ...]:
     """Return those of some names that are asked unless others are named."""
-    return tuple(name for name in USUAL if name in names)
+    return tuple(name for name in USUAL_SUITES if name in names)
 
 
 def require_distinct_names(suites: tuple[Suite, ...]) -> None:

@@ -57,6 +57,11 @@ CANNOT_WORK: tuple[dict[str, object], ...] = (
     {"stage": "grpo", "eval_fraction": 0.1, "keep_best": "eval_loss"},
     {"keep_best": "eval_reward"},
     {"keep_best": "eval_loss", "optim": "schedule_free_adamw"},
+    {"keep_best": "evalloss", "check_steps": 10},
+    {"keep_best": "mine", "check_steps": 10, "check_suites": "identity,folder/others.jsonl"},
+    {"keep_best": "mine", "check_suites": "folder/mine.jsonl"},
+    {"check_steps": 10, "stage": "reward"},
+    {"check_steps": 10, "num_devices": 2},
     {"early_stopping_patience": 3, "eval_fraction": 0},
     {"early_stopping_threshold": 0.01},
 )

@@ -5,11 +5,16 @@ from typing import Any
 
 import pytest
 
+from core.checks import find_suite, folders_of
+from core.training.contract.checks.suite import Suite
+from core.training.contract.checks.suite_files import to_lines
 from core.training.loop.best import BestEvaluation
 from tests.builders.training_runs import (
     FAILED,
     FINISHED,
+    change_job,
     checkpoint_steps,
+    error_of,
     job_of,
     lines_of,
     losses_of,
@@ -52,6 +57,22 @@ def test_the_first_of_equal_evaluations_is_the_best() -> None:
 
 def test_of_rewards_more_is_better() -> None:
     assert record(0.1, 0.3, 0.2, stage="grpo").step == 20
+
+
+def test_of_tests_that_pass_more_is_better() -> None:
+    best = record(70.0, 90.0, 90.0, 80.0, keep_best="identity", early_stopping_patience=2)
+    assert (best.metric, best.step) == ("check_identity", 20)
+    assert best.is_in_vain
+    assert best.sentence(40) == (
+        "Ended early at step 40: the last 2 checks did not improve identity. "
+        "The best is 90 %, at step 20."
+    )
+
+
+def test_the_model_before_the_training_is_never_the_best() -> None:
+    best = record(keep_best="identity")
+    best.add_rows([{"step": 0, "check_identity": 99.0}, {"step": 10, "check_identity": 98.0}])
+    assert best.step == 10
 
 
 def test_an_evaluation_that_is_no_number_is_never_best() -> None:
@@ -146,3 +167,75 @@ def test_a_run_ends_early_and_says_why(tmp_path: Path, monkeypatch: pytest.Monke
     assert (status["state"], status["step"]) == ("finished", last_step)
     assert status["ended_early"].startswith(f"Ended early at step {last_step}: ")
     assert (run / "output" / "adapter_model.safetensors").exists()
+
+
+FEW_TESTS = 6
+CHECKED: dict[str, Any] = {
+    **OVERFITTING,
+    "eval_dataset": "",
+    "check_steps": 2,
+    "check_suites": "few.jsonl",
+    "keep_best": "few",
+}
+"""Settings with which the model soon forgets what the suite asks."""
+
+
+def make_checked_run(folder: Path, **fields: Any) -> Path:
+    run = make_run(folder, **CHECKED, **fields)
+    tests = find_suite("capabilities", folders_of(True)).tests[:FEW_TESTS]
+    (run / "few.jsonl").write_text(to_lines(Suite("few", tests)), encoding="utf-8")
+    return run
+
+
+def shares(run: Path) -> dict[int, float]:
+    return {line["step"]: line["check_few"] for line in lines_of(run) if "check_few" in line}
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a run of which a suite says what is best."""
+    run = make_checked_run(tmp_path_factory.mktemp("checked") / "run")
+    assert train(run) == FINISHED
+    return run
+
+
+@training
+def test_a_suite_says_which_checkpoint_is_the_result(checked: Path) -> None:
+    found = shares(checked)
+    assert sorted(found) == [0, *range(2, NUM_STEPS + 1, 2)]
+    best_step = max(sorted(found)[1:], key=found.__getitem__)
+    assert best_step < NUM_STEPS
+    assert checkpoint_steps(checked) == [best_step, NUM_STEPS]
+    status = status_of(checked)
+    assert (status["best_step"], status["result_step"]) == (best_step, best_step)
+    assert (status["best_metric"], status["best_value"]) == ("check_few", found[best_step])
+    best = weights_in(checked / "checkpoints" / f"checkpoint-{best_step}")
+    assert weights_in(checked / "output") == best
+
+
+@training
+def test_a_stop_before_a_check_does_not_change_the_best(
+    checked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_checked_run(tmp_path / "run")
+    train_in_two_parts(run, 3, monkeypatch)  # ends after step 4, before its check
+    assert shares(run) == shares(checked)
+    assert weights_in(run / "output") == weights_in(checked / "output")
+
+
+@training
+@pytest.mark.slow
+def test_checks_that_are_in_vain_end_a_run(tmp_path: Path) -> None:
+    run = make_checked_run(tmp_path / "run", early_stopping_patience=1)
+    assert train(run) == FINISHED
+    status = status_of(run)
+    assert status["step"] < NUM_STEPS
+    assert status["ended_early"].startswith("Ended early at step")
+    assert "the last check did not improve few" in status["ended_early"]
+
+
+@training
+def test_a_suite_that_is_not_asked_is_named(tmp_path: Path) -> None:
+    run = make_checked_run(tmp_path / "run")
+    change_job(run, keep_best="another")
+    assert "keep_best: no suite another is among check_suites" in error_of(run)

@@ -58,6 +58,16 @@ def test_the_memory_plot_shows_the_prediction_and_a_card_that_is_near(
     assert all(level.showlegend for level in levels)
 
 
+def test_each_suite_has_a_line_and_the_best_a_star(new_run: NewRun) -> None:
+    rows = [{"step": step, "check_identity": step, "check_<i>": 90 - step} for step in (0, 20, 40)]
+    run = with_metrics(new_run(), *rows)
+    best = {"best_step": 20, "best_metric": "check_<i>", "best_value": 70.0}
+    write_json(run.folder / "status.json", {"state": "running", **best})
+    drawn = plots.figure(plots.PLOTS["checks"], runs.read(run.home, run.id))
+    assert [line.name for line in drawn.data] == ["identity", "&lt;i&gt;", "best at step 20"]
+    assert tuple(drawn.data[2].y) == (70.0,)
+
+
 def test_a_run_without_metrics_has_no_plots(new_run: NewRun) -> None:
     assert plots.figures(new_run()) == "{}"
 

@@ -1,13 +1,15 @@
 """Plots of a run as plotly figures: the PLOTS table, and how a plot is drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from core.runs import Run
+from core.training.contract.job import CHECK_PREFIX, check_metric
 from core.wording import memory, peak_memory
 
 Floats = NDArray[np.float64]
@@ -58,9 +60,11 @@ MEMORY = (
     Line("device_used_bytes", "used by this run", PURPLE),
 )
 CHECKS = (
-    Line("check_identity", "identity", GREEN, markers=True),
-    Line("check_capabilities", "capabilities", RED, markers=True),
+    Line(check_metric("identity"), "identity", GREEN, markers=True),
+    Line(check_metric("capabilities"), "capabilities", RED, markers=True),
 )
+"""The usual suites. `lines_of` adds those of a user."""
+OTHER_CHECKS = (BLUE, YELLOW, PURPLE, CYAN, PINK, GREY)
 REWARDS = (
     Line("reward", "reward", BLUE),
     Line("eval_reward", "eval reward", RED, markers=True),
@@ -119,8 +123,8 @@ _ALL = (
 PLOTS: Mapping[str, Plot] = {plot.id: plot for plot in _ALL}
 
 
-ALWAYS_SHOWN = ("loss", "memory")
-"""Plots in the front row. The others are under More plots, if the run has such metrics."""
+FRONT_ROW = ("loss", "checks", "memory")
+"""Plots in the front row, if the run has such metrics. The others are under More plots."""
 COMPARISON = Plot("comparison", "Loss of the compared runs", ())
 RUN_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
 """For compared runs. Paul Tol's bright palette."""
@@ -132,7 +136,7 @@ def figures(run: Run | None, compared: Sequence[Run] = ()) -> str:
     if run is not None:
         known = run.curves().keys()
         for plot in PLOTS.values():
-            if any(line.key in known for line in plot.lines):
+            if any(line.key in known for line in lines_of(plot, known)):
                 drawn[plot.id] = figure(plot, run)
     if compared:
         drawn[COMPARISON.id] = comparison(compared)
@@ -140,11 +144,25 @@ def figures(run: Run | None, compared: Sequence[Run] = ()) -> str:
     return f"{{{', '.join(texts)}}}"
 
 
+def lines_of(plot: Plot, known: Collection[str]) -> tuple[Line, ...]:
+    """Return the lines of a plot. `known` are the metrics of a run: each suite has its own."""
+    if plot.id != "checks":
+        return plot.lines
+    usual = [line.key for line in plot.lines]
+    others = [key for key in known if key.startswith(CHECK_PREFIX) and key not in usual]
+    lines = [*plot.lines]
+    for place, key in enumerate(sorted(others)):
+        colour = OTHER_CHECKS[place % len(OTHER_CHECKS)]
+        lines.append(Line(key, escape(key.removeprefix(CHECK_PREFIX)), colour, markers=True))
+    return tuple(lines)
+
+
 def figure(plot: Plot, run: Run) -> go.Figure:
     """Return a plot of a run. Its `uirevision` is the run, so that new points keep the zoom."""
     drawn = empty(plot.id, run.id)
     curves = run.curves()
-    for line in plot.lines:
+    lines = lines_of(plot, curves.keys())
+    for line in lines:
         if curve := curves.get(line.key):
             values = curve.values / plot.scale
             if line.smoothing:
@@ -154,7 +172,7 @@ def figure(plot: Plot, run: Run) -> go.Figure:
         drawn.add_trace(_resumes(resumed.values))
     if plot.id == "memory":
         _add_memory_levels(drawn, run)
-    if run.best and any(line.key == run.best.metric for line in plot.lines):
+    if run.best and any(line.key == run.best.metric for line in lines):
         drawn.add_trace(_best_point(run.best.step, run.best.value))
     return drawn
 

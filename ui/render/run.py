@@ -14,6 +14,7 @@ from core.wording import (
     MEASURED,
     best_sentence,
     duration,
+    evaluation_words,
     memory,
     memory_rows,
     seconds_left,
@@ -258,7 +259,7 @@ def _checkpoint(each: ListedCheckpoint, can_publish: bool) -> str:
         marks.append("the result")
     if not each.is_complete:
         marks.append("incomplete, never used")
-    value = "–" if each.value is None else f"{each.value:.4g}"
+    value = "–" if each.value is None else evaluation_words(each.metric, each.value)
     button = ""
     if can_publish and each.is_complete and not each.is_result:
         label = f"Use the checkpoint of step {each.step:,}"

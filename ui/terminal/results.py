@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from core.job import Problem, SpecError
 from core.runs import Home, Run, read, results
-from core.wording import memory
+from core.wording import evaluation_words, memory
 from ui.terminal.follow import start_and_follow
 from ui.terminal.printing import out
 
@@ -54,5 +54,5 @@ def checkpoint_rows(run: Run) -> Iterator[tuple[str, str, str, str]]:
             "incomplete": not each.is_complete,
         }
         said = ", ".join(mark for mark, is_set in marks.items() if is_set)
-        value = "" if each.value is None else f"{each.value:.4g}"
+        value = "" if each.value is None else evaluation_words(each.metric, each.value)
         yield f"{each.step:,}", value, memory(each.num_bytes), said

@@ -43,6 +43,8 @@ class ListedCheckpoint:
     is_complete: bool
     value: float | None
     """Evaluation at its step; None if there was none."""
+    metric: str
+    """What the value is, as in BestStep."""
     is_best: bool
     is_result: bool
 
@@ -65,6 +67,7 @@ def checkpoints_of(run: Run) -> tuple[ListedCheckpoint, ...]:
             num_bytes=each.num_bytes,
             is_complete=each.is_complete,
             value=values.get(each.step),
+            metric=best.metric if best else "",
             is_best=best is not None and best.step == each.step,
             is_result=run.result_step == each.step,
         )

@@ -45,7 +45,11 @@ OptimizerName = Literal[
 Attention = Literal["sdpa", "eager", "flash_attention_2", "varlen", "flex_attention"]
 AdapterInit = Literal["default", "gaussian", "pissa", "olora", "loftq"]
 QuantType = Literal["nf4", "fp4"]
-KeepBest = Literal["off", "eval_loss", "eval_reward"]
+NO_SUITE = ("off", "eval_loss", "eval_reward")
+"""Values of keep_best that name no suite."""
+USUAL_SUITES = ("identity", "capabilities")
+"""Suites that are asked if a job names none, where there are such."""
+CHECK_PREFIX = "check_"
 IN_EARLIER_RUNS: Mapping[str, object] = MappingProxyType({"use_chat_template": False})
 """Field -> what the program did before the field existed, so that it goes for job files without it.
 """
@@ -177,7 +181,7 @@ class Job:
     eval_steps: int = 0
     save_steps: int = 0
     save_total_limit: int = 2
-    keep_best: KeepBest = "off"
+    keep_best: str = "off"
     early_stopping_patience: int = 0
     early_stopping_threshold: float = 0.0
     stop_when_diverged: bool = True
@@ -247,7 +251,12 @@ class Job:
 
 def check_metric(suite: str) -> str:
     """Return the name in metrics.jsonl of the share of a suite that passes, in percent."""
-    return f"check_{suite}"
+    return f"{CHECK_PREFIX}{suite}"
+
+
+def suite_of(keep_best: str) -> str | None:
+    """Return the suite by which the best checkpoint is chosen; None if it is no suite."""
+    return None if keep_best in NO_SUITE else keep_best
 
 
 def is_sharded(num_devices: int, parallelism: object) -> bool:

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..contract.job import Job
+from ..contract.job import CHECK_PREFIX, Job, check_metric, suite_of
 from ..contract.stages import STAGES
 
 REWARD, LOSS = "eval_reward", "eval_loss"
-IS_BETTER_IF_HIGHER = frozenset({REWARD})
-"""Metrics of which more is better; of all others less is."""
 
 
 @dataclass
@@ -32,10 +30,17 @@ class BestEvaluation:
     @classmethod
     def of(cls, job: Job) -> "BestEvaluation":
         """Return the start of a job's record, without evaluations."""
-        metric: str = job.keep_best
-        if metric == "off":
+        metric = job.keep_best
+        if suite := suite_of(metric):
+            metric = check_metric(suite)
+        elif metric == "off":
             metric = REWARD if STAGES[job.stage].generates else LOSS
         return cls(metric, job.early_stopping_patience, job.early_stopping_threshold)
+
+    @property
+    def is_of_suite(self) -> bool:
+        """True if the evaluations are checks: the share of a suite that passes."""
+        return self.metric.startswith(CHECK_PREFIX)
 
     @property
     def is_in_vain(self) -> bool:
@@ -61,20 +66,27 @@ class BestEvaluation:
                 self.add(int(row["step"]), row.get(self.metric))
 
     def is_evaluation(self, row: Mapping[str, Any]) -> bool:
-        """Return True if a row of metrics.jsonl has the metric, be it a number or not."""
-        return self.metric in row or self.metric in row.get("nonfinite", ())
+        """Return True if a row of metrics.jsonl has the metric, be it a number or not.
+
+        A check at step 0 is that of the model before the training, of which there is no checkpoint.
+        """
+        has_metric = self.metric in row or self.metric in row.get("nonfinite", ())
+        return has_metric and row["step"] > 0
 
     def sentence(self, step: int) -> str:
         """Return why a run ends early at a step."""
-        evaluations = f"the last {self.patience} evaluations"
+        kind = "check" if self.is_of_suite else "evaluation"
+        evaluations = f"the last {self.patience} {kind}s"
         if self.patience == 1:
-            evaluations = "the last evaluation"
+            evaluations = f"the last {kind}"
         if self.value is None:
             return f"Ended early at step {step:,}: {evaluations} gave no number."
+        name = self.metric.removeprefix(CHECK_PREFIX)
+        unit = " %" if self.is_of_suite else ""
         least = f" by more than {self.threshold:g}" if self.threshold else ""
         return (
-            f"Ended early at step {step:,}: {evaluations} did not improve {self.metric}{least}. "
-            f"The best is {self.value:.4g}, at step {self.step:,}."
+            f"Ended early at step {step:,}: {evaluations} did not improve {name}{least}. "
+            f"The best is {self.value:.4g}{unit}, at step {self.step:,}."
         )
 
     def _gain(self, value: float | None) -> float:
@@ -84,4 +96,5 @@ class BestEvaluation:
         if self.value is None:
             return float("inf")
         gain = self.value - value
-        return -gain if self.metric in IS_BETTER_IF_HIGHER else gain
+        is_better_if_higher = self.is_of_suite or self.metric == REWARD
+        return -gain if is_better_if_higher else gain

@@ -1,6 +1,7 @@
 """Checks during a training: suites that the model at hand answers every few steps."""
 
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ from ..contract.checks.scoring import judge
 from ..contract.checks.suite import Suite, UnusableSuite
 from ..contract.checks.suite_files import read_suite
 from ..contract.failures import Stopped, TrainingError
-from ..contract.job import CHECK_BATCH_SIZE, Job, check_metric
+from ..contract.job import CHECK_BATCH_SIZE, Job, check_metric, suite_of
 from ..contract.status import Progress
 from ..ranks import agreement
 from ..record import RunFiles
 from .checks import Examinee
 from .oom_recovery import free_memory
+
+LEFT_OUT = "Checks were left out because the model could not answer; the log says why."
 
 
 def read_suites(job: Job, folder: Path) -> tuple[Suite, ...]:
@@ -28,6 +31,9 @@ def read_suites(job: Job, folder: Path) -> tuple[Suite, ...]:
         except OSError as error:
             problem = f"check_suites: {name} cannot be read: {error.strerror}"
             raise TrainingError(f"{problem}; name another.") from None
+    best = suite_of(job.keep_best)
+    if best and best not in [suite.name for suite in suites]:
+        raise TrainingError(f"keep_best: no suite {best} is among check_suites; add its file.")
     return tuple(suites)
 
 
@@ -47,26 +53,29 @@ class StepChecks:
             is_stopped=lambda: run_files.stop.is_set,
         )
 
-    def __call__(self, step: int) -> None:
+    def __call__(self, step: int) -> Mapping[str, float]:
         """Answer all suites, unless the trainer is at another step or they were answered then.
 
-        A model that cannot answer does not end the training.
+        Return the shares that passed, by metric; none after a stop. A model that cannot answer does
+        not end the training.
         """
         if not self._suites or step != self._trainer.state.global_step:
-            return
+            return {}
         if self._run_files.has_metric(step, check_metric(self._suites[0].name)):
-            return
+            return {}
         try:
             shares = {check_metric(suite.name): self._share(suite) for suite in self._suites}
         except Stopped:
-            return
+            return {}
         except Exception:
             traceback.print_exc()
             free_memory()
-            print("The checks are left out: the model could not answer.")
-            return
+            if LEFT_OUT not in self._run_files.status.notes:
+                self._run_files.note(LEFT_OUT)
+            return {}
         epoch = float(self._trainer.state.epoch or 0)
         self._run_files.append_metrics(step, epoch, shares)
+        return shares
 
     def _share(self, suite: Suite) -> float:
         """Return the share of the tests that pass, in percent."""

@@ -64,8 +64,8 @@ class MonitorCallback(TrainerCallback):
         self.trainer: Trainer | None = None
         self.answer_samples: Callable[[int], None] | None = None
         """Answer the sample questions at a step; None before the first step."""
-        self.check: Callable[[int], None] | None = None
-        """Answer the suites at a step; None before the first step."""
+        self.check: Callable[[int], Mapping[str, float]] | None = None
+        """Answer the suites at a step and return what passed; None before the first step."""
         self.divergence = DivergenceMonitor()
         self.best = BestEvaluation.of(job)
         self.stopwatch = stopwatch_of_device()
@@ -189,9 +189,9 @@ class MonitorCallback(TrainerCallback):
         if self.answer_samples and has_samples and self._is_due(self.job.sample_steps, state):
             with self.outside_training("eval", is_measured=False):
                 self.answer_samples(state.global_step)
-        if self.check and self._is_due(self.job.check_steps, state):
-            with self.outside_training("eval"):
-                self.check(state.global_step)
+        is_judged = self.best.is_of_suite and state.global_step >= state.max_steps  # the last too
+        if is_judged or self._is_due(self.job.check_steps, state):
+            self._check(state, control)
 
     def on_prediction_step(self, *_: Any, eval_dataloader: Any = None, **__: Any) -> None:
         if agreement.any_rank(self.run_files.stop.is_set):
@@ -218,7 +218,8 @@ class MonitorCallback(TrainerCallback):
         }
         if "eval_loss" in values:
             self.run_files.append_metrics(state.global_step, epoch, values)
-            self._judge(state, control, values.get(self.best.metric))
+            if not self.best.is_of_suite:
+                self._judge(state, control, values.get(self.best.metric))
         elif "loss" in values:
             num_tokens = int(logs.get("num_tokens", self._num_tokens))
             values |= self._lap(state, num_tokens)
@@ -247,7 +248,7 @@ class MonitorCallback(TrainerCallback):
         self._report_best()
 
     def _make_up_for_evaluation(self, state: TrainerState, control: TrainerControl) -> None:
-        """Evaluate a checkpoint that is resumed if a stop has cut its evaluation short.
+        """Evaluate or check a checkpoint that is resumed if a stop has cut that short.
 
         Only for jobs that judge evaluations: which step is best must not depend on the stop.
         """
@@ -256,15 +257,31 @@ class MonitorCallback(TrainerCallback):
         if not judges or self.trainer is None or step == 0 or step >= state.max_steps:
             return
         is_due = self.trainer.args.eval_strategy == "steps" and step % state.eval_steps == 0
-        rows = self.run_files.metrics()
-        if not is_due or any(row["step"] == step for row in rows if self.best.is_evaluation(row)):
+        if self.best.is_of_suite:
+            is_due = self._is_due(self.job.check_steps, state)
+        judged = filter(self.best.is_evaluation, self.run_files.metrics())
+        if not is_due or step in [row["step"] for row in judged]:
             return
-        self.trainer.evaluate()
+        if self.best.is_of_suite:
+            self._check(state, control)
+        else:
+            self.trainer.evaluate()
         self._stop_before_first_step(state)
         control.should_save = False  # this is the step of the checkpoint
         control.should_log = False
         if self.best.is_in_vain:
             raise EndedEarly
+
+    def _check(self, state: TrainerState, control: TrainerControl) -> None:
+        """Let the model answer the suites, and judge it if one of them says what is best."""
+        if self.check is None:
+            return
+        with self.outside_training("eval"):
+            shares = self.check(state.global_step)
+        if self.run_files.stop.is_set:
+            self.stop(state, control)  # now, so that a check that was cut short is made up for
+        elif self.best.metric in shares:
+            self._judge(state, control, shares[self.best.metric])
 
     def _judge(self, state: TrainerState, control: TrainerControl, value: float | None) -> None:
         """Save the best model so far, if it is kept. End the training if it has become vain."""
