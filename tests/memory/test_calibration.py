@@ -1,12 +1,14 @@
 """Around the estimate: its range and why, calibration by past runs, the timeline of a run."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from core.job import JobSpec
-from core.memory import MemoryEstimate, PastRun, estimate, refine, timeline
-from core.memory.timeline import MAX_POINTS
+from core.memory import MemoryEstimate, PastRun, TimelinePoint, estimate, refine, timeline
+from core.memory.timeline import MAX_LAYERS, MAX_POINTS
+from core.models import ModelShape
 from tests.builders.estimates import CPU, GPU, LLAMA, MIB, T4, card, component_bytes, predict
 
 
@@ -145,6 +147,8 @@ def test_runs_that_measured_nothing_are_left_out() -> None:
 
 # Timeline
 
+SECONDS_TO_DRAW = 10
+"""Far more than it takes, and far less than a simulation of 4,096 layers."""
 LORA = JobSpec.parse({"method": "lora"})
 
 
@@ -170,3 +174,41 @@ def test_the_phases_of_a_timeline_are_those_of_the_estimate() -> None:
     job = JobSpec.parse({"stage": "grpo", "max_length": 1024})
     phases = {point.phase for point in timeline(job, LLAMA, GPU)}
     assert phases <= set(estimate(job, LLAMA, GPU).phases)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "full"},
+        {"method": "full", "gradient_checkpointing": False},
+        {"method": "qlora", "stage": "dpo"},
+        {"method": "freeze", "num_trainable_layers": 40},
+    ],
+    ids=str,
+)
+def test_a_deep_timeline_has_the_peak_of_the_estimate(fields: dict[str, object]) -> None:
+    deep, job = deep_llama(MAX_LAYERS + 1), JobSpec.parse(fields)
+    points = timeline(job, deep, GPU)
+    expected = estimate(job, deep, GPU).peak_allocated_bytes
+    assert max(point.num_bytes for point in points) == pytest.approx(expected, rel=0.01)
+    assert "backward, layer 129" in {point.label for point in points}
+
+
+def test_a_timeline_of_4096_layers_is_as_short_as_another() -> None:
+    deep = deep_llama(4096)
+    began = time.monotonic()
+    points = timeline(LORA, deep, GPU)
+    assert time.monotonic() - began < SECONDS_TO_DRAW
+    assert len(points) <= MAX_POINTS
+    assert layers_of(points)[-1] == 4096
+
+
+def deep_llama(num_layers: int) -> ModelShape:
+    layer_types = LLAMA.layer_types[:1] * num_layers
+    return replace(LLAMA, num_hidden_layers=num_layers, layer_types=layer_types)
+
+
+def layers_of(points: tuple[TimelinePoint, ...]) -> list[int]:
+    """Return the layers of the forward pass, in order."""
+    labels = [point.label for point in points if point.label.startswith("forward, layer ")]
+    return [int(label.rpartition(" ")[2]) for label in labels]
