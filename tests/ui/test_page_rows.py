@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from core.resolve import resolve
@@ -15,7 +16,10 @@ from ui.handlers import Handlers
 pytestmark = pytest.mark.training  # the child imports the tokenizers of transformers
 
 SECONDS_TO_MEASURE = 60
-NUM_ROWS = 311
+SECONDS_WITHOUT_CHILD = 3
+"""A new child would take longer to start."""
+NUM_ROWS, MANY_ROWS = 311, 9000
+PREVIEW = "core.workers.preview"
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +185,34 @@ def test_a_preview_that_failed_is_not_started_at_every_edit(page: FormPage, tmp_
     before = page.handlers.previews.of_training(resolved)
     page.edit(lora_r=9)
     assert page.handlers.previews.of_training(resolved) is before
+
+
+@pytest.fixture
+def half_measured(fresh_page: FormPage, tmp_path: Path) -> FormPage:
+    """Return a page whose child process was killed while it measured many rows."""
+    turns = [("user", "Say it. " * 20), ("assistant", "Yes. " * 20)]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    rows = [json.dumps({"messages": messages, "number": number}) for number in range(MANY_ROWS)]
+    file = tmp_path / "many.jsonl"
+    file.write_text("\n".join(rows))
+    fresh_page.edit(dataset=str(file))
+    previews = fresh_page.handlers.previews
+    resolved = fresh_page.states["answer"].resolved
+    deadline = time.monotonic() + SECONDS_TO_MEASURE
+    while previews.training_lengths(resolved) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = (each for each in psutil.Process().children() if PREVIEW in each.cmdline())
+    max(children, key=psutil.Process.create_time).kill()
+    return fresh_page
+
+
+def test_a_start_goes_on_without_a_measuring_child_that_died(half_measured: FormPage) -> None:
+    on_lengths = half_measured.handlers.rows.on_lengths
+    while (shown := half_measured.fire(on_lengths, "answer"))["lengths_timer"].active:
+        time.sleep(0.05)
+    assert "the preview stopped: it was ended by signal 9" in shown["lengths"]
+    began = time.monotonic()
+    assert "Started" in half_measured.start()["start_message"]
+    assert time.monotonic() - began < SECONDS_WITHOUT_CHILD
+    assert "ended by signal 9" in half_measured.fire(on_lengths, "answer")["lengths"]

@@ -73,7 +73,11 @@ class Previews:
             if time.monotonic() > opened.opened + SECONDS_BETWEEN_TRIES:
                 self._forget(opened)
             raise error
-        return opened.preview.measured()
+        try:
+            return opened.preview.measured()
+        except (PreviewError, OSError) as error:
+            self._note_failure(opened, error)
+            raise
 
     def statistics(self, found: ResolvedJob) -> RowStatistics | None:
         """Return what is known of a job's rows without waiting: measured, else guessed."""
@@ -122,6 +126,18 @@ class Previews:
                 oldest = next(iter(self._opened))
                 self._pool.submit(self._opened.pop(oldest).preview.close)
             return opened
+
+    def _note_failure(self, opened: OpenPreview, error: Exception) -> None:
+        """Treat a child that died while it measured as one that never started.
+
+        Another one takes seconds to start: no start of a run waits for it.
+        """
+        failed: Future[RowLengths] = Future()
+        failed.set_exception(error)
+        with self._lock:
+            for key, other in self._opened.items():
+                if other is opened:
+                    self._opened[key] = OpenPreview(opened.preview, failed)
 
     def _forget(self, opened: OpenPreview) -> None:
         with self._lock:
