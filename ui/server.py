@@ -97,6 +97,8 @@ def serve(
         return 2
     link = _print_links(blocks, policy, share)
     _print_gift(policy, place, data_folders)
+    if owner := place.other_owner:
+        print(f"{place.path} belongs to the account {owner}; what is written there is root's.")
     # Other users could read a token from the command line of the browser.
     if not (no_browser or policy.asks_everyone):
         webbrowser.open(link)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from core.dataset.report import ALL_LEAKED, ALL_LEAKED_FIX
-from core.dataset.rewrite import Composed, Selection, in_child, require_one_format
+from core.dataset.rewrite import Composed, Selection, in_child
 from core.job import DatasetError, Problem, SpecError
 from core.resolve import ResolvedJob
 from core.runs.bundle import data_manifest
@@ -63,7 +63,7 @@ def _write_rows_of(resolved: ResolvedJob, data: Path) -> dict[str, object]:
         train = _write_train(resolved, data)
         if eval_file:
             field = "eval_dataset"
-            require_one_format([*resolved.datasets.values()], job.stage)
+            in_child.require_one_format([*resolved.datasets.values()], job.stage)
             in_child.compose([(eval_file, 1.0)], data / "eval.jsonl", Selection(stage=job.stage))
             num_leaked = _require_new_rows(data, job.stage)
     except DatasetError as error:

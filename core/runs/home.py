@@ -22,6 +22,7 @@ from core.runs.tasks import Task
 from core.training.contract.files import sha256_of, write_json
 
 SECONDS_TO_LOCK = 30
+ROOT = 0
 MAX_NAME_CHARACTERS = 50
 
 
@@ -62,6 +63,19 @@ class Home:
         require_locks(home.path)
         return home
 
+    @property
+    def other_owner(self) -> str:
+        """Account that the home belongs to, "" if it is this one; a number if it has no name."""
+        if os.name != "posix" or self.path.stat().st_uid == os.geteuid():
+            return ""
+        import pwd
+
+        owner = self.path.stat().st_uid
+        try:
+            return pwd.getpwuid(owner).pw_name
+        except KeyError:  # an account of another system, such as outside of a container
+            return str(owner)
+
     def keep(self, file: Path, suffix: str) -> Path:
         """Move an uploaded file to a place named by its content, so that it is kept once.
 
@@ -97,27 +111,29 @@ class Home:
 def require_own(folder: Path) -> None:
     """Raise SpecError if other accounts could put runs into a home: their programs would be ours.
 
-    Windows does not say in this way who may write.
+    Root may use the home of one other account, as a container does whose folder is mounted from
+    outside. Windows does not say in this way who may write.
     """
     if os.name != "posix":
         return
     info = folder.stat()
-    fix = f"run `chmod 700 {folder}`, or choose another folder"
-    if info.st_uid != os.geteuid():
+    account = os.geteuid()
+    if info.st_uid != account and account != ROOT:
         fix = "choose a folder of your own"
         raise SpecError(Problem("home", f"{folder} belongs to another account", fix))
-    is_shared = info.st_mode & stat.S_IWGRP and not _is_private_group(info.st_gid)
+    is_shared = info.st_mode & stat.S_IWGRP and not _is_private_group(info.st_gid, info.st_uid)
     if is_shared or info.st_mode & stat.S_IWOTH:
+        fix = f"run `chmod 700 {folder}`, or choose another folder"
         raise SpecError(Problem("home", f"other accounts may write to {folder}", fix))
 
 
-def _is_private_group(gid: int) -> bool:
+def _is_private_group(gid: int, owner: int) -> bool:
     """Return True for the group that many systems make for each account alone."""
     import grp
     import pwd
 
     try:
-        return grp.getgrgid(gid).gr_name == pwd.getpwuid(os.geteuid()).pw_name
+        return grp.getgrgid(gid).gr_name == pwd.getpwuid(owner).pw_name
     except KeyError:
         return False
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.dataset.rewrite import Composed, Selection, in_child
+from core.dataset.rewrite import Composed, Selection, in_child, mix
 from core.job import DatasetError
 from tests.builders.dataset_files import rows_in, write_json_rows
 
@@ -60,6 +60,16 @@ def test_a_file_is_rewritten(everything_is_large: None, tmp_path: Path) -> None:
 def test_leaked_rows_are_counted(everything_is_large: None, rows: Path, tmp_path: Path) -> None:
     held_out = write_json_rows(tmp_path / "eval.jsonl", [{"text": "row 3"}, {"text": "new"}])
     assert in_child.count_leaked(rows, held_out, "cpt") == (1, 2)
+
+
+def test_formats_are_compared_in_the_child(
+    everything_is_large: None, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(mix, "require_one_format")  # the child has its own
+    other = write_json_rows(tmp_path / "other.jsonl", [{"prompt": "a", "completion": "b"}])
+    in_child.require_one_format([rows, rows], "sft")
+    with pytest.raises(DatasetError, match=r"rows\.jsonl holds .* but other\.jsonl holds"):
+        in_child.require_one_format([rows, other], "sft")
 
 
 def test_what_cannot_be_rewritten_is_said(everything_is_large: None, tmp_path: Path) -> None:

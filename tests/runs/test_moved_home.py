@@ -128,11 +128,34 @@ def test_a_home_that_others_may_write_to_is_refused(home: Home, mode: int) -> No
         Home.find(str(home.path))
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
-def test_a_home_of_another_account_is_refused(home: Home) -> None:
-    os.chown(home.path, 54321, -1)
+AS_ROOT = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+OTHER_ACCOUNT = 54321
+
+
+@AS_ROOT
+def test_a_home_of_another_account_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER_ACCOUNT)
     with pytest.raises(SpecError, match="belongs to another account"):
         Home.find(str(home.path))
+
+
+@AS_ROOT
+def test_root_may_use_the_home_of_one_other_account(home: Home) -> None:
+    os.chown(home.path, OTHER_ACCOUNT, OTHER_ACCOUNT)
+    assert Home.find(str(home.path)).other_owner == str(OTHER_ACCOUNT)
+
+
+@AS_ROOT
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_a_home_of_several_other_accounts_is_refused(home: Home, mode: int) -> None:
+    os.chown(home.path, OTHER_ACCOUNT, OTHER_ACCOUNT)
+    home.path.chmod(mode)
+    with pytest.raises(SpecError, match="other accounts may write to"):
+        Home.find(str(home.path))
+
+
+def test_a_home_of_its_own_has_no_other_owner(home: Home) -> None:
+    assert home.other_owner == ""
 
 
 def test_a_file_system_without_locks_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

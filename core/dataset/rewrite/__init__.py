@@ -2,13 +2,7 @@
 
 from core.dataset.files import Written
 from core.dataset.rewrite.columns import map_columns, parse_mapping
-from core.dataset.rewrite.mix import (
-    Composed,
-    Selection,
-    compose,
-    parse_mix,
-    require_one_format,
-)
+from core.dataset.rewrite.mix import Composed, Selection, compose, parse_mix
 from core.dataset.rewrite.repair import (
     REPAIRS,
     as_lines,
@@ -32,6 +26,5 @@ __all__ = [
     "parse_mapping",
     "parse_mix",
     "repair",
-    "require_one_format",
     "split_text",
 ]

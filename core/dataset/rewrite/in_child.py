@@ -79,6 +79,14 @@ def compose(
     return mix.Composed(tuple(found["rows"]), found["eval_rows"])
 
 
+def require_one_format(paths: Sequence[Path], stage: str) -> None:
+    """Raise DatasetError if the files' first rows cannot be trained on together. Raises OSError."""
+    if sum(path.stat().st_size for path in paths) <= SMALL_BYTES:
+        mix.require_one_format(paths, stage)
+        return
+    _ask({"do": "require_one_format", "paths": [str(path) for path in paths], "stage": stage})
+
+
 def count_leaked(train: Path, held_out: Path, stage: str) -> tuple[int, int]:
     """Return how many rows of a second file are in a first one, and how many it has.
 
@@ -99,6 +107,9 @@ def answer(request: Mapping[str, Any]) -> object:
         eval_target = Path(request["eval_target"]) if request["eval_target"] else None
         selection = mix.Selection(**request["selection"])
         return asdict(mix.compose(sources, Path(request["target"]), selection, eval_target))
+    if request["do"] == "require_one_format":
+        mix.require_one_format([Path(path) for path in request["paths"]], request["stage"])
+        return None
     if request["do"] == "count_leaked":
         leak = find_leak(Path(request["train"]), Path(request["held_out"]), request["stage"])
         return len(leak.lines), leak.num_eval_rows
