@@ -47,6 +47,10 @@ SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("plots.js", "page.js
 """Functions without parameters, which the page calls once."""
 
 
+READABLE_RED, DARKER_RED = "#c03020", "#a02818"
+"""Behind white letters."""
+
+
 def theme() -> gr.themes.Base:
     """Return system fonts, one accent colour, small corners, and grey text that can be read."""
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -58,7 +62,14 @@ def theme() -> gr.themes.Base:
         font_mono=mono,
         radius_size="sm",
         spacing_size="sm",
-    ).set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
+    ).set(
+        body_text_color_subdued="*neutral_500",
+        block_info_text_color="*neutral_500",
+        button_cancel_background_fill=READABLE_RED,
+        button_cancel_background_fill_dark=READABLE_RED,
+        button_cancel_background_fill_hover=DARKER_RED,
+        button_cancel_background_fill_hover_dark=DARKER_RED,
+    )
 
 
 def serve(

@@ -1,12 +1,12 @@
 """The page for everyone: axe-core finds nothing serious, in both themes, all tabs and states."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from core.runs import Home
+from tests.builders.accessibility import COLOURS, Colours, serious_faults
 from tests.builders.browser import BROWSER_TESTS, App, unfold
 from tests.builders.fake_runs import bare_run, write_metrics
 
@@ -25,21 +25,21 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     app.end()
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_axe_finds_nothing_serious(app: App, page: Page, colours: Literal["light", "dark"]) -> None:
+@pytest.mark.parametrize("colours", COLOURS)
+def test_axe_finds_nothing_serious(app: App, page: Page, colours: Colours) -> None:
     page.emulate_media(color_scheme=colours)
     page.goto(app.url)
     expect(page.locator("#lengths")).to_contain_text("none cut")
-    assert faults(page) == []
+    assert serious_faults(page) == []
     for heading in ("Preview rows", "Memory during one step", "Command line", "Advanced"):
         unfold(page, heading)
     expect(page.locator("#row")).to_contain_text("Row 1 of")
-    assert faults(page) == []
+    assert serious_faults(page) == []
     page.locator("#field-lora_r input").fill("-3")
     expect(page.locator("#start")).to_be_disabled()
     expect(page.locator("#field-lora_r input")).to_have_attribute("aria-invalid", "true")
     expect(page.locator(".for-readers")).to_contain_text("-3 is too small")
-    assert faults(page) == []
+    assert serious_faults(page) == []
     page.get_by_role("tab", name="Runs").click()
     expect(page.locator("#unreadable")).to_contain_text("torn")
     for heading in ("More plots", "Name, tags and notes", "Files ▼", "Log ▼"):
@@ -47,21 +47,7 @@ def test_axe_finds_nothing_serious(app: App, page: Page, colours: Literal["light
     for name in ("older", "newer"):
         page.locator(f"[data-compare={name}]").check()
     expect(page.locator("#differences")).to_contain_text("newer")
-    assert faults(page) == []
-
-
-def faults(page: Page) -> list[str]:
-    """Return what axe-core calls serious or critical."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    page.wait_for_timeout(500)  # colours fade in
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{each['id']}: {node['html']}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
+    assert serious_faults(page) == []
 
 
 def test_the_form_outlives_a_reload(app: App, page: Page) -> None:
