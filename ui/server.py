@@ -108,8 +108,6 @@ def serve(
         return 2
     link = _print_links(blocks, policy, share)
     _print_gift(policy, place, data_folders)
-    if owner := place.other_owner:
-        print(f"{place.path} belongs to the account {owner}; what is written there is root's.")
     # Other users could read a token from the command line of the browser.
     if not (no_browser or policy.asks_everyone):
         webbrowser.open(link)
@@ -160,12 +158,15 @@ def find_folder(path: str) -> Path:
 
 
 def _print_gift(policy: GatePolicy, home: Home, data_folders: Sequence[Path]) -> None:
-    """Print what those can do who have the token, if there is one."""
+    """Print what those can do who have the token, and whose the home is if it is another's."""
     if policy.token is not None:
         may = f"train on this machine, and read and change all runs and uploads in {home.path}"
         for folder in data_folders:
             may += f", and use the files in {folder}"
         print(f"Who has the token can {may}.", flush=True)
+    if owner := home.other_owner:
+        said = f"{home.path} belongs to the account {owner}; what is written there is root's."
+        print(said, flush=True)
 
 
 def _require_free(host: str, port: int) -> None:
