@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TESTS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 CODE := app.py core ui benchmarks docs presets tests
 
-.PHONY: setup run demo export test test-stories test-slow lint check format clean
+.PHONY: setup run demo export test test-programs test-stories test-slow lint check format clean
 
 setup: $(VENV)/.users
 run: $(VENV)/.users
@@ -16,7 +16,9 @@ demo: $(VENV)/.users
 export: $(VENV)/.users
 	$(BIN)/python app.py export --install
 test: $(VENV)/.developers
-	$(TESTS) -m "not slow"
+	$(TESTS) -m "not slow and not browser and not training"
+test-programs: $(VENV)/.developers
+	$(TESTS) -m "not slow and (browser or training)"
 test-stories: $(VENV)/.developers
 	$(TESTS) -m "slow and browser and not monkey"
 test-slow: $(VENV)/.developers
@@ -25,8 +27,7 @@ lint: $(VENV)/.developers
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy core ui app.py
-check: lint
-	$(TESTS) -m "not slow and not browser and not training"
+check: lint test
 format: $(VENV)/.developers
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
