@@ -208,7 +208,9 @@ def state_sentence(run: Run) -> str:
     step = f"step {run.step:,} of {run.max_steps:,}" if run.max_steps else ""
     if run.state == "running":
         activity = ACTIVITIES[run.status.phase] + _share_done(run)
-        return f"{activity}, {step}." if run.step else f"{activity}."
+        if run.step:
+            return f"{activity}, {step}."
+        return f"{activity}."
     sentences: Mapping[State, str] = {
         "queued": "Waiting for its turn.",
         "starting": "Starting the training program.",
@@ -308,7 +310,9 @@ def peak_memory(run: Run) -> str:
 
 def file_size(num_bytes: float) -> str:
     """Return 17.9 GiB, 340 MiB or 12 KiB."""
-    return memory(num_bytes) if num_bytes >= MIB else f"{num_bytes / 1024:.0f} KiB"
+    if num_bytes >= MIB:
+        return memory(num_bytes)
+    return f"{num_bytes / 1024:.0f} KiB"
 
 
 def export_size(export: Export) -> str:

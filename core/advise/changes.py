@@ -140,7 +140,9 @@ def attention_for(case: Case) -> str:
     """Return the attention kernel for the rows of this job on its card."""
     if needs_eager(case.shape):
         return "eager"
-    return "varlen" if case.job.packing and can_use_varlen(case.shape, case.gpu) else "sdpa"
+    if case.job.packing and can_use_varlen(case.shape, case.gpu):
+        return "varlen"
+    return "sdpa"
 
 
 def compile_obstacle(case: Case) -> str:

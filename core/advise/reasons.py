@@ -33,13 +33,17 @@ def _time_with(chosen: Case, values: Mapping[str, object]) -> str:
 
 def _number(count: float, noun: str) -> str:
     """Return "1 row" or "2 rows"."""
-    return f"{count:,.9g} {noun}" if count == 1 else f"{count:,.9g} {noun}s"
+    if count == 1:
+        return f"{count:,.9g} {noun}"
+    return f"{count:,.9g} {noun}s"
 
 
 def _duration(hours: float) -> str:
     if hours < 1 / 40:
         return f"{3600 * hours:.2g} s"
-    return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} h"
+    if hours < 1.5:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:.1f} h"
 
 
 def _used(case: Case) -> str:

@@ -106,7 +106,9 @@ def dtype_for(case: Case) -> str:
     automatic = case.job.model_copy(update={"dtype": "auto"})
     if precision_of(automatic, case.gpu).weight_itemsize == 4:
         return "float32"
-    return "bfloat16" if case.gpu.supports_bf16 else "float16"
+    if case.gpu.supports_bf16:
+        return "bfloat16"
+    return "float16"
 
 
 def _precompute_options(case: Case) -> tuple[bool, ...]:

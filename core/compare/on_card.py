@@ -213,7 +213,9 @@ def _longest_rows(wish: Wish, shape: ModelShape, method: str) -> Setting | None:
             longest, low = case, middle + 1
         else:
             high = middle
-    return _setting(longest) if longest else None
+    if longest:
+        return _setting(longest)
+    return None
 
 
 def _smallest_batch(wish: Wish, method: str) -> int:

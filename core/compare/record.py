@@ -112,7 +112,9 @@ def list_comparisons(home: Home) -> tuple[Comparison, ...]:
 def run_of(home: Home, trial: Trial) -> Run | None:
     """Return the run of a trial; None before it is created and after it was deleted."""
     try:
-        return read(home, trial.id) if trial.id else None
+        if trial.id:
+            return read(home, trial.id)
+        return None
     except (RunNotFound, SpecError):
         return None
 
@@ -130,7 +132,9 @@ def state_of(home: Home, trial: Trial) -> str:
     if not trial.id:
         return "planned"
     run = run_of(home, trial)
-    return run.state if run else "deleted"
+    if run:
+        return run.state
+    return "deleted"
 
 
 def _trial(variant: Variant) -> Trial:

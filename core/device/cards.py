@@ -68,7 +68,9 @@ class DeviceReading:
     @property
     def cuda_name(self) -> str:
         """Name that selects it in CUDA_VISIBLE_DEVICES, with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
-        return self.uuid if self.card_uuid else str(self.index)
+        if self.card_uuid:
+            return self.uuid
+        return str(self.index)
 
     @property
     def short_name(self) -> str:
@@ -117,7 +119,9 @@ def _named(readings: tuple[DeviceReading, ...], word: str) -> DeviceReading | No
     if len({gpu.card_uuid or gpu.uuid for gpu in matches}) != 1:
         return None
     names_a_slice = word.startswith("MIG-")
-    return None if names_a_slice and len(matches) > 1 else matches[0]
+    if names_a_slice and len(matches) > 1:
+        return None
+    return matches[0]
 
 
 def _is_named(gpu: DeviceReading, word: str) -> bool:

@@ -255,7 +255,9 @@ class Child:
             output = self._errors.read()[-LAST_OUTPUT_BYTES:].decode(errors="replace").strip()
         except (OSError, ValueError):
             return ""
-        return output.splitlines()[-1][:MAX_REASON_CHARACTERS] if output else ""
+        if output:
+            return output.splitlines()[-1][:MAX_REASON_CHARACTERS]
+        return ""
 
 
 def _error(cause: Literal["died", "too_long", "cancelled"], reason: str) -> ChildError:

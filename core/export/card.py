@@ -26,7 +26,9 @@ def base_name(run: Run) -> str:
     """Return the base as others know it: its id on the Hub, or the name of its folder."""
     model = run.job.model
     if Path(model).is_absolute():
-        return "demo" if Path(model).parts[-3:] == DEMO_DIR.parts[-3:] else Path(model).name
+        if Path(model).parts[-3:] == DEMO_DIR.parts[-3:]:
+            return "demo"
+        return Path(model).name
     return model
 
 

@@ -96,7 +96,9 @@ def status_of(run: Run, name: str) -> ExportStatus:
 
 def _finished(run: Run, name: str) -> ExportStatus | None:
     is_there = any(export.name == name for export in list_exports(run))
-    return ExportStatus("finished", share=1.0) if is_there else None
+    if is_there:
+        return ExportStatus("finished", share=1.0)
+    return None
 
 
 def unfinished(run: Run) -> tuple[tuple[str, ExportStatus], ...]:
@@ -216,4 +218,6 @@ def _process_of(folder: Path) -> ProcessId | None:
         fields = json.loads((folder / PROCESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return ProcessId.from_json(fields) if isinstance(fields, dict) else None
+    if isinstance(fields, dict):
+        return ProcessId.from_json(fields)
+    return None

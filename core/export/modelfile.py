@@ -54,7 +54,9 @@ def num_context(config: Mapping[str, object], max_length: int) -> int:
     text = config.get("text_config", config)
     most = text.get("max_position_embeddings") if isinstance(text, Mapping) else None
     wanted = max(max_length, DEFAULT_CONTEXT)
-    return min(wanted, most) if isinstance(most, int) else wanted
+    if isinstance(most, int):
+        return min(wanted, most)
+    return wanted
 
 
 def readme(name: str, gguf: str, verified: str) -> str:

@@ -157,7 +157,9 @@ def _cached(model: str, revision: str) -> Path | None:
         found = try_to_load_from_cache(model, "config.json", revision=revision)
     except ValueError:  # no id of the Hub
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    if isinstance(found, str):
+        return Path(found).parent
+    return None
 
 
 def _problems(run: Run, form: str, quant: str, base: str) -> Iterator[Problem]:
@@ -231,7 +233,9 @@ def _sent(run: Run, upload: Upload | None) -> Literal["adapter", "merged", "gguf
     if upload and upload.sent == "gguf":
         return "gguf"
     is_adapter = run.job.trains_adapter and (upload is None or upload.sent != "merged")
-    return "adapter" if is_adapter else "merged"
+    if is_adapter:
+        return "adapter"
+    return "merged"
 
 
 def _name(form: FormName, quant: str, base: BaseChoice) -> str:

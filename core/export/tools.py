@@ -70,7 +70,9 @@ def tools_folder(home: Home) -> Path:
     """Return the folder of the packages. It belongs to one version of Python."""
     named = os.environ.get(FOLDER_VARIABLE)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return Path(named) if named else home.path / "tools" / f"export-{version}"
+    if named:
+        return Path(named)
+    return home.path / "tools" / f"export-{version}"
 
 
 def install(home: Home) -> Path:
@@ -101,9 +103,13 @@ def install(home: Home) -> Path:
 def _script(named: str, name: str) -> Path | None:
     if named:
         path = Path(named) / name
-        return path if path.is_file() else None
+        if path.is_file():
+            return path
+        return None
     found = shutil.which(name)
-    return Path(found) if found else None
+    if found:
+        return Path(found)
+    return None
 
 
 def _program(named: str, name: str) -> Path | None:
@@ -112,4 +118,6 @@ def _program(named: str, name: str) -> Path | None:
         if path:
             return Path(path)
     found = shutil.which(name)
-    return Path(found) if found else None
+    if found:
+        return Path(found)
+    return None

@@ -184,4 +184,6 @@ def _verdict(needed_bytes: int, capacity_bytes: int, pageable_bytes: int) -> Ver
     """
     if needed_bytes - pageable_bytes > capacity_bytes:
         return "does_not_fit"
-    return "tight" if needed_bytes > TIGHT_SHARE * capacity_bytes else "fits"
+    if needed_bytes > TIGHT_SHARE * capacity_bytes:
+        return "tight"
+    return "fits"

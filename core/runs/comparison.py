@@ -25,7 +25,9 @@ def _last(key: str) -> Callable[[Run], float | None]:
 
     def last(run: Run) -> float | None:
         curve = run.curves().get(key)
-        return float(curve.values[-1]) if curve else None
+        if curve:
+            return float(curve.values[-1])
+        return None
 
     return last
 

@@ -43,7 +43,9 @@ def read_bytes(path: Path, last: int | None = None) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or {} if there is none."""
     value = parse_json(read_bytes(path))
-    return value if isinstance(value, dict) else {}
+    if isinstance(value, dict):
+        return value
+    return {}
 
 
 def read_rows(path: Path, last: int | None = None) -> tuple[dict[str, Any], ...]:

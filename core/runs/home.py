@@ -214,4 +214,6 @@ def locked(home: Home, seconds: float = SECONDS_TO_LOCK) -> Iterator[None]:
 
 def _tasks_in(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     tasks = fields.get("tasks")
-    return tasks if isinstance(tasks, dict) else {}
+    if isinstance(tasks, dict):
+        return tasks
+    return {}

@@ -202,7 +202,9 @@ def user_of(home: Home, schedule: Schedule, device: str) -> str:
             return f"a test of the card, which failed under {name},"
         return f"the run {name}"
     task = schedule.tasks.get(device)
-    return task.title if task else ""
+    if task:
+        return task.title
+    return ""
 
 
 def _in_use(home: Home, schedule: Schedule, device: str, wanted: str) -> SpecError:
@@ -306,7 +308,9 @@ def _free_devices(run: Run, schedule: Schedule) -> tuple[str, ...]:
     wanted = launch.devices_of(run)
     free = tuple(name for name in wanted if _is_free(schedule, name))
     takes_what_is_free = run.job.num_devices == 0 and wanted[0] in free
-    return free if free == wanted or takes_what_is_free else ()
+    if free == wanted or takes_what_is_free:
+        return free
+    return ()
 
 
 def _is_free(schedule: Schedule, device: str) -> bool:

@@ -56,7 +56,9 @@ class Sample:
     def from_json(cls, fields: Mapping[str, Any]) -> Self | None:
         """Return one row of samples.jsonl, None if a part of it is missing or damaged."""
         sound = _sound_fields(cls, fields)
-        return cls(**sound) if sound.keys() == types_of(cls).keys() else None
+        if sound.keys() == types_of(cls).keys():
+            return cls(**sound)
+        return None
 
 
 def read_check_counts(folder: Path) -> tuple[CheckCount, ...]:

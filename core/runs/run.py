@@ -158,7 +158,9 @@ class Run:
     def result_step(self) -> int | None:
         """Step whose weights its result holds; None without a result, or if it does not say."""
         step = read_json(self.folder / "output" / MANIFEST).get("step")
-        return step if isinstance(step, int) else None
+        if isinstance(step, int):
+            return step
+        return None
 
     @property
     def peak_bytes(self) -> int | None:
@@ -175,7 +177,9 @@ class Run:
     def peak_kind(self) -> Literal["allocated", "process"]:
         """Kind of memory that `peak_bytes` counts."""
         is_process = self.status.peak_process_bytes or self.status.baseline_bytes
-        return "process" if is_process else "allocated"
+        if is_process:
+            return "process"
+        return "allocated"
 
     @property
     def predicted_bytes(self) -> int | None:
@@ -372,7 +376,9 @@ def _in_moved_home(place: str, folder: Path) -> str:
         return str(DEMO_DIR)
     moved = folder.parent / Path(*path.parts[-2:])
     is_result = path.parent.parent.name == folder.parent.name
-    return str(moved) if is_result and moved.exists() else place
+    if is_result and moved.exists():
+        return str(moved)
+    return place
 
 
 def _read_about(folder: Path) -> Annotations:

@@ -103,4 +103,6 @@ def with_child(task: Task, pid: int) -> Task:
 
 
 def _process(fields: object) -> ProcessId | None:
-    return ProcessId.from_json(fields) if isinstance(fields, dict) else None
+    if isinstance(fields, dict):
+        return ProcessId.from_json(fields)
+    return None

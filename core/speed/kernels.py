@@ -86,7 +86,9 @@ def attention_kernel(job: JobSpec, shape: ModelShape, gpu: Gpu) -> AttentionKern
     pads_left = STAGES[job.stage].generates and job.per_device_train_batch_size > 1
     if job.packing or pads_left:
         return MASKED
-    return FLASH if gpu.compute_capability >= (8, 0) else EFFICIENT
+    if gpu.compute_capability >= (8, 0):
+        return FLASH
+    return EFFICIENT
 
 
 def needs_eager(shape: ModelShape) -> bool:

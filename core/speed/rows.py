@@ -109,7 +109,9 @@ def prompt_tokens(job: JobSpec, rows: RowStatistics | None) -> float:
 
 
 def _completion_tokens(job: JobSpec) -> int:
-    return job.max_completion_length if STAGES[job.stage].generates else 0
+    if STAGES[job.stage].generates:
+        return job.max_completion_length
+    return 0
 
 
 def count_steps(job: JobSpec, rows: RowStatistics | None) -> int | None:

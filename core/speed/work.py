@@ -263,7 +263,9 @@ def stored_bytes(job: JobSpec, gpu: Gpu) -> float:
         is_wide = not job.trains_adapter and not gpu.supports_bf16
     else:
         is_wide = job.dtype == "float32"
-    return 4 if is_wide else 2
+    if is_wide:
+        return 4
+    return 2
 
 
 @lru_cache(maxsize=64)

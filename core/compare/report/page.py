@@ -57,7 +57,9 @@ def _section(title: str, content: str) -> str:
 
 def _list(lines: Sequence[str]) -> str:
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<ul class='sentences'>{items}</ul>" if items else ""
+    if items:
+        return f"<ul class='sentences'>{items}</ul>"
+    return ""
 
 
 def _table(table: Table, heading: str = "h2") -> str:

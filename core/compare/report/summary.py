@@ -31,7 +31,9 @@ class RunFigures:
     @property
     def loss(self) -> float | None:
         """Last logged training loss."""
-        return self.run.loss if self.run else None
+        if self.run:
+            return self.run.loss
+        return None
 
     @property
     def eval_loss(self) -> float | None:
@@ -55,37 +57,51 @@ class RunFigures:
     @property
     def seconds(self) -> float | None:
         """Training time."""
-        return self.run.seconds if self.run and self.run.step else None
+        if self.run and self.run.step:
+            return self.run.seconds
+        return None
 
     @property
     def usd(self) -> float | None:
         """Price of that time on its card."""
-        return self.run.usd if self.run and self.run.step else None
+        if self.run and self.run.step:
+            return self.run.usd
+        return None
 
     @property
     def peak_bytes(self) -> int | None:
         """Measured peak."""
-        return self.run.peak_bytes if self.run else None
+        if self.run:
+            return self.run.peak_bytes
+        return None
 
     @property
     def predicted_bytes(self) -> int | None:
         """Predicted memory of the process."""
-        return self.run.predicted_bytes if self.run else None
+        if self.run:
+            return self.run.predicted_bytes
+        return None
 
     @property
     def num_trainable_parameters(self) -> int | None:
         """Parameters that train, as the program counted them."""
-        return self.run.status.num_trainable_parameters if self.run else None
+        if self.run:
+            return self.run.status.num_trainable_parameters
+        return None
 
     @property
     def eval_rows(self) -> int | None:
         """Rows that were held out."""
-        return self.run.status.num_eval_rows if self.run else None
+        if self.run:
+            return self.run.status.num_eval_rows
+        return None
 
     @cached_property
     def phases(self) -> Mapping[str, tuple[int, int]]:
         """Phase -> (predicted, measured) peak, where both are known."""
-        return compared_peaks(self.run) if self.run else {}
+        if self.run:
+            return compared_peaks(self.run)
+        return {}
 
     @cached_property
     def components(self) -> Mapping[str, int]:
@@ -107,7 +123,9 @@ class RunFigures:
         if curve is None or len(curve.values) == 0:
             return None
         value = float(curve.values[-1])
-        return None if np.isnan(value) else value
+        if np.isnan(value):
+            return None
+        return value
 
     def to_json(self) -> dict[str, object]:
         """Return the run as `compare --json` lists it."""

@@ -82,15 +82,21 @@ def _result(group: Group, best: Group | None) -> tuple[str, ...]:
 
 
 def _count(number: int | None) -> str:
-    return NONE if number is None else count(number)
+    if number is None:
+        return NONE
+    return count(number)
 
 
 def _memory_of(mean: Spread | None) -> str:
-    return NONE if mean is None else memory(mean.mean)
+    if mean is None:
+        return NONE
+    return memory(mean.mean)
 
 
 def _memory(num_bytes: int | None) -> str:
-    return NONE if num_bytes is None else memory(num_bytes)
+    if num_bytes is None:
+        return NONE
+    return memory(num_bytes)
 
 
 def _checks(summary: Summary) -> Table:
@@ -143,7 +149,9 @@ def _run(each: RunFigures) -> tuple[str, ...]:
 
 
 def _number(value: float | None) -> str:
-    return NONE if value is None else f"{value:.4g}"
+    if value is None:
+        return NONE
+    return f"{value:.4g}"
 
 
 def _settings(summary: Summary) -> Table:

@@ -43,7 +43,9 @@ class ForwardPass:
     def gradient_of(self, name: str, numel: int, temporary_bytes: int = 0) -> list[WeightGradient]:
         """Return the gradient of a weight as loaded, none if it does not train."""
         num_bytes = numel * self.program.weight_itemsize
-        return [WeightGradient(name, num_bytes, temporary_bytes)] if self.trains else []
+        if self.trains:
+            return [WeightGradient(name, num_bytes, temporary_bytes)]
+        return []
 
     def cache_weight_casts(self, casts: Sequence[Tensor], trains: bool) -> None:
         """Keep autocast's copies of a weight that trains, release those of others (cached_cast)."""

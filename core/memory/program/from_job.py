@@ -93,7 +93,9 @@ def workspace_bytes(gpu: Gpu) -> int:
     """
     if is_cpu(gpu):
         return 0
-    return 32 * MIB if gpu.compute_capability >= HOPPER else 8 * MIB + MIB // 8
+    if gpu.compute_capability >= HOPPER:
+        return 32 * MIB
+    return 8 * MIB + MIB // 8
 
 
 def _lora(job: JobSpec, itemsize: int) -> Lora | None:
@@ -109,7 +111,9 @@ def _lora(job: JobSpec, itemsize: int) -> Lora | None:
 def _quantization(job: JobSpec) -> Quantization | None:
     if job.base_bits == 4:
         return Quantization(4, job.bnb_4bit_use_double_quant)
-    return Quantization(8) if job.base_bits == 8 else None
+    if job.base_bits == 8:
+        return Quantization(8)
+    return None
 
 
 def _modules_to_save(job: JobSpec) -> frozenset[str]:
@@ -132,7 +136,9 @@ def _attention(job: JobSpec, shape: ModelShape, gpu: Gpu) -> AttentionKernel:
     reads_packed_rows_apart = job.attn_implementation == "varlen" and job.packing
     if job.attn_implementation == "flash_attention_2" or reads_packed_rows_apart:
         return "flash"
-    return "sdpa" if is_cpu(gpu) or gpu.compute_capability >= AMPERE else "efficient"
+    if is_cpu(gpu) or gpu.compute_capability >= AMPERE:
+        return "sdpa"
+    return "efficient"
 
 
 def _length_problems(job: JobSpec, shape: ModelShape) -> tuple[Problem, ...]:

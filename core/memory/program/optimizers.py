@@ -77,7 +77,9 @@ class OptimizerMemory:
     def paged_bytes(self, shape: tuple[int, ...]) -> int:
         """Return the bytes kept in managed memory for a parameter."""
         numel = prod(shape)
-        return self.num_states * self._bytes_of_one_state(numel, 4) if self.pages(numel) else 0
+        if self.pages(numel):
+            return self.num_states * self._bytes_of_one_state(numel, 4)
+        return 0
 
     def pages(self, numel: int) -> bool:
         """Return True if states of a tensor of this size are paged. Scales of blocks never are."""

@@ -149,14 +149,18 @@ class Program:
     @property
     def num_shards(self) -> int:
         """Parts into which each tensor is divided."""
-        return self.num_devices if self.is_sharded else 1
+        if self.is_sharded:
+            return self.num_devices
+        return 1
 
     @property
     def master_itemsize(self) -> int:
         """Of base weights that train. Divided ones become float32 under autocast, unless the base
         is quantized (fsdp2_prepare_model in accelerate/utils/fsdp_utils.py)."""
         widens = self.is_sharded and self.autocast and self.quantization is None
-        return 4 if widens else self.weight_itemsize
+        if widens:
+            return 4
+        return self.weight_itemsize
 
     @property
     def num_tokens(self) -> int:
@@ -166,24 +170,32 @@ class Program:
     @property
     def unquantized_itemsize(self) -> int:
         """Of the base's parameters that are not quantized."""
-        return 4 if self.upcasts_unquantized else self.weight_itemsize
+        if self.upcasts_unquantized:
+            return 4
+        return self.weight_itemsize
 
     @property
     def residual_itemsize(self) -> int:
         """Of the hidden states between layers: that of the embedding, or of its trained copy."""
         has_copy = self.lora is not None and self.trains_embedding
-        return self.trained_itemsize if has_copy else self.unquantized_itemsize
+        if has_copy:
+            return self.trained_itemsize
+        return self.unquantized_itemsize
 
     @property
     def head_itemsize(self) -> int:
         """Of the head's weight, or of its trained copy."""
         has_copy = self.lora is not None and self.trains_head
-        return self.trained_itemsize if has_copy else self.unquantized_itemsize
+        if has_copy:
+            return self.trained_itemsize
+        return self.unquantized_itemsize
 
     @property
     def compute_itemsize(self) -> int:
         """Of the results of matmuls."""
-        return 2 if self.autocast else self.residual_itemsize
+        if self.autocast:
+            return 2
+        return self.residual_itemsize
 
     @property
     def trained_itemsize(self) -> int:

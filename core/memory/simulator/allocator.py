@@ -62,7 +62,9 @@ class Pool:
     def remove_best_fit(self, num_bytes: int) -> MemoryBlock | None:
         """Remove and return the smallest free block that is large enough, None if there is none."""
         index = bisect_left(self.free, (num_bytes,))
-        return self.remove(self.free[index][2]) if index < len(self.free) else None
+        if index < len(self.free):
+            return self.remove(self.free[index][2])
+        return None
 
 
 class Allocator:

@@ -134,7 +134,9 @@ class AutogradGraph:
         """Return `x.to(dtype)`: a new tensor, or x with one more reference."""
         if x.itemsize != itemsize:
             return self.record(x, itemsize=itemsize, consumes=consumes)
-        return x if consumes else self.retain(x)
+        if consumes:
+            return x
+        return self.retain(x)
 
     def save(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Keep tensors for the backward pass; return (those on the device, those offloaded).
@@ -237,7 +239,9 @@ class AutogradGraph:
             self.memory.is_suppressed = True
 
     def _allocate_if_any(self, num_bytes: int, component: Component) -> list[Tensor]:
-        return [self.memory.allocate(num_bytes, 1, component)] if num_bytes else []
+        if num_bytes:
+            return [self.memory.allocate(num_bytes, 1, component)]
+        return []
 
     def _run_backward(self, node: Node, upstream: Tensor) -> list[tuple[int, Tensor]]:
         """Run one node backward and return (id, gradient) of each input that needs one."""

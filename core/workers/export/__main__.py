@@ -124,7 +124,9 @@ def _sentence(text: str) -> str:
 
 
 def _without(token: str, text: str) -> str:
-    return text.replace(token, "...") if token else text
+    if token:
+        return text.replace(token, "...")
+    return text
 
 
 if __name__ == "__main__":

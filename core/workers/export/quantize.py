@@ -14,7 +14,9 @@ def main(tools: str, source: str, target: str, ftype: str) -> int:
     parameters = llama_cpp.LlamaModelQuantizeParams()
     parameters.ftype = int(ftype)
     code = llama_cpp.model_quantize(source, target, parameters)
-    return 1 if code else 0
+    if code:
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

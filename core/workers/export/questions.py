@@ -183,7 +183,9 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
         ends = tokenizer.eos_token_id
     if ends is None:
         return []
-    return list(ends) if isinstance(ends, list) else [ends]
+    if isinstance(ends, list):
+        return list(ends)
+    return [ends]
 
 
 def _answer(

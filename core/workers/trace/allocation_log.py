@@ -157,4 +157,6 @@ def _calling_function() -> str:
     frame: FrameType | None = sys._getframe(2)
     while frame and frame.f_code.co_name in DISPATCH_FRAMES:
         frame = frame.f_back
-    return frame.f_code.co_name if frame else ""
+    if frame:
+        return frame.f_code.co_name
+    return ""

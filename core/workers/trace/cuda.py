@@ -75,7 +75,9 @@ class Card:
         """
         if self.is_cpu:
             return 0
-        return 32 * MIB if self.compute_capability >= (9, 0) else 8 * MIB + MIB // 8
+        if self.compute_capability >= (9, 0):
+            return 32 * MIB
+        return 8 * MIB + MIB // 8
 
 
 class CudaFunctions(TorchFunctionMode):
@@ -250,7 +252,9 @@ def _is_autocast_enabled(device_type: str = "cpu") -> bool:
 
 def _cast_to_autocast(x: Tensor) -> Tensor:
     """Return an input as autocast passes it to a matrix product."""
-    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+    if torch.is_autocast_enabled("cpu"):
+        return x.to(torch.get_autocast_dtype("cpu"))
+    return x
 
 
 def _autocast_arguments(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -267,7 +271,9 @@ def _autocast_arguments(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    return Dropout.apply(x) if training and p > 0 else x
+    if training and p > 0:
+        return Dropout.apply(x)
+    return x
 
 
 def _masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:

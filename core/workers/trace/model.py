@@ -201,7 +201,9 @@ def _traced_kernel(kernel: str, is_packed: bool) -> str:
         return TRACED_FLEX
     if kernel == "flash_attention_2" or (kernel == "varlen" and is_packed):
         return TRACED_FLASH
-    return "causal" if kernel == "varlen" else kernel
+    if kernel == "varlen":
+        return "causal"
+    return kernel
 
 
 def _without_positions(value: Any) -> Any:
