@@ -48,6 +48,11 @@ def parameters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[tuple
         yield Parameter("score.weight", (1, shape.hidden_size), "head"), program.lora is None
 
 
+def tower(program: Program) -> tuple[Parameter, ...]:
+    """Return the tensors of layers that read pictures: loaded, never trained or adapted."""
+    return program.shape.tower.parameters if program.shape.tower else ()
+
+
 def adapters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[Trainable]:
     """Yield the tensors that an adapter adds.
 
@@ -104,7 +109,8 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
     Either part may hold the peak of the phase, so that each is a scope.
     """
     unquantized: list[Tensor] = []
-    for parameter, trains in parameters(program, kinds):
+    frozen = ((parameter, False) for parameter in tower(program))
+    for parameter, trains in (*parameters(program, kinds), *frozen):
         numel = parameter.numel
         if program.quantization and parameter.is_linear:
             num_out, num_in = parameter.shape
@@ -153,11 +159,13 @@ class Totals:
 def totals_of(program: Program) -> Totals:
     """Return the sizes of a program's models."""
 
+    in_tower = sum(parameter.numel for parameter in tower(program))
+
     def measure(kinds: tuple[LayerKind, ...]) -> Sequence[int]:
         trained = trainables(program, kinds)
         return (
             sum(program.optimizer.paged_bytes(tensor.shape) for tensor in trained),
-            sum(parameter.numel for parameter, _ in parameters(program, kinds)),
+            sum(parameter.numel for parameter, _ in parameters(program, kinds)) + in_tower,
             sum(tensor.numel for tensor in trained),
         )
 

@@ -244,6 +244,8 @@ def _source(
     try:
         shape = ModelShape.from_config(found.config)
         num_parameters = shape.num_parameters
+        if shape.tower:
+            num_parameters += shape.tower.num_parameters
     except UnknownArchitecture:
         pass
     except ValueError as error:

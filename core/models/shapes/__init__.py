@@ -4,6 +4,7 @@ Never loads weights, imports torch or touches the disk. A new architecture is on
 """
 
 from core.models.shapes.families import FAMILIES
-from core.models.shapes.shape import ModelShape, Parameter
+from core.models.shapes.parameter import Parameter
+from core.models.shapes.shape import ModelShape
 
 __all__ = ["FAMILIES", "ModelShape", "Parameter"]

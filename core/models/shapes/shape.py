@@ -7,14 +7,14 @@ no memory.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from typing import Literal
 
 from core.job import Problem, UnknownArchitecture
 from core.models.shapes.config import MAX_SIZE, Config
 from core.models.shapes.families import FAMILIES, Family, QkNorm
+from core.models.shapes.parameter import Parameter
+from core.models.shapes.tower import TowerShape
 
-TensorRole = Literal["embedding", "linear", "norm", "bias", "expert", "router", "head", "other"]
 LayerType = Literal["full_attention", "sliding_attention"]
 _FULL: LayerType = "full_attention"
 _SLIDING: LayerType = "sliding_attention"
@@ -24,31 +24,6 @@ LENGTHENING_ROPES = frozenset({"yarn", "linear", "dynamic"})
 SCALED_ROPES = LENGTHENING_ROPES | {"llama3", "longrope"}
 MAX_LAYERS = 4096
 """More layers than any model has; a larger number comes from a broken file."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """Name, size and role of one parameter tensor."""
-
-    name: str
-    """Path in the model (`lm_head.weight`), or within its layer (`self_attn.q_proj.weight`)."""
-    shape: tuple[int, ...]
-    role: TensorRole
-
-    @property
-    def numel(self) -> int:
-        """Numbers in it."""
-        return prod(self.shape)
-
-    @property
-    def is_linear(self) -> bool:
-        """True for weights of linear layers: LoRA can target and bitsandbytes can quantize them."""
-        return self.role == "linear"
-
-    @property
-    def module(self) -> str:
-        """Name of its module, as in PEFT's target_modules: `q_proj`."""
-        return self.name.split(".")[-2]
 
 
 @dataclass(frozen=True)
@@ -83,6 +58,8 @@ class ModelShape:
     """Width of one expert."""
     dense_layers: tuple[int, ...] = ()
     """Layers of a mixture-of-experts model that have a dense MLP nevertheless."""
+    tower: TowerShape | None = None
+    """Layers that read pictures. Loaded with the model, never trained, not in `parameters`."""
 
     @staticmethod
     def from_config(config: Mapping[str, object]) -> "ModelShape":
@@ -92,6 +69,7 @@ class ModelShape:
         """
         model_type = _known_model_type(config)
         family = FAMILIES[model_type]
+        vision_config = config.get("vision_config") if family.is_multimodal else None
         if family.is_multimodal:
             config = _text_config(config)
         read = Config(config, family.defaults)
@@ -120,6 +98,8 @@ class ModelShape:
             attn_logit_softcapping=read.number_or_none("attn_logit_softcapping"),
             final_logit_softcapping=read.number_or_none("final_logit_softcapping"),
         )
+        if isinstance(vision_config, Mapping):
+            shape = replace(shape, tower=TowerShape.from_config(vision_config, shape.hidden_size))
         return _with_experts(shape, read)
 
     @property

@@ -248,6 +248,13 @@ def _decoder_layers(linears: Sequence[str], target_modules: str) -> list[str]:
     ]
 
 
+def freeze_towers(model: torch.nn.Module) -> None:
+    """Leave the layers that read pictures as they are: texts never reach them."""
+    for name, parameter in model.named_parameters():
+        if TOWERS & set(name.split(".")):
+            parameter.requires_grad_(False)
+
+
 def _is_same_model(base: str, model: str) -> bool:
     """Return True for one name or folder, and for a base that has moved with its last two names."""
     base_path, model_path = Path(base), Path(model)

@@ -18,7 +18,7 @@ from ..contract.job import Job
 from ..contract.methods import METHODS
 from ..contract.stages import STAGES
 from ..data.tokenizer import source_of
-from .adapter import load_adapter, lora_config
+from .adapter import freeze_towers, load_adapter, lora_config
 from .attention import register as register_attention
 from .ends import stop_at_all_ends
 from .layer_checkpointing import checkpoint_every
@@ -80,6 +80,7 @@ def load_model(job: Job, tokenizer: Any) -> LoadedModel:
     _check_vocabulary(model, tokenizer)
     stop_at_all_ends(model, tokenizer)
     keep_4bit_layers_trainable(model)
+    freeze_towers(model)
     if job.gradient_checkpointing and job.checkpoint_every_n_layers > 1:
         checkpoint_every(model, job.checkpoint_every_n_layers)
     adapter = None
