@@ -146,6 +146,8 @@ class Simulation:
         forward_without_grad(self.program, self.graph)
         self._run_no_grad_forwards("before", "after", "generation")
         self.memory.release(buffers)
+        if self.program.checks:
+            generate(self.program, self.program.checks, self.kinds, self.graph)
 
     def micro_step(self) -> None:
         """Run one micro-batch forward and backward through every model that trains."""

@@ -41,7 +41,7 @@ FIELDS = (
     "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "init_lora_weights",
     "modules_to_save", "num_trainable_layers", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
     "precompute_ref_log_probs", "loss_type", "beta", "max_completion_length", "num_devices",
-    "parallelism",
+    "parallelism", "check_steps",
 )
 # fmt: on
 """Fields of a job that the trace reads. A test finds what is missing."""

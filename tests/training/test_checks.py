@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from core.checks import find_suite, folders_of
 from core.models import DEMO_DIR
@@ -74,6 +75,26 @@ def test_a_batch_that_does_not_fit_is_halved(
     examinee = Examinee(demo.model, demo.tokenizer, 16)
     assert all(judge(capabilities, examinee.answers(capabilities)))
     assert examinee.batch_size <= 4
+
+
+def test_long_tests_are_answered_in_smaller_batches(
+    demo: TrainedModel, capabilities: Suite, monkeypatch: pytest.MonkeyPatch
+):
+    sizes = []
+    generate = demo.model.generate
+
+    def noting(input_ids: torch.Tensor, generation_config: GenerationConfig, **settings: object):
+        num_rows, prompt_tokens = input_ids.shape
+        sizes.append((num_rows, num_rows * (prompt_tokens + generation_config.max_new_tokens)))
+        return generate(input_ids=input_ids, generation_config=generation_config, **settings)
+
+    monkeypatch.setattr(demo.model, "generate", noting)
+    long = parse_suite(json.dumps({"prompt": "x " * 300, "exact": "a"}).encode(), "l").tests
+    suite = Suite("mixed", (*capabilities.tests[:8], *long))
+    Examinee(demo.model, demo.tokenizer, 8, max_tokens=500).answers(suite)
+    assert sum(rows for rows, _tokens in sizes) == len(suite.tests)
+    assert [rows for rows, tokens in sizes if tokens > 500] == [1]
+    assert max(rows for rows, _tokens in sizes) > 1
 
 
 def test_a_prompt_beyond_the_model_is_named(demo: TrainedModel):

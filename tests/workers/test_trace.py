@@ -55,7 +55,23 @@ def float32_case(name: str) -> Case:
     return Case(name, "llama", CONFIG, make_job(**fields, **FLOAT32_PARTS[name]))
 
 
-CASES = {case.name: case for case in (*cases(), *map(float32_case, FLOAT32_PARTS))}
+CHECKED_METHODS = ("lora", "qlora", "full")
+
+
+def checked_case(method: str) -> Case:
+    """Return a case whose highest phase is the evaluation, because suites are answered in it."""
+    fields = {"max_length": 64, "per_device_train_batch_size": 1, "check_steps": 10}
+    return Case(f"checks {method}", "llama", CONFIG, make_job(**fields, method=method))
+
+
+CASES = {
+    case.name: case
+    for case in (
+        *cases(),
+        *map(float32_case, FLOAT32_PARTS),
+        *map(checked_case, CHECKED_METHODS),
+    )
+}
 REQUESTS = {
     "nonsense": make_request({"model_type": "nonsense"}),
     "compiled": make_request(torch_compile=True),
@@ -273,7 +289,7 @@ def test_the_child_reads_no_field_that_it_does_not_get(
 
 
 def case_of(case: Case) -> Any:
-    is_quick = case.name in (*QUICK, "embedding and head")
+    is_quick = case.name in (*QUICK, "embedding and head", "checks lora")
     return pytest.param(case, id=case.name, marks=[] if is_quick else [pytest.mark.slow])
 
 
@@ -283,6 +299,17 @@ def test_the_estimate_agrees_with_the_trace(case: Case, answers: Answers) -> Non
     assert isinstance(answer, TraceResult), str(answer)
     error = agreement(case, answer).error
     assert abs(error) <= MAX_ERROR, f"estimated {error:+.2%}"
+
+
+@pytest.mark.parametrize("method", ["lora"])
+def test_the_answers_to_suites_are_in_the_phase_of_evaluations(method: str, answers: Answers):
+    case = checked_case(method)
+    traced = answers.get(case.name)
+    if not isinstance(traced, TraceResult):
+        pytest.skip("its trace was not chosen")
+    phases = estimate(case.job, ModelShape.from_config(case.config), case.gpu).phases
+    assert max(traced.phases, key=traced.phases.__getitem__) == "eval"
+    assert phases["eval"] == pytest.approx(traced.phases["eval"], rel=MAX_ERROR)
 
 
 def test_the_quick_cases_are_some_of_many() -> None:

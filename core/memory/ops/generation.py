@@ -14,8 +14,9 @@ from core.memory.ops.model import allocate_inputs, embedding_output
 from core.memory.program import Generation, LayerKind, Program
 from core.memory.simulator import AutogradGraph, DeviceMemory, Tensor
 
-NEXT_TOKEN_COPIES = 4
-"""float32 tensors [B, V]: logits, their copy, the same by temperature, probabilities."""
+SAMPLED_TOKEN_COPIES, GREEDY_TOKEN_COPIES = 4, 2
+"""float32 tensors [B, V]: logits, their copy and, to sample, the same by temperature and
+probabilities."""
 EAGER_SCORE_BYTES = 10
 """Bytes per query head and token in eager attention: score, its float32 copy, softmax."""
 
@@ -25,7 +26,8 @@ def generate(
 ) -> None:
     """Read the prompts, then generate one token after another; simulates the last one."""
     memory, batch_size = graph.memory, generation.batch_size
-    next_token_bytes = NEXT_TOKEN_COPIES * 4 * batch_size * program.shape.vocab_size
+    copies = SAMPLED_TOKEN_COPIES if generation.samples else GREEDY_TOKEN_COPIES
+    next_token_bytes = copies * 4 * batch_size * program.shape.vocab_size
     prefill = replace(
         program,
         batch_size=batch_size,
@@ -34,31 +36,47 @@ def generate(
         checkpointing=False,
     )
     graph.is_recording = False
-    memory.enter("generation/prompt")
-    cache = _prefill(prefill, kinds, graph)
+    memory.enter(f"{generation.phase}/prompt")
+    fwd = ForwardPass(prefill, graph, cache=[])
+    cache = _prefill(fwd, kinds, generation.keeps_weight_casts)
+    if generation.keeps_weight_casts:
+        _cast_head(fwd)
     memory.temporary(next_token_bytes, "logits")
-    memory.enter("generation/answer")
+    memory.enter(f"{generation.phase}/answer")
     graph.release(*cache)
     cache = _full_cache(program, generation, kinds, memory)
     _attend_to_cache(program, generation, memory)
     memory.temporary(next_token_bytes, "logits")
     graph.release(*cache)
+    fwd.end_autocast()
     graph.is_recording = True
 
 
-def _prefill(program: Program, kinds: Sequence[LayerKind], graph: AutogradGraph) -> list[Tensor]:
+def _prefill(
+    fwd: ForwardPass, kinds: Sequence[LayerKind], keeps_weight_casts: bool
+) -> list[Tensor]:
     """Run the first pass, over all prompt tokens, padded on the left. Return the cache."""
-    cache: list[Tensor] = []
-    fwd = ForwardPass(program, graph, cache=cache)
+    program, graph = fwd.program, fwd.graph
     inputs = allocate_inputs(program, kinds, graph.memory, num_positions=program.batch_size)
     x = embedding_output(program, graph.memory)
     embedding = graph.retain(x)
     for index, kind in enumerate(kinds):
+        fwd.trains = kind.trains and keeps_weight_casts
         x = decoder_layer(fwd, x, kind, f"layers.{index}")
     x = norm(fwd, x, "norm")
-    fwd.end_autocast()
+    if not keeps_weight_casts:
+        fwd.end_autocast()
     graph.release(x, embedding, *inputs)
-    return cache
+    return fwd.cache or []
+
+
+def _cast_head(fwd: ForwardPass) -> None:
+    """Copy the head's weight to 16 bits, if it is wider. Autocast keeps the copy if it trains."""
+    program, shape = fwd.program, fwd.program.shape
+    if program.autocast and program.head_itemsize > program.compute_itemsize:
+        numel = shape.vocab_size * shape.hidden_size
+        cast = fwd.memory.allocate(numel, program.compute_itemsize, "temporary")
+        fwd.cache_weight_casts([cast], program.trains_head)
 
 
 def _full_cache(

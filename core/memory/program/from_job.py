@@ -5,10 +5,15 @@ from dataclasses import replace
 from core.job import JobSpec, Problem, SpecError
 from core.memory.program.optimizers import OPTIMIZERS
 from core.memory.program.precision import is_cpu, precision_of
-from core.memory.program.program import AttentionKernel, Lora, Program
+from core.memory.program.program import AttentionKernel, Generation, Lora, Program
 from core.memory.program.quantization import Quantization
 from core.memory.program.stages import with_stage
 from core.models import Gpu, ModelShape
+from core.training.contract.job import (
+    CHECK_ANSWER_TOKENS,
+    CHECK_BATCH_SIZE,
+    CHECK_PROMPT_TOKENS,
+)
 from core.training.contract.methods import METHODS
 
 MIB = 2**20
@@ -71,6 +76,7 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         num_trainable_layers=num_trainable_layers,
         modules_to_save=_modules_to_save(job),
         adds_noise=job.neftune_noise_alpha > 0,
+        checks=_checks(job, shape),
         accumulation_steps=job.gradient_accumulation_steps,
         workspace_bytes=workspace_bytes(gpu),
         on_cpu=on_cpu,
@@ -120,6 +126,21 @@ def _modules_to_save(job: JobSpec) -> frozenset[str]:
     if not job.trains_adapter:
         return frozenset()
     return frozenset(name for name in job.modules_to_save.split(",") if name)
+
+
+def _checks(job: JobSpec, shape: ModelShape) -> Generation | None:
+    """Return the largest batch of tests that the model answers every few steps."""
+    if not job.check_steps:
+        return None
+    prompt_tokens = min(CHECK_PROMPT_TOKENS, shape.max_position_embeddings - CHECK_ANSWER_TOKENS)
+    return Generation(
+        CHECK_BATCH_SIZE,
+        max(1, prompt_tokens),
+        CHECK_ANSWER_TOKENS,
+        phase="eval",
+        samples=False,
+        keeps_weight_casts=True,
+    )
 
 
 def _attention(job: JobSpec, shape: ModelShape, gpu: Gpu) -> AttentionKernel:

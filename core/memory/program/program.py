@@ -60,6 +60,13 @@ class Generation:
     batch_size: int
     prompt_tokens: int
     completion_tokens: int
+    phase: str = "generation"
+    """Phase of a run in which they are written."""
+    samples: bool = True
+    """False if the likeliest token is always taken, so that no probabilities are computed."""
+    keeps_weight_casts: bool = False
+    """True if one autocast context is around all passes, so that its copies of weights that train
+    stay."""
 
     @property
     def num_tokens(self) -> int:
@@ -136,6 +143,8 @@ class Program:
     no_grad_forwards: tuple[NoGradForward, ...] = ()
     auxiliary_models: tuple[AuxiliaryModel, ...] = ()
     generation: Generation | None = None
+    checks: Generation | None = None
+    """Answers to the tests of suites, written at evaluations."""
     accumulation_steps: int = 1
     workspace_bytes: int = 0
     """cuBLAS workspace of each of the two threads that run matmuls: forward and backward."""

@@ -60,6 +60,9 @@ SAME_PARTS = 2
 """Last parts of a path that stay when a home is moved: run/output, demo/model."""
 CHECK_BATCH_SIZE = 16
 """Tests of a suite that the model answers at once during a training."""
+CHECK_PROMPT_TOKENS, CHECK_ANSWER_TOKENS = 256, 64
+"""Tokens of a test, with which so many at once are planned. Longer ones are answered fewer at once,
+in no more tokens together."""
 BATCH_FIELDS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 """Their product is the number of rows that an optimizer step sees on each device."""
 

@@ -9,7 +9,14 @@ from ..contract.checks.scoring import judge
 from ..contract.checks.suite import Suite, UnusableSuite
 from ..contract.checks.suite_files import read_suite
 from ..contract.failures import Stopped, TrainingError
-from ..contract.job import CHECK_BATCH_SIZE, Job, check_metric, suite_of
+from ..contract.job import (
+    CHECK_ANSWER_TOKENS,
+    CHECK_BATCH_SIZE,
+    CHECK_PROMPT_TOKENS,
+    Job,
+    check_metric,
+    suite_of,
+)
 from ..contract.status import Progress
 from ..ranks import agreement
 from ..record import RunFiles
@@ -51,6 +58,7 @@ class StepChecks:
             CHECK_BATCH_SIZE,
             self._report,
             is_stopped=lambda: run_files.stop.is_set,
+            max_tokens=CHECK_BATCH_SIZE * (CHECK_PROMPT_TOKENS + CHECK_ANSWER_TOKENS),
         )
 
     def __call__(self, step: int) -> Mapping[str, float]:

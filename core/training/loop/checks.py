@@ -41,6 +41,8 @@ class Examinee:
     on_progress: OnProgress = ignore_progress
     is_stopped: Callable[[], bool] = never
     """Asked before each batch."""
+    max_tokens: int | None = None
+    """Tokens of a batch at most, padding and answers included, unless one test has more."""
 
     def answers(self, suite: Suite) -> tuple[str, ...]:
         """Return the answer to each test; of one with choices, the most likely choice.
@@ -58,7 +60,10 @@ class Examinee:
             with torch.random.fork_rng(), torch.no_grad():
                 for indices, answer in ((written, self._write), (chosen, self._choose)):
                     indices.sort(key=lambda index: len(prompts[index]), reverse=True)
-                    for batch in self._batches(indices):
+                    sizes = [
+                        len(prompts[index]) + suite.tests[index].max_new_tokens for index in indices
+                    ]
+                    for batch in self._batches(indices, sizes):
                         tests = [suite.tests[index] for index in batch]
                         texts = answer([prompts[index] for index in batch], tests)
                         found.update(zip(batch, texts, strict=True))
@@ -67,15 +72,20 @@ class Examinee:
             self.model.train(was_training)
         return tuple(found[index] for index in range(len(suite.tests)))
 
-    def _batches(self, indices: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Yield the indices in batches. Raises Stopped."""
+    def _batches(self, indices: Sequence[int], sizes: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Yield the indices of tests in batches, by the tokens of each. Raises Stopped."""
         start = 0
         while start < len(indices):
             if self.is_stopped():
                 raise Stopped
-            batch = indices[start : start + self.batch_size]
-            start += len(batch)
-            yield batch
+            end = start + 1
+            while end < min(len(indices), start + self.batch_size):
+                num_rows = end + 1 - start
+                if self.max_tokens and num_rows * max(sizes[start : end + 1]) > self.max_tokens:
+                    break
+                end += 1
+            yield indices[start:end]
+            start = end
 
     def _write(self, prompts: list[list[int]], tests: list[SuiteTest]) -> list[str]:
         """Return greedy answers to prompts."""

@@ -3,8 +3,9 @@
 Source: GRPOTrainer._generate_single_turn in trl/trainer/grpo_trainer.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -20,29 +21,38 @@ STEPS = 2
 """The first reads the prompts, the second is the last of the answer, when the cache is full."""
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts to answer at once, all of one length."""
+
+    rows: int
+    tokens: int
+    answer_tokens: int
+
+
 @torch.no_grad()
 def generate(
-    model: Any, num_rows: int, num_tokens: int, answer_tokens: int, log: AllocationLog
+    model: Any, prompts: Prompts, log: AllocationLog, phase: str, *, do_sample: bool
 ) -> None:
-    """Trace answers of `answer_tokens` in rows of `num_tokens`, prompt included.
-
-    The caller provides the autocast.
-    """
+    """Trace the answers to prompts, in segments of a phase. The caller provides the autocast."""
     model.generation_config = GenerationConfig()  # without a token that ends an answer
-    prompts = torch.zeros(num_rows, num_tokens - answer_tokens, dtype=torch.long)
+    input_ids = torch.zeros(prompts.rows, prompts.tokens, dtype=torch.long)
     cache = DynamicCache(config=model.config.get_text_config())
-    log.enter("generation/prompt")
-    stop_length = prompts.shape[1] + STEPS
+    log.enter(f"{phase}/prompt")
+    stop_length = prompts.tokens + STEPS
+    settings = GenerationConfig(max_new_tokens=STEPS, do_sample=do_sample)
+    if do_sample:
+        settings.top_k = 0
     with (
         _without_checkpointing(model),
-        _skip_to_last_token(model, cache, num_tokens, log),
+        _skip_to_last_token(model, cache, prompts, lambda: log.enter(f"{phase}/answer")),
         _assumed_values(stop_length),
     ):
         model.generate(
-            input_ids=prompts,
-            attention_mask=torch.ones_like(prompts),
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
             past_key_values=cache,
-            generation_config=GenerationConfig(max_new_tokens=STEPS, do_sample=True, top_k=0),
+            generation_config=settings,
         )
 
 
@@ -61,15 +71,15 @@ def _without_checkpointing(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _skip_to_last_token(
-    model: Any, cache: DynamicCache, num_tokens: int, log: AllocationLog
+    model: Any, cache: DynamicCache, prompts: Prompts, enter: Callable[[], None]
 ) -> Iterator[None]:
     """Extend the cache after the prompts were read to what it is before the last token."""
     passes = count()
 
     def begin_pass(*_: Any) -> None:
         if next(passes) > 0:
-            log.enter("generation/answer")
-            _extend_cache(cache, num_tokens - 1)
+            enter()
+            _extend_cache(cache, prompts.tokens + prompts.answer_tokens - 1)
 
     hook = model.get_input_embeddings().register_forward_pre_hook(begin_pass)
     yield

@@ -10,13 +10,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
 
-from core.training.contract.job import Job
+from core.training.contract.job import (
+    CHECK_ANSWER_TOKENS,
+    CHECK_BATCH_SIZE,
+    CHECK_PROMPT_TOKENS,
+    Job,
+)
 from core.training.contract.stages import STAGES
 from core.training.model.load import ModelPrecision
 
 from .allocation_log import AllocationLog
 from .cuda import Card, emulate_cuda
-from .generation import generate
+from .generation import Prompts, generate
 from .kernels import TEMPORARY_BYTES
 from .loss import LOSSES, Models, longest_batch
 from .model import assume_padding, dequantize_for_dora, materialize
@@ -101,7 +106,9 @@ class TracedTraining:
         models = self._models()
         num_rows = self.batch.rows * self.job.gradient_accumulation_steps
         with models.autocast():
-            generate(self.model, num_rows, self.batch.tokens, self.batch.answer_tokens, self.log)
+            prompt_tokens = self.batch.tokens - self.batch.answer_tokens
+            prompts = Prompts(num_rows, prompt_tokens, self.batch.answer_tokens)
+            generate(self.model, prompts, self.log, "generation", do_sample=True)
         self._score_answers(models)
 
     def _score_answers(self, models: Models) -> None:
@@ -118,13 +125,24 @@ class TracedTraining:
         return has_reference and not self.job.precompute_ref_log_probs
 
     def _evaluate(self) -> None:
-        """Trace a forward pass without a graph, on a batch of the same size."""
+        """Trace a forward pass without a graph on a batch of the same size, then the largest batch
+        of tests, if the job checks the model."""
         self.log.enter("eval")
         self.model.eval()
         with torch.no_grad():
             if self.stage.generates:
                 self._score_answers(self._models())
             self._loss()
+        if self.job.check_steps:
+            prompts = Prompts(CHECK_BATCH_SIZE, self._check_prompt_tokens, CHECK_ANSWER_TOKENS)
+            with self._models().autocast():
+                generate(self.model, prompts, self.log, "eval", do_sample=False)
+
+    @property
+    def _check_prompt_tokens(self) -> int:
+        """Tokens of a prompt: as many as planned, and no more than the model takes."""
+        positions = self.model.config.get_text_config().max_position_embeddings
+        return max(1, min(CHECK_PROMPT_TOKENS, positions - CHECK_ANSWER_TOKENS))
 
     def _loss(self) -> Tensor:
         """Return the loss of the job's stage on one micro-batch."""
