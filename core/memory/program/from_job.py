@@ -51,9 +51,7 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
     activation_memory_budget = 1.0
     if job.torch_compile:
         activation_memory_budget = job.activation_memory_budget
-    num_trainable_layers = None
-    if METHODS[job.method].trains_last_layers:
-        num_trainable_layers = job.num_trainable_layers
+    num_trained = job.num_trainable_layers if METHODS[job.method].trains_last_layers else None
     return Program(
         shape=shape,
         batch_size=batch_size,
@@ -73,7 +71,7 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         offloads_activations=job.activation_offloading and not on_cpu,
         compiles_layers=job.torch_compile,
         uses_liger=job.use_liger_kernel and not on_cpu,
-        num_trainable_layers=num_trainable_layers,
+        num_trainable_layers=num_trained,
         modules_to_save=_modules_to_save(job),
         adds_noise=job.neftune_noise_alpha > 0,
         checks=_checks(job, shape),
