@@ -91,6 +91,8 @@ class Family:
     """Kind of conversation -> texts that count, where it is not the plain answers."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Kind of conversation -> words of the refusal."""
+    needs_tokens: bool = False
+    """True if only its special tokens show where an answer ends, which as text are not believed."""
 
     @cached_property
     def template(self) -> str:
@@ -261,6 +263,21 @@ FAMILIES = (
             "<|CHATBOT_TOKEN|>",
         ),
         refused={"calls": "refuses messages[2] (tool): "},
+    ),
+    Family(
+        "glm_4",
+        "<|user|>",
+        ("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+        lead="\n",
+        counted={
+            "written thoughts": ["\n4<|user|>", "\nYes, 4<|user|>"],
+            "calls": [
+                'lamp\n{"on": true}<|observation|>',
+                "\nIt is on.<|user|>",
+                "\nWelcome<|user|>",
+            ],
+        },
+        needs_tokens=True,
     ),
     Family("zephyr", "</s>", ("</s>",), refused=NO_CALLS),
     Family("falcon_3", "<|endoftext|>", ROLE_TOKENS, refused=NO_CALLS),

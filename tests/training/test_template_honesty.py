@@ -10,7 +10,7 @@ from core.training.contract.row_reader import BadRow
 from core.training.data.chat import ChatTemplate
 from core.training.data.preferences import PreferenceEncoder
 from core.training.data.tokens import Encoder
-from tests.builders.chat_templates import FAMILIES, assistant, user
+from tests.builders.chat_templates import FAMILIES, assistant, tokenizer_with, user
 from tests.builders.paths import DEMO
 
 pytestmark = pytest.mark.training
@@ -130,7 +130,8 @@ def test_a_template_that_lies_is_refused_for_orpo_and_cpo(lie: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_known_family_is_not_refused(family: Any, kind: str) -> None:
     stage, row = ROWS[kind]
-    template = ChatTemplate(tokenizer(), family.template)
+    known = tokenizer_with(family.tokens) if family.needs_tokens else tokenizer()
+    template = ChatTemplate(known, family.template)
     assert Encoder(template, on_answers=True, stage=stage).encode_all(row)
 
 
@@ -141,3 +142,22 @@ def test_a_template_that_changes_some_answers_only_is_refused(kind: str) -> None
     template = ChatTemplate(tokenizer(), template_of(body))
     encoder = Encoder(template, on_answers=True, stage=stage)
     assert "prints another text in its place" in refusal(encoder.encode_all, row)
+
+
+def test_a_template_that_prints_no_text_is_refused_whatever_it_marks() -> None:
+    # As the templates of vision models do, which take the content of a message as parts.
+    body = HEADER + "{%- generation %}{%- for part in m.content %}{{- part.text }}{%- endfor %}"
+    body += "{{- '<|im_end|>' }}{%- endgeneration %}{{- '\\n' }}"
+    template = ChatTemplate(tokenizer(), template_of(body))
+    row = {"messages": [user("Hi"), assistant("Yes")]}
+    assert "another text in its place" in refusal(Encoder(template, on_answers=True).encode, row)
+
+
+def test_a_row_that_is_refused_with_other_words_is_not_trusted() -> None:
+    known = "{%- if 'star' not in messages[0].content %}{{- raise_exception('No star') }}{%- endif %}"
+    body = HEADER + "{{- m.content + '<|im_end|>\\n' }}"
+    template = ChatTemplate(tokenizer(), known + template_of(body))
+    encoder = Encoder(template, on_answers=True)
+    row = ROWS["conversation"][1]
+    assert "No star" in refusal(encoder.encode, row)
+    assert "No star" in refusal(encoder.encode, {"messages": [user("Hi"), ANSWER]})

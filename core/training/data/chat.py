@@ -117,6 +117,14 @@ class ChatTemplate:
 
         `opens_answer` adds what asks the model for an answer. Raises what the template raises.
         """
+        text = self._apply(messages, tools, opens_answer)
+        if opens_answer or not messages or messages[-1]["role"] != "assistant":
+            return text
+        return text + (self._end_of_call if messages[-1].get("tool_calls") else self._end_of_answer)
+
+    def _apply(
+        self, messages: Messages, tools: Tools = None, opens_answer: bool = False
+    ) -> str:
         text: str = self.tokenizer.apply_chat_template(
             messages,
             chat_template=self.source,
@@ -125,6 +133,38 @@ class ChatTemplate:
             tokenize=False,
         )
         return text
+
+    @cached_property
+    def _end_of_answer(self) -> str:
+        """Token that ends an answer and stands in the next turn only, as of GLM; "" if none does.
+
+        Behind a last answer the template does not print it, but the model must learn to stop there.
+        """
+        answer = {"role": "assistant", "content": PLACEHOLDER}
+        return self._token_between(answer, {"role": "user", "content": "Hi"})
+
+    @cached_property
+    def _end_of_call(self) -> str:
+        """Return the same for an answer that calls a tool."""
+        call = {"type": "function", "function": {"name": PLACEHOLDER, "arguments": {}}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        return self._token_between(answer, {"role": "tool", "name": PLACEHOLDER, "content": "Hi"})
+
+    def _token_between(self, answer: Message, following: Message) -> str:
+        """Return the special token with which a turn begins behind an answer that none ends."""
+        messages = [{"role": "user", "content": "Hi"}, answer]
+        try:
+            whole, longer = self._apply(messages), self._apply([*messages, following])
+        except Exception:  # a template may raise anything
+            return ""
+        _before, found, behind = whole.rpartition(PLACEHOLDER)
+        if not found or self.ends.search(behind) or not longer.startswith(whole):
+            return ""
+        begin = longer[len(whole) :]
+        for token in self.tokenizer.all_special_tokens:
+            if token.strip() and begin.startswith(token):
+                return str(token)
+        return ""
 
 
 def _pattern(words: Iterable[str], written: str) -> re.Pattern[str]:

@@ -77,16 +77,30 @@ class HonestyCheck:
         if form not in self._known:
             if len(self._known) == MAX_REMEMBERED:
                 self._known.clear()
-            self._known[form] = next(self._faults(row), "")
+            altered, words = _altered(row)
+            try:
+                texts = self.read(altered)
+            except Exception as error:  # a template may raise anything
+                self._require_refused(row, str(error))
+                return  # other rows of this form may be read
+            self._known[form] = next(self._faults(texts, words), "")
         if self._known[form]:
             raise BadRow(self._known[form])
 
-    def _faults(self, row: Mapping[str, Any]) -> Iterator[str]:
-        altered, words = _altered(row)
+    def _require_refused(self, row: Mapping[str, Any], reason: str) -> None:
+        """Raise BadRow for a row that is read although it is refused with other words in it.
+
+        Then nothing proves what the template does with its answers.
+        """
         try:
-            texts = self.read(altered)
-        except Exception:  # what it does with these words is not known
+            self.read(row)
+        except Exception:  # the caller reads it again, and says what is wrong
             return
+        raise BadRow(reason)
+
+    def _faults(
+        self, texts: Sequence[Encoded], words: Mapping[str, Sequence[Word]]
+    ) -> Iterator[str]:
         for index, encoded in enumerate(texts):
             column = "rejected" if index else "chosen"
             shown = [*words.get("shared", ()), *words.get(column, ())]
