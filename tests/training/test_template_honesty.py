@@ -154,7 +154,9 @@ def test_a_template_that_prints_no_text_is_refused_whatever_it_marks() -> None:
 
 
 def test_a_row_that_is_refused_with_other_words_is_not_trusted() -> None:
-    known = "{%- if 'star' not in messages[0].content %}{{- raise_exception('No star') }}{%- endif %}"
+    known = (
+        "{%- if 'star' not in messages[0].content %}{{- raise_exception('No star') }}{%- endif %}"
+    )
     body = HEADER + "{{- m.content + '<|im_end|>\\n' }}"
     template = ChatTemplate(tokenizer(), known + template_of(body))
     encoder = Encoder(template, on_answers=True)

@@ -118,7 +118,7 @@ def test_a_table_that_cannot_be_imported_is_json_with_its_line(
     report = json.loads(capsys.readouterr().out)
     (problem,) = report["problems"]
     assert (problem["line"], problem["field"]) == (4, "row")
-    assert "1 cells" in problem["message"]
+    assert "1 cell," in problem["message"]
     assert report["rows"] == 0
 
 

@@ -192,7 +192,7 @@ def test_a_table_that_cannot_be_imported_names_its_line(
 ) -> None:
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n\n1\n")
     assert tailor("train", "--demo", "--dataset", tmp_path / "rows.csv") == 2
-    assert "line 4, row: the row that ends here has 1 cells" in capsys.readouterr().err
+    assert "line 4, row: the row that ends here has 1 cell" in capsys.readouterr().err
 
 
 @pytest.fixture

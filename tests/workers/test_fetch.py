@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from core.dataset.intake import (
 from core.dataset.rewrite import repair
 from core.job import DatasetError
 from core.training.contract.files import sha256_of
-from core.workers.fetch.parquet import BadTable, readable_columns, write_rows
 from tests.builders.dataset_files import rows_in
 from tests.builders.fake_hub import fake_hub
 from tests.builders.paths import DATA, ROOT
@@ -36,16 +34,6 @@ def csv_rows(tmp_path: Path, content: str | bytes) -> list[Any]:
     file = tmp_path / "rows.csv"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return [json.loads(line) for _num_bytes, line in csv_lines(file)]
-
-
-def table_rows(tmp_path: Path, table: pa.Table) -> tuple[list[Any], Any]:
-    """Return (the rows that a table becomes, the columns that were left out)."""
-    source, target = tmp_path / "rows.parquet", tmp_path / "rows.jsonl"
-    pq.write_table(table, source)
-    columns = readable_columns([source])
-    with target.open("wb") as out:
-        write_rows([source], columns, out, lambda _num_bytes: None)
-    return rows_in(target), columns.left_out
 
 
 def test_cells_of_csv_stay_the_texts_that_they_are(tmp_path: Path) -> None:
@@ -95,18 +83,28 @@ def test_a_tsv_file_may_hold_commas_instead(tmp_path: Path) -> None:
     assert rows_in(imported.path) == [{"a": "1", "b": "2"}]
 
 
-def test_utf_16_as_excel_saves_it_is_read(tmp_path: Path) -> None:
-    assert csv_rows(tmp_path, "a,b\né,2\n".encode("utf-16")) == [{"a": "é", "b": "2"}]
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_read_with_a_mark_and_without(tmp_path: Path, encoding: str) -> None:
+    content = "question,b\né,2\n".encode(encoding)
+    assert csv_rows(tmp_path, content) == [{"question": "é", "b": "2"}]
+
+
+def test_blank_lines_before_the_names_are_skipped(tmp_path: Path) -> None:
+    assert csv_rows(tmp_path, "\n\na,b\n1,2\n") == [{"a": "1", "b": "2"}]
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         ("a,b\n1,2\n1,2,3\n", "line 3, row: .* 3 cells, the first row 2"),
-        ('a,b\n1,"2\n', "not CSV"),
+        ('a,b\n1,"2\n3,4\n', "line 2, row: a cell .* is opened with a double quote, never closed"),
+        ('a,b\n"1 \\"2\\"",3\n', "line 2, row: a double quote stands where .* twice"),
+        ("", "file: the file is empty; give a row with the names"),
+        ("\n\n", "file: the file holds blank lines only"),
+        ("text\nOnce, upon\n", 'line 2, .* 1; .* holds "," must be in double quotes'),
         ("a,a\n1,2\n", "the name of two columns"),
-        ("a,b\n1,2\n1\n1,2\n1,2,3\n1\n", "line 3, .* 1 cells, .* 2; others end in lines 5, 6"),
-        ('"a", "b"\n"1", "2, 3"\n"1"\n', "line 3, row: .* 1 cells"),
+        ("a,b\n1,2\n1\n1,2\n1,2,3\n1\n", "line 3, .* 1 cell, .* 2; others end in lines 5, 6"),
+        ('"a", "b"\n"1", "2, 3"\n"1"\n', "line 3, row: .* 1 cell,"),
         (",\n1,2\n", "no column has a name"),
         (b"a,b\n\xe9,2\n", "not UTF-8"),
         (gzip.compress(b"a,b\n", mtime=0), "gzip data"),
@@ -117,51 +115,20 @@ def test_bad_csv_is_named(tmp_path: Path, content: str | bytes, says: str) -> No
         csv_rows(tmp_path, content)
 
 
-def test_values_of_parquet_are_kept_exactly(tmp_path: Path) -> None:
-    message = {"role": "user", "content": "é\u2028"}
-    rows = [
-        {"n": 2**63, "f": 0.1, "t": "2026-11-22T00:00:00", "l": [message], "b": True},
-        {"n": 1, "f": 5e-324, "t": "", "l": [], "b": None},
-    ]
-    schema = pa.schema(
-        [
-            ("n", pa.uint64()),
-            ("f", pa.float64()),
-            ("t", pa.string()),
-            ("l", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-            ("b", pa.bool_()),
-        ]
-    )
-    assert table_rows(tmp_path, pa.Table.from_pylist(rows, schema)) == (rows, ())
-
-
-def test_json_inside_of_parquet_is_json_again(tmp_path: Path) -> None:
-    table = pa.table({"a": pa.array(['{"n": 9223372036854775808}', None], pa.json_())})
-    assert table_rows(tmp_path, table)[0] == [{"a": {"n": 2**63}}, {"a": None}]
-
-
-def test_columns_that_json_has_no_values_for_are_left_out(tmp_path: Path) -> None:
-    table = pa.table({"text": ["a"], "when": [datetime(2026, 11, 22)], "picture": [b"\0"]})
-    rows, left_out = table_rows(tmp_path, table)
-    assert rows == [{"text": "a"}]
-    assert dict(left_out) == {"when": "timestamp[us]", "picture": "binary"}
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_numbers_that_json_lacks_are_refused_by_row_and_column(
-    tmp_path: Path, number: float
-) -> None:
-    with pytest.raises(BadTable, match="row 2 holds NaN or infinity in score"):
-        table_rows(tmp_path, pa.table({"score": [1.0, number]}))
-
-
 def test_a_parquet_file_is_imported(tmp_path: Path) -> None:
-    table = pa.table({"question": ["a"], "answer": ["b"], "when": [datetime(2026, 1, 1)]})
+    columns = {"question": ["a"], "answer": ["b"], "image": [b"\xff"], "n": [float("nan")]}
+    table = pa.table(columns)
     pq.write_table(table, tmp_path / "x.parquet")
     imported = import_dataset(str(tmp_path / "x.parquet"), tmp_path)
-    assert rows_in(imported.path) == [{"question": "a", "answer": "b"}]
+    row = {"question": "a", "answer": "b", "image": {"num_bytes": 1}, "n": None}
+    assert rows_in(imported.path) == [row]
+    assert [each.field for each in check_file(imported.path).needs_consent] == ["image"]
     assert imported.rows == 1
-    assert "when (timestamp[us])" in " ".join(imported.actions)
+    assert imported.actions == (
+        "1 Parquet table became JSON lines.",
+        "1 number that is NaN became null.",
+        "The bytes of 1 value that is no text were left out.",
+    )
     assert imported.sha256 == sha256_of(imported.path)
 
 

@@ -94,7 +94,8 @@ class DataFinder:
         path = source if is_hub_dataset(source) else str(self._path(source, field))
         say(f"Importing {source} ...")
         imported = import_dataset(path, Home.find(self.home).new_upload_folder())
-        summary = f"{counted(imported.rows, 'row')} in {imported.path}"
+        rows = counted(imported.rows, "row")
+        summary = f"{rows} in {imported.path}, whose lines are the ones that are named."
         say(" ".join((*imported.actions, summary)))
         return DataFile(imported.path)
 

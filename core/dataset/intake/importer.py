@@ -147,9 +147,11 @@ class _Import:
             return target, found["rows"], (f"{files} became JSON lines.",)
         found = self._ask("fetch", {"do": "tables", **request}, "converting")
         actions = [f"{counted(number, 'Parquet table')} became JSON lines."]
-        if found["left_out"]:
-            lost = ", ".join(f"{name} ({type})" for name, type in found["left_out"])
-            actions.append(f"Left out, because JSON has no such values: {lost}.")
+        if found["num_nan"]:
+            actions.append(f"{counted(found['num_nan'], 'number')} that is NaN became null.")
+        if found["num_bytes"]:
+            lost = counted(found["num_bytes"], "value")
+            actions.append(f"The bytes of {lost} that is no text were left out.")
         return target, found["rows"], tuple(actions)
 
     def _ask(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 HEAD_BYTES = 4096
+FEWEST_WIDE_BYTES = 8
+"""Bytes that show whether every second one is 0."""
 UNPACK = "unpack it first"
 GIVE_TEXT = "give a text file with one JSON object a line"
 DOWNLOAD = "download the file itself, not the page about it"
@@ -65,5 +67,10 @@ def wide_encoding(head: bytes) -> str | None:
     """Return Python's name of the encoding, if the text is in units of two or four bytes."""
     for magic, encoding in WIDE_ENCODINGS:
         if head.startswith(magic):
+            return encoding
+    # Text of usual letters, without a mark: every second byte is 0.
+    for zeros, letters, encoding in ((1, 0, "utf-16-le"), (0, 1, "utf-16-be")):
+        are_zero = len(head) >= FEWEST_WIDE_BYTES and not any(head[zeros:FEWEST_WIDE_BYTES:2])
+        if are_zero and all(head[letters:FEWEST_WIDE_BYTES:2]):
             return encoding
     return None

@@ -122,9 +122,7 @@ class ChatTemplate:
             return text
         return text + (self._end_of_call if messages[-1].get("tool_calls") else self._end_of_answer)
 
-    def _apply(
-        self, messages: Messages, tools: Tools = None, opens_answer: bool = False
-    ) -> str:
+    def _apply(self, messages: Messages, tools: Tools = None, opens_answer: bool = False) -> str:
         text: str = self.tokenizer.apply_chat_template(
             messages,
             chat_template=self.source,

@@ -155,19 +155,19 @@ def _require_own_files(id: str, paths: Sequence[str], home: str) -> None:
 
 def convert_tables(request: Mapping[str, Any], report: Reporter) -> dict[str, Any]:
     """Write Parquet tables as JSON lines. Raises DatasetError."""
-    from .parquet import BadTable, readable_columns, write_rows
+    from .json_values import JsonValues
+    from .parquet import BadTable, require_tables, write_rows
 
     paths = [Path(path) for path in request["paths"]]
     total_bytes = max(1, sum(path.stat().st_size for path in paths))
+    values = JsonValues()
     try:
-        columns = readable_columns(paths)
+        require_tables(paths)
         with Path(request["target"]).open("xb") as out:
-            rows = write_rows(
-                paths, columns, out, lambda num_bytes: report(num_bytes / total_bytes)
-            )
+            rows = write_rows(paths, values, out, lambda num_bytes: report(num_bytes / total_bytes))
     except BadTable as error:
         raise _refusal(str(error)) from None
-    return {"rows": rows, "left_out": columns.left_out}
+    return {"rows": rows, "num_nan": values.num_nan, "num_bytes": values.num_bytes}
 
 
 TASKS: Mapping[str, Callable[[Mapping[str, Any], Reporter], dict[str, Any]]] = MappingProxyType(

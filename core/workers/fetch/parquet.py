@@ -1,11 +1,7 @@
-"""Parquet tables as JSON lines, every value as it is.
-
-No column whose type JSON lacks is turned into another type.
-"""
+"""Parquet tables as JSON lines, every value as it is; json_values says how JSON has it."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,59 +10,39 @@ import pyarrow.parquet as pq
 
 from core.dataset.reading.lines import MAX_LINE_BYTES
 
+from .json_values import JsonValues, can_convert, is_plain
+
 ROWS_AT_ONCE = 64
 """So few, because a file of some bytes may hold rows of megabytes each."""
 CELLS_AT_ONCE = 100_000
+BYTES_AT_ONCE = 64 * 2**20
 REPORTED_ROWS = 1000
 MAX_CELLS_IN_A_ROW = 1_000_000
 """On average. Each null or number of a list is one."""
 USUAL_OUTPUT_BYTES = 256 * 2**20
 MAX_GROWTH = 200
 """Size of the rows on the disk, compared with a table of more than USUAL_OUTPUT_BYTES."""
-PLAIN = (
-    pa.types.is_null,
-    pa.types.is_boolean,
-    pa.types.is_integer,
-    pa.types.is_floating,
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_string_view,
-)
-LISTS = (
-    pa.types.is_list,
-    pa.types.is_large_list,
-    pa.types.is_fixed_size_list,
-    pa.types.is_list_view,
-    pa.types.is_large_list_view,
-)
 
 
 class BadTable(ValueError):
     """Raised for a table that cannot be read as rows; the message says why."""
 
 
-@dataclass(frozen=True)
-class TableColumns:
-    """TableColumns of tables, all of which have those of the first."""
-
-    readable: tuple[str, ...]
-    left_out: tuple[tuple[str, str], ...]
-    """(name, type) of those whose type JSON lacks."""
-
-
-def readable_columns(paths: Sequence[Path]) -> TableColumns:
-    """Return which columns can be read. Raises BadTable for files that are no such tables."""
+def require_tables(paths: Sequence[Path]) -> None:
+    """Raise BadTable for files that are no tables of the same columns, or cannot be read."""
     schema = _open(paths[0]).schema_arrow
     for path in paths[1:]:
         if _open(path).schema_arrow.names != schema.names:
             raise BadTable(f"{path.name} has other columns than {paths[0].name}")
-    readable = tuple(field.name for field in schema if _fits_json(field.type))
-    lost = [field for field in schema if not _fits_json(field.type)]
-    return TableColumns(readable, tuple((field.name, str(field.type)) for field in lost))
+    for field in schema:
+        if schema.names.count(field.name) > 1:
+            raise BadTable(f"{field.name} is the name of two columns; name each once")
+        if not can_convert(field.type):
+            raise BadTable(f"{field.name} is of type {field.type}, which JSON lacks; leave it out")
 
 
 def write_rows(
-    paths: Sequence[Path], columns: TableColumns, out: BinaryIO, on_bytes: Callable[[int], None]
+    paths: Sequence[Path], values: JsonValues, out: BinaryIO, on_bytes: Callable[[int], None]
 ) -> int:
     """Write each row as a line and return the number of rows. Raises BadTable.
 
@@ -79,9 +55,9 @@ def write_rows(
     for path in paths:
         table, size = _open(path), path.stat().st_size
         first_row = num_rows
-        for row in _rows(table, columns.readable):
+        for row in _rows(table, values):
             num_rows += 1
-            num_written += out.write(_line(row, num_rows))
+            num_written += out.write(_line(row, num_rows, values))
             if num_written > max_written:
                 limit = f"{max_written / 2**30:.1f} GiB"
                 raise BadTable(f"its rows would take more than {limit} on the disk")
@@ -108,17 +84,24 @@ def _num_cells(metadata: pq.FileMetaData) -> int:
     )
 
 
-def _line(row: dict[str, Any], number: int) -> bytes:
+def _line(row: dict[str, Any], number: int, values: JsonValues) -> bytes:
     try:
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        names = ", ".join(name for name, value in row.items() if not _is_json(value))
-        raise BadTable(
-            f"row {number:,} holds NaN or infinity in {names}, which JSON lacks"
-        ) from None
+        text = _line_without_nan(row, number, values)
+    line = text.encode() + b"\n"
     if len(line) > MAX_LINE_BYTES:
         raise BadTable(f"row {number:,} is longer than {MAX_LINE_BYTES // 2**20} MiB")
     return line
+
+
+def _line_without_nan(row: dict[str, Any], number: int, values: JsonValues) -> str:
+    row = values.without_nan(row)
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        names = ", ".join(name for name, value in row.items() if not _is_json(value))
+        raise BadTable(f"row {number:,} holds infinity in {names}, which JSON lacks") from None
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -130,49 +113,28 @@ def _open(path: Path) -> pq.ParquetFile:
         ) from None
 
 
-def _rows(table: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    with_json = {name for name in columns if _holds_json(table.schema_arrow.field(name).type)}
-    cells_in_a_row = _num_cells(table.metadata) / max(1, table.metadata.num_rows)
-    num_rows = max(1, min(ROWS_AT_ONCE, int(CELLS_AT_ONCE / max(1.0, cells_in_a_row))))
+def _rows(table: pq.ParquetFile, values: JsonValues) -> Iterator[dict[str, Any]]:
+    types = {field.name: field.type for field in table.schema_arrow}
+    converted = {name: type for name, type in types.items() if not is_plain(type)}
+    num_rows = _num_rows_at_once(table.metadata)
     try:
-        for batch in table.iter_batches(num_rows, columns=list(columns)):
+        for batch in table.iter_batches(num_rows):
             for row in batch.to_pylist():
-                yield row | {
-                    name: _decoded(row[name], table.schema_arrow.field(name).type)
-                    for name in with_json
-                }
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                for name, type in converted.items():
+                    row[name] = values.converted(row[name], type)
+                yield row
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise BadTable(f"it is damaged: {str(error).splitlines()[0][:200]}") from None
 
 
-def _fits_json(type: pa.DataType) -> bool:
-    """Return whether JSON has values of this type, as precise as they are."""
-    if isinstance(type, pa.DictionaryType):
-        return _fits_json(type.value_type)
-    if pa.types.is_struct(type):
-        return all(_fits_json(type.field(index).type) for index in range(type.num_fields))
-    if any(is_list(type) for is_list in LISTS):
-        return _fits_json(type.value_type)
-    return isinstance(type, pa.JsonType) or any(is_plain(type) for is_plain in PLAIN)
-
-
-def _holds_json(type: pa.DataType) -> bool:
-    """Return whether it holds text that is JSON, as `datasets` writes messages."""
-    if pa.types.is_struct(type):
-        return any(_holds_json(type.field(index).type) for index in range(type.num_fields))
-    if any(is_list(type) for is_list in LISTS):
-        return _holds_json(type.value_type)
-    return isinstance(type, pa.JsonType)
-
-
-def _decoded(value: Any, type: pa.DataType) -> Any:
-    if value is None:
-        return None
-    if pa.types.is_struct(type):
-        return {name: _decoded(each, type.field(name).type) for name, each in value.items()}
-    if any(is_list(type) for is_list in LISTS):
-        return [_decoded(each, type.value_type) for each in value]
-    return json.loads(value) if isinstance(type, pa.JsonType) else value
+def _num_rows_at_once(metadata: pq.FileMetaData) -> int:
+    """Return how many rows to read at once, so that no pictures fill the memory."""
+    rows = max(1, metadata.num_rows)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    bytes_in_a_row = max(1.0, sum(group.total_byte_size for group in groups) / rows)
+    cells_in_a_row = max(1.0, _num_cells(metadata) / rows)
+    fitting = min(CELLS_AT_ONCE / cells_in_a_row, BYTES_AT_ONCE / bytes_in_a_row)
+    return max(1, min(ROWS_AT_ONCE, int(fitting)))
 
 
 def _is_json(value: Any) -> bool:
