@@ -93,7 +93,7 @@ class HonestyCheck:
         Then nothing proves what the template does with its answers.
         """
         try:
-            self.read(row)
+            self.read(dict(row))
         except Exception:  # the caller reads it again, and says what is wrong
             return
         raise BadRow(reason)
