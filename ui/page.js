@@ -25,16 +25,21 @@
   document.addEventListener("keydown", keepTabFromMenus, true);
 
   // New HTML in a panel would close the details that the user has opened in it.
-  const opened = new Set();
+  const opened = new Map(); // id of the panel -> places of its open details
   const noteToggle = ({ target }) => {
     const panel = target.closest(".block[id]");
-    if (panel && target.open) opened.add(panel.id);
-    if (panel && !target.open) opened.delete(panel.id);
+    if (!panel) return;
+    const places = opened.get(panel.id) ?? new Set();
+    const place = [...panel.querySelectorAll("details")].indexOf(target);
+    if (target.open) places.add(place);
+    else places.delete(place);
+    opened.set(panel.id, places);
   };
   document.addEventListener("toggle", noteToggle, true);
   const reopen = () => {
-    for (const id of opened) {
-      for (const details of document.querySelectorAll(`#${id} details:not([open])`)) details.open = true;
+    for (const [id, places] of opened) {
+      const details = document.querySelectorAll(`#${id} details`);
+      for (const place of places) if (details[place]) details[place].open = true;
     }
   };
   new MutationObserver(reopen).observe(document.body, { childList: true, subtree: true });
