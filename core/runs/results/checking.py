@@ -200,4 +200,9 @@ def died_sentence(error: ChildError) -> str:
     """Return what to tell the user of a check that gave no answer."""
     if error.cause == "refused":
         return str(error)
+    if error.cause == "died":
+        advice = "If memory ran out, end other programs first. Results of earlier checks stay."
+        return f"The check gave no answers: {error.reason}. {advice}"
+    if error.cause == "cancelled":
+        return "The check was stopped."
     return f"The check {error.reason}."
