@@ -166,7 +166,9 @@ def _add_check(command: argparse.ArgumentParser) -> None:
 
 def _add_check_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "run", metavar="RUN", help="a run: its ID, the beginning of it, its folder, or latest"
+        "run",
+        metavar="RUN[@STEP]",
+        help="a run: its ID, the beginning of it, its folder, or latest; @STEP is a checkpoint",
     )
     command.add_argument(
         "--suite",

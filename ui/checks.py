@@ -9,6 +9,7 @@ CHECK_PARTS = (
     "check_panel",
     "check_timer",
     "suites_chosen",
+    "check_what",
     "run_check",
     "stop_check",
     "check_status",
@@ -22,6 +23,7 @@ def place_checks(parts: Parts) -> None:
     with parts.add("check_panel", gr.Column, visible=False):
         gr.HTML("<h3>Check</h3>")
         parts.add("suites_chosen", gr.CheckboxGroup, [], label="Suites to ask", value=[])
+        parts.add("check_what", gr.Dropdown, [], label="What answers after the training")
         with gr.Row(elem_classes="actions"):
             parts.button("run_check", "Check before and after", variant="primary")
             parts.button("stop_check", "Stop the check", variant="stop", visible=False)

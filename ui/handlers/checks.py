@@ -17,6 +17,9 @@ from ui.events import Updates
 from ui.handlers.guard import guarded
 from ui.render import run as panel
 
+RESULT_STEP = 0
+"""Stands for the result of a run where the step of a checkpoint may be chosen."""
+
 
 @dataclass
 class CheckTask:
@@ -27,11 +30,15 @@ class CheckTask:
     is_running: bool = True
     is_stopped: bool = False
 
-    def run(self, run: Run, suites: Sequence[Suite]) -> None:
+    def run(self, run: Run, suites: Sequence[Suite], checkpoint: int | None) -> None:
         """Check a run and note how it went."""
         try:
             checking.check(
-                run, suites, on_progress=self._report, is_cancelled=lambda: self.is_stopped
+                run,
+                suites,
+                checkpoint=checkpoint,
+                on_progress=self._report,
+                is_cancelled=lambda: self.is_stopped,
             )
         except ChildError as error:
             self.error = "" if error.cause == "cancelled" else checking.died_sentence(error)
@@ -54,7 +61,9 @@ class CheckHandlers:
     tasks: dict[str, CheckTask] = field(default_factory=dict)
     """Id of a run -> its last check."""
 
-    def on_check(self, run_id: str, suites_chosen: list[str]) -> Updates:
+    def on_check(
+        self, run_id: str, suites_chosen: list[str], check_what: int | None = None
+    ) -> Updates:
         """Start a check of a run."""
         run = runs.read(self.home, run_id)
         named = [name for name in checking.suites_of(run) if name in (suites_chosen or ())]
@@ -66,7 +75,8 @@ class CheckHandlers:
         if task is None or not task.is_running:
             task = self.tasks[run.id] = CheckTask()
             name = f"check {run.id}"
-            threading.Thread(target=task.run, args=(run, suites), name=name, daemon=True).start()
+            arguments = (run, suites, check_what or None)
+            threading.Thread(target=task.run, args=arguments, name=name, daemon=True).start()
         return self._show(run)
 
     def on_stop_check(self, run_id: str) -> Updates:
@@ -75,10 +85,10 @@ class CheckHandlers:
             task.is_stopped = True
         return self.on_check_tick(run_id)
 
-    def on_check_tick(self, run_id: str) -> Updates:
-        """Show how far the check is."""
+    def on_check_tick(self, run_id: str, check_what: int | None = None) -> Updates:
+        """Show how far the check is, and the results of what is chosen."""
         try:
-            return self._show(runs.read(self.home, run_id))
+            return self._show(runs.read(self.home, run_id), check_what)
         except RunNotFound:
             return {"check_timer": gr.update(active=False)}
 
@@ -96,7 +106,8 @@ class CheckHandlers:
 
     def show_panel(self, run: Run | None, *, is_new: bool) -> Updates:
         """Show the panel beside a run that has a result, and hide it for others."""
-        if run is None or run.is_active or not (run.folder / "output").is_dir():
+        choices = _what_answers(run) if run and not run.is_active else []
+        if run is None or not choices:
             return {"check_panel": gr.update(visible=False), "check_timer": gr.update(active=False)}
         updates = {"check_panel": gr.update(visible=True), **self._show(run)}
         if is_new:
@@ -104,6 +115,9 @@ class CheckHandlers:
             usual = [suite.name for suite in checking.find_suites(run, ())]
             updates["suites_chosen"] = gr.update(choices=list(names), value=usual)
             updates["identity_status"] = ""
+            has_others = len(choices) > 1
+            value = choices[0][1]
+            updates["check_what"] = gr.update(choices=choices, value=value, visible=has_others)
         return updates
 
     def _keep(self, run: Run, suite: Suite) -> Updates:
@@ -127,3 +141,12 @@ class CheckHandlers:
             "check_status": status,
             "check_results": guarded(lambda: panel.checks(run)),
         }
+
+
+def _what_answers(run: Run) -> list[tuple[str, int]]:
+    """Return (label, step) of what can be checked of a run; 0 stands for its result."""
+    choices = []
+    if (run.folder / checking.RESULT).is_dir():
+        choices.append(("The result", RESULT_STEP))
+    choices += [(f"The checkpoint of step {step:,}", step) for step in checking.steps_of(run)]
+    return choices

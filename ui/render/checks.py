@@ -13,14 +13,26 @@ MAX_SHOWN = 50
 
 
 def results(run: Run) -> str:
-    """Return the kept results of a run."""
+    """Return the kept results of a run, and folded those of its checkpoints."""
     found = checking.results_of(run)
-    blocks = _of_other_step(run.result_step, found) + "".join(map(_suite, found))
-    perplexity = checking.perplexity_of(run)
+    blocks = _of_other_step(run.result_step, found) + _results(run, None)
+    for step in checking.checked_steps(run):
+        counts = ", ".join(
+            f"{each.name} {each.after} of {each.total}" for each in checking.results_of(run, step)
+        )
+        summary = f"The checkpoint of step {step:,}: {counts}"
+        blocks += f"<details><summary>{escape(summary)}</summary>{_results(run, step)}</details>"
+    return f'<div class="checks">{blocks}</div>' if blocks else ""
+
+
+def _results(run: Run, checkpoint: int | None) -> str:
+    """Return the results of a checkpoint; None is the result of the run."""
+    blocks = "".join(map(_suite, checking.results_of(run, checkpoint)))
+    perplexity = checking.perplexity_of(run, checkpoint)
     if perplexity:
         for sentence in sentences.perplexity_sentences(perplexity):
             blocks += f"<p>{escape(sentence)}</p>"
-    return f'<div class="checks">{blocks}</div>' if blocks else ""
+    return blocks
 
 
 def _of_other_step(step: int | None, found: Sequence[SuiteResult]) -> str:

@@ -25,15 +25,18 @@ def check_model(
     at_least: str = "",
     json: bool = False,
 ) -> int:
-    """Check a run. Return 1 if a threshold is missed. Raises TailorError."""
-    checked = checking.find_run(Home.find(home), run)
+    """Check a run or a checkpoint of it. Return 1 if a threshold is missed. Raises TailorError."""
+    checked, checkpoint = checking.find_checkpoint(Home.find(home), run)
     suites = checking.find_suites(checked, suite)
     thresholds = read_thresholds(at_least, [each.name for each in suites])
     try:
         with _progress_bar() as progress:
             task = progress.add_task("checking", total=1.0)
             report = checking.check(
-                checked, suites, on_progress=lambda share: progress.update(task, completed=share)
+                checked,
+                suites,
+                checkpoint=checkpoint,
+                on_progress=lambda share: progress.update(task, completed=share),
             )
     except ChildError as error:
         say(checking.died_sentence(error))

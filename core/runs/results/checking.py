@@ -4,6 +4,7 @@ gained in its folder.
     runs/<id>/checks/  SUITE.json       result of a suite
                        perplexity.json  perplexity on held-out rows
                        suites/          suites that were made for this run
+                       step-40/         the same results of the checkpoint of step 40
 """
 
 import os
@@ -22,6 +23,7 @@ from core.checks import (
 )
 from core.device.child import Child, Limits, ignore_progress
 from core.job import ChildError, Problem, SpecError
+from core.job.places import is_there
 from core.runs import launch
 from core.runs.files import read_bytes, read_json
 from core.runs.home import Home
@@ -53,14 +55,17 @@ class CheckReport:
     perplexity: PerplexityResult
     cached: tuple[str, ...] = ()
     """Suites whose answers before the training were known from an earlier check."""
+    checkpoint: int | None = None
+    """Step of the checkpoint that was checked; None is the result."""
 
     def to_json(self) -> dict[str, object]:
         """Return the report as `check-model --json` prints it."""
-        return {
+        report: dict[str, object] = {
             "run": self.run_id,
             "suites": [each.to_json() for each in self.suites],
             "perplexity": self.perplexity.to_json(),
         }
+        return report if self.checkpoint is None else {**report, "checkpoint": self.checkpoint}
 
 
 def find_run(home: Home, reference: str) -> Run:
@@ -72,7 +77,7 @@ def find_run(home: Home, reference: str) -> Run:
     if reference == LATEST and ids:
         return read(home, ids[0])
     folder = Path(reference)
-    if reference not in ids and (folder / "job.json").is_file():
+    if reference not in ids and is_there(folder / "job.json"):
         folder = folder.absolute()
         return read(Home(folder.parent.parent), folder.name)
     matches = [run_id for run_id in ids if run_id.startswith(reference)]
@@ -80,6 +85,35 @@ def find_run(home: Home, reference: str) -> Run:
         problem = f"{reference!r} begins the ids of {len(matches)} runs"
         raise SpecError(Problem("run", problem, "write more of it"))
     return read(home, matches[0] if matches else reference)
+
+
+def find_checkpoint(home: Home, reference: str) -> tuple[Run, int | None]:
+    """Return the run of RUN or RUN@STEP, and the step of its checkpoint; None is its result.
+
+    Raises RunNotFound, SpecError for a step without a complete checkpoint.
+    """
+    name, sign, step = reference.rpartition("@")
+    if not sign or is_there(Path(reference) / "job.json"):
+        return find_run(home, reference), None
+    run = find_run(home, name)
+    steps = steps_of(run)
+    if step not in map(str, steps):
+        known = ", ".join(f"{name}@{each}" for each in steps)
+        fix = f"choose {known}" if known else "check its result, or train with save_steps"
+        raise SpecError(Problem("run", f"{run.id} has no checkpoint of step {step[:20]}", fix))
+    return run, int(step)
+
+
+def steps_of(run: Run) -> tuple[int, ...]:
+    """Return the steps of the checkpoints that can be checked, the newest first."""
+    complete = [each.step for each in run.checkpoints if each.is_complete]
+    return tuple(reversed(complete))
+
+
+def results_folder(run: Run, checkpoint: int | None = None) -> Path:
+    """Return where the results of a checkpoint are kept; None is the result of the run."""
+    folder = run.folder / "checks"
+    return folder if checkpoint is None else folder / f"step-{checkpoint}"
 
 
 def suite_folders(run: Run) -> tuple[Path, ...]:
@@ -121,10 +155,10 @@ def suite_of_held_out_rows(run: Run) -> Suite:
     return held_out_suite(rows)
 
 
-def results_of(run: Run) -> tuple[SuiteResult, ...]:
+def results_of(run: Run, checkpoint: int | None = None) -> tuple[SuiteResult, ...]:
     """Return the kept results, those of the usual suites first."""
     found = {}
-    for path in sorted((run.folder / "checks").glob("*.json")):
+    for path in sorted(results_folder(run, checkpoint).glob("*.json")):
         result = SuiteResult.from_json(read_json(path))
         if result:
             found[result.name] = result
@@ -132,27 +166,40 @@ def results_of(run: Run) -> tuple[SuiteResult, ...]:
     return tuple(found[name] for name in (*usual, *(name for name in found if name not in usual)))
 
 
-def perplexity_of(run: Run) -> PerplexityResult | None:
+def checked_steps(run: Run) -> tuple[int, ...]:
+    """Return the steps whose checkpoints have been checked, the oldest first."""
+    steps = []
+    for folder in results_folder(run).glob("step-*"):
+        step = folder.name.removeprefix("step-")
+        if step.isdecimal() and results_of(run, int(step)):
+            steps.append(int(step))
+    return tuple(sorted(steps))
+
+
+def perplexity_of(run: Run, checkpoint: int | None = None) -> PerplexityResult | None:
     """Return the kept perplexities."""
-    return PerplexityResult.from_json(read_json(run.folder / "checks" / "perplexity.json"))
+    path = results_folder(run, checkpoint) / "perplexity.json"
+    return PerplexityResult.from_json(read_json(path))
 
 
 def check(
     run: Run,
     suites: Sequence[Suite],
     *,
+    checkpoint: int | None = None,
     on_progress: Callable[[float], None] = ignore_progress,
     is_cancelled: Never | None = None,
 ) -> CheckReport:
-    """Check the result of a run, keep the results in its folder, and return them.
+    """Check the result of a run or the checkpoint of a step, keep the results in its folder, and
+    return them.
 
-    Raises SpecError if the run has no result that writes, or if a run or another task uses its
-    device, ChildError and OSError.
+    Raises SpecError if there is nothing that writes, or if a run or another task uses its device,
+    ChildError and OSError.
     """
-    _require_answers(run)
+    weights = _weights(run, checkpoint)
     request = {
         "job": run.job.model_dump(),
-        "weights": str(run.folder / RESULT),
+        "weights": str(weights),
         "run": str(run.folder),
         "suites": [{"name": suite.name, "lines": to_lines(suite)} for suite in suites],
         "cache": str(run.home.path / "cache" / "checks"),
@@ -164,26 +211,37 @@ def check(
             answers = child.ask(
                 request, MAX_SECONDS, on_progress=on_progress, is_cancelled=is_cancelled
             )
-    return _keep(run, suites, answers)
+    return _keep(run, suites, answers, checkpoint)
 
 
-def _require_answers(run: Run) -> None:
-    """Raise SpecError unless a run has a result that can answer."""
+def _weights(run: Run, checkpoint: int | None) -> Path:
+    """Return the folder of what shall answer. Raises SpecError if there is none that can."""
     if STAGES[run.job.stage].head == "score":
         fix = "check a run that trains a model to write"
         raise SpecError(Problem("run", "a reward model writes no answers", fix))
+    if checkpoint is not None:
+        for each in run.checkpoints:
+            if each.step == checkpoint and each.is_complete:
+                return each.folder
+        fix = "choose another checkpoint, or the result"
+        raise SpecError(Problem("run", f"{run.id} has no checkpoint of step {checkpoint}", fix))
     if not (run.folder / RESULT).is_dir():
         fix = "let it train to its end, or resume it"
+        if steps := steps_of(run):
+            fix = f"check a checkpoint, such as {run.id}@{steps[0]}, or resume it"
         raise SpecError(Problem("run", f"{run.id} is {run.state} and has no result", fix))
+    return run.folder / RESULT
 
 
-def _keep(run: Run, suites: Sequence[Suite], answers: Mapping[str, Any]) -> CheckReport:
+def _keep(
+    run: Run, suites: Sequence[Suite], answers: Mapping[str, Any], checkpoint: int | None
+) -> CheckReport:
     """Judge the answers and write the results. Raises OSError."""
-    step = run.result_step or run.step
+    step = checkpoint if checkpoint is not None else run.result_step or run.step
     before, after = answers["before"], answers["after"]
     results = []
-    folder = run.folder / "checks"
-    folder.mkdir(exist_ok=True)
+    folder = results_folder(run, checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
     for suite in suites:
         result = SuiteResult.of_answers(suite, step, before[suite.name], after[suite.name])
         write_json(folder / f"{suite.name}.json", result.to_file())
@@ -193,7 +251,7 @@ def _keep(run: Run, suites: Sequence[Suite], answers: Mapping[str, Any]) -> Chec
         write_json(folder / "perplexity.json", asdict(perplexity))
     os.utime(run.folder)  # so that lists read the run again
     run.home.touch()
-    return CheckReport(run.id, tuple(results), perplexity, tuple(answers["cached"]))
+    return CheckReport(run.id, tuple(results), perplexity, tuple(answers["cached"]), checkpoint)
 
 
 def died_sentence(error: ChildError) -> str:
