@@ -85,10 +85,10 @@ class CheckHandlers:
             task.is_stopped = True
         return self.on_check_tick(run_id)
 
-    def on_check_tick(self, run_id: str, check_what: int | None = None) -> Updates:
-        """Show how far the check is, and the results of what is chosen."""
+    def on_check_tick(self, run_id: str) -> Updates:
+        """Show how far the check is."""
         try:
-            return self._show(runs.read(self.home, run_id), check_what)
+            return self._show(runs.read(self.home, run_id))
         except RunNotFound:
             return {"check_timer": gr.update(active=False)}
 
