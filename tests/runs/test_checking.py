@@ -167,3 +167,13 @@ def test_a_suite_of_held_out_rows_is_kept_and_asked_by_name(finished_run: Finish
     assert checking.suites_of(run) == ("identity", "capabilities", "held-out")
     (result,) = checking.check(run, checking.find_suites(run, ["held-out"])).suites
     assert (result.before, result.after) == (1, 0)
+
+
+def test_the_demo_of_another_copy_of_tailor_has_its_suites(
+    finished_run: Finished, tmp_path: Path
+) -> None:
+    other = tmp_path / "presets" / "demo" / "model"
+    other.mkdir(parents=True)
+    run = finished_run(model=str(other))
+    assert run.job.model == str(other)
+    assert checking.suites_of(run) == ("identity", "capabilities")
