@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core.job import Cure, ModelNotFound, Problem, SpecError, UnknownArchitecture
 from core.job.places import in_time, is_there, require_allowed, unanswered
+from core.models.config_values import require_sound_values
 from core.models.folder import (
     ADAPTER_CONFIG,
     ModelFolder,
@@ -242,6 +243,7 @@ def _source(
 ) -> ModelSource:
     shape = num_parameters = None
     try:
+        require_sound_values(found.config)
         shape = ModelShape.from_config(found.config)
         num_parameters = shape.num_parameters
         if shape.tower:

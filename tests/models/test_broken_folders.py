@@ -85,12 +85,22 @@ def break_index(folder: Path, draw: Any) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
 
 
-def break_config(folder: Path, draw: Any) -> None:
+def break_number(folder: Path, draw: Any) -> None:
     """Change one number of config.json."""
     change_config(folder, **{draw(st.sampled_from(NUMBERS)): draw(st.integers(-1, 4096))})
 
 
-BREAKS = (break_tensors, break_file, break_index, break_config)
+def break_value(folder: Path, draw: Any) -> None:
+    """Give any key of config.json a value of another kind, or scale its positions in some way."""
+    config = json.loads((folder / "config.json").read_text())
+    key = draw(st.sampled_from([*config, "rope_scaling", "layer_types", "hidden_activation"]))
+    kinds = ["spiral", "yarn", "linear", "llama3", "longrope", "default", 7, None]
+    scaling = {"rope_type": draw(st.sampled_from(kinds)), "factor": draw(st.integers(-1, 4))}
+    odd: list[Any] = ["64", -1, 0, 0.5, float("nan"), True, [], ["full_attention"], {}, scaling]
+    change_config(folder, **{key: draw(st.sampled_from(odd))})
+
+
+BREAKS = (break_tensors, break_file, break_index, break_number, break_value)
 
 
 def refusal(folder: Path) -> str:
@@ -103,7 +113,7 @@ def refusal(folder: Path) -> str:
 
 
 @settings(
-    max_examples=40,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -274,6 +274,9 @@ def test_a_head_may_not_be_absent_otherwise(folder: Path) -> None:
 
 # Rotary embeddings
 
+LLAMA_3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
+
 
 @pytest.mark.parametrize(
     ("scaling", "positions"),
@@ -282,8 +285,8 @@ def test_a_head_may_not_be_absent_otherwise(folder: Path) -> None:
         ({"rope_type": "yarn", "factor": 8.0}, 512),
         ({"rope_type": "linear", "factor": 4.0}, 256),
         ({"rope_type": "dynamic", "factor": 2.0}, 128),
-        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8}, 64),
-        ({"rope_type": "longrope", "original_max_position_embeddings": 16}, 64),
+        ({**LLAMA_3, "factor": 8.0, "original_max_position_embeddings": 8}, 64),
+        ({**LONG, "original_max_position_embeddings": 16}, 64),
         ({"rope_type": "default"}, 64),
     ],
 )

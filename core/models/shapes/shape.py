@@ -330,13 +330,15 @@ def _layer_types(read: Config, family: Family, num_layers: int) -> tuple[LayerTy
     named = read.items_or_none("layer_types") if family.reads_layer_types else None
     if named is None:
         slides = [family.slides(read, layer) for layer in range(num_layers)]
-    elif len(named) == num_layers:
-        slides = [name == _SLIDING for name in named]
-    else:
+    elif len(named) != num_layers:
         raise ValueError(
             f"config.json: layer_types has {len(named)} items; it must have {num_layers}, "
             "one for each layer"
         )
+    elif not {_FULL, _SLIDING}.issuperset(named):
+        raise ValueError(f"config.json: layer_types may name {_FULL} and {_SLIDING} only")
+    else:
+        slides = [name == _SLIDING for name in named]
     return tuple(_SLIDING if each else _FULL for each in slides)
 
 
