@@ -5,6 +5,7 @@ from pathlib import PurePath
 
 from core.job.fields import JobFields
 from core.job.refusal import Refusal
+from core.training.contract.checks.suite_files import SUFFIXES
 from core.training.contract.job import USUAL_SUITES, suite_of
 
 CHOICES = "choose off, eval_loss, eval_reward, or a suite of check_suites"
@@ -19,7 +20,8 @@ def asked_suites(job: JobFields) -> Iterator[str]:
     """Yield the names of the suites that a job may be checked with while it trains."""
     named = [name.strip() for name in job.check_suites.split(",") if name.strip()]
     for reference in named or USUAL_SUITES:
-        yield PurePath(reference.replace("\\", "/")).stem
+        path = PurePath(reference.replace("\\", "/"))
+        yield path.stem if path.suffix.lower() in SUFFIXES else reference
 
 
 def _judges(job: JobFields) -> bool:

@@ -136,7 +136,8 @@ def default_fields(model: object, method: object, stage: object = "sft") -> dict
 
 def reference_of(location: str) -> str:
     """Return how users refer to the model at a location in a job file."""
-    return "demo" if location == str(DEMO_DIR) else location
+    parts = DEMO_DIR.parts[-3:]  # of this Tailor, or of another copy of it
+    return "demo" if Path(location).parts[-len(parts) :] == parts else location
 
 
 def _without_planned(

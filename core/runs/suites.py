@@ -5,13 +5,15 @@ from pathlib import Path
 
 from core.checks import find_suite, folders_of, names_in
 from core.job import JobSpec, Problem, SpecError
-from core.models import DEMO_DIR
+from core.resolve import reference_of
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import to_lines
 from core.training.contract.files import write_text
 from core.training.contract.job import USUAL_SUITES, suite_of
 
 FOLDER = "data/suites"
+PERPLEXITY, MAX_NAME = "perplexity", 100
+"""Name of another file among the results of suites, and longest name of one."""
 
 
 def write_suites(job: JobSpec, folder: Path) -> dict[str, object]:
@@ -56,14 +58,16 @@ def usual_in(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def require_distinct_names(suites: tuple[Suite, ...]) -> None:
-    """Raise SpecError if two suites have one name, by which results are kept."""
+    """Raise SpecError if a suite cannot be known by its name, by which results are kept."""
     names = [suite.name for suite in suites]
     for name in names:
+        if name == PERPLEXITY or len(name) > MAX_NAME:
+            problem = f"{name[:MAX_NAME]} cannot be the name of a suite"
+            raise SpecError(Problem("suite", problem, "give the file a short name of its own"))
         if names.count(name) > 1:
             raise SpecError(Problem("suite", f"two are called {name}", "rename one of the files"))
 
 
 def is_demo(job: JobSpec) -> bool:
     """Return True if a job trains the demo model: that of this Tailor or of another copy of it."""
-    parts = DEMO_DIR.parts[-3:]
-    return job.model == "demo" or Path(job.model).parts[-len(parts) :] == parts
+    return reference_of(job.model) == "demo"

@@ -150,6 +150,9 @@ def test_suites_are_found_by_name_and_the_usual_ones_run_without_a_name(
     assert [suite.name for suite in checking.find_suites(other, ())] == ["capabilities"]
     with pytest.raises(SpecError, match="there is no suite 'x'"):
         checking.find_suites(demo, ["x"])
+    for name in ("perplexity", "x" * 101):
+        with pytest.raises(SpecError, match="cannot be the name of a suite"):
+            checking.find_suites(demo, [suite_file(tmp_path, name, "a")])
     path = suite_file(tmp_path, "identity", "a")
     with pytest.raises(SpecError, match="two are called identity"):
         checking.find_suites(demo, ["identity", path])
