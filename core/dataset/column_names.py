@@ -18,8 +18,18 @@ ANSWERS = (
     "cevap yanıt trảlời 回答 答案 解答 答え 答 出力 输出 답변 대답 응답 ответ відповідь απάντηση "
     "الجواب جواب الإجابة إجابة תשובה उत्तर जवाब ideal"
 )
+BETTER = "accepted preferred winner better best good positive"
+WORSE = "dispreferred nonpreferred loser worse worst bad negative"
 PRODUCTS = "sql code summary highlights translation"
 """Names of answers that are texts of their own in other files."""
+
+
+def _answers(words: str) -> str:
+    """Return words alone and before a word for an answer: `better`, `betteranswer`."""
+    ends = ("", "answer", "response", "completion", "output")
+    return " ".join(word + end for word in words.split() for end in ends)
+
+
 ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "messages": "conversation chat dialogue dialog",
@@ -27,8 +37,8 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "completion": f"{ANSWERS} {PRODUCTS}",
         "question": QUESTIONS,
         "answer": f"{ANSWERS} {PRODUCTS}",
-        "chosen": "accepted preferred winner better good positive chosenmessages",
-        "rejected": "dispreferred loser worse bad negative rejectedmessages",
+        "chosen": f"{_answers(BETTER)} chosenmessages",
+        "rejected": f"{_answers(WORSE)} rejectedmessages other",
         "label": "desirable preference thumbsup isgood",
         "text": "content body document passage article story code",
         "system": (

@@ -126,3 +126,13 @@ def test_names_keep_the_letters_of_every_script(name: str, plain: str) -> None:
 
 def test_names_that_differ_in_signs_only_stay_apart() -> None:
     assert by_plain_name(["a-b", "a_b"]) == {"ab": "a-b", "a_b": "a_b"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [("best_answer", "worst_answer"), ("preferred", "other"), ("Better Text", "Worse Text")],
+)
+def test_a_better_and_a_worse_answer_are_found(chosen: str, rejected: str) -> None:
+    row = {"prompt": QUESTION, chosen: ANSWER, rejected: CONTEXT}
+    mapping = {"prompt": "prompt", "chosen": chosen, "rejected": rejected}
+    assert suggest_mapping([row], "dpo") == mapping

@@ -58,7 +58,9 @@ LOST_COLUMNS = (
         "a model learns to call the tools that it is offered",
     ),
     LostColumn(
-        _names("label labels ktotag mask lossmask weight weights lossweight iscorrect isgood"),
+        _names(
+            "label labels ktotag mask lossmask weight weights lossweight iscorrect isgood thumbsup"
+        ),
         "a label or a mask says what must not be learnt",
     ),
     LostColumn(
@@ -88,10 +90,10 @@ LOST_NAMES: Mapping[str, LostColumn] = MappingProxyType(
     {name: column for column in LOST_COLUMNS for name in column.names}
 )
 SCALARS_MATTER = _names(
-    "label labels ktotag mask lossmask weight weights lossweight iscorrect isgood parentid"
+    "label labels ktotag mask lossmask weight weights lossweight iscorrect isgood thumbsup parentid"
 )
 """Names whose numbers and flags matter too; of others only texts, lists and objects do."""
-VERDICTS = _names("label ktotag iscorrect isgood weight lossweight")
+VERDICTS = _names("label ktotag iscorrect isgood thumbsup weight lossweight")
 """Names of columns that say yes or no to an answer, in words or numbers."""
 
 
