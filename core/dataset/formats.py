@@ -4,7 +4,7 @@ A mapping goes from our column to the file's: {"prompt": "Frage", "completion": 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from core.training.contract.messages import (
     ANSWER_KEYS,
@@ -41,7 +41,7 @@ def detect_format(rows: Sequence[Row], stage: str, *, is_all: bool) -> tuple[Row
 
     `is_all` says that the file has no further rows.
     """
-    layouts = [find_row_layout(row, stage) for row in rows]
+    layouts = _each_once(rows, lambda row: find_row_layout(row, stage))
     votes = Counter(layout.row_format if layout else None for layout in layouts)
     for row_format in list(votes):
         if row_format and not _is_likely(rows, layouts, row_format, stage):
@@ -62,6 +62,20 @@ def detect_format(rows: Sequence[Row], stage: str, *, is_all: bool) -> tuple[Row
     return row_format, f"{' and '.join(usual_columns(layouts, row_format))} in {share}"
 
 
+def _each_once(
+    rows: Sequence[Row], layout_of: Callable[[Row], RowLayout | None]
+) -> list[RowLayout | None]:
+    """Return the layout of each row, found once for all rows with the same columns."""
+    known: dict[tuple[str, ...], RowLayout | None] = {}
+    layouts = []
+    for row in rows:
+        columns = tuple(row)
+        if columns not in known:
+            known[columns] = layout_of(row)
+        layouts.append(known[columns])
+    return layouts
+
+
 def usual_columns(layouts: Iterable[RowLayout | None], row_format: RowFormat) -> tuple[str, ...]:
     """Return the columns that hold the parts of a format in the first row of it."""
     for layout in layouts:
@@ -73,8 +87,8 @@ def usual_columns(layouts: Iterable[RowLayout | None], row_format: RowFormat) ->
 def columns_beside(rows: Sequence[Row], row_format: RowFormat) -> tuple[str, ...]:
     """Return the further columns that are read of rows of a format, if they hold anything."""
     found: dict[str, None] = {}
-    for row in rows:
-        layout = row_layout_of(row_format, row)
+    layouts = _each_once(rows, lambda row: row_layout_of(row_format, row))
+    for row, layout in zip(rows, layouts, strict=True):
         for names in layout.beside.values() if layout else ():
             found |= dict.fromkeys(name for name in names if holds_something(row[name]))
     return tuple(found)
