@@ -182,6 +182,14 @@ def _add_check_model(command: argparse.ArgumentParser) -> None:
         metavar="SUITE=N,...",
         help="fail unless so many tests pass, such as identity=95,capabilities=34",
     )
+    command.add_argument(
+        "--lm-eval",
+        metavar="TASK,...",
+        help="ask tasks of lm-evaluation-harness, if it is installed, or suites as its tasks",
+    )
+    command.add_argument(
+        "--write-tasks", metavar="DIR", help="write the suites as tasks of lm-evaluation-harness"
+    )
     _add_json_and_home(command)
 
 

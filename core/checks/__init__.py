@@ -19,6 +19,7 @@ __all__ = [
     "folders_of",
     "held_out_suite",
     "identity_suite",
+    "lm_tasks",
     "names_in",
     "read_thresholds",
     "sentences",

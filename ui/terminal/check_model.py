@@ -1,14 +1,17 @@
 """Command `check-model`: what a run has learnt and lost. Prints; judges no answer."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from core.checks import SuiteResult, read_thresholds, sentences
-from core.job import ChildError
-from core.runs import Home
-from core.runs.results import checking
+from core.checks import SuiteResult, lm_tasks, read_thresholds, sentences
+from core.job import ChildError, Problem, SpecError
+from core.runs import Home, Run
+from core.runs.results import checking, lm_evaluation
 from core.runs.results.checking import CheckReport
+from core.training.contract.checks.suite import Suite
 from ui.terminal.printing import out, print_json, say, table
 
 FAILED = 1
@@ -23,11 +26,17 @@ def check_model(
     home: str | None = None,
     suite: Sequence[str] = (),
     at_least: str = "",
+    lm_eval: str = "",
+    write_tasks: str = "",
     json: bool = False,
 ) -> int:
     """Check a run or a checkpoint of it. Return 1 if a threshold is missed. Raises TailorError."""
     checked, checkpoint = checking.find_checkpoint(Home.find(home), run)
+    if lm_eval:
+        return _ask_harness(checked, checkpoint, lm_eval, as_json=json)
     suites = checking.find_suites(checked, suite)
+    if write_tasks:
+        return _write_tasks(suites, Path(write_tasks))
     thresholds = read_thresholds(at_least, [each.name for each in suites])
     try:
         with _progress_bar() as progress:
@@ -48,6 +57,38 @@ def check_model(
     missed = sentences.missed_thresholds({each.name: each for each in report.suites}, thresholds)
     say(*missed)
     return FAILED if missed else 0
+
+
+def _write_tasks(suites: Sequence[Suite], folder: Path) -> int:
+    """Write suites for lm-evaluation-harness, and say how to ask them."""
+    try:
+        tasks, left_out = lm_tasks.named_tasks(suites, folder)
+    except OSError as error:
+        problem = f"{folder} cannot be written: {error.strerror}"
+        raise SpecError(Problem("--write-tasks", problem, "name another folder")) from None
+    names = ",".join(name for each in tasks.values() for name in each)
+    command = f"lm_eval --model hf --model_args pretrained=MODEL --tasks {names}"
+    out.print(f"Wrote {folder}. Ask them with:", soft_wrap=True)
+    out.print(f"{command} --include_path {folder} --apply_chat_template", soft_wrap=True)
+    if left_out:
+        out.print(f"{left_out:,} tests with tools or several messages are left out.")
+    return 0
+
+
+def _ask_harness(run: Run, checkpoint: int | None, tasks: str, *, as_json: bool) -> int:
+    """Print the scores of lm-evaluation-harness before and after a training."""
+    lm_evaluation.require_installed()
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    scores = lm_evaluation.evaluate(run, checkpoint, names)
+    if as_json:
+        print_json({"run": run.id, "lm_eval": [asdict(each) for each in scores]})
+        return 0
+    rows = []
+    for each in scores:
+        before = "" if each.before is None else f"{each.before:.4g}"
+        rows.append((each.task, each.metric, before, f"{each.after:.4g}"))
+    out.print(table(("task", "metric", "before", "after"), rows))
+    return 0
 
 
 def _progress_bar() -> Progress:

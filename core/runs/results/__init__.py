@@ -22,6 +22,7 @@ __all__ = [
     "checkpoints_of",
     "create_continuation",
     "has_original",
+    "lm_evaluation",
     "plan_continuation",
     "publish",
     "publish_original",

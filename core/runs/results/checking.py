@@ -196,7 +196,7 @@ def check(
     Raises SpecError if there is nothing that writes, or if a run or another task uses its device,
     ChildError and OSError.
     """
-    weights = _weights(run, checkpoint)
+    weights = weights_of(run, checkpoint)
     request = {
         "job": run.job.model_dump(),
         "weights": str(weights),
@@ -214,7 +214,7 @@ def check(
     return _keep(run, suites, answers, checkpoint)
 
 
-def _weights(run: Run, checkpoint: int | None) -> Path:
+def weights_of(run: Run, checkpoint: int | None) -> Path:
     """Return the folder of what shall answer. Raises SpecError if there is none that can."""
     if STAGES[run.job.stage].head == "score":
         fix = "check a run that trains a model to write"
