@@ -34,7 +34,8 @@ side = pathlib.Path(flags["--output_path"])
 assert (pathlib.Path(flags["--include_path"]) / f"{flags['--tasks']}.yaml").is_file()
 side.mkdir()
 score = 0.5 if "peft=" in flags["--model_args"] else 1.0
-found = {flags["--tasks"]: {"passed,none": score, "sample_len": 36, "passed_stderr,none": 0.1, "alias": "a"}}
+others = {"sample_len": 36, "passed_stderr,none": 0.1, "alias": "a"}
+found = {flags["--tasks"]: {"passed,none": score, **others}}
 (side / "results_1.json").write_text(json.dumps({"results": found}))
 """
 
