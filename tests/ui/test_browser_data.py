@@ -110,6 +110,25 @@ def test_one_click_maps_the_columns_of_another_language(
     expect(page.locator("#data-line")).to_contain_text("question + answer with context, system")
 
 
+@pytest.mark.slow
+def test_one_click_keeps_the_wanted_answers(app: App, page: Page, tmp_path: Path) -> None:
+    open_form(page, app)
+    rows = [
+        {"question": "Who quacks?", "answer": answer, "label": answer == "The duck."}
+        for answer in ("The cow.", "The duck.")
+    ]
+    file = tmp_path / "verdicts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    page.locator("#upload input[type=file]").set_input_files(file)
+    data = page.locator("#data-line")
+    expect(data.locator(".not-read")).to_contain_text("label in 2 rows")
+    expect(page.get_by_role("button", name="Switch to stage KTO")).to_be_visible()
+    press(page, "Keep wanted rows")
+    expect(page.locator("#data-message")).to_contain_text("1 row left out: line 1")
+    expect(data).to_contain_text("1 row · question + answer · no problems")
+    expect(page.get_by_role("button", name="Start training")).to_be_enabled()
+
+
 def upload(page: Page, file: Path, row: Mapping[str, object]) -> None:
     """Upload a file of one row."""
     file.write_text(json.dumps(row) + "\n", encoding="utf-8")
