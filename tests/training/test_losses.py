@@ -94,6 +94,13 @@ def test_losses_of_stages_do_not_depend_on_the_batch(
     _assert_same_losses(tmp_path, stage, loss_type=loss_type)
 
 
+@pytest.mark.slow
+def test_the_evaluation_loss_of_kto_does_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """Its loss compares the rows of a batch, so an evaluation takes always as many."""
+    wanted, found = (_losses(tmp_path, "kto", batch)[1] for batch in ("all", "uneven"))
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
 def test_perplexity_stands_beside_the_evaluation_loss(tmp_path: Path) -> None:
     _loss, eval_loss, found = _losses(tmp_path, "sft", "all")
     assert found == pytest.approx(math.exp(eval_loss))

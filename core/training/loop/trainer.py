@@ -14,6 +14,7 @@ from transformers.integrations.neftune import deactivate_neftune
 
 from ..checkpoints import VerifiedCheckpoint
 from ..contract.failures import Stopped, TrainingError, diagnose
+from ..contract.stages import STAGES
 from ..model.adapter import checkpoint_mismatch, require_same_adapter
 from ..model.load import cast_adapters
 from ..ranks import agreement
@@ -242,7 +243,8 @@ class MonitoredTrainer(Trainer):
             self.monitor.stop(self.state, self.control)
             return {}
         except torch.OutOfMemoryError:
-            can_halve = self.args.per_device_eval_batch_size > 1 and agreement.count() == 1
+            fewest = STAGES[self.monitor.job.stage].min_batch_size
+            can_halve = self.args.per_device_eval_batch_size > fewest and agreement.count() == 1
             if not self.monitor.job.halve_batch_on_oom or not can_halve:
                 raise
         self.args.per_device_eval_batch_size //= 2

@@ -33,6 +33,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from ..contract.failures import TrainingError
 from ..contract.job import EXTRA_OPTIMIZERS, Job
+from ..contract.stages import STAGES
 from ..data.encoders import encoder_for
 from ..data.prompts import preferences_as_text, prompts_up_to
 from ..data.rows import Rows
@@ -131,9 +132,13 @@ def dpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
 
 
 def kto(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
-    """Kahneman-Tversky optimization. Rows are compared with others of their batch."""
+    """Kahneman-Tversky optimization. Rows are compared with others of their batch.
+
+    An evaluation compares few rows at once, always as many: its loss depends on how many they are.
+    """
     settings = {
         **_dropout_setting(job),
+        "per_device_eval_batch_size": STAGES[job.stage].min_batch_size,
         "precompute_ref_log_probs": job.precompute_ref_log_probs,
         "train_sampling_strategy": "sequential",
     }

@@ -58,7 +58,7 @@ class TakesTokens(MonitoredTrainer):
 
     calculate_KL: bool = False
 
-    def _prepare_dataset(self, dataset: Any, _tokenizer: Any, args: Any, _name: str) -> Any:
+    def _prepare_dataset(self, dataset: Any, _tokenizer: Any, args: Any, name: str) -> Any:
         """Leave out the rows whose prompt alone fills max_length, as TRL does."""
 
         def fits(prompt_ids: list[int]) -> bool:
@@ -67,9 +67,10 @@ class TakesTokens(MonitoredTrainer):
         fitting = dataset.filter(fits, input_columns="prompt_ids")
         if not self.calculate_KL:
             return fitting
-        return fitting.map(
-            _with_answers_of_others, batched=True, batch_size=args.per_device_train_batch_size
-        )
+        batch_size = args.per_device_eval_batch_size
+        if name == "train":
+            batch_size = args.per_device_train_batch_size
+        return fitting.map(_with_answers_of_others, batched=True, batch_size=batch_size)
 
 
 def _with_answers_of_others(batch: dict[str, Any]) -> dict[str, Any]:
