@@ -1,5 +1,6 @@
 """Reports on data files, made once for each version of a file. Draws and changes nothing."""
 
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +20,24 @@ SECONDS_TO_CHECK = 30.0
 BYTES_PER_TOKEN = 4
 """Of English text under the usual vocabularies. Used until the rows are tokenized."""
 MAX_REMEMBERED = 32
+GIVEN_UP = ("check_died", "check_too_long")
+"""Codes of a report on a file that was not checked to its end."""
+SECONDS_BETWEEN_TRIES = 30
+"""A file whose check was given up is not read again at every edit."""
 FileVersion = tuple[Path, int, int]
 """Path, time of the last change in ns, size in bytes."""
+
+
+class NotChecked(Exception):
+    """Check of a file that was given up. Another time it may be finished."""
+
+    def __init__(self, report: DatasetReport) -> None:
+        super().__init__(report)
+        self.report = report
+        self.since = time.monotonic()
+
+
+_failures: dict[tuple[FileVersion, str, FileVersion | None], NotChecked] = {}
 
 
 def checked(path: Path, stage: str, eval_path: Path | None = None) -> DatasetReport:
@@ -28,7 +45,17 @@ def checked(path: Path, stage: str, eval_path: Path | None = None) -> DatasetRep
 
     Reads the files only if they have changed. Raises OSError.
     """
-    return _report(file_version(path), stage, file_version(eval_path) if eval_path else None)
+    files = file_version(path), stage, file_version(eval_path) if eval_path else None
+    known = _failures.get(files)
+    if known and time.monotonic() < known.since + SECONDS_BETWEEN_TRIES:
+        return known.report
+    try:
+        return _report(*files)
+    except NotChecked as failure:
+        _failures[files] = failure
+        while len(_failures) > MAX_REMEMBERED:
+            del _failures[next(iter(_failures))]
+        return failure.report
 
 
 def file_version(path: Path) -> FileVersion:
@@ -42,7 +69,10 @@ def _report(file: FileVersion, stage: str, eval_file: FileVersion | None) -> Dat
     path, _modified, num_bytes = file
     eval_path = eval_file[0] if eval_file else None
     if num_bytes > LARGE_FILE_BYTES or (eval_file and eval_file[2] > LARGE_FILE_BYTES):
-        return check_in_child(path, stage, eval_path=eval_path)
+        report = check_in_child(path, stage, eval_path=eval_path)
+        if report.problems and report.problems[0].code in GIVEN_UP:
+            raise NotChecked(report)
+        return report
     return in_time(lambda: check_file(path, stage, eval_path=eval_path), path, SECONDS_TO_CHECK)
 
 
