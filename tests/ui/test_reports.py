@@ -1,4 +1,4 @@
-"""Test reports on files: made once for each version of a file, and again if a check was given up."""
+"""Test reports on files: made once for each version, and again if a check was given up."""
 
 from collections.abc import Callable
 from pathlib import Path
