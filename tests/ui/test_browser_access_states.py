@@ -21,7 +21,7 @@ FOLDED = ("More plots", "Checkpoints", "Name, tags and notes", "Files", "Log", "
 PANELS = ("Columns", "Compare methods", "What fits where", "Which models for my card", "Job file")
 STATES = {
     "finished": "Finished",
-    "failed": "step 3",
+    "failed": "ran out of memory",
     "running": "Training",
     "queued": "Waiting for its turn",
 }
@@ -105,7 +105,7 @@ def upload_table(page: Page) -> None:
     page.locator("#upload input[type=file]").set_input_files(
         {"name": "rows.csv", "mimeType": "text/csv", "buffer": b"prompt,completion\na,b\n"}
     )
-    expect(page.locator("#import-data")).to_be_visible()
+    expect(page.locator("#data-line")).to_contain_text("1 row")
 
 
 def upload(name: str) -> Callable[[Page], None]:
@@ -118,7 +118,7 @@ def upload(name: str) -> Callable[[Page], None]:
 
 def open_panels(page: Page) -> None:
     open_folded(page, PANELS)
-    expect(page.locator("#card-models table")).to_be_visible(timeout=60_000)
+    expect(page.locator("#card-models")).not_to_contain_text("Computing", timeout=60_000)
 
 
 def load_wrong_job(page: Page) -> None:
@@ -147,6 +147,7 @@ DEEDS: dict[str, Callable[[Page], None]] = {
 @pytest.mark.parametrize("deed", DEEDS)
 def test_a_form_in_any_state(app: App, seen: Page, deed: str) -> None:
     seen.goto(app.url)
+    expect(state(seen)).to_be_visible()  # a page with a running run opens there
     seen.get_by_role("tab", name="Train").click()
     expect(seen.locator("#lengths")).to_contain_text("none cut")
     DEEDS[deed](seen)
