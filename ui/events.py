@@ -16,7 +16,7 @@ from core.job import TailorError
 from core.job.places import ALL_FOLDERS, only_in
 from ui import render
 from ui.gate.accounts import is_guest
-from ui.inputs import checked
+from ui.inputs import checked, showable
 
 Components = Mapping[str, Any]
 """Name -> component. Any, because Gradio adds the methods of events at run time."""
@@ -108,7 +108,11 @@ class Wiring:
                 updates = _call(handler, sent)
             if fills and updates.keys() & self.groups["form"].keys():
                 updates = {**updates, "filled": str(time.monotonic_ns())}
-            return {self.components[name]: value for name, value in updates.items()} or gr.skip()
+            shown = {}
+            for name, update in updates.items():
+                part = self.components[name]
+                shown[part] = showable(part, update)
+            return shown or gr.skip()
 
         return call
 

@@ -1,5 +1,6 @@
-"""Check what a browser sends: a handler gets values of the type of each component."""
+"""Check what a browser sends, and what is sent to it, by the type of each component."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -9,6 +10,8 @@ UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 """Characters that no file name and no encoding has."""
 MAX_WHOLE = 2**63
 LARGEST = 10**300
+LARGEST_WHOLE = 2**53
+"""Above it a browser does not tell a whole number from the next one."""
 
 
 def checked(inputs: Mapping[str, object], components: Mapping[str, object]) -> dict[str, object]:
@@ -24,6 +27,26 @@ def sendable(value: int | float) -> int | float:
     if abs(value) < MAX_WHOLE:
         return value
     return float(max(-LARGEST, min(LARGEST, value)))
+
+
+def showable(component: object, update: object) -> object:
+    """Return a new value, or a gr.update with one, as a control can show it.
+
+    Controls of whole numbers make an int of every number, which must fit into 64 bits.
+    """
+    if not isinstance(component, gr.Number) or component.precision != 0:
+        return update
+    if isinstance(update, dict):
+        return update | {"value": _whole(update["value"])} if "value" in update else update
+    return _whole(update)
+
+
+def _whole(value: object) -> object:
+    if not isinstance(value, int | float):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return max(-LARGEST_WHOLE, min(LARGEST_WHOLE, value))
 
 
 def _checked(component: object, value: object) -> object:

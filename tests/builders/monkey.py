@@ -102,7 +102,8 @@ class Monkey:
             self._complain(f"{answer.status} of {answer.url}")
 
     def _look_at_console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
+        # A reload ends the requests that are under way, which Chromium reports.
+        if message.type == "error" and not message.text.startswith("AbortError"):
             self._complain(f"console: {message.text}")
 
     def _note_request(self, request: Request) -> None:

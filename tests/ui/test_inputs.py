@@ -1,5 +1,6 @@
 """Test that no handler fails for what a browser may send."""
 
+import json
 import random
 from collections.abc import Iterator
 
@@ -12,7 +13,8 @@ from tests.builders.fake_runs import bare_run
 from ui import page
 from ui.events import INTERNAL_ERROR
 from ui.handlers import Handlers
-from ui.inputs import checked
+from ui.handlers.kept_form import FORMAT
+from ui.inputs import checked, showable
 
 ODD_VALUES = (
     None,
@@ -74,3 +76,20 @@ def test_a_text_is_no_number() -> None:
 def test_a_number_of_more_than_64_bits_can_be_sent_back() -> None:
     (number,) = checked({"seed": 10**21}, {"seed": gr.Number()}).values()
     assert orjson.dumps(number) == b"1e+21"
+
+
+@pytest.mark.parametrize("value", [1e21, -1e300, float("inf"), float("nan"), 10**400])
+@pytest.mark.parametrize("is_update", [False, True])
+def test_a_whole_number_of_any_size_can_be_shown(value: float, is_update: bool) -> None:
+    box = gr.Number(precision=0)
+    shown = showable(box, gr.update(value=value) if is_update else value)
+    orjson.dumps(box.postprocess(shown["value"] if isinstance(shown, dict) else shown))
+
+
+def test_a_kept_form_with_a_huge_number_is_restored(blocks: gr.Blocks) -> None:
+    (restore,) = (each for each in blocks.fns.values() if each.api_name == "on_restore")
+    kept = {"format": FORMAT, "values": {"lora_r": 1e21, "max_length": 1e21}}
+    shown = restore.fn(kept_form=json.dumps(kept))
+    numbers = {part: update for part, update in shown.items() if isinstance(part, gr.Number)}
+    assert len(numbers) == 2
+    orjson.dumps([part.postprocess(update) for part, update in numbers.items()])
