@@ -163,3 +163,10 @@ def test_a_row_that_is_refused_with_other_words_is_not_trusted() -> None:
     row = ROWS["conversation"][1]
     assert "No star" in refusal(encoder.encode, row)
     assert "No star" in refusal(encoder.encode, {"messages": [user("Hi"), ANSWER]})
+
+
+def test_a_template_that_wants_parts_says_so() -> None:
+    body = HEADER + "{{- m.content[0].text + '<|im_end|>' }}"
+    template = ChatTemplate(tokenizer(), template_of(body))
+    said = refusal(Encoder(template, on_answers=True).encode, ROWS["conversation"][1])
+    assert "messages[0] (user) as a list of parts" in said

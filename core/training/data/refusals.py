@@ -13,6 +13,8 @@ from .chat import ChatTemplate, Conversation
 
 MISSING_KEY = re.compile(r"has no attribute '(\w+)'")
 """In Jinja's words, of a value that a message or a tool lacks."""
+WANTS_PARTS = re.compile(r"^'?str object'? has no (attribute|element)")
+"""In Jinja's words, of a template that looks for parts inside of a text."""
 KEYS_OF_MESSAGES = ("content", "reasoning_content", "thinking", "tool_call_id", "tool_calls")
 KEYS_OF_FUNCTIONS = ("arguments", "description", "name", "parameters", "return", "type")
 KEYS_OF_PARAMETERS = ("properties", "required")
@@ -42,6 +44,11 @@ def refusal(error: Exception, conversation: Conversation, template: ChatTemplate
         if owner:
             return f"{owner} has no {found[1]}, which the chat template needs"
     whom = "this row" if index is None else _name(conversation, index)
+    if WANTS_PARTS.search(str(error)):
+        return (
+            f"the chat template takes the content of {whom} as a list of parts, as those of vision "
+            "models do, not as text; choose a model of texts"
+        )
     return f"the chat template refuses {whom}: {error}"[:MAX_CHARACTERS]
 
 
