@@ -60,6 +60,11 @@ def problem_with(reference: str, config: Mapping[str, object]) -> Problem | None
         if config.get(key):
             problem = f"{reference} is a model with {also_reads}, whose training is not done here"
             return Problem("model", problem, "choose the model for text alone")
+    if config.get("is_encoder_decoder") is True:
+        problem = (
+            f"{reference} is a model with an encoder, of which only a decoder would be trained"
+        )
+        return Problem("model", problem, CHOOSE_ANOTHER)
     if family is not None or not language_model_types() or is_native(model_type):
         return None
     problem = f"{reference} is of the type {model_type}, for which the installed transformers has "

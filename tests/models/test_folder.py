@@ -125,6 +125,12 @@ def test_a_model_with_vision_is_refused(folder: Path, model_type: str) -> None:
     assert "is a model with vision" in said(folder)
 
 
+@pytest.mark.parametrize("model_type", ["bart", "whisper", "t5"])
+def test_a_model_with_an_encoder_is_refused(folder: Path, model_type: str) -> None:
+    change_config(folder, model_type=model_type, is_encoder_decoder=True)
+    assert "is a model with an encoder" in said(folder)
+
+
 def test_more_tokens_than_embeddings_are_refused(folder: Path) -> None:
     change_config(folder, vocab_size=2040)
     rewrite(folder, lambda name, tensor: tensor[:2040] if len(tensor) == 2048 else tensor)
