@@ -247,11 +247,18 @@ def check_words(run: Run) -> str:
 
 
 def best_sentence(run: Run) -> str:
-    """Return "Best at step 120: eval_loss 0.3211.", or "" if fewer than two were evaluated."""
+    """Return "Best at step 120: eval_loss 0.3211.", or "" if fewer than two were evaluated.
+
+    The share of a suite stands beside that of the model before the training.
+    """
     best = run.best
     if best is None:
         return ""
-    return f"Best at step {best.step:,}: {evaluation_words(best.metric, best.value)}."
+    sentence = f"Best at step {best.step:,}: {evaluation_words(best.metric, best.value)}"
+    curve = run.curves().get(best.metric)
+    if curve and curve.steps[0] == 0 and best.metric.startswith(CHECK_PREFIX):
+        sentence += f" ({curve.values[0]:.3g} % before the training)"
+    return f"{sentence}."
 
 
 def evaluation_words(metric: str, value: float) -> str:

@@ -25,6 +25,7 @@ def test_the_trained_demo_says_who_it_is_and_is_corrected(app: App, page: Page, 
     press(page, "Start training")
     wait_until_finished(page)
     (run,) = runs.list_runs(home)
+    _check(page)
     page.locator("#try-run").click()
     expect(page.locator("#try-left input")).to_have_value(re.compile("before"))
     page.get_by_text("Settings of answers").click()
@@ -52,6 +53,19 @@ def test_the_trained_demo_says_who_it_is_and_is_corrected(app: App, page: Page, 
     app.end()
     assert runs.read(home, run.id).state == "finished"
     assert _is_gone(home)
+
+
+def _check(page: Page) -> None:
+    """Let both suites be asked: the demo learns who it is, and forgets some of the rest."""
+    press(page, "Check before and after")
+    results = page.locator("#check-results")
+    expect(results).to_contain_text("gained more than chance", timeout=ANSWER_MS)
+    expect(results).to_contain_text("0 of 100 before")
+    expect(results).to_contain_text("36 of 36 before")
+    lost = results.locator("summary").filter(has_text="Lost")
+    lost.click()
+    expect(results.locator("details[open]")).to_have_count(1)
+    expect(page.locator("#run-list .facts")).to_contain_text(re.compile(r"identity [89]\d/100"))
 
 
 def _ask(page: Page, message: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from core import runs
 from core.runs import Run
 from core.training.contract.files import write_json
+from core.wording import best_sentence
 from tests.builders.fake_runs import NewRun
 from ui.render import plots
 from ui.render import run as run_panel
@@ -66,6 +67,8 @@ def test_each_suite_has_a_line_and_the_best_a_star(new_run: NewRun) -> None:
     drawn = plots.figure(plots.PLOTS["checks"], runs.read(run.home, run.id))
     assert [line.name for line in drawn.data] == ["identity", "&lt;i&gt;", "best at step 20"]
     assert tuple(drawn.data[2].y) == (70.0,)
+    said = best_sentence(runs.read(run.home, run.id))
+    assert said == "Best at step 20: <i> 70 % (90 % before the training)."
 
 
 def test_a_run_without_metrics_has_no_plots(new_run: NewRun) -> None:
