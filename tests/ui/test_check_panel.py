@@ -10,6 +10,7 @@ import pytest
 from core.runs import Home, Run, read
 from core.runs.results import checking
 from core.training.contract.files import write_json
+from tests.builders.chat_runs import add_checkpoint
 from tests.builders.fake_checks import PERPLEXITY, WAIT
 from tests.builders.fake_runs import bare_run
 from ui.handlers import Handlers
@@ -115,6 +116,19 @@ def test_the_panel_asks_the_chosen_suites_and_shows_what_changed(
     shown = _until(lambda: panel.on_check_tick(run.id), lambda shown: shown["check_status"] == "")
     assert "2 of 3 after" in str(shown["check_results"])
     assert "Gained: 2" in str(shown["check_results"])
+
+
+def test_the_panel_asks_the_result_unless_a_checkpoint_is_chosen(
+    handlers: Handlers, run: Run
+) -> None:
+    add_checkpoint(run, 8)
+    panel = handlers.checks
+    choice = panel.show_panel(run, is_new=True)["check_what"]
+    assert [value for _label, value in choice["choices"]] == ["result", "8"]
+    for value, kept in (("result", "mine.json"), ("8", "step-8/mine.json")):
+        panel.on_check(run.id, ["mine"], value)
+        _until(lambda: panel.on_check_tick(run.id), lambda shown: shown["check_status"] == "")
+        assert (run.folder / "checks" / kept).is_file()
 
 
 def test_the_panel_makes_a_suite_of_three_answers(handlers: Handlers, run: Run) -> None:

@@ -17,8 +17,10 @@ from ui.events import Updates
 from ui.handlers.guard import guarded
 from ui.render import run as panel
 
-RESULT_STEP = 0
-"""Stands for the result of a run where the step of a checkpoint may be chosen."""
+THE_RESULT = "result"
+"""Stands for the result of a run where the step of a checkpoint may be chosen. A browser sends
+texts."""
+MAX_DIGITS = 9
 
 
 @dataclass
@@ -62,9 +64,9 @@ class CheckHandlers:
     """Id of a run -> its last check."""
 
     def on_check(
-        self, run_id: str, suites_chosen: list[str], check_what: int | None = None
+        self, run_id: str, suites_chosen: list[str], check_what: str = THE_RESULT
     ) -> Updates:
-        """Start a check of a run."""
+        """Start a check of a run: of its result, or of the checkpoint whose step is chosen."""
         run = runs.read(self.home, run_id)
         named = [name for name in checking.suites_of(run) if name in (suites_chosen or ())]
         if not named:
@@ -75,7 +77,7 @@ class CheckHandlers:
         if task is None or not task.is_running:
             task = self.tasks[run.id] = CheckTask()
             name = f"check {run.id}"
-            arguments = (run, suites, check_what or None)
+            arguments = (run, suites, _step_in(check_what))
             threading.Thread(target=task.run, args=arguments, name=name, daemon=True).start()
         return self._show(run)
 
@@ -143,10 +145,16 @@ class CheckHandlers:
         }
 
 
-def _what_answers(run: Run) -> list[tuple[str, int]]:
-    """Return (label, step) of what can be checked of a run; 0 stands for its result."""
+def _step_in(text: str) -> int | None:
+    """Return the step that was chosen; None for the result."""
+    is_step = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return int(text) if is_step else None
+
+
+def _what_answers(run: Run) -> list[tuple[str, str]]:
+    """Return (label, value) of what can be checked of a run: its result, and steps."""
     choices = []
     if (run.folder / checking.RESULT).is_dir():
-        choices.append(("The result", RESULT_STEP))
-    choices += [(f"The checkpoint of step {step:,}", step) for step in checking.steps_of(run)]
+        choices.append(("The result", THE_RESULT))
+    choices += [(f"The checkpoint of step {step:,}", str(step)) for step in checking.steps_of(run)]
     return choices
