@@ -43,7 +43,7 @@ def estimates(found: Sequence[Variant]) -> str:
         for title in dict.fromkeys(title for each in sizes for title in each):
             rows.append((prefix + title, *(_memory(each.get(title, 0)) for each in sizes)))
     grid = table(rows, [each.point.label for each in shown])
-    return f'<div class="measured scrolls">{grid}</div>{said}'
+    return f'<div class="measured scrolls" tabindex="0">{grid}</div>{said}'
 
 
 def _verdict(variant: Variant) -> str:
@@ -79,7 +79,7 @@ def models_of_card(found: Sequence[ModelOnCard], gpu: Gpu, stage: str, max_lengt
         command = f"`python app.py models --gpu {gpu.id}`"
         more = notice(f"And {len(found) - MAX_MODELS} more: {command} lists them.", "plain")
     grid = table(rows, ("size", "method", "batch", "memory", "speed"))
-    return f'<div class="measured scrolls"><p>{escape(said)}</p>{grid}{more}</div>'
+    return f'<div class="measured scrolls" tabindex="0"><p>{escape(said)}</p>{grid}{more}</div>'
 
 
 def report_on(runs: Sequence[Run]) -> str:

@@ -151,7 +151,8 @@ def what_fits(cells: Sequence[Cell], model: str, max_length: int) -> str:
         rows.append((METHODS[method].title, *batches))
     names = [gpus()[card].name.removeprefix("GeForce ") for card in cards]
     said = f"{model}: largest batch of {max_length:,}-token rows, with gradient checkpointing."
-    return f'<div class="measured scrolls"><p>{escape(said)}</p>{table(rows, names)}</div>'
+    shown = f"<p>{escape(said)}</p>{table(rows, names)}"
+    return f'<div class="measured scrolls" tabindex="0">{shown}</div>'
 
 
 def refusal(error: SpecError, labels: Mapping[str, str] | None = None) -> str:

@@ -124,7 +124,7 @@ def differences(compared: Sequence[Run]) -> str:
     found = comparison.compare(compared)
     rows = [(each.name, *(_value(each.name, value) for value in each.values)) for each in found]
     names = [run.name for run in compared]
-    return f'<div class="measured scrolls">{table(rows, names)}</div>'
+    return f'<div class="measured scrolls" tabindex="0">{table(rows, names)}</div>'
 
 
 def _value(name: str, value: object) -> str:
