@@ -124,7 +124,9 @@ def _call(handler: Handler, inputs: Mapping[str, object]) -> Updates:
     except TailorError as error:
         said = " ".join(map(render.sentences, error.problems))
     except OSError as error:
-        said = f"{error.strerror or 'A file could not be read or written'}: {error.filename or ''}"
+        said = error.strerror or "A file could not be read or written"
+        if error.filename:
+            said += f": {error.filename}"
     except Exception:  # nothing above this would tell the user
         traceback.print_exc()
         said = INTERNAL_ERROR
