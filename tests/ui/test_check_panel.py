@@ -118,6 +118,21 @@ def test_the_panel_asks_the_chosen_suites_and_shows_what_changed(
     assert "Gained: 2" in str(shown["check_results"])
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--lm-eval", "tasks", "--at-least", "mine=3"), "--at-least: has no use beside --lm-eval"),
+        (("--lm-eval", "tasks", "--suite", "mine"), "--suite: has no use beside --lm-eval"),
+        (("--write-tasks", "x", "--at-least", "mine=3"), "--at-least: has no use beside --write"),
+    ],
+)
+def test_a_flag_without_use_is_refused(
+    tailor: Tailor, run: Run, capsys: Printed, flags: tuple[str, ...], said: str
+) -> None:
+    assert tailor("check-model", run.id, *flags) == REFUSED
+    assert said in capsys.readouterr().err
+
+
 def test_the_panel_asks_the_result_unless_a_checkpoint_is_chosen(
     handlers: Handlers, run: Run
 ) -> None:

@@ -31,6 +31,7 @@ def check_model(
     json: bool = False,
 ) -> int:
     """Check a run or a checkpoint of it. Return 1 if a threshold is missed. Raises TailorError."""
+    _require_used(suite, at_least, lm_eval, write_tasks)
     checked, checkpoint = checking.find_checkpoint(Home.find(home), run)
     if lm_eval:
         return _ask_harness(checked, checkpoint, lm_eval, as_json=json)
@@ -57,6 +58,23 @@ def check_model(
     missed = sentences.missed_thresholds({each.name: each for each in report.suites}, thresholds)
     say(*missed)
     return FAILED if missed else 0
+
+
+def _require_used(suite: Sequence[str], at_least: str, lm_eval: str, write_tasks: str) -> None:
+    """Raise SpecError for a flag that another one would leave without use."""
+    asks, writes = ("--lm-eval", bool(lm_eval)), ("--write-tasks", bool(write_tasks))
+    without_use = (
+        (*asks, "--write-tasks", bool(write_tasks)),
+        (*asks, "--suite", bool(suite)),
+        (*asks, "--at-least", bool(at_least)),
+        (*writes, "--at-least", bool(at_least)),
+    )
+    problems = []
+    for flag, is_given, other, is_other_given in without_use:
+        if is_given and is_other_given:
+            problems.append(Problem(other, f"has no use beside {flag}", "leave one of them out"))
+    if problems:
+        raise SpecError(*problems)
 
 
 def _write_tasks(suites: Sequence[Suite], folder: Path) -> int:
