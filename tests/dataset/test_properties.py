@@ -21,7 +21,8 @@ from core.dataset.reading.lines import ByteSource, blocks_of_lines, parse_block,
 from core.dataset.rewrite import map_columns, repair
 from core.dataset.rewrite.repair import write_lines
 from core.training.contract.stages import STAGES
-from core.workers.fetch.parquet import readable_columns, write_rows
+from core.workers.fetch.json_values import JsonValues
+from core.workers.fetch.parquet import write_rows
 from tests.builders.dataset_files import rows_in, trained_rows, write_json_rows
 
 text = st.text(max_size=30) | st.sampled_from(
@@ -304,7 +305,7 @@ def test_values_of_parquet_reach_the_trainer_unchanged(rows: list[tuple[str, int
         source, whole, target = (folder / name for name in ("a.parquet", "all.jsonl", "b.jsonl"))
         pyarrow.parquet.write_table(table, source)
         with whole.open("wb") as out:
-            write_rows([source], readable_columns([source]), out, lambda _num_bytes: None)
+            write_rows([source], JsonValues(), out, lambda _num_bytes: None)
         assert [row["n"] for row in rows_in(whole)] == numbers
         map_columns(whole, target, {"text": "theirs"}, "text")
         if check_file(target).is_usable:

@@ -37,8 +37,8 @@ def test_a_run_is_shown_with_its_checkpoints(folder: Path, capsys: Printed) -> N
     printed = capsys.readouterr().out
     assert f"Best at step {BEST_STEP}: eval_loss 0.5." in printed
     lines = [line.split() for line in printed.splitlines()]
-    assert [str(BEST_STEP), "0.5", "0", "MiB", "best"] in lines
-    assert [str(LAST_STEP), "0.75", "0", "MiB", "the", "result"] in lines
+    assert [str(BEST_STEP), "eval_loss", "0.5", "0", "MiB", "best"] in lines
+    assert [str(LAST_STEP), "eval_loss", "0.75", "0", "MiB", "the", "result"] in lines
 
 
 def test_the_json_of_a_run_has_best_result_and_checkpoints(folder: Path, capsys: Printed) -> None:

@@ -46,7 +46,7 @@ class PlainRows:
         if row_format.id == "preference" and not layout.beside:
             answers = layout.columns["chosen"], layout.columns["rejected"]
             return cls(columns, True, text_format="standard", answers=answers)
-        if "rejected" in layout.columns:
+        if "rejected" in layout.columns or "completions" in layout.columns:
             return None
         if "messages" in layout.columns:
             return cls((), False, columns[0], beside, texts_beside, "conversational")

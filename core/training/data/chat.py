@@ -152,11 +152,14 @@ class ChatTemplate:
         """Return the special token with which a turn begins behind an answer that none ends."""
         messages = [{"role": "user", "content": "Hi"}, answer]
         try:
-            whole, longer = self._apply(messages), self._apply([*messages, following])
+            whole = self._apply(messages)
+            _before, found, behind = whole.rpartition(PLACEHOLDER)
+            if not found or self.ends.search(behind):
+                return ""  # as most do, so that the longer conversation is not rendered
+            longer = self._apply([*messages, following])
         except Exception:  # a template may raise anything
             return ""
-        _before, found, behind = whole.rpartition(PLACEHOLDER)
-        if not found or self.ends.search(behind) or not longer.startswith(whole):
+        if not longer.startswith(whole):
             return ""
         begin = longer[len(whole) :]
         for token in self.tokenizer.all_special_tokens:
