@@ -183,7 +183,8 @@ def _take_device(home: Home, device: str, task: Task, *, waits: bool) -> bool:
         schedule = read_schedule(home)
         other = schedule.tasks.get(device)
         run = _read_or_none(home, schedule.devices.get(device, ""))
-        if run and run.state in ENDED and waits:
+        is_released_soon = run and run.state in ENDED and not card_probe.has_failed(run)
+        if is_released_soon and waits:
             return False
         if device in schedule.devices or (other and not other.yields) or (other and task.yields):
             raise _in_use(home, schedule, device, task.title)

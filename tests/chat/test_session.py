@@ -26,6 +26,8 @@ from tests.builders.chat_runs import BASE_ANSWER, WHO, finish
 from tests.builders.fake_runs import NEVER_END, NewRun
 from tests.builders.preview_rows import model_with_attack
 
+pytestmark = pytest.mark.training
+
 GREEDY = AnswerSettings(temperature=0, max_tokens=24)
 ENDLESS = AnswerSettings(temperature=0, max_tokens=1500)
 QUESTION = [{"role": "user", "content": WHO}]

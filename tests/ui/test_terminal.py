@@ -19,6 +19,8 @@ from tests.builders.fake_runs import APP, CRASH_AT_STEP_3, NEVER_END, start
 from tests.builders.paths import DATA, ROOT
 from ui.terminal import commands as terminal
 
+pytestmark = pytest.mark.training
+
 NewRun = Callable[..., Run]
 Printed = pytest.CaptureFixture[str]
 

@@ -14,6 +14,8 @@ from core.runs.home import read_schedule
 from tests.builders.chat_runs import BASE_ANSWER, WHO, finish
 from tests.builders.fake_runs import NewRun
 
+pytestmark = pytest.mark.training
+
 Printed = pytest.CaptureFixture[str]
 LINES = (
     "/keep",

@@ -18,7 +18,7 @@ from tests.builders.exports import AdapterCase, make_case
 from tests.builders.fake_hub_uploads import TOKEN, Received, upload_hub
 from tests.builders.fake_runs import FINISHED
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 ID = "made"
 UPLOAD = Upload("me/model")
 

@@ -27,6 +27,8 @@ from core.models import ModelShape, gpus
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 
+pytestmark = pytest.mark.training
+
 MAX_ERROR = 0.02
 MIN_CASES = 60
 CONFIG: Mapping[str, Any] = {"model_type": "llama", **SIZES}
