@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,19 @@ def test_the_panel_asks_the_result_unless_a_checkpoint_is_chosen(
         panel.on_check(run.id, ["mine"], value)
         _until(lambda: panel.on_check_tick(run.id), lambda shown: shown["check_status"] == "")
         assert (run.folder / "checks" / kept).is_file()
+
+
+def test_a_run_that_ends_while_it_is_watched_can_be_checked(handlers: Handlers, run: Run) -> None:
+    panel = handlers.checks
+    training = replace(run, state="running")
+    shown = panel.show_panel(training, is_new=True)
+    assert shown["check_panel"]["visible"] is False
+    assert "mine" in shown["suites_chosen"]["choices"]
+    assert shown["check_what"]["value"] == "result"
+    ended = panel.show_panel(run, is_new=False)
+    assert ended["check_panel"]["visible"] is True
+    assert ended["check_what"]["choices"] == [("The result", "result")]
+    assert "suites_chosen" not in ended  # what was ticked stays
 
 
 def test_the_panel_makes_a_suite_of_three_answers(handlers: Handlers, run: Run) -> None:

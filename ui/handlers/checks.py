@@ -20,6 +20,7 @@ from ui.render import run as panel
 THE_RESULT = "result"
 """Stands for the result of a run where the step of a checkpoint may be chosen. A browser sends
 texts."""
+RESULT_CHOICE = ("The result", THE_RESULT)
 MAX_DIGITS = 9
 
 
@@ -107,20 +108,32 @@ class CheckHandlers:
         return self._keep(run, checking.suite_of_held_out_rows(run))
 
     def show_panel(self, run: Run | None, *, is_new: bool) -> Updates:
-        """Show the panel beside a run that has a result, and hide it for others."""
-        choices = _what_answers(run) if run and not run.is_active else []
-        if run is None or not choices:
-            return {"check_panel": gr.update(visible=False), "check_timer": gr.update(active=False)}
-        updates = {"check_panel": gr.update(visible=True), **self._show(run)}
+        """Show the panel beside a run that has a result, and hide it for others.
+
+        A run that was not shown before starts with the usual suites, one that still trains too: it
+        is not new any more when it ends.
+        """
+        hidden: Updates = {
+            "check_panel": gr.update(visible=False),
+            "check_timer": gr.update(active=False),
+        }
+        if run is None:
+            return hidden
+        updates: Updates = {}
         if is_new:
-            names = checking.suites_of(run)
+            names = list(checking.suites_of(run))
             usual = [suite.name for suite in checking.find_suites(run, ())]
-            updates["suites_chosen"] = gr.update(choices=list(names), value=usual)
+            updates["suites_chosen"] = gr.update(choices=names, value=usual)
             updates["identity_status"] = ""
-            has_others = len(choices) > 1
-            value = choices[0][1]
-            updates["check_what"] = gr.update(choices=choices, value=value, visible=has_others)
-        return updates
+        choices = [] if run.is_active else _what_answers(run)
+        if not choices:
+            updates["check_what"] = gr.update(choices=[RESULT_CHOICE], value=THE_RESULT)
+            return {**updates, **hidden}
+        what = gr.update(choices=choices, visible=len(choices) > 1)
+        if is_new or RESULT_CHOICE not in choices:
+            what["value"] = choices[0][1]
+        updates["check_what"] = what
+        return {**updates, "check_panel": gr.update(visible=True), **self._show(run)}
 
     def _keep(self, run: Run, suite: Suite) -> Updates:
         checking.keep_suite(run, suite)
@@ -155,6 +168,6 @@ def _what_answers(run: Run) -> list[tuple[str, str]]:
     """Return (label, value) of what can be checked of a run: its result, and steps."""
     choices = []
     if (run.folder / checking.RESULT).is_dir():
-        choices.append(("The result", THE_RESULT))
+        choices.append(RESULT_CHOICE)
     choices += [(f"The checkpoint of step {step:,}", str(step)) for step in checking.steps_of(run)]
     return choices
