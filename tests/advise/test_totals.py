@@ -72,7 +72,8 @@ def test_a_verdict_names_the_total_and_what_is_too_much(
 ) -> None:
     found = memory_of(job, shape, gpu, past)
     sentence = verdict_sentence(found)
-    named = float(re.findall(r"([\d.]+) of", sentence)[0])
+    number, unit = re.findall(r"([\d.]+)( MiB)?(?: GiB)? of", sentence)[0]
+    named = float(number) / (1024 if unit else 1)
     assert abs(named - found.total_bytes / GIB) < 0.051
     has_room = found.resident_bytes <= found.capacity_bytes
     assert has_room == ("too much" not in sentence)
