@@ -75,7 +75,14 @@ def test_the_harness_asks_before_and_after(home: Home, tmp_path: Path) -> None:
     program.write_text(HARNESS)
     command = (sys.executable, str(program))
     scores = lm_evaluation.evaluate(read(home, "trained"), None, ["capabilities"], command)
-    assert scores == (lm_evaluation.LmScore("tailor_capabilities", "passed", 1.0, 0.5),)
+    assert scores == ((lm_evaluation.LmScore("tailor_capabilities", "passed", 1.0, 0.5),), 0)
+
+
+def test_a_path_with_a_comma_is_no_further_argument(home: Home, tmp_path: Path) -> None:
+    model = str(tmp_path / "model,trust_remote_code=True")
+    (bare_run(home, "trained", model=model) / "output").mkdir()
+    with pytest.raises(SpecError, match="cannot be named to the harness; move it"):
+        lm_evaluation.evaluate(read(home, "trained"), None, ["capabilities"], ("false",))
 
 
 def test_a_harness_that_fails_is_one_sentence(home: Home, tmp_path: Path) -> None:

@@ -126,8 +126,8 @@ def test_a_parquet_file_is_imported(tmp_path: Path) -> None:
     assert imported.rows == 1
     assert imported.actions == (
         "1 Parquet table became JSON lines.",
-        "1 number that is NaN became null.",
-        "The bytes of 1 value that is no text were left out.",
+        "NaN became null in 1 place.",
+        "Bytes that are no text were left out: 1 value.",
     )
     assert imported.sha256 == sha256_of(imported.path)
 

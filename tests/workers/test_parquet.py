@@ -65,6 +65,10 @@ PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         (pa.array([b"\xff\xfe"]), {"num_bytes": 2}),
         (pa.array([{"bytes": b"\x89PNG", "path": "a.png"}], PICTURE), {"path": "a.png"}),
         (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int32())), {"k": 1}),
+        (
+            pa.array([[("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int32())),
+            [["k", 1], ["k", 2]],
+        ),
         (pa.array([[(2, b"v")]], pa.map_(pa.int32(), pa.binary())), [[2, "v"]]),
         (pa.array([[{"at": date(2026, 1, 2)}]]), [{"at": "2026-01-02"}]),
         (pa.array([[1.0, float("nan")]]), [1.0, None]),

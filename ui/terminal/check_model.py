@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn
 
 from core.checks import SuiteResult, lm_tasks, read_thresholds, sentences
+from core.dataset import counted
 from core.job import ChildError, Problem, SpecError
 from core.runs import Home, Run
 from core.runs.results import checking, lm_evaluation
@@ -88,16 +89,21 @@ def _write_tasks(suites: Sequence[Suite], folder: Path) -> int:
     command = f"lm_eval --model hf --model_args pretrained=MODEL --tasks {names}"
     out.print(f"Wrote {folder}. Ask them with:", soft_wrap=True)
     out.print(f"{command} --include_path {folder} --apply_chat_template", soft_wrap=True)
-    if left_out:
-        out.print(f"{left_out:,} tests with tools or several messages are left out.")
+    _say_left_out(left_out)
     return 0
+
+
+def _say_left_out(left_out: int) -> None:
+    if left_out:
+        say(f"{counted(left_out, 'test')} with tools or several messages left out.")
 
 
 def _ask_harness(run: Run, checkpoint: int | None, tasks: str, *, as_json: bool) -> int:
     """Print the scores of lm-evaluation-harness before and after a training."""
     lm_evaluation.require_installed()
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    scores = lm_evaluation.evaluate(run, checkpoint, names)
+    scores, left_out = lm_evaluation.evaluate(run, checkpoint, names)
+    _say_left_out(left_out)
     if as_json:
         print_json({"run": run.id, "lm_eval": [asdict(each) for each in scores]})
         return 0

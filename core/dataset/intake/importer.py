@@ -148,10 +148,10 @@ class _Import:
         found = self._ask("fetch", {"do": "tables", **request}, "converting")
         actions = [f"{counted(number, 'Parquet table')} became JSON lines."]
         if found["num_nan"]:
-            actions.append(f"{counted(found['num_nan'], 'number')} that is NaN became null.")
+            actions.append(f"NaN became null in {counted(found['num_nan'], 'place')}.")
         if found["num_bytes"]:
             lost = counted(found["num_bytes"], "value")
-            actions.append(f"The bytes of {lost} that is no text were left out.")
+            actions.append(f"Bytes that are no text were left out: {lost}.")
         return target, found["rows"], tuple(actions)
 
     def _ask(

@@ -51,18 +51,20 @@ def evaluate(
     checkpoint: int | None,
     tasks: Sequence[str],
     program: Sequence[str] = PROGRAM,
-) -> tuple[LmScore, ...]:
-    """Return the scores of tasks, by their names: those of suites of the run, or of the harness.
+) -> tuple[tuple[LmScore, ...], int]:
+    """Return (the scores of tasks, the tests of suites that no task can hold).
 
-    Raises SpecError if the program fails, or if a run or a task uses the device, and OSError.
+    A task is named as a suite of the run, or as a task of the harness. Raises SpecError if the
+    program fails, or if a run or a task uses the device, and OSError.
     """
     weights = checking.weights_of(run, checkpoint)
     own = [name for name in tasks if name in checking.suites_of(run)]
     with tempfile.TemporaryDirectory(prefix="tailor-lm-eval-") as place:
         folder = Path(place)
         written: Mapping[str, tuple[str, ...]] = {}
+        left_out = 0
         if own:
-            written, _left_out = lm_tasks.named_tasks(checking.find_suites(run, own), folder)
+            written, left_out = lm_tasks.named_tasks(checking.find_suites(run, own), folder)
         asked: list[str] = []
         for name in tasks:
             asked += written.get(name, (name,))
@@ -73,7 +75,7 @@ def evaluate(
                 command += ["--tasks", ",".join(asked), "--include_path", str(folder)]
                 command += ["--output_path", str(folder / side), "--apply_chat_template"]
                 found.append(_results(folder / side, *_run(command, folder, held)))
-    return _scores(*found)
+    return _scores(*found), left_out
 
 
 def _run(command: Sequence[str], folder: Path, held: Reservation) -> tuple[str, int]:
@@ -97,8 +99,15 @@ def _run(command: Sequence[str], folder: Path, held: Reservation) -> tuple[str, 
 
 
 def _sides(run: Run, weights: Path) -> Mapping[str, str]:
-    """Return the arguments of the model before and after the training."""
+    """Return the arguments of the model before and after the training.
+
+    Raises SpecError for a path with a comma, behind which the harness would read another argument.
+    """
     job = run.job
+    for path in (job.model, str(weights)):
+        if "," in path:
+            fix = "move it to a folder without commas in its path"
+            raise SpecError(Problem("--lm-eval", f"{path} cannot be named to the harness", fix))
     base = [f"pretrained={job.model}"]
     if not Path(job.model).is_dir():
         base.append(f"revision={job.revision}")

@@ -71,12 +71,13 @@ class JsonValues:
         return [self.converted(each, type.value_type) for each in value]
 
     def from_map(self, value: Any, type: pa.DataType) -> Any:
-        """Return a map as an object, or as pairs if its keys are no texts."""
+        """Return a map as an object, or as pairs if its keys are no texts or one stands twice."""
         pairs = [
             (self.converted(key, type.key_type), self.converted(each, type.item_type))
             for key, each in (value.items() if isinstance(value, dict) else value)
         ]
-        if all(isinstance(key, str) for key, _each in pairs):
+        keys = [key for key, _each in pairs]
+        if all(isinstance(key, str) for key in keys) and len(set(keys)) == len(keys):
             return dict(pairs)
         return [list(pair) for pair in pairs]
 
