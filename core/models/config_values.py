@@ -11,6 +11,8 @@ from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
+from core.models.shapes import shown_value
+
 ACTIVATIONS = frozenset(
     [
         "gelu",
@@ -342,4 +344,4 @@ def _in_words(annotation: ast.expr) -> str:
 
 
 def _wrong(key: str, value: object, wanted: str) -> str:
-    return f"{key} is {repr(value)[:60]}; it must be {wanted}"
+    return f"{key} is {shown_value(value)}; it must be {wanted}"

@@ -62,7 +62,7 @@ BREAKS: dict[Callable[[Path], None], str] = {
     resized: "of another size",
     of_gptq: "GPTQ",
     of_aqlm: "AQLM",
-    spiral_positions: "the rope_type of rope_scaling is 'spiral'",
+    spiral_positions: 'the rope_type of rope_scaling is "spiral"',
     pointer: "is a Git LFS pointer",
     with_vision: "is a model with vision",
     unknown_type: "has no language model",

@@ -1,10 +1,17 @@
 """Config: values of a config.json, with one clear error for each that is missing or wrong."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 MAX_SIZE = 100_000_000
 """Larger than any size in a config.json; more comes from a broken file."""
+MAX_SHOWN = 60
+
+
+def shown_value(value: object) -> str:
+    """Return a value of a config.json as it stands there: true, null, "silu"; at most its start."""
+    return json.dumps(value, ensure_ascii=False)[:MAX_SHOWN]
 
 
 @dataclass(frozen=True)
@@ -74,4 +81,4 @@ class Config:
         value = self.get(key)
         if value is None:
             return ValueError(f"config.json: {key} is missing; it must be {wanted}")
-        return ValueError(f"config.json: {key} is {repr(value)[:60]}; it must be {wanted}")
+        return ValueError(f"config.json: {key} is {shown_value(value)}; it must be {wanted}")
