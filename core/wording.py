@@ -14,6 +14,7 @@ from core.runs import Run
 from core.runs.past_runs import compared_peaks, prediction_errors
 from core.speed import Speed
 from core.training.contract.job import CHECK_PREFIX
+from core.training.contract.stages import STAGES
 from core.training.contract.status import Phase, State
 
 GIB, MIB = 2**30, 2**20
@@ -259,6 +260,18 @@ def best_sentence(run: Run) -> str:
     if curve and curve.steps[0] == 0 and best.metric.startswith(CHECK_PREFIX):
         sentence += f" ({curve.values[0]:.3g} % before the training)"
     return f"{sentence}."
+
+
+def loss_note(stage_id: str) -> str:
+    """Return what to know of a stage's loss before it is compared; "" if nothing."""
+    stage = STAGES[stage_id]
+    if not stage.compares_neighbours:
+        return ""
+    return (
+        f"The training loss of {stage.title} depends on how many rows a batch holds: compare it "
+        "only with runs of the same batch. Its evaluation loss always compares "
+        f"{stage.min_batch_size} rows."
+    )
 
 
 def evaluation_words(metric: str, value: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails, PydanticKnownError
 
+from core.job.best_checkpoint import evaluates
 from core.job.errors import Problem, SpecError
 from core.job.fields import JobFields
 from core.job.rules import refusals
@@ -77,6 +78,14 @@ class JobSpec(JobFields):
     def from_json(cls, text: str) -> Self:
         """Build a job from the text of a job file. Raises SpecError."""
         return cls.parse(cls.fields_of(text))
+
+    @property
+    def evaluation_rows(self) -> int:
+        """Rows that an evaluation takes at once; those of a micro-batch if there is none."""
+        batch_size = self.per_device_train_batch_size
+        if not evaluates(self):
+            return batch_size
+        return STAGES[self.stage].evaluation_rows(batch_size, self.num_generations)
 
     @staticmethod
     def fields_of(text: str, name: str = "") -> dict[str, object]:

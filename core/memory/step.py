@@ -4,7 +4,7 @@ Contains no formulas for operations; those are in ops/.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Literal, get_args
@@ -140,11 +140,13 @@ class Simulation:
         graph.clear_gradients()
 
     def evaluate(self) -> None:
-        """Run the loss on a batch of the same size without a graph."""
+        """Run the loss on a batch of an evaluation without a graph."""
         self.memory.enter("eval")
         buffers = self.memory.allocate(self._gathered.forward_bytes, 1, "temporary")
-        forward_without_grad(self.program, self.graph)
-        self._run_no_grad_forwards("before", "after", "generation")
+        programs = [self.program, *(each.program for each in self.program.no_grad_forwards)]
+        for program in programs:
+            batch_size = program.evaluation_batch_size or program.batch_size
+            forward_without_grad(replace(program, batch_size=batch_size), self.graph)
         self.memory.release(buffers)
         if self.program.checks:
             generate(self.program, self.program.checks, self.kinds, self.graph)

@@ -113,6 +113,7 @@ class TraceRequest:
                 "compute_capability": list(self.gpu.compute_capability),
                 "supports_bf16": self.gpu.supports_bf16,
             },
+            "evaluation_rows": self.job.evaluation_rows,
         }
 
     @property

@@ -62,6 +62,14 @@ def test_the_best_settings_are_a_job_file(home: Home) -> None:
     assert json.loads(written.best.read_text()) == {"method": "full"}
 
 
+@pytest.mark.parametrize("stage", ["kto", "dpo"])
+def test_a_loss_that_depends_on_the_batch_is_named(home: Home, stage: str) -> None:
+    bare_run(home, "first", stage=stage)
+    bare_run(home, "second", stage=stage)
+    said = findings(summary_of_runs([read(home, "first"), read(home, "second")]))
+    assert any("depends on how many rows" in each for each in said) is (stage == "kto")
+
+
 def test_one_seed_claims_no_difference(home: Home) -> None:
     summary = summary_of(home, comparison_of(home, {"full": (1.0,), "lora": (2.0,)}))
     assert any("With one seed" in said for said in findings(summary))

@@ -120,6 +120,25 @@ def test_kto_runs_twice_without_a_graph() -> None:
     assert [each.when for each in program.no_grad_forwards] == ["before", "after"]
 
 
+@pytest.mark.parametrize("rows", [4, 16])
+def test_an_evaluation_of_kto_takes_the_memory_of_two_rows(rows: int) -> None:
+    few = predict("kto", per_device_train_batch_size=2).phases["eval"]
+    assert predict("kto", per_device_train_batch_size=rows).phases["eval"] == few
+
+
+ONE_ROW = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
+
+
+@pytest.mark.parametrize("stage", ["grpo", "rloo"])
+def test_an_evaluation_takes_all_answers_to_a_prompt(stage: str) -> None:
+    without = predict(stage, eval_fraction=0.0, **ONE_ROW).phases["eval"]
+    evaluated = predict(stage, eval_fraction=0.1, num_generations=8, **ONE_ROW).phases["eval"]
+    assert evaluated > without
+    assert (
+        predict(stage, eval_fraction=0.1, num_generations=4, **ONE_ROW).phases["eval"] < evaluated
+    )
+
+
 def test_kto_trains_on_its_own_rows_only() -> None:
     assert program_of(job("kto"), LLAMA, GPU).batch_size == 2
 

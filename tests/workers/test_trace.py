@@ -282,7 +282,7 @@ def test_the_child_reads_no_field_that_it_does_not_get(
     monkeypatch.setattr(RecordingJob, "names_read", set())
     lengths = {"max_length": 64, "max_completion_length": 16}
     job = RecordingJob(model="", dataset="", stage=stage, method=method, **lengths)
-    trace(job, TINY_CONFIG, Card((8, 9), supports_bf16=True), lambda share: None)
+    trace(job, TINY_CONFIG, Card((8, 9), supports_bf16=True), 1, lambda share: None)
     assert RecordingJob.names_read - set(FIELDS) == set()
     assert RecordingJob.names_read
 
@@ -301,6 +301,29 @@ def test_the_estimate_agrees_with_the_trace(case: Case, answers: Answers) -> Non
     assert isinstance(answer, TraceResult), str(answer)
     error = agreement(case, answer).error
     assert abs(error) <= MAX_ERROR, f"estimated {error:+.2%}"
+
+
+OTHER_EVALUATIONS: Mapping[str, Mapping[str, object]] = {
+    "kto": {"per_device_train_batch_size": 8},
+    "grpo": {
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 8,
+        "num_generations": 8,
+        "max_completion_length": 64,
+        "eval_fraction": 0.1,
+    },
+}
+"""Stage -> a job whose evaluations take another number of rows at once than its training."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", OTHER_EVALUATIONS)
+def test_an_evaluation_of_other_rows_agrees_with_the_trace(stage: str) -> None:
+    job = make_job(stage=stage, method="lora", **OTHER_EVALUATIONS[stage])
+    (traced,) = trace_all([TraceRequest(job, CONFIG, gpus()[GPU])])
+    assert isinstance(traced, TraceResult), str(traced)
+    phases = estimate(job, ModelShape.from_config(CONFIG), gpus()[GPU]).phases
+    assert phases["eval"] == pytest.approx(traced.phases["eval"], rel=MAX_ERROR)
 
 
 @pytest.mark.parametrize("method", ["lora"])

@@ -15,6 +15,7 @@ from core.wording import (
     best_sentence,
     duration,
     evaluation_words,
+    loss_note,
     memory,
     memory_rows,
     seconds_left,
@@ -99,7 +100,9 @@ def _advice(advice: Sequence[Advice]) -> str:
 def tiles(run: Run) -> str:
     """Return four numbers: loss, speed, peak memory, and time with its cost."""
     cells = _loss_tile(run) + _speed_tile(run) + _memory_tile(run) + _time_tile(run)
-    return f'<div class="tiles">{cells}</div>'
+    note = loss_note(run.job.stage)
+    said = f'<p class="facts">{escape(note)}</p>' if note else ""
+    return f'<div class="tiles">{cells}</div>{said}'
 
 
 def _tile(name: str, value: str, more: str) -> str:

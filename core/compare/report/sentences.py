@@ -7,7 +7,7 @@ from core.checks.statistics import wilson_interval
 from core.compare.report.chance import Contrast, contrasts, difference_of_shares
 from core.compare.report.summary import Group, Summary
 from core.resolve import reference_of
-from core.wording import memory, rough_duration
+from core.wording import loss_note, memory, rough_duration
 
 FEW_CHECKS = 100
 """With fewer questions an interval is at least 10 points wide on each side of one half."""
@@ -23,6 +23,7 @@ def findings(summary: Summary) -> list[str]:
     return [
         _outcome(summary),
         *_losses(summary),
+        *_loss_notes(summary),
         *_memory(summary),
         *_speed(summary),
         *_checks(summary),
@@ -64,6 +65,11 @@ def _losses(summary: Summary) -> Iterator[str]:
         yield f"Lowest {title}: {best.label} with {spread.mean:.3f}; too few seeds are in common."
         return
     yield from (_contrast(each, title) for each in found)
+
+
+def _loss_notes(summary: Summary) -> Iterator[str]:
+    stages = dict.fromkeys(each.run.job.stage for each in summary.runs if each.run)
+    yield from filter(None, map(loss_note, stages))
 
 
 def _contrast(each: Contrast, title: str) -> str:

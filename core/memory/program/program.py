@@ -102,6 +102,8 @@ class Program:
     sequence_length: int
     """Tokens of each sequence, padding included."""
     optimizer: OptimizerMemory
+    evaluation_batch_size: int | None = None
+    """Sequences of a batch of an evaluation. None: as many as of a micro-batch."""
     weight_itemsize: int = 2
     """Of the base as loaded, quantized layers excepted."""
     lora: Lora | None = None

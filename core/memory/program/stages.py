@@ -29,6 +29,8 @@ def with_stage(program: Program, job: JobSpec) -> Program:
         head = "smoothed"
     else:
         head = stage.head
+    if job.evaluation_rows != job.per_device_train_batch_size:
+        program = replace(program, evaluation_batch_size=job.evaluation_rows * sequences)
     program = replace(program, head=head, batch_size=program.batch_size * sequences)
     if stage.generates:
         program = _with_generation(program, job)

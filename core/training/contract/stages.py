@@ -72,6 +72,18 @@ class Stage:
     is_trainable: bool = True
     """False: estimated only."""
 
+    def evaluation_rows(self, batch_size: int, num_generations: int) -> int:
+        """Return per_device_eval_batch_size of a job with this train batch.
+
+        A stage that generates takes all answers to one prompt. One that compares the rows of a
+        batch takes always as many, because its loss depends on how many they are.
+        """
+        if self.generates and self.is_trainable:
+            return num_generations
+        if self.compares_neighbours:
+            return self.min_batch_size
+        return batch_size
+
 
 SFT_TERM = "sft"
 """TRL's name of the second term of DPO's loss sigmoid+sft: cross-entropy on the chosen answers."""

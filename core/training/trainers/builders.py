@@ -132,13 +132,9 @@ def dpo(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
 
 
 def kto(job: Job, loaded: LoadedModel, rows: Rows) -> TrainerPlan:
-    """Kahneman-Tversky optimization. Rows are compared with others of their batch.
-
-    An evaluation compares few rows at once, always as many: its loss depends on how many they are.
-    """
+    """Kahneman-Tversky optimization. Rows are compared with others of their batch."""
     settings = {
         **_dropout_setting(job),
-        "per_device_eval_batch_size": STAGES[job.stage].min_batch_size,
         "precompute_ref_log_probs": job.precompute_ref_log_probs,
         "train_sampling_strategy": "sequential",
     }
@@ -274,7 +270,9 @@ def _shared_settings(
         "warmup_steps": job.warmup_steps or min(float(job.warmup_ratio), 0.999999),
         "neftune_noise_alpha": job.neftune_noise_alpha or None,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "per_device_eval_batch_size": job.per_device_train_batch_size,
+        "per_device_eval_batch_size": STAGES[job.stage].evaluation_rows(
+            job.per_device_train_batch_size, job.num_generations
+        ),
         "prediction_loss_only": True,  # keep no logits of an evaluation
         "eval_steps": job.eval_steps or 0.1,  # a float is a share of the steps
         "save_steps": job.save_steps or 500,  # not used with epochs, but 0 is refused
@@ -370,10 +368,7 @@ def _text_pair_arguments(job: Job, loaded: LoadedModel, rows: Rows) -> dict[str,
 
 def online_settings(job: Job) -> dict[str, Any]:
     """Return the settings of the trainers that generate answers."""
-    settings: dict[str, Any] = {
-        "shuffle_dataset": job.shuffle,
-        "per_device_eval_batch_size": job.num_generations,  # all answers to one prompt
-    }
+    settings: dict[str, Any] = {"shuffle_dataset": job.shuffle}
     return settings
 
 

@@ -1,7 +1,8 @@
 """Find the memory of a training by tracing one step of it on tensors without data.
 
-Run `python -m core.workers.trace`: each request is {"job": ..., "config": ..., "card": ...} in
-JSON, see trace.py for the answer. Needs no GPU, downloads nothing and reads no weights.
+Run `python -m core.workers.trace`: each request is {"job": ..., "config": ..., "card": ...,
+"evaluation_rows": ...} in JSON, see trace.py for the answer. Needs no GPU, downloads nothing and
+reads no weights.
 """
 
 import logging
@@ -30,7 +31,7 @@ def _answer(request: Request, report: Reporter) -> dict[str, Any]:
     job = Job.from_json({"dataset": "", **request["job"]})
     card = request["card"]
     traced_card = Card(tuple(card["compute_capability"]), card["supports_bf16"])
-    return trace(job, request["config"], traced_card, report)
+    return trace(job, request["config"], traced_card, request["evaluation_rows"], report)
 
 
 def _explain(error: Exception, _request: Request) -> Problem:

@@ -165,11 +165,11 @@ LOSSES: Mapping[Loss, Callable[[Models, Job, Batch], Tensor]] = MappingProxyType
 )
 
 
-def longest_batch(job: Job) -> Batch:
-    """Return rows of max_length tokens; packed, they share one row."""
+def longest_batch(job: Job, num_rows: int) -> Batch:
+    """Return so many rows of max_length tokens; packed, they share one row."""
     stage = STAGES[job.stage]
     sequences = stage.sequences_per_row - stage.forward_only_sequences
-    rows = job.per_device_train_batch_size * sequences
+    rows = num_rows * sequences
     if stage.generates:
         answer_tokens = min(job.max_completion_length, job.max_length - 1)
         return Batch(rows, job.max_length, is_packed=False, answer_tokens=answer_tokens)

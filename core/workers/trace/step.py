@@ -23,7 +23,7 @@ from .allocation_log import AllocationLog
 from .cuda import Card, emulate_cuda
 from .generation import Prompts, generate
 from .kernels import TEMPORARY_BYTES
-from .loss import LOSSES, Models, longest_batch
+from .loss import LOSSES, Batch, Models, longest_batch
 from .model import assume_padding, dequantize_for_dora, materialize
 from .optimizers import Steppable, build_optimizer
 
@@ -34,13 +34,16 @@ MAX_MICRO_BATCHES = 2
 class TracedTraining:
     """Training in miniature, with a log of its memory."""
 
-    def __init__(self, model: Any, job: Job, card: Card, precision: ModelPrecision):
+    def __init__(
+        self, model: Any, job: Job, card: Card, precision: ModelPrecision, evaluation_rows: int
+    ):
         self.model = model
         self.job = job
         self.stage = STAGES[job.stage]
         self.card = card
         self.precision = precision
-        self.batch = longest_batch(job)
+        self.batch = longest_batch(job, job.per_device_train_batch_size)
+        self.evaluation_batch = longest_batch(job, evaluation_rows)
         self.log = AllocationLog({} if card.is_cpu else TEMPORARY_BYTES)
         self._optimizer: Steppable | None = None
         """Kept here, so that its states stay alive through the evaluation."""
@@ -91,7 +94,7 @@ class TracedTraining:
             self._generate()
         for _ in range(min(self.job.gradient_accumulation_steps, MAX_MICRO_BATCHES)):
             self._enter("forward")
-            loss = self._loss()
+            loss = self._loss(self.batch)
             self._enter("backward")
             _run_backward(loss)
             del loss
@@ -109,14 +112,14 @@ class TracedTraining:
             prompt_tokens = self.batch.tokens - self.batch.answer_tokens
             prompts = Prompts(num_rows, prompt_tokens, self.batch.answer_tokens)
             generate(self.model, prompts, self.log, "generation", do_sample=True)
-        self._score_answers(models)
+        self._score_answers(models, self.batch)
 
-    def _score_answers(self, models: Models) -> None:
+    def _score_answers(self, models: Models, batch: Batch) -> None:
         """Trace the log-probabilities of generated answers before they are trained on."""
         if self.stage.extra_pass == "generation":
-            models.log_probs_without_graph(self.batch)
+            models.log_probs_without_graph(batch)
         if self._needs_reference:
-            models.reference_log_probs(self.batch)
+            models.reference_log_probs(batch)
 
     @property
     def _needs_reference(self) -> bool:
@@ -125,14 +128,14 @@ class TracedTraining:
         return has_reference and not self.job.precompute_ref_log_probs
 
     def _evaluate(self) -> None:
-        """Trace a forward pass without a graph on a batch of the same size, then the largest batch
+        """Trace a forward pass without a graph on a batch of an evaluation, then the largest batch
         of tests, if the job checks the model."""
         self.log.enter("eval")
         self.model.eval()
         with torch.no_grad():
             if self.stage.generates:
-                self._score_answers(self._models())
-            self._loss()
+                self._score_answers(self._models(), self.evaluation_batch)
+            self._loss(self.evaluation_batch)
         if self.job.check_steps:
             prompts = Prompts(CHECK_BATCH_SIZE, self._check_prompt_tokens, CHECK_ANSWER_TOKENS)
             with self._models().autocast():
@@ -144,9 +147,9 @@ class TracedTraining:
         positions = self.model.config.get_text_config().max_position_embeddings
         return max(1, min(CHECK_PROMPT_TOKENS, positions - CHECK_ANSWER_TOKENS))
 
-    def _loss(self) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
         """Return the loss of the job's stage on one micro-batch."""
-        return LOSSES[self.stage.loss](self._models(), self.job, self.batch)
+        return LOSSES[self.stage.loss](self._models(), self.job, batch)
 
     def _models(self) -> Models:
         return Models(self.model, self._reference, self.precision.autocast)

@@ -16,9 +16,12 @@ from .model import empty_model, precision_on, prepare
 from .optimizers import paged_bytes
 from .step import TracedTraining
 
+OnProgress = Callable[[float], None]
+"""Function of the share that is done, from 0 to 1."""
+
 
 def trace(
-    job: Job, config: Mapping[str, Any], card: Card, on_progress: Callable[[float], None]
+    job: Job, config: Mapping[str, Any], card: Card, evaluation_rows: int, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Return the allocated peak of each phase of a job on a card, for a model of this config.json.
 
@@ -39,7 +42,7 @@ def trace(
 
     def trace_layers(indices: Sequence[int]) -> AllocationLog:
         depths.append(len(indices))
-        log = TracedTraining(model, job, card, precision).run(layers.keep(indices))
+        log = TracedTraining(model, job, card, precision, evaluation_rows).run(layers.keep(indices))
         on_progress(min(1.0, len(depths) / (1 + len(set(kinds)))))
         return log
 
