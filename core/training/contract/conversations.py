@@ -30,7 +30,7 @@ from .tool_calls import read_calls
 
 CONTENT_KEYS = ("content", "value", "parts", "text", "message")
 """Keys of a turn under which its text may stand, the likelier first."""
-CALL_ROLES = frozenset(("function_call", "tool_call"))
+CALL_ROLES = frozenset(("function_call", "function_calls", "tool_call", "tool_calls"))
 """Roles of ShareGPT turns whose text is a call of a tool."""
 # fmt: off
 MASK_KEYS = (
@@ -103,6 +103,8 @@ def read_conversation(value: Any, column: str) -> MessageReading:
     if _is_canonical(turns):
         found.messages = turns
         return found
+    if _are_roles_and_texts(turns):
+        turns = [{"role": role, "content": content} for role, content in turns]
     for index, turn in enumerate(turns):
         _read_turn(turn, f"{column}[{index}]", found)
     return found
@@ -148,6 +150,30 @@ def conversation_faults(
     if "tool" in roles or any("tool_calls" in message for message in messages):
         faults += call_order_faults(messages, conversation.place, part, offered)
     return faults
+
+
+def _are_roles_and_texts(turns: list[Any]) -> bool:
+    """Return whether all turns are lists of a role and a text, as LangChain writes them.
+
+    Lists of two texts are questions and answers otherwise.
+    """
+    for turn in turns:
+        if not isinstance(turn, list) or len(turn) != 2 or _role_of(turn[0]) is None:
+            return False
+    return bool(turns)
+
+
+def _role_of(written: Any) -> str | None:
+    """Return the role that a name in a file stands for; None if it is no name of a role."""
+    name = _role_name(written)
+    return "assistant" if name in CALL_ROLES else ROLE_NAMES.get(name)
+
+
+def _role_name(written: Any) -> str:
+    """Return the name of a role as the tables write it: `Tool-Call` is tool_call."""
+    if not isinstance(written, str):
+        return ""
+    return written.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def _is_canonical(turns: list[Any]) -> bool:
@@ -227,8 +253,7 @@ def _read_message(
     turn: Mapping[str, Any], role_key: str, place: str, found: MessageReading
 ) -> None:
     written = turn[role_key]
-    name = written.strip().lower() if isinstance(written, str) else ""
-    role = "assistant" if name in CALL_ROLES else ROLE_NAMES.get(name)
+    name, role = _role_name(written), _role_of(written)
     if role is None:
         fix = f"use {', '.join(ROLES)}"
         problem = f"{shown(written)} is not a role"

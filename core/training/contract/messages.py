@@ -34,7 +34,9 @@ ROLE_NAMES: Mapping[str, str] = MappingProxyType(
         "observation": "tool",
         "function": "tool",
         "function_response": "tool",
+        "function_result": "tool",
         "tool_response": "tool",
+        "tool_result": "tool",
         "ipython": "tool",
     }
 )

@@ -23,6 +23,7 @@ from .row_columns import (
     truth_of,
     wrong_kind,
 )
+from .row_names import SYSTEM, TOOLS
 from .stages import STAGES
 from .tool_calls import Tool, read_tools, tool_names
 
@@ -117,8 +118,9 @@ class RowParts:
 
     def _name_rest(self, value: Mapping[str, Any], name: str) -> None:
         for key in value:
-            if key not in ("messages", "tools") and value[key]:
-                self.leave_out(f"{name}.{key}")
+            is_read = key == "messages" or (key == "tools" and f"{name}.tools" == self._tools_place)
+            if not is_read and value[key]:
+                self.leave_out(f"{name}.{key}", matters=key in (*SYSTEM, *TOOLS))
 
     # Columns beside them
 
@@ -138,31 +140,23 @@ class RowParts:
         return found
 
     def system(self) -> str:
-        """Return the system text of a row; it may be written as the parts of a message."""
+        """Return the system text of a row; it may be written as the parts of a message.
+
+        A text that is JSON is such parts only if they are all read, else it is the text.
+        """
         value, name = self.beside("system")
         if value is None:
             return ""
-        if isinstance(value, list | dict):
-            text = self._system_of_parts(value, name)
-            if text is not None:
+        written = parse_text(value) if isinstance(value, str) else value
+        if isinstance(written, list | dict):
+            unread: Unread = {}
+            text = _system_of_parts(written, name, unread)
+            if text is not None and not (unread and isinstance(value, str)):
+                for place, matters in unread.items():
+                    self.leave_out(place, matters=matters)
                 return text
         self.faults += text_faults(value, name)
         return value if isinstance(value, str) else ""
-
-    def _system_of_parts(self, value: Any, name: str) -> str | None:
-        """Return a system text that is written as a message or as parts; None if it is neither."""
-        for key in ("parts", "content"):
-            if isinstance(value, dict) and isinstance(value.get(key), str | list):
-                for other in value:
-                    if other not in (key, "role") and holds_something(value[other]):
-                        self.leave_out(f"{name}.{other}")
-                value = value[key]
-        content = read_parts(value, name, self.unread)
-        if content is None or not content.texts:
-            return None
-        if content.calls or content.reasoning or content.results:
-            self.leave_out(f"{name}[]", matters=True)
-        return content.text
 
     def context(self) -> str:
         """Return what stands beside a question and belongs to it: its input and its context."""
@@ -208,10 +202,15 @@ class RowParts:
 
     def _read_tools(self) -> list[Tool]:
         value, name = self.beside("tools")
-        if value is None and "prompt" in self.names.columns:
-            prompt = self.row.get(self.names.columns["prompt"])
-            if isinstance(prompt, dict) and isinstance(prompt.get("messages"), list):
-                value, name = prompt.get("tools"), f"{self.names.columns['prompt']}.tools"
+        for column in self.names.columns.values():
+            inner = self.row.get(column)
+            if (
+                value is None
+                and isinstance(inner, dict)
+                and isinstance(inner.get("messages"), list)
+            ):
+                value, name = inner.get("tools"), f"{column}.tools"
+        self._tools_place = name
         if not value or value == "[]":
             return []
         tools, faults = read_tools(value, name)
@@ -261,6 +260,25 @@ class RowParts:
     def leave_out(self, field: str, *, matters: bool = False) -> None:
         """Name a column, or a place in one, that is not read."""
         self.unread[field] = self.unread.get(field, False) or matters
+
+
+def _system_of_parts(value: Any, name: str, unread: Unread) -> str | None:
+    """Return a system text that is written as a message or as parts; None if it is neither."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        is_message = value[0].get("role") in ("system", "developer")
+        value = value[0] if is_message else value
+    for key in ("parts", "content"):
+        if isinstance(value, dict) and isinstance(value.get(key), str | list | dict):
+            for other in value:
+                if other not in (key, "role") and holds_something(value[other]):
+                    unread[f"{name}.{other}"] = False
+            value = value[key]
+    content = read_parts(value, name, unread)
+    if content is None or not content.texts:
+        return None
+    if content.calls or content.reasoning or content.results:
+        unread[f"{name}[]"] = True
+    return content.text
 
 
 def said(role: str, content: str) -> list[Message]:
