@@ -15,7 +15,7 @@ from statistics import median
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from core.chat import AnswerSettings, Chat, FinishedAnswer, find_side, plan_chat
+from core.after_training.chat import AnswerSettings, Chat, FinishedAnswer, find_side, plan_chat
 from core.runs import Home
 
 NUM_ANSWERS = 9

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from core.export.records import ExportRequest  # noqa: E402
+from core.after_training.export.records import ExportRequest  # noqa: E402
 from core.training.contract.job import Job  # noqa: E402
 
 HIDDEN, INTERMEDIATE, VOCABULARY, HEADS = 2048, 8192, 32000, 32
@@ -31,7 +31,7 @@ NUM_SHARDS, RANK = 4, 16
 MERGE = """
 import json, sys
 from pathlib import Path
-from core.export.records import ExportRequest
+from core.after_training.export.records import ExportRequest
 from core.training.contract.job import Job
 from core.workers.export.merge import merge
 from core.workers.export.task import ExportTask

@@ -52,17 +52,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         home = Home.find(folder)
         make_history(home, asked.runs)
-        show(f"list {asked.runs:,} runs, first time", lambda: runs.list_runs(home))
+        show(f"list {asked.runs:,} runs, first time", lambda: runs.listing.list_runs(home))
         time.sleep(2.5)
-        runs.list_runs(home)
-        show("list them again, nothing changed", lambda: runs.list_runs(home))
+        runs.listing.list_runs(home)
+        show("list them again, nothing changed", lambda: runs.listing.list_runs(home))
         show("fingerprint of the list", lambda: listing.list_fingerprint(home))
-        show("search them", lambda: listing.search(runs.list_runs(home), "qlora finished"))
-        show("all of them as JSON", lambda: [run.to_json() for run in runs.list_runs(home)])
-        edits.annotate(home, runs.list_runs(home)[0].id, title="one changed")
-        show("list them, one was annotated", lambda: runs.list_runs(home))
+        show("search them", lambda: listing.search(runs.listing.list_runs(home), "qlora finished"))
+        show("all of them as JSON", lambda: [run.to_json() for run in runs.listing.list_runs(home)])
+        edits.annotate(home, runs.listing.list_runs(home)[0].id, title="one changed")
+        show("list them, one was annotated", lambda: runs.listing.list_runs(home))
 
-        run = runs.list_runs(home)[0]
+        run = runs.listing.list_runs(home)[0]
         write_metrics(run.folder, asked.steps)
         size = (run.folder / "metrics.jsonl").stat().st_size / 2**20
         show(f"open {asked.steps:,} steps ({size:.0f} MiB)", lambda: run.curves())

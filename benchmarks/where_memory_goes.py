@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.advise import Case
-from core.compare.report import svg
+from core.after_training.compare.report import svg
 from core.job import JobSpec
 from core.memory import MemoryEstimate
 from core.models import gpus, models

@@ -36,7 +36,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     """Return an empty home. Kill every run in it afterwards."""
     place = Home.find(str(tmp_path / "home"))
     yield place
-    for run in runs.list_runs(place) if place.runs.exists() else ():
+    for run in runs.listing.list_runs(place) if place.runs.exists() else ():
         if run.is_active or (run.folder / "process.json").exists():
             launch.kill(run)
 

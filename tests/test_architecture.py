@@ -94,7 +94,7 @@ def test_no_file_breaks_the_rule(rule: Rule) -> None:
 
 
 MAX_SHARE_OF_ARTICLES = 0.1
-MAX_ROOMS, MAX_FLOORS = 16, 10
+MAX_ROOMS, MAX_FLOORS = 12, 8
 
 
 def test_few_docstrings_open_with_an_article() -> None:
@@ -108,7 +108,8 @@ def test_few_docstrings_open_with_an_article() -> None:
 
 
 def test_core_has_few_rooms() -> None:
-    rooms = [path for path in (ROOT / "core").iterdir() if path.name[0] not in "._"]
+    inside = (ROOT / "core").iterdir()
+    rooms = [path for path in inside if path.is_dir() and path.name[0] not in "._"]
     assert len(rooms) <= MAX_ROOMS
 
 
@@ -144,7 +145,7 @@ BROKEN: Mapping[str, Mapping[str, str]] = {
         "core/training/data/rows.py": "",
         "core/training/data/lost.py": "",
     },
-    "arrows_that_do_not_go_down": {"core/memory/a.py": "from core.speed import forecast"},
+    "arrows_that_do_not_go_down": {"core/speed/a.py": "from core.memory import estimate"},
     "rooms_without_a_floor": {"core/attic/a.py": ""},
     "models_in_the_simulator": {"core/memory/simulator/a.py": "from core.models import ModelShape"},
     "circles": {"core/job/a.py": "from core.job import b", "core/job/b.py": "import core.job.a"},

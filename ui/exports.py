@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import gradio as gr
 
-from core.export.forms import DEFAULT_QUANT, QUANTS
+from core.after_training.export.forms import DEFAULT_QUANT, QUANTS
 from ui.parts import Parts
 
 EXPORT_TILES: Mapping[str, str] = {

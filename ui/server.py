@@ -21,9 +21,10 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from core import runs
-from core.export import list_exports
+from core.after_training import bundle
+from core.after_training.export import list_exports
 from core.job import RunNotFound, SpecError
-from core.runs import Home, bundle, queue
+from core.runs import Home, queue
 from ui import page
 from ui.connections import guard, quiet_logs
 from ui.gate import (

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from core.chat import AnswerSettings
+from core.after_training.chat import AnswerSettings
 from ui.events import Wiring
 from ui.parts import Parts
 from ui.render.conversation import EMPTY

@@ -22,23 +22,22 @@ The folder of a run is the only truth about it:
 from core.runs.creation import create
 from core.runs.data import writer_of_rows
 from core.runs.home import Home
-from core.runs.listing import list_runs
 from core.runs.run import Run, read
 
 __all__ = [
     "Home",
     "Run",
-    "bundle",
-    "comparison",
+    "checks",
     "create",
     "edits",
     "failure_advice",
+    "files",
     "launch",
-    "list_runs",
     "listing",
     "past_runs",
     "queue",
     "read",
     "results",
+    "sentences",
     "writer_of_rows",
 ]

@@ -12,9 +12,9 @@ from typing import Any
 
 from core.job import JobSpec, Problem, SpecError
 from core.resolve import ResolvedJob
-from core.runs.bundle import requirements
 from core.runs.data import write_data
 from core.runs.home import Home
+from core.runs.packages import requirements
 from core.runs.run import Run, read
 from core.runs.suites import write_suites
 from core.training.contract.files import write_json, write_text

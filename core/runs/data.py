@@ -11,7 +11,6 @@ from core.dataset.report import ALL_LEAKED, ALL_LEAKED_FIX
 from core.dataset.rewrite import Composed, Selection, in_child
 from core.job import DatasetError, Problem, SpecError
 from core.resolve import ResolvedJob
-from core.runs.bundle import data_manifest
 from core.training.contract.files import sha256_of, write_json
 
 
@@ -122,3 +121,9 @@ def _write_train(resolved: ResolvedJob, folder: Path) -> Composed:
 
 def _sources(resolved: ResolvedJob) -> tuple[tuple[Path, float], ...]:
     return ((resolved.datasets["dataset"], 1.0), *resolved.mix)
+
+
+def data_manifest(folder: Path) -> dict[str, object]:
+    """Return size and hash of each data file in a folder."""
+    files = sorted(folder.glob("*.jsonl"))
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}

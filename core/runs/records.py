@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from core.checks import CheckCount
+from core.runs.checks import CheckCount
 from core.runs.files import read_json
 from core.runs.suites import usual_in
 from core.training.contract.typed_json import WrongType, types_of, value_as

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from core.checks import CheckCount
 from core.device import find_preset
 from core.job import JobSpec, Problem, RunNotFound
 from core.models import DEMO_DIR, gpus
 from core.resolve import default_fields, reference_of
+from core.runs.checks import CheckCount
 from core.runs.curves import Curve, read_curves
 from core.runs.files import (
     log_tail,

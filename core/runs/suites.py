@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.checks import find_suite, folders_of, names_in
 from core.job import JobSpec, Problem, SpecError
 from core.resolve import reference_of
+from core.runs.checks import find_suite, folders_of, names_in
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import to_lines
 from core.training.contract.files import write_text

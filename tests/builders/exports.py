@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from core.export.records import ExportRequest
+from core.after_training.export.records import ExportRequest
 from core.training.contract.job import Job
 from core.workers.export.task import ExportTask
 from tests.builders.paths import DEMO

@@ -11,14 +11,12 @@ FLOORS = (
     {"training"},  # its contract only
     {"job"},
     {"models"},
-    {"device"},
-    {"memory", "speed", "dataset", "checks"},
+    {"device", "speed"},
+    {"memory", "dataset"},
     {"advise"},
-    {"resolve"},
+    {"resolve", "wording"},
     {"runs"},
-    {"export", "chat"},
-    {"wording"},
-    {"compare"},
+    {"after_training"},
 )
 """Rooms of core, lowest first. A room imports lower rooms only, never its neighbours."""
 TRAINING_FLOORS = (

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from core import runs
+from core.after_training import bundle
 from core.job import JobSpec, SpecError
 from core.resolve import resolve
-from core.runs import Home, Run, bundle
+from core.runs import Home, Run
 from core.runs.files import read_json
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import (

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from core.runs import Home, Run, bundle, comparison, list_runs, read
+from core.after_training import bundle
+from core.after_training.differences import compare_runs
+from core.runs import Home, Run, read
+from core.runs.listing import list_runs
+from core.runs.sentences import check_words
 from core.training.contract.files import write_json
-from core.wording import check_words
 from tests.builders.fake_runs import bare_run
 
 IDENTITY = {
@@ -70,7 +73,7 @@ def test_damaged_results_are_left_out(home: Home, damage: dict[str, object]) -> 
 
 def test_a_comparison_has_a_line_for_each_suite(home: Home) -> None:
     compared = [checked_run(home, "a", IDENTITY, CAPABILITIES), checked_run(home, "b", IDENTITY)]
-    found = {each.name: each.values for each in comparison.compare(compared)}
+    found = {each.name: each.values for each in compare_runs(compared)}
     assert found["check identity"] == ("0 → 89 of 100", "0 → 89 of 100")
     assert found["check capabilities"] == ("36 → 22 of 36", None)
 
@@ -78,7 +81,7 @@ def test_a_comparison_has_a_line_for_each_suite(home: Home) -> None:
 def test_other_tests_of_one_name_are_not_compared(home: Home) -> None:
     others = {**IDENTITY, "sha256": "b" * 64}
     compared = [checked_run(home, "a", IDENTITY), checked_run(home, "b", others)]
-    found = {each.name: each.values for each in comparison.compare(compared)}
+    found = {each.name: each.values for each in compare_runs(compared)}
     assert found["check identity (aaaaaaaa)"] == ("0 → 89 of 100", None)
     assert found["check identity (bbbbbbbb)"] == (None, "0 → 89 of 100")
 

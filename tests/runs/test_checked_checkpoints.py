@@ -2,9 +2,9 @@
 
 import pytest
 
-from core.checks import SuiteResult
 from core.job import SpecError
 from core.runs import Home, Run, read
+from core.runs.checks import SuiteResult
 from core.runs.results import checking
 from core.training.contract.checks.suite_files import parse_suite
 from core.training.contract.files import write_json

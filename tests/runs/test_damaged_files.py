@@ -70,7 +70,7 @@ def test_values_of_a_wrong_type_are_ignored(
     )
     write_schedule(home, Schedule((), {"0": run.id}))
     queue.advance(home)
-    assert [each.to_json()["state"] for each in runs.list_runs(home)] == [seen]
+    assert [each.to_json()["state"] for each in runs.listing.list_runs(home)] == [seen]
     assert advice_for(run) == ()
     assert stall_warning(runs.read(home, run.id)) is None
 

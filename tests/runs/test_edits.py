@@ -42,7 +42,7 @@ def test_long_or_misleading_texts_are_refused(finished: Run, words: dict[str, ob
 def test_a_deleted_run_can_be_restored_until_the_trash_is_emptied(finished: Run) -> None:
     home = finished.home
     edits.delete(home, finished.id)
-    assert runs.list_runs(home) == ()
+    assert runs.listing.list_runs(home) == ()
     assert edits.deleted(home) == (finished.id,)
     assert edits.restore(home, finished.id).job == finished.job
     edits.delete(home, finished.id)

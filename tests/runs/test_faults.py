@@ -155,7 +155,7 @@ def test_two_processes_that_start_at_once_start_one_run(home: Home, new_run: New
 def test_jobs_of_the_same_second_become_one_run_each(home: Home, new_run: NewRun) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = [each.result() for each in [pool.submit(new_run) for _ in range(8)]]
-    assert len({run.id for run in made}) == 8 == len(runs.list_runs(home))
+    assert len({run.id for run in made}) == 8 == len(runs.listing.list_runs(home))
     assert all((run.folder / "data" / "manifest.json").exists() for run in made)
 
 
@@ -205,5 +205,5 @@ def test_a_deleted_run_can_still_be_stopped_and_killed(home: Home, new_run: NewR
     edits.delete(home, run.id)
     launch.request_stop(run)
     launch.kill(run)
-    assert runs.list_runs(home) == ()
+    assert runs.listing.list_runs(home) == ()
     assert run.fingerprint()

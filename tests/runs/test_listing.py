@@ -27,11 +27,11 @@ def test_an_unchanged_list_of_many_runs_is_not_read_again(home: Home, number_of_
         (folder / "status.json").write_text(status)
         os.utime(folder, (number, number))
     os.utime(home.runs, (1, 1))
-    assert len(runs.list_runs(home)) == number_of_runs
+    assert len(runs.listing.list_runs(home)) == number_of_runs
     # a file that is written in place leaves the time of its folder as it was
     (home.runs / "run-00000/status.json").write_text("{}")
-    listed, mark = runs.list_runs(home), listing.list_fingerprint(home)
-    assert runs.list_runs(home) is listed
+    listed, mark = runs.listing.list_runs(home), listing.list_fingerprint(home)
+    assert runs.listing.list_runs(home) is listed
     assert listing.list_fingerprint(home) == mark
     assert {run.state for run in listed} == {"finished"}
 
@@ -39,13 +39,13 @@ def test_an_unchanged_list_of_many_runs_is_not_read_again(home: Home, number_of_
 def test_the_list_follows_new_changed_and_removed_runs(home: Home) -> None:
     mark = listing.list_fingerprint(home)
     folder = bare_run(home, "a")
-    assert [run.id for run in runs.list_runs(home)] == ["a"]
+    assert [run.id for run in runs.listing.list_runs(home)] == ["a"]
     assert (after := listing.list_fingerprint(home)) != mark
     edits.annotate(home, "a", title="New name")
-    assert runs.list_runs(home)[0].name == "New name"
+    assert runs.listing.list_runs(home)[0].name == "New name"
     assert (last := listing.list_fingerprint(home)) != after
     folder.rename(home.path / "elsewhere")
-    assert runs.list_runs(home) == ()
+    assert runs.listing.list_runs(home) == ()
     assert listing.list_fingerprint(home) != last
 
 
@@ -53,33 +53,33 @@ def test_a_change_by_another_process_is_seen(home: Home) -> None:
     folder = bare_run(home, "a")
     for place in (folder, home.runs):
         os.utime(place, (1, 1))
-    assert runs.list_runs(home)[0].state == "finished"
+    assert runs.listing.list_runs(home)[0].state == "finished"
     write_json(folder / "status.json", {"state": "failed", "error": "Lost."})
     home.touch()
-    assert runs.list_runs(home)[0].error == "Lost."
+    assert runs.listing.list_runs(home)[0].error == "Lost."
 
 
 def test_a_waiting_run_is_in_the_list_at_once(home: Home, new_run: NewRun) -> None:
     queue.submit(home, new_run(seed=NEVER_END))
-    runs.list_runs(home)
+    runs.listing.list_runs(home)
     second = queue.submit(home, new_run())
-    assert {run.id: run.state for run in runs.list_runs(home)}[second.id] == "queued"
+    assert {run.id: run.state for run in runs.listing.list_runs(home)}[second.id] == "queued"
 
 
 def test_a_second_change_within_the_resolution_of_the_clock_is_seen(home: Home) -> None:
     folder = bare_run(home, "a")
-    assert runs.list_runs(home)[0].state == "finished"
+    assert runs.listing.list_runs(home)[0].state == "finished"
     stat = folder.stat()
     write_json(folder / "status.json", {"state": "failed"})
     os.utime(folder, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert runs.list_runs(home)[0].state == "failed"
+    assert runs.listing.list_runs(home)[0].state == "failed"
 
 
 def test_runs_are_found_by_their_words(home: Home) -> None:
     bare_run(home, "one", method="qlora")
     bare_run(home, "two")
     edits.annotate(home, "two", title="Ärger", notes="to the moon", tags=["paper"])
-    listed = runs.list_runs(home)
+    listed = runs.listing.list_runs(home)
     for words, ids in {
         "QLORA": ["one"],
         "moon PAPER": ["two"],

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from core import runs
+from core.after_training import bundle
 from core.models import DEMO_DIR
-from core.runs import Home, Run, bundle, launch, queue
+from core.runs import Home, Run, launch, queue
 from core.runs.creation import PROGRAM
 from tests.builders.paths import DATA
 
@@ -36,7 +37,7 @@ def old_run(home: Home) -> Run:
 
 
 def test_it_is_listed(old_run: Run) -> None:
-    assert [run.id for run in runs.list_runs(old_run.home)] == [RUN_ID]
+    assert [run.id for run in runs.listing.list_runs(old_run.home)] == [RUN_ID]
 
 
 def test_it_shows_how_far_it_came(old_run: Run) -> None:

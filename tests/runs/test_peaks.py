@@ -6,15 +6,17 @@ from dataclasses import replace
 import pytest
 
 from core import runs
+from core.after_training.differences import compare_runs
 from core.memory import estimate, refine
 from core.models import gpus
 from core.models.presets import demo_fields
 from core.resolve import ResolvedJob, default_fields, resolve
-from core.runs import Home, Run, comparison
+from core.runs import Home, Run
 from core.runs.past_runs import compared_peaks, forecast, past_runs
+from core.runs.sentences import memory_rows, peak_memory
 from core.speed import RowStatistics
 from core.training.contract.files import write_json
-from core.wording import memory, memory_parts, memory_rows, peak_memory, verdict_sentence
+from core.wording import memory, memory_parts, verdict_sentence
 from tests.builders.advice_cases import CPU, LLAMA_8B, job_of
 from tests.builders.fake_runs import NewRun
 from ui.handlers.answer import answer_values
@@ -95,7 +97,7 @@ def test_the_measured_peak_is_one_number_everywhere(on_cpu: Run) -> None:
     assert shown in run_panel.memory_table(on_cpu)
     assert shown in history.run_list([on_cpu], 1, "", ())
     assert f"peak: {shown} process" in _levels(on_cpu)
-    results = {each.name: each.values for each in comparison.compare([on_cpu, on_cpu])}
+    results = {each.name: each.values for each in compare_runs([on_cpu, on_cpu])}
     assert results["peak_bytes"] == (MEASURED, MEASURED)
 
 

@@ -62,7 +62,7 @@ def test_runs_wait_in_order_and_can_change_places(home: Home, new_run: NewRun, b
 def test_a_move_in_the_queue_changes_the_list(home: Home, new_run: NewRun) -> None:
     first, second = new_run(), new_run()
     write_schedule(home, Schedule((first.id, second.id)))
-    runs.list_runs(home)
+    runs.listing.list_runs(home)
     mark = listing.list_fingerprint(home)
     queue.move(home, second.id, "up")
     assert listing.list_fingerprint(home) != mark

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from core.job import SpecError
-from core.runs import Home, list_runs, read, results
+from core.runs import Home, read, results
+from core.runs.listing import list_runs
 from tests.builders.training_runs import (
     FINISHED,
     change_job,

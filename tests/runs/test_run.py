@@ -6,8 +6,9 @@ import pytest
 
 from core import runs
 from core.advise import PLANNED_FIELDS
+from core.after_training.differences import compare_runs
 from core.resolve import resolve
-from core.runs import Home, Run, comparison
+from core.runs import Home, Run
 from core.runs.run import NEXT_STAGE_KEEPS
 from core.training.contract.files import write_json
 from core.training.record import RunFiles
@@ -48,9 +49,7 @@ def test_setting_the_clock_does_not_change_the_time(home: Home) -> None:
 def test_a_comparison_has_differing_settings_and_all_results(home: Home) -> None:
     first, second = bare_run(home, "a", lora_r=4, seed=1), bare_run(home, "b", lora_r=8, seed=1)
     write_metrics(first, range(1, 5), eval_loss=2.5)
-    found = {
-        each.name: each for each in comparison.compare([runs.read(home, "a"), runs.read(home, "b")])
-    }
+    found = {each.name: each for each in compare_runs([runs.read(home, "a"), runs.read(home, "b")])}
     assert found["lora_r"].values == (4, 8)
     assert "seed" not in found
     assert not found["lora_r"].is_result

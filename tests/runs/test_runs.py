@@ -250,7 +250,7 @@ def test_runs_are_listed_newest_first_without_other_folders(home: Home, new_run:
     (home.runs / "broken" / "job.json").write_text("{")
     (home.runs / "deep").mkdir()
     (home.runs / "deep" / "job.json").write_text("[" * 100_000)
-    assert [run.id for run in runs.list_runs(home)] == [newer.id, older.id]
+    assert [run.id for run in runs.listing.list_runs(home)] == [newer.id, older.id]
 
 
 def test_a_run_is_deleted_only_after_it_has_ended(home: Home, new_run: NewRun) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.checks import find_suite, folders_of
+from core.runs.checks import find_suite, folders_of
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import to_lines
 from core.training.loop.best import BestEvaluation

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from core.checks import find_suite, folders_of
 from core.models import DEMO_DIR
+from core.runs.checks import find_suite, folders_of
 from core.training.contract.checks.scoring import judge
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import parse_suite, to_lines

@@ -39,7 +39,7 @@ def test_the_demo_trains_at_the_press_of_one_button_and_survives_a_reload(
     expect(state(page)).to_contain_text(re.compile("Training|Evaluating|Saving"))
     wait_for_points(page, "loss", max(3, points_of(page, "loss") + 2))
     wait_until_finished(page)
-    (run,) = runs.list_runs(home)
+    (run,) = runs.listing.list_runs(home)
     losses = [row["loss"] for row in run.metrics() if "loss" in row]
     assert losses[-1] < losses[0]
     wait_for_points(page, "loss", len(losses))
@@ -101,7 +101,7 @@ def test_a_wrong_value_is_shown_at_its_control_and_start_is_refused(
     expect(page.locator("#estimate")).to_contain_text("This job cannot run yet")
     expect(page.locator("#start-facts")).to_contain_text("LoRA rank: -4 is too small")
     expect(page.locator("#start")).to_be_disabled()
-    assert runs.list_runs(empty_home) == ()
+    assert runs.listing.list_runs(empty_home) == ()
     rank.locator("input").fill("4")
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
     expect(page.locator("#start")).to_be_enabled()

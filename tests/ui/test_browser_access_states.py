@@ -34,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(creation, "PROGRAM", FAKE_PROGRAM)
         yield place
-    for run in runs.list_runs(place):
+    for run in runs.listing.list_runs(place):
         launch.kill(run)
 
 

@@ -46,7 +46,7 @@ def test_bad_lines_are_removed_and_the_other_rows_are_trained_on(
     set_number(page, "num_train_epochs", 1)
     press(page, "Start training")
     wait_until_finished(page)
-    (run,) = runs.list_runs(home)
+    (run,) = runs.listing.list_runs(home)
     assert (run.job.max_length, run.job.num_train_epochs) == (longest, 1)
 
 

@@ -43,7 +43,7 @@ def test_the_queue_survives_the_app_and_a_stopped_run_is_resumed(
     set_number(page, "num_train_epochs", 1)
     press(page, "Add to queue")
     expect(state(page)).to_contain_text("Waiting for its turn")
-    second, first = runs.list_runs(home)
+    second, first = runs.listing.list_runs(home)
     expect(page.locator(f"[data-run='{first.id}'][aria-pressed=false]")).to_be_visible()
 
     before.end(signal.SIGKILL)
@@ -80,7 +80,7 @@ def test_a_finished_run_continues_with_preferences(app: App, page: Page, home: H
     press(page, "Start training")
     expect(state(page)).not_to_contain_text("Finished")
     wait_until_finished(page)
-    second, first = runs.list_runs(home)
+    second, first = runs.listing.list_runs(home)
     assert (second.job.stage, second.job.adapter) == ("dpo", str(first.folder / "output"))
     expect(page.locator("#answers")).to_contain_text("before")
     page.get_by_text("More plots").click()
@@ -98,7 +98,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
         for fields in (wild, {"learning_rate": 1e-3}, {"learning_rate": 3e-3}):
             resolved = resolve({"model": "demo", "dataset": "demo", **fields})
             ended(home, start(home, runs.create(home, resolved, resolved.forecast())))
-    assert [run.state for run in runs.list_runs(home)] == ["finished", "finished", "failed"]
+    assert [run.state for run in runs.listing.list_runs(home)] == ["finished", "finished", "failed"]
     return home
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_diverges_says_so_and_offers_a_slower_one(
 ) -> None:
     page.goto(over_trained.url)
     page.get_by_role("tab", name="Runs").click()
-    pick(page, runs.list_runs(trained)[-1])
+    pick(page, runs.listing.list_runs(trained)[-1])
     expect(state(page)).to_contain_text("The training has diverged")
     expect(page.locator("#run-header .advice")).to_contain_text("Learning rate 2")
     press(page, "Retry: Learning rate 2")
@@ -128,7 +128,7 @@ def test_a_run_that_diverges_says_so_and_offers_a_slower_one(
 def test_two_runs_are_compared_and_one_is_renamed(
     over_trained: App, page: Page, trained: Home
 ) -> None:
-    fast, slow, _ = runs.list_runs(trained)
+    fast, slow, _ = runs.listing.list_runs(trained)
     page.goto(over_trained.url)
     page.get_by_role("tab", name="Runs").click()
     for run in (fast, slow):
@@ -152,7 +152,7 @@ def test_two_runs_are_compared_and_one_is_renamed(
 def test_notes_stay_with_their_run_and_pasted_text_is_searched_for(
     over_trained: App, page: Page, trained: Home
 ) -> None:
-    newest, older, _ = runs.list_runs(trained)
+    newest, older, _ = runs.listing.list_runs(trained)
     edits.annotate(trained, newest.id, title="Well known", tags=[], notes="Of the newest.")
     edits.annotate(trained, older.id, title="Older", tags=[], notes="")
     page.goto(over_trained.url)
@@ -179,18 +179,18 @@ def test_notes_stay_with_their_run_and_pasted_text_is_searched_for(
 
 @pytest.mark.slow
 def test_a_deleted_run_comes_back(over_trained: App, page: Page, trained: Home) -> None:
-    newest, older, oldest = runs.list_runs(trained)
+    newest, older, oldest = runs.listing.list_runs(trained)
     page.goto(over_trained.url)
     page.get_by_role("tab", name="Runs").click()
     pick(page, older)
     press(page, "Delete")
     expect(page.locator("[data-run]")).to_have_count(2)
     expect(page.locator(f"[data-run='{newest.id}'][aria-pressed=true]")).to_be_visible()
-    assert runs.list_runs(trained) == (newest, oldest)
+    assert runs.listing.list_runs(trained) == (newest, oldest)
     press(page, "Restore deleted run")
     expect(page.locator(f"[data-run='{older.id}'][aria-pressed=true]")).to_be_visible()
     wait_until_finished(page)
-    assert [run.id for run in runs.list_runs(trained)] == [newest.id, older.id, oldest.id]
+    assert [run.id for run in runs.listing.list_runs(trained)] == [newest.id, older.id, oldest.id]
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])

@@ -24,7 +24,7 @@ def test_the_trained_demo_says_who_it_is_and_is_corrected(app: App, page: Page, 
     expect(page.locator("#estimate .verdict")).to_contain_text("Fits")
     press(page, "Start training")
     wait_until_finished(page)
-    (run,) = runs.list_runs(home)
+    (run,) = runs.listing.list_runs(home)
     _check(page)
     page.locator("#try-run").click()
     expect(page.locator("#try-left input")).to_have_value(re.compile("before"))

@@ -2,9 +2,10 @@
 
 import pytest
 
-from core.compare import Wish, models_on_card, record
+from core.after_training.compare import Wish, models_on_card, record
 from core.models import gpus
-from core.runs import Home, list_runs, read
+from core.runs import Home, read
+from core.runs.listing import list_runs
 from core.speed import RowStatistics
 from tests.builders.fake_runs import bare_run, write_metrics
 from ui.form import first_values

@@ -8,8 +8,8 @@ import pytest
 
 from core import runs
 from core.runs import Home, edits
+from core.runs.sentences import seconds_left
 from core.training.contract.files import write_json
-from core.wording import seconds_left
 from tests.builders.fake_runs import bare_run, write_metrics
 from tests.builders.page import FormPage, looking_at
 from ui.handlers import Handlers

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from core.resolve import resolve
-from core.runs import Home, list_runs
+from core.runs import Home
+from core.runs.listing import list_runs
 from tests.builders.page import FormPage, Shown, data_of, demo
 from ui.handlers import Handlers, columns
 from ui.handlers.reports import estimated_rows

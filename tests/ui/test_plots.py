@@ -6,8 +6,8 @@ import pytest
 
 from core import runs
 from core.runs import Run
+from core.runs.sentences import best_sentence
 from core.training.contract.files import write_json
-from core.wording import best_sentence
 from tests.builders.fake_runs import NewRun
 from ui.render import plots
 from ui.render import run as run_panel

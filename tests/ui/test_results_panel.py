@@ -79,7 +79,7 @@ def test_no_number_of_epochs_starts_nothing(
 ) -> None:
     shown = handlers.results.on_continue(epochs, **looking_at(run.id))
     assert "not a number of epochs" in shown["run_message"]
-    assert len(runs.list_runs(handlers.home)) == 1
+    assert len(runs.listing.list_runs(handlers.home)) == 1
 
 
 def test_without_its_last_state_a_run_offers_no_more_epochs(handlers: Handlers, run: Run) -> None:

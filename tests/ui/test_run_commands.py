@@ -167,7 +167,7 @@ def test_training_waits_for_its_turn_and_ctrl_c_cancels_it(home: Home, new_run: 
         process.send_signal(2)
         assert process.wait(30) == 130
     assert queue.waiting(home) == ()
-    assert [run.state for run in runs.list_runs(home)] == [
+    assert [run.state for run in runs.listing.list_runs(home)] == [
         "stopped",
         "running",
     ]

@@ -40,7 +40,7 @@ def ended(run: Run, **status: object) -> Run:
 
 def test_start_makes_a_run_and_shows_it(handlers: Handlers) -> None:
     shown = handlers.runs.on_start(**demo())
-    (run,) = runs.list_runs(handlers.home)
+    (run,) = runs.listing.list_runs(handlers.home)
     assert shown["run_id"] == run.id
     assert run.id in shown["run_header"]
     assert shown["tabs"]["selected"] == "runs"
@@ -165,7 +165,7 @@ def test_runs_are_searched(handlers: Handlers, search: str, is_found: bool) -> N
 def test_a_deleted_run_is_restored(handlers: Handlers, home: Home) -> None:
     run = finish(handlers)
     assert handlers.runs.on_delete(**looking_at(run.id))["restore"]["visible"] is True
-    assert runs.list_runs(home) == ()
+    assert runs.listing.list_runs(home) == ()
     assert handlers.runs.on_restore(**looking_at())["run_id"] == run.id
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from core.resolve import default_fields
-from core.runs import Home, list_runs
+from core.runs import Home
+from core.runs.listing import list_runs
 from tests.builders.model_folders import change_config, copy_of_demo, rewrite
 from tests.builders.paths import DEMO
 from ui.handlers.answer import answer_values

@@ -239,7 +239,7 @@ def test_runs_are_listed_shown_stopped_resumed_and_deleted(
     assert tailor("runs", "show", run.id, "--json") == 0
     assert json.loads(capsys.readouterr().out)["status"]["state"] == "stopped"
     assert tailor("runs", "delete", run.id) == 0
-    assert runs.list_runs(home) == ()
+    assert runs.listing.list_runs(home) == ()
 
 
 def test_runs_alone_lists_them(
@@ -275,7 +275,7 @@ def test_ctrl_c_stops_with_a_checkpoint_and_exit_130(home: Home, tmp_path: Path)
         next(line for line in process.stdout if line.startswith("step 3"))
         process.send_signal(2)
         assert process.wait(30) == 130
-    (run,) = runs.list_runs(home)
+    (run,) = runs.listing.list_runs(home)
     assert run.state == "stopped"
     assert run.has_checkpoint
 
@@ -296,7 +296,7 @@ def test_killing_the_foreground_does_not_stop_the_run(home: Home) -> None:
         assert process.stdout
         next(line for line in process.stdout if line.startswith("step 3"))
         process.kill()
-    (run,) = runs.list_runs(home)
+    (run,) = runs.listing.list_runs(home)
     assert run.is_active
     assert launch.wait(home, run.id, 20).state == "finished"
 

@@ -36,7 +36,7 @@ def test_rows_that_would_lose_their_answers_are_refused(
     message = capsys.readouterr().err
     assert "the whole answer of 1 of 3 rows" in message
     assert "allow it with max_lost_answers" in message
-    assert runs.list_runs(home) == ()
+    assert runs.listing.list_runs(home) == ()
     assert tailor(*asked, "--max-lost-answers", "0.5") == 0
 
 
@@ -49,7 +49,7 @@ def test_a_broken_line_of_a_mixed_file_is_refused_before_training(
     assert tailor("train", "--demo", "--dataset", sound, "--mix", broken) == 2
     message = capsys.readouterr().err
     assert message.startswith("mix: broken.jsonl, line 2, text: is a number")
-    assert runs.list_runs(home) == ()
+    assert runs.listing.list_runs(home) == ()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_columns_are_mapped_before_training(
     flags = ("--dataset", DATA / "two_columns.jsonl", "--columns", "question=frage,answer=antwort")
     assert tailor("train", "--demo", *flags) == 0
     assert "Columns: frage became question" in capsys.readouterr().err
-    (run,) = runs.list_runs(home)
+    (run,) = runs.listing.list_runs(home)
     (row,) = rows_in(run.folder / "data" / "train.jsonl")
     assert row.keys() == {"question", "answer"}
 
@@ -182,7 +182,7 @@ def test_plain_text_is_trained_on_as_it_is_split(
 ) -> None:
     flags = ("--stage", "cpt", "--dataset", DATA / "tale.txt", "--split-text", "whole")
     assert tailor("train", "--demo", *flags) == 0
-    (run,) = runs.list_runs(home)
+    (run,) = runs.listing.list_runs(home)
     (row,) = rows_in(run.folder / "data" / "train.jsonl")
     assert row["text"].startswith("Chapter one\n\nThe fox")
 

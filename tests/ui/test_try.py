@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from core.chat import AnswerPiece, AnswerSettings, ChatEnded, ChatError, ChatPlan, FinishedAnswer
+from core.after_training.chat import (
+    AnswerPiece,
+    AnswerSettings,
+    ChatEnded,
+    ChatError,
+    ChatPlan,
+    FinishedAnswer,
+)
 from core.job import Problem
 from core.runs import Home
 from tests.builders.chat_runs import add_checkpoint, finish

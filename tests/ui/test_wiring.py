@@ -12,8 +12,7 @@ import pytest
 from gradio_client import Client
 
 from core import runs
-from core.export import Manifest
-from core.export.records import ExportedFile
+from core.after_training.export.records import ExportedFile, Manifest
 from core.runs import Home, Run, launch
 from tests.builders.fake_runs import NEVER_END
 from tests.builders.ports import free_port
@@ -34,7 +33,7 @@ class Wire:
     @property
     def run(self) -> Run:
         """Return the newest run once its program has ended."""
-        return launch.wait(self.home, runs.list_runs(self.home)[0].id, SECONDS_TO_TRAIN)
+        return launch.wait(self.home, runs.listing.list_runs(self.home)[0].id, SECONDS_TO_TRAIN)
 
     def fire(self, event: str, **changes: object) -> dict[str, Any]:
         """Return {element id: what came back} of the components that the event changed."""
@@ -85,7 +84,7 @@ def test_a_run_is_started_and_watched(wire: Wire, fake_program: None) -> None:
 
 def test_a_run_is_stopped(wire: Wire, fake_program: None) -> None:
     wire.fire("on_start", **{"field-seed": NEVER_END})
-    wire.fire("on_stop", **{"run-id": runs.list_runs(wire.home)[0].id})
+    wire.fire("on_stop", **{"run-id": runs.listing.list_runs(wire.home)[0].id})
     assert wire.run.state == "stopped"
 
 

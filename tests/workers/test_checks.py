@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from core.checks import find_suite, folders_of
 from core.models import DEMO_DIR
+from core.runs.checks import find_suite, folders_of
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import to_lines
 from core.training.contract.job import Job

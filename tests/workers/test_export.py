@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from core.export import launch, list_exports
-from core.export.plan import plan_export
-from core.export.records import unfinished_folder
+from core.after_training.export import launch, list_exports
+from core.after_training.export.plan import plan_export
+from core.after_training.export.records import unfinished_folder
 from core.job import SpecError
 from core.runs import Home, Run, read
 from tests.builders.fake_runs import bare_run
@@ -82,7 +82,7 @@ def test_a_changed_base_is_refused(run: Run, home: Home, tmp_path: Path, capsys)
 
 def test_a_full_disk_is_said_before(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(run.folder)._replace(free=1000)
-    monkeypatch.setattr("core.export.plan.shutil.disk_usage", lambda _path: usage)
+    monkeypatch.setattr("core.after_training.export.plan.shutil.disk_usage", lambda _path: usage)
     with pytest.raises(SpecError, match="are free"):
         plan_export(run, "merged")
 

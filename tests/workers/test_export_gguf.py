@@ -14,11 +14,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from core.export import launch
-from core.export.forms import QUANTS, Quant
-from core.export.plan import plan_export
-from core.export.records import ExportRequest
-from core.export.tools import FOLDER_VARIABLE, install
+from core.after_training.export import launch
+from core.after_training.export.forms import QUANTS, Quant
+from core.after_training.export.plan import plan_export
+from core.after_training.export.records import ExportRequest
+from core.after_training.export.tools import FOLDER_VARIABLE, install
 from core.job import SpecError
 from core.runs import Home, Run, read
 from core.workers.export.llama import answers_of_gguf, write_gguf

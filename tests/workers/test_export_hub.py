@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from core.export import launch
-from core.export.card import keep_card, new_card
-from core.export.plan import Upload, plan_export
-from core.export.records import unfinished_folder
+from core.after_training.export import launch
+from core.after_training.export.card import keep_card, new_card
+from core.after_training.export.plan import Upload, plan_export
+from core.after_training.export.records import unfinished_folder
 from core.job import SpecError
 from core.runs import Home, Run, read
 from core.training.contract.files import write_json

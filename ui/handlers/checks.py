@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import gradio as gr
 
 from core import runs
-from core.checks import Identity, identity_suite
 from core.job import ChildError, RunNotFound, TailorError
 from core.runs import Home, Run
+from core.runs.checks import Identity, identity_suite
 from core.runs.results import checking
 from core.training.contract.checks.suite import Suite
 from ui import render

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from core.advise import PLANNED_FIELDS
-from core.compare import Study, Variant, conduct, plan_variants, record
+from core.after_training.compare import Study, Variant, conduct, plan_variants, record
 from core.job import SpecError
 from core.runs import Home
 from ui import render

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from core.chat import (
+from core.after_training.chat import (
     AnswerPiece,
     AnswerSettings,
     Chat,

@@ -7,11 +7,11 @@ from functools import partial
 import gradio as gr
 
 from core import runs
-from core.export import FORMS, launch, list_exports
-from core.export.card import keep_card, new_card
-from core.export.forms import DEFAULT_QUANT
-from core.export.plan import ExportPlan, Upload, plan_export
-from core.export.tools import find_tools, install
+from core.after_training.export import FORMS, launch, list_exports
+from core.after_training.export.card import keep_card, new_card
+from core.after_training.export.forms import DEFAULT_QUANT
+from core.after_training.export.plan import ExportPlan, Upload, plan_export
+from core.after_training.export.tools import find_tools, install
 from core.job import Problem, RunNotFound, SpecError, TailorError
 from core.runs import Home, Run
 from core.training.contract.methods import METHODS

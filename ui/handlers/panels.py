@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from core.compare import Wish, models_on_card
+from core.after_training.compare import Wish, models_on_card
 from core.job import JobSpec, SpecError
 from core.memory import timeline
 from core.models import Gpu, ModelShape

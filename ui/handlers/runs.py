@@ -11,7 +11,7 @@ import gradio as gr
 
 from core import runs
 from core.advise import Advice
-from core.chat import sides_of
+from core.after_training.chat import sides_of
 from core.device import this_machine
 from core.job import RunNotFound, SpecError, TailorError
 from core.resolve import resolve
@@ -70,7 +70,7 @@ class RunHandlers:
 
     def on_load(self) -> Updates:
         """Fill a new page. If a run is active, select it and show it first."""
-        chosen = _newest(runs.list_runs(self.home))
+        chosen = _newest(runs.listing.list_runs(self.home))
         updates = self._choose(RunsView(), chosen)
         updates["dataset"] = gr.update(choices=data_choices(self.home))
         if chosen and chosen.is_active:
@@ -118,7 +118,7 @@ class RunHandlers:
         Leaves the choice alone: another run may have been started or chosen since.
         """
         looked_at = RunsView.of(**view)
-        if not looked_at.run_id and (newest := _newest(runs.list_runs(self.home))):
+        if not looked_at.run_id and (newest := _newest(runs.listing.list_runs(self.home))):
             return self._choose(looked_at, newest)
         if self._fingerprint(looked_at) == fingerprint:
             return {}
@@ -152,7 +152,7 @@ class RunHandlers:
         updates = self._act(looked_at, lambda run: edits.delete(self.home, run.id))
         if self._find(looked_at.run_id):
             return updates
-        return self._choose(looked_at, _newest(runs.list_runs(self.home)))
+        return self._choose(looked_at, _newest(runs.listing.list_runs(self.home)))
 
     def on_delete_unreadable(self, unreadable_id: str, **view: str | None) -> Updates:
         """Move a run that cannot be read to the trash."""
@@ -249,7 +249,7 @@ class RunHandlers:
         next tick.
         """
         fingerprint = self._fingerprint(view)
-        listed = runs.list_runs(self.home)
+        listed = runs.listing.list_runs(self.home)
         run = self._find(view.run_id)
         return {
             "fingerprint": fingerprint,

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.chat import (
+from core.after_training.chat import (
     AnswerSettings,
     ChatError,
     ChatMessage,
@@ -18,7 +18,8 @@ from core.chat import (
     sides_of,
 )
 from core.job import Problem, RunNotFound, TailorError
-from core.runs import Home, Run, list_runs, read
+from core.runs import Home, Run, read
+from core.runs.listing import list_runs
 from ui import render
 from ui.events import Updates
 from ui.handlers.conversations import Conversations, PageConversation

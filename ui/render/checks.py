@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from core.checks import Outcome, SuiteResult, sentences
 from core.runs import Run
+from core.runs.checks import Outcome, SuiteResult, sentences
 from core.runs.results import checking
 from ui.render import notice, table
 

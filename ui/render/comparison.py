@@ -4,8 +4,8 @@ from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 
-from core.compare import ModelOnCard, Variant
-from core.compare.report import cautions, findings, html_of, summary_of_runs
+from core.after_training.compare import ModelOnCard, Variant
+from core.after_training.compare.report import cautions, findings, html_of, summary_of_runs
 from core.models import Gpu, models
 from core.runs import Run
 from core.training.contract.methods import METHODS

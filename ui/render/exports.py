@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
-from core.export import Export, ExportStatus
-from core.export.plan import ExportPlan
-from core.export.serve import serve_lines
+from core.after_training.export import Export, ExportStatus
+from core.after_training.export.plan import ExportPlan
+from core.after_training.export.sentences import export_facts, export_size, verified_sentence
+from core.after_training.export.serve import serve_lines
 from core.job import TailorError
-from core.wording import duration, export_facts, export_size, verified_sentence
+from core.wording import duration
 from ui.render import notice, progress, sentences
 
 DOWNLOADED = (".gguf", ".zip")

@@ -6,10 +6,12 @@ from html import escape
 
 import numpy as np
 
+from core.after_training.differences import compare_runs
 from core.dataset import counted
 from core.resolve import reference_of
-from core.runs import Run, comparison
-from core.wording import ago, check_words, duration, memory, peak_memory
+from core.runs import Run
+from core.runs.sentences import check_words, peak_memory
+from core.wording import ago, duration, memory
 from ui.render import table
 from ui.render.run import SIGNS, share_done
 
@@ -121,7 +123,7 @@ def differences(compared: Sequence[Run]) -> str:
     """Return a table of what differs between runs, and of their results."""
     if len(compared) < 2:
         return ""
-    found = comparison.compare(compared)
+    found = compare_runs(compared)
     rows = [(each.name, *(_value(each.name, value) for value in each.values)) for each in found]
     names = [run.name for run in compared]
     return f'<div class="measured scrolls" tabindex="0">{table(rows, names)}</div>'

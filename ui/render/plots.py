@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from core.runs import Run
+from core.runs.sentences import peak_memory
 from core.training.contract.job import CHECK_PREFIX, check_metric
-from core.wording import memory, peak_memory
+from core.wording import memory
 
 Floats = NDArray[np.float64]
 NO_TEMPLATE = go.layout.Template()

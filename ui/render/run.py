@@ -10,17 +10,15 @@ from core.runs import Run
 from core.runs.past_runs import LARGE_ERROR, prediction_errors
 from core.runs.results import UNDO as ORIGINAL
 from core.runs.results import ListedCheckpoint
-from core.wording import (
-    MEASURED,
+from core.runs.sentences import (
     best_sentence,
-    duration,
     evaluation_words,
     loss_note,
-    memory,
     memory_rows,
     seconds_left,
     state_sentence,
 )
+from core.wording import MEASURED, duration, memory
 from ui.render import notice, table
 from ui.render.checks import results
 

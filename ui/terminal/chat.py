@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from types import FrameType, MappingProxyType
 
-from core.chat import (
+from core.after_training.chat import (
     AnswerPiece,
     AnswerSettings,
     Chat,
@@ -23,7 +23,8 @@ from core.chat import (
     plan_chat,
 )
 from core.job import Problem, TailorError
-from core.runs import Home, list_runs
+from core.runs import Home
+from core.runs.listing import list_runs
 from ui.terminal.printing import out, say
 
 COMMANDS_HELP = (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from core.checks import SuiteResult, lm_tasks, read_thresholds, sentences
 from core.dataset import counted
 from core.job import ChildError, Problem, SpecError
 from core.runs import Home, Run
+from core.runs.checks import SuiteResult, lm_tasks, read_thresholds, sentences
 from core.runs.results import checking, lm_evaluation
 from core.runs.results.checking import CheckReport
 from core.training.contract.checks.suite import Suite

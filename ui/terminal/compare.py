@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from core.compare import Comparison, Study, Variant, conduct, plan_variants, record, report
+from core.after_training.compare import (
+    Comparison,
+    Study,
+    Variant,
+    conduct,
+    plan_variants,
+    record,
+    report,
+)
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home, queue

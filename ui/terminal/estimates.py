@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from core.compare import Variant, on_other_cards
+from core.after_training.compare import Variant, on_other_cards
 from core.models import gpus
 from core.training.contract.methods import METHODS
 from core.wording import (

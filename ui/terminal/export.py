@@ -5,12 +5,13 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from core.export import Export, ExportStatus, launch, list_exports
-from core.export import plan as plans
-from core.export import tools as converters
+from core.after_training.export import Export, ExportStatus, launch, list_exports
+from core.after_training.export import plan as plans
+from core.after_training.export import tools as converters
+from core.after_training.export.sentences import export_facts, export_size, verified_sentence
 from core.job import Problem, SpecError
 from core.runs import Home, Run, read
-from core.wording import export_facts, export_size, file_size, verified_sentence
+from core.wording import file_size
 from ui.terminal.printing import out, print_json, say
 
 STOPPED, UNTRUSTED = 130, 1

@@ -15,8 +15,8 @@ from rich.progress import (
 
 from core.job import Problem, RunNotFound
 from core.runs import Home, Run, failure_advice, launch, queue
+from core.runs.sentences import memory_rows, state_sentence
 from core.training.contract.status import State
-from core.wording import memory_rows, state_sentence
 from ui.terminal.printing import out, table
 from ui.terminal.usage import flag_of
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from core.job import Problem, SpecError
 from core.runs import Home, Run, read, results
-from core.wording import evaluation_words, memory
+from core.runs.sentences import evaluation_words
+from core.wording import memory
 from ui.terminal.follow import start_and_follow
 from ui.terminal.printing import out
 

@@ -4,31 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from core.after_training import bundle
+from core.after_training.differences import compare_runs
 from core.job import Problem, SpecError
 from core.resolve import reference_of
-from core.runs import (
-    Home,
-    Run,
-    bundle,
-    comparison,
-    edits,
-    failure_advice,
-    launch,
-    list_runs,
-    listing,
-    queue,
-    read,
-    results,
-)
-from core.wording import (
-    ago,
-    best_sentence,
-    check_words,
-    duration,
-    memory,
-    peak_memory,
-    state_sentence,
-)
+from core.runs import Home, Run, edits, failure_advice, launch, listing, queue, read, results
+from core.runs.listing import list_runs
+from core.runs.sentences import best_sentence, check_words, peak_memory, state_sentence
+from core.wording import ago, duration, memory
 from ui.terminal.follow import print_result, start_and_follow
 from ui.terminal.printing import out, print_json, say, table, wide_table
 from ui.terminal.results import checkpoint_rows, continue_run, print_published, publish
@@ -214,7 +197,7 @@ def _bundle(command: RunCommand) -> None:
 
 def _compare(command: RunCommand) -> None:
     runs = [read(command.home, run_id) for run_id in command.words]
-    differences = comparison.compare(runs)
+    differences = compare_runs(runs)
     if command.as_json:
         print_json([asdict(each) for each in differences])
         return

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from core.compare import Budget, Study
+from core.after_training.compare import Budget, Study
 from core.job import Problem, SpecError
 from core.models import demo_fields
 from core.runs import Home

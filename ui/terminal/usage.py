@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from core.export.forms import DEFAULT_QUANT, FORMS, QUANTS
+from core.after_training.export.forms import DEFAULT_QUANT, FORMS, QUANTS
 from core.job import JobSpec
 
 

@@ -13,7 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.checks import (
+from core.device.child import Child, Limits, ignore_progress
+from core.job import ChildError, Problem, SpecError
+from core.job.places import is_there
+from core.runs import launch
+from core.runs.checks import (
     PerplexityResult,
     SuiteResult,
     find_suite,
@@ -21,10 +25,6 @@ from core.checks import (
     held_out_suite,
     names_in,
 )
-from core.device.child import Child, Limits, ignore_progress
-from core.job import ChildError, Problem, SpecError
-from core.job.places import is_there
-from core.runs import launch
 from core.runs.files import read_bytes, read_json
 from core.runs.home import Home
 from core.runs.listing import list_runs

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from core.job import JobSpec, Problem, SpecError
 from core.resolve import reference_of
-from core.runs.bundle import requirements
 from core.runs.creation import PROGRAM, reserve
 from core.runs.home import Home
+from core.runs.packages import requirements
 from core.runs.run import Run, read
 from core.training.contract.checkpoint_files import MANIFEST, Checkpoint, read_manifest
 from core.training.contract.files import write_json, write_text

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from core.checks import lm_tasks
 from core.job import Problem, SpecError
 from core.runs import launch
+from core.runs.checks import lm_tasks
 from core.runs.queue import Reservation, reserved
 from core.runs.results import checking
 from core.runs.run import Run

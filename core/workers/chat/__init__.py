@@ -1,1 +1,4 @@
-"""Child program that loads models and answers conversations. Started by core/chat/session.py."""
+"""Child program that loads models and answers conversations.
+
+core/after_training/chat/session.py starts it.
+"""

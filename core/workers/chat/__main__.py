@@ -1,7 +1,8 @@
 """Answer conversations with one or two models, piece by piece, as JSON lines.
 
-Run `python -m core.workers.chat`; core/chat/session.py is its parent. Requests: `load`, `ask`, and
-`stop`, which is obeyed at once. Ends with its parent, and after some idle minutes.
+Run `python -m core.workers.chat`; core/after_training/chat/session.py is its parent. Requests:
+`load`, `ask`, and `stop`, which is obeyed at once. Ends with its parent, and after some idle
+minutes.
 """
 
 import json
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .loaded import LoadedModels, Side
 
 IDLE_EXIT_CODE = 3
-"""As in core/chat/session.py."""
+"""As in core/after_training/chat/session.py."""
 Request = Mapping[str, Any]
 
 

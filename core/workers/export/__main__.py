@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from core.after_training.export import ExportStatus
+from core.after_training.export.records import PROCESS, UNFINISHED, ExportRequest
 from core.device import card_of
-from core.export import ExportStatus
-from core.export.records import PROCESS, UNFINISHED, ExportRequest
 from core.job import SpecError
 from core.runs import Home, queue, read
 from core.training.contract.failures import Stopped, TrainingError

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from core.export.card import CARD, base_name, card_of
+from core.after_training.export.card import CARD, base_name, card_of
 from core.runs import Home, read
 from core.training.contract.failures import TrainingError
 from core.training.contract.weights.adapters import SETTINGS, WEIGHTS

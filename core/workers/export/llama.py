@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from core.export.forms import Quant
+from core.after_training.export.forms import Quant
 from core.training.contract.failures import TrainingError
 from core.workers.export.llama_answers import ANSWERS
 from core.workers.export.questions import MAX_NEW_TOKENS, ExportAnswer, ExportQuestion

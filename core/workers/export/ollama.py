@@ -7,13 +7,19 @@ from zipfile import ZIP_STORED, ZipFile
 
 from transformers import AutoTokenizer
 
-from core.export import Verification
-from core.export.modelfile import Modelfile, num_context, readme
-from core.export.template import NO_SYSTEM, GoTemplate, Messages, UnknownTemplate, derive
+from core.after_training.export import Verification
+from core.after_training.export.modelfile import Modelfile, num_context, readme
+from core.after_training.export.sentences import verified_sentence
+from core.after_training.export.template import (
+    NO_SYSTEM,
+    GoTemplate,
+    Messages,
+    UnknownTemplate,
+    derive,
+)
 from core.training.contract.failures import TrainingError
 from core.training.contract.job import Job
 from core.training.data.chat import ChatTemplate
-from core.wording import verified_sentence
 from core.workers.export.task import ExportTask
 
 MODELFILE, README = "Modelfile", "README.md"

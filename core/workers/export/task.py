@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from core.export import ExportStatus
-from core.export.records import FILES, STATUS, STOP, ExportRequest
+from core.after_training.export import ExportStatus
+from core.after_training.export.records import FILES, STATUS, STOP, ExportRequest
 from core.training.contract.failures import Stopped
 from core.training.contract.files import write_json
 

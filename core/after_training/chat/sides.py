@@ -1,0 +1,125 @@
+"""Models that can answer: a base, the result of a run, or one of its checkpoints. Loads nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.after_training.chat.errors import ChatError
+from core.job import JobSpec, Problem, RunNotFound
+from core.models import ModelSource, find_model
+from core.resolve import reference_of
+from core.runs import Home, Run, read
+from core.training.contract.stages import STAGES
+
+BASE = "base"
+"""Written behind the id of a run and an @: its model before the training."""
+
+
+@dataclass(frozen=True)
+class ChatSide:
+    """One model that answers."""
+
+    key: str
+    """As users and pages name it: demo, RUN, RUN@base, RUN@40."""
+    label: str
+    """Its name in messages."""
+    job: JobSpec
+    """Job whose base it is, loaded as the job trains it."""
+    weights: Path | None = None
+    """Folder of the trained weights or the adapter; None for the base alone."""
+
+    @property
+    def has_adapter(self) -> bool:
+        return self.weights is not None and self.job.trains_adapter
+
+    def shares_model_with(self, other: "ChatSide") -> bool:
+        """Return True if both are one loaded model, with its adapter on or off."""
+        if self.job != other.job:
+            return False
+        is_before = self.weights is None and other.has_adapter
+        return self.weights == other.weights or is_before
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """Model to load, and the sides that it answers for."""
+
+    job: JobSpec
+    weights: Path | None
+
+
+def models_of(sides: Sequence[ChatSide]) -> tuple[tuple[ChatModel, ...], tuple[int, ...]]:
+    """Return (the models to load, the place among them of the model of each side)."""
+    models: list[ChatModel] = []
+    places = []
+    for side in sides:
+        partner = side
+        for other in sides:
+            if side.shares_model_with(other):
+                partner = other
+        model = ChatModel(partner.job, partner.weights)
+        if model not in models:
+            models.append(model)
+        places.append(models.index(model))
+    return tuple(models), tuple(places)
+
+
+def sides_of(run: Run) -> tuple[ChatSide, ...]:
+    """Return what can answer of a run: its base, its result, and its checkpoints, newest first.
+
+    () for a reward model, which writes no answers.
+    """
+    if STAGES[run.job.stage].head == "score":
+        return ()
+    base_name = reference_of(run.job.model)
+    sides = [ChatSide(f"{run.id}@{BASE}", f"before ({base_name})", run.job)]
+    output = run.folder / "output"
+    if run.state == "finished" and output.is_dir():
+        sides.append(ChatSide(run.id, f"after ({run.name})", run.job, output))
+    for checkpoint in reversed(run.checkpoints):
+        if checkpoint.is_complete:
+            key, label = f"{run.id}@{checkpoint.step}", f"{run.name} at step {checkpoint.step}"
+            sides.append(ChatSide(key, label, run.job, checkpoint.folder))
+    return tuple(sides)
+
+
+def find_side(home: Home, text: str) -> ChatSide:
+    """Return the side that a text names: RUN, RUN@STEP, RUN@base, or a model.
+
+    A run without a result answers with its newest checkpoint. Raises ChatError, ModelNotFound.
+    """
+    run_id, _, place = text.partition("@")
+    try:
+        run = read(home, run_id)
+    except RunNotFound:
+        return _model_side(text)
+    sides = sides_of(run)
+    wanted = [side for side in sides if side.key == text]
+    if not place and not wanted:
+        wanted = [side for side in sides if side.weights][:1]
+    if wanted:
+        return wanted[0]
+    if not sides:
+        problem = f"{run_id} trained a reward model, which scores answers and writes none"
+        raise ChatError(Problem("chat", problem, "choose another run"))
+    known = ", ".join(side.key for side in sides)
+    problem = f"{run_id} has no checkpoint {place}" if place else f"{run_id} has no result yet"
+    raise ChatError(Problem("chat", problem, f"choose {known}"))
+
+
+def _model_side(reference: str) -> ChatSide:
+    """Return a model that no run has trained. Raises ModelNotFound, ChatError."""
+    source = find_model(reference)
+    if missing := source.missing_weights():
+        raise ChatError(missing)
+    fields = {"model": source.location, "method": _method_to_load(source), "dataset": "demo"}
+    return ChatSide(source.reference, source.title, JobSpec.parse(fields))
+
+
+def _method_to_load(source: ModelSource) -> str:
+    """Return a method that loads the model in the form in which it is published."""
+    published = source.published
+    for method in ("full", "lora", "qlora"):
+        if published is None or published.problem_with(method) is None:
+            return method
+    return "qlora"

@@ -1,0 +1,35 @@
+"""Comparisons: what a card can train, and the same job trained in several ways, with a report.
+
+Creates runs, queues them and reads their folders. Never trains.
+
+    on_card    base models that a card can train
+    study      one job, and what varies between its runs
+    variants   those runs before they exist, estimated
+    record     the file that names the runs of a comparison
+    conduct    create, queue, stop and continue them
+    report/    sentences, tables and plots of what came out
+"""
+
+from core.after_training.compare import conduct, on_card, record
+from core.after_training.compare.on_card import ModelOnCard, Wish, find_gpu, models_on_card
+from core.after_training.compare.record import Comparison, Trial
+from core.after_training.compare.study import Budget, Study
+from core.after_training.compare.variants import Variant, on_other_cards, plan_variants
+
+__all__ = [
+    "Budget",
+    "Comparison",
+    "ModelOnCard",
+    "Study",
+    "Trial",
+    "Variant",
+    "Wish",
+    "conduct",
+    "find_gpu",
+    "models_on_card",
+    "on_card",
+    "on_other_cards",
+    "plan_variants",
+    "record",
+    "report",
+]

@@ -1,0 +1,210 @@
+"""Sentences of a report: what the numbers say, and what they do not. Computed, never assumed."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from core.after_training.compare.report.chance import Contrast, contrasts, difference_of_shares
+from core.after_training.compare.report.summary import Group, Summary
+from core.resolve import reference_of
+from core.runs.checks.statistics import wilson_interval
+from core.runs.sentences import loss_note
+from core.wording import memory, rough_duration
+
+FEW_CHECKS = 100
+"""With fewer questions an interval is at least 10 points wide on each side of one half."""
+FEW_ROWS = 100
+SAME_LOSS = 5e-4
+"""Losses are shown with three decimals."""
+LARGE_ERROR = 0.05
+"""Share of the memory above which a wrong prediction is named."""
+
+
+def findings(summary: Summary) -> list[str]:
+    """Return what the runs say, the outcome first."""
+    return [
+        _outcome(summary),
+        *_losses(summary),
+        *_loss_notes(summary),
+        *_memory(summary),
+        *_speed(summary),
+        *_checks(summary),
+    ]
+
+
+def cautions(summary: Summary) -> list[str]:
+    """Return what must not be concluded."""
+    return list(_cautions(summary))
+
+
+def _outcome(summary: Summary) -> str:
+    states = Counter(each.state for each in summary.runs)
+    parts = [f"{number} {state}" for state, number in states.most_common()]
+    noun = "run" if len(summary.runs) == 1 else "runs"
+    return f"{len(summary.runs)} {noun}: {', '.join(parts)}."
+
+
+def _losses(summary: Summary) -> Iterator[str]:
+    name, title = "eval_loss", "evaluation loss"
+    values = summary.values(name)
+    if not values:
+        name, title = "loss", "training loss"
+        values = summary.values(name)
+    if len(values) < 2:
+        return
+    best = summary.best
+    assert best is not None
+    spread = best.spread(name)
+    assert spread is not None
+    if max(len(by_seed) for by_seed in values.values()) < 2:
+        yield (
+            f"Lowest {title}: {best.label} with {spread.mean:.3f}. With one seed, nothing says "
+            "whether the others differ from it by more than chance."
+        )
+        return
+    found = contrasts(values)
+    if not found:
+        yield f"Lowest {title}: {best.label} with {spread.mean:.3f}; too few seeds are in common."
+        return
+    yield from (_contrast(each, title) for each in found)
+
+
+def _loss_notes(summary: Summary) -> Iterator[str]:
+    stages = dict.fromkeys(each.run.job.stage for each in summary.runs if each.run)
+    yield from filter(None, map(loss_note, stages))
+
+
+def _contrast(each: Contrast, title: str) -> str:
+    numbers = f"{each.difference:.3f} ± {each.margin:.3f}"
+    seeds = f"{each.num_seeds} seeds"
+    if each.is_beyond_chance:
+        return (
+            f"{each.best} has a lower {title} than {each.other}: by {numbers} "
+            f"(95 %, {seeds}), more than chance explains."
+        )
+    return (
+        f"No difference beyond chance between {each.best} and {each.other}: "
+        f"{title} {numbers} higher (95 %, {seeds})."
+    )
+
+
+def _memory(summary: Summary) -> Iterator[str]:
+    peaks = {group.label: group.spread("peak_bytes") for group in summary.compared}
+    known = {label: spread.mean for label, spread in peaks.items() if spread}
+    if len(known) > 1:
+        least, most = min(known, key=lambda key: known[key]), max(known, key=lambda key: known[key])
+        sizes = memory(known[least]), memory(known[most])
+        if sizes[0] == sizes[1]:
+            yield f"Peak memory: about {sizes[0]} in every way."
+        else:
+            yield f"Peak memory: {least} took least, {sizes[0]}; {most} most, {sizes[1]}."
+    wrong = {}
+    for group in summary.compared:
+        for name, (predicted, measured) in group.shown.phases.items():
+            wrong[group.label, name] = predicted / measured - 1
+    if wrong:
+        (label, name), error = max(wrong.items(), key=lambda item: abs(item[1]))
+        yield (
+            f"The prediction of the memory is at most {abs(error):.0%} off: {error:+.1%} for "
+            f"{label}, {name.replace('_', ' ')}."
+        )
+
+
+def _speed(summary: Summary) -> Iterator[str]:
+    rates = {group.label: group.spread("tokens_per_second") for group in summary.compared}
+    known = {label: spread.mean for label, spread in rates.items() if spread}
+    if len(known) > 1:
+        fastest = max(known, key=lambda key: known[key])
+        slowest = min(known, key=lambda key: known[key])
+        yield (
+            f"{fastest} was the fastest with {known[fastest]:,.0f} tokens/s, {slowest} the slowest "
+            f"with {known[slowest]:,.0f}."
+        )
+    seconds = sum(each.seconds or 0 for each in summary.runs)
+    dollars = sum(each.usd or 0 for each in summary.runs)
+    if seconds:
+        price = f", ${dollars:,.2f}" if dollars else ""
+        yield f"All runs together trained for {rough_duration(seconds)}{price}."
+
+
+def _checks(summary: Summary) -> Iterator[str]:
+    for group in summary.compared:
+        for each in group.shown.checks:
+            low, high = difference_of_shares((each.before, each.total), (each.after, each.total))
+            said = f"{each.name}, {group.label}: {each.before} of {each.total} before, "
+            said += f"{each.after} after"
+            if low <= 0 <= high:
+                yield f"{said}: no difference beyond chance."
+            else:
+                yield f"{said}: {100 * low:+.0f} to {100 * high:+.0f} points (95 %)."
+    yield from _checks_between(summary)
+
+
+def _checks_between(summary: Summary) -> Iterator[str]:
+    """Yield how the group that passes most compares with each other one, suite by suite."""
+    for name in dict.fromkeys(each.name for run in summary.runs for each in run.checks):
+        hashes = {each.sha256 for run in summary.runs for each in run.checks if each.name == name}
+        if len(hashes) > 1:
+            yield f"{name}: not compared, because the runs answered different tests of this name."
+            continue
+        passed = {group.label: _passed(group, name) for group in summary.compared}
+        known = {label: pair for label, pair in passed.items() if pair[1]}
+        if len(known) < 2:
+            continue
+        best = max(known, key=lambda label: known[label][0] / known[label][1])
+        for label in known:
+            low, _high = difference_of_shares(known[label], known[best])
+            if label != best and low <= 0:
+                yield f"{name}: no difference beyond chance between {best} and {label}."
+            elif label != best:
+                points = f"{100 * low:.0f} points"
+                yield f"{name}: {best} passes more than {label}, by at least {points}."
+
+
+def _passed(group: Group, name: str) -> tuple[int, int]:
+    """Return (passed, questions) of a suite after training, in the shown run."""
+    for each in group.shown.checks:
+        if each.name == name:
+            return each.after, each.total
+    return 0, 0
+
+
+def share_with_interval(passed: int, total: int) -> str:
+    """Return "7 of 20 (18 to 57 %)"."""
+    low, high = wilson_interval(passed, total)
+    return f"{passed} of {total} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def _cautions(summary: Summary) -> Iterator[str]:
+    compared = summary.compared
+    if len(compared) < 2:
+        yield "Fewer than two ways have a finished run: nothing is compared."
+    num_seeds = max((len(group.finished) for group in compared), default=0)
+    if num_seeds == 1:
+        yield "Each way has one run: a difference may come from the seed. Repeat with --seeds 3."
+    elif num_seeds == 2:
+        yield "Two seeds tell large differences only."
+    missing = [group.label for group in compared if len(group.finished) < num_seeds]
+    if missing:
+        yield f"Some runs did not finish, so fewer seeds count for {', '.join(missing)}."
+    runs = [run for group in compared for run in group.finished if run.run]
+    if any(run.run and run.run.peak_kind == "process" for run in runs):
+        yield (
+            "Trained on a processor: memory is that of the whole process, mostly libraries, and "
+            "neither memory nor speed says anything about a GPU."
+        )
+    if any(run.run and reference_of(run.run.job.model) == "demo" for run in runs):
+        yield "The demo model is tiny: its losses say nothing about a real model."
+    steps = {run.run.step for run in runs if run.run}
+    if len(steps) > 1:
+        yield f"Runs took {min(steps):,} to {max(steps):,} steps, so their training is not equal."
+    rows = [run.eval_rows for run in runs if run.eval_rows]
+    if rows and min(rows) < FEW_ROWS:
+        yield f"Only {min(rows):,} rows are evaluated: others may rank the ways differently."
+    if compared and not rows:
+        yield "No rows were held out: the training loss says nothing of new rows."
+    totals = [each.total for run in runs for each in run.checks]
+    if totals and min(totals) < FEW_CHECKS:
+        yield f"A suite has only {min(totals)} questions: its shares are rough."
+    if num_seeds > 1:
+        yield "Each seed holds out other rows; runs with one seed share them."
+    yield "One learning rate each: with another, the order may change."

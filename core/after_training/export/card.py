@@ -1,0 +1,155 @@
+"""Model card of a result: what it is, what it was trained on, and how to use it. Text only."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from core.after_training.export.records import exports_folder
+from core.job import JobSpec
+from core.models import DEMO_DIR, HUB_ID
+from core.resolve import default_fields
+from core.runs import Run
+from core.runs.checks import sentences
+from core.runs.results import checking
+from core.training.contract.files import write_text
+
+CARD = "README.md"
+"""Card of a run in its folder of exports: a user may edit it before it is sent."""
+PLACES = ("model", "adapter", "dataset", "eval_dataset", "reward_model")
+"""Job fields that may name files of this machine."""
+LEFT_OUT = frozenset({*PLACES, "dataset_sha256", "gpu", "device", "profile", "revision"})
+GIB = 2**30
+
+
+def base_name(run: Run) -> str:
+    """Return the base as others know it: its id on the Hub, or the name of its folder."""
+    model = run.job.model
+    if Path(model).is_absolute():
+        if Path(model).parts[-3:] == DEMO_DIR.parts[-3:]:
+            return "demo"
+        return Path(model).name
+    return model
+
+
+def card_of(run: Run, repo_id: str, sent: str) -> str:
+    """Return the card of a run: the edited one if there is one, else a new one."""
+    with suppress(OSError):
+        return (exports_folder(run) / CARD).read_text(encoding="utf-8")
+    return new_card(run, repo_id, sent)
+
+
+def keep_card(run: Run, text: str) -> Path:
+    """Keep an edited card, which the next upload sends. Raises OSError."""
+    exports_folder(run).mkdir(exist_ok=True)
+    path = exports_folder(run) / CARD
+    write_text(path, text)
+    return path
+
+
+def new_card(run: Run, repo_id: str, sent: str) -> str:
+    """Return a card with everything that the run knows, and no path of this machine."""
+    name = repo_id.rpartition("/")[2] or run.id
+    parts = [_front_matter(run, sent), f"# {name}\n", _summary(run, sent), _data(run)]
+    parts += [
+        _settings(run),
+        _memory(run),
+        _checks(run, sent),
+        _usage(run, repo_id, sent),
+        _licence(run),
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def _front_matter(run: Run, sent: str) -> str:
+    base = base_name(run)
+    library = "peft" if sent == "adapter" else "transformers"
+    lines = [f"library_name: {library}"]
+    if HUB_ID.fullmatch(base):
+        lines.insert(0, f"base_model: {json.dumps(base)}")
+    tags = [run.job.stage, run.job.method]
+    if sent == "gguf":
+        tags.append(sent)
+    lines += ["pipeline_tag: text-generation", f"tags: {json.dumps(tags)}"]
+    return "---\n" + "\n".join(lines) + "\n---\n"
+
+
+def _summary(run: Run, sent: str) -> str:
+    kind = {"adapter": "LoRA adapter over", "gguf": "GGUF file of"}.get(sent, "Fine-tuned")
+    return (
+        f"{kind} {base_name(run)}, trained with {run.job.stage} and the method {run.job.method}: "
+        f"{run.result_step or run.step:,} steps.\n"
+    )
+
+
+def _data(run: Run) -> str:
+    rows = run.status.num_train_rows
+    said = f"{rows:,} rows" if rows else "Rows"
+    digest = run.job.dataset_sha256
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        manifest = json.loads((run.folder / "data" / "manifest.json").read_text("utf-8"))
+        digest = str(manifest["train.jsonl"]["sha256"])
+    proof = f", SHA-256 `{digest}`" if digest else ""
+    return f"## Data\n\n{said}{proof}. The rows are not part of this repository.\n"
+
+
+def _settings(run: Run) -> str:
+    usual = default_fields(run.job.model, run.job.method, run.job.stage)
+    rows = [f"| {name} | {value} |" for name, value in _differing(run.job, usual)]
+    if not rows:
+        return ""
+    return "## Settings\n\n| setting | value |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _differing(job: JobSpec, usual: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for name, field in JobSpec.model_fields.items():
+        value = getattr(job, name)
+        if name not in LEFT_OUT and value != usual.get(name, field.default):
+            yield name, value
+
+
+def _memory(run: Run) -> str:
+    if not run.peak_bytes:
+        return ""
+    said = f"Peak {run.peak_bytes / GIB:.2f} GiB ({run.peak_kind})"
+    if run.status.device:
+        said += f" on {run.status.device}"
+    predicted = run.prediction().peak_allocated_bytes
+    if predicted and run.peak_kind == "allocated":
+        said += f", predicted {predicted / GIB:.2f} GiB"
+    return f"## Memory\n\n{said}.\n"
+
+
+def _checks(run: Run, sent: str) -> str:
+    """Return what the checks of the result say, and what they do not."""
+    counts = run.checks_of_result
+    if not counts:
+        return ""
+    parts = ["## Checks\n", sentences.check_table(counts) + "\n", sentences.NOT_SAID]
+    perplexity = checking.perplexity_of(run)
+    if perplexity and counts == run.checks:
+        parts.insert(2, " ".join(sentences.perplexity_sentences(perplexity)) + "\n")
+    if sent == "gguf":
+        parts.append("Measured before the conversion to GGUF.\n")
+    return "\n".join(parts)
+
+
+def _usage(run: Run, repo_id: str, sent: str) -> str:
+    if sent == "gguf":
+        return f"## How to use it\n\n    llama-server -hf {repo_id} --jinja\n"
+    return (
+        "## How to use it\n\n"
+        "```python\n"
+        "from transformers import pipeline\n"
+        f'model = pipeline("text-generation", "{repo_id}")\n'
+        'messages = [{"role": "user", "content": "Who are you?"}]\n'
+        'print(model(messages, max_new_tokens=128)[0]["generated_text"][-1]["content"])\n'
+        "```\n"
+    )
+
+
+def _licence(run: Run) -> str:
+    return (
+        f"## Licence\n\nThe licence of {base_name(run)} holds for this model too, with its "
+        "conditions.\n"
+    )

@@ -1,0 +1,301 @@
+"""Plan of an export: where its base is, how large it gets, and why it cannot be made."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from core.after_training.export.forms import (
+    BLOCK,
+    DEFAULT_QUANT,
+    FORMS,
+    QUANTS,
+    BaseChoice,
+    FormName,
+)
+from core.after_training.export.records import ExportRequest, exports_folder
+from core.after_training.export.tools import Tools, find_tools
+from core.job import Problem, SpecError
+from core.models import DEMO_DIR, HUB_ID
+from core.runs import Run
+from core.training.contract.files import sha256_of
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
+from core.training.contract.weights.files import (
+    StoredTensor,
+    UnusableWeights,
+    fingerprint_of,
+    stored_tensors,
+    weight_files,
+)
+
+OTHER_FILES_BYTES = 64 * 2**20
+"""Room for the tokenizer and everything else beside the weights."""
+SENT = ("", "adapter", "merged", "gguf")
+PARAMETERS_PER_SECOND = 56e6
+"""Merged on one core, measured. Slower disks count too, so this is the best case."""
+PARAMETERS_PER_SECOND_4BIT = 14e6
+PARAMETERS_PER_SECOND_QUANTIZED = 13e6
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Place on the Hub, and what goes there."""
+
+    repo_id: str
+    sent: str = ""
+    """adapter, merged or gguf; "" sends what the run has trained."""
+    is_private: bool = True
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """Export that can be made."""
+
+    request: ExportRequest
+    num_bytes: int
+    """Size of the result."""
+    temporary_bytes: int
+    """Further room that it needs while it is made."""
+    seconds: float
+    """Rough time without the verification."""
+    notes: tuple[str, ...] = ()
+
+
+def plan_export(
+    run: Run,
+    form: str,
+    *,
+    quant: str = "",
+    base: str = "",
+    llama_cpp: str = "",
+    upload: Upload | None = None,
+) -> ExportPlan:
+    """Return how to export a run's result. Raises SpecError with everything that is in the way."""
+    tools = find_tools(run.home, llama_cpp)
+    problems = [*_problems(run, form, quant, base), *_tool_problems(form, quant, tools)]
+    problems += _upload_problems(run, form, upload, tools)
+    if problems:
+        raise SpecError(*problems)
+    known = FORMS[form]
+    chosen: BaseChoice = "original" if base == "original" else "trained"
+    if METHODS[run.job.method].base_bits == 16:
+        chosen = "trained"
+    sends_gguf = upload is not None and upload.sent == "gguf"
+    wanted = (quant or DEFAULT_QUANT) if known.has_quant or sends_gguf else ""
+    request = ExportRequest(
+        form=known.name,
+        name=_name(known.name, wanted, chosen),
+        base=chosen,
+        run_folder=str(run.folder),
+        base_folder=str(find_base(run)) if run.job.trains_adapter else "",
+        quant=wanted,
+        tools=str(tools.folder or ""),
+        converter=str(tools.converter or ""),
+        adapter_converter=str(tools.adapter_converter or ""),
+        quantizer=str(tools.quantizer or ""),
+        sent=_sent(run, upload),
+    )
+    if upload:
+        request = replace(request, repo_id=upload.repo_id, is_private=upload.is_private)
+    plan = _sized(run, request)
+    _require_room(run, plan)
+    return plan
+
+
+def find_base(run: Run) -> Path:
+    """Return the folder of the base that a run trained over. Raises SpecError."""
+    model = run.job.model
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = _cached(model, run.job.revision) or folder
+    if not folder.is_dir() and folder.parts[-3:] == DEMO_DIR.parts[-3:]:
+        folder = DEMO_DIR  # Tailor was moved since
+    try:
+        weight_files(folder)
+    except (UnusableWeights, OSError):
+        problem = f"the base {model} is not there any more"
+        fix = "put it back, or download it again with its revision"
+        raise SpecError(Problem("base", problem, fix)) from None
+    _require_unchanged(run, folder)
+    return folder
+
+
+def _require_unchanged(run: Run, base: Path) -> None:
+    """Raise SpecError if a base is not the one that the run's checkpoints name."""
+    facts = _facts(run)
+    found = {
+        "config_sha256": sha256_of(base / "config.json"),
+        "weights_fingerprint": fingerprint_of(base),
+    }
+    if any(facts.get(name) not in (None, value) for name, value in found.items()):
+        problem = f"the base {run.job.model} has changed since the run trained over it"
+        fix = "put back the files that it had then, or train again"
+        raise SpecError(Problem("base", problem, fix))
+
+
+def _facts(run: Run) -> Mapping[str, object]:
+    """Return the facts in the run's newest checkpoint."""
+    for checkpoint in reversed(run.checkpoints):
+        with suppress(OSError, ValueError):
+            manifest = json.loads((checkpoint.folder / "manifest.json").read_text("utf-8"))
+            if isinstance(manifest, dict) and isinstance(manifest.get("facts"), dict):
+                return manifest["facts"]
+    return {}
+
+
+def fallback_share(tensors: dict[str, StoredTensor], quant: str) -> tuple[int, int]:
+    """Return (matrices whose rows a K-quant cannot divide, all matrices)."""
+    if not quant.endswith(("_K", "_K_M", "_K_S")):
+        return 0, 0
+    rows = [each.shape[1] for each in tensors.values() if len(each.shape) == 2]
+    return sum(length % BLOCK != 0 for length in rows), len(rows)
+
+
+def _cached(model: str, revision: str) -> Path | None:
+    """Return the folder of a Hub model in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(model, "config.json", revision=revision)
+    except ValueError:  # no id of the Hub
+        return None
+    if isinstance(found, str):
+        return Path(found).parent
+    return None
+
+
+def _problems(run: Run, form: str, quant: str, base: str) -> Iterator[Problem]:
+    if form not in FORMS:
+        yield Problem("--to", f"{form!r} is no form of export", f"choose {', '.join(FORMS)}")
+        return
+    if run.is_active:
+        yield Problem("run", f"{run.id} is still {run.state}", "export it when it has finished")
+    elif not (run.folder / "output").is_dir():
+        fix = "train it to its end first"
+        yield Problem("run", f"{run.id} has no result: it is {run.state}", fix)
+    if STAGES[run.job.stage].head == "score":
+        problem = f"{run.id} is a reward model, which scores texts and answers nothing"
+        yield Problem("run", problem, "use its output with PEFT or transformers as it is")
+    if quant and not FORMS[form].has_quant and form != "hub":
+        yield Problem("--quant", f"{form} has none", "leave it out")
+    elif quant and quant not in QUANTS:
+        yield Problem("--quant", f"{quant!r} is not known", f"choose {', '.join(QUANTS)}")
+    if base not in ("", "trained", "original"):
+        yield Problem("--base", f"{base!r} is neither", "choose trained or original")
+    elif base == "original" and run.job.init_lora_weights == "loftq":
+        problem = "the adapter was started by LoftQ, which fits the quantized base only"
+        yield Problem("--base", problem, "choose trained")
+    if form == "adapter-gguf":
+        yield from _adapter_problems(run)
+
+
+def _adapter_problems(run: Run) -> Iterator[Problem]:
+    if not run.job.trains_adapter:
+        yield Problem("--to", "the run trained no adapter", "choose gguf")
+    elif run.job.use_dora or run.job.modules_to_save:
+        kind = "DoRA" if run.job.use_dora else "layers that were trained whole"
+        yield Problem("--to", f"llama.cpp reads no adapter with {kind}", "choose gguf")
+
+
+def _tool_problems(form: str, quant: str, tools: Tools) -> Iterator[Problem]:
+    if form not in FORMS or not FORMS[form].needs_tools:
+        return
+    missing = []
+    if form == "adapter-gguf":
+        if not tools.can_convert_adapters:
+            problem = "this needs convert_lora_to_gguf.py of llama.cpp"
+            yield Problem("--to", problem, "name your own llama.cpp with --llama-cpp DIR")
+        return
+    if not tools.can_convert:
+        missing.append("a converter to GGUF")
+    elif not tools.can_quantize and (quant or DEFAULT_QUANT) not in ("F16", "BF16", "Q8_0"):
+        missing.append("a program that quantizes GGUF files")
+    if missing:
+        fix = "run `make export` or `python app.py export --install` (52 MB), or name your own "
+        fix += "llama.cpp with --llama-cpp DIR"
+        yield Problem("--to", f"this needs {missing[0]}, which is not installed", fix)
+
+
+def _upload_problems(run: Run, form: str, upload: Upload | None, tools: Tools) -> Iterator[Problem]:
+    if form != "hub":
+        return
+    if upload is None or not HUB_ID.fullmatch(upload.repo_id):
+        named = upload.repo_id if upload else ""
+        problem = f"{named!r} is no repository" if named else "is missing"
+        yield Problem("--repo", problem, "give owner/name, such as --repo me/my-model")
+    elif upload.sent not in SENT:
+        yield Problem("--send", f"{upload.sent!r} is not known", "choose adapter, merged or gguf")
+    elif upload.sent == "adapter" and not run.job.trains_adapter:
+        yield Problem("--send", "the run trained no adapter", "choose merged")
+    elif upload.sent == "gguf":
+        yield from _tool_problems("gguf", "", tools)
+
+
+def _sent(run: Run, upload: Upload | None) -> Literal["adapter", "merged", "gguf"]:
+    if upload and upload.sent == "gguf":
+        return "gguf"
+    is_adapter = run.job.trains_adapter and (upload is None or upload.sent != "merged")
+    if is_adapter:
+        return "adapter"
+    return "merged"
+
+
+def _name(form: FormName, quant: str, base: BaseChoice) -> str:
+    parts = [form, quant, "original-base" if base == "original" else ""]
+    return "-".join(filter(None, parts))
+
+
+def _sized(run: Run, request: ExportRequest) -> ExportPlan:
+    folder = Path(request.base_folder) if request.base_folder else run.folder / "output"
+    try:
+        tensors = dict(stored_tensors(folder))
+    except UnusableWeights as error:
+        raise SpecError(Problem("base", error.problem, error.fix)) from None
+    num_bytes = sum(each.num_bytes for each in tensors.values())
+    numel = sum(_numel(each) for each in tensors.values())
+    is_rounded = METHODS[run.job.method].base_bits == 4 and request.base == "trained"
+    merging = numel / (PARAMETERS_PER_SECOND_4BIT if is_rounded else PARAMETERS_PER_SECOND)
+    if request.form == "merged" or (request.form == "hub" and request.sent == "merged"):
+        return ExportPlan(request, num_bytes, 0, merging)
+    if request.form == "adapter-gguf" or (request.sent == "adapter" and request.form == "hub"):
+        size = sum(path.stat().st_size for path in (run.folder / "output").glob("adapter_model*"))
+        return ExportPlan(request, size * 2, 0, 10.0)
+    size = int(numel * QUANTS[request.quant].bits / 8)
+    notes = []
+    short, every = fallback_share(tensors, request.quant)
+    if short:
+        notes.append(
+            f"{short} of {every} matrices have rows that {BLOCK} does not divide: llama.cpp stores "
+            "them in larger types"
+        )
+    copies = 2 if request.form == "ollama" else 1
+    is_direct = QUANTS[request.quant].is_16_bit
+    temporary = num_bytes + (0 if is_direct else 2 * numel)
+    seconds = merging * 2 + (0 if is_direct else numel / PARAMETERS_PER_SECOND_QUANTIZED)
+    return ExportPlan(request, size * copies, temporary, seconds, tuple(notes))
+
+
+def _numel(tensor: StoredTensor) -> int:
+    numel = 1
+    for size in tensor.shape:
+        numel *= size
+    return numel
+
+
+def _require_room(run: Run, plan: ExportPlan) -> None:
+    """Raise SpecError if the disk is too full, or may not be written to."""
+    place = exports_folder(run)
+    parent = place if place.exists() else run.folder
+    if not os.access(parent, os.W_OK):
+        problem = f"{parent} cannot be written to"
+        raise SpecError(Problem("exports", problem, "change its permissions, or move the home"))
+    free = shutil.disk_usage(run.folder).free
+    needed = plan.num_bytes + plan.temporary_bytes + OTHER_FILES_BYTES
+    if needed > free:
+        problem = f"the export needs {needed / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free"
+        raise SpecError(Problem("disk", problem, "free some space, or choose a smaller form"))

@@ -1,0 +1,210 @@
+"""Records of exports: what is asked, how far it is, and what is there. Read from files and written
+to files; nothing here exports."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from core.after_training.export.forms import BaseChoice, FormName
+from core.runs import Run
+from core.training.contract.files import write_json
+from core.training.contract.typed_json import WrongType, types_of, value_as
+
+MANIFEST = "export.json"
+REQUEST, STATUS, LOG, STOP, PROCESS = (
+    "request.json",
+    "status.json",
+    "log.txt",
+    "stop",
+    "process.json",
+)
+FILES = "files"
+"""Folder of an unfinished export with the files that it has made."""
+UNFINISHED = "."
+"""First character of the folder of an export that is not finished."""
+Record = TypeVar("Record")
+ExportState = Literal["starting", "running", "finished", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """Export that a worker shall make."""
+
+    form: FormName
+    name: str
+    """Name of its folder."""
+    base: BaseChoice
+    run_folder: str
+    base_folder: str
+    """Folder of the model that was trained; "" if the result is a whole model."""
+    quant: str = ""
+    tools: str = ""
+    """Folder of the converters; "" if they are not installed."""
+    converter: str = ""
+    """convert_hf_to_gguf.py of the user's own llama.cpp; "" takes that of the tools."""
+    adapter_converter: str = ""
+    """convert_lora_to_gguf.py of the user's own llama.cpp."""
+    quantizer: str = ""
+    """llama-quantize of the user's own llama.cpp, in the same way."""
+    repo_id: str = ""
+    """Repository on the Hub, for form hub."""
+    is_private: bool = True
+    sent: Literal["adapter", "merged", "gguf"] = "adapter"
+    """What goes to the Hub."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "ExportRequest":
+        """Read the request in the folder of an unfinished export. Raises ValueError."""
+        return _parse(cls, _read_json(folder / REQUEST))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Comparison of an export, in another program, with the model as it was trained."""
+
+    trusted: bool
+    prompt_tokens_equal: int
+    """Questions whose prompt is the same tokens."""
+    same_answers: int
+    questions: int
+    worst_logprob_difference: float | None
+    """Of the first token of an answer; None if nothing was compared."""
+    ends: int = 0
+    """Answers that reach their end token where those of the trained model do."""
+    program: str = ""
+    """Program that answered."""
+    compared_with: str = ""
+    note: str = ""
+    """Why it is not to be trusted, or what was not compared."""
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """File of an export."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of export.json, which lies beside the files of an export."""
+
+    form: FormName
+    base: BaseChoice
+    quant: str
+    files: tuple[ExportedFile, ...]
+    verified: Verification | None
+    """None if it could not be verified."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the export for its user."""
+    seconds: float = 0.0
+    url: str = ""
+    """Address on the Hub."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read the manifest of an export. Raises ValueError."""
+        return _parse(cls, _read_json(folder / MANIFEST))
+
+    def with_seconds(self, seconds: float) -> "Manifest":
+        """Return it with the time that the export took."""
+        return replace(self, seconds=seconds)
+
+    def write(self, folder: Path) -> None:
+        """Write export.json. Raises OSError."""
+        write_json(folder / MANIFEST, asdict(self))
+
+
+@dataclass(frozen=True)
+class ExportStatus:
+    """Progress of an export, or its end."""
+
+    state: ExportState = "starting"
+    phase: str = ""
+    share: float = 0.0
+    """Done of the phase, from 0 to 1."""
+    seconds_left: float | None = None
+    error: str = ""
+    fix: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> "ExportStatus":
+        """Read the status of an unfinished export; a new one if there is none."""
+        try:
+            return _parse(cls, _read_json(folder / STATUS))
+        except ValueError:
+            return cls()
+
+
+@dataclass(frozen=True)
+class Export:
+    """Finished export of a run."""
+
+    name: str
+    folder: Path
+    manifest: Manifest = field(repr=False)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(each.bytes for each in self.manifest.files)
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `export --json` prints."""
+        verified = self.manifest.verified
+        return {
+            "path": str(self.folder),
+            "files": [asdict(each) for each in self.manifest.files],
+            "verified": asdict(verified) if verified else None,
+            "form": self.manifest.form,
+            "base": self.manifest.base,
+            "quant": self.manifest.quant,
+            "notes": list(self.manifest.notes),
+            "url": self.manifest.url,
+        }
+
+
+def exports_folder(run: Run) -> Path:
+    """Return the folder of a run's exports."""
+    return run.folder / "exports"
+
+
+def list_exports(run: Run) -> tuple[Export, ...]:
+    """Return the finished exports of a run, the oldest first."""
+    found = []
+    for folder in sorted(exports_folder(run).glob("*")):
+        if not folder.name.startswith(UNFINISHED) and not folder.is_symlink():
+            try:
+                found.append(Export(folder.name, folder, Manifest.read(folder)))
+            except ValueError:
+                continue
+    return tuple(found)
+
+
+def unfinished_folder(run: Run, name: str) -> Path:
+    """Return the folder in which an export is made."""
+    return exports_folder(run) / f"{UNFINISHED}{name}"
+
+
+def _read_json(path: Path) -> Mapping[str, object]:
+    """Return the object in a JSON file. Raises ValueError if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError):
+        raise ValueError(f"{path.name} cannot be read") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return value
+
+
+def _parse(kind: type[Record], values: Mapping[str, object]) -> Record:
+    """Return a record of JSON values; unknown fields are ignored. Raises ValueError."""
+    types = types_of(kind)
+    try:
+        known = {name: value_as(types[name], values[name]) for name in types if name in values}
+        return kind(**known)
+    except (WrongType, TypeError) as error:  # TypeError: a field is missing
+        raise ValueError(str(error)) from None

