@@ -11,26 +11,29 @@ from tests.builders.model_folders import DEMO_MODEL, change_config, copy_of_demo
 
 LARGEST_FP8 = 448.0
 BLOCK = 32
+GROUP = 32
+"""Weights that share a scale."""
+Store = Callable[[str, Any], dict[str, Any]]
+"""Function of the name of a layer and its weight to the tensors that stand for it."""
 
 
 def fp8(folder: Path, *, in_blocks: bool) -> Path:
     """Write the demo in FP8: one scale a block of weights, or one a matrix."""
-    tensors: dict[str, Any] = {}
-    for name, weight in _demo_weights().items():
-        if not name.endswith("proj.weight"):
-            tensors[name] = weight
-            continue
+
+    def store(base: str, weight: Any) -> dict[str, Any]:
         rows, columns = weight.shape
         size = (BLOCK, BLOCK) if in_blocks else (rows, columns)
         blocks = weight.float().reshape(rows // size[0], size[0], columns // size[1], size[1])
         scales = blocks.abs().amax(dim=(1, 3), keepdim=True) / LARGEST_FP8
         stored = (blocks / scales).reshape(rows, columns).to(torch.float8_e4m3fn)
-        tensors[name] = stored
         kept = scales.reshape(scales.shape[0], scales.shape[2])
-        tensors[f"{name}_scale_inv"] = kept if in_blocks else kept.reshape(())
+        if not in_blocks:
+            kept = kept.reshape(())
+        return {f"{base}.weight": stored, f"{base}.weight_scale_inv": kept}
+
     block = [BLOCK, BLOCK] if in_blocks else None
     settings = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": block}
-    return _written(folder, tensors, settings)
+    return _written(folder, _stored(store), settings)
 
 
 def bitsandbytes(folder: Path, bits: int) -> Path:
@@ -61,6 +64,85 @@ def awq(folder: Path) -> Path:
 def named(folder: Path, **settings: object) -> Path:
     """Write a folder whose config.json names a form; its weights do not matter."""
     return _packed(folder, settings)
+
+
+def hqq(folder: Path) -> Path:
+    """Write the demo with the tensors of HQQ: packed numbers, a scale and a zero a group."""
+
+    def store(base: str, weight: Any) -> dict[str, Any]:
+        num_groups = weight.numel() // GROUP
+        return {
+            f"{base}.W_q": torch.zeros(num_groups, GROUP // 2, dtype=torch.uint8),
+            f"{base}.scale": torch.ones(num_groups, 1, dtype=weight.dtype),
+            f"{base}.zero": torch.zeros(num_groups, 1, dtype=weight.dtype),
+            f"{base}.nbits": torch.tensor(4),
+            f"{base}.shape": torch.tensor(weight.shape),
+        }
+
+    weights = {"nbits": 4, "group_size": GROUP, "axis": 1}
+    settings = {"quant_method": "hqq", "quant_config": {"weight_quant_params": weights}}
+    return _written(folder, _stored(store), settings)
+
+
+def compressed(folder: Path, bits: int) -> Path:
+    """Write the demo as compressed-tensors stores it: in FP8 with a scale a row, or in 4 bits with
+    a scale a group."""
+    stored_types = {4: "int", 8: "float"}
+    weights: dict[str, object] = {
+        "num_bits": bits,
+        "type": stored_types[bits],
+        "strategy": "channel",
+        "symmetric": True,
+        "dynamic": False,
+    }
+    store = _fp8_rows
+    if bits == 4:
+        store = _packed_groups
+        weights |= {"strategy": "group", "group_size": GROUP}
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized" if bits == 4 else "float-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+    return _written(folder, _stored(store), settings)
+
+
+def torchao(folder: Path) -> Path:
+    """Write the demo with the tensors of torchao: whole numbers and a scale a row."""
+
+    def store(base: str, weight: Any) -> dict[str, Any]:
+        return {
+            f"{base}._weight_qdata": torch.zeros(weight.shape, dtype=torch.int8),
+            f"{base}._weight_scale": torch.ones(len(weight), 1, dtype=weight.dtype),
+        }
+
+    settings = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnly"}}}
+    return _written(folder, _stored(store), settings)
+
+
+def aqlm(folder: Path) -> Path:
+    """Write the demo with the tensors of AQLM: codes, their codebooks and a scale a row."""
+
+    def store(base: str, weight: Any) -> dict[str, Any]:
+        rows, columns = weight.shape
+        return {
+            f"{base}.codes": torch.zeros(rows, columns // 8, 1, dtype=torch.int16),
+            f"{base}.codebooks": torch.zeros(1, 256, 1, 8, dtype=torch.float16),
+            f"{base}.scales": torch.ones(rows, 1, 1, 1, dtype=torch.float16),
+        }
+
+    settings = {"quant_method": "aqlm", "nbits_per_codebook": 16, "num_codebooks": 1}
+    return _written(folder, _stored(store), settings)
+
+
+def gguf(folder: Path) -> Path:
+    """Write the demo's other files beside a GGUF file."""
+    copy_of_demo(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "model-Q4_K_M.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    return folder
 
 
 def mxfp4_gpt_oss(folder: Path) -> Path:
@@ -106,24 +188,56 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "fp8 in blocks": lambda folder: fp8(folder, in_blocks=True),
     "fp8 per tensor": lambda folder: fp8(folder, in_blocks=False),
     "mxfp4": mxfp4_gpt_oss,
+    "compressed in 4 bits": lambda folder: compressed(folder, 4),
+    "compressed in 8 bits": lambda folder: compressed(folder, 8),
     "bitsandbytes 4": lambda folder: bitsandbytes(folder, 4),
     "bitsandbytes 8": lambda folder: bitsandbytes(folder, 8),
 }
-"""Those that train without another package."""
+"""Those that train on a CPU. `compressed` needs its package."""
 
 
 def _packed(folder: Path, settings: dict[str, object]) -> Path:
+    def store(base: str, weight: Any) -> dict[str, Any]:
+        rows, columns = weight.shape
+        return {
+            f"{base}.qweight": torch.zeros(columns // 8, rows, dtype=torch.int32),
+            f"{base}.qzeros": torch.zeros(1, rows // 8, dtype=torch.int32),
+            f"{base}.scales": torch.ones(1, rows, dtype=torch.float16),
+        }
+
+    return _written(folder, _stored(store), settings)
+
+
+def _fp8_rows(base: str, weight: Any) -> dict[str, Any]:
+    scale = weight.float().abs().amax(dim=1, keepdim=True) / LARGEST_FP8
+    stored = (weight.float() / scale).to(torch.float8_e4m3fn)
+    return {f"{base}.weight": stored, f"{base}.weight_scale": scale.to(torch.bfloat16)}
+
+
+def _packed_groups(base: str, weight: Any) -> dict[str, Any]:
+    """Pack eight numbers from 0 to 15 into each int32, the first in its lowest bits."""
+    rows, columns = weight.shape
+    groups = weight.float().reshape(rows, columns // GROUP, GROUP)
+    scales = groups.abs().amax(dim=2, keepdim=True) / 7
+    numbers = ((groups / scales).round() + 8).reshape(rows, columns // 8, 8).long()
+    shifted = numbers << (4 * torch.arange(8))
+    packed = shifted.sum(dim=2)
+    return {
+        f"{base}.weight_packed": packed.to(torch.int32),
+        f"{base}.weight_scale": scales[..., 0].to(torch.bfloat16),
+        f"{base}.weight_shape": torch.tensor([rows, columns]),
+    }
+
+
+def _stored(store: Store) -> dict[str, Any]:
+    """Return the demo's tensors, with others in place of the weight of each layer."""
     tensors: dict[str, Any] = {}
     for name, weight in _demo_weights().items():
-        if not name.endswith("proj.weight"):
+        if name.endswith("proj.weight"):
+            tensors |= store(name.removesuffix(".weight"), weight)
+        else:
             tensors[name] = weight
-            continue
-        rows, columns = weight.shape
-        base = name.removesuffix(".weight")
-        tensors[f"{base}.qweight"] = torch.zeros(columns // 8, rows, dtype=torch.int32)
-        tensors[f"{base}.qzeros"] = torch.zeros(1, rows // 8, dtype=torch.int32)
-        tensors[f"{base}.scales"] = torch.ones(1, rows, dtype=torch.float16)
-    return _written(folder, tensors, settings)
+    return tensors
 
 
 def _demo_weights() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from core.resolve import resolve
 from core.training.contract.failures import TrainingError
 from core.training.contract.job import Job
 from core.training.model.load import choose_precision, quantization_config
@@ -208,6 +209,44 @@ def test_mxfp4_experts_are_those_of_the_file(tmp_path: Path) -> None:
     assert torch.equal(loaded(folder).get_parameter(GATE_UP).float(), expected)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_compressed_tensors_are_dequantized(tmp_path: Path, bits: int) -> None:
+    pytest.importorskip("compressed_tensors")
+    model = loaded(quantized.compressed(tmp_path / "model", bits))
+    expected = load_file(DEMO_MODEL / "model.safetensors")[Q_PROJ].float()
+    found = model.get_parameter(Q_PROJ).detach()
+    assert float((found - expected).abs().max()) < float(expected.abs().max()) / 7
+
+
+def num_bytes(model: Any) -> int:
+    """Return the size of a model's parameters and of what stands beside quantized ones."""
+    return sum(each.numel() * each.element_size() for each in model.parameters())
+
+
+@pytest.mark.parametrize("method", ["full", "qlora", "lora-8bit"])
+@pytest.mark.parametrize("in_blocks", [True, False])
+def test_fp8_takes_the_memory_of_the_16_bit_model(
+    tmp_path: Path, in_blocks: bool, method: str
+) -> None:
+    folder = quantized.fp8(tmp_path / "model", in_blocks=in_blocks)
+    assert num_bytes(loaded(folder, method)) == num_bytes(loaded(DEMO_MODEL, method))
+
+
+@pytest.mark.parametrize(("bits", "method"), [(4, "qlora"), (8, "lora-8bit")])
+def test_bitsandbytes_takes_the_memory_of_its_method(
+    tmp_path: Path, bits: int, method: str
+) -> None:
+    folder = quantized.bitsandbytes(tmp_path / "model", bits)
+    assert num_bytes(loaded(folder, method)) == num_bytes(loaded(DEMO_MODEL, method))
+
+
+def test_mxfp4_takes_the_memory_of_the_estimate(tmp_path: Path) -> None:
+    folder = quantized.mxfp4_gpt_oss(tmp_path / "model")
+    found = resolve({"model": str(folder), "method": "full"}).estimate()
+    weights = next(part.bytes for part in found.components if part.name == "weights")
+    assert num_bytes(loaded(folder)) == pytest.approx(weights, rel=0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "method"),
@@ -215,6 +254,8 @@ def test_mxfp4_experts_are_those_of_the_file(tmp_path: Path) -> None:
         ("fp8 in blocks", "full"),
         ("fp8 per tensor", "lora"),
         ("fp8 in blocks", "qlora"),
+        ("compressed in 4 bits", "lora"),
+        ("compressed in 8 bits", "qlora"),
         ("mxfp4", "lora"),
         ("mxfp4", "qlora"),
         ("mxfp4", "full"),
@@ -223,6 +264,8 @@ def test_mxfp4_experts_are_those_of_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_published_form_trains(tmp_path: Path, form: str, method: str) -> None:
+    if form.startswith("compressed"):
+        pytest.importorskip("compressed_tensors")
     folder = quantized.FORMS[form](tmp_path / "model")
     run = make_run(tmp_path / "run", model=str(folder), method=method, max_steps=2)
     assert train(run) == FINISHED

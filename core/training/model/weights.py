@@ -87,7 +87,7 @@ def load_base(request: BaseRequest) -> tuple[Any, frozenset[str]]:
     model, info = _load(request, config, device, quantization)
     absent = require_complete(model, info, request.model, request.has_score_head)
     require_finite(model, request.model)
-    if is_dequantized:
+    if published:
         _cast_parameters(model, request.dtype)
     if needs_second_pass:
         model = _quantize(model, request)
@@ -267,13 +267,15 @@ def _quantize(model: Any, request: BaseRequest) -> Any:
 
 
 def _cast_parameters(model: Any, dtype: torch.dtype) -> None:
-    """Cast what transformers keeps as it is stored beside tensors that it dequantizes.
+    """Cast what transformers keeps as it is stored beside quantized tensors.
 
-    Buffers stay: rotary tables are computed in float32.
+    Those that stay quantized have a class of their own. Buffers stay: rotary tables are computed
+    in float32.
     """
     kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not kept & set(name.split(".")):
+        is_plain = type(parameter) is torch.nn.Parameter and parameter.is_floating_point()
+        if is_plain and not kept & set(name.split(".")):
             parameter.data = parameter.data.to(dtype)
 
 

@@ -26,10 +26,8 @@ class Form:
     and quantized again by a method with a quantized base. refused: a training cannot use it."""
     bits: tuple[int, ...] = ()
     """Bits per weight that it may have; of a form that is used as it is, those of a method."""
-    module: str = ""
-    """Module that must be installed to load it; "" needs none."""
-    package: str = ""
-    """Package that has the module."""
+    packages: tuple[tuple[str, str], ...] = ()
+    """(module, package) of what must be installed to load it."""
     refusal: str = "cannot be trained"
     """Sentence end that says why it is refused."""
 
@@ -38,18 +36,27 @@ class Form:
         """Way out where no method can use the form."""
         return "choose the 16-bit model that it was made from"
 
+    @property
+    def missing_packages(self) -> list[str]:
+        """Names of the packages that are not installed."""
+        return [name for module, name in self.packages if find_spec(module) is None]
 
+
+# GPTQHfQuantizer needs both (transformers/quantizers/quantizer_gptq.py). That of HQQ has no
+# `get_quantize_ops` since transformers 5, so that its layers stay empty.
+AWQ_PACKAGES = (("gptqmodel", "gptqmodel"),)
+GPTQ_PACKAGES = (*AWQ_PACKAGES, ("optimum", "optimum"))
+COMPRESSED_PACKAGES = (("compressed_tensors", "compressed-tensors"),)
 # fmt: off
 _FORMS = (
     Form("bitsandbytes_4bit", "bitsandbytes", "as it is", (4,)),
     Form("bitsandbytes_8bit", "bitsandbytes", "as it is", (8,)),
     Form("fp8", "FP8", "dequantized"),
     Form("mxfp4", "MXFP4", "dequantized"),
-    Form("compressed-tensors", "compressed-tensors", "dequantized",
-         module="compressed_tensors", package="compressed-tensors"),
-    Form("gptq", "GPTQ", "as it is", (4, 8), "gptqmodel", "gptqmodel"),
-    Form("awq", "AWQ", "as it is", (4,), "gptqmodel", "gptqmodel"),
-    Form("hqq", "HQQ", "as it is", (4, 8), "hqq", "hqq"),
+    Form("compressed-tensors", "compressed-tensors", "dequantized", packages=COMPRESSED_PACKAGES),
+    Form("gptq", "GPTQ", "as it is", (4, 8), GPTQ_PACKAGES),
+    Form("awq", "AWQ", "as it is", (4,), AWQ_PACKAGES),
+    Form("hqq", "HQQ", "refused", refusal="transformers cannot load"),
     Form("torchao", "torchao", "refused"),
     Form("aqlm", "AQLM", "refused"),
     Form("gguf", "GGUF", "refused", refusal="is for running a model, not for training"),
@@ -75,9 +82,14 @@ class Published:
         form = self.form
         if form.use == "refused":
             return f"is quantized with {form.title}, which {form.refusal}", form.fix
-        if form.module and not _is_installed(form.module):
-            problem = f"is quantized with {form.title}, which needs a package that is not installed"
-            return problem, f"pip install {form.package}, or {form.fix}"
+        missing = form.missing_packages
+        if missing:
+            noun = "a package" if len(missing) == 1 else "packages"
+            verb = "is" if len(missing) == 1 else "are"
+            problem = (
+                f"is quantized with {form.title}, which needs {noun} that {verb} not installed"
+            )
+            return problem, f"pip install {' '.join(missing)}, or {form.fix}"
         if form.use == "dequantized":
             return None
         if form.bits and self.bits not in form.bits:
@@ -139,10 +151,6 @@ def _bits(settings: Mapping[str, object]) -> int | None:
             if found is not None:
                 return found
     return None
-
-
-def _is_installed(module: str) -> bool:
-    return find_spec(module) is not None
 
 
 def _is_on(settings: Mapping[str, object], *keys: str) -> bool:
