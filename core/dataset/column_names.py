@@ -1,10 +1,10 @@
 """Names under which people write columns, in several languages. Holds tables; reads no file."""
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from core.training.contract.messages import ROLE_KEYS
+from core.training.contract.row_names import KEY_WORDS, plain_name
 
 QUESTIONS = (
     "question query prompt instruction inputs input problem request user human task "
@@ -58,12 +58,6 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 """Our column -> other names for it in lower case, the likelier first."""
 OPTIONAL_COLUMNS = ("system", "context", "history", "tools")
 # fmt: off
-KEY_WORDS = frozenset((
-    "id", "ids", "uuid", "guid", "key", "idx", "index", "no", "num", "number", "hash", "url", "uri",
-    "link", "path", "file", "date", "time", "timestamp", "score", "rating", "type", "category",
-    "lang", "language", "source", "len", "length", "tokens", "count", "model", "name",
-))
-"""Last words of names whose columns hold no text to learn."""
 HEADINGS = KEY_WORDS | frozenset(("title", "topic", "author", "subject", "tag", "tags", "split"))
 """Names of columns that say what a text is about."""
 PREFERENCE_WORDS = frozenset((
@@ -76,15 +70,6 @@ FILLERS = frozenset((
 ))
 # fmt: on
 """Words that add nothing to a name: `answer_text` is an answer."""
-
-
-def plain_name(name: str) -> str:
-    """Return a name by its letters and digits, of every script, in lower case."""
-    signs = unicodedata.normalize("NFKC", name).casefold()
-    # Vowel signs of many scripts are marks (M), which isalnum leaves out.
-    return "".join(
-        sign for sign in signs if sign.isalnum() or unicodedata.category(sign).startswith("M")
-    )
 
 
 def names_of(column: str) -> list[str]:

@@ -5,7 +5,7 @@ numbers and objects are never suggested for a text.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import islice
 from types import MappingProxyType
@@ -15,18 +15,17 @@ from core.dataset.column_names import (
     ANSWERS,
     FILLERS,
     HEADINGS,
-    KEY_WORDS,
     NEVER_ASKED,
     OPTIONAL_COLUMNS,
     PREFERENCE_WORDS,
     SPOKEN,
     by_plain_name,
     names_of,
-    plain_name,
 )
 from core.dataset.formats import is_like_conversation
 from core.training.contract.row_columns import Row, holds_something, parse_text
 from core.training.contract.row_formats import ROW_FORMATS_BY_ID, RowFormat, accepts
+from core.training.contract.row_names import KEY_WORDS, plain_name, words_of
 from core.training.contract.row_reader import RIGHT_ANSWERS
 from core.training.contract.stages import STAGES
 
@@ -48,8 +47,6 @@ MIN_LIKENESS = 0.8
 SAMPLED_ROWS = 100
 NUMBER = re.compile(r"[-+]?[\d.,]+%?")
 KEY = re.compile(r"(?=.*\d)[\w.:/#@?=&%+-]+|\w+://\S+", re.ASCII)
-WORD = re.compile(r"[^\W\d_]+|\d+")
-HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 TEXT_ONLY: frozenset[Kind] = frozenset(("text",))
 ANSWER_KINDS: frozenset[Kind] = frozenset(("text", "number"))
 CHAT_KINDS: frozenset[Kind] = frozenset(("text", "messages"))
@@ -98,7 +95,7 @@ def _has_other_texts(rows: Sequence[Row], mapping: Mapping[str, str], stage: str
     name = mapping["text"]
     if plain_name(name) == "text" or STAGES[stage].learns_every_token:
         return False
-    if not SPOKEN.isdisjoint(_words(name)):
+    if not SPOKEN.isdisjoint(words_of(name)):
         return True
     return not all(_is_heading(name) for name in left_out(rows, mapping))
 
@@ -207,29 +204,23 @@ def _kind_of(value: object) -> Kind:
 
 
 def _is_for_preferences(name: str) -> bool:
-    return not PREFERENCE_WORDS.isdisjoint(_words(name))
+    return not PREFERENCE_WORDS.isdisjoint(words_of(name))
 
 
 def _is_key_name(name: str) -> bool:
-    words = list(_words(name))
+    words = words_of(name)
     return words == ["id"] or (len(words) > 1 and words[-1] in KEY_WORDS)
 
 
 def _is_heading(name: str) -> bool:
     """Return whether a column's name says that it holds no text to learn of its own."""
-    words = list(_words(name))
+    words = words_of(name)
     return bool(words) and words[-1] in HEADINGS
 
 
 def _is_aside(name: str) -> bool:
     """Return whether a column is certainly no question and no answer."""
     return _is_heading(name) or plain_name(name) in NEVER_ASKED
-
-
-def _words(name: str) -> Iterator[str]:
-    """Yield the words of a name such as `question_id` or `answerId`, in lower case."""
-    for word in WORD.findall(HUMP.sub(" ", name)):
-        yield word.lower()
 
 
 def _best_match(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
@@ -249,7 +240,8 @@ def _by_words(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
     """Return a column such as `answer_text` or `Answer 1`."""
     for name in wanted:
         for plain, column in free.items():
-            words = [word for word in _words(column) if not word.isdigit() and word not in FILLERS]
+            words = words_of(column)
+            words = [word for word in words if not word.isdigit() and word not in FILLERS]
             if words == [name]:
                 return plain
     return None
@@ -258,7 +250,7 @@ def _by_words(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
 def _by_last_word(wanted: Sequence[str], free: Mapping[str, str]) -> str | None:
     """Return the one column whose last word is wanted, such as `sql_prompt`."""
     for name in wanted:
-        found = [plain for plain, column in free.items() if [*_words(column), ""][-2:-1] == [name]]
+        found = [plain for plain, column in free.items() if words_of(column)[-1:] == [name]]
         if len(found) == 1:
             return found[0]
     return None

@@ -235,7 +235,8 @@ def _notes(scanner: Scanner, head: bytes, layout: Layout) -> Iterator[str]:
             f"No row holds a right answer ({', '.join(RIGHT_ANSWERS[:4])}): "
             "the reward exact_match needs one in every row."
         )
-    if any(each.changes_learning and is_media(each.field) for each in scanner.unread.found()):
+    found = (each.field for each in scanner.unread.found() if each.changes_learning)
+    if scanner.has_media or any(map(is_media, found)):
         yield TEXT_ONLY
     if scanner.num_unwanted:
         answers = counted(scanner.num_unwanted, "answer")

@@ -17,7 +17,6 @@ from core.dataset.check.unread import (
     MEDIA_TAG_BYTES,
     UnreadColumns,
     UnreadCounter,
-    is_lost_value,
     is_repeated,
     may_be_question,
     media_tag,
@@ -27,8 +26,9 @@ from core.dataset.reading.json_elements import NOT_AN_ARRAY
 from core.dataset.reading.layout import RowBlocks
 from core.dataset.reading.lines import LineBlock, parse_block
 from core.dataset.report import RowProblem
+from core.training.contract.lost_names import is_media_value
 from core.training.contract.messages import Fault
-from core.training.contract.row_columns import Row, holds_something, truth_of
+from core.training.contract.row_columns import Row, is_media, truth_of
 from core.training.contract.row_formats import (
     LABEL,
     RowFormat,
@@ -116,6 +116,8 @@ class Scanner:
         self.num_crlf = 0
         self.num_unwanted = 0
         """Rows whose label, which is not read, says that the answer is not wanted."""
+        self.has_media = False
+        """True if a column that is not read holds pictures, sound or video."""
         self.num_right_answers = 0
         self._unknown = unknown
         self._known_columns: dict[tuple[str, ...], KnownColumns] = {}
@@ -168,9 +170,8 @@ class Scanner:
             self.findings.add_fault(number, known.fault or UNKNOWN)
             return False
         unread = known.unread
-        beside = [name for name in unread.names if holds_something(row[name])]
-        is_lost = bool(beside) and not unread.lost.isdisjoint(beside)
-        if known.plain and not is_lost and not has_tags and known.plain.is_sound(row):
+        beside, lost = unread.held_in(row)
+        if known.plain and not lost and not has_tags and known.plain.is_sound(row):
             faults: Sequence[Fault] = ()
             found = known.plain.text_format
         else:
@@ -178,7 +179,7 @@ class Scanner:
             faults = reading.faults
             found = text_format(reading.row, known.layout)
             self._name_unread_places(number, reading, has_tags)
-            if is_lost or reading.answer_column or unread.may_lack_question:
+            if lost or reading.answer_column or unread.may_lack_question:
                 beside = self._name_lost_columns(number, row, reading, unread, beside)
         for name in beside:
             self.unread.add(name, number, changes_learning=False)
@@ -216,13 +217,14 @@ class Scanner:
             value = row[name]
             if name == answer_column:
                 continue
-            is_lost = name in unread.lost and is_lost_value(name, value)
-            if not is_lost and not (lacks_question and may_be_question(value)):
+            if not unread.is_lost(name, value) and not (lacks_question and may_be_question(value)):
                 harmless.append(name)
                 continue
             if name in LABEL and truth_of(value) is False:
                 self.num_unwanted += 1
-            is_elsewhere = name in unread.may_be_repeated and is_repeated(value, read_texts)
+            is_shown = is_media(name) or is_media_value(value)
+            self.has_media = self.has_media or is_shown
+            is_elsewhere = not is_shown and is_repeated(value, read_texts)
             self.unread.add(name, number, changes_learning=not is_elsewhere)
         return harmless
 

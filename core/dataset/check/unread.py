@@ -4,13 +4,11 @@ Counts each name once a row, with its first line. Keeps a bounded number of name
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Iterator
 
-from core.dataset.column_names import plain_name
 from core.dataset.report import NotRead
-from core.training.contract.row_columns import Row, is_media, truth_of
+from core.training.contract.lost_names import class_matters, class_of, may_matter
+from core.training.contract.row_columns import Row, holds_something
 from core.training.contract.row_formats import RowLayout
 
 MAX_NAMES = 200
@@ -19,82 +17,9 @@ LONGEST_NAME = 200
 TAG_PATTERN = r"<(?:(?:image|video|audio|img)(?:_?\d+)?|\|(?:image|vision|video|audio)\w*\|)>"
 MEDIA_TAG = re.compile(TAG_PATTERN)
 MEDIA_TAG_BYTES = re.compile(TAG_PATTERN.encode())
+CONTAINERS = frozenset((list, dict))
+"""Types of values that may matter under any name."""
 NUMBER_OF_TAG = re.compile(r"_?\d+(?=>)")
-
-
-@dataclass(frozen=True)
-class LostColumn:
-    """Columns without which the model learns something else."""
-
-    names: frozenset[str]
-    """In lower case, without signs between letters."""
-    reason: str
-    only_beside_text: bool = False
-    """True if this is so for rows of whole texts only."""
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-LOST_COLUMNS = (
-    LostColumn(
-        _names("system systemprompt systemmessage systeminstruction sysprompt sys persona"),
-        "a system text stands before all turns",
-    ),
-    LostColumn(
-        _names(
-            "context contexts input inputs passage passages background document documents "
-            "evidence schema paragraph paragraphs knowledge choices options"
-        ),
-        "a question is answered from its context",
-    ),
-    LostColumn(
-        _names("history chathistory conversationhistory dialoguehistory dialoghistory"),
-        "a question follows the turns before it",
-    ),
-    LostColumn(
-        _names("tools functions availabletools toolconfig toolcalls functioncall apis"),
-        "a model learns to call the tools that it is offered",
-    ),
-    LostColumn(
-        _names(
-            "label labels ktotag mask lossmask weight weights lossweight iscorrect isgood thumbsup"
-        ),
-        "a label or a mask says what must not be learnt",
-    ),
-    LostColumn(
-        _names(
-            "question questions query prompt instruction instructions problem messages "
-            "conversations conversation contents dialogue dialog turns"
-        ),
-        "an answer is learnt as the answer to its question",
-    ),
-    LostColumn(
-        _names(
-            "reasoning reasoningcontent complexcot cot chainofthought rationale thinking "
-            "thought thoughts"
-        ),
-        "a model learns to think before it answers",
-    ),
-    LostColumn(
-        _names(
-            "role from speaker parentid answer answers response responses output outputs "
-            "completion completions assistant"
-        ),
-        "a whole text is learnt without the turns that stand beside it",
-        only_beside_text=True,
-    ),
-)
-LOST_NAMES: Mapping[str, LostColumn] = MappingProxyType(
-    {name: column for column in LOST_COLUMNS for name in column.names}
-)
-SCALARS_MATTER = _names(
-    "label labels ktotag mask lossmask weight weights lossweight iscorrect isgood thumbsup parentid"
-)
-"""Names whose numbers and flags matter too; of others only texts, lists and objects do."""
-VERDICTS = _names("label ktotag iscorrect isgood thumbsup weight lossweight")
-"""Names of columns that say yes or no to an answer, in words or numbers."""
 
 
 class UnreadColumns:
@@ -105,17 +30,26 @@ class UnreadColumns:
         is_text = layout.row_format.id == "text"
         self.may_lack_question = set(layout.columns) == {"chosen", "rejected"}
         """True if any other column may hold the question that both answers lack."""
-        self.lost = frozenset(name for name in self.names if _is_lost(name, is_text))
-        self.may_be_repeated = frozenset(name for name in self.lost if not is_media(name))
-        """Columns that may repeat what is read, and then are not lost."""
 
+        self._classes = {name: class_of(name, is_text) for name in self.names}
 
-def _is_lost(name: str, is_text: bool) -> bool:
-    plain = plain_name(name)
-    column = LOST_NAMES.get(plain)
-    if column is not None:
-        return is_text or not column.only_beside_text
-    return is_media(name)
+    def is_lost(self, name: str, value: object) -> bool:
+        """Return whether the model would learn something else were this value read."""
+        return class_matters(self._classes[name], name, value)
+
+    def held_in(self, row: Row) -> tuple[list[str], list[str]]:
+        """Return (columns that hold something, those of them that would change learning)."""
+        held, lost = [], []
+        for name, kind in self._classes.items():
+            value = row[name]
+            if not holds_something(value):
+                continue
+            held.append(name)
+            # Nearly no value is more than a text or a number, so that this takes no time.
+            is_long = type(value) in CONTAINERS or (type(value) is str and may_matter(value))
+            if (kind or is_long) and class_matters(kind, name, value):
+                lost.append(name)
+        return held, lost
 
 
 class UnreadCounter:
@@ -143,15 +77,6 @@ class UnreadCounter:
                 key=lambda each: (not each.changes_learning, each.first_line, each.field),
             )
         )
-
-
-def is_lost_value(name: str, value: object) -> bool:
-    """Return whether a value of a column that would change learning can do so."""
-    plain = plain_name(name)
-    says_yes = truth_of(value) is True
-    if value is True or (says_yes and plain in VERDICTS):  # a wanted answer counts, as all do
-        return False
-    return isinstance(value, str | list | dict) or plain in SCALARS_MATTER
 
 
 def may_be_question(value: object) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .content import Content, Unread, read_parts
+from .lost_names import changes_learning
 from .messages import (
     ANSWER_KEYS,
     QUESTION_KEYS,
@@ -371,11 +372,12 @@ def _read_mask(turn: Mapping[str, Any], role: str, found: MessageReading) -> boo
 def _name_unread(key: str, value: Any, found: MessageReading) -> None:
     if not holds_something(value):
         return
-    is_lost = is_media(key) or key in LOST_KEYS or key in CONTENT_KEYS
     # A verdict on an answer says what must not be learnt; attributes of it, as in NeMo, do not.
     is_verdict = key in VERDICT_KEYS and truth_of(value) is not None
-    matters = is_lost or is_verdict or MASK_WORD.search(key.lower()) is not None
-    found.leave_out(key, matters=matters)
+    is_lost = key in LOST_KEYS or key in CONTENT_KEYS or MASK_WORD.search(key.lower()) is not None
+    if key not in VERDICT_KEYS:
+        is_lost = is_lost or changes_learning(key, value)
+    found.leave_out(key, matters=is_verdict or is_lost)
 
 
 def _first_key(fields: Mapping[str, Any], names: Sequence[str]) -> str | None:

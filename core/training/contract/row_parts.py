@@ -12,6 +12,7 @@ from .conversations import (
     conversation_faults,
     read_conversation,
 )
+from .lost_names import changes_learning
 from .messages import PROMPT, ConversationPart, Fault, Message
 from .row_columns import (
     Row,
@@ -23,7 +24,6 @@ from .row_columns import (
     truth_of,
     wrong_kind,
 )
-from .row_names import SYSTEM, TOOLS
 from .stages import STAGES
 from .tool_calls import Tool, read_tools, tool_names
 
@@ -120,7 +120,7 @@ class RowParts:
         for key in value:
             is_read = key == "messages" or (key == "tools" and f"{name}.tools" == self._tools_place)
             if not is_read and value[key]:
-                self.leave_out(f"{name}.{key}", matters=key in (*SYSTEM, *TOOLS))
+                self.leave_out(f"{name}.{key}", matters=changes_learning(key, value[key]))
 
     # Columns beside them
 
@@ -271,7 +271,7 @@ def _system_of_parts(value: Any, name: str, unread: Unread) -> str | None:
         if isinstance(value, dict) and isinstance(value.get(key), str | list | dict):
             for other in value:
                 if other not in (key, "role") and holds_something(value[other]):
-                    unread[f"{name}.{other}"] = False
+                    unread[f"{name}.{other}"] = changes_learning(other, value[other])
             value = value[key]
     content = read_parts(value, name, unread)
     if content is None or not content.texts:
