@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from core.training.contract.messages import ROLE_KEYS
-from core.training.contract.row_names import KEY_WORDS, plain_name
+from core.training.contract.row_formats import KEY_WORDS, plain_name
 
 QUESTIONS = (
     "question query prompt instruction inputs input problem request user human task "

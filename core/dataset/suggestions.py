@@ -24,8 +24,14 @@ from core.dataset.column_names import (
 )
 from core.dataset.formats import is_like_conversation
 from core.training.contract.row_columns import Row, holds_something, parse_text
-from core.training.contract.row_formats import ROW_FORMATS_BY_ID, RowFormat, accepts
-from core.training.contract.row_names import KEY_WORDS, plain_name, words_of
+from core.training.contract.row_formats import (
+    KEY_WORDS,
+    ROW_FORMATS_BY_ID,
+    RowFormat,
+    accepts,
+    plain_name,
+    words_of,
+)
 from core.training.contract.row_reader import RIGHT_ANSWERS
 from core.training.contract.stages import STAGES
 

@@ -26,7 +26,6 @@ from core.dataset.reading.json_elements import NOT_AN_ARRAY
 from core.dataset.reading.layout import RowBlocks
 from core.dataset.reading.lines import LineBlock, parse_block
 from core.dataset.report import RowProblem
-from core.training.contract.lost_names import is_media_value
 from core.training.contract.messages import Fault
 from core.training.contract.row_columns import Row, is_media, truth_of
 from core.training.contract.row_formats import (
@@ -36,6 +35,7 @@ from core.training.contract.row_formats import (
     TextFormat,
     find_row_layout,
     format_fault,
+    is_media_value,
     row_layout_of,
 )
 from core.training.contract.row_reader import Reading, read_columns, text_format

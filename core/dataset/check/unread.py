@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator
 
 from core.dataset.report import NotRead
-from core.training.contract.lost_names import class_matters, class_of, may_matter
 from core.training.contract.row_columns import Row, holds_something
-from core.training.contract.row_formats import RowLayout
+from core.training.contract.row_formats import RowLayout, class_matters, class_of, may_matter
 
 MAX_NAMES = 200
 """Names that are counted; a file whose rows are objects of keys could have any number."""

@@ -1,14 +1,15 @@
 """ROW_FORMATS: the ways to write a row, and how each becomes TRL's columns.
 
 The check of a dataset and the training program both read rows with these records, so that no row
-passes the check that the training refuses. Standard library only; knows nothing of files and
-tokens.
+passes the check that the training refuses. The door of row_layouts, row_names and lost_names too.
+Standard library only; knows nothing of files and tokens.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from . import row_conversions as read
+from .lost_names import class_matters, class_of, is_media_value, may_matter
 from .messages import Fault, any_of
 from .row_layouts import RowFormat, RowLayout, TextFormat, row_layout_of
 from .row_names import (
@@ -17,6 +18,7 @@ from .row_names import (
     BESIDE_QUESTION,
     CHOSEN,
     COMPLETION,
+    KEY_WORDS,
     MESSAGES,
     QUESTIONS,
     REJECTED,
@@ -24,14 +26,17 @@ from .row_names import (
     SYSTEM,
     TOOLS,
     Names,
+    plain_name,
+    words_of,
 )
 from .stages import STAGES
 
 # fmt: off
 __all__ = [
-    "LABEL", "ROW_FORMATS", "ROW_FORMATS_BY_ID", "RowFormat", "RowLayout", "TextFormat", "accepts",
-    "find_row_format", "find_row_layout", "format_fault", "row_layout_of", "stages_for",
-    "unknown_columns_fault",
+    "KEY_WORDS", "LABEL", "ROW_FORMATS", "ROW_FORMATS_BY_ID", "RowFormat", "RowLayout",
+    "TextFormat", "accepts", "class_matters", "class_of", "find_row_format", "find_row_layout",
+    "format_fault", "is_media_value", "may_matter", "plain_name", "row_layout_of", "stages_for",
+    "unknown_columns_fault", "words_of",
 ]
 # fmt: on
 LONGEST_NAMES_SHOWN = 200
