@@ -30,12 +30,15 @@ class TimelinePoint(NamedTuple):
     """Allocated bytes."""
 
 
-def timeline(job: JobSpec, shape: ModelShape, gpu: Gpu) -> tuple[TimelinePoint, ...]:
+def timeline(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: int | None = None
+) -> tuple[TimelinePoint, ...]:
     """Return the memory of load, one step, evaluation and save in at most MAX_POINTS points.
 
-    Simulates every layer of all but very deep models. Raises SpecError as `estimate` does.
+    Simulates every layer of all but very deep models. Its highest point is the allocated peak of
+    `estimate` with the same arguments. Raises SpecError as `estimate` does.
     """
-    program = program_of(job, shape, gpu)
+    program = program_of(job, shape, gpu, longest_row_tokens)
     kinds = program.layer_kinds()
     if len(kinds) > MAX_LAYERS:
         return _extrapolated(program, sections(kinds))

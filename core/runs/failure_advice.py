@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from core.advise import Advice, advice_after, suggest_fixes
 from core.dataset import counted
 from core.job import SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs.edits import deleted
+from core.runs.past_runs import past_runs
 from core.runs.run import Run
 
 MAX_ADVICE = 4
@@ -40,7 +42,7 @@ def advice_for(run: Run) -> tuple[Advice, ...]:
 def _resolved(run: Run) -> ResolvedJob | None:
     """Return the run's job with what it names; None if that is gone or cannot be estimated."""
     try:
-        resolved = resolve(run.fields_again())
+        resolved = resolve(run.fields_again(), past=partial(past_runs, run.home))
         resolved.estimate()
     except SpecError:
         return None
@@ -61,7 +63,7 @@ def _take_less_memory(run: Run, resolved: ResolvedJob | None) -> tuple[Advice, .
     capacity = run.status.device_capacity_bytes or resolved.gpu.capacity_bytes
     smaller = min(capacity, int((1 - FREE_SHARE) * predicted.total_bytes))
     card = replace(resolved.gpu, capacity_bytes=smaller)
-    fixes = suggest_fixes(resolved.job, resolved.model.shape, card)
+    fixes = suggest_fixes(resolved.job, resolved.model.shape, card, past=resolved.past)
     if predicted.verdict == "fits":
         fixes = tuple(sorted(fixes, key=lambda fix: fix.harm))
     return tuple(Advice(fix.title, fix.why, fix.change) for fix in fixes)

@@ -161,6 +161,12 @@ def test_a_timeline_has_the_peak_of_the_estimate() -> None:
     assert highest == estimate(LORA, LLAMA, GPU).peak_allocated_bytes
 
 
+@pytest.mark.parametrize("longest", [100, 700])
+def test_a_timeline_of_short_rows_has_their_peak(longest: int) -> None:
+    highest = max(point.num_bytes for point in timeline(LORA, LLAMA, GPU, longest))
+    assert highest == estimate(LORA, LLAMA, GPU, longest).peak_allocated_bytes
+
+
 def test_a_timeline_begins_with_the_load() -> None:
     assert timeline(LORA, LLAMA, GPU)[0].phase == "load"
 

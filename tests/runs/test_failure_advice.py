@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from core import runs
+from core.advise import Fix
 from core.job import JobSpec
+from core.memory import PastRun
 from core.resolve import resolve
 from core.runs import Run, edits, failure_advice
 from core.training.contract.files import write_json
@@ -44,6 +46,22 @@ def test_out_of_gpu_memory_is_answered_with_less_than_was_predicted(failed) -> N
     assert before.verdict == "fits"  # wrongly, as it turned out
     assert best.change == {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16}
     assert after.total_bytes < before.total_bytes
+
+
+def test_less_memory_is_counted_from_the_corrected_total(
+    failed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def fixes(*case: object, past: object = ()) -> tuple[Fix, ...]:
+        seen.append(past)
+        return ()
+
+    past = (PastRun(2**30, 2**30, 2**30, 2**30, context_bytes=2**30),)
+    monkeypatch.setattr(failure_advice, "past_runs", lambda _home, _resolved: past)
+    monkeypatch.setattr(failure_advice, "suggest_fixes", fixes)
+    failure_advice.advice_for(failed("out_of_gpu_memory", **GPU))
+    assert seen == [past]
 
 
 @pytest.mark.parametrize(

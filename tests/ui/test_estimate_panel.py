@@ -8,14 +8,15 @@ import pytest
 
 from core.device import DeviceReading, this_machine
 from core.device.cards import GpuProcess
-from core.memory import COMPONENTS
+from core.memory import COMPONENTS, timeline
 from core.resolve import resolve
 from core.runs import Home
-from core.wording import COMPONENT_COLOURS
+from core.wording import COMPONENT_COLOURS, memory
 from tests.builders.page import LLAMA, FormPage, llama
 from ui.handlers import Handlers, estimate
 from ui.handlers.panels import on_close_panel, on_open_panel, on_redraw_panels
 from ui.render.estimate import estimate_panel
+from ui.render.timeline import timeline as timeline_svg
 
 GIB = 2**30
 
@@ -266,3 +267,13 @@ def test_a_closed_panel_is_not_drawn(page_form: FormPage) -> None:
     page_form.fire(on_close_panel, "open_panels", name="timeline")
     page_form.edit(max_length=64)
     assert redraw(page_form) == {}
+
+
+def test_the_timeline_leads_to_the_total_of_the_verdict() -> None:
+    resolved = resolve({**llama("full"), "optim": "paged_adamw_8bit"})
+    assert resolved.model.shape
+    found = resolved.estimate()
+    drawn = timeline_svg(timeline(resolved.job, resolved.model.shape, resolved.gpu), found)
+    assert f"{memory(found.peak_allocated_bytes)} at the peak" in drawn
+    assert f"The verdict, {memory(found.total_bytes)}, adds" in drawn
+    assert f"Paged optimizer states {memory(found.pageable_bytes)}" in drawn

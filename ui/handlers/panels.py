@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from core.after_training.compare import Wish, models_on_card
 from core.job import JobSpec, SpecError
-from core.memory import timeline
+from core.memory import TimelinePoint, timeline
 from core.models import Gpu, ModelShape
 from core.resolve import resolve
 from ui import render
@@ -26,12 +26,16 @@ def _timeline(answer: Answer) -> str:
     resolved = answer.require()
     if resolved.model.shape is None:
         return render.notice("There is no timeline for a traced architecture.", "plain")
-    return _timeline_of(resolved.job, resolved.model.shape, resolved.gpu)
+    longest = resolved.rows.max_tokens if resolved.rows else None
+    points = _timeline_of(resolved.job, resolved.model.shape, resolved.gpu, longest)
+    return timeline_panel.timeline(points, resolved.estimate())
 
 
 @lru_cache(maxsize=8)
-def _timeline_of(job: JobSpec, shape: ModelShape, gpu: Gpu) -> str:
-    return timeline_panel.timeline(timeline(job, shape, gpu))
+def _timeline_of(
+    job: JobSpec, shape: ModelShape, gpu: Gpu, longest: int | None
+) -> tuple[TimelinePoint, ...]:
+    return timeline(job, shape, gpu, longest)
 
 
 def _what_fits(answer: Answer) -> str:
