@@ -1,6 +1,7 @@
 """Report: its numbers are those of the run folders, its text is escaped, chance is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,12 @@ def test_the_page_needs_nothing_else(home: Home) -> None:
     text = html_of(summary_of(home, comparison_of(home, {"full": (1.25,), "lora": (1.5,)})))
     for mark in ("http:", "https:", "<link", "<script", "src=", "@import"):
         assert mark not in text
+
+
+def test_every_part_that_scrolls_is_reached_by_keyboard(home: Home) -> None:
+    text = html_of(summary_of(home, comparison_of(home, {"full": (1.25,), "lora": (1.5,)})))
+    assert text.count("tabindex") == len(re.findall(r"class=.scrolls. tabindex=.0.", text))
+    assert len(re.findall(r"class=.scrolls.", text)) == text.count("tabindex") > 1
 
 
 def test_the_best_settings_are_a_job_file(home: Home) -> None:

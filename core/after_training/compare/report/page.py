@@ -70,7 +70,10 @@ def _table(table: Table, heading: str = "h2") -> str:
         rows += f"<tr><th scope='row'>{escape(name)}</th>{inside}</tr>"
     title = f"<{heading}>{escape(table.title)}</{heading}>"
     grid = f"<table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
-    return f"<section>{title}<div class='scrolls'>{grid}</div></section>"
+    label = escape(table.title, quote=True)
+    # A part that scrolls must be reached by keyboard, and then needs a name.
+    scrolls = f"<div class='scrolls' tabindex='0' role='region' aria-label='{label}'>"
+    return f"<section>{title}{scrolls}{grid}</div></section>"
 
 
 def _losses(summary: Summary) -> str:

@@ -164,7 +164,7 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
 
 def _svg(height: float, inside: str, label: str) -> str:
     start = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">'
-    return f'<div class="scrolls">{start}{inside}</svg></div>'
+    return f'<div class="scrolls" tabindex="0">{start}{inside}</svg></div>'
 
 
 def _sound(line: PlotLine) -> PlotLine:
