@@ -89,6 +89,8 @@ def suggest_mapping(rows: Sequence[Row], stage: str) -> dict[str, str]:
             continue
         if id == "text" and _has_other_texts(rows, mapping, stage):
             continue
+        if "rejected" in mapping and _is_verdict(rows, mapping):
+            continue
         mapping |= _match_optional(row_format, mapping, usable)
         if row_format.id == "prompt only":
             mapping |= _match_right_answer(mapping, usable)
@@ -104,6 +106,16 @@ def _has_other_texts(rows: Sequence[Row], mapping: Mapping[str, str], stage: str
     if not SPOKEN.isdisjoint(words_of(name)):
         return True
     return not all(_is_heading(name) for name in left_out(rows, mapping))
+
+
+def _is_verdict(rows: Sequence[Row], mapping: Mapping[str, str]) -> bool:
+    """Return whether a column only says which answer is better, as `winner` does by its name."""
+    are_words = []
+    for part in ("chosen", "rejected"):
+        values = [row.get(mapping[part]) for row in islice(rows, SAMPLED_ROWS)]
+        texts = [value for value in values if isinstance(value, str)]
+        are_words.append(bool(texts) and not any(" " in text.strip() for text in texts))
+    return are_words[0] != are_words[1]
 
 
 def _any_two_texts(kinds: Mapping[str, Kind], stage: str) -> dict[str, str]:

@@ -101,3 +101,13 @@ def test_a_picture_under_any_name_is_said_to_be_unseen(tmp_path: Path) -> None:
     row = {"messages": TURNS, "bild": "tea/1.jpg"}
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     assert any("no pictures" in note for note in check_file(path).notes)
+
+
+@pytest.mark.parametrize(("stage", "is_said"), [("sft", True), ("dpo", False)])
+def test_only_whole_answers_are_unwanted(tmp_path: Path, stage: str, is_said: bool) -> None:
+    path = tmp_path / "rows.jsonl"
+    row: dict[str, Any] = {"prompt": "2 + 2?", "label": 0}
+    answers = {"sft": {"completion": "5"}, "dpo": {"chosen": "4", "rejected": "5"}}
+    path.write_text(json.dumps(row | answers[stage]) + "\n", encoding="utf-8")
+    notes = check_file(path, stage).notes
+    assert any("as unwanted" in note for note in notes) == is_said

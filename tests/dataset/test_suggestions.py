@@ -136,3 +136,8 @@ def test_a_better_and_a_worse_answer_are_found(chosen: str, rejected: str) -> No
     row = {"prompt": QUESTION, chosen: ANSWER, rejected: CONTEXT}
     mapping = {"prompt": "prompt", "chosen": chosen, "rejected": rejected}
     assert suggest_mapping([row], "dpo") == mapping
+
+
+def test_a_verdict_is_no_answer() -> None:
+    row = {"prompt": QUESTION, "response_a": ANSWER, "response_b": CONTEXT, "winner": "model_a"}
+    assert suggest_mapping([row], "dpo") == {}

@@ -109,6 +109,17 @@ def test_marks_that_lie_are_refused(lie: str) -> None:
     assert reason in refusal(Encoder(template, on_answers=True).encode, row)
 
 
+def test_marks_without_the_end_of_an_answer_are_not_followed() -> None:
+    marked = "{%- generation %}{{- m.content }}{%- endgeneration %}"
+    text = "{%- if m.role == 'assistant' %}" + marked + "{%- else %}{{- m.content }}{%- endif %}"
+    body = HEADER + text + "{{- '<|im_end|>\\n' }}"
+    encoder = Encoder(ChatTemplate(tokenizer(), template_of(body)), on_answers=True)
+    tokens = encoder.encode(ROWS["two turns"][1])
+    pairs = zip(tokens.ids, tokens.loss_mask, strict=True)
+    learnt = tokenizer().decode([token for token, counts in pairs if counts])
+    assert learnt == f"{ANSWER['content']}<|im_end|>{OTHER['content']}<|im_end|>"
+
+
 @pytest.mark.parametrize("lie", ["roles swapped", "twice", "capitals"])
 def test_a_lie_is_refused_where_everything_counts_too(lie: str) -> None:
     body, reason = BODIES[lie]

@@ -238,7 +238,7 @@ def _notes(scanner: Scanner, head: bytes, layout: Layout) -> Iterator[str]:
     found = (each.field for each in scanner.unread.found() if each.changes_learning)
     if scanner.has_media or any(map(is_media, found)):
         yield TEXT_ONLY
-    if scanner.num_unwanted:
+    if scanner.num_unwanted and STAGES[scanner.stage].loss == "likelihood":
         answers = counted(scanner.num_unwanted, "answer")
         yield (
             f"The label marks {answers} as unwanted: the rows are for kto; {scanner.stage} "

@@ -227,7 +227,13 @@ class RowParts:
             return question
         if isinstance(question, str):
             question = said("user", question)
-        return self.after_system([*self.history(), *question])
+        history = self.history()
+        if history and history[-1]["role"] == question[0]["role"] == "user":
+            problem = "ends with the user's turn, and the question follows"
+            fix = "add the answer, or remove the last turn"
+            name = self.beside("history")[1]
+            self.faults.append(Fault(name, "two_user_turns", problem, fix))
+        return self.after_system([*history, *question])
 
     def _with_context(self, question: Text, context: str) -> Text:
         if not context:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from .messages import Fault, any_of, json_type
+from .messages import Fault, Message, any_of, json_type
 from .row_columns import Row, holds_something, parse_text
 from .row_formats import (
     ROW_FORMATS,
@@ -46,6 +46,8 @@ HOLDERS = (
 )
 # fmt: on
 """Columns that may hold an object with the right answer, or one as JSON text, as verl writes it."""
+ANSWER_KEYS = frozenset((*RIGHT_ANSWERS, "value", "text", "content", "answers"))
+"""Key of an object of one value, which is the right answer."""
 OF_SOME_ROWS = ("tools", "answer", "trained_messages")
 """Columns in TRL's names that some rows of a file may leave empty."""
 FEWEST_ROWS_TO_SPLIT = 20
@@ -215,9 +217,17 @@ def _right_answer(found: Row, parts: RowParts) -> tuple[str | None, str]:
     if not isinstance(answer, list):
         return answer, column
     last = answer[-1]
+    _leave_out_mask(parts, last)
     if answer != [{"role": "assistant", "content": last.get("content")}]:
         parts.leave_out(place)
     return str(last.get("content") or ""), place
+
+
+def _leave_out_mask(parts: RowParts, answer: Message) -> None:
+    """Name the mask of an answer, which is a right one all the same, as not read."""
+    for each in parts.conversations:
+        if each.mask_key and each.is_masked[-1] and each.messages[-1] == answer:
+            parts.leave_out(f"{each.column}[].{each.mask_key}", matters=True)
 
 
 def _may_be_answer(value: Any) -> bool:
@@ -226,9 +236,14 @@ def _may_be_answer(value: Any) -> bool:
 
 
 def _as_text(answer: Any) -> str:
-    """Return a right answer as text. A list of one answer is that answer."""
+    """Return a right answer as text; that inside a list of one, or inside an object of one.
+
+    Several right answers are a list in JSON.
+    """
     if isinstance(answer, list) and len(answer) == 1:
-        (answer,) = answer
+        return _as_text(answer[0])
+    if isinstance(answer, dict) and len(answer) == 1 and next(iter(answer)) in ANSWER_KEYS:
+        return _as_text(next(iter(answer.values())))
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
 
 

@@ -79,11 +79,33 @@ class ChatTemplate:
 
     @cached_property
     def marks_answers(self) -> bool:
-        """True if the template itself says where answers begin and end."""
+        """True if the template itself says where answers begin and end.
+
+        Marks that leave out the token at the end of an answer are no use: the model would not learn
+        to stop.
+        """
         from trl.chat_template_utils import has_generation_markers
 
         template = self.source or self.tokenizer.chat_template
-        return template is not None and has_generation_markers(template)
+        if template is None or not has_generation_markers(template):
+            return False
+        return not self._marks_leave_out_ends()
+
+    def _marks_leave_out_ends(self) -> bool:
+        """Return whether the marks hold an answer, but not the token that ends it."""
+        end = self.turn_shape.end
+        if not end or not self.ends.match(end):
+            return False
+        encoding = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": PLACEHOLDER}],
+            chat_template=self.source,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        pairs = zip(encoding["input_ids"], encoding["assistant_masks"], strict=True)
+        counted = self.tokenizer.decode([token for token, bit in pairs if bit])
+        return PLACEHOLDER in counted and not self.ends.search(counted)
 
     @cached_property
     def markers(self) -> re.Pattern[str]:

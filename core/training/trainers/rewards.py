@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from ..contract.failures import TrainingError
 from ..contract.job import Job
+from ..contract.row_columns import parse_text
 from ..contract.row_reader import RIGHT_ANSWERS
 from ..contract.weights.adapters import SETTINGS
 from ..data.rows import Rows
@@ -39,7 +40,7 @@ RewardFunction = Callable[[Completion], float]
 
 
 def exact_match(job: Job) -> RewardFunction:
-    """Reward the right answer with 1, ignoring case and white space.
+    """Reward the right answer, or one of several, with 1, ignoring case and white space.
 
     Only what follows `####` counts, as in GSM8K.
     """
@@ -48,9 +49,21 @@ def exact_match(job: Job) -> RewardFunction:
         right_answer = completion.right_answer
         if right_answer is None:
             return 0.0
-        return float(_final_answer(completion.text) == _final_answer(right_answer))
+        given = _final_answer(completion.text)
+        return float(any(given == _final_answer(each) for each in _right_answers(right_answer)))
 
     return reward
+
+
+def _right_answers(text: str) -> Sequence[str]:
+    """Return the right answers that a text holds: one, or those of a list of texts in JSON.
+
+    A list of numbers is one answer.
+    """
+    found = parse_text(text)
+    if isinstance(found, list) and all(isinstance(each, str) for each in found):
+        return [text, *found]
+    return [text]
 
 
 def pattern_match(job: Job) -> RewardFunction:
