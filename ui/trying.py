@@ -48,7 +48,7 @@ def place_try(parts: Parts) -> None:
     parts.timer("try_timer", SECONDS_BETWEEN_PIECES)
     with gr.Row(elem_classes="try-menus"):
         menu = {"allow_custom_value": True, "filterable": True}
-        info = "A run, a checkpoint, or a model's name or folder"
+        info = "A run, its checkpoint or exported GGUF, or a model's name or folder"
         parts.add("try_left", gr.Dropdown, [], label="Left", info=info, **menu)
         parts.add("try_right", gr.Dropdown, [], label="Right", info=info, **menu)
     parts.html("try_log", EMPTY)

@@ -7,6 +7,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from core import runs
+from core.after_training.export.forms import FormName
+from core.after_training.export.records import ExportedFile, Manifest, exports_folder
 from core.runs import Run
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import FINISHED
@@ -51,3 +53,15 @@ def add_checkpoint(run: Run, step: int) -> Path:
 
 def _matrix(numbers: np.random.Generator, num_out: int, num_in: int) -> np.ndarray:
     return numbers.normal(0, 0.5, (num_out, num_in)).astype(np.float32)
+
+
+def add_gguf(run: Run, name: str = "gguf-Q8_0", content: str = "GGUF") -> Path:
+    """Give a run a finished export with this file, which only the fake llama.cpp reads."""
+    folder = exports_folder(run) / name
+    folder.mkdir(parents=True)
+    file = folder / "m.gguf"
+    file.write_text(content)
+    form: FormName = "adapter-gguf" if name == "adapter-gguf" else "gguf"
+    files = (ExportedFile(file.name, len(content), ""),)
+    Manifest(form, "trained", "Q8_0", files, None).write(folder)
+    return file

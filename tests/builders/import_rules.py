@@ -67,13 +67,20 @@ def imports_of_training_beyond_its_contract(project: Project) -> Iterator[str]:
                 yield f"{project.name(path)} imports {module}"
 
 
+SHARED_BY_WORKERS = (
+    "core.workers.child",
+    "core.workers.llama_server",
+    "core.workers.trained_model",
+)
+
+
 def imports_of_workers(project: Project) -> Iterator[str]:
     for path in project.code:
         own = project.module(path).split(".")[:3]
         for module in project.imports(path):
             if not module.startswith("core.workers"):
                 continue
-            is_shared = module.startswith(("core.workers.child", "core.workers.trained_model"))
+            is_shared = module.startswith(SHARED_BY_WORKERS)
             is_own = module.split(".")[:3] == own
             if own[:2] != ["core", "workers"] or not (is_own or is_shared):
                 yield f"{project.name(path)} imports {module}"

@@ -233,7 +233,7 @@ def _sides(home: Home, target: str) -> tuple[ChatSide, ...]:
     Raises ChatError, ModelNotFound.
     """
     side = find_side(home, target or _newest(home))
-    if side.weights is None:
+    if not side.is_trained:
         return (side,)
     run_id = side.key.partition("@")[0]
     return side, find_side(home, f"{run_id}@base")

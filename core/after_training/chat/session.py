@@ -176,8 +176,9 @@ class Chat:
         plan = self.plan
         models = []
         for model in plan.models:
-            weights = str(model.weights) if model.weights else None
-            models.append({"job": json.loads(model.job.to_json()), "weights": weights})
+            files = {"weights": model.weights, "gguf": model.gguf, "tools": model.tools}
+            paths = {name: str(path) if path else None for name, path in files.items()}
+            models.append({"job": json.loads(model.job.to_json()), **paths})
         sides = []
         for side, place in zip(plan.sides, plan.places, strict=True):
             sides.append({"model": place, "uses_adapter": side.has_adapter, "name": side.label})

@@ -1,10 +1,13 @@
-"""Models that can answer: a base, the result of a run, or one of its checkpoints. Loads nothing."""
+"""Models that can answer: a base, the result of a run, one of its checkpoints or exports. Loads
+nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.after_training.chat.errors import ChatError
+from core.after_training.export import Export, list_exports
+from core.after_training.export.tools import server_folder
 from core.job import JobSpec, Problem, RunNotFound
 from core.models import ModelSource, find_model
 from core.resolve import reference_of
@@ -20,13 +23,22 @@ class ChatSide:
     """One model that answers."""
 
     key: str
-    """As users and pages name it: demo, RUN, RUN@base, RUN@40."""
+    """As users and pages name it: demo, RUN, RUN@base, RUN@40, RUN@gguf-Q8_0."""
     label: str
     """Its name in messages."""
     job: JobSpec
     """Job whose base it is, loaded as the job trains it."""
     weights: Path | None = None
     """Folder of the trained weights or the adapter; None for the base alone."""
+    gguf: Path | None = None
+    """Exported file, which llama.cpp answers with."""
+    tools: Path | None = None
+    """Folder of llama.cpp for it; None if it is not installed."""
+
+    @property
+    def is_trained(self) -> bool:
+        """True for what a run has made."""
+        return bool(self.weights or self.gguf)
 
     @property
     def has_adapter(self) -> bool:
@@ -34,6 +46,8 @@ class ChatSide:
 
     def shares_model_with(self, other: "ChatSide") -> bool:
         """Return True if both are one loaded model, with its adapter on or off."""
+        if self.gguf or other.gguf:
+            return self.gguf == other.gguf
         if self.job != other.job:
             return False
         is_before = self.weights is None and other.has_adapter
@@ -46,6 +60,8 @@ class ChatModel:
 
     job: JobSpec
     weights: Path | None
+    gguf: Path | None = None
+    tools: Path | None = None
 
 
 def models_of(sides: Sequence[ChatSide]) -> tuple[tuple[ChatModel, ...], tuple[int, ...]]:
@@ -57,7 +73,7 @@ def models_of(sides: Sequence[ChatSide]) -> tuple[tuple[ChatModel, ...], tuple[i
         for other in sides:
             if side.shares_model_with(other):
                 partner = other
-        model = ChatModel(partner.job, partner.weights)
+        model = ChatModel(partner.job, partner.weights, partner.gguf, partner.tools)
         if model not in models:
             models.append(model)
         places.append(models.index(model))
@@ -65,7 +81,8 @@ def models_of(sides: Sequence[ChatSide]) -> tuple[tuple[ChatModel, ...], tuple[i
 
 
 def sides_of(run: Run) -> tuple[ChatSide, ...]:
-    """Return what can answer of a run: its base, its result, and its checkpoints, newest first.
+    """Return what can answer of a run: its base, its result, its checkpoints, newest first, and its
+    exported GGUF files.
 
     () for a reward model, which writes no answers.
     """
@@ -80,11 +97,29 @@ def sides_of(run: Run) -> tuple[ChatSide, ...]:
         if checkpoint.is_complete:
             key, label = f"{run.id}@{checkpoint.step}", f"{run.name} at step {checkpoint.step}"
             sides.append(ChatSide(key, label, run.job, checkpoint.folder))
+    tools = server_folder(run.home)
+    for export in list_exports(run):
+        if gguf := _model_file(export):
+            label = f"{run.name} as {export.name}"
+            if tools is None:
+                label += " (needs `make export`)"
+            key = f"{run.id}@{export.name}"
+            sides.append(ChatSide(key, label, run.job, gguf=gguf, tools=tools))
     return tuple(sides)
 
 
+def _model_file(export: Export) -> Path | None:
+    """Return the GGUF file of a whole model in an export; None if it has none."""
+    if export.manifest.form == "adapter-gguf":
+        return None
+    for each in export.manifest.files:
+        if each.name.endswith(".gguf") and (export.folder / each.name).is_file():
+            return export.folder / each.name
+    return None
+
+
 def find_side(home: Home, text: str) -> ChatSide:
-    """Return the side that a text names: RUN, RUN@STEP, RUN@base, or a model.
+    """Return the side that a text names: RUN, RUN@STEP, RUN@base, RUN@EXPORT, or a model.
 
     A run without a result answers with its newest checkpoint. Raises ChatError, ModelNotFound.
     """
@@ -103,7 +138,10 @@ def find_side(home: Home, text: str) -> ChatSide:
         problem = f"{run_id} trained a reward model, which scores answers and writes none"
         raise ChatError(Problem("chat", problem, "choose another run"))
     known = ", ".join(side.key for side in sides)
-    problem = f"{run_id} has no checkpoint {place}" if place else f"{run_id} has no result yet"
+    problem = f"{run_id} has no result yet"
+    if place:
+        kind = "checkpoint" if place.isdecimal() else "result, checkpoint or exported GGUF file"
+        problem = f"{run_id} has no {kind} {place}"
     raise ChatError(Problem("chat", problem, f"choose {known}"))
 
 

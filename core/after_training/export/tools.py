@@ -16,6 +16,8 @@ FOLDER_VARIABLE = "TAILOR_EXPORT_TOOLS"
 """Environment variable with the folder of the packages, in place of the one in the home."""
 LLAMA_VARIABLE = "TAILOR_LLAMA_CPP"
 """Environment variable with the folder of the user's own llama.cpp."""
+SERVER = "xllamacpp"
+"""Package that answers with GGUF files."""
 CONVERTER, ADAPTER_CONVERTER = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
 QUANTIZER = "llama-quantize"
 BINARIES = ("", "build/bin", "bin")
@@ -64,6 +66,14 @@ def find_tools(home: Home, llama_cpp: str = "") -> Tools:
         _script(named, ADAPTER_CONVERTER),
         _program(named, QUANTIZER),
     )
+
+
+def server_folder(home: Home) -> Path | None:
+    """Return the folder of the packages if llama.cpp's server is among them."""
+    folder = tools_folder(home)
+    if (folder / SERVER).exists() or (folder / f"{SERVER}.py").is_file():
+        return folder
+    return None
 
 
 def tools_folder(home: Home) -> Path:

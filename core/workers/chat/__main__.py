@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from core.device.child import Limits
 from core.job import Problem
@@ -22,8 +22,8 @@ from core.training.contract.failures import diagnose
 from core.training.data.hub import stay_offline_without_answer
 from core.workers.child import apply_limits, send
 
-if TYPE_CHECKING:
-    from .loaded import LoadedModels, Side
+from .loaded import LoadedModels, Side, free_memory
+from .question import ChatQuestion
 
 IDLE_EXIT_CODE = 3
 """As in core/after_training/chat/session.py."""
@@ -44,26 +44,21 @@ class ChatProgram:
 
     def load(self, request: Request) -> dict[str, object]:
         """Load the models. Return notes for users."""
-        if not all(Path(each["job"]["model"]).is_dir() for each in request["models"]):
+        names = [each["job"]["model"] for each in request["models"] if not each["gguf"]]
+        if not all(Path(name).is_dir() for name in names):
             stay_offline_without_answer()
-        # Imported only now, when it is known whether the Hub answers.
-        from .loaded import LoadedModels, Side
-
         self._model_name = request["models"][0]["job"]["model"]
         self.idle_seconds = float(request["idle_seconds"])
         self._num_tokens = int(request["num_tokens"])
         self._sides = tuple(
             Side(each["name"], each["model"], each["uses_adapter"]) for each in request["sides"]
         )
-        self._models = LoadedModels(request["models"], request["num_loaded"])
+        self._models = LoadedModels(request["models"], request["num_loaded"], self._num_tokens)
         self._models.load_first()
         return {"notes": self._notes()}
 
     def ask(self, request: Request) -> dict[str, object]:
         """Write the answers of all sides, one after another."""
-        from .generation import AnswerRequest, answer
-        from .prompts import Prompt, prompt_text
-
         assert self._models
         send(self.messages, {"began": True})
         self.stop.clear()
@@ -72,15 +67,12 @@ class ChatProgram:
         ):
             if messages is None or self.stop.is_set():
                 continue
-            model = self._models.get(side.place)
             self._model_name = self._models.name_of(side.place)
-            text = prompt_text(Prompt(model.tokenizer, self._model_name, messages))
-            has_template = bool(model.tokenizer.chat_template)
-            ids = model.tokenizer(text, add_special_tokens=not has_template)["input_ids"]
-            wanted = AnswerRequest(
-                ids, side.uses_adapter, request["settings"], self._num_tokens, self.stop
+            model = self._models.get(side.place)
+            question = ChatQuestion(
+                messages, side.uses_adapter, request["settings"], self._num_tokens, self.stop
             )
-            finished = answer(model, wanted, self._piece_sender(index))
+            finished = model.answer(question, self._piece_sender(index))
             send(self.messages, {"side": index, "finished": finished})
         return {}
 
@@ -88,8 +80,6 @@ class ChatProgram:
         """Return an error in words. Frees what a full card still holds."""
         failure = diagnose(error, self._model_name, "while it answered")
         if "memory" in failure.cause:
-            from .loaded import free_memory
-
             free_memory()
             fix = "ask for fewer tokens, start a new conversation, or choose a smaller model"
         else:
@@ -115,6 +105,8 @@ class ChatProgram:
 
 FIXES: Mapping[str, str] = MappingProxyType(
     {
+        "gguf": "export it again",
+        "llama": "ask again, or install llama.cpp again with `python app.py export --install`",
         "template": "leave the system prompt empty, or choose another model",
         "too_long": "shorten it, or start a new conversation",
         "offline": "connect this machine to the network, or choose a model that is on it",
@@ -130,8 +122,10 @@ ANSWERS: Mapping[str, Callable[[ChatProgram, Request], dict[str, object]]] = Map
 
 def main() -> None:
     """Answer requests on standard input until it ends, or until it was idle for long."""
-    # Libraries print to standard output, where only messages may go.
-    messages, sys.stdout = sys.stdout, sys.stderr
+    # Libraries print to standard output, those in C too, where only messages may go.
+    messages = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = sys.stderr
     apply_limits(Limits(**json.loads(sys.stdin.readline())))
     program = ChatProgram(messages)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()

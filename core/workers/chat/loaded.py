@@ -1,19 +1,18 @@
-"""Models of a chat: loaded when a side first needs them, as many at a time as fit."""
+"""Models of a chat: loaded when a side first needs them, as many at a time as fit.
+
+Imports no torch before a model needs it, because exported ones do not.
+"""
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from core.training.contract.job import Job
-from core.training.data.tokenizer import load_tokenizer
-from core.workers.trained_model import TOKENIZER, TrainedModel, load_trained
 
-from .prompts import Prompt, require_bounded_template
+from .question import Answerer
 
 
 @dataclass(frozen=True)
@@ -29,27 +28,36 @@ class Side:
 class LoadedModels:
     """Models of a chat by their place. The one that was used longest ago makes room."""
 
-    def __init__(self, models: Sequence[Mapping[str, Any]], num_loaded: int) -> None:
+    def __init__(
+        self, models: Sequence[Mapping[str, Any]], num_loaded: int, num_tokens: int
+    ) -> None:
+        """Keep at most `num_loaded` models of transformers; exported ones all stay."""
+        self._models = models
         self._jobs = [Job.from_json(model["job"]) for model in models]
-        self._weights = [Path(each["weights"]) if each["weights"] else None for each in models]
         self._num_loaded = num_loaded
-        self._loaded: dict[int, TrainedModel] = {}
+        self._num_tokens = num_tokens
+        self._loaded: dict[int, Answerer] = {}
+        self._exported: dict[int, Answerer] = {}
 
     def load_first(self) -> None:
         """Load as many models as are kept. Raises what their libraries raise."""
-        for place in range(min(self._num_loaded, len(self._jobs))):
-            self.get(place)
+        num_left = self._num_loaded
+        for place, model in enumerate(self._models):
+            if model["gguf"] or num_left > 0:
+                self.get(place)
+            if not model["gguf"]:
+                num_left -= 1
 
-    def get(self, place: int) -> TrainedModel:
+    def get(self, place: int) -> Answerer:
         """Return a model, loaded now if it is not yet."""
+        if self._models[place]["gguf"]:
+            if place not in self._exported:
+                self._exported[place] = self._load_exported(place)
+            return self._exported[place]
         if place in self._loaded:
             model = self._loaded.pop(place)
         else:
-            self._require_sound_template(place)
-            while len(self._loaded) >= self._num_loaded:
-                del self._loaded[next(iter(self._loaded))]
-                free_memory()
-            model = load_trained(self._jobs[place], self._weights[place])
+            model = self._load(place)
         self._loaded[place] = model  # last, as the one that was used last
         return model
 
@@ -59,31 +67,38 @@ class LoadedModels:
 
     def has_template(self, place: int) -> bool:
         """Return False for a model that only continues texts."""
-        return bool(self._tokenizer(place).chat_template)
+        found = self._exported.get(place) or self._loaded.get(place)
+        if found is not None:
+            return found.has_template
+        from .generation import read_tokenizer
 
-    def _require_sound_template(self, place: int) -> None:
-        """Raise TrainingError if the chat template never ends. Loading would print with it."""
-        require_bounded_template(Prompt(self._tokenizer(place), self.name_of(place), ()))
+        return bool(read_tokenizer(self._jobs[place], self._weights(place)).chat_template)
 
-    def _tokenizer(self, place: int) -> Any:
-        if place in self._loaded:
-            return self._loaded[place].tokenizer
-        job, weights = self._jobs[place], self._weights[place]
-        source, revision = job.model, job.revision
-        if weights is not None and (weights / TOKENIZER).is_file():
-            source, revision = str(weights), "main"
-        return load_tokenizer(source, revision, is_conversational=False)
+    def _load(self, place: int) -> Answerer:
+        """Return a model of transformers, once others have made room for it."""
+        from .generation import TrainedAnswerer, require_sound_template
 
+        job, weights = self._jobs[place], self._weights(place)
+        require_sound_template(job, weights)
+        while len(self._loaded) >= self._num_loaded:
+            del self._loaded[next(iter(self._loaded))]
+            free_memory()
+        return TrainedAnswerer.load(job, weights)
 
-@contextmanager
-def answering(model: TrainedModel, uses_adapter: bool) -> Iterator[None]:
-    """Let a model answer in the precision of its training, with its adapter on or off."""
-    with nullcontext() if uses_adapter else model.without_adapter(), model.inference():
-        yield
+    def _load_exported(self, place: int) -> Answerer:
+        from .exported import ExportedAnswerer
+
+        model = self._models[place]
+        return ExportedAnswerer.load(model["tools"], Path(model["gguf"]), self._num_tokens)
+
+    def _weights(self, place: int) -> Path | None:
+        weights = self._models[place]["weights"]
+        return Path(weights) if weights else None
 
 
 def free_memory() -> None:
     """Give what is no longer used back to the device."""
     gc.collect()
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
         torch.cuda.empty_cache()

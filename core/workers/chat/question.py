@@ -1,0 +1,46 @@
+"""Conversation to answer, and what a loaded model does with it. Imports no torch."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from core.training.contract.failures import TrainingError
+
+MIN_ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class ChatQuestion:
+    """Conversation to answer, and how."""
+
+    messages: Sequence[Mapping[str, str]]
+    uses_adapter: bool
+    settings: Mapping[str, Any]
+    num_tokens: int
+    """Longest conversation, answer included."""
+    stop: threading.Event
+
+
+class Answerer(Protocol):
+    """Loaded model that answers."""
+
+    @property
+    def has_template(self) -> bool:
+        """False for a model that only continues texts."""
+
+    def answer(self, question: ChatQuestion, on_piece: Callable[[str], None]) -> dict[str, object]:
+        """Write an answer and return how it ended.
+
+        Raises TrainingError for a conversation that it cannot answer, and what its libraries
+        raise.
+        """
+
+
+def too_long(num_tokens: int, most: int) -> TrainingError:
+    """Return the refusal of a conversation that leaves no room for an answer."""
+    return TrainingError(
+        f"The conversation has {num_tokens:,} tokens, but this chat holds {most:,} with the "
+        "answer.",
+        cause="too_long",
+    )

@@ -1,0 +1,87 @@
+"""Package that stands for llama.cpp's server: it answers each message with its own words.
+
+Behaves as the file of the model says: "broken" is none that it can read. Imported by a child
+program, from a folder that a test names in place of the installed tools.
+"""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+SECONDS_OF_SLOW_TEMPLATE = 10
+ENDLESS = "endless"
+SECONDS_BETWEEN_WORDS = 0.01
+
+
+class CommonParams(SimpleNamespace):
+    """Parameters of a server."""
+
+    def __init__(self) -> None:
+        processors = {name: SimpleNamespace() for name in ("cpuparams", "cpuparams_batch")}
+        super().__init__(model=SimpleNamespace(path=""), **processors)
+
+
+class Server:
+    """Server in a thread."""
+
+    def __init__(self, parameters: CommonParams) -> None:
+        if Path(parameters.model.path).read_text() == "broken":
+            raise RuntimeError("failed to load the model")
+        print("a library that prints to standard output", flush=True)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self.listening_address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        PATHS[self.path](self, asked)
+
+    def apply_template(self, asked: dict) -> None:
+        said = " ".join(message["content"] for message in asked["messages"])
+        if "slow template" in said:
+            time.sleep(SECONDS_OF_SLOW_TEMPLATE)
+        if "refused" in said:
+            self.reply({"error": {"message": "roles must alternate"}}, 400)
+        else:
+            self.reply({"prompt": said})
+
+    def tokenize(self, asked: dict) -> None:
+        WORDS[:] = asked["content"].split()
+        self.reply({"tokens": list(range(len(WORDS)))})
+
+    def completion(self, asked: dict) -> None:
+        self.send_response(200)
+        self.end_headers()
+        words = WORDS * 9999 if ENDLESS in WORDS else list(WORDS)
+        words.append(f"t={asked['temperature']} seed={asked['seed']}")
+        ending = "limit" if len(words) > asked["n_predict"] else "eos"
+        for number, word in enumerate(words[: asked["n_predict"]], start=1):
+            time.sleep(SECONDS_BETWEEN_WORDS)
+            self.event(content=f"{word} ", stop=False, tokens_predicted=number)
+        self.event(content="", stop=True, stop_type=ending, tokens_predicted=number)
+
+    def event(self, **event: object) -> None:
+        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        self.wfile.flush()
+
+    def reply(self, answer: dict, status: int = 200) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+WORDS: list[str] = []
+"""Words of the last text that was tokenized."""
+PATHS = {
+    "/apply-template": _Handler.apply_template,
+    "/tokenize": _Handler.tokenize,
+    "/completion": _Handler.completion,
+}
