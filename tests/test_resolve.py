@@ -12,6 +12,7 @@ from core.dataset.token_lengths import RowLengths
 from core.job import JobSpec, SpecError
 from core.resolve import ResolvedJob, default_fields, resolve
 from core.speed import RowStatistics
+from tests.builders.weight_headers import write_header
 
 LLAMA = {"model": "meta-llama/Llama-3.1-8B", "gpu": "h200"}
 SHORT_ROWS = RowStatistics(20_000, mean_tokens=300)
@@ -127,6 +128,35 @@ def test_a_missing_file_and_a_dataset_of_the_hub_get_different_advice(
     dataset: str, words: str
 ) -> None:
     assert words in problems_of(dataset=dataset)["dataset"]
+
+
+@pytest.mark.parametrize("form", ['"{}"', "'{}'", "  {} "])
+@pytest.mark.parametrize("field", ["dataset", "eval_dataset", "mix"])
+def test_quotes_and_blanks_around_a_path_of_data_are_dropped(
+    tmp_path: Path, field: str, form: str
+) -> None:
+    path = tmp_path / "my rows.jsonl"
+    path.write_text("{}")
+    found = resolve({"model": "demo", "dataset": "demo", field: form.format(path)})
+    assert path in [file for _field, file in found.files]
+
+
+def test_a_file_whose_name_has_quotes_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "'rows.jsonl'"
+    path.write_text("{}")
+    found = resolve({"model": "demo", "dataset": str(path)})
+    assert found.datasets["dataset"] == path
+
+
+def test_targets_of_an_unknown_architecture_are_those_of_its_weights(tmp_path: Path) -> None:
+    model = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": 16}
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    tensors = {"transformer.h.0.attn.c_attn.weight": ("F32", (8, 24))}
+    write_header(tmp_path / "model.safetensors", tensors)
+    fields = {"model": str(tmp_path), "method": "lora"}
+    assert resolve({**fields, "target_modules": "c_attn"})
+    with pytest.raises(SpecError, match="has no layer q_proj; choose from c_attn, or all-linear"):
+        resolve({**fields, "target_modules": "c_attn,q_proj"})
 
 
 def test_measured_rows_of_a_mix_count_the_held_out_ones(tmp_path: Path) -> None:

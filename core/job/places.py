@@ -101,3 +101,12 @@ def in_time(read: Callable[[], Found], path: Path, seconds: float = SECONDS_TO_A
 
 def _no_answer(path: Path) -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, "its disk does not answer", str(path))
+
+
+def unquoted(reference: str) -> str:
+    """Return a path without the quotes and blanks that shells and file managers put around it."""
+    reference = reference.strip()
+    for quote in ("'", '"'):
+        if len(reference) > 2 and reference[0] == reference[-1] == quote:
+            return reference[1:-1]
+    return reference

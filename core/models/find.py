@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from core.job import Cure, ModelNotFound, Problem, SpecError, UnknownArchitecture
-from core.job.places import in_time, is_there, require_allowed, unanswered
+from core.job.places import in_time, is_there, require_allowed, unanswered, unquoted
 from core.models.config_values import require_sound_values
 from core.models.folder import (
     ADAPTER_CONFIG,
@@ -34,6 +34,10 @@ from core.training.contract.weights.forms import Published, published_form
 
 DEMO_DIR = PRESETS_DIR / "demo" / "model"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+ALL_LINEAR = "all-linear"
+LAYER_NUMBER = re.compile(r"\.\d+\.")
+MAX_NAMES = 12
+"""Names of layers that a message offers."""
 SECONDS_TO_READ = 20.0
 """Time for the headers of all weight files of a folder."""
 HUB_TIMEOUT_SECONDS = 3
@@ -112,6 +116,30 @@ class ModelSource:
             return Problem("adapter", error.problem, error.fix)
         return None
 
+    def target_problem(self, target_modules: str) -> Problem | None:
+        """Return why there is no layer of these names for an adapter; None if there may be one.
+
+        Names are read from the weights. Where the shape is known, the estimate says it.
+        """
+        if self.shape is not None or self.tensors is None or target_modules == ALL_LINEAR:
+            return None
+        modules = [name.removesuffix(".weight") for name in self.tensors]
+        unknown = [
+            target
+            for target in target_modules.split(",")
+            if not any(f".{module}".endswith(f".{target}") for module in modules)
+        ]
+        if not unknown:
+            return None
+        layers = {
+            name.split(".")[-2]: None
+            for name, tensor in self.tensors.items()
+            if name.endswith(".weight") and len(tensor.shape) == 2 and LAYER_NUMBER.search(name)
+        }
+        problem = f"{self.reference} has no layer {' or '.join(unknown)}"
+        names = ", ".join([*layers][:MAX_NAMES])
+        return Problem("target_modules", problem, f"choose from {names}, or {ALL_LINEAR}")
+
     def missing_weights(self) -> Problem | None:
         """Return the problem of a folder without weights, of which only memory can be estimated."""
         if not self.is_local or self.tensors is not None:
@@ -128,7 +156,7 @@ def find_model(reference: str, revision: str = "main") -> ModelSource:
     """
     if reference == "demo":
         return _in_folder(reference, DEMO_DIR, "Demo model")
-    reference = _without_quotes(reference)
+    reference = unquoted(reference)
     if reference.startswith((".", "~")) or Path(reference).is_absolute():
         folder = _folder(reference)
         return _in_folder(reference, folder, folder.name)
@@ -168,15 +196,6 @@ def _require_no_downloaded_adapter(reference: str, revision: str) -> None:
         cached = try_to_load_from_cache(reference, ADAPTER_CONFIG, revision=revision)
     if isinstance(cached, str):
         raise adapter_as_model(reference, Path(cached))
-
-
-def _without_quotes(reference: str) -> str:
-    """Return a path without the quotes and blanks that shells and file managers put around it."""
-    reference = reference.strip()
-    for quote in ("'", '"'):
-        if len(reference) > 2 and reference[0] == reference[-1] == quote:
-            return reference[1:-1]
-    return reference
 
 
 def _is_folder(reference: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.job import JobSpec, Problem, SpecError
-from core.job.places import in_time, is_there, require_allowed, unanswered
+from core.job.places import in_time, is_there, require_allowed, unanswered, unquoted
 from core.models import HUB_ID, PRESETS_DIR, ModelSource, settings_of_adapter
 from core.training.contract.stages import STAGES
 
@@ -34,6 +34,15 @@ def dataset_path(reference: str, stage: str = "sft") -> Path:
 
 
 def _absolute(reference: str) -> Path:
+    """Return a path from the root. Quotes around it belong to it only if such a file is there."""
+    path = _expanded(reference)
+    plain = unquoted(reference)
+    if plain != reference and not is_there(path, Path.exists):
+        return _expanded(plain)
+    return path
+
+
+def _expanded(reference: str) -> Path:
     # Path.expanduser would raise for an unknown user
     return Path(os.path.expanduser(reference)).absolute()  # noqa: PTH111
 

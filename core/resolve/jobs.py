@@ -96,6 +96,8 @@ def _find_all(job: JobSpec, set_by_user: frozenset[str]) -> ResolvedJob:
     if model and job.profile != "custom" and "method" not in set_by_user:
         job, chosen = _with_method_of_base(job, model)
     problems += model.problems(job.stage, job.method) if model else ()
+    misfit = model.target_problem(job.target_modules) if model and job.trains_adapter else None
+    problems += [misfit] if misfit else []
     gpu = _find_gpu(job, problems)
     datasets = find_datasets(job, problems)
     mix = find_mix(job, problems)

@@ -25,7 +25,7 @@ from core.dataset.rewrite import (
     split_text,
 )
 from core.job import DatasetError, Problem, SpecError
-from core.job.places import is_there
+from core.job.places import is_there, unquoted
 from core.resolve import dataset_path
 from core.runs import Home
 from ui.terminal.printing import say
@@ -60,6 +60,8 @@ class DataFinder:
         if self.split and self.split not in SPLITS:
             fix = f"choose {', '.join(SPLITS)}"
             raise SpecError(Problem("split-text", f"{self.split!r} is not a way to split", fix))
+        if not is_there(Path(source), Path.exists):
+            source = unquoted(source)
         if must_be_imported(source):
             found = self._imported(source, field)
         else:

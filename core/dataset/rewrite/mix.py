@@ -25,6 +25,7 @@ from core.dataset.reading.text_lines import first_rows
 from core.dataset.report import RowProblem
 from core.dataset.rewrite.repair import as_lines, write_lines
 from core.job import DatasetError, Problem
+from core.job.places import unquoted
 from core.training.contract.row_formats import TextFormat, find_row_layout
 from core.training.contract.row_reader import content_key, content_of, held_out_rows, read_columns
 
@@ -81,7 +82,7 @@ def parse_mix(text: str) -> tuple[tuple[Path, float], ...]:
             continue
         if not path.strip():
             raise ValueError(f"line {number}: no path before the =; write path = weight")
-        place = os.path.expanduser(path.strip())  # noqa: PTH111 (as in core/resolve)
+        place = os.path.expanduser(unquoted(path))  # noqa: PTH111 (as in core/resolve)
         found.append((Path(place), _parse_weight(weight.strip(), number)))
     return tuple(found)
 

@@ -36,6 +36,9 @@ def _answer(request: Request, report: Reporter) -> dict[str, Any]:
 
 def _explain(error: Exception, _request: Request) -> Problem:
     """Return the first line of an error, which an unknown architecture may raise anywhere."""
+    if "Target modules" in str(error):  # PEFT's, with a list of Python
+        problem = "target_modules names no layer of this model"
+        return Problem("target_modules", problem, "choose all-linear, or names of its layers")
     reason = f"{type(error).__name__}: {error}".splitlines()[0][:MAX_REASON_CHARACTERS]
     return Problem("model", reason, "choose a Llama, Mistral, Qwen or similar model")
 
