@@ -5,6 +5,7 @@ Reads no value; the handlers do.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 import gradio as gr
@@ -117,17 +118,20 @@ STEPS: Mapping[str, float] = {
 """How far an arrow key moves a fractional number, where it is not DEFAULT_STEP."""
 
 
+NO_MARKS: Mapping[str, str] = MappingProxyType({})
+
+
 def best_choices() -> Choices:
     """Return what can say which checkpoint is best. The suites of a user are typed."""
     return [(name, name) for name in (*NO_SUITE, *USUAL_SUITES)]
 
 
-def model_choices() -> Choices:
-    """Return the demo and every preset as (label, reference)."""
+def model_choices(marks: Mapping[str, str] = NO_MARKS) -> Choices:
+    """Return the demo and every preset as (label, reference), with what a card says of it."""
     choices = [("Demo · tiny, needs no download and no GPU", "demo")]
     for model in models().values():
-        size = count(model.num_parameters)
-        choices.append((f"{model.name} · {size} · {model.license}", model.id))
+        facts = (model.name, count(model.num_parameters), model.license, marks.get(model.id, ""))
+        choices.append((" · ".join(filter(None, facts)), model.id))
     return choices
 
 

@@ -257,6 +257,8 @@ def _wire_edit(page: gr.Blocks, wiring: Wiring, handlers: Handlers) -> None:
     known = on(measured.then, handlers.on_start_facts, outputs=START_PARTS)
     suggested = on(known.then, estimate.on_suggest, outputs=SUGGESTION_PARTS)
     on(suggested.then, panels.on_redraw_panels, outputs=PANEL_PARTS)
+    chosen_card = [page.load, fields["gpu"].change, fields["stage"].change]
+    on(partial(gr.on, chosen_card), panels.on_card, queue=True, outputs=("model",))
 
 
 def _keep_script(fields: Collection[str]) -> str:

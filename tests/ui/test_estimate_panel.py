@@ -14,7 +14,7 @@ from core.runs import Home
 from core.wording import COMPONENT_COLOURS, memory
 from tests.builders.page import LLAMA, FormPage, llama
 from ui.handlers import Handlers, estimate
-from ui.handlers.panels import on_close_panel, on_open_panel, on_redraw_panels
+from ui.handlers.panels import on_card, on_close_panel, on_open_panel, on_redraw_panels
 from ui.render.estimate import estimate_panel
 from ui.render.timeline import timeline as timeline_svg
 
@@ -277,3 +277,15 @@ def test_the_timeline_leads_to_the_total_of_the_verdict() -> None:
     assert f"{memory(found.peak_allocated_bytes)} at the peak" in drawn
     assert f"The verdict, {memory(found.total_bytes)}, adds" in drawn
     assert f"Paged optimizer states {memory(found.pageable_bytes)}" in drawn
+
+
+def test_the_menu_of_models_says_what_the_card_trains() -> None:
+    choices = on_card(gpu="rtx-3060", stage="sft")["model"]["choices"]
+    labels = {model: label for label, model in choices}
+    assert labels["HuggingFaceTB/SmolLM2-135M"].endswith(" · Full fits")
+    assert labels["meta-llama/Llama-3.1-70B"].endswith(" · too large")
+
+
+def test_the_menu_of_models_is_plain_without_a_card() -> None:
+    choices = on_card(gpu="local", stage="sft")["model"]["choices"]
+    assert not any("fits" in label or "too large" in label for label, _ in choices)

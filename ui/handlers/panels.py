@@ -4,14 +4,19 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from core.after_training.compare import Wish, models_on_card
+import gradio as gr
+
+from core.after_training.compare import Wish, find_gpu, models_on_card
+from core.after_training.compare.on_card import most_demanding_methods
 from core.job import JobSpec, SpecError
 from core.memory import TimelinePoint, timeline
 from core.models import Gpu, ModelShape
 from core.resolve import resolve
+from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 from ui import render
 from ui.events import Updates
-from ui.form import LABELS
+from ui.form import LABELS, model_choices
 from ui.handlers.answer import Answer
 from ui.handlers.comparing import variants_of
 from ui.render import comparison
@@ -74,6 +79,21 @@ PANELS: Mapping[str, Callable[[Answer], str]] = MappingProxyType(
     }
 )
 """Name -> function that draws it. They raise SpecError for a job that cannot run."""
+
+
+def on_card(gpu: str, stage: str) -> Updates:
+    """Mark in the menu of models how the chosen card can train each, or that it cannot."""
+    try:
+        card = find_gpu(gpu)
+    except SpecError:
+        return {}
+    if card.compute_capability == (0, 0) or stage not in STAGES:
+        return {"model": gr.update(choices=model_choices())}
+    marks = {
+        model: f"{METHODS[method].title} fits" if method else "too large"
+        for model, method in most_demanding_methods(card, stage).items()
+    }
+    return {"model": gr.update(choices=model_choices(marks))}
 
 
 def on_open_panel(name: str, open_panels: OpenPanels, answer: Answer) -> Updates:

@@ -31,6 +31,8 @@ Order = Literal["largest", "fastest", "context"]
 DEFAULT_LENGTH = 2048
 CONTEXTS = tuple(2**power for power in range(9, 18))
 """Lengths of rows among which the longest that fits is searched: 512 to 131,072 tokens."""
+MARKED_METHODS = ("full", "lora", "qlora")
+"""Methods that a menu of models names, the most demanding first."""
 MANY_SEARCHES = 24
 """More models than this are searched by several processes."""
 ESTIMATE_ROOMS = ("advise", "job", "memory", "models", "training/contract")
@@ -124,9 +126,33 @@ def models_on_card(
     return tuple(sorted(found, key=_RANKS[wish.order]))
 
 
-def fitting_models(home: Home | None, wish: Wish) -> frozenset[str]:
-    """Return the presets that some method can train on the card."""
-    return frozenset(name for name, settings in _settings_of_all(home, wish).items() if settings)
+@lru_cache(maxsize=64)
+def most_demanding_methods(gpu: Gpu, stage: str) -> Mapping[str, str]:
+    """Return preset -> the most demanding of MARKED_METHODS with which it fits, "" for none.
+
+    It fits if rows of DEFAULT_LENGTH do, one at a time. Takes about 2 s for the shipped presets.
+    """
+    wish = Wish(gpu, stage)
+    by_shape: dict[ModelShape, list[str]] = {}
+    found = {}
+    for model in models().values():
+        if model.shape not in by_shape:
+            by_shape[model.shape] = list(_fitting_methods(wish, model.shape))
+        known = find_model(model.id)
+        usable = (each for each in by_shape[model.shape] if not any(known.problems(stage, each)))
+        found[model.id] = next(usable, "")
+    return found
+
+
+def _fitting_methods(wish: Wish, shape: ModelShape) -> Iterator[str]:
+    """Yield the MARKED_METHODS with which rows of a usual length fit, one at a time."""
+    length = min(wish.max_length, shape.max_position_embeddings)
+    for method in MARKED_METHODS:
+        with suppress(SpecError):  # the stage or the method is not for this model
+            if Case(
+                _job(wish, method, length, _smallest_batch(wish, method)), shape, wish.gpu
+            ).fits:
+                yield method
 
 
 def _by_size(each: ModelOnCard) -> tuple[float, ...]:

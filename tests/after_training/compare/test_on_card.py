@@ -4,6 +4,7 @@ import pytest
 
 from core.advise import Case
 from core.after_training.compare import Wish, find_gpu, models_on_card
+from core.after_training.compare.on_card import most_demanding_methods
 from core.job import JobSpec, SpecError
 from core.models import gpus, models
 from core.runs import Home
@@ -105,3 +106,16 @@ def test_unknown_card_names_the_nearest() -> None:
 def test_card_that_is_like_none_lists_all() -> None:
     with pytest.raises(SpecError, match="choose local, rtx-2070"):
         find_gpu("%%%")
+
+
+@pytest.mark.parametrize("model", [SMALL, LARGE])
+def test_the_mark_of_a_model_is_the_most_demanding_method_that_fits(model: str) -> None:
+    marks = most_demanding_methods(gpus()["rtx-3060"], "sft")
+    wish = Wish(gpus()["rtx-3060"], only=(model,))
+    found = {each.method for each in models_on_card(None, wish)}
+    assert marks[model] == next(each for each in ("full", "lora", "qlora") if each in found)
+
+
+def test_a_model_that_no_method_fits_has_no_mark() -> None:
+    marks = most_demanding_methods(gpus()["rtx-3060"], "sft")
+    assert marks["meta-llama/Llama-3.1-70B"] == ""
