@@ -42,7 +42,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "label": "desirable preference thumbsup isgood",
         "text": "content body document passage article story code",
         "system": (
-            "systemprompt systemmessage sysprompt sistema système systemnachricht "
+            "systemprompt systemmessage systemtext sysprompt sistema système systemnachricht "
             "システム 系统 系統 系统提示 시스템 система"
         ),
         "context": (

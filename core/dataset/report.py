@@ -11,6 +11,8 @@ from core.training.contract.row_reader import RIGHT_ANSWERS, leak_sentence
 from core.training.contract.stages import STAGES
 
 LISTED_LINES = 10
+MAX_COLUMNS = 64
+"""Most columns of a row that can be read."""
 LINE_OF_FIELD = re.compile(r"line (\d+), (.+)", re.DOTALL)
 NUMBER_IN_BRACKETS = re.compile(r"\[\d+\]")
 LISTED_FIELDS = 10

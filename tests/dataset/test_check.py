@@ -208,7 +208,7 @@ def test_a_suggested_mapping_makes_the_file_usable(tmp_path: Path) -> None:
     assert check_file(done.path).is_usable
     assert done.rows == 1
     assert done.actions == (
-        "Columns: Query became question, Response became answer; left out: n.",
+        "Columns: Query became question, Response became answer; not mapped: n.",
         "1 line without a row left out.",
     )
 

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from core.dataset.check.duplicates import MAX_ROWS, Leak, find_leak
-from core.dataset.check.scanner import MAX_COLUMNS, Findings, Scanner
+from core.dataset.check.scanner import Findings, Scanner
 from core.dataset.formats import (
     TEXT_STAGE,
     columns_beside,
@@ -25,7 +25,14 @@ from core.dataset.reading.layout import Layout, RowBlocks
 from core.dataset.reading.lines import ByteSource
 from core.dataset.reading.signatures import HEAD_BYTES, foreign_signature, wide_encoding
 from core.dataset.reading.text_lines import first_rows, layout_of
-from core.dataset.report import LEAKED, DatasetReport, RowProblem, counted, file_problem
+from core.dataset.report import (
+    LEAKED,
+    MAX_COLUMNS,
+    DatasetReport,
+    RowProblem,
+    counted,
+    file_problem,
+)
 from core.dataset.suggestions import left_out, suggest_mapping
 from core.training.contract.messages import Fault
 from core.training.contract.row_columns import Row, is_media

@@ -25,7 +25,7 @@ from core.dataset.check.unread import (
 from core.dataset.reading.json_elements import NOT_AN_ARRAY
 from core.dataset.reading.layout import RowBlocks
 from core.dataset.reading.lines import LineBlock, parse_block
-from core.dataset.report import RowProblem
+from core.dataset.report import MAX_COLUMNS, RowProblem
 from core.training.contract.messages import Fault
 from core.training.contract.row_columns import Row, is_media, truth_of
 from core.training.contract.row_formats import (
@@ -40,7 +40,6 @@ from core.training.contract.row_formats import (
 )
 from core.training.contract.row_reader import Reading, read_columns, text_format
 
-MAX_COLUMNS = 64
 COLUMN_SETS_REMEMBERED = 1000
 LONGEST_REMEMBERED = 2000
 """Characters of a row's column names: what is remembered of a file stays small."""

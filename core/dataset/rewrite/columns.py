@@ -9,9 +9,10 @@ from core.dataset.files import Written, writing
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.lines import parse_line
 from core.dataset.reading.text_lines import first_rows, reading
-from core.dataset.report import counted
+from core.dataset.report import MAX_COLUMNS, counted
 from core.job import DatasetError, Problem
-from core.training.contract.row_formats import ROW_FORMATS, ROW_FORMATS_BY_ID
+from core.training.contract.row_columns import holds_something
+from core.training.contract.row_formats import NOT_MAPPED, ROW_FORMATS, ROW_FORMATS_BY_ID
 from core.training.contract.row_reader import RIGHT_ANSWERS
 
 MAX_NAMED = 20
@@ -55,10 +56,10 @@ def map_columns(
 ) -> Written:
     """Write the mapped columns of each row under our names, their values unchanged.
 
-    `mapping` goes from our column to the file's; all others are left out. `row_format` is an id in
-    ROW_FORMATS whose columns must all be mapped. Lines without a row are left out, or stay as they
-    are. Raises DatasetError if one is not, or if the file
-    has no such column; OSError.
+    `mapping` goes from our column to the file's; all others stay, under names that are not read,
+    so that a check names them. `row_format` is an id in ROW_FORMATS whose columns must all be
+    mapped. Lines without a row are left out, or stay as they are. Raises DatasetError if one is
+    not, or if the file has no such column; OSError.
     """
     _require_all_of(row_format, mapping)
     _require_columns(path, mapping)
@@ -85,8 +86,13 @@ def _mapped(line: bytes, mapping: Mapping[str, str], others: Counter[str]) -> by
     # `json` keeps large numbers as they are.
     row = json.loads(line.removeprefix(BYTE_ORDER_MARK))
     mapped = {ours: row[name] for ours, name in mapping.items() if name in row}
+    others_of_row = [name for name in row if name not in mapping.values()]
     if len(others) < MAX_COUNTED:
-        others.update(name for name in row if name not in mapping.values())
+        others.update(others_of_row)
+    for name in others_of_row:
+        if len(mapped) < MAX_COLUMNS and holds_something(row[name]):
+            is_ours = name in OUR_COLUMNS or name in mapped
+            mapped.setdefault(f"{name}{NOT_MAPPED}" if is_ours else name, row[name])
     return json.dumps(mapped, ensure_ascii=False).encode()
 
 
@@ -95,10 +101,10 @@ def _named_columns(mapping: Mapping[str, str], others: Mapping[str, int]) -> str
     names = ", ".join(f"{theirs} became {ours}" for ours, theirs in mapping.items())
     if not others:
         return f"Columns: {names}."
-    left_out = ", ".join(list(others)[:MAX_NAMED])
+    not_mapped = ", ".join(list(others)[:MAX_NAMED])
     if len(others) > MAX_NAMED:
-        left_out += f" and {len(others) - MAX_NAMED:,} more"
-    return f"Columns: {names}; left out: {left_out}."
+        not_mapped += f" and {len(others) - MAX_NAMED:,} more"
+    return f"Columns: {names}; not mapped: {not_mapped}."
 
 
 def _require_all_of(row_format: str, mapping: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .messages import ROLE_KEYS
 from .row_columns import is_media, parse_text, truth_of
-from .row_names import KEY_WORDS, plain_name, words_of
+from .row_names import KEY_WORDS, NOT_MAPPED, plain_name, words_of
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ def changes_learning(name: str, value: Any, *, beside_text: bool = False) -> boo
 
 def class_matters(kind: Class, name: str, value: Any) -> bool:
     """Return the same for a name whose class is known."""
+    name = name.removesuffix(NOT_MAPPED)
     if kind == "known":
         return _known_matters(plain_name(name), value)
     if kind in ("verdict", "fault") and _says_no(kind, words_of(name), value):
@@ -160,6 +161,7 @@ def class_matters(kind: Class, name: str, value: Any) -> bool:
 @lru_cache(maxsize=4096)
 def class_of(name: str, beside_text: bool) -> Class:
     """Return what the name of a column or a key says of its values; "" if nothing."""
+    name = name.removesuffix(NOT_MAPPED)
     column = LOST_NAMES.get(plain_name(name))
     if column is not None and (beside_text or not column.only_beside_text):
         return "known"

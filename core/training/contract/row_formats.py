@@ -20,6 +20,7 @@ from .row_names import (
     COMPLETION,
     KEY_WORDS,
     MESSAGES,
+    NOT_MAPPED,
     QUESTIONS,
     REJECTED,
     REJECTED_BESIDE_ANSWER,
@@ -33,10 +34,10 @@ from .stages import STAGES
 
 # fmt: off
 __all__ = [
-    "KEY_WORDS", "LABEL", "ROW_FORMATS", "ROW_FORMATS_BY_ID", "RowFormat", "RowLayout",
-    "TextFormat", "accepts", "class_matters", "class_of", "find_row_format", "find_row_layout",
-    "format_fault", "is_media_value", "may_matter", "plain_name", "row_layout_of", "stages_for",
-    "unknown_columns_fault", "words_of",
+    "KEY_WORDS", "LABEL", "NOT_MAPPED", "ROW_FORMATS", "ROW_FORMATS_BY_ID", "RowFormat",
+    "RowLayout", "TextFormat", "accepts", "class_matters", "class_of", "find_row_format",
+    "find_row_layout", "format_fault", "is_media_value", "may_matter", "plain_name",
+    "row_layout_of", "stages_for", "unknown_columns_fault", "words_of",
 ]
 # fmt: on
 LONGEST_NAMES_SHOWN = 200

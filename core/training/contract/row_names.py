@@ -34,6 +34,8 @@ KEY_WORDS = frozenset((
 ))
 # fmt: on
 """Last words of names whose columns hold no text to learn."""
+NOT_MAPPED = " (not mapped)"
+"""End of the name of a column that would be read, had a mapping of columns not left it out."""
 WORD = re.compile(r"[^\W\d_]+|\d+")
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
