@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from core.after_training.export import ExportStatus, Verification, list_exports
+from core.after_training.export import ExportStatus, list_exports
 from core.after_training.export.forms import DEFAULT_QUANT
-from core.after_training.export.records import ExportedFile, Manifest, exports_folder
+from core.after_training.export.records import ExportedFile, Manifest, Verification, exports_folder
 from core.job import Problem, SpecError
 from core.models import DEMO_DIR
 from core.runs import Home, Run, read

@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from core.after_training.export import launch
 from core.after_training.export.card import keep_card, new_card
+from core.after_training.export.loss_plot import loss_plot
 from core.after_training.export.plan import Upload, plan_export
 from core.after_training.export.records import unfinished_folder
 from core.job import SpecError
@@ -20,6 +22,7 @@ from tests.builders.fake_runs import FINISHED
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 ID = "made"
+POLYLINE = "{http://www.w3.org/2000/svg}polyline"
 UPLOAD = Upload("me/model")
 
 
@@ -69,6 +72,13 @@ def test_an_adapter_is_sent_privately_without_paths(run: Run, hub: Received) -> 
 
 
 @pytest.mark.slow
+def test_the_plot_of_the_losses_is_sent_with_the_card(run: Run, hub: Received) -> None:
+    write_losses(run)
+    assert send(run) == ""
+    assert hub.files["loss.svg"].startswith(b"<svg ")
+
+
+@pytest.mark.slow
 def test_a_wrong_token_is_said_and_kept_nowhere(run: Run, hub: Received) -> None:
     secret = "hf_wrong_secret"
     assert "the token is missing or wrong" in send(run, secret)
@@ -108,3 +118,27 @@ def test_a_card_says_what_is_known(run: Run) -> None:
     assert "What the numbers do not say" in card
     assert "20 steps" in card
     assert str(run.folder.parent) not in card
+
+
+def write_losses(run: Run) -> None:
+    """Write three logged steps."""
+    rows = [{"step": step, "loss": 3 / step, "eval_loss": 4 / step} for step in (1, 2, 3)]
+    lines = [json.dumps(row) for row in rows]
+    (run.folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_a_card_shows_the_losses(run: Run) -> None:
+    write_losses(run)
+    known = read(run.home, run.id)
+    card = new_card(known, "me/model", "adapter")
+    assert "](loss.svg)" in card
+    assert "training (blue), evaluation (red)" in card
+    plot = ElementTree.fromstring(loss_plot(known))
+    assert [len(line.get("points", "").split()) for line in plot.iter(POLYLINE)] == [3, 3]
+
+
+def test_a_card_without_losses_has_no_plot(run: Run) -> None:
+    (run.folder / "metrics.jsonl").write_text("")
+    known = read(run.home, run.id)
+    assert "loss.svg" not in new_card(known, "me/model", "adapter")
+    assert loss_plot(known) == ""

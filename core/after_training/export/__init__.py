@@ -12,7 +12,6 @@ from core.after_training.export.forms import FORMS
 from core.after_training.export.records import (
     Export,
     ExportStatus,
-    Verification,
     list_exports,
 )
 
@@ -20,11 +19,11 @@ __all__ = [
     "FORMS",
     "Export",
     "ExportStatus",
-    "Verification",
     "card",
     "forms",
     "launch",
     "list_exports",
+    "loss_plot",
     "modelfile",
     "plan",
     "records",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from core.after_training.export.loss_plot import LOSS_PLOT, loss_caption
 from core.after_training.export.records import exports_folder
 from core.job import JobSpec
 from core.models import DEMO_DIR, HUB_ID
@@ -53,6 +54,7 @@ def new_card(run: Run, repo_id: str, sent: str) -> str:
     parts = [_front_matter(run, sent), f"# {name}\n", _summary(run, sent), _data(run)]
     parts += [
         _settings(run),
+        _losses(run),
         _memory(run),
         _checks(run, sent),
         _usage(run, repo_id, sent),
@@ -106,6 +108,13 @@ def _differing(job: JobSpec, usual: Mapping[str, object]) -> Iterator[tuple[str,
         value = getattr(job, name)
         if name not in LEFT_OUT and value != usual.get(name, field.default):
             yield name, value
+
+
+def _losses(run: Run) -> str:
+    caption = loss_caption(run)
+    if not caption:
+        return ""
+    return f"## Loss\n\n![{caption}]({LOSS_PLOT})\n\n{caption}\n"
 
 
 def _memory(run: Run) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from core.after_training.export import Verification
 from core.after_training.export.forms import QUANTS, FormName
-from core.after_training.export.records import ExportedFile, Manifest
+from core.after_training.export.records import ExportedFile, Manifest, Verification
 from core.training.contract.failures import TrainingError
 from core.training.contract.files import sha256_of
 from core.training.contract.job import Job

@@ -9,13 +9,17 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from core.after_training.export.card import CARD, base_name, card_of
+from core.after_training.export.loss_plot import LOSS_PLOT, loss_plot
 from core.runs import Home, read
 from core.training.contract.failures import TrainingError
 from core.training.contract.weights.adapters import SETTINGS, WEIGHTS
 from core.workers.export.model_files import TOKENIZER_FILES
 from core.workers.export.task import ExportTask
 
-HUB_SENDS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.gguf", "LICEN*")
+HUB_SENDS = (
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.gguf", "LICEN*"),
+    LOSS_PLOT,
+)
 """Files that are sent; others of the folder, such as pickles, never are."""
 
 
@@ -40,6 +44,8 @@ def send(task: ExportTask, token: str) -> str:
     run = _run(task)
     card = card_of(run, request.repo_id, request.sent)
     (task.files / CARD).write_text(card, encoding="utf-8")
+    if plot := loss_plot(run):
+        (task.files / LOSS_PLOT).write_text(plot, encoding="utf-8")
     task.enter(f"Sending to {request.repo_id}")
     api = HfApi(token=token or None)
     try:

@@ -7,8 +7,8 @@ from zipfile import ZIP_STORED, ZipFile
 
 from transformers import AutoTokenizer
 
-from core.after_training.export import Verification
 from core.after_training.export.modelfile import Modelfile, num_context, readme
+from core.after_training.export.records import Verification
 from core.after_training.export.sentences import verified_sentence
 from core.after_training.export.template import (
     NO_SYSTEM,

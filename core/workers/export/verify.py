@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.after_training.export import Verification
+from core.after_training.export.records import Verification
 from core.workers.export.questions import ExportAnswer, ExportQuestion
 
 MAX_LOGPROB_DIFFERENCE = 0.05
