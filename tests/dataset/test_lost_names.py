@@ -111,3 +111,11 @@ def test_only_whole_answers_are_unwanted(tmp_path: Path, stage: str, is_said: bo
     path.write_text(json.dumps(row | answers[stage]) + "\n", encoding="utf-8")
     notes = check_file(path, stage).notes
     assert any("as unwanted" in note for note in notes) == is_said
+
+
+def test_a_key_inside_an_object_needs_consent(tmp_path: Path) -> None:
+    row = {"messages": TURNS, "extra": {"system_prompt": SENTENCE, "id": "a7"}}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    found = [(each.field, each.changes_learning) for each in check_file(path).not_read]
+    assert found == [("extra.system_prompt", True), ("extra", False)]

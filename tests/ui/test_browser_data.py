@@ -108,6 +108,7 @@ def test_one_click_maps_the_columns_of_another_language(
     press(page, "Use these columns")
     expect(page.locator("#data-message")).to_contain_text("Sistema became system")
     expect(page.locator("#data-line")).to_contain_text("question + answer with context, system")
+    expect(page.locator("#data-line .not-read")).to_contain_text("foto in 1 row")
 
 
 @pytest.mark.slow

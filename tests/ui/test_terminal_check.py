@@ -209,3 +209,16 @@ def test_wanted_rows_alone_need_no_consent(
     report = json.loads(capsys.readouterr().out)
     assert report["rows"] == 1
     assert not any(each["changes_learning"] for each in report["not_read"])
+
+
+def test_rows_whose_answers_are_all_masked_are_counted(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Pip."}]
+    masked = [turns[0], {**turns[1], "weight": 0}]
+    rows = [{"messages": turns}, {"messages": masked}]
+    file = write_json_rows(tmp_path / "rows.jsonl", rows)
+    assert tailor("check", file, "--model", "demo") == 0
+    printed = capsys.readouterr().out
+    assert "0 lose the whole answer" in printed
+    assert "In 1 row no answer counts for the loss" in printed

@@ -221,5 +221,7 @@ def _advice(report: DatasetReport, file: str) -> list[str]:
 def _print_lengths(lengths: Lengths) -> None:
     sizes = f"{lengths.p50:,} (median), {lengths.p95:,} (95 %), {lengths.max:,} (longest)"
     out.print(f"Tokens per row: {sizes}")
-    cut, lost = counted(lengths.truncated_rows, "row"), lengths.fully_masked_rows
+    cut, lost = counted(lengths.truncated_rows, "row"), lengths.lost_answer_rows
     out.print(f"max_length {lengths.max_length} cuts {cut}; {lost:,} lose the whole answer")
+    if lengths.unanswered_rows:
+        out.print(f"In {counted(lengths.unanswered_rows, 'row')} no answer counts for the loss")

@@ -169,7 +169,8 @@ class Scanner:
             self.findings.add_fault(number, known.fault or UNKNOWN)
             return False
         unread = known.unread
-        beside, lost = unread.held_in(row)
+        held, lost = unread.held_in(row)
+        beside = list(held)
         if known.plain and not lost and not has_tags and known.plain.is_sound(row):
             faults: Sequence[Fault] = ()
             found = known.plain.text_format
@@ -179,7 +180,8 @@ class Scanner:
             found = text_format(reading.row, known.layout)
             self._name_unread_places(number, reading, has_tags)
             if lost or reading.answer_column or unread.may_lack_question:
-                beside = self._name_lost_columns(number, row, reading, unread, beside)
+                lacks_question = unread.may_lack_question and not reading.row.get("prompt")
+                beside = self._name_lost_columns(number, held, lost, reading, lacks_question)
         for name in beside:
             self.unread.add(name, number, changes_learning=False)
         if not faults:
@@ -200,23 +202,24 @@ class Scanner:
     def _name_lost_columns(
         self,
         number: int,
-        row: Row,
+        held: Mapping[str, object],
+        lost: Sequence[str],
         reading: Reading,
-        unread: UnreadColumns,
-        beside: Sequence[str],
+        lacks_question: bool,
     ) -> list[str]:
-        """Count the columns that would change learning; return the others."""
+        """Count the columns that would change learning; return the others.
+
+        `held` are all columns that hold something, `lost` those that matter by themselves.
+        """
         if reading.answer_column:
             self.num_right_answers += 1
         answer_column = reading.answer_column.partition(".")[0]
         harmless = []
-        lacks_question = unread.may_lack_question and not reading.row.get("prompt")
         read_texts = list(texts_in(reading.row))
-        for name in beside:
-            value = row[name]
-            if name == answer_column:
+        for name, value in held.items():
+            if name == answer_column or name in reading.unread:
                 continue
-            if not unread.is_lost(name, value) and not (lacks_question and may_be_question(value)):
+            if name not in lost and not (lacks_question and may_be_question(value)):
                 harmless.append(name)
                 continue
             if name in LABEL and truth_of(value) is False:

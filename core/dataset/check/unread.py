@@ -18,6 +18,8 @@ MEDIA_TAG = re.compile(TAG_PATTERN)
 MEDIA_TAG_BYTES = re.compile(TAG_PATTERN.encode())
 CONTAINERS = frozenset((list, dict))
 """Types of values that may matter under any name."""
+CLASSES_INSIDE = ("known", "text", "media")
+"""Classes of keys inside an object that is not read; verdicts there are of many things."""
 NUMBER_OF_TAG = re.compile(r"_?\d+(?=>)")
 
 
@@ -32,23 +34,37 @@ class UnreadColumns:
 
         self._classes = {name: class_of(name, is_text) for name in self.names}
 
-    def is_lost(self, name: str, value: object) -> bool:
-        """Return whether the model would learn something else were this value read."""
-        return class_matters(self._classes[name], name, value)
+    def held_in(self, row: Row) -> tuple[dict[str, object], list[str]]:
+        """Return (columns that hold something, those of them that would change learning).
 
-    def held_in(self, row: Row) -> tuple[list[str], list[str]]:
-        """Return (columns that hold something, those of them that would change learning)."""
-        held, lost = [], []
+        A key of an object that would change learning stands beside them as `column.key`.
+        """
+        held: dict[str, object] = {}
+        lost: list[str] = []
         for name, kind in self._classes.items():
             value = row[name]
             if not holds_something(value):
                 continue
-            held.append(name)
             # Nearly no value is more than a text or a number, so that this takes no time.
             is_long = type(value) in CONTAINERS or (type(value) is str and may_matter(value))
             if (kind or is_long) and class_matters(kind, name, value):
                 lost.append(name)
+            elif type(value) is dict:
+                inside = dict(_lost_inside(name, value))
+                lost += inside
+                held |= inside
+                if len(inside) == len(value):
+                    continue
+            held[name] = value
         return held, lost
+
+
+def _lost_inside(name: str, value: dict[str, object]) -> Iterator[tuple[str, object]]:
+    """Yield (column and key, value) of what would change learning inside an object."""
+    for key, each in value.items():
+        kind = class_of(key, beside_text=False)
+        if kind in CLASSES_INSIDE and holds_something(each) and class_matters(kind, key, each):
+            yield f"{name}.{key}", each
 
 
 class UnreadCounter:
