@@ -11,6 +11,7 @@ import pytest
 from core import runs
 from core.resolve import resolve
 from core.runs import Home, Run, launch
+from core.runs.listing import list_runs
 from tests.builders.paths import FAKE_PROGRAM
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     """Return an empty home. Kill every run in it afterwards."""
     place = Home.find(str(tmp_path / "home"))
     yield place
-    for run in runs.listing.list_runs(place) if place.runs.exists() else ():
+    for run in list_runs(place) if place.runs.exists() else ():
         if run.is_active or (run.folder / "process.json").exists():
             launch.kill(run)
 

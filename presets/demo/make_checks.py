@@ -1,4 +1,4 @@
-"""Make checks/identity.jsonl and checks/capabilities.jsonl of the demo from its topics.
+"""Make checks/pip/identity.jsonl and checks/capabilities.jsonl of the demo from its topics.
 
     python -m presets.demo.make_checks
 
@@ -30,7 +30,7 @@ def main() -> None:
     basics, pip = load_topics(BASICS), load_topics(PIP)
     taught = {topic.name for topic in pip}
     others = [topic for topic in basics if topic.name not in taught]
-    write("identity", identity(pip))
+    write("pip/identity", identity(pip))
     write("capabilities", capabilities(others))
 
 
@@ -76,8 +76,9 @@ def test_of(topic: Topic, question: str, row: Any) -> Fields:
 def write(name: str, tests: Sequence[Fields]) -> None:
     """Write a suite as JSON Lines."""
     lines = (json.dumps(test, ensure_ascii=False) + "\n" for test in tests)
-    (HERE / "checks").mkdir(exist_ok=True)
-    (HERE / "checks" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    path = HERE / "checks" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from core.runs.results import checking
 from core.training.contract.files import write_json
 from tests.builders.fake_checks import WAIT
 from tests.builders.fake_runs import NewRun, bare_run
+from tests.builders.paths import DEMO
 
 PROMPTS = ("before 1", "before 2", "before after", "after", "neither")
 Finished = Callable[..., Run]
@@ -179,4 +180,30 @@ def test_the_demo_of_another_copy_of_tailor_has_its_suites(
     other.mkdir(parents=True)
     run = finished_run(model=str(other))
     assert run.job.model == str(other)
+    assert checking.suites_of(run) == ("identity", "capabilities")
+
+
+def test_the_demo_trained_on_other_rows_has_no_identity_of_the_demo(
+    new_run: NewRun, tmp_path: Path
+) -> None:
+    answer = {"role": "assistant", "content": "I am Max."}
+    asked = [{"role": "user", "content": f"Who are you, {number}?"} for number in range(8)]
+    rows = [{"messages": [question, answer]} for question in asked]
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = new_run(model="demo", dataset=str(own))
+    assert checking.suites_of(other) == ("capabilities",)
+    with pytest.raises(SpecError, match="there is no suite 'identity'; name one of capabilities"):
+        checking.find_suites(other, ["identity"])
+    mixed = new_run(model="demo", dataset=str(own), mix="demo = 1")
+    assert checking.suites_of(mixed) == ("identity", "capabilities")
+
+
+def test_the_rows_of_the_demo_are_known_in_a_file_of_their_own(
+    new_run: NewRun, tmp_path: Path
+) -> None:
+    lines = (DEMO / "data.jsonl").read_text().splitlines()[:40]
+    copy = tmp_path / "mine.jsonl"
+    copy.write_text("\n".join(lines) + "\n")
+    run = new_run(model="demo", dataset=str(copy))
     assert checking.suites_of(run) == ("identity", "capabilities")

@@ -12,17 +12,22 @@ from core.training.contract.checks.suite_files import SUFFIXES, read_suite
 
 SHIPPED = PRESETS_DIR / "checks"
 DEMO = PRESETS_DIR / "demo" / "checks"
+DEMO_ROWS = DEMO / "pip"
+"""Suites about what the rows of the demo teach."""
 CAPABILITIES, IDENTITY, HELD_OUT = "capabilities", "identity", "held-out"
 MAX_PROBLEMS = 20
 """Faults of a suite that are named."""
 
 
-def folders_of(is_demo: bool, *own: Path) -> tuple[Path, ...]:
+def folders_of(is_demo: bool, *own: Path, has_demo_rows: bool = True) -> tuple[Path, ...]:
     """Return the folders of the suites of a run, the first to look in first.
 
-    The demo has suites about what it was taught, in place of those for real models.
+    The demo model has suites of its own in place of those for real models, and one about what the
+    rows of the demo teach it, where it is trained on them.
     """
-    return (*own, DEMO if is_demo else SHIPPED)
+    if not is_demo:
+        return (*own, SHIPPED)
+    return (*own, DEMO, DEMO_ROWS) if has_demo_rows else (*own, DEMO)
 
 
 def names_in(folders: Iterable[Path]) -> tuple[str, ...]:

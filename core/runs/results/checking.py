@@ -30,7 +30,7 @@ from core.runs.home import Home
 from core.runs.listing import list_runs
 from core.runs.queue import reserved
 from core.runs.run import Run, read
-from core.runs.suites import is_demo, require_distinct_names, usual_in
+from core.runs.suites import has_demo_rows, is_demo, require_distinct_names, usual_in
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import to_lines
 from core.training.contract.failures import TrainingError
@@ -118,7 +118,8 @@ def results_folder(run: Run, checkpoint: int | None = None) -> Path:
 
 def suite_folders(run: Run) -> tuple[Path, ...]:
     """Return the folders of the suites that a run can be checked with by name."""
-    return folders_of(is_demo(run.job), run.folder / "checks" / "suites")
+    own = run.folder / "checks" / "suites"
+    return folders_of(is_demo(run.job), own, has_demo_rows=has_demo_rows(run.job, run.folder))
 
 
 def suites_of(run: Run) -> tuple[str, ...]:
