@@ -98,7 +98,9 @@ def find_adapter(folder: Path, model: ModelSource, problems: list[Problem]) -> M
 
 
 def _no_file(field: str, reference: str) -> Problem:
-    fix = "give the path of a JSONL file, or demo"
+    fix = "give the path of a JSONL file"
+    if field != "mix":
+        fix += ", or demo"
     if HUB_ID.fullmatch(reference) and not Path(reference).suffix:
         fix = "import the dataset from the Hub first, then give the imported file"
     return Problem(field, f"there is no file {reference}", fix)

@@ -195,7 +195,7 @@ def test_the_demo_trained_on_other_rows_has_no_identity_of_the_demo(
     assert checking.suites_of(other) == ("capabilities",)
     with pytest.raises(SpecError, match="there is no suite 'identity'; name one of capabilities"):
         checking.find_suites(other, ["identity"])
-    mixed = new_run(model="demo", dataset=str(own), mix="demo = 1")
+    mixed = new_run(model="demo", dataset=str(own), mix=f"{DEMO / 'data.jsonl'} = 1")
     assert checking.suites_of(mixed) == ("identity", "capabilities")
 
 

@@ -155,4 +155,13 @@ def _schedule_sentence(job: JobSpec, start: int, last_step: int) -> str:
     lowest = 0.0
     if job.lr_scheduler_type not in ("cosine", "linear"):
         lowest = job.min_lr_rate * job.learning_rate
-    return f"{rise}, then falls ({job.lr_scheduler_type}) to {lowest:g} at step {last_step:,}."
+    end = f"to {lowest:g} at step {last_step:,}"
+    if job.lr_scheduler_type == "warmup_stable_decay":
+        num_falling = min(
+            max(1, round(job.lr_decay_ratio * num_steps)), num_steps - num_warmup_steps
+        )
+        if num_falling < num_steps - num_warmup_steps:
+            return (
+                f"{rise}, stays there, then falls from step {last_step - num_falling:,} on {end}."
+            )
+    return f"{rise}, then falls ({job.lr_scheduler_type}) {end}."
