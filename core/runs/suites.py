@@ -96,7 +96,7 @@ def has_demo_rows(job: JobSpec, folder: Path) -> bool:
 
 @cache
 def _demo_rows() -> frozenset[str]:
-    rows = set()
+    rows: set[str] = set()
     for path in (PRESETS_DIR / "demo").glob("*.jsonl"):
         rows.update(map(_normal, path.read_text(encoding="utf-8").splitlines()))
     return frozenset(rows)
