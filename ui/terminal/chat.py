@@ -232,11 +232,12 @@ def _sides(home: Home, target: str) -> tuple[ChatSide, ...]:
 
     Raises ChatError, ModelNotFound.
     """
-    side = find_side(home, target or _newest(home))
+    named = target or _newest(home)
+    side = find_side(home, named)
     if not side.is_trained:
         return (side,)
-    run_id = side.key.partition("@")[0]
-    return side, find_side(home, f"{run_id}@base")
+    run_name = named.rpartition("@")[0] or named
+    return side, find_side(home, f"{run_name}@base")
 
 
 def _newest(home: Home) -> str:

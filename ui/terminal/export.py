@@ -10,7 +10,8 @@ from core.after_training.export import plan as plans
 from core.after_training.export import tools as converters
 from core.after_training.export.sentences import export_facts, export_size, verified_sentence
 from core.job import Problem, SpecError
-from core.runs import Home, Run, read
+from core.runs import Home, Run
+from core.runs.results.checking import find_run
 from core.wording import file_size
 from ui.terminal.printing import out, print_json, say
 
@@ -41,7 +42,7 @@ def export(
     if not run:
         fix = "`python app.py runs` lists them; export RUN --to merged"
         raise SpecError(Problem("RUN", "is missing", fix))
-    chosen = read(place, run)
+    chosen = find_run(place, run)
     if not to:
         return _list(chosen, json)
     upload = plans.Upload(repo, send, is_private=not public) if to == "hub" else None

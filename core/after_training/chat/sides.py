@@ -9,9 +9,11 @@ from core.after_training.chat.errors import ChatError
 from core.after_training.export import Export, list_exports
 from core.after_training.export.tools import server_folder
 from core.job import JobSpec, Problem, RunNotFound
+from core.job.places import require_allowed
 from core.models import ModelSource, find_model
 from core.resolve import reference_of
-from core.runs import Home, Run, read
+from core.runs import Home, Run
+from core.runs.results.checking import find_run
 from core.training.contract.stages import STAGES
 
 BASE = "base"
@@ -121,27 +123,32 @@ def _model_file(export: Export) -> Path | None:
 def find_side(home: Home, text: str) -> ChatSide:
     """Return the side that a text names: RUN, RUN@STEP, RUN@base, RUN@EXPORT, or a model.
 
-    A run without a result answers with its newest checkpoint. Raises ChatError, ModelNotFound.
+    RUN is as check-model takes it. A run without a result answers with its newest checkpoint.
+    Raises ChatError, ModelNotFound, SpecError.
     """
-    run_id, _, place = text.partition("@")
+    name, sign, place = text.rpartition("@")
+    reference = name if sign else text
     try:
-        run = read(home, run_id)
+        run = find_run(home, reference)
     except RunNotFound:
         return _model_side(text)
+    if run.home != home:
+        require_allowed(Path(reference), "chat")
     sides = sides_of(run)
-    wanted = [side for side in sides if side.key == text]
-    if not place and not wanted:
+    key = f"{run.id}@{place}" if sign else run.id
+    wanted = [side for side in sides if side.key == key]
+    if not sign and not wanted:
         wanted = [side for side in sides if side.weights][:1]
     if wanted:
         return wanted[0]
     if not sides:
-        problem = f"{run_id} trained a reward model, which scores answers and writes none"
+        problem = f"{run.id} trained a reward model, which scores answers and writes none"
         raise ChatError(Problem("chat", problem, "choose another run"))
     known = ", ".join(side.key for side in sides)
-    problem = f"{run_id} has no result yet"
-    if place:
+    problem = f"{run.id} has no result yet"
+    if sign:
         kind = "checkpoint" if place.isdecimal() else "result, checkpoint or exported GGUF file"
-        problem = f"{run_id} has no {kind} {place}"
+        problem = f"{run.id} has no {kind} {place}"
     raise ChatError(Problem("chat", problem, f"choose {known}"))
 
 

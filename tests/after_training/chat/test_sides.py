@@ -33,6 +33,12 @@ def test_a_side_is_found_by_its_key(home: Home, trained: Run) -> None:
         assert find_side(home, side.key) == side
 
 
+def test_a_run_is_named_as_for_a_check(home: Home, trained: Run) -> None:
+    for name in ("latest", trained.id[:-1], str(trained.folder)):
+        assert find_side(home, name).key == trained.id
+        assert find_side(home, f"{name}@40").key == f"{trained.id}@40"
+
+
 def test_a_run_without_a_result_answers_with_its_newest_checkpoint(
     home: Home, new_run: NewRun
 ) -> None:
