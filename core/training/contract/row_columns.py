@@ -13,7 +13,10 @@ from typing import Any
 from .messages import ROLE_KEYS, Fault, json_type
 
 Row = dict[str, Any]
-ANSWER_MARK = re.compile(r"(?:^|\n)(?:#+ *)?(?:Assistant|ASSISTANT|AI|Bot|GPT|Model):")
+ANSWER_MARK = re.compile(
+    r"(?:^|\n)(?:#+ *)?(?:Assistant|ASSISTANT|AI|Bot|GPT|Model|Response|Answer|A):"
+    r"|<\|assistant\|>|<\|im_start\|>assistant\n|<start_of_turn>model\n|\[/INST\]"
+)
 """Text before each answer of a transcript, as in the preference data of Anthropic (hh-rlhf)."""
 
 # fmt: off
