@@ -95,11 +95,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a number is missing": (
         lambda folder: rewrite(folder, times_at_q_proj(float("nan"))),
-        f"hold numbers that are infinite or not a number: {Q_PROJ}",
+        f"holds numbers that are infinite or not a number: {Q_PROJ}",
     ),
     "a number is infinite": (
         lambda folder: rewrite(folder, times_at_q_proj(float("inf"))),
-        f"hold numbers that are infinite or not a number: {Q_PROJ}",
+        f"holds numbers that are infinite or not a number: {Q_PROJ}",
     ),
 }
 

@@ -27,7 +27,7 @@ from .messages import (
     shown,
 )
 from .row_columns import holds_something, is_media, parse_text, truth_of
-from .tool_calls import read_calls
+from .tool_calls import holds_nulls, read_calls
 
 CONTENT_KEYS = ("content", "value", "parts", "text", "message")
 """Keys of a turn under which its text may stand, the likelier first."""
@@ -197,6 +197,8 @@ def _are_canonical(calls: Any) -> bool:
         if type(function) is not dict or type(function.get("arguments")) is not dict:
             return False
         if type(function.get("name")) is not str or not function["name"]:
+            return False
+        if holds_nulls(function["arguments"]):
             return False
     return True
 

@@ -21,6 +21,8 @@ PROTOCOL_KEYS = frozenset(("type", "cache_control"))
 """Keys of a vendor's own protocol."""
 ARGUMENT_KEYS = ("arguments", "parameters", "input", "args")
 """Names of the arguments of a call, by vendor."""
+SCHEMA_NULLS = frozenset(("default", "const"))
+"""Keys of a JSON schema whose null says something."""
 BUNDLES: Mapping[str, str] = MappingProxyType(
     {"functionDeclarations": "Gemini", "function_declarations": "Gemini", "tools": "Bedrock"}
 )
@@ -30,7 +32,12 @@ BUNDLES: Mapping[str, str] = MappingProxyType(
 def read_tools(value: Any, name: str) -> tuple[list[Tool], list[Fault]]:
     """Return (the tools of a row, what is wrong with them). They may be JSON in a text."""
     if _are_canonical(value):
-        return value, []
+        if not holds_nulls(value):
+            return value, []
+        try:
+            return _without_nulls(value, SCHEMA_NULLS), []
+        except RecursionError:
+            return [], [Fault(name, "not_tool", "is nested too deeply", TOOLS_FIX)]
     found = parse_text(value) if isinstance(value, str) else value
     if isinstance(found, dict):
         found = [found]
@@ -149,12 +156,45 @@ def _read_arguments(value: Any) -> dict[str, Any] | None:
     """Return the arguments of a call, which OpenAI writes as JSON text; None if they are none."""
     if value is None or value == "":
         return {}
-    if isinstance(value, str):
-        try:
+    try:
+        if isinstance(value, str):
             value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
+        elif holds_nulls(value):
+            value = _without_nulls(value)
+    except (ValueError, RecursionError):
+        return None
     return value if isinstance(value, dict) else None
+
+
+def holds_nulls(value: Any) -> bool:
+    """Return whether an object at any depth has a key with null."""
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, dict):
+            if None in each.values():
+                return True
+            pending += each.values()
+        elif isinstance(each, list):
+            pending += each
+    return False
+
+
+def _without_nulls(value: Any, kept: frozenset[str] = frozenset()) -> Any:
+    """Return a value without the keys of objects that hold null.
+
+    In an Arrow table each object has the keys of all others of its column, with null. What is
+    written as JSON text stays as it is.
+    """
+    if isinstance(value, dict):
+        return {
+            key: _without_nulls(each, kept)
+            for key, each in value.items()
+            if each is not None or key in kept
+        }
+    if isinstance(value, list):
+        return [_without_nulls(each, kept) for each in value]
+    return value
 
 
 def _is_name(value: object) -> bool:

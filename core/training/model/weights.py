@@ -170,7 +170,8 @@ def require_finite(model: torch.nn.Module, name: str) -> None:
     bad = [key for key, tensor in _numbers(model) if not _is_finite(tensor)]
     if bad:
         shown = ", ".join(bad[:NUM_SHOWN])
-        problem = f"{tensors_counted(len(bad))} hold numbers that are infinite or not a number"
+        verb = "holds" if len(bad) == 1 else "hold"
+        problem = f"{tensors_counted(len(bad))} {verb} numbers that are infinite or not a number"
         raise _bad_weights(name, f"{problem}: {shown}")
 
 
