@@ -57,7 +57,8 @@ def _turn(labels: Sequence[str], turn: ShownTurn) -> str:
 def _answer(label: str, answer: ShownAnswer) -> str:
     facts = []
     if answer.ending:
-        facts.append(f"{answer.num_tokens:,} tokens in {duration(answer.seconds)}")
+        taken = duration(answer.seconds) if answer.seconds >= 1 else "less than 1 s"
+        facts.append(f"{answer.num_tokens:,} tokens in {taken}")
         facts.append(ENDINGS.get(answer.ending, answer.ending))
     shown = answer_html(answer.text) or "<p>...</p>"
     said = " · ".join(filter(None, facts))

@@ -16,6 +16,8 @@ SECONDS_FOR_TEMPLATE = 3.0
 MAX_REASON_CHARACTERS = 300
 ALL_TOKENS = 0
 """Value of top_k and min_p with which they drop no token."""
+RANDOM_SEED = 2**32 - 1
+"""Seed with which llama.cpp draws another one each time."""
 Event = dict[str, Any]
 
 
@@ -94,7 +96,7 @@ class ExportedAnswerer:
             top_k=ALL_TOKENS,
             min_p=ALL_TOKENS,
             samplers=["temperature", "top_p"],  # in the order of transformers
-            seed=int(settings["seed"]),
+            seed=int(settings["seed"]) % RANDOM_SEED,
         )
 
 

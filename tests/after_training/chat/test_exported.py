@@ -110,6 +110,8 @@ def test_a_file_that_does_not_fit_into_memory_is_refused(
 @pytest.mark.training
 def test_a_file_streams_its_answer_with_the_settings(chat: Chat) -> None:
     assert ask(chat, "who are you") == ("who are you t=0.5 seed=7 ", "complete")
+    largest = replace(SETTINGS, seed=2**32 - 1)  # which would ask for another one each time
+    assert ask(chat, "who", largest) == ("who t=0.5 seed=0 ", "complete")
     short = replace(SETTINGS, max_tokens=2)
     assert ask(chat, "who are you", short) == ("who are ", "limit")
 
