@@ -1,5 +1,6 @@
 """The set-up by make: what it says before it downloads anything."""
 
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -38,3 +39,15 @@ def test_disk_and_time_are_said_first(tmp_path: Path) -> None:
     assert "to download" in said
     assert "6 GB on the disk" in said
     assert "minutes" in said
+
+
+def test_the_program_itself_tells_an_older_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.version_info", (3, 10, 13))
+    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer"):
+        runpy.run_path(str(ROOT / "core" / "__init__.py"))
+
+
+def test_missing_packages_are_said_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(SystemExit, match="pip install -r requirements"):
+        runpy.run_path(str(ROOT / "core" / "__init__.py"))

@@ -60,9 +60,14 @@ class Wiring:
         `outputs` of frequent events: every output costs the browser some work. A handler that
         `fills` the form changes `filled` as well, which an edit follows. `js` replaces the inputs.
         """
+        inputs = self._inputs(handler)
+        has_file = any(isinstance(part, gr.File) for part in inputs.values())
         return event(
             fn=self._by_component(handler, fills),
-            inputs_kwargs=self._inputs(handler),
+            inputs_kwargs=inputs,
+            # Gradio's own check fails for a choice that its menu lacks, before any handler is
+            # called. Only a file needs it; everything else is checked by `checked`.
+            preprocess=has_file,
             outputs=[self.components[name] for name in self._outputs(outputs)],
             api_name=_name_of(handler),
             trigger_mode=repeat,

@@ -5,6 +5,7 @@ Reads no value; the handlers do.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -88,6 +89,27 @@ def build(control: Control) -> Component:
         min_width=140,
         **{**options, **control.options},
     )
+
+
+def offers(field: str, value: object) -> bool:
+    """Return whether the menu of a field has a value. Fields without a menu take any."""
+    choices = _closed_choices().get(field)
+    return choices is None or value in choices
+
+
+@cache
+def _closed_choices() -> Mapping[str, frozenset[object]]:
+    """Return the values that each menu has, of those that take no others."""
+    parts = {control.field: build(control) for control in CONTROLS}
+    return {
+        field: frozenset(value for _label, value in part.choices)
+        for field, part in parts.items()
+        if isinstance(part, gr.Radio | gr.Dropdown) and not _takes_others(part)
+    }
+
+
+def _takes_others(part: gr.Radio | gr.Dropdown) -> bool:
+    return isinstance(part, gr.Dropdown) and part.allow_custom_value
 
 
 def _usual_component(field: str) -> tuple[Callable[..., Component], dict[str, Any]]:

@@ -49,11 +49,17 @@ def _whole(value: object) -> object:
     return max(-LARGEST_WHOLE, min(LARGEST_WHOLE, value))
 
 
+def _number(component: gr.Number, value: int | float) -> int | float:
+    if component.precision == 0 and abs(value) < MAX_WHOLE:
+        return round(value)
+    return sendable(value)
+
+
 def _checked(component: object, value: object) -> object:
     if component is None or isinstance(component, gr.State):
         return value  # the server's own
     if isinstance(component, gr.Number):
-        return sendable(value) if isinstance(value, int | float) else None
+        return _number(component, value) if isinstance(value, int | float) else None
     if isinstance(component, gr.Checkbox):
         return value if isinstance(value, bool) else None
     if isinstance(component, gr.CheckboxGroup):

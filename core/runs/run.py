@@ -260,7 +260,7 @@ class Run:
             try:
                 stat = path.stat()
                 marks.append(f"{stat.st_size}:{stat.st_mtime_ns}")
-            except FileNotFoundError:
+            except OSError:  # missing, or a link that leads nowhere
                 marks.append("-")
         return " ".join(marks)
 

@@ -55,6 +55,14 @@ def test_a_torn_status_is_ignored(home: Home, new_run: NewRun) -> None:
         assert runs.read(home, run.id).state == "starting"
 
 
+def test_a_link_to_itself_is_no_file(new_run: NewRun) -> None:
+    run = new_run()
+    path = run.folder / "metrics.jsonl"
+    path.symlink_to(path)
+    assert run.metrics() == ()
+    assert run.fingerprint()
+
+
 @pytest.mark.parametrize(
     "value", ["many", [3], {"a": 1}, 10**400, float("nan"), True], ids=lambda value: str(value)[:9]
 )

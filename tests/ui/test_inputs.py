@@ -1,5 +1,6 @@
 """Test that no handler fails for what a browser may send."""
 
+import asyncio
 import json
 import random
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 import gradio as gr
 import orjson
 import pytest
+from gradio.state_holder import SessionState
 
 from core.runs import Home
 from tests.builders.fake_runs import bare_run
@@ -54,6 +56,22 @@ def test_no_event_fails_for_odd_values(blocks: gr.Blocks, monkeypatch: pytest.Mo
             named = zip(event.input_keyword_names, event.inputs, strict=True)
             shown = event.fn(**{name: odd_value(part, dice) for name, part in named})
             assert INTERNAL_ERROR not in str(shown)
+
+
+@pytest.mark.usefixtures("fake_program")
+@pytest.mark.parametrize("name", ["on_edit", "on_stop", "on_export_settings", "on_row_format"])
+def test_gradio_itself_fails_for_no_odd_value(blocks: gr.Blocks, name: str) -> None:
+    event = next(each for each in blocks.fns.values() if each.api_name == name)
+    state = SessionState(blocks)
+    for value in (None, ["a"], {"a": 1}, "teleport", float("inf")):
+        sent = [part.value if isinstance(part, gr.State) else value for part in event.inputs]
+        answer = asyncio.run(blocks.process_api(event, sent, state=state))
+        assert INTERNAL_ERROR not in str(answer["data"])
+
+
+@pytest.mark.parametrize(("sent", "whole"), [(2.6, 3), (7, 7)])
+def test_a_control_of_whole_numbers_sends_whole_ones(sent: float, whole: int) -> None:
+    assert checked({"seed": sent}, {"seed": gr.Number(precision=0)}) == {"seed": whole}
 
 
 def odd_value(part: object, dice: random.Random) -> object:

@@ -68,6 +68,14 @@ def test_a_form_of_another_version_is_restored_and_said() -> None:
     assert not {"teleport", "seed"} & shown.keys()
 
 
+@pytest.mark.parametrize("field", ["method", "stage", "gpu", "profile", "optim"])
+def test_a_choice_that_is_not_known_any_more_is_left_out(field: str) -> None:
+    text = json.dumps({"format": kept_form.FORMAT, "values": {**FIRST_SHOWN, field: "teleport"}})
+    shown: dict[str, Any] = kept_form.on_restore(text)
+    assert field not in shown
+    assert "another version" in shown[MESSAGE]
+
+
 # What stands beside Start
 
 

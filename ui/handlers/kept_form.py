@@ -11,7 +11,7 @@ from dataclasses import replace
 from core.advise import PLANNED_FIELDS
 from ui import render
 from ui.events import MESSAGE, Updates
-from ui.form import FIRST_SHOWN
+from ui.form import FIRST_SHOWN, offers
 from ui.handlers.answer import FIRST_STATE, FormState
 from ui.inputs import sendable
 
@@ -75,7 +75,7 @@ def _sound_values(values: object) -> dict[str, object]:
     found = {
         name: values[name]
         for name, first in FIRST_SHOWN.items()
-        if name in values and _is_alike(values[name], first)
+        if name in values and _is_alike(values[name], first) and offers(name, values[name])
     }
     numbers = {name: value for name, value in found.items() if type(value) is int}
     return {**found, **{name: sendable(value) for name, value in numbers.items()}}
