@@ -18,8 +18,8 @@ START, LAST = 100, 200
     [
         (
             {"lr_scheduler_type": "warmup_stable_decay", "lr_decay_ratio": 0.2, "warmup_steps": 5},
-            "rises again from 0 to 0.001 by step 105, stays there, then falls from step 180 on to "
-            "0.0001 at step 200",
+            "rises again from 0.0001 to 0.001 by step 105, stays there, then falls after step 180 "
+            "to 0.0001 at step 200",
         ),
         (
             {"lr_scheduler_type": "warmup_stable_decay", "lr_decay_ratio": 1.0, "warmup_steps": 5},

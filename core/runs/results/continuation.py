@@ -146,22 +146,22 @@ def _schedule_sentence(job: JobSpec, start: int, last_step: int) -> str:
     asked = job.warmup_steps or math.ceil(num_steps * job.warmup_ratio)
     num_warmup_steps = min(asked, num_steps - 1)
     rise = f"The learning rate begins again at {peak}"
+    has_flat_part = job.lr_scheduler_type == "warmup_stable_decay"
     if num_warmup_steps:
-        rise = (
-            f"The learning rate rises again from 0 to {peak} by step {start + num_warmup_steps:,}"
-        )
+        # That of transformers warms up from the rate at which it ends.
+        first = f"{job.min_lr_rate * job.learning_rate:g}" if has_flat_part else "0"
+        step = f"{start + num_warmup_steps:,}"
+        rise = f"The learning rate rises again from {first} to {peak} by step {step}"
     if job.lr_scheduler_type == "constant_with_warmup":
         return f"{rise} and stays there."
     lowest = 0.0
     if job.lr_scheduler_type not in ("cosine", "linear"):
         lowest = job.min_lr_rate * job.learning_rate
     end = f"to {lowest:g} at step {last_step:,}"
-    if job.lr_scheduler_type == "warmup_stable_decay":
+    if has_flat_part:
         num_falling = min(
             max(1, round(job.lr_decay_ratio * num_steps)), num_steps - num_warmup_steps
         )
         if num_falling < num_steps - num_warmup_steps:
-            return (
-                f"{rise}, stays there, then falls from step {last_step - num_falling:,} on {end}."
-            )
+            return f"{rise}, stays there, then falls after step {last_step - num_falling:,} {end}."
     return f"{rise}, then falls ({job.lr_scheduler_type}) {end}."
