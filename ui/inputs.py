@@ -32,8 +32,11 @@ def sendable(value: int | float) -> int | float:
 def showable(component: object, update: object) -> object:
     """Return a new value, or a gr.update with one, as a control can show it.
 
+    A text loses what no encoding has, which a damaged file may hold, or the page gets no answer.
     Controls of whole numbers make an int of every number, which must fit into 64 bits.
     """
+    if isinstance(update, str):
+        return UNUSABLE.sub("\N{REPLACEMENT CHARACTER}", update)
     if not isinstance(component, gr.Number) or component.precision != 0:
         return update
     if isinstance(update, dict):

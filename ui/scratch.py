@@ -58,6 +58,6 @@ def _owner(folder: Path) -> dict[str, object]:
     """Return who made a folder, {} if that is not known."""
     try:
         fields = json.loads((folder / OWNER).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}

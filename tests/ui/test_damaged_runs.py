@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from core import runs
+from core.after_training.export import card
 from core.runs import Home, edits
 from core.runs.sentences import seconds_left
 from core.training.contract.files import write_json
@@ -48,6 +49,26 @@ def test_a_panel_that_cannot_be_drawn_says_so(
     shown = handlers.runs.on_load()
     assert "This part cannot be read" in shown["answers"]
     assert "sft" in shown["tiles"]
+
+
+@pytest.mark.parametrize("part", ["show_results", "show_panel"])
+def test_a_group_of_panels_that_fails_costs_only_itself(
+    handlers: Handlers, home: Home, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    bare_run(home, "odd")
+
+    def fail(*_run: object, **_is_new: bool) -> dict[str, object]:
+        raise RecursionError
+
+    monkeypatch.setattr(f"ui.handlers.runs.{part}", fail)
+    assert "sft" in handlers.runs.on_load()["tiles"]
+
+
+def test_a_deeply_nested_manifest_holds_no_facts(home: Home) -> None:
+    place = bare_run(home, "deep") / "data" / "manifest.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("[" * 100_000)
+    assert "Data" in card.new_card(runs.read(home, "deep"), "a/b", "merged")
 
 
 def panels_of_runs() -> dict[str, Callable[[Any], str]]:

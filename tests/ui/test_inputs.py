@@ -88,6 +88,10 @@ def test_a_surrogate_is_replaced() -> None:
     assert checked({"query": "a\ud800"}, {"query": gr.Textbox()}) == {"query": "a\ufffd"}
 
 
+def test_a_surrogate_in_a_file_is_not_sent_to_the_browser() -> None:
+    assert showable(gr.HTML(), "<p>a\ud800</p>") == "<p>a\ufffd</p>"
+
+
 def test_a_text_is_no_number() -> None:
     assert checked({"lora_r": "ten"}, {"lora_r": gr.Number()}) == {"lora_r": None}
 

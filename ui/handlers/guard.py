@@ -4,8 +4,18 @@ import traceback
 from collections.abc import Callable
 
 from ui import render
+from ui.events import Updates
 
 UNREADABLE = render.notice("This part cannot be read: a file behind it is damaged.", "bad")
+
+
+def guarded_updates(draw: Callable[[], Updates], instead: Updates) -> Updates:
+    """Return what is updated, or `instead` if that fails. The terminal shows why."""
+    try:
+        return draw()
+    except Exception:  # files may hold anything
+        traceback.print_exc()
+        return instead
 
 
 def guarded(draw: Callable[[], str], instead: str = UNREADABLE) -> str:

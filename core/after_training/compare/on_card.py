@@ -284,7 +284,7 @@ def _kept(place: Path, names: Iterable[str]) -> Mapping[str, tuple[Setting, ...]
     try:
         fields = json.loads(place.read_text(encoding="utf-8"))
         found = {name: tuple(Setting(*row) for row in fields[name]) for name in names}
-    except (OSError, ValueError, TypeError, KeyError):  # none, or damaged
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):  # none, or damaged
         return None
     return found
 

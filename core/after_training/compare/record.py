@@ -93,7 +93,7 @@ def read_comparison(home: Home, comparison_id: str) -> Comparison:
         raise SpecError(Problem("comparison", problem, fix))
     try:
         return _from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
         problem = f"{path.name} is damaged"
         raise SpecError(Problem("comparison", problem, "start another comparison")) from None
 

@@ -88,7 +88,7 @@ def _data(run: Run) -> str:
     rows = run.status.num_train_rows
     said = f"{rows:,} rows" if rows else "Rows"
     digest = run.job.dataset_sha256
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
         manifest = json.loads((run.folder / "data" / "manifest.json").read_text("utf-8"))
         digest = str(manifest["train.jsonl"]["sha256"])
     proof = f", SHA-256 `{digest}`" if digest else ""

@@ -168,7 +168,7 @@ def _prepare(run: Run, request: ExportRequest) -> Path:
     wanted = json.loads(json.dumps({**asdict(request), "result": _stamp(run)}))
     try:
         earlier = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         earlier = None
     if earlier != wanted:
         shutil.rmtree(folder, ignore_errors=True)
@@ -216,7 +216,7 @@ def _is_running(folder: Path) -> bool:
 def _process_of(folder: Path) -> ProcessId | None:
     try:
         fields = json.loads((folder / PROCESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if isinstance(fields, dict):
         return ProcessId.from_json(fields)

@@ -141,7 +141,7 @@ def _require_unchanged(run: Run, base: Path) -> None:
 def _facts(run: Run) -> Mapping[str, object]:
     """Return the facts in the run's newest checkpoint."""
     for checkpoint in reversed(run.checkpoints):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             manifest = json.loads((checkpoint.folder / "manifest.json").read_text("utf-8"))
             if isinstance(manifest, dict) and isinstance(manifest.get("facts"), dict):
                 return manifest["facts"]

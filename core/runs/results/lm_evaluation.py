@@ -121,7 +121,7 @@ def _sides(run: Run, weights: Path) -> Mapping[str, str]:
 def _results(folder: Path, said: str, code: int) -> Mapping[str, Mapping[str, object]]:
     """Return task -> metric -> value of the newest results. Raises SpecError if there are none."""
     for path in sorted(folder.rglob("results_*.json"), reverse=True):
-        with suppress(ValueError, KeyError):
+        with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
             results: Mapping[str, Mapping[str, object]] = json.loads(path.read_text())["results"]
             return results
     lines = [line.strip() for line in said.splitlines() if line.strip()]
