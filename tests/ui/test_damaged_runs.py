@@ -60,7 +60,7 @@ def test_a_group_of_panels_that_fails_costs_only_itself(
     def fail(*_run: object, **_is_new: bool) -> dict[str, object]:
         raise RecursionError
 
-    monkeypatch.setattr(f"ui.handlers.runs.{part}", fail)
+    monkeypatch.setattr(f"ui.handlers.results.{part}", fail)
     assert "sft" in handlers.runs.on_load()["tiles"]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 import gradio as gr
@@ -12,9 +13,24 @@ from core.runs import Home, Run, queue, results
 from ui import render
 from ui.events import Updates
 from ui.form import in_words
+from ui.handlers.checks import CheckHandlers
+from ui.handlers.exports import show_panel
+from ui.handlers.guard import UNREADABLE, guarded_updates
 from ui.render import run as panel
 
 HIDDEN = ("checkpoints", "more_epochs", "continue_run")
+
+
+def show_outcome(run: Run | None, checks: CheckHandlers, *, is_new: bool) -> Updates:
+    """Draw the checkpoints, the exports and the suites. A damaged file costs its own panel."""
+    hidden = gr.update(visible=False)
+    exports = partial(show_panel, run, is_new=is_new)
+    suites = partial(checks.show_panel, run, is_new=is_new)
+    return {
+        **guarded_updates(partial(show_results, run), {"checkpoints": UNREADABLE}),
+        **guarded_updates(exports, {"take_panel": hidden}),
+        **guarded_updates(suites, {"check_panel": hidden}),
+    }
 
 
 def show_results(run: Run | None) -> Updates:

@@ -24,9 +24,8 @@ from ui.form import in_words
 from ui.handlers.answer import FormState, Values
 from ui.handlers.checks import CheckHandlers
 from ui.handlers.data import data_choices
-from ui.handlers.exports import show_panel
-from ui.handlers.guard import UNREADABLE, guarded, guarded_updates
-from ui.handlers.results import show_results
+from ui.handlers.guard import guarded
+from ui.handlers.results import show_outcome
 from ui.handlers.rows import Previews
 from ui.handlers.start import require_startable
 from ui.monitor import ACTIONS, RETRY_BUTTONS
@@ -258,19 +257,8 @@ class RunHandlers:
             **self._show_plots(view, run),
             **_show_about(view, run),
             **_show_run(run),
-            **self._show_what_came_out(run, is_new=view.about_run != view.run_id),
+            **show_outcome(run, self.checks, is_new=view.about_run != view.run_id),
             **({"run_header": panel.removed_run()} if view.run_id and not run else {}),
-        }
-
-    def _show_what_came_out(self, run: Run | None, *, is_new: bool) -> Updates:
-        """Draw the checkpoints, the exports and the suites. A damaged file costs its own panel."""
-        hidden = gr.update(visible=False)
-        exports = partial(show_panel, run, is_new=is_new)
-        suites = partial(self.checks.show_panel, run, is_new=is_new)
-        return {
-            **guarded_updates(partial(show_results, run), {"checkpoints": UNREADABLE}),
-            **guarded_updates(exports, {"take_panel": hidden}),
-            **guarded_updates(suites, {"check_panel": hidden}),
         }
 
     def _show_list(self, view: RunsView, listed: tuple[Run, ...]) -> Updates:
