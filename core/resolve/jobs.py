@@ -117,12 +117,14 @@ def _with_method_of_base(job: JobSpec, model: ModelSource) -> tuple[JobSpec, Pla
     Defaults follow the method. Raises SpecError if the job refuses the method.
     """
     method = model.only_method
-    if method is None or method == job.method:
+    if method is None:
         return job, Plan()
+    choice = Choice("method", method, "The base is quantized, and no other method trains over it.")
+    if method == job.method:
+        return job, Plan((choice,))
     fields, before = job.model_dump(), default_fields(job.model, job.method, job.stage)
     after = default_fields(job.model, method, job.stage)
     moved = {name: after[name] for name in after if fields[name] == before[name]}
-    choice = Choice("method", method, "The base is quantized, and no other method trains over it.")
     return JobSpec.parse({**fields, **moved, "method": method}), Plan((choice,))
 
 

@@ -205,6 +205,11 @@ def test_a_profile_chooses_the_method_of_a_4_bit_base(four_bit: str) -> None:
     assert found.plan.change["method"] == "qlora"
 
 
+def test_a_profile_names_the_method_that_was_chosen_before(four_bit: str) -> None:
+    found = resolve({"model": four_bit, "profile": "fastest", "method": "qlora"}, set_by_user=())
+    assert found.plan.change["method"] == "qlora"
+
+
 def test_defaults_follow_the_method_that_a_profile_chooses(four_bit: str) -> None:
     found = resolve({"model": four_bit, "profile": "fastest", "method": "full"}, set_by_user=())
     of_qlora = resolve({"model": "demo", "method": "qlora"}).job
