@@ -7,7 +7,13 @@ import pytest
 
 from core.job import JobSpec
 from core.memory.program import program_of
-from core.memory.trace_check import FIELDS, FIELDS_WITHOUT_MEMORY, UNSUPPORTED, uncompiled
+from core.memory.trace_check import (
+    FIELDS,
+    FIELDS_WITHOUT_MEMORY,
+    UNSUPPORTED,
+    TraceRequest,
+    uncompiled,
+)
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
 from tests.builders.estimates import GPU, LLAMA, stage_job
@@ -22,6 +28,8 @@ REFUSED = {
 """Fields whose every value but the default is refused."""
 RESET = {"torch_compile", "activation_memory_budget", "num_devices", "parallelism"}
 """Fields that are reset for a trace."""
+SENT_AS_ROWS = {"eval_dataset", "eval_fraction", "num_generations"}
+"""Fields of which a trace is sent only what they decide: the rows of an evaluation."""
 
 
 class ReadFields:
@@ -51,7 +59,14 @@ def fields_that_decide_memory() -> set[str]:
 
 
 def test_the_trace_reads_every_field_that_decides_memory() -> None:
-    assert fields_that_decide_memory() - set(FIELDS) - REFUSED - RESET == set()
+    assert fields_that_decide_memory() - set(FIELDS) - REFUSED - RESET == SENT_AS_ROWS
+
+
+def test_the_key_of_a_trace_holds_the_rows_of_an_evaluation() -> None:
+    job = stage_job("kto", "lora", per_device_train_batch_size=4)
+    jobs = [job.model_copy(update={"eval_fraction": share}) for share in (0.0, 0.1)]
+    keys = {TraceRequest(each, {}, GPU).key for each in jobs}
+    assert len(keys) == 2
 
 
 def test_the_trace_reads_fields_of_a_job_only() -> None:
