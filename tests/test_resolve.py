@@ -115,6 +115,14 @@ def test_what_can_be_trained_is_not_refused() -> None:
     resolve(LLAMA).require_trainable()
 
 
+def test_a_warm_up_longer_than_the_run_is_refused_once_the_rows_are_known() -> None:
+    resolved = resolve({**LLAMA, "num_train_epochs": 1, "warmup_steps": 500})
+    resolved.require_trainable()  # the number of steps is not known yet
+    rows = RowStatistics(num_rows=100, mean_tokens=20)
+    with pytest.raises(SpecError, match="would end before the warm-up of 500"):
+        replace(resolved, rows=rows).require_trainable()
+
+
 def test_every_problem_is_reported_at_once() -> None:
     found = problems_of(model="./nowhere", gpu="abacus", dataset="absent.jsonl", lora_r=0)
     assert set(found) == {"model", "gpu", "dataset", "lora_r"}

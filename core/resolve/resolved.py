@@ -10,7 +10,7 @@ from core.job import JobSpec, Problem, SpecError
 from core.job.rules import refusals_to_train
 from core.memory import MemoryEstimate, PastRun
 from core.models import Gpu, ModelSource, gpus
-from core.speed import RowStatistics, Speed, mean_tokens, mfu, predict_speed
+from core.speed import RowStatistics, Speed, count_steps, mean_tokens, mfu, predict_speed
 from core.training.contract.methods import METHODS
 
 if TYPE_CHECKING:
@@ -43,10 +43,19 @@ class ResolvedJob:
 
     def require_trainable(self) -> None:
         """Raise SpecError if the job can be estimated, but not trained on this machine."""
-        missing = self.model.missing_weights()
-        problems = [*refusals_to_train(self.job), *([missing] if missing else ())]
+        found = (self.model.missing_weights(), self._too_long_warm_up())
+        problems = [*refusals_to_train(self.job), *filter(None, found)]
         if problems:
             raise SpecError(*problems)
+
+    def _too_long_warm_up(self) -> Problem | None:
+        """Return what is wrong if the rows are too few for the warm-up; packed, they only might."""
+        num_steps = count_steps(self.job, self.rows)
+        if num_steps is None or self.job.packing or self.job.warmup_steps < num_steps:
+            return None
+        problem = f"a run of {num_steps:,} steps would end before the warm-up of "
+        problem += f"{self.job.warmup_steps:,}"
+        return Problem("warmup_steps", problem, "give fewer warm-up steps, or more epochs")
 
     def estimate(self) -> MemoryEstimate:
         """Estimate the memory of this job, corrected by past runs.

@@ -6,7 +6,7 @@
 from core.speed import kernels, passes, rows, work
 from core.speed.forecast import BAND, Speed, predict_speed
 from core.speed.measured import Measurement, calibrated, mfu, model_flops_per_token
-from core.speed.rows import RowStatistics, mean_tokens
+from core.speed.rows import RowStatistics, count_steps, mean_tokens
 
 __all__ = [
     "BAND",
@@ -14,6 +14,7 @@ __all__ = [
     "RowStatistics",
     "Speed",
     "calibrated",
+    "count_steps",
     "kernels",
     "mean_tokens",
     "mfu",

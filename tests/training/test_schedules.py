@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders.training_runs import FINISHED, job_of, make_run, train, values_of
+from tests.builders.training_runs import FINISHED, error_of, job_of, make_run, train, values_of
 
 PEAK = 1e-3
 NUM_STEPS = 8
@@ -120,3 +120,8 @@ def test_loraplus_acts_in_a_run_from_its_first_step(tmp_path: Path) -> None:
     # the first step of AdamW changes every number by its learning rate
     assert largest_b(tmp_path / "plain", 0.0) == pytest.approx(PEAK, rel=0.01)
     assert largest_b(tmp_path / "faster", 8.0) == pytest.approx(8 * PEAK, rel=0.01)
+
+
+def test_more_warm_up_steps_than_the_run_has_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", max_steps=-1, num_train_epochs=1, warmup_steps=100_000)
+    assert "would end before the warm-up of 100,000" in error_of(run)

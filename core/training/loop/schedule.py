@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ..contract.failures import TrainingError
 from ..contract.job import Job
 
 Schedule = Callable[[int], float]
@@ -15,7 +16,14 @@ def schedule_settings(job: Job, num_steps: int, num_warmup_steps: int) -> dict[s
     """Return what the schedule of a job needs beside warm-up and steps, named as in transformers.
 
     Sources: get_polynomial_decay_schedule_with_warmup and others in transformers/optimization.py.
+    Raises TrainingError for more warm-up steps than the run has.
     """
+    # A run that was continued has fewer steps than the one whose warm-up it repeats.
+    if job.warmup_steps >= num_steps and not job.lr_restart_step:
+        raise TrainingError(
+            f"warmup_steps: a run of {num_steps:,} steps would end before the warm-up of "
+            f"{job.warmup_steps:,}: give fewer warm-up steps, or train longer."
+        )
     if job.lr_scheduler_type == "polynomial":
         return {"lr_end": job.min_lr_rate * job.learning_rate, "power": job.lr_power}
     if job.lr_scheduler_type == "cosine_with_min_lr":
