@@ -159,7 +159,9 @@ def environment(device: str = "0") -> dict[str, str]:
     """
     variables = allowed_environment("basic", "hub", "training")
     if card_of(0) is None:
-        device = variables.get("CUDA_VISIBLE_DEVICES", device).split(",")[0]
+        names = variables.get("CUDA_VISIBLE_DEVICES", device).split(",")
+        # CUDA sees no GPU at all if one is named twice.
+        device = names[0] if len(set(names)) == len(names) else ""
     return {
         **variables,
         "CUDA_VISIBLE_DEVICES": device,

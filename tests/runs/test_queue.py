@@ -215,6 +215,12 @@ def test_a_gpu_that_nvml_does_not_list_stays_as_chosen(
     assert launch.environment()["CUDA_VISIBLE_DEVICES"] == "MIG-1234"
 
 
+def test_a_gpu_that_is_named_twice_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    show_cards(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,1")
+    assert launch.environment()["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_the_queue_advances_while_the_app_is_open(home: Home, new_run: NewRun, busy: Run) -> None:
     second = queue.submit(home, new_run())
     assert queue.keep_advancing(home).daemon
