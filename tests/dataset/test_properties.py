@@ -130,8 +130,23 @@ def new_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def without_nulls(value: Any) -> Any:
+    """Return a value whose objects have no key with null."""
+    if isinstance(value, list):
+        return [without_nulls(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: without_nulls(each) for key, each in value.items() if each is not None}
+
+
 def in_trl_columns(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row in TRL's columns, written independently of the training program."""
+    """Return a row in TRL's columns, written independently of the training program.
+
+    Tables put nulls into the arguments of calls, so those are left out.
+    """
+    for message in row.get("messages", ()):
+        for each in message.get("tool_calls", ()):
+            each["function"]["arguments"] = without_nulls(each["function"]["arguments"])
     if "question" in row:
         return {
             "prompt": [{"role": "user", "content": row["question"]}],
