@@ -65,11 +65,16 @@ def shorten(path: Path) -> None:
 
 def _check_regularly(path: Path, is_over: threading.Event) -> None:
     while not is_over.wait(SECONDS_BETWEEN_CHECKS):
-        with suppress(OSError):  # the next check may succeed
-            if path.stat().st_size > MAX_BYTES:
-                shorten(path)
-                if not NEEDS_APPEND_MODE:
-                    os.lseek(1, 0, os.SEEK_END)
+        _check(path)
+    _check(path)  # output that came while the log was shortened may have made it large again
+
+
+def _check(path: Path) -> None:
+    with suppress(OSError):  # the next check may succeed
+        if path.stat().st_size > MAX_BYTES:
+            shorten(path)
+            if not NEEDS_APPEND_MODE:
+                os.lseek(1, 0, os.SEEK_END)
 
 
 def _is_log_of_this_process(path: Path) -> bool:
