@@ -156,8 +156,8 @@ def wrong_arrow(floor: Mapping[str, int], importer: list[str], imported: list[st
 
 
 def rooms_without_a_floor(project: Project) -> Iterator[str]:
-    core = project.root / "core"
-    rooms = {path.stem for path in core.iterdir() if path.name[0] not in "._"}
+    modules = [project.module(path).split(".") for path in project.files("core")]
+    rooms = {parts[1] for parts in modules if len(parts) > 1}
     yield from sorted(rooms - {"workers"} - set(floors(FLOORS)))
 
 
