@@ -123,6 +123,11 @@ def test_a_warm_up_longer_than_the_run_is_refused_once_the_rows_are_known() -> N
         replace(resolved, rows=rows).require_trainable()
 
 
+def test_a_file_without_rows_is_no_fault_of_the_warm_up() -> None:
+    resolved = resolve({**LLAMA, "num_train_epochs": 1})
+    replace(resolved, rows=RowStatistics(num_rows=0, mean_tokens=1)).require_trainable()
+
+
 def test_every_problem_is_reported_at_once() -> None:
     found = problems_of(model="./nowhere", gpu="abacus", dataset="absent.jsonl", lora_r=0)
     assert set(found) == {"model", "gpu", "dataset", "lora_r"}

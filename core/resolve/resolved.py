@@ -51,7 +51,7 @@ class ResolvedJob:
     def _too_long_warm_up(self) -> Problem | None:
         """Return what is wrong if the rows are too few for the warm-up; packed, they only might."""
         num_steps = count_steps(self.job, self.rows)
-        if num_steps is None or self.job.packing or self.job.warmup_steps < num_steps:
+        if not num_steps or self.job.packing or self.job.warmup_steps < num_steps:
             return None
         problem = f"a run of {num_steps:,} steps would end before the warm-up of "
         problem += f"{self.job.warmup_steps:,}"

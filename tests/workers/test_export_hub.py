@@ -137,8 +137,9 @@ def test_a_card_shows_the_losses(run: Run) -> None:
     assert [len(line.get("points", "").split()) for line in plot.iter(POLYLINE)] == [3, 3]
 
 
-def test_a_card_without_losses_has_no_plot(run: Run) -> None:
-    (run.folder / "metrics.jsonl").write_text("")
+@pytest.mark.parametrize("metrics", ["", '{"step": 1, "loss": NaN}\n{"step": 2, "loss": NaN}\n'])
+def test_a_card_without_finite_losses_has_no_plot(run: Run, metrics: str) -> None:
+    (run.folder / "metrics.jsonl").write_text(metrics)
     known = read(run.home, run.id)
     assert "loss.svg" not in new_card(known, "me/model", "adapter")
     assert loss_plot(known) == ""

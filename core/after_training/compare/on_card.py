@@ -130,7 +130,7 @@ def models_on_card(
 def most_demanding_methods(gpu: Gpu, stage: str) -> Mapping[str, str]:
     """Return preset -> the most demanding of MARKED_METHODS with which it fits, "" for none.
 
-    It fits if rows of DEFAULT_LENGTH do, one at a time. Takes about 2 s for the shipped presets.
+    It fits if rows of DEFAULT_LENGTH do, one at a time. The first card takes seconds.
     """
     wish = Wish(gpu, stage)
     by_shape: dict[ModelShape, list[str]] = {}
@@ -149,9 +149,8 @@ def _fitting_methods(wish: Wish, shape: ModelShape) -> Iterator[str]:
     length = min(wish.max_length, shape.max_position_embeddings)
     for method in MARKED_METHODS:
         with suppress(SpecError):  # the stage or the method is not for this model
-            if Case(
-                _job(wish, method, length, _smallest_batch(wish, method)), shape, wish.gpu
-            ).fits:
+            job = _job(wish, method, length, _smallest_batch(wish, method))
+            if Case(job, shape, wish.gpu).fits:
                 yield method
 
 

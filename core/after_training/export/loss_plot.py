@@ -1,5 +1,7 @@
 """Picture of the losses of a run, which stands beside its model card. One SVG file, no script."""
 
+from math import isfinite
+
 from core.after_training.compare.report import svg
 from core.runs import Run
 
@@ -16,7 +18,7 @@ COLOUR_NAMES = ("blue", "red")
 
 
 def loss_plot(run: Run) -> str:
-    """Return the plot of the losses by step, "" if no curve has two points."""
+    """Return the plot of the losses by step, "" if no curve has two finite points."""
     lines = _lines(run)
     if not lines:
         return ""
@@ -35,7 +37,10 @@ def _lines(run: Run) -> list[svg.PlotLine]:
     curves = run.curves(MAX_POINTS)
     for key, title in CURVES.items():
         curve = curves.get(key)
-        if curve is not None and len(curve.steps) > 1:
-            points = [(float(x), float(y)) for x, y in zip(curve.steps, curve.values, strict=True)]
+        if curve is None:
+            continue
+        pairs = zip(curve.steps, curve.values, strict=True)
+        points = [(float(x), float(y)) for x, y in pairs if isfinite(y)]
+        if len(points) > 1:
             lines.append(svg.PlotLine(title, svg.LINE_COLOURS[len(lines)], points))
     return lines
