@@ -21,6 +21,7 @@ import psutil
 
 from ..contract.files import write_json
 from ..contract.status import ENDED
+from . import torchrun
 from .rank import HEARTBEATS, LEADER_VARIABLE, read_words
 
 EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 130, "interrupted": 1}
@@ -31,6 +32,8 @@ SECONDS_WITHOUT_BEAT = 20.0
 phase."""
 SECONDS_FOR_LAST_WORDS = 3.0
 """Time for the ranks to write why they end, once one of them has ended."""
+SECONDS_FOR_TORCHRUN = 15.0
+"""Time for torchrun to end and to say which rank was the first, once all have ended."""
 LAST_WORDS_BYTES = 2000
 LOST_CONTACT = ("Connection closed by peer", "connection reset", "NCCL", "gloo", "TCPStore")
 """Parts of errors which only say that another rank is gone."""
@@ -65,6 +68,11 @@ class Watch:
         return bool(self.pid) and not self.has_ended and not _is_running(self.pid)
 
     @property
+    def is_alive(self) -> bool:
+        """True if its process runs."""
+        return bool(self.pid) and _is_running(self.pid)
+
+    @property
     def is_silent(self) -> bool:
         """True if it lives and does not beat."""
         silence = time.monotonic() - self.seen_at
@@ -79,11 +87,11 @@ def lead(folder: Path, arguments: Sequence[str], num_ranks: int) -> int:
     (folder / "status.json").unlink(missing_ok=True)  # of an earlier attempt
     watches = [Watch(place / f"{index}.json") for index in range(num_ranks)]
     with _signals_become_a_stop_request(folder / "stop"):
-        torchrun = _start(folder, arguments, num_ranks)
+        program = _start(folder, arguments, num_ranks)
         try:
-            ending = _watch(torchrun, watches)
+            ending = _watch(program, watches)
         finally:
-            _end(torchrun)
+            _end(program)
     status = read_words(folder / "status.json")
     if status.get("state") not in ENDED:
         if (folder / "stop").exists() and not ending:
@@ -95,12 +103,6 @@ def lead(folder: Path, arguments: Sequence[str], num_ranks: int) -> int:
     return EXIT_CODES[str(status["state"])]
 
 
-def torchrun_command(arguments: Sequence[str], num_ranks: int) -> list[str]:
-    """Return the command that starts the ranks on this machine."""
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
-    return [sys.executable, "-m", *torchrun, "-m", "training", *arguments]
-
-
 def _start(folder: Path, arguments: Sequence[str], num_ranks: int) -> "subprocess.Popen[bytes]":
     environment = {
         **os.environ,
@@ -109,30 +111,41 @@ def _start(folder: Path, arguments: Sequence[str], num_ranks: int) -> "subproces
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     return subprocess.Popen(
-        torchrun_command(arguments, num_ranks),
+        torchrun.command(arguments, num_ranks),
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
     )
 
 
-def _watch(torchrun: "subprocess.Popen[bytes]", watches: Sequence[Watch]) -> str:
+def _watch(program: "subprocess.Popen[bytes]", watches: Sequence[Watch]) -> str:
     """Wait until all ranks have ended. Return what one died of without a word, or ""."""
-    while torchrun.poll() is None:
+    while program.poll() is None:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         for watch in watches:
             watch.look()
-        if ending := _silent_ending(watches):
-            time.sleep(SECONDS_FOR_LAST_WORDS)
-            return ending
+        if silent_ending(watches):
+            _wait_for_last_words(program, watches)
+            break
     for watch in watches:
         watch.look()
-    return _silent_ending(watches)
+    return silent_ending(watches)
 
 
-def _silent_ending(watches: Sequence[Watch]) -> str:
+def _wait_for_last_words(program: "subprocess.Popen[bytes]", watches: Sequence[Watch]) -> None:
+    """Wait until torchrun has ended, or for a short time while ranks are alive."""
+    begin = time.monotonic()
+    limit = SECONDS_FOR_LAST_WORDS
+    while program.poll() is None and time.monotonic() - begin < limit:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        if not any(watch.is_alive for watch in watches):
+            limit = SECONDS_FOR_TORCHRUN
+
+
+def silent_ending(watches: Sequence[Watch]) -> str:
     """Return a sentence about the first rank that was killed or hangs; "" if none."""
-    for index, watch in enumerate(watches):
+    first = torchrun.first_failure(watches[0].heartbeat.parent.parent)
+    for index, watch in sorted(enumerate(watches), key=lambda pair: pair[0] != first):
         who = f"Process {index + 1} of {len(watches)}, on device {index},"
         if watch.is_gone and not watch.heartbeat.with_suffix(".failure.json").exists():
             return f"{who} was killed or has crashed, so the others were ended too."
@@ -184,14 +197,14 @@ def _write(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     return status
 
 
-def _end(torchrun: "subprocess.Popen[bytes]") -> None:
+def _end(program: "subprocess.Popen[bytes]") -> None:
     """Kill what is left of torchrun and the ranks."""
     with suppress(psutil.Error):
-        process = psutil.Process(torchrun.pid)
+        process = psutil.Process(program.pid)
         for each in [*process.children(recursive=True), process]:
             with suppress(psutil.Error):
                 each.kill()
-    torchrun.wait()
+    program.wait()
 
 
 def _is_running(pid: int) -> bool:

@@ -1,0 +1,32 @@
+"""Test what the leader of several ranks says of those that ended without a word."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from core.training.ranks.leader import Watch, silent_ending
+from core.training.ranks.torchrun import NOTE
+
+
+def watches_of_ended_ranks(run: Path, num_ranks: int) -> list[Watch]:
+    """Return watches of processes that have ended and wrote nothing but a heartbeat."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (run / "ranks").mkdir()
+    watches = [Watch(run / "ranks" / f"{index}.json") for index in range(num_ranks)]
+    for watch in watches:
+        watch.heartbeat.write_text(json.dumps({"pid": process.pid, "has_ended": False}))
+        watch.look()
+    return watches
+
+
+def test_of_ranks_that_ended_together_the_first_is_named(tmp_path: Path) -> None:
+    watches = watches_of_ended_ranks(tmp_path, 3)
+    (tmp_path / NOTE).write_text(json.dumps({"rank": 1, "exit_code": -9}))
+    assert silent_ending(watches).startswith("Process 2 of 3, on device 1, was killed")
+
+
+def test_a_rank_is_named_when_torchrun_named_none(tmp_path: Path) -> None:
+    watches = watches_of_ended_ranks(tmp_path, 2)
+    assert silent_ending(watches).startswith("Process 1 of 2, on device 0, was killed")
