@@ -15,6 +15,7 @@ from core.job.fields import JobFields
 from core.job.rules import refusals
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES, defaults_of
+from core.training.contract.typed_json import KeyTwice, with_each_key_once
 
 CHOICES: Mapping[str, tuple[str, ...]] = {"stage": tuple(STAGES), "method": tuple(METHODS)}
 """Fields whose choices are the rows of a table."""
@@ -96,9 +97,9 @@ class JobSpec(JobFields):
         fix = "give a JSON object of job fields"
         begin = f"{name} " if name else ""
         try:
-            fields = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_with_each_key_once)
-        except KeyError as error:
-            problem = f"{begin}has the field {error.args[0]!r} twice"
+            fields = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=with_each_key_once)
+        except KeyTwice as error:
+            problem = f"{begin}has the field {error.key!r} twice"
             raise SpecError(Problem("job file", problem, "remove one of them")) from None
         except (ValueError, RecursionError) as error:
             raise SpecError(Problem("job file", f"{begin}is not JSON: {error}", fix)) from None
@@ -110,16 +111,6 @@ class JobSpec(JobFields):
     def to_json(self) -> str:
         """Return the text of a job file that `from_json` reads back to an equal job."""
         return self.model_dump_json(indent=2) + "\n"
-
-
-def _with_each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object of a JSON text. Raises KeyError for a key that occurs twice."""
-    values: dict[str, object] = {}
-    for key, value in pairs:
-        if key in values:
-            raise KeyError(key)
-        values[key] = value
-    return values
 
 
 def _unknown_choices(fields: Mapping[str, object]) -> list[Problem]:

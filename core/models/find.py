@@ -44,6 +44,7 @@ HUB_TIMEOUT_SECONDS = 3
 HUB_RETRY_SECONDS = 30
 """A Hub that did not answer is asked again after this long."""
 OFFLINE = ("is not downloaded and the Hub cannot be reached", "go online once, or give a folder")
+WRITES = "give the output of a run that writes answers, or leave it empty"
 NO_REVISION = ("has no revision {revision!r}", "give a branch, tag or commit that it has")
 
 
@@ -110,6 +111,8 @@ class ModelSource:
         """Return why the adapter in a folder cannot continue over this model; None if it can."""
         try:
             adapter = read_adapter(folder)
+            if adapter.settings.get("task_type") == "SEQ_CLS":
+                return Problem("adapter", "it scores answers, and does not write any", WRITES)
             if self.shape is not None:
                 require_adapter_fits(adapter, self.shape)
         except UnusableWeights as error:

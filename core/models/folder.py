@@ -11,6 +11,7 @@ from pathlib import Path
 
 from core.job import Cure, ModelNotFound, Problem
 from core.models.architectures import is_native, problem_with
+from core.training.contract.typed_json import KeyTwice, with_each_key_once
 from core.training.contract.weights.files import (
     INDEX,
     PICKLE_SUFFIXES,
@@ -134,9 +135,9 @@ def read_config(reference: str, path: Path) -> Mapping[str, object]:
     fix = "download the model again, or choose another"
     try:
         with path.open("rb") as file:
-            config = json.loads(file.read(MAX_CONFIG_BYTES), object_pairs_hook=_without_duplicates)
-    except KeyError as error:
-        problem = f"{path.name} of {reference} has the key {error.args[0]!r} twice"
+            config = json.loads(file.read(MAX_CONFIG_BYTES), object_pairs_hook=with_each_key_once)
+    except KeyTwice as error:
+        problem = f"{path.name} of {reference} has the key {error.key!r} twice"
         raise not_found(problem, "remove one of them") from None
     except (OSError, ValueError, RecursionError):  # missing, not JSON, cut off, nested too deep
         raise not_found(f"{path.name} is not a readable JSON file", fix) from None
@@ -147,16 +148,6 @@ def read_config(reference: str, path: Path) -> Mapping[str, object]:
             problem = f"{path.name} of {reference} has an unsafe value under {key}"
             raise not_found(problem, "choose another model")
     return config
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object of a JSON text. Raises KeyError for a key that occurs twice."""
-    values: dict[str, object] = {}
-    for key, value in pairs:
-        if key in values:
-            raise KeyError(key)
-        values[key] = value
-    return values
 
 
 def _require_no_code(

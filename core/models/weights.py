@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from core.models.shapes import ModelShape, Parameter
-from core.training.contract.weights.adapters import AdapterFiles
+from core.training.contract.weights.adapters import COPY_AGAIN, SETTINGS, AdapterFiles
 from core.training.contract.weights.files import (
     FLOAT_TYPES,
     NUM_SHOWN,
@@ -65,21 +65,38 @@ def require_all_parameters(
 
 
 def require_adapter_fits(adapter: AdapterFiles, shape: ModelShape) -> None:
-    """Raise UnusableWeights unless the model has every layer that an adapter was trained beside."""
-    layers = {
-        parameter.name.removesuffix(".weight"): parameter.shape
-        for parameter in shape.parameters()
-        if len(parameter.shape) == 2
-    }
+    """Raise UnusableWeights unless the model has every tensor that an adapter was trained beside.
+
+    And unless the adapter has matrices for every layer that its settings name.
+    """
+    found = {parameter.name: parameter.shape for parameter in shape.parameters()}
+    if shape.tie_word_embeddings:
+        found["lm_head.weight"] = (shape.vocab_size, shape.hidden_size)
+    asked: dict[str, tuple[int, ...]] = dict(adapter.saved)
+    for module, (_rank, num_in, num_out) in adapter.modules.items():
+        asked[f"{module}.weight"] = (num_out, num_in)
     wrong = [
-        (module, (num_out, num_in))
-        for module, (_rank, num_in, num_out) in adapter.modules.items()
-        if layers.get(name_in_model(module, {})) != (num_out, num_in)
+        (name.removesuffix(".weight"), wanted)
+        for name, wanted in asked.items()
+        if found.get(name_in_model(name, {})) != wanted
     ]
     if wrong:
         base = adapter.base or "a model that it does not name"
         problem = f"it was trained over {base}, and these of its layers do not fit the model: "
         raise UnusableWeights(problem + listed(wrong), f"choose {base} as model")
+    _require_no_layer_left_out(adapter, shape)
+
+
+def _require_no_layer_left_out(adapter: AdapterFiles, shape: ModelShape) -> None:
+    adapted = {name_in_model(module, {}) for module in adapter.modules}
+    names = adapter.settings["target_modules"]
+    assert isinstance(names, list)
+    for parameter in shape.parameters():
+        module = parameter.name.removesuffix(".weight")
+        is_named = any(f".{module}".endswith(f".{name_in_model(name, {})}") for name in names)
+        if parameter.is_linear and is_named and module not in adapted:
+            problem = f"{SETTINGS} names {parameter.module}, but its weights have no matrices for "
+            raise UnusableWeights(problem + module, COPY_AGAIN)
 
 
 def name_in_model(name: str, tensors: Tensors) -> str:

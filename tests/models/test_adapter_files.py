@@ -42,11 +42,29 @@ def tensors_of(module: str, num_in: int, num_out: int) -> dict[str, tuple[str, t
     }
 
 
+def two_layers(num_layers: int = 4) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the matrices of two linear layers in each of the demo's layers."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for number in range(num_layers):
+        for name, num_out in ((Q_PROJ, 128), (V_PROJ, 64)):
+            tensors |= tensors_of(name.replace(".0.", f".{number}."), 128, num_out)
+    return tensors
+
+
+def vectors_of_dora(num_out: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return a vector of DoRA for each layer; `num_out` is that of the first kind of layer."""
+    vectors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, (_type, shape) in two_layers().items():
+        if name.endswith("lora_B.weight"):
+            size = num_out if "q_proj" in name else shape[0]
+            vectors[name.replace("lora_B.weight", "lora_magnitude_vector")] = ("F32", (size,))
+    return vectors
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return an adapter for two layers of the demo."""
-    tensors = tensors_of(Q_PROJ, 128, 128) | tensors_of(V_PROJ, 128, 64)
-    write_header(tmp_path / "adapter_model.safetensors", tensors)
+    """Return an adapter for two linear layers in each layer of the demo."""
+    write_header(tmp_path / "adapter_model.safetensors", two_layers())
     return changed(tmp_path)
 
 
@@ -63,7 +81,8 @@ def problem(folder: Path) -> str:
 
 def test_a_sound_adapter_is_read(folder: Path) -> None:
     adapter = read_adapter(folder)
-    assert adapter.modules == {Q_PROJ: (RANK, 128, 128), V_PROJ: (RANK, 128, 64)}
+    assert adapter.modules[Q_PROJ] == (RANK, 128, 128)
+    assert adapter.modules[V_PROJ] == (RANK, 128, 64)
     assert adapter.settings["target_modules"] == ["q_proj", "v_proj"]
 
 
@@ -91,10 +110,29 @@ def test_a_sound_adapter_is_read(folder: Path) -> None:
         ("trainable_token_indices", [1, 2]),
         ("target_parameters", ["mlp.experts.gate_up_proj"]),
         ("auto_trained_with", "a new setting"),
+        ("base_model_name_or_path", "\x1b[2Jowner/base"),
+        ("base_model_name_or_path", "owner/" + "b" * 10_000),
+        ("revision", "main\n"),
     ],
 )
 def test_a_setting_that_is_not_used_here_is_refused(folder: Path, name: str, value: object) -> None:
     assert f"{name} is " in problem(changed(folder, **{name: value}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, True])
+def test_a_wrong_value_is_shown_as_its_file_has_it(folder: Path, value: object) -> None:
+    assert f"lora_alpha is {json.dumps(value)}," in problem(changed(folder, lora_alpha=value))
+
+
+def test_a_setting_that_is_there_twice_is_refused(folder: Path) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(path.read_text().replace('"r": 4', '"r": 10000000, "r": 4'))
+    assert problem(folder) == "adapter_config.json has the key 'r' twice; remove one of them"
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "corda", "OLoRA", "lora_ga"])
+def test_an_adapter_that_took_a_part_of_its_base_is_refused(folder: Path, start: str) -> None:
+    assert "fits its own run only" in problem(changed(folder, init_lora_weights=start))
 
 
 def test_a_rank_that_is_not_of_the_tensors_is_refused(folder: Path) -> None:
@@ -102,15 +140,20 @@ def test_a_rank_that_is_not_of_the_tensors_is_refused(folder: Path) -> None:
     assert f"says rank 4096 for {Q_PROJ}, but its tensors have {RANK}" in problem(folder)
 
 
-@pytest.mark.parametrize("pattern", [r"(?:.*?(?:language|text).*?q_proj)", "(a+)+$", "all-linear"])
+@pytest.mark.parametrize("pattern", [r"(?:.*?(?:language|text).*?q_proj)", "(a+)+$"])
 def test_a_pattern_gives_way_to_the_layers_of_the_tensors(folder: Path, pattern: str) -> None:
     adapter = read_adapter(changed(folder, target_modules=pattern))
-    assert adapter.settings["target_modules"] == [Q_PROJ, V_PROJ]
+    assert adapter.settings["target_modules"] == sorted(adapter.modules)
+
+
+def test_all_linear_means_the_names_of_the_tensors(folder: Path) -> None:
+    adapter = read_adapter(changed(folder, target_modules="all-linear"))
+    assert adapter.settings["target_modules"] == ["q_proj", "v_proj"]
 
 
 def test_layers_that_settings_leave_out_are_named_one_by_one(folder: Path) -> None:
     adapter = read_adapter(changed(folder, layers_to_transform=[0]))
-    assert adapter.settings["target_modules"] == [Q_PROJ, V_PROJ]
+    assert adapter.settings["target_modules"] == sorted(adapter.modules)
 
 
 def test_a_tensor_of_another_kind_is_refused(folder: Path) -> None:
@@ -136,8 +179,82 @@ def test_a_pickled_adapter_is_refused(folder: Path) -> None:
     assert "has no adapter_model.safetensors" in problem(folder)
 
 
+@pytest.mark.parametrize("dtype", ["I32", "F8_E4M3"])
+def test_matrices_that_are_no_plain_numbers_are_refused(folder: Path, dtype: str) -> None:
+    tensors = {name: (dtype, shape) for name, (_type, shape) in two_layers().items()}
+    write_header(folder / "adapter_model.safetensors", tensors)
+    assert f"as {dtype}, which no adapter is trained in" in problem(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["base_model.model.model.norm.weight", f"base_model.model.{Q_PROJ}.lora_A.default.weight"],
+)
+def test_a_tensor_that_no_setting_names_is_refused(folder: Path, name: str) -> None:
+    tensors = two_layers() | {name: ("F32", (RANK, 128))}
+    write_header(folder / "adapter_model.safetensors", tensors)
+    assert f"holds {name}, which adapter_config.json does not name" in problem(folder)
+
+
+def test_a_name_that_would_steer_the_terminal_is_refused(folder: Path) -> None:
+    write_header(folder / "adapter_model.safetensors", {"\x1b[2J": ("F32", (1,))})
+    assert "adapter_model.safetensors is damaged" in problem(folder)
+
+
+def test_a_saved_module_without_tensors_is_refused(folder: Path) -> None:
+    assert "names lm_head, of which" in problem(changed(folder, modules_to_save=["lm_head"]))
+
+
+def test_a_saved_module_of_another_size_does_not_fit(folder: Path) -> None:
+    saved = {"base_model.model.model.embed_tokens.weight": ("F32", (100, 128))}
+    write_header(folder / "adapter_model.safetensors", two_layers() | saved)
+    problem = find_model("demo").adapter_problem(changed(folder, modules_to_save=["embed_tokens"]))
+    assert problem
+    assert "do not fit the model: model.embed_tokens (100 × 128)" in problem.problem
+
+
+def test_of_tied_embeddings_both_may_be_saved(folder: Path) -> None:
+    saved = {
+        f"base_model.model.{name}.weight": ("F32", (2048, 128))
+        for name in ("model.embed_tokens", "lm_head")
+    }
+    write_header(folder / "adapter_model.safetensors", two_layers() | saved)
+    changed(folder, modules_to_save=["embed_tokens"], ensure_weight_tying=True)
+    assert find_model("demo").adapter_problem(folder) is None
+
+
+def test_vectors_of_dora_without_its_setting_are_refused(folder: Path) -> None:
+    write_header(folder / "adapter_model.safetensors", two_layers() | vectors_of_dora(128))
+    assert "holds vectors of DoRA" in problem(folder)
+
+
+@pytest.mark.parametrize("num_out", [0, 7])
+def test_dora_needs_a_vector_for_each_layer(folder: Path, num_out: int) -> None:
+    tensors = two_layers() | (vectors_of_dora(num_out) if num_out else {})
+    write_header(folder / "adapter_model.safetensors", tensors)
+    assert f"no vector of it that fits for {Q_PROJ}" in problem(changed(folder, use_dora=True))
+
+
+def test_dora_with_its_vectors_is_read(folder: Path) -> None:
+    write_header(folder / "adapter_model.safetensors", two_layers() | vectors_of_dora(128))
+    assert read_adapter(changed(folder, use_dora=True)).settings["use_dora"] is True
+
+
 def test_an_adapter_fits_a_model_with_its_layers(folder: Path) -> None:
     assert find_model("demo").adapter_problem(folder) is None
+
+
+def test_a_layer_that_settings_name_must_have_matrices(folder: Path) -> None:
+    write_header(folder / "adapter_model.safetensors", two_layers(num_layers=3))
+    problem = find_model("demo").adapter_problem(folder)
+    assert problem
+    assert "no matrices for model.layers.3.self_attn.q_proj" in problem.problem
+
+
+def test_an_adapter_that_scores_cannot_write(folder: Path) -> None:
+    problem = find_model("demo").adapter_problem(changed(folder, task_type="SEQ_CLS"))
+    assert problem
+    assert problem.problem == "it scores answers, and does not write any"
 
 
 def test_an_adapter_of_another_size_names_its_base(folder: Path) -> None:

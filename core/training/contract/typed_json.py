@@ -1,6 +1,6 @@
 """Read JSON values as the types that the fields of a dataclass declare."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from types import MappingProxyType, NoneType, UnionType
@@ -12,6 +12,24 @@ LARGEST_NUMBER = 1e300
 
 class WrongType(TypeError):
     """JSON value that is not of the declared type."""
+
+
+class KeyTwice(ValueError):
+    """Key that occurs twice in one JSON object: readers differ in which of its values counts."""
+
+    def __init__(self, key: str):
+        super().__init__(f"the key {key!r} occurs twice")
+        self.key = key
+
+
+def with_each_key_once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Return the object of a JSON text, as an `object_pairs_hook`. Raises KeyTwice."""
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        if key in values:
+            raise KeyTwice(key)
+        values[key] = value
+    return values
 
 
 def types_of(cls: Any) -> Mapping[str, Any]:

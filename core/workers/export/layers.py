@@ -5,7 +5,6 @@ once.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from bitsandbytes import functional as bnb
 
 from core.models.weights import name_in_model
 from core.training.contract.weights.adapters import (
+    MAGNITUDE,
     MATRIX,
     PREFIX,
     AdapterFiles,
@@ -24,10 +24,6 @@ from core.training.contract.weights.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from core.training.contract.weights.files import NUM_SHOWN, StoredTensor, UnusableWeights
 from core.workers.export.shards import Tensors
 
-MAGNITUDE = re.compile(
-    r"base_model\.model\.(?P<module>[\w.-]{1,400})\.lora_magnitude_vector(\.default)?(\.weight)?",
-    re.ASCII,
-)
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 BLOCK_SIZE = 64
 """Numbers that bitsandbytes scales together."""

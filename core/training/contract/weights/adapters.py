@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 
-from .files import Tensors, UnusableWeights, header_of, require_no_pointer
+from ..typed_json import KeyTwice, with_each_key_once
+from .files import FLOAT_TYPES, Tensors, UnusableWeights, header_of, is_shown, require_no_pointer
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -22,12 +24,24 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,256}", re.ASCII)
 PREFIX = "base_model.model."
 """Beginning of the names of all tensors of an adapter."""
 MATRIX = re.compile(
-    r"base_model\.model\.(?P<module>[\w.-]{1,400})\.lora_(?P<side>[AB])(\.default)?\.weight",
-    re.ASCII,
+    r"base_model\.model\.(?P<module>[\w.-]{1,400})\.lora_(?P<side>[AB])\.weight", re.ASCII
 )
+MAGNITUDE = re.compile(
+    r"base_model\.model\.(?P<module>[\w.-]{1,400})\.lora_magnitude_vector(\.weight)?", re.ASCII
+)
+"""Lengths of the rows of a layer, which DoRA trains beside the two matrices."""
 CHANGES_BASE = frozenset({"pissa", "olora"})
-"""Initializations that move a part of the base into the adapter: it then fits no other base."""
+"""Initializations of a job that move a part of the base into the adapter: it then fits no other
+base."""
+FITS_ANY_BASE = frozenset({"gaussian", "eva", "orthogonal", "loftq"})
+"""Other initializations of PEFT after which an adapter fits the base as it is published."""
+SCORE_HEADS = frozenset({"classifier", "score"})
+"""Names that PEFT adds to modules_to_save of every adapter that scores, as two models call them."""
+EMBEDDINGS = frozenset({"embed_tokens", "model.embed_tokens", "lm_head"})
+MAX_SHOWN = 60
+"""Characters of a wrong value that a message shows."""
 RETRAIN = "train it again with plain settings, or leave adapter empty"
+COPY_AGAIN = "copy both files of the adapter again"
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,8 @@ class AdapterFiles:
     """Settings that PEFT gets: checked, and without patterns."""
     modules: Mapping[str, tuple[int, int, int]]
     """Layer of the base -> (rank, numbers in, numbers out) of its adapter."""
+    saved: Mapping[str, tuple[int, ...]]
+    """Tensor of the base -> sizes of the one that takes its place (modules_to_save)."""
     tensors: Tensors
 
 
@@ -85,6 +101,10 @@ def _is_one_of(*choices: object) -> Callable[[object], bool]:
     return lambda value: any(value is each or value == each for each in choices)
 
 
+def _is_printable(value: object) -> bool:
+    return value is None or (isinstance(value, str) and is_shown(value))
+
+
 def _is_anything(value: object) -> bool:
     return True
 
@@ -102,8 +122,8 @@ SCHEMA: Mapping[str, Callable[[object], bool]] = MappingProxyType(
     {
         "peft_type": _is_one_of("LORA"),
         "task_type": _is_one_of(None, "CAUSAL_LM", "SEQ_CLS"),
-        "base_model_name_or_path": lambda value: value is None or isinstance(value, str),
-        "revision": lambda value: value is None or isinstance(value, str),
+        "base_model_name_or_path": _is_printable,
+        "revision": _is_printable,
         "inference_mode": _is_flag,
         "r": _is_rank,
         "lora_alpha": _is_scale,
@@ -146,6 +166,8 @@ def read_adapter(place: Path) -> AdapterFiles:
     tensors = header_of(folder / WEIGHTS)
     modules = _modules(tensors)
     _require_ranks(settings, modules)
+    _require_magnitudes(settings, modules, tensors)
+    saved = _saved_tensors(settings, modules, tensors)
     kept = {name: settings[name] for name in KEPT if settings.get(name) is not None}
     kept["target_modules"] = _target_modules(settings, modules)
     return AdapterFiles(
@@ -154,6 +176,7 @@ def read_adapter(place: Path) -> AdapterFiles:
         str(settings.get("revision") or "main"),
         kept,
         modules,
+        saved,
         tensors,
     )
 
@@ -163,8 +186,12 @@ def _read_settings(place: Path, folder: Path) -> Mapping[str, object]:
     try:
         require_no_pointer(path)
         with path.open("rb") as file:
-            known = json.loads(file.read(MAX_SETTINGS_BYTES))
+            text = file.read(MAX_SETTINGS_BYTES)
+        known = json.loads(text, object_pairs_hook=with_each_key_once)
         is_object = isinstance(known, dict)
+    except KeyTwice as error:
+        problem = f"{SETTINGS} has the key {error.key!r} twice"
+        raise UnusableWeights(problem, "remove one of them") from None
     except (OSError, ValueError, RecursionError):
         is_object = False
     if not is_object:
@@ -174,12 +201,13 @@ def _read_settings(place: Path, folder: Path) -> Mapping[str, object]:
         check = SCHEMA.get(name)
         is_right = check(value) if check else not value
         if not is_right:
-            shown = f"{name} is {repr(value)[:60]}"
+            shown = f"{name} is {json.dumps(value)[:MAX_SHOWN]}"
             raise UnusableWeights(f"{SETTINGS}: {shown}, which is not used here", RETRAIN)
     for name in ("peft_type", "r", "target_modules"):
         if known.get(name) is None:
             raise UnusableWeights(f"{SETTINGS} does not say {name}", RETRAIN)
-    if known.get("init_lora_weights") in CHANGES_BASE:
+    start = known.get("init_lora_weights")
+    if isinstance(start, str) and start.lower() not in FITS_ANY_BASE:
         problem = "a checkpoint of this kind fits its own run only"
         raise UnusableWeights(problem, "give the run's output")
     return known
@@ -194,6 +222,9 @@ def _modules(tensors: Tensors) -> Mapping[str, tuple[int, int, int]]:
             sides.setdefault(match["module"], {})[match["side"]] = tensor.shape
         elif not name.startswith(PREFIX):
             raise UnusableWeights(f"{WEIGHTS} holds {name}, which is no part of a LoRA adapter")
+        if tensor.dtype not in FLOAT_TYPES:
+            problem = f"{WEIGHTS} holds {name} as {tensor.dtype}, which no adapter is trained in"
+            raise UnusableWeights(problem, RETRAIN)
     modules = {}
     for module, shapes in sides.items():
         down, up = shapes.get("A", ()), shapes.get("B", ())
@@ -219,7 +250,69 @@ def _require_ranks(
                 break
         if rank != wanted:
             problem = f"{SETTINGS} says rank {wanted} for {module}, but its tensors have {rank}"
-            raise UnusableWeights(problem, "copy both files of the adapter again")
+            raise UnusableWeights(problem, COPY_AGAIN)
+
+
+def _require_magnitudes(
+    settings: Mapping[str, object], modules: Mapping[str, tuple[int, int, int]], tensors: Tensors
+) -> None:
+    """Raise UnusableWeights unless DoRA, and nothing else, has its vector for every layer."""
+    found = {}
+    for name, tensor in tensors.items():
+        match = MAGNITUDE.fullmatch(name)
+        if match:
+            found[match["module"]] = tensor.shape
+    is_dora = settings.get("use_dora") is True
+    if found and not is_dora:
+        problem = f"{WEIGHTS} holds vectors of DoRA, but {SETTINGS} does not say use_dora"
+        raise UnusableWeights(problem, COPY_AGAIN)
+    if not is_dora:
+        return
+    for module, (_rank, _in, num_out) in modules.items():
+        if prod(found.get(module, (0,))) != num_out:
+            problem = f"{SETTINGS} says use_dora, but {WEIGHTS} has no vector of it that fits for "
+            raise UnusableWeights(problem + module, COPY_AGAIN)
+
+
+def _saved_tensors(
+    settings: Mapping[str, object], modules: Mapping[str, tuple[int, int, int]], tensors: Tensors
+) -> Mapping[str, tuple[int, ...]]:
+    """Return the tensors that replace those of the base. Raises UnusableWeights.
+
+    They are those of modules_to_save, all of which must be there, and no others.
+    """
+    names = _saved_names(settings)
+    saved, found = {}, set()
+    for name, tensor in tensors.items():
+        module = name.removeprefix(PREFIX).rpartition(".")[0]
+        if MATRIX.fullmatch(name) or MAGNITUDE.fullmatch(name):
+            continue
+        # PEFT saves a frozen embedding or head beside its adapter.
+        if module.removesuffix(".base_layer") in modules and module.endswith(".base_layer"):
+            continue
+        matching = {each for each in names if f".{each}." in f".{module}."}
+        if not matching:
+            problem = f"{WEIGHTS} holds {name}, which {SETTINGS} does not name"
+            raise UnusableWeights(problem, COPY_AGAIN)
+        found |= matching
+        saved[name.removeprefix(PREFIX)] = tensor.shape
+    optional = SCORE_HEADS if settings.get("task_type") == "SEQ_CLS" else frozenset()
+    absent = sorted(names - found - optional)
+    if settings.get("ensure_weight_tying") and found & EMBEDDINGS:
+        absent = [name for name in absent if name not in EMBEDDINGS]
+    if absent:
+        problem = f"modules_to_save names {', '.join(absent)}, of which {WEIGHTS} has no tensors"
+        raise UnusableWeights(problem, COPY_AGAIN)
+    return saved
+
+
+def _saved_names(settings: Mapping[str, object]) -> set[str]:
+    """Return the names of modules_to_save; of one of two tied embeddings, both."""
+    named = settings.get("modules_to_save") or []
+    names = {str(each) for each in (named if isinstance(named, list) else [named])}
+    if settings.get("ensure_weight_tying") and names & EMBEDDINGS:
+        names |= EMBEDDINGS
+    return names
 
 
 def _target_modules(

@@ -13,6 +13,8 @@ from functools import lru_cache
 from math import prod
 from pathlib import Path
 
+from ..typed_json import with_each_key_once
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 * 10**6
@@ -155,12 +157,14 @@ def read_index(path: Path) -> Mapping[str, str]:
     require_no_pointer(path)
     try:
         with path.open("rb") as file:
-            index = json.loads(file.read(MAX_INDEX_BYTES))
+            index = json.loads(file.read(MAX_INDEX_BYTES), object_pairs_hook=with_each_key_once)
         named = index["weight_map"]
         pairs = list(named.items())
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise UnusableWeights(f"{path.name} cannot be read") from None
-    for _tensor, name in pairs:
+    for tensor, name in pairs:
+        if not is_shown(tensor):
+            raise UnusableWeights(f"{path.name} cannot be read")
         is_plain = isinstance(name, str) and PLAIN_NAME.fullmatch(name)
         if not is_plain or not name.endswith(".safetensors"):
             problem = f"{path.name} names {str(name)[:100]!r}, which is no file *.safetensors"
@@ -168,6 +172,11 @@ def read_index(path: Path) -> Mapping[str, str]:
     if not pairs:
         raise UnusableWeights(f"{path.name} names no files")
     return dict(named)
+
+
+def is_shown(name: str) -> bool:
+    """Return True for a name of a tensor that a message can show: short, and no control signs."""
+    return len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
 
 
 def header_of(path: Path) -> Tensors:
@@ -206,7 +215,7 @@ def _header(path: Path, num_bytes: int, _modified: int) -> Tensors:
                 raise broken
             if num_bytes < 8 + header_bytes:
                 raise UnusableWeights(f"{path.name} is cut off within its header")
-            entries = json.loads(file.read(header_bytes))
+            entries = json.loads(file.read(header_bytes), object_pairs_hook=with_each_key_once)
     except (OSError, ValueError, RecursionError):
         raise broken from None
     if not isinstance(entries, dict):
@@ -235,7 +244,7 @@ def _entry(
         raise broken from None
     numbers = (start, end, *shape) if isinstance(shape, list) else (None,)
     are_whole = all(type(number) is int and number >= 0 for number in numbers)
-    if not are_whole or not isinstance(dtype, str) or len(name) > MAX_NAME_CHARACTERS:
+    if not are_whole or not isinstance(dtype, str) or not is_shown(name):
         raise broken
     tensor = StoredTensor(dtype, tuple(shape), file)
     if dtype in BITS and end - start != tensor.num_bytes:
