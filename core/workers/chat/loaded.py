@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.training.contract.job import Job
+from core.workers.quick_imports import quick_imports
 
 from .question import Answerer
 
@@ -76,7 +77,8 @@ class LoadedModels:
 
     def _load(self, place: int) -> Answerer:
         """Return a model of transformers, once others have made room for it."""
-        from .generation import TrainedAnswerer, require_sound_template
+        with quick_imports():
+            from .generation import TrainedAnswerer, require_sound_template
 
         job, weights = self._jobs[place], self._weights(place)
         require_sound_template(job, weights)

@@ -13,6 +13,7 @@ from core.job import Problem
 from core.training.contract.failures import TrainingError, diagnose
 from core.training.data.hub import stay_offline_without_answer
 from core.workers.child import Reporter, serve
+from core.workers.quick_imports import quick_imports
 
 
 def answer(request: Mapping[str, Any], report: Reporter) -> object:
@@ -20,7 +21,8 @@ def answer(request: Mapping[str, Any], report: Reporter) -> object:
     if not Path(request["job"]["model"]).is_dir():
         stay_offline_without_answer()
     # Imported only now, when it is known whether the Hub answers.
-    from .session import CheckSession
+    with quick_imports():
+        from .session import CheckSession
 
     return CheckSession.of(request, report).run()
 

@@ -24,6 +24,7 @@ from core.training.contract.failures import Stopped, TrainingError
 from core.training.contract.job import Job
 from core.training.contract.weights.files import UnusableWeights
 from core.workers.export.task import ExportTask
+from core.workers.quick_imports import quick_imports
 
 FINISHED, FAILED, STOPPED = 0, 1, 130
 SEE_LOG = "see its log"
@@ -50,7 +51,8 @@ def main(folder: Path) -> int:
 
 def _export(task: ExportTask, token: str) -> None:
     _reserve_card(task)
-    from core.workers.export.forms import MAKERS
+    with quick_imports():
+        from core.workers.export.forms import MAKERS
 
     started = time.monotonic()
     task.files.mkdir(exist_ok=True)
