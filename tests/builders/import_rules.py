@@ -70,6 +70,7 @@ def imports_of_training_beyond_its_contract(project: Project) -> Iterator[str]:
 SHARED_BY_WORKERS = (
     "core.workers.child",
     "core.workers.llama_server",
+    "core.workers.quick_imports",
     "core.workers.trained_model",
 )
 
