@@ -178,7 +178,8 @@ class Scanner:
             reading = read_columns(row, known.layout, self.stage)
             faults = reading.faults
             found = text_format(reading.row, known.layout)
-            self._name_unread_places(number, reading, has_tags)
+            if reading.unread or has_tags:
+                self._name_unread_places(number, reading, has_tags)
             if lost or reading.answer_column or unread.may_lack_question:
                 lacks_question = unread.may_lack_question and not reading.row.get("prompt")
                 beside = self._name_lost_columns(number, held, lost, reading, lacks_question)

@@ -4,7 +4,8 @@ Counts each name once a row, with its first line. Keeps a bounded number of name
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from core.dataset.report import NotRead
 from core.training.contract.row_columns import Row, holds_something
@@ -20,6 +21,9 @@ CONTAINERS = frozenset((list, dict))
 """Types of values that may matter under any name."""
 CLASSES_INSIDE = ("known", "text", "media")
 """Classes of keys inside an object that is not read; verdicts there are of many things."""
+Held = tuple[Mapping[str, object], Sequence[str]]
+"""Columns that hold something, and the names of those that would change learning."""
+NOTHING: Held = (MappingProxyType({}), ())
 NUMBER_OF_TAG = re.compile(r"_?\d+(?=>)")
 
 
@@ -34,11 +38,13 @@ class UnreadColumns:
 
         self._classes = {name: class_of(name, is_text) for name in self.names}
 
-    def held_in(self, row: Row) -> tuple[dict[str, object], list[str]]:
+    def held_in(self, row: Row) -> Held:
         """Return (columns that hold something, those of them that would change learning).
 
         A key of an object that would change learning stands beside them as `column.key`.
         """
+        if not self._classes:
+            return NOTHING
         held: dict[str, object] = {}
         lost: list[str] = []
         for name, kind in self._classes.items():

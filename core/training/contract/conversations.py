@@ -55,7 +55,7 @@ MESSAGE = 'write {"role": "user", "content": "..."}'
 TURN = 'write {"from": "human", "value": "..."}'
 
 
-@dataclass
+@dataclass(slots=True)
 class MessageReading:
     """Messages of one column, and what was found while they were read."""
 
@@ -136,9 +136,11 @@ def conversation_faults(
     if not messages:
         return (Fault(column, "empty", "has no messages", part.empty_fix),)
     faults = []
+    has_calls = False
     for index, message in enumerate(messages):
         content = message.get("content")
-        if message.get("tool_calls") or (content and not content.isspace()):
+        has_calls = has_calls or "tool_calls" in message
+        if (content and not content.isspace()) or message.get("tool_calls"):
             continue
         fault = _message_fault(message, conversation.place(index))
         has_other = bool(conversation.may_be_empty) and conversation.may_be_empty[index]
@@ -148,7 +150,7 @@ def conversation_faults(
         return faults
     roles = tuple([message["role"] for message in messages])
     faults += order_faults(roles, column, part)
-    if "tool" in roles or any("tool_calls" in message for message in messages):
+    if has_calls or "tool" in roles:
         faults += call_order_faults(messages, conversation.place, part, offered)
     return faults
 

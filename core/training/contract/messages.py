@@ -71,9 +71,12 @@ class Fault(NamedTuple):
         return f"{where}{self.message}; {self.fix}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConversationPart:
-    """Part of a conversation that a column holds, which decides where it must end."""
+    """Part of a conversation that a column holds, which decides where it must end.
+
+    Compared by identity, as there are three of them and the check of every row looks one up.
+    """
 
     ends_with_answer: bool
     is_whole: bool

@@ -202,20 +202,24 @@ class RowParts:
 
     def _read_tools(self) -> list[Tool]:
         value, name = self.beside("tools")
-        for column in self.names.columns.values():
-            inner = self.row.get(column)
-            if (
-                value is None
-                and isinstance(inner, dict)
-                and isinstance(inner.get("messages"), list)
-            ):
-                value, name = inner.get("tools"), f"{column}.tools"
+        if value is None:
+            value, name = self._tools_inside()
         self._tools_place = name
         if not value or value == "[]":
             return []
         tools, faults = read_tools(value, name)
         self.faults += faults
         return tools
+
+    def _tools_inside(self) -> tuple[Any, str]:
+        """Return (tools, their place) that stand beside the messages inside a column."""
+        for column in self.names.columns.values():
+            inner = self.row.get(column)
+            if isinstance(inner, dict) and isinstance(inner.get("messages"), list):
+                tools = inner.get("tools")
+                if tools is not None:
+                    return tools, f"{column}.tools"
+        return None, ""
 
     # What the parts make up
 

@@ -60,7 +60,7 @@ class BadRow(ValueError):
     """Raised for a row that cannot be trained on; the message says what is wrong and what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """Row as a stage reads it, and what was found on the way."""
 
@@ -132,9 +132,9 @@ def read_columns(row: Row, layout: RowLayout, stage: str) -> Reading:
 
 def _as_other_type(faults: list[Fault], row: Row, layout: RowLayout) -> list[Fault]:
     """Return one fault that says so if a conversation without its answer is a preference."""
-    if layout.row_format.dataset_type != "language modeling":
+    if not faults or layout.row_format.dataset_type != "language modeling":
         return faults
-    if {fault.code for fault in faults} - {"no_answer", "no_last_answer"} or not faults:
+    if {fault.code for fault in faults} - {"no_answer", "no_last_answer"}:
         return faults
     for row_format in ROW_FORMATS:
         is_preference = row_format.dataset_type == "preference"
@@ -156,8 +156,10 @@ def text_format(found: Row, layout: RowLayout) -> TextFormat:
     """
     if layout.row_format.is_always_chat:
         return "standard"
-    is_chat = any(isinstance(value, list) for value in found.values())
-    return "conversational" if is_chat else "standard"
+    for value in found.values():
+        if isinstance(value, list):
+            return "conversational"
+    return "standard"
 
 
 def unpaired_rows(row: Row) -> list[Row]:

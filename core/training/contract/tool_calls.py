@@ -21,6 +21,7 @@ PROTOCOL_KEYS = frozenset(("type", "cache_control"))
 """Keys of a vendor's own protocol."""
 ARGUMENT_KEYS = ("arguments", "parameters", "input", "args")
 """Names of the arguments of a call, by vendor."""
+CONTAINERS = frozenset((dict, list))
 SCHEMA_NULLS = frozenset(("default", "const"))
 """Keys of a JSON schema whose null says something."""
 BUNDLES: Mapping[str, str] = MappingProxyType(
@@ -159,24 +160,24 @@ def _read_arguments(value: Any) -> dict[str, Any] | None:
     try:
         if isinstance(value, str):
             value = json.loads(value)
-        elif holds_nulls(value):
+        elif isinstance(value, dict) and holds_nulls(value):
             value = _without_nulls(value)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def holds_nulls(value: Any) -> bool:
+def holds_nulls(value: dict[str, Any] | list[Any]) -> bool:
     """Return whether an object at any depth has a key with null."""
-    pending = [value]
-    while pending:
-        each = pending.pop()
-        if isinstance(each, dict):
-            if None in each.values():
+    pending: list[Any] = [value]
+    for each in pending:  # grows meanwhile
+        is_object = type(each) is dict
+        inside = each.values() if is_object else each
+        for one in inside:
+            if one is None and is_object:
                 return True
-            pending += each.values()
-        elif isinstance(each, list):
-            pending += each
+            if type(one) in CONTAINERS:
+                pending.append(one)
     return False
 
 
