@@ -170,7 +170,7 @@ def _read_arguments(value: Any) -> dict[str, Any] | None:
 def holds_nulls(value: dict[str, Any] | list[Any]) -> bool:
     """Return whether an object at any depth has a key with null."""
     pending: list[Any] = [value]
-    for each in pending:  # grows meanwhile
+    for each in pending:  # to which the loop appends
         is_object = type(each) is dict
         inside = each.values() if is_object else each
         for one in inside:
