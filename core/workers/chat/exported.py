@@ -10,7 +10,7 @@ from typing import Any
 from core.training.contract.failures import TrainingError
 from core.workers.llama_server import LlamaServer
 
-from .question import MIN_ANSWER_TOKENS, ChatQuestion, too_long
+from .question import MIN_ANSWER_TOKENS, ChatQuestion, opened_thought, too_long
 
 SECONDS_FOR_TEMPLATE = 3.0
 MAX_REASON_CHARACTERS = 300
@@ -45,10 +45,13 @@ class ExportedAnswerer:
     def answer(self, question: ChatQuestion, on_piece: Callable[[str], None]) -> dict[str, object]:
         """Write an answer and return how it ended. Raises TrainingError, OSError."""
         started = time.monotonic()
-        tokens = self.server.tokens_of(self._text(question), adds_special_tokens=False)
+        text = self._text(question)
+        tokens = self.server.tokens_of(text, adds_special_tokens=False)
         room = question.num_tokens - len(tokens)
         if room < MIN_ANSWER_TOKENS:
             raise too_long(len(tokens), question.num_tokens)
+        if thought := opened_thought(text):
+            on_piece(thought)
         first_at = None
         last: Event = {}
         num_tokens = 0

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,14 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.generation.streamers import BaseStreamer
 
 from core.training.contract.job import Job
 from core.training.data.tokenizer import load_tokenizer
 from core.workers.trained_model import TOKENIZER, TrainedModel, load_trained
 
 from .prompts import Prompt, prompt_text, require_bounded_template
-from .question import MIN_ANSWER_TOKENS, ChatQuestion, too_long
-
-UNFINISHED = "\ufffd"
-"""End of a text whose last character lacks tokens."""
+from .question import MIN_ANSWER_TOKENS, ChatQuestion, opened_thought, too_long
+from .streaming import PieceStreamer
 
 
 class _Watch(StoppingCriteria):
@@ -40,42 +36,6 @@ class _Watch(StoppingCriteria):
         self.num_tokens += 1
         self.first_at = self.first_at or time.monotonic()
         return torch.full((len(input_ids),), self.stop.is_set(), device=input_ids.device)
-
-
-class _PieceStreamer(BaseStreamer):
-    """Passes on the text of each token as soon as it is whole.
-
-    A character may take several tokens, and some tokenizers print a token by what is before it. So
-    the last tokens are decoded with those before them.
-    """
-
-    def __init__(self, tokenizer: Any, on_piece: Callable[[str], None]) -> None:
-        self._decode = partial(tokenizer.decode, skip_special_tokens=True)
-        self._on_piece = on_piece
-        self._ids: list[int] = []
-        self._first = 0
-        """First token that is decoded."""
-        self._num_sent = 0
-        self._has_prompt = False
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt, and then token after token."""
-        if not self._has_prompt:
-            self._has_prompt = True
-            return
-        self._ids += value.flatten().tolist()
-        before = self._decode(self._ids[self._first : self._num_sent])
-        text = self._decode(self._ids[self._first :])
-        if len(text) > len(before) and not text.endswith(UNFINISHED):
-            self._on_piece(text[len(before) :])
-            self._first, self._num_sent = self._num_sent, len(self._ids)
-
-    def end(self) -> None:
-        """Pass on what is left, such as half a character."""
-        before = self._decode(self._ids[self._first : self._num_sent])
-        rest = self._decode(self._ids[self._first :])[len(before) :]
-        if rest:
-            self._on_piece(rest)
 
 
 @dataclass(frozen=True)
@@ -108,13 +68,15 @@ class TrainedAnswerer:
         watch = _Watch(question.stop)
         ids = torch.tensor([token_ids], device=model.model.device)
         torch.manual_seed(int(settings["seed"]))
+        if thought := opened_thought(text):
+            on_piece(thought)
         with _answering(model, question.uses_adapter):
             model.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=config,
                 stopping_criteria=StoppingCriteriaList([watch]),
-                streamer=_PieceStreamer(model.tokenizer, on_piece),
+                streamer=PieceStreamer(model.tokenizer, on_piece),
             )
         ended = time.monotonic()
         ending = "complete"

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from core.training.contract.failures import TrainingError
 
 MIN_ANSWER_TOKENS = 16
+START_OF_THOUGHT = "<think>"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Answerer(Protocol):
         Raises TrainingError for a conversation that it cannot answer, and what its libraries
         raise.
         """
+
+
+def opened_thought(prompt: str) -> str:
+    """Return the mark with which a chat template has begun to think for the model, "" if it has
+    not. It belongs to the answer, which would else have the end of a thought only."""
+    return f"{START_OF_THOUGHT}\n" if prompt.rstrip().endswith(START_OF_THOUGHT) else ""
 
 
 def too_long(num_tokens: int, most: int) -> TrainingError:
