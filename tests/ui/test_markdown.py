@@ -1,10 +1,11 @@
 """Answers as HTML: everything is escaped, and a few signs of Markdown are drawn."""
 
 import re
+import time
 
 import pytest
 
-from ui.render.markdown import answer_html
+from ui.render.answer import answer_html
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -18,8 +19,34 @@ HOSTILE = (
     "<think><style>*{}</style></think>",
     '<tool_call>{"name": "<i>", "arguments": {"<b>": "</pre>"}}</tool_call>',
     "<tool_call><script></tool_call>",
+    "<tool_call><function=<script>></tool_call>",
+    "[TOOL_CALLS]a[ARGS]<script>",
+    "> <script>",
+    "| <img src=x> | b |\n|---|---|\n| <b onclick=x> | `<i>` |",
+    "<script></think><script>",
 )
-TAGS = {"p", "pre", "code", "b", "i", "ul", "ol", "li", "br", "details", "summary", "div"}
+TABLE = (
+    '<div class="table"><table><tr><th>a</th><th class="right">b</th></tr>'
+    '<tr><td>1</td><td class="right"></td></tr></table></div>'
+)
+MAX_SECONDS = 2.0
+TAGS = {
+    "p",
+    "pre",
+    "code",
+    "b",
+    "i",
+    "ul",
+    "ol",
+    "li",
+    "br",
+    "details",
+    "summary",
+    "div",
+    "blockquote",
+    "hr",
+}
+TAGS |= {"table", "tr", "th", "td", "s"}
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -31,6 +58,7 @@ def test_no_answer_brings_tags_or_attributes_of_its_own(text: str) -> None:
         ' class="thought"',
         ' class="tool-call"',
         ' class="heading"',
+        ' class="table"',
     }
 
 
@@ -44,6 +72,23 @@ def test_no_answer_brings_tags_or_attributes_of_its_own(text: str) -> None:
         ("## Title", '<p class="heading">Title</p>'),
         ("- a\n- b\ntext", "<ul><li>a</li><li>b</li></ul><p>text</p>"),
         ("1. a\n2. b", "<ol><li>a</li><li>b</li></ol>"),
+        ("1. a\n\n2. b\ntext", "<ol><li>a</li><li>b</li></ol><p>text</p>"),
+        (
+            "1. a\n```\nx\n```\n2. b",
+            '<ol><li>a</li></ol><pre><code>x</code></pre><ol start="2"><li>b</li></ol>',
+        ),
+        (
+            "1. a\n   - b\n   - c\n2. d",
+            "<ol><li>a<ul><li>b</li><li>c</li></ul></li><li>d</li></ol>",
+        ),
+        ("- a\n  more", "<ul><li>a<br>more</li></ul>"),
+        ("- a\n1. b", "<ul><li>a</li></ul><ol><li>b</li></ol>"),
+        ("> a\n> b", "<blockquote><p>a<br>b</p></blockquote>"),
+        ("a\n\n---\n* * *", "<p>a</p><hr><hr>"),
+        ("| a | b |\n|---|--:|\n| 1 |", TABLE),
+        ("a | b", "<p>a | b</p>"),
+        ("***x*** ~~y~~", "<p><b><i>x</i></b> <s>y</s></p>"),
+        ("1. a\n   ```py\n   x\n   ```", "<ol><li>a</li></ol><pre><code>x</code></pre>"),
         ("```py\nx < 1\n```\nok", "<pre><code>x &lt; 1</code></pre><p>ok</p>"),
         ("```\nstill written", "<pre><code>still written</code></pre>"),
         ("", ""),
@@ -55,14 +100,68 @@ def test_a_few_signs_are_drawn(text: str, html: str) -> None:
 
 def test_thoughts_are_folded_also_while_they_are_written() -> None:
     opening = '<details class="thought"><summary>'
-    assert answer_html("<think>hm</think>Hi").startswith(f"{opening}Thinking</summary><p>hm</p>")
+    thought = f"{opening}Thinking</summary><div><p>hm</p></div></details>"
+    assert answer_html("<think>hm</think>Hi") == f"{thought}<p>Hi</p>"
     assert answer_html("<think>hm").startswith(f"{opening}Thinking ...</summary>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hm</think>Hi",
+        "<thinking>hm</thinking>Hi",
+        "<reasoning>hm</reasoning>Hi",
+        "[THINK]hm[/THINK]Hi",
+    ],
+)
+def test_thoughts_of_other_families_are_folded(text: str) -> None:
+    assert answer_html(text) == answer_html("<think>hm</think>Hi")
+
+
+def test_a_model_that_was_asked_not_to_think_shows_no_thought() -> None:
+    assert answer_html("<think>\n\n</think>\n\nHi") == "<p>Hi</p>"
 
 
 def test_a_tool_call_shows_its_name_and_arguments() -> None:
     html = answer_html('<tool_call>{"name": "lamp", "arguments": {"on": true}}</tool_call>')
     assert "Calls <b>lamp</b>" in html
     assert "&quot;on&quot;: true" in html
+
+
+LAMP = answer_html('<tool_call>{"name": "lamp", "arguments": {"on": true}}</tool_call>')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[TOOL_CALLS] [{"name": "lamp", "arguments": {"on": true}}]',
+        '[TOOL_CALLS]lamp[ARGS]{"on": true}',
+        '<|tool_call|>[{"name": "lamp", "arguments": {"on": true}}]<|/tool_call|>',
+        '<|python_tag|>{"name": "lamp", "parameters": {"on": true}}',
+    ],
+)
+def test_tool_calls_of_other_families_are_shown_alike(text: str) -> None:
+    assert answer_html(text) == LAMP
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("<tool_call><function=lamp><parameter=on>1</parameter></function></tool_call>", "lamp"),
+        ('<tool_call>["lamp"]</tool_call>', "a tool"),
+        ("<tool_call>null</tool_call>", "a tool"),
+        ('<tool_call>{"name": 1', "a tool"),
+    ],
+)
+def test_a_call_that_is_no_json_stands_as_it_is(text: str, name: str) -> None:
+    assert f"Calls <b>{name}</b>" in answer_html(text)
+
+
+@pytest.mark.parametrize("sign", ["<think>", "> ", "- ", "  a\n", "|a", "```\n", "\n1. ", "***a "])
+def test_a_long_answer_of_any_sign_is_drawn_in_time(sign: str) -> None:
+    started = time.monotonic()
+    assert answer_html("- x\n" + sign * 60_000)
+    assert time.monotonic() - started < MAX_SECONDS
 
 
 def test_a_long_answer_is_drawn_in_time() -> None:

@@ -23,6 +23,7 @@ from tests.builders.fake_runs import NewRun
 from ui.handlers import conversations as module
 from ui.handlers.conversations import Conversations
 from ui.handlers.trying import NO_SECOND, TryHandlers
+from ui.render.conversation import ShownAnswer
 
 SETTINGS: dict[str, Any] = {
     "try_left": "demo",
@@ -40,6 +41,8 @@ class FakeChat:
 
     problem = ""
     """Why it refuses, if it does."""
+    is_silent = False
+    """True if it answers with nothing."""
     num_dead = 0
     """Number of chats that end before they read the next message."""
     held: threading.Event | None = None
@@ -59,10 +62,12 @@ class FakeChat:
         if self.problem:
             raise ChatError(Problem("chat", self.problem, "wait"))
         for side, messages in enumerate(conversations):
-            yield AnswerPiece(side, f"<b>{side}</b> ")
+            if not self.is_silent:
+                yield AnswerPiece(side, f"<b>{side}</b> ")
             if self.held:
                 self.held.wait(10)
-            yield AnswerPiece(side, messages[-1]["content"])
+            if not self.is_silent:
+                yield AnswerPiece(side, messages[-1]["content"])
             ending: Any = "stopped" if self.is_stopped else "complete"
             yield FinishedAnswer(side, ending, 7, 0.5, 0.1)
         self.is_answering = False
@@ -202,7 +207,9 @@ def test_another_page_waits_until_an_answer_is_whole(
     assert page.send("again") == {}
     page.handlers.on_try_stop(page.id)
     held.set()
-    assert "stopped" in page.wait()["try_log"]
+    stopped = page.wait()
+    assert "stopped" in stopped["try_log"]
+    assert "Stopped." in stopped["try_status"]
     assert "Answered" in other.answered("Hi", try_left=run.id)["try_status"]
 
 
@@ -237,6 +244,44 @@ def test_the_better_of_two_answers_becomes_a_preference(
         ("<b>1</b> Who?", "<b>0</b> Who?"),
         ("I am Pip.", "<b>1</b> Who?"),
     ]
+
+
+def test_a_correction_is_better_than_the_answer_that_it_corrects(
+    home: Home, new_run: NewRun, page: Page
+) -> None:
+    run = finish(new_run(model="demo", dataset="demo"))
+    page.answered("Who?", try_right=run.id)
+    assert page.handlers.on_try_correct(0, page.id)["try_edit"]["value"] == "<b>0</b> Who?"
+    page.handlers.on_try_keep_preference(page.id, "I am Pip.")
+    row = json.loads((home.uploads / "from-chat" / "chat-preferences.jsonl").read_text())
+    assert row["rejected"][0]["content"] == "<b>0</b> Who?"
+
+
+def test_an_answer_of_one_side_only_is_corrected(page: Page, new_run: NewRun) -> None:
+    run = finish(new_run(model="demo", dataset="demo"))
+    shown = page.answered("Who?", try_right=run.id)
+    conversation = page.handlers.conversations.find(page.id)
+    assert conversation
+    conversation.turns[-1].answers[1] = ShownAnswer()  # as after a stop
+    shown = page.wait()
+    assert "no answer" in shown["try_log"]
+    assert not shown["try_prefer_left"]["visible"]
+    assert page.handlers.on_try_correct(-1, page.id)["try_edit"]["value"] == "<b>0</b> Who?"
+
+
+def test_a_correction_goes_with_the_answer_that_it_corrects(page: Page) -> None:
+    page.answered("One")
+    assert page.handlers.on_try_correct(0, page.id)["try_keep"]["visible"]
+    sent = page.send("Two")
+    assert not sent["try_keep"]["visible"]
+    assert sent["try_edit"]["value"] == ""
+
+
+def test_an_empty_answer_is_said(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeChat, "is_silent", True)
+    assert "an empty answer" in page.answered()["try_log"]
+    with pytest.raises(ChatError, match="the answer is empty"):
+        page.handlers.on_try_correct(-1, page.id)
 
 
 def test_nothing_is_kept_before_an_answer(page: Page) -> None:

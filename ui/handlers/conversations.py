@@ -48,6 +48,8 @@ class PageConversation:
     """When its page has last asked after it."""
     chat: Chat | None = None
     """Chat that is answering it."""
+    corrected: int = -1
+    """Side whose last answer is being corrected, the trained one until a user chooses."""
 
     def question_of(self, turn: ShownTurn, side: int) -> list[ChatMessage]:
         """Return the messages up to a question, with the answers of one side."""
@@ -94,6 +96,7 @@ class Conversations:
         answers = [ShownAnswer() for _side in conversation.sides]
         conversation.turns.append(ShownTurn(question, answers))
         conversation.is_busy = True
+        conversation.corrected = -1
         conversation.problem = ""
         conversation.status = LOADING
         conversation.seen = time.monotonic()
@@ -114,7 +117,7 @@ class Conversations:
             traceback.print_exc()
             conversation.problem = INTERNAL_ERROR
         turn = conversation.turns[-1]
-        if not any(answer.text for answer in turn.answers):
+        if conversation.problem and not any(answer.text for answer in turn.answers):
             conversation.turns.pop()  # so that the message can be sent again
         conversation.chat = None
         conversation.is_busy = False
@@ -131,7 +134,8 @@ class Conversations:
             if conversation.chat and time.monotonic() - conversation.seen > SECONDS_WITHOUT_PAGE:
                 conversation.chat.stop()
         notes = conversation.chat.notes if conversation.chat else ()
-        conversation.status = " ".join(["Answered.", *notes])
+        is_stopped = any(answer.ending == "stopped" for answer in turn.answers)
+        conversation.status = " ".join(["Stopped." if is_stopped else "Answered.", *notes])
 
     def _pieces(
         self, conversation: PageConversation, settings: AnswerSettings

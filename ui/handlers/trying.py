@@ -89,6 +89,7 @@ class TryHandlers:
             "try_message": "",
             "try_timer": gr.Timer(active=True),
             **_show(found),
+            **_no_correction(),
         }
 
     def on_try_tick(self, try_id: str) -> Updates:
@@ -113,26 +114,32 @@ class TryHandlers:
             return {}
         found.turns.clear()
         found.status = found.problem = ""
-        return {**_show(found), "try_edit": ""}
+        return {**_show(found), **_no_correction()}
 
     def on_try_correct(self, side: int, try_id: str) -> Updates:
         """Put an answer into the box in which it can be corrected."""
-        _found, turn = self._last(try_id)
-        return {"try_edit": gr.update(value=turn.answers[side].text.strip(), visible=True)} | {
-            name: gr.update(visible=True) for name in ("try_keep", "try_keep_preference")
+        found, turn = self._last(try_id)
+        written = [place for place, answer in enumerate(turn.answers) if answer.text]
+        if not written:
+            raise ChatError(Problem("chat", "the answer is empty", "ask something else"))
+        found.corrected = written[side]
+        return {
+            "try_edit": gr.update(value=turn.answers[found.corrected].text.strip(), visible=True),
+            "try_keep": gr.update(visible=True),
+            "try_keep_preference": gr.update(visible=True),
         }
 
     def on_try_keep(self, try_id: str, try_edit: str) -> Updates:
         """Keep the corrected answer as a row to train on."""
         found, turn = self._last(try_id)
-        path = keep_answer(self.home, found.question_of(turn, LEFT), try_edit)
+        path = keep_answer(self.home, found.question_of(turn, found.corrected), try_edit)
         return {"try_status": _said(f"Kept as a row of {path.name}, on the Train tab.", "good")}
 
     def on_try_keep_preference(self, try_id: str, try_edit: str) -> Updates:
-        """Keep the corrected answer as better than the last one of the trained side."""
+        """Keep the corrected answer as better than the one that was given."""
         found, turn = self._last(try_id)
-        given = turn.answers[-1].text
-        return self._prefer(found.question_of(turn, LEFT), try_edit, given)
+        given = turn.answers[found.corrected].text
+        return self._prefer(found.question_of(turn, found.corrected), try_edit, given)
 
     def on_try_prefer(self, side: int, try_id: str) -> Updates:
         """Keep which of two answers is better."""
@@ -180,8 +187,9 @@ def _show(found: PageConversation) -> Updates:
     """Return what a page shows of its conversation."""
     labels = [side.label for side in found.sides]
     turn = found.turns[-1] if found.turns else ShownTurn("")
-    answers = [] if found.is_busy else [answer.text for answer in turn.answers]
-    is_pair = len(answers) == 2 and all(answers)
+    is_answered = not found.is_busy
+    answers = [answer.text for answer in turn.answers if answer.text and is_answered]
+    is_pair = len(answers) == 2
     status = _said(found.status, "plain")
     if found.problem:
         status = _said(found.problem, "bad")
@@ -196,6 +204,15 @@ def _show(found: PageConversation) -> Updates:
         "try_prefer_right": gr.update(visible=is_pair),
         "try_correct_left": gr.update(visible=is_pair),
         "try_correct_right": gr.update(visible=bool(answers), value=label),
+    }
+
+
+def _no_correction() -> Updates:
+    """Return the boxes of a correction hidden: it belongs to an earlier answer."""
+    return {
+        "try_edit": gr.update(value="", visible=False),
+        "try_keep": gr.update(visible=False),
+        "try_keep_preference": gr.update(visible=False),
     }
 
 

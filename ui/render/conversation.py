@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from core.wording import duration
-from ui.render.markdown import answer_html
+from ui.render.answer import answer_html
 
 ENDINGS = {"limit": "cut at its longest", "stopped": "stopped", "complete": ""}
 EMPTY = (
@@ -37,31 +37,42 @@ def conversation(labels: Sequence[str], turns: Sequence[ShownTurn], *, is_busy: 
     """Return all messages with their answers, the last ones in view."""
     if not turns:
         return EMPTY
-    shown = "".join(_turn(labels, turn) for turn in turns)
+    shown = [_turn(labels, turn, is_busy=False) for turn in turns[:-1]]
+    shown.append(_turn(labels, turns[-1], is_busy=is_busy))
     busy = "true" if is_busy else "false"
     return (
         f'<div class="try-log"><div role="log" aria-busy="{busy}" aria-label="Conversation">'
-        f"{shown}</div></div>"
+        f"{''.join(shown)}</div></div>"
     )
 
 
-def _turn(labels: Sequence[str], turn: ShownTurn) -> str:
+def _turn(labels: Sequence[str], turn: ShownTurn, *, is_busy: bool) -> str:
     pairs = zip(labels, turn.answers, strict=False)
-    answers = "".join(_answer(label, answer) for label, answer in pairs)
+    answers = "".join(_answer(label, answer, is_busy) for label, answer in pairs)
     return (
         f'<div class="turn"><p class="question">{escape(turn.question)}</p>'
         f'<div class="try-answers">{answers}</div></div>'
     )
 
 
-def _answer(label: str, answer: ShownAnswer) -> str:
-    facts = []
+def _answer(label: str, answer: ShownAnswer, is_busy: bool) -> str:
+    facts = ""
     if answer.ending:
-        taken = duration(answer.seconds) if answer.seconds >= 1 else "less than 1 s"
-        facts.append(f"{answer.num_tokens:,} tokens in {taken}")
-        facts.append(ENDINGS.get(answer.ending, answer.ending))
-    shown = answer_html(answer.text) or "<p>...</p>"
-    said = " · ".join(filter(None, facts))
+        facts = _facts(answer)
+    elif not is_busy:
+        facts = "not finished" if answer.text else "no answer"
+    shown = answer_html(answer.text)
+    if not shown and not facts:
+        shown = "<p>...</p>"
+    elif not shown and answer.ending == "complete":
+        shown = '<p class="facts">an empty answer</p>'
     return (
-        f'<div><p class="side">{escape(label)}</p>{shown}<p class="facts">{escape(said)}</p></div>'
+        f'<div><p class="side">{escape(label)}</p>{shown}<p class="facts">{escape(facts)}</p></div>'
     )
+
+
+def _facts(answer: ShownAnswer) -> str:
+    taken = duration(answer.seconds) if answer.seconds >= 1 else "less than 1 s"
+    unit = "token" if answer.num_tokens == 1 else "tokens"
+    facts = (f"{answer.num_tokens:,} {unit} in {taken}", ENDINGS.get(answer.ending, answer.ending))
+    return " · ".join(filter(None, facts))
