@@ -8,6 +8,7 @@ from core.job.refusal import Refusal
 from core.training.contract.checks.suite_files import SUFFIXES
 from core.training.contract.job import USUAL_SUITES, suite_of
 
+MOST_PERCENT = 100
 CHOICES = "choose off, eval_loss, eval_reward, or a suite of check_suites"
 
 
@@ -88,6 +89,14 @@ REFUSALS_OF_CHECKS = (
         ),
         "without early_stopping_patience no run stops early",
         "set early_stopping_patience, or give 0",
+    ),
+    Refusal(
+        "early_stopping_threshold",
+        lambda job, stage, method: (
+            job.early_stopping_threshold >= MOST_PERCENT and suite_of(job.keep_best) is not None
+        ),
+        "no suite improves by more than 100 percent of its tests",
+        "give less than 100, such as 1",
     ),
     Refusal(
         "check_steps",

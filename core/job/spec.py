@@ -131,13 +131,12 @@ def _problem(error: ErrorDetails) -> Problem:
     if error["input"] is None:
         return Problem(name, "is empty", "give a value")
     value = _shown(error["input"])
-    limits = error.get("ctx", {})
+    limits = {key: _plain(limit) for key, limit in error.get("ctx", {}).items()}
     not_whole = (f"{value} is not a whole number", "give a whole number")
     not_number = (f"{value} is not a number", "give a number")
     not_flag = (f"{value} is not true or false", "give true or false")
     messages = {
         "extra_forbidden": ("unknown field", "see `python app.py train --help` for the fields"),
-        "finite_number": (f"{value} is not a finite number", "give a plain number, such as 0.0002"),
         "greater_than": (f"{value} is too small", f"give more than {limits.get('gt')}"),
         "greater_than_equal": (f"{value} is too small", f"give {limits.get('ge')} or more"),
         "less_than": (f"{value} is too large", f"give less than {limits.get('lt')}"),
@@ -153,8 +152,29 @@ def _problem(error: ErrorDetails) -> Problem:
         "string_too_short": ("is empty", "give a value"),
         "string_pattern_mismatch": (f"{value} contains forbidden characters", "use plain names"),
     }
+    if error["type"] == "finite_number":
+        return Problem(name, f"{value} is not a finite number", f"give {_range_of(name)}")
+    if error["type"] == "float_type" and type(error["input"]) is int:  # more than a float holds
+        return Problem(name, f"{value} is out of range", f"give {_range_of(name)}")
     message = messages.get(error["type"], (f"{value}: {error['msg'].lower()}", "correct it"))
     return Problem(name, *message)
+
+
+def _range_of(name: str) -> str:
+    """Return which numbers a field takes: each has a least and a greatest."""
+    field = JobFields.model_fields[name]
+    limits = {key: value for limit in field.metadata for key, value in vars(limit).items()}
+    kind = "a whole number" if field.annotation is int else "a number"
+    least = f"above {_plain(limits['gt'])}" if "gt" in limits else f"from {_plain(limits['ge'])}"
+    most = (
+        f"to {_plain(limits['le'])}" if "le" in limits else f"to less than {_plain(limits['lt'])}"
+    )
+    return f"{kind} {least} {most}"
+
+
+def _plain(limit: object) -> object:
+    """Return a limit as people write it: without a fraction if it has none."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 
 def _shown(value: object) -> str:

@@ -64,6 +64,13 @@ CANNOT_WORK: tuple[dict[str, object], ...] = (
     {"check_steps": 10, "num_devices": 2},
     {"early_stopping_patience": 3, "eval_fraction": 0},
     {"early_stopping_threshold": 0.01},
+    {
+        "early_stopping_threshold": 100,
+        "early_stopping_patience": 3,
+        "keep_best": "identity",
+        "check_suites": "identity",
+        "check_steps": 10,
+    },
 )
 
 
