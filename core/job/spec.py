@@ -4,6 +4,7 @@ its field names. Owns validation and its messages; never touches the disk or the
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
@@ -163,7 +164,7 @@ def _problem(error: ErrorDetails) -> Problem:
 def _range_of(name: str) -> str:
     """Return which numbers a field takes: each has a least and a greatest."""
     field = JobFields.model_fields[name]
-    limits = {key: value for limit in field.metadata for key, value in vars(limit).items()}
+    limits = {key: value for limit in field.metadata for key, value in asdict(limit).items()}
     kind = "a whole number" if field.annotation is int else "a number"
     least = f"above {_plain(limits['gt'])}" if "gt" in limits else f"from {_plain(limits['ge'])}"
     most = (

@@ -76,7 +76,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ("max_length", 10**9, "too large"),
         ("neftune_noise_alpha", 5000, "give 1000 or less"),
         ("neftune_noise_alpha", math.nan, "give a number from 0 to 1000"),
-        ("loraplus_lr_ratio", 10**400, "is out of range"),
+        pytest.param("loraplus_lr_ratio", 10**400, "is out of range", id="huge"),
         ("label_smoothing_factor", "inf", "give a number from 0 to less than 1"),
         ("early_stopping_patience", math.inf, "give a whole number from 0 to 1000000"),
         ("packing", "perhaps", "not true or false"),
