@@ -16,6 +16,7 @@ from core.dataset.reading.rows_inside import find_rows_inside
 from core.dataset.rewrite.repair import write_lines
 from core.training.contract.row_formats import (
     ROW_FORMATS,
+    RowLayout,
     accepts,
     find_row_layout,
 )
@@ -149,3 +150,52 @@ def test_a_plain_row_is_sound_when_it_is_read_closely(row: dict[str, Any], stage
     assert not reading.faults
     assert not reading.unread
     assert text_format(reading.row, layout) == plain.text_format
+
+
+tool_name = st.sampled_from(["look_up", "add"])
+arguments = st.dictionaries(word, word | st.none() | st.lists(st.none(), max_size=1), max_size=2)
+call = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": tool_name, "arguments": arguments})},
+    optional={"type": st.just("function"), "id": word},
+)
+turn_of_a_call = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool"]), "content": word | st.just("")},
+    optional={"tool_calls": st.lists(call, min_size=1, max_size=2), "name": tool_name},
+)
+function = st.fixed_dictionaries({"name": tool_name}, optional={"parameters": arguments})
+offered_tool = st.fixed_dictionaries(
+    {"function": function}, optional={"type": st.just("function"), "note": word}
+)
+row_of_calls = st.fixed_dictionaries(
+    {"messages": st.lists(turn_of_a_call, min_size=1, max_size=4)},
+    optional={"tools": st.none() | st.lists(offered_tool, max_size=2)},
+)
+
+
+def plain_rows_of(row: Mapping[str, Any]) -> tuple[RowLayout, PlainRows]:
+    layout = find_row_layout(row, "sft")
+    assert layout is not None
+    plain = PlainRows.of(layout, "sft")
+    assert plain is not None
+    return layout, plain
+
+
+@settings(max_examples=400, deadline=None)
+@given(row=row_of_calls)
+def test_a_plain_row_of_calls_is_read_as_written(row: dict[str, Any]) -> None:
+    layout, plain = plain_rows_of(row)
+    if plain.is_sound(row):
+        reading = read_columns(row, layout, "sft")
+        assert not reading.faults
+        assert not reading.unread
+        assert reading.row == {"messages": row["messages"]}
+        assert (reading.tools or []) == (row.get("tools") or [])
+
+
+def test_a_call_of_an_offered_tool_is_plain() -> None:
+    function = {"name": "add", "arguments": {"a": 1}}
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+    messages = [{"role": "user", "content": "Add."}, called, {"role": "tool", "content": "1"}]
+    messages.append({"role": "assistant", "content": "It is 1."})
+    row = {"messages": messages, "tools": [{"function": {"name": "add"}}]}
+    assert plain_rows_of(row)[1].is_sound(row)

@@ -6,6 +6,7 @@ it equal to the reading that the training does.
 
 from dataclasses import dataclass
 
+from core.training.contract.conversations import is_sound_conversation
 from core.training.contract.messages import WHOLE, is_plain
 from core.training.contract.row_columns import Row
 from core.training.contract.row_formats import RowLayout, TextFormat
@@ -31,6 +32,8 @@ class PlainRows:
     """Columns that must be empty."""
     texts_beside: tuple[str, ...] = ()
     """Columns that must be empty or hold text."""
+    tools: str = ""
+    """Column that must be empty or hold tools; "" if there is none."""
     text_format: TextFormat = ""
     answers: tuple[str, str] | None = None
     """Columns of two answers, which must differ."""
@@ -42,16 +45,24 @@ class PlainRows:
         columns = tuple(layout.columns.values())
         if STAGES[stage].generates or "label" in layout.columns:
             return None
-        beside, texts_beside = _beside(layout)
+        beside, texts_beside, tools = _beside(layout)
         if row_format.id == "preference" and not layout.beside:
             answers = layout.columns["chosen"], layout.columns["rejected"]
             return cls(columns, True, text_format="standard", answers=answers)
         if "rejected" in layout.columns or "completions" in layout.columns:
             return None
         if "messages" in layout.columns:
-            return cls((), False, columns[0], beside, texts_beside, "conversational")
+            return cls(
+                conversation=columns[0],
+                beside=beside,
+                texts_beside=texts_beside,
+                tools=tools,
+                text_format="conversational",
+            )
         if row_format.is_always_chat:
-            return cls(columns, False, "", beside, texts_beside, "standard")
+            if tools:
+                beside = (*beside, tools)
+            return cls(columns, beside=beside, texts_beside=texts_beside, text_format="standard")
         if layout.beside:
             return None
         return cls(columns, "completion" in layout.columns, text_format="standard")
@@ -67,7 +78,12 @@ class PlainRows:
                 return False
         if self.conversation:
             value = row[self.conversation]
-            return type(value) is list and is_plain(value, WHOLE)
+            if type(value) is not list:
+                return False
+            tools = row[self.tools] if self.tools else None
+            return (not tools and is_plain(value, WHOLE)) or is_sound_conversation(
+                value, WHOLE, tools
+            )
         for name in self.texts:
             value = row[name]
             if type(value) is not str or not value or value.isspace():
@@ -77,14 +93,20 @@ class PlainRows:
         return self.answers is None or row[self.answers[0]] != row[self.answers[1]]
 
 
-def _beside(layout: RowLayout) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the columns beside the required ones that must be empty, and those that may be text.
+def _beside(layout: RowLayout) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Return the columns beside the required ones: those that must be empty, those that may be
+    text, and the one that may hold tools.
 
     Of two columns for one part, one may be left out, so both need a close reading.
     """
     empty: list[str] = []
     texts: list[str] = []
+    tools = ""
     for part, names in layout.beside.items():
-        may_be_text = part in TEXT_PARTS and len(names) == 1
-        (texts if may_be_text else empty).extend(names)
-    return tuple(empty), tuple(texts)
+        if part == "tools" and len(names) == 1:
+            tools = names[0]
+        elif part in TEXT_PARTS and len(names) == 1:
+            texts += names
+        else:
+            empty += names
+    return tuple(empty), tuple(texts), tools

@@ -27,7 +27,7 @@ from .messages import (
     shown,
 )
 from .row_columns import holds_something, is_media, parse_text, truth_of
-from .tool_calls import holds_nulls, read_calls
+from .tool_calls import are_plain_calls, are_plain_tools, read_calls, tool_names
 
 CONTENT_KEYS = ("content", "value", "parts", "text", "message")
 """Keys of a turn under which its text may stand, the likelier first."""
@@ -155,6 +155,17 @@ def conversation_faults(
     return faults
 
 
+def is_sound_conversation(turns: list[Any], part: ConversationPart, tools: Any) -> bool:
+    """Return whether turns are messages as they are trained on, in a row that offers these tools.
+
+    Both are as they are written in the row. False if they need a closer look.
+    """
+    if not _is_canonical(turns) or (tools and not are_plain_tools(tools)):
+        return False
+    offered = tool_names(tools or [])
+    return not conversation_faults(MessageReading("", turns), part, offered)
+
+
 def _are_roles_and_texts(turns: list[Any]) -> bool:
     """Return whether all turns are lists of a role and a text, as LangChain writes them.
 
@@ -186,21 +197,7 @@ def _is_canonical(turns: list[Any]) -> bool:
             return False
         if turn.get("role") not in ROLES or type(turn.get("content", "")) is not str:
             return False
-        if "tool_calls" in turn and not _are_canonical(turn["tool_calls"]):
-            return False
-    return True
-
-
-def _are_canonical(calls: Any) -> bool:
-    if type(calls) is not list:
-        return False
-    for call in calls:
-        function = call.get("function") if type(call) is dict else None
-        if type(function) is not dict or type(function.get("arguments")) is not dict:
-            return False
-        if type(function.get("name")) is not str or not function["name"]:
-            return False
-        if holds_nulls(function["arguments"]):
+        if "tool_calls" in turn and not are_plain_calls(turn["tool_calls"]):
             return False
     return True
 

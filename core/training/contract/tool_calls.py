@@ -32,9 +32,9 @@ BUNDLES: Mapping[str, str] = MappingProxyType(
 
 def read_tools(value: Any, name: str) -> tuple[list[Tool], list[Fault]]:
     """Return (the tools of a row, what is wrong with them). They may be JSON in a text."""
+    if are_plain_tools(value):
+        return value, []
     if _are_canonical(value):
-        if not holds_nulls(value):
-            return value, []
         try:
             return _without_nulls(value, SCHEMA_NULLS), []
         except RecursionError:
@@ -64,6 +64,11 @@ def _are_canonical(tools: Any) -> bool:
         if type(function) is not dict or not _is_name(function.get("name")):
             return False
     return True
+
+
+def are_plain_tools(tools: Any) -> bool:
+    """Return whether tools are as they are trained on, so that nothing is to do."""
+    return _are_canonical(tools) and not holds_nulls(tools)
 
 
 def tool_names(tools: list[Tool]) -> frozenset[str]:
@@ -120,6 +125,21 @@ def read_calls(value: Any, name: str) -> tuple[list[Call], list[Fault]]:
         else:
             calls.append(call)
     return calls, faults
+
+
+def are_plain_calls(calls: Any) -> bool:
+    """Return whether calls are as they are trained on, so that nothing is to do."""
+    if type(calls) is not list:
+        return False
+    for call in calls:
+        function = call.get("function") if type(call) is dict else None
+        if type(function) is not dict or type(function.get("arguments")) is not dict:
+            return False
+        if type(function.get("name")) is not str or not function["name"]:
+            return False
+        if holds_nulls(function["arguments"]):
+            return False
+    return True
 
 
 def _read_call(written: Any, place: str) -> Call | Fault:
