@@ -6,10 +6,10 @@ it equal to the reading that the training does.
 
 from dataclasses import dataclass
 
-from core.training.contract.conversations import is_sound_conversation
 from core.training.contract.messages import WHOLE, is_plain
 from core.training.contract.row_columns import Row
 from core.training.contract.row_formats import RowLayout, TextFormat
+from core.training.contract.row_reader import is_sound_conversation
 from core.training.contract.stages import STAGES
 
 JSON_OR_BLANK = frozenset("[{ \t\n\r\f\v")

@@ -27,7 +27,7 @@ from .messages import (
     shown,
 )
 from .row_columns import holds_something, is_media, parse_text, truth_of
-from .tool_calls import are_plain_calls, are_plain_tools, read_calls, tool_names
+from .tool_calls import are_plain_calls, read_calls
 
 CONTENT_KEYS = ("content", "value", "parts", "text", "message")
 """Keys of a turn under which its text may stand, the likelier first."""
@@ -101,7 +101,7 @@ def read_conversation(value: Any, column: str) -> MessageReading:
         message, fix = f"is {json_type(value)}, not a list of messages", "give a list of messages"
         found.faults.append(Fault(column, "wrong_kind", message, fix))
         return found
-    if _is_canonical(turns):
+    if is_canonical(turns):
         found.messages = turns
         return found
     if _are_roles_and_texts(turns):
@@ -155,17 +155,6 @@ def conversation_faults(
     return faults
 
 
-def is_sound_conversation(turns: list[Any], part: ConversationPart, tools: Any) -> bool:
-    """Return whether turns are messages as they are trained on, in a row that offers these tools.
-
-    Both are as they are written in the row. False if they need a closer look.
-    """
-    if not _is_canonical(turns) or (tools and not are_plain_tools(tools)):
-        return False
-    offered = tool_names(tools or [])
-    return not conversation_faults(MessageReading("", turns), part, offered)
-
-
 def _are_roles_and_texts(turns: list[Any]) -> bool:
     """Return whether all turns are lists of a role and a text, as LangChain writes them.
 
@@ -190,7 +179,7 @@ def _role_name(written: Any) -> str:
     return written.strip().lower().replace("-", "_").replace(" ", "_")
 
 
-def _is_canonical(turns: list[Any]) -> bool:
+def is_canonical(turns: list[Any]) -> bool:
     """Return whether all turns are messages as they are trained on, so that nothing is to do."""
     for turn in turns:
         if type(turn) is not dict or not CANONICAL_KEYS.issuperset(turn):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from .messages import Fault, Message, any_of, json_type
+from .conversations import MessageReading, conversation_faults, is_canonical
+from .messages import ConversationPart, Fault, Message, any_of, json_type
 from .row_columns import Row, holds_something, parse_text
 from .row_formats import (
     ROW_FORMATS,
@@ -24,7 +25,7 @@ from .row_formats import (
 )
 from .row_parts import RowParts
 from .stages import STAGES
-from .tool_calls import Tool
+from .tool_calls import Tool, are_plain_tools, tool_names
 
 RIGHT_ANSWERS: tuple[str, ...] = (
     "ground_truth",
@@ -147,6 +148,17 @@ def _as_other_type(faults: list[Fault], row: Row, layout: RowLayout) -> list[Fau
 def columns_of(row: Row) -> dict[str, type]:
     """Return what all rows of a training share: the columns in TRL's names, with their types."""
     return {name: type(value) for name, value in row.items() if name not in OF_SOME_ROWS}
+
+
+def is_sound_conversation(turns: list[Any], part: ConversationPart, tools: Any) -> bool:
+    """Return whether turns are messages as they are trained on, in a row that offers these tools.
+
+    Both are as they are written in the row. False if they need a closer look.
+    """
+    if not is_canonical(turns) or (tools and not are_plain_tools(tools)):
+        return False
+    offered = tool_names(tools or [])
+    return not conversation_faults(MessageReading("", turns), part, offered)
 
 
 def text_format(found: Row, layout: RowLayout) -> TextFormat:
