@@ -59,6 +59,8 @@ ROPE_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Scaling of rotary embeddings -> keys that it needs (modeling_rope_utils.py). Phi calls longrope
 su, and mrope is the default with sections."""
+LONG_ROPES = frozenset({"longrope", "su"})
+"""Scalings with one factor for each pair of rotated numbers."""
 TYPES: Mapping[str, type] = MappingProxyType(
     {
         "int": int,
@@ -230,6 +232,8 @@ def _problems_of_rope(key: str, value: object, config: Mapping[str, object]) -> 
         if not isinstance(kind, str) or kind not in ROPE_KEYS:
             yield _wrong(f"the rope_type of {key}", kind, f"one of {', '.join(ROPE_KEYS)}")
             return
+    if kinds and str(kinds[0]) in LONG_ROPES:
+        yield from _problems_of_factors(key, value, config)
     for needed in ROPE_KEYS[str(kinds[0])] if kinds else ():
         yield from _problems_of_rope_key(key, str(kinds[0]), needed, value)
     theta = value.get("rope_theta")
@@ -244,11 +248,33 @@ def _problems_of_rope_key(
     value = scaling.get(needed)
     if value is None:
         yield f"{key} is of the type {kind}, but has no {needed}"
-    elif kind not in ("longrope", "su"):
+    elif kind not in LONG_ROPES:
         if not _is_above_zero(value):
             yield _wrong(f"{needed} of {key}", value, "a number above 0")
     elif not isinstance(value, list) or not all(map(_is_above_zero, value)):
         yield _wrong(f"{needed} of {key}", value, "a list of numbers above 0")
+
+
+def _problems_of_factors(
+    key: str, scaling: Mapping[str, object], config: Mapping[str, object]
+) -> Iterator[str]:
+    """Yield what is wrong with the number of factors, one for each pair of rotated numbers."""
+    wanted = _num_rotated_pairs(config)
+    for name in ("short_factor", "long_factor"):
+        factors = scaling.get(name)
+        if wanted and isinstance(factors, list) and len(factors) != wanted:
+            yield f"{name} of {key} has {len(factors)} numbers; it must have {wanted}"
+
+
+def _num_rotated_pairs(config: Mapping[str, object]) -> int | None:
+    """Return half of the numbers of a head that are rotated; None if it is unclear."""
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    size, share = config.get("head_dim"), config.get("partial_rotary_factor", 1)
+    if size is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        size = hidden // heads
+    if not isinstance(size, int) or not isinstance(share, int | float):
+        return None
+    return int(size * share) // 2
 
 
 def _is_part(value: object) -> bool:

@@ -68,6 +68,8 @@ class ModelSource:
     """Tensors in its files; None if they are not all here."""
     num_tokens: int | None = None
     """Tokens of its tokenizer, if they are known."""
+    has_tokenizer: bool = True
+    """False for a folder without any file of a tokenizer."""
 
     @property
     def published(self) -> Published | None:
@@ -143,12 +145,15 @@ class ModelSource:
         names = ", ".join([*layers][:MAX_NAMES])
         return Problem("target_modules", problem, f"choose from {names}, or {ALL_LINEAR}")
 
-    def missing_weights(self) -> Problem | None:
-        """Return the problem of a folder without weights, of which only memory can be estimated."""
-        if not self.is_local or self.tensors is not None:
-            return None
+    def missing_files(self) -> Problem | None:
+        """Return what a folder lacks for a training; its memory can be estimated nevertheless."""
         fix = "give a folder written by save_pretrained"
-        return Problem("model", f"{self.reference} has no weights in its folder", fix)
+        if self.is_local and self.tensors is None:
+            return Problem("model", f"{self.reference} has no weights in its folder", fix)
+        if not self.has_tokenizer:
+            fix = "copy tokenizer.json and tokenizer_config.json of its base into the folder"
+            return Problem("model", f"{self.reference} has no tokenizer in its folder", fix)
+        return None
 
 
 def find_model(reference: str, revision: str = "main") -> ModelSource:
@@ -285,6 +290,7 @@ def _source(
         found.config,
         found.tensors,
         found.num_tokens,
+        found.has_tokenizer,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from core.job import Cure, ModelNotFound, Problem
 from core.models.architectures import is_native, problem_with
+from core.models.shapes import shown_value
 from core.training.contract.typed_json import KeyTwice, with_each_key_once
 from core.training.contract.weights.files import (
     INDEX,
@@ -37,9 +38,10 @@ NAME_KEYS = {
 }
 """Keys whose values libraries use to look up code."""
 REMOTE_CODE_KEYS = {"auto_map", "trust_remote_code"}
+GENERATION_CONFIG = "generation_config.json"
 CONFIG_FILES = (
     "config.json",
-    "generation_config.json",
+    GENERATION_CONFIG,
     "tokenizer_config.json",
     "processor_config.json",
     "preprocessor_config.json",
@@ -57,6 +59,24 @@ SENTENCEPIECE_PACKAGES: Mapping[str, str] = {
     "google.protobuf": "protobuf",
 }
 """Module -> package that reading tokenizer.model needs."""
+SENTENCEPIECE_BEGIN = b"\n"
+"""First field of SentencePiece's protocol buffer: a piece."""
+TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+"""Token in base64 and its rank: what tokenizer.model holds for some models."""
+SAMPLE_BYTES = 1024
+TOKENIZER_FILES = frozenset(
+    {
+        TOKENIZER,
+        SENTENCEPIECE_MODEL,
+        "vocab.json",
+        "vocab.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+        "tiktoken.model",
+    }
+)
+"""Files of which transformers can make a tokenizer; each of them alone may be enough."""
 POINTER_FILES = (*CONFIG_FILES, TOKENIZER, SENTENCEPIECE_MODEL, INDEX, WEIGHTS)
 """Files that may be pointers of Git LFS in a clone without it."""
 
@@ -70,6 +90,8 @@ class ModelFolder:
     """None if there are no weights, or not all of them yet."""
     num_tokens: int | None
     """Tokens that the tokenizer knows; None if tokenizer.json is not there."""
+    has_tokenizer: bool = True
+    """False if there is no file of which a tokenizer could be made."""
 
 
 def read_folder(reference: str, folder: Path) -> ModelFolder:
@@ -92,6 +114,7 @@ def read_folder(reference: str, folder: Path) -> ModelFolder:
     _require_no_code(reference, configs, TOKENIZER in files)
     config = configs["config.json"]
     _require_trainable(reference, config)
+    _require_sound_ids(reference, configs.get(GENERATION_CONFIG, {}))
     if config.get("transformers_weights") not in (None, WEIGHTS, INDEX):
         problem = f"config.json of {reference} names weight files of its own (transformers_weights)"
         raise not_found(problem, "choose a model without it")
@@ -102,7 +125,9 @@ def read_folder(reference: str, folder: Path) -> ModelFolder:
     except UnusableWeights as error:
         raise not_found(f"{reference}: {error.problem}", error.fix) from None
     _require_tokenizer_packages(reference, files)
-    return ModelFolder(config, tensors, _num_tokens(files.get(TOKENIZER)))
+    has_tokenizer = any(name in TOKENIZER_FILES or name.endswith(".tiktoken") for name in files)
+    num_tokens = _num_tokens(reference, files.get(TOKENIZER))
+    return ModelFolder(config, tensors, num_tokens, has_tokenizer)
 
 
 def read_download(reference: str, config_path: Path) -> ModelFolder:
@@ -121,7 +146,7 @@ def read_download(reference: str, config_path: Path) -> ModelFolder:
     except UnusableWeights as error:
         raise not_found(f"{reference}: {error.problem}", error.fix) from None
     tokenizer = folder / TOKENIZER
-    num_tokens = _num_tokens(tokenizer if tokenizer.is_file() else None)
+    num_tokens = _num_tokens(reference, tokenizer if tokenizer.is_file() else None)
     return ModelFolder(config, tensors if is_complete else None, num_tokens)
 
 
@@ -135,12 +160,13 @@ def read_config(reference: str, path: Path) -> Mapping[str, object]:
     fix = "download the model again, or choose another"
     try:
         with path.open("rb") as file:
-            config = json.loads(file.read(MAX_CONFIG_BYTES), object_pairs_hook=with_each_key_once)
+            text = file.read(MAX_CONFIG_BYTES).decode()
+        config = json.loads(text, object_pairs_hook=with_each_key_once)
     except KeyTwice as error:
         problem = f"{path.name} of {reference} has the key {error.key!r} twice"
         raise not_found(problem, "remove one of them") from None
     except (OSError, ValueError, RecursionError):  # missing, not JSON, cut off, nested too deep
-        raise not_found(f"{path.name} is not a readable JSON file", fix) from None
+        raise not_found(f"{path.name} is not a readable JSON file in UTF-8", fix) from None
     if not isinstance(config, dict):
         raise not_found(f"{path.name} holds a {type(config).__name__}, not an object", fix)
     for key, value in _items_at_any_depth(config):
@@ -209,6 +235,11 @@ def _use(reference: str, check: object, path: Path) -> None:
 def _require_tokenizer_packages(reference: str, files: Mapping[str, Path]) -> None:
     if TOKENIZER in files or SENTENCEPIECE_MODEL not in files:
         return
+    with files[SENTENCEPIECE_MODEL].open("rb") as file:
+        begin = file.read(SAMPLE_BYTES)
+    if not begin.startswith(SENTENCEPIECE_BEGIN) and not TIKTOKEN_LINE.match(begin):
+        problem = f"{SENTENCEPIECE_MODEL} of {reference} is damaged: it describes no tokenizer"
+        raise not_found(problem, "download the model again, or choose another")
     missing = [
         package for module, package in SENTENCEPIECE_PACKAGES.items() if not _has_module(module)
     ]
@@ -225,28 +256,51 @@ def _has_module(name: str) -> bool:
         return False
 
 
-def _num_tokens(path: Path | None) -> int | None:
+def _require_sound_ids(reference: str, generation: Mapping[str, object]) -> None:
+    """Refuse settings of generation whose tokens are no whole numbers."""
+    for key, value in generation.items():
+        ids = value if isinstance(value, list) else [value]
+        if key.endswith("_token_id") and not all(each is None or type(each) is int for each in ids):
+            problem = f"{GENERATION_CONFIG} of {reference}: {key} is {shown_value(value)}"
+            raise not_found(f"{problem}; it must be a whole number", f"repair it, or remove {key}")
+
+
+def _num_tokens(reference: str, path: Path | None) -> int | None:
+    """Return the number of tokens of a tokenizer.json. Raises ModelNotFound if it is damaged."""
     if path is None:
         return None
     stat = path.stat()
-    return _tokens_in(path, stat.st_size, stat.st_mtime_ns)
+    try:
+        return _tokens_in(path, stat.st_size, stat.st_mtime_ns)
+    except ValueError:
+        problem = f"{path.name} of {reference} is damaged: it describes no tokenizer"
+        raise not_found(problem, "download the model again, or choose another") from None
 
 
 @lru_cache(maxsize=64)  # such a file is large, and a form asks on every edit
 def _tokens_in(path: Path, num_bytes: int, _modified: int) -> int | None:
-    """Return the number of tokens in tokenizer.json, added ones included; None if it is unclear."""
+    """Return the number of tokens in tokenizer.json, added ones included; None if it is unclear.
+
+    Raises ValueError for a file that holds no tokenizer.
+    """
     if num_bytes > MAX_TOKENIZER_BYTES:
         return None
     try:
-        with path.open("rb") as file:
-            tokenizer = json.load(file)
+        tokenizer = json.loads(path.read_bytes().decode())
+    except OSError:
+        return None
+    except RecursionError:
+        raise ValueError from None
+    if not isinstance(tokenizer, dict) or not isinstance(tokenizer.get("model"), dict):
+        raise ValueError
+    try:
         vocabulary, added = tokenizer["model"]["vocab"], tokenizer.get("added_tokens") or []
         if isinstance(vocabulary, dict):
             known = set(vocabulary)
         else:  # Unigram: [token, score]
             known = {token for token, _score in vocabulary}
         return len(known | {token["content"] for token in added})
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -43,7 +43,7 @@ class ResolvedJob:
 
     def require_trainable(self) -> None:
         """Raise SpecError if the job can be estimated, but not trained on this machine."""
-        found = (self.model.missing_weights(), self._too_long_warm_up())
+        found = (self.model.missing_files(), self._too_long_warm_up())
         problems = [*refusals_to_train(self.job), *filter(None, found)]
         if problems:
             raise SpecError(*problems)

@@ -19,7 +19,12 @@ WRONG: list[tuple[str, object, str]] = [
     ("rope_scaling", {"rope_type": "linear", "factor": "2"}, "factor of rope_scaling"),
     ("rope_scaling", {"rope_type": "linear", "factor": 0}, "factor of rope_scaling"),
     ("rope_scaling", {"rope_type": "llama3", "factor": 8.0}, "has no low_freq_factor"),
-    ("rope_scaling", {"rope_type": "longrope", "short_factor": [1.0]}, "has no long_factor"),
+    ("rope_scaling", {"rope_type": "longrope", "short_factor": [1.0] * 16}, "has no long_factor"),
+    (
+        "rope_scaling",
+        {"rope_type": "longrope", "short_factor": [1.0] * 3, "long_factor": [2.0] * 16},
+        "short_factor of rope_scaling has 3 numbers; it must have 16",
+    ),
     ("rope_scaling", "yarn", 'rope_scaling is "yarn"'),
     ("rope_parameters", {"full_attention": {"rope_type": "spiral"}}, "of full_attention"),
     ("rope_parameters", {"rope_type": "default", "rope_theta": -1}, "rope_theta"),

@@ -152,9 +152,47 @@ def test_a_relative_folder_needs_no_dot(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_tokenizer_model_names_the_packages_that_it_needs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
     monkeypatch.setattr("core.models.folder.find_spec", lambda name: None)
     assert "pip install sentencepiece protobuf" in said(folder)
+
+
+def test_a_tokenizer_model_of_another_kind_is_damaged(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    assert "tokenizer.model" in said(folder)
+    assert "is damaged: it describes no tokenizer" in said(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"model": []}', "[" * 100_000, "\ufeff{}"])
+def test_a_tokenizer_that_is_damaged_is_refused(folder: Path, content: str) -> None:
+    (folder / "tokenizer.json").write_text(content)
+    assert "is damaged: it describes no tokenizer" in said(folder)
+
+
+def test_a_folder_without_a_tokenizer_trains_nothing(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer in its folder; copy tokenizer.json" in said(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_estimated(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    assert resolve({"model": str(folder)}).estimate().total_bytes > 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_config_in_another_encoding_is_refused(folder: Path, name: str, encoding: str) -> None:
+    path = folder / name
+    path.write_text(path.read_text(), encoding=encoding)
+    assert f"{name} is not a readable JSON file in UTF-8" in said(folder)
+
+
+@pytest.mark.parametrize("value", ["x", [2, "x"], 1.5, True])
+def test_an_end_of_answers_that_is_no_token_is_refused(folder: Path, value: object) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    assert "generation_config.json" in said(folder)
+    assert "it must be a whole number; repair it, or remove eos_token_id" in said(folder)
 
 
 # Weight files

@@ -320,6 +320,25 @@ def test_one_end_of_an_answer_stays_one(folder: Path) -> None:
     assert model.generation_config.eos_token_id == 2
 
 
+def test_an_end_that_the_tokenizer_does_not_have_is_left_out(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from core.training.model.ends import stop_at_all_ends
+
+    model = loaded(folder)
+    model.generation_config.eos_token_id = [99_999, 2]
+    stop_at_all_ends(model, AutoTokenizer.from_pretrained(folder))
+    assert model.generation_config.eos_token_id == 2
+
+
+def test_a_tokenizer_that_raises_is_said_in_words(folder: Path) -> None:
+    from core.training.data.tokenizer import load_tokenizer
+
+    (folder / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    with pytest.raises(TrainingError, match="cannot be read: its files are damaged or incomplete"):
+        load_tokenizer(str(folder), "main", is_conversational=False)
+
+
 def test_a_model_stops_at_the_end_of_its_templates_turns(folder: Path) -> None:
     from transformers import AutoTokenizer
 

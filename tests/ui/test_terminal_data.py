@@ -1,16 +1,17 @@
 """Test the command line with data: `check`, and rows that `train` refuses or warns of."""
 
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from core import runs
-from core.models import DEMO_DIR
+from core.dataset.preview import Preview
+from core.job import PreviewError, Problem
 from core.runs import Home
 from tests.builders.dataset_files import rows_in
+from tests.builders.model_folders import copy_of_demo
 from tests.builders.paths import DATA
 
 Printed = pytest.CaptureFixture[str]
@@ -93,13 +94,37 @@ def test_lost_answers_are_counted_among_the_rows_that_are_trained_on(
 
 
 def test_rows_that_cannot_be_measured_are_trained_with_a_message(
-    tailor: Callable[..., int], capsys: Printed, tmp_path: Path, fake_program: None
+    tailor: Callable[..., int],
+    capsys: Printed,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_program: None,
 ) -> None:
-    (tmp_path / "model").mkdir()
-    for name in ("config.json", "model.safetensors"):  # no tokenizer
-        shutil.copy(DEMO_DIR / name, tmp_path / "model")
-    assert tailor("train", "--demo", "--model", tmp_path / "model") == 0
-    assert "not measured" in capsys.readouterr().err
+    def all_lengths(*_arguments: object, **_options: object) -> None:
+        raise PreviewError(Problem("dataset", "the preview stopped", "try again"))
+
+    monkeypatch.setattr(Preview, "all_lengths", all_lengths)
+    assert tailor("train", "--demo") == 0
+    assert "The rows are not measured: the preview stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("train", "--demo"), ("check", "demo")])
+def test_a_tokenizer_that_cannot_be_used_is_refused_before_the_start(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path, home: Home, command: Sequence[str]
+) -> None:
+    model = copy_of_demo(tmp_path / "model")
+    (model / "tokenizer_config.json").unlink()  # it names the end token
+    assert tailor(*command, "--model", model) == 2
+    assert "has no token that could pad" in capsys.readouterr().err
+    assert not list(home.path.glob("runs/*"))
+
+
+def test_a_check_with_a_model_without_weights_says_so(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    model = copy_of_demo(tmp_path / "model")
+    (model / "model.safetensors").unlink()
+    assert tailor("check", "demo", "--model", model) == 2
+    assert "has no weights in its folder" in capsys.readouterr().err
 
 
 def test_the_demo_data_is_usable(tailor: Callable[..., int], capsys: Printed) -> None:

@@ -139,6 +139,9 @@ def _measured(
     if eval_data:
         files["eval_dataset"] = str(eval_data.path)
     resolved = resolve({**fields, **files})
+    missing = resolved.model.missing_files()
+    if missing:
+        raise SpecError(missing)
     refusals = require_sound_files(resolved, {"dataset": checked.report}).refusals
     measured = measure_rows(Home.find(home), resolved)
     if measured is None:

@@ -66,9 +66,10 @@ def require_sound_files(
 def measure_rows(
     home: Home, resolved: ResolvedJob, seconds: float = math.inf
 ) -> MeasuredRows | None:
-    """Measure the rows; None, with a message, if that is impossible, as without a tokenizer.
+    """Measure the rows; None, with a message, if that is impossible.
 
-    After so many seconds the rows measured by then count.
+    After so many seconds the rows measured by then count. Raises SpecError if the model is to
+    blame: a training would need the same files of it.
     """
     job = resolved.job
     deadline = time.monotonic() + seconds
@@ -84,6 +85,9 @@ def measure_rows(
             preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)
             lengths, info = preview.measured(), preview.info()
     except PreviewError as error:
+        of_model = [each for each in error.problems if each.field == "model"]
+        if of_model:
+            raise SpecError(*of_model) from None
         say(f"The rows are not measured: {error.reason}")
         return None
     lost = (f"{each}." for each in lengths.lost)

@@ -155,7 +155,7 @@ def find_side(home: Home, text: str) -> ChatSide:
 def _model_side(reference: str) -> ChatSide:
     """Return a model that no run has trained. Raises ModelNotFound, ChatError."""
     source = find_model(reference)
-    if missing := source.missing_weights():
+    if missing := source.missing_files():
         raise ChatError(missing)
     fields = {"model": source.location, "method": _method_to_load(source), "dataset": "demo"}
     return ChatSide(source.reference, source.title, JobSpec.parse(fields))

@@ -54,6 +54,8 @@ class Cause:
     """Sentence that may name {model}, {activity} and the pattern's groups."""
 
 
+UNKNOWN = "unknown"
+"""Cause of an error that no row of CAUSES knows."""
 GPU_FAILED = "gpu_failed"
 """Cause after which the card may be lost for every program."""
 # fmt: off
@@ -160,7 +162,7 @@ def diagnose(error: BaseException, model: str, activity: str) -> Failure:
                 needed, free = _num_bytes(groups.get("needed")), _num_bytes(groups.get("free"))
                 return Failure(cause.id, sentence, needed, free)
     lines = str(error).strip().splitlines() or ["no message"]
-    return Failure("unknown", f"{type(error).__name__}: {lines[0]}")
+    return Failure(UNKNOWN, f"{type(error).__name__}: {lines[0]}")
 
 
 def gib(num_bytes: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from ..contract.failures import TrainingError
+from ..contract.failures import UNKNOWN, TrainingError, diagnose
 
 CHAT_TEMPLATE = """\
 {%- set end = eos_token or '<|im_end|>' %}
@@ -58,6 +58,10 @@ CHAT_TEMPLATE = """\
 generation stops. Prints tools, calls and thoughts as the templates of Qwen do."""
 
 
+BAD_TOKENIZER = "bad_tokenizer"
+"""Cause of a failure that lies in the tokenizer's files."""
+
+
 def source_of(model: str, revision: str) -> dict[str, str]:
     """Return the arguments of from_pretrained that name a model. A folder has no revisions."""
     source = {"pretrained_model_name_or_path": model}
@@ -69,14 +73,15 @@ def source_of(model: str, revision: str) -> dict[str, str]:
 def load_tokenizer(model: str, revision: str, *, is_conversational: bool) -> Any:
     """Load the tokenizer of a model, with a chat template if the rows are conversations.
 
-    Raises TrainingError, and what the library raises if there is none.
+    Raises TrainingError, and what the library raises if the model cannot be reached.
     """
-    tokenizer = AutoTokenizer.from_pretrained(**source_of(model, revision), trust_remote_code=False)
+    tokenizer = _read_tokenizer(model, revision)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise TrainingError(
-            f"The tokenizer of {model} has no token that could pad: it names no end token."
+            f"The tokenizer of {model} has no token that could pad: it names no end token.",
+            cause=BAD_TOKENIZER,
         )
     note = choose_named_template(tokenizer)
     if note:
@@ -85,6 +90,17 @@ def load_tokenizer(model: str, revision: str, *, is_conversational: bool) -> Any
         print(f"{model} has no chat template: a ChatML one is used and saved with the result.")
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def _read_tokenizer(model: str, revision: str) -> Any:
+    source = source_of(model, revision)
+    try:
+        return AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+    except Exception as error:  # damaged files may raise anything
+        if diagnose(error, model, "load").cause != UNKNOWN:
+            raise
+        sentence = f"The tokenizer of {model} cannot be read: its files are damaged or incomplete."
+        raise TrainingError(sentence, cause=BAD_TOKENIZER) from error
 
 
 def choose_named_template(tokenizer: Any) -> str:

@@ -16,7 +16,10 @@ def stop_at_all_ends(model: Any, tokenizer: Any) -> None:
     known = settings.eos_token_id
     ends = list(known) if isinstance(known, list) else [known]
     ends += [tokenizer.eos_token_id, turn_end_id(tokenizer)]
-    distinct = list(dict.fromkeys(each for each in ends if each is not None))
+    # A file may name a token that its tokenizer does not have.
+    num_tokens = len(tokenizer)
+    known_ends = [each for each in ends if each is not None and 0 <= each < num_tokens]
+    distinct = list(dict.fromkeys(known_ends))
     if len(distinct) > 1:
         settings.eos_token_id = distinct
         names = ", ".join(tokenizer.convert_ids_to_tokens(distinct))

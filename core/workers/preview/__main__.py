@@ -94,6 +94,7 @@ MODEL_FIXES: Mapping[str, str] = MappingProxyType(
         "offline": "connect this machine to the network, or choose a model that is on it",
         "gated_model": "do that, or choose a model that anyone may download",
         "model_not_found": "check its name, or choose another model",
+        "bad_tokenizer": "download the model again, or choose another",
     }
 )
 """Cause of a failure that lies in the model -> what to do."""

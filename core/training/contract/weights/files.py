@@ -157,7 +157,8 @@ def read_index(path: Path) -> Mapping[str, str]:
     require_no_pointer(path)
     try:
         with path.open("rb") as file:
-            index = json.loads(file.read(MAX_INDEX_BYTES), object_pairs_hook=with_each_key_once)
+            text = file.read(MAX_INDEX_BYTES).decode()
+        index = json.loads(text, object_pairs_hook=with_each_key_once)
         named = index["weight_map"]
         pairs = list(named.items())
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
