@@ -85,6 +85,8 @@ class Page:
     def __init__(self, handlers: TryHandlers) -> None:
         self.handlers = handlers
         self.id = ""
+        self.typed = ""
+        """Text in the box of the message."""
 
     def send(self, message: str, **settings: object) -> dict[str, Any]:
         updates = self.handlers.on_try_send(self.id, message, **{**SETTINGS, **settings})
@@ -101,7 +103,7 @@ class Page:
         deadline = time.monotonic() + 10
         while conversation and conversation.is_busy and time.monotonic() < deadline:
             time.sleep(0.01)
-        return self.handlers.on_try_tick(self.id)
+        return self.handlers.on_try_tick(self.id, self.typed)
 
 
 @pytest.fixture
@@ -181,7 +183,29 @@ def test_a_chat_that_ends_says_why_and_the_message_can_be_sent_again(
     shown = page.answered()
     assert "The run r1 uses the device. Wait." in shown["try_status"]
     assert 'class="question"' not in shown["try_log"]
-    assert not page.wait()["try_timer"].active
+    assert shown["try_message"] == "Hi"
+    again = page.wait()
+    assert not again["try_timer"].active
+    assert "try_message" not in again
+
+
+def test_a_message_that_comes_back_overwrites_no_other(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeChat, "problem", "the run r1 uses the device")
+    page.typed = "Another"
+    assert "try_message" not in page.answered()
+
+
+def test_a_side_is_not_told_what_it_has_not_answered(page: Page, new_run: NewRun) -> None:
+    run = finish(new_run(model="demo", dataset="demo"))
+    page.answered("One", try_right=run.id)
+    conversation = page.handlers.conversations.find(page.id)
+    assert conversation
+    conversation.turns[-1].answers[1] = ShownAnswer()
+    page.answered("Two", try_right=run.id)
+    chat: Any = page.handlers.conversations.chat_on(0)
+    assert [len(messages) for messages in chat.asked[:2]] == [3, 1]
 
 
 @pytest.mark.parametrize(("num_dead", "status"), [(1, "Answered."), (2, "was killed")])

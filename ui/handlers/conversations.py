@@ -48,20 +48,26 @@ class PageConversation:
     """When its page has last asked after it."""
     chat: Chat | None = None
     """Chat that is answering it."""
+    unanswered: str = ""
+    """Message that got no answer, until its page has it back."""
     corrected: int = -1
     """Side whose last answer is being corrected, the trained one until a user chooses."""
 
     def question_of(self, turn: ShownTurn, side: int) -> list[ChatMessage]:
-        """Return the messages up to a question, with the answers of one side."""
+        """Return the messages up to a question, with the answers of one side.
+
+        Leaves out what that side has not answered, because many templates take turns only.
+        """
         messages: list[ChatMessage] = []
         if self.system:
             messages.append({"role": "system", "content": self.system})
         for each in self.turns:
-            messages.append({"role": "user", "content": each.question})
             if each is turn:
                 break
-            messages.append({"role": "assistant", "content": each.answers[side].text})
-        return messages
+            if each.answers[side].text:
+                messages.append({"role": "user", "content": each.question})
+                messages.append({"role": "assistant", "content": each.answers[side].text})
+        return [*messages, {"role": "user", "content": turn.question}]
 
 
 class Conversations:
@@ -118,7 +124,7 @@ class Conversations:
             conversation.problem = INTERNAL_ERROR
         turn = conversation.turns[-1]
         if conversation.problem and not any(answer.text for answer in turn.answers):
-            conversation.turns.pop()  # so that the message can be sent again
+            conversation.unanswered = conversation.turns.pop().question
         conversation.chat = None
         conversation.is_busy = False
 

@@ -92,13 +92,18 @@ class TryHandlers:
             **_no_correction(),
         }
 
-    def on_try_tick(self, try_id: str) -> Updates:
-        """Show what was answered since the last time."""
+    def on_try_tick(self, try_id: str, try_message: str) -> Updates:
+        """Show what was answered since the last time. A message without an answer comes back."""
         found = self._find(try_id)
         if found is None:
             return {"try_timer": gr.Timer(active=False)}
         found.seen = time.monotonic()
-        return {**_show(found), "try_timer": gr.Timer(active=found.is_busy)}
+        shown = {**_show(found), "try_timer": gr.Timer(active=found.is_busy)}
+        if found.unanswered and not found.is_busy:
+            if not try_message.strip():
+                shown["try_message"] = found.unanswered
+            found.unanswered = ""
+        return shown
 
     def on_try_stop(self, try_id: str) -> Updates:
         """Stop the answers; what was written stays."""
