@@ -136,7 +136,8 @@ class Scanner:
         if b"\r" in text:
             self.num_crlf += text.count(b"\r\n") + text.endswith(b"\r")
         may_be_special = may_hold_special_token(text)
-        has_tags = MEDIA_TAG_BYTES.search(text) is not None
+        # To look for one byte is faster than the pattern, and many files have none.
+        has_tags = b"<" in text and MEDIA_TAG_BYTES.search(text) is not None
         good_lines, good_numbers = [], []
         for number, line, row, fault in parse_block(block):
             if row is None or line is None:

@@ -15,14 +15,18 @@ SPECIAL = re.compile(
     r"|\[/?(?:INST|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS)\]"
 )
 """Special tokens of the common families: ChatML, Llama, Mistral, Gemma, Phi, DeepSeek."""
-HINTS = (re.compile(rb"<[|s/a-z\xef\\]"), re.compile(rb"\[\\?/?[A-Z]"), re.compile(rb"\\u00[0-7]"))
-"""Bytes without which a line holds no special token and no escaped U+0000. Each pattern begins with
-one fixed byte, which makes the search fast."""
+HINTS = (
+    (b"<", re.compile(rb"<[|s/a-z\xef\\]")),
+    (b"[", re.compile(rb"\[\\?/?[A-Z]")),
+    (b"\\", re.compile(rb"\\u00[0-7]")),
+)
+"""Bytes without which a line holds no special token and no escaped U+0000, each with the byte that
+it begins with: to look for that alone is faster, and many files have none."""
 
 
 def may_hold_special_token(line: bytes) -> bool:
     """Return False if these bytes certainly hold no special token and no escaped U+0000."""
-    return any(hint.search(line) for hint in HINTS)
+    return any(byte in line and hint.search(line) for byte, hint in HINTS)
 
 
 def find_special_token(row: Mapping[str, Any]) -> tuple[str, str] | None:
