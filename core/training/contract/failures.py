@@ -101,6 +101,9 @@ CAUSES = (
           r"Target modules (?P<names>.+?) not found in the base model",
           "target_modules: {model} has no layers {names}; choose all-linear, or the names of its "
           "layers."),
+    Cause("bad_target_modules",
+          r"Module '(?P<names>[\w.]+)' is incompatible with Mamba-based models",
+          "target_modules: an adapter cannot train {names} of {model}; name other layers."),
     Cause("attention_unavailable",
           r"FlashAttention\d? has been toggled on",
           "attn_implementation: FlashAttention is not usable here; install flash-attn, or choose "

@@ -7,20 +7,20 @@ reads no weights.
 
 import logging
 import os
+import traceback
 import warnings
 from typing import Any
 
 from core.job import Problem
+from core.training.contract.failures import UNKNOWN, diagnose
 from core.training.contract.job import Job
 from core.workers.child import Reporter, Request, serve
-
-MAX_REASON_CHARACTERS = 300
 
 
 def main() -> None:
     """Answer every request, with progress, until there are no more."""
     _go_offline()
-    serve(_answer, _explain)
+    serve(_answer, explain)
 
 
 def _answer(request: Request, report: Reporter) -> dict[str, Any]:
@@ -34,12 +34,17 @@ def _answer(request: Request, report: Reporter) -> dict[str, Any]:
     return trace(job, request["config"], traced_card, request["evaluation_rows"], report)
 
 
-def _explain(error: Exception, _request: Request) -> Problem:
-    """Return the first line of an error, which an unknown architecture may raise anywhere."""
-    if "Target modules" in str(error):  # PEFT's, with a list of Python
-        problem = "target_modules names no layer of this model"
+def explain(error: Exception, request: Request) -> Problem:
+    """Return what an error means, which an unknown architecture may raise anywhere."""
+    traceback.print_exception(error)
+    model_type = request["config"].get("model_type")
+    failure = diagnose(error, f"a model of the type {model_type}", "forward")
+    if failure.cause == "bad_target_modules":
+        problem = "target_modules names layers that this model does not have, or cannot adapt"
         return Problem("target_modules", problem, "choose all-linear, or names of its layers")
-    reason = f"{type(error).__name__}: {error}".splitlines()[0][:MAX_REASON_CHARACTERS]
+    reason = failure.sentence.rstrip(".")
+    if failure.cause == UNKNOWN:
+        reason = f"models of the type {model_type} cannot take a step without their weights"
     return Problem("model", reason, "choose a Llama, Mistral, Qwen or similar model")
 
 
