@@ -112,6 +112,8 @@ def _memory(run: Run) -> PastRun | None:
     context_bytes = number_in(run.last_metrics, "context_bytes")
     if status.peak_allocated_bytes is None and status.peak_process_bytes:
         context_bytes = status.peak_process_bytes - predicted.peak_allocated_bytes
+        # Too many tensors may have been predicted; the process without any took this much.
+        context_bytes = max(context_bytes, status.baseline_bytes or 0)
     return PastRun(
         predicted_allocated_bytes=predicted.peak_allocated_bytes,
         predicted_reserved_bytes=reserved,

@@ -124,6 +124,15 @@ def test_past_runs_on_a_processor_correct_the_next_prediction(home: Home, on_cpu
     assert refine(resolved.estimate(), past_runs(home, resolved)).total_bytes == MEASURED
 
 
+def test_a_run_predicted_too_high_makes_no_prediction_too_low(home: Home, on_cpu: Run) -> None:
+    estimated = json.loads((on_cpu.folder / "estimate.json").read_text())
+    estimated["peak_allocated_bytes"] = 300 * MIB
+    write_json(on_cpu.folder / "estimate.json", estimated)
+    resolved = demo_job()
+    refined = refine(resolved.estimate(), past_runs(home, resolved))
+    assert refined.context.expected_bytes == ON_CPU["baseline_bytes"]
+
+
 TOO_LARGE = {"model": "meta-llama/Llama-3.1-70B", "method": "full", "gpu": "local"}
 
 
