@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from core.job import JobSpec, Problem
+from core.job import JobSpec, Problem, SpecError
 from core.training.contract.row_formats import TextFormat
 from core.training.contract.row_reader import RIGHT_ANSWERS, leak_sentence
 from core.training.contract.stages import STAGES
@@ -24,6 +24,7 @@ ANSWERS_FIX = (
 )
 ALL_LEAKED = "every row is trained on too, so eval_loss would not say how new rows do"
 ALL_LEAKED_FIX = "give other rows, or leave it empty to hold out a part of the training data"
+ONE_KIND = "give files whose rows are of one type and format"
 LEAKED = "leaked"
 """Code of a warning of a row that is evaluated on and trained on."""
 
@@ -247,6 +248,16 @@ class DatasetReport:
             counts=counts,
             repairs=repairs,
         )
+
+
+def require_one_kind(reports: Sequence[tuple[str, str, DatasetReport]]) -> None:
+    """Raise SpecError if files, each with its job field and name, hold rows of differing kinds."""
+    for job_field, name, report in reports[1:]:
+        _first_field, first_name, first = reports[0]
+        if (report.dataset_type, report.format) != (first.dataset_type, first.format):
+            problem = f"{first_name} holds {first.dataset_type} rows ({first.format}) "
+            problem += f"but {name} holds {report.dataset_type} rows ({report.format})"
+            raise SpecError(Problem(job_field, problem, ONE_KIND))
 
 
 def file_problem(code: str, message: str, fix: str) -> RowProblem:

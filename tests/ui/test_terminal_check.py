@@ -222,3 +222,15 @@ def test_rows_whose_answers_are_all_masked_are_counted(
     printed = capsys.readouterr().out
     assert "0 lose the whole answer" in printed
     assert "In 1 row no answer counts for the loss" in printed
+
+
+def test_evaluation_rows_of_another_kind_are_refused_by_check_and_train(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    file = write_json_rows(tmp_path / "rows.jsonl", [{"prompt": "Hi", "completion": "Yes"}] * 3)
+    other = write_json_rows(tmp_path / "eval.jsonl", [{"instruction": "Hi", "output": "Yes"}] * 3)
+    said = "eval_dataset: rows.jsonl holds prompt-completion rows (standard) but eval.jsonl holds"
+    assert tailor("check", file, "--eval", other, "--model", "demo") == 2
+    assert said in capsys.readouterr().err
+    assert tailor("train", "--model", "demo", "--dataset", file, "--eval-dataset", other) == 2
+    assert said in capsys.readouterr().err

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from core.dataset.report import require_one_kind
 from core.job import SpecError
 from core.resolve import ResolvedJob
 from ui import render
@@ -23,14 +24,17 @@ def require_startable(resolved: ResolvedJob, previews: Previews) -> dict[Path, s
     """
     resolved.require_trainable()
     hashes = {}
+    reports = []
     eval_file = resolved.datasets.get("eval_dataset")
     for field, path in resolved.files:
         other = None if field == "eval_dataset" else eval_file
         report = checked_beside(path, resolved.job.stage, other)
         require_usable(field, path, report)
         hashes[path] = report.sha256
+        reports.append((field, path.name, report))
         if refusals := report.refusals(resolved.job, field, path.name, CONSENT_BUTTON):
             raise SpecError(*refusals)
+    require_one_kind(reports)
     if refusals := previews.refusals(resolved):
         raise SpecError(*refusals)
     return hashes

@@ -12,8 +12,9 @@ from pathlib import Path
 from core import dataset, runs
 from core.dataset import DatasetReport
 from core.dataset.preview import Preview
+from core.dataset.rewrite import in_child
 from core.dataset.token_lengths import RowLengths, length_problems
-from core.job import PreviewError, Problem, SpecError
+from core.job import DatasetError, PreviewError, Problem, SpecError
 from core.resolve import ResolvedJob
 from core.runs import Home
 from ui.terminal.printing import MAX_PROBLEMS, out, say
@@ -60,7 +61,18 @@ def require_sound_files(
         refusals += report.refusals(resolved.job, field, path.name)
         if report.leak_warning:
             say(f"{path.name}: {report.leak_warning}")
+    _require_one_format(resolved)
     return Soundness(tuple(refusals), hashes)
+
+
+def _require_one_format(resolved: ResolvedJob) -> None:
+    """Raise SpecError if the files of a job cannot be trained on together."""
+    (_first_field, first), *others = resolved.files
+    for field, path in others:
+        try:
+            in_child.require_one_format([first, path], resolved.job.stage)
+        except DatasetError as error:
+            raise SpecError(*(replace(each, field=field) for each in error.problems)) from None
 
 
 def measure_rows(

@@ -22,7 +22,7 @@ from core.dataset.formats import detect_format
 from core.dataset.reading.json_faults import BYTE_ORDER_MARK
 from core.dataset.reading.lines import MAX_LINE_BYTES, TOO_LONG
 from core.dataset.reading.text_lines import first_rows
-from core.dataset.report import RowProblem
+from core.dataset.report import ONE_KIND, RowProblem
 from core.dataset.rewrite.repair import as_lines, write_lines
 from core.job import DatasetError, Problem
 from core.job.places import unquoted
@@ -130,8 +130,7 @@ def require_one_format(paths: Sequence[Path], stage: str) -> None:
                 f"{paths[0].name} holds {formats[0] or 'no rows of a known format'} "
                 f"but {path.name} holds {other or 'no rows of a known format'}"
             )
-            fix = "give files whose rows are of one type and format"
-            raise DatasetError(Problem("file", message, fix))
+            raise DatasetError(Problem("file", message, ONE_KIND))
 
 
 class RowIndex:
