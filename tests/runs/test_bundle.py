@@ -22,6 +22,7 @@ from tests.builders.fake_runs import (
 )
 from tests.builders.weight_headers import write_header
 
+NUM_LAYERS = 4  # of the demo model
 SHAPES = {"A": (4, 128), "B": (128, 4)}
 
 
@@ -93,10 +94,13 @@ def test_a_bundle_has_everything_needed_and_nothing_else(finished: Run, tmp_path
 
 
 def write_adapter(folder: Path) -> None:
-    """Write an adapter of rank 4 for one layer of the demo model."""
+    """Write an adapter of rank 4 for one projection in every layer of the demo model."""
     folder.mkdir()
-    layer = "base_model.model.model.layers.0.self_attn.q_proj"
-    tensors = {f"{layer}.lora_{side}.weight": shape for side, shape in SHAPES.items()}
+    tensors = {}
+    for index in range(NUM_LAYERS):
+        layer = f"base_model.model.model.layers.{index}.self_attn.q_proj"
+        for side, shape in SHAPES.items():
+            tensors[f"{layer}.lora_{side}.weight"] = shape
     write_header(
         folder / "adapter_model.safetensors", {name: ("F32", tensors[name]) for name in tensors}
     )

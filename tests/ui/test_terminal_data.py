@@ -14,6 +14,7 @@ from tests.builders.dataset_files import rows_in
 from tests.builders.model_folders import copy_of_demo
 from tests.builders.paths import DATA
 
+pytestmark = pytest.mark.training  # a program of its own reads rows as a model does
 Printed = pytest.CaptureFixture[str]
 
 

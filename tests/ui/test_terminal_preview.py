@@ -12,6 +12,7 @@ from tests.builders.dataset_files import CHAT_LINE, write_lines_of
 from tests.builders.paths import DATA
 from ui.terminal import shown_rows
 
+pytestmark = pytest.mark.training  # a program of its own reads rows as a model does
 Printed = pytest.CaptureFixture[str]
 KEYS = {"line", "row", "pieces"}
 ASKED_AND_ANSWERED = (("user: Hi\n", False), ("Hello", True))

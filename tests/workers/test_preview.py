@@ -19,6 +19,7 @@ from tests.builders.dataset_files import write_json_rows
 from tests.builders.paths import DEMO, ROOT
 from tests.builders.preview_rows import CHAT, TURNS, model_with_attack, model_with_template
 
+pytestmark = pytest.mark.training  # a program of its own reads rows as a model does
 DEMO_ROWS = 311
 LOOP = (
     "{%- for a in range(99999) %}{%- for b in range(99999) %}"
