@@ -5,7 +5,8 @@ import torch
 from transformers import AddedToken, AutoTokenizer
 
 from core.models import DEMO_DIR
-from core.workers.chat.question import opened_thought
+from core.training.contract.failures import TrainingError
+from core.workers.chat.question import opened_thought, require_short
 from core.workers.chat.streaming import PieceStreamer
 
 
@@ -39,3 +40,9 @@ def test_marks_of_thoughts_and_calls_are_shown(mark: str, shown: str) -> None:
 )
 def test_a_thought_that_the_template_begins_is_of_the_answer(prompt: str, mark: str) -> None:
     assert opened_thought(prompt) == mark
+
+
+def test_a_text_that_no_tokenizer_should_split_is_refused() -> None:
+    require_short("word " * 2000, 2048)
+    with pytest.raises(TrainingError, match=r"has 40,000,000 characters .* holds 2,048 tokens"):
+        require_short("a " * 20_000_000, 2048)

@@ -10,7 +10,7 @@ from typing import Any
 from core.training.contract.failures import TrainingError
 from core.workers.llama_server import LlamaServer
 
-from .question import MIN_ANSWER_TOKENS, ChatQuestion, opened_thought, too_long
+from .question import MIN_ANSWER_TOKENS, ChatQuestion, opened_thought, require_short, too_long
 
 SECONDS_FOR_TEMPLATE = 3.0
 MAX_REASON_CHARACTERS = 300
@@ -46,6 +46,7 @@ class ExportedAnswerer:
         """Write an answer and return how it ended. Raises TrainingError, OSError."""
         started = time.monotonic()
         text = self._text(question)
+        require_short(text, question.num_tokens)
         tokens = self.server.tokens_of(text, adds_special_tokens=False)
         room = question.num_tokens - len(tokens)
         if room < MIN_ANSWER_TOKENS:

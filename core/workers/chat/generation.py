@@ -20,7 +20,7 @@ from core.training.data.tokenizer import load_tokenizer
 from core.workers.trained_model import TOKENIZER, TrainedModel, load_trained
 
 from .prompts import Prompt, prompt_text, require_bounded_template
-from .question import MIN_ANSWER_TOKENS, ChatQuestion, opened_thought, too_long
+from .question import MIN_ANSWER_TOKENS, ChatQuestion, opened_thought, require_short, too_long
 from .streaming import PieceStreamer
 
 
@@ -62,6 +62,7 @@ class TrainedAnswerer:
         """
         model, settings = self.model, question.settings
         text = prompt_text(Prompt(model.tokenizer, self.name, question.messages))
+        require_short(text, question.num_tokens)
         token_ids = model.tokenizer(text, add_special_tokens=not self.has_template)["input_ids"]
         config = _generation_config(model, question, len(token_ids))
         started = time.monotonic()

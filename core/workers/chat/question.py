@@ -9,6 +9,10 @@ from core.training.contract.failures import TrainingError
 
 MIN_ANSWER_TOKENS = 16
 START_OF_THOUGHT = "<think>"
+MAX_CHARACTERS_PER_TOKEN = 32
+"""On average over a conversation, which is far more than any language has."""
+QUICK_CHARACTERS = 1_000_000
+"""Length of a text that every tokenizer splits within seconds."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +55,16 @@ def too_long(num_tokens: int, most: int) -> TrainingError:
         "answer.",
         cause="too_long",
     )
+
+
+def require_short(prompt: str, most: int) -> None:
+    """Raise TrainingError for a text that is too long for any tokenizer.
+
+    Splitting it into tokens could take minutes and all memory: templates may print anything.
+    """
+    if len(prompt) > max(QUICK_CHARACTERS, most * MAX_CHARACTERS_PER_TOKEN):
+        raise TrainingError(
+            f"The conversation has {len(prompt):,} characters as the chat template prints it, "
+            f"but this chat holds {most:,} tokens with the answer.",
+            cause="too_long",
+        )
