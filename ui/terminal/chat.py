@@ -25,7 +25,7 @@ from core.after_training.chat import (
 from core.job import Problem, TailorError
 from core.runs import Home
 from core.runs.listing import list_runs
-from ui.terminal.printing import out, say
+from ui.terminal.printing import harmless, out, say
 
 COMMANDS_HELP = (
     "/new begins a new conversation, /base switches between before and after, /retry asks again, "
@@ -175,7 +175,7 @@ def _answer(talk: TerminalChat) -> None:
         for each in talk.ask():
             if isinstance(each, AnswerPiece):
                 answer += each.text
-                print(each.text, end="", flush=True)
+                print(harmless(each.text), end="", flush=True)
             else:
                 print()
                 if each.ending in ENDINGS:

@@ -9,13 +9,35 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from core.job import Problem, TailorError
 from ui.terminal.usage import flag_of
 
 MAX_PROBLEMS = 20
 """Problems of a file that are printed; --json has more."""
-out = Console(highlight=False, soft_wrap=True, markup=False)
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
+    ord("\t"): "\t",
+    ord("\n"): "\n",
+    ord("\r"): "",
+}
+"""Characters that control a terminal, and what is printed in their place."""
+
+
+def harmless(text: str) -> str:
+    """Return a text that cannot control the terminal, such as an answer of a model."""
+    return text.translate(CONTROLS)
+
+
+class PlainConsole(Console):
+    """Console whose texts cannot control the terminal. Its own styles still do."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text with its style, without control characters."""
+        return super().render_str(harmless(text), **options)
+
+
+out = PlainConsole(highlight=False, soft_wrap=True, markup=False)
 
 
 def report_errors(command: Callable[[], int], takes_flag: Callable[[str], bool]) -> int:
@@ -50,7 +72,7 @@ def with_flags(problem: Problem, takes_flag: Callable[[str], bool]) -> str:
 def say(*lines: object) -> None:
     """Print lines on stderr."""
     for line in lines:
-        print(line, file=sys.stderr)
+        print(harmless(str(line)), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
