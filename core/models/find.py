@@ -249,12 +249,22 @@ def _folder(reference: str) -> Path:
         folder = in_time(place.resolve, place)
         if is_there(folder, Path.is_dir):
             return folder
+        if is_there(folder):
+            raise _file_as_model(reference, folder)
     except SpecError as error:
         raise ModelNotFound(*error.problems) from None
     except (OSError, RuntimeError, ValueError):  # unknown user, circular links, null byte
         pass
     fix = "give the folder that contains config.json and the weights"
     raise not_found(f"there is no folder {reference!r}", fix)
+
+
+def _file_as_model(reference: str, file: Path) -> ModelNotFound:
+    """Return what to give instead of a file: its folder, or for GGUF another model."""
+    if file.suffix.lower() == ".gguf":
+        problem = f"{reference} is a GGUF file, which is for running a model, not for training"
+        return not_found(problem, "choose the model in safetensors that it was made of")
+    return not_found(f"{reference} is a file, not a folder", f"give {file.parent}")
 
 
 def _in_folder(reference: str, folder: Path, title: str) -> ModelSource:

@@ -53,6 +53,17 @@ def test_gguf_files_without_a_config_are_named(tmp_path: Path) -> None:
     assert "GGUF" in said(tmp_path)
 
 
+def test_a_gguf_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "model-Q4_K_M.gguf"
+    file.write_bytes(b"GGUF")
+    assert "is a GGUF file, which is for running a model" in said(file)
+
+
+def test_a_file_of_a_model_names_its_folder(folder: Path) -> None:
+    said_of_file = said(folder / "model.safetensors")
+    assert f"is a file, not a folder; give {folder}" in said_of_file
+
+
 def test_an_adapter_given_as_model_names_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
     assert "is an adapter over owner/base; choose owner/base as model" in said(tmp_path)
