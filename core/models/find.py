@@ -116,7 +116,7 @@ class ModelSource:
             if adapter.settings.get("task_type") == "SEQ_CLS":
                 return Problem("adapter", "it scores answers, and does not write any", WRITES)
             if self.shape is not None:
-                require_adapter_fits(adapter, self.shape)
+                require_adapter_fits(adapter, self.shape, self.reference)
         except UnusableWeights as error:
             return Problem("adapter", error.problem, error.fix)
         return None

@@ -64,8 +64,10 @@ def require_all_parameters(
         raise UnusableWeights(f"{problem}: {shown}", CORRECT_CONFIG)
 
 
-def require_adapter_fits(adapter: AdapterFiles, shape: ModelShape) -> None:
+def require_adapter_fits(adapter: AdapterFiles, shape: ModelShape, reference: str) -> None:
     """Raise UnusableWeights unless the model has every tensor that an adapter was trained beside.
+
+    `reference` is how the person names the model.
 
     And unless the adapter has matrices for every layer that its settings name.
     """
@@ -83,8 +85,17 @@ def require_adapter_fits(adapter: AdapterFiles, shape: ModelShape) -> None:
     if wrong:
         base = adapter.base or "a model that it does not name"
         problem = f"it was trained over {base}, and these of its layers do not fit the model: "
-        raise UnusableWeights(problem + listed(wrong), f"choose {base} as model")
+        raise UnusableWeights(problem + listed(wrong), _other_base(adapter.base, reference))
     _require_no_layer_left_out(adapter, shape)
+
+
+def _other_base(base: str, reference: str) -> str:
+    """Return which model to choose for an adapter that does not fit the one that was named."""
+    if base == reference:
+        return f"{COPY_AGAIN}, or those of {base}"
+    if base:
+        return f"choose {base} as model"
+    return "choose the model that it was trained over"
 
 
 def _require_no_layer_left_out(adapter: AdapterFiles, shape: ModelShape) -> None:

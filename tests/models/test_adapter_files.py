@@ -265,6 +265,21 @@ def test_an_adapter_of_another_size_names_its_base(folder: Path) -> None:
     assert problem.fix == "choose owner/base as model"
 
 
+@pytest.mark.parametrize(
+    ("base", "fix"),
+    [
+        ("demo", "copy both files of the adapter again, or those of demo"),
+        ("", "choose the model that it was trained over"),
+    ],
+)
+def test_an_adapter_never_names_the_chosen_model(folder: Path, base: str, fix: str) -> None:
+    write_header(folder / "adapter_model.safetensors", tensors_of(Q_PROJ, 32, 128))
+    settings = {"target_modules": ["q_proj"], "base_model_name_or_path": base}
+    problem = find_model("demo").adapter_problem(changed(folder, **settings))
+    assert problem
+    assert problem.fix == fix
+
+
 def test_an_adapter_that_is_continued_brings_its_own_settings(folder: Path) -> None:
     job = resolve({"model": "demo", "adapter": str(folder)}).job
     assert (job.lora_r, job.lora_alpha) == (RANK, 8)
