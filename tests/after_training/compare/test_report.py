@@ -69,6 +69,14 @@ def test_every_part_that_scrolls_is_reached_by_keyboard(home: Home) -> None:
     assert len(re.findall(r"class=.scrolls.", text)) == text.count("tabindex") > 1
 
 
+def test_every_part_that_scrolls_has_a_name(home: Home) -> None:
+    text = html_of(summary_of(home, comparison_of(home, {"full": (1.25,), "lora": (1.5,)})))
+    parts = re.findall(r"<div class=.scrolls.[^>]*>", text)
+    assert len(parts) > 1
+    for part in parts:
+        assert re.search(r"aria-label=.\w", part)
+
+
 def test_the_best_settings_are_a_job_file(home: Home) -> None:
     written = write_report(home, comparison_of(home, {"full": (1.25,), "lora": (1.5,)}))
     assert isinstance(written.best, Path)

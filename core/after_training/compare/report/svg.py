@@ -163,8 +163,11 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
 
 
 def _svg(height: float, inside: str, label: str) -> str:
-    start = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">'
-    return f'<div class="scrolls" tabindex="0">{start}{inside}</svg></div>'
+    name = escape(label)
+    start = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{name}">'
+    # What scrolls by keyboard needs a name, else a screen reader says nothing there.
+    frame = f'<div class="scrolls" tabindex="0" role="group" aria-label="{name}">'
+    return f"{frame}{start}{inside}</svg></div>"
 
 
 def _sound(line: PlotLine) -> PlotLine:
