@@ -196,6 +196,16 @@ def test_a_tensor_that_no_setting_names_is_refused(folder: Path, name: str) -> N
     assert f"holds {name}, which adapter_config.json does not name" in problem(folder)
 
 
+@pytest.mark.parametrize("module", ["model.embed_tokens", "lm_head"])
+def test_a_grown_vocabulary_is_merged_first(folder: Path, module: str) -> None:
+    tensors = two_layers() | {f"base_model.model.{module}.weight": ("F32", (100, 128))}
+    write_header(folder / "adapter_model.safetensors", tensors)
+    found = find_model("demo").adapter_problem(folder)
+    assert found
+    assert "its vocabulary has grown" in found.problem
+    assert found.fix.startswith("merge it into its base")
+
+
 def test_a_name_that_would_steer_the_terminal_is_refused(folder: Path) -> None:
     write_header(folder / "adapter_model.safetensors", {"\x1b[2J": ("F32", (1,))})
     assert "adapter_model.safetensors is damaged" in problem(folder)

@@ -42,6 +42,7 @@ MAX_SHOWN = 60
 """Characters of a wrong value that a message shows."""
 RETRAIN = "train it again with plain settings, or leave adapter empty"
 COPY_AGAIN = "copy both files of the adapter again"
+MERGE = "merge it into its base where it was trained, and give the merged folder as model"
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,9 @@ def _saved_tensors(
         matching = {each for each in names if f".{each}." in f".{module}."}
         if not matching:
             problem = f"{WEIGHTS} holds {name}, which {SETTINGS} does not name"
+            if module.removeprefix("model.") in EMBEDDINGS:
+                # PEFT adds them by itself once tokens were added to the vocabulary.
+                raise UnusableWeights(f"{problem}: its vocabulary has grown", MERGE)
             raise UnusableWeights(problem, COPY_AGAIN)
         found |= matching
         saved[name.removeprefix(PREFIX)] = tensor.shape
