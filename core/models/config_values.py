@@ -259,17 +259,19 @@ def _problems_of_factors(
     key: str, scaling: Mapping[str, object], config: Mapping[str, object]
 ) -> Iterator[str]:
     """Yield what is wrong with the number of factors, one for each pair of rotated numbers."""
-    wanted = _num_rotated_pairs(config)
+    wanted = _num_rotated_pairs(scaling, config)
     for name in ("short_factor", "long_factor"):
         factors = scaling.get(name)
         if wanted and isinstance(factors, list) and len(factors) != wanted:
             yield f"{name} of {key} has {len(factors)} numbers; it must have {wanted}"
 
 
-def _num_rotated_pairs(config: Mapping[str, object]) -> int | None:
+def _num_rotated_pairs(scaling: Mapping[str, object], config: Mapping[str, object]) -> int | None:
     """Return half of the numbers of a head that are rotated; None if it is unclear."""
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    size, share = config.get("head_dim"), config.get("partial_rotary_factor", 1)
+    size = config.get("head_dim")
+    # Some configs hold the share beside the factors, some beside the sizes.
+    share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1))
     if size is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
         size = hidden // heads
     if not isinstance(size, int) or not isinstance(share, int | float):

@@ -102,6 +102,19 @@ def test_what_transformers_writes_itself_is_sound() -> None:
     assert not refused
 
 
+@pytest.mark.parametrize("place", ["config", "rope_parameters"])
+def test_a_share_of_a_head_may_be_rotated(place: str) -> None:
+    factors = [1.0] * 12
+    rope = {"rope_type": "longrope", "short_factor": factors, "long_factor": factors}
+    config: dict[str, object] = {"hidden_size": 128, "num_attention_heads": 4}
+    share = {"partial_rotary_factor": 0.75}
+    if place == "config":
+        config |= share
+    else:
+        rope |= share
+    require_sound_values({**config, "rope_parameters": rope})
+
+
 def test_the_activations_are_those_of_transformers() -> None:
     from transformers.activations import ACT2FN
 
