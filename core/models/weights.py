@@ -67,9 +67,8 @@ def require_all_parameters(
 def require_adapter_fits(adapter: AdapterFiles, shape: ModelShape, reference: str) -> None:
     """Raise UnusableWeights unless the model has every tensor that an adapter was trained beside.
 
-    `reference` is how the person names the model.
-
-    And unless the adapter has matrices for every layer that its settings name.
+    And unless the adapter has matrices for every layer that its settings name. `reference` is how
+    the person names the model.
     """
     found = {parameter.name: parameter.shape for parameter in shape.parameters()}
     if shape.tie_word_embeddings:

@@ -1,11 +1,12 @@
 """Test what the leader of several ranks says of those that ended without a word."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from core.training.ranks.leader import Watch, silent_ending
+from core.training.ranks.leader import SECONDS_WITHOUT_BEAT, Watch, silent_ending, watch_ranks
 from core.training.ranks.torchrun import NOTE
 
 
@@ -30,3 +31,16 @@ def test_of_ranks_that_ended_together_the_first_is_named(tmp_path: Path) -> None
 def test_a_rank_is_named_when_torchrun_named_none(tmp_path: Path) -> None:
     watches = watches_of_ended_ranks(tmp_path, 2)
     assert silent_ending(watches).startswith("Process 1 of 2, on device 0, was killed")
+
+
+def test_a_rank_that_answers_too_late_is_still_named(tmp_path: Path) -> None:
+    (tmp_path / "ranks").mkdir()
+    watch = Watch(tmp_path / "ranks" / "0.json")
+    watch.heartbeat.write_text(json.dumps({"pid": os.getpid(), "has_ended": False}))
+    watch.look()
+    watch.seen_at -= 2 * SECONDS_WITHOUT_BEAT
+    beat = "import pathlib, sys, time; time.sleep(0.5); pathlib.Path(sys.argv[1]).touch()"
+    with subprocess.Popen([sys.executable, "-c", beat, str(watch.heartbeat)]) as program:
+        ending = watch_ranks(program, [watch])
+    assert ending.startswith("Process 1 of 1, on device 0, has not answered for")
+    assert not watch.is_silent

@@ -89,7 +89,7 @@ def lead(folder: Path, arguments: Sequence[str], num_ranks: int) -> int:
     with _signals_become_a_stop_request(folder / "stop"):
         program = _start(folder, arguments, num_ranks)
         try:
-            ending = _watch(program, watches)
+            ending = watch_ranks(program, watches)
         finally:
             _end(program)
     status = read_words(folder / "status.json")
@@ -118,18 +118,21 @@ def _start(folder: Path, arguments: Sequence[str], num_ranks: int) -> "subproces
     )
 
 
-def _watch(program: "subprocess.Popen[bytes]", watches: Sequence[Watch]) -> str:
+def watch_ranks(program: "subprocess.Popen[bytes]", watches: Sequence[Watch]) -> str:
     """Wait until all ranks have ended. Return what one died of without a word, or ""."""
+    ending = ""
     while program.poll() is None:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         for watch in watches:
             watch.look()
-        if silent_ending(watches):
+        ending = silent_ending(watches)
+        if ending:
             _wait_for_last_words(program, watches)
             break
     for watch in watches:
         watch.look()
-    return silent_ending(watches)
+    # Only then is it certain which was the first; one that hung may answer again, too late.
+    return silent_ending(watches) or ending
 
 
 def _wait_for_last_words(program: "subprocess.Popen[bytes]", watches: Sequence[Watch]) -> None:
