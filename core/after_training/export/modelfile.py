@@ -1,4 +1,9 @@
-"""Modelfile for Ollama, and the README that goes with it. Text only."""
+"""Modelfile for Ollama, and the README that goes with it. Text only.
+
+Ollama's reader of a Modelfile knows no escapes: a value ends at the end of the line on which its
+quotes close. It drops characters that cannot be seen, line ends left out.
+Source: parser/parser.go of github.com/ollama/ollama.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +11,8 @@ from dataclasses import dataclass, field
 DEFAULT_CONTEXT = 4096
 """Tokens of context where the model can hold more: what Ollama keeps grows with it."""
 PASSED_ON = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+WHOLE_NUMBERS = ("top_k",)
+QUOTES = '"' * 3
 NAMES: Mapping[str, str] = {"repetition_penalty": "repeat_penalty"}
 """Setting of transformers -> Ollama's name."""
 
@@ -30,7 +37,7 @@ class Modelfile:
         lines = [f"FROM ./{self.gguf}", f"TEMPLATE {_quoted(self.template)}"]
         if self.system:
             lines.append(f"SYSTEM {_quoted(self.system)}")
-        lines += [f"PARAMETER stop {_in_one_line(stop)}" for stop in self.stops]
+        lines += [f"PARAMETER stop {_quoted(stop)}" for stop in self.stops]
         lines += [f"PARAMETER num_ctx {self.num_context}"]
         lines += [f"PARAMETER {name} {value}" for name, value in self._parameters().items()]
         if self.licence:
@@ -42,6 +49,8 @@ class Modelfile:
         found: dict[str, object] = {"repeat_penalty": 1.0}
         for name in PASSED_ON:
             value = self.generation.get(name)
+            if isinstance(value, float) and name in WHOLE_NUMBERS:
+                value = round(value)  # Ollama refuses the whole file for 50.0
             if isinstance(value, int | float) and not isinstance(value, bool):
                 found[NAMES.get(name, name)] = value
         if self.generation.get("do_sample") is False:
@@ -74,12 +83,17 @@ def readme(name: str, gguf: str, verified: str) -> str:
     )
 
 
+def can_hold(text: str) -> bool:
+    """Return True if Ollama reads a text from a Modelfile as it stands."""
+    is_seen = all(letter.isprintable() or letter in "\t\n" for letter in text)
+    *before_last, _last = _quoted(text).split("\n")
+    # The quotes of a line alone cannot both open and close it.
+    closes_early = any(
+        line.rstrip().endswith(QUOTES) and line.strip() != QUOTES[: len(line.strip())]
+        for line in before_last
+    )
+    return is_seen and not closes_early
+
+
 def _quoted(text: str) -> str:
-    if '"""' in text:
-        text = text.replace('"""', "'''")
-    return f'"""{text}"""'
-
-
-def _in_one_line(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+    return f"{QUOTES}{text}{QUOTES}"

@@ -4,7 +4,6 @@ Ollama fills a template of Go with the messages. The derived one is proved on co
 print exactly what the Jinja template prints, or it is refused.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,11 @@ Render = Callable[[Messages, bool], str]
 QUESTION, ANSWER, SYSTEM, SECOND = "qzqQUESTIONqzq", "qzqANSWERqzq", "qzqSYSTEMqzq", "qzqSECONDqzq"
 TEXT = 'First line.\n\nSecond line, with "quotes" and {{ braces }}.'
 NO_SYSTEM = "The template takes no system text, so Ollama ignores one."
-PLAIN = re.compile(r"[^\s{}\"\\]*")
-"""Text that a template of Go prints as it stands, blanks left out."""
+ESCAPED = re.compile(r'[\s{}"\\]')
+"""Characters that a template of Go does not print as they stand, or a Modelfile cuts off."""
+
+
+SHORT_ESCAPES = {"\n": "\\n", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
 
 class UnknownTemplate(Exception):
@@ -169,7 +171,18 @@ def _common_end(one: str, other: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a text as a template of Go prints it."""
-    if PLAIN.fullmatch(text):
+    """Return a text as a template of Go prints it.
+
+    Ollama drops characters that cannot be seen from a Modelfile, so they are escaped.
+    """
+    if text.isprintable() and not ESCAPED.search(text):
         return text
-    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}"
+    return '{{ "' + "".join(map(_in_go, text)) + '" }}'
+
+
+def _in_go(letter: str) -> str:
+    if letter.isprintable() and letter not in '"\\':
+        return letter
+    if ord(letter) > 0xFFFF:
+        return f"\\U{ord(letter):08x}"
+    return SHORT_ESCAPES.get(letter, f"\\u{ord(letter):04x}")

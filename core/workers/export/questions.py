@@ -55,7 +55,13 @@ def choose_questions(job: Job, run_folder: Path) -> tuple[tuple[ExportQuestion, 
 
     Raises TrainingError if the rows are not there any more.
     """
-    rows = read_rows(
+    tokenizer, rows = rows_for_model(job, rows_of_run(job, run_folder))
+    return _of_rows(rows, tokenizer), tokenizer
+
+
+def rows_of_run(job: Job, run_folder: Path) -> Rows:
+    """Return the rows of a run's data. Raises TrainingError if they are not there any more."""
+    return read_rows(
         run_folder,
         job.dataset,
         job.eval_dataset,
@@ -63,8 +69,6 @@ def choose_questions(job: Job, run_folder: Path) -> tuple[tuple[ExportQuestion, 
         job.seed,
         stage=job.stage,
     )
-    tokenizer, rows = rows_for_model(job, rows)
-    return _of_rows(rows, tokenizer), tokenizer
 
 
 def ids_of(question: ExportQuestion, tokenizer: Any) -> tuple[int, ...]:

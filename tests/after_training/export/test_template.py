@@ -1,45 +1,22 @@
 """Test that Ollama's template is derived from chat templates, proved, or refused."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trl
-from transformers.utils.chat_template_utils import render_jinja_template
 
-from core.after_training.export.modelfile import Modelfile, num_context
+from core.after_training.export.modelfile import Modelfile, can_hold, num_context
 from core.after_training.export.template import (
     GoTemplate,
-    Messages,
-    Render,
     UnknownTemplate,
     conversations,
     derive,
 )
+from tests.builders.jinja_templates import OF_PICTURES, TEMPLATES, render_of
+from tests.builders.modelfiles import values_of
 from tests.builders.paths import DEMO
 
-TEMPLATES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
-OF_PICTURES = ("idefics3", "llava_next", "smolvlm")
-"""Templates whose messages are lists of texts and pictures."""
 WITHOUT_SYSTEM = ("gemma.jinja", "gemma_training.jinja")
 FORGETS = "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}"
-
-
-def render_of(template: str) -> Render:
-    """Return a function that renders messages with a Jinja template."""
-
-    def render(messages: Messages, opens_answer: bool) -> str:
-        tokens: Mapping[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
-        (text,), _spans = render_jinja_template(
-            [list(messages)],
-            chat_template=template,
-            add_generation_prompt=opens_answer,
-            **tokens,
-        )
-        return str(text).removeprefix("<s>")
-
-    return render
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
@@ -77,8 +54,8 @@ def test_a_modelfile_keeps_the_answers_as_they_were() -> None:
     assert text.splitlines() == [
         "FROM ./m.gguf",
         'TEMPLATE """T"""',
-        'PARAMETER stop "<end>"',
-        'PARAMETER stop "a\\"b"',
+        'PARAMETER stop """<end>"""',
+        'PARAMETER stop """a"b"""',
         "PARAMETER num_ctx 4096",
         "PARAMETER repeat_penalty 1.0",
         "PARAMETER temperature 0",
@@ -94,3 +71,47 @@ def test_literals_are_written_for_go() -> None:
     template = GoTemplate(("<u>\n", "</u>"), ("<a>", "</a>"), "<a>")
     assert template.text().startswith("{{ range $i, $_ := .Messages }}")
     assert '{{ "<u>\\n" }}{{ .Content }}</u>' in template.text()
+
+
+UNSEEN = "\u00a0\u200b"
+HELD = (
+    "<end>",
+    'a"b',
+    '"',
+    '""',
+    "a\\nb",
+    "two\nlines",
+    "\n\nHuman:",
+    " ends with a blank ",
+    "\t",
+    "",
+)
+NOT_HELD = ("\u200b", "a\x1b", "a\r\nb", 'quotes"""\nand more', '"""\nand more')
+
+
+@pytest.mark.parametrize("stop", HELD)
+def test_ollama_reads_a_stop_text_as_it_stands(stop: str) -> None:
+    assert can_hold(stop)
+    text = Modelfile("m.gguf", "T", [stop, "<end>"], 4096).text()
+    assert values_of(text, "PARAMETER stop") == [stop, "<end>"]
+
+
+@pytest.mark.parametrize("stop", NOT_HELD)
+def test_what_ollama_reads_otherwise_is_found(stop: str) -> None:
+    assert not can_hold(stop)
+    text = Modelfile("m.gguf", "T", [stop, "<end>"], 4096).text()
+    assert values_of(text, "PARAMETER stop") != [stop, "<end>"]
+
+
+def test_unseen_letters_are_escaped_as_ollama_drops_them() -> None:
+    text = GoTemplate((f"<u>{UNSEEN}", "\U000e0001"), ("", "\x07"), "").text()
+    assert r'{{ "<u>\u00a0\u200b" }}' in text
+    assert r'{{ "\U000e0001" }}' in text
+    assert r'{{ "\u0007" }}' in text
+    assert values_of(Modelfile("m.gguf", text, [], 4096).text(), "TEMPLATE") == [text]
+
+
+def test_whole_numbers_are_written_as_such() -> None:
+    text = Modelfile("m.gguf", "T", [], 4096, {"top_k": 50.0, "top_p": 1.0}).text()
+    assert "PARAMETER top_k 50\n" in text
+    assert "PARAMETER top_p 1.0\n" in text
