@@ -266,6 +266,9 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--llama-cpp", metavar="DIR", help="folder of your own llama.cpp")
     command.add_argument(
+        "--create", action="store_true", help="let this machine's Ollama take it, after --to ollama"
+    )
+    command.add_argument(
         "--install", action="store_true", help="install the converters to GGUF first (52 MB)"
     )
     _add_json_and_home(command)

@@ -46,6 +46,7 @@ def place_exports(parts: Parts) -> None:
             parts.add("export_base", gr.Radio, BASES, value="trained", label="Base to merge into")
         with gr.Row(elem_classes="actions"):
             parts.button("install_tools", "Install the converters (52 MB)", visible=False)
+            parts.button("add_to_ollama", "Add to this machine's Ollama", visible=False)
             parts.button("stop_export", "Stop the export", variant="stop", visible=False)
         parts.html("export_status")
         parts.html("exports")

@@ -57,6 +57,7 @@ EXPORT_PARTS = (
     "exports",
     "stop_export",
     "install_tools",
+    "add_to_ollama",
     "export_base",
     "publish_tile",
     "publish",
@@ -359,6 +360,7 @@ def _wire_exports(wiring: Wiring, handlers: Handlers) -> None:
     on(parts["show_card"].click, exports.on_show_card, outputs=("export_card",))
     on(parts["stop_export"].click, exports.on_stop_export)
     on(parts["install_tools"].click, exports.on_install_tools, queue=True)
+    on(parts["add_to_ollama"].click, exports.on_add_to_ollama, queue=True)
 
 
 def _wire_checks(wiring: Wiring, handlers: Handlers) -> None:

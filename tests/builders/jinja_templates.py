@@ -7,7 +7,7 @@ from typing import Any
 import trl
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from core.after_training.export.template import Messages, Render
+from core.after_training.export.ollama.template import Messages, Render
 
 TEMPLATES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
 OF_PICTURES = ("idefics3", "llava_next", "smolvlm")

@@ -5,15 +5,17 @@ from pathlib import Path
 import pytest
 
 from core.after_training.export import ExportStatus, list_exports
-from core.after_training.export.forms import DEFAULT_QUANT
+from core.after_training.export.forms import DEFAULT_QUANT, FormName
 from core.after_training.export.records import ExportedFile, Manifest, Verification, exports_folder
 from core.job import Problem, SpecError
 from core.models import DEMO_DIR
 from core.runs import Home, Run, read
 from core.training.contract.files import sha256_of
+from tests.builders.fake_ollama import put_on_path
 from tests.builders.fake_runs import bare_run
 from ui.handlers.exports import ExportHandlers, show_exports
 from ui.render import exports as panel
+from ui.terminal import commands
 
 TRUSTED = Verification(True, 16, 16, 16, 0.004, 16, "llama.cpp", "16-bit base with adapter")
 DOUBTFUL = Verification(False, 16, 3, 16, 0.4, 16, "llama.cpp", "result", "other <b>words</b>")
@@ -30,13 +32,13 @@ def run(home: Home) -> Run:
     return read(home, "made")
 
 
-def add_export(run: Run, name: str, verified: Verification | None) -> Path:
+def add_export(run: Run, name: str, verified: Verification | None, form: FormName = "gguf") -> Path:
     """Write an export of one file."""
     folder = exports_folder(run) / name
     folder.mkdir(parents=True)
     (folder / "m.gguf").write_bytes(b"GGUF")
     files = (ExportedFile("m.gguf", 4, sha256_of(folder / "m.gguf")),)
-    Manifest("gguf", "trained", "Q8_0", files, verified).write(folder)
+    Manifest(form, "trained", "Q8_0", files, verified).write(folder)
     return folder
 
 
@@ -106,3 +108,43 @@ def test_an_upload_needs_a_token_of_its_own(run: Run, home: Home) -> None:
 def test_a_card_is_written_from_the_run(run: Run, home: Home) -> None:
     updates = ExportHandlers(home).on_show_card(run.id, "me/model")
     assert "# model" in str(updates["export_card"])
+
+
+def test_an_export_can_be_added_to_this_machines_ollama(
+    run: Run, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = put_on_path(tmp_path, monkeypatch)
+    assert show_exports(run, DEFAULT_QUANT, "trained")["add_to_ollama"]["visible"] is False
+    add_export(run, "ollama-Q8_0", TRUSTED, form="ollama")
+    assert show_exports(run, DEFAULT_QUANT, "trained")["add_to_ollama"]["visible"] is True
+    updates = ExportHandlers(home).on_add_to_ollama(run.id, DEFAULT_QUANT, "trained")
+    assert "ollama run made" in updates["export_status"]
+    assert calls.exists()
+
+
+def test_without_ollama_nothing_is_offered(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    add_export(run, "ollama-Q8_0", TRUSTED, form="ollama")
+    assert show_exports(run, DEFAULT_QUANT, "trained")["add_to_ollama"]["visible"] is False
+
+
+def test_an_export_for_ollama_is_missing(run: Run, home: Home) -> None:
+    with pytest.raises(SpecError, match="no export for Ollama yet"):
+        ExportHandlers(home).on_add_to_ollama(run.id, DEFAULT_QUANT, "trained")
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"), [("merged", "is for Ollama alone"), ("ollama", "not on the PATH")]
+)
+def test_create_needs_ollama_before_anything_is_made(
+    form: str,
+    reason: str,
+    run: Run,
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert commands.run("export", home=str(home.path), run=run.id, to=form, create=True) == 2
+    assert reason in capsys.readouterr().err
+    assert not exports_folder(run).exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from core.after_training.export.ollama.template import GoTemplate
 from core.after_training.export.records import ExportRequest
-from core.after_training.export.template import GoTemplate
 from core.training.contract.files import write_json
 from core.training.contract.row_columns import Row
 from core.workers.export.ollama import common_system, write_ollama_files

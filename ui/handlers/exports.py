@@ -1,15 +1,16 @@
 """Export events of a run: start, follow, stop. Never exports, never waits for an export."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import gradio as gr
 
 from core import runs
-from core.after_training.export import FORMS, launch, list_exports
+from core.after_training.export import FORMS, Export, launch, list_exports
 from core.after_training.export.card import keep_card, new_card
 from core.after_training.export.forms import DEFAULT_QUANT
+from core.after_training.export.ollama import add_to_ollama, find_ollama
 from core.after_training.export.plan import ExportPlan, Upload, plan_export
 from core.after_training.export.tools import find_tools, install
 from core.job import Problem, RunNotFound, SpecError, TailorError
@@ -19,6 +20,7 @@ from ui.events import Updates
 from ui.exports import EXPORT_BUTTONS, EXPORT_TILES
 from ui.handlers.guard import guarded
 from ui.render import exports as panel
+from ui.render import notice
 
 ACTIVE = ("starting", "running")
 USUAL_BASE = "trained"
@@ -85,6 +87,18 @@ class ExportHandlers:
         install(self.home)
         return self._show(run_id, export_quant, export_base)
 
+    def on_add_to_ollama(self, run_id: str, export_quant: str, export_base: str) -> Updates:
+        """Let this machine's Ollama take the newest export for it. Takes as long as a copy."""
+        run = runs.read(self.home, run_id)
+        exports = _for_ollama(run)
+        if not exports:
+            fix = "press Make it for Ollama"
+            raise SpecError(Problem("ollama", "there is no export for Ollama yet", fix))
+        name = add_to_ollama(exports[-1])
+        updates = show_exports(run, export_quant, export_base)
+        said = notice(f"Ollama has it now: type ollama run {name}", "good")
+        return {**updates, "export_status": said}
+
     def _show(self, run_id: str, export_quant: str, export_base: str) -> Updates:
         try:
             run = runs.read(self.home, run_id)
@@ -119,6 +133,7 @@ def show_exports(run: Run | None, quant: str, base: str) -> Updates:
         "exports": guarded(lambda: panel.exports(run.id, list_exports(run))),
         "stop_export": gr.update(visible=bool(active)),
         "install_tools": gr.update(visible=find_tools(run.home).folder is None),
+        "add_to_ollama": gr.update(visible=bool(find_ollama() and _for_ollama(run))),
         "export_base": gr.update(visible=_is_4bit(run)),
     }
     for form, place in EXPORT_TILES.items():
@@ -129,6 +144,12 @@ def show_exports(run: Run | None, quant: str, base: str) -> Updates:
     for form, button in EXPORT_BUTTONS.items():
         updates[button] = gr.update(interactive=not active and _is_possible(plans, form))
     return updates
+
+
+def _for_ollama(run: Run) -> Sequence[Export]:
+    """Return the exports for Ollama, the newest last."""
+    found = [each for each in list_exports(run) if each.manifest.form == "ollama"]
+    return sorted(found, key=lambda each: each.folder.stat().st_mtime)
 
 
 def _sent(run: Run) -> str:

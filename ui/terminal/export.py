@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from core.after_training.export import Export, ExportStatus, launch, list_exports
 from core.after_training.export import plan as plans
 from core.after_training.export import tools as converters
+from core.after_training.export.ollama import add_to_ollama, find_ollama
 from core.after_training.export.sentences import export_facts, export_size, verified_sentence
 from core.job import Problem, SpecError
 from core.runs import Home, Run
@@ -30,6 +31,7 @@ def export(
     repo: str = "",
     send: str = "",
     public: bool = False,
+    create: bool = False,
     install: bool = False,
     json: bool = False,
 ) -> int:
@@ -45,6 +47,8 @@ def export(
     chosen = find_run(place, run)
     if not to:
         return _list(chosen, json)
+    if create:
+        _require_ollama(to)
     upload = plans.Upload(repo, send, is_private=not public) if to == "hub" else None
     plan = plans.plan_export(chosen, to, quant=quant, base=base, llama_cpp=llama_cpp, upload=upload)
     say(export_facts(plan), *plan.notes)
@@ -58,7 +62,20 @@ def export(
     else:
         _print(result)
     verified = result.manifest.verified
-    return UNTRUSTED if verified and not verified.trusted else 0
+    if verified and not verified.trusted:
+        return UNTRUSTED
+    if create:
+        say(f"Ollama has it now: ollama run {add_to_ollama(result)}")
+    return 0
+
+
+def _require_ollama(form: str) -> None:
+    """Raise SpecError unless the export is for an Ollama that is here."""
+    if form != "ollama":
+        raise SpecError(Problem("--create", "is for Ollama alone", "add --to ollama"))
+    if find_ollama() is None:
+        fix = "install it from ollama.com, or export without --create"
+        raise SpecError(Problem("--create", "Ollama is not on the PATH", fix))
 
 
 def _install(home: Home) -> None:

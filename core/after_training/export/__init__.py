@@ -24,11 +24,10 @@ __all__ = [
     "launch",
     "list_exports",
     "loss_plot",
-    "modelfile",
+    "ollama",
     "plan",
     "records",
     "sentences",
     "serve",
-    "template",
     "tools",
 ]

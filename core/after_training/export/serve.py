@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from shlex import quote
 
+from core.after_training.export.ollama.program import name_in_ollama
 from core.after_training.export.records import Export
 
 PYTHON = """\
@@ -26,7 +27,7 @@ def serve_lines(export: Export) -> Iterator[tuple[str, str]]:
         yield "llama.cpp", f"llama-server -m BASE.gguf --lora {path}/{ggufs[0]} --jinja"
         return
     if form == "ollama":
-        name = export.folder.parent.parent.name
+        name = name_in_ollama(export)
         yield "Ollama", f"cd {path} && ollama create {name} -f Modelfile\nollama run {name}"
     for gguf in ggufs:
         yield "llama.cpp", f"llama-server -m {path}/{gguf} --jinja"

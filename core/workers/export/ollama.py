@@ -9,16 +9,16 @@ from zipfile import ZIP_STORED, ZipFile
 
 from transformers import AutoTokenizer
 
-from core.after_training.export.modelfile import Modelfile, can_hold, num_context, readme
-from core.after_training.export.records import Verification
-from core.after_training.export.sentences import verified_sentence
-from core.after_training.export.template import (
+from core.after_training.export.ollama.modelfile import Modelfile, can_hold, num_context, readme
+from core.after_training.export.ollama.template import (
     NO_SYSTEM,
     GoTemplate,
     Messages,
     UnknownTemplate,
     derive,
 )
+from core.after_training.export.records import Verification
+from core.after_training.export.sentences import verified_sentence
 from core.training.contract.failures import TrainingError
 from core.training.contract.job import Job
 from core.training.contract.row_columns import Row

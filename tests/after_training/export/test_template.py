@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from core.after_training.export.modelfile import Modelfile, can_hold, num_context
-from core.after_training.export.template import (
+from core.after_training.export.ollama.modelfile import Modelfile, can_hold, num_context
+from core.after_training.export.ollama.template import (
     GoTemplate,
     UnknownTemplate,
     conversations,

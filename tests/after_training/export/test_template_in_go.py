@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.after_training.export.template import (
+from core.after_training.export.ollama.template import (
     GoTemplate,
     Messages,
     UnknownTemplate,
