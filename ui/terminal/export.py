@@ -52,12 +52,17 @@ def export(
     upload = plans.Upload(repo, send, is_private=not public) if to == "hub" else None
     plan = plans.plan_export(chosen, to, quant=quant, base=base, llama_cpp=llama_cpp, upload=upload)
     say(export_facts(plan), *plan.notes)
-    name = launch.start(chosen, plan, _token() if upload else "")
-    status = _follow(chosen, name)
+    return _make(chosen, plan, _token() if upload else "", as_json=json, create=create)
+
+
+def _make(run: Run, plan: plans.ExportPlan, token: str, *, as_json: bool, create: bool) -> int:
+    """Make an export, print it, and give it to Ollama if that is wanted. Return the exit code."""
+    name = launch.start(run, plan, token)
+    status = _follow(run, name)
     if status.state in STATES_OF_FAILURE:
-        return _report_failure(chosen, name, status)
-    result = launch.result_of(chosen, name)
-    if json:
+        return _report_failure(run, name, status)
+    result = launch.result_of(run, name)
+    if as_json:
         print_json(result.to_json())
     else:
         _print(result)

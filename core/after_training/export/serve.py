@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from shlex import quote
 
-from core.after_training.export.ollama.program import name_in_ollama
+from core.after_training.export.ollama import name_in_ollama
 from core.after_training.export.records import Export
 
 PYTHON = """\

@@ -1,4 +1,4 @@
-"""The user's own Ollama: let it take an export. Starts no server."""
+"""Program `ollama` of the user: let it take an export. Starts no server."""
 
 import re
 import shutil
