@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.advise import Cell, what_fits
+from core.advise import what_fits
+from core.advise.batch import Cell
 from core.job import SpecError
 from core.models import gpus, models
 from core.training.contract.methods import METHODS

@@ -4,13 +4,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.advise import Fix
+from core.advise import Fix, Sharing
 from core.memory import Component, MemoryEstimate
 from core.speed import Speed
 
 GIB, MIB = 2**30, 2**20
 SMALL_UNCERTAINTY_BYTES = GIB / 20
 """A smaller uncertainty is not worth mentioning."""
+NUM_LARGEST_PARTS = 3
+SMALL_GAIN_OF_A_DEVICE = 0.8
+"""Gain for each of several devices below which what they lose is said."""
 SMALL_SLOWDOWN = 0.03
 """The same for a change of speed."""
 COMPONENT_COLOURS: Mapping[str, str] = {
@@ -103,13 +106,14 @@ def ago(when: float) -> str:
     return "just now"
 
 
-def verdict_sentence(estimate: MemoryEstimate) -> str:
-    """Return "Fits: 17.9 of 24.0 GiB, ± 0.4" or the like.
+def verdict_sentence(estimate: MemoryEstimate, num_devices: int = 1) -> str:
+    """Return "Fits: 17.9 of 24.0 GiB, ± 0.4" or the like; of several GPUs what each holds.
 
     The number is always the total, to which the parts add up and from which fixes save.
     """
     total, capacity = estimate.total_bytes, estimate.capacity_bytes
-    used = f"{gib(total, 1)} of {gib(capacity, 1)} GiB"
+    each = f" on each of {num_devices} GPUs" if num_devices > 1 else ""
+    used = f"{gib(total, 1)} of {gib(capacity, 1)} GiB{each}"
     if estimate.verdict == "does_not_fit":
         sentence = f"{memory(estimate.resident_bytes - capacity)} too much: {used}"
         if estimate.pageable_bytes:
@@ -121,7 +125,7 @@ def verdict_sentence(estimate: MemoryEstimate) -> str:
     uncertainty = max(estimate.high_bytes - total, total - estimate.low_bytes)
     more = gib(uncertainty, 1)
     if total < GIB:
-        used = f"{memory(total)} of {memory(capacity)}"
+        used = f"{memory(total)} of {memory(capacity)}{each}"
         more = memory(uncertainty)
     margin = f", ± {more}" if uncertainty >= SMALL_UNCERTAINTY_BYTES else ""
     return f"{verdict}: {used}{margin}"
@@ -155,6 +159,39 @@ def memory_parts(estimate: MemoryEstimate) -> list[MemoryPart]:
         title, note = "Paged optimizer states", "Wait in main memory where the card is too small."
         parts.append(MemoryPart("optimizer_states", title, paged, note, may_leave_card=True))
     return parts
+
+
+def bottleneck_sentence(estimate: MemoryEstimate) -> str:
+    """Return what holds most at the highest peak: the phase and its three largest parts."""
+    largest = sorted(memory_parts(estimate), key=lambda part: -part.bytes)[:NUM_LARGEST_PARTS]
+    parts = ", ".join(f"{part.title.lower()} {memory(part.bytes)}" for part in largest)
+    return f"The highest phase is {PHASE_TITLES[estimate.binding_phase].lower()}: {parts}."
+
+
+def sentences_of_several_devices(
+    sharing: Sharing, estimate: MemoryEstimate, ram_bytes: int = 0
+) -> list[str]:
+    """Return how several devices share the model and why, what is scarce, and what it gains.
+
+    `ram_bytes` is the main memory of the machine; 0 if it is not known.
+    """
+    num_devices = sharing.num_devices
+    if num_devices == 1:
+        return []
+    sentences = [sharing.reason] if sharing.reason else []
+    if sharing.is_divided:
+        sentences.append(bottleneck_sentence(estimate))
+        loaded = f"{num_devices} × {memory(sharing.loaded_bytes)}"
+        said = f"Each process first loads the whole model into main memory: {loaded}"
+        if ram_bytes and num_devices * sharing.loaded_bytes > ram_bytes:
+            said += f", more than the {memory(ram_bytes)} of this machine"
+        sentences.append(f"{said}.")
+    if sharing.gain:
+        said = f"By the forecast {num_devices} GPUs are {sharing.gain:.1f}× as fast as one"
+        if sharing.gain < SMALL_GAIN_OF_A_DEVICE * num_devices:
+            said += "; the rest of their time goes into talking to each other"
+        sentences.append(f"{said}.")
+    return sentences
 
 
 def speed_sentence(speed: Speed) -> str:

@@ -7,7 +7,8 @@ from itertools import product
 
 from core.advise.case import Case
 from core.advise.rough_memory import resident_bytes
-from core.job import JobSpec
+from core.advise.search import FUSED_ADAMW
+from core.job import JobSpec, SpecError
 from core.memory import TIGHT_SHARE
 from core.models import Gpu, ModelShape
 
@@ -24,6 +25,10 @@ USUAL_GPUS = (
     "h200",
 )
 """GPU presets of the table "What fits where"."""
+
+GPUS_TOGETHER = ("rtx-4090", "l40s", "a100-80gb")
+USUAL_COUNTS = (2, 4, 8)
+"""GPU presets and numbers of them in its part about several GPUs."""
 
 
 @lru_cache(maxsize=4096)
@@ -62,6 +67,8 @@ class Cell:
     gpu: str
     batch: int | None
     """Largest per_device_train_batch_size that fits; None if one row does not."""
+    num_devices: int = 1
+    """GPUs that the model is divided among."""
 
 
 def what_fits(
@@ -69,13 +76,31 @@ def what_fits(
     methods: Iterable[str],
     gpus: Sequence[Gpu],
     max_length: int = 2048,
+    counts: Sequence[int] = (1,),
 ) -> tuple[Cell, ...]:
     """Return the largest batch of rows of `max_length` tokens, with checkpointing and defaults.
 
+    With several GPUs the model is divided among them; a method without such a cell cannot be.
+
     `shapes`: (name of the model, its shape). Raises SpecError if a model has fewer positions.
     """
-    jobs = [JobSpec.parse({"method": method, "max_length": max_length}) for method in methods]
+    jobs = [
+        job
+        for count, method in product(counts, methods)
+        if (job := _job_on(count, {"method": method, "max_length": max_length}))
+    ]
     return tuple(
-        Cell(name, job.method, gpu.id, largest_batch(job, shape, gpu))
+        Cell(name, job.method, gpu.id, largest_batch(job, shape, gpu), job.num_devices)
         for (name, shape), job, gpu in product(shapes, jobs, gpus)
     )
+
+
+def _job_on(num_devices: int, fields: dict[str, object]) -> JobSpec | None:
+    """Return a job whose model is divided among devices; None if its method cannot be."""
+    if num_devices == 1:
+        return JobSpec.parse(fields)
+    division = {"num_devices": num_devices, "parallelism": "fsdp", "optim": FUSED_ADAMW}
+    try:
+        return JobSpec.parse({**fields, **division})
+    except SpecError:
+        return None

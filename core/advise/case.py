@@ -37,6 +37,8 @@ class Case:
     rows: RowStatistics | None = None
     past: tuple[PastRun, ...] = ()
     """Runs of this machine that correct the estimate."""
+    most_devices: int = 1
+    """Number of devices that could train the job together."""
 
     @property
     def memory(self) -> MemoryEstimate:

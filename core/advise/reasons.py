@@ -46,7 +46,7 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} h"
 
 
-def _used(case: Case) -> str:
+def used(case: Case) -> str:
     """Return the estimate, such as "21.4 of 24.0 GiB"."""
     memory = case.memory
     return f"{memory.total_bytes / GIB:.1f} of {memory.capacity_bytes / GIB:.1f} GiB"
@@ -113,9 +113,9 @@ def _accumulation(case: Case) -> str:
 def _checkpointing(case: Case) -> str:
     if case.job.gradient_checkpointing:
         time = _time_with(case, KEEP_ALL)
-        return f"Saves memory, {_used(case)} used; keeping activations would take {time}."
+        return f"Saves memory, {used(case)} used; keeping activations would take {time}."
     time = _time_with(case, RECOMPUTE_ALL)
-    return f"{_used(case)} used; recomputing activations would take {time}."
+    return f"{used(case)} used; recomputing activations would take {time}."
 
 
 def _every_n_layers(case: Case) -> str:
@@ -128,7 +128,7 @@ def _every_n_layers(case: Case) -> str:
 def _offloading(case: Case) -> str:
     is_on_host = case.job.activation_offloading or case.is_on_cpu
     place = "in main memory" if is_on_host else "on the card"
-    return f"With activations {place}, the job needs {_used(case)}."
+    return f"With activations {place}, the job needs {used(case)}."
 
 
 def _compile(case: Case) -> str:

@@ -8,6 +8,7 @@ from core.advise.case import Case
 from core.advise.changes import keeps_reference
 from core.speed.passes import passes_of, trained_sequences
 from core.speed.work import KEPT_TENSORS, adapter_parameters, stored_bytes, trained_parameters
+from core.training.contract.job import is_sharded
 from core.training.contract.stages import STAGES
 
 INPUT_SHARE = 0.04
@@ -73,4 +74,5 @@ def resident_bytes(case: Case) -> float:
         num_trained, width = adapter_parameters(job, shape), 4
         num_kept_per_number = 2  # the weight, too
     state_bytes = 2 if "8bit" in job.optim else 2 * width
-    return weights + num_trained * (num_kept_per_number * width + state_bytes)
+    whole = weights + num_trained * (num_kept_per_number * width + state_bytes)
+    return whole / (job.num_devices if is_sharded(job.num_devices, job.parallelism) else 1)

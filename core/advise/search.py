@@ -24,7 +24,7 @@ from core.advise.rough_memory import rough_bytes
 from core.memory import TIGHT_SHARE
 from core.memory.program import precision_of
 from core.speed.rows import times_read
-from core.training.contract.job import BATCH_FIELDS
+from core.training.contract.job import BATCH_FIELDS, is_sharded
 from core.training.contract.stages import STAGES
 
 MIN_GAIN = 0.02
@@ -36,7 +36,9 @@ MIN_GROWTH = 0.5
 """Least growth between two configurations, as a share of their growth in rough memory."""
 FEWEST_CHECKPOINTS = 4
 """Search starts with one checkpointed layer of this many where the user wants checkpointing."""
-ADAMW = ("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
+FUSED_ADAMW = "adamw_torch_fused"
+"""AdamW that a processor and parts of divided tensors can use."""
+ADAMW = (FUSED_ADAMW, "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit")
 """Optimizers that take the same steps but for rounding."""
 
 
@@ -66,14 +68,16 @@ def search(case: Case, set_by_user: frozenset[str]) -> Case:
 
 
 def _optimizers(case: Case, set_by_user: frozenset[str]) -> tuple[str, ...]:
-    """Return the optimizers to try: forms of AdamW, without 8-bit states on a processor."""
+    """Return the optimizers to try: forms of AdamW, without 8-bit states on a processor and for a
+    model that is divided among devices."""
     if "optim" in set_by_user or case.job.optim not in ADAMW:
         return (case.job.optim,)
-    if case.is_on_cpu:
-        return ("adamw_torch_fused",)
+    is_divided = is_sharded(case.job.num_devices, case.job.parallelism)
+    if case.is_on_cpu or is_divided:
+        return (FUSED_ADAMW,)
     if case.job.profile == "smallest":
         return ("paged_adamw_8bit",)
-    return ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
+    return (FUSED_ADAMW, "adamw_8bit", "paged_adamw_8bit")
 
 
 def _starts(case: Case, optim: str, set_by_user: frozenset[str]) -> Iterator[Case]:

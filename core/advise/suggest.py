@@ -9,6 +9,7 @@ from types import MappingProxyType
 from core.advise.case import Case, FieldValues, Harm
 from core.advise.changes import MEMORY_SAVERS, UNQUANTIZE, Change, Saves, Variants
 from core.advise.choices import plan
+from core.advise.more_devices import MORE_DEVICES
 from core.job import JobSpec
 from core.memory import PastRun
 from core.memory.estimate import Verdict
@@ -19,6 +20,9 @@ MAX_FIXES = 6
 MIN_SAVING = 0.01
 MIN_GAIN = 0.03
 """Shares of the memory and of the time below which a change is not worth a button."""
+
+MORE_DEVICES_HARM = 1.5
+"""Rank of a fix that takes more devices: after what only rounds, before what trains otherwise."""
 
 TOGETHER: Mapping[Harm, str] = MappingProxyType(
     {
@@ -67,17 +71,20 @@ def suggest_fixes(
     gpu: Gpu,
     rows: RowStatistics | None = None,
     past: tuple[PastRun, ...] = (),
+    *,
+    most_devices: int = 1,
 ) -> tuple[Fix, ...]:
     """Return what to change, best first.
 
     For a job that does not fit or is tight: first what makes it fit, the least harmful and then the
-    fastest; then what only helps, by bytes saved. Changes are combined where no single one is
+    fastest, with more devices before what changes the training; then what only helps, by bytes
+    saved. Changes are combined where no single one is
     enough, or none that does so little harm. For a job that fits: what makes it faster and still
     fits; empty where the speed is unknown.
 
     Raises SpecError for a job that cannot run on this model.
     """
-    case = Case(job, shape, gpu, rows, past)
+    case = Case(job, shape, gpu, rows, past, most_devices)
     fixes = _speedups(case) if case.fits else _memory_fixes(case)
     return tuple(sorted(fixes, key=_rank)[:MAX_FIXES])
 
@@ -91,8 +98,23 @@ def _memory_fixes(case: Case) -> list[Fix]:
         combined = _fix(case, _apply(case, together), together, TOGETHER[_harm(together)])
         if all(combined.harm < fix.harm for fix in fixes if fix.fits):
             fixes.append(combined)
+    fixes += _fixes_with_more_devices(case)
     least_bytes = MIN_SAVING * case.memory.total_bytes
     return [fix for fix in fixes if fix.saves_bytes > least_bytes]
+
+
+def _fixes_with_more_devices(case: Case) -> list[Fix]:
+    """Return the division among more devices, with what else is needed to fit."""
+    divided = MORE_DEVICES.fitting_case(case)
+    if divided is case:
+        return []
+    if divided.fits:
+        return [_fix(case, divided, [MORE_DEVICES], MORE_DEVICES.why)]
+    needed = _gentlest_combination(divided)
+    if not needed:
+        return [_fix(case, divided, [MORE_DEVICES], MORE_DEVICES.why)]
+    why = TOGETHER[_harm(needed)]
+    return [_fix(case, _apply(divided, needed), [MORE_DEVICES, *needed], why)]
 
 
 def _gentlest_combination(case: Case) -> list[Change]:
@@ -181,5 +203,8 @@ def _harm(changes: Sequence[Change]) -> Harm:
 def _rank(fix: Fix) -> tuple[float, ...]:
     """Return a sort key, best first: see `suggest_fixes`."""
     if fix.fits:
-        return (0, fix.harm, fix.slowdown or 1, -fix.saves_bytes)
+        harm = float(fix.harm)
+        if "num_devices" in fix.change:
+            harm = max(harm, MORE_DEVICES_HARM)
+        return (0, harm, fix.slowdown or 1, -fix.saves_bytes)
     return (1, -fix.saves_bytes)

@@ -77,10 +77,13 @@ def resolve_job(
         rows = rows(found)
     found = replace(found, rows=rows, past=past(found))
     shape = found.model.shape
-    job = together(found.job, shape, found.gpu, rows, found.past)
+    kept = set_by_user & PLANNED_FIELDS
+    shared = together(found.job, shape, found.gpu, rows, past=found.past, set_by_user=kept)
+    job = shared.job
+    found = replace(found, job=job, division=shared.reason, most_devices=shared.most_devices)
     if shape is None:
-        return replace(found, job=job)
-    chosen = plan(job, shape, found.gpu, rows, set_by_user & PLANNED_FIELDS, past=found.past)
+        return found
+    chosen = plan(job, shape, found.gpu, rows, kept, past=found.past)
     planned = JobSpec.parse({**job.model_dump(), **chosen.change})
     return replace(found, job=planned, plan=Plan((*found.plan.choices, *chosen.choices)))
 
@@ -148,11 +151,17 @@ def _without_planned(
     fields: Mapping[str, object], set_by_user: frozenset[str]
 ) -> Mapping[str, object]:
     """Return the fields with defaults for those that a profile will choose."""
-    planned = (PLANNED_FIELDS & fields.keys()) - set_by_user
-    if not planned or fields.get("profile", "custom") == "custom":
+    if fields.get("profile", "custom") == "custom":
         return fields
+    planned = (PLANNED_FIELDS & fields.keys()) - set_by_user
+    is_divided = fields.get("parallelism") == "fsdp"
+    if is_divided and "optim" not in set_by_user:
+        planned |= {"optim"}
     method, stage = fields.get("method", "lora"), fields.get("stage", "sft")
     defaults = default_fields(fields.get("model"), method, stage)
+    if is_divided:
+        # that of most methods can update parts of tensors; a quantized one's cannot
+        defaults["optim"] = JobSpec.model_fields["optim"].default
     return {**fields, **{name: defaults[name] for name in planned}}
 
 

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.advise import USUAL_GPUS, Case, Cell, Fix, Plan, suggest_fixes, what_fits
+from core.advise import Case, Fix, Plan, Sharing, suggest_fixes, what_fits
+from core.advise.batch import GPUS_TOGETHER, USUAL_COUNTS, USUAL_GPUS, Cell
 from core.job import JobSpec, Problem, SpecError
 from core.job.rules import refusals_to_train
 from core.memory import MemoryEstimate, PastRun
 from core.models import Gpu, ModelSource, gpus
 from core.speed import RowStatistics, Speed, count_steps, mean_tokens, mfu, predict_speed
+from core.speed.work import stored_bytes
+from core.training.contract.job import is_sharded
 from core.training.contract.methods import METHODS
 
 if TYPE_CHECKING:
@@ -35,11 +38,28 @@ class ResolvedJob:
     """Lengths of its rows, as far as they are known."""
     past: tuple[PastRun, ...] = ()
     """Runs of this machine that correct its memory."""
+    division: str = ""
+    """Sentence about what `auto` chose for several devices; "" where it had nothing to choose."""
+    most_devices: int = 1
+    """Number of devices that could train it together."""
 
     @property
     def files(self) -> tuple[tuple[str, Path], ...]:
         """(field, file) of all its data."""
         return (*self.datasets.items(), *(("mix", path) for path, _weight in self.mix))
+
+    def sharing(self) -> Sharing:
+        """Return how its devices share the model, and what it gains."""
+        job, shape, speed = self.job, self.model.shape, self.speed()
+        loaded_bytes, gain = 0, None
+        if shape is not None:
+            loaded_bytes = round(stored_bytes(job, self.gpu) * shape.num_parameters)
+            alone = job.model_copy(update={"num_devices": 1})
+            one = predict_speed(alone, shape, self.gpu, self.rows)
+            if speed and one:
+                gain = speed.tokens_per_second / one.tokens_per_second
+        is_divided = is_sharded(job.num_devices, job.parallelism)
+        return Sharing(job.num_devices, self.division, is_divided, loaded_bytes, gain)
 
     def require_trainable(self) -> None:
         """Raise SpecError if the job can be estimated, but not trained on this machine."""
@@ -95,10 +115,12 @@ class ResolvedJob:
         shape = self.model.shape
         if shape is None or self.estimate().capacity_bytes == 0:
             return ()
-        return suggest_fixes(self.job, shape, self.gpu, self.rows, self.past)
+        job, gpu = self.job, self.gpu
+        return suggest_fixes(job, shape, gpu, self.rows, self.past, most_devices=self.most_devices)
 
     def largest_batches(self) -> tuple[Cell, ...]:
-        """Return the largest batch that fits by method and usual GPU, with checkpointing.
+        """Return the largest batch that fits by method, usual GPU and number of them, with
+        checkpointing.
 
         Rows have this job's length. () for an unknown architecture. Raises SpecError if the model
         has fewer positions.
@@ -106,8 +128,10 @@ class ResolvedJob:
         if self.model.shape is None:
             return ()
         models = [(self.job.model, self.model.shape)]
-        cards = [gpus()[gpu] for gpu in USUAL_GPUS]
-        return what_fits(models, METHODS, cards, self.job.max_length)
+        length = self.job.max_length
+        alone = what_fits(models, METHODS, [gpus()[gpu] for gpu in USUAL_GPUS], length)
+        cards = [gpus()[gpu] for gpu in GPUS_TOGETHER]
+        return (*alone, *what_fits(models, METHODS, cards, length, USUAL_COUNTS))
 
     def forecast(self) -> dict[str, object]:
         """Return memory, speed and fixes as `estimate --json` prints them.

@@ -155,17 +155,17 @@ def card(used_gib: float, *processes: GpuProcess) -> DeviceReading:
 def test_the_programs_that_use_the_card_are_named() -> None:
     game = GpuProcess(pid=41, name="game", used_bytes=6 * GIB)
     found = resolve(llama("qlora")).estimate()
-    assert "18.0 GiB are free now; game 41 6.0 GiB." in estimate_panel(found, card(6, game))
+    assert "18.0 GiB are free now; game 41 6.0 GiB." in estimate_panel(found, [card(6, game)])
 
 
 def test_a_card_without_enough_free_memory_is_pointed_out() -> None:
     found = resolve(llama("qlora")).estimate()
-    assert "too little" in estimate_panel(found, card(23))
+    assert "too little" in estimate_panel(found, [card(23)])
 
 
 def test_an_idle_card_is_not_mentioned() -> None:
     found = resolve(llama("qlora")).estimate()
-    assert "free now" not in estimate_panel(found, card(0.001))
+    assert "free now" not in estimate_panel(found, [card(0.001)])
 
 
 @pytest.mark.parametrize(
@@ -289,3 +289,29 @@ def test_the_menu_of_models_says_what_the_card_trains() -> None:
 def test_the_menu_of_models_is_plain_without_a_card() -> None:
     choices = on_card(gpu="local", stage="sft")["model"]["choices"]
     assert not any("fits" in label or "too large" in label for label, _ in choices)
+
+
+# Several devices
+
+
+def test_what_each_of_several_devices_holds_is_said(handlers: Handlers) -> None:
+    shown = FormPage(handlers, llama("full", num_devices=8)).edit()["estimate"]
+    assert "24.0 GiB on each of 8 GPUs" in shown
+    assert "The bar is that of each of 8 GPUs" in shown
+    assert "divided among 8 GPUs, since a copy is too large for one" in shown
+
+
+def test_the_rows_of_all_devices_are_counted(handlers: Handlers) -> None:
+    shown = FormPage(handlers, llama("qlora", num_devices=4)).edit()["effective_batch"]
+    assert "64 rows per optimizer step, 16 on each of 4 GPUs" in shown
+
+
+def test_each_card_with_too_little_room_is_named() -> None:
+    found = resolve(llama("qlora")).estimate()
+    full = replace(card(23), index=1)
+    assert "1.0 GiB are free now on GPU 1. That is" in estimate_panel(found, [card(0), full])
+
+
+def test_what_fits_on_several_cards_is_drawn(page_form: FormPage) -> None:
+    page_form.edit(model="HuggingFaceTB/SmolLM2-135M")
+    assert "Full on 8" in open_panel(page_form, "what_fits")

@@ -8,13 +8,13 @@ from typing import Any
 import gradio as gr
 
 from core.advise import Fix
-from core.device import DeviceReading, card_of, find_preset, this_machine
+from core.device import card_of, cards_together, find_preset, this_machine
 from core.job import Cure, JobSpec, SpecError
 from core.models import gpus
 from core.resolve import default_fields
 from core.runs import Home
 from core.training.contract.job import BATCH_FIELDS
-from core.wording import fix_label, speed_sentence
+from core.wording import fix_label, sentences_of_several_devices, speed_sentence
 from ui import render
 from ui.events import Updates
 from ui.form import LABELS, controls, first_values
@@ -210,7 +210,7 @@ def _show_job(answer: Answer, state: FormState) -> Updates:
         "speed": _speed(answer),
         "stage_settings": gr.update(visible=has_stage_settings),
         "plan": _plan(answer, state.set_by_user),
-        "effective_batch": _effective_batch(answer.values),
+        "effective_batch": _effective_batch(answer),
         "reset_field": _reset_menu(state),
         "command": _command_line(answer.values),
         "job_file": _job_file(answer.values),
@@ -225,7 +225,12 @@ def _estimate(answer: Answer) -> str:
         return panel.refusal(error, LABELS)
     if answer.estimate is None:
         return panel.unknown_architecture(resolved.model.title)
-    return panel.estimate_panel(answer.estimate, _local_card(resolved.job))
+    machine, job = this_machine(), resolved.job
+    is_here = job.gpu == "local"
+    cards = cards_together(job.device, job.num_devices, machine) if is_here else ()
+    ram_bytes = machine.ram_bytes if is_here else 0
+    sentences = sentences_of_several_devices(resolved.sharing(), answer.estimate, ram_bytes)
+    return panel.estimate_panel(answer.estimate, cards, job.num_devices, sentences)
 
 
 def _speed(answer: Answer) -> str:
@@ -254,13 +259,17 @@ def _reset_menu(state: FormState) -> object:
     return gr.update(visible=bool(choices), choices=choices, value=None)
 
 
-def _effective_batch(values: Values) -> str:
+def _effective_batch(answer: Answer) -> str:
     try:
-        job = JobSpec.parse({name: values[name] for name in BATCH_FIELDS})
+        job = JobSpec.parse({name: answer.values[name] for name in BATCH_FIELDS})
     except SpecError:
         return ""
-    rows = job.effective_batch_size
-    return render.notice(f"Effective batch size: {rows:,} rows per optimizer step", "plain")
+    num_devices = answer.resolved.job.num_devices if answer.resolved else 1
+    said = f"Effective batch size: {num_devices * job.effective_batch_size:,} rows per "
+    said += "optimizer step"
+    if num_devices > 1:
+        said += f", {job.effective_batch_size:,} on each of {num_devices} GPUs"
+    return render.notice(said, "plain")
 
 
 def _command_line(values: Values) -> str:
@@ -316,11 +325,6 @@ def _missing_gpu_message(answer: Answer) -> str:
     if wanted in present:
         said = f"It will train on the {own}. For the {name}, set GPU index {present.index(wanted)}."
     return render.notice(said, "warned")
-
-
-def _local_card(job: JobSpec) -> DeviceReading | None:
-    """Return this machine's card that the job is for, None if it is for another."""
-    return card_of(job.device, this_machine()) if job.gpu == "local" else None
 
 
 def _keep_undo(undo: Undo, sent: Values, settled: Values) -> Updates:

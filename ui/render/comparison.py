@@ -48,7 +48,8 @@ def estimates(found: Sequence[Variant]) -> str:
 
 def _verdict(variant: Variant) -> str:
     assert variant.estimate
-    return verdict_sentence(variant.estimate)
+    assert variant.resolved
+    return verdict_sentence(variant.estimate, variant.resolved.job.num_devices)
 
 
 def _time(variant: Variant) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
-from core.advise import Cell, Fix, Plan
+from core.advise import Fix, Plan
+from core.advise.batch import Cell
 from core.device import DeviceReading
 from core.job import SpecError
 from core.memory import MemoryEstimate
@@ -25,18 +26,35 @@ MAX_PROCESSES = 3
 """Of those that use the card: so many are named."""
 
 
-def estimate_panel(estimate: MemoryEstimate, card: DeviceReading | None = None) -> str:
+def estimate_panel(
+    estimate: MemoryEstimate,
+    cards: Sequence[DeviceReading] = (),
+    num_devices: int = 1,
+    sentences: Sequence[str] = (),
+) -> str:
     """Return the bar against the card's capacity, the verdict, and every component by name.
 
-    `card` is the one in this machine, if the job is for it: other programs may use a part of it.
+    `cards` are those in this machine, if the job is for them: other programs may use a part.
+    Several devices hold the same, so that one bar stands for each. `sentences` are about them.
     """
-    sentence = verdict_sentence(estimate)
+    sentence = verdict_sentence(estimate, num_devices)
+    notices = _of_several(num_devices, sentences)
+    for card in cards:
+        notices += _used_by_others(estimate, card, len(cards))
     return (
         f'<div class="estimate {estimate.verdict}">{_verdict(sentence)}'
         f'<div class="bar" role="img" aria-label="{escape(sentence)}">{_bar(estimate)}</div>'
-        f"{_used_by_others(estimate, card)}{_legend(estimate)}"
+        f"{notices}{_legend(estimate)}"
         f"{_phases(estimate)}{notice(estimate.why, 'plain')}</div>"
     )
+
+
+def _of_several(num_devices: int, sentences: Sequence[str]) -> str:
+    """Return what the bar stands for if there are several devices, and what is said of them."""
+    if num_devices == 1:
+        return ""
+    said = f"The bar is that of each of {num_devices} GPUs: all hold the same."
+    return notice(" ".join((said, *sentences)), "plain")
 
 
 def _bar(estimate: MemoryEstimate) -> str:
@@ -77,11 +95,12 @@ def _verdict(sentence: str) -> str:
     )
 
 
-def _used_by_others(estimate: MemoryEstimate, card: DeviceReading | None) -> str:
+def _used_by_others(estimate: MemoryEstimate, card: DeviceReading, num_cards: int) -> str:
     """Return what other programs use of this machine's card, and whether the rest is enough."""
-    if card is None or card.used_bytes < MIN_USED_BYTES:
+    if card.used_bytes < MIN_USED_BYTES:
         return ""
-    said = f"{memory(card.free_bytes)} are free now"
+    place = f" on GPU {card.cuda_name}" if num_cards > 1 else ""
+    said = f"{memory(card.free_bytes)} are free now{place}"
     users = [
         f"{each.name or 'process'} {each.pid} {memory(each.used_bytes)}"
         for each in card.processes
@@ -144,15 +163,27 @@ def unknown_architecture(title: str) -> str:
 
 def what_fits(cells: Sequence[Cell], model: str, max_length: int) -> str:
     """Return a table of the largest batch size, methods down, GPUs across."""
-    cards = dict.fromkeys(cell.gpu for cell in cells)
-    rows = []
-    for method in dict.fromkeys(cell.method for cell in cells):
-        batches = [cell.batch or "–" for cell in cells if cell.method == method]
-        rows.append((METHODS[method].title, *batches))
-    names = [gpus()[card].name.removeprefix("GeForce ") for card in cards]
     said = f"{model}: largest batch of {max_length:,}-token rows, with gradient checkpointing."
-    shown = f"<p>{escape(said)}</p>{table(rows, names)}"
+    one = [cell for cell in cells if cell.num_devices == 1]
+    shown = f"<p>{escape(said)}</p>{_batches(one)}"
+    several = [cell for cell in cells if cell.num_devices > 1]
+    if several:
+        said = "The model divided among several such GPUs (fsdp): largest batch on each."
+        shown += f"<p>{said}</p>{_batches(several)}"
     return f'<div class="measured scrolls" tabindex="0">{shown}</div>'
+
+
+def _batches(cells: Sequence[Cell]) -> str:
+    """Return a table: a row for each method and number of GPUs, a column for each kind of GPU."""
+    cards = dict.fromkeys(cell.gpu for cell in cells)
+    names = [gpus()[card].name.removeprefix("GeForce ") for card in cards]
+    rows: dict[str, list[object]] = {}
+    for cell in sorted(cells, key=lambda each: list(METHODS).index(each.method)):
+        title = METHODS[cell.method].title
+        if cell.num_devices > 1:
+            title += f" on {cell.num_devices}"
+        rows.setdefault(title, []).append(cell.batch or "–")
+    return table([(title, *batches) for title, batches in rows.items()], names)
 
 
 def refusal(error: SpecError, labels: Mapping[str, str] | None = None) -> str:

@@ -15,7 +15,14 @@ from core.resolve import ResolvedJob, resolve
 from core.runs import Home
 from core.runs.past_runs import forecast, past_runs
 from core.training.contract.stages import DEFAULT_STAGE
-from core.wording import fix_label, memory, memory_parts, speed_sentence, verdict_sentence
+from core.wording import (
+    fix_label,
+    memory,
+    memory_parts,
+    sentences_of_several_devices,
+    speed_sentence,
+    verdict_sentence,
+)
 from ui.terminal.chat import chat
 from ui.terminal.check import check
 from ui.terminal.check_model import check_model
@@ -124,7 +131,10 @@ def _estimate_memory(resolved: ResolvedJob, home: str | None) -> MemoryEstimate:
 
 def _print_estimate(resolved: ResolvedJob, estimate: MemoryEstimate) -> None:
     title = f"{resolved.model.title} on {resolved.gpu.name}"
-    out.print(f"{title}: {verdict_sentence(estimate)}", style="bold")
+    num_devices = resolved.job.num_devices
+    out.print(f"{title}: {verdict_sentence(estimate, num_devices)}", style="bold")
+    for sentence in sentences_of_several_devices(resolved.sharing(), estimate):
+        out.print(sentence)
     rows = [(each.title, memory(each.bytes), each.note) for each in memory_parts(estimate)]
     out.print(table(("part", "memory", ""), rows))
     if speed := resolved.speed():

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from core.advise import USUAL_GPUS, Case
+from core.advise import Case
+from core.advise.batch import USUAL_GPUS
 from core.after_training.compare.study import Budget, Point, Study
 from core.job import Problem, SpecError
 from core.memory import MemoryEstimate
