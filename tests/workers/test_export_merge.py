@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from core.training.contract.failures import Stopped
-from core.training.contract.weights.files import UnusableWeights
+from core.training.contract.weights.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from core.training.contract.weights.files import UnusableWeights, stored_tensors
 from core.workers.export.forms import write_merged
+from core.workers.export.layers import BaseRounding, MergedWeights, Move, find_changes, unmoved
 from core.workers.export.merge import quantized_layers
+from core.workers.export.shards import Tensors
 from core.workers.export.task import ExportTask
 from tests.builders.exports import AdapterCase, job_over, loaded, make_case, merged_by_peft
 
@@ -121,3 +124,43 @@ def test_the_folder_names_a_tokenizer_class_that_others_know(tmp_path: Path) -> 
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert "is_local" not in settings
+
+
+def weights_of(task: ExportTask, move: Move) -> tuple[MergedWeights, dict[str, str]]:
+    """Return the merged weights of a case of qlora, and the modules of what its adapter changes."""
+    base = Path(task.request.base_folder)
+    tensors = stored_tensors(base)
+    adapter, changes = find_changes(tensors, Path(task.request.run_folder) / "output", False)
+    rounding = BaseRounding("nf4", True, quantized_layers(base), in_float32=True)
+    files = Tensors({name: base / tensor.file for name, tensor in tensors.items()})
+    file = adapter.folder / ADAPTER_WEIGHTS
+    modules = {name: name.removesuffix(".weight") for name in changes.low_rank}
+    return MergedWeights(files, file, changes, rounding, move), modules
+
+
+def test_weights_are_computed_where_they_are_moved(tmp_path: Path) -> None:
+    task = make_case(tmp_path, CASES["qlora with dora"])
+    moved: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        moved.append(tensor)
+        return tensor
+
+    weights, modules = weights_of(task, note)
+    (name, module), *_others = modules.items()
+    weights.tensor(name, module)
+    assert len(moved) == len(("weight", "down", "up", "magnitude"))
+    weights.tensor("model.norm.weight", "model.norm")
+    assert len(moved) == len(("weight", "down", "up", "magnitude"))
+
+
+def test_a_weight_too_large_for_the_gpu_is_merged_on_the_cpu(tmp_path: Path) -> None:
+    task = make_case(tmp_path, CASES["qlora"])
+
+    def refuse(tensor: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    there, modules = weights_of(task, unmoved)
+    refused, _modules = weights_of(task, refuse)
+    for name, module in modules.items():
+        assert torch.equal(refused.tensor(name, module), there.tensor(name, module))

@@ -5,7 +5,7 @@ once.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from core.training.contract.weights.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from core.training.contract.weights.files import NUM_SHOWN, StoredTensor, UnusableWeights
 from core.workers.export.shards import Tensors
 
+Move = Callable[[torch.Tensor], torch.Tensor]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 BLOCK_SIZE = 64
 """Numbers that bitsandbytes scales together."""
@@ -77,41 +78,77 @@ class Changes:
     """Tensor of the embeddings, of which a new head is made."""
 
 
+def unmoved(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor where it is."""
+    return tensor
+
+
+def to_free_device() -> Move:
+    """Return what moves a tensor to where it is computed: the GPU if this process has one."""
+    if torch.cuda.is_available():
+        return torch.Tensor.cuda
+    return unmoved
+
+
 class MergedWeights:
-    """Tensors of the merged model, made one at a time."""
+    """Tensors of the merged model, made one at a time, on a GPU where they fit."""
 
     def __init__(
-        self, base: Tensors, adapter_file: Path, changes: Changes, quantization: BaseRounding | None
+        self,
+        base: Tensors,
+        adapter_file: Path,
+        changes: Changes,
+        quantization: BaseRounding | None,
+        move: Move = unmoved,
     ) -> None:
+        self._move = move
         self._base = base
         self._adapter = Tensors.of_file(adapter_file)
         self._changes = changes
         self._quantization = quantization
 
     def tensor(self, name: str, name_of_module: str) -> torch.Tensor:
-        """Return a tensor of the result, in the precision in which it was computed."""
+        """Return a tensor of the result on the CPU, in the precision in which it was computed."""
         changes = self._changes
         if name in changes.whole:
             return self._adapter.read(changes.whole[name])
         source = changes.embedding if name == changes.new_head else name
         weight = self._base.read(source)
-        quantization = self._quantization
-        if quantization and name_of_module in quantization.layers and weight.dim() == 2:
-            weight = quantization.round_trip(weight)
-        if name in changes.low_rank:
-            return self._add(weight, changes.low_rank[name])
+        rounding = self._quantization
+        if rounding and (name_of_module not in rounding.layers or weight.dim() != 2):
+            rounding = None
+        adapter = changes.low_rank.get(name)
+        if rounding is None and adapter is None:
+            return weight
+        try:
+            return self._computed(weight, rounding, adapter, self._move).cpu()
+        except torch.OutOfMemoryError:  # the GPU has no room for this one
+            return self._computed(weight, rounding, adapter, unmoved)
+
+    def _computed(
+        self,
+        weight: torch.Tensor,
+        rounding: BaseRounding | None,
+        adapter: LowRank | None,
+        move: Move,
+    ) -> torch.Tensor:
+        weight = move(weight)
+        if rounding:
+            weight = rounding.round_trip(weight)
+        if adapter:
+            weight = self._add(weight, adapter, move)
         return weight
 
-    def _add(self, weight: torch.Tensor, adapter: LowRank) -> torch.Tensor:
+    def _add(self, weight: torch.Tensor, adapter: LowRank, move: Move) -> torch.Tensor:
         """Return the sum of a weight and its adapter; with DoRA, its rows in their own lengths."""
-        down = self._adapter.read(adapter.down).float()
-        up = self._adapter.read(adapter.up).float()
+        down = move(self._adapter.read(adapter.down)).float()
+        up = move(self._adapter.read(adapter.up)).float()
         # The order of PEFT: another would round otherwise.
         merged = weight.float() + (up @ down) * adapter.scale
         if adapter.magnitude is None:
             return merged
         lengths = torch.linalg.norm(merged, dim=1)
-        magnitude = self._adapter.read(adapter.magnitude).float()
+        magnitude = move(self._adapter.read(adapter.magnitude)).float()
         return (magnitude / lengths).view(-1, 1) * merged
 
 

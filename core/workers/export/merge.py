@@ -36,6 +36,7 @@ from core.workers.export.layers import (
     Changes,
     MergedWeights,
     find_changes,
+    to_free_device,
 )
 from core.workers.export.shards import ShardEntry, Tensors, copy_file, entries_in_order, write_shard
 from core.workers.export.task import ExportTask
@@ -69,6 +70,7 @@ def merge(task: ExportTask, job: Job, in_float32: bool, target: Path) -> MergedM
         adapter.folder / ADAPTER_WEIGHTS,
         changes,
         _quantization(task, job, base, in_float32),
+        to_free_device(),
     )
     files = weight_files(base)
     plans = {path.name: tuple(entries_in_order(path)) for path in files}

@@ -1,0 +1,69 @@
+"""Train the demo by each kind of method, and export it to every form: all answers stay.
+
+The adapter alone needs llama.cpp's own converter: TAILOR_LLAMA_CPP names the folder of its sources.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.after_training.export.tools import FOLDER_VARIABLE, LLAMA_VARIABLE, install
+from core.job import SpecError
+from core.runs import Home
+from core.runs.listing import list_runs
+from ui.terminal import commands
+
+pytestmark = [pytest.mark.slow, pytest.mark.training, pytest.mark.filterwarnings("ignore")]
+FORMS = (
+    ("merged", ""),
+    ("gguf", "BF16"),
+    ("gguf", "F16"),
+    ("gguf", "Q8_0"),
+    ("gguf", "Q4_K_M"),
+    ("ollama", "Q4_K_M"),
+    ("adapter-gguf", ""),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Return a home with the converters. Skip without them."""
+    home = Home.find(str(tmp_path_factory.mktemp("home")))
+    try:
+        if not os.environ.get(FOLDER_VARIABLE):
+            install(home)
+    except SpecError as error:
+        pytest.skip(f"no converters: {error.reason}")
+    return home
+
+
+@pytest.fixture(scope="module", params=["full", "lora", "qlora"])
+def run_id(request: pytest.FixtureRequest, trained: Home) -> str:
+    """Return the id of a finished run of the demo by one method."""
+    assert commands.run("train", home=str(trained.path), demo=True, method=request.param) == 0
+    (run,) = [each for each in list_runs(trained) if each.job.method == request.param]
+    return run.id
+
+
+@pytest.mark.parametrize(("form", "quant"), FORMS)
+def test_every_export_of_the_demo_answers_as_trained(
+    form: str, quant: str, run_id: str, trained: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if form == "adapter-gguf" and "full" in run_id:
+        pytest.skip("a whole model has no adapter")
+    if form == "adapter-gguf" and not os.environ.get(LLAMA_VARIABLE):
+        pytest.skip(f"needs {LLAMA_VARIABLE}")
+    capsys.readouterr()
+    code = commands.run(
+        "export", home=str(trained.path), run=run_id, to=form, quant=quant, json=True
+    )
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert Path(printed["path"]).is_dir()
+    verified = printed["verified"]
+    assert verified["trusted"]
+    assert verified["prompt_tokens_equal"] == 16
+    assert verified["same_answers"] == 16
