@@ -167,8 +167,9 @@ def _add_check(command: argparse.ArgumentParser) -> None:
 def _add_check_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "run",
-        metavar="RUN[@STEP]",
-        help="a run: its ID, the beginning of it, its folder, or latest; @STEP is a checkpoint",
+        metavar="RUN[@STEP|@EXPORT]",
+        help="a run: its ID, the beginning of it, its folder, or latest; @STEP is a checkpoint, "
+        "@EXPORT an exported model such as @gguf-Q4_K_M",
     )
     command.add_argument(
         "--suite",
@@ -256,6 +257,9 @@ def _add_export(command: argparse.ArgumentParser) -> None:
         "--base",
         metavar="BASE",
         help="after qlora: trained (the base as the training saw it, the default) or original",
+    )
+    command.add_argument(
+        "--checks", action="store_true", help="let it answer the suites that the run answers"
     )
     command.add_argument("--repo", metavar="OWNER/NAME", help="repository on the Hub, for hub")
     command.add_argument(

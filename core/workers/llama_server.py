@@ -67,13 +67,20 @@ class LlamaServer:
         return list(found["tokens"])
 
     def rendered(
-        self, messages: Sequence[Mapping[str, Any]], seconds: float = SECONDS_TO_ANSWER
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        seconds: float = SECONDS_TO_ANSWER,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> str:
-        """Return what the chat template in the file makes of messages.
+        """Return what the chat template in the file makes of messages, beside tools to call.
 
         Raises ValueError if it refuses them, TimeoutError.
         """
-        return str(self.ask("/apply-template", seconds, messages=messages)["prompt"])
+        fields: dict[str, object] = {"messages": messages}
+        if tools:
+            fields["tools"] = tools
+        return str(self.ask("/apply-template", seconds, **fields)["prompt"])
 
     def ask(self, path: str, seconds: float = SECONDS_TO_ANSWER, **fields: object) -> Any:
         """Return the JSON answer of the server. Raises ValueError if it refuses, TimeoutError."""

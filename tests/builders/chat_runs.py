@@ -10,7 +10,7 @@ from core import runs
 from core.after_training.export.forms import FormName
 from core.after_training.export.records import ExportedFile, Manifest, exports_folder
 from core.runs import Run
-from core.training.contract.files import write_json
+from core.training.contract.files import sha256_of, write_json
 from tests.builders.fake_runs import FINISHED
 
 WIDTH, NUM_LAYERS, RANK = 128, 4, 2
@@ -62,6 +62,6 @@ def add_gguf(run: Run, name: str = "gguf-Q8_0", content: str = "GGUF") -> Path:
     file = folder / "m.gguf"
     file.write_text(content)
     form: FormName = "adapter-gguf" if name == "adapter-gguf" else "gguf"
-    files = (ExportedFile(file.name, len(content), ""),)
+    files = (ExportedFile(file.name, len(content), sha256_of(file)),)
     Manifest(form, "trained", "Q8_0", files, None).write(folder)
     return file

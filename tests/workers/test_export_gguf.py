@@ -1,7 +1,6 @@
 """Test GGUF exports with the real converters, which TAILOR_EXPORT_TOOLS names or pip installs."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,8 +17,7 @@ from core.after_training.export import launch
 from core.after_training.export.forms import QUANTS, Quant
 from core.after_training.export.plan import plan_export
 from core.after_training.export.records import ExportRequest
-from core.after_training.export.tools import FOLDER_VARIABLE, install
-from core.job import SpecError
+from core.after_training.export.tools import FOLDER_VARIABLE
 from core.runs import Home, Run, read
 from core.workers.export.llama import answers_of_gguf, write_gguf
 from core.workers.export.questions import ExportQuestion, answers
@@ -49,18 +47,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 TOLERANCE = {"gemma3_text": 1e-3}
 DEFAULT_TOLERANCE = 1e-5
 F32 = Quant("F32", 0, 32, True)
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the converters; skip without one."""
-    if os.environ.get(FOLDER_VARIABLE):
-        return Path(os.environ[FOLDER_VARIABLE])
-    home = Home.find(str(tmp_path_factory.mktemp("home")))
-    try:
-        return install(home)
-    except SpecError as error:
-        pytest.skip(f"no converters: {error.reason}")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Command `export`: take the result of a run to other programs. Prints; exports nothing itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -9,15 +9,26 @@ from core.after_training.export import Export, ExportStatus, launch, list_export
 from core.after_training.export import plan as plans
 from core.after_training.export import tools as converters
 from core.after_training.export.ollama import add_to_ollama, find_ollama
-from core.after_training.export.sentences import export_facts, export_size, verified_sentence
+from core.after_training.export.sentences import (
+    checks_in_short,
+    export_facts,
+    export_size,
+    verified_sentence,
+)
 from core.job import Problem, SpecError
 from core.runs import Home, Run
 from core.runs.results.checking import find_run
 from core.wording import file_size
+from ui.terminal.check_model import check_export
 from ui.terminal.printing import out, print_json, say
 
 STOPPED, UNTRUSTED = 130, 1
 STATES_OF_FAILURE = ("failed", "stopped")
+UNCHECKED: Mapping[str, str] = {
+    "adapter-gguf": "check the run itself with `python app.py check-model RUN`",
+    "hub": "check an export to gguf or merged first: the model card then says its numbers",
+}
+"""Form of export that answers no suites -> what to do instead."""
 
 
 def export(
@@ -32,6 +43,7 @@ def export(
     send: str = "",
     public: bool = False,
     create: bool = False,
+    checks: bool = False,
     install: bool = False,
     json: bool = False,
 ) -> int:
@@ -50,28 +62,34 @@ def export(
     if create:
         _require_ollama(to)
     upload = plans.Upload(repo, send, is_private=not public) if to == "hub" else None
+    _require_checkable(to, checks)
     plan = plans.plan_export(chosen, to, quant=quant, base=base, llama_cpp=llama_cpp, upload=upload)
     say(export_facts(plan), *plan.notes)
-    return _make(chosen, plan, _token() if upload else "", as_json=json, create=create)
+    token = _token() if upload else ""
+    return _make(chosen, plan, token, checks=checks, create=create, as_json=json)
 
 
-def _make(run: Run, plan: plans.ExportPlan, token: str, *, as_json: bool, create: bool) -> int:
-    """Make an export, print it, and give it to Ollama if that is wanted. Return the exit code."""
+def _make(
+    run: Run, plan: plans.ExportPlan, token: str, *, checks: bool, create: bool, as_json: bool
+) -> int:
+    """Make an export and print it; check it and give it to Ollama if that is wanted. Return the
+    exit code."""
     name = launch.start(run, plan, token)
     status = _follow(run, name)
     if status.state in STATES_OF_FAILURE:
         return _report_failure(run, name, status)
     result = launch.result_of(run, name)
+    if not as_json:
+        _print(result)
+    code = check_export(run, result, is_silent=as_json) if checks else 0
     if as_json:
         print_json(result.to_json())
-    else:
-        _print(result)
     verified = result.manifest.verified
     if verified and not verified.trusted:
         return UNTRUSTED
     if create:
         say(f"Ollama has it now: ollama run {add_to_ollama(result)}")
-    return 0
+    return code
 
 
 def _require_ollama(form: str) -> None:
@@ -81,6 +99,12 @@ def _require_ollama(form: str) -> None:
     if find_ollama() is None:
         fix = "install it from ollama.com, or export without --create"
         raise SpecError(Problem("--create", "Ollama is not on the PATH", fix))
+
+
+def _require_checkable(form: str, is_checked: bool) -> None:
+    """Raise SpecError if a form of export shall be checked that answers no suites."""
+    if is_checked and form in UNCHECKED:
+        raise SpecError(Problem("--checks", f"has no use with --to {form}", UNCHECKED[form]))
 
 
 def _install(home: Home) -> None:
@@ -105,7 +129,8 @@ def _list(run: Run, as_json: bool) -> int:
         print_json([each.to_json() for each in exports])
         return 0
     for each in exports:
-        out.print(f"{each.name}: {export_size(each)} · {each.folder}")
+        facts = ", ".join(filter(None, (export_size(each), checks_in_short(each))))
+        out.print(f"{each.name}: {facts} · {each.folder}")
     if not exports:
         out.print(f"No exports yet. Make one: python app.py export {run.id} --to merged")
     return 0

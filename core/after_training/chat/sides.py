@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.after_training.chat.errors import ChatError
-from core.after_training.export import Export, list_exports
+from core.after_training.export import list_exports
 from core.after_training.export.tools import server_folder
 from core.job import JobSpec, Problem, RunNotFound
 from core.job.places import require_allowed
@@ -101,23 +101,13 @@ def sides_of(run: Run) -> tuple[ChatSide, ...]:
             sides.append(ChatSide(key, label, run.job, checkpoint.folder))
     tools = server_folder(run.home)
     for export in list_exports(run):
-        if gguf := _model_file(export):
+        if (gguf := export.gguf) and gguf.is_file():
             label = f"{run.name} as {export.name}"
             if tools is None:
                 label += " (needs `make export`)"
             key = f"{run.id}@{export.name}"
             sides.append(ChatSide(key, label, run.job, gguf=gguf, tools=tools))
     return tuple(sides)
-
-
-def _model_file(export: Export) -> Path | None:
-    """Return the GGUF file of a whole model in an export; None if it has none."""
-    if export.manifest.form == "adapter-gguf":
-        return None
-    for each in export.manifest.files:
-        if each.name.endswith(".gguf") and (export.folder / each.name).is_file():
-            return export.folder / each.name
-    return None
 
 
 def find_side(home: Home, text: str) -> ChatSide:

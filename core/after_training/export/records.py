@@ -9,10 +9,15 @@ from typing import Literal, TypeVar
 
 from core.after_training.export.forms import BaseChoice, FormName
 from core.runs import Run
+from core.runs.checks import SuiteResult
+from core.runs.files import read_json
 from core.training.contract.files import write_json
 from core.training.contract.typed_json import WrongType, types_of, value_as
 
 MANIFEST = "export.json"
+CHECKS = "checks"
+"""Folder in that of an export with what it answered to suites."""
+WEIGHTS = (".gguf", ".safetensors")
 REQUEST, STATUS, LOG, STOP, PROCESS = (
     "request.json",
     "status.json",
@@ -152,6 +157,31 @@ class Export:
     def num_bytes(self) -> int:
         return sum(each.bytes for each in self.manifest.files)
 
+    @property
+    def gguf(self) -> Path | None:
+        """Place of the GGUF file of a whole model; None if it has none."""
+        if self.manifest.form == "adapter-gguf":
+            return None
+        for each in self.manifest.files:
+            if each.name.endswith(".gguf"):
+                return self.folder / each.name
+        return None
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """Name of each file with weights -> its SHA-256."""
+        files = self.manifest.files
+        return {each.name: each.sha256 for each in files if each.name.endswith(WEIGHTS)}
+
+    @property
+    def checks(self) -> tuple[SuiteResult, ...]:
+        """Answers to suites, beside the answers of the model as trained."""
+        found = []
+        for path in sorted((self.folder / CHECKS).glob("*.json")):
+            if result := SuiteResult.from_json(read_json(path)):
+                found.append(result)
+        return tuple(found)
+
     def to_json(self) -> dict[str, object]:
         """Return what `export --json` prints."""
         verified = self.manifest.verified
@@ -164,7 +194,18 @@ class Export:
             "quant": self.manifest.quant,
             "notes": list(self.manifest.notes),
             "url": self.manifest.url,
+            "checks": [_counts(each) for each in self.checks],
         }
+
+
+def _counts(result: SuiteResult) -> dict[str, object]:
+    return {
+        "name": result.name,
+        "total": result.total,
+        "trained": result.before,
+        "exported": result.after,
+        "p_value": result.p_value,
+    }
 
 
 def exports_folder(run: Run) -> Path:

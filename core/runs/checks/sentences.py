@@ -20,11 +20,14 @@ MEMORISED_RATIO = 1.5
 """Perplexity of held-out rows over that of trained rows from which the model has memorised."""
 
 
-def count_sentence(result: SuiteResult) -> str:
-    """Return the numbers of a suite: N of M before, N of M after, and how sure the last is."""
+def count_sentence(result: SuiteResult, before: str = "before", after: str = "after") -> str:
+    """Return the numbers of a suite: N of M before, N of M after, and how sure the last is.
+
+    `before` and `after` are words for the two models.
+    """
     return (
-        f"{result.name}: {result.before} of {result.total} before, {result.after} of "
-        f"{result.total} after ({_would_pass(result)})"
+        f"{result.name}: {result.before} of {result.total} {before}, {result.after} of "
+        f"{result.total} {after} ({_would_pass(result)})"
     )
 
 

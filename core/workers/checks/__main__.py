@@ -1,4 +1,5 @@
-"""Answer suites of tests with a trained model and with the model before. Judges no answer.
+"""Answer suites of tests with a trained model and with the model before, or with an export of it.
+Judges no answer.
 
 Run `python -m core.workers.checks`, which core/workers/child.py serves.
 """
@@ -15,9 +16,13 @@ from core.training.data.hub import stay_offline_without_answer
 from core.workers.child import Reporter, serve
 from core.workers.quick_imports import quick_imports
 
+from .exported import ExportSession
+
 
 def answer(request: Mapping[str, Any], report: Reporter) -> object:
     """Return the answers that a request asks for."""
+    if "export" in request:
+        return ExportSession.of(request, report).run()
     if not Path(request["job"]["model"]).is_dir():
         stay_offline_without_answer()
     # Imported only now, when it is known whether the Hub answers.

@@ -5,6 +5,8 @@ program, from a folder that a test names in place of the installed tools.
 """
 
 import json
+import os
+import signal
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,10 @@ from types import SimpleNamespace
 SECONDS_OF_SLOW_TEMPLATE = 10
 ENDLESS = "endless"
 SECONDS_BETWEEN_WORDS = 0.01
+SECONDS_OF_SLOW_ANSWER = 600
+HALF_A_CHARACTER = 2
+"""Token that is only a part of a character."""
+MANY = 100
 
 
 class CommonParams(SimpleNamespace):
@@ -55,6 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply({"tokens": list(range(len(WORDS)))})
 
     def completion(self, asked: dict) -> None:
+        if not asked.get("stream"):
+            self.complete(asked)
+            return
         self.send_response(200)
         self.end_headers()
         words = WORDS * 9999 if ENDLESS in WORDS else list(WORDS)
@@ -64,6 +73,21 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(SECONDS_BETWEEN_WORDS)
             self.event(content=f"{word} ", stop=False, tokens_predicted=number)
         self.event(content="", stop=True, stop_type=ending, tokens_predicted=number)
+
+    def complete(self, asked: dict) -> None:
+        """Answer a whole prompt with its words. A token that is forced is as likely as its number
+        is small, and one of HALF_A_CHARACTER is not told of."""
+        if "die" in WORDS:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "wait" in WORDS:
+            time.sleep(SECONDS_OF_SLOW_ANSWER)
+        answer: dict = {"content": f" {' '.join(WORDS)} ", "tokens": [], "stop_type": "eos"}
+        for token, _bias in asked.get("logit_bias", ()):
+            told = {"id": token, "logprob": -1.0 - token}
+            every = [{"id": each, "logprob": -1.0 - each} for each in range(MANY)]
+            told["top_logprobs"] = every[: asked["n_probs"]]
+            answer["completion_probabilities"] = [] if token == HALF_A_CHARACTER else [told]
+        self.reply(answer)
 
     def event(self, **event: object) -> None:
         self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())

@@ -1,0 +1,19 @@
+"""Checks of exports: what a conversion cost, and over which base it is better merged."""
+
+from core.after_training.export_checks.checking import (
+    ExportCheck,
+    can_be_checked,
+    check_export,
+    find_export,
+    find_exported,
+    names_export,
+)
+
+__all__ = [
+    "ExportCheck",
+    "can_be_checked",
+    "check_export",
+    "find_export",
+    "find_exported",
+    "names_export",
+]

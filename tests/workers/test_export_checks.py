@@ -1,0 +1,90 @@
+"""Check exports with the real llama.cpp: a file answers suites as the model that it was made of."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from core.after_training.export import launch
+from core.after_training.export.forms import Quant
+from core.after_training.export.plan import plan_export
+from core.after_training.export.records import ExportRequest
+from core.after_training.export.tools import FOLDER_VARIABLE
+from core.after_training.export_checks import check_export
+from core.models import DEMO_DIR
+from core.runs import Home, Run, read
+from core.runs.checks import find_suite, folders_of
+from core.runs.results import checking
+from core.training.contract.checks.suite import Suite
+from core.training.contract.checks.suite_files import parse_suite
+from core.training.contract.job import Job
+from core.training.loop.checks import Examinee
+from core.workers.checks.gguf import GgufExaminee
+from core.workers.export.llama import write_gguf
+from core.workers.export.task import ExportTask
+from core.workers.trained_model import load_trained
+from tests.builders.training_runs import FINISHED, make_run, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.training, pytest.mark.filterwarnings("ignore")]
+F32 = Quant("F32", 0, 32, True)
+ID = "short-qlora"
+CHOICES: list[dict[str, object]] = [
+    {"prompt": "What colour is the sky?", "choice": ["green", "blue", "loud"], "answer": 1},
+    {"prompt": "What is two and two?", "choice": ["five", "four"], "answer": "four"},
+    {"prompt": "Say it", "choice": ["é", "🍓", "ñandú", "日本"], "answer": 0},
+    {"prompt": "Who are you?", "choice": ["I am a small language model.", "No"], "answer": 1},
+]
+
+
+def choices() -> Suite:
+    """Return a suite with choices, of which some begin inside a character."""
+    return parse_suite("\n".join(map(json.dumps, CHOICES)).encode(), "choices")
+
+
+def test_a_file_answers_as_its_model_and_finds_the_same_choices(
+    tmp_path: Path, tools: Path
+) -> None:
+    (tmp_path / "task").mkdir()
+    request = ExportRequest("gguf", "gguf", "trained", "", "", tools=str(tools))
+    write_gguf(ExportTask(tmp_path / "task", request), DEMO_DIR, F32, tmp_path / "m.gguf")
+    demo = load_trained(Job(model=str(DEMO_DIR), dataset=""), None)
+    model = Examinee(demo.model, demo.tokenizer, 8)
+    suites = (find_suite("capabilities", folders_of(True)), choices())
+    file = GgufExaminee.load(
+        tmp_path / "m.gguf",
+        str(tools),
+        suites,
+        has_template=True,
+        on_progress=lambda _done, _of: None,
+    )
+    for suite in suites:
+        assert file.answers(suite) == model.answers(suite)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run of qlora."""
+    folder = make_run(tmp_path_factory.mktemp("runs") / ID, method="qlora", max_steps=60)
+    assert train(folder) == FINISHED
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, home: Home, tools: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a copy of the run in a home of the test, with the converters."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tools))
+    shutil.copytree(trained, home.runs / ID)
+    return read(home, ID)
+
+
+@pytest.mark.parametrize(("form", "quant"), [("gguf", "BF16"), ("merged", "")])
+def test_an_exact_export_costs_nothing(run: Run, form: str, quant: str) -> None:
+    name = launch.start(run, plan_export(run, form, quant=quant))
+    assert launch.wait(run, name, lambda _status: None).state == "finished"
+    suites = checking.find_suites(run, ["capabilities"])
+    report = check_export(run, launch.result_of(run, name), suites)
+    (result,) = report.suites
+    (as_trained,) = checking.results_of(run)
+    assert result.before == as_trained.after
+    assert len(result.lost) + len(result.gained) <= 1
