@@ -11,7 +11,7 @@ from typing import Any
 
 from core.training.contract.checks.suite import Suite, SuiteTest
 from core.training.contract.failures import TrainingError
-from core.workers.llama_server import LlamaServer
+from core.workers.llama_server import SECONDS_TO_ANSWER, LlamaServer
 
 TEMPLATE_TOKENS = 512
 """Room for what a chat template adds to a prompt."""
@@ -110,7 +110,7 @@ class GgufExaminee:
 
     def _complete(self, prompt: list[int], **settings: object) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.server.ask(
-            "/completion", prompt=prompt, temperature=0, **settings
+            "/completion", SECONDS_TO_ANSWER, prompt=prompt, temperature=0, **settings
         )
         return found
 
