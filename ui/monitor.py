@@ -33,11 +33,30 @@ def place_runs(parts: Parts) -> None:
         with gr.Column(scale=4, min_width=300, elem_classes="runs-list"):
             _place_list(parts)
         with gr.Column(scale=8, min_width=320):
+            _place_comparisons(parts)
             with parts.add("comparison", gr.Column, visible=False):
                 _place_plot(COMPARISON.id)
                 parts.html("report")
                 parts.html("differences")
             _place_run(parts)
+
+
+def _place_comparisons(parts: Parts) -> None:
+    """Place one comparison: its runs, and what can be done with them."""
+    shown = {"open": False, "visible": False}
+    with parts.add("comparisons_panel", gr.Accordion, "Comparisons", **shown):
+        parts.add("comparison_id", gr.Dropdown, [], label="Comparison")
+        parts.html("comparison_runs")
+        with gr.Row(elem_classes="actions"):
+            parts.button("stop_comparison", "Stop all", variant="stop", visible=False)
+            parts.button("continue_comparison", "Continue", variant="primary", visible=False)
+            parts.button("show_runs", "Show its curves")
+        best = [("Best run", "best")]
+        parts.add("chosen_trial", gr.Dropdown, best, value="best", label="One of its runs")
+        with gr.Row(elem_classes="actions"):
+            parts.button("use_settings", "Use these settings", variant="primary")
+            parts.button("stop_trial", "Stop this run", visible=False)
+        parts.html("comparison_message")
 
 
 def _place_list(parts: Parts) -> None:

@@ -64,7 +64,7 @@ EXPORT_PARTS = (
     *EXPORT_TILES.values(),
     *EXPORT_BUTTONS.values(),
 )
-VIEW_PARTS = ("run_id", "compared", "run_search", "about_run")
+VIEW_PARTS = ("run_id", "compared", "run_search", "about_run", "comparison_id")
 """What the user looks at on the Runs tab."""
 SIGNALS = ("filled", "measured")
 """A new text in one of these hidden boxes is followed by an edit."""
@@ -108,6 +108,7 @@ def build(handlers: Handlers) -> gr.Blocks:
         _wire_estimate(wiring, handlers)
         _wire_edit(page, Wiring({**train_parts, **fields}, groups, folders), handlers)
         _wire_runs(wiring, handlers)
+        _wire_comparisons(wiring, handlers)
         trying.wire_try(wiring, handlers)
         _wire_exports(wiring, handlers)
         _wire_checks(wiring, handlers)
@@ -346,6 +347,17 @@ def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:
         on(parts[name].click, partial(runs.on_retry, place), fills=True)
     on(parts["active_run"].click, runs.on_active_run)
     parts["figures"].change(None, parts["figures"], js=SET_FIGURES)
+
+
+def _wire_comparisons(wiring: Wiring, handlers: Handlers) -> None:
+    """Wire the panel of comparisons. What continues one copies data, and is queued."""
+    on, parts, comparisons = wiring.on, wiring.components, handlers.comparisons
+    on(parts["comparison_id"].input, comparisons.on_choose_comparison, repeat="always_last")
+    on(parts["stop_comparison"].click, comparisons.on_stop_comparison)
+    on(parts["continue_comparison"].click, comparisons.on_continue_comparison, queue=True)
+    on(parts["stop_trial"].click, comparisons.on_stop_trial)
+    on(parts["show_runs"].click, comparisons.on_show_runs)
+    on(parts["use_settings"].click, comparisons.on_use_settings, fills=True)
 
 
 def _wire_exports(wiring: Wiring, handlers: Handlers) -> None:

@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from core import runs
 from core.after_training import bundle
+from core.after_training.compare import keeper
 from core.after_training.export import list_exports
 from core.job import RunNotFound, SpecError
 from core.runs import Home, queue
@@ -99,7 +100,7 @@ def serve(
         fix = "name a folder that you can write to"
         print(f"home: {error.filename}: {error.strerror}; {fix}", file=sys.stderr)
         return 2
-    queue.keep_advancing(place)
+    _keep_advancing(place)
     handlers = Handlers(place, data_folders)
     blocks = page.build(handlers)
     try:
@@ -113,6 +114,12 @@ def serve(
     if not (no_browser or policy.asks_everyone):
         webbrowser.open(link)
     return _wait(blocks, handlers, place, scratch)
+
+
+def _keep_advancing(home: Home) -> None:
+    """Carry the queue and the comparisons on as long as the page is served."""
+    queue.keep_advancing(home)
+    keeper.keep_advancing(home)
 
 
 def policy_for(

@@ -1,5 +1,6 @@
 """Compare methods on the page: side by side, queued, reported; what a card can train."""
 
+import gradio as gr
 import pytest
 
 from core.after_training.compare import Wish, models_on_card, record
@@ -9,9 +10,9 @@ from core.runs.listing import list_runs
 from core.speed import RowStatistics
 from tests.builders.fake_runs import bare_run, write_metrics
 from ui.form import first_values
+from ui.handlers import Handlers
 from ui.handlers.answer import answer_values
-from ui.handlers.comparing import CompareHandlers, variants_of
-from ui.handlers.rows import Previews
+from ui.handlers.comparing import variants_of
 from ui.render import comparison
 
 LLAMA = "meta-llama/Llama-3.1-8B"
@@ -46,10 +47,11 @@ def test_the_profile_chooses_for_each_method_again(home: Home) -> None:
 
 @pytest.mark.usefixtures("fake_program")
 def test_one_run_of_each_method_is_queued(home: Home) -> None:
-    previews = Previews(home)
-    updates = CompareHandlers(home, previews).on_compare(answer_to(home))
-    previews.close()
+    handlers = Handlers(home)
+    updates = handlers.comparing.on_compare(answer_to(home))
+    handlers.close()
     assert "Queued 3 runs" in str(updates["compare_message"])
+    assert updates["tabs"] == gr.update(selected="runs")
     methods = {run.job.method for run in list_runs(home)}
     assert methods == {"full", "lora", "qlora"}
     assert len(record.list_comparisons(home)) == 1

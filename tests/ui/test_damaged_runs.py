@@ -72,7 +72,7 @@ def test_a_deeply_nested_manifest_holds_no_facts(home: Home) -> None:
 
 
 def panels_of_runs() -> dict[str, Callable[[Any], str]]:
-    from ui.handlers.runs import RUN_PANELS
+    from ui.handlers.run_panel import RUN_PANELS
 
     assert isinstance(RUN_PANELS, dict)
     return RUN_PANELS

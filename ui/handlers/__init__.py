@@ -14,6 +14,7 @@ from ui.handlers import columns, kept_form, panels
 from ui.handlers.answer import FIRST_STATE, NO_ANSWER, Answer
 from ui.handlers.checks import CheckHandlers
 from ui.handlers.comparing import CompareHandlers
+from ui.handlers.comparisons import ComparisonHandlers
 from ui.handlers.conversations import Conversations
 from ui.handlers.data import DataHandlers
 from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
@@ -54,7 +55,8 @@ class Handlers:
         self.checks = CheckHandlers(home)
         self.runs = RunHandlers(home, self.previews, self.checks)
         self.results = ResultHandlers(home, self.runs.on_view)
-        self.comparing = CompareHandlers(home, self.previews)
+        self.comparing = CompareHandlers(home, self.previews, self.runs.on_view)
+        self.comparisons = ComparisonHandlers(home, self.runs.on_view)
         self.conversations = Conversations(home)
         self.tries = TryHandlers(home, self.conversations)
         self.exports = ExportHandlers(home)

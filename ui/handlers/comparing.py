@@ -1,6 +1,9 @@
 """Compare methods on the page: estimates side by side, then one run each in the queue."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import gradio as gr
 
 from core.advise import PLANNED_FIELDS
 from core.after_training.compare import Study, Variant, conduct, plan_variants, record
@@ -10,6 +13,7 @@ from ui import render
 from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.answer import Answer
+from ui.handlers.comparisons import BEST
 from ui.handlers.rows import Previews
 from ui.handlers.start import require_startable
 
@@ -39,9 +43,11 @@ class CompareHandlers:
 
     home: Home
     previews: Previews
+    show: Callable[..., Updates]
+    """Returns what the Runs tab shows for a view."""
 
-    def on_compare(self, answer: Answer) -> Updates:
-        """Create one run for each method that fits, and add them to the queue."""
+    def on_compare(self, answer: Answer, **view: str | None) -> Updates:
+        """Create one run for each method that fits, add them to the queue, and show them."""
         try:
             require_startable(answer.require(), self.previews)
             found = variants_of(answer)
@@ -55,8 +61,17 @@ class CompareHandlers:
             said = f"Not started. {error.strerror}: {error.filename}"
             return {"compare_message": render.notice(said, "bad")}
         ids = [trial.id for trial in comparison.trials if trial.id]
-        said = f"Queued {len(ids)} runs. Tick them on the Runs tab to compare them."
+        said = f"Queued {len(ids)} runs: the Runs tab shows them."
         for trial in comparison.trials:
             if trial.left_out:
                 said += f" {trial.point.label} is left out: {trial.left_out}."
-        return {"compare_message": render.notice(said), "compared": " ".join(ids)}
+        chosen = {"comparison_id": comparison.id, "compared": " ".join(ids)}
+        shown = self.show(**{**view, **chosen})
+        return {
+            **shown,
+            "compared": chosen["compared"],
+            "comparisons_panel": gr.update(visible=True, open=True),
+            "chosen_trial": {**shown["chosen_trial"], "value": BEST},
+            "tabs": gr.update(selected="runs"),
+            "compare_message": render.notice(said),
+        }

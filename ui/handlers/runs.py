@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -10,26 +10,24 @@ from typing import Literal
 import gradio as gr
 
 from core import runs
-from core.advise import Advice
-from core.after_training.chat import sides_of
 from core.device import this_machine
 from core.job import RunNotFound, SpecError, TailorError
 from core.resolve import resolve
 from core.runs import Home, Run, edits, launch, listing, queue
-from core.runs.failure_advice import advice_for, stall_warning
+from core.runs.failure_advice import stall_warning
 from core.runs.past_runs import forecast, past_runs
 from ui import render
 from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.answer import FormState, Values
 from ui.handlers.checks import CheckHandlers
+from ui.handlers.comparisons import show_comparisons, version_of
 from ui.handlers.data import data_choices
 from ui.handlers.guard import guarded
 from ui.handlers.results import show_outcome
 from ui.handlers.rows import Previews
+from ui.handlers.run_panel import retries, show_run
 from ui.handlers.start import require_startable
-from ui.monitor import ACTIONS, RETRY_BUTTONS
-from ui.parts import show_buttons
 from ui.render import comparison, history, plots
 from ui.render import run as panel
 
@@ -47,6 +45,8 @@ class RunsView:
     run_search: str = ""
     about_run: str = ""
     """Run that the boxes for name, tags and notes belong to."""
+    comparison_id: str = ""
+    """Comparison that is shown; "" for the newest."""
 
     @classmethod
     def of(cls, **boxes: str | None) -> "RunsView":
@@ -191,7 +191,7 @@ class RunHandlers:
     def on_retry(self, place: int, run_id: str, form_state: FormState) -> Updates:
         """Fill the form with the job of a failed run, changed as one piece of advice says."""
         run = self._find(run_id)
-        changes = _retries(run)
+        changes = retries(run)
         if run is None:
             return _gone(run_id)
         if place >= len(changes):
@@ -255,8 +255,9 @@ class RunHandlers:
             **_show_top_line(listed),
             **self._show_list(view, listed),
             **self._show_plots(view, run),
+            **show_comparisons(self.home, view.comparison_id),
             **_show_about(view, run),
-            **_show_run(run),
+            **show_run(run),
             **show_outcome(run, self.checks, is_new=view.about_run != view.run_id),
             **({"run_header": panel.removed_run()} if view.run_id and not run else {}),
         }
@@ -288,6 +289,7 @@ class RunHandlers:
         """Return a short text that changes when there is something new to show."""
         run = self._find(view.run_id)
         parts = [repr(replace(view, about_run="")), listing.list_fingerprint(self.home)]
+        parts.append(version_of(self.home))
         if run:
             parts += [run.state, run.fingerprint(), stall_warning(run) or ""]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -321,24 +323,6 @@ def _show_top_line(listed: tuple[Run, ...]) -> Updates:
     return updates
 
 
-RUN_PANELS: Mapping[str, Callable[[Run], str]] = {
-    "tiles": panel.tiles,
-    "memory_table": panel.memory_table,
-    "answers": panel.answers,
-    "what_next": panel.what_next,
-    "files": panel.files,
-    "log": Run.log_tail,
-}
-
-
-def _show_run(run: Run | None) -> Updates:
-    if run is None:
-        return {"run_header": panel.no_run(), **dict.fromkeys(RUN_PANELS, ""), **_show_actions(run)}
-    header = guarded(lambda: panel.run_header(run, advice_for(run), stall_warning(run)))
-    drawn = {name: guarded(partial(draw, run)) for name, draw in RUN_PANELS.items()}
-    return {"run_header": header, **drawn, **_show_actions(run)}
-
-
 def _show_about(view: RunsView, run: Run | None) -> Updates:
     """Fill the boxes for name, tags and notes, but only when another run is shown."""
     if view.about_run == view.run_id:
@@ -353,38 +337,6 @@ def _show_about(view: RunsView, run: Run | None) -> Updates:
         "about_run": view.run_id,
         "about_message": "",
     }
-
-
-def _show_actions(run: Run | None) -> Updates:
-    """Show the buttons that the state of a run allows."""
-    updates: Updates = {name: gr.update(visible=False) for name in ACTIONS}
-    if run is None:
-        return updates | show_buttons(RETRY_BUTTONS, ())
-    updates["duplicate"] = gr.update(visible=True)
-    if run.is_active:
-        can_stop = run.state != "stopping"
-        updates["stop"] = gr.update(visible=True, interactive=can_stop, value=ACTIONS["stop"][0])
-    else:
-        updates["delete"] = gr.update(visible=True)
-    if run.state == "queued":
-        updates["stop"] = gr.update(visible=True, interactive=True, value="Leave queue")
-        updates["move_up"] = updates["move_down"] = gr.update(visible=True)
-    if run.state in ("stopped", "failed", "interrupted"):
-        label = "Resume" if run.has_checkpoint else "Start again"
-        updates["resume"] = gr.update(visible=True, value=label)
-    if len(sides_of(run)) > 1:
-        updates["try_run"] = gr.update(visible=True)
-    if run.state == "finished" and run.job.stage in ("sft", "cpt"):
-        updates["next_stage"] = gr.update(visible=True)
-    labels = [f"Retry: {advice.title}" for advice in _retries(run)]
-    return updates | show_buttons(RETRY_BUTTONS, labels)
-
-
-def _retries(run: Run | None) -> tuple[Advice, ...]:
-    """Return the advice for a failed run that changes its job."""
-    if run is None:
-        return ()
-    return tuple(advice for advice in advice_for(run) if advice.change)
 
 
 def _newest(listed: tuple[Run, ...]) -> Run | None:

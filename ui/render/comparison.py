@@ -1,13 +1,23 @@
-"""Comparisons as HTML: estimates side by side, what a card can train, the report on some runs."""
+"""Comparisons as HTML: estimates side by side, what a card can train, runs and their report."""
 
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 
-from core.after_training.compare import ModelOnCard, Variant
-from core.after_training.compare.report import cautions, findings, html_of, summary_of_runs
+from core.after_training.compare import Comparison, Variant
+from core.after_training.compare.on_card import ModelOnCard
+from core.after_training.compare.report import (
+    RunFigures,
+    Summary,
+    cautions,
+    findings,
+    html_of,
+    summary_of_runs,
+)
+from core.dataset import counted
 from core.models import Gpu, models
 from core.runs import Run
+from core.runs.sentences import state_sentence
 from core.training.contract.methods import METHODS
 from core.wording import (
     MEASURED,
@@ -18,8 +28,13 @@ from core.wording import (
     verdict_sentence,
 )
 from ui.render import notice, table
+from ui.render.run import SIGNS
 
 MAX_MODELS = 40
+MAX_SHOWN = 60
+BEST = "★"
+OTHER_SIGNS = {"left out": "–", "planned": "○", "deleted": "✗"}
+"""Signs of runs that have no state of their own."""
 NONE = "–"
 
 
@@ -90,9 +105,82 @@ def report_on(runs: Sequence[Run]) -> str:
     summary = summary_of_runs(runs)
     lines = "".join(f"<li>{escape(line)}</li>" for line in findings(summary))
     limits = "".join(f"<li>{escape(line)}</li>" for line in cautions(summary))
-    data = b64encode(html_of(summary).encode()).decode()
-    link = f'<a download="report.html" href="data:text/html;base64,{data}">Download the report</a>'
+    link = download(summary, "report.html")
     return (
         f'<div class="report"><ul>{lines}</ul><details><summary>What must not be concluded'
         f"</summary><ul>{limits}</ul></details><p>{link}</p></div>"
     )
+
+
+def overview(comparison: Comparison, summary: Summary) -> str:
+    """Return the question, how many runs have ended, and a line for each run."""
+    shown = summary.runs[:MAX_SHOWN]
+    rows = "".join(_row(each, summary) for each in shown)
+    heads = "".join(f"<th>{head}</th>" for head in ("seed", "state", "loss", "evaluation loss", ""))
+    more = ""
+    if len(summary.runs) > len(shown):
+        more = notice(f"And {len(summary.runs) - len(shown)} more: the report lists them.", "plain")
+    return (
+        f'<div class="comparison"><p class="question">{escape(comparison.question)}</p>'
+        f"<p>{escape(progress(comparison, summary))}</p>"
+        f'<div class="measured scrolls" tabindex="0"><table><tr><td></td>{heads}</tr>{rows}'
+        f"</table></div>{more}{_link(comparison, summary)}</div>"
+    )
+
+
+def progress(comparison: Comparison, summary: Summary) -> str:
+    """Return how many runs have ended, and what was not begun."""
+    is_active = [bool(each.run and each.run.is_active) for each in summary.runs]
+    num_planned = sum(each.state == "planned" for each in summary.runs)
+    num_ended = len(summary.runs) - sum(is_active) - num_planned
+    said = f"{num_ended} of {counted(len(summary.runs), 'run')} have ended."
+    if num_planned and not comparison.is_open:
+        said += f" {num_planned} were not begun: Continue begins them."
+    return f"{said} {comparison.note}".strip()
+
+
+def label(figures: RunFigures) -> str:
+    """Return what tells a run from the others of its comparison."""
+    return f"{figures.trial.point.label}, seed {figures.trial.seed}"
+
+
+def _row(each: RunFigures, summary: Summary) -> str:
+    name = each.trial.point.label
+    if summary.best is not None and each is summary.best.shown:
+        name = f"{BEST} {name}"
+    sign = SIGNS[each.run.state] if each.run else OTHER_SIGNS[each.state]
+    cells = (
+        str(each.trial.seed),
+        f"{sign} {each.state}",
+        _number(each.loss),
+        _number(each.eval_loss),
+        _remark(each),
+    )
+    inside = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f"<tr><th>{escape(name)}</th>{inside}</tr>"
+
+
+def _remark(each: RunFigures) -> str:
+    if each.trial.left_out:
+        return f"{each.trial.left_out}. What helps: {each.trial.fix}."
+    if each.run is not None and each.run.state not in ("finished", "queued"):
+        return state_sentence(each.run)
+    return ""
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.4g}"
+
+
+def _link(comparison: Comparison, summary: Summary) -> str:
+    """Return a link to the whole report, once it is closed."""
+    if comparison.is_open or not any(each.run for each in summary.runs):
+        return ""
+    return f"<p>{download(summary, f'{comparison.id}-report.html')}</p>"
+
+
+def download(summary: Summary, name: str) -> str:
+    """Return a link to a report that the page holds already."""
+    data = b64encode(html_of(summary).encode()).decode()
+    name = escape(name)
+    return f'<a download="{name}" href="data:text/html;base64,{data}">Download the report</a>'

@@ -66,7 +66,8 @@ def compare(
     if estimate_only:
         return 0
     _require_any(found)
-    comparison = record.new_comparison(place, found, _question(study), asked.command())
+    question, command = _question(study), asked.command()
+    comparison = record.new_comparison(place, found, question, command, study.budget)
     tell(f"Comparison {comparison.id}. After an interruption: compare --resume {comparison.id}")
     return _follow(place, conduct.start(place, comparison), tell, json)
 
@@ -148,6 +149,7 @@ def _follow(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> in
                 pressed.clear()
                 tell("Stopping all runs, each with a checkpoint. Ctrl-C again leaves them.")
                 comparison = conduct.stop(home, comparison)
+            comparison = conduct.advance(home, comparison)
             queue.advance(home)
             _tell_changes(home, comparison, seen, tell)
             time.sleep(SECONDS_BETWEEN_UPDATES)

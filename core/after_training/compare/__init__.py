@@ -7,11 +7,12 @@ Creates runs, queues them and reads their folders. Never trains.
     variants   those runs before they exist, estimated
     record     the file that names the runs of a comparison
     conduct    create, queue, stop and continue them
+    keeper     carry on every open comparison of a home
     report/    sentences, tables and plots of what came out
 """
 
 from core.after_training.compare import conduct, on_card, record
-from core.after_training.compare.on_card import ModelOnCard, Wish, find_gpu, models_on_card
+from core.after_training.compare.on_card import Wish, models_on_card
 from core.after_training.compare.record import Comparison, Trial
 from core.after_training.compare.study import Budget, Study
 from core.after_training.compare.variants import Variant, on_other_cards, plan_variants
@@ -19,13 +20,12 @@ from core.after_training.compare.variants import Variant, on_other_cards, plan_v
 __all__ = [
     "Budget",
     "Comparison",
-    "ModelOnCard",
     "Study",
     "Trial",
     "Variant",
     "Wish",
     "conduct",
-    "find_gpu",
+    "keeper",
     "models_on_card",
     "on_card",
     "on_other_cards",

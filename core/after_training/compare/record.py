@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
-from core.after_training.compare.study import FieldMap, Point
+from core.after_training.compare.study import Budget, FieldMap, Point
 from core.after_training.compare.variants import Variant
 from core.job import Problem, RunNotFound, SpecError
 from core.runs import Home, Run, read
@@ -33,6 +33,8 @@ class Trial:
     """Why it does not run."""
     fix: str = ""
     """What would let it run."""
+    hours: float | None = None
+    """Forecast; None if the speed is unknown."""
 
     @property
     def point(self) -> Point:
@@ -54,11 +56,26 @@ class Comparison:
     trials: tuple[Trial, ...] = ()
     stopped: tuple[str, ...] = ()
     """Runs that were stopped together, and are continued together."""
+    is_open: bool = False
+    """True until every run has ended or all were stopped: runs that are missing are created."""
+    budget: Budget = field(default_factory=Budget)
+    note: str = ""
+    """Why it ended before all its runs, one sentence."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the groups of runs."""
         return tuple(dict.fromkeys(each.point.label for each in self.trials))
+
+    @property
+    def is_measured(self) -> bool:
+        """True if a limit on the time is held against what the runs have taken so far.
+
+        Where the speed is unknown, nothing can be forecast.
+        """
+        limits = (self.budget.max_hours, self.budget.max_usd)
+        may_run = [each for each in self.trials if not each.left_out]
+        return limits != (None, None) and any(each.hours is None for each in may_run)
 
     def with_trial(self, place: int, trial: Trial) -> "Comparison":
         """Return the comparison with another trial at this place."""
@@ -70,11 +87,14 @@ def folder_of(home: Home) -> Path:
     return home.path / "comparisons"
 
 
-def new_comparison(home: Home, found: Sequence[Variant], question: str, command: str) -> Comparison:
+def new_comparison(
+    home: Home, found: Sequence[Variant], question: str, command: str, budget: Budget | None = None
+) -> Comparison:
     """Keep a new comparison of these variants. Raises OSError."""
     folder_of(home).mkdir(exist_ok=True)
-    trials = tuple(map(_trial, found))
-    comparison = Comparison(_new_id(home), time.time(), question, command, trials)
+    trials = tuple(map(trial_of, found))
+    budget = budget or Budget()
+    comparison = Comparison(_new_id(home), time.time(), question, command, trials, budget=budget)
     save(home, comparison)
     return comparison
 
@@ -137,15 +157,21 @@ def state_of(home: Home, trial: Trial) -> str:
     return "deleted"
 
 
-def _trial(variant: Variant) -> Trial:
+def trial_of(variant: Variant) -> Trial:
+    """Return a variant as it is kept."""
     fields: dict[str, object] = {}
     if variant.resolved is not None:
         fields = variant.resolved.job.model_dump()
         fields |= {name: str(path) for name, path in variant.resolved.datasets.items()}
     point = variant.point
-    settings = dict(point.settings)
     return Trial(
-        point.method, variant.seed, settings, fields, left_out=variant.left_out, fix=variant.fix
+        point.method,
+        variant.seed,
+        dict(point.settings),
+        fields,
+        left_out=variant.left_out,
+        fix=variant.fix,
+        hours=variant.speed.hours if variant.speed else None,
     )
 
 
@@ -173,4 +199,19 @@ def _from_json(fields: Mapping[str, object]) -> Comparison:
         command=str(fields["command"]),
         trials=tuple(Trial(**each) for each in trials),
         stopped=tuple(map(str, stopped)),
+        is_open=fields.get("is_open") is True,
+        budget=_budget(fields.get("budget")),
+        note=str(fields.get("note") or ""),
     )
+
+
+def _budget(fields: object) -> Budget:
+    """Raises TypeError for a damaged record. Those of early versions have no budget."""
+    if fields is None:
+        return Budget()
+    if not isinstance(fields, dict):
+        raise TypeError
+    for limit in fields.values():
+        if not isinstance(limit, int | float | None):
+            raise TypeError
+    return Budget(**fields)

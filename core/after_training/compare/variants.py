@@ -38,9 +38,11 @@ def plan_variants(
 ) -> tuple[Variant, ...]:
     """Return every run of a comparison, the first seed of all points first.
 
-    So a comparison that ends early has compared as much as it can.
+    So a comparison that ends early has compared as much as it can. Raises SpecError for a budget in
+    dollars on a card whose price is unknown.
     """
     first = [_variant(study, point, rows, past) for point in study.points()]
+    _require_prices(study.budget, first)
     found = [_with_seed(each, seed) for seed in study.seeds for each in first]
     return _within(study.budget, found)
 
@@ -79,6 +81,16 @@ def _with_seed(variant: Variant, seed: int) -> Variant:
     if resolved is not None:
         resolved = replace(resolved, job=resolved.job.model_copy(update={"seed": seed}))
     return replace(variant, seed=seed, resolved=resolved)
+
+
+def _require_prices(budget: Budget, found: Sequence[Variant]) -> None:
+    for each in found:
+        if budget.max_usd is None or each.left_out or each.resolved is None:
+            continue
+        gpu = each.resolved.gpu
+        if gpu.usd_per_hour is None:
+            fix = "limit the time with --max-hours, or the number of runs with --max-runs"
+            raise SpecError(Problem("max-usd", f"no price is known for {gpu.name}", fix))
 
 
 def _reason(problems: Sequence[Problem]) -> str:

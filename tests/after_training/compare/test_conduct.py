@@ -26,6 +26,7 @@ def planned(home: Home, seeds: tuple[int, ...], methods: tuple[str, ...] = ("lor
 def follow(home: Home, comparison: Comparison) -> list[str]:
     """Advance the queue until all runs have ended. Return their states."""
     while conduct.is_active(home, comparison):
+        comparison = conduct.advance(home, comparison)
         queue.advance(home)
         for run in record.runs_of(home, comparison):
             launch.wait(home, run.id, 0.05)
@@ -59,6 +60,7 @@ def test_after_a_crash_only_what_is_missing_is_created(home: Home) -> None:
     first = conduct.start(home, planned(home, (42,)))
     more = planned(home, (42, 43))
     cut_off = more.with_trial(0, first.trials[0])
+    record.save(home, cut_off)
     again = conduct.start(home, cut_off)
     assert again.trials[0].id == first.trials[0].id
     assert follow(home, again) == ["finished", "finished"]

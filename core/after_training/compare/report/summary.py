@@ -27,6 +27,8 @@ class RunFigures:
     run: Run | None = field(default=None, repr=False)
     reason: str = ""
     """Why it failed, or was left out."""
+    place: int = 0
+    """Number of its trial in the comparison, from 0."""
 
     @property
     def loss(self) -> float | None:
@@ -227,7 +229,7 @@ class Summary:
 
 def summary_of(home: Home, comparison: Comparison) -> Summary:
     """Return the summary of a comparison as its runs are now."""
-    runs = [_figures(home, trial) for trial in comparison.trials]
+    runs = [_figures(home, place, trial) for place, trial in enumerate(comparison.trials)]
     return Summary(
         title=f"Comparison {comparison.id}",
         question=comparison.question,
@@ -265,9 +267,9 @@ def _groups(runs: Sequence[RunFigures]) -> tuple[Group, ...]:
     )
 
 
-def _figures(home: Home, trial: Trial) -> RunFigures:
+def _figures(home: Home, place: int, trial: Trial) -> RunFigures:
     run = record.run_of(home, trial)
     reason = trial.left_out
     if run is not None and run.state in ("failed", "interrupted"):
         reason = run.error
-    return RunFigures(trial, record.state_of(home, trial), run, reason)
+    return RunFigures(trial, record.state_of(home, trial), run, reason, place)
