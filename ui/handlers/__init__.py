@@ -55,8 +55,9 @@ class Handlers:
         self.checks = CheckHandlers(home)
         self.runs = RunHandlers(home, self.previews, self.checks)
         self.results = ResultHandlers(home, self.runs.on_view)
-        self.comparing = CompareHandlers(home, self.previews, self.runs.on_view)
         self.comparisons = ComparisonHandlers(home, self.runs.on_view)
+        choose = self.comparisons.on_choose_comparison
+        self.comparing = CompareHandlers(home, self.previews, choose)
         self.conversations = Conversations(home)
         self.tries = TryHandlers(home, self.conversations)
         self.exports = ExportHandlers(home)

@@ -13,7 +13,6 @@ from ui import render
 from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.answer import Answer
-from ui.handlers.comparisons import BEST
 from ui.handlers.rows import Previews
 from ui.handlers.start import require_startable
 
@@ -44,7 +43,7 @@ class CompareHandlers:
     home: Home
     previews: Previews
     show: Callable[..., Updates]
-    """Returns what the Runs tab shows for a view."""
+    """Returns what the Runs tab shows for a view with another comparison."""
 
     def on_compare(self, answer: Answer, **view: str | None) -> Updates:
         """Create one run for each method that fits, add them to the queue, and show them."""
@@ -66,12 +65,10 @@ class CompareHandlers:
             if trial.left_out:
                 said += f" {trial.point.label} is left out: {trial.left_out}."
         chosen = {"comparison_id": comparison.id, "compared": " ".join(ids)}
-        shown = self.show(**{**view, **chosen})
         return {
-            **shown,
+            **self.show(**{**view, **chosen}),
             "compared": chosen["compared"],
             "comparisons_panel": gr.update(visible=True, open=True),
-            "chosen_trial": {**shown["chosen_trial"], "value": BEST},
             "tabs": gr.update(selected="runs"),
             "compare_message": render.notice(said),
         }
