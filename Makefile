@@ -48,6 +48,7 @@ $(VENV)/.users: requirements.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
-$(VENV)/.developers: requirements-dev.txt $(VENV)/.users
+$(VENV)/.developers: requirements-dev.txt requirements-optuna.txt $(VENV)/.users
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-optuna.txt
 	touch $@

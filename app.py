@@ -301,13 +301,22 @@ def _add_compare(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seeds", metavar="N", help="runs of each, for error bars (default 1)")
     command.add_argument(
         "--axis",
+        "--vary",
         action="append",
         metavar="FIELD=A,B",
-        help="settings to try, such as learning_rate=1e-4,2e-4 (may be given several times)",
+        help="settings to try, such as learning_rate=1e-4,2e-4, or with --optimize a range: "
+        "learning_rate=1e-5..1e-3 (may be given several times)",
+    )
+    command.add_argument(
+        "--optimize",
+        metavar="N",
+        help="let Optuna choose the settings of N runs (optional package)",
     )
     command.add_argument("--max-runs", metavar="N", help="leave out what is beyond N runs")
-    command.add_argument("--max-hours", metavar="H", help="the same for the forecast time")
-    command.add_argument("--max-usd", metavar="USD", help="the same for the forecast price")
+    command.add_argument(
+        "--max-hours", metavar="H", help="the same for the time: forecast, or measured"
+    )
+    command.add_argument("--max-usd", metavar="USD", help="the same for the price")
     command.add_argument("--estimate-only", action="store_true", help="estimate, train nothing")
     command.add_argument("--resume", metavar="ID", help="continue a comparison that was cut off")
     command.add_argument("--stop", metavar="ID", help="stop every run of a comparison")

@@ -76,8 +76,10 @@ def _follow_moved_home(run: Run) -> None:
         write_json(path, {**fields, **moved})
 
 
-def request_stop(run: Run) -> None:
+def request_stop(run: Run, reason: str = "") -> None:
     """Ask a run to save a checkpoint and end, or take it out of the queue.
+
+    `reason` is one sentence for those who wonder, "" if a person asks.
 
     The request is a file, which works everywhere; a signal only wakes the program sooner. A second
     request does nothing, nor does one for an earlier attempt of the run.
@@ -89,7 +91,7 @@ def request_stop(run: Run) -> None:
         if now.state == "queued":
             _leave_queue(now)
         elif now.is_active and run.process in (None, now.process):
-            _request_stop_of_program(now)
+            _request_stop_of_program(now, reason)
 
 
 def enforce_stop(run: Run) -> None:
@@ -201,10 +203,10 @@ def _reap(run: Run, process: "subprocess.Popen[bytes]", identity: ProcessId | No
         run.home.touch()
 
 
-def _request_stop_of_program(run: Run) -> None:
+def _request_stop_of_program(run: Run, reason: str) -> None:
     if (run.folder / "stop").exists():
         return
-    write_json(run.folder / "stop", {"monotonic": time.monotonic()})
+    write_json(run.folder / "stop", {"monotonic": time.monotonic(), "reason": reason})
     if os.name == "posix" and run.process:
         with suppress(ProcessLookupError):  # it has ended in the meantime
             os.kill(run.process.pid, signal.SIGTERM)

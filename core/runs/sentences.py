@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from core.runs.files import read_json
 from core.runs.past_runs import compared_peaks, prediction_errors
 from core.runs.run import Run
 from core.training.contract.job import CHECK_PREFIX
@@ -37,11 +38,20 @@ def state_sentence(run: Run) -> str:
         "starting": "Starting the training program.",
         "stopping": "Stopping after this step, with a checkpoint.",
         "finished": f"Finished: {run.step:,} steps in {duration(run.seconds)}. {_end(run)}".strip(),
-        "stopped": f"Stopped at {step}." if step else "Stopped before the first step.",
+        "stopped": _stopped(run, step),
         "failed": run.error or "Failed.",
         "interrupted": run.error or "Interrupted.",
     }
     return sentences[run.state]
+
+
+def _stopped(run: Run, step: str) -> str:
+    """Return where a run was stopped, and why if no person asked for it."""
+    said = f"Stopped at {step}." if step else "Stopped before the first step."
+    reason = read_json(run.folder / "stop").get("reason")
+    if run.state == "stopped" and isinstance(reason, str) and reason:
+        said += f" {reason}"
+    return said
 
 
 def _end(run: Run) -> str:

@@ -23,6 +23,9 @@ from tests.builders.fake_program.faults import (
     DIVERGED as DIVERGED,
 )
 from tests.builders.fake_program.faults import (
+    EVALUATED as EVALUATED,
+)
+from tests.builders.fake_program.faults import (
     GRANDCHILDREN as GRANDCHILDREN,
 )
 from tests.builders.fake_program.faults import (

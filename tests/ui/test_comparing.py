@@ -3,7 +3,8 @@
 import gradio as gr
 import pytest
 
-from core.after_training.compare import Wish, models_on_card, record
+from core.after_training.compare import record
+from core.after_training.compare.on_card import Wish, models_on_card
 from core.models import gpus
 from core.runs import Home, read
 from core.runs.listing import list_runs

@@ -6,8 +6,12 @@ from types import MappingProxyType
 
 import gradio as gr
 
-from core.after_training.compare import Wish, models_on_card
-from core.after_training.compare.on_card import find_gpu, most_demanding_methods
+from core.after_training.compare.on_card import (
+    Wish,
+    find_gpu,
+    models_on_card,
+    most_demanding_methods,
+)
 from core.job import JobSpec, SpecError
 from core.memory import TimelinePoint, timeline
 from core.models import Gpu, ModelShape

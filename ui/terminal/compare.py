@@ -2,18 +2,22 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from core.after_training.compare import (
     Comparison,
     Study,
+    Trial,
     Variant,
     conduct,
     plan_variants,
     record,
     report,
 )
+from core.after_training.compare.search import Search
+from core.after_training.compare.variants import require_prices
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home, queue
@@ -56,20 +60,35 @@ def compare(
         return _follow(place, comparison, tell, json)
     of_job = {name: fields.pop(name) for name in [*fields] if name.startswith("field_")}
     asked = StudyFlags(axis=tuple(axis), fields=of_job, **fields)
-    study = asked.study(place)
-    found = plan_variants(study, _rows(place, study, tell), partial(past_runs, place))
+    search = asked.search(place) if asked.optimize else None
+    study = search.study if search else asked.study(place)
+    rows = _rows(place, study, tell)
+    found = plan_variants(study, rows, partial(past_runs, place))
     if estimate_only and json:
         print_json({"id": None, "runs": [estimate_json(each) for each in found], "report": None})
         return 0
     if not json:
-        print_estimates(found)
+        print_estimates(found, is_whole=search is None)
     if estimate_only:
         return 0
-    _require_any(found)
-    question, command = _question(study), asked.command()
-    comparison = record.new_comparison(place, found, question, command, study.budget)
+    comparison = _kept(place, asked, search and replace(search, rows=rows), study, found)
+    if said := record.budget_sentence(comparison):
+        tell(said)
     tell(f"Comparison {comparison.id}. After an interruption: compare --resume {comparison.id}")
     return _follow(place, conduct.start(place, comparison), tell, json)
+
+
+def _kept(
+    home: Home, asked: StudyFlags, search: Search | None, study: Study, found: Sequence[Variant]
+) -> Comparison:
+    """Keep a new comparison. Raises SpecError if none of its runs can be."""
+    command, budget = asked.command(), asked.budget()
+    if search:
+        require_prices(budget, found)
+        question = search.question
+        return record.new_comparison(home, (), question, command, budget=budget, search=search)
+    _require_any(found)
+    return record.new_comparison(home, found, _question(study), command, budget=budget)
 
 
 def _rows(home: Home, study: Study, tell: Tell) -> RowStatistics | None:
@@ -142,7 +161,7 @@ def _follow(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> in
 
     Ctrl-C stops all of them; a second Ctrl-C leaves them to the queue.
     """
-    seen: dict[str, str] = {}
+    seen: dict[int, str] = {}
     with interrupts() as pressed:
         while conduct.is_active(home, comparison):
             if pressed:
@@ -167,15 +186,29 @@ def _follow(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> in
     return _exit_code([each.state for each in written.summary.runs])
 
 
-def _tell_changes(home: Home, comparison: Comparison, seen: dict[str, str], tell: Tell) -> None:
+def _tell_changes(home: Home, comparison: Comparison, seen: dict[int, str], tell: Tell) -> None:
     """Print a line for each run whose state has changed."""
+    total = len(comparison.trials) + comparison.num_missing
     for place, trial in enumerate(comparison.trials, start=1):
-        key, state = f"{trial.point.label}, seed {trial.seed}", record.state_of(home, trial)
-        if seen.get(key) != state:
-            seen[key] = state
-            reason = f": {trial.left_out}" if trial.left_out else ""
+        state = record.state_of(home, trial)
+        if seen.get(place) != state:
+            seen[place] = state
             if state not in ("queued", "starting"):
-                tell(f"{place}/{len(comparison.trials)} {key}: {state}{reason}")
+                name = f"{trial.point.label}, seed {trial.seed}"
+                tell(f"{place}/{total} {name}: {state}{_remark(home, trial)}")
+
+
+def _remark(home: Home, trial: Trial) -> str:
+    """Return why a run was left out or pruned, or how well it has done."""
+    run = record.run_of(home, trial)
+    if trial.left_out or run is None:
+        return f": {trial.left_out}" if trial.left_out else ""
+    if run.state == "stopped" and trial.pruned:
+        return f". {trial.pruned}"
+    loss = report.RunFigures(trial, run.state, run).eval_loss
+    if run.state == "finished" and loss is not None:
+        return f", evaluation loss {loss:.4g}"
+    return ""
 
 
 def _exit_code(states: Sequence[str]) -> int:

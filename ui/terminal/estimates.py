@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from core.after_training.compare import Variant, on_other_cards
+from core.after_training.compare import Variant
+from core.after_training.compare.variants import on_other_cards
 from core.models import gpus
 from core.training.contract.methods import METHODS
 from core.wording import (
@@ -43,8 +44,10 @@ def estimate_json(variant: Variant) -> dict[str, object]:
     return {**fields, "cards": cards}
 
 
-def print_estimates(found: Sequence[Variant]) -> None:
-    """Print memory by component and phase, time and price, and other cards, for each point."""
+def print_estimates(found: Sequence[Variant], *, is_whole: bool = True) -> None:
+    """Print memory by component and phase, time and price, and other cards, for each point.
+
+    A search chooses its runs later: what is found is then not the whole."""
     shown = list({each.point.label: each for each in found}.values())
     for each in shown:
         out.print(f"{each.point.label}: {_sentence(each)}", style="bold")
@@ -56,6 +59,11 @@ def print_estimates(found: Sequence[Variant]) -> None:
     if len(shown) <= len(METHODS):
         out.print("\nOn other cards:")
         out.print(wide_table(heads, _card_rows(estimated)))
+    if is_whole:
+        _print_total(found)
+
+
+def _print_total(found: Sequence[Variant]) -> None:
     num_runs = sum(1 for each in found if not each.left_out)
     hours = sum(each.speed.hours or 0 for each in found if each.speed and not each.left_out)
     usd = sum(each.speed.usd or 0 for each in found if each.speed and not each.left_out)

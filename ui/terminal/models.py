@@ -4,8 +4,14 @@ from pathlib import Path
 from typing import get_args
 
 from core import dataset
-from core.after_training.compare import Wish, models_on_card
-from core.after_training.compare.on_card import DEFAULT_LENGTH, ModelOnCard, Order, find_gpu
+from core.after_training.compare.on_card import (
+    DEFAULT_LENGTH,
+    ModelOnCard,
+    Order,
+    Wish,
+    find_gpu,
+    models_on_card,
+)
 from core.job import Problem, SpecError
 from core.job.places import is_there
 from core.models import models

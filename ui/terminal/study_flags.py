@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from core.after_training.compare import Budget, Study
+from core.after_training.compare.optimizer import require_installed
+from core.after_training.compare.search import Search
 from core.job import Problem, SpecError
 from core.models import demo_fields
 from core.runs import Home
@@ -29,22 +31,44 @@ class StudyFlags:
     max_runs: str = ""
     max_hours: str = ""
     max_usd: str = ""
+    optimize: str = ""
+    """Number of runs that an optimizer may try, "" for a grid."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Flags of job fields, `field_lora_r` and the like."""
 
     def study(self, home: Home) -> Study:
         """Return the study. Imports its data if it must. Raises TailorError."""
+        axes = dict(map(_axis, self.axis))
+        methods = self.methods
+        if not methods and not axes:
+            methods = DEFAULT_METHODS
+        given, num_seeds = self._given(home), self._number_of_seeds()
+        return Study.parse(given, _names(methods), axes, num_seeds, self.budget())
+
+    def search(self, home: Home) -> Search:
+        """Return the search of --optimize. Imports its data if it must. Raises TailorError."""
+        require_installed()
+        if self.seeds != "1":
+            fix = "leave out --seeds; repeat the best settings with several seeds afterwards"
+            raise SpecError(Problem("seeds", "a search tries each setting with one seed", fix))
+        if not self.optimize.isdecimal():
+            problem = f"{self.optimize!r} is not a number of runs"
+            raise SpecError(Problem("optimize", problem, "give one, such as --optimize 20"))
+        axes = dict(map(_axis, self.axis))
+        num_runs = int(self.optimize)
+        if max_runs := self.budget().max_runs:
+            num_runs = min(num_runs, max_runs)
+        return Search.parse(self._given(home), _names(self.methods), axes, num_runs)
+
+    def _given(self, home: Home) -> dict[str, object]:
+        """Return the fields that the user gave. Imports the data if it must."""
         given = fields_of_job(self.job, self.fields)
         if self.demo:
             given = {**demo_fields(str(given.get("stage", DEFAULT_STAGE))), **given}
         else:
             require_choice(given)
         given |= find_data(home, given, self.columns, self.split_text)
-        axes = dict(map(_axis, self.axis))
-        methods = self.methods
-        if not methods and not axes:
-            methods = DEFAULT_METHODS
-        return Study.parse(given, _names(methods), axes, self._number_of_seeds(), self._budget())
+        return given
 
     def command(self) -> str:
         """Return the command that asks the same again."""
@@ -53,7 +77,8 @@ class StudyFlags:
             words.append(shlex.quote(self.job))
         if self.demo:
             words.append("--demo")
-        for name in ("methods", "seeds", "max_runs", "max_hours", "max_usd", "columns"):
+        names = ("methods", "seeds", "optimize", "max_runs", "max_hours", "max_usd", "columns")
+        for name in (*names, "split_text"):
             value = getattr(self, name)
             if value and (name, value) != ("seeds", "1"):
                 words.append(f"{flag_of(name)} {shlex.quote(value)}")
@@ -68,7 +93,8 @@ class StudyFlags:
             raise SpecError(Problem("seeds", problem, "give the number of runs of each"))
         return int(self.seeds)
 
-    def _budget(self) -> Budget:
+    def budget(self) -> Budget:
+        """Return the limits. Raises SpecError."""
         max_runs = _number("max-runs", self.max_runs)
         return Budget(
             max_runs=None if max_runs is None else int(max_runs),

@@ -5,17 +5,20 @@ Creates runs, queues them and reads their folders. Never trains.
     on_card    base models that a card can train
     study      one job, and what varies between its runs
     variants   those runs before they exist, estimated
+    search     ranges of settings, for runs that an optimizer chooses
+    optimizer  what such a search tries next
+    creation   their runs, created within the budget
+    searching  the runs of a search, created and pruned
     record     the file that names the runs of a comparison
     conduct    create, queue, stop and continue them
     keeper     carry on every open comparison of a home
     report/    sentences, tables and plots of what came out
 """
 
-from core.after_training.compare import conduct, on_card, record
-from core.after_training.compare.on_card import Wish, models_on_card
+from core.after_training.compare import conduct, on_card, optimizer, record, search, variants
 from core.after_training.compare.record import Comparison, Trial
 from core.after_training.compare.study import Budget, Study
-from core.after_training.compare.variants import Variant, on_other_cards, plan_variants
+from core.after_training.compare.variants import Variant, plan_variants
 
 __all__ = [
     "Budget",
@@ -23,13 +26,13 @@ __all__ = [
     "Study",
     "Trial",
     "Variant",
-    "Wish",
     "conduct",
     "keeper",
-    "models_on_card",
     "on_card",
-    "on_other_cards",
+    "optimizer",
     "plan_variants",
     "record",
     "report",
+    "search",
+    "variants",
 ]

@@ -4,21 +4,19 @@ The queue starts the runs one after the other on each device. Any process that c
 such as the page, carries a comparison on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from statistics import fmean
 
 from filelock import FileLock, Timeout
 
 from core.after_training.compare import record
-from core.after_training.compare.record import Comparison, Trial, runs_of, save
-from core.device import this_machine
+from core.after_training.compare.creation import beyond_budget, created, has_free_device, kept
+from core.after_training.compare.optimizer import INSTALL, is_installed, require_installed
+from core.after_training.compare.record import Comparison, runs_of, save
+from core.after_training.compare.searching import prune, search_on
 from core.job import Problem, SpecError
-from core.resolve import ResolvedJob, resolve
-from core.runs import Home, Run, create, launch, queue
-from core.runs.past_runs import forecast
-from core.wording import duration
+from core.runs import Home, Run, launch, queue
 
 SECONDS_TO_LOCK = 20.0
 
@@ -27,8 +25,11 @@ def start(home: Home, comparison: Comparison) -> Comparison:
     """Open a comparison: create the runs that are missing and queue those that have not ended.
 
     A run that cannot be created is left out with the reason. Runs that failed, or that a person
-    has stopped one by one, stay as they are. Raises SpecError if the queue is locked.
+    has stopped one by one, stay as they are. Raises SpecError if the queue is locked, or without
+    the optimizer of a search.
     """
+    if comparison.search is not None:
+        require_installed()
     with locked(home):
         comparison = replace(record.read_comparison(home, comparison.id), is_open=True, note="")
         save(home, comparison)  # a program that dies from here on leaves it to the others
@@ -62,7 +63,9 @@ def stop(home: Home, comparison: Comparison) -> Comparison:
         # the waiting ones first, so that none of them starts when the running one ends
         active = [run for run in runs_of(home, comparison) if run.is_active]
         active.sort(key=lambda run: run.state != "queued")
-        names = tuple(dict.fromkeys((*comparison.stopped, *(run.id for run in active))))
+        pruned = {trial.id for trial in comparison.trials if trial.pruned}
+        names = (*comparison.stopped, *(run.id for run in active if run.id not in pruned))
+        names = tuple(dict.fromkeys(names))
         comparison = replace(comparison, stopped=names, is_open=False)
         save(home, comparison)
         for run in active:
@@ -93,13 +96,26 @@ def locked(home: Home, seconds: float = SECONDS_TO_LOCK) -> Iterator[None]:
 def _advance(home: Home, comparison: Comparison) -> Comparison:
     """Create what may be created now, and close what has ended. The caller must hold the lock."""
     comparison = _create_missing(home, comparison)
+    if comparison.search is not None:
+        if not is_installed():
+            return _without_optimizer(home, comparison)
+        comparison = search_on(home, prune(home, comparison))
     for run in runs_of(home, comparison):
         if _was_forgotten(run):
             queue.submit(home, run)
     is_complete = all(each.id or each.left_out for each in comparison.trials)
-    if is_complete and not any(run.is_active for run in runs_of(home, comparison)):
+    is_training = any(run.is_active for run in runs_of(home, comparison))
+    if is_complete and not comparison.num_missing and not is_training:
         comparison = replace(comparison, is_open=False)
         save(home, comparison)
+    return comparison
+
+
+def _without_optimizer(home: Home, comparison: Comparison) -> Comparison:
+    """Close a search that was begun where Optuna was installed."""
+    note = f"The search cannot continue without Optuna: {INSTALL}"
+    comparison = replace(comparison, is_open=False, note=note)
+    save(home, comparison)
     return comparison
 
 
@@ -123,66 +139,12 @@ def _create_missing(home: Home, comparison: Comparison) -> Comparison:
     for place, trial in enumerate(comparison.trials):
         if trial.id or trial.left_out:
             continue
-        if comparison.is_measured and not _has_free_device(home, comparison):
+        if comparison.is_measured and not has_free_device(home, comparison):
             break
-        beyond = _beyond_budget(home, comparison)
+        beyond = beyond_budget(home, comparison)
         if beyond:
             trial = replace(trial, left_out=beyond, fix="raise the limit")
         else:
-            trial = _created(home, trial)
-        comparison = comparison.with_trial(place, trial)
-        save(home, comparison)  # at once: a program that dies here creates no run twice
-        if trial.id and (run := record.run_of(home, trial)):
-            queue.submit(home, run)
+            trial = created(home, trial)
+        comparison = kept(home, comparison, place, trial)
     return comparison
-
-
-def _has_free_device(home: Home, comparison: Comparison) -> bool:
-    num_devices = max(1, len(this_machine().gpus))
-    return sum(run.is_active for run in runs_of(home, comparison)) < num_devices
-
-
-def _beyond_budget(home: Home, comparison: Comparison) -> str:
-    """Return which limit one more run would exceed, "" for none.
-
-    What runs have taken is counted. One that trains, and the next, are taken to be like those that
-    have finished.
-    """
-    if not comparison.is_measured:
-        return ""
-    runs = runs_of(home, comparison)
-    hours, usd = comparison.budget.max_hours, comparison.budget.max_usd
-    if hours is not None:
-        used, usual = _used(runs, [run.seconds for run in runs])
-        if used >= 3600 * hours or used + usual > 3600 * hours:
-            said = f"{duration(used)} used, a run takes {duration(usual)}"
-            return f"beyond the budget of {hours:g} h: {said}"
-    if usd is not None:
-        used, usual = _used(runs, [run.usd or 0.0 for run in runs])
-        if used >= usd or used + usual > usd:
-            return f"beyond the budget of ${usd:g}: ${used:.2f} used, a run takes ${usual:.2f}"
-    return ""
-
-
-def _used(runs: Sequence[Run], taken: Sequence[float]) -> tuple[float, float]:
-    """Return what all runs take, and what one takes, 0 before the first has finished."""
-    pairs = list(zip(runs, taken, strict=True))
-    finished = [each for run, each in pairs if run.state == "finished"]
-    usual = fmean(finished) if finished else 0.0
-    return sum(max(each, usual) if run.is_active else each for run, each in pairs), usual
-
-
-def _created(home: Home, trial: Trial) -> Trial:
-    try:
-        resolved = resolved_of(trial)
-        return replace(trial, id=create(home, resolved, forecast(home, resolved)).id)
-    except SpecError as error:
-        return replace(trial, left_out=error.reason, fix=error.problems[0].fix)
-    except OSError as error:
-        reason = f"could not be created: {error.strerror}"
-        return replace(trial, left_out=reason, fix="free some space, then compare again")
-
-
-def resolved_of(trial: Trial) -> ResolvedJob:
-    """Return the job of a trial, which its profile has planned already. Raises SpecError."""
-    return resolve(trial.fields)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
+from core.after_training.compare.search import Search
 from core.after_training.compare.study import Budget, FieldMap, Point
 from core.after_training.compare.variants import Variant
 from core.job import Problem, RunNotFound, SpecError
@@ -35,6 +36,8 @@ class Trial:
     """What would let it run."""
     hours: float | None = None
     """Forecast; None if the speed is unknown."""
+    pruned: str = ""
+    """Why an optimizer has stopped it, one sentence."""
 
     @property
     def point(self) -> Point:
@@ -59,6 +62,8 @@ class Comparison:
     is_open: bool = False
     """True until every run has ended or all were stopped: runs that are missing are created."""
     budget: Budget = field(default_factory=Budget)
+    search: Search | None = None
+    """None for a grid, whose runs are all known at once."""
     note: str = ""
     """Why it ended before all its runs, one sentence."""
 
@@ -71,11 +76,20 @@ class Comparison:
     def is_measured(self) -> bool:
         """True if a limit on the time is held against what the runs have taken so far.
 
-        Where the speed is unknown, nothing can be forecast.
+        Where the speed is unknown, nothing can be forecast, nor for runs that a search has still
+        to choose.
         """
         limits = (self.budget.max_hours, self.budget.max_usd)
         may_run = [each for each in self.trials if not each.left_out]
-        return limits != (None, None) and any(each.hours is None for each in may_run)
+        is_unknown = self.search is not None or any(each.hours is None for each in may_run)
+        return limits != (None, None) and is_unknown
+
+    @property
+    def num_missing(self) -> int:
+        """Number of runs that a search has still to choose."""
+        if self.search is None:
+            return 0
+        return max(0, self.search.num_runs - len(self.trials))
 
     def with_trial(self, place: int, trial: Trial) -> "Comparison":
         """Return the comparison with another trial at this place."""
@@ -88,20 +102,50 @@ def folder_of(home: Home) -> Path:
 
 
 def new_comparison(
-    home: Home, found: Sequence[Variant], question: str, command: str, budget: Budget | None = None
+    home: Home,
+    found: Sequence[Variant],
+    question: str,
+    command: str,
+    *,
+    budget: Budget | None = None,
+    search: Search | None = None,
 ) -> Comparison:
-    """Keep a new comparison of these variants. Raises OSError."""
+    """Keep a new comparison of these variants, or of those that a search will choose.
+
+    Raises OSError.
+    """
     folder_of(home).mkdir(exist_ok=True)
-    trials = tuple(map(trial_of, found))
-    budget = budget or Budget()
-    comparison = Comparison(_new_id(home), time.time(), question, command, trials, budget=budget)
+    comparison = Comparison(
+        id=_new_id(home),
+        created=time.time(),
+        question=question,
+        command=command,
+        trials=tuple(map(trial_of, found)),
+        budget=budget or Budget(),
+        search=search,
+    )
     save(home, comparison)
     return comparison
 
 
 def save(home: Home, comparison: Comparison) -> None:
     """Replace the file of a comparison. Raises OSError."""
-    write_json(folder_of(home) / f"{comparison.id}.json", asdict(comparison))
+    search = comparison.search.to_json() if comparison.search else None
+    fields = {**asdict(replace(comparison, search=None)), "search": search}
+    write_json(folder_of(home) / f"{comparison.id}.json", fields)
+
+
+def budget_sentence(comparison: Comparison) -> str:
+    """Return how limits are held that no forecast can be held against, "" if there are none."""
+    if not comparison.is_measured:
+        return ""
+    hours, usd = comparison.budget.max_hours, comparison.budget.max_usd
+    limits = [f"{hours:g} h"] if hours is not None else []
+    limits += [f"${usd:g}"] if usd is not None else []
+    return (
+        f"What the runs will take is not known yet. It is measured: no run is started that would "
+        f"exceed {' or '.join(limits)}, and one that has started trains to its end."
+    )
 
 
 def read_comparison(home: Home, comparison_id: str) -> Comparison:
@@ -201,6 +245,7 @@ def _from_json(fields: Mapping[str, object]) -> Comparison:
         stopped=tuple(map(str, stopped)),
         is_open=fields.get("is_open") is True,
         budget=_budget(fields.get("budget")),
+        search=_search(fields.get("search")),
         note=str(fields.get("note") or ""),
     )
 
@@ -215,3 +260,12 @@ def _budget(fields: object) -> Budget:
         if not isinstance(limit, int | float | None):
             raise TypeError
     return Budget(**fields)
+
+
+def _search(fields: object) -> Search | None:
+    """Raises TypeError, KeyError for a damaged record."""
+    if fields is None:
+        return None
+    if not isinstance(fields, dict):
+        raise TypeError
+    return Search.from_json(fields)

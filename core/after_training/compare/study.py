@@ -1,5 +1,6 @@
 """Study: one job, and what varies between its runs: methods, settings, seeds. Runs nothing."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -152,6 +153,9 @@ def _bad_axes(axes: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
             near = get_close_matches(name, JobSpec.model_fields, n=1, cutoff=0.6)
             fix = f"did you mean {near[0]}?" if near else "give a job field: train --help has them"
             yield Problem("axis", f"{name!r} is not a setting", fix)
+        elif len(values) == 1 and re.fullmatch(r"[-+.\de]+\.\.[-+.\de]+", values[0], re.IGNORECASE):
+            fix = "write FIELD=A,B,C for a grid, or add --optimize N to search in the range"
+            yield Problem("axis", f"{name}={values[0]} is a range", fix)
         elif not values:
             yield Problem("axis", f"{name} has no values", f"write {name}=VALUE,VALUE")
 

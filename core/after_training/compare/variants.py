@@ -41,8 +41,8 @@ def plan_variants(
     So a comparison that ends early has compared as much as it can. Raises SpecError for a budget in
     dollars on a card whose price is unknown.
     """
-    first = [_variant(study, point, rows, past) for point in study.points()]
-    _require_prices(study.budget, first)
+    first = [plan_variant(study, point, rows, past) for point in study.points()]
+    require_prices(study.budget, first)
     found = [_with_seed(each, seed) for seed in study.seeds for each in first]
     return _within(study.budget, found)
 
@@ -61,7 +61,10 @@ def on_other_cards(
     return found
 
 
-def _variant(study: Study, point: Point, rows: RowStatistics | None, past: PastRunsOf) -> Variant:
+def plan_variant(
+    study: Study, point: Point, rows: RowStatistics | None, past: PastRunsOf
+) -> Variant:
+    """Return one run with the first seed, left out if it cannot be or does not fit."""
     seed = study.seeds[0]
     try:
         resolved = resolve(study.fields_of(point), rows=rows, past=past)
@@ -83,7 +86,8 @@ def _with_seed(variant: Variant, seed: int) -> Variant:
     return replace(variant, seed=seed, resolved=resolved)
 
 
-def _require_prices(budget: Budget, found: Sequence[Variant]) -> None:
+def require_prices(budget: Budget, found: Sequence[Variant]) -> None:
+    """Raise SpecError for a limit in dollars on a card whose price is unknown."""
     for each in found:
         if budget.max_usd is None or each.left_out or each.resolved is None:
             continue

@@ -1,8 +1,20 @@
 """Runs of a comparison: created, queued, stopped, continued after a crash."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
-from core.after_training.compare import Comparison, Study, conduct, plan_variants, record
+from core.after_training.compare import (
+    Budget,
+    Comparison,
+    Study,
+    conduct,
+    keeper,
+    plan_variants,
+    record,
+)
+from core.job import SpecError
 from core.models import demo_fields
 from core.runs import Home, launch, queue
 from tests.builders.fake_runs import DIVERGED, NEVER_END, eventually
@@ -84,3 +96,65 @@ def test_a_run_stopped_alone_stays_stopped(home: Home) -> None:
     launch.request_stop(alone)
     assert follow(home, comparison) == ["stopped", "finished"]
     assert not conduct.is_active(home, conduct.start(home, comparison))
+
+
+def limited(home: Home, max_hours: float) -> Comparison:
+    """Start three runs whose time no forecast knows, within a limit."""
+    study = Study.parse({**demo_fields(), "gpu": "local"}, ["lora"], num_seeds=3)
+    budget = Budget(max_hours=max_hours)
+    found = plan_variants(study)
+    comparison = record.new_comparison(home, found, "Which?", "compare", budget=budget)
+    return conduct.start(home, comparison)
+
+
+def test_unknown_time_is_measured_and_the_rest_left_out(home: Home) -> None:
+    comparison = limited(home, max_hours=0.5 / 3600)
+    assert "It is measured" in record.budget_sentence(comparison)
+    assert [record.state_of(home, each) for each in comparison.trials][1:] == ["planned"] * 2
+    assert follow(home, comparison) == ["finished", "left out", "left out"]
+    last = record.read_comparison(home, comparison.id).trials[2]
+    assert last.left_out.startswith("beyond the budget of 0.000138889 h: ")
+
+
+@pytest.mark.slow
+def test_limit_that_is_never_reached_leaves_nothing_out(home: Home) -> None:
+    assert follow(home, limited(home, max_hours=1)) == ["finished"] * 3
+
+
+def test_page_creates_what_a_killed_terminal_left(home: Home) -> None:
+    comparison = planned(home, (42, 43))
+    record.save(home, replace(comparison, is_open=True))
+    carrier = keeper.Keeper(home)
+    while record.read_comparison(home, comparison.id).is_open:
+        carrier.advance()
+        queue.advance(home)
+    ended = record.read_comparison(home, comparison.id)
+    assert [record.state_of(home, each) for each in ended.trials] == ["finished", "finished"]
+    assert (record.folder_of(home) / f"{comparison.id}-report.html").exists()
+
+
+def test_closed_comparison_is_left_alone(home: Home) -> None:
+    comparison = planned(home, (42,))
+    keeper.Keeper(home).advance()
+    assert record.read_comparison(home, comparison.id) == comparison
+
+
+def test_record_of_an_early_version_is_read(home: Home) -> None:
+    comparison = planned(home, (42,))
+    path = record.folder_of(home) / f"{comparison.id}.json"
+    fields = json.loads(path.read_text())
+    for name in ("is_open", "budget", "search", "note"):
+        del fields[name]
+    for name in ("hours", "pruned"):
+        del fields["trials"][0][name]
+    path.write_text(json.dumps(fields))
+    assert record.read_comparison(home, comparison.id).budget == Budget()
+
+
+@pytest.mark.parametrize("change", [{"budget": 3}, {"budget": {"max_usd": "x"}}, {"search": {}}])
+def test_damaged_record_is_refused(home: Home, change: dict[str, object]) -> None:
+    comparison = planned(home, (42,))
+    path = record.folder_of(home) / f"{comparison.id}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(SpecError, match="is damaged"):
+        record.read_comparison(home, comparison.id)

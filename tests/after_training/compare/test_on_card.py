@@ -3,8 +3,12 @@
 import pytest
 
 from core.advise import Case
-from core.after_training.compare import Wish, models_on_card
-from core.after_training.compare.on_card import find_gpu, most_demanding_methods
+from core.after_training.compare.on_card import (
+    Wish,
+    find_gpu,
+    models_on_card,
+    most_demanding_methods,
+)
 from core.job import JobSpec, SpecError
 from core.models import gpus, models
 from core.runs import Home

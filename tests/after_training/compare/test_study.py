@@ -61,6 +61,12 @@ def test_a_budget_of_dollars_is_held_against_the_forecast() -> None:
     assert {each.left_out[:27] for each in plan_variants(study)} == {"beyond the budget of $0.01:"}
 
 
+def test_dollars_cannot_be_counted_without_a_price() -> None:
+    study = Study.parse({**DEMO, "gpu": "local"}, ["lora"], budget=Budget(max_usd=1))
+    with pytest.raises(SpecError, match=r"no price is known for .*--max-hours"):
+        plan_variants(study)
+
+
 def test_a_job_that_is_too_large_says_what_would_make_it_fit() -> None:
     fields = {"model": "meta-llama/Llama-3.1-8B", "gpu": "rtx-3060"}
     full, qlora = plan_variants(Study.parse(fields, ["full", "qlora"]))
@@ -86,6 +92,8 @@ def test_an_impossible_point_is_left_out_with_the_reason() -> None:
         ({"axes": {"seed": ["1"]}}, "seed is no axis"),
         ({"axes": {"lora_r": []}}, "lora_r has no values"),
         ({"axes": {"lora_r": ["many"]}}, "'many' is not a whole number"),
+        ({"axes": {"learning_rate": ["1e-5..1e-3"]}}, "is a range; .*--optimize N"),
+        ({"num_seeds": 0}, "0 is too small"),
         ({"num_seeds": 501}, "these are 501 runs"),
     ],
 )

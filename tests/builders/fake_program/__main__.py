@@ -1,6 +1,7 @@
 """Stand-in for the training program: writes the same files quickly. Seeds set its faults."""
 
 import json
+import math
 import os
 import pathlib
 import signal
@@ -16,6 +17,7 @@ from .faults import (
     DIE_SILENTLY,
     DISK_FULL,
     DIVERGED,
+    EVALUATED,
     GRANDCHILDREN,
     HANG,
     KILLED,
@@ -114,7 +116,8 @@ FAULTS: dict[int, Callable[[], object]] = {
 
 def main() -> int:
     signal.signal(signal.SIGTERM, on_terminate)
-    seed = json.loads(pathlib.Path(sys.argv[1]).read_text())["seed"]
+    job = json.loads(pathlib.Path(sys.argv[1]).read_text())
+    seed = job["seed"]
     started = time.time()
 
     def report(**fields: object) -> None:
@@ -128,6 +131,9 @@ def main() -> int:
         time.sleep(SECONDS_PER_STEP)
         row = {"step": step, "time": time.time() - started, "loss": 4 / step}
         add_metrics(json.dumps(row) + "\n")
+        if seed == EVALUATED and step % 5 == 0:
+            loss = abs(math.log10(job["learning_rate"]) + 3) + 1 / step
+            add_metrics(json.dumps({"step": step, "eval_loss": loss}) + "\n")
         report(state="running", phase="train", step=step)
         if step == FAULT_STEP and seed in FAULTS:
             FAULTS[seed]()

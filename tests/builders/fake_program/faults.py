@@ -1,4 +1,4 @@
-"""Seeds of a job that make the fake program fail, hang or never end."""
+"""Seeds of a job that make the fake program fail, hang, never end or evaluate."""
 
 CRASH_AT_STEP_3 = 1001
 DIE_SILENTLY = 1002
@@ -13,3 +13,5 @@ SLOW_TO_SAVE = 1010
 SLOW_TO_EXIT = 1011
 DIVERGED = 1012
 LOST_CARD = 1013
+EVALUATED = 1014
+"""No fault: evaluates at every fifth step, with the lowest loss at a learning rate of 1e-3."""

@@ -37,10 +37,13 @@ def cautions(summary: Summary) -> list[str]:
 
 
 def _outcome(summary: Summary) -> str:
-    states = Counter(each.state for each in summary.runs)
+    states = Counter(
+        "pruned" if each.trial.pruned and each.state == "stopped" else each.state
+        for each in summary.runs
+    )
     parts = [f"{number} {state}" for state, number in states.most_common()]
     noun = "run" if len(summary.runs) == 1 else "runs"
-    return f"{len(summary.runs)} {noun}: {', '.join(parts)}."
+    return f"{len(summary.runs)} {noun}: {', '.join(parts)}. {summary.note}".strip()
 
 
 def _losses(summary: Summary) -> Iterator[str]:

@@ -199,6 +199,8 @@ class Summary:
     created: float
     """Unix seconds."""
     groups: tuple[Group, ...]
+    note: str = ""
+    """Why the comparison ended before all its runs."""
 
     @property
     def runs(self) -> tuple[RunFigures, ...]:
@@ -236,6 +238,7 @@ def summary_of(home: Home, comparison: Comparison) -> Summary:
         command=comparison.command,
         created=comparison.created,
         groups=_groups(runs),
+        note=comparison.note,
     )
 
 

@@ -134,6 +134,8 @@ def _run(each: RunFigures) -> tuple[str, ...]:
     reason = each.reason
     if each.trial.left_out and each.trial.fix:
         reason = f"{reason}. What would help: {each.trial.fix}."
+    elif each.trial.pruned:
+        reason = each.trial.pruned
     elif each.run is not None and each.state == "stopped":
         reason = f"stopped at step {each.run.step:,} of {each.run.max_steps:,}"
     return (
