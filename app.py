@@ -256,7 +256,8 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--base",
         metavar="BASE",
-        help="after qlora: trained (the base as the training saw it, the default) or original",
+        help="after qlora: trained (the base as the training saw it, the default), original, or "
+        "both, which measures each with the suites of the run",
     )
     command.add_argument(
         "--checks", action="store_true", help="let it answer the suites that the run answers"

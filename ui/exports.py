@@ -24,7 +24,7 @@ LABELS: Mapping[str, str] = {
     "ollama": "Make it for Ollama",
     "gguf": "Make a GGUF file",
 }
-BASES = (("As it trained", "trained"), ("16-bit base", "original"))
+BASES = (("As it trained", "trained"), ("16-bit base", "original"), ("Measure both", "both"))
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -47,9 +47,13 @@ def place_exports(parts: Parts) -> None:
         with gr.Row(elem_classes="actions"):
             parts.button("install_tools", "Install the converters (52 MB)", visible=False)
             parts.button("add_to_ollama", "Add to this machine's Ollama", visible=False)
-            parts.button("stop_export", "Stop the export", variant="stop", visible=False)
+            parts.button("stop_export", "Stop", variant="stop", visible=False)
         parts.html("export_status")
         parts.html("exports")
+        with parts.add("check_exports", gr.Row, elem_classes="settings", visible=False):
+            hint = "Asks the suites that are chosen under Check."
+            parts.add("checked_export", gr.Dropdown, [], label="Export to check", info=hint)
+            parts.button("check_export", "Check what it cost")
         with gr.Accordion("Model card", open=False):
             hint = "Empty: written from what the run knows. Yours is kept, and sent in its place."
             parts.add("export_card", gr.Textbox, label="Model card", info=hint, lines=8)

@@ -59,6 +59,9 @@ EXPORT_PARTS = (
     "install_tools",
     "add_to_ollama",
     "export_base",
+    "check_exports",
+    "checked_export",
+    "check_export",
     "publish_tile",
     "publish",
     *EXPORT_TILES.values(),
@@ -371,6 +374,7 @@ def _wire_exports(wiring: Wiring, handlers: Handlers) -> None:
     on(parts["publish"].click, exports.on_publish)
     on(parts["show_card"].click, exports.on_show_card, outputs=("export_card",))
     on(parts["stop_export"].click, exports.on_stop_export)
+    on(parts["check_export"].click, exports.on_check_export)
     on(parts["install_tools"].click, exports.on_install_tools, queue=True)
     on(parts["add_to_ollama"].click, exports.on_add_to_ollama, queue=True)
 

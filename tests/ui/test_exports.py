@@ -1,5 +1,6 @@
 """Test the panel that takes a result to other programs, as functions and by its downloads."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,17 @@ from core.after_training.export.records import ExportedFile, Manifest, Verificat
 from core.job import Problem, SpecError
 from core.models import DEMO_DIR
 from core.runs import Home, Run, read
-from core.training.contract.files import sha256_of
+from core.runs.checks import SuiteResult
+from core.training.contract.checks.suite import Suite
+from core.training.contract.checks.suite_files import parse_suite, to_lines
+from core.training.contract.files import sha256_of, write_json
 from tests.builders.fake_ollama import put_on_path
 from tests.builders.fake_runs import bare_run
 from ui.handlers.exports import ExportHandlers, show_exports
 from ui.render import exports as panel
 from ui.terminal import commands
 
+FAKE_LLAMA = Path(__file__).parents[1] / "builders" / "fake_llama"
 TRUSTED = Verification(True, 16, 16, 16, 0.004, 16, "llama.cpp", "16-bit base with adapter")
 DOUBTFUL = Verification(False, 16, 3, 16, 0.4, 16, "llama.cpp", "result", "other <b>words</b>")
 
@@ -32,12 +37,18 @@ def run(home: Home) -> Run:
     return read(home, "made")
 
 
-def add_export(run: Run, name: str, verified: Verification | None, form: FormName = "gguf") -> Path:
+def add_export(
+    run: Run,
+    name: str,
+    verified: Verification | None,
+    form: FormName = "gguf",
+    content: bytes = b"GGUF",
+) -> Path:
     """Write an export of one file."""
     folder = exports_folder(run) / name
     folder.mkdir(parents=True)
-    (folder / "m.gguf").write_bytes(b"GGUF")
-    files = (ExportedFile("m.gguf", 4, sha256_of(folder / "m.gguf")),)
+    (folder / "m.gguf").write_bytes(content)
+    files = (ExportedFile("m.gguf", len(content), sha256_of(folder / "m.gguf")),)
     Manifest(form, "trained", "Q8_0", files, verified).write(folder)
     return folder
 
@@ -148,3 +159,61 @@ def test_create_needs_ollama_before_anything_is_made(
     assert commands.run("export", home=str(home.path), run=run.id, to=form, create=True) == 2
     assert reason in capsys.readouterr().err
     assert not exports_folder(run).exists()
+
+
+def suite_of(run: Run) -> Suite:
+    """Return the suite of one test, which the trained model has passed."""
+    suite = parse_suite(b'{"prompt": "red", "exact": "red"}', "mine")
+    folder = run.folder / "checks"
+    (folder / "suites").mkdir(parents=True)
+    (folder / "suites" / "mine.jsonl").write_text(to_lines(suite))
+    result = SuiteResult.of_answers(suite, run.step, ["red"], ["red"])
+    write_json(folder / "mine.json", result.to_file())
+    return suite
+
+
+def wait_for_the_end(handlers: ExportHandlers, run: Run) -> None:
+    deadline = time.monotonic() + 30
+    while handlers.activities.is_running(run.id) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_an_export_is_checked_and_shows_what_it_cost(
+    run: Run, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAILOR_EXPORT_TOOLS", str(FAKE_LLAMA))
+    add_export(run, "gguf-Q8_0", TRUSTED, content=b"says <green>")
+    suite_of(run)
+    handlers = ExportHandlers(home)
+    assert show_exports(run, DEFAULT_QUANT, "trained")["checked_export"]["choices"] == ["gguf-Q8_0"]
+    updates = handlers.on_check_export(run.id, DEFAULT_QUANT, "trained", "gguf-Q8_0", ["mine"])
+    assert updates["stop_export"]["visible"] is True
+    assert updates["export_timer"]["active"] is True
+    wait_for_the_end(handlers, run)
+    updates = handlers.on_export_tick(run.id, DEFAULT_QUANT, "trained")
+    assert updates["export_status"] == ""
+    assert "1 of 1 as trained, 0 of 1 as Q8_0" in updates["exports"]
+    assert "&lt;green&gt;" in updates["exports"]
+
+
+def test_a_check_that_fails_says_why_on_the_page(
+    run: Run, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAILOR_EXPORT_TOOLS", str(FAKE_LLAMA))
+    (add_export(run, "gguf-Q8_0", TRUSTED) / "m.gguf").write_bytes(b"other")
+    suite_of(run)
+    handlers = ExportHandlers(home)
+    handlers.on_check_export(run.id, DEFAULT_QUANT, "trained", "gguf-Q8_0", ["mine"])
+    wait_for_the_end(handlers, run)
+    updates = handlers.on_export_tick(run.id, DEFAULT_QUANT, "trained")
+    assert "m.gguf has changed since it was exported" in updates["export_status"]
+
+
+def test_nothing_to_check_is_said(run: Run, home: Home) -> None:
+    with pytest.raises(SpecError, match="no export"):
+        ExportHandlers(home).on_check_export(run.id, DEFAULT_QUANT, "trained", None, [])
+
+
+def test_both_bases_need_a_base_of_4_bits(run: Run, home: Home) -> None:
+    with pytest.raises(SpecError, match="over one base only"):
+        ExportHandlers(home).on_export("merged", run.id, DEFAULT_QUANT, "both", [])

@@ -18,6 +18,7 @@ from ui.handlers.comparisons import ComparisonHandlers
 from ui.handlers.conversations import Conversations
 from ui.handlers.data import DataHandlers
 from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Undo
+from ui.handlers.export_activities import ExportActivities
 from ui.handlers.exports import ExportHandlers
 from ui.handlers.imports import Imports
 from ui.handlers.results import ResultHandlers
@@ -53,14 +54,15 @@ class Handlers:
         self.trace = TraceHandlers(home, self.previews, TraceTasks(home))
         self.estimate = EstimateHandlers(home, self.previews, self.trace)
         self.checks = CheckHandlers(home)
-        self.runs = RunHandlers(home, self.previews, self.checks)
+        export_activities = ExportActivities()
+        self.runs = RunHandlers(home, self.previews, self.checks, export_activities)
         self.results = ResultHandlers(home, self.runs.on_view)
         self.comparisons = ComparisonHandlers(home, self.runs.on_view)
         choose = self.comparisons.on_choose_comparison
         self.comparing = CompareHandlers(home, self.previews, choose)
         self.conversations = Conversations(home)
         self.tries = TryHandlers(home, self.conversations)
-        self.exports = ExportHandlers(home)
+        self.exports = ExportHandlers(home, export_activities)
 
     def on_start_facts(self, answer: Answer) -> Updates:
         """Say what the measured rows tell against a start."""

@@ -1,7 +1,7 @@
 """Export events of a run: start, follow, stop. Never exports, never waits for an export."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import gradio as gr
@@ -13,17 +13,29 @@ from core.after_training.export.forms import DEFAULT_QUANT
 from core.after_training.export.ollama import add_to_ollama, find_ollama
 from core.after_training.export.plan import ExportPlan, Upload, plan_export
 from core.after_training.export.tools import find_tools, install
+from core.after_training.export_checks import (
+    Numbers,
+    can_be_checked,
+    check_export,
+    find_export,
+    measure_both,
+    measured_both,
+    require_both,
+)
 from core.job import Problem, RunNotFound, SpecError, TailorError
 from core.runs import Home, Run
+from core.runs.results import checking
+from core.training.contract.checks.suite import Suite
 from core.training.contract.methods import METHODS
 from ui.events import Updates
 from ui.exports import EXPORT_BUTTONS, EXPORT_TILES
+from ui.handlers.export_activities import ExportActivities, ExportActivity
 from ui.handlers.guard import guarded
 from ui.render import exports as panel
 from ui.render import notice
 
 ACTIVE = ("starting", "running")
-USUAL_BASE = "trained"
+USUAL_BASE, BOTH = "trained", "both"
 SOME_REPOSITORY = "owner/name"
 """Stands for the repository while none is named: the size is the same."""
 
@@ -33,13 +45,60 @@ class ExportHandlers:
     """Events of the panel that takes a result to other programs, over one home folder."""
 
     home: Home
+    activities: ExportActivities = field(default_factory=ExportActivities)
 
-    def on_export(self, form: str, run_id: str, export_quant: str, export_base: str) -> Updates:
-        """Start an export and follow it."""
+    def on_export(
+        self,
+        form: str,
+        run_id: str,
+        export_quant: str,
+        export_base: str,
+        suites_chosen: list[str] | None = None,
+    ) -> Updates:
+        """Start an export and follow it; with "both" one over each base, and their checks."""
         run = runs.read(self.home, run_id)
         quant = export_quant if FORMS[form].has_quant else ""
-        launch.start(run, plan_export(run, form, quant=quant, base=export_base))
-        return show_exports(run, export_quant, export_base)
+        if export_base == BOTH:
+            self._measure_both(run, form, Numbers(quant), suites_chosen)
+        else:
+            launch.start(run, plan_export(run, form, quant=quant, base=export_base))
+        return show_exports(run, export_quant, export_base, self.activities)
+
+    def _measure_both(
+        self, run: Run, form: str, numbers: Numbers, suites_chosen: list[str] | None
+    ) -> None:
+        require_both(run, form)
+        plan_export(run, form, quant=numbers.quant)  # says what is in the way before it starts
+        suites = _suites(run, suites_chosen)
+
+        def work(task: ExportActivity) -> None:
+            stopped = task.was_stopped
+            measure_both(run, form, suites, task.report, numbers=numbers, is_cancelled=stopped)
+
+        self.activities.start(run, "Measuring both bases", work)
+
+    def on_check_export(
+        self,
+        run_id: str,
+        export_quant: str,
+        export_base: str,
+        checked_export: str | None,
+        suites_chosen: list[str] | None = None,
+    ) -> Updates:
+        """Start the check of an export, with the suites that the Check panel has chosen."""
+        run = runs.read(self.home, run_id)
+        export = find_export(run, checked_export or "")
+        suites = _suites(run, suites_chosen)
+        text = f"Asking {export.name}"
+
+        def work(task: ExportActivity) -> None:
+            def show(share: float) -> None:
+                task.report(text, share)
+
+            check_export(run, export, suites, on_progress=show, is_cancelled=task.was_stopped)
+
+        self.activities.start(run, text, work)
+        return show_exports(run, export_quant, export_base, self.activities)
 
     def on_publish(
         self,
@@ -60,7 +119,7 @@ class ExportHandlers:
         if (export_card or "").strip():
             keep_card(run, export_card)
         launch.start(run, plan, token)
-        return {**show_exports(run, DEFAULT_QUANT, USUAL_BASE), "export_token": ""}
+        return {**show_exports(run, DEFAULT_QUANT, USUAL_BASE, self.activities), "export_token": ""}
 
     def on_show_card(self, run_id: str, export_repo: str) -> Updates:
         """Write the model card from what the run knows, to be edited."""
@@ -76,11 +135,12 @@ class ExportHandlers:
         return self._show(run_id, export_quant, export_base)
 
     def on_stop_export(self, run_id: str, export_quant: str, export_base: str) -> Updates:
-        """Stop the export that is under way; its finished files are kept."""
+        """Stop the export or the check that is under way; what is finished is kept."""
         run = runs.read(self.home, run_id)
+        self.activities.stop(run.id)
         if name := launch.active_export(run):
             launch.request_stop(run, name)
-        return show_exports(run, export_quant, export_base)
+        return show_exports(run, export_quant, export_base, self.activities)
 
     def on_install_tools(self, run_id: str, export_quant: str, export_base: str) -> Updates:
         """Install the converters to GGUF. Takes as long as their download."""
@@ -95,7 +155,7 @@ class ExportHandlers:
             fix = "press Make it for Ollama"
             raise SpecError(Problem("ollama", "there is no export for Ollama yet", fix))
         name = add_to_ollama(exports[-1])
-        updates = show_exports(run, export_quant, export_base)
+        updates = show_exports(run, export_quant, export_base, self.activities)
         said = notice(f"Ollama has it now: type ollama run {name}", "good")
         return {**updates, "export_status": said}
 
@@ -104,13 +164,13 @@ class ExportHandlers:
             run = runs.read(self.home, run_id)
         except RunNotFound:
             return {"export_timer": gr.update(active=False)}
-        return show_exports(run, export_quant, export_base)
+        return show_exports(run, export_quant, export_base, self.activities)
 
 
-def show_panel(run: Run | None, *, is_new: bool) -> Updates:
+def show_panel(run: Run | None, activities: ExportActivities, *, is_new: bool) -> Updates:
     """Show the panel beside a run; a run that was not shown before starts with the usual
     choices."""
-    updates = show_exports(run, DEFAULT_QUANT, USUAL_BASE)
+    updates = show_exports(run, DEFAULT_QUANT, USUAL_BASE, activities)
     if not is_new:
         return updates
     chosen = gr.update(value=USUAL_BASE)
@@ -120,30 +180,53 @@ def show_panel(run: Run | None, *, is_new: bool) -> Updates:
     return {**updates, **fresh}
 
 
-def show_exports(run: Run | None, quant: str, base: str) -> Updates:
+def show_exports(
+    run: Run | None, quant: str, base: str, activities: ExportActivities | None = None
+) -> Updates:
     """Show the panel of a run that has a result, and hide it for others."""
     if run is None or run.is_active or not (run.folder / "output").is_dir():
         return {"take_panel": gr.update(visible=False), "export_timer": gr.update(active=False)}
+    activities = activities or ExportActivities()
+    base = USUAL_BASE if base == BOTH else base
     plans = {form: _plan(run, form, quant, base) for form in EXPORT_TILES}
-    active = launch.active_export(run)
+    is_busy = bool(launch.active_export(run)) or activities.is_running(run.id)
     updates: Updates = {
         "take_panel": gr.update(visible=True),
-        "export_timer": gr.update(active=bool(active)),
-        "export_status": guarded(partial(_statuses, run)),
-        "exports": guarded(lambda: panel.exports(run.id, list_exports(run))),
-        "stop_export": gr.update(visible=bool(active)),
+        "export_timer": gr.update(active=is_busy),
+        "export_status": activities.shown(run.id) + guarded(partial(_statuses, run)),
+        "exports": guarded(
+            lambda: panel.both(measured_both(run)) + panel.exports(run.id, list_exports(run))
+        ),
+        "stop_export": gr.update(visible=is_busy),
         "install_tools": gr.update(visible=find_tools(run.home).folder is None),
         "add_to_ollama": gr.update(visible=bool(find_ollama() and _for_ollama(run))),
         "export_base": gr.update(visible=_is_4bit(run)),
+        **_show_checks(run, is_busy),
     }
     for form, place in EXPORT_TILES.items():
         updates[place] = panel.tile(FORMS[form].title, FORMS[form].help, plans[form])
     sent = _plan(run, "hub", quant, base)
     updates["publish_tile"] = panel.tile(FORMS["hub"].title, FORMS["hub"].help, sent)
-    updates["publish"] = gr.update(interactive=not active and isinstance(sent, ExportPlan))
+    updates["publish"] = gr.update(interactive=not is_busy and isinstance(sent, ExportPlan))
     for form, button in EXPORT_BUTTONS.items():
-        updates[button] = gr.update(interactive=not active and _is_possible(plans, form))
+        updates[button] = gr.update(interactive=not is_busy and _is_possible(plans, form))
     return updates
+
+
+def _show_checks(run: Run, is_busy: bool) -> Updates:
+    """Show which exports can be checked."""
+    choices = [each.name for each in list_exports(run) if can_be_checked(each)]
+    return {
+        "check_exports": gr.update(visible=bool(choices)),
+        "checked_export": gr.update(choices=choices),
+        "check_export": gr.update(interactive=not is_busy),
+    }
+
+
+def _suites(run: Run, chosen: Sequence[str] | None) -> tuple[Suite, ...]:
+    """Return the chosen suites of a run, the usual ones if none are."""
+    named = [name for name in checking.suites_of(run) if name in (chosen or ())]
+    return checking.find_suites(run, named)
 
 
 def _for_ollama(run: Run) -> Sequence[Export]:

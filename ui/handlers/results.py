@@ -14,6 +14,7 @@ from ui import render
 from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.checks import CheckHandlers
+from ui.handlers.export_activities import ExportActivities
 from ui.handlers.exports import show_panel
 from ui.handlers.guard import UNREADABLE, guarded_updates
 from ui.render import run as panel
@@ -21,10 +22,12 @@ from ui.render import run as panel
 HIDDEN = ("checkpoints", "more_epochs", "continue_run")
 
 
-def show_outcome(run: Run | None, checks: CheckHandlers, *, is_new: bool) -> Updates:
+def show_outcome(
+    run: Run | None, checks: CheckHandlers, export_activities: ExportActivities, *, is_new: bool
+) -> Updates:
     """Draw the checkpoints, the exports and the suites. A damaged file costs its own panel."""
     hidden = gr.update(visible=False)
-    exports = partial(show_panel, run, is_new=is_new)
+    exports = partial(show_panel, run, export_activities, is_new=is_new)
     suites = partial(checks.show_panel, run, is_new=is_new)
     return {
         **guarded_updates(partial(show_results, run), {"checkpoints": UNREADABLE}),

@@ -23,6 +23,7 @@ from ui.handlers.answer import FormState, Values
 from ui.handlers.checks import CheckHandlers
 from ui.handlers.comparisons import show_comparisons, version_of
 from ui.handlers.data import data_choices
+from ui.handlers.export_activities import ExportActivities
 from ui.handlers.guard import guarded
 from ui.handlers.results import show_outcome
 from ui.handlers.rows import Previews
@@ -66,6 +67,7 @@ class RunHandlers:
     home: Home
     previews: Previews
     checks: CheckHandlers
+    export_activities: ExportActivities
 
     def on_load(self) -> Updates:
         """Fill a new page. If a run is active, select it and show it first."""
@@ -250,6 +252,7 @@ class RunHandlers:
         fingerprint = self._fingerprint(view)
         listed = runs.listing.list_runs(self.home)
         run = self._find(view.run_id)
+        is_new = view.about_run != view.run_id
         return {
             "fingerprint": fingerprint,
             **_show_top_line(listed),
@@ -258,7 +261,7 @@ class RunHandlers:
             **show_comparisons(self.home, view.comparison_id),
             **_show_about(view, run),
             **show_run(run),
-            **show_outcome(run, self.checks, is_new=view.about_run != view.run_id),
+            **show_outcome(run, self.checks, self.export_activities, is_new=is_new),
             **({"run_header": panel.removed_run()} if view.run_id and not run else {}),
         }
 

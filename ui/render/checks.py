@@ -65,13 +65,16 @@ def _suite(result: SuiteResult) -> str:
         f"<p>{escape(sentences.interval_sentence(result))}</p>"
         f"<p>{escape(sentences.change_sentence(result))}</p>"
         f"{_fold('Categories that changed', len(rows), categories)}"
-        f"{_changed('Lost', result.lost)}{_changed('Gained', result.gained)}</section>"
+        f"{changed('Lost', result.lost)}{changed('Gained', result.gained)}</section>"
     )
 
 
-def _changed(title: str, outcomes: Sequence[Outcome]) -> str:
+def changed(
+    title: str, outcomes: Sequence[Outcome], words: tuple[str, str] = ("before", "after")
+) -> str:
+    """Return the tests that were lost or gained, folded, with words for the two models."""
     rows = [(each.prompt, each.before, each.after) for each in outcomes[:MAX_SHOWN]]
-    return _fold(title, len(outcomes), table(rows, ("before", "after")))
+    return _fold(title, len(outcomes), table(rows, words))
 
 
 def _fold(title: str, number: int, content: str) -> str:

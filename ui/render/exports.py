@@ -8,9 +8,16 @@ from core.after_training.export import Export, ExportStatus
 from core.after_training.export.plan import ExportPlan
 from core.after_training.export.sentences import export_facts, export_size, verified_sentence
 from core.after_training.export.serve import serve_lines
+from core.after_training.export_checks import BothBases
+from core.after_training.export_checks.sentences import (
+    both_sentences,
+    check_sentences,
+    compared_words,
+)
 from core.job import TailorError
 from core.wording import duration
 from ui.render import notice, progress, sentences
+from ui.render.checks import changed
 
 DOWNLOADED = (".gguf", ".zip")
 """Files that a link offers; a folder of weights is copied instead."""
@@ -49,6 +56,27 @@ def exports(run_id: str, found: Sequence[Export]) -> str:
     return f'<div class="exports">{items}</div>' if items else ""
 
 
+def both(found: Sequence[BothBases]) -> str:
+    """Return what exports over both bases passed, and which is recommended."""
+    blocks = ""
+    for each in found:
+        title = f"Both bases: {' '.join(filter(None, (each.form, each.quant)))}"
+        said = "".join(f"<p>{escape(sentence)}</p>" for sentence in both_sentences(each))
+        blocks += f'<section aria-label="{escape(title)}"><h4>{escape(title)}</h4>{said}</section>'
+    return f'<div class="exports">{blocks}</div>' if blocks else ""
+
+
+def _checks(export: Export) -> str:
+    """Return what an export passed beside the model as trained, and the tests that changed."""
+    words = compared_words(export.manifest)
+    blocks = ""
+    for each in export.checks:
+        numbers, change = check_sentences(each, export.manifest)
+        blocks += f"<p><strong>{escape(numbers)}</strong> {escape(change)}</p>"
+        blocks += changed("Lost", each.lost, words) + changed("Gained", each.gained, words)
+    return f'<div class="checks">{blocks}</div>' if blocks else ""
+
+
 def _export(run_id: str, export: Export) -> str:
     verified = export.manifest.verified
     kind, badge = "plain", "not verified"
@@ -70,6 +98,7 @@ def _export(run_id: str, export: Export) -> str:
     return (
         f'<section aria-label="Export {escape(export.name)}">'
         f'<h4>{escape(export.name)} <span class="badge {kind}">{badge}</span></h4>'
-        f"{place}{notice(verified_sentence(verified), 'plain')}{notes}<p>{links}</p>"
+        f"{place}{notice(verified_sentence(verified), 'plain')}{notes}{_checks(export)}"
+        f"<p>{links}</p>"
         f"<details><summary>How to use it</summary><dl>{lines}</dl></details></section>"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn
 
 from core.after_training.export import Export
-from core.after_training.export.sentences import compared_words
 from core.after_training.export_checks import check_export as ask_export
 from core.after_training.export_checks import find_exported, names_export
+from core.after_training.export_checks.sentences import compared_words
 from core.dataset import counted
 from core.job import ChildError, Problem, SpecError
 from core.runs import Home, Run

@@ -10,19 +10,23 @@ from core.after_training.export import plan as plans
 from core.after_training.export import tools as converters
 from core.after_training.export.ollama import add_to_ollama, find_ollama
 from core.after_training.export.sentences import (
-    checks_in_short,
     export_facts,
     export_size,
     verified_sentence,
 )
-from core.job import Problem, SpecError
+from core.after_training.export_checks import Numbers, measure_both, require_both
+from core.after_training.export_checks.sentences import both_sentences, checks_in_short
+from core.job import ChildError, Problem, SpecError
 from core.runs import Home, Run
+from core.runs.results import checking
 from core.runs.results.checking import find_run
 from core.wording import file_size
 from ui.terminal.check_model import check_export
 from ui.terminal.printing import out, print_json, say
 
 STOPPED, UNTRUSTED = 130, 1
+BOTH = "both"
+"""Base of --base that measures both."""
 STATES_OF_FAILURE = ("failed", "stopped")
 UNCHECKED: Mapping[str, str] = {
     "adapter-gguf": "check the run itself with `python app.py check-model RUN`",
@@ -61,6 +65,8 @@ def export(
         return _list(chosen, json)
     if create:
         _require_ollama(to)
+    if base == BOTH:
+        return _measure_both(chosen, to, Numbers(quant, llama_cpp), as_json=json)
     upload = plans.Upload(repo, send, is_private=not public) if to == "hub" else None
     _require_checkable(to, checks)
     plan = plans.plan_export(chosen, to, quant=quant, base=base, llama_cpp=llama_cpp, upload=upload)
@@ -90,6 +96,34 @@ def _make(
     if create:
         say(f"Ollama has it now: ollama run {add_to_ollama(result)}")
     return code
+
+
+def _measure_both(run: Run, form: str, numbers: Numbers, *, as_json: bool) -> int:
+    """Export over both bases, check both, and say which is better. Ctrl-C stops it."""
+    require_both(run, form)
+    suites = checking.find_suites(run, ())
+    with _progress_bar() as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def show(text: str, share: float) -> None:
+            bar.update(task, description=text, completed=share)
+
+        try:
+            both = measure_both(run, form, suites, show, numbers=numbers)
+        except KeyboardInterrupt:
+            launch.request_stop(run, launch.active_export(run))
+            say("Stopped. Measure again to continue with the files that are finished.")
+            return STOPPED
+        except ChildError as error:
+            say(checking.died_sentence(error))
+            return 1
+    if as_json:
+        made = [each.to_json() for each in list_exports(run) if each.name in both.names.values()]
+        print_json({**both.to_json(), "exports": made})
+        return 0
+    for sentence in both_sentences(both):
+        out.print(sentence)
+    return 0
 
 
 def _require_ollama(form: str) -> None:

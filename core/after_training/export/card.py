@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from core.after_training.export.loss_plot import LOSS_PLOT, loss_caption
-from core.after_training.export.records import exports_folder
+from core.after_training.export.records import exports_folder, list_exports
 from core.job import JobSpec
 from core.models import DEMO_DIR, HUB_ID
 from core.resolve import default_fields
@@ -140,7 +140,26 @@ def _checks(run: Run, sent: str) -> str:
         parts.insert(2, " ".join(sentences.perplexity_sentences(perplexity)) + "\n")
     if sent == "gguf":
         parts.append("Measured before the conversion to GGUF.\n")
+    parts += _checks_of_exports(run, sent)
     return "\n".join(parts)
+
+
+def _checks_of_exports(run: Run, sent: str) -> Iterator[str]:
+    """Yield what exports of the kind that is sent have passed, beside the result as trained."""
+    step = run.result_step or run.step
+    for export in list_exports(run):
+        is_gguf = export.gguf is not None
+        if sent == "adapter" or is_gguf != (sent == "gguf"):
+            continue
+        said = []
+        for each in export.checks:
+            if each.step == step:
+                numbers = f"{each.before} of {each.total} as trained, {each.after} as exported"
+                said.append(f"{each.name} {numbers}")
+        if said:
+            base = "16-bit base" if export.manifest.base == "original" else "base as it trained"
+            kind = export.manifest.quant or "merged"
+            yield f"{kind}, over the {base}: {'; '.join(said)}.\n"
 
 
 def _usage(run: Run, repo_id: str, sent: str) -> str:

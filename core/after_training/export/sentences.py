@@ -1,12 +1,8 @@
 """Sizes and proofs of exports as words, the same on the page and in the terminal."""
 
 from core.after_training.export.plan import ExportPlan
-from core.after_training.export.records import Export, Manifest, Verification
-from core.runs.checks import SuiteResult
-from core.runs.checks.sentences import change_sentence, count_sentence
+from core.after_training.export.records import Export, Verification
 from core.wording import memory, rough_duration
-
-AS_TRAINED = "as trained"
 
 
 def export_size(export: Export) -> str:
@@ -16,14 +12,6 @@ def export_size(export: Export) -> str:
     if verified:
         trust = "verified" if verified.trusted else "not to be trusted"
     return f"{memory(export.num_bytes)}, {trust}"
-
-
-def checks_in_short(export: Export) -> str:
-    """Return what an export passed: identity 89/100 (90 as trained)."""
-    counts = []
-    for each in export.checks:
-        counts.append(f"{each.name} {each.after}/{each.total} ({each.before} {AS_TRAINED})")
-    return ", ".join(counts)
 
 
 def export_facts(plan: ExportPlan) -> str:
@@ -51,22 +39,3 @@ def verified_sentence(verified: Verification | None) -> str:
     if verified.trusted:
         return f"Verified: {said}."
     return f"Not to be trusted: {verified.note or 'nothing was compared'}. {said}."
-
-
-def as_exported(manifest: Manifest) -> str:
-    """Return words for the model in an export: as Q4_K_M, as merged over the 16-bit base."""
-    said = f"as {manifest.quant or 'merged'}"
-    if manifest.base == "original":
-        return f"{said} over the 16-bit base"
-    return said
-
-
-def compared_words(manifest: Manifest) -> tuple[str, str]:
-    """Return words for the two models that a check of an export compares."""
-    return AS_TRAINED, as_exported(manifest)
-
-
-def check_sentences(result: SuiteResult, manifest: Manifest) -> tuple[str, str]:
-    """Return (N of M as trained, N of M as exported; what that has changed, and whether by more
-    than chance)."""
-    return f"{count_sentence(result, *compared_words(manifest))}.", change_sentence(result)

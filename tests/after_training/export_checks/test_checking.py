@@ -11,8 +11,8 @@ import pytest
 from filelock import FileLock
 
 from core.after_training.export import list_exports
+from core.after_training.export.card import new_card
 from core.after_training.export.records import exports_folder
-from core.after_training.export.sentences import check_sentences
 from core.after_training.export.tools import FOLDER_VARIABLE
 from core.after_training.export_checks import (
     check_export,
@@ -20,8 +20,9 @@ from core.after_training.export_checks import (
     find_exported,
     names_export,
 )
+from core.after_training.export_checks.sentences import check_sentences
 from core.job import ChildError, SpecError
-from core.runs import Home, Run
+from core.runs import Home, Run, read
 from core.runs.checks import SuiteResult
 from core.runs.results import checking
 from core.training.contract.checks.suite import Suite
@@ -219,3 +220,11 @@ def test_forms_that_answer_no_suites_are_refused(
     words = {"run": run.id, "to": form, "home": str(home.path)}
     assert commands.run("export", **words, checks=True) == 2
     assert "--checks: has no use" in capsys.readouterr().err
+
+
+def test_the_card_of_an_upload_says_what_its_kind_passed(run: Run) -> None:
+    check_export(run, find_export(run, NAME), [answered(run, COLOURS, ["red", "blue"])])
+    said = "Q8_0, over the base as it trained: mine 2 of 2 as trained, 1 as exported."
+    again = read(run.home, run.id)
+    assert said in new_card(again, "me/model", "gguf")
+    assert said not in new_card(again, "me/model", "adapter")

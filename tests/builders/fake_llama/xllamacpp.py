@@ -20,6 +20,7 @@ SECONDS_OF_SLOW_ANSWER = 600
 HALF_A_CHARACTER = 2
 """Token that is only a part of a character."""
 MANY = 100
+SAYS = "says "
 
 
 class CommonParams(SimpleNamespace):
@@ -34,8 +35,10 @@ class Server:
     """Server in a thread."""
 
     def __init__(self, parameters: CommonParams) -> None:
-        if Path(parameters.model.path).read_text() == "broken":
+        content = Path(parameters.model.path).read_text()
+        if content == "broken":
             raise RuntimeError("failed to load the model")
+        ALWAYS[:] = content.removeprefix(SAYS).split() if content.startswith(SAYS) else []
         print("a library that prints to standard output", flush=True)
         server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self.listening_address = f"http://127.0.0.1:{server.server_port}"
@@ -81,7 +84,11 @@ class _Handler(BaseHTTPRequestHandler):
             os.kill(os.getpid(), signal.SIGKILL)
         if "wait" in WORDS:
             time.sleep(SECONDS_OF_SLOW_ANSWER)
-        answer: dict = {"content": f" {' '.join(WORDS)} ", "tokens": [], "stop_type": "eos"}
+        answer: dict = {
+            "content": f" {' '.join(ALWAYS or WORDS)} ",
+            "tokens": [],
+            "stop_type": "eos",
+        }
         for token, _bias in asked.get("logit_bias", ()):
             told = {"id": token, "logprob": -1.0 - token}
             every = [{"id": each, "logprob": -1.0 - each} for each in range(MANY)]
@@ -102,6 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+ALWAYS: list[str] = []
+"""Answer to all prompts, if the file of the model says so."""
 WORDS: list[str] = []
 """Words of the last text that was tokenized."""
 PATHS = {
