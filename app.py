@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from core.job import JobSpec
 from ui.terminal.usage import (
+    PLACEMENT_FLAGS,
     RUN_ACTIONS,
     flag_of,
     help_on_actions,
@@ -136,8 +137,18 @@ def _add_train(command: argparse.ArgumentParser) -> None:
         "--demo", action="store_true", help="train the demo: tiny model and data, no GPU needed"
     )
     _add_reading(command)
+    _add_placement(command)
     _add_home(command)
     _add_job_fields(command)
+
+
+def _add_placement(command: argparse.ArgumentParser) -> None:
+    """Add the flags that say on which machines a run trains."""
+    for name, (metavar, text) in PLACEMENT_FLAGS.items():
+        command.add_argument(flag_of(name), dest=f"place_{name}", metavar=metavar, help=text)
+    command.add_argument(
+        "--detach", action="store_true", help="send it to the cluster, and do not follow it"
+    )
 
 
 def _add_estimate(command: argparse.ArgumentParser) -> None:
@@ -233,6 +244,7 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("id", nargs="?", metavar="ID", help="a run, as `runs list` names it")
     command.add_argument("more", nargs="*", metavar="WORD", help="further words of the action")
     command.add_argument("--epochs", metavar="N", help="with continue: further epochs (default 1)")
+    _add_placement(command)
     _add_json_and_home(command)
 
 

@@ -11,7 +11,6 @@ from core.models import DEMO_DIR
 from core.resolve import reference_of
 from core.runs import Run
 from core.runs.checks import sentences
-from core.runs.files import open_regular, read_json
 
 MODEL_FIELDS = ("model", "adapter", "reward_model")
 """Job fields that may name a folder of this machine. A test compares them with JobFields."""
@@ -52,7 +51,7 @@ def write_bundle(run: Run, target: Path) -> Path:
     It holds regular files only, under relative names, nothing of the environment, and no paths of
     this machine except those of models and adapters in the job. Raises OSError.
     """
-    job = read_json(run.folder / "job.json")
+    job = run.fields_in("job.json")
     folders = {"training": run.folder / "training", "data": run.folder / "data"}
     folders["results/checks"] = run.folder / "checks"
     if job.get("model") == str(DEMO_DIR):  # the only model that no hub has
@@ -66,7 +65,7 @@ def write_bundle(run: Run, target: Path) -> Path:
             status = json.dumps(_public_status(run), indent=2)
             bundle.writestr("results/status.json", status + "\n")
             for name, path in _files(run, folders):
-                with open_regular(path) as source, bundle.open(name, "w", force_zip64=True) as copy:
+                with run.open(path) as source, bundle.open(name, "w", force_zip64=True) as copy:
                     shutil.copyfileobj(source, copy, 2**20)
         return unfinished.replace(target)
     finally:
@@ -97,7 +96,7 @@ def _is_own_file(path: Path) -> bool:
 
 def _public_status(run: Run) -> dict[str, object]:
     home = str(Path.home())
-    fields = read_json(run.folder / "status.json")
+    fields = run.fields_in("status.json")
     for name, value in fields.items():
         if isinstance(value, str):
             fields[name] = value.replace(home, "~")

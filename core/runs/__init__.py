@@ -8,6 +8,8 @@ The folder of a run is the only truth about it:
                 requirements.txt  versions of the packages
                 estimate.json     predicted memory and speed
                 process.json      process that runs it (written by the launcher)
+                cluster.json      job of a cluster that runs it, and what the cluster last said
+                submit.sh         script that the cluster runs   probe.txt (shows it the folder)
                 exit.json         how that process ended (written by the launcher, if it saw it)
                 status.json       state, step, phase, measured peaks (replaced by the program)
                 metrics.jsonl     one object per logging step (appended by the program)
@@ -30,8 +32,8 @@ __all__ = [
     "checks",
     "create",
     "edits",
+    "engines",
     "failure_advice",
-    "files",
     "launch",
     "listing",
     "past_runs",

@@ -13,7 +13,8 @@ from dataclasses import asdict, replace
 from core.job import Problem, RunNotFound, SpecError
 from core.runs.files import read_json
 from core.runs.home import Home, locked
-from core.runs.run import RUN_ID, Annotations, Run, read
+from core.runs.records import Annotations
+from core.runs.run import RUN_ID, Run, read
 from core.runs.states import infer_state
 from core.training.contract.checkpoint_files import bytes_in
 from core.training.contract.files import write_json

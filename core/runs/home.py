@@ -165,16 +165,19 @@ class Schedule:
     """Index of a device -> id of the run that it was given to last."""
     tasks: Mapping[str, Task] = field(default_factory=dict)
     """Index of a device -> what holds it and is no run."""
+    submitted: tuple[str, ...] = ()
+    """Ids of the runs that were sent to a cluster and are not known to have ended."""
 
     @cached_property
     def run_ids(self) -> frozenset[str]:
-        return frozenset((*self.waiting, *self.devices.values()))
+        return frozenset((*self.waiting, *self.devices.values(), *self.submitted))
 
 
 def read_schedule(home: Home) -> Schedule:
     """Return the schedule in queue.json, an empty one if there is none."""
     fields = read_json(home.path / "queue.json")
     waiting, devices = fields.get("waiting", ()), fields.get("devices", {})
+    submitted = fields.get("submitted", [])
     if not isinstance(waiting, list) or not isinstance(devices, dict):
         return Schedule()
     read_tasks = {key: Task.from_json(value) for key, value in _tasks_in(fields).items()}
@@ -182,12 +185,15 @@ def read_schedule(home: Home) -> Schedule:
         waiting=tuple(map(str, waiting)),
         devices={key: str(value) for key, value in devices.items()},
         tasks={key: task for key, task in read_tasks.items() if task},
+        submitted=tuple(map(str, submitted)) if isinstance(submitted, list) else (),
     )
 
 
 def write_schedule(home: Home, schedule: Schedule) -> None:
     """Replace queue.json. The caller must hold `locked(home)`."""
     fields: dict[str, object] = {"waiting": schedule.waiting, "devices": schedule.devices}
+    if schedule.submitted:
+        fields["submitted"] = schedule.submitted
     if schedule.tasks:
         fields["tasks"] = {device: task.to_json() for device, task in schedule.tasks.items()}
     write_json(home.path / "queue.json", fields)

@@ -21,6 +21,7 @@ import psutil
 from core.device import card_of, cards_together, identify, is_alive
 from core.device.child import allowed_environment
 from core.job import RunNotFound, SpecError
+from core.runs import clusters
 from core.runs.files import number_in, read_json
 from core.runs.home import Home, locked, read_schedule, write_schedule
 from core.runs.run import Run, read
@@ -88,7 +89,9 @@ def request_stop(run: Run, reason: str = "") -> None:
         return
     with locked(run.home), suppress(RunNotFound):
         now = read(run.home, run.id)
-        if now.state == "queued":
+        if now.is_active and now.submission:
+            clusters.request_stop(now)
+        elif now.state == "queued":
             _leave_queue(now)
         elif now.is_active and run.process in (None, now.process):
             _request_stop_of_program(now, reason)
@@ -99,7 +102,7 @@ def enforce_stop(run: Run) -> None:
 
     An empty `stop` file, which a user may create by hand, sets no limit.
     """
-    if run.state != "stopping":
+    if run.state != "stopping" or run.submission:  # its cluster is asked by clusters.refresh
         return
     # the monotonic clock is the same for all processes, and setting the time does not change it
     requested = number_in(read_json(run.folder / "stop"), "monotonic")

@@ -15,7 +15,8 @@ from typing import Literal
 
 from core.device import card_of, cards_together
 from core.job import Problem, RunNotFound, SpecError
-from core.runs import card_probe, launch
+from core.runs import card_probe, clusters, launch
+from core.runs.engines import Placement, forget
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_runs
 from core.runs.run import Run, read
@@ -28,23 +29,40 @@ SECONDS_BETWEEN_ADVANCES = 1.0
 SECONDS_BETWEEN_TRIES = 0.2
 
 
-def submit(home: Home, run: Run) -> Run:
-    """Put a run at the end of the queue, and start it if its device is free.
+def submit(home: Home, run: Run, placement: Placement | None = None) -> Run:
+    """Put a run at the end of the queue, and start it if its device is free; or send it to a
+    cluster. None means where it trained before.
 
-    Raises SpecError for a run that is active or finished, or whose GPU this machine lacks.
+    Raises SpecError for a run that is active or finished, whose GPU this machine lacks, or that the
+    cluster refuses.
     """
+    clusters.wait_for_exit(run)
     with locked(home):
-        schedule = read_schedule(home)
-        if run.id not in schedule.waiting:
-            _require_startable(read(home, run.id))
-            write_schedule(home, replace(schedule, waiting=(*schedule.waiting, run.id)))
-            home.touch()
-        _start_waiting(home)
+        now = read(home, run.id)
+        if placement is None:
+            placement = now.submission.placement if now.submission else Placement()
+        if placement.is_here:
+            _submit_here(home, now)
+        else:
+            _require_may_start(now)
+            clusters.submit(home, now, placement)
     return read(home, run.id)
 
 
+def _submit_here(home: Home, run: Run) -> None:
+    schedule = read_schedule(home)
+    if run.id not in schedule.waiting:
+        _require_may_start(run)
+        cards_together(run.job.device, run.job.num_devices)
+        forget(run.folder)
+        write_schedule(home, replace(schedule, waiting=(*schedule.waiting, run.id)))
+        home.touch()
+    _start_waiting(home)
+
+
 def advance(home: Home) -> None:
-    """Start every run whose turn it is, and kill runs that ignore a stop request.
+    """Start every run whose turn it is, and kill runs that ignore a stop request. Ask the
+    clusters about theirs.
 
     Cheap if there is nothing to do; safe to call from several processes at any time.
     """
@@ -53,6 +71,7 @@ def advance(home: Home) -> None:
         # if another process holds the lock, it does the same; if the disk is full, try again later
         with suppress(SpecError, OSError), locked(home, seconds=0):
             _start_waiting(home)
+    clusters.refresh(home)
 
 
 def keep_advancing(home: Home) -> threading.Thread:
@@ -72,6 +91,13 @@ def waiting(home: Home) -> tuple[Run, ...]:
     """Return the runs in the queue, the next first."""
     runs = (_read_or_none(home, run_id) for run_id in read_schedule(home).waiting)
     return tuple(run for run in runs if run)
+
+
+def ask_clusters(home: Home) -> tuple[Run, ...]:
+    """Return the runs that wait or train on a cluster, which is asked if it is time to."""
+    clusters.refresh(home)
+    runs = (_read_or_none(home, run_id) for run_id in read_schedule(home).submitted)
+    return tuple(run for run in runs if run and run.is_active)
 
 
 def waits_for(run: Run) -> str:
@@ -214,15 +240,15 @@ def _in_use(home: Home, schedule: Schedule, device: str, wanted: str) -> SpecErr
     return SpecError(Problem("device", f"{user} uses the device that {wanted} needs", fix))
 
 
-def _require_startable(run: Run) -> None:
-    """Raise SpecError for a run that is active or finished, or whose GPU this machine lacks."""
-    has_process = run.state == "starting" and (run.folder / "process.json").exists()
-    if has_process or "queued" not in TRANSITIONS[run.state]:
+def _require_may_start(run: Run) -> None:
+    """Raise SpecError for a run that is active or finished."""
+    was_started = run.submission or (run.folder / "process.json").exists()
+    is_starting = run.state == "starting" and was_started
+    if is_starting or "queued" not in TRANSITIONS[run.state]:
         fix = "stop it first"
         if run.state == "finished":
             fix = "only a run that ended early can be resumed"
         raise SpecError(Problem("run", f"{run.id} is {run.state}", fix))
-    cards_together(run.job.device, run.job.num_devices)
 
 
 def _start_waiting(home: Home) -> None:
@@ -289,7 +315,7 @@ def _try_to_start(home: Home, run_id: str, schedule: Schedule) -> Schedule:
     # The run leaves the queue before its program starts, so that no crash can start it twice.
     tasks = {name: task for name, task in schedule.tasks.items() if name not in devices}
     taken = {**schedule.devices, **dict.fromkeys(devices, run_id)}
-    schedule = Schedule(rest, taken, tasks)
+    schedule = replace(schedule, waiting=rest, devices=taken, tasks=tasks)
     write_schedule(home, schedule)
     try:
         launch.spawn(run, devices)

@@ -1,4 +1,4 @@
-"""Predictions, samples and results of checks of a run, as its files hold them.
+"""Predictions, samples, notes and results of checks of a run, as its files hold them.
 
 Damaged parts are left out.
 """
@@ -14,6 +14,26 @@ from core.runs.checks import CheckCount
 from core.runs.files import read_json
 from core.runs.suites import usual_in
 from core.training.contract.typed_json import WrongType, types_of, value_as
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Title, notes and tags that a user gave a run."""
+
+    title: str = ""
+    """Shown instead of the id."""
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BestStep:
+    """Best evaluation of a run."""
+
+    step: int
+    metric: str
+    """What was best: eval_loss, eval_reward, or the share of a suite that passes, in percent."""
+    value: float
 
 
 @dataclass(frozen=True)

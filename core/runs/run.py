@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from core.models import DEMO_DIR, gpus
 from core.resolve import default_fields, reference_of
 from core.runs.checks import CheckCount
 from core.runs.curves import Curve, read_curves
+from core.runs.engines import Submission, read_submission
 from core.runs.files import (
     log_tail,
     number_in,
@@ -25,7 +27,7 @@ from core.runs.files import (
     read_rows,
 )
 from core.runs.home import Home, Schedule, read_schedule
-from core.runs.records import Prediction, Sample, read_check_counts
+from core.runs.records import Annotations, BestStep, Prediction, Sample, read_check_counts
 from core.runs.states import RunState, infer_state
 from core.training.contract.checkpoint_files import (
     MANIFEST,
@@ -62,26 +64,6 @@ NEXT_STAGE_KEEPS = (
 
 
 @dataclass(frozen=True)
-class Annotations:
-    """Title, notes and tags that a user gave a run."""
-
-    title: str = ""
-    """Shown instead of the id."""
-    notes: str = ""
-    tags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class BestStep:
-    """Best evaluation of a run."""
-
-    step: int
-    metric: str
-    """What was best: eval_loss, eval_reward, or the share of a suite that passes, in percent."""
-    value: float
-
-
-@dataclass(frozen=True)
 class Run:
     """Run as its folder shows it at one moment."""
 
@@ -101,6 +83,8 @@ class Run:
     """Process that executes it, if one does."""
     checks: tuple[CheckCount, ...] = ()
     """What suites have found, those of the usual suites first."""
+    submission: Submission | None = None
+    """Job of a cluster that trains it; None for a run of this machine."""
 
     def __hash__(self) -> int:
         return hash(self.folder)  # its status contains mappings, which have no hash
@@ -249,6 +233,14 @@ class Run:
         """Return what estimate.json predicts."""
         return Prediction.from_json(read_json(self.folder / "estimate.json"))
 
+    def fields_in(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in a file of its folder, or {} if there is none."""
+        return read_json(self.folder / name)
+
+    def open(self, path: Path) -> FileIO:
+        """Open a file of it for reading. Raises OSError for links and special files."""
+        return open_regular(path)
+
     def log_tail(self, num_bytes: int = 8000) -> str:
         """Return the last lines of its log."""
         return log_tail(self.folder, num_bytes)
@@ -316,6 +308,7 @@ class Run:
             "cause": self.cause,
             "checks": [asdict(each) for each in self.checks],
             "folder": str(self.folder),
+            "cluster": self.submission.to_json() if self.submission else None,
         }
 
 
@@ -351,6 +344,7 @@ def read(home: Home, run_id: str, schedule: Schedule | None = None) -> Run:
         about=_read_about(folder),
         process=state.process,
         checks=read_check_counts(folder),
+        submission=None if run_id in schedule.waiting else read_submission(folder),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from core.runs.engines import Submission
 from core.runs.files import read_json
 from core.runs.past_runs import compared_peaks, prediction_errors
 from core.runs.run import Run
@@ -30,9 +31,12 @@ def state_sentence(run: Run) -> str:
     step = f"step {run.step:,} of {run.max_steps:,}" if run.max_steps else ""
     if run.state == "running":
         activity = ACTIVITIES[run.status.phase] + _share_done(run)
+        where = f" on {run.submission.name}" if run.submission else ""
         if run.step:
-            return f"{activity}, {step}."
-        return f"{activity}."
+            return f"{activity}, {step}{where}."
+        return f"{activity}{where}."
+    if run.state == "queued" and run.submission:
+        return _waiting_sentence(run.submission)
     sentences: Mapping[State, str] = {
         "queued": "Waiting for its turn.",
         "starting": "Starting the training program.",
@@ -52,6 +56,12 @@ def _stopped(run: Run, step: str) -> str:
     if run.state == "stopped" and isinstance(reason, str) and reason:
         said += f" {reason}"
     return said
+
+
+def _waiting_sentence(submission: Submission) -> str:
+    """Return "Waiting on Slurm job 12: PENDING (Priority), other jobs are before it."."""
+    said = (submission.sentence, submission.state.meaning)
+    return f"Waiting on {', '.join(filter(None, said))}."
 
 
 def _end(run: Run) -> str:

@@ -8,10 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from core.device import is_alive, this_boot
+from core.runs.engines import ClusterState, Submission, read_submission
 from core.runs.files import log_tail, number_in, read_json
 from core.training.contract.process_id import ProcessId, is_same_boot
 from core.training.contract.status import ENDED, State, Status
 
+SECONDS_TO_BE_SEEN = 10
+"""Time in which the last words of a program on another machine reach this one."""
 SECONDS_TO_APPEAR = 20
 """A run that has no process after this long will never have one: its launcher died."""
 
@@ -52,6 +55,8 @@ def infer_state(folder: Path, status: Status, created: float) -> RunState:
 
     It is what its program last wrote, unless that program is dead and did not write how it ended.
     """
+    if submission := read_submission(folder):
+        return _state_on_cluster(submission, status)
     if status.state in ENDED:
         return RunState(status.state, status.error or "", status.cause or "")
     launch = read_json(folder / "process.json")
@@ -77,6 +82,39 @@ def infer_state(folder: Path, status: Status, created: float) -> RunState:
     if is_asked_to_stop:
         return RunState("stopped")  # it ended as asked, before it could write so
     return _state_after_silent_end(folder, process, status.step)
+
+
+def _state_on_cluster(submission: Submission, status: Status) -> RunState:
+    """Return the state of a run whose program runs on other machines.
+
+    A program that stopped without being asked to, for a time limit or a more urgent job, may have
+    been put back into the cluster's queue: only the cluster says whether it has ended.
+    """
+    cluster = submission.state
+    is_asked_to_stop = (submission.folder / "stop").exists()
+    has_ended = cluster.stage == "ended" or cluster.is_silent
+    if status.state in ("finished", "failed", "interrupted"):
+        return RunState(status.state, status.error or "", status.cause or "")
+    if status.state == "stopped" and (has_ended or is_asked_to_stop):
+        return RunState("stopped")
+    if cluster.stage == "waiting" and not is_asked_to_stop:
+        return RunState("queued")
+    if cluster.stage == "ended" and is_asked_to_stop:
+        return RunState("stopped")
+    if cluster.stage == "ended" and time.time() - cluster.ended > SECONDS_TO_BE_SEEN:
+        return _state_without_last_words(submission, cluster)
+    if is_asked_to_stop or status.state == "stopped":
+        return RunState("stopping")
+    return RunState(status.state)
+
+
+def _state_without_last_words(submission: Submission, cluster: ClusterState) -> RunState:
+    """Return what happened to a program on a cluster that did not write how it ended."""
+    meaning = f": {cluster.meaning}" if cluster.meaning else ""
+    error = f"{submission.sentence}{meaning}."
+    if last_line := log_tail(submission.folder, 2000).rpartition("\n")[2]:
+        error += f" Last line of its log: {last_line}"
+    return RunState(cluster.ending or "failed", error, cluster.cause)
 
 
 def process_of(folder: Path) -> ProcessId | None:

@@ -7,7 +7,7 @@ import pytest
 from core import runs
 from core.job import RunNotFound, SpecError
 from core.runs import Home, Run, edits
-from core.runs.run import Annotations
+from core.runs.records import Annotations
 
 
 def test_title_notes_and_tags_change_one_by_one(finished: Run) -> None:

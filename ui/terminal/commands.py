@@ -31,6 +31,7 @@ from ui.terminal.export import export
 from ui.terminal.follow import start_and_follow
 from ui.terminal.job_fields import fields_of_job, find_data, require_choice, row_statistics
 from ui.terminal.models import show_models
+from ui.terminal.placing import placement_of, split_flags
 from ui.terminal.preview import preview
 from ui.terminal.printing import out, print_json, report_errors, say, table
 from ui.terminal.runs import manage_runs
@@ -49,10 +50,13 @@ def train(
     job: str | None = None,
     columns: str = "",
     split_text: str = "",
-    **fields: str,
+    detach: bool = False,
+    **flags: str,
 ) -> int:
     """Train in the foreground and return the exit code. Raises TailorError."""
     place = Home.find(home)
+    where, fields = split_flags(flags)
+    placement = placement_of(where)
     job_fields = fields_of_job(job, fields)
     if demo:
         stage = str(job_fields.get("stage", DEFAULT_STAGE))
@@ -69,7 +73,7 @@ def train(
     resolved = resolve(job_fields, rows=rows, past=partial(past_runs, place))
     _print_choices(resolved)
     run = runs.create(place, resolved, forecast(place, resolved), sound.hashes)
-    return start_and_follow(place, run)
+    return start_and_follow(place, run, placement, detach=detach)
 
 
 def estimate(
@@ -117,7 +121,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
 def _takes_flag(command: str, field: str) -> bool:
     """Return whether a command has the flag of a job field."""
     parameters = inspect.signature(COMMANDS[command]).parameters
-    return field in parameters or "fields" in parameters
+    return field in parameters or not {"fields", "flags"}.isdisjoint(parameters)
 
 
 def _estimate_memory(resolved: ResolvedJob, home: str | None) -> MemoryEstimate:

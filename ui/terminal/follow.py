@@ -15,8 +15,10 @@ from rich.progress import (
 
 from core.job import Problem, RunNotFound
 from core.runs import Home, Run, failure_advice, launch, queue
+from core.runs.engines import Placement
 from core.runs.sentences import memory_rows, state_sentence
 from core.training.contract.status import State
+from ui.terminal.placing import instructions, require_cluster
 from ui.terminal.printing import out, table
 from ui.terminal.usage import flag_of
 
@@ -30,26 +32,32 @@ SECONDS_BETWEEN_UPDATES = 0.2
 SHOWN_METRICS = ("loss", "eval_loss", "eval_perplexity", "learning_rate")
 
 
-def start_and_follow(home: Home, run: Run) -> int:
+def start_and_follow(
+    home: Home, run: Run, placement: Placement | None = None, *, detach: bool = False
+) -> int:
     """Start a run when it is its turn and show it until it ends. Return the exit code.
 
     Ctrl-C takes it out of the queue, or stops it with a checkpoint. A second Ctrl-C leaves it to
-    end by itself.
+    end by itself. `detach` returns once a cluster has it.
     """
+    if detach:
+        require_cluster(run, placement)
     with _progress_bar() as progress, interrupts() as pressed:
-        run = queue.submit(home, run)
+        run = queue.submit(home, run, placement)
         out.print(f"{run.id}\n{run.folder}", style="dim")
-        if run.state == "queued":
-            user = queue.waits_for(run) or "another run"
-            out.print(f"Waiting for the device, which {user} uses. Ctrl-C cancels.")
+        _say_where(run)
+        if detach:
+            return 0
         bar = progress.add_task("starting", total=None, note="")
         num_printed = 0
+        said = run.submission.sentence if run.submission else ""
         while run.is_active:
             if pressed:
                 pressed.clear()
                 _stop(run)
             queue.advance(home)
             run = _wait(home, run)
+            said = _print_new_words(run, said)
             if not out.is_terminal:  # no bar there
                 num_printed = _print_new_rows(run, num_printed)
             _update(progress, bar, run)
@@ -57,6 +65,17 @@ def start_and_follow(home: Home, run: Run) -> int:
     out.print(state_sentence(run), style="bold")
     print_result(run)
     return EXIT_CODES[run.state]
+
+
+def _say_where(run: Run) -> None:
+    """Print what a run waits for, and what the user has to type."""
+    if run.submission:
+        out.print(run.submission.sentence)
+        if line := instructions(run):
+            out.print(line)
+    elif run.state == "queued":
+        user = queue.waits_for(run) or "another run"
+        out.print(f"Waiting for the device, which {user} uses. Ctrl-C cancels.")
 
 
 def _wait(home: Home, run: Run) -> Run:
@@ -106,6 +125,14 @@ def _stop(run: Run) -> None:
     if run.state != "queued":
         out.print("Stopping after this step, with a checkpoint. Ctrl-C again stops watching it.")
     launch.request_stop(run)
+
+
+def _print_new_words(run: Run, said: str) -> str:
+    """Print what a cluster says of a run, if it is new. Return it."""
+    words = run.submission.sentence if run.submission else ""
+    if words != said:
+        out.print(words)
+    return words
 
 
 def _print_new_rows(run: Run, num_printed: int) -> int:

@@ -8,11 +8,23 @@ from core.after_training import bundle
 from core.after_training.differences import compare_runs
 from core.job import Problem, SpecError
 from core.resolve import reference_of
-from core.runs import Home, Run, edits, failure_advice, launch, listing, queue, read, results
+from core.runs import (
+    Home,
+    Run,
+    edits,
+    failure_advice,
+    launch,
+    listing,
+    queue,
+    read,
+    results,
+)
+from core.runs.engines import Placement
 from core.runs.listing import list_runs
 from core.runs.sentences import best_sentence, check_words, peak_memory, state_sentence
 from core.wording import ago, duration, memory
 from ui.terminal.follow import print_result, start_and_follow
+from ui.terminal.placing import placement_of, split_flags
 from ui.terminal.printing import out, print_json, say, table, wide_table
 from ui.terminal.results import checkpoint_rows, continue_run, print_published, publish
 from ui.terminal.usage import RUN_ACTIONS, call_of
@@ -27,6 +39,9 @@ class RunCommand:
     as_json: bool
     epochs: str = "1"
     """Further epochs of a run that is continued."""
+    placement: Placement | None = None
+    """Where a run is resumed; None: where it was."""
+    detach: bool = False
 
     @property
     def run(self) -> Run:
@@ -42,6 +57,8 @@ def manage_runs(
     more: Sequence[str] = (),
     epochs: str | None = None,
     json: bool = False,
+    detach: bool = False,
+    **flags: str,
 ) -> int:
     """Perform one of RUN_ACTIONS and return the exit code. Raises TailorError."""
     words = (*([id] if id else []), *more)
@@ -55,10 +72,19 @@ def manage_runs(
     if epochs is not None and action != "continue":
         fix = "only `runs continue ID` trains more of them"
         raise SpecError(Problem("--epochs", f"{action} has no use for it", fix))
-    return ACTIONS[action](RunCommand(Home.find(home), words, json, epochs or "1")) or 0
+    where, _none = split_flags(flags)
+    if (where or detach) and action != "resume":
+        problem = f"{action} does not start a run"
+        raise SpecError(
+            Problem("--on", problem, "leave it out; `runs resume ID` and train take it")
+        )
+    place = Home.find(home)
+    command = RunCommand(place, words, json, epochs or "1", placement_of(where), detach)
+    return ACTIONS[action](command) or 0
 
 
 def _list(command: RunCommand) -> None:
+    queue.ask_clusters(command.home)
     unreadable = listing.unreadable(command.home)
     say(*(f"{run_id} cannot be read: {reason}" for run_id, reason in unreadable.items()))
     runs = listing.search(list_runs(command.home), " ".join(command.words))
@@ -90,12 +116,14 @@ def _row(run: Run) -> tuple[object, ...]:
     model = reference_of(run.job.model).rsplit("/", 1)[-1]
     method = f"{run.job.stage} {run.job.method}"
     step = f"{run.step}/{run.max_steps}"
-    note = run.about.title or run.error
+    cluster = run.submission.sentence if run.submission and run.is_active else ""
+    note = " · ".join(filter(None, (run.about.title or run.error, cluster)))
     peak, when = peak_memory(run), ago(run.created)
     return run.id, run.state, step, model, method, loss, check_words(run), peak, when, note
 
 
 def _show(command: RunCommand) -> None:
+    queue.ask_clusters(command.home)
     run = command.run
     stalled = failure_advice.stall_warning(run)
     if command.as_json:
@@ -139,7 +167,8 @@ def _stop(command: RunCommand) -> None:
 
 
 def _resume(command: RunCommand) -> int:
-    return start_and_follow(command.home, command.run)
+    run = command.run
+    return start_and_follow(command.home, run, command.placement, detach=command.detach)
 
 
 def _publish(command: RunCommand) -> None:
@@ -156,10 +185,13 @@ def _continue(command: RunCommand) -> int:
 
 def _queue(command: RunCommand) -> None:
     waiting = queue.waiting(command.home)
+    sent = queue.ask_clusters(command.home)
     if command.as_json:
-        print_json([run.to_json() for run in waiting])
-    elif waiting:
-        rows = [(place, run.id, run.job.device) for place, run in enumerate(waiting, start=1)]
+        print_json([run.to_json() for run in (*waiting, *sent)])
+    elif waiting or sent:
+        rows: list[tuple[object, ...]] = []
+        rows += [(place, run.id, run.job.device) for place, run in enumerate(waiting, start=1)]
+        rows += [("", run.id, run.submission and run.submission.sentence) for run in sent]
         out.print(table(("", "run", "device"), rows))
     else:
         out.print("No run is waiting.")

@@ -22,7 +22,7 @@ RUN_ACTIONS: Mapping[str, RunAction] = {
     "list": RunAction("list all runs, or those that contain every WORD", more="WORD ..."),
     "show": RunAction("show one run: state, memory, answers, advice", ("ID",)),
     "stop": RunAction("stop it after the current step, with a checkpoint", ("ID",)),
-    "resume": RunAction("continue it from its newest checkpoint", ("ID",)),
+    "resume": RunAction("continue it from its newest checkpoint, where it was or --on", ("ID",)),
     "publish": RunAction("make a checkpoint its result; STEP original undoes it", ("ID", "STEP")),
     "continue": RunAction("train it for more --epochs N, as a new run", ("ID",)),
     "queue": RunAction("list the waiting runs, the next first"),
@@ -36,6 +36,18 @@ RUN_ACTIONS: Mapping[str, RunAction] = {
     "compare": RunAction("compare settings and results of runs", ("ID", "ID"), more="ID ..."),
     "bundle": RunAction("write everything that repeats it elsewhere", ("ID", "FILE.zip")),
 }
+
+
+PLACEMENT_FLAGS: Mapping[str, tuple[str, str]] = {
+    "on": ("ENGINE", "where it trains: here, slurm, or torchrun by hand (default here)"),
+    "nodes": ("N", "machines of the cluster (default 1)"),
+    "partition": ("NAME", "partition of Slurm, as sinfo lists it"),
+    "account": ("NAME", "account on the cluster"),
+    "time": ("LIMIT", "time limit, such as 12:00:00; a checkpoint is saved before it is over"),
+    "gres": ("DEVICES", "devices of each node, such as gpu:2"),
+    "address": ("HOST:PORT", "with torchrun: the first machine (default this one)"),
+}
+"""Flag that says where a run trains -> (metavar, help)."""
 
 
 def flag_of(field: str) -> str:

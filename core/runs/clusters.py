@@ -1,0 +1,205 @@
+"""Runs on clusters: send them, ask about them, stop them. Never trains anything on this machine.
+
+What a cluster says is kept in the run folder, so that a run can be read without asking. Any process
+may ask; `refresh` limits how often.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from core.job import Problem, RunNotFound, SpecError
+from core.runs.engines import (
+    ENGINES,
+    ClusterSilent,
+    ClusterState,
+    Placement,
+    Submission,
+    engine_of,
+    read_submission,
+    write_submission,
+)
+from core.runs.files import number_in, read_bytes, read_json
+from core.runs.home import Home, locked, read_schedule, write_schedule
+from core.runs.run import Run, read
+from core.training.contract.files import write_json
+from core.training.contract.status import ENDED
+
+SECONDS_BETWEEN_QUESTIONS = 3.0
+SECONDS_AFTER_SILENCE = 15.0
+"""Time until a cluster that did not answer is asked again."""
+SECONDS_TO_EXIT, SECONDS_BETWEEN_LOOKS = 20.0, 0.5
+SECONDS_TO_STOP = 600
+"""Time for a program on a cluster to save a checkpoint after a stop request."""
+OF_EARLIER_ATTEMPTS = ("stop", "exit.json", "status.json", "process.json")
+_next_question: dict[Home, float] = {}
+"""Home -> monotonic clock at which its clusters may be asked again by this process."""
+
+
+def submit(home: Home, run: Run, placement: Placement) -> None:
+    """Send a run to a cluster, where it continues from its newest checkpoint.
+
+    The caller must hold the lock. A submit.sh stays as it is unless it is for other settings.
+    Raises SpecError: the run then is what it was, or failed if it is new. Raises OSError.
+    """
+    engine = engine_of(placement)
+    before = read_submission(run.folder)
+    _require_no_job(before)
+    if before is None or before.placement != placement:
+        (run.folder / "submit.sh").unlink(missing_ok=True)
+    submission = Submission(
+        folder=run.folder,
+        placement=placement,
+        submitted=time.time(),
+        folder_inode=run.folder.stat().st_ino,
+    )
+    with _without_files_of_earlier_attempts(run):
+        job_id = engine.submit(run.folder, placement, run.job.num_devices)
+        write_submission(replace(submission, job_id=job_id))
+    schedule = read_schedule(home)
+    submitted = tuple(dict.fromkeys((*schedule.submitted, run.id)))
+    write_schedule(home, replace(schedule, submitted=submitted))
+    _next_question.pop(home, None)
+    home.touch()
+
+
+def refresh(home: Home) -> None:
+    """Ask the clusters about the runs that were sent to them, if it is time to.
+
+    Must not be called with the lock held: a cluster may take long to answer.
+    """
+    names = read_schedule(home).submitted
+    if not names or time.monotonic() < _next_question.get(home, 0):
+        return
+    _next_question[home] = time.monotonic() + SECONDS_BETWEEN_QUESTIONS
+    found = [read_submission(home.runs / name) for name in names if (home.runs / name).is_dir()]
+    submissions = [each for each in found if each]
+    states: dict[str, ClusterState] = {}
+    for engine in ENGINES.values():
+        asked = [each for each in submissions if each.placement.engine == engine.id]
+        try:
+            states |= engine.ask(asked) if asked else {}
+        except ClusterSilent as silence:
+            _next_question[home] = time.monotonic() + SECONDS_AFTER_SILENCE
+            for each in asked:
+                kept = replace(each.state, is_silent=True, reason=str(silence))
+                states[each.folder.name] = kept
+    # Another process that holds the lock asks for itself; on a full disk the next time may do.
+    with suppress(SpecError, OSError), locked(home, seconds=0):
+        for each in submissions:
+            _note(each, states[each.folder.name])
+        _let_go_of_ended(home)
+
+
+def wait_for_exit(run: Run) -> None:
+    """Wait for the end of a job whose program has written that it has ended, for some seconds."""
+    submission = run.submission
+    if submission is None or run.state not in ENDED or submission.state.stage == "ended":
+        return
+    engine = ENGINES[submission.placement.engine]
+    deadline = time.monotonic() + SECONDS_TO_EXIT
+    while time.monotonic() < deadline:
+        try:
+            stage = engine.ask([submission])[submission.folder.name].stage
+        except ClusterSilent:
+            return
+        if stage != "running":
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def request_stop(run: Run) -> None:
+    """Ask the program of a run on a cluster to save a checkpoint and end, or take it out of the
+    cluster's queue. The caller must hold the lock.
+
+    A cluster that does not answer now is no matter: the program finds the file `stop`.
+    """
+    submission = run.submission
+    if submission is None or (run.folder / "stop").exists():
+        return
+    write_json(run.folder / "stop", {"time": time.time()})
+    with suppress(ClusterSilent):
+        ENGINES[submission.placement.engine].stop(submission)
+    _next_question.pop(run.home, None)
+    run.home.touch()
+
+
+def _require_no_job(submission: Submission | None) -> None:
+    """Raise SpecError while the cluster still has a job of the run."""
+    if submission is None:
+        return
+    try:
+        states = ENGINES[submission.placement.engine].ask([submission])
+    except ClusterSilent as silence:
+        problem = f"the cluster does not answer: {silence}"
+        raise SpecError(Problem("on", problem, "try again later")) from None
+    state = states[submission.folder.name]
+    is_by_hand_and_new = not submission.job_id and state.stage == "waiting"
+    if state.stage != "ended" and not is_by_hand_and_new:
+        problem = f"{submission.name} of this run is still {state.words}"
+        raise SpecError(Problem("run", problem, "stop it first, or wait until it has ended"))
+
+
+@contextmanager
+def _without_files_of_earlier_attempts(run: Run) -> Iterator[None]:
+    """Remove files of earlier attempts. If the run cannot be sent, it is what it was before.
+
+    A new run has failed then, with the reason.
+    """
+    kept = {name: read_bytes(run.folder / name) for name in OF_EARLIER_ATTEMPTS}
+    for name in kept:
+        (run.folder / name).unlink(missing_ok=True)
+    try:
+        yield
+    except SpecError as error:
+        for name, content in kept.items():
+            if content:
+                (run.folder / name).write_bytes(content)
+        if not kept["status.json"]:
+            write_json(run.folder / "status.json", {"state": "failed", "error": f"{error.reason}."})
+        run.home.touch()
+        raise
+
+
+def _note(asked: Submission, state: ClusterState) -> None:
+    """Keep what a cluster said of a job, unless the run has another job by now."""
+    now = read_submission(asked.folder)
+    if now is None or (now.job_id, now.submitted) != (asked.job_id, asked.submitted):
+        return
+    if now.state.stage == "ended" and state.stage == "ended":
+        state = replace(state, ended=now.state.ended)
+    if state != now.state:
+        write_submission(replace(now, state=state))
+    if state.stage == "running":
+        _enforce_stop(now)
+
+
+def _enforce_stop(submission: Submission) -> None:
+    """Cancel a job whose program has not ended in time after a stop request.
+
+    An empty `stop` file, which a user may create by hand, sets no limit.
+    """
+    requested = number_in(read_json(submission.folder / "stop"), "time")
+    if requested is not None and time.time() - requested > SECONDS_TO_STOP:
+        with suppress(ClusterSilent):
+            ENGINES[submission.placement.engine].cancel(submission)
+
+
+def _let_go_of_ended(home: Home) -> None:
+    """Ask no more about runs that are over, gone, or started here in the meantime."""
+    schedule = read_schedule(home)
+    kept = tuple(name for name in schedule.submitted if _is_on_cluster(home, name))
+    if kept != schedule.submitted:
+        write_schedule(home, replace(schedule, submitted=kept))
+        home.touch()
+
+
+def _is_on_cluster(home: Home, name: str) -> bool:
+    try:
+        run = read(home, name)
+    except (RunNotFound, SpecError):
+        return False
+    if run.submission is None:
+        return False
+    return run.state not in ENDED or run.submission.state.stage != "ended"

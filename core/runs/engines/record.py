@@ -1,0 +1,55 @@
+"""Engine: the record of one kind of cluster. A file beside this one has its functions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.runs.engines.placement import Placement
+from core.runs.engines.submission import ClusterState, Submission
+
+
+class ClusterSilent(Exception):
+    """Cluster that does not answer, with the reason: what it said before still holds."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """View of a cluster from this machine, for the menus of a form."""
+
+    problem: str = ""
+    """Why runs cannot be sent to it, "" if they can."""
+    fix: str = ""
+    partitions: tuple[str, ...] = ()
+    """Partitions of the site, the usual one first."""
+
+
+def no_instructions(_folder: Path, _placement: Placement, _num_devices: int) -> str:
+    """Return nothing: the cluster starts the programs."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Kind of cluster, and how Tailor speaks to it.
+
+    A run is resumed by submitting it again: the program continues from its newest checkpoint.
+    """
+
+    id: str
+    title: str
+    fields: tuple[str, ...]
+    """Fields of a placement that it understands."""
+    look: Callable[[Placement], Found]
+    """Return whether it is there."""
+    submit: Callable[[Path, Placement, int], str]
+    """Hand a run folder over, with the number of devices on each node. Return the id of the job.
+    Raises SpecError, OSError."""
+    ask: Callable[[Sequence[Submission]], Mapping[str, ClusterState]]
+    """Return the states by the name of the run folder. Raises ClusterSilent."""
+    stop: Callable[[Submission], None]
+    """Take a waiting job out, or let the program save a checkpoint and end. Raises ClusterSilent.
+    """
+    cancel: Callable[[Submission], None]
+    """End a job that did not stop in time. Raises ClusterSilent."""
+    instructions: Callable[[Path, Placement, int], str] = field(default=no_instructions)
+    """Return what the user has to type, "" for nothing."""

@@ -1,0 +1,79 @@
+"""submit.sh: the script in a run folder that a cluster runs on its node. Readable, and editable.
+
+A run that is sent with other settings gets a new one; otherwise the changes of a user stay.
+"""
+
+import secrets
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.training.contract.files import write_text
+
+NAME = "submit.sh"
+PROBE = "probe.txt"
+"""File with a random text, by which a node knows that it sees this folder and no other."""
+FOLDER_NOT_SEEN = 72
+"""Exit code of the script on a node that does not see the run folder."""
+NOT_SEEN = "the node does not see the run folder"
+NOT_SEEN_FIX = "put --home on storage that all nodes see"
+TRAIN = ("-m", "training", "job.json")
+NODE_PORTS = "20000 + SLURM_JOB_ID % 20000"
+"""Port at which the processes of several nodes meet: two jobs on one node need two."""
+INTRODUCTION = """\
+#!/bin/bash
+# Trains this run on a node of the cluster, from its newest checkpoint if there is one.
+# What you change here stays when the run is resumed, unless it is sent with other settings.
+"""
+CHECK = """
+# On a node that does not see this folder, nothing of the training would be kept.
+if [ "$(cat {probe} 2>/dev/null)" != "{token}" ]; then
+  echo "{not_seen}, $PWD: {fix}" >&2
+  exit {code}
+fi
+"""
+SEVERAL_NODES = """
+# The first signal asks for a checkpoint; each program looks for this file after every step.
+trap 'touch stop' TERM
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun --ntasks-per-node=1 {torchrun} --nnodes="$SLURM_NNODES" --nproc-per-node={num_devices} \\
+  --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" \\
+  --rdzv-endpoint="$head:$(({ports}))" {train} &
+wait $!  # a signal ends this wait, but not the programs
+wait $!
+"""
+
+
+def write_script(folder: Path, options: Sequence[str], body: str) -> None:
+    """Write submit.sh with options such as `--nodes=2` for sbatch. Raises OSError."""
+    token = secrets.token_hex(16)
+    check = CHECK.format(
+        probe=PROBE, token=token, not_seen=NOT_SEEN, fix=NOT_SEEN_FIX, code=FOLDER_NOT_SEEN
+    )
+    directives = "".join(f"#SBATCH {option}\n" for option in options)
+    write_text(folder / PROBE, f"{token}\n")
+    write_text(folder / NAME, f"{INTRODUCTION}{directives}{check}{body}")
+
+
+def one_node(folder: Path | None = None) -> str:
+    """Return the body that trains on one node, in a folder unless it starts there."""
+    lines = [f"exec {shlex.join([sys.executable, *TRAIN])}"]
+    if folder:
+        lines = [f"{lines[0]} >> log.txt 2>&1"]
+    return "\n".join(["", *lines, ""])
+
+
+def several_nodes(num_devices: int) -> str:
+    """Return the body that starts torchrun on each node of a job of Slurm."""
+    return SEVERAL_NODES.format(
+        torchrun=shlex.join(torchrun()),
+        num_devices=num_devices,
+        ports=NODE_PORTS,
+        train=shlex.join(TRAIN),
+    )
+
+
+def torchrun() -> tuple[str, ...]:
+    """Return the words that start torchrun with the Python of this program."""
+    return (sys.executable, "-m", "torch.distributed.run")

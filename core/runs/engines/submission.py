@@ -1,0 +1,115 @@
+"""Submission: what a run folder keeps of a cluster: the job's id, and what was last said of it."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from core.runs.engines.placement import TITLES, Placement
+from core.runs.files import read_json
+from core.training.contract.files import write_json
+from core.training.contract.typed_json import WrongType, types_of, value_as
+
+FILE = "cluster.json"
+Stage = Literal["waiting", "running", "ended"]
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """State of a job, as its cluster last said."""
+
+    stage: Stage = "waiting"
+    word: str = ""
+    """The cluster's own word, such as PENDING."""
+    reason: str = ""
+    """The cluster's own reason, such as Priority; or why it does not answer."""
+    meaning: str = ""
+    """What that means, in plain words; "" if it explains itself."""
+    ending: Literal["", "failed", "interrupted"] = ""
+    """State of a run whose program could not say itself how it ended."""
+    cause: str = ""
+    """Name of the failure, as in failures.CAUSES."""
+    is_silent: bool = False
+    """True while the cluster does not answer: the rest is what it said before."""
+    ended: float = 0.0
+    """Unix seconds at which the end was first seen."""
+
+    @property
+    def words(self) -> str:
+        """State and reason as the cluster calls them, such as "PENDING (Priority)"."""
+        if self.reason:
+            return f"{self.word or 'submitted'} ({self.reason})"
+        return self.word or "submitted"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Job of a cluster that trains a run."""
+
+    folder: Path
+    """Folder of the run."""
+    placement: Placement
+    job_id: str = ""
+    """"" where the user starts the programs by hand."""
+    submitted: float = 0.0
+    """Unix seconds."""
+    folder_inode: int = 0
+    """Number of the folder on its disk: a copy of it has another, and no job."""
+    state: ClusterState = field(default_factory=ClusterState)
+
+    @property
+    def name(self) -> str:
+        """Name by which users know the job."""
+        if self.job_id:
+            return f"{self.placement.title} job {self.job_id}"
+        return self.placement.title
+
+    @property
+    def sentence(self) -> str:
+        """Job, and what its cluster says of it."""
+        return f"{self.name}: {self.state.words}"
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields as the file and `runs list --json` hold them."""
+        fields = asdict(self)
+        del fields["folder"]
+        return fields
+
+
+def read_submission(folder: Path) -> Submission | None:
+    """Return the job of a run folder. None if it trains here, is a copy, or the file is damaged or
+    of an engine that this version does not know."""
+    fields = read_json(folder / FILE)
+    if not fields or fields.get("folder_inode") != folder.stat().st_ino:
+        return None
+    sound = _sound(Submission, {**fields, "placement": None, "state": None})
+    placement = Placement(**_sound(Placement, fields.get("placement")))
+    if placement.engine not in TITLES:
+        return None
+    return Submission(
+        **{**sound, "folder": folder},
+        placement=placement,
+        state=ClusterState(**_sound(ClusterState, fields.get("state"))),
+    )
+
+
+def write_submission(submission: Submission) -> None:
+    """Keep a job in its run folder. Raises OSError."""
+    write_json(submission.folder / FILE, submission.to_json())
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run folder says of a job, because the run starts elsewhere."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
+def _sound(cls: Any, fields: object) -> dict[str, Any]:
+    """Return the fields of a record that are there and of the declared type."""
+    sound = {}
+    values: Mapping[str, object] = fields if isinstance(fields, dict) else {}
+    for name, declared in types_of(cls).items():
+        if name in values and declared is not Path and values[name] is not None:
+            with suppress(WrongType):
+                sound[name] = value_as(declared, values[name])
+    return sound

@@ -1,0 +1,141 @@
+"""Test what is said to Slurm and how its answers are read, with commands that do nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from core.job import SpecError
+from core.runs.engines import ENGINES, ClusterSilent, ClusterState, Placement, Submission
+from tests.builders.fake_slurm import FakeSlurm, put_on_path
+
+SLURM = ENGINES["slurm"]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return put_on_path(tmp_path / "commands", monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a run folder whose name has a space and a quote before it."""
+    folder = tmp_path / "it's a home" / "run-1"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def script_of(folder: Path, placement: Placement, num_devices: int = 1) -> str:
+    """Return the submit.sh of a run that is sent."""
+    SLURM.submit(folder, placement, num_devices)
+    return (folder / "submit.sh").read_text()
+
+
+def state_of(folder: Path, slurm: FakeSlurm, row: str) -> ClusterState:
+    """Return the state that a row of squeue means."""
+    slurm.says("squeue", f"{row}\n")
+    asked = Submission(folder, Placement("slurm"), "7")
+    return SLURM.ask([asked])[folder.name]
+
+
+def test_submitting_returns_the_id_of_the_job(slurm: FakeSlurm, folder: Path) -> None:
+    slurm.says("sbatch", "123;cluster\n")
+    assert SLURM.submit(folder, Placement("slurm"), 1) == "123"
+
+
+def test_script_asks_for_what_the_user_chose(slurm: FakeSlurm, folder: Path) -> None:
+    placement = Placement("slurm", 1, "long", "mine", "2:00:00", "gpu:a100:2")
+    script = script_of(folder, placement)
+    for option in ("partition=long", "account=mine", "time=2:00:00", "gres=gpu:a100:2"):
+        assert f"#SBATCH --{option}\n" in script
+
+
+def test_script_is_requeued_and_appends_to_the_log(slurm: FakeSlurm, folder: Path) -> None:
+    script = script_of(folder, Placement("slurm"))
+    for option in ("requeue", "open-mode=append", "output=log.txt"):
+        assert f"#SBATCH --{option}\n" in script
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [("", 300), ("2-00", 300), ("4", 60)])
+def test_checkpoint_is_asked_for_before_the_limit(
+    slurm: FakeSlurm, folder: Path, limit: str, seconds: int
+) -> None:
+    script = script_of(folder, Placement("slurm", time=limit))
+    assert f"#SBATCH --signal=B:TERM@{seconds}\n" in script
+
+
+def test_gpus_are_asked_for_where_the_partition_has_some(slurm: FakeSlurm, folder: Path) -> None:
+    assert "#SBATCH --gres=gpu:2\n" in script_of(folder, Placement("slurm"), 2)
+
+
+def test_no_gpu_is_asked_of_a_partition_without_one(slurm: FakeSlurm, folder: Path) -> None:
+    assert "gres" not in script_of(folder, Placement("slurm", partition="cpu"))
+
+
+def test_several_nodes_start_torchrun_on_each(slurm: FakeSlurm, folder: Path) -> None:
+    script = script_of(folder, Placement("slurm", nodes=2), 4)
+    assert '--nnodes="$SLURM_NNODES" --nproc-per-node=4' in script
+
+
+def test_edited_script_is_kept(slurm: FakeSlurm, folder: Path) -> None:
+    (folder / "submit.sh").write_text("#!/bin/bash\n# mine\n")
+    assert "# mine" in script_of(folder, Placement("slurm"))
+
+
+def test_refusal_of_sbatch_is_told_in_its_words(slurm: FakeSlurm, folder: Path) -> None:
+    slurm.refuses("sbatch", "sbatch: error: invalid partition specified: nope\n")
+    with pytest.raises(SpecError, match="partition: Slurm refuses it: invalid partition") as caught:
+        SLURM.submit(folder, Placement("slurm", partition="nope"), 1)
+    assert "runs resume run-1 --on slurm" in str(caught.value)
+
+
+def test_waiting_job_has_a_reason_and_its_meaning(slurm: FakeSlurm, folder: Path) -> None:
+    state = state_of(folder, slurm, "7|PENDING|Priority|0|")
+    found = (state.stage, state.words, state.meaning)
+    assert found == ("waiting", "PENDING (Priority)", "other jobs are before it")
+
+
+@pytest.mark.parametrize("word", ["RUNNING", "COMPLETING", "SUSPENDED", "SOMETHING_NEW"])
+def test_job_in_any_other_state_runs(slurm: FakeSlurm, folder: Path, word: str) -> None:
+    assert state_of(folder, slurm, f"7|{word}|None|0|").stage == "running"
+
+
+@pytest.mark.parametrize(
+    ("word", "ending"),
+    [("FAILED", "failed"), ("OUT_OF_MEMORY", "failed"), ("TIMEOUT", "interrupted")],
+)
+def test_ended_job_says_how_its_run_ended(
+    slurm: FakeSlurm, folder: Path, word: str, ending: str
+) -> None:
+    assert state_of(folder, slurm, f"7|{word}|None|256|").ending == ending
+
+
+@pytest.mark.parametrize("status", [72 << 8, 53])
+def test_node_without_the_folder_is_named(slurm: FakeSlurm, folder: Path, status: int) -> None:
+    state = state_of(folder, slurm, f"7|FAILED|NonZeroExitCode|{status}|")
+    assert "does not see the run folder" in state.meaning
+
+
+def test_job_that_squeue_forgot_is_looked_up_in_the_accounts(
+    slurm: FakeSlurm, folder: Path
+) -> None:
+    slurm.refuses("squeue", "slurm_load_jobs error: Invalid job id specified\n")
+    slurm.says("sacct", "7|CANCELLED by 1000|None|0:0\n")
+    asked = Submission(folder, Placement("slurm"), "7")
+    assert SLURM.ask([asked])["run-1"].word == "CANCELLED"
+
+
+def test_job_that_nobody_knows_has_ended(slurm: FakeSlurm, folder: Path) -> None:
+    slurm.refuses("squeue", "slurm_load_jobs error: Invalid job id specified\n")
+    slurm.refuses("sacct", "Slurm accounting storage is disabled\n")
+    asked = Submission(folder, Placement("slurm"), "7")
+    assert SLURM.ask([asked])["run-1"].stage == "ended"
+
+
+def test_cluster_that_does_not_answer_is_silent(slurm: FakeSlurm, folder: Path) -> None:
+    slurm.refuses("squeue", "slurm_load_jobs error: Unable to contact slurm controller\n")
+    with pytest.raises(ClusterSilent, match="Unable to contact"):
+        SLURM.ask([Submission(folder, Placement("slurm"), "7")])
+
+
+def test_partitions_that_are_up_are_found_the_usual_one_first(slurm: FakeSlurm) -> None:
+    assert SLURM.look(Placement("slurm")).partitions == ("gpu", "cpu")

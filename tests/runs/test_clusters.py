@@ -1,0 +1,212 @@
+"""Test runs on a cluster whose commands are fake: their states, and what users do with them."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from core import runs
+from core.job import SpecError
+from core.runs import Home, Run, edits, launch, queue
+from core.runs.engines import Placement, read_submission, write_submission
+from core.runs.sentences import state_sentence
+from core.training.contract.files import write_json
+from tests.builders.fake_runs import NewRun, ended
+from tests.builders.fake_slurm import FakeSlurm, put_on_path
+
+SLURM = Placement("slurm", time="1:00:00")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.setattr("core.runs.clusters.SECONDS_BETWEEN_QUESTIONS", 0)
+    monkeypatch.setattr("core.runs.clusters.SECONDS_AFTER_SILENCE", 0)
+    monkeypatch.setattr("core.runs.states.SECONDS_TO_BE_SEEN", 0)
+    slurm = put_on_path(tmp_path / "commands", monkeypatch)
+    slurm.says("squeue", "7|PENDING|Priority|0|\n")
+    return slurm
+
+
+@pytest.fixture
+def sent(slurm: FakeSlurm, home: Home, new_run: NewRun) -> Run:
+    """Return a run that waits on the cluster."""
+    queue.submit(home, new_run(), SLURM)
+    return asked(home)
+
+
+def asked(home: Home) -> Run:
+    """Return the only run, after its cluster was asked."""
+    queue.advance(home)
+    return runs.listing.list_runs(home)[0]
+
+
+def now_says(slurm: FakeSlurm, home: Home, row: str, **status: object) -> Run:
+    """Return the run once the cluster says something else, and its program too."""
+    slurm.says("squeue", f"7|{row}|\n")
+    run = runs.listing.list_runs(home)[0]
+    if status:
+        write_json(run.folder / "status.json", status)
+    return asked(home)
+
+
+def test_run_waits_while_the_cluster_says_so(sent: Run) -> None:
+    assert sent.state == "queued"
+
+
+def test_reason_of_the_cluster_is_told(sent: Run) -> None:
+    sentence = "Waiting on Slurm job 7: PENDING (Priority), other jobs are before it."
+    assert state_sentence(sent) == sentence
+
+
+def test_run_on_a_cluster_takes_no_device_here(sent: Run, home: Home, new_run: NewRun) -> None:
+    here = queue.submit(home, new_run())
+    assert ended(home, here).state == "finished"
+
+
+def test_run_runs_as_its_program_says(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    run = now_says(slurm, home, "RUNNING|None|0", state="running", step=3)
+    assert (run.state, run.step) == ("running", 3)
+
+
+def test_finished_run_is_no_longer_asked_about(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    run = now_says(slurm, home, "COMPLETED|None|0", state="finished")
+    num_asked = len(slurm.asked)
+    asked(home)
+    assert (run.state, len(slurm.asked)) == ("finished", num_asked)
+
+
+def test_preempted_run_waits_again(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    run = now_says(slurm, home, "PENDING|BeginTime|0", state="stopped", step=5)
+    assert run.state == "queued"
+
+
+def test_run_that_was_told_to_end_is_stopped_once_the_job_is_over(
+    sent: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    now_says(slurm, home, "RUNNING|None|0", state="stopped", step=5)
+    before = runs.read(home, sent.id).state
+    run = now_says(slurm, home, "FAILED|NonZeroExitCode|33280")
+    assert (before, run.state) == ("stopping", "stopped")
+
+
+def test_program_that_died_leaves_the_word_of_the_cluster(
+    sent: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    run = now_says(slurm, home, "TIMEOUT|TimeLimit|0", state="running", step=5)
+    assert (run.state, "Slurm job 7: TIMEOUT (TimeLimit)" in run.error) == ("interrupted", True)
+
+
+def test_silent_cluster_changes_no_state(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    slurm.refuses("squeue", "Unable to contact slurm controller\n")
+    run = asked(home)
+    assert run.state == "queued"
+    assert "Unable to contact" in state_sentence(run)
+
+
+def test_silent_cluster_does_not_hide_the_end_of_a_run(
+    sent: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    slurm.refuses("squeue", "Unable to contact slurm controller\n")
+    assert now_says(slurm, home, "", state="stopped").state == "stopped"
+
+
+def test_stopping_a_waiting_run_cancels_its_job(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    launch.request_stop(sent)
+    assert "scancel --state=PENDING 7" in slurm.asked
+    assert now_says(slurm, home, "CANCELLED|None|0").state == "stopped"
+
+
+def test_stopping_a_running_run_asks_for_a_checkpoint(
+    sent: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    run = now_says(slurm, home, "RUNNING|None|0", state="running")
+    launch.request_stop(run)
+    assert "scancel --signal=TERM --batch --state=RUNNING 7" in slurm.asked
+    assert runs.read(home, run.id).state == "stopping"
+
+
+def test_run_that_does_not_stop_in_time_is_cancelled(
+    sent: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    run = now_says(slurm, home, "RUNNING|None|0", state="running")
+    write_json(run.folder / "stop", {"time": time.time() - 10_000})
+    asked(home)
+    assert slurm.asked[-1] == "scancel 7"
+
+
+def test_resuming_sends_it_to_the_same_place(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    (sent.folder / "submit.sh").write_text("#!/bin/bash\n# mine\n")
+    run = now_says(slurm, home, "CANCELLED|None|0", state="stopped")
+    slurm.says("sbatch", "8\n")
+    again = queue.submit(home, run)
+    assert again.submission
+    assert (again.submission.job_id, again.submission.placement) == ("8", SLURM)
+    assert "# mine" in (again.folder / "submit.sh").read_text()
+
+
+def test_resuming_with_other_settings_writes_another_script(
+    sent: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    run = now_says(slurm, home, "CANCELLED|None|0", state="stopped")
+    queue.submit(home, run, Placement("slurm", partition="cpu"))
+    assert "--partition=cpu" in (run.folder / "submit.sh").read_text()
+
+
+def test_run_of_a_cluster_may_go_on_here(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    run = now_says(slurm, home, "CANCELLED|None|0", state="stopped")
+    here = queue.submit(home, run, Placement())
+    assert (ended(home, here).state, read_submission(run.folder)) == ("finished", None)
+
+
+def test_run_with_a_living_job_is_not_sent_twice(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    slurm.says("squeue", "7|RUNNING|None|0|\n")
+    write_json(sent.folder / "status.json", {"state": "failed"})
+    run = runs.read(home, sent.id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.runs.clusters.SECONDS_TO_EXIT", 0)
+        with pytest.raises(SpecError, match="Slurm job 7 of this run is still RUNNING"):
+            queue.submit(home, run)
+
+
+def test_refused_run_says_why(slurm: FakeSlurm, home: Home, new_run: NewRun) -> None:
+    slurm.refuses("sbatch", "sbatch: error: Invalid account\n")
+    run = new_run()
+    with pytest.raises(SpecError, match="Invalid account"):
+        queue.submit(home, run, SLURM)
+    assert "Invalid account" in runs.read(home, run.id).error
+
+
+def test_refused_resume_leaves_the_run_as_it_was(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    run = now_says(slurm, home, "CANCELLED|None|0", state="stopped", step=5)
+    slurm.refuses("sbatch", "sbatch: error: Invalid account\n")
+    with pytest.raises(SpecError):
+        queue.submit(home, run, Placement("slurm", account="other"))
+    assert (runs.read(home, run.id).state, runs.read(home, run.id).step) == ("stopped", 5)
+
+
+def test_run_with_a_job_cannot_be_deleted(sent: Run, home: Home) -> None:
+    with pytest.raises(SpecError, match="queued"):
+        edits.delete(home, sent.id)
+
+
+def test_answer_about_an_earlier_job_is_not_kept(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    submission = read_submission(sent.folder)
+    assert submission
+    other = type(submission)(**{**vars(submission), "job_id": "99"})
+    write_submission(other)
+    slurm.says("squeue", "7|FAILED|None|0|\n")
+    assert asked(home).state != "failed"
+
+
+def test_copied_folder_has_no_job(sent: Run, home: Home, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "cluster.json").write_bytes((sent.folder / "cluster.json").read_bytes())
+    assert read_submission(copy) is None
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{", '{"placement": 3, "state": [], "job_id": 4}'])
+def test_damaged_file_hides_no_run(sent: Run, home: Home, damage: str) -> None:
+    (sent.folder / "cluster.json").write_text(damage)
+    home.touch()
+    assert [run.id for run in runs.listing.list_runs(home)] == [sent.id]

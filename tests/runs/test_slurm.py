@@ -1,0 +1,171 @@
+"""Train the demo on a real Slurm of one node: submit, follow, stop, requeue, resume, finish."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from core import runs
+from core.resolve import resolve
+from core.runs import Home, Run, launch, queue
+from core.runs.engines import Placement
+from core.runs.sentences import state_sentence
+from tests.builders.fake_runs import advanced
+from tests.builders.paths import ROOT
+from tests.builders.slurm import Slurm, running_slurm, why_not_here
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.training,
+    pytest.mark.skipif(bool(why_not_here()), reason=f"no Slurm: {why_not_here()}"),
+]
+SECONDS_TO_TRAIN = 240
+NUM_STEPS = 30
+PLACE = Placement("slurm", partition="debug", time="20:00")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Slurm]:
+    """Return a Slurm in a folder whose path is short enough for its sockets."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm") as folder,
+        running_slurm(Path(folder)) as slurm,
+    ):
+        yield slurm
+
+
+@pytest.fixture
+def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    yield cluster
+    cluster.ask("scancel", "--user=root", "--full")
+
+
+@pytest.fixture
+def new_demo(home: Home) -> Callable[..., Run]:
+    """Return a function that creates a run of the demo."""
+
+    def create(num_steps: int = NUM_STEPS) -> Run:
+        fields = {"num_samples": 1, "max_steps": num_steps, "eval_steps": 10**6}
+        resolved = resolve({**fields, "eval_fraction": 0.0})
+        return runs.create(home, resolved, resolved.estimate().to_json())
+
+    return create
+
+
+def until(home: Home, run: Run, condition: Callable[[Run], bool]) -> Run:
+    """Advance the queue until a run meets a condition. Fail with its log if it does not."""
+    deadline = time.monotonic() + SECONDS_TO_TRAIN
+    while time.monotonic() < deadline:
+        run = advanced(home, run, condition)
+        if condition(run):
+            return run
+    raise AssertionError(f"{state_sentence(run)}\n{run.submission}\n{run.log_tail()}")
+
+
+def has_ended(run: Run) -> bool:
+    return not run.is_active
+
+
+def reach(step: int) -> Callable[[Run], bool]:
+    return lambda run: run.step >= step or not run.is_active
+
+
+def test_run_is_followed_stopped_resumed_and_finished(
+    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
+) -> None:
+    run = queue.submit(home, new_demo(), PLACE)
+    first = until(home, run, reach(3)).submission
+    launch.request_stop(runs.read(home, run.id))
+    stopped = until(home, run, has_ended)
+    assert stopped.state == "stopped"
+    assert 3 <= stopped.step < NUM_STEPS
+    queue.submit(home, stopped)
+    finished = until(home, run, has_ended)
+    assert (finished.state, finished.step) == ("finished", NUM_STEPS)
+    assert finished.status.resumed_at == (stopped.step,)
+    assert first
+    assert finished.submission
+    assert first.job_id != finished.submission.job_id
+
+
+def test_requeued_run_goes_on_from_its_checkpoint(
+    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
+) -> None:
+    run = queue.submit(home, new_demo(200), PLACE)
+    running = until(home, run, reach(2))
+    assert running.submission
+    slurm.ask("scontrol", "requeue", running.submission.job_id)
+    waiting = until(home, run, lambda run: run.state == "queued" or not run.is_active)
+    assert waiting.state == "queued"
+    again = until(home, run, lambda run: bool(run.status.resumed_at) or not run.is_active)
+    assert again.status.resumed_at
+    launch.request_stop(again)
+    assert until(home, run, has_ended).state == "stopped"
+
+
+def test_more_urgent_job_takes_the_place_and_gives_it_back(
+    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
+) -> None:
+    run = queue.submit(home, new_demo(200), PLACE)
+    until(home, run, reach(2))
+    urgent = ("--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 8")
+    slurm.ask("sbatch", *urgent)
+    assert until(home, run, lambda run: run.state == "queued").state == "queued"
+    again = until(home, run, lambda run: bool(run.status.resumed_at) or not run.is_active)
+    assert again.status.resumed_at
+    launch.request_stop(again)
+    assert until(home, run, has_ended).state == "stopped"
+
+
+def test_time_limit_leaves_a_checkpoint(
+    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
+) -> None:
+    run = queue.submit(home, new_demo(100_000), Placement("slurm", time="3"))
+    ended = until(home, run, has_ended)
+    assert (ended.state, ended.has_checkpoint) == ("stopped", True)
+
+
+def test_waiting_run_tells_the_reason_and_can_be_stopped(
+    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
+) -> None:
+    run = queue.submit(home, new_demo(), Placement("slurm", partition="urgent", time="10:00:00"))
+    waiting = until(home, run, lambda run: "PartitionTimeLimit" in state_sentence(run))
+    assert "the partition does not allow so much time" in state_sentence(waiting)
+    launch.request_stop(waiting)
+    assert until(home, run, has_ended).state == "stopped"
+
+
+def test_node_that_does_not_see_the_folder_is_named(
+    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
+) -> None:
+    run = new_demo()
+    queue.submit(home, run, PLACE)
+    until(home, run, reach(1))
+    launch.request_stop(runs.read(home, run.id))
+    stopped = until(home, run, has_ended)
+    (run.folder / "probe.txt").write_text("another folder\n")
+    queue.submit(home, stopped)
+    failed = until(home, run, has_ended)
+    assert failed.state == "failed"
+    assert "put --home on storage that all nodes see" in failed.error
+
+
+def test_terminal_follows_a_run_to_its_end(slurm: Slurm, home: Home) -> None:
+    words = ["train", "--demo", "--max-steps", "5", "--on", "slurm", "--home", str(home.path)]
+    done = subprocess.run(
+        [sys.executable, "app.py", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_TO_TRAIN,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("Slurm job", "RUNNING", "step 5/5", "Finished: 5 steps"):
+        assert part in done.stdout

@@ -1,0 +1,113 @@
+"""Test the flags that say where a run trains, and what the terminal shows of a cluster."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import app
+from core.runs import Home, Run, queue
+from core.runs.engines import ENGINES, Placement
+from core.runs.engines.placement import TITLES
+from core.runs.listing import list_runs
+from tests.builders.fake_runs import NewRun
+from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from ui.terminal.usage import PLACEMENT_FLAGS
+
+Printed = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    slurm = put_on_path(tmp_path / "commands", monkeypatch)
+    slurm.says("squeue", "7|PENDING|Priority|0|\n")
+    return slurm
+
+
+@pytest.fixture
+def sent(slurm: FakeSlurm, home: Home, new_run: NewRun) -> Run:
+    """Return a run that was resumed on the cluster, without following it."""
+    run = new_run()
+    words = ["--on", "slurm", "--time", "30", "--detach", "--home", str(home.path)]
+    assert app.main(["runs", "resume", run.id, *words]) == 0
+    return list_runs(home)[0]
+
+
+def test_flags_are_the_fields_of_a_placement() -> None:
+    assert set(PLACEMENT_FLAGS) == {"on", *Placement.__dataclass_fields__} - {"engine"}
+
+
+def test_every_engine_has_a_title_and_stands_in_the_help() -> None:
+    assert set(ENGINES) == set(TITLES)
+    assert all(name in PLACEMENT_FLAGS["on"][1] for name in ENGINES)
+
+
+def test_detached_run_is_on_the_cluster(sent: Run) -> None:
+    assert sent.submission
+    assert (sent.submission.job_id, sent.submission.placement.time) == ("7", "30")
+
+
+def test_list_shows_state_and_reason_of_the_cluster(sent: Run, home: Home, capsys: Printed) -> None:
+    app.main(["runs", "list", "--home", str(home.path)])
+    assert "Slurm job 7: PENDING (Priority)" in capsys.readouterr().out
+
+
+def test_queue_shows_the_jobs_of_clusters(sent: Run, home: Home, capsys: Printed) -> None:
+    app.main(["runs", "queue", "--home", str(home.path)])
+    assert "Slurm job 7: PENDING (Priority)" in capsys.readouterr().out
+
+
+def test_json_has_the_job(sent: Run, home: Home, capsys: Printed) -> None:
+    capsys.readouterr()
+    app.main(["runs", "list", "--json", "--home", str(home.path)])
+    (printed,) = json.loads(capsys.readouterr().out)
+    assert printed["cluster"]["state"]["word"] == "PENDING"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--on", "mars"], "on: 'mars' is no engine; choose here, slurm, torchrun"),
+        (["--partition", "gpu"], "on: is missing: --partition says nothing without it"),
+        (["--on", "slurm", "--time", "soon"], "time: 'soon' is not what a cluster calls one"),
+        (["--on", "slurm", "--address", "x"], "address: Slurm has no use for it"),
+        (["--on", "here", "--nodes", "2"], "nodes: a run of this machine has no use for it"),
+        (["--on", "torchrun"], "on: one machine needs no lines by hand"),
+        (["--detach"], "detach: a run of this machine waits for its turn only while"),
+    ],
+)
+def test_flags_that_say_nothing_are_refused_before_the_start(
+    slurm: FakeSlurm, home: Home, new_run: NewRun, capsys: Printed, words: list[str], said: str
+) -> None:
+    run = new_run()
+    code = app.main(["runs", "resume", run.id, *words, "--home", str(home.path)])
+    assert (code, said in capsys.readouterr().err) == (2, True)
+
+
+def test_training_on_a_cluster_that_is_not_there_creates_no_run(
+    home: Home, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    words = ["--on", "slurm", "--home", str(home.path)]
+    assert app.main(["train", "--demo", *words]) == 2
+    assert "this machine has no sbatch; log in to a machine of the cluster" in (
+        capsys.readouterr().err
+    )
+    assert list_runs(home) == ()
+
+
+def test_other_actions_do_not_take_a_place(home: Home, capsys: Printed) -> None:
+    assert app.main(["runs", "list", "--on", "slurm", "--home", str(home.path)]) == 2
+    assert "list does not start a run" in capsys.readouterr().err
+
+
+def test_lines_for_several_machines_are_printed(
+    home: Home, new_run: NewRun, capsys: Printed
+) -> None:
+    run = new_run()
+    words = ["--on", "torchrun", "--nodes", "2", "--address", "first", "--detach"]
+    app.main(["runs", "resume", run.id, *words, "--home", str(home.path)])
+    printed = capsys.readouterr().out
+    assert "Type this on first and on 1 more" in printed
+    assert "--rdzv-endpoint=first:29500" in printed
+    assert queue.ask_clusters(home)[0].state == "queued"
