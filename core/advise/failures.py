@@ -1,6 +1,6 @@
 """FAILURES: what helps after a failure, as changes of the job or things that a person has to do.
 
-Looks at the job alone; core/runs/failure_advice.py adds what needs the run.
+Looks at the job alone; core/runs/results/failure_advice.py adds what needs the run.
 """
 
 from collections.abc import Iterator, Mapping

@@ -33,7 +33,7 @@ __all__ = [
     "create",
     "edits",
     "engines",
-    "failure_advice",
+    "files",
     "launch",
     "listing",
     "past_runs",

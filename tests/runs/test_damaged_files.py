@@ -9,8 +9,8 @@ import pytest
 from core import runs
 from core.device import identify, this_boot
 from core.runs import Home, queue
-from core.runs.failure_advice import advice_for, stall_warning
 from core.runs.home import Schedule, write_schedule
+from core.runs.results.failure_advice import advice_for, stall_warning
 from core.training.contract.files import write_json
 from core.training.contract.process_id import ProcessId
 from tests.builders.fake_runs import (

@@ -9,7 +9,8 @@ from core.advise import Fix
 from core.job import JobSpec
 from core.memory import PastRun
 from core.resolve import resolve
-from core.runs import Run, edits, failure_advice
+from core.runs import Run, edits
+from core.runs.results import failure_advice
 from core.training.contract.files import write_json
 from core.training.contract.status import Status
 from tests.builders.fake_runs import NewRun

@@ -7,7 +7,8 @@ import pytest
 
 from core.device.child import Child, Limits
 from core.job import ChildError, SpecError
-from core.runs import Home, Run, card_probe, failure_advice, launch, queue
+from core.runs import Home, Run, card_probe, launch, queue
+from core.runs.results import failure_advice
 from tests.builders.fake_runs import LOST_CARD, NewRun, advanced, ended
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 from core.advise import Advice
 from core.after_training.chat import sides_of
 from core.runs import Run
-from core.runs.failure_advice import advice_for, stall_warning
+from core.runs.results.failure_advice import advice_for, stall_warning
 from ui.events import Updates
 from ui.handlers.guard import guarded
 from ui.monitor import ACTIONS, RETRY_BUTTONS

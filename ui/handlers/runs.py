@@ -14,8 +14,8 @@ from core.device import this_machine
 from core.job import RunNotFound, SpecError, TailorError
 from core.resolve import resolve
 from core.runs import Home, Run, edits, launch, listing, queue
-from core.runs.failure_advice import stall_warning
 from core.runs.past_runs import forecast, past_runs
+from core.runs.results.failure_advice import stall_warning
 from ui import render
 from ui.events import Updates
 from ui.form import in_words

@@ -14,8 +14,9 @@ from rich.progress import (
 )
 
 from core.job import Problem, RunNotFound
-from core.runs import Home, Run, failure_advice, launch, queue
+from core.runs import Home, Run, launch, queue
 from core.runs.engines import Placement
+from core.runs.results import failure_advice
 from core.runs.sentences import memory_rows, state_sentence
 from core.training.contract.status import State
 from ui.terminal.placing import instructions, require_cluster

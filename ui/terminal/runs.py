@@ -8,19 +8,10 @@ from core.after_training import bundle
 from core.after_training.differences import compare_runs
 from core.job import Problem, SpecError
 from core.resolve import reference_of
-from core.runs import (
-    Home,
-    Run,
-    edits,
-    failure_advice,
-    launch,
-    listing,
-    queue,
-    read,
-    results,
-)
+from core.runs import Home, Run, edits, launch, listing, queue, read, results
 from core.runs.engines import Placement
 from core.runs.listing import list_runs
+from core.runs.results import failure_advice
 from core.runs.sentences import best_sentence, check_words, peak_memory, state_sentence
 from core.wording import ago, duration, memory
 from ui.terminal.follow import print_result, start_and_follow

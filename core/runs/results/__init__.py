@@ -1,4 +1,7 @@
-"""Results of runs that have ended: check them, publish a checkpoint, or train for more epochs."""
+"""Results of runs that have ended: check them, publish a checkpoint, or train for more epochs.
+
+`failure_advice` has what helps a run without a result.
+"""
 
 from core.runs.results.continuation import (
     Continuation,
@@ -21,6 +24,7 @@ __all__ = [
     "checking",
     "checkpoints_of",
     "create_continuation",
+    "failure_advice",
     "has_original",
     "lm_evaluation",
     "plan_continuation",
