@@ -109,7 +109,7 @@ def wait_for_exit(run: Run) -> None:
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def request_stop(run: Run) -> None:
+def request_stop(run: Run, reason: str = "") -> None:
     """Ask the program of a run on a cluster to save a checkpoint and end, or take it out of the
     cluster's queue. The caller must hold the lock.
 
@@ -118,7 +118,7 @@ def request_stop(run: Run) -> None:
     submission = run.submission
     if submission is None or (run.folder / "stop").exists():
         return
-    write_json(run.folder / "stop", {"time": time.time()})
+    write_json(run.folder / "stop", {"time": time.time(), "reason": reason})
     with suppress(ClusterSilent):
         ENGINES[submission.placement.engine].stop(submission)
     _next_question.pop(run.home, None)

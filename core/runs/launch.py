@@ -90,7 +90,7 @@ def request_stop(run: Run, reason: str = "") -> None:
     with locked(run.home), suppress(RunNotFound):
         now = read(run.home, run.id)
         if now.is_active and now.submission:
-            clusters.request_stop(now)
+            clusters.request_stop(now, reason)
         elif now.state == "queued":
             _leave_queue(now)
         elif now.is_active and run.process in (None, now.process):
