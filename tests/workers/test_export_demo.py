@@ -22,8 +22,8 @@ FORMS = (
     ("gguf", "F16", 16),
     ("gguf", "BF16", 15),
     ("gguf", "Q8_0", 15),
-    ("gguf", "Q4_K_M", 15),
-    ("ollama", "Q4_K_M", 15),
+    ("gguf", "Q4_K_M", 14),
+    ("ollama", "Q4_K_M", 14),
     ("adapter-gguf", "", 16),
 )
 """Form, type of its numbers, and how many of 16 answers must stay the same.

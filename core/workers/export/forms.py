@@ -29,6 +29,9 @@ from core.workers.export.questions import (
 from core.workers.export.task import ExportTask
 from core.workers.export.verify import compare, doubted
 
+OVER_16_BITS = (
+    "It was trained over 4 bits. Over the 16-bit base, answers differ a little from those."
+)
 Maker = Callable[[ExportTask, Job, str], Manifest]
 """Make an export of a job with a token for the Hub; return what to write about it."""
 
@@ -52,6 +55,8 @@ def make_adapter_gguf(task: ExportTask, job: Job, _token: str) -> Manifest:
     """Write the adapter alone as GGUF, and verify it over its base in 16 bits."""
     target = task.files / f"{_name(task)}-adapter.gguf"
     write_adapter_gguf(task, target)
+    if METHODS[job.method].base_bits == 4:
+        task.notes.append(OVER_16_BITS)
     verified = None
     if task.request.tools:
         base = task.folder / "base.gguf"
@@ -180,7 +185,7 @@ def _reference(task: ExportTask, job: Job) -> tuple[Job, str]:
     base = Path(task.request.base_folder)
     job = choose_dtype(weight_files(base), replace(job, model=str(base)))
     bits = METHODS[job.method].base_bits
-    if bits == 4 and task.request.base == "trained":
+    if bits == 4 and task.request.base == "trained" and task.request.form != "adapter-gguf":
         return job, "4-bit base with adapter"
     return replace(job, method="lora"), "16-bit base with adapter"
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from core.after_training.export.forms import Quant
 from core.training.contract.failures import TrainingError
-from core.workers.export.llama_answers import ANSWERS
 from core.workers.export.questions import MAX_NEW_TOKENS, ExportAnswer, ExportQuestion
 from core.workers.export.task import ExportTask
 
@@ -19,6 +18,8 @@ HERE = "core.workers.export"
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 SECONDS_BETWEEN_LOOKS = 0.5
 LAST_LINES = 15
+ANSWERS = "answers.json"
+"""File in the folder of the task, with what llama.cpp has answered."""
 DIRECT = ("F32", "F16", "BF16", "Q8_0")
 """Types that the converter itself writes."""
 NOT_EQUAL = "the chat template inside the file makes another text of "
@@ -78,25 +79,21 @@ def answers_of_gguf(
         "max_new_tokens": MAX_NEW_TOKENS,
         "prompts": prompts,
     }
-    output = _run(
-        task, _module("llama_answers", task.request.tools), None, 0, given=json.dumps(request)
-    )
+    file = task.folder / ANSWERS
+    file.unlink(missing_ok=True)
+    command = [*_module("llama_answers", task.request.tools), str(file)]
+    _run(task, command, None, 0, given=json.dumps(request))
+    try:
+        answered = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise TrainingError("llama.cpp ended without an answer.") from None
     found = []
     notes = []
-    answered = json.loads(_line_of(output, ANSWERS))
     for question, before, each in zip(questions, trained, answered, strict=True):
         found.append(_answer(before, each))
         if each["text"] != question.text:
             notes.append(f"{NOT_EQUAL}{question.shown[:60]!r}")
     return tuple(found), tuple(notes)
-
-
-def _line_of(output: str, beginning: str) -> str:
-    """Return the rest of the line that begins so."""
-    for line in output.splitlines():
-        if line.startswith(beginning):
-            return line.removeprefix(beginning)
-    raise TrainingError("llama.cpp ended without an answer.")
 
 
 def _answer(before: ExportAnswer, found: dict[str, Any]) -> ExportAnswer:
@@ -144,36 +141,35 @@ def _module(name: str, tools: str) -> list[str]:
 
 def _run(
     task: ExportTask, command: list[str], grows: Path | None, num_bytes: float, given: str = ""
-) -> str:
-    """Run a program and return its output.
+) -> None:
+    """Run a program to its end.
 
     The progress is that of a file that grows to about `num_bytes`. Raises TrainingError with what
     the program said last, and Stopped.
     """
-    process = _start(command)
     lines: list[str] = []
-    listener = Thread(target=_listen, args=(process, lines), daemon=True)
-    listener.start()
-    try:
-        assert process.stdin
-        with process.stdin as pipe:
-            pipe.write(given)
-        while process.poll() is None:
-            time.sleep(SECONDS_BETWEEN_LOOKS if num_bytes else 0.05)
-            size = grows.stat().st_size if grows and grows.exists() else 0
-            task.report(min(size / num_bytes, 0.99) if num_bytes else 0)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    listener.join()
+    with _start(command) as process:
+        listener = Thread(target=_listen, args=(process, lines), daemon=True)
+        listener.start()
+        try:
+            assert process.stdin
+            with process.stdin as pipe:
+                pipe.write(given)
+            while process.poll() is None:
+                time.sleep(SECONDS_BETWEEN_LOOKS if num_bytes else 0.05)
+                size = grows.stat().st_size if grows and grows.exists() else 0
+                task.report(min(size / num_bytes, 0.99) if num_bytes else 0)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            listener.join()
     said = [line.rstrip() for line in lines if line.strip()]
     if process.returncode:
         print("\n".join(said[-LAST_LINES:]), flush=True)
         errors = [line for line in said if "Error" in line or "error" in line]
         reason = (errors or said or [f"it ended with {process.returncode}"])[-1][:300]
         raise TrainingError(f"llama.cpp could not do it: {reason}.")
-    return "\n".join(said)
 
 
 def _start(command: list[str]) -> "subprocess.Popen[str]":

@@ -1,20 +1,20 @@
-"""Answer prompts with llama.cpp: `python -m core.workers.export.llama_answers TOOLS`.
+"""Answer prompts with llama.cpp: `python -m core.workers.export.llama_answers TOOLS FILE`.
 
 Standard input is {"model", "adapter", "num_context", "max_new_tokens", "prompts": [{"text",
-"adds_special_tokens", "first_token", "messages"}]}. A line of standard output is ANSWERS and a list
-of {"prompt", "tokens", "first_logprob", "ended", "text"}: `text` is what the template in the file
-makes of the messages. Answers are greedy. Imports no torch.
+"adds_special_tokens", "first_token", "messages"}]}. FILE gets a list of {"prompt", "tokens",
+"first_logprob", "ended", "text"}: `text` is what the template in the file makes of the messages.
+llama.cpp prints its log into the output at any time, so the answers are not there. Answers are
+greedy. Imports no torch.
 """
 
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from core.workers.llama_server import LlamaServer
 
-ANSWERS = "answers: "
-"""Beginning of the line with the answers, which tells it from the log of llama.cpp."""
 NUM_PROBABILITIES = 50
 """Likeliest tokens of which the server says the probability."""
 
@@ -65,16 +65,16 @@ def _first_logprob(found: Mapping[str, Any], token: int) -> float | None:
     return float(likeliest[-1]["logprob"])
 
 
-def main(tools: str) -> None:
-    """Answer the prompts on standard input."""
+def main(tools: str, file: str) -> None:
+    """Answer the prompts on standard input into a file."""
     request = json.load(sys.stdin)
     server = LlamaServer(
         tools, request["model"], request["num_context"], adapter=request["adapter"], is_exact=True
     )
     most = request["max_new_tokens"]
     found = [answer(server, each, most) for each in request["prompts"]]
-    print(f"\n{ANSWERS}{json.dumps(found)}", flush=True)
+    Path(file).write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

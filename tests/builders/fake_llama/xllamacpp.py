@@ -21,6 +21,9 @@ HALF_A_CHARACTER = 2
 """Token that is only a part of a character."""
 MANY = 100
 SAYS = "says "
+SECONDS_OF_SILENCE = 0.0002
+ggml_type = SimpleNamespace(GGML_TYPE_F32=0)
+llama_flash_attn_type = SimpleNamespace(LLAMA_FLASH_ATTN_TYPE_DISABLED=0)
 
 
 class CommonParams(SimpleNamespace):
@@ -40,9 +43,17 @@ class Server:
             raise RuntimeError("failed to load the model")
         ALWAYS[:] = content.removeprefix(SAYS).split() if content.startswith(SAYS) else []
         print("a library that prints to standard output", flush=True)
+        if content == "noisy":
+            threading.Thread(target=_print_always, daemon=True).start()
         server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self.listening_address = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def _print_always() -> None:
+    while True:
+        os.write(1, b"log without an end of line ")
+        time.sleep(SECONDS_OF_SILENCE)
 
 
 class _Handler(BaseHTTPRequestHandler):
