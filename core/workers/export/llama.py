@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -79,21 +79,25 @@ def answers_of_gguf(
         "max_new_tokens": MAX_NEW_TOKENS,
         "prompts": prompts,
     }
+    found = []
+    notes = []
+    for question, before, each in zip(questions, trained, _answered(task, request), strict=True):
+        found.append(_answer(before, each))
+        if each["text"] != question.text:
+            notes.append(f"{NOT_EQUAL}{question.shown[:60]!r}")
+    return tuple(found), tuple(notes)
+
+
+def _answered(task: ExportTask, request: Mapping[str, object]) -> Sequence[dict[str, Any]]:
     file = task.folder / ANSWERS
     file.unlink(missing_ok=True)
     command = [*_module("llama_answers", task.request.tools), str(file)]
     _run(task, command, None, 0, given=json.dumps(request))
     try:
-        answered = json.loads(file.read_text(encoding="utf-8"))
+        found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise TrainingError("llama.cpp ended without an answer.") from None
-    found = []
-    notes = []
-    for question, before, each in zip(questions, trained, answered, strict=True):
-        found.append(_answer(before, each))
-        if each["text"] != question.text:
-            notes.append(f"{NOT_EQUAL}{question.shown[:60]!r}")
-    return tuple(found), tuple(notes)
+    return found
 
 
 def _answer(before: ExportAnswer, found: dict[str, Any]) -> ExportAnswer:
