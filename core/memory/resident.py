@@ -101,6 +101,17 @@ def part(program: Program, size: int) -> int:
     return -(-size // program.num_shards)
 
 
+def held(program: Program, tensor: Trainable) -> Trainable:
+    """Return the part of a trained tensor that one device holds and updates."""
+    if program.num_shards == 1:
+        return tensor
+    return replace(
+        tensor,
+        shape=(part(program, tensor.shape[0]), *tensor.shape[1:]),
+        itemsize=4 if program.widens_trained else tensor.itemsize,
+    )
+
+
 def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -> None:
     """Load the base, add the adapter, then load auxiliary models.
 
@@ -121,7 +132,7 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
                 memory.allocate(size, 1, component)
             memory.release(copy)
         else:
-            itemsize = program.master_itemsize if trains else program.weight_itemsize
+            itemsize = 4 if trains and program.widens_trained else program.stored_itemsize
             unquantized.append(memory.allocate(part(program, numel), itemsize, "weights"))
     if program.upcasts_unquantized:
         for tensor in unquantized:
@@ -129,7 +140,7 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
             memory.release(tensor)
     memory.enter("load/added", "load")
     for trainable in adapters(program, kinds):
-        memory.allocate(part(program, trainable.num_bytes), 1, "adapters")
+        memory.allocate(held(program, trainable).num_bytes, 1, "adapters")
     for model in program.auxiliary_models:
         memory.allocate(loaded_bytes(model.program), 1, model.component)
         if model.trains:

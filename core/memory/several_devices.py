@@ -5,39 +5,167 @@ Sources: _fsdp_collectives.py and _fsdp_param_group.py in torch/distributed/fsdp
 fsdp2_prepare_model in accelerate (1.15), torch/nn/parallel/distributed.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from core.memory.context import Context
 from core.memory.program import LayerKind, Program
-from core.memory.resident import Trainable, adapters, parameters, part
+from core.memory.resident import Trainable, adapters, parameters
+from core.memory.simulator import AutogradGraph, Division, Tensor
 
 MIB = 2**20
 NCCL_BYTES = 512 * MIB
 """Buffers of NCCL's channels on each device: 0.3 to 1 GiB by reports, not measured here."""
 
 
+EMBEDDING, TAIL = "embedding", "tail"
+
+
 @dataclass(frozen=True)
-class Gathered:
-    """Whole tensors that a device holds for a moment, in bytes."""
+class GatheredTensors:
+    """Tensors that FSDP2 gathers together, such as those of a layer."""
 
-    forward_bytes: int
-    backward_bytes: int
+    weight_bytes: int
+    """Whole, as they are gathered."""
 
 
-def gathered(program: Program) -> Gathered:
-    """Return what FSDP2 holds beside the shards: nothing if the model is not divided.
+class Gathers:
+    """Whole tensors that a device holds for a moment, beside its parts of them.
 
-    Forward: a layer, the flat buffer that it was gathered in, and that of the next one. Backward:
-    two layers, and of the current one the whole gradients and the input of their reduce-scatter.
-    The head stays whole from the forward to the backward pass.
+    Groups are the embedding, each layer, and the tail: last norm and head, with a tied embedding.
+    Without a division nothing is gathered, and every method does nothing. Sources:
+    fsdp2_prepare_model in accelerate, _fsdp_param_group.py in torch/distributed/fsdp.
     """
-    if program.num_shards == 1:
-        return Gathered(0, 0)
-    layer, layer_gradients = _largest_layer(program)
-    head, head_gradients = _head(program)
-    forward = 3 * layer + head
-    backward = head + max(2 * layer + 2 * layer_gradients, layer + 2 * head_gradients)
-    return Gathered(forward, backward)
+
+    def __init__(self, program: Program, graph: AutogradGraph) -> None:
+        self._program = program
+        self._graph = graph
+        self._memory = graph.memory
+        self._is_divided = program.num_shards > 1
+        self._whole: dict[str, Tensor] = {}
+        """Group -> its whole tensors."""
+        self._buffers: list[Tensor] = []
+        """Buffer that the last group was gathered in, or a group that is gathered ahead."""
+        self._heads: list[Tensor] = []
+        """Heads that the fused head has gathered, each for one pass."""
+        self._sent: list[Tensor] = []
+        """Gradients that were sent last: their buffer stays until the next are."""
+
+    # Forward
+
+    def forward_embedding(self) -> None:
+        """Gather the embedding; a tied one stays until the end of the backward pass."""
+        if self._program.is_tied:
+            self._gather(TAIL, _tail(self._program))
+        else:
+            self._gather(EMBEDDING, _words(self._program, self._program.trains_embedding))
+
+    def forward_layer(self, index: int, kind: LayerKind) -> None:
+        """Free what is before a layer and gather it."""
+        self._free_layers()
+        self._gather(f"layer {index}", _layer(self._program, kind))
+
+    def forward_tail(self) -> None:
+        """Free the last layer and gather the tail, which stays for the backward pass."""
+        self._free_layers()
+        program = self._program
+        if program.lora is None or program.is_tied:
+            self._gather(TAIL, _tail(program))
+        elif self._is_divided:
+            # An adapter's head is in a group alone, and never called: the fused head gathers its
+            # weight itself, as it is stored (add_fused_lm_head in trl/trainer/utils.py).
+            numel = program.shape.vocab_size * program.shape.hidden_size
+            self._heads.append(self._memory.allocate(numel, program.head_itemsize, "temporary"))
+
+    def end_forward(self, has_graph: bool = True) -> None:
+        """Free the last buffer; without a graph the head that an adapter gathers, too."""
+        self._free_buffers()
+        if not has_graph:
+            self._free_head()
+
+    # Backward
+
+    def backward_tail(self, kinds: Sequence[LayerKind]) -> None:
+        """Gather the last layer ahead of time: the tail is whole."""
+        if self._is_divided:
+            self._buffers = [self._allocate(_layer(self._program, kinds[-1]))]
+
+    def after_tail(self) -> None:
+        """Divide the gradients of the tail, unless the embedding adds to them."""
+        self._free_head()
+        if not self._program.is_tied:
+            self._leave(TAIL)
+
+    def backward_layer(self, index: int, kinds: Sequence[LayerKind]) -> None:
+        """Gather a layer again, and ahead of time what is before it."""
+        ahead = None
+        if index > 0:
+            ahead = _layer(self._program, kinds[index - 1])
+        elif not self._program.is_tied:
+            ahead = _words(self._program, self._program.trains_embedding)
+        self._gather_again(f"layer {index}", _layer(self._program, kinds[index]), ahead)
+
+    def after_layer(self, index: int) -> None:
+        """Free a layer and divide its gradients."""
+        self._leave(f"layer {index}")
+
+    def backward_embedding(self) -> None:
+        """Gather the embedding again if the backward pass reaches it."""
+        program = self._program
+        is_reached = program.trains_embedding or program.requires_input_gradients
+        if is_reached and not program.is_tied:
+            self._gather_again(EMBEDDING, _words(program, program.trains_embedding), None)
+
+    def end_backward(self) -> None:
+        """Divide the gradients of the embedding, and free everything."""
+        self._leave(TAIL if self._program.is_tied else EMBEDDING)
+        self._free_buffers()
+        self._memory.release(*self._sent)
+        self._sent = []
+
+    def _gather(self, name: str, group: GatheredTensors) -> None:
+        if not self._is_divided or name in self._whole:
+            return
+        buffer = self._allocate(group)
+        self._free_buffers()  # that of the group before, once this one has arrived
+        self._buffers = [buffer]
+        self._whole[name] = self._allocate(group)
+
+    def _gather_again(
+        self, name: str, group: GatheredTensors, ahead: GatheredTensors | None
+    ) -> None:
+        if not self._is_divided:
+            return
+        if not self._buffers:
+            self._buffers = [self._allocate(group)]
+        self._whole[name] = self._allocate(group)
+        self._free_buffers()
+        if ahead is not None:
+            self._buffers = [self._allocate(ahead)]
+
+    def _leave(self, name: str) -> None:
+        if not self._is_divided:
+            return
+        if name in self._whole:
+            self._memory.release(self._whole.pop(name))
+        self._memory.release(*self._sent)
+        self._sent = self._graph.divide_gradients()
+
+    def _free_head(self) -> None:
+        if self._heads:
+            self._memory.release(self._heads.pop())
+
+    def _free_layers(self) -> None:
+        for name in [each for each in self._whole if each != TAIL]:
+            self._memory.release(self._whole.pop(name))
+
+    def _allocate(self, group: GatheredTensors) -> Tensor:
+        return self._memory.allocate(group.weight_bytes, 1, "temporary")
+
+    def _free_buffers(self) -> None:
+        self._memory.release(*self._buffers)
+        self._buffers = []
 
 
 def bucket_bytes(program: Program, trained: tuple[Trainable, ...]) -> int:
@@ -47,10 +175,12 @@ def bucket_bytes(program: Program, trained: tuple[Trainable, ...]) -> int:
     return sum(each.num_bytes for each in trained)
 
 
-def gradient_share(program: Program) -> float:
-    """Return the share of a gradient that a device keeps: its part, as wide as the weight is."""
-    width = program.master_itemsize / program.weight_itemsize if program.lora is None else 1
-    return width / program.num_shards
+def division(program: Program) -> Division | None:
+    """Return how gradients are divided; None if each device keeps all of them."""
+    if program.num_shards == 1:
+        return None
+    width = 4 / program.trained_width if program.widens_trained else 1
+    return Division(program.num_shards, width)
 
 
 def with_nccl(context: Context) -> Context:
@@ -64,44 +194,29 @@ def with_nccl(context: Context) -> Context:
     )
 
 
-def sharded(program: Program, tensors: tuple[Trainable, ...]) -> tuple[Trainable, ...]:
-    """Return the parts of trained tensors that one device holds and updates."""
-    if program.num_shards == 1:
-        return tensors
-    is_base = program.lora is None
-    return tuple(
-        Trainable(
-            (part(program, each.shape[0]), *each.shape[1:]),
-            program.master_itemsize if is_base else each.itemsize,
-            each.is_layer_matrix,
-        )
-        for each in tensors
-    )
-
-
-def _largest_layer(program: Program) -> tuple[int, int]:
-    """Return the bytes of the largest layer as it is gathered, and those of its gradients."""
-    sizes = [_size_of_layer(program, kind) for kind in set(program.layer_kinds())]
-    return max(sizes)
-
-
-def _size_of_layer(program: Program, kind: LayerKind) -> tuple[int, int]:
-    weights, gradients = 0, 0
+@lru_cache(maxsize=256)
+def _layer(program: Program, kind: LayerKind) -> GatheredTensors:
+    num_bytes = 0
     num_outside = sum(1 for _ in parameters(program, ()))
     every = list(parameters(program, (kind,)))
-    for parameter, trains in every[1 : len(every) - num_outside + 1]:
-        num_bytes = parameter.numel * program.weight_itemsize
+    for parameter, _trains in every[1 : len(every) - num_outside + 1]:
         if program.quantization and parameter.is_linear:
-            num_bytes = parameter.numel * program.quantization.bits // 8
-        weights += num_bytes
-        gradients += num_bytes if trains else 0
-    if program.lora is None:
-        return weights, gradients
-    num_bytes = sum(each.num_bytes for each in adapters(program, (kind,)))
-    return weights + num_bytes, num_bytes
+            num_bytes += parameter.numel * program.quantization.bits // 8
+        else:
+            num_bytes += parameter.numel * program.weight_itemsize
+    return GatheredTensors(num_bytes + sum(each.num_bytes for each in adapters(program, (kind,))))
 
 
-def _head(program: Program) -> tuple[int, int]:
-    shape = program.shape
-    num_bytes = shape.vocab_size * shape.hidden_size * program.weight_itemsize
-    return num_bytes, num_bytes if program.trains_head else 0
+def _tail(program: Program) -> GatheredTensors:
+    if program.head == "score" and not program.shape.tie_word_embeddings:
+        return GatheredTensors(0)
+    return _words(program, program.trains_head)
+
+
+def _words(program: Program, trains: bool) -> GatheredTensors:
+    """Return the embedding or the head; an adapter that trains it has a copy."""
+    numel = program.shape.vocab_size * program.shape.hidden_size
+    num_bytes = numel * program.weight_itemsize
+    if trains and program.lora:
+        num_bytes += numel * program.trained_itemsize
+    return GatheredTensors(num_bytes)

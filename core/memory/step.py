@@ -22,8 +22,8 @@ from core.memory.ops import (
     scaled_embedding_copy,
 )
 from core.memory.program import LayerKind, Program, When
-from core.memory.resident import allocate_states, load, trainables
-from core.memory.several_devices import bucket_bytes, gathered, gradient_share, sharded
+from core.memory.resident import allocate_states, held, load, trainables
+from core.memory.several_devices import Gathers, bucket_bytes, division
 from core.memory.simulator import (
     AutogradGraph,
     DeviceMemory,
@@ -100,11 +100,9 @@ class Simulation:
         self.program = program
         self.kinds = kinds
         self.memory = DeviceMemory()
-        self.graph = AutogradGraph(
-            self.memory, program.offloads_activations, gradient_share(program)
-        )
-        self.trained = sharded(program, trainables(program, kinds))
-        self._gathered = gathered(program)
+        self.graph = AutogradGraph(self.memory, program.offloads_activations, division(program))
+        self.trained = tuple(held(program, each) for each in trainables(program, kinds))
+        self._gathers = Gathers(program, self.graph)
         self._positions = positions(kinds, num_ends)
         self._has_states = False
         self._threads_with_workspace: set[str] = set()
@@ -142,12 +140,10 @@ class Simulation:
     def evaluate(self) -> None:
         """Run the loss on a batch of an evaluation without a graph."""
         self.memory.enter("eval")
-        buffers = self.memory.allocate(self._gathered.forward_bytes, 1, "temporary")
         programs = [self.program, *(each.program for each in self.program.no_grad_forwards)]
         for program in programs:
             batch_size = program.evaluation_batch_size or program.batch_size
-            forward_without_grad(replace(program, batch_size=batch_size), self.graph)
-        self.memory.release(buffers)
+            forward_without_grad(replace(program, batch_size=batch_size), self.graph, self._gathers)
         if self.program.checks:
             generate(self.program, self.program.checks, self.kinds, self.graph)
 
@@ -155,7 +151,6 @@ class Simulation:
         """Run one micro-batch forward and backward through every model that trains."""
         self._enter("forward")
         self._allocate_workspace("forward")
-        buffers = self.memory.allocate(self._gathered.forward_bytes, 1, "temporary")
         self._run_no_grad_forwards("before")
         states = [self._forward(self.program, "")]
         for auxiliary in self.program.auxiliary_models:
@@ -163,18 +158,15 @@ class Simulation:
                 states.append(self._forward(auxiliary.program, f"{auxiliary.component}."))
         self._enter("forward")
         self._run_no_grad_forwards("after")
-        self.memory.release(buffers)
         self._enter("backward")
         self._allocate_workspace("backward")
-        buffers = self.memory.allocate(self._gathered.backward_bytes, 1, "temporary")
         for state in reversed(states):
             self._backward(state)
-        self.memory.release(buffers)
 
     def _run_no_grad_forwards(self, *times: When) -> None:
         for each in self.program.no_grad_forwards:
             if each.when in times:
-                forward_without_grad(each.program, self.graph)
+                forward_without_grad(each.program, self.graph, self._gathers)
 
     # Forward
 
@@ -184,21 +176,25 @@ class Simulation:
         fwd = ForwardPass(program, graph, model=model, kept_inputs=[])
         inputs = allocate_inputs(program, self.kinds, memory)
         inputs += scaled_embedding_copy(program, memory)
+        self._gathers.forward_embedding()
         x = embedding_output(program, memory)
         embedding = memory.retain(x)  # a variable of the model's forward(), alive until it returns
         layers = []
         for index, kind in enumerate(self.kinds):
             self._enter("forward", index)
+            self._gathers.forward_layer(index, kind)
             layer = self.layer_forward(fwd, x, kind, f"{model}layers.{index}")
             layers.append(layer)
             x = layer.output
         self._enter("forward")
+        self._gathers.forward_tail()
         fwd.trains = program.trains_last_norm
         x = norm(fwd, x, f"{model}norm")
         memory.release(embedding)
         fwd.trains = program.trains_head
         loss = self.run_head(fwd, x)
         fwd.end_autocast()
+        self._gathers.end_forward()
         kept_inputs = fwd.kept_inputs or []
         return _ForwardState(program, model, inputs, layers, graph.pop_nodes(), loss, kept_inputs)
 
@@ -229,20 +225,26 @@ class Simulation:
         """Run head, last norm, layers from the last to the first and embedding backward."""
         program, memory, graph = state.program, self.memory, self.graph
         self._enter("backward")
+        self._gathers.backward_tail(self.kinds)
         seed = memory.allocate(1, 4, "temporary")
         gradient = graph.backward(state.last_nodes, state.loss, seed, state.layers[-1].output)
         memory.release(state.loss)
+        self._gathers.after_tail()
         for index in reversed(range(len(self.kinds))):
             self._enter("backward", index)
             if gradient is not None:  # below the first trained layer nothing needs a gradient
+                self._gathers.backward_layer(index, self.kinds)
                 graph.deferred = [] if program.compiles_layers else None
                 gradient = self._layer_backward(state, index, gradient)
                 memory.release(*(graph.deferred or []))
                 graph.deferred = None
+                self._gathers.after_layer(index)
             memory.release(*state.layers[index].checkpoint_input)
         self._enter("backward")
+        self._gathers.backward_embedding()
         if program.trains_embedding:
             self._embedding_backward(state)
+        self._gathers.end_backward()
         if gradient is not None:
             memory.release(gradient)
         memory.release(*state.inputs, *state.kept_inputs)

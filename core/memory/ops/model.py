@@ -6,6 +6,7 @@ from core.memory.ops.forward import ForwardPass
 from core.memory.ops.head import HEADS
 from core.memory.ops.layer import decoder_layer, norm
 from core.memory.program import LayerKind, Program
+from core.memory.several_devices import Gathers
 from core.memory.simulator import AutogradGraph, DeviceMemory, Tensor
 
 SCALED_EMBEDDINGS = ("granite",)
@@ -56,7 +57,7 @@ def embedding_output(program: Program, memory: DeviceMemory) -> Tensor:
     return memory.allocate(numel, program.residual_itemsize, "activations", requires_grad)
 
 
-def forward_without_grad(program: Program, graph: AutogradGraph) -> None:
+def forward_without_grad(program: Program, graph: AutogradGraph, gathers: Gathers) -> None:
     """Run a forward pass that saves nothing.
 
     It takes the same memory at any depth. One layer of each kind is enough, with one before them:
@@ -68,16 +69,20 @@ def forward_without_grad(program: Program, graph: AutogradGraph) -> None:
     graph.is_recording = False
     fwd = ForwardPass(program, graph)
     inputs = allocate_inputs(program, kinds, memory)
+    gathers.forward_embedding()
     x = embedding_output(program, memory)
     embedding = memory.retain(x)
     for index, kind in enumerate(kinds):
+        gathers.forward_layer(index, kind)
         fwd.trains = kind.trains
         x = decoder_layer(fwd, x, kind, f"layers.{index}")
+    gathers.forward_tail()
     fwd.trains = program.trains_last_norm
     x = norm(fwd, x, "norm")
     memory.release(embedding)
     fwd.trains = program.trains_head
     loss = HEADS[program.head](fwd, x)
     fwd.end_autocast()
+    gathers.end_forward(has_graph=False)
     memory.release(loss, *inputs)
     graph.is_recording = was_recording

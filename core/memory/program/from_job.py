@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from core.job import JobSpec, Problem, SpecError
 from core.memory.program.optimizers import OPTIMIZERS
-from core.memory.program.precision import is_cpu, precision_of
+from core.memory.program.precision import JobPrecision, is_cpu, precision_of
 from core.memory.program.program import AttentionKernel, Generation, Lora, Program
 from core.memory.program.quantization import Quantization
 from core.memory.program.stages import with_stage
@@ -13,6 +13,7 @@ from core.training.contract.job import (
     CHECK_ANSWER_TOKENS,
     CHECK_BATCH_SIZE,
     CHECK_PROMPT_TOKENS,
+    is_sharded,
 )
 from core.training.contract.methods import METHODS
 
@@ -46,11 +47,10 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
     """Return the program of the job's settings under supervised fine-tuning."""
     batch_size, sequence_length = _batch_shape(job, longest_row_tokens)
     on_cpu = is_cpu(gpu)
-    precision = precision_of(job, gpu)
+    stored = precision_of(job, gpu)
+    precision = _as_gathered(job, stored)
     optimizer = OPTIMIZERS[job.optim]
-    activation_memory_budget = 1.0
-    if job.torch_compile:
-        activation_memory_budget = job.activation_memory_budget
+    budget = job.activation_memory_budget if job.torch_compile else 1.0
     num_trained = job.num_trainable_layers if METHODS[job.method].trains_last_layers else None
     return Program(
         shape=shape,
@@ -58,6 +58,7 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         sequence_length=sequence_length,
         optimizer=replace(optimizer, is_paged=optimizer.is_paged and not on_cpu),
         weight_itemsize=precision.weight_itemsize,
+        frozen_itemsize=stored.weight_itemsize,
         lora=_lora(job, precision.adapter_itemsize),
         upcasts_modules_to_save=precision.upcasts_modules_to_save,
         quantization=_quantization(job),
@@ -67,7 +68,7 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         has_mask=job.packing,
         checkpointing=job.gradient_checkpointing,
         checkpoint_every_n_layers=job.checkpoint_every_n_layers,
-        activation_memory_budget=activation_memory_budget,
+        activation_memory_budget=budget,
         offloads_activations=job.activation_offloading and not on_cpu,
         compiles_layers=job.torch_compile,
         uses_liger=job.use_liger_kernel and not on_cpu,
@@ -79,8 +80,16 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         workspace_bytes=workspace_bytes(gpu),
         on_cpu=on_cpu,
         num_devices=max(1, job.num_devices),
-        is_sharded=job.num_devices > 1 and job.parallelism == "fsdp",
+        is_sharded=is_sharded(job.num_devices, job.parallelism),
     )
+
+
+def _as_gathered(job: JobSpec, stored: JobPrecision) -> JobPrecision:
+    """Return the precision in which weights compute: divided ones are gathered in 16 bits, however
+    wide they are stored (MixedPrecisionPolicy of torch.distributed.fsdp)."""
+    if is_sharded(job.num_devices, job.parallelism) and stored.autocast:
+        return replace(stored, weight_itemsize=2, adapter_itemsize=2)
+    return stored
 
 
 def _batch_shape(job: JobSpec, longest_row_tokens: int) -> tuple[int, int]:

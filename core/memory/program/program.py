@@ -105,7 +105,10 @@ class Program:
     evaluation_batch_size: int | None = None
     """Sequences of a batch of an evaluation. None: as many as of a micro-batch."""
     weight_itemsize: int = 2
-    """Of the base as loaded, quantized layers excepted."""
+    """Of the base as it computes, quantized layers excepted."""
+    frozen_itemsize: int | None = None
+    """Of its frozen parameters as stored, if that is another: divided, they are gathered in 16
+    bits."""
     lora: Lora | None = None
     """None: the weights of the base train."""
     upcasts_modules_to_save: bool = False
@@ -165,13 +168,26 @@ class Program:
         return 1
 
     @property
-    def master_itemsize(self) -> int:
-        """Of base weights that train. Divided ones become float32 under autocast, unless the base
-        is quantized (fsdp2_prepare_model in accelerate/utils/fsdp_utils.py)."""
-        widens = self.is_sharded and self.autocast and self.quantization is None
-        if widens:
-            return 4
-        return self.weight_itemsize
+    def is_gathered_in_16_bits(self) -> bool:
+        """True if divided tensors are gathered in 16 bits, also if they are stored in 32."""
+        return self.is_sharded and self.autocast
+
+    @property
+    def widens_trained(self) -> bool:
+        """True if parts of what trains are stored in float32: under autocast, unless the base is
+        quantized (fsdp2_prepare_model in accelerate/utils/fsdp_utils.py). float16 adapters are
+        float32 in any case."""
+        return self.is_gathered_in_16_bits and (self.quantization is None or self.is_float16)
+
+    @property
+    def trained_width(self) -> int:
+        """Bytes per element of a gradient: that of an adapter, or of the base."""
+        return self.lora.itemsize if self.lora else self.weight_itemsize
+
+    @property
+    def stored_itemsize(self) -> int:
+        """Of the base's parameters that are neither quantized nor trained in float32."""
+        return self.frozen_itemsize or self.weight_itemsize
 
     @property
     def num_tokens(self) -> int:
@@ -181,7 +197,7 @@ class Program:
     @property
     def unquantized_itemsize(self) -> int:
         """Of the base's parameters that are not quantized."""
-        if self.upcasts_unquantized:
+        if self.upcasts_unquantized and not self.is_gathered_in_16_bits:
             return 4
         return self.weight_itemsize
 
@@ -199,6 +215,8 @@ class Program:
         has_copy = self.lora is not None and self.trains_head
         if has_copy:
             return self.trained_itemsize
+        if self.is_gathered_in_16_bits and self.lora and not self.is_tied:
+            return 4 if self.upcasts_unquantized else self.stored_itemsize
         return self.unquantized_itemsize
 
     @property

@@ -5,6 +5,7 @@ from core.memory.simulator.autograd import (
     ALIASES_UPSTREAM,
     MAX_TENSORS_IN_FLIGHT,
     AutogradGraph,
+    Division,
     Node,
     WeightGradient,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Allocator",
     "AutogradGraph",
     "DeviceMemory",
+    "Division",
     "Node",
     "Tensor",
     "WeightGradient",

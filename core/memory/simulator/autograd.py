@@ -32,6 +32,15 @@ class WeightGradient:
     """True if another operation uses the parameter too: this part waits until both can be added."""
 
 
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Division of gradients among devices, which each keep a part."""
+
+    num_parts: int
+    width: float
+    """Bytes of a kept gradient's element, as a multiple of those of the gradient that is made."""
+
+
 @dataclass(slots=True)
 class Node:
     """One recorded operation."""
@@ -61,10 +70,14 @@ class AutogradGraph:
     their copy has arrived (OffloadActivations in trl/models/activation_offloading.py).
     """
 
-    def __init__(self, memory: DeviceMemory, offloads: bool = False, gradient_share: float = 1.0):
+    def __init__(
+        self, memory: DeviceMemory, offloads: bool = False, division: Division | None = None
+    ):
         self.memory = memory
-        self.gradient_share = gradient_share
-        """Share of each gradient that stays on the device once it is made."""
+        self.division = division
+        """None: the device keeps every gradient whole."""
+        self._whole_gradients: dict[str, Tensor] = {}
+        """Gradients that are not divided yet."""
         self.retain, self.release = memory.retain, memory.release
         self.offloads = offloads
         self.is_recording = True
@@ -210,8 +223,7 @@ class AutogradGraph:
 
     def accumulate(self, weight: WeightGradient) -> None:
         """Make the gradient of a parameter: keep it if it is the first, add it in place if not."""
-        num_bytes = ceil(weight.num_bytes * self.gradient_share)
-        gradient = self.memory.allocate(num_bytes, 1, "gradients")
+        gradient = self.memory.allocate(weight.num_bytes, 1, "gradients")
         self.memory.temporary(weight.temporary_bytes)
         if weight.is_partial:
             self._partial_gradients[weight.parameter] = gradient
@@ -220,12 +232,36 @@ class AutogradGraph:
         if partial is not None:  # both parts are added in the buffer of the first
             self.release(gradient)
             gradient = partial
-        if self.gradients.setdefault(weight.parameter, gradient) is gradient:
+        kept = self.gradients if self.division is None else self._whole_gradients
+        if kept.setdefault(weight.parameter, gradient) is gradient:
             return
         if self.deferred is None:
             self.release(gradient)
         else:
             self.deferred.append(gradient)
+
+    def divide_gradients(self) -> list[Tensor]:
+        """Send the other devices their parts of the gradients that are whole, and keep one.
+
+        Return the buffer that was sent: it stays until the next one is. Source:
+        foreach_reduce in torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py.
+        """
+        if not self.division or not self._whole_gradients:
+            return []
+        sizes = {name: each.num_bytes for name, each in self._whole_gradients.items()}
+        total = sum(sizes.values())
+        sent = self.memory.allocate(total, 1, "temporary")
+        self.release(*self._whole_gradients.values())
+        self._whole_gradients = {}
+        share = self.division.width / self.division.num_parts
+        received = [self.memory.allocate(total // self.division.num_parts, 1, "temporary")]
+        if self.division.width != 1:
+            received.append(self.memory.allocate(ceil(total * share), 1, "temporary"))
+        self.release(*received)
+        for name, size in sizes.items():
+            if name not in self.gradients:
+                self.gradients[name] = self.memory.allocate(ceil(size * share), 1, "gradients")
+        return [sent]
 
     def clear_gradients(self) -> None:
         """Free all gradients (`optimizer.zero_grad(set_to_none=True)`)."""
