@@ -38,8 +38,7 @@ class StudyFlags:
 
     def study(self, home: Home) -> Study:
         """Return the study. Imports its data if it must. Raises TailorError."""
-        axes = dict(map(_axis, self.axis))
-        methods = self.methods
+        axes, methods = self._axes(), self.methods
         if not methods and not axes:
             methods = DEFAULT_METHODS
         given, num_seeds = self._given(home), self._number_of_seeds()
@@ -54,7 +53,7 @@ class StudyFlags:
         if not self.optimize.isdecimal():
             problem = f"{self.optimize!r} is not a number of runs"
             raise SpecError(Problem("optimize", problem, "give one, such as --optimize 20"))
-        axes = dict(map(_axis, self.axis))
+        axes = self._axes()
         num_runs = int(self.optimize)
         if max_runs := self.budget().max_runs:
             num_runs = min(num_runs, max_runs)
@@ -69,6 +68,16 @@ class StudyFlags:
             require_choice(given)
         given |= find_data(home, given, self.columns, self.split_text)
         return given
+
+    def _axes(self) -> dict[str, list[str]]:
+        """Return the axes as they were typed. Raises SpecError for one that is given twice."""
+        axes: dict[str, list[str]] = {}
+        for name, values in map(_axis, self.axis):
+            if name in axes:
+                fix = f"give all its values at once: {name}=A,B"
+                raise SpecError(Problem("axis", f"{name} is given twice", fix))
+            axes[name] = values
+        return axes
 
     def command(self) -> str:
         """Return the command that asks the same again."""

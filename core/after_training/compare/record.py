@@ -151,7 +151,7 @@ def budget_sentence(comparison: Comparison) -> str:
 def read_comparison(home: Home, comparison_id: str) -> Comparison:
     """Read a comparison. Raises SpecError if there is none, or if its file is damaged."""
     path = folder_of(home) / f"{comparison_id}.json"
-    fix = f"`python app.py compare --list` lists them; they are in {path.parent}"
+    fix = f"`python app.py compare --list` lists them; they are in {folder_of(home)}"
     if not COMPARISON_ID.fullmatch(comparison_id) or not path.is_file():
         problem = f"there is no comparison {comparison_id!r}"
         raise SpecError(Problem("comparison", problem, fix))

@@ -9,12 +9,17 @@ from itertools import product
 from core.job import JobSpec, Problem, SpecError
 from core.resolve import default_fields
 from core.training.contract.methods import METHODS
-from core.training.contract.stages import DEFAULT_STAGE, STAGES, defaults_of
+from core.training.contract.stages import DEFAULT_STAGE, STAGES, defaults_of, unused_fields
 
 FieldMap = Mapping[str, object]
 """JobSpec field -> value."""
-FIXED = ("seed", "method", "device")
-"""Fields that are no axis: --seeds and --methods vary the first two."""
+FIXED: Mapping[str, str] = {
+    "seed": "use --seeds",
+    "method": "use --methods",
+    "device": "the queue gives each run its device",
+    "stage": "compare the stages one by one: each has data of its own",
+}
+"""Fields that are no axis -> what to do instead."""
 MAX_RUNS = 500
 
 
@@ -78,6 +83,10 @@ class Study:
             raise SpecError(*problems)
         values = {name: _typed_values(name, given[name]) for name in given}
         study = cls(typed, chosen, values, num_seeds, budget or Budget())
+        unused = [unused_fields(study.stage, method) for method in chosen]
+        if in_vain := set.intersection(*map(set, unused)) & set(values):
+            names = f"{', '.join(sorted(in_vain))}: {study.stage} by {', '.join(chosen)}"
+            raise SpecError(Problem("axis", f"{names} does not read this", "vary another setting"))
         num_runs = num_seeds * sum(1 for _ in study.points())
         if num_runs > MAX_RUNS:
             fix = f"give fewer values, at most {MAX_RUNS} runs"
@@ -102,10 +111,12 @@ class Study:
         return tuple(range(first, first + self.num_seeds))
 
     def points(self) -> Iterator[Point]:
-        """Yield every method with every combination of the axes."""
+        """Yield every method with every combination of the axes that it reads."""
         for method in self.methods:
-            for values in product(*self.axes.values()):
-                yield Point(method, dict(zip(self.axes, values, strict=True)))
+            unused = unused_fields(self.stage, method)
+            axes = {name: self.axes[name] for name in self.axes if name not in unused}
+            for values in product(*axes.values()):
+                yield Point(method, dict(zip(axes, values, strict=True)))
 
     def fields_of(self, point: Point) -> FieldMap:
         """Return the job fields of a point.
@@ -148,7 +159,7 @@ def _unknown_methods(methods: Sequence[str]) -> Iterator[Problem]:
 def _bad_axes(axes: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
     for name, values in axes.items():
         if name in FIXED:
-            yield Problem("axis", f"{name} is no axis", "use --methods or --seeds")
+            yield Problem("axis", f"{name} is no axis", FIXED[name])
         elif name not in JobSpec.model_fields:
             near = get_close_matches(name, JobSpec.model_fields, n=1, cutoff=0.6)
             fix = f"did you mean {near[0]}?" if near else "give a job field: train --help has them"

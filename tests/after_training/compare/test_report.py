@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core.after_training.compare import Comparison, Trial, record
 from core.after_training.compare.report import (
+    cautions,
     findings,
     html_of,
     summary_of,
@@ -155,3 +158,51 @@ def test_runs_chosen_by_hand_are_grouped_by_their_seed(home: Home) -> None:
     comparison_of(home, {"full": (1.25, 1.3), "lora": (1.5,)})
     runs = [read(home, name) for name in ("full-0", "full-1", "lora-0")]
     assert [len(group.runs) for group in summary_of_runs(runs).groups] == [2, 1]
+
+
+def test_more_groups_than_colours_show_the_best_against_the_rest(home: Home) -> None:
+    trials = []
+    record.folder_of(home).mkdir(exist_ok=True)
+    for place in range(9):
+        folder = bare_run(home, f"run-{place}", method="lora", lora_r=place + 1)
+        write_metrics(folder, range(1, 21), eval_loss=5 - place / 2)
+        trials.append(Trial("lora", 0, {"lora_r": place + 1}, id=f"run-{place}"))
+    comparison = Comparison("20261129-120000", 0.0, "Which?", "compare", tuple(trials))
+    text = html_of(summary_of(home, comparison))
+    assert "LoRA, lora_r 9</li>" in text
+    assert "the other 8</li>" in text
+    assert text.count("LoRA, lora_r 4</li>") == 0
+    assert "<th scope='col'>lora_r</th>" in text  # settings go across, the many groups down
+
+
+def test_learning_rate_that_varies_is_not_called_one(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.0,), "lora": (2.0,)})
+    said = "One learning rate each: with another, the order may change."
+    assert said in cautions(summary_of(home, comparison))
+    varied = replace(comparison.trials[0], settings={"learning_rate": 1e-3})
+    assert said not in cautions(summary_of(home, comparison.with_trial(0, varied)))
+
+
+def test_losses_of_other_models_are_not_compared(home: Home) -> None:
+    bare_run(home, "small", model="HuggingFaceTB/SmolLM2-135M")
+    bare_run(home, "large", model="meta-llama/Llama-3.1-8B")
+    said = cautions(summary_of_runs([read(home, "small"), read(home, "large")]))
+    assert any("differ in model" in each for each in said)
+
+
+def test_deleted_run_is_said_to_be_deleted(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.25,), "lora": (1.5,)})
+    shutil.rmtree(home.runs / "lora-0")
+    written = write_report(home, comparison)
+    assert "Its folder is gone: it was deleted." in written.path.read_text()
+    assert "1 finished, 1 deleted" in findings(written.summary)[0]
+
+
+def test_run_without_a_finite_loss_is_not_the_best(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.25,), "lora": (1.5,)})
+    with (home.runs / "full-0" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "eval_loss": NaN}\n{"step": 22, "nonfinite": ["eval_loss"]}\n')
+    summary = summary_of(home, comparison)
+    assert summary.best is not None
+    assert summary.best.label == "LoRA"
+    assert ">nan<" not in html_of(summary).lower()

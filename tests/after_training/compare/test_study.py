@@ -45,6 +45,15 @@ def test_every_value_of_every_axis_is_combined() -> None:
     assert labels[0] == "LoRA, learning_rate 0.001, lora_r 8"
 
 
+def test_a_method_is_not_repeated_for_a_setting_that_it_does_not_read() -> None:
+    study = Study.parse(DEMO, ["full", "lora"], {"lora_r": ["8", "32"]})
+    assert [point.label for point in study.points()] == [
+        "Full",
+        "LoRA, lora_r 8",
+        "LoRA, lora_r 32",
+    ]
+
+
 def test_first_seeds_of_all_points_come_first() -> None:
     found = plan_variants(Study.parse(DEMO, ["full", "lora"], num_seeds=2))
     assert [each.seed for each in found] == [42, 42, 43, 43]
@@ -90,6 +99,9 @@ def test_an_impossible_point_is_left_out_with_the_reason() -> None:
         ({"methods": ["fully"]}, "'fully' is not one of full"),
         ({"axes": {"learning_rat": ["1"]}}, r"did you mean learning_rate\?"),
         ({"axes": {"seed": ["1"]}}, "seed is no axis"),
+        ({"axes": {"stage": ["sft", "dpo"]}}, "stage is no axis; compare the stages one by one"),
+        ({"axes": {"device": ["0", "1"]}}, "device is no axis; the queue gives"),
+        ({"axes": {"lora_r": ["8"]}, "methods": ["full"]}, "lora_r: sft by full does not read"),
         ({"axes": {"lora_r": []}}, "lora_r has no values"),
         ({"axes": {"lora_r": ["many"]}}, "'many' is not a whole number"),
         ({"axes": {"learning_rate": ["1e-5..1e-3"]}}, "is a range; .*--optimize N"),

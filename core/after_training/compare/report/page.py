@@ -1,7 +1,7 @@
 """Report as one HTML file that needs nothing: styles and plots are inside. Escapes all text."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -78,22 +78,38 @@ def _table(table: Table, heading: str = "h2") -> str:
 
 def _losses(summary: Summary) -> str:
     shown = [group for group in summary.groups if any(run.run for run in group.runs)]
-    colours = {
-        group.label: svg.LINE_COLOURS[place % len(svg.LINE_COLOURS)]
-        for place, group in enumerate(shown)
-    }
+    colours, legend = _colours(summary, [group.label for group in shown])
     content = ""
     for key, title in (("eval_loss", "evaluation loss"), ("loss", "training loss")):
         lines = [
             _line(run, key, colours[group.label])
-            for group in shown
+            for group in sorted(shown, key=lambda group: group is summary.best)  # that on top
             for run in group.runs
             if run.run
         ]
         content += svg.line_chart(lines, "step", title)
     if not content:
         return ""
-    return _section("Loss curves", svg.legend(colours) + content)
+    return _section("Loss curves", svg.legend(legend) + content)
+
+
+def _colours(
+    summary: Summary, labels: Sequence[str]
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return the colour of each group, and the legend.
+
+    More groups than colours cannot be told apart: then the best one stands out from the rest.
+    """
+    if len(labels) <= len(svg.LINE_COLOURS):
+        colours = dict(zip(labels, svg.LINE_COLOURS, strict=False))
+        return colours, colours
+    colours = dict.fromkeys(labels, svg.UNKNOWN_COLOUR)
+    legend = {f"{len(labels)} ways": svg.UNKNOWN_COLOUR}
+    if summary.best:
+        colours[summary.best.label] = svg.LINE_COLOURS[1]
+        others = f"the other {len(labels) - 1}"
+        legend = {summary.best.label: svg.LINE_COLOURS[1], others: svg.UNKNOWN_COLOUR}
+    return colours, legend
 
 
 def _line(figures: RunFigures, key: str, colour: str) -> svg.PlotLine:

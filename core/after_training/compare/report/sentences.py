@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from core.after_training.compare.report.chance import Contrast, contrasts, difference_of_shares
 from core.after_training.compare.report.summary import Group, Summary
+from core.after_training.differences import compare_runs
 from core.resolve import reference_of
 from core.runs.checks.statistics import wilson_interval
 from core.runs.sentences import loss_note
@@ -13,8 +14,10 @@ from core.wording import memory, rough_duration
 FEW_CHECKS = 100
 """With fewer questions an interval is at least 10 points wide on each side of one half."""
 FEW_ROWS = 100
-SAME_LOSS = 5e-4
-"""Losses are shown with three decimals."""
+CHANGES_EVALUATION = frozenset(
+    {"model", "stage", "dataset", "eval_dataset", "eval_fraction", "max_length", "mix"}
+)
+"""Job fields that decide what the evaluation loss is an average of."""
 LARGE_ERROR = 0.05
 """Share of the memory above which a wrong prediction is named."""
 
@@ -210,4 +213,23 @@ def _cautions(summary: Summary) -> Iterator[str]:
         yield f"A suite has only {min(totals)} questions: its shares are rough."
     if num_seeds > 1:
         yield "Each seed holds out other rows; runs with one seed share them."
-    yield "One learning rate each: with another, the order may change."
+    yield from _cautions_on_settings(summary)
+
+
+def _cautions_on_settings(summary: Summary) -> Iterator[str]:
+    differing = _differing(summary)
+    if "learning_rate" not in {name for run in summary.runs for name in run.trial.settings}:
+        yield "One learning rate each: with another, the order may change."
+    if differing:
+        yield (
+            f"The runs differ in {', '.join(differing)}, so their evaluation losses are of other "
+            "rows or other tokens: a lower one need not be better."
+        )
+
+
+def _differing(summary: Summary) -> list[str]:
+    """Return the settings in which runs differ, of those that decide what they are judged by."""
+    runs = [each.run for each in summary.runs if each.run]
+    if len(runs) < 2:
+        return []
+    return [each.name for each in compare_runs(runs) if each.name in CHANGES_EVALUATION]

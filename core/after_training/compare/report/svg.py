@@ -134,9 +134,13 @@ def standalone(chart: str, components: Sequence[str], style: str) -> str:
 
 
 def _bar(bar: Bar, y: float, scale: float, unit: float) -> Iterator[str]:
-    short = bar.title if len(bar.title) <= MAX_LABEL else f"{bar.title[: MAX_LABEL - 1]}…"
-    label = f'<text x="{LABEL_WIDTH - 8}" y="{y + 15:.0f}" text-anchor="end">{escape(short)}'
-    yield f"{label}<title>{escape(bar.title)}</title></text>"
+    lines = _label_lines(bar.title)
+    first = y + 15 - 7 * (len(lines) - 1)
+    label = f'<text text-anchor="end"><title>{escape(bar.title)}</title>'
+    for place, line in enumerate(lines):
+        at = f'x="{LABEL_WIDTH - 8}" y="{first + 14 * place:.0f}"'
+        label += f"<tspan {at}>{escape(line)}</tspan>"
+    yield f"{label}</text>"
     x = float(LABEL_WIDTH)
     for name, size in bar.parts.items():
         width = size * scale
@@ -151,6 +155,19 @@ def _bar(bar: Bar, y: float, scale: float, unit: float) -> Iterator[str]:
         yield f'y2="{y + BAR_HEIGHT + 4:.0f}"><title>measured</title></line>'
         x = max(x, at)
     yield _text(x + 6, y + 15, bar.label)
+
+
+def _label_lines(title: str) -> list[str]:
+    """Return a label on one line or, broken after a comma, on two."""
+    lines = [""]
+    for part in title.split(", "):
+        longer = f"{lines[-1]}, {part}" if lines[-1] else part
+        if len(lines) == 2 or len(longer) <= MAX_LABEL or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines[-1] += ","
+            lines.append(part)
+    return [each if len(each) <= MAX_LABEL else f"{each[: MAX_LABEL - 1]}…" for each in lines]
 
 
 def _grid_line(x: float, y: float, tick: float) -> str:

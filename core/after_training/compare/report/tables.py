@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from core.after_training.compare.report.sentences import share_with_interval
 from core.after_training.compare.report.summary import Group, RunFigures, Spread, Summary
 from core.after_training.differences import compare_runs
+from core.runs.sentences import state_sentence
 from core.wording import MEASURED, count, duration, memory
 
 NONE = "–"
@@ -126,18 +127,27 @@ def _peaks(summary: Summary) -> Table:
 
 
 def _runs(summary: Summary) -> Table:
-    heads = ("run", "", "seed", "state", "loss", "evaluation loss", "peak", "what happened")
-    return Table("Every run", heads, tuple(map(_run, summary.runs)))
+    heads: tuple[str, ...] = ("run", "", "seed", "state", "loss", "evaluation loss", "peak")
+    rows = [(*_run(each), _what_happened(each)) for each in summary.runs]
+    if any(row[-1] for row in rows):
+        return Table("Every run", (*heads, "what happened"), tuple(rows))
+    return Table("Every run", heads, tuple(row[:-1] for row in rows))
+
+
+def _what_happened(each: RunFigures) -> str:
+    """Return why a run has not finished, "" if it has or may still."""
+    if each.trial.left_out and each.trial.fix:
+        return f"{each.reason}. What would help: {each.trial.fix}."
+    if each.trial.pruned:
+        return each.trial.pruned
+    if each.run is not None and each.state == "stopped":
+        return state_sentence(each.run)
+    if each.state == "deleted":
+        return "Its folder is gone: it was deleted."
+    return each.reason
 
 
 def _run(each: RunFigures) -> tuple[str, ...]:
-    reason = each.reason
-    if each.trial.left_out and each.trial.fix:
-        reason = f"{reason}. What would help: {each.trial.fix}."
-    elif each.trial.pruned:
-        reason = each.trial.pruned
-    elif each.run is not None and each.state == "stopped":
-        reason = f"stopped at step {each.run.step:,} of {each.run.max_steps:,}"
     return (
         each.trial.id or NONE,
         each.trial.point.label,
@@ -146,7 +156,6 @@ def _run(each: RunFigures) -> tuple[str, ...]:
         _number(each.loss),
         _number(each.eval_loss),
         _memory(each.peak_bytes),
-        reason,
     )
 
 
@@ -162,13 +171,17 @@ def _settings(summary: Summary) -> Table:
     runs = [run for _, run in shown if run]
     if len(runs) < 2:
         return Table("Settings that differ", (), ())
-    rows = []
-    for each in compare_runs(runs):
-        if not each.is_result:
-            rows.append(
-                (each.name, *(NONE if value is None else str(value) for value in each.values))
-            )
-    return Table("Settings that differ", ("", *(label for label, _ in shown)), tuple(rows))
+    labels = [label for label, _ in shown]
+    columns = [
+        [each.name, *(NONE if value is None else str(value) for value in each.values)]
+        for each in compare_runs(runs)
+        if not each.is_result
+    ]
+    rows = [["", *labels], *columns]
+    if len(labels) > len(columns):  # the longer side goes down the page
+        rows = list(map(list, zip(*rows, strict=True)))
+    heads, *rest = map(tuple, rows)
+    return Table("Settings that differ", heads, tuple(rest))
 
 
 def _versions(summary: Summary) -> Table:
