@@ -138,8 +138,8 @@ def _bar(bar: Bar, y: float, scale: float, unit: float) -> Iterator[str]:
     first = y + 15 - 7 * (len(lines) - 1)
     label = f'<text text-anchor="end"><title>{escape(bar.title)}</title>'
     for place, line in enumerate(lines):
-        at = f'x="{LABEL_WIDTH - 8}" y="{first + 14 * place:.0f}"'
-        label += f"<tspan {at}>{escape(line)}</tspan>"
+        spot = f'x="{LABEL_WIDTH - 8}" y="{first + 14 * place:.0f}"'
+        label += f"<tspan {spot}>{escape(line)}</tspan>"
     yield f"{label}</text>"
     x = float(LABEL_WIDTH)
     for name, size in bar.parts.items():
