@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from core.dataset.intake import SPLITS, TABLES, TEXT_SUFFIXES
-from ui import form, monitor, trying
+from ui import form, monitor, placing, trying
 from ui.checks import CHECK_PARTS
 from ui.events import MESSAGE, Wiring
 from ui.exports import EXPORT_BUTTONS, EXPORT_TILES
@@ -112,6 +112,7 @@ def build(handlers: Handlers) -> gr.Blocks:
         _wire_edit(page, Wiring({**train_parts, **fields}, groups, folders), handlers)
         _wire_runs(wiring, handlers)
         _wire_comparisons(wiring, handlers)
+        placing.wire_start(wiring, handlers, page.load)
         trying.wire_try(wiring, handlers)
         _wire_exports(wiring, handlers)
         _wire_checks(wiring, handlers)
@@ -218,9 +219,7 @@ def _place_estimate(parts: Parts) -> None:
         for name in FIX_BUTTONS:
             parts.button(name)
         parts.button("undo_fix", "Undo", visible=False)
-    parts.button("start", "Start training", variant="primary", size="lg")
-    parts.html("start_facts")
-    parts.html("start_message")
+    placing.place_start(parts)
     with parts.add("compare_panel", gr.Accordion, "Compare methods", open=False):
         parts.html("compare", "Computing ...")
         parts.button("compare_methods", "Queue one run of each", variant="primary")
@@ -324,7 +323,6 @@ def _wire_estimate(wiring: Wiring, handlers: Handlers) -> None:
         on(panel.collapse, partial(panels.on_close_panel, name), outputs=PANEL_PARTS)
     on(parts["check_exactly"].click, trace.on_check_exactly, outputs=TRACE_PARTS)
     on(parts["trace_timer"].tick, trace.on_trace_progress, outputs=TRACE_PARTS)
-    on(parts["start"].click, handlers.runs.on_start, queue=True)
     on(parts["compare_methods"].click, handlers.comparing.on_compare, queue=True)
 
 

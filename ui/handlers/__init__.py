@@ -21,6 +21,7 @@ from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Und
 from ui.handlers.export_activities import ExportActivities
 from ui.handlers.exports import ExportHandlers
 from ui.handlers.imports import Imports
+from ui.handlers.placing import PlacingHandlers
 from ui.handlers.results import ResultHandlers
 from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
@@ -49,6 +50,7 @@ class Handlers:
         self.guest_folders = (home.path.resolve(), PRESETS_DIR, *data_folders)
         """Folders that those may read from who came in by the token."""
         self.previews = Previews(home)
+        self.placing = PlacingHandlers()
         self.data = DataHandlers(home, Imports(home))
         self.rows = RowHandlers(self.previews)
         self.trace = TraceHandlers(home, self.previews, TraceTasks(home))

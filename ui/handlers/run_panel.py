@@ -47,7 +47,8 @@ def _show_actions(run: Run | None) -> Updates:
         updates["delete"] = gr.update(visible=True)
     if run.state == "queued":
         updates["stop"] = gr.update(visible=True, interactive=True, value="Leave queue")
-        updates["move_up"] = updates["move_down"] = gr.update(visible=True)
+        # The order of a cluster's queue is its own matter.
+        updates["move_up"] = updates["move_down"] = gr.update(visible=run.submission is None)
     if run.state in ("stopped", "failed", "interrupted"):
         label = "Resume" if run.has_checkpoint else "Start again"
         updates["resume"] = gr.update(visible=True, value=label)

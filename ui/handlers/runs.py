@@ -14,6 +14,7 @@ from core.device import this_machine
 from core.job import RunNotFound, SpecError, TailorError
 from core.resolve import resolve
 from core.runs import Home, Run, edits, launch, listing, queue
+from core.runs.engines import Placement
 from core.runs.past_runs import forecast, past_runs
 from core.runs.results.failure_advice import stall_warning
 from ui import render
@@ -25,6 +26,7 @@ from ui.handlers.comparisons import show_comparisons, version_of
 from ui.handlers.data import data_choices
 from ui.handlers.export_activities import ExportActivities
 from ui.handlers.guard import guarded
+from ui.handlers.placing import placement_of
 from ui.handlers.results import show_outcome
 from ui.handlers.rows import Previews
 from ui.handlers.run_panel import retries, show_run
@@ -78,29 +80,42 @@ class RunHandlers:
             updates["tabs"] = gr.update(selected="runs")
         return updates
 
-    def on_start(self, **form: object) -> Updates:
-        """Create a run of the form's job, start it or add it to the queue, and show it."""
+    def on_start(
+        self,
+        *,
+        where: str = "",
+        partition: str = "",
+        account: str = "",
+        time_limit: str = "",
+        gres: str = "",
+        nodes: int | None = None,
+        **form: object,
+    ) -> Updates:
+        """Create a run of the form's job, start or queue it, or send it to a cluster; show it."""
+        boxes = {"engine": where, "partition": partition, "account": account, "gres": gres}
         try:
-            run = self._start(form)
+            run = self._start(form, placement_of({**boxes, "time": time_limit, "nodes": nodes}))
         except SpecError as error:
             return {"start_message": render.notice(f"Not started. {in_words(error)}.", "bad")}
         except OSError as error:
             said = f"Not started. {error.strerror}: {error.filename}"
             return {"start_message": render.notice(said, "bad")}
         said = f"Started {run.id}."
-        if run.state == "queued":
+        if run.submission:
+            said = f"Sent {run.id}: {run.submission.sentence}."
+        elif run.state == "queued":
             said = f"Added {run.id} to the queue."
         updates = self._choose(RunsView(), run)
         updates["tabs"] = gr.update(selected="runs")
         updates["start_message"] = render.notice(said)
         return updates
 
-    def _start(self, form: dict[str, object]) -> Run:
-        """Start a job, or add it to the queue. Raises SpecError, OSError."""
+    def _start(self, form: dict[str, object], placement: Placement) -> Run:
+        """Start a job, queue it or send it to a cluster. Raises SpecError, OSError."""
         resolved = resolve(form, None, self.previews.statistics, partial(past_runs, self.home))
         hashes = require_startable(resolved, self.previews)
         run = runs.create(self.home, resolved, forecast(self.home, resolved), hashes)
-        return queue.submit(self.home, run)
+        return queue.submit(self.home, run, placement)
 
     def on_view(self, **view: str | None) -> Updates:
         """Show the chosen run, the comparison, and the runs that the search finds."""
@@ -322,6 +337,7 @@ def _show_top_line(listed: tuple[Run, ...]) -> Updates:
     }
     if running:
         updates["active_run"] = gr.update(visible=True, value=panel.active_label(running[0]))
+    if any(run.submission is None for run in running):
         updates["start"] = gr.update(value="Add to queue")
     return updates
 

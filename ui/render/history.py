@@ -66,6 +66,8 @@ def _facts(run: Run) -> Iterator[str]:
     yield run.job.stage
     yield run.job.method
     yield from run.about.tags
+    if run.submission and run.is_active:
+        yield run.submission.sentence
     if run.loss is not None:
         yield f"loss {run.loss:.4g}"
     if run.checks:

@@ -1,0 +1,75 @@
+"""Test the page with a real Slurm of one node: choose it, train the demo there, stop and resume."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from core import runs
+from core.runs import Home
+from tests.builders.browser import (
+    BROWSER_TESTS,
+    TRAINING_MS,
+    App,
+    open_form,
+    press,
+    set_number,
+    state,
+    wait_for_points,
+    wait_until_finished,
+)
+from tests.builders.slurm import running_slurm, why_not_here
+
+pytestmark = [
+    *BROWSER_TESTS,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_not_here()), reason=f"no Slurm: {why_not_here()}"),
+]
+SHOTS = os.environ.get("TAILOR_SHOTS", "")
+"""Folder for pictures of the page, "" for none."""
+
+
+def take_picture(page: Page, name: str) -> None:
+    if SHOTS:
+        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+
+
+def test_demo_trains_on_a_cluster_that_is_chosen_on_the_page(
+    home: Home, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="slurm") as name, running_slurm(Path(name)) as slurm:
+        for variable, value in slurm.environment.items():
+            monkeypatch.setenv(variable, value)
+        app = App(home.path)
+        try:
+            _train(page, app, home)
+        finally:
+            app.end()
+
+
+def _train(page: Page, app: App, home: Home) -> None:
+    open_form(page, app)
+    page.get_by_text("Advanced").click()
+    set_number(page, "max_steps", 40)
+    page.get_by_label("My cluster (Slurm)").check()
+    page.get_by_label("Partition").click()
+    page.get_by_role("option", name="urgent").click()
+    page.get_by_label("Time limit").fill("20:00")
+    take_picture(page, "where")
+    press(page, "Start training")
+    expect(state(page)).to_contain_text("Slurm job 1", timeout=TRAINING_MS)
+    take_picture(page, "waiting")
+    wait_for_points(page, "loss", 3)
+    take_picture(page, "running")
+    press(page, "Stop and save")
+    expect(state(page)).to_contain_text("Stopped at step", timeout=TRAINING_MS)
+    press(page, "Resume")
+    expect(state(page)).to_contain_text(re.compile("Slurm job 2|Finished"), timeout=TRAINING_MS)
+    wait_until_finished(page)
+    (run,) = runs.listing.list_runs(home)
+    assert run.submission
+    assert run.submission.placement.partition == "urgent"
+    assert run.status.resumed_at

@@ -1,0 +1,44 @@
+"""Layout of the start: where a run trains, the button, and reasons against it. Reads nothing."""
+
+from typing import Any
+
+import gradio as gr
+
+from core.runs.engines import HERE
+from ui.events import Wiring
+from ui.handlers import Handlers
+from ui.parts import Parts
+
+THIS_MACHINE = ("This machine", HERE)
+WHERE_PARTS = ("where_panel", "where", "where_message", "cluster_settings", "partition")
+
+
+def place_start(parts: Parts) -> None:
+    """Place the choice of a cluster, which is hidden without one, and the start button."""
+    with parts.add("where_panel", gr.Column, visible=False):
+        parts.add("where", gr.Radio, [THIS_MACHINE], value=HERE, label="Where")
+        with parts.add("cluster_settings", gr.Row, elem_classes="settings", visible=False):
+            _place_cluster_settings(parts)
+        parts.html("where_message")
+    parts.button("start", "Start training", variant="primary", size="lg")
+    parts.html("start_facts")
+    parts.html("start_message")
+
+
+def _place_cluster_settings(parts: Parts) -> None:
+    """Place what a cluster may be asked for. An empty box leaves it to the cluster."""
+    box: dict[str, Any] = {"max_lines": 1, "min_width": 140}
+    menu = {"allow_custom_value": True, "min_width": 140}
+    parts.add("partition", gr.Dropdown, [("(usual)", "")], value="", label="Partition", **menu)
+    parts.add("time_limit", gr.Textbox, label="Time limit", placeholder="12:00:00", **box)
+    parts.add("gres", gr.Textbox, label="Devices of each node", placeholder="gpu:2", **box)
+    parts.add("account", gr.Textbox, label="Account", **box)
+    parts.add("nodes", gr.Number, 1, label="Nodes", precision=0, minimum=1, min_width=140)
+
+
+def wire_start(wiring: Wiring, handlers: Handlers, load: Any) -> None:
+    """Wire the start. Clusters are looked for after the page has come up: one may be slow."""
+    on, parts = wiring.on, wiring.components
+    on(load, handlers.placing.on_look_for_clusters, queue=True, outputs=WHERE_PARTS)
+    on(parts["where"].input, handlers.placing.on_where, outputs=WHERE_PARTS)
+    on(parts["start"].click, handlers.runs.on_start, queue=True)
