@@ -12,6 +12,8 @@ from core.job import JobSpec, SpecError
 from core.memory import TIGHT_SHARE
 from core.models import Gpu, ModelShape
 
+SURE_SHARE = 0.75
+"""One row more does not fit if there is room for less than this share of what a row takes."""
 MAX_BATCH = 4096
 """Largest batch that JobSpec allows."""
 USUAL_GPUS = (
@@ -52,6 +54,10 @@ def largest_batch(job: JobSpec, shape: ModelShape, gpu: Gpu) -> int | None:
             too_large = size
         bytes_per_row = (memory.total_bytes - last_bytes) / (size - last_size) or 1
         free_bytes = TIGHT_SHARE * gpu.capacity_bytes - memory.total_bytes
+        # The peak is the highest of several nearly linear ones, so its slope never falls.
+        is_slope_known = 0 < last_size < size
+        if is_slope_known and 0 <= free_bytes < SURE_SHARE * bytes_per_row:
+            return size
         last_size, last_bytes = size, memory.total_bytes
         guess = size + int(free_bytes // bytes_per_row)
         size = min(max(guess, fits + 1), too_large - 1)

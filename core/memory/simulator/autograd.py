@@ -156,11 +156,15 @@ class AutogradGraph:
 
         A tensor that is saved again while its copy is in flight stays on the device this time.
         """
+        if not self.offloads:
+            for tensor in tensors:
+                self.retain(tensor)
+            return list(tensors), []
         saved, offloaded = [], []
         for tensor in tensors:
             self.retain(tensor)
             is_small = tensor.num_bytes < MIN_OFFLOADED_BYTES
-            if not self.offloads or is_small or tensor in self._in_flight:
+            if is_small or tensor in self._in_flight:
                 saved.append(tensor)
                 continue
             offloaded.append(tensor)

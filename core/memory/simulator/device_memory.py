@@ -5,6 +5,7 @@ Counts bytes and remembers where they peaked. Never chooses addresses; the alloc
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from core.memory.components import Component
 
@@ -32,8 +33,7 @@ class Tensor:
         return self.numel * self.itemsize
 
 
-@dataclass(frozen=True)
-class ScopePeak:
+class ScopePeak(NamedTuple):
     """Most bytes alive within one scope of the program."""
 
     num_bytes: int
@@ -68,20 +68,25 @@ class DeviceMemory:
         self.marks.append((len(self.log), label or scope))
         peak = self.peaks.get(scope)
         self._scope_peak_bytes = peak.num_bytes if peak else 0
-        self._update_peak()
+        if self.live_bytes > self._scope_peak_bytes:
+            self._keep_peak()
 
     def allocate(
         self, numel: int, itemsize: int, component: Component, requires_grad: bool = False
     ) -> Tensor:
         """Allocate a tensor and return it with one reference."""
-        tensor = Tensor(len(self.sizes), numel, itemsize, requires_grad)
-        size = 0 if self.is_suppressed else round_up(numel * itemsize, ROUNDING_BYTES)
-        self.sizes.append(size)
+        # A search for the largest batch comes here millions of times, so nothing is called twice.
+        sizes, log = self.sizes, self.log
+        number, size = len(sizes), 0
+        if not self.is_suppressed:
+            size = -(-numel * itemsize // ROUNDING_BYTES) * ROUNDING_BYTES
+        sizes.append(size)
         self.components.append(component)
-        self.log.append(tensor.id)
+        log.append(number)
         self.live_bytes += size
-        self._update_peak()
-        return tensor
+        if self.live_bytes > self._scope_peak_bytes:
+            self._keep_peak()
+        return Tensor(number, numel, itemsize, requires_grad)
 
     def retain(self, tensor: Tensor) -> Tensor:
         """Add a reference to a tensor and return it."""
@@ -91,10 +96,10 @@ class DeviceMemory:
     def release(self, *tensors: Tensor) -> None:
         """Drop one reference to each tensor, and free those without any."""
         for tensor in tensors:
-            tensor.num_references -= 1
-            if tensor.num_references == 0:
+            if tensor.num_references == 1:
                 self.live_bytes -= self.sizes[tensor.id]
                 self.log.append(~tensor.id)
+            tensor.num_references -= 1
 
     def temporary(self, num_bytes: int, component: Component = "temporary") -> None:
         """Allocate bytes and free them at once, as a kernel does with its workspace."""
@@ -105,21 +110,21 @@ class DeviceMemory:
         """Return the bytes alive at the peak of each scope, by component."""
         live: Counter[Component] = Counter()
         at_peaks: dict[str, Counter[Component]] = {}
+        sizes, components = self.sizes, self.components
         position = 0
         for scope, peak in sorted(self.peaks.items(), key=lambda item: item[1].log_position):
             for entry in self.log[position : peak.log_position]:
                 if entry >= 0:
-                    live[self.components[entry]] += self.sizes[entry]
+                    live[components[entry]] += sizes[entry]
                 else:
-                    live[self.components[~entry]] -= self.sizes[~entry]
+                    live[components[~entry]] -= sizes[~entry]
             position = peak.log_position
             at_peaks[scope] = live.copy()
         return at_peaks
 
-    def _update_peak(self) -> None:
-        if self.live_bytes > self._scope_peak_bytes:
-            self._scope_peak_bytes = self.live_bytes
-            self.peaks[self.scope] = ScopePeak(self.live_bytes, len(self.log))
+    def _keep_peak(self) -> None:
+        self._scope_peak_bytes = self.live_bytes
+        self.peaks[self.scope] = ScopePeak(self.live_bytes, len(self.log))
 
 
 def round_up(number: int, multiple: int) -> int:
