@@ -4,7 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.after_training.compare import Comparison, Study, conduct, plan_variants, record
+from core.after_training.compare import (
+    Comparison,
+    Study,
+    conduct,
+    optimizer,
+    plan_variants,
+    record,
+)
+from core.after_training.compare.search import Search
 from core.models import demo_fields
 from core.runs import Home, launch, queue
 from core.training.contract.files import write_json
@@ -156,6 +164,20 @@ def test_damaged_comparison_costs_nothing_else(home: Home, handlers: Handlers) -
     folder = record.folder_of(home)
     (folder / "20990101-000000.json").write_text('{"trials": [{"method": 3}]}')
     assert shown(handlers)["comparison_id"]["value"] == comparison.id
+
+
+@pytest.mark.skipif(not optimizer.is_installed(), reason="needs Optuna")
+def test_search_says_how_many_runs_are_left(home: Home, handlers: Handlers) -> None:
+    axes = {"learning_rate": ["1e-4..1e-2"]}
+    search = Search.parse({**demo_fields(), "seed": NEVER_END}, ["lora"], axes, 5)
+    comparison = record.new_comparison(home, (), search.question, "compare", search=search)
+    conduct.start(home, comparison)
+    html = shown(handlers)["comparison_runs"]
+    assert "0 of 5 runs have ended. Optuna chooses each of the others" in html
+    carried_on(home, conduct.stop(home, comparison))
+    updates = shown(handlers)
+    assert "4 were not begun: Continue begins them." in updates["comparison_runs"]
+    assert updates["continue_comparison"]["visible"] is True
 
 
 def test_deleted_comparison_gives_a_sentence(handlers: Handlers) -> None:

@@ -42,7 +42,8 @@ def _show(home: Home, comparison_id: str) -> Updates:
     chosen = next((each for each in listed if each.id == comparison_id), listed[0])
     summary = summary_of(home, chosen)
     is_active = conduct.is_active(home, chosen)
-    can_go_on = bool(chosen.stopped) or any(each.state == "planned" for each in summary.runs)
+    is_unfinished = chosen.num_missing or any(each.state == "planned" for each in summary.runs)
+    can_go_on = bool(chosen.stopped or is_unfinished)
     return {
         "comparisons_panel": gr.update(visible=True),
         "comparison_id": gr.update(choices=[_choice(each) for each in listed], value=chosen.id),
@@ -55,7 +56,8 @@ def _show(home: Home, comparison_id: str) -> Updates:
 
 
 def _choice(comparison: Comparison) -> tuple[str, str]:
-    return f"{comparison.id} · {len(comparison.trials)} runs · {comparison.question}", comparison.id
+    num_runs = len(comparison.trials) + comparison.num_missing
+    return f"{comparison.id} · {num_runs} runs · {comparison.question}", comparison.id
 
 
 def _choices_of_runs(summary: Summary) -> list[tuple[str, str]]:

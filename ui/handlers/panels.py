@@ -27,6 +27,10 @@ from ui.render import comparison
 from ui.render import estimate as estimate_panel
 from ui.render import timeline as timeline_panel
 
+VARY_HINT = (
+    "To vary other settings, or to let Optuna choose them, begin in the terminal: `python app.py "
+    "compare --help`. The Runs tab shows, continues and stops these comparisons too."
+)
 OpenPanels = Mapping[str, str]
 """Panels that are open: name -> its HTML."""
 
@@ -71,7 +75,7 @@ def _card_models_of(gpu: Gpu, stage: str, max_length: int) -> str:
 
 
 def _compare(answer: Answer) -> str:
-    return comparison.estimates(variants_of(answer))
+    return comparison.estimates(variants_of(answer)) + render.notice(VARY_HINT, "plain")
 
 
 PANELS: Mapping[str, Callable[[Answer], str]] = MappingProxyType(

@@ -133,9 +133,12 @@ def progress(comparison: Comparison, summary: Summary) -> str:
     is_active = [bool(each.run and each.run.is_active) for each in summary.runs]
     num_planned = sum(each.state == "planned" for each in summary.runs)
     num_ended = len(summary.runs) - sum(is_active) - num_planned
-    said = f"{num_ended} of {counted(len(summary.runs), 'run')} have ended."
-    if num_planned and not comparison.is_open:
-        said += f" {num_planned} were not begun: Continue begins them."
+    num_all = len(summary.runs) + comparison.num_missing
+    said = f"{num_ended} of {counted(num_all, 'run')} have ended."
+    if num_all > num_ended and not comparison.is_open and not any(is_active):
+        said += f" {num_all - num_ended} were not begun: Continue begins them."
+    elif comparison.search and comparison.num_missing:
+        said += " Optuna chooses each of the others from what those before it have shown."
     return f"{said} {comparison.note}".strip()
 
 

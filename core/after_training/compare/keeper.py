@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from contextlib import suppress
 
 from core.after_training.compare import conduct, record
@@ -24,7 +25,12 @@ class Keeper:
         """Do what is due in each open comparison. On a full disk, try again later."""
         for path in sorted(record.folder_of(self.home).glob("*.json")):
             with suppress(SpecError, OSError):
-                self._advance(path.stem, path.stat().st_mtime_ns)
+                version = path.stat().st_mtime_ns
+                try:
+                    self._advance(path.stem, version)
+                except (ValueError, TypeError, KeyError):  # a record that was edited by hand
+                    traceback.print_exc()
+                    self._closed[path.stem] = version
 
     def _advance(self, comparison_id: str, version: int) -> None:
         if self._closed.get(comparison_id) == version:

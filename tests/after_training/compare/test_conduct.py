@@ -139,6 +139,17 @@ def test_closed_comparison_is_left_alone(home: Home) -> None:
     assert record.read_comparison(home, comparison.id) == comparison
 
 
+def test_record_edited_to_nonsense_stops_no_other(home: Home) -> None:
+    odd = planned(home, (42,))
+    search = {"fields": {}, "methods": [], "axes": {"lora_r": [8]}, "num_runs": 3, "rows": None}
+    path = record.folder_of(home) / f"{odd.id}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "is_open": True, "search": search}))
+    sound = planned(home, (43,))
+    record.save(home, replace(sound, is_open=True))
+    keeper.Keeper(home).advance()
+    assert record.read_comparison(home, sound.id).trials[0].id
+
+
 def test_record_of_an_early_version_is_read(home: Home) -> None:
     comparison = planned(home, (42,))
     path = record.folder_of(home) / f"{comparison.id}.json"

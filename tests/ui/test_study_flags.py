@@ -1,0 +1,62 @@
+"""Flags of `compare` as a study or a search, and the command that asks the same again."""
+
+import pytest
+
+from core.after_training.compare import optimizer
+from core.after_training.compare.search import Range
+from core.job import SpecError
+from core.runs import Home
+from ui.terminal.study_flags import StudyFlags
+
+NEEDS_OPTUNA = pytest.mark.skipif(not optimizer.is_installed(), reason="needs Optuna")
+RATES = "learning_rate=1e-5..1e-3"
+
+
+def flags(**typed: object) -> StudyFlags:
+    return StudyFlags(demo=True, **typed)
+
+
+def test_without_optuna_a_search_says_what_to_install(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizer, "PACKAGE", "optuna_that_is_not_there")
+    with pytest.raises(SpecError, match=r"pip install --no-deps -r requirements-optuna\.txt"):
+        flags(optimize="5", axis=(RATES,)).search(home)
+
+
+def test_without_optuna_a_grid_still_works(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer, "PACKAGE", "optuna_that_is_not_there")
+    study = flags(axis=("lora_r=8,32",), methods="lora").study(home)
+    assert [point.label for point in study.points()] == ["LoRA, lora_r 8", "LoRA, lora_r 32"]
+
+
+def test_axis_given_twice_is_refused(home: Home) -> None:
+    with pytest.raises(SpecError, match="lora_r is given twice; give all its values at once"):
+        flags(axis=("lora_r=8", "--lora-r=32")).study(home)
+
+
+@NEEDS_OPTUNA
+def test_budget_of_runs_limits_a_search(home: Home) -> None:
+    search = flags(optimize="20", max_runs="6", axis=(RATES,)).search(home)
+    assert search.num_runs == 6
+    assert search.axes == {"learning_rate": Range(1e-5, 1e-3)}
+
+
+@NEEDS_OPTUNA
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ({"optimize": "many"}, "'many' is not a number of runs"),
+        ({"optimize": "5", "seeds": "3"}, "each setting with one seed"),
+    ],
+)
+def test_bad_search_says_what_to_do(home: Home, typed: dict[str, str], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        flags(axis=(RATES,), **typed).search(home)
+
+
+def test_command_asks_the_same_again() -> None:
+    asked = flags(optimize="5", axis=(RATES,), max_hours="2", split_text="whole")
+    assert asked.command() == (
+        f"python app.py compare --demo --optimize 5 --max-hours 2 --split-text whole --axis {RATES}"
+    )
