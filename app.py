@@ -283,6 +283,12 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--llama-cpp", metavar="DIR", help="folder of your own llama.cpp")
     command.add_argument(
+        "--imatrix",
+        metavar="FILE|rows",
+        help="importance matrix for the quantization: a file of llama-imatrix, or rows to measure "
+        "it on rows of the training",
+    )
+    command.add_argument(
         "--create", action="store_true", help="let this machine's Ollama take it, after --to ollama"
     )
     command.add_argument(

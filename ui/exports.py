@@ -25,6 +25,7 @@ LABELS: Mapping[str, str] = {
     "gguf": "Make a GGUF file",
 }
 BASES = (("As it trained", "trained"), ("16-bit base", "original"), ("Measure both", "both"))
+MATRIX_HINT = "Measured on rows of the training. Rounds better; not for 16 bits and Q8_0."
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -43,6 +44,7 @@ def place_exports(parts: Parts) -> None:
             parts.add(
                 "export_quant", gr.Dropdown, quants, value=DEFAULT_QUANT, label="GGUF precision"
             )
+            parts.add("export_matrix", gr.Checkbox, label="Importance matrix", info=MATRIX_HINT)
             parts.add("export_base", gr.Radio, BASES, value="trained", label="Base to merge into")
         with gr.Row(elem_classes="actions"):
             parts.button("install_tools", "Install the converters (52 MB)", visible=False)
@@ -50,10 +52,12 @@ def place_exports(parts: Parts) -> None:
             parts.button("stop_export", "Stop", variant="stop", visible=False)
         parts.html("export_status")
         parts.html("exports")
-        with parts.add("check_exports", gr.Row, elem_classes="settings", visible=False):
-            hint = "Asks the suites that are chosen under Check."
-            parts.add("checked_export", gr.Dropdown, [], label="Export to check", info=hint)
-            parts.button("check_export", "Check what it cost")
+        with parts.add("check_exports", gr.Column, visible=False):
+            with gr.Row(elem_classes="settings"):
+                hint = "The newest, unless you choose. Asks the suites that are chosen under Check."
+                parts.add("checked_export", gr.Dropdown, [], label="Export to check", info=hint)
+            with gr.Row(elem_classes="actions"):
+                parts.button("check_export", "Check what it cost")
         with gr.Accordion("Model card", open=False):
             hint = "Empty: written from what the run knows. Yours is kept, and sent in its place."
             parts.add("export_card", gr.Textbox, label="Model card", info=hint, lines=8)

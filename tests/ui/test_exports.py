@@ -216,4 +216,4 @@ def test_nothing_to_check_is_said(run: Run, home: Home) -> None:
 
 def test_both_bases_need_a_base_of_4_bits(run: Run, home: Home) -> None:
     with pytest.raises(SpecError, match="over one base only"):
-        ExportHandlers(home).on_export("merged", run.id, DEFAULT_QUANT, "both", [])
+        ExportHandlers(home).on_export("merged", run.id, DEFAULT_QUANT, "both")

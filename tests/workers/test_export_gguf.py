@@ -19,11 +19,13 @@ from core.after_training.export.plan import plan_export
 from core.after_training.export.records import ExportRequest
 from core.after_training.export.tools import FOLDER_VARIABLE
 from core.runs import Home, Run, read
+from core.training.contract.job import Job
+from core.workers.export.importance import write_importance
 from core.workers.export.llama import answers_of_gguf, write_gguf
 from core.workers.export.questions import ExportQuestion, answers
 from core.workers.export.task import ExportTask
 from tests.builders.exports import TINY_LLAMA
-from tests.builders.paths import DEMO
+from tests.builders.paths import DEMO, ROOT
 from tests.builders.training_runs import FINISHED, make_run, train
 
 pytestmark = [
@@ -92,6 +94,47 @@ def test_a_zip_for_ollama_holds_all_files(run: Run) -> None:
     names = {Path(name).name for name in ZipFile(archive).namelist()}
     assert names == {"Modelfile", "README.md", f"{ID}-Q8_0.gguf"}
     assert "TEMPLATE" in (result.folder / "Modelfile").read_text()
+
+
+def test_an_importance_matrix_is_measured_on_rows_and_can_be_given(
+    run: Run, tmp_path: Path, tools: Path
+) -> None:
+    result = export(run, "gguf", quant="Q4_K_M", imatrix="rows")
+    assert result.name == "gguf-Q4_K_M-imatrix"
+    assert any("importance matrix of" in note for note in result.manifest.notes)
+    plain = export(run, "gguf", quant="Q4_K_M")
+    assert plain.manifest.files[0].sha256 != result.manifest.files[0].sha256
+    matrix = write_matrix(tmp_path, run, tools)
+    given = export(run, "gguf", quant="Q4_K_M", imatrix=str(matrix))
+    assert given.manifest.files[0].sha256 == result.manifest.files[0].sha256
+    weighed = "tests.builders.weighed_quantization"  # the same by llama.cpp's function alone
+    paths = (tools, tmp_path / "model.gguf", matrix, result.gguf)
+    command = [sys.executable, "-m", weighed, *map(str, paths)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "28 of 28\n", done.stderr[-500:]
+
+
+def write_matrix(folder: Path, run: Run, tools: Path) -> Path:
+    """Return the file of the importance matrix of a run, as its export measures it."""
+    made = export(run, "merged").folder
+    (folder / "task").mkdir()
+    request = ExportRequest("gguf", "gguf", "trained", str(run.folder), "", tools=str(tools))
+    task = ExportTask(folder / "task", request)
+    job = Job.from_json(json.loads((run.folder / "job.json").read_text()))
+    write_importance(task, job, made, folder / "importance.npz")
+    write_gguf(task, made, QUANTS["BF16"], folder / "model.gguf")
+    arguments = (tools, folder / "importance.npz", folder / "model.gguf", folder / "imatrix.gguf")
+    command = [sys.executable, "-m", "core.workers.export.imatrix", *map(str, arguments)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return folder / "imatrix.gguf"
+
+
+def test_a_file_that_is_no_importance_matrix_is_said(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("These are notes. " * 99)
+    name = launch.start(run, plan_export(run, "gguf", imatrix=str(path)))
+    status = launch.wait(run, name, lambda _status: None)
+    assert "the importance matrix is no GGUF file" in status.error
 
 
 def task_of(tmp_path: Path, tools: Path) -> ExportTask:

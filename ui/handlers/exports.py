@@ -1,7 +1,7 @@
 """Export events of a run: start, follow, stop. Never exports, never waits for an export."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import gradio as gr
@@ -9,7 +9,7 @@ import gradio as gr
 from core import runs
 from core.after_training.export import FORMS, Export, launch, list_exports
 from core.after_training.export.card import keep_card, new_card
-from core.after_training.export.forms import DEFAULT_QUANT
+from core.after_training.export.forms import DEFAULT_QUANT, FROM_ROWS, WITHOUT_MATRIX
 from core.after_training.export.ollama import add_to_ollama, find_ollama
 from core.after_training.export.plan import ExportPlan, Upload, plan_export
 from core.after_training.export.tools import find_tools, install
@@ -53,22 +53,24 @@ class ExportHandlers:
         run_id: str,
         export_quant: str,
         export_base: str,
+        *,
         suites_chosen: list[str] | None = None,
+        export_matrix: bool = False,
     ) -> Updates:
         """Start an export and follow it; with "both" one over each base, and their checks."""
         run = runs.read(self.home, run_id)
-        quant = export_quant if FORMS[form].has_quant else ""
+        numbers = _numbers(form, export_quant, bool(export_matrix))
         if export_base == BOTH:
-            self._measure_both(run, form, Numbers(quant), suites_chosen)
+            self._measure_both(run, form, numbers, suites_chosen)
         else:
-            launch.start(run, plan_export(run, form, quant=quant, base=export_base))
+            launch.start(run, plan_export(run, form, base=export_base, **asdict(numbers)))
         return show_exports(run, export_quant, export_base, self.activities)
 
     def _measure_both(
         self, run: Run, form: str, numbers: Numbers, suites_chosen: list[str] | None
     ) -> None:
         require_both(run, form)
-        plan_export(run, form, quant=numbers.quant)  # says what is in the way before it starts
+        plan_export(run, form, **asdict(numbers))  # says what is in the way before it starts
         suites = _suites(run, suites_chosen)
 
         def work(task: ExportActivity) -> None:
@@ -87,7 +89,7 @@ class ExportHandlers:
     ) -> Updates:
         """Start the check of an export, with the suites that the Check panel has chosen."""
         run = runs.read(self.home, run_id)
-        export = find_export(run, checked_export or "")
+        export = find_export(run, checked_export or _newest(run))
         suites = _suites(run, suites_chosen)
         text = f"Asking {export.name}"
 
@@ -176,7 +178,14 @@ def show_panel(run: Run | None, activities: ExportActivities, *, is_new: bool) -
     chosen = gr.update(value=USUAL_BASE)
     if run is not None:
         chosen = gr.update(value=USUAL_BASE, visible=_is_4bit(run))
-    fresh = {"export_quant": DEFAULT_QUANT, "export_base": chosen, "export_card": ""}
+    fresh = {
+        "export_quant": DEFAULT_QUANT,
+        "export_base": chosen,
+        "export_matrix": False,
+        "export_card": "",
+    }
+    if "checked_export" in updates:
+        updates["checked_export"]["value"] = None  # that of another run
     return {**updates, **fresh}
 
 
@@ -221,6 +230,21 @@ def _show_checks(run: Run, is_busy: bool) -> Updates:
         "checked_export": gr.update(choices=choices),
         "check_export": gr.update(interactive=not is_busy),
     }
+
+
+def _numbers(form: str, quant: str, has_matrix: bool) -> Numbers:
+    """Return the chosen numbers, where a form has them and they use a matrix."""
+    if not FORMS[form].has_quant:
+        return Numbers()
+    uses_matrix = has_matrix and quant not in WITHOUT_MATRIX
+    return Numbers(quant, imatrix=FROM_ROWS if uses_matrix else "")
+
+
+def _newest(run: Run) -> str:
+    """Return the name of the newest export that can be checked, "" without one."""
+    found = [each for each in list_exports(run) if can_be_checked(each)]
+    found.sort(key=lambda each: each.folder.stat().st_mtime)
+    return found[-1].name if found else ""
 
 
 def _suites(run: Run, chosen: Sequence[str] | None) -> tuple[Suite, ...]:

@@ -72,7 +72,8 @@ def _checks(export: Export) -> str:
     blocks = ""
     for each in export.checks:
         numbers, change = check_sentences(each, export.manifest)
-        blocks += f"<p><strong>{escape(numbers)}</strong> {escape(change)}</p>"
+        counts, sign, rest = numbers.partition(" (")
+        blocks += f"<p><strong>{escape(counts)}</strong>{escape(sign + rest)} {escape(change)}</p>"
         blocks += changed("Lost", each.lost, words) + changed("Gained", each.gained, words)
     return f'<div class="checks">{blocks}</div>' if blocks else ""
 

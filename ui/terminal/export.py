@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -43,6 +44,7 @@ def export(
     quant: str = "",
     base: str = "",
     llama_cpp: str = "",
+    imatrix: str = "",
     repo: str = "",
     send: str = "",
     public: bool = False,
@@ -65,11 +67,12 @@ def export(
         return _list(chosen, json)
     if create:
         _require_ollama(to)
+    numbers = Numbers(quant, llama_cpp, imatrix)
     if base == BOTH:
-        return _measure_both(chosen, to, Numbers(quant, llama_cpp), as_json=json)
+        return _measure_both(chosen, to, numbers, as_json=json)
     upload = plans.Upload(repo, send, is_private=not public) if to == "hub" else None
     _require_checkable(to, checks)
-    plan = plans.plan_export(chosen, to, quant=quant, base=base, llama_cpp=llama_cpp, upload=upload)
+    plan = plans.plan_export(chosen, to, base=base, upload=upload, **asdict(numbers))
     say(export_facts(plan), *plan.notes)
     token = _token() if upload else ""
     return _make(chosen, plan, token, checks=checks, create=create, as_json=json)

@@ -34,6 +34,10 @@ _QUANTS = (
 )
 QUANTS: Mapping[str, Quant] = MappingProxyType({each.name: each for each in _QUANTS})
 DEFAULT_QUANT = "Q4_K_M"
+FROM_ROWS = "rows"
+"""Importance matrix that is measured on rows of the training."""
+WITHOUT_MATRIX = ("F16", "BF16", "Q8_0")
+"""Types that use no importance matrix."""
 BLOCK = 256
 """Numbers that K-quants scale together. A row that it does not divide takes another type."""
 

@@ -13,7 +13,9 @@ from core.after_training.export.forms import (
     BLOCK,
     DEFAULT_QUANT,
     FORMS,
+    FROM_ROWS,
     QUANTS,
+    WITHOUT_MATRIX,
     BaseChoice,
     FormName,
 )
@@ -73,12 +75,14 @@ def plan_export(
     quant: str = "",
     base: str = "",
     llama_cpp: str = "",
+    imatrix: str = "",
     upload: Upload | None = None,
 ) -> ExportPlan:
     """Return how to export a run's result. Raises SpecError with everything that is in the way."""
     tools = find_tools(run.home, llama_cpp)
     problems = [*_problems(run, form, quant, base), *_tool_problems(form, quant, tools)]
     problems += _upload_problems(run, form, upload, tools)
+    problems += _matrix_problems(run, form, quant, imatrix, tools)
     if problems:
         raise SpecError(*problems)
     known = FORMS[form]
@@ -87,24 +91,39 @@ def plan_export(
         chosen = "trained"
     sends_gguf = upload is not None and upload.sent == "gguf"
     wanted = (quant or DEFAULT_QUANT) if known.has_quant or sends_gguf else ""
-    request = ExportRequest(
-        form=known.name,
-        name=_name(known.name, wanted, chosen),
-        base=chosen,
-        run_folder=str(run.folder),
-        base_folder=str(find_base(run)) if run.job.trains_adapter else "",
-        quant=wanted,
+    request = _with_tools(
+        ExportRequest(
+            form=known.name,
+            name=_name(known.name, wanted, chosen, bool(imatrix)),
+            base=chosen,
+            run_folder=str(run.folder),
+            base_folder=str(find_base(run)) if run.job.trains_adapter else "",
+            quant=wanted,
+            imatrix=_absolute(imatrix),
+            sent=_sent(run, upload),
+        ),
+        tools,
+    )
+    if upload:
+        request = replace(request, repo_id=upload.repo_id, is_private=upload.is_private)
+    return _with_room(run, _sized(run, request))
+
+
+def _with_tools(request: ExportRequest, tools: Tools) -> ExportRequest:
+    return replace(
+        request,
         tools=str(tools.folder or ""),
         converter=str(tools.converter or ""),
         adapter_converter=str(tools.adapter_converter or ""),
         quantizer=str(tools.quantizer or ""),
-        sent=_sent(run, upload),
     )
-    if upload:
-        request = replace(request, repo_id=upload.repo_id, is_private=upload.is_private)
-    plan = _sized(run, request)
-    _require_room(run, plan)
-    return plan
+
+
+def _absolute(imatrix: str) -> str:
+    """Return an importance matrix as the worker finds it, which runs in another folder."""
+    if imatrix in ("", FROM_ROWS):
+        return imatrix
+    return str(Path(imatrix).absolute())
 
 
 def find_base(run: Run) -> Path:
@@ -221,6 +240,27 @@ def _tool_problems(form: str, quant: str, tools: Tools) -> Iterator[Problem]:
         yield Problem("--to", f"this needs {missing[0]}, which is not installed", fix)
 
 
+def _matrix_problems(
+    run: Run, form: str, quant: str, imatrix: str, tools: Tools
+) -> Iterator[Problem]:
+    if not imatrix or form not in FORMS:
+        return
+    numbers = quant or DEFAULT_QUANT
+    if not FORMS[form].has_quant:
+        yield Problem("--imatrix", f"has no use with --to {form}", "leave it out")
+    elif numbers in WITHOUT_MATRIX:
+        yield Problem("--imatrix", f"has no use with {numbers}", "leave it out")
+    elif imatrix == FROM_ROWS and STAGES[run.job.stage].generates:
+        problem = f"the rows of {run.job.stage} hold no answers to measure on"
+        yield Problem("--imatrix", problem, "give a file that llama-imatrix has written")
+    elif imatrix == FROM_ROWS and tools.folder is None:
+        fix = "run `make export`, or give a file that llama-imatrix has written"
+        yield Problem("--imatrix", "rows needs the packages of `make export`", fix)
+    elif imatrix != FROM_ROWS and not Path(imatrix).is_file():
+        fix = f"give the file of llama-imatrix, or {FROM_ROWS} to measure rows of the training"
+        yield Problem("--imatrix", f"{imatrix[:200]} is no file", fix)
+
+
 def _upload_problems(run: Run, form: str, upload: Upload | None, tools: Tools) -> Iterator[Problem]:
     if form != "hub":
         return
@@ -245,8 +285,9 @@ def _sent(run: Run, upload: Upload | None) -> Literal["adapter", "merged", "gguf
     return "merged"
 
 
-def _name(form: FormName, quant: str, base: BaseChoice) -> str:
-    parts = [form, quant, "original-base" if base == "original" else ""]
+def _name(form: FormName, quant: str, base: BaseChoice, has_matrix: bool) -> str:
+    over = "original-base" if base == "original" else ""
+    parts = [form, quant, "imatrix" if has_matrix else "", over]
     return "-".join(filter(None, parts))
 
 
@@ -287,8 +328,8 @@ def _numel(tensor: StoredTensor) -> int:
     return numel
 
 
-def _require_room(run: Run, plan: ExportPlan) -> None:
-    """Raise SpecError if the disk is too full, or may not be written to."""
+def _with_room(run: Run, plan: ExportPlan) -> ExportPlan:
+    """Return the plan. Raise SpecError if the disk is too full, or may not be written to."""
     place = exports_folder(run)
     parent = place if place.exists() else run.folder
     if not os.access(parent, os.W_OK):
@@ -299,3 +340,4 @@ def _require_room(run: Run, plan: ExportPlan) -> None:
     if needed > free:
         problem = f"the export needs {needed / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free"
         raise SpecError(Problem("disk", problem, "free some space, or choose a smaller form"))
+    return plan

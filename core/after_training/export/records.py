@@ -53,6 +53,8 @@ class ExportRequest:
     """convert_lora_to_gguf.py of the user's own llama.cpp."""
     quantizer: str = ""
     """llama-quantize of the user's own llama.cpp, in the same way."""
+    imatrix: str = ""
+    """Importance matrix for the quantization: its file, FROM_ROWS, or "" for none."""
     repo_id: str = ""
     """Repository on the Hub, for form hub."""
     is_private: bool = True

@@ -7,7 +7,7 @@ is what stays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from core.after_training.export import Export, ExportStatus, launch, list_exports
@@ -39,6 +39,7 @@ class Numbers:
 
     quant: str = ""
     llama_cpp: str = ""
+    imatrix: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,7 @@ class _Measurement:
         return report.suites
 
     def _plan(self, base: BaseChoice) -> ExportPlan:
-        quant, llama_cpp = self.numbers.quant, self.numbers.llama_cpp
-        return plan_export(self.run, self.form, quant=quant, base=base, llama_cpp=llama_cpp)
+        return plan_export(self.run, self.form, base=base, **asdict(self.numbers))
 
     def _follow(self, name: str, status: ExportStatus) -> None:
         self.on_status(f"{name}: {status.phase or 'starting'}", status.share)

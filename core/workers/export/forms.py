@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from core.after_training.export.forms import QUANTS, FormName
+from core.after_training.export.forms import FROM_ROWS, QUANTS, FormName
 from core.after_training.export.records import ExportedFile, Manifest, Verification
 from core.training.contract.failures import TrainingError
 from core.training.contract.files import sha256_of
@@ -14,6 +14,7 @@ from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 from core.training.contract.weights.files import weight_files
 from core.workers.export.hub import send, write_adapter
+from core.workers.export.importance import write_importance
 from core.workers.export.llama import answers_of_gguf, write_adapter_gguf, write_gguf
 from core.workers.export.merge import copy_result, merge
 from core.workers.export.model_files import copy_model_files, write_model_files
@@ -101,7 +102,7 @@ def _write_gguf(task: ExportTask, job: Job, model: Path) -> tuple[Path, Verifica
     """Write the model in a folder as the GGUF file of the export, and verify it."""
     quant = QUANTS[task.request.quant]
     target = task.files / f"{_name(task)}-{quant.name}.gguf"
-    write_gguf(task, model, quant, target)
+    write_gguf(task, model, quant, target, _importance(task, job, model))
     if not task.request.tools:
         task.notes.append("Not verified: that needs the packages that `make export` installs.")
         return target, None
@@ -111,6 +112,17 @@ def _write_gguf(task: ExportTask, job: Job, model: Path) -> tuple[Path, Verifica
     is_16_bit = quant.is_16_bit
     verified = compare(questions, trained, found, "llama.cpp", sentence, is_16_bit=is_16_bit)
     return target, doubted(verified, notes)
+
+
+def _importance(task: ExportTask, job: Job, model: Path) -> Path | None:
+    """Return the importance matrix that the export is quantized with; None without one."""
+    wanted = task.request.imatrix
+    if wanted != FROM_ROWS:
+        return Path(wanted) if wanted else None
+    target = task.folder / "importance.npz"
+    if not target.is_file():
+        write_importance(task, job, model, target)
+    return target
 
 
 def _name(task: ExportTask) -> str:

@@ -22,11 +22,16 @@ ANSWERS = "answers.json"
 """File in the folder of the task, with what llama.cpp has answered."""
 DIRECT = ("F32", "F16", "BF16", "Q8_0")
 """Types that the converter itself writes."""
+WITH_MATRIX = "importance matrix data with"
+"""What llama.cpp says once it has one."""
 NOT_EQUAL = "the chat template inside the file makes another text of "
 
 
-def write_gguf(task: ExportTask, folder: Path, quant: Quant, target: Path) -> None:
-    """Write the model in a folder as a GGUF file. Raises TrainingError, OSError, Stopped."""
+def write_gguf(
+    task: ExportTask, folder: Path, quant: Quant, target: Path, importance: Path | None = None
+) -> None:
+    """Write the model in a folder as a GGUF file. `importance` is an importance matrix, or the .npz
+    file of one. Raises TrainingError, OSError, Stopped."""
     num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if quant.name in DIRECT:
         task.enter(f"Converting to GGUF ({quant.name})")
@@ -38,8 +43,13 @@ def write_gguf(task: ExportTask, folder: Path, quant: Quant, target: Path) -> No
         part = between.with_suffix(".part")
         _convert(task, folder, "auto", part, num_bytes)
         part.rename(between)
+    if importance and importance.suffix == ".npz":
+        matrix = importance.with_suffix(".gguf")
+        command = _module("imatrix", task.request.tools)
+        _run(task, [*command, str(importance), str(between), str(matrix)], None, 0)
+        importance = matrix
     task.enter(f"Quantizing to {quant.name}")
-    _quantize(task, between, target, quant, num_bytes)
+    _quantize(task, between, target, quant, num_bytes, importance=importance)
     between.unlink()
 
 
@@ -129,14 +139,28 @@ def _convert(task: ExportTask, folder: Path, outtype: str, target: Path, num_byt
     _run(task, [*_module("convert", request.tools), *arguments], target, num_bytes)
 
 
-def _quantize(task: ExportTask, source: Path, target: Path, quant: Quant, num_bytes: float) -> None:
+def _quantize(
+    task: ExportTask,
+    source: Path,
+    target: Path,
+    quant: Quant,
+    num_bytes: float,
+    *,
+    importance: Path | None,
+) -> None:
     request = task.request
     if request.quantizer:
         command = [request.quantizer, str(source), str(target), quant.name]
+        if importance:
+            command[1:1] = ["--imatrix", str(importance)]
     else:
         command = [*_module("quantize", request.tools), str(source), str(target)]
         command.append(str(quant.ftype))
-    _run(task, command, target, num_bytes * quant.bits / 16)
+        if importance:
+            command.append(str(importance))
+    output = _run(task, command, target, num_bytes * quant.bits / 16)
+    if importance and WITH_MATRIX not in output:
+        raise TrainingError("llama.cpp took no importance matrix.")
 
 
 def _module(name: str, tools: str) -> list[str]:
