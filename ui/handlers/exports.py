@@ -178,14 +178,14 @@ def show_panel(run: Run | None, activities: ExportActivities, *, is_new: bool) -
     chosen = gr.update(value=USUAL_BASE)
     if run is not None:
         chosen = gr.update(value=USUAL_BASE, visible=_is_4bit(run))
-    fresh = {
+    fresh: Updates = {
         "export_quant": DEFAULT_QUANT,
         "export_base": chosen,
         "export_matrix": False,
         "export_card": "",
     }
-    if "checked_export" in updates:
-        updates["checked_export"]["value"] = None  # that of another run
+    if run is not None and "checked_export" in updates:  # the choice was that of another run
+        fresh["checked_export"] = gr.update(choices=_checkable(run), value=None)
     return {**updates, **fresh}
 
 
@@ -224,7 +224,7 @@ def show_exports(
 
 def _show_checks(run: Run, is_busy: bool) -> Updates:
     """Show which exports can be checked."""
-    choices = [each.name for each in list_exports(run) if can_be_checked(each)]
+    choices = _checkable(run)
     return {
         "check_exports": gr.update(visible=bool(choices)),
         "checked_export": gr.update(choices=choices),
@@ -238,6 +238,11 @@ def _numbers(form: str, quant: str, has_matrix: bool) -> Numbers:
         return Numbers()
     uses_matrix = has_matrix and quant not in WITHOUT_MATRIX
     return Numbers(quant, imatrix=FROM_ROWS if uses_matrix else "")
+
+
+def _checkable(run: Run) -> list[str]:
+    """Return the names of the exports that can be checked."""
+    return [each.name for each in list_exports(run) if can_be_checked(each)]
 
 
 def _newest(run: Run) -> str:
