@@ -169,8 +169,8 @@ def _module(name: str, tools: str) -> list[str]:
 
 def _run(
     task: ExportTask, command: list[str], grows: Path | None, num_bytes: float, given: str = ""
-) -> None:
-    """Run a program to its end.
+) -> str:
+    """Run a program to its end, and return its log.
 
     The progress is that of a file that grows to about `num_bytes`. Raises TrainingError with what
     the program said last, and Stopped.
@@ -198,6 +198,7 @@ def _run(
         errors = [line for line in said if "Error" in line or "error" in line]
         reason = (errors or said or [f"it ended with {process.returncode}"])[-1][:300]
         raise TrainingError(f"llama.cpp could not do it: {reason}.")
+    return "\n".join(said)
 
 
 def _start(command: list[str]) -> "subprocess.Popen[str]":
