@@ -96,6 +96,7 @@ def test_settings_of_a_run_fill_the_form(
     comparison = created(home)
     updates = handlers.comparisons.on_use_settings(comparison.id, chosen, FIRST_STATE)
     assert updates["learning_rate"] == rate
+    assert updates["dataset"] == "demo"
     assert updates["tabs"]["selected"] == "train"
 
 

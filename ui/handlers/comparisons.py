@@ -8,6 +8,7 @@ import gradio as gr
 from core.after_training.compare import Comparison, conduct, record
 from core.after_training.compare.report import RunFigures, Summary, summary_of
 from core.job import SpecError
+from core.resolve import dataset_path
 from core.runs import Home, launch
 from ui import render
 from ui.events import Updates
@@ -123,6 +124,8 @@ class ComparisonHandlers:
         if not fields:
             said = f"No job can be like {panel.label(figures)}: {figures.reason}."
             return {"comparison_message": render.notice(said, "bad")}
+        if fields["dataset"] == str(dataset_path("demo", str(fields["stage"]))):
+            fields["dataset"] = "demo"
         state = form_state.filled_with(fields, figures.trial.settings.keys())
         said = f"The form holds the settings of {panel.label(figures)}."
         return {

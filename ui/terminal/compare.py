@@ -193,7 +193,7 @@ def _tell_changes(home: Home, comparison: Comparison, seen: dict[int, str], tell
         state = record.state_of(home, trial)
         if seen.get(place) != state:
             seen[place] = state
-            if state not in ("queued", "starting"):
+            if state not in ("planned", "queued", "starting"):
                 name = f"{trial.point.label}, seed {trial.seed}"
                 tell(f"{place}/{total} {name}: {state}{_remark(home, trial)}")
 
@@ -223,6 +223,7 @@ def _json(home: Home, comparison: Comparison) -> dict[str, object]:
     return {
         "id": comparison.id,
         "question": comparison.question,
+        "note": comparison.note,
         "runs": [each.to_json() for each in summary.runs],
         "report": str(path) if path.exists() else None,
     }

@@ -67,7 +67,9 @@ def _print_total(found: Sequence[Variant]) -> None:
     num_runs = sum(1 for each in found if not each.left_out)
     hours = sum(each.speed.hours or 0 for each in found if each.speed and not each.left_out)
     usd = sum(each.speed.usd or 0 for each in found if each.speed and not each.left_out)
-    said = f"\n{num_runs} of {len(found)} runs fit and are within the budget"
+    said = f"\n{num_runs} of {len(found)} runs fit"
+    if all(each.speed for each in found if not each.left_out):
+        said += " and are within the budget"
     if hours:
         said += f"; together about {rough_duration(3600 * hours)}"
     if usd:

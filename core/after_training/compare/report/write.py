@@ -48,6 +48,7 @@ def json_of(name: str, summary: Summary) -> dict[str, object]:
         "id": name,
         "question": summary.question,
         "command": summary.command,
+        "note": summary.note,
         "best": best.label if best else None,
         "findings": findings(summary),
         "cautions": cautions(summary),
