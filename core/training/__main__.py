@@ -251,12 +251,15 @@ def _report_failure(error: Exception, job: Job, run_files: RunFiles) -> None:
 
 
 def _find_start(job: Job, run_files: RunFiles, checkpoints: CheckpointFolder) -> Start:
-    """Find the newest good checkpoint. No library opens a file of it before it is verified.
+    """Find the newest checkpoint that every rank can read. No library opens a file of it before it
+    is verified.
 
     Raises TrainingError if the job is no longer that of the checkpoint.
     """
+    from .ranks import agreement
+
     run_files.update(progress=Progress("verifying checkpoints", 0, None, ""))
-    checkpoint, skipped = checkpoints.newest()
+    checkpoint, skipped = checkpoints.newest(agreement.from_first, agreement.any_rank)
     for reason in skipped:
         say(f"skipped {reason}")
     if checkpoint:

@@ -210,3 +210,23 @@ def test_a_new_checkpoint_replaces_a_damaged_one_of_its_step(tmp_path: Path) -> 
     assert newest_step(tmp_path) == 4
     text = (tmp_path / "checkpoint-4" / "model.safetensors").read_text()
     assert text == "new weights of step 4"
+
+
+def test_a_checkpoint_that_another_rank_cannot_read_is_skipped(tmp_path: Path) -> None:
+    checkpoints = CheckpointFolder(tmp_path)
+    add(checkpoints, 1)
+    add(checkpoints, 2)
+    answers = iter([True, False])
+    checkpoint, skipped = checkpoints.newest(any_rank=lambda _is_damaged: next(answers))
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert skipped == ("checkpoint-2: another process cannot read it",)
+
+
+def test_every_rank_looks_at_what_the_first_one_lists(tmp_path: Path) -> None:
+    add(CheckpointFolder(tmp_path), 1)
+    listed = ["checkpoint-2", "checkpoint-1"]  # the first rank sees one more
+    checkpoint, skipped = CheckpointFolder(tmp_path).newest(from_first=lambda _own: listed)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert skipped[0].startswith("checkpoint-2: ")

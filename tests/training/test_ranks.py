@@ -123,6 +123,44 @@ def test_a_stopped_run_goes_on_with_one_device(tmp_path: Path, alone: Path) -> N
     assert status_of(run)["gradient_accumulation_steps"] == 2
 
 
+@pytest.mark.parametrize(
+    ("parallelism", "before", "after"), [("ddp", 1, 2), ("ddp", 2, 1), ("fsdp", 2, 2)]
+)
+def test_a_run_goes_on_exactly_with_other_devices(
+    tmp_path: Path, alone: Path, parallelism: str, before: int, after: int
+) -> None:
+    run = make_ranked_run(
+        tmp_path / "run",
+        num_devices=before,
+        parallelism=parallelism,
+        save_steps=1,
+        save_total_limit=3,
+    )
+    assert finish(run) == FINISHED
+    go_on_from_first_step(run, num_devices=after)
+    assert finish(run) == FINISHED
+    assert status_of(run)["resumed_at"] == [1]
+    assert losses_of(run) == pytest.approx(losses_of(alone), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_divided_run_goes_on_exactly_with_more_devices(tmp_path: Path, alone: Path) -> None:
+    run = make_ranked_run(tmp_path / "run", num_devices=2, parallelism="fsdp", save_steps=1)
+    assert finish(run) == FINISHED
+    go_on_from_first_step(run, num_devices=4)
+    assert finish(run) == FINISHED
+    assert losses_of(run) == pytest.approx(losses_of(alone), abs=1e-4)
+
+
+def go_on_from_first_step(run: Path, num_devices: int) -> None:
+    """Take a finished run back to its first checkpoint, to be resumed on other devices."""
+    shutil.rmtree(run / "output")
+    for step in checkpoint_steps(run)[1:]:
+        shutil.rmtree(run / "checkpoints" / f"checkpoint-{step}")
+    (run / "status.json").unlink()
+    change_job(run, num_devices=num_devices, per_device_train_batch_size=8 // num_devices)
+
+
 @pytest.mark.slow
 def test_a_divided_run_is_not_resumed_whole(tmp_path: Path) -> None:
     run = make_ranked_run(tmp_path / "run", num_devices=2, parallelism="fsdp", save_steps=1)

@@ -14,7 +14,7 @@ A manifest holds `files` (name -> bytes, sha256), `step`, `max_steps` and `facts
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,14 +56,26 @@ class CheckpointFolder:
     _verified: dict[Path, Fingerprint] = field(default_factory=dict)
     """Checkpoint -> fingerprint when it was last verified, so that no file is hashed twice."""
 
-    def newest(self) -> tuple[VerifiedCheckpoint | None, tuple[str, ...]]:
-        """Return (newest good checkpoint, damage of each newer one)."""
+    def newest(
+        self,
+        from_first: Callable[[list[str]], list[str]] = list,
+        any_rank: Callable[[bool], bool] = bool,
+    ) -> tuple[VerifiedCheckpoint | None, tuple[str, ...]]:
+        """Return (newest checkpoint that is good for every rank, damage of each newer one).
+
+        Of several ranks all call it, and each verifies what rank 0 lists: `from_first` and
+        `any_rank` are those of ranks.agreement.
+        """
         skipped: list[str] = []
-        for folder in self._newest_first():
-            reason = self._damage(folder)
-            if not reason:
+        for name in from_first([folder.name for folder in self._newest_first()]):
+            folder = self.folder / name
+            try:
+                reason = self._damage(folder)
+            except OSError as error:
+                reason = f"it cannot be read: {error.strerror or error}"
+            if not any_rank(bool(reason)):
                 return _read(folder), tuple(skipped)
-            skipped.append(f"{folder.name}: {reason}")
+            skipped.append(f"{name}: {reason or 'another process cannot read it'}")
         return None, tuple(skipped)
 
     @contextmanager

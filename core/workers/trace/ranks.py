@@ -141,7 +141,8 @@ def counted_gathers(log: RankLog) -> Iterator[None]:
         log.resize(tensor, 0)
 
     def remember_scales(layer: Any) -> None:
-        layer.weight.quant_state = layer.quant_state
+        if layer.quant_state is not None:
+            layer.weight.quant_state = layer.quant_state
 
     propagate = ShardingPropagator._propagate_tensor_meta_non_cached
 
