@@ -165,7 +165,8 @@ def _row(each: RunFigures, summary: Summary) -> str:
 
 def _remark(each: RunFigures) -> str:
     if each.trial.left_out:
-        return f"{each.trial.left_out}. What helps: {each.trial.fix}."
+        reason = each.trial.left_out
+        return f"{reason[:1].upper()}{reason[1:]}. What helps: {each.trial.fix}."
     if each.run is not None and each.run.state not in ("finished", "queued"):
         return state_sentence(each.run)
     return ""
