@@ -61,6 +61,16 @@ def test_each_line_of_the_metrics_is_written_once(together: Path) -> None:
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.parametrize("what", ["rank_memory_{}_bytes", "rank_seconds_{}"])
+def test_memory_and_time_of_all_ranks_are_kept(together: Path, what: str) -> None:
+    rows = [row for row in lines_of(together) if "loss" in row]
+    assert all(0 < row[what.format("min")] <= row[what.format("max")] for row in rows)
+
+
+def test_one_device_has_no_ranks_to_compare(alone: Path) -> None:
+    assert not [row for row in lines_of(alone) if "rank_seconds_min" in row]
+
+
 def test_an_evaluation_is_that_of_one_device(alone: Path, together: Path) -> None:
     losses = [
         [row["eval_loss"] for row in lines_of(run) if "eval_loss" in row]

@@ -59,6 +59,8 @@ MEMORY = (
     Line("memory_allocated_bytes", "allocated", BLUE),
     Line("memory_reserved_bytes", "reserved", YELLOW),
     Line("device_used_bytes", "used by this run", PURPLE),
+    Line("rank_memory_min_bytes", "least of the processes", CYAN, width=1, dash="dot"),
+    Line("rank_memory_max_bytes", "most of the processes", RED, width=1, dash="dot"),
 )
 CHECKS = (
     Line(check_metric("identity"), "identity", GREEN, markers=True),
@@ -104,6 +106,10 @@ STEP_TIME = (
     Line("data_seconds", "data", GREEN),
     Line("other_seconds", "other", GREY),
 )
+RANK_TIME = (
+    Line("rank_seconds_min", "fastest process", GREEN),
+    Line("rank_seconds_max", "slowest process", RED),
+)
 _ALL = (
     Plot("loss", "Loss", LOSS),
     Plot("memory", "Memory", MEMORY, unit="GiB", scale=2**30, starts_at_zero=True),
@@ -119,6 +125,7 @@ _ALL = (
     Plot("learning_rate", "Learning rate", (Line("learning_rate", "learning rate"),)),
     Plot("grad_norm", "Gradient norm", (Line("grad_norm", "gradient norm"),)),
     Plot("step_time", "Time per step", STEP_TIME, unit="seconds", starts_at_zero=True),
+    Plot("rank_time", "Time per step, by process", RANK_TIME, unit="seconds", starts_at_zero=True),
     Plot("speed", "Speed", (Line("tokens_per_second", "tokens/s"),), unit="tokens/s"),
 )
 PLOTS: Mapping[str, Plot] = {plot.id: plot for plot in _ALL}

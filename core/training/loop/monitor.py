@@ -25,6 +25,7 @@ from ..record import RunFiles, say
 from .best import BestEvaluation
 from .divergence import DivergenceMonitor, are_finite
 from .meter import MemoryMeter
+from .over_ranks import over_ranks
 from .probe import has_limited_memory, probe
 from .saver import Saver, trainable
 from .stopwatch import stopwatch_of_device
@@ -222,8 +223,7 @@ class MonitorCallback(TrainerCallback):
                 self._judge(state, control, values.get(self.best.metric))
         elif "loss" in values:
             num_tokens = int(logs.get("num_tokens", self._num_tokens))
-            values |= self._lap(state, num_tokens)
-            values |= self.meter.gauge.readings()
+            values |= over_ranks({**self._lap(state, num_tokens), **self.meter.gauge.readings()})
             self.run_files.append_metrics(state.global_step, epoch, values)
             self.run_files.update(**self.peaks())
             if args.disable_tqdm:  # no terminal: print a line to the log

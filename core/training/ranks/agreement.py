@@ -59,6 +59,16 @@ def total(numbers: Sequence[float]) -> list[float]:
     return [float(each) for each in sums.tolist()]
 
 
+def extremes(numbers: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the least and the most over all ranks of each number."""
+    if not _are_several():
+        return [(each, each) for each in numbers]
+    pairs = [[-each, each] for each in numbers]
+    most = torch.tensor(pairs, dtype=torch.float64, device=_device())
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return [(-float(least), float(greatest)) for least, greatest in most.tolist()]
+
+
 def from_first(value: Any) -> Any:
     """Return the value of rank 0 on every rank."""
     if not _are_several():
