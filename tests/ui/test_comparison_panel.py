@@ -129,6 +129,13 @@ def test_stop_all_can_be_undone(home: Home, handlers: Handlers) -> None:
     assert any(run.is_active for run in record.runs_of(home, comparison))
 
 
+def test_run_that_a_restart_interrupted_can_be_continued(home: Home, handlers: Handlers) -> None:
+    comparison = created(home)
+    assert shown(handlers)["continue_comparison"]["visible"] is False
+    write_json(home.runs / comparison.trials[0].id / "status.json", {"state": "interrupted"})
+    assert shown(handlers)["continue_comparison"]["visible"] is True
+
+
 def test_one_run_is_stopped_and_the_others_continue(home: Home, handlers: Handlers) -> None:
     comparison = swept(home, NEVER_END)
     view = {"comparison_id": comparison.id}

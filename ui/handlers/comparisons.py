@@ -43,17 +43,23 @@ def _show(home: Home, comparison_id: str) -> Updates:
     chosen = next((each for each in listed if each.id == comparison_id), listed[0])
     summary = summary_of(home, chosen)
     is_active = conduct.is_active(home, chosen)
-    is_unfinished = chosen.num_missing or any(each.state == "planned" for each in summary.runs)
-    can_go_on = bool(chosen.stopped or is_unfinished)
+    can_go_on = chosen.num_missing or any(_may_continue(chosen, each) for each in summary.runs)
     return {
         "comparisons_panel": gr.update(visible=True),
         "comparison_id": gr.update(choices=[_choice(each) for each in listed], value=chosen.id),
         "comparison_runs": panel.overview(chosen, summary),
         "stop_comparison": gr.update(visible=is_active),
-        "continue_comparison": gr.update(visible=can_go_on and not chosen.is_open),
+        "continue_comparison": gr.update(visible=bool(can_go_on) and not chosen.is_open),
         "stop_trial": gr.update(visible=is_active),
         "chosen_trial": gr.update(choices=_choices_of_runs(summary)),
     }
+
+
+def _may_continue(comparison: Comparison, run: RunFigures) -> bool:
+    """Return True for a run that Continue would begin or continue."""
+    if run.state == "stopped":
+        return run.trial.id in comparison.stopped
+    return run.state in ("planned", "interrupted")
 
 
 def _choice(comparison: Comparison) -> tuple[str, str]:

@@ -42,7 +42,9 @@ class Keeper:
             return
         if not comparison.is_open:
             self._closed[comparison_id] = version
-        elif not conduct.advance(self.home, comparison).is_open:
+            return
+        comparison = conduct.advance(self.home, comparison)
+        if not comparison.is_open:
             write_report(self.home, comparison)
 
 

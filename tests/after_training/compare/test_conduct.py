@@ -133,6 +133,17 @@ def test_page_creates_what_a_killed_terminal_left(home: Home) -> None:
     assert (record.folder_of(home) / f"{comparison.id}-report.html").exists()
 
 
+def test_page_reports_what_the_budget_left_out(home: Home) -> None:
+    comparison = limited(home, max_hours=0.5 / 3600)
+    carrier = keeper.Keeper(home)
+    while record.read_comparison(home, comparison.id).is_open:
+        carrier.advance()
+        queue.advance(home)
+    path = record.folder_of(home) / f"{comparison.id}-report.json"
+    states = [run["state"] for run in json.loads(path.read_text())["runs"]]
+    assert states == ["finished", "left out", "left out"]
+
+
 def test_closed_comparison_is_left_alone(home: Home) -> None:
     comparison = planned(home, (42,))
     keeper.Keeper(home).advance()
