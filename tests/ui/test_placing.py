@@ -67,7 +67,7 @@ def test_json_has_the_job(sent: Run, home: Home, capsys: Printed) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--on", "mars"], "on: 'mars' is no engine; choose here, slurm, torchrun"),
+        (["--on", "mars"], "on: 'mars' is no engine; choose here, slurm, ray, torchrun"),
         (["--partition", "gpu"], "on: is missing: --partition says nothing without it"),
         (["--on", "slurm", "--time", "soon"], "time: 'soon' is not what a cluster calls one"),
         (["--on", "slurm", "--address", "x"], "address: Slurm has no use for it"),

@@ -39,13 +39,13 @@ RUN_ACTIONS: Mapping[str, RunAction] = {
 
 
 PLACEMENT_FLAGS: Mapping[str, tuple[str, str]] = {
-    "on": ("ENGINE", "where it trains: here, slurm, or torchrun by hand (default here)"),
+    "on": ("ENGINE", "where it trains: here, slurm, ray, or torchrun by hand (default here)"),
     "nodes": ("N", "machines of the cluster (default 1)"),
     "partition": ("NAME", "partition of Slurm, as sinfo lists it"),
     "account": ("NAME", "account on the cluster"),
     "time": ("LIMIT", "time limit, such as 12:00:00; a checkpoint is saved before it is over"),
     "gres": ("DEVICES", "devices of each node, such as gpu:2"),
-    "address": ("HOST:PORT", "with torchrun: the first machine (default this one)"),
+    "address": ("ADDRESS", "Ray's dashboard (default RAY_ADDRESS), or torchrun's first machine"),
 }
 """Flag that says where a run trains -> (metavar, help)."""
 

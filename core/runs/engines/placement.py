@@ -9,7 +9,7 @@ from core.job import Problem, SpecError
 
 HERE = "here"
 """Engine of runs that train on this machine, from the queue of the home."""
-TITLES: Mapping[str, str] = {"slurm": "Slurm", "torchrun": "torchrun by hand"}
+TITLES: Mapping[str, str] = {"slurm": "Slurm", "ray": "Ray", "torchrun": "torchrun by hand"}
 """Id of an engine -> how users know it."""
 MAX_NODES = 512
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}")

@@ -26,9 +26,12 @@ INTRODUCTION = """\
 # Trains this run on a node of the cluster, from its newest checkpoint if there is one.
 # What you change here stays when the run is resumed, unless it is sent with other settings.
 """
+GO_TO_FOLDER = """
+cd "$(dirname "$0")" || exit
+"""
 CHECK = """
 # On a node that does not see this folder, nothing of the training would be kept.
-if [ "$(cat {probe} 2>/dev/null)" != "{token}" ]; then
+if [ "$(cat {probe} 2>/dev/null)" != "${{1:-{token}}}" ]; then
   echo "{not_seen}, $PWD: {fix}" >&2
   exit {code}
 fi
@@ -45,23 +48,29 @@ wait $!
 """
 
 
-def write_script(folder: Path, options: Sequence[str], body: str) -> None:
-    """Write submit.sh with options such as `--nodes=2` for sbatch. Raises OSError."""
+def write_script(
+    folder: Path, options: Sequence[str], body: str, *, starts_elsewhere: bool = False
+) -> None:
+    """Write submit.sh with options such as `--nodes=2` for sbatch. Raises OSError.
+
+    `starts_elsewhere` says that the cluster does not start it in its own folder.
+    """
     token = secrets.token_hex(16)
     check = CHECK.format(
         probe=PROBE, token=token, not_seen=NOT_SEEN, fix=NOT_SEEN_FIX, code=FOLDER_NOT_SEEN
     )
     directives = "".join(f"#SBATCH {option}\n" for option in options)
     write_text(folder / PROBE, f"{token}\n")
-    write_text(folder / NAME, f"{INTRODUCTION}{directives}{check}{body}")
+    start = GO_TO_FOLDER if starts_elsewhere else ""
+    write_text(folder / NAME, f"{INTRODUCTION}{directives}{start}{check}{body}")
 
 
-def one_node(folder: Path | None = None) -> str:
-    """Return the body that trains on one node, in a folder unless it starts there."""
-    lines = [f"exec {shlex.join([sys.executable, *TRAIN])}"]
-    if folder:
-        lines = [f"{lines[0]} >> log.txt 2>&1"]
-    return "\n".join(["", *lines, ""])
+def one_node(*, logs: bool = False) -> str:
+    """Return the body that trains on one node; `logs` where the cluster writes no log.txt."""
+    line = f"exec {shlex.join([sys.executable, *TRAIN])}"
+    if logs:
+        line += " >> log.txt 2>&1"
+    return f"\n{line}\n"
 
 
 def several_nodes(num_devices: int) -> str:

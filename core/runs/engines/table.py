@@ -6,10 +6,12 @@ from types import MappingProxyType
 from core.job import Problem, SpecError
 from core.runs.engines.by_hand import BY_HAND
 from core.runs.engines.placement import HERE, Placement
+from core.runs.engines.ray_jobs import RAY
 from core.runs.engines.record import Engine, Found
 from core.runs.engines.slurm import SLURM
 
-ENGINES: Mapping[str, Engine] = MappingProxyType({engine.id: engine for engine in (SLURM, BY_HAND)})
+ORDER = (SLURM, RAY, BY_HAND)
+ENGINES: Mapping[str, Engine] = MappingProxyType({engine.id: engine for engine in ORDER})
 """Id -> engine. `here` is none of them: runs of this machine wait in the queue of the home."""
 
 

@@ -1,0 +1,191 @@
+"""Ray Jobs: the web interface of a cluster that the user has. Never starts a head.
+
+All who reach that interface run programs on the cluster, and read the settings of its jobs: no
+secret is sent there but the token of RAY_AUTH_TOKEN. Tried with Ray 2.60.
+https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html
+"""
+
+import json
+import os
+import re
+import secrets
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+from core.job import Problem, SpecError
+from core.runs.engines import script
+from core.runs.engines.placement import TITLES, Placement, web_address
+from core.runs.engines.record import ClusterSilent, Engine, Found
+from core.runs.engines.submission import ClusterState, Submission
+from core.training.contract.files import write_text
+
+SECONDS_TO_ANSWER = 10
+SECONDS_TO_STOP = 600
+"""Time between SIGTERM and SIGKILL, in which a checkpoint is saved. Ray's own is 3 s."""
+ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Variables that name the cluster. RAY_ADDRESS may name its head for programs instead."""
+MAX_ANSWER_BYTES = 2**20
+NOT_FOUND = 404
+NO_SUCH_FILE = 127
+"""Exit code of a shell that does not find submit.sh."""
+HAS_GPUS = re.compile(r"/[\d.]+ GPU\b")
+FIX = "name its dashboard with --address or RAY_ADDRESS, such as http://127.0.0.1:8265"
+NUM_GPUS = re.compile(r"gpu(?::[A-Za-z][\w.-]*)?:(\d{1,3})")
+ENDINGS: Mapping[str, str] = {
+    "SUCCEEDED": "the program ended without a word",
+    "STOPPED": "it was stopped: resume it",
+    "FAILED": "the program ended without a word",
+}
+"""State of a job that has ended -> what that means for a run whose program said nothing."""
+
+
+class StayHere(HTTPRedirectHandler):
+    """Handler that follows no redirect, which would take the token elsewhere."""
+
+    def redirect_request(self, *_arguments: object) -> None:
+        """Return nothing, so that the answer counts as an error."""
+
+
+def look(placement: Placement) -> Found:
+    """Return whether the cluster that the user names answers."""
+    try:
+        _request(_address(placement), "/api/version")
+    except SpecError as error:
+        return Found(error.problems[0].problem, error.problems[0].fix)
+    except ClusterSilent as silence:
+        return Found(f"Ray does not answer: {silence}", FIX)
+    return Found()
+
+
+def submit(folder: Path, placement: Placement, num_devices: int) -> str:
+    """Write submit.sh, unless it is there, and hand it to the cluster. Return the id of the job.
+
+    Raises SpecError, OSError.
+    """
+    address = _address(placement)
+    if not (folder / script.NAME).exists():
+        body = script.one_node(logs=True)
+        script.write_script(folder, (), body, starts_elsewhere=True)
+    job_id = f"tailor-{secrets.token_hex(4)}"
+    # Ray cannot take back a job that waits. One that starts too late finds another text here.
+    write_text(folder / script.PROBE, f"{job_id}\n")
+    settings = {"RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_TO_STOP), "PYTHONUNBUFFERED": "1"}
+    try:
+        job: dict[str, object] = {
+            "entrypoint": shlex.join(["bash", str(folder / script.NAME), job_id]),
+            "submission_id": job_id,
+            "entrypoint_num_cpus": 1,  # without it the program runs on the head
+            "entrypoint_num_gpus": _num_gpus(address, placement.gres, num_devices),
+            "runtime_env": {"env_vars": settings},
+            "metadata": {"name": folder.name},
+        }
+        _request(address, "/api/jobs/", job)
+    except ClusterSilent as silence:
+        raise SpecError(Problem("on", f"Ray refuses it: {silence}", FIX)) from None
+    return job_id
+
+
+def ask(submissions: Sequence[Submission]) -> Mapping[str, ClusterState]:
+    """Return the states of jobs by run. Raises ClusterSilent."""
+    return {each.folder.name: _state_of(each) for each in submissions}
+
+
+def stop(submission: Submission) -> None:
+    """Send SIGTERM to the program, or take a waiting job out. Raises ClusterSilent."""
+    _request(_address(submission.placement), f"/api/jobs/{submission.job_id}/stop", {})
+
+
+RAY = Engine(
+    id="ray",
+    title=TITLES["ray"],
+    fields=("address", "gres"),
+    look=look,
+    submit=submit,
+    ask=ask,
+    stop=stop,
+    cancel=stop,
+)
+
+
+def _address(placement: Placement) -> str:
+    """Return the address of the dashboard. Raises SpecError if the user has named none."""
+    if placement.address:
+        return web_address(placement.address)
+    for name in ADDRESSES:
+        value = os.environ.get(name, "")
+        if value.startswith(("http://", "https://")):
+            return web_address(value)
+    raise SpecError(Problem("on", "no cluster of Ray is named", FIX))
+
+
+def _num_gpus(address: str, gres: str, num_devices: int) -> int:
+    """Return the GPUs to ask for: those that the user names, or one for each device if there are
+    GPUs. Raises ClusterSilent, SpecError."""
+    if gres:
+        found = NUM_GPUS.fullmatch(gres)
+        if found is None:
+            raise SpecError(
+                Problem("gres", f"{gres!r} is no number of GPUs", "write it like gpu:2")
+            )
+        return int(found[1])
+    status = json.dumps(_request(address, "/api/cluster_status"))
+    return max(1, num_devices) if HAS_GPUS.search(status) else 0
+
+
+def _state_of(submission: Submission) -> ClusterState:
+    try:
+        job = _request(_address(submission.placement), f"/api/jobs/{submission.job_id}")
+    except SpecError as error:
+        raise ClusterSilent(error.reason) from None
+    if job is None:
+        said = "the cluster no longer knows it"
+        return ClusterState("ended", "gone", "", said, "interrupted", ended=time.time())
+    word, message = str(job.get("status") or ""), str(job.get("message") or "")
+    if word == "PENDING" and (submission.folder / "stop").exists():
+        return ClusterState("ended", "STOPPED", ended=time.time())
+    if word == "PENDING":
+        return ClusterState("waiting", word, "", "it waits for free CPUs or GPUs")
+    if word not in ENDINGS:
+        return ClusterState("running", word)
+    code = job.get("driver_exit_code")
+    if code in (script.FOLDER_NOT_SEEN, NO_SUCH_FILE):
+        said = f"{script.NOT_SEEN}: {script.NOT_SEEN_FIX}"
+        return ClusterState("ended", word, "", said, "failed", ended=time.time())
+    if word == "STOPPED":
+        return ClusterState("ended", word, "", ENDINGS[word], "interrupted", ended=time.time())
+    reason = " ".join(message.split())[:200]
+    return ClusterState("ended", word, reason, ENDINGS[word], "failed", ended=time.time())
+
+
+def _request(
+    address: str, path: str, sent: Mapping[str, object] | None = None
+) -> dict[str, object] | None:
+    """Return the JSON object that the cluster answers, None if there is no such job.
+
+    Raises ClusterSilent.
+    """
+    headers = {"Content-Type": "application/json"}
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    body = None if sent is None else json.dumps(sent).encode()
+    request = Request(f"{address}{path}", data=body, headers=headers)
+    try:
+        # A cluster is reached directly: a proxy for the web would see its token.
+        opener = build_opener(ProxyHandler({}), StayHere())
+        with opener.open(request, timeout=SECONDS_TO_ANSWER) as answer:
+            found = json.loads(answer.read(MAX_ANSWER_BYTES))
+    except HTTPError as error:
+        if error.code == NOT_FOUND:
+            return None
+        said = error.read(MAX_ANSWER_BYTES).decode("utf-8", errors="replace").strip()
+        last_line = said.rpartition("\n")[2][:200]
+        raise ClusterSilent(f"{error.code} {last_line}") from None
+    except (URLError, OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ClusterSilent(f"{address}: {reason}") from None
+    return found if isinstance(found, dict) else {}

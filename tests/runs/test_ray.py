@@ -1,0 +1,93 @@
+"""Train the demo on a real Ray of a head and a worker: submit, follow, stop, resume, finish."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from core import runs
+from core.job import SpecError
+from core.resolve import resolve
+from core.runs import Home, Run, launch, queue
+from core.runs.engines import Placement
+from core.runs.sentences import state_sentence
+from tests.builders.fake_runs import advanced
+from tests.builders.ray import Ray, running_ray, why_not_here
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.training,
+    pytest.mark.skipif(bool(why_not_here()), reason=f"no Ray: {why_not_here()}"),
+]
+SECONDS_TO_TRAIN = 240
+NUM_STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Ray]:
+    """Return a Ray in a folder whose path is short enough for its sockets."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
+        running_ray(Path(folder)) as ray,
+    ):
+        yield ray
+
+
+@pytest.fixture
+def place(cluster: Ray, monkeypatch: pytest.MonkeyPatch) -> Placement:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", cluster.token)
+    return Placement("ray", address=cluster.address)
+
+
+@pytest.fixture
+def demo(home: Home) -> Run:
+    fields = {"num_samples": 1, "max_steps": NUM_STEPS, "eval_fraction": 0.0}
+    resolved = resolve(fields)
+    return runs.create(home, resolved, resolved.estimate().to_json())
+
+
+def until(home: Home, run: Run, condition: Callable[[Run], bool]) -> Run:
+    """Advance the queue until a run meets a condition. Fail with its log if it does not."""
+    deadline = time.monotonic() + SECONDS_TO_TRAIN
+    while time.monotonic() < deadline:
+        run = advanced(home, run, condition)
+        if condition(run):
+            return run
+    raise AssertionError(f"{state_sentence(run)}\n{run.submission}\n{run.log_tail()}")
+
+
+def has_ended(run: Run) -> bool:
+    return not run.is_active
+
+
+def test_run_is_followed_stopped_resumed_and_finished(
+    place: Placement, home: Home, demo: Run
+) -> None:
+    run = queue.submit(home, demo, place)
+    until(home, run, lambda run: run.step >= 3 or not run.is_active)
+    launch.request_stop(runs.read(home, run.id))
+    stopped = until(home, run, has_ended)
+    assert (stopped.state, stopped.has_checkpoint) == ("stopped", True)
+    queue.submit(home, stopped)
+    finished = until(home, run, has_ended)
+    assert (finished.state, finished.step) == ("finished", NUM_STEPS)
+    assert finished.status.resumed_at == (stopped.step,)
+
+
+def test_run_that_waits_for_devices_can_be_stopped(place: Placement, home: Home, demo: Run) -> None:
+    elsewhere = Placement("ray", address=place.address, gres="gpu:4")
+    run = queue.submit(home, demo, elsewhere)
+    waiting = until(home, run, lambda run: "PENDING" in state_sentence(run))
+    assert "it waits for free CPUs or GPUs" in state_sentence(waiting)
+    launch.request_stop(waiting)
+    assert until(home, run, has_ended).state == "stopped"
+
+
+def test_cluster_without_the_token_is_refused(
+    place: Placement, home: Home, demo: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    with pytest.raises(SpecError, match="Ray does not answer: 401"):
+        queue.submit(home, demo, place)
