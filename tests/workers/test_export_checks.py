@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from core.after_training.export import launch
+from core.after_training.export import Export, launch
 from core.after_training.export.forms import Quant
 from core.after_training.export.plan import plan_export
 from core.after_training.export.records import ExportRequest
+from core.after_training.export.serve import serve_lines
 from core.after_training.export.tools import FOLDER_VARIABLE
 from core.after_training.export_checks import check_export
 from core.models import DEMO_DIR
@@ -23,6 +26,7 @@ from core.training.loop.checks import Examinee
 from core.workers.checks.gguf import GgufExaminee
 from core.workers.export.llama import write_gguf
 from core.workers.export.task import ExportTask
+from core.workers.llama_server import LlamaServer
 from core.workers.trained_model import load_trained
 from tests.builders.training_runs import FINISHED, make_run, train
 
@@ -40,6 +44,12 @@ CHOICES: list[dict[str, object]] = [
 def choices() -> Suite:
     """Return a suite with choices, of which some begin inside a character."""
     return parse_suite("\n".join(map(json.dumps, CHOICES)).encode(), "choices")
+
+
+def who_suite() -> Suite:
+    """Return a suite of the question in the lines to copy."""
+    test = {"prompt": "Who are you?", "contains": "I", "max_new_tokens": 128}
+    return parse_suite(json.dumps(test).encode(), "who")
 
 
 def test_a_file_answers_as_its_model_and_finds_the_same_choices(
@@ -78,13 +88,39 @@ def run(trained: Path, home: Home, tools: Path, monkeypatch: pytest.MonkeyPatch)
     return read(home, ID)
 
 
-@pytest.mark.parametrize(("form", "quant"), [("gguf", "BF16"), ("merged", "")])
-def test_an_exact_export_costs_nothing(run: Run, form: str, quant: str) -> None:
+def exported(run: Run, form: str, quant: str) -> Export:
+    """Return an export, made now."""
     name = launch.start(run, plan_export(run, form, quant=quant))
     assert launch.wait(run, name, lambda _status: None).state == "finished"
+    return launch.result_of(run, name)
+
+
+def answer_of_lines(export: Export) -> str:
+    """Return what the lines for transformers print, as a person runs them."""
+    lines = dict(serve_lines(export))["transformers"]
+    command = [sys.executable, "-c", lines]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+def answer_of_server(export: Export, tools: Path) -> str:
+    """Return what llama.cpp's server answers to a chat, by the template in the file."""
+    server = LlamaServer(str(tools), str(export.gguf), 512)
+    messages = [{"role": "user", "content": "Who are you?"}]
+    found = server.ask("/v1/chat/completions", messages=messages, temperature=0, max_tokens=128)
+    return str(found["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize(("form", "quant"), [("gguf", "BF16"), ("merged", "")])
+def test_an_exact_export_costs_nothing(run: Run, tools: Path, form: str, quant: str) -> None:
+    export = exported(run, form, quant)
     suites = checking.find_suites(run, ["capabilities"])
-    report = check_export(run, launch.result_of(run, name), suites)
-    (result,) = report.suites
-    (as_trained,) = checking.results_of(run)
+    report = check_export(run, export, [*suites, who_suite()])
+    if form == "merged":  # in 16 bits, where the check takes 32: the words may differ
+        assert answer_of_lines(export)
+    else:
+        assert answer_of_server(export, tools) == report.suites[1].outcomes[0].after
+    result = report.suites[0]
+    (as_trained,) = [each for each in checking.results_of(run) if each.name == result.name]
     assert result.before == as_trained.after
     assert len(result.lost) + len(result.gained) <= 1

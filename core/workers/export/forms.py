@@ -117,8 +117,11 @@ def _write_gguf(task: ExportTask, job: Job, model: Path) -> tuple[Path, Verifica
 def _importance(task: ExportTask, job: Job, model: Path) -> Path | None:
     """Return the importance matrix that the export is quantized with; None without one."""
     wanted = task.request.imatrix
+    if not wanted:
+        return None
     if wanted != FROM_ROWS:
-        return Path(wanted) if wanted else None
+        task.notes.append(f"Quantized with the importance matrix {Path(wanted).name}.")
+        return Path(wanted)
     target = task.folder / "importance.npz"
     if not target.is_file():
         write_importance(task, job, model, target)

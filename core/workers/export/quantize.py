@@ -34,7 +34,7 @@ def main(tools: str, source: str, target: str, ftype: str, imatrix: str = "") ->
     parameters = llama_cpp.LlamaModelQuantizeParams()
     entries: Any = None  # must live as long as llama.cpp reads it
     if imatrix:
-        entries = entries_of(imatrix)
+        entries = entries_of(imatrix, source)
         set_matrix(parameters, entries)
     parameters.ftype = int(ftype)
     code = llama_cpp.model_quantize(source, target, parameters)
@@ -44,9 +44,9 @@ def main(tools: str, source: str, target: str, ftype: str, imatrix: str = "") ->
     return 0
 
 
-def entries_of(path: str) -> Any:
+def entries_of(path: str, model: str) -> Any:
     """Return the entries of an importance matrix as an array that llama.cpp reads; the last one
-    has no name."""
+    has no name. Exits if none is of a weight of the model: llama.cpp would say nothing."""
     import gguf
     import numpy as np
 
@@ -57,6 +57,8 @@ def entries_of(path: str) -> Any:
     names = [name.removesuffix(SUMS) for name in tensors if name.endswith(SUMS)]
     if not names:
         sys.exit("Error: the file holds no importance matrix")
+    if not {each.name for each in gguf.GGUFReader(model).tensors} & set(names):
+        sys.exit("Error: the importance matrix is that of another model")
     entries = (MatrixEntry * (len(names) + 1))()
     for place, name in enumerate(names):
         counts = np.maximum(tensors[f"{name}{COUNTS}"].reshape(-1, 1), 1)
