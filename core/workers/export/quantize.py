@@ -12,6 +12,7 @@ from core.workers.export.imatrix import COUNTS, SUMS
 
 NUM_THREADS, FTYPE_FOR_SEARCH = 1_234_567, 7_654_321
 """Values by which the parameters are found in memory."""
+OTHER_MODEL = "Error: the importance matrix is that of another model"
 OFFSET_OF_MATRIX = 24
 """Bytes from the first parameter to the pointer to the matrix (llama_model_quantize_params)."""
 
@@ -57,13 +58,16 @@ def entries_of(path: str, model: str) -> Any:
     names = [name.removesuffix(SUMS) for name in tensors if name.endswith(SUMS)]
     if not names:
         sys.exit("Error: the file holds no importance matrix")
-    if not {each.name for each in gguf.GGUFReader(model).tensors} & set(names):
-        sys.exit("Error: the importance matrix is that of another model")
+    widths = {each.name: int(each.shape[0]) for each in gguf.GGUFReader(model).tensors}
+    if not widths.keys() & set(names):
+        sys.exit(OTHER_MODEL)
     entries = (MatrixEntry * (len(names) + 1))()
     for place, name in enumerate(names):
         counts = np.maximum(tensors[f"{name}{COUNTS}"].reshape(-1, 1), 1)
         sums = tensors[f"{name}{SUMS}"].reshape(len(counts), -1)
         means = np.ascontiguousarray((sums / counts).reshape(-1), np.float32)
+        if len(means) % widths.get(name, 1):
+            sys.exit(OTHER_MODEL)
         numbers = (ctypes.c_float * len(means)).from_buffer_copy(means.tobytes())
         pointer = ctypes.cast(numbers, ctypes.POINTER(ctypes.c_float))
         entries[place] = MatrixEntry(name.encode(), pointer, len(means))
