@@ -25,7 +25,7 @@ LABELS: Mapping[str, str] = {
     "gguf": "Make a GGUF file",
 }
 BASES = (("As it trained", "trained"), ("16-bit base", "original"), ("Measure both", "both"))
-MATRIX_HINT = "Measured on rows of the training. Rounds better; not for 16 bits and Q8_0."
+MATRIX_HINT = "Of rows of the training: what they use is rounded least. Not for 16 bits, Q8_0."
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
