@@ -1,0 +1,138 @@
+"""Test what is said to Ray and how its answers are read, with a web server that only remembers."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from core.job import SpecError
+from core.runs.engines import ENGINES, ClusterSilent, ClusterState, Placement, Submission
+
+RAY = ENGINES["ray"]
+
+
+class FakeDashboard(BaseHTTPRequestHandler):
+    """Dashboard that answers with `job`, and keeps what was sent."""
+
+    job: ClassVar[dict[str, Any]] = {}
+    status: ClassVar[int] = 200
+    sent: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+
+    def do_GET(self) -> None:
+        """Answer with the job."""
+        self._answer()
+
+    def do_POST(self) -> None:
+        """Keep what was sent."""
+        length = int(self.headers["Content-Length"])
+        self.sent.append((self.path, json.loads(self.rfile.read(length))))
+        self._answer()
+
+    def log_message(self, *_words: object) -> None:
+        """Print nothing."""
+
+    def _answer(self) -> None:
+        body = json.dumps(self.job).encode()
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Placement]:
+    """Return the address of a fake dashboard."""
+    for name, value in (("job", {}), ("status", 200), ("sent", [])):
+        monkeypatch.setattr(FakeDashboard, name, value)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeDashboard)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield Placement("ray", address=f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def state_of(folder: Path, place: Placement, **job: object) -> ClusterState:
+    FakeDashboard.job = job
+    return RAY.ask([Submission(folder, place, "tailor-1")])[folder.name]
+
+
+def test_job_names_the_script_of_the_folder(place: Placement, tmp_path: Path) -> None:
+    folder = tmp_path / "it's a home"
+    folder.mkdir()
+    job_id = RAY.submit(folder, place, 1)
+    (_path, sent) = FakeDashboard.sent[-1]
+    words = f"""bash '{tmp_path}/it'"'"'s a home/submit.sh' {job_id}"""
+    assert sent["entrypoint"] == words
+    assert sent["submission_id"] == job_id
+
+
+def test_no_secret_is_sent(
+    place: Placement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    RAY.submit(tmp_path, place, 1)
+    assert "hf_secret" not in json.dumps(FakeDashboard.sent)
+
+
+def test_gpus_are_asked_for_where_the_cluster_has_some(place: Placement, tmp_path: Path) -> None:
+    FakeDashboard.job = {"data": " - ResourceUsage: 0.0/8.0 CPU, 0.0/4.0 GPU, 0 memory"}
+    RAY.submit(tmp_path, place, 2)
+    assert FakeDashboard.sent[-1][1]["entrypoint_num_gpus"] == 2
+
+
+def test_cluster_that_refuses_a_job_is_quoted(place: Placement, tmp_path: Path) -> None:
+    FakeDashboard.status = 500
+    with pytest.raises(SpecError, match="Ray refuses it: 500"):
+        RAY.submit(tmp_path, place, 1)
+
+
+@pytest.mark.parametrize(
+    ("word", "stage", "ending"),
+    [
+        ("PENDING", "waiting", ""),
+        ("RUNNING", "running", ""),
+        ("STOPPED", "ended", "interrupted"),
+        ("FAILED", "ended", "failed"),
+    ],
+)
+def test_states_of_ray_are_understood(
+    place: Placement, tmp_path: Path, word: str, stage: str, ending: str
+) -> None:
+    state = state_of(tmp_path, place, status=word)
+    assert (state.stage, state.ending) == (stage, ending)
+
+
+@pytest.mark.parametrize("code", [72, 127])
+def test_node_without_the_folder_is_named(place: Placement, tmp_path: Path, code: int) -> None:
+    state = state_of(tmp_path, place, status="FAILED", driver_exit_code=code)
+    assert "does not see the run folder" in state.meaning
+
+
+def test_waiting_job_that_was_stopped_has_ended(place: Placement, tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    assert state_of(tmp_path, place, status="PENDING").stage == "ended"
+
+
+def test_job_that_ray_forgot_has_ended(place: Placement, tmp_path: Path) -> None:
+    FakeDashboard.status = 404
+    assert state_of(tmp_path, place).word == "gone"
+
+
+@pytest.mark.parametrize("status", [301, 401, 500])
+def test_answer_that_is_an_error_is_silence(place: Placement, tmp_path: Path, status: int) -> None:
+    FakeDashboard.status = status
+    with pytest.raises(ClusterSilent, match=str(status)):
+        state_of(tmp_path, place)
+
+
+def test_cluster_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    assert RAY.look(Placement("ray")).problem == "no cluster of Ray is named"
