@@ -35,6 +35,12 @@ def test_axis_given_twice_is_refused(home: Home) -> None:
         flags(axis=("lora_r=8", "--lora-r=32")).study(home)
 
 
+@pytest.mark.parametrize("text", ["1.5", "0.5", "0", "-1", "nan", "inf", "many"])
+def test_budget_of_runs_is_a_whole_number_above_zero(home: Home, text: str) -> None:
+    with pytest.raises(SpecError, match="max-runs"):
+        flags(max_runs=text).study(home)
+
+
 @NEEDS_OPTUNA
 def test_budget_of_runs_limits_a_search(home: Home) -> None:
     search = flags(optimize="20", max_runs="6", axis=(RATES,)).search(home)

@@ -48,9 +48,12 @@ def print_estimates(found: Sequence[Variant], *, is_whole: bool = True) -> None:
     """Print memory by component and phase, time and price, and other cards, for each point.
 
     A search chooses its runs later: what is found is then not the whole."""
-    shown = list({each.point.label: each for each in found}.values())
-    for each in shown:
-        out.print(f"{each.point.label}: {_sentence(each)}", style="bold")
+    by_label: dict[str, list[Variant]] = {}
+    for each in found:
+        by_label.setdefault(each.point.label, []).append(each)
+    for label, group in by_label.items():
+        out.print(f"{label}: {_sentence(group)}", style="bold")
+    shown = [group[0] for group in by_label.values()]
     estimated = [each for each in shown if each.estimate]
     if not estimated:
         return
@@ -67,9 +70,7 @@ def _print_total(found: Sequence[Variant]) -> None:
     num_runs = sum(1 for each in found if not each.left_out)
     hours = sum(each.speed.hours or 0 for each in found if each.speed and not each.left_out)
     usd = sum(each.speed.usd or 0 for each in found if each.speed and not each.left_out)
-    said = f"\n{num_runs} of {len(found)} runs fit"
-    if all(each.speed for each in found if not each.left_out):
-        said += " and are within the budget"
+    said = f"\n{num_runs} of {len(found)} {'run' if len(found) == 1 else 'runs'} can start"
     if hours:
         said += f"; together about {rough_duration(3600 * hours)}"
     if usd:
@@ -77,16 +78,21 @@ def _print_total(found: Sequence[Variant]) -> None:
     out.print(f"{said}.")
 
 
-def _sentence(variant: Variant) -> str:
-    parts = []
+def _sentence(group: Sequence[Variant]) -> str:
+    """Return what is known of runs that differ in their seed alone."""
+    parts, variant = [], group[0]
     if variant.estimate:
         parts.append(verdict_sentence(variant.estimate))
     elif not variant.left_out:
         parts.append("no estimate for this architecture")
     if variant.speed:
         parts.append(speed_sentence(variant.speed))
-    if variant.left_out:
-        parts.append(f"left out, {variant.left_out}; what would help: {variant.fix}")
+    if left_out := [each for each in group if each.left_out]:
+        which = "left out"
+        if len(left_out) < len(group):
+            which = f"seed {', '.join(str(each.seed) for each in left_out)} left out"
+        reason, fix = left_out[0].left_out, left_out[0].fix
+        parts.append(f"{which}, {reason}; what would help: {fix}")
     return " · ".join(parts)
 
 

@@ -104,9 +104,8 @@ class StudyFlags:
 
     def budget(self) -> Budget:
         """Return the limits. Raises SpecError."""
-        max_runs = _number("max-runs", self.max_runs)
         return Budget(
-            max_runs=None if max_runs is None else int(max_runs),
+            max_runs=_whole_number("max-runs", self.max_runs),
             max_hours=_number("max-hours", self.max_hours),
             max_usd=_number("max-usd", self.max_usd),
         )
@@ -122,6 +121,15 @@ def _axis(text: str) -> tuple[str, list[str]]:
         fix = "write it like learning_rate=1e-4,2e-4"
         raise SpecError(Problem("axis", f"{text!r} has no values", fix))
     return name.strip().lstrip("-").replace("-", "_"), _names(values)
+
+
+def _whole_number(flag: str, text: str) -> int | None:
+    number = _number(flag, text)
+    if number is None:
+        return None
+    if not number.is_integer():
+        raise SpecError(Problem(flag, f"{text!r} is not a whole number", "give one, such as 6"))
+    return int(number)
 
 
 def _number(flag: str, text: str) -> float | None:

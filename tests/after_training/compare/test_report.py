@@ -190,6 +190,38 @@ def test_losses_of_other_models_are_not_compared(home: Home) -> None:
     assert any("differ in model" in each for each in said)
 
 
+def test_other_rows_of_another_seed_are_not_a_difference(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.0, 2.0), "lora": (1.1, 2.1)})
+    for name in ("full-0", "full-1", "lora-0", "lora-1"):
+        path = home.runs / name / "job.json"
+        job = json.loads(path.read_text()) | {"dataset_sha256": name[-1] * 64}
+        path.write_text(json.dumps(job))
+    said = cautions(summary_of(home, comparison))
+    assert not any("differ in dataset" in each for each in said)
+
+
+def test_group_whose_hard_seed_failed_is_not_the_best(home: Home) -> None:
+    summary = summary_of(home, comparison_of(home, {"full": (1.0, 5.0), "lora": (1.2,)}))
+    assert summary.best is not None
+    assert summary.best.label == "Full"
+
+
+def test_speeds_within_chance_are_called_so(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.0, 1.5), "lora": (1.1, 1.6)})
+    rates = {"full-0": 100, "full-1": 200, "lora-0": 190, "lora-1": 100}
+    for name, rate in rates.items():
+        write_metrics(home.runs / name, range(21, 60), tokens_per_second=rate)
+    said = findings(summary_of(home, comparison))
+    assert any("with 145; no difference beyond chance." in each for each in said)
+
+
+def test_what_the_numbers_of_a_table_are_is_said(home: Home) -> None:
+    comparison = comparison_of(home, {"full": (1.0, 1.5), "lora": (1.1, 1.6)})
+    said = "★ lowest evaluation loss. Mean over the seeds ± their standard deviation."
+    assert said in html_of(summary_of(home, comparison))
+    assert said in markdown_of(summary_of(home, comparison))
+
+
 def test_deleted_run_is_said_to_be_deleted(home: Home) -> None:
     comparison = comparison_of(home, {"full": (1.25,), "lora": (1.5,)})
     shutil.rmtree(home.runs / "lora-0")

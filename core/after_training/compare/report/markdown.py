@@ -37,6 +37,8 @@ def _table(table: Table, level: str) -> Iterator[str]:
     for line in (table.heads, ("---",) * len(table.heads), *table.rows):
         cells = line if set(line) == {"---"} else tuple(map(plain, line))
         yield f"| {' | '.join(cells)} |"
+    if table.note:
+        yield from ("", plain(table.note))
 
 
 def plain(text: str) -> str:

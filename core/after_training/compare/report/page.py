@@ -73,7 +73,8 @@ def _table(table: Table, heading: str = "h2") -> str:
     label = escape(table.title, quote=True)
     # A part that scrolls must be reached by keyboard, and then needs a name.
     scrolls = f"<div class='scrolls' tabindex='0' role='region' aria-label='{label}'>"
-    return f"<section>{title}{scrolls}{grid}</div></section>"
+    note = f"<p class='when'>{escape(table.note)}</p>" if table.note else ""
+    return f"<section>{title}{scrolls}{grid}</div>{note}</section>"
 
 
 def _losses(summary: Summary) -> str:

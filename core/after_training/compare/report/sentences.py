@@ -1,12 +1,13 @@
 """Sentences of a report: what the numbers say, and what they do not. Computed, never assumed."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from core.after_training.compare.report.chance import Contrast, contrasts, difference_of_shares
 from core.after_training.compare.report.summary import Group, Summary
 from core.after_training.differences import compare_runs
 from core.resolve import reference_of
+from core.runs import Run
 from core.runs.checks.statistics import wilson_interval
 from core.runs.sentences import loss_note
 from core.wording import memory, rough_duration
@@ -18,6 +19,7 @@ CHANGES_EVALUATION = frozenset(
     {"model", "stage", "dataset", "eval_dataset", "eval_fraction", "max_length", "mix"}
 )
 """Job fields that decide what the evaluation loss is an average of."""
+JUDGES = {"eval_loss": "evaluation loss", "loss": "training loss"}
 LARGE_ERROR = 0.05
 """Share of the memory above which a wrong prediction is named."""
 
@@ -50,11 +52,8 @@ def _outcome(summary: Summary) -> str:
 
 
 def _losses(summary: Summary) -> Iterator[str]:
-    name, title = "eval_loss", "evaluation loss"
-    values = summary.values(name)
-    if not values:
-        name, title = "loss", "training loss"
-        values = summary.values(name)
+    name = summary.judged_by
+    title, values = JUDGES[name], summary.values(name)
     if len(values) < 2:
         return
     best = summary.best
@@ -69,7 +68,10 @@ def _losses(summary: Summary) -> Iterator[str]:
         return
     found = contrasts(values)
     if not found:
-        yield f"Lowest {title}: {best.label} with {spread.mean:.3f}; too few seeds are in common."
+        yield (
+            f"Lowest {title} with the seeds that all have finished: {best.label}. They are too few "
+            "to tell a difference from chance."
+        )
         return
     yield from (_contrast(each, title) for each in found)
 
@@ -102,7 +104,8 @@ def _memory(summary: Summary) -> Iterator[str]:
         if sizes[0] == sizes[1]:
             yield f"Peak memory: about {sizes[0]} in every way."
         else:
-            yield f"Peak memory: {least} took least, {sizes[0]}; {most} most, {sizes[1]}."
+            said = f"Peak memory: {least} took least, {sizes[0]}; {most} most, {sizes[1]}"
+            yield f"{said}{_chance(summary.values('peak_bytes'), least, most)}."
     wrong = {}
     for group in summary.compared:
         for name, (predicted, measured) in group.shown.phases.items():
@@ -115,16 +118,25 @@ def _memory(summary: Summary) -> Iterator[str]:
         )
 
 
+def _chance(values: Mapping[str, Mapping[int, float]], lowest: str, highest: str) -> str:
+    """Return what is added where several seeds show no difference between two groups."""
+    for each in contrasts({label: values[label] for label in (lowest, highest)}):
+        if not each.is_beyond_chance:
+            return "; no difference beyond chance"
+    return ""
+
+
 def _speed(summary: Summary) -> Iterator[str]:
     rates = {group.label: group.spread("tokens_per_second") for group in summary.compared}
     known = {label: spread.mean for label, spread in rates.items() if spread}
     if len(known) > 1:
         fastest = max(known, key=lambda key: known[key])
         slowest = min(known, key=lambda key: known[key])
-        yield (
+        said = (
             f"{fastest} was the fastest with {known[fastest]:,.0f} tokens/s, {slowest} the slowest "
-            f"with {known[slowest]:,.0f}."
+            f"with {known[slowest]:,.0f}"
         )
+        yield f"{said}{_chance(summary.values('tokens_per_second'), slowest, fastest)}."
     seconds = sum(each.seconds or 0 for each in summary.runs)
     dollars = sum(each.usd or 0 for each in summary.runs)
     if seconds:
@@ -228,8 +240,13 @@ def _cautions_on_settings(summary: Summary) -> Iterator[str]:
 
 
 def _differing(summary: Summary) -> list[str]:
-    """Return the settings in which runs differ, of those that decide what they are judged by."""
-    runs = [each.run for each in summary.runs if each.run]
-    if len(runs) < 2:
-        return []
-    return [each.name for each in compare_runs(runs) if each.name in CHANGES_EVALUATION]
+    """Return the settings in which runs differ, of those that decide what they are judged by.
+
+    Only runs with one seed are held against each other: another seed holds out other rows.
+    """
+    by_seed: dict[int, list[Run]] = {}
+    for each in summary.runs:
+        if each.run:
+            by_seed.setdefault(each.trial.seed, []).append(each.run)
+    differing = (each.name for runs in by_seed.values() for each in compare_runs(runs))
+    return [name for name in dict.fromkeys(differing) if name in CHANGES_EVALUATION]

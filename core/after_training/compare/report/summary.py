@@ -218,15 +218,29 @@ class Summary:
         return {label: values for label, values in found.items() if values}
 
     @property
+    def judged_by(self) -> NumberName:
+        """Number whose lowest mean is the best: the evaluation loss, or the training loss."""
+        return "eval_loss" if self.values("eval_loss") else "loss"
+
+    @property
     def best(self) -> Group | None:
-        """Group with the lowest mean evaluation loss, else training loss."""
-        for name in ("eval_loss", "loss"):
-            means = [
-                (spread.mean, group) for group in self.groups if (spread := group.spread(name))
-            ]
-            if means:
-                return min(means, key=lambda pair: pair[0])[1]
-        return None
+        """Group that is the best in the seeds that all have finished.
+
+        Seeds hold out rows that are easy or hard: a group whose hard seed failed is not better. If
+        no seed is common to all, those with the most seeds are compared.
+        """
+        values = self.values(self.judged_by)
+        if not values:
+            return None
+        common = set.intersection(*(set(by_seed) for by_seed in values.values()))
+        most = max(map(len, values.values()))
+        means = {
+            label: fmean(by_seed[seed] for seed in common or by_seed)
+            for label, by_seed in values.items()
+            if common or len(by_seed) == most
+        }
+        label = min(means, key=lambda label: means[label])
+        return next(group for group in self.groups if group.label == label)
 
 
 def summary_of(home: Home, comparison: Comparison) -> Summary:

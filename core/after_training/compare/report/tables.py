@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from core.after_training.compare.report.sentences import share_with_interval
+from core.after_training.compare.report.sentences import JUDGES, share_with_interval
 from core.after_training.compare.report.summary import Group, RunFigures, Spread, Summary
 from core.after_training.differences import compare_runs
 from core.runs.sentences import state_sentence
@@ -26,6 +26,9 @@ RESULTS = (
     "seeds",
 )
 """Heads of the first table."""
+SPREAD = "Mean over the seeds ± their standard deviation."
+FIRST_RUN = "Of the first finished run of each way."
+"""Said of tables with one run of each group, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Table:
     title: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    """What its numbers are, one sentence."""
 
 
 def tables(summary: Summary) -> list[Table]:
@@ -55,7 +60,13 @@ def spread(value: Spread | None, digits: int = 3) -> str:
 
 def _results(summary: Summary) -> Table:
     rows = tuple(_result(group, summary.best) for group in summary.compared)
-    return Table("Results", RESULTS, rows)
+    star = f"★ lowest {JUDGES[summary.judged_by]}." if len(rows) > 1 else ""
+    note = f"{star} {SPREAD if _has_seeds(summary) else ''}".strip()
+    return Table("Results", RESULTS, rows, note)
+
+
+def _has_seeds(summary: Summary) -> bool:
+    return any(len(group.finished) > 1 for group in summary.groups)
 
 
 def _result(group: Group, best: Group | None) -> tuple[str, ...]:
@@ -112,7 +123,7 @@ def _checks(summary: Summary) -> Table:
         for each in group.shown.checks
     ]
     heads = ("", "suite", "before (95 % interval)", "after (95 % interval)")
-    return Table("Checks", heads, tuple(rows))
+    return Table("Checks", heads, tuple(rows), FIRST_RUN if _has_seeds(summary) else "")
 
 
 def _peaks(summary: Summary) -> Table:
@@ -123,7 +134,7 @@ def _peaks(summary: Summary) -> Table:
             title = MEASURED.get(name, name)
             rows.append((group.label, title, memory(predicted), memory(measured), error))
     heads = ("", "phase", "predicted", "measured", "difference")
-    return Table("Memory by phase", heads, tuple(rows))
+    return Table("Memory by phase", heads, tuple(rows), FIRST_RUN if _has_seeds(summary) else "")
 
 
 def _runs(summary: Summary) -> Table:
