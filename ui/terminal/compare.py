@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from core.after_training.compare import (
     report,
 )
 from core.after_training.compare.search import Search
-from core.after_training.compare.variants import require_prices
+from core.after_training.compare.variants import CHANGES_ROWS, require_prices
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home, queue
@@ -62,8 +62,7 @@ def compare(
     asked = StudyFlags(axis=tuple(axis), fields=of_job, **fields)
     search = asked.search(place) if asked.optimize else None
     study = search.study if search else asked.study(place)
-    rows = _rows(place, study, tell)
-    found = plan_variants(study, rows, partial(past_runs, place))
+    rows, found = _plan(place, study, tell)
     if estimate_only and json:
         print_json({"id": None, "runs": [estimate_json(each) for each in found], "report": None})
         return 0
@@ -76,6 +75,15 @@ def compare(
         tell(said)
     tell(f"Comparison {comparison.id}. After an interruption: compare --resume {comparison.id}")
     return _follow(place, conduct.start(place, comparison), tell, json)
+
+
+def _plan(home: Home, study: Study, tell: Tell) -> tuple[RowStatistics | None, tuple[Variant, ...]]:
+    """Return the rows of the first job that can be, and all runs. Raises SpecError."""
+    rows_of = RowsOfJobs(home, tell)
+    rows = rows_of(_first_job(study))
+    if CHANGES_ROWS.isdisjoint(study.axes):
+        return rows, plan_variants(study, rows, partial(past_runs, home))
+    return rows, plan_variants(study, rows_of, partial(past_runs, home))
 
 
 def _kept(
@@ -91,13 +99,26 @@ def _kept(
     return record.new_comparison(home, found, _question(study), command, budget=budget)
 
 
-def _rows(home: Home, study: Study, tell: Tell) -> RowStatistics | None:
-    """Check the data as `train` does, and measure its rows. Raises SpecError."""
-    resolved = _first_job(study)
-    sound = require_sound_files(resolved)
-    if sound.refusals:
-        raise SpecError(*sound.refusals)
-    return row_statistics(home, resolved, tell)
+@dataclass
+class RowsOfJobs:
+    """Function that checks the data of a job as `train` does, and measures its rows.
+
+    Jobs with the same rows are measured once.
+    """
+
+    home: Home
+    tell: Tell
+    known: dict[tuple[object, ...], RowStatistics | None] = field(default_factory=dict)
+
+    def __call__(self, resolved: ResolvedJob) -> RowStatistics | None:
+        """Return facts of the rows, None if they cannot be measured. Raises SpecError."""
+        key = tuple(getattr(resolved.job, name) for name in sorted(CHANGES_ROWS))
+        if key not in self.known:
+            sound = require_sound_files(resolved)
+            if sound.refusals:
+                raise SpecError(*sound.refusals)
+            self.known[key] = row_statistics(self.home, resolved, self.tell)
+        return self.known[key]
 
 
 def _first_job(study: Study) -> ResolvedJob:

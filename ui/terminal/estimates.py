@@ -70,7 +70,8 @@ def _print_total(found: Sequence[Variant]) -> None:
     num_runs = sum(1 for each in found if not each.left_out)
     hours = sum(each.speed.hours or 0 for each in found if each.speed and not each.left_out)
     usd = sum(each.speed.usd or 0 for each in found if each.speed and not each.left_out)
-    said = f"\n{num_runs} of {len(found)} {'run' if len(found) == 1 else 'runs'} can start"
+    noun = "run" if len(found) == 1 else "runs"
+    said = f"\n{num_runs} of {len(found)} {noun} can start"
     if hours:
         said += f"; together about {rough_duration(3600 * hours)}"
     if usd:
@@ -90,7 +91,8 @@ def _sentence(group: Sequence[Variant]) -> str:
     if left_out := [each for each in group if each.left_out]:
         which = "left out"
         if len(left_out) < len(group):
-            which = f"seed {', '.join(str(each.seed) for each in left_out)} left out"
+            seeds = ", ".join(str(each.seed) for each in left_out)
+            which = f"seed {seeds} left out"
         reason, fix = left_out[0].left_out, left_out[0].fix
         parts.append(f"{which}, {reason}; what would help: {fix}")
     return " · ".join(parts)

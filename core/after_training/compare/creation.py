@@ -73,4 +73,4 @@ def created(home: Home, trial: Trial) -> Trial:
 
 def resolved_of(trial: Trial) -> ResolvedJob:
     """Return the job of a trial, which its profile has planned already. Raises SpecError."""
-    return resolve(trial.fields)
+    return resolve(trial.fields, rows=trial.rows)

@@ -1,20 +1,25 @@
 """Comparison: the file that names its runs, comparisons/<id>.json in the home. Starts nothing."""
 
-import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from core.after_training.compare.search import Search
 from core.after_training.compare.study import Budget, FieldMap, Point
 from core.after_training.compare.variants import Variant
 from core.job import Problem, RunNotFound, SpecError
 from core.runs import Home, Run, read
+from core.speed import RowStatistics
 from core.training.contract.files import write_json
+from core.training.contract.methods import METHODS
 
+MAX_SECONDS = 1e11
+"""No clock shows a later time."""
 COMPARISON_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
 
 
@@ -38,6 +43,8 @@ class Trial:
     """Forecast; None if the speed is unknown."""
     pruned: str = ""
     """Why an optimizer has stopped it, one sentence."""
+    rows: RowStatistics | None = None
+    """Facts of the data, so that its run predicts what was shown before the start."""
 
     @property
     def point(self) -> Point:
@@ -94,6 +101,10 @@ class Comparison:
     def with_trial(self, place: int, trial: Trial) -> "Comparison":
         """Return the comparison with another trial at this place."""
         return replace(self, trials=(*self.trials[:place], trial, *self.trials[place + 1 :]))
+
+
+STORED = TypeAdapter(Comparison)
+"""Reads a record; keys that an early version did not write have their defaults."""
 
 
 def folder_of(home: Home) -> Path:
@@ -156,8 +167,8 @@ def read_comparison(home: Home, comparison_id: str) -> Comparison:
         problem = f"there is no comparison {comparison_id!r}"
         raise SpecError(Problem("comparison", problem, fix))
     try:
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return _from_text(comparison_id, path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         problem = f"{path.name} is damaged"
         raise SpecError(Problem("comparison", problem, "start another comparison")) from None
 
@@ -204,10 +215,12 @@ def state_of(home: Home, trial: Trial) -> str:
 def trial_of(variant: Variant) -> Trial:
     """Return a variant as it is kept."""
     fields: dict[str, object] = {}
+    rows = None
     if variant.resolved is not None:
+        rows = variant.resolved.rows
         fields = variant.resolved.job.model_dump()
         fields |= {name: str(path) for name, path in variant.resolved.datasets.items()}
-    point = variant.point
+    point, speed = variant.point, variant.speed
     return Trial(
         point.method,
         variant.seed,
@@ -215,7 +228,8 @@ def trial_of(variant: Variant) -> Trial:
         fields,
         left_out=variant.left_out,
         fix=variant.fix,
-        hours=variant.speed.hours if variant.speed else None,
+        hours=speed.hours if speed else None,
+        rows=rows,
     )
 
 
@@ -228,44 +242,13 @@ def _new_id(home: Home) -> str:
     raise AssertionError("count is endless")
 
 
-def _from_json(fields: Mapping[str, object]) -> Comparison:
-    """Raises TypeError, KeyError for a damaged record."""
-    trials, stopped = fields["trials"], fields["stopped"]
-    if not isinstance(trials, list) or not isinstance(stopped, list):
-        raise TypeError
-    created = fields["created"]
-    if not isinstance(created, int | float):
-        raise TypeError
-    return Comparison(
-        id=str(fields["id"]),
-        created=float(created),
-        question=str(fields["question"]),
-        command=str(fields["command"]),
-        trials=tuple(Trial(**each) for each in trials),
-        stopped=tuple(map(str, stopped)),
-        is_open=fields.get("is_open") is True,
-        budget=_budget(fields.get("budget")),
-        search=_search(fields.get("search")),
-        note=str(fields.get("note") or ""),
-    )
-
-
-def _budget(fields: object) -> Budget:
-    """Raises TypeError for a damaged record. Those of early versions have no budget."""
-    if fields is None:
-        return Budget()
-    if not isinstance(fields, dict):
-        raise TypeError
-    for limit in fields.values():
-        if not isinstance(limit, int | float | None):
-            raise TypeError
-    return Budget(**fields)
-
-
-def _search(fields: object) -> Search | None:
-    """Raises TypeError, KeyError for a damaged record."""
-    if fields is None:
-        return None
-    if not isinstance(fields, dict):
-        raise TypeError
-    return Search.from_json(fields)
+def _from_text(comparison_id: str, text: str) -> Comparison:
+    """Raises ValueError for a damaged record. What this version does not know is left out."""
+    comparison = STORED.validate_json(text)
+    methods = {each.method for each in comparison.trials}
+    if comparison.search is not None:
+        comparison.search.require_sound()
+    is_sound = methods <= set(METHODS) and 0 <= comparison.created < MAX_SECONDS
+    if comparison.id != comparison_id or not is_sound:
+        raise ValueError
+    return comparison

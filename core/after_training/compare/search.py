@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from core.after_training.compare.study import MAX_RUNS, FieldMap, Point, Study
-from core.job import Problem, SpecError
+from core.job import JobSpec, Problem, SpecError
 from core.speed import RowStatistics
+from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
 
 RANGE = re.compile(r"\s*([-+.\de]+?)\s*\.\.\s*([-+.\de]+)\s*", re.IGNORECASE)
@@ -143,22 +144,11 @@ class Search:
             "rows": asdict(self.rows) if self.rows else None,
         }
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, object]) -> "Search":
-        """Read back what `to_json` returned. Raises TypeError, KeyError."""
-        axes, rows, methods = fields["axes"], fields["rows"], fields["methods"]
-        job, num_runs = fields["fields"], fields["num_runs"]
-        if not isinstance(axes, dict) or not isinstance(job, dict):
-            raise TypeError
-        if not isinstance(methods, list) or not isinstance(num_runs, int):
-            raise TypeError
-        return cls(
-            fields=job,
-            methods=tuple(map(str, methods)),
-            axes={name: _axis_of_json(axis) for name, axis in axes.items()},
-            num_runs=num_runs,
-            rows=RowStatistics(**rows) if isinstance(rows, dict) else None,
-        )
+    def require_sound(self) -> None:
+        """Raise ValueError for a search that was edited to what cannot be."""
+        is_known = set(self.methods) <= set(METHODS) and set(self.axes) <= set(JobSpec.model_fields)
+        if not (self.methods and self.space and is_known):
+            raise ValueError
 
 
 def _axis(study: Study, name: str, values: Sequence[str]) -> Axis:
@@ -177,12 +167,3 @@ def _axis(study: Study, name: str, values: Sequence[str]) -> Axis:
         fix = f"write {name}=SMALLEST..LARGEST"
         raise SpecError(Problem("axis", f"{values[0]!r} is no range", fix))
     return Range(low, high, is_whole=isinstance(typed[0], int))
-
-
-def _axis_of_json(fields: object) -> Axis:
-    """Raises TypeError for a damaged record."""
-    if isinstance(fields, dict):
-        return Range(**fields)
-    if isinstance(fields, list):
-        return tuple(fields)
-    raise TypeError

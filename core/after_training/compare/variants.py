@@ -9,10 +9,26 @@ from core.after_training.compare.study import Budget, Point, Study
 from core.job import Problem, SpecError
 from core.memory import MemoryEstimate
 from core.models import Gpu, gpus
-from core.resolve import PastRunsOf, ResolvedJob, no_past_runs, resolve
+from core.resolve import PastRunsOf, ResolvedJob, RowsOf, no_past_runs, resolve
 from core.speed import RowStatistics, Speed
 
 GIB = 2**30
+CHANGES_ROWS = frozenset(
+    {
+        "model",
+        "revision",
+        "dataset",
+        "eval_dataset",
+        "eval_fraction",
+        "mix",
+        "max_rows",
+        "max_length",
+        "use_chat_template",
+    }
+)
+"""Job fields that decide which rows there are, and how long they are."""
+Rows = RowStatistics | RowsOf | None
+"""Facts of the data of a job, a function that finds them, or None if they are unknown."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +50,13 @@ class Variant:
 
 
 def plan_variants(
-    study: Study, rows: RowStatistics | None = None, past: PastRunsOf = no_past_runs
+    study: Study, rows: Rows = None, past: PastRunsOf = no_past_runs
 ) -> tuple[Variant, ...]:
     """Return every run of a comparison, the first seed of all points first.
 
-    So a comparison that ends early has compared as much as it can. Raises SpecError for a budget in
-    dollars on a card whose price is unknown.
+    So a comparison that ends early has compared as much as it can. `rows` are those of the job, or
+    a function that measures those of each point. Raises SpecError for a budget in dollars on a card
+    whose price is unknown.
     """
     first = [plan_variant(study, point, rows, past) for point in study.points()]
     require_prices(study.budget, first)
@@ -61,10 +78,13 @@ def on_other_cards(
     return found
 
 
-def plan_variant(
-    study: Study, point: Point, rows: RowStatistics | None, past: PastRunsOf
-) -> Variant:
-    """Return one run with the first seed, left out if it cannot be or does not fit."""
+def plan_variant(study: Study, point: Point, rows: Rows, past: PastRunsOf) -> Variant:
+    """Return one run with the first seed, left out if it cannot be or does not fit.
+
+    Rows of the job say nothing of a point with other rows, or with rows that are cut elsewhere.
+    """
+    if isinstance(rows, RowStatistics) and CHANGES_ROWS & point.settings.keys():
+        rows = None
     seed = study.seeds[0]
     try:
         resolved = resolve(study.fields_of(point), rows=rows, past=past)

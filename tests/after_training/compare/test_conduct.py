@@ -17,6 +17,7 @@ from core.after_training.compare import (
 from core.job import SpecError
 from core.models import demo_fields
 from core.runs import Home, launch, queue
+from core.speed import RowStatistics
 from tests.builders.fake_runs import DIVERGED, NEVER_END, eventually
 
 pytestmark = pytest.mark.usefixtures("fake_program")
@@ -167,16 +168,67 @@ def test_record_of_an_early_version_is_read(home: Home) -> None:
     fields = json.loads(path.read_text())
     for name in ("is_open", "budget", "search", "note"):
         del fields[name]
-    for name in ("hours", "pruned"):
+    for name in ("hours", "pruned", "rows"):
         del fields["trials"][0][name]
     path.write_text(json.dumps(fields))
     assert record.read_comparison(home, comparison.id).budget == Budget()
 
 
-@pytest.mark.parametrize("change", [{"budget": 3}, {"budget": {"max_usd": "x"}}, {"search": {}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"budget": 3},
+        {"budget": {"max_usd": "x"}},
+        {"search": {}},
+        {"id": "../x"},
+        {"created": 1e300},
+        {"created": float("nan")},
+    ],
+)
 def test_damaged_record_is_refused(home: Home, change: dict[str, object]) -> None:
     comparison = planned(home, (42,))
     path = record.folder_of(home) / f"{comparison.id}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(SpecError, match="is damaged"):
         record.read_comparison(home, comparison.id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "zzz"},
+        {"id": 7},
+        {"settings": None},
+        {"fields": [1]},
+        {"seed": "x"},
+        {"left_out": [3]},
+        {"hours": "x"},
+    ],
+)
+def test_damaged_trial_is_refused(home: Home, change: dict[str, object]) -> None:
+    comparison = planned(home, (42,))
+    path = record.folder_of(home) / f"{comparison.id}.json"
+    fields = json.loads(path.read_text())
+    fields["trials"][0] |= change
+    path.write_text(json.dumps(fields))
+    with pytest.raises(SpecError, match="is damaged"):
+        record.read_comparison(home, comparison.id)
+
+
+def test_record_of_a_newer_version_is_read(home: Home) -> None:
+    comparison = planned(home, (42,))
+    path = record.folder_of(home) / f"{comparison.id}.json"
+    fields = json.loads(path.read_text())
+    for part in (fields, fields["trials"][0], fields["budget"]):
+        part["colour"] = "red"
+    path.write_text(json.dumps(fields))
+    assert record.read_comparison(home, comparison.id) == comparison
+
+
+def test_run_predicts_what_was_shown_before_the_start(home: Home) -> None:
+    rows = RowStatistics(num_rows=100, mean_tokens=20.0, p95_tokens=60, max_tokens=64)
+    found = plan_variants(Study.parse(demo_fields(), ("lora",)), rows)
+    comparison = conduct.start(home, record.new_comparison(home, found, "Which?", "compare"))
+    (run,) = record.runs_of(home, comparison)
+    assert found[0].estimate is not None
+    assert run.predicted_bytes == found[0].estimate.total_bytes

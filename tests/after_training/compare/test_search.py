@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from pydantic import TypeAdapter
 
 from core.after_training.compare import optimizer
 from core.after_training.compare.optimizer import WORST, Tried
@@ -52,7 +53,7 @@ def test_several_methods_are_a_choice() -> None:
 
 def test_search_reads_back_to_the_same() -> None:
     search = search_for({**RATE, "use_dora": ["true", "false"]})
-    assert Search.from_json(search.to_json()) == search
+    assert TypeAdapter(Search).validate_python(search.to_json()) == search
 
 
 def test_chosen_numbers_are_short_and_within_the_range() -> None:

@@ -1,10 +1,13 @@
 """What varies between the runs of a comparison, and what does not."""
 
+from dataclasses import replace
+
 import pytest
 
 from core.after_training.compare import Budget, Study, plan_variants
 from core.job import SpecError
 from core.models import demo_fields
+from core.speed import RowStatistics
 
 DEMO = dict(demo_fields())
 
@@ -112,3 +115,19 @@ def test_an_impossible_point_is_left_out_with_the_reason() -> None:
 def test_a_bad_question_says_what_to_do(arguments: dict[str, object], said: str) -> None:
     with pytest.raises(SpecError, match=said):
         Study.parse(DEMO, **arguments)
+
+
+ROWS = RowStatistics(num_rows=1000, mean_tokens=20.0, p95_tokens=60, max_tokens=64)
+
+
+def test_rows_of_the_job_say_nothing_of_a_point_with_other_rows() -> None:
+    study = Study.parse({**DEMO, "max_length": 64}, (), {"max_length": ["64", "2048"]})
+    found = [each.resolved.rows for each in plan_variants(study, ROWS) if each.resolved]
+    assert found == [None, None]
+
+
+def test_rows_of_each_point_are_measured_where_they_differ() -> None:
+    study = Study.parse(DEMO, (), {"max_length": ["64", "2048"]})
+    found = plan_variants(study, lambda job: replace(ROWS, max_tokens=job.job.max_length))
+    longest = [each.resolved.rows.max_tokens for each in found if each.resolved]
+    assert longest == [64, 2048]

@@ -60,9 +60,12 @@ def spread(value: Spread | None, digits: int = 3) -> str:
 
 def _results(summary: Summary) -> Table:
     rows = tuple(_result(group, summary.best) for group in summary.compared)
-    star = f"★ lowest {JUDGES[summary.judged_by]}." if len(rows) > 1 else ""
-    note = f"{star} {SPREAD if _has_seeds(summary) else ''}".strip()
-    return Table("Results", RESULTS, rows, note)
+    notes = []
+    if len(rows) > 1:
+        notes.append(f"★ lowest {JUDGES[summary.judged_by]}.")
+    if _has_seeds(summary):
+        notes.append(SPREAD)
+    return Table("Results", RESULTS, rows, " ".join(notes))
 
 
 def _has_seeds(summary: Summary) -> bool:
