@@ -152,6 +152,12 @@ def test_checks_have_intervals(home: Home) -> None:
     write_json(checks / "story.json", {"name": "story", "total": 10, "before": 0, "after": 7})
     text = html_of(summary_of(home, comparison))
     assert "7 of 10 (40 to 89 %)" in text
+    assert "No run was checked" not in text
+
+
+def test_missing_checks_are_said(home: Home) -> None:
+    said = cautions(summary_of(home, comparison_of(home, {"full": (1.25,), "lora": (1.5,)})))
+    assert any(each.startswith("No run was checked") for each in said)
 
 
 def test_runs_chosen_by_hand_are_grouped_by_their_seed(home: Home) -> None:

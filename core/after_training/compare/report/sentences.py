@@ -221,6 +221,11 @@ def _cautions(summary: Summary) -> Iterator[str]:
     if compared and not rows:
         yield "No rows were held out: the training loss says nothing of new rows."
     totals = [each.total for run in runs for each in run.checks]
+    if runs and not totals:
+        yield (
+            "No run was checked, so nothing is said of what it has learnt and lost: `python app.py "
+            "check-model RUN` checks one."
+        )
     if totals and min(totals) < FEW_CHECKS:
         yield f"A suite has only {min(totals)} questions: its shares are rough."
     if num_seeds > 1:
