@@ -1,10 +1,13 @@
 """Model card of a result: what it is, what it was trained on, and how to use it. Text only."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
+from html import escape
+from pathlib import Path, PureWindowsPath
 
+from core.after_training.export.licences import licence_lines, licence_text
 from core.after_training.export.loss_plot import LOSS_PLOT, loss_caption
 from core.after_training.export.records import exports_folder, list_exports
 from core.job import JobSpec
@@ -20,6 +23,8 @@ CARD = "README.md"
 PLACES = ("model", "adapter", "dataset", "eval_dataset", "reward_model")
 """Job fields that may name files of this machine."""
 LEFT_OUT = frozenset({*PLACES, "dataset_sha256", "gpu", "device", "profile", "revision"})
+LISTS_OF_PLACES = ("mix", "check_suites")
+"""Job fields that may name several files of this machine; the card says their names alone."""
 GIB = 2**30
 
 
@@ -69,6 +74,7 @@ def _front_matter(run: Run, sent: str) -> str:
     lines = [f"library_name: {library}"]
     if HUB_ID.fullmatch(base):
         lines.insert(0, f"base_model: {json.dumps(base)}")
+    lines += licence_lines(base)
     tags = [run.job.stage, run.job.method]
     if sent == "gguf":
         tags.append(sent)
@@ -97,7 +103,7 @@ def _data(run: Run) -> str:
 
 def _settings(run: Run) -> str:
     usual = default_fields(run.job.model, run.job.method, run.job.stage)
-    rows = [f"| {name} | {value} |" for name, value in _differing(run.job, usual)]
+    rows = [f"| {name} | {_cell(name, value)} |" for name, value in _differing(run.job, usual)]
     if not rows:
         return ""
     return "## Settings\n\n| setting | value |\n|---|---|\n" + "\n".join(rows) + "\n"
@@ -108,6 +114,15 @@ def _differing(job: JobSpec, usual: Mapping[str, object]) -> Iterator[tuple[str,
         value = getattr(job, name)
         if name not in LEFT_OUT and value != usual.get(name, field.default):
             yield name, value
+
+
+def _cell(name: str, value: object) -> str:
+    """Return the value of a setting as a cell of a table, without a path of this machine."""
+    text = str(value)
+    if name in LISTS_OF_PLACES:
+        # A Windows path has both kinds of separators.
+        text = ", ".join(PureWindowsPath(each.strip()).name for each in re.split(r"[,\n]", text))
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def _losses(run: Run) -> str:
@@ -177,7 +192,4 @@ def _usage(run: Run, repo_id: str, sent: str) -> str:
 
 
 def _licence(run: Run) -> str:
-    return (
-        f"## Licence\n\nThe licence of {base_name(run)} holds for this model too, with its "
-        "conditions.\n"
-    )
+    return f"## Licence\n\n{licence_text(base_name(run))}\n"

@@ -1,0 +1,68 @@
+"""Model card of a run: what may not be in it, and what its licence asks."""
+
+import pytest
+
+from core.after_training.export.card import new_card
+from core.after_training.export.licences import CONDITIONS, licence_text
+from core.job import JobSpec
+from core.models import models
+from core.runs import Home, read
+from core.training.contract.files import write_json
+from tests.builders.fake_runs import bare_run
+
+SECRET = "/home/someone/private"
+PLACES = {
+    "mix": f"{SECRET}/more.jsonl = 0.5\n{SECRET}/other.jsonl = 0.2",
+    "check_suites": f"identity,{SECRET}/suite.jsonl",
+    "dataset": f"{SECRET}/rows.jsonl",
+    "eval_dataset": f"{SECRET}/eval.jsonl",
+    "adapter": f"{SECRET}/adapter",
+    "reward_model": f"{SECRET}/judge",
+}
+
+
+def card_of(home: Home, **fields: object) -> str:
+    """Return the new card of a run."""
+    folder = bare_run(home, "made", model="demo", dataset="demo")
+    job = JobSpec.parse({"model": "demo", "dataset": "demo"}).model_dump() | fields
+    write_json(folder / "job.json", job)
+    return new_card(read(home, "made"), "me/model", "adapter")
+
+
+def test_no_path_of_this_machine_is_in_a_card(home: Home) -> None:
+    card = card_of(home, **PLACES)
+    assert SECRET not in card
+    assert "| mix | more.jsonl = 0.5, other.jsonl = 0.2 |" in card
+    assert "| check_suites | identity, suite.jsonl |" in card
+
+
+def test_a_setting_is_one_row_whatever_its_text(home: Home) -> None:
+    card = card_of(home, reward_pattern="a|b\n## <b>Mine</b>")
+    assert r"| reward_pattern | a\|b ## &lt;b&gt;Mine&lt;/b&gt; |" in card
+
+
+@pytest.mark.parametrize(
+    ("base", "line", "condition"),
+    [
+        ("meta-llama/Llama-3.1-8B", "license: llama3.1", "Built with Llama"),
+        ("google/gemma-2-2b", "license: gemma", "A copy of its terms"),
+        ("Qwen/Qwen2.5-3B", "license_name: qwen-research", "no commercial use"),
+        ("Qwen/Qwen2.5-7B", "license: apache-2.0", "https://huggingface.co/Qwen/Qwen2.5-7B"),
+    ],
+)
+def test_a_card_names_the_licence_and_its_conditions(
+    home: Home, base: str, line: str, condition: str
+) -> None:
+    card = card_of(home, model=base)
+    front, body = card.split("---\n", 2)[1:]
+    assert line in front.splitlines()
+    assert condition in body
+
+
+def test_a_base_that_is_not_in_the_catalogue_has_no_licence_line(home: Home) -> None:
+    assert "license" not in card_of(home)
+    assert licence_text("demo").endswith("with its conditions.")
+
+
+def test_conditions_are_of_licences_of_the_catalogue() -> None:
+    assert CONDITIONS.keys() <= {each.license for each in models().values()}
