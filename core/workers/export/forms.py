@@ -13,7 +13,8 @@ from core.training.contract.files import sha256_of
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 from core.training.contract.weights.files import weight_files
-from core.workers.export.hub import send, write_adapter
+from core.workers.export.adapter_files import write_adapter
+from core.workers.export.hub import send
 from core.workers.export.importance import write_importance
 from core.workers.export.llama import answers_of_gguf, write_adapter_gguf, write_gguf
 from core.workers.export.merge import copy_result, merge
@@ -87,7 +88,7 @@ def make_hub(task: ExportTask, job: Job, token: str) -> Manifest:
     """Write what goes to the Hub, verify it where it is a whole model, and send it."""
     verified = None
     if task.request.sent == "adapter":
-        write_adapter(task)
+        write_adapter(task, task.files)
     elif task.request.sent == "gguf":
         verified = make_gguf(task, job, token).verified
     else:

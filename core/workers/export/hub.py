@@ -1,38 +1,24 @@
 """Send a result to the Hugging Face Hub. The token is neither written nor logged."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from core.after_training.export.card import CARD, base_name, card_of
+from core.after_training.export.card import CARD, card_of
 from core.after_training.export.loss_plot import LOSS_PLOT, loss_plot
 from core.runs import Home, read
 from core.training.contract.failures import TrainingError
-from core.training.contract.weights.adapters import SETTINGS, WEIGHTS
-from core.workers.export.model_files import TOKENIZER_FILES
+from core.workers.export.model_files import LICENCES
 from core.workers.export.task import ExportTask
 
 HUB_SENDS = (
-    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.gguf", "LICEN*"),
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.gguf"),
+    *LICENCES,
     LOSS_PLOT,
 )
 """Files that are sent; others of the folder, such as pickles, never are."""
-
-
-def write_adapter(task: ExportTask) -> None:
-    """Copy the adapter with its tokenizer, without a path of this machine."""
-    run = _run(task)
-    output = run.folder / "output"
-    for name in (WEIGHTS, *TOKENIZER_FILES):
-        if (output / name).is_file():
-            shutil.copyfile(output / name, task.files / name)
-    settings: dict[str, Any] = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
-    settings["base_model_name_or_path"] = base_name(run)
-    (task.files / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def send(task: ExportTask, token: str) -> str:

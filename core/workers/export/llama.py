@@ -1,6 +1,7 @@
 """Convert, quantize and ask with llama.cpp, each in a process of its own."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 from core.after_training.export.forms import Quant
 from core.training.contract.failures import TrainingError
+from core.workers.export.adapter_files import write_adapter
 from core.workers.export.questions import MAX_NEW_TOKENS, ExportAnswer, ExportQuestion
 from core.workers.export.task import ExportTask
 
@@ -57,10 +59,12 @@ def write_adapter_gguf(task: ExportTask, target: Path) -> None:
     """Write the run's adapter as a GGUF file."""
     task.enter("Converting the adapter to GGUF")
     request = task.request
-    output = Path(request.run_folder) / "output"
+    adapter = task.folder / "adapter"
+    write_adapter(task, adapter)  # the converter puts the place of the base into the file
     command = [sys.executable, request.adapter_converter, "--base", request.base_folder]
-    command += ["--outfile", str(target), str(output)]
+    command += ["--outfile", str(target), str(adapter)]
     _run(task, command, target, 0)
+    shutil.rmtree(adapter)
 
 
 def answers_of_gguf(

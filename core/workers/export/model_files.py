@@ -41,8 +41,13 @@ def write_model_files(run_output: Path, base: Path, merged: MergedModel, target:
     if merged.vocab_size:
         text["vocab_size"] = merged.vocab_size
     write_json(target / "config.json", config)
-    _copy_tokenizer(run_output, base, target)
+    copy_tokenizer(run_output, base, target)
     _write_generation_config(base, target)
+    copy_licences(base, target)
+
+
+def copy_licences(base: Path, target: Path) -> None:
+    """Copy the licence of a base, with what it asks to be passed on."""
     for pattern in LICENCES:
         for path in base.glob(pattern):
             shutil.copyfile(path, target / path.name)
@@ -53,10 +58,12 @@ def copy_model_files(output: Path, target: Path) -> None:
     for name in ("config.json", "generation_config.json"):
         if (output / name).is_file():
             shutil.copyfile(output / name, target / name)
-    _copy_tokenizer(output, output, target)
+    copy_tokenizer(output, output, target)
 
 
-def _copy_tokenizer(output: Path, base: Path, target: Path) -> None:
+def copy_tokenizer(output: Path, base: Path, target: Path) -> None:
+    """Copy the tokenizer of a result, and from its base what it lacks, as other programs and
+    versions read it."""
     for name in TOKENIZER_FILES:
         for folder in (output, base):
             if (folder / name).is_file():
