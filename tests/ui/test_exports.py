@@ -161,6 +161,25 @@ def test_create_needs_ollama_before_anything_is_made(
     assert not exports_folder(run).exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ({"quant": "Q8_0"}, "--to: is missing, which --quant needs"),
+        ({"checks": True}, "--to: is missing, which --checks needs"),
+        ({"to": "merged", "repo": "me/model"}, "--repo: has no use with --to merged"),
+        ({"to": "gguf", "public": True}, "--public: has no use with --to gguf"),
+        ({"to": "hub", "repo": "me/model", "quant": "Q8_0"}, "--quant: is for GGUF files"),
+        ({"to": "ollama", "base": "both", "create": True}, "--create: has no use with --base both"),
+    ],
+)
+def test_words_that_would_be_ignored_are_refused(
+    words: dict[str, str | bool], reason: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert commands.run("export", home=str(run.home.path), run=run.id, **words) == 2
+    assert reason in capsys.readouterr().err
+    assert not exports_folder(run).exists()
+
+
 def suite_of(run: Run) -> Suite:
     """Return the suite of one test, which the trained model has passed."""
     suite = parse_suite(b'{"prompt": "red", "exact": "red"}', "mine")

@@ -129,14 +129,6 @@ def write_matrix(folder: Path, run: Run, tools: Path) -> Path:
     return folder / "imatrix.gguf"
 
 
-def test_a_file_that_is_no_importance_matrix_is_said(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_text("These are notes. " * 99)
-    name = launch.start(run, plan_export(run, "gguf", imatrix=str(path)))
-    status = launch.wait(run, name, lambda _status: None)
-    assert "the importance matrix is no GGUF file" in status.error
-
-
 def task_of(tmp_path: Path, tools: Path) -> ExportTask:
     (tmp_path / "task").mkdir()
     request = ExportRequest("gguf", "gguf", "trained", "", "", tools=str(tools))

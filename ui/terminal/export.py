@@ -1,12 +1,12 @@
 """Command `export`: take the result of a run to other programs. Prints; exports nothing itself."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from core.after_training.export import Export, ExportStatus, launch, list_exports
+from core.after_training.export import FORMS, Export, ExportStatus, launch, list_exports
 from core.after_training.export import plan as plans
 from core.after_training.export import tools as converters
 from core.after_training.export.ollama import add_to_ollama, find_ollama
@@ -29,6 +29,8 @@ STOPPED, UNTRUSTED = 130, 1
 BOTH = "both"
 """Base of --base that measures both."""
 STATES_OF_FAILURE = ("failed", "stopped")
+FOR_HUB = ("repo", "send", "public")
+"""Words that say something about an upload."""
 UNCHECKED: Mapping[str, str] = {
     "adapter-gguf": "check the run itself with `python app.py check-model RUN`",
     "hub": "check an export to gguf or merged first: the model card then says its numbers",
@@ -59,10 +61,10 @@ def export(
         _install(place)
         if not run:
             return 0
-    if not run:
-        fix = "`python app.py runs` lists them; export RUN --to merged"
-        raise SpecError(Problem("RUN", "is missing", fix))
-    chosen = find_run(place, run)
+    chosen = _require_run(place, run)
+    words = {"quant": quant, "base": base, "llama-cpp": llama_cpp, "imatrix": imatrix}
+    words |= {"repo": repo, "send": send, "public": public, "create": create, "checks": checks}
+    _require_use(to, base, [word for word, value in words.items() if value])
     if not to:
         return _list(chosen, json)
     if create:
@@ -127,6 +129,31 @@ def _measure_both(run: Run, form: str, numbers: Numbers, *, as_json: bool) -> in
     for sentence in both_sentences(both):
         out.print(sentence)
     return 0
+
+
+def _require_run(home: Home, reference: str | None) -> Run:
+    """Return the run that is named. Raises RunNotFound, SpecError."""
+    if not reference:
+        fix = "`python app.py runs` lists them; export RUN --to merged"
+        raise SpecError(Problem("RUN", "is missing", fix))
+    return find_run(home, reference)
+
+
+def _require_use(form: str, base: str, words: Sequence[str]) -> None:
+    """Raise SpecError for words of the command line that an export would ignore."""
+    if not form and words:
+        problem = f"is missing, which --{words[0]} needs"
+        raise SpecError(Problem("--to", problem, f"choose {', '.join(FORMS)}"))
+    problems = []
+    for word in words:
+        if word in FOR_HUB and form in FORMS and form != "hub":
+            problem = f"has no use with --to {form}"
+            problems.append(Problem(f"--{word}", problem, "leave it out, or choose --to hub"))
+        if word == "create" and base == BOTH:
+            fix = f"export again over the one that is better: --base trained --{word}"
+            problems.append(Problem(f"--{word}", f"has no use with --base {base}", fix))
+    if problems:
+        raise SpecError(*problems)
 
 
 def _require_ollama(form: str) -> None:

@@ -37,6 +37,8 @@ from core.training.contract.weights.files import (
 
 OTHER_FILES_BYTES = 64 * 2**20
 """Room for the tokenizer and everything else beside the weights."""
+GGUF_MAGIC = b"GGUF"
+"""First bytes of a GGUF file."""
 SENT = ("", "adapter", "merged", "gguf")
 PARAMETERS_PER_SECOND = 56e6
 """Merged on one core, measured. Slower disks count too, so this is the best case."""
@@ -81,7 +83,7 @@ def plan_export(
     """Return how to export a run's result. Raises SpecError with everything that is in the way."""
     tools = find_tools(run.home, llama_cpp)
     problems = [*_problems(run, form, quant, base), *_tool_problems(form, quant, tools)]
-    problems += _upload_problems(run, form, upload, tools)
+    problems += _upload_problems(run, form, upload, quant, tools)
     problems += _matrix_problems(run, form, quant, imatrix, tools)
     if problems:
         raise SpecError(*problems)
@@ -259,9 +261,22 @@ def _matrix_problems(
     elif imatrix != FROM_ROWS and not Path(imatrix).is_file():
         fix = f"give the file of llama-imatrix, or {FROM_ROWS} to measure rows of the training"
         yield Problem("--imatrix", f"{imatrix[:200]} is no file", fix)
+    elif imatrix != FROM_ROWS and tools.quantizer is None and not _is_gguf(Path(imatrix)):
+        problem = f"{imatrix[:200]} is no GGUF file, as llama-imatrix writes it now"
+        yield Problem("--imatrix", problem, "make it again with llama-imatrix, or choose rows")
 
 
-def _upload_problems(run: Run, form: str, upload: Upload | None, tools: Tools) -> Iterator[Problem]:
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+    except OSError:
+        return False
+
+
+def _upload_problems(
+    run: Run, form: str, upload: Upload | None, quant: str, tools: Tools
+) -> Iterator[Problem]:
     if form != "hub":
         return
     if upload is None or not HUB_ID.fullmatch(upload.repo_id):
@@ -273,7 +288,9 @@ def _upload_problems(run: Run, form: str, upload: Upload | None, tools: Tools) -
     elif upload.sent == "adapter" and not run.job.trains_adapter:
         yield Problem("--send", "the run trained no adapter", "choose merged")
     elif upload.sent == "gguf":
-        yield from _tool_problems("gguf", "", tools)
+        yield from _tool_problems("gguf", quant, tools)
+    elif quant:
+        yield Problem("--quant", "is for GGUF files, and none is sent", "add --send gguf")
 
 
 def _sent(run: Run, upload: Upload | None) -> Literal["adapter", "merged", "gguf"]:

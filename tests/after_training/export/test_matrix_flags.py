@@ -35,9 +35,22 @@ def test_exports_with_and_without_a_matrix_have_names_of_their_own(
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / CONVERTER).touch()
-    (tmp_path / "imatrix.gguf").touch()
+    (tmp_path / "imatrix.gguf").write_bytes(b"GGUF")
     run = finish(new_run(model="demo", dataset="demo"))
     plan = plan_export(run, "gguf", imatrix="imatrix.gguf")
     assert plan.request.name == "gguf-Q4_K_M-imatrix"
     assert plan.request.imatrix == str(tmp_path / "imatrix.gguf")
     assert plan_export(run, "gguf").request.name == "gguf-Q4_K_M"
+
+
+def test_a_file_of_another_kind_is_refused_before_the_export(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("PATH", "/nowhere")
+    (tmp_path / CONVERTER).touch()
+    path = tmp_path / "notes.txt"
+    path.write_text("These are notes.")
+    run = finish(new_run(model="demo", dataset="demo"))
+    with pytest.raises(SpecError, match="is no GGUF file, as llama-imatrix writes it now"):
+        plan_export(run, "gguf", imatrix=str(path))
