@@ -33,6 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_case(folder, AdapterCase())
     write_json(folder / "run" / "status.json", FINISHED)
     (folder / "run" / "output" / "training_args.bin").write_bytes(b"pickle")
+    (folder / "base" / "NOTICE").write_text("Built with care.")
     return folder
 
 
@@ -64,6 +65,8 @@ def test_an_adapter_is_sent_privately_without_paths(run: Run, hub: Received) -> 
     assert hub.repositories[0]["visibility"] == "private"
     assert set(hub.files) >= {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     assert "training_args.bin" not in hub.files
+    assert hub.files["NOTICE"] == b"Built with care."
+    assert b"TokenizersBackend" not in hub.files["tokenizer_config.json"]
     texts = b"".join(text for name, text in hub.files.items() if name.endswith((".json", ".md")))
     assert str(run.folder).encode() not in texts
     assert run.job.model.encode() not in texts
