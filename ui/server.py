@@ -260,7 +260,8 @@ def _send_export(home: Home, request: Request) -> Response:
     for export in found:
         names = [each.name for each in export.manifest.files]
         path = export.folder / asked["file"]
-        if export.name == asked["name"] and asked["file"] in names and not path.is_symlink():
+        is_there = path.is_file() and not path.is_symlink()
+        if export.name == asked["name"] and asked["file"] in names and is_there:
             return FileResponse(path, filename=path.name)
     return PlainTextResponse("There is no such export.\n", status_code=404)
 

@@ -1,5 +1,6 @@
 """Test the panel that takes a result to other programs, as functions and by its downloads."""
 
+import json
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from core.after_training.export import ExportStatus, list_exports
 from core.after_training.export.forms import DEFAULT_QUANT, FormName
+from core.after_training.export.ollama import add_to_ollama
 from core.after_training.export.records import ExportedFile, Manifest, Verification, exports_folder
 from core.job import Problem, SpecError
 from core.models import DEMO_DIR
@@ -93,6 +95,46 @@ def test_a_doubtful_export_says_why_and_escapes_it(run: Run) -> None:
 def test_a_damaged_manifest_is_not_listed(run: Run) -> None:
     (add_export(run, "gguf-Q8_0", None) / "export.json").write_text('{"form": 1')
     assert list_exports(run) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "m.gguf is not there any more"), (b"other", "m.gguf has changed since")],
+)
+def test_an_export_whose_weights_were_touched_is_not_trusted(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    said: str,
+) -> None:
+    put_on_path(tmp_path, monkeypatch)
+    path = add_export(run, "ollama-Q8_0", TRUSTED, form="ollama") / "m.gguf"
+    path.unlink()
+    if content:
+        path.write_bytes(content)
+    (export,) = list_exports(run)
+    assert '"trusted": false' in json.dumps(export.to_json())
+    text = panel.exports(run.id, [export])
+    assert '<span class="badge bad">damaged</span>' in text
+    assert f"Not to be trusted: {said}" in text
+    assert ("Download m.gguf" in text) == bool(content)
+    with pytest.raises(SpecError, match=said):
+        add_to_ollama(export)
+    assert commands.run("export", home=str(run.home.path), run=run.id) == 0
+    assert f"damaged: {said}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_export_of_another_version_is_listed(run: Run) -> None:
+    folder = add_export(run, "gguf-Q8_0", TRUSTED)
+    fields = json.loads((folder / "export.json").read_text())
+    del fields["verified"]["program"], fields["seconds"]
+    fields["verified"]["new"] = fields["files"][0]["new"] = 1
+    write_json(folder / "export.json", fields)
+    (export,) = list_exports(run)
+    assert export.verified
+    assert export.verified.trusted
 
 
 def test_a_failure_is_said_with_what_to_do() -> None:

@@ -106,6 +106,8 @@ def test_a_file_of_an_export_is_downloaded(wire: Wire, fake_program: None) -> No
     assert httpx.get(f"{address}/m.gguf").content == b"GGUF"
     assert httpx.get(f"{address}/export.json").status_code == 404
     assert httpx.get(f"{address}/..%2f..%2fjob.json").status_code == 404
+    (folder / "m.gguf").unlink()
+    assert httpx.get(f"{address}/m.gguf").status_code == 404
 
 
 def test_no_other_file_is_downloaded(wire: Wire) -> None:

@@ -79,13 +79,15 @@ def _checks(export: Export) -> str:
 
 
 def _export(run_id: str, export: Export) -> str:
-    verified = export.manifest.verified
+    verified = export.verified
     kind, badge = "plain", "not verified"
     if verified:
         kind, badge = ("good", "verified") if verified.trusted else ("bad", "not to be trusted")
+    if export.damage:
+        kind, badge = "bad", "damaged"
     links = ""
     for each in export.manifest.files:
-        if each.name.endswith(DOWNLOADED):
+        if each.name.endswith(DOWNLOADED) and (export.folder / each.name).is_file():
             address = f"export/{run_id}/{quote(export.name)}/{quote(each.name)}"
             links += f' <a href="{address}" download>Download {escape(each.name)}</a>'
     notes = "".join(notice(note, "plain") for note in export.manifest.notes)

@@ -95,7 +95,7 @@ def _make(
     code = check_export(run, result, is_silent=as_json) if checks else 0
     if as_json:
         print_json(result.to_json())
-    verified = result.manifest.verified
+    verified = result.verified
     if verified and not verified.trusted:
         return UNTRUSTED
     if create:
@@ -219,7 +219,8 @@ def _report_failure(run: Run, name: str, status: ExportStatus) -> int:
     if status.state == "stopped":
         say("Stopped. Export it again to continue with the files that are finished.")
         return STOPPED
-    say(f"export: {status.error} {status.fix}".strip())
+    fix = f"{status.fix[:1].upper()}{status.fix[1:]}." if status.fix else ""
+    say(f"export: {status.error} {fix}".strip())
     say(f"Log: {launch.log_of(run, name)}")
     return 1
 
@@ -229,7 +230,7 @@ def _print(export: Export) -> None:
         out.print(f"  {each.name}  {file_size(each.bytes)}")
     for note in export.manifest.notes:
         out.print(note)
-    out.print(verified_sentence(export.manifest.verified), style="bold")
+    out.print(verified_sentence(export.verified), style="bold")
     out.print(f"Result: {export.manifest.url or export.folder}")
 
 

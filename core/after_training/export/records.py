@@ -114,8 +114,14 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Read the manifest of an export. Raises ValueError."""
-        return _parse(cls, _read_json(folder / MANIFEST))
+        """Read the manifest of an export, also that of another version. Raises ValueError."""
+        values = dict(_read_json(folder / MANIFEST))
+        verified, files = values.get("verified"), values.get("files")
+        if isinstance(verified, dict):
+            values["verified"] = asdict(_parse(Verification, verified))
+        if isinstance(files, list) and all(isinstance(each, dict) for each in files):
+            values["files"] = [asdict(_parse(ExportedFile, each)) for each in files]
+        return _parse(cls, values)
 
     def with_seconds(self, seconds: float) -> "Manifest":
         """Return it with the time that the export took."""
@@ -170,6 +176,28 @@ class Export:
         return None
 
     @property
+    def damage(self) -> str:
+        """Reason why its weights are no longer those that were exported, by their sizes; or ""."""
+        for each in self.manifest.files:
+            if not each.name.endswith(WEIGHTS):
+                continue
+            try:
+                num_bytes = (self.folder / each.name).stat().st_size
+            except OSError:
+                return f"{each.name} is not there any more"
+            if num_bytes != each.bytes:
+                return f"{each.name} has changed since it was exported"
+        return ""
+
+    @property
+    def verified(self) -> Verification | None:
+        """Verification, which is not to be trusted once the weights are damaged."""
+        verified, damage = self.manifest.verified, self.damage
+        if verified and damage:
+            return replace(verified, trusted=False, note=damage)
+        return verified
+
+    @property
     def weights(self) -> Mapping[str, str]:
         """Name of each file with weights -> its SHA-256."""
         files = self.manifest.files
@@ -186,7 +214,7 @@ class Export:
 
     def to_json(self) -> dict[str, object]:
         """Return what `export --json` prints."""
-        verified = self.manifest.verified
+        verified = self.verified
         return {
             "path": str(self.folder),
             "files": [asdict(each) for each in self.manifest.files],

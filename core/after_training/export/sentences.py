@@ -7,7 +7,9 @@ from core.wording import memory, rough_duration
 
 def export_size(export: Export) -> str:
     """Return the size of an export and whether it was verified: 340 MiB, verified."""
-    verified = export.manifest.verified
+    if export.damage:
+        return f"{memory(export.num_bytes)}, damaged: {export.damage}; export it again"
+    verified = export.verified
     trust = "not verified"
     if verified:
         trust = "verified" if verified.trusted else "not to be trusted"

@@ -161,7 +161,7 @@ def measure_both(
         export = measure.make(base, tuple(names.values()))
         names[base] = export.name
         results[base] = measure.check(export)
-        verified = export.manifest.verified
+        verified = export.verified
         if verified is None or verified.trusted:
             trusted.append(base)
     quant = numbers.quant if FORMS[form].has_quant else ""

@@ -34,10 +34,11 @@ def add_to_ollama(export: Export) -> str:
     if program is None:
         fix = "install it from ollama.com, or type its lines on a machine that has it"
         raise SpecError(Problem("ollama", "Ollama is not on the PATH", fix))
-    verified = export.manifest.verified
+    verified = export.verified
     if verified and not verified.trusted:
         problem = f"the export is not to be trusted: {verified.note}"
-        raise SpecError(Problem("ollama", problem, "export it with another type of numbers"))
+        fix = "export it again" if export.damage else "export it with another type of numbers"
+        raise SpecError(Problem("ollama", problem, fix))
     name = name_in_ollama(export)
     command = [program, "create", name, "-f", "Modelfile"]
     try:
