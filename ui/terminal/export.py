@@ -62,13 +62,13 @@ def export(
         if not run:
             return 0
     chosen = _require_run(place, run)
-    words = {"quant": quant, "base": base, "llama-cpp": llama_cpp, "imatrix": imatrix}
-    words |= {"repo": repo, "send": send, "public": public, "create": create, "checks": checks}
+    words: dict[str, str | bool] = {"quant": quant, "base": base, "imatrix": imatrix}
+    words |= {"llama-cpp": llama_cpp, "repo": repo, "send": send}
+    words |= {"public": public, "create": create, "checks": checks}
     _require_use(to, base, [word for word, value in words.items() if value])
     if not to:
         return _list(chosen, json)
-    if create:
-        _require_ollama(to)
+    _require_ollama(to, create)
     numbers = Numbers(quant, llama_cpp, imatrix)
     if base == BOTH:
         return _measure_both(chosen, to, numbers, as_json=json)
@@ -156,8 +156,10 @@ def _require_use(form: str, base: str, words: Sequence[str]) -> None:
         raise SpecError(*problems)
 
 
-def _require_ollama(form: str) -> None:
-    """Raise SpecError unless the export is for an Ollama that is here."""
+def _require_ollama(form: str, is_created: bool) -> None:
+    """Raise SpecError if an Ollama that is not here shall take it, or it is not for Ollama."""
+    if not is_created:
+        return
     if form != "ollama":
         raise SpecError(Problem("--create", "is for Ollama alone", "add --to ollama"))
     if find_ollama() is None:
