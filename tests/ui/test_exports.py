@@ -171,7 +171,7 @@ def test_an_export_can_be_added_to_this_machines_ollama(
     add_export(run, "ollama-Q8_0", TRUSTED, form="ollama")
     assert show_exports(run, DEFAULT_QUANT, "trained")["add_to_ollama"]["visible"] is True
     updates = ExportHandlers(home).on_add_to_ollama(run.id, DEFAULT_QUANT, "trained")
-    assert "ollama run made" in updates["export_status"]
+    assert "ollama run made:q8_0" in updates["export_status"]
     assert calls.exists()
 
 

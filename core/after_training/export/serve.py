@@ -27,7 +27,7 @@ def serve_lines(export: Export) -> Iterator[tuple[str, str]]:
         yield "llama.cpp", f"llama-server -m BASE.gguf --lora {path}/{ggufs[0]} --jinja"
         return
     if form == "ollama":
-        name = name_in_ollama(export)
+        name = name_in_ollama(export.folder.parent.parent.name, export.name)
         yield "Ollama", f"cd {path} && ollama create {name} -f Modelfile\nollama run {name}"
     for gguf in ggufs:
         yield "llama.cpp", f"llama-server -m {path}/{gguf} --jinja"

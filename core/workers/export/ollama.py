@@ -9,6 +9,7 @@ from zipfile import ZIP_STORED, ZipFile
 
 from transformers import AutoTokenizer
 
+from core.after_training.export.ollama import name_in_ollama
 from core.after_training.export.ollama.modelfile import Modelfile, can_hold, num_context, readme
 from core.after_training.export.ollama.template import (
     NO_SYSTEM,
@@ -85,13 +86,14 @@ def write_ollama_files(
     )
     name = Path(task.request.run_folder).name
     (task.files / MODELFILE).write_text(modelfile.text(), encoding="utf-8")
-    text = readme(name, gguf.name, verified_sentence(verified))
+    named = name_in_ollama(name, task.request.name)
+    text = readme(named, gguf.name, verified_sentence(verified))
     (task.files / README).write_text(text, encoding="utf-8")
     with ZipFile(task.files / f"{name}-ollama.zip", "w", ZIP_STORED) as archive:
         for file in (MODELFILE, README, gguf.name):
             archive.write(task.files / file, f"{name}/{file}")
             task.require_no_stop()
-    task.notes.append(f"In its folder: ollama create {name} -f {MODELFILE}, ollama run {name}")
+    task.notes.append(f"In its folder: ollama create {named} -f {MODELFILE}, ollama run {named}")
 
 
 def common_system(rows: Iterable[Row]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.after_training.export import Export
-from core.after_training.export.ollama import add_to_ollama, find_ollama
+from core.after_training.export.ollama import add_to_ollama, find_ollama, name_in_ollama
 from core.after_training.export.records import Manifest, Verification
 from core.job import SpecError
 from tests.builders.fake_ollama import put_on_path
@@ -28,9 +28,9 @@ def test_ollama_creates_the_model_in_the_folder_of_the_export(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = put_on_path(tmp_path, monkeypatch)
-    assert add_to_ollama(export) == "made"
+    assert add_to_ollama(export) == "made:q8_0"
     assert json.loads(calls.read_text()) == {
-        "arguments": ["create", "made", "-f", "Modelfile"],
+        "arguments": ["create", "made:q8_0", "-f", "Modelfile"],
         "folder": str(export.folder),
     }
 
@@ -60,3 +60,15 @@ def test_a_doubtful_export_is_not_given_to_ollama(
     with pytest.raises(SpecError, match="not to be trusted: other words"):
         add_to_ollama(replace(export, manifest=manifest))
     assert not calls.exists()
+
+
+@pytest.mark.parametrize(
+    ("export", "name"),
+    [
+        ("ollama-Q4_K_M", "poems:q4_k_m"),
+        ("ollama-Q8_0-original-base", "poems:q8_0-original-base"),
+        ("ollama-Q4_K_M-imatrix", "poems:q4_k_m-imatrix"),
+    ],
+)
+def test_no_export_of_a_run_replaces_another_in_ollama(export: str, name: str) -> None:
+    assert name_in_ollama("poems", export) == name

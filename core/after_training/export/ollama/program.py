@@ -20,9 +20,12 @@ def find_ollama() -> str | None:
     return shutil.which(PROGRAM)
 
 
-def name_in_ollama(export: Export) -> str:
-    """Return the name under which Ollama keeps the model: the id of the run."""
-    return export.folder.parent.parent.name
+def name_in_ollama(run_id: str, export_name: str) -> str:
+    """Return the name under which Ollama keeps an export: the run, and a tag for its numbers.
+
+    `ollama-Q4_K_M` of the run `poems` becomes `poems:q4_k_m`.
+    """
+    return f"{run_id}:{export_name.removeprefix('ollama-').lower()}"
 
 
 def add_to_ollama(export: Export) -> str:
@@ -39,7 +42,7 @@ def add_to_ollama(export: Export) -> str:
         problem = f"the export is not to be trusted: {verified.note}"
         fix = "export it again" if export.damage else "export it with another type of numbers"
         raise SpecError(Problem("ollama", problem, fix))
-    name = name_in_ollama(export)
+    name = name_in_ollama(export.folder.parent.parent.name, export.name)
     command = [program, "create", name, "-f", "Modelfile"]
     try:
         done = subprocess.run(
