@@ -141,9 +141,13 @@ def _is_likely(
     if row_format.dataset_type != "prompt-only" or accepts(stage, row_format):
         return True
     # One column of a kind is no kind: what stands beside a prompt may be its answer.
-    column = next(iter(some[0][1].columns.values()))
-    is_object = any(isinstance(row[column], dict) for row, _layout in some)
+    is_object = any(isinstance(_first_value(row, layout), dict) for row, layout in some)
     return not is_object and not any(_has_answer_like(row, layout) for row, layout in some)
+
+
+def _first_value(row: Row, layout: RowLayout) -> object:
+    """Return what stands in the first column that is read. Rows may name it in different ways."""
+    return row[next(iter(layout.columns.values()))]
 
 
 def _has_answer_like(row: Row, layout: RowLayout) -> bool:

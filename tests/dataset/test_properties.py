@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core.dataset import check_file
@@ -216,7 +216,11 @@ def test_any_bytes_get_a_report_and_usable_ones_are_read(content: bytes) -> None
             assert len(trained_rows(done.path)) == report.rows
 
 
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
 @settings(max_examples=400, deadline=None)
+@example(rows=[{"instruction": TURNS}, {"question": TURNS}], stage="cpo")
 @given(rows=some_rows, stage=st.sampled_from(sorted(STAGES)))
 def test_no_row_passes_that_the_trainer_refuses(rows: list[dict[str, Any]], stage: str) -> None:
     with new_folder() as folder:

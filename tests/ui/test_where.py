@@ -5,18 +5,13 @@ from typing import Any
 
 import pytest
 
-from core.runs import Home, listing
+from core.runs import listing
 from core.runs.engines import Placement
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
 from tests.builders.page import demo
 from ui.handlers import Handlers
 
 CHOSEN: dict[str, Any] = {"where": "slurm", "partition": "gpu", "time_limit": "30", "nodes": 1}
-
-
-@pytest.fixture
-def handlers(home: Home, fake_program: None) -> Handlers:
-    return Handlers(home)
 
 
 @pytest.fixture
