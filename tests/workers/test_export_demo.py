@@ -5,13 +5,13 @@ The adapter alone needs llama.cpp's own converter: TAILOR_LLAMA_CPP names the fo
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.after_training.export.tools import FOLDER_VARIABLE, LLAMA_VARIABLE, install
-from core.job import SpecError
+from core.after_training.export.tools import FOLDER_VARIABLE, LLAMA_VARIABLE
 from core.runs import Home
 from core.runs.listing import list_runs
 from ui.terminal import commands
@@ -33,15 +33,11 @@ Of an answer in which two tokens are nearly as likely, fewer digits may change o
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Return a home with the converters. Skip without them."""
-    home = Home.find(str(tmp_path_factory.mktemp("home")))
-    try:
-        if not os.environ.get(FOLDER_VARIABLE):
-            install(home)
-    except SpecError as error:
-        pytest.skip(f"no converters: {error.reason}")
-    return home
+def trained(tmp_path_factory: pytest.TempPathFactory, tools: Path) -> Iterator[Home]:
+    """Return a home whose runs are exported with the converters."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(tools))
+        yield Home.find(str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture(scope="module", params=["full", "lora", "qlora"])

@@ -82,11 +82,12 @@ HELD = (
     "a\\nb",
     "two\nlines",
     "\n\nHuman:",
+    '"\nb',
     " ends with a blank ",
     "\t",
     "",
 )
-NOT_HELD = ("\u200b", "a\x1b", "a\r\nb", 'quotes"""\nand more', '"""\nand more')
+NOT_HELD = ("\u200b", "a\x1b", "a\r\nb", 'quotes"""\nand more', '"""\nand more', 'a\n"""\nb')
 
 
 @pytest.mark.parametrize("stop", HELD)

@@ -86,12 +86,10 @@ def readme(name: str, gguf: str, verified: str) -> str:
 def can_hold(text: str) -> bool:
     """Return True if Ollama reads a text from a Modelfile as it stands."""
     is_seen = all(letter.isprintable() or letter in "\t\n" for letter in text)
-    *before_last, _last = _quoted(text).split("\n")
-    # The quotes of a line alone cannot both open and close it.
-    closes_early = any(
-        line.rstrip().endswith(QUOTES) and line.strip() != QUOTES[: len(line.strip())]
-        for line in before_last
-    )
+    first, *others = _quoted(text).split("\n")[:-1] or [""]
+    # Quotes that open a text do not close it too.
+    closes_early = len(first.strip()) >= 2 * len(QUOTES) and first.rstrip().endswith(QUOTES)
+    closes_early = closes_early or any(line.rstrip().endswith(QUOTES) for line in others)
     return is_seen and not closes_early
 
 
