@@ -36,13 +36,6 @@ INSTALL = Advice("Install what is missing", "`python app.py doctor` names it; th
 
 FAILURES: Mapping[str, tuple[Advice, ...]] = MappingProxyType(
     {
-        "out_of_gpu_memory": (
-            Advice(
-                "Halve the batch when memory runs out",
-                "The run continues with half the batch and twice the accumulation.",
-                {"halve_batch_on_oom": True},
-            ),
-        ),
         "out_of_memory": (
             Advice(
                 "Keep activations on the GPU",
@@ -124,6 +117,11 @@ def advice_after(cause: str, job: JobSpec, supports_bf16: bool) -> tuple[Advice,
 
 def _computed(cause: str, job: JobSpec, supports_bf16: bool) -> Iterator[Advice]:
     """Yield the advice whose values or conditions depend on the job."""
+    if cause == "out_of_gpu_memory" and job.num_devices == 1:
+        # the ranks of several devices would wait in the middle of their step
+        why = "The run continues with half the batch and twice the accumulation."
+        title = "Halve the batch when memory runs out"
+        yield Advice(title, why, {"halve_batch_on_oom": True})
     if cause == "out_of_memory" and job.optim.startswith("paged_"):
         why = "A paged optimizer moves its states to main memory."
         yield Advice("Optimizer that stays on the GPU", why, {"optim": "adamw_8bit"})

@@ -59,6 +59,14 @@ class Fix:
         """Return True if the changed job fits with a margin for the error of the estimate."""
         return self.verdict == "fits"
 
+    @property
+    def cost(self) -> float:
+        """Return the harm; more devices come after what only rounds, before what trains
+        otherwise."""
+        if "num_devices" in self.change:
+            return max(float(self.harm), MORE_DEVICES_HARM)
+        return float(self.harm)
+
     def to_json(self) -> dict[str, object]:
         """Return the object that `estimate --json` lists in `fixes`."""
         return {**vars(self), "change": dict(self.change), "harm": self.harm.name.lower()}
@@ -203,8 +211,5 @@ def _harm(changes: Sequence[Change]) -> Harm:
 def _rank(fix: Fix) -> tuple[float, ...]:
     """Return a sort key, best first: see `suggest_fixes`."""
     if fix.fits:
-        harm = float(fix.harm)
-        if "num_devices" in fix.change:
-            harm = max(harm, MORE_DEVICES_HARM)
-        return (0, harm, fix.slowdown or 1, -fix.saves_bytes)
+        return (0, fix.cost, fix.slowdown or 1, -fix.saves_bytes)
     return (1, -fix.saves_bytes)

@@ -8,7 +8,7 @@ from core.job import JobSpec
 from core.training.contract.failures import CAUSES
 from tests.builders.advice_cases import job_of
 
-ADVISED = ("diverged", *FAILURES)
+ADVISED = ("diverged", "out_of_gpu_memory", *FAILURES)
 """Causes with advice."""
 USUAL = job_of()
 UNWISE = job_of(
@@ -49,6 +49,13 @@ def test_an_unwise_job_gets_advice_for_every_cause(cause: str) -> None:
 def test_a_diverged_float16_job_gets_the_card_s_precision(supports_bf16: bool, dtype: str) -> None:
     changes = [dict(each.change) for each in advice_after("diverged", UNWISE, supports_bf16)]
     assert {"dtype": dtype} in changes
+
+
+@pytest.mark.parametrize(("num_devices", "is_offered"), [(1, True), (2, False)])
+def test_a_batch_is_halved_on_one_device_only(num_devices: int, is_offered: bool) -> None:
+    job = job_of(halve_batch_on_oom=False, num_devices=num_devices)
+    changes = [dict(each.change) for each in advice_after("out_of_gpu_memory", job, True)]
+    assert ({"halve_batch_on_oom": True} in changes) == is_offered
 
 
 def test_an_unknown_cause_gets_no_advice() -> None:

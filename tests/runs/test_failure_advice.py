@@ -10,10 +10,12 @@ from core.job import JobSpec
 from core.memory import PastRun
 from core.resolve import resolve
 from core.runs import Run, edits
+from core.runs.engines import Placement, Submission
 from core.runs.results import failure_advice
 from core.training.contract.files import write_json
 from core.training.contract.status import Status
 from tests.builders.fake_runs import NewRun
+from tests.builders.nvml import A100, machine_with
 
 LAST_SIGN = 1000.0
 """Unix seconds."""
@@ -54,7 +56,7 @@ def test_less_memory_is_counted_from_the_corrected_total(
 ) -> None:
     seen = []
 
-    def fixes(*case: object, past: object = ()) -> tuple[Fix, ...]:
+    def fixes(*case: object, past: object = (), **more: object) -> tuple[Fix, ...]:
         seen.append(past)
         return ()
 
@@ -63,6 +65,57 @@ def test_less_memory_is_counted_from_the_corrected_total(
     monkeypatch.setattr(failure_advice, "suggest_fixes", fixes)
     failure_advice.advice_for(failed("out_of_gpu_memory", **GPU))
     assert seen == [past]
+
+
+def divisions(run: Run) -> list[dict[str, object]]:
+    """Return the advice that takes more devices."""
+    changes = [dict(each.change) for each in failure_advice.advice_for(run)]
+    return [change for change in changes if "num_devices" in change]
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = machine_with(A100, A100)
+    monkeypatch.setattr("core.device.machine.this_machine", lambda: machine)
+
+
+LARGE = {"model": "Qwen/Qwen3-32B", "method": "lora", "gpu": "local"}
+"""A job that fills most of an A100."""
+
+
+def test_a_second_card_is_offered_where_there_is_one(failed, two_cards: None) -> None:
+    [change] = divisions(failed("out_of_gpu_memory", **LARGE))
+    assert change["num_devices"] == 2
+
+
+def test_the_job_on_two_cards_fits_each(failed, two_cards: None) -> None:
+    run = failed("out_of_gpu_memory", **LARGE)
+    [change] = divisions(run)
+    assert resolve(run.fields_again() | change).estimate().verdict == "fits"
+
+
+def test_more_cards_come_after_what_changes_nothing_else(failed, two_cards: None) -> None:
+    fields = {**GPU, "gpu": "local", "per_device_train_batch_size": 2}
+    first, *rest = failure_advice.advice_for(failed("out_of_gpu_memory", **fields))
+    assert "num_devices" not in first.change
+    assert any("num_devices" in each.change for each in rest)
+
+
+def test_a_machine_with_one_card_is_not_offered_more(
+    failed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.device.machine.this_machine", lambda: machine_with(A100))
+    assert divisions(failed("out_of_gpu_memory", **LARGE)) == []
+
+
+def test_cards_of_a_preset_that_are_not_here_are_not_offered(failed) -> None:
+    assert divisions(failed("out_of_gpu_memory", **LARGE | {"gpu": "a100-80gb"})) == []
+
+
+def test_a_cluster_may_have_more_cards(failed) -> None:
+    run = failed("out_of_gpu_memory", **LARGE | {"gpu": "a100-80gb"})
+    submission = Submission(run.folder, Placement("slurm"), "7")
+    assert divisions(replace(run, submission=submission))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from functools import partial
 
 from core.advise import Advice, advice_after, suggest_fixes
 from core.dataset import counted
+from core.device import cards_together
 from core.job import SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs.edits import deleted
@@ -52,7 +53,8 @@ def _resolved(run: Run) -> ResolvedJob | None:
 def _take_less_memory(run: Run, resolved: ResolvedJob | None) -> tuple[Advice, ...]:
     """Return what brings the job well below its predicted memory, which has proved to be too low.
 
-    By how much is unknown, so where it was thought to fit, the gentlest change comes first.
+    By how much is unknown, so where it was thought to fit, the gentlest change comes first. More
+    devices, where they are there and enough, are always among the advice.
     """
     if resolved is None or resolved.model.shape is None:
         return ()
@@ -63,10 +65,32 @@ def _take_less_memory(run: Run, resolved: ResolvedJob | None) -> tuple[Advice, .
     capacity = run.status.device_capacity_bytes or resolved.gpu.capacity_bytes
     smaller = min(capacity, int((1 - FREE_SHARE) * predicted.total_bytes))
     card = replace(resolved.gpu, capacity_bytes=smaller)
-    fixes = suggest_fixes(resolved.job, resolved.model.shape, card, past=resolved.past)
+    fixes = suggest_fixes(
+        resolved.job,
+        resolved.model.shape,
+        card,
+        past=resolved.past,
+        most_devices=_most_devices(run, resolved),
+    )
     if predicted.verdict == "fits":
-        fixes = tuple(sorted(fixes, key=lambda fix: fix.harm))
+        fixes = tuple(sorted(fixes, key=lambda fix: fix.cost))
+    rest = [fix for fix in fixes[MAX_ADVICE:] if fix.fits and "num_devices" in fix.change]
+    fixes = (*fixes[: MAX_ADVICE - len(rest)], *rest)
     return tuple(Advice(fix.title, fix.why, fix.change) for fix in fixes)
+
+
+def _most_devices(run: Run, resolved: ResolvedJob) -> int:
+    """Return how many devices could train the job together where it has failed.
+
+    Of a cluster nothing is known, so that its cards count as those of a usual machine.
+    """
+    submission = run.submission
+    if submission is not None and not submission.placement.is_here:
+        return resolved.most_devices
+    try:
+        return max(1, len(cards_together(run.job.device, 0)))
+    except SpecError:  # the GPU is gone
+        return 1
 
 
 def _empty_the_trash(run: Run) -> tuple[Advice, ...]:
