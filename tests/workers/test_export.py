@@ -60,7 +60,9 @@ def test_a_merged_folder_answers_as_trained(
     files = {each["name"]: each for each in printed["files"]}
     weights = Path(printed["path"]) / "model.safetensors"
     assert files["model.safetensors"]["bytes"] == weights.stat().st_size
-    assert [each.name for each in list_exports(run)] == ["merged"]
+    (export,) = list_exports(run)
+    assert export.name == "merged"
+    assert export.manifest.sources == {"training rows": 12, "suite capabilities": 4}
     assert launch.unfinished(run) == ()
 
 

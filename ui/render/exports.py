@@ -6,7 +6,12 @@ from urllib.parse import quote
 
 from core.after_training.export import Export, ExportStatus
 from core.after_training.export.plan import ExportPlan
-from core.after_training.export.sentences import export_facts, export_size, verified_sentence
+from core.after_training.export.sentences import (
+    asked_sentence,
+    export_facts,
+    export_size,
+    verified_sentence,
+)
 from core.after_training.export.serve import serve_lines
 from core.after_training.export_checks import BothBases
 from core.after_training.export_checks.sentences import (
@@ -98,10 +103,12 @@ def _export(run_id: str, export: Export) -> str:
         f"<dt>{escape(program)}</dt><dd><pre>{escape(text)}</pre></dd>"
         for program, text in serve_lines(export)
     )
+    asked = asked_sentence(export.manifest)
+    proof = notice(f"{verified_sentence(verified)} {asked}".strip(), "plain")
     return (
         f'<section aria-label="Export {escape(export.name)}">'
         f'<h4>{escape(export.name)} <span class="badge {kind}">{badge}</span></h4>'
-        f"{place}{notice(verified_sentence(verified), 'plain')}{notes}{_checks(export)}"
+        f"{place}{proof}{notes}{_checks(export)}"
         f"<p>{links}</p>"
         f"<details><summary>How to use it</summary><dl>{lines}</dl></details></section>"
     )

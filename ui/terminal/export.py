@@ -11,6 +11,7 @@ from core.after_training.export import plan as plans
 from core.after_training.export import tools as converters
 from core.after_training.export.ollama import add_to_ollama, find_ollama
 from core.after_training.export.sentences import (
+    asked_sentence,
     export_facts,
     export_size,
     verified_sentence,
@@ -233,6 +234,8 @@ def _print(export: Export) -> None:
     for note in export.manifest.notes:
         out.print(note)
     out.print(verified_sentence(export.verified), style="bold")
+    if asked := asked_sentence(export.manifest):
+        out.print(asked)
     out.print(f"Result: {export.manifest.url or export.folder}")
 
 

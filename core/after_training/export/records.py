@@ -2,6 +2,7 @@
 to files; nothing here exports."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -88,6 +89,18 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class AskedQuestion:
+    """Question of a verification."""
+
+    question: str
+    """Its beginning."""
+    source: str
+    """Where it is from: held-out rows, training rows, or a suite."""
+    is_same: bool
+    """True if its answer is the same as that of the trained model."""
+
+
+@dataclass(frozen=True)
 class ExportedFile:
     """File of an export."""
 
@@ -111,6 +124,13 @@ class Manifest:
     seconds: float = 0.0
     url: str = ""
     """Address on the Hub."""
+    asked: tuple[AskedQuestion, ...] = ()
+    """Questions of the verification."""
+
+    @property
+    def sources(self) -> Mapping[str, int]:
+        """Number of questions by their source."""
+        return Counter(each.source for each in self.asked)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -121,6 +141,9 @@ class Manifest:
             values["verified"] = asdict(_parse(Verification, verified))
         if isinstance(files, list) and all(isinstance(each, dict) for each in files):
             values["files"] = [asdict(_parse(ExportedFile, each)) for each in files]
+        asked = values.get("asked")
+        if isinstance(asked, list) and all(isinstance(each, dict) for each in asked):
+            values["asked"] = [asdict(_parse(AskedQuestion, each)) for each in asked]
         return _parse(cls, values)
 
     def with_seconds(self, seconds: float) -> "Manifest":

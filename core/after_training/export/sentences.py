@@ -1,8 +1,11 @@
 """Sizes and proofs of exports as words, the same on the page and in the terminal."""
 
 from core.after_training.export.plan import ExportPlan
-from core.after_training.export.records import Export, Verification
+from core.after_training.export.records import Export, Manifest, Verification
 from core.wording import memory, rough_duration
+
+NUM_SHOWN = 3
+"""Questions that are named."""
 
 
 def export_size(export: Export) -> str:
@@ -41,3 +44,17 @@ def verified_sentence(verified: Verification | None) -> str:
     if verified.trusted:
         return f"Verified: {said}."
     return f"Not to be trusted: {verified.note or 'nothing was compared'}. {said}."
+
+
+def asked_sentence(manifest: Manifest) -> str:
+    """Return where the questions of a verification are from, and to which another answer came; ""
+    if nothing was asked."""
+    if not manifest.asked:
+        return ""
+    parts = [f"{number} of {source}" for source, number in manifest.sources.items()]
+    said = f"Questions: {', '.join(parts)}."
+    others = [f"“{each.question}”" for each in manifest.asked if not each.is_same]
+    if others:
+        said += f" Another answer to {', '.join(others[:NUM_SHOWN])}"
+        said += f" and {len(others) - NUM_SHOWN} more." if len(others) > NUM_SHOWN else "."
+    return said

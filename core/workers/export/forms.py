@@ -14,6 +14,7 @@ from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
 from core.training.contract.weights.files import weight_files
 from core.workers.export.adapter_files import write_adapter
+from core.workers.export.choosing import choose_questions
 from core.workers.export.hub import send
 from core.workers.export.importance import write_importance
 from core.workers.export.llama import answers_of_gguf, write_adapter_gguf, write_gguf
@@ -26,10 +27,9 @@ from core.workers.export.questions import (
     answers_as_trained,
     answers_of_folder,
     choose_dtype,
-    choose_questions,
 )
 from core.workers.export.task import ExportTask
-from core.workers.export.verify import compare, doubted
+from core.workers.export.verify import asked, compare, doubted
 
 OVER_16_BITS = (
     "It was trained over 4 bits. Over the 16-bit base, answers differ a little from those."
@@ -67,6 +67,7 @@ def make_adapter_gguf(task: ExportTask, job: Job, _token: str) -> Manifest:
         questions, trained, sentence = ask_trained(task, job)
         task.enter("Asking the adapter in llama.cpp")
         found, notes = answers_of_gguf(task, base, questions, trained, str(target))
+        task.asked = asked(questions, trained, found)
         verified = compare(questions, trained, found, "llama.cpp", sentence, is_16_bit=True)
         verified = doubted(verified, notes)
     return manifest_of(task, verified)
@@ -110,6 +111,7 @@ def _write_gguf(task: ExportTask, job: Job, model: Path) -> tuple[Path, Verifica
     questions, trained, sentence = ask_trained(task, job)
     task.enter("Asking the exported model in llama.cpp")
     found, notes = answers_of_gguf(task, target, questions, trained)
+    task.asked = asked(questions, trained, found)
     is_16_bit = quant.is_16_bit
     verified = compare(questions, trained, found, "llama.cpp", sentence, is_16_bit=is_16_bit)
     return target, doubted(verified, notes)
@@ -152,6 +154,7 @@ def verify_folder(task: ExportTask, job: Job, folder: Path) -> Verification:
     task.enter("Asking the exported model")
     dtyped = choose_dtype(weight_files(folder), job)
     exported = answers_of_folder(folder, dtyped, questions, trained)
+    task.asked = asked(questions, trained, exported)
     return compare(questions, trained, exported, "transformers", sentence, is_16_bit=True)
 
 
@@ -190,7 +193,13 @@ def manifest_of(task: ExportTask, verified: Verification | None) -> Manifest:
             files.append(ExportedFile(name, path.stat().st_size, sha256_of(path)))
     request = task.request
     return Manifest(
-        request.form, request.base, request.quant, tuple(files), verified, tuple(task.notes)
+        request.form,
+        request.base,
+        request.quant,
+        tuple(files),
+        verified,
+        tuple(task.notes),
+        asked=task.asked,
     )
 
 

@@ -24,7 +24,7 @@ from core.training.contract.failures import TrainingError
 from core.training.contract.job import Job
 from core.training.contract.row_columns import Row
 from core.training.data.chat import ChatTemplate
-from core.workers.export.questions import rows_of_run
+from core.workers.export.choosing import rows_of_run
 from core.workers.export.task import ExportTask
 
 MODELFILE, README = "Modelfile", "README.md"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,10 @@ import torch
 
 from core.training.contract.job import Job
 from core.training.data.chat import ChatTemplate
-from core.training.data.model_rows import rows_for_model
-from core.training.data.rows import Rows, read_rows
 from core.workers.export.shards import read_header
 from core.workers.trained_model import load_trained
 
-NUM_QUESTIONS = 16
 MAX_NEW_TOKENS = 48
-MAX_PROMPT_TOKENS = 512
-PLAIN_PROMPT_TOKENS = 16
-"""Tokens of a plain text that are taken as a prompt."""
 BYTES_PER_NUMBER = {torch.float32: 4, torch.bfloat16: 2}
 
 
@@ -33,6 +26,8 @@ class ExportQuestion:
     """True for plain text, before which a tokenizer may put its own start token."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """Messages that the text was rendered from; none for plain text."""
+    source: str = ""
+    """Where it is from, as users read it."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +43,6 @@ class ExportAnswer:
     """Log-probability of it; None if a program does not tell."""
     ended: bool
     """True if it reached an end token."""
-
-
-def choose_questions(job: Job, run_folder: Path) -> tuple[tuple[ExportQuestion, ...], Any]:
-    """Return (questions of a run's held-out rows, else of its training rows; its tokenizer).
-
-    Raises TrainingError if the rows are not there any more.
-    """
-    tokenizer, rows = rows_for_model(job, rows_of_run(job, run_folder))
-    return _of_rows(rows, tokenizer), tokenizer
-
-
-def rows_of_run(job: Job, run_folder: Path) -> Rows:
-    """Return the rows of a run's data. Raises TrainingError if they are not there any more."""
-    return read_rows(
-        run_folder,
-        job.dataset,
-        job.eval_dataset,
-        job.eval_fraction,
-        job.seed,
-        stage=job.stage,
-    )
 
 
 def ids_of(question: ExportQuestion, tokenizer: Any) -> tuple[int, ...]:
@@ -153,32 +127,6 @@ def choose_dtype(weight_files: Sequence[Path], job: Job) -> Job:
     )
     in_float32 = num_bytes * 2 if is_16_bit else num_bytes
     return replace(job, dtype="float32" if in_float32 * 1.3 < free else "bfloat16")
-
-
-def _of_rows(rows: Rows, tokenizer: Any) -> tuple[ExportQuestion, ...]:
-    found: dict[str, ExportQuestion] = {}
-    for row in chain(rows.eval or (), rows.train):  # held out first
-        question = _question(row, tokenizer)
-        if 0 < len(ids_of(question, tokenizer)) <= MAX_PROMPT_TOKENS:
-            found.setdefault(question.text, question)
-        if len(found) >= NUM_QUESTIONS:
-            break
-    return tuple(found.values())
-
-
-def _question(row: Mapping[str, Any], tokenizer: Any) -> ExportQuestion:
-    if "text" in row:
-        ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
-        text = tokenizer.decode(ids[:PLAIN_PROMPT_TOKENS])
-        return ExportQuestion(text, text, True)
-    messages = row["prompt"] if "prompt" in row else row["messages"]
-    if isinstance(messages, str):
-        return ExportQuestion(messages, messages, True)
-    if "prompt" not in row:
-        roles = [message["role"] for message in messages]
-        messages = messages[: roles.index("user") + 1 if "user" in roles else 1]
-    text = ChatTemplate(tokenizer).render(messages, opens_answer=True)
-    return ExportQuestion(str(messages[-1].get("content") or ""), text, False, tuple(messages))
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

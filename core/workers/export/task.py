@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from core.after_training.export import ExportStatus
-from core.after_training.export.records import FILES, STATUS, STOP, ExportRequest
+from core.after_training.export.records import FILES, STATUS, STOP, AskedQuestion, ExportRequest
 from core.training.contract.failures import Stopped
 from core.training.contract.files import write_json
 
@@ -26,6 +26,8 @@ class ExportTask:
         self.files = folder / FILES
         self.notes: list[str] = []
         """Sentences about the export for its user."""
+        self.asked: tuple[AskedQuestion, ...] = ()
+        """Questions of the verification."""
         self.phase = ""
         self._phase_started = 0.0
         self._reported = 0.0

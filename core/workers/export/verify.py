@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.after_training.export.records import Verification
+from core.after_training.export.records import AskedQuestion, Verification
 from core.workers.export.questions import ExportAnswer, ExportQuestion
 
 MAX_LOGPROB_DIFFERENCE = 0.05
@@ -34,7 +34,7 @@ def compare(
         if difference > MAX_LOGPROB_DIFFERENCE and is_16_bit:
             notes.append(f"the answer to {shown!r} begins with other probabilities")
         worst = max(worst, difference)
-        same += before.tokens == after.tokens and before.ended == after.ended
+        same += _is_same(before, after)
         ends += before.ended == after.ended
     if not same:
         notes.append("no answer is the same")
@@ -49,6 +49,23 @@ def compare(
         compared_with=compared_with,
         note="; ".join(notes[:2]),
     )
+
+
+def asked(
+    questions: Sequence[ExportQuestion],
+    trained: Sequence[ExportAnswer],
+    exported: Sequence[ExportAnswer],
+) -> tuple[AskedQuestion, ...]:
+    """Return the questions, where each is from, and whether its answer stayed the same."""
+    found = []
+    for question, before, after in zip(questions, trained, exported, strict=True):
+        shown = question.shown[:SHOWN_CHARACTERS]
+        found.append(AskedQuestion(shown, question.source, _is_same(before, after)))
+    return tuple(found)
+
+
+def _is_same(before: ExportAnswer, after: ExportAnswer) -> bool:
+    return before.tokens == after.tokens and before.ended == after.ended
 
 
 def _difference(before: ExportAnswer, after: ExportAnswer) -> float:
