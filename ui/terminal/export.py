@@ -123,13 +123,16 @@ def _measure_both(run: Run, form: str, numbers: Numbers, *, as_json: bool) -> in
         except ChildError as error:
             say(checking.died_sentence(error))
             return 1
+    made = [each for each in list_exports(run) if each.name in both.names.values()]
+    code = UNTRUSTED if both.untrusted else 0
     if as_json:
-        made = [each.to_json() for each in list_exports(run) if each.name in both.names.values()]
-        print_json({**both.to_json(), "exports": made})
-        return 0
+        print_json({**both.to_json(), "exports": [each.to_json() for each in made]})
+        return code
+    for each in made:
+        out.print(f"{each.name}: {verified_sentence(each.verified)}")
     for sentence in both_sentences(both):
         out.print(sentence)
-    return 0
+    return code
 
 
 def _require_run(home: Home, reference: str | None) -> Run:

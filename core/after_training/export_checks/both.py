@@ -51,8 +51,9 @@ class BothBases:
     step: int
     """Optimizer steps of the result that was exported."""
     recommended: BaseChoice
-    are_both_trusted: bool
-    """False if the verification of one has failed."""
+    """Better one of those that are to be trusted, else of both."""
+    untrusted: tuple[BaseChoice, ...]
+    """Bases of the exports whose verification has failed."""
     names: Mapping[BaseChoice, str]
     """Base -> name of the export over it."""
     results: Mapping[BaseChoice, tuple[SuiteResult, ...]]
@@ -69,9 +70,9 @@ class BothBases:
             form, quant = str(fields["form"]), str(fields["quant"])
             names = {base: str(fields["names"][base]) for base in BASES}
             recommended = BASES[BASES.index(fields["recommended"])]
-            trust = fields["are_both_trusted"] is True
+            untrusted = _untrusted(fields, recommended)
             step = int(fields["step"])
-            both = cls(form, quant, step, recommended, trust, names, results)
+            both = cls(form, quant, step, recommended, untrusted, names, results)
         except (KeyError, TypeError, ValueError):
             return None
         return both if both.compared else None
@@ -89,6 +90,10 @@ class BothBases:
         return tuple(found)
 
     @property
+    def is_one_trusted(self) -> bool:
+        return len(self.untrusted) < len(BASES)
+
+    @property
     def p_value(self) -> float:
         """Chance of a difference at least this uneven over all suites, if there were none."""
         lost = sum(len(each.lost) for each in self.compared)
@@ -102,7 +107,7 @@ class BothBases:
             "quant": self.quant,
             "step": self.step,
             "recommended": self.recommended,
-            "are_both_trusted": self.are_both_trusted,
+            "untrusted": list(self.untrusted),
             "names": dict(self.names),
             "results": results,
         }
@@ -115,7 +120,22 @@ class BothBases:
             suites.append(
                 {"name": each.name, "total": each.total, **counts, "p_value": each.p_value}
             )
-        return {"recommended": self.recommended, "names": dict(self.names), "suites": suites}
+        return {
+            "recommended": self.recommended if self.is_one_trusted else None,
+            "untrusted": list(self.untrusted),
+            "names": dict(self.names),
+            "suites": suites,
+        }
+
+
+def _untrusted(fields: Mapping[str, Any], recommended: BaseChoice) -> tuple[BaseChoice, ...]:
+    """Return the bases in a file whose exports are not to be trusted. Raises KeyError, ValueError,
+    TypeError."""
+    if "untrusted" in fields:
+        return tuple(BASES[BASES.index(each)] for each in fields["untrusted"])
+    if fields["are_both_trusted"]:  # as earlier versions have written
+        return ()
+    return tuple(base for base in BASES if base != recommended)
 
 
 def measured_both(run: Run) -> tuple[BothBases, ...]:
@@ -156,18 +176,18 @@ def measure_both(
     measure = _Measurement(run, form, suites, on_status, is_cancelled, numbers)
     results: dict[BaseChoice, tuple[SuiteResult, ...]] = {}
     names: dict[BaseChoice, str] = {}
-    trusted: list[BaseChoice] = []
+    untrusted: list[BaseChoice] = []
     for base in BASES:
         export = measure.make(base, tuple(names.values()))
         names[base] = export.name
         results[base] = measure.check(export)
         verified = export.verified
-        if verified is None or verified.trusted:
-            trusted.append(base)
+        if verified is not None and not verified.trusted:
+            untrusted.append(base)
     quant = numbers.quant if FORMS[form].has_quant else ""
     step = run.result_step or run.step
-    better = _better(results, trusted)
-    both = BothBases(form, quant, step, better, len(trusted) != 1, names, results)
+    better = _better(results, untrusted)
+    both = BothBases(form, quant, step, better, tuple(untrusted), names, results)
     left = {export.name for export in list_exports(run)}
     if names[both.recommended] not in left:  # it gave its room on the disk to the other
         export = measure.make(both.recommended, tuple(left & set(names.values())))
@@ -232,12 +252,12 @@ class _Measurement:
 
 
 def _better(
-    results: Mapping[BaseChoice, tuple[SuiteResult, ...]], trusted: Sequence[BaseChoice]
+    results: Mapping[BaseChoice, tuple[SuiteResult, ...]], untrusted: Sequence[BaseChoice]
 ) -> BaseChoice:
     """Return the base that is recommended: as it trained, unless the other passes more tests by
     more than chance, or is alone to be trusted."""
-    if len(trusted) == 1:
-        return trusted[0]
+    if len(untrusted) == 1:
+        return "original" if untrusted[0] == "trained" else "trained"
     lost = gained = 0
     others = {each.name: each for each in results["original"]}
     for result in results["trained"]:

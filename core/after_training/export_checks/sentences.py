@@ -44,11 +44,15 @@ def both_sentences(both: BothBases) -> Iterator[str]:
     """Yield what the exports over both bases passed, which is recommended, and why."""
     for each in both.compared:
         yield f"{count_sentence(each, *BASE_WORDS)}. {change_sentence(each)}"
+    untrusted = " and ".join(both.names[base] for base in both.untrusted)
+    if not both.is_one_trusted:
+        yield f"Neither is to be trusted, so none is recommended: {untrusted}."
+        return
     p_value = both.p_value
     reason = f"no difference beyond chance, {p_value_words(p_value)}"
     if p_value < MAX_CHANCE:
         reason = f"a difference beyond chance, {p_value_words(p_value)}"
-    if not both.are_both_trusted:
-        reason = "the other is not to be trusted"
+    if untrusted:
+        reason = f"{untrusted} is not to be trusted"
     words = BASE_WORDS[both.recommended == "original"]
     yield f"Recommended: {both.names[both.recommended]}, {words} ({reason})."

@@ -4,18 +4,21 @@ stands for llama.cpp, and what exports writes a file that says what its model an
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core.after_training.export import ExportStatus, launch, list_exports
 from core.after_training.export.plan import ExportPlan
+from core.after_training.export.records import Manifest, Verification
 from core.after_training.export.tools import FOLDER_VARIABLE
 from core.after_training.export_checks import Numbers, measure_both, measured_both
 from core.after_training.export_checks.sentences import both_sentences
 from core.job import ChildError, SpecError
 from core.runs import Home, Run
 from core.runs.checks import SuiteResult
+from core.runs.results import checking
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import parse_suite
 from core.training.contract.files import write_json
@@ -29,6 +32,8 @@ MANY = 8
 """Tests that must change in one direction, so that this is hardly chance."""
 ENOUGH = 10**12
 MakeRun = Callable[..., Run]
+TRUSTED = Verification(True, 16, 16, 16, 0.004)
+DOUBTFUL = Verification(False, 16, 3, 16, 0.4, note="other probabilities")
 
 
 @pytest.fixture
@@ -136,6 +141,20 @@ def test_a_measurement_can_be_stopped(make_run: MakeRun) -> None:
         )
 
 
+@pytest.mark.parametrize(("are_both", "untrusted"), [(True, ()), (False, ("original",))])
+def test_a_record_of_an_earlier_version_is_read(
+    make_run: MakeRun, are_both: bool, untrusted: tuple[str, ...]
+) -> None:
+    run = make_run("yes", "yes")
+    measure(run)
+    file = run.folder / "exports" / "both-gguf-Q8_0.json"
+    fields = json.loads(file.read_text())
+    del fields["untrusted"]
+    file.write_text(json.dumps(fields | {"are_both_trusted": are_both}))
+    (both,) = measured_both(run)
+    assert both.untrusted == untrusted
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"results": 1}', '{"form": "gguf"}'])
 def test_a_damaged_record_is_passed_over(make_run: MakeRun, content: str) -> None:
     run = make_run("yes", "yes")
@@ -155,3 +174,47 @@ def test_what_cannot_be_measured_is_said(
     words = {"run": run.id, "to": form, "base": "both", "home": str(home.path)}
     assert commands.run("export", **words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trained", "original", "code", "said"),
+    [
+        (TRUSTED, TRUSTED, 0, f"Recommended: {TRAINED},"),
+        (DOUBTFUL, TRUSTED, 1, f"Recommended: {ORIGINAL}, over the 16-bit base ({TRAINED} is not"),
+        (TRUSTED, DOUBTFUL, 1, f"Recommended: {TRAINED}, over the base as it trained ({ORIGINAL}"),
+        (DOUBTFUL, DOUBTFUL, 1, f"none is recommended: {TRAINED} and {ORIGINAL}."),
+    ],
+    ids=["both trusted", "trained doubtful", "original doubtful", "neither"],
+)
+def test_an_export_that_is_not_to_be_trusted_fails_the_command(
+    make_run: MakeRun,
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained: Verification,
+    original: Verification,
+    code: int,
+    said: str,
+) -> None:
+    run = make_run("yes", "yes")
+    monkeypatch.setattr(checking, "find_suites", lambda *_: (suite_of(MANY),))
+    start, verified = launch.start, {TRAINED: trained, ORIGINAL: original}
+
+    def start_verified(run: Run, plan: ExportPlan) -> str:
+        name = start(run, plan)
+        folder = run.folder / "exports" / name
+        replace(Manifest.read(folder), verified=verified[name]).write(folder)
+        return name
+
+    monkeypatch.setattr(launch, "start", start_verified)
+    words = {"run": run.id, "to": "gguf", "quant": "Q8_0", "base": "both", "home": str(home.path)}
+    assert commands.run("export", **words) == code
+    printed = " ".join(capsys.readouterr().out.split())
+    assert said in printed
+    assert printed.count("Not to be trusted: other probabilities") == [
+        trained.trusted,
+        original.trusted,
+    ].count(False)
+    assert commands.run("export", **words, json=True) == code
+    found = json.loads(capsys.readouterr().out)
+    assert (found["recommended"] is None) == (trained == original == DOUBTFUL)
