@@ -9,9 +9,13 @@ import pytest
 
 from core.after_training.export import launch, list_exports
 from core.after_training.export.plan import plan_export
-from core.after_training.export.records import unfinished_folder
+from core.after_training.export.records import ExportedFile, Manifest, unfinished_folder
 from core.job import SpecError
 from core.runs import Home, Run, read
+from core.runs.checks import SuiteResult
+from core.training.contract.checks.suite_files import parse_suite
+from core.training.contract.files import write_json
+from core.workers.export.__main__ import DROPPED, keep_checks
 from tests.builders.fake_runs import bare_run
 from tests.builders.training_runs import FINISHED, change_job, make_run, train
 from ui.terminal import commands
@@ -22,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing:FutureWarning"),
 ]
 ID = "short-qlora"
+SUITE = parse_suite(b'{"prompt": "say", "exact": "yes"}', "mine")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,42 @@ def test_a_merged_folder_answers_as_trained(
     assert export.name == "merged"
     assert export.manifest.sources == {"training rows": 12, "suite capabilities": 4}
     assert launch.unfinished(run) == ()
+
+
+def test_checks_of_an_export_stay_when_it_is_made_again(run: Run, home: Home, capsys) -> None:
+    assert exported(home) == 0
+    (export,) = list_exports(run)
+    (export.folder / "checks").mkdir()
+    result = SuiteResult.of_answers(SUITE, 4, ["yes"], ["no"])
+    write_json(export.folder / "checks" / "mine.json", result.to_file())
+    (unfinished_folder(run, "merged") / "files" / "checks").mkdir(parents=True)
+    assert exported(home) == 0
+    (again,) = list_exports(run)
+    assert again.checks == (result,)
+    assert again.manifest.notes == ()
+    assert [each.name for each in again.manifest.files] == [
+        each.name for each in export.manifest.files
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256", "is_kept"),
+    [("m.gguf", "1", True), ("m.gguf", "2", False), ("more.json", "1", False)],
+)
+def test_checks_of_other_files_are_dropped_and_that_is_said(
+    tmp_path: Path, name: str, sha256: str, is_kept: bool
+) -> None:
+    earlier, files = tmp_path / "earlier", tmp_path / "files"
+    (earlier / "checks").mkdir(parents=True)
+    (earlier / "checks" / "mine.json").write_text("{}")
+    gguf, readme = ExportedFile("m.gguf", 1, "1"), ExportedFile("README.md", 1, "old")
+    Manifest("gguf", "trained", "Q8_0", (gguf, readme), None).write(earlier)
+    files.mkdir()
+    found = {gguf.name: gguf, name: ExportedFile(name, 1, sha256)}
+    made = (*found.values(), ExportedFile("README.md", 1, "new"))
+    manifest = keep_checks(earlier, files, Manifest("gguf", "trained", "Q8_0", made, None))
+    assert (files / "checks" / "mine.json").is_file() == is_kept
+    assert manifest.notes == (() if is_kept else (DROPPED,))
 
 
 def test_a_base_that_is_gone_is_named(run: Run, home: Home, capsys) -> None:

@@ -16,6 +16,8 @@ from core.training.contract.files import write_json
 from core.training.contract.typed_json import WrongType, types_of, value_as
 
 MANIFEST = "export.json"
+NO_ANSWERS = (".md", ".zip", "Modelfile")
+"""Ends of names of files on which the answers of an export to suites do not depend."""
 CHECKS = "checks"
 """Folder in that of an export with what it answered to suites."""
 WEIGHTS = (".gguf", ".safetensors")
@@ -145,6 +147,12 @@ class Manifest:
         if isinstance(asked, list) and all(isinstance(each, dict) for each in asked):
             values["asked"] = [asdict(_parse(AskedQuestion, each)) for each in asked]
         return _parse(cls, values)
+
+    @property
+    def answers_from(self) -> Mapping[str, str]:
+        """Name of each file on which its answers depend -> its SHA-256."""
+        named = {each.name: each.sha256 for each in self.files}
+        return {name: hash for name, hash in named.items() if not name.endswith(NO_ANSWERS)}
 
     def with_seconds(self, seconds: float) -> "Manifest":
         """Return it with the time that the export took."""

@@ -13,10 +13,17 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from core.after_training.export import ExportStatus
-from core.after_training.export.records import PROCESS, UNFINISHED, ExportRequest
+from core.after_training.export.records import (
+    CHECKS,
+    PROCESS,
+    UNFINISHED,
+    ExportRequest,
+    Manifest,
+)
 from core.device import card_of
 from core.job import SpecError
 from core.runs import Home, queue, read
@@ -28,6 +35,10 @@ from core.workers.quick_imports import quick_imports
 
 FINISHED, FAILED, STOPPED = 0, 1, 130
 SEE_LOG = "see its log"
+DROPPED = (
+    "Its files differ from those of the export before, so the results of its checks were dropped: "
+    "check it again."
+)
 
 
 def main(folder: Path) -> int:
@@ -56,18 +67,35 @@ def _export(task: ExportTask, token: str) -> None:
 
     started = time.monotonic()
     task.files.mkdir(exist_ok=True)
+    shutil.rmtree(task.files / CHECKS, ignore_errors=True)  # of an attempt that was killed
     run_folder = Path(task.request.run_folder)
     job = Job.from_json(json.loads((run_folder / "job.json").read_text(encoding="utf-8")))
     manifest = MAKERS[task.request.form](task, job, token)
     task.enter("Finishing")
-    manifest.with_seconds(time.monotonic() - started).write(task.files)
     place = task.folder.with_name(task.folder.name.removeprefix(UNFINISHED))
+    manifest = keep_checks(place, task.files, manifest)
+    manifest.with_seconds(time.monotonic() - started).write(task.files)
     older = task.folder / "older"
     if place.exists():
         place.rename(older)
     task.files.rename(place)
     (task.folder / PROCESS).unlink(missing_ok=True)  # the others follow in any order
     shutil.rmtree(task.folder, ignore_errors=True)
+
+
+def keep_checks(earlier: Path, files: Path, manifest: Manifest) -> Manifest:
+    """Copy what an earlier export of this name has answered to suites if the files are the same;
+    else say in the manifest that it is dropped. Raises OSError."""
+    if not (earlier / CHECKS).is_dir():
+        return manifest
+    try:
+        is_same = Manifest.read(earlier).answers_from == manifest.answers_from
+    except ValueError:
+        is_same = False
+    if is_same:
+        shutil.copytree(earlier / CHECKS, files / CHECKS)
+        return manifest
+    return replace(manifest, notes=(*manifest.notes, DROPPED))
 
 
 def _reserve_card(task: ExportTask) -> None:
