@@ -292,7 +292,7 @@ def _add_export(command: argparse.ArgumentParser) -> None:
         "--create", action="store_true", help="let this machine's Ollama take it, after --to ollama"
     )
     command.add_argument(
-        "--install", action="store_true", help="install the converters to GGUF first (52 MB)"
+        "--install", action="store_true", help="install the converters to GGUF first (88 MB)"
     )
     _add_json_and_home(command)
 

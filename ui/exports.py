@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import gradio as gr
 
 from core.after_training.export.forms import DEFAULT_QUANT, QUANTS
+from core.after_training.export.tools import DOWNLOAD
 from ui.parts import Parts
 
 EXPORT_TILES: Mapping[str, str] = {
@@ -47,7 +48,7 @@ def place_exports(parts: Parts) -> None:
             parts.add("export_matrix", gr.Checkbox, label="Importance matrix", info=MATRIX_HINT)
             parts.add("export_base", gr.Radio, BASES, value="trained", label="Base to merge into")
         with gr.Row(elem_classes="actions"):
-            parts.button("install_tools", "Install the converters (52 MB)", visible=False)
+            parts.button("install_tools", f"Install the converters ({DOWNLOAD})", visible=False)
             parts.button("add_to_ollama", "Add to this machine's Ollama", visible=False)
             parts.button("stop_export", "Stop", variant="stop", visible=False)
         parts.html("export_status")

@@ -47,7 +47,7 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
 
 @pytest.mark.usefixtures("fake_program")
 def test_no_event_fails_for_odd_values(blocks: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ui.handlers.exports.install", lambda _home: None)  # downloads 52 MB
+    monkeypatch.setattr("ui.handlers.exports.install", lambda _home: None)  # downloads 88 MB
     dice = random.Random(0)
     for event in blocks.fns.values():
         if event.fn is None:

@@ -5,10 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from core.training.contract.files import write_json
-from core.training.contract.weights.adapters import SETTINGS, WEIGHTS
-from core.workers.export.adapter_files import write_adapter
+from core.training.contract.weights.adapters import PREFIX, SETTINGS, WEIGHTS, read_adapter
+from core.workers.export.adapter_files import scale_as_llama_cpp, write_adapter
+from core.workers.export.layers import scale_of
 from core.workers.export.llama import write_adapter_gguf
 from core.workers.export.task import ExportTask
 from tests.builders.exports import AdapterCase, make_case
@@ -54,3 +57,41 @@ def test_a_gguf_adapter_does_not_say_where_its_base_lies(task: ExportTask, tmp_p
     text = target.read_text()
     assert "base_model_name_or_path" in text
     assert str(tmp_path) not in text
+
+
+PATTERNS = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 20}}
+
+
+def deltas(folder: Path) -> dict[str, torch.Tensor]:
+    """Return what an adapter adds to each layer."""
+    adapter, tensors = read_adapter(folder), load_file(folder / WEIGHTS)
+    found = {}
+    for module in adapter.modules:
+        up, down = (tensors[f"{PREFIX}{module}.lora_{side}.weight"] for side in "BA")
+        found[module] = up.float() @ down.float() * scale_of(adapter, module)
+    return found
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [{"use_rslora": True}, PATTERNS, PATTERNS | {"use_rslora": True}],
+    ids=["rslora", "patterns", "both"],
+)
+def test_an_adapter_stays_the_same_with_the_scale_of_llama_cpp(
+    tmp_path: Path, adapter: dict[str, object]
+) -> None:
+    task = make_case(tmp_path / "runs", AdapterCase(adapter=adapter))
+    folder = Path(task.request.run_folder) / "output"
+    before = deltas(folder)
+    scale_as_llama_cpp(folder)
+    settings = read_adapter(folder).settings
+    assert not (settings.get("use_rslora") or settings.get("alpha_pattern"))
+    after = deltas(folder)
+    assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in before)
+
+
+def test_an_adapter_with_one_scale_stays_as_it_is(task: ExportTask) -> None:
+    folder = Path(task.request.run_folder) / "output"
+    before = (folder / WEIGHTS).read_bytes()
+    scale_as_llama_cpp(folder)
+    assert (folder / WEIGHTS).read_bytes() == before

@@ -1,17 +1,13 @@
-"""Train the demo by each kind of method, and export it to every form: the answers stay.
-
-The adapter alone needs llama.cpp's own converter: TAILOR_LLAMA_CPP names the folder of its sources.
-"""
+"""Train the demo by each kind of method, and export it to every form: the answers stay."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.after_training.export.tools import FOLDER_VARIABLE, LLAMA_VARIABLE
+from core.after_training.export.tools import FOLDER_VARIABLE
 from core.runs import Home
 from core.runs.listing import list_runs
 from ui.terminal import commands
@@ -59,8 +55,6 @@ def test_every_export_of_the_demo_answers_as_trained(
 ) -> None:
     if form == "adapter-gguf" and "full" in run_id:
         pytest.skip("a whole model has no adapter")
-    if form == "adapter-gguf" and not os.environ.get(LLAMA_VARIABLE):
-        pytest.skip(f"needs {LLAMA_VARIABLE}")
     capsys.readouterr()
     code = commands.run(
         "export", home=str(trained.path), run=run_id, to=form, quant=quant, json=True

@@ -178,7 +178,7 @@ def _require_checkable(form: str, is_checked: bool) -> None:
 
 
 def _install(home: Home) -> None:
-    say("Installing the converters to GGUF (52 MB).")
+    say(f"Installing the converters to GGUF ({converters.DOWNLOAD}).")
     out.print(f"Installed in {converters.install(home)}.")
 
 

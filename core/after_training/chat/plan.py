@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from core.after_training.chat.errors import ChatError
 from core.after_training.chat.sides import ChatModel, ChatSide, models_of
+from core.after_training.export.tools import TO_INSTALL
 from core.device import card_of, local_gpu, this_machine
 from core.job import Problem
 from core.memory.answering import AnsweringMemory, memory_to_answer
@@ -80,8 +81,7 @@ def _require_tools(sides: Sequence[ChatSide]) -> None:
     for side in sides:
         if side.gguf and side.tools is None:
             problem = f"{side.key} is answered by llama.cpp, which is not installed"
-            fix = "run `make export` or `python app.py export --install` (52 MB)"
-            raise ChatError(Problem("chat", problem, fix))
+            raise ChatError(Problem("chat", problem, TO_INSTALL))
 
 
 @dataclass(frozen=True)

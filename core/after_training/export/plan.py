@@ -20,7 +20,7 @@ from core.after_training.export.forms import (
     FormName,
 )
 from core.after_training.export.records import ExportRequest, exports_folder
-from core.after_training.export.tools import Tools, find_tools
+from core.after_training.export.tools import TO_INSTALL, Tools, find_tools
 from core.job import Problem, SpecError
 from core.models import DEMO_DIR, HUB_ID
 from core.runs import Run
@@ -39,6 +39,7 @@ OTHER_FILES_BYTES = 64 * 2**20
 """Room for the tokenizer and everything else beside the weights."""
 GGUF_MAGIC = b"GGUF"
 """First bytes of a GGUF file."""
+NAME_YOUR_OWN = "name your own llama.cpp with --llama-cpp DIR"
 SENT = ("", "adapter", "merged", "gguf")
 PARAMETERS_PER_SECOND = 56e6
 """Merged on one core, measured. Slower disks count too, so this is the best case."""
@@ -229,16 +230,15 @@ def _tool_problems(form: str, quant: str, tools: Tools) -> Iterator[Problem]:
     missing = []
     if form == "adapter-gguf":
         if not tools.can_convert_adapters:
-            problem = "this needs convert_lora_to_gguf.py of llama.cpp"
-            yield Problem("--to", problem, "name your own llama.cpp with --llama-cpp DIR")
+            problem = "this needs a converter of adapters to GGUF, which is not installed"
+            yield Problem("--to", problem, f"{TO_INSTALL}, or {NAME_YOUR_OWN}")
         return
     if not tools.can_convert:
         missing.append("a converter to GGUF")
     elif not tools.can_quantize and (quant or DEFAULT_QUANT) not in ("F16", "BF16", "Q8_0"):
         missing.append("a program that quantizes GGUF files")
     if missing:
-        fix = "run `make export` or `python app.py export --install` (52 MB), or name your own "
-        fix += "llama.cpp with --llama-cpp DIR"
+        fix = f"{TO_INSTALL}, or {NAME_YOUR_OWN}"
         yield Problem("--to", f"this needs {missing[0]}, which is not installed", fix)
 
 

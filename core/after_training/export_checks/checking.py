@@ -19,7 +19,7 @@ from core.after_training.export.records import (
     exports_folder,
     list_exports,
 )
-from core.after_training.export.tools import server_folder
+from core.after_training.export.tools import TO_INSTALL, server_folder
 from core.device.child import Child, Limits, ignore_progress
 from core.job import Problem, SpecError
 from core.job.places import is_there
@@ -100,8 +100,8 @@ def check_export(
     """
     tools = server_folder(run.home)
     if export.gguf and tools is None:
-        fix = "run `make export` or `python app.py export --install` (52 MB)"
-        raise SpecError(Problem("export", "llama.cpp, which answers, is not installed", fix))
+        problem = "llama.cpp, which answers, is not installed"
+        raise SpecError(Problem("export", problem, TO_INSTALL))
     with _only_check(run):
         trained = _as_trained(run, suites, lambda share: on_progress(share / 2), is_cancelled)
         request = {
