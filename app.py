@@ -337,6 +337,9 @@ def _add_compare(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--max-usd", metavar="USD", help="the same for the price")
     command.add_argument("--estimate-only", action="store_true", help="estimate, train nothing")
+    command.add_argument(
+        "--no-checks", action="store_true", help="do not check the runs before and after training"
+    )
     command.add_argument("--resume", metavar="ID", help="continue a comparison that was cut off")
     command.add_argument("--stop", metavar="ID", help="stop every run of a comparison")
     command.add_argument("--list", action="store_true", help="list the comparisons")

@@ -17,6 +17,7 @@ from core.training.contract.files import write_json
 from tests.builders.fake_checks import WAIT
 from tests.builders.fake_runs import NewRun, bare_run
 from tests.builders.paths import DEMO
+from tests.builders.suites import suite_file
 
 PROMPTS = ("before 1", "before 2", "before after", "after", "neither")
 Finished = Callable[..., Run]
@@ -38,16 +39,6 @@ def finished_run(home: Home) -> Finished:
 @pytest.fixture(autouse=True)
 def _quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "MODULE", "tests.builders.fake_checks")
-
-
-def suite_file(folder: Path, name: str, *prompts: str, **condition: object) -> str:
-    """Write a suite of tests that `yes` passes, and return its path."""
-    lines = [
-        json.dumps({"prompt": prompt, **(condition or {"exact": "yes"})}) for prompt in prompts
-    ]
-    path = folder / f"{name}.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path)
 
 
 def test_what_was_lost_and_gained_is_kept_with_the_step_of_the_result(

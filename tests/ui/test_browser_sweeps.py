@@ -54,7 +54,7 @@ def test_sweep_survives_a_failure_a_kill_and_a_stop(
     expect(page.locator("#comparison-message")).to_contain_text("The others continue.")
     ended = page.locator("#comparison-runs")
     expect(ended).to_contain_text("6 of 6 runs have ended.", timeout=3 * TRAINING_MS)
-    sweep_of(home, lambda found: not found.is_open)
+    sweep_of(home, lambda found: found.is_reported and not found.is_open)
 
     path = record.folder_of(home) / f"{sweep.id}-report.html"
     runs = json.loads(path.with_suffix(".json").read_text())["runs"]

@@ -52,7 +52,7 @@ class CompareHandlers:
             found = variants_of(answer)
             command = "python app.py compare job.json --methods full,lora,qlora"
             question = f"How do the methods compare for {answer.values['model']}?"
-            comparison = record.new_comparison(self.home, found, question, command)
+            comparison = record.new_comparison(self.home, found, question, command, has_checks=True)
             comparison = conduct.start(self.home, comparison)
         except SpecError as error:
             return {"compare_message": render.notice(f"Not started. {in_words(error)}.", "bad")}
@@ -60,7 +60,8 @@ class CompareHandlers:
             said = f"Not started. {error.strerror}: {error.filename}"
             return {"compare_message": render.notice(said, "bad")}
         ids = [trial.id for trial in comparison.trials if trial.id]
-        said = f"Queued {len(ids)} runs: the Runs tab shows them."
+        said = f"Queued {len(ids)} runs: the Runs tab shows them. Once all have ended, each is "
+        said += "checked: what it has learnt and lost."
         for trial in comparison.trials:
             if trial.left_out:
                 said += f" {trial.point.label} is left out: {trial.left_out}."

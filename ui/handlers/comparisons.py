@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from core.after_training.compare import Comparison, conduct, record
+from core.after_training.compare import Comparison, checking, conduct, record
 from core.after_training.compare.report import RunFigures, Summary, summary_of
 from core.job import SpecError
 from core.resolve import dataset_path
@@ -43,7 +43,11 @@ def _show(home: Home, comparison_id: str) -> Updates:
     chosen = next((each for each in listed if each.id == comparison_id), listed[0])
     summary = summary_of(home, chosen)
     is_active = conduct.is_active(home, chosen)
-    can_go_on = chosen.num_missing or any(_may_continue(chosen, each) for each in summary.runs)
+    can_go_on = (
+        chosen.num_missing
+        or any(_may_continue(chosen, each) for each in summary.runs)
+        or checking.runs_to_check(home, chosen)
+    )
     return {
         "comparisons_panel": gr.update(visible=True),
         "comparison_id": gr.update(choices=[_choice(each) for each in listed], value=chosen.id),
@@ -93,13 +97,13 @@ class ComparisonHandlers:
         return {**shown, "comparison_message": ""}
 
     def on_stop_comparison(self, **view: str | None) -> Updates:
-        """Stop every run of the shown comparison, each with a checkpoint."""
-        done = "Stopping all its runs, each with a checkpoint. Continue undoes it."
+        """Stop every run of the shown comparison, each with a checkpoint, and its checks."""
+        done = "Stopping all its runs, each with a checkpoint, and its checks. Continue undoes it."
         return self._act(conduct.stop, done, view)
 
     def on_continue_comparison(self, **view: str | None) -> Updates:
-        """Continue the runs that were stopped together, and begin those that were not begun."""
-        return self._act(conduct.start, "Its runs are in the queue again.", view)
+        """Continue the runs that were stopped together, and begin what was not begun."""
+        return self._act(conduct.start, "What was stopped or not begun goes on.", view)
 
     def on_stop_trial(self, chosen_trial: str, **view: str | None) -> Updates:
         """Stop the chosen run alone. A waiting one leaves the queue."""

@@ -139,6 +139,10 @@ def progress(comparison: Comparison, summary: Summary) -> str:
         said += f" {num_all - num_ended} were not begun: Continue begins them."
     elif comparison.search and comparison.num_missing:
         said += " Optuna chooses each of the others from what those before it have shown."
+    if comparison.has_checks and num_ended == num_all and comparison.is_open:
+        num_finished = sum(each.state == "finished" for each in summary.runs)
+        said += f" Checking what they have learnt and lost: {len(comparison.checked)} of "
+        said += f"{num_finished} done."
     return f"{said} {comparison.note}".strip()
 
 

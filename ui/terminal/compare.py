@@ -11,7 +11,9 @@ from core.after_training.compare import (
     Study,
     Trial,
     Variant,
+    checking,
     conduct,
+    keeper,
     plan_variants,
     record,
     report,
@@ -60,6 +62,7 @@ def compare(
         return _follow(place, comparison, tell, json)
     of_job = {name: fields.pop(name) for name in [*fields] if name.startswith("field_")}
     asked = StudyFlags(axis=tuple(axis), fields=of_job, **fields)
+    _require_one_card(asked, estimate_only)
     search = asked.search(place) if asked.optimize else None
     study = search.study if search else asked.study(place)
     rows, found = _plan(place, study, tell)
@@ -90,13 +93,28 @@ def _kept(
     home: Home, asked: StudyFlags, search: Search | None, study: Study, found: Sequence[Variant]
 ) -> Comparison:
     """Keep a new comparison. Raises SpecError if none of its runs can be."""
-    command, budget = asked.command(), asked.budget()
     if search:
-        require_prices(budget, found)
-        question = search.question
-        return record.new_comparison(home, (), question, command, budget=budget, search=search)
-    _require_any(found)
-    return record.new_comparison(home, found, _question(study), command, budget=budget)
+        require_prices(asked.budget(), found)
+        found, question = (), search.question
+    else:
+        _require_any(found)
+        question = _question(study)
+    return record.new_comparison(
+        home,
+        found,
+        question,
+        asked.command(),
+        budget=asked.budget(),
+        search=search,
+        has_checks=not asked.no_checks,
+    )
+
+
+def _require_one_card(asked: StudyFlags, estimate_only: bool) -> None:
+    """Raise SpecError for runs on cards that this machine may not have."""
+    if not estimate_only and any(each.partition("=")[0].strip() == "gpu" for each in asked.axis):
+        problem = "gpu is an axis of estimates only: every run trains on the card that is here"
+        raise SpecError(Problem("axis", problem, "add --estimate-only, or leave out gpu"))
 
 
 @dataclass
@@ -178,23 +196,26 @@ def _stop(home: Home, comparison_id: str, as_json: bool) -> int:
 
 
 def _follow(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> int:
-    """Show the runs until all have ended, then write the report. Return the exit code.
+    """Show the runs until all have ended and were checked, and the report. Return the exit code.
 
     Ctrl-C stops all of them; a second Ctrl-C leaves them to the queue.
     """
     seen: dict[int, str] = {}
+    checks = ShownChecks(home, tell)
     with interrupts() as pressed:
         while conduct.is_active(home, comparison):
             if pressed:
                 pressed.clear()
                 tell("Stopping all runs, each with a checkpoint. Ctrl-C again leaves them.")
                 comparison = conduct.stop(home, comparison)
-            comparison = conduct.advance(home, comparison)
+            comparison = keeper.carry_on(home, comparison)
             queue.advance(home)
             _tell_changes(home, comparison, seen, tell)
+            comparison = checks.carry_on(comparison, lambda: bool(pressed))
             time.sleep(SECONDS_BETWEEN_UPDATES)
     queue.advance(home)
     _tell_changes(home, comparison, seen, tell)
+    checks.tell_ended(comparison)
     written = report.write_report(home, comparison)
     if as_json:
         print_json(_json(home, comparison))
@@ -205,6 +226,51 @@ def _follow(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> in
         if written.best:
             out.print(f"To use the best settings: python app.py train {written.best}")
     return _exit_code([each.state for each in written.summary.runs])
+
+
+@dataclass
+class ShownChecks:
+    """Checks of the runs of a comparison, and the lines that say how they go."""
+
+    home: Home
+    tell: Tell
+    begun: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+
+    def carry_on(self, comparison: Comparison, is_cancelled: Callable[[], bool]) -> Comparison:
+        """Check the next run that is due, unless another program does it."""
+        due = checking.runs_to_check(self.home, comparison)
+        if due and comparison.is_open:
+            if due[0].id not in self.begun:
+                number = len(comparison.checked) + 1
+                total = len(comparison.checked) + len(due)
+                name = _name_of(comparison, due[0].id)
+                self.tell(f"Checking before and after, {number}/{total}: {name}")
+                self.begun.add(due[0].id)
+            comparison = checking.check_next(self.home, comparison, is_cancelled)
+        self.tell_ended(comparison)
+        return comparison
+
+    def tell_ended(self, comparison: Comparison) -> None:
+        """Print a line for each check that has ended since the last call."""
+        for run_id, failed in comparison.checked.items():
+            if run_id in self.ended:
+                continue
+            self.ended.add(run_id)
+            self.tell(f"{_name_of(comparison, run_id)}: {failed or self._counts(run_id)}")
+
+    def _counts(self, run_id: str) -> str:
+        run = record.run_named(self.home, run_id)
+        return ", ".join(
+            f"{each.name} {each.before} of {each.total} before, {each.after} after"
+            for each in (run.checks_of_result if run else ())
+        )
+
+
+def _name_of(comparison: Comparison, run_id: str) -> str:
+    """Return what tells a run from the others of its comparison."""
+    trial = next(each for each in comparison.trials if each.id == run_id)
+    return f"{trial.point.label}, seed {trial.seed}"
 
 
 def _tell_changes(home: Home, comparison: Comparison, seen: dict[int, str], tell: Tell) -> None:

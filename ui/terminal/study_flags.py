@@ -33,6 +33,7 @@ class StudyFlags:
     max_usd: str = ""
     optimize: str = ""
     """Number of runs that an optimizer may try, "" for a grid."""
+    no_checks: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     """Flags of job fields, `field_lora_r` and the like."""
 
@@ -91,6 +92,8 @@ class StudyFlags:
             value = getattr(self, name)
             if value and (name, value) != ("seeds", "1"):
                 words.append(f"{flag_of(name)} {shlex.quote(value)}")
+        if self.no_checks:
+            words.append("--no-checks")
         words += [f"--axis {shlex.quote(each)}" for each in self.axis]
         for name, value in self.fields.items():
             words.append(f"{flag_of(name.removeprefix('field_'))} {shlex.quote(value)}")

@@ -11,11 +11,20 @@ Creates runs, queues them and reads their folders. Never trains.
     searching  the runs of a search, created and pruned
     record     the file that names the runs of a comparison
     conduct    create, queue, stop and continue them
-    keeper     carry on every open comparison of a home
+    checking   check those that have finished
+    keeper     carry on every open comparison of a home, and report
     report/    sentences, tables and plots of what came out
 """
 
-from core.after_training.compare import conduct, on_card, optimizer, record, search, variants
+from core.after_training.compare import (
+    checking,
+    conduct,
+    on_card,
+    optimizer,
+    record,
+    search,
+    variants,
+)
 from core.after_training.compare.record import Comparison, Trial
 from core.after_training.compare.study import Budget, Study
 from core.after_training.compare.variants import Variant, plan_variants
@@ -26,6 +35,7 @@ __all__ = [
     "Study",
     "Trial",
     "Variant",
+    "checking",
     "conduct",
     "keeper",
     "on_card",

@@ -1,24 +1,20 @@
 """Conduct a comparison: create its runs, queue, stop and continue them. Never waits.
 
 The queue starts the runs one after the other on each device. Any process that calls `advance`,
-such as the page, carries a comparison on.
+such as the page, carries a comparison on; `checking` checks its runs, `keeper` reports on it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from core.after_training.compare import record
+from core.after_training.compare.checking import runs_to_check
 from core.after_training.compare.creation import beyond_budget, created, has_free_device, kept
 from core.after_training.compare.optimizer import INSTALL, is_installed, require_installed
-from core.after_training.compare.record import Comparison, runs_of, save
+from core.after_training.compare.record import Comparison, locked, runs_of, save
 from core.after_training.compare.searching import prune, search_on
-from core.job import Problem, SpecError
 from core.runs import Home, Run, launch, queue
-
-SECONDS_TO_LOCK = 20.0
 
 
 def start(home: Home, comparison: Comparison) -> Comparison:
@@ -31,7 +27,9 @@ def start(home: Home, comparison: Comparison) -> Comparison:
     if comparison.search is not None:
         require_installed()
     with locked(home):
-        comparison = replace(record.read_comparison(home, comparison.id), is_open=True, note="")
+        comparison = record.read_comparison(home, comparison.id)
+        checked = {name: failed for name, failed in comparison.checked.items() if not failed}
+        comparison = replace(comparison, is_open=True, is_reported=False, checked=checked, note="")
         save(home, comparison)  # a program that dies from here on leaves it to the others
         for run in runs_of(home, comparison):
             if _may_go_on(comparison, run):
@@ -42,7 +40,8 @@ def start(home: Home, comparison: Comparison) -> Comparison:
 
 
 def advance(home: Home, comparison: Comparison) -> Comparison:
-    """Do what is due in an open comparison, and close it once all its runs have ended.
+    """Do what is due in an open comparison, and close it once all its runs have ended and were
+    checked.
 
     Does nothing while another process does it. Raises SpecError if the queue is locked.
     """
@@ -66,7 +65,7 @@ def stop(home: Home, comparison: Comparison) -> Comparison:
         pruned = {trial.id for trial in comparison.trials if trial.pruned}
         names = (*comparison.stopped, *(run.id for run in active if run.id not in pruned))
         names = tuple(dict.fromkeys(names))
-        comparison = replace(comparison, stopped=names, is_open=False)
+        comparison = replace(comparison, stopped=names, is_open=False, is_reported=False)
         save(home, comparison)
         for run in active:
             launch.request_stop(run)
@@ -74,23 +73,9 @@ def stop(home: Home, comparison: Comparison) -> Comparison:
 
 
 def is_active(home: Home, comparison: Comparison) -> bool:
-    """Return True while a run of a comparison trains or waits, or has still to be created."""
+    """Return True while a run of a comparison trains or waits, or has still to be created or
+    checked."""
     return comparison.is_open or any(run.is_active for run in runs_of(home, comparison))
-
-
-@contextmanager
-def locked(home: Home, seconds: float = SECONDS_TO_LOCK) -> Iterator[None]:
-    """Keep other processes from conducting comparisons. Raises SpecError, or Timeout at once if
-    `seconds` is 0."""
-    folder = record.folder_of(home)
-    try:
-        with FileLock(folder / "lock").acquire(timeout=seconds):
-            yield
-    except Timeout:
-        if not seconds:
-            raise
-        problem = f"another program has changed comparisons for {seconds:g} s"
-        raise SpecError(Problem("comparison", problem, "try again")) from None
 
 
 def _advance(home: Home, comparison: Comparison) -> Comparison:
@@ -105,8 +90,9 @@ def _advance(home: Home, comparison: Comparison) -> Comparison:
             queue.submit(home, run)
     is_complete = all(each.id or each.left_out for each in comparison.trials)
     is_training = any(run.is_active for run in runs_of(home, comparison))
-    if is_complete and not comparison.num_missing and not is_training:
-        comparison = replace(comparison, is_open=False)
+    has_trained = is_complete and not comparison.num_missing and not is_training
+    if has_trained and not runs_to_check(home, comparison):
+        comparison = replace(comparison, is_open=False, is_reported=False)
         save(home, comparison)
     return comparison
 
@@ -114,7 +100,7 @@ def _advance(home: Home, comparison: Comparison) -> Comparison:
 def _without_optimizer(home: Home, comparison: Comparison) -> Comparison:
     """Close a search that was begun where Optuna was installed."""
     note = f"The search cannot continue without Optuna: {INSTALL}"
-    comparison = replace(comparison, is_open=False, note=note)
+    comparison = replace(comparison, is_open=False, is_reported=False, note=note)
     save(home, comparison)
     return comparison
 

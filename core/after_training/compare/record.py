@@ -2,11 +2,13 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from core.after_training.compare.search import Search
@@ -20,6 +22,7 @@ from core.training.contract.methods import METHODS
 
 MAX_SECONDS = 1e11
 """No clock shows a later time."""
+SECONDS_TO_LOCK = 20.0
 COMPARISON_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")
 
 
@@ -67,7 +70,14 @@ class Comparison:
     stopped: tuple[str, ...] = ()
     """Runs that were stopped together, and are continued together."""
     is_open: bool = False
-    """True until every run has ended or all were stopped: runs that are missing are created."""
+    """True until every run has ended and was checked, or all were stopped: what is missing is
+    done."""
+    is_reported: bool = True
+    """False from the start until the report of its end is written."""
+    has_checks: bool = False
+    """True if finished runs answer suites, as the model before them does, when all have ended."""
+    checked: Mapping[str, str] = field(default_factory=dict)
+    """Run whose check has ended -> why it gave no results, "" if it gave some."""
     budget: Budget = field(default_factory=Budget)
     search: Search | None = None
     """None for a grid, whose runs are all known at once."""
@@ -120,6 +130,7 @@ def new_comparison(
     *,
     budget: Budget | None = None,
     search: Search | None = None,
+    has_checks: bool = False,
 ) -> Comparison:
     """Keep a new comparison of these variants, or of those that a search will choose.
 
@@ -134,9 +145,24 @@ def new_comparison(
         trials=tuple(map(trial_of, found)),
         budget=budget or Budget(),
         search=search,
+        has_checks=has_checks,
     )
     save(home, comparison)
     return comparison
+
+
+@contextmanager
+def locked(home: Home, seconds: float = SECONDS_TO_LOCK) -> Iterator[None]:
+    """Keep other processes from changing comparisons. Raises SpecError, or Timeout at once if
+    `seconds` is 0."""
+    try:
+        with FileLock(folder_of(home) / "lock").acquire(timeout=seconds):
+            yield
+    except Timeout:
+        if not seconds:
+            raise
+        problem = f"another program has changed comparisons for {seconds:g} s"
+        raise SpecError(Problem("comparison", problem, "try again")) from None
 
 
 def save(home: Home, comparison: Comparison) -> None:
@@ -186,9 +212,14 @@ def list_comparisons(home: Home) -> tuple[Comparison, ...]:
 
 def run_of(home: Home, trial: Trial) -> Run | None:
     """Return the run of a trial; None before it is created and after it was deleted."""
+    return run_named(home, trial.id)
+
+
+def run_named(home: Home, run_id: str) -> Run | None:
+    """Return the run of an id; None if there is none that can be read."""
     try:
-        if trial.id:
-            return read(home, trial.id)
+        if run_id:
+            return read(home, run_id)
         return None
     except (RunNotFound, SpecError):
         return None

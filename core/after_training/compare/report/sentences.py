@@ -146,15 +146,27 @@ def _speed(summary: Summary) -> Iterator[str]:
 
 def _checks(summary: Summary) -> Iterator[str]:
     for group in summary.compared:
-        for each in group.shown.checks:
-            low, high = difference_of_shares((each.before, each.total), (each.after, each.total))
-            said = f"{each.name}, {group.label}: {each.before} of {each.total} before, "
-            said += f"{each.after} after"
-            if low <= 0 <= high:
-                yield f"{said}: no difference beyond chance."
-            else:
-                yield f"{said}: {100 * low:+.0f} to {100 * high:+.0f} points (95 %)."
+        for name in dict.fromkeys(each.name for run in group.finished for each in run.checks):
+            yield _check_of(group, name)
     yield from _checks_between(summary)
+
+
+def _check_of(group: Group, name: str) -> str:
+    """Return what a suite says of the runs of a group, before and after training."""
+    counts = [each for run in group.finished for each in run.checks if each.name == name]
+    first = counts[0]
+    after = " and ".join(str(each.after) for each in counts)
+    said = f"{name}, {group.label}: {first.before} of {first.total} before, {after} after"
+    ranges = [
+        difference_of_shares((each.before, each.total), (each.after, each.total)) for each in counts
+    ]
+    num_clear = sum(not low <= 0 <= high for low, high in ranges)
+    if not num_clear:
+        return f"{said}: no difference beyond chance."
+    if len(counts) == 1:
+        low, high = ranges[0]
+        return f"{said}: {100 * low:+.0f} to {100 * high:+.0f} points (95 %)."
+    return f"{said}: more than chance explains with {num_clear} of {len(counts)} seeds."
 
 
 def _checks_between(summary: Summary) -> Iterator[str]:
@@ -164,25 +176,55 @@ def _checks_between(summary: Summary) -> Iterator[str]:
         if len(hashes) > 1:
             yield f"{name}: not compared, because the runs answered different tests of this name."
             continue
-        passed = {group.label: _passed(group, name) for group in summary.compared}
-        known = {label: pair for label, pair in passed.items() if pair[1]}
-        if len(known) < 2:
-            continue
-        best = max(known, key=lambda label: known[label][0] / known[label][1])
-        for label in known:
-            low, _high = difference_of_shares(known[label], known[best])
-            if label != best and low <= 0:
-                yield f"{name}: no difference beyond chance between {best} and {label}."
-            elif label != best:
-                points = f"{100 * low:.0f} points"
-                yield f"{name}: {best} passes more than {label}, by at least {points}."
+        found = contrasts(_shares_failed(summary, name))
+        if found:
+            yield from (_contrast_of_checks(each, name) for each in found)
+        else:
+            yield from _checks_of_one_seed(summary, name)
+
+
+def _shares_failed(summary: Summary, name: str) -> Mapping[str, Mapping[int, float]]:
+    """Return label -> seed -> share of the questions that failed after training."""
+    found: dict[str, dict[int, float]] = {}
+    for group in summary.compared:
+        for run in group.finished:
+            for each in run.checks:
+                if each.name == name:
+                    failed = 1 - each.after / each.total
+                    found.setdefault(group.label, {})[run.trial.seed] = failed
+    return found
+
+
+def _contrast_of_checks(each: Contrast, name: str) -> str:
+    if not each.is_beyond_chance:
+        return f"{name}: no difference beyond chance between {each.best} and {each.other}."
+    points = f"{100 * each.difference:.0f} ± {100 * each.margin:.0f} points"
+    return (
+        f"{name}: {each.best} passes more than {each.other}: by {points} "
+        f"(95 %, {each.num_seeds} seeds), more than chance explains."
+    )
+
+
+def _checks_of_one_seed(summary: Summary, name: str) -> Iterator[str]:
+    passed = {group.label: _passed(group, name) for group in summary.compared}
+    known = {label: pair for label, pair in passed.items() if pair[1]}
+    if len(known) < 2:
+        return
+    best = max(known, key=lambda label: known[label][0] / known[label][1])
+    for label in known:
+        low, _high = difference_of_shares(known[label], known[best])
+        if label != best and low <= 0:
+            yield f"{name}: no difference beyond chance between {best} and {label}."
+        elif label != best:
+            yield f"{name}: {best} passes more than {label}, by at least {100 * low:.0f} points."
 
 
 def _passed(group: Group, name: str) -> tuple[int, int]:
-    """Return (passed, questions) of a suite after training, in the shown run."""
-    for each in group.shown.checks:
-        if each.name == name:
-            return each.after, each.total
+    """Return (passed, questions) of a suite after training, in the first run that has it."""
+    for run in group.finished:
+        for each in run.checks:
+            if each.name == name:
+                return each.after, each.total
     return 0, 0
 
 
@@ -226,6 +268,8 @@ def _cautions(summary: Summary) -> Iterator[str]:
             "No run was checked, so nothing is said of what it has learnt and lost: `python app.py "
             "check-model RUN` checks one."
         )
+    for label, reason in summary.unchecked.items():
+        yield f"{label} was not checked: {reason.rstrip('.')}."
     if totals and min(totals) < FEW_CHECKS:
         yield f"A suite has only {min(totals)} questions: its shares are rough."
     if num_seeds > 1:

@@ -201,6 +201,8 @@ class Summary:
     groups: tuple[Group, ...]
     note: str = ""
     """Why the comparison ended before all its runs."""
+    unchecked: Mapping[str, str] = field(default_factory=dict)
+    """Run by its name in the report -> why it could not be checked."""
 
     @property
     def runs(self) -> tuple[RunFigures, ...]:
@@ -253,7 +255,16 @@ def summary_of(home: Home, comparison: Comparison) -> Summary:
         created=comparison.created,
         groups=_groups(runs),
         note=comparison.note,
+        unchecked=_unchecked(comparison),
     )
+
+
+def _unchecked(comparison: Comparison) -> Mapping[str, str]:
+    found = {}
+    for trial in comparison.trials:
+        if reason := comparison.checked.get(trial.id):
+            found[f"{trial.point.label}, seed {trial.seed}"] = reason
+    return found
 
 
 def summary_of_runs(runs: Sequence[Run]) -> Summary:

@@ -115,18 +115,18 @@ def _memory(num_bytes: int | None) -> str:
 
 
 def _checks(summary: Summary) -> Table:
-    rows = [
-        (
-            group.label,
-            each.name,
-            share_with_interval(each.before, each.total),
-            share_with_interval(each.after, each.total),
-        )
-        for group in summary.compared
-        for each in group.shown.checks
-    ]
+    rows = []
+    for group in summary.compared:
+        for run in group.finished:
+            label = group.label
+            if _has_seeds(summary):
+                label += f", seed {run.trial.seed}"
+            for each in run.checks:
+                before = share_with_interval(each.before, each.total)
+                after = share_with_interval(each.after, each.total)
+                rows.append((label, each.name, before, after))
     heads = ("", "suite", "before (95 % interval)", "after (95 % interval)")
-    return Table("Checks", heads, tuple(rows), FIRST_RUN if _has_seeds(summary) else "")
+    return Table("Checks", heads, tuple(rows))
 
 
 def _peaks(summary: Summary) -> Table:
