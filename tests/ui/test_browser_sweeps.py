@@ -1,6 +1,7 @@
-"""Test a sweep in a real browser: a run fails, the terminal is killed, one is stopped by hand."""
+"""Test a sweep in a real browser: a run fails, terminal and page are killed, one is stopped."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from tests.builders.paths import ROOT
 
 pytestmark = BROWSER_TESTS
 SWEEP = ("--methods", "lora", "--axis", "learning_rate=1e-3,2e-3,5e-3", "--axis", "lora_r=4,8")
-SECONDS = 240
+SECONDS = 400
 
 
 def sweep_of(home: Home, has: Callable[[Comparison], bool]) -> Comparison:
@@ -41,8 +42,10 @@ def test_sweep_survives_a_failure_a_kill_and_a_stop(
     sweep_of(home, lambda found: bool(found.trials[0].id))
     terminal.kill()  # before it has created all runs
     terminal.wait()
-    page.goto(start_app().url)
+    first_app = start_app()
     sweep = sweep_of(home, lambda found: all(trial.id for trial in found.trials))
+    first_app.end(signal.SIGKILL)
+    page.goto(start_app().url)
     (home.runs / sweep.trials[3].id / read(home, sweep.trials[3].id).job.dataset).unlink()
 
     page.get_by_role("tab", name="Runs").click()
@@ -58,10 +61,11 @@ def test_sweep_survives_a_failure_a_kill_and_a_stop(
 
     path = record.folder_of(home) / f"{sweep.id}-report.html"
     runs = json.loads(path.with_suffix(".json").read_text())["runs"]
-    states = {run["id"]: run["state"] for run in runs}
-    assert [states[trial.id] for trial in sweep.trials] == [
-        *("finished", "finished", "finished", "failed", "finished", "stopped"),
-    ]
+    found = {run["id"]: run for run in runs}
+    states = [found[trial.id]["state"] for trial in sweep.trials]
+    assert states == ["finished", "finished", "finished", "failed", "finished", "stopped"]
+    checks = [[each["name"] for each in found[trial.id]["checks"]] for trial in sweep.trials]
+    assert checks == [["identity", "capabilities"] if each == "finished" else [] for each in states]
     assert "6 runs: 4 finished, 1 failed, 1 stopped." in path.read_text()
     assert "Stopped before the first step." in path.read_text()
     expect(page.locator("#chosen-trial")).to_contain_text("One of its runs")

@@ -6,6 +6,7 @@ from core.after_training.compare import optimizer
 from core.after_training.compare.search import Range
 from core.job import SpecError
 from core.runs import Home
+from ui.terminal.compare import compare
 from ui.terminal.study_flags import StudyFlags
 
 NEEDS_OPTUNA = pytest.mark.skipif(not optimizer.is_installed(), reason="needs Optuna")
@@ -62,7 +63,13 @@ def test_bad_search_says_what_to_do(home: Home, typed: dict[str, str], said: str
 
 
 def test_command_asks_the_same_again() -> None:
-    asked = flags(optimize="5", axis=(RATES,), max_hours="2", split_text="whole")
+    asked = flags(optimize="5", axis=(RATES,), max_hours="2", split_text="whole", no_checks=True)
     assert asked.command() == (
-        f"python app.py compare --demo --optimize 5 --max-hours 2 --split-text whole --axis {RATES}"
+        "python app.py compare --demo --optimize 5 --max-hours 2 --split-text whole --no-checks "
+        f"--axis {RATES}"
     )
+
+
+def test_cards_are_compared_by_estimate_only(home: Home) -> None:
+    with pytest.raises(SpecError, match="add --estimate-only"):
+        compare(home=str(home.path), demo=True, axis=("gpu=t4,l4",), methods="lora")

@@ -7,6 +7,7 @@ import gradio as gr
 
 from core.after_training.compare import Comparison, checking, conduct, record
 from core.after_training.compare.report import RunFigures, Summary, summary_of
+from core.dataset import counted
 from core.job import SpecError
 from core.resolve import dataset_path
 from core.runs import Home, launch
@@ -68,7 +69,7 @@ def _may_continue(comparison: Comparison, run: RunFigures) -> bool:
 
 def _choice(comparison: Comparison) -> tuple[str, str]:
     num_runs = len(comparison.trials) + comparison.num_missing
-    return f"{comparison.id} · {num_runs} runs · {comparison.question}", comparison.id
+    return f"{comparison.id} · {counted(num_runs, 'run')} · {comparison.question}", comparison.id
 
 
 def _choices_of_runs(summary: Summary) -> list[tuple[str, str]]:
