@@ -104,7 +104,7 @@ class ComparisonHandlers:
 
     def on_continue_comparison(self, **view: str | None) -> Updates:
         """Continue the runs that were stopped together, and begin what was not begun."""
-        return self._act(conduct.start, "What was stopped or not begun goes on.", view)
+        return self._act(conduct.start, "Continuing what was stopped or not begun.", view)
 
     def on_stop_trial(self, chosen_trial: str, **view: str | None) -> Updates:
         """Stop the chosen run alone. A waiting one leaves the queue."""

@@ -58,8 +58,7 @@ def compare(
     if stop:
         return _stop(place, stop, json)
     if resume:
-        comparison = conduct.start(place, record.read_comparison(place, resume))
-        return _follow(place, comparison, tell, json)
+        return _start(place, record.read_comparison(place, resume), tell, json)
     of_job = {name: fields.pop(name) for name in [*fields] if name.startswith("field_")}
     asked = StudyFlags(axis=tuple(axis), fields=of_job, **fields)
     _require_one_card(asked, estimate_only)
@@ -76,8 +75,12 @@ def compare(
     comparison = _kept(place, asked, search and replace(search, rows=rows), study, found)
     if said := record.budget_sentence(comparison):
         tell(said)
+    return _start(place, comparison, tell, json)
+
+
+def _start(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> int:
     tell(f"Comparison {comparison.id}. After an interruption: compare --resume {comparison.id}")
-    return _follow(place, conduct.start(place, comparison), tell, json)
+    return _follow(home, conduct.start(home, comparison), tell, as_json)
 
 
 def _plan(home: Home, study: Study, tell: Tell) -> tuple[RowStatistics | None, tuple[Variant, ...]]:

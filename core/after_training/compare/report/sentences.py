@@ -262,6 +262,14 @@ def _cautions(summary: Summary) -> Iterator[str]:
         yield f"Only {min(rows):,} rows are evaluated: others may rank the ways differently."
     if compared and not rows:
         yield "No rows were held out: the training loss says nothing of new rows."
+    yield from _cautions_on_checks(summary)
+    if num_seeds > 1:
+        yield "Each seed holds out other rows; runs with one seed share them."
+    yield from _cautions_on_settings(summary)
+
+
+def _cautions_on_checks(summary: Summary) -> Iterator[str]:
+    runs = [run for group in summary.compared for run in group.finished if run.run]
     totals = [each.total for run in runs for each in run.checks]
     if runs and not totals:
         yield (
@@ -272,9 +280,6 @@ def _cautions(summary: Summary) -> Iterator[str]:
         yield f"{label} was not checked: {reason.rstrip('.')}."
     if totals and min(totals) < FEW_CHECKS:
         yield f"A suite has only {min(totals)} questions: its shares are rough."
-    if num_seeds > 1:
-        yield "Each seed holds out other rows; runs with one seed share them."
-    yield from _cautions_on_settings(summary)
 
 
 def _cautions_on_settings(summary: Summary) -> Iterator[str]:
