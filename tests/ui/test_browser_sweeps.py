@@ -61,11 +61,10 @@ def test_sweep_survives_a_failure_a_kill_and_a_stop(
 
     path = record.folder_of(home) / f"{sweep.id}-report.html"
     runs = json.loads(path.with_suffix(".json").read_text())["runs"]
-    found = {run["id"]: run for run in runs}
-    states = [found[trial.id]["state"] for trial in sweep.trials]
+    states = [run["state"] for run in runs]
     assert states == ["finished", "finished", "finished", "failed", "finished", "stopped"]
-    checks = [[each["name"] for each in found[trial.id]["checks"]] for trial in sweep.trials]
-    assert checks == [["identity", "capabilities"] if each == "finished" else [] for each in states]
+    suites = [[each["name"] for each in run["checks"]] for run in runs]
+    assert suites == [["identity", "capabilities"] if each == "finished" else [] for each in states]
     assert "6 runs: 4 finished, 1 failed, 1 stopped." in path.read_text()
     assert "Stopped before the first step." in path.read_text()
     expect(page.locator("#chosen-trial")).to_contain_text("One of its runs")
