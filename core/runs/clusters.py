@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from core.job import Problem, RunNotFound, SpecError
 from core.runs.engines import (
@@ -18,6 +19,7 @@ from core.runs.engines import (
     Submission,
     engine_of,
     read_submission,
+    why_not_seen,
     write_submission,
 )
 from core.runs.files import number_in, read_bytes, read_json
@@ -33,14 +35,35 @@ SECONDS_TO_EXIT, SECONDS_BETWEEN_LOOKS = 20.0, 0.5
 SECONDS_TO_STOP = 600
 """Time for a program on a cluster to save a checkpoint after a stop request."""
 OF_EARLIER_ATTEMPTS = ("stop", "exit.json", "status.json", "process.json")
+SECONDS_OF_AN_ANSWER = 60.0
+"""Time for which the answer of a node holds: a run is created and sent, or several are."""
 _next_question: dict[Home, float] = {}
 """Home -> monotonic clock at which its clusters may be asked again by this process."""
+_answers: dict[tuple[Home, Placement], tuple[float, Problem | None]] = {}
+"""Home and placement -> monotonic clock of an answer, and what was wrong."""
 
 
-def submit(home: Home, run: Run, placement: Placement) -> None:
+def look_from_a_node(home: Home, placement: Placement) -> Problem | None:
+    """Return what is wrong if a free node of the cluster says that it does not see the home.
+
+    Must not be called with the lock held: a node may take seconds to answer. Where none is free,
+    submit.sh looks once the run has its turn.
+    """
+    engine = ENGINES.get(placement.engine)
+    if engine is None:
+        return None
+    asked, problem = _answers.get((home, placement), (0.0, None))
+    if not asked or time.monotonic() - asked > SECONDS_OF_AN_ANSWER:
+        problem = why_not_seen(home.path, partial(engine.ask_nodes, placement))
+        _answers[home, placement] = (time.monotonic(), problem)
+    return problem
+
+
+def submit(home: Home, run: Run, placement: Placement, unseen: Problem | None = None) -> None:
     """Send a run to a cluster, where it continues from its newest checkpoint.
 
-    The caller must hold the lock. A submit.sh stays as it is unless it is for other settings.
+    The caller must hold the lock, and have looked from a node. A submit.sh stays as it is unless it
+    is for other settings.
     Raises SpecError: the run then is what it was, or failed if it is new. Raises OSError.
     """
     engine = engine_of(placement)
@@ -55,6 +78,8 @@ def submit(home: Home, run: Run, placement: Placement) -> None:
         folder_inode=run.folder.stat().st_ino,
     )
     with _without_files_of_earlier_attempts(run):
+        if unseen:
+            raise SpecError(unseen)
         job_id = engine.submit(run.folder, placement, run.job.num_devices)
         write_submission(replace(submission, job_id=job_id))
     schedule = read_schedule(home)

@@ -37,16 +37,25 @@ def submit(home: Home, run: Run, placement: Placement | None = None) -> Run:
     cluster refuses.
     """
     clusters.wait_for_exit(run)
+    if placement is None:
+        submission = read(home, run.id).submission
+        placement = submission.placement if submission else Placement()
+    unseen = clusters.look_from_a_node(home, placement)
     with locked(home):
         now = read(home, run.id)
-        if placement is None:
-            placement = now.submission.placement if now.submission else Placement()
         if placement.is_here:
             _submit_here(home, now)
         else:
             _require_may_start(now)
-            clusters.submit(home, now, placement)
+            clusters.submit(home, now, placement, unseen)
     return read(home, run.id)
+
+
+def require_seen(home: Home, placement: Placement) -> None:
+    """Raise SpecError if a node of a cluster says that it does not see the home, before a run is
+    created for it."""
+    if problem := clusters.look_from_a_node(home, placement):
+        raise SpecError(problem)
 
 
 def _submit_here(home: Home, run: Run) -> None:

@@ -31,7 +31,7 @@ from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, dia
 from .contract.job import Job, absolute_places
 from .contract.status import Progress
 from .data.hub import stay_offline_without_answer
-from .ranks import Rank, devices_asked, leader, report_failure, this_rank
+from .ranks import Rank, devices_asked, first_cause, leader, report_failure, this_rank
 from .record import QuietRunFiles, RunFiles, limit_log_size, say
 
 if TYPE_CHECKING:
@@ -241,9 +241,12 @@ def _report_failure(error: Exception, job: Job, run_files: RunFiles) -> None:
     run_files.stop.defer()  # a stop request must not interrupt this
     activity = run_files.activity or run_files.status.phase
     failure = diagnose(error, job.model, activity)
-    if run_files.rank.leader:  # which decides what was the cause
-        report_failure(run_files.folder, run_files.rank, failure)
+    rank = run_files.rank
+    if rank.leader or not rank.is_first:  # the leader or the first decides what was the cause
+        report_failure(run_files.folder, rank, failure)
     else:
+        if not rank.is_alone:
+            failure = first_cause(run_files.folder, rank, failure)
         run_files.fail(failure)
     if not isinstance(error, TrainingError):  # its sentence says everything
         say(traceback.format_exc(), sys.stderr)

@@ -18,7 +18,7 @@ class FakeSlurm:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        for name in ("sbatch", "squeue", "sacct", "scancel", "sinfo"):
+        for name in ("sbatch", "squeue", "sacct", "scancel", "sinfo", "srun"):
             path = folder / name
             path.write_text(COMMAND.format(folder=folder, name=name))
             path.chmod(0o755)

@@ -1,6 +1,7 @@
-"""Slurm of one node, with programs and files of its own: Debian's slurmctld, slurmd and munge.
+"""Slurm of one node or two, with files of its own: Debian's slurmctld, slurmd and munge.
 
-Runs as root, without systemd; reachable on 127.0.0.1 alone. Changes no setting of the machine.
+Both nodes are this machine. Runs as root, without systemd; reachable on 127.0.0.1 alone. Changes
+no setting of the machine.
 """
 
 import os
@@ -23,17 +24,16 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldAddr=127.0.0.1
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -50,15 +50,25 @@ InactiveLimit=0
 KillWait=30
 MinJobAge=300
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs={num_cores} RealMemory=2000 Gres=gpu:2 State=UNKNOWN
 PartitionName=debug Nodes={host} Default=YES MaxTime=01:00:00 State=UP PriorityTier=1
 PartitionName=urgent Nodes={host} MaxTime=00:30:00 State=UP PriorityTier=9 PreemptMode=OFF
+NodeName=DEFAULT CPUs={num_cores} RealMemory=2000
+NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={node_port} Gres=gpu:2
 """
+SECOND = "second"
+"""Name of the second node, and of the partition that has it alone."""
+CONFIGURATION_OF_SECOND = """\
+NodeName=second NodeHostname={host} NodeAddr=127.0.0.1 Port={second_port} Gres=gpu:2
+PartitionName=second Nodes=second MaxTime=00:30:00 State=UP PriorityTier=1
+PartitionName=both Nodes=ALL MaxTime=00:30:00 State=UP PriorityTier=1
+"""
+WITHOUT = """mount -t tmpfs none "$1" && shift && exec "$@" """
+"""Starts a program for which a folder is empty, in a name space of its own."""
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """Running Slurm of one node."""
+    """Running Slurm."""
 
     folder: Path
 
@@ -92,16 +102,20 @@ def why_not_here() -> str:
 
 
 @contextmanager
-def running_slurm(folder: Path) -> Iterator[Slurm]:
-    """Start a Slurm in a folder whose path is short, and end it and its jobs afterwards."""
+def running_slurm(
+    folder: Path, *, num_nodes: int = 1, hidden: Path | None = None
+) -> Iterator[Slurm]:
+    """Start a Slurm in a folder whose path is short, and end it and its jobs afterwards.
+
+    For the second node, the folder `hidden` is empty.
+    """
     folder.chmod(0o755)
-    for name in ("state", "spool"):
-        (folder / name).mkdir()
-    _write_configuration(folder)
+    (folder / "state").mkdir()
+    _write_configuration(folder, num_nodes)
     slurm = Slurm(folder)
     daemons: list[subprocess.Popen[bytes]] = []
     try:
-        for command in _commands(folder):
+        for command in _commands(folder, num_nodes, hidden):
             daemons.append(_start(command, slurm))
         _wait_until_idle(slurm)
         yield slurm
@@ -116,27 +130,36 @@ def running_slurm(folder: Path) -> Iterator[Slurm]:
             daemon.wait()
 
 
-def _write_configuration(folder: Path) -> None:
+def _write_configuration(folder: Path, num_nodes: int) -> None:
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o600)
-    text = CONFIGURATION.format(
+    template = CONFIGURATION
+    if num_nodes > 1:
+        template += CONFIGURATION_OF_SECOND
+    text = template.format(
         folder=folder,
         host=socket.gethostname(),
         controller_port=free_port(),
         node_port=free_port(),
+        second_port=free_port(),
         num_cores=os.cpu_count(),
     )
     (folder / "slurm.conf").write_text(text)
     (folder / "gres.conf").write_text("Name=gpu File=/dev/zero\nName=gpu File=/dev/full\n")
 
 
-def _commands(folder: Path) -> Iterator[Sequence[str]]:
+def _commands(folder: Path, num_nodes: int, hidden: Path | None) -> Iterator[Sequence[str]]:
     files = ("key-file=munge.key", "pid-file=munge.pid", "log-file=munge.log", "seed-file=seed")
     options = [f"--{name}={folder / file}" for name, file in (each.split("=") for each in files)]
     yield ("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *options)
     yield ("slurmctld", "-D", "-f", f"{folder}/slurm.conf")
-    yield ("slurmd", "-D", "-f", f"{folder}/slurm.conf")
+    node = ("slurmd", "-D", "-f", f"{folder}/slurm.conf", "-N")
+    yield (*node, socket.gethostname())
+    if hidden:
+        yield ("unshare", "--mount", "sh", "-c", WITHOUT, "sh", str(hidden), *node, SECOND)
+    elif num_nodes > 1:
+        yield (*node, SECOND)
 
 
 def _start(command: Sequence[str], slurm: Slurm) -> "subprocess.Popen[bytes]":

@@ -53,6 +53,23 @@ def test_run_waits_while_the_cluster_says_so(sent: Run) -> None:
     assert sent.state == "queued"
 
 
+def test_run_is_refused_before_the_start_where_a_node_does_not_see_it(
+    slurm: FakeSlurm, home: Home, new_run: NewRun
+) -> None:
+    slurm.says("srun", "0: node-7\n")
+    with pytest.raises(SpecError, match=r"the node node-7 does not see .* put --home on storage"):
+        queue.submit(home, new_run(), SLURM)
+    assert not [line for line in slurm.asked if line.startswith("sbatch")]
+
+
+def test_nodes_are_asked_once_for_several_runs(
+    slurm: FakeSlurm, home: Home, new_run: NewRun
+) -> None:
+    for _number in range(2):
+        queue.submit(home, new_run(), SLURM)
+    assert len([line for line in slurm.asked if line.startswith("srun")]) == 1
+
+
 def test_reason_of_the_cluster_is_told(sent: Run) -> None:
     sentence = "Waiting on Slurm job 7: PENDING (Priority), other jobs are before it."
     assert state_sentence(sent) == sentence

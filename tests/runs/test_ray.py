@@ -1,19 +1,17 @@
 """Train the demo on a real Ray of a head and a worker: submit, follow, stop, resume, finish."""
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from core import runs
 from core.job import SpecError
-from core.resolve import resolve
 from core.runs import Home, Run, launch, queue
 from core.runs.engines import Placement
 from core.runs.sentences import state_sentence
-from tests.builders.fake_runs import advanced
+from tests.builders.cluster_runs import has_ended, new_demo, reach, until
 from tests.builders.ray import Ray, running_ray, why_not_here
 
 pytestmark = [
@@ -21,7 +19,6 @@ pytestmark = [
     pytest.mark.training,
     pytest.mark.skipif(bool(why_not_here()), reason=f"no Ray: {why_not_here()}"),
 ]
-SECONDS_TO_TRAIN = 240
 NUM_STEPS = 30
 
 
@@ -43,30 +40,14 @@ def place(cluster: Ray, monkeypatch: pytest.MonkeyPatch) -> Placement:
 
 @pytest.fixture
 def demo(home: Home) -> Run:
-    fields = {"num_samples": 1, "max_steps": NUM_STEPS, "eval_fraction": 0.0}
-    resolved = resolve(fields)
-    return runs.create(home, resolved, resolved.estimate().to_json())
-
-
-def until(home: Home, run: Run, condition: Callable[[Run], bool]) -> Run:
-    """Advance the queue until a run meets a condition. Fail with its log if it does not."""
-    deadline = time.monotonic() + SECONDS_TO_TRAIN
-    while time.monotonic() < deadline:
-        run = advanced(home, run, condition)
-        if condition(run):
-            return run
-    raise AssertionError(f"{state_sentence(run)}\n{run.submission}\n{run.log_tail()}")
-
-
-def has_ended(run: Run) -> bool:
-    return not run.is_active
+    return new_demo(home, NUM_STEPS)
 
 
 def test_run_is_followed_stopped_resumed_and_finished(
     place: Placement, home: Home, demo: Run
 ) -> None:
     run = queue.submit(home, demo, place)
-    until(home, run, lambda run: run.step >= 3 or not run.is_active)
+    until(home, run, reach(3))
     launch.request_stop(runs.read(home, run.id))
     stopped = until(home, run, has_ended)
     assert (stopped.state, stopped.has_checkpoint) == ("stopped", True)

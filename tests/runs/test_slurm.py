@@ -3,18 +3,16 @@
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from core import runs
-from core.resolve import resolve
-from core.runs import Home, Run, launch, queue
+from core.runs import Home, launch, queue
 from core.runs.engines import Placement
 from core.runs.sentences import state_sentence
-from tests.builders.fake_runs import advanced
+from tests.builders.cluster_runs import SECONDS_TO_TRAIN, has_ended, new_demo, reach, until
 from tests.builders.paths import ROOT
 from tests.builders.slurm import Slurm, running_slurm, why_not_here
 
@@ -23,7 +21,6 @@ pytestmark = [
     pytest.mark.training,
     pytest.mark.skipif(bool(why_not_here()), reason=f"no Slurm: {why_not_here()}"),
 ]
-SECONDS_TO_TRAIN = 240
 NUM_STEPS = 30
 PLACE = Placement("slurm", partition="debug", time="20:00")
 
@@ -46,40 +43,8 @@ def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
     cluster.ask("scancel", "--user=root", "--full")
 
 
-@pytest.fixture
-def new_demo(home: Home) -> Callable[..., Run]:
-    """Return a function that creates a run of the demo."""
-
-    def create(num_steps: int = NUM_STEPS) -> Run:
-        fields = {"num_samples": 1, "max_steps": num_steps, "eval_steps": 10**6}
-        resolved = resolve({**fields, "eval_fraction": 0.0})
-        return runs.create(home, resolved, resolved.estimate().to_json())
-
-    return create
-
-
-def until(home: Home, run: Run, condition: Callable[[Run], bool]) -> Run:
-    """Advance the queue until a run meets a condition. Fail with its log if it does not."""
-    deadline = time.monotonic() + SECONDS_TO_TRAIN
-    while time.monotonic() < deadline:
-        run = advanced(home, run, condition)
-        if condition(run):
-            return run
-    raise AssertionError(f"{state_sentence(run)}\n{run.submission}\n{run.log_tail()}")
-
-
-def has_ended(run: Run) -> bool:
-    return not run.is_active
-
-
-def reach(step: int) -> Callable[[Run], bool]:
-    return lambda run: run.step >= step or not run.is_active
-
-
-def test_run_is_followed_stopped_resumed_and_finished(
-    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
-) -> None:
-    run = queue.submit(home, new_demo(), PLACE)
+def test_run_is_followed_stopped_resumed_and_finished(slurm: Slurm, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, NUM_STEPS), PLACE)
     first = until(home, run, reach(3)).submission
     launch.request_stop(runs.read(home, run.id))
     stopped = until(home, run, has_ended)
@@ -94,10 +59,8 @@ def test_run_is_followed_stopped_resumed_and_finished(
     assert first.job_id != finished.submission.job_id
 
 
-def test_requeued_run_goes_on_from_its_checkpoint(
-    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
-) -> None:
-    run = queue.submit(home, new_demo(200), PLACE)
+def test_requeued_run_goes_on_from_its_checkpoint(slurm: Slurm, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, 200), PLACE)
     running = until(home, run, reach(2))
     assert running.submission
     slurm.ask("scontrol", "requeue", running.submission.job_id)
@@ -109,10 +72,8 @@ def test_requeued_run_goes_on_from_its_checkpoint(
     assert until(home, run, has_ended).state == "stopped"
 
 
-def test_more_urgent_job_takes_the_place_and_gives_it_back(
-    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
-) -> None:
-    run = queue.submit(home, new_demo(200), PLACE)
+def test_more_urgent_job_takes_the_place_and_gives_it_back(slurm: Slurm, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, 200), PLACE)
     until(home, run, reach(2))
     urgent = ("--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 8")
     slurm.ask("sbatch", *urgent)
@@ -123,28 +84,24 @@ def test_more_urgent_job_takes_the_place_and_gives_it_back(
     assert until(home, run, has_ended).state == "stopped"
 
 
-def test_time_limit_leaves_a_checkpoint(
-    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
-) -> None:
-    run = queue.submit(home, new_demo(100_000), Placement("slurm", time="3"))
+def test_time_limit_leaves_a_checkpoint(slurm: Slurm, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, 100_000), Placement("slurm", time="3"))
     ended = until(home, run, has_ended)
     assert (ended.state, ended.has_checkpoint) == ("stopped", True)
 
 
-def test_waiting_run_tells_the_reason_and_can_be_stopped(
-    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
-) -> None:
-    run = queue.submit(home, new_demo(), Placement("slurm", partition="urgent", time="10:00:00"))
+def test_waiting_run_tells_the_reason_and_can_be_stopped(slurm: Slurm, home: Home) -> None:
+    run = queue.submit(
+        home, new_demo(home, NUM_STEPS), Placement("slurm", partition="urgent", time="10:00:00")
+    )
     waiting = until(home, run, lambda run: "PartitionTimeLimit" in state_sentence(run))
     assert "the partition does not allow so much time" in state_sentence(waiting)
     launch.request_stop(waiting)
     assert until(home, run, has_ended).state == "stopped"
 
 
-def test_node_that_does_not_see_the_folder_is_named(
-    slurm: Slurm, home: Home, new_demo: Callable[..., Run]
-) -> None:
-    run = new_demo()
+def test_node_that_does_not_see_the_folder_is_named(slurm: Slurm, home: Home) -> None:
+    run = new_demo(home, NUM_STEPS)
     queue.submit(home, run, PLACE)
     until(home, run, reach(1))
     launch.request_stop(runs.read(home, run.id))

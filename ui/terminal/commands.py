@@ -12,7 +12,7 @@ from core.memory import MemoryEstimate
 from core.memory.trace_check import TraceRequest, estimate_by_tracing
 from core.models import demo_fields
 from core.resolve import ResolvedJob, resolve
-from core.runs import Home
+from core.runs import Home, queue
 from core.runs.past_runs import forecast, past_runs
 from core.training.contract.stages import DEFAULT_STAGE
 from core.wording import (
@@ -72,6 +72,8 @@ def train(
     rows = row_statistics(place, resolved)
     resolved = resolve(job_fields, rows=rows, past=partial(past_runs, place))
     _print_choices(resolved)
+    if placement:
+        queue.require_seen(place, placement)
     run = runs.create(place, resolved, forecast(place, resolved), sound.hashes)
     return start_and_follow(place, run, placement, detach=detach)
 

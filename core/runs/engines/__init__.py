@@ -5,6 +5,7 @@ keeps of it. The run folder must lie on storage that the nodes see: everything e
 """
 
 from core.runs.engines.placement import HERE, Placement
+from core.runs.engines.probe import why_not_seen
 from core.runs.engines.record import ClusterSilent, Engine, Found
 from core.runs.engines.submission import (
     ClusterState,
@@ -28,5 +29,6 @@ __all__ = [
     "forget",
     "found_engines",
     "read_submission",
+    "why_not_seen",
     "write_submission",
 ]

@@ -28,6 +28,11 @@ def no_instructions(_folder: Path, _placement: Placement, _num_devices: int) -> 
     return ""
 
 
+def no_answer(_placement: Placement, _words: Sequence[str]) -> Sequence[str]:
+    """Return nothing: no node can be asked."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Engine:
     """Kind of cluster, and how Tailor speaks to it.
@@ -53,3 +58,6 @@ class Engine:
     """End a job that did not stop in time. Raises ClusterSilent."""
     instructions: Callable[[Path, Placement, int], str] = field(default=no_instructions)
     """Return what the user has to type, "" for nothing."""
+    ask_nodes: Callable[[Placement, Sequence[str]], Sequence[str]] = field(default=no_answer)
+    """Run a short command on nodes that are free. Return what each one prints, nothing of those
+    that do not answer within seconds."""

@@ -21,6 +21,7 @@ NOT_SEEN_FIX = "put --home on storage that all nodes see"
 TRAIN = ("-m", "training", "job.json")
 NODE_PORTS = "20000 + SLURM_JOB_ID % 20000"
 """Port at which the processes of several nodes meet: two jobs on one node need two."""
+SECONDS_FOR_LAST_WORDS = 10
 INTRODUCTION = """\
 #!/bin/bash
 # Trains this run on a node of the cluster, from its newest checkpoint if there is one.
@@ -39,8 +40,12 @@ fi
 SEVERAL_NODES = """
 # The first signal asks for a checkpoint; each program looks for this file after every step.
 trap 'touch stop' TERM
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun --ntasks-per-node=1 {torchrun} --nnodes="$SLURM_NNODES" --nproc-per-node={num_devices} \\
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show node --oneliner "$first" | grep -o 'NodeAddr=[^ ]*' | cut -d = -f 2)
+rm -rf ranks  # what the programs of an earlier attempt said
+# Where one node fails, the others have some seconds to say why they end.
+srun --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '"$@" || {{ sleep {seconds}; exit 1; }}' - \\
+  {torchrun} --nnodes="$SLURM_NNODES" --nproc-per-node={num_devices} \\
   --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" \\
   --rdzv-endpoint="$head:$(({ports}))" {train} &
 wait $!  # a signal ends this wait, but not the programs
@@ -80,6 +85,7 @@ def several_nodes(num_devices: int) -> str:
         num_devices=num_devices,
         ports=NODE_PORTS,
         train=shlex.join(TRAIN),
+        seconds=SECONDS_FOR_LAST_WORDS,
     )
 
 

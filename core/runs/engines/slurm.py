@@ -21,6 +21,9 @@ from core.runs.engines.submission import ClusterState, Submission
 
 SECONDS_TO_ANSWER = 20
 SECONDS_TO_SUBMIT = 60
+SECONDS_FOR_A_NODE = 5
+"""Time for a free node to be given to a short command; without one it is not run at all."""
+SECONDS_ON_A_NODE = 15
 SECONDS_BEFORE_LIMIT = 300
 """Time before its limit at which a job is asked for a checkpoint; less in a short job."""
 OWN_VARIABLES = re.compile(r"SLURM_CONF|SLURM_CONF_SERVER|SLURM_CLUSTERS|SBATCH_\w+")
@@ -114,6 +117,32 @@ def ask(submissions: Sequence[Submission]) -> Mapping[str, ClusterState]:
     return {each.folder.name: found.get(each.job_id, gone) for each in submissions}
 
 
+def ask_nodes(placement: Placement, words: Sequence[str]) -> Sequence[str]:
+    """Return what a command prints on each node, if as many as the run needs are free now."""
+    options = {
+        "immediate": SECONDS_FOR_A_NODE,
+        "nodes": placement.nodes,
+        "ntasks-per-node": 1,
+        "time": 1,  # minutes
+        "job-name": "tailor-probe",
+        "chdir": "/",
+        "partition": placement.partition,
+        "account": placement.account,
+    }
+    given = [f"--{name}={value}" for name, value in options.items() if value]
+    # timeout ends srun with SIGTERM, at which srun takes its job back.
+    limit = ["timeout", "--kill-after=2", str(SECONDS_ON_A_NODE)]
+    try:
+        done = _run([*limit, "srun", "--quiet", "--label", *given, *words], None, SECONDS_TO_ANSWER)
+    except (OSError, SpecError):
+        return ()
+    printed: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        task, _colon, text = line.partition(":")
+        printed[task] = f"{printed.get(task, '')}{text}\n"
+    return tuple(printed.values())
+
+
 def stop(submission: Submission) -> None:
     """Cancel a waiting job; wake the program of a running one. Raises ClusterSilent."""
     _command(["scancel", "--state=PENDING", submission.job_id])
@@ -135,6 +164,7 @@ SLURM = Engine(
     ask=ask,
     stop=stop,
     cancel=cancel,
+    ask_nodes=ask_nodes,
 )
 
 

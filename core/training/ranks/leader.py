@@ -22,6 +22,7 @@ import psutil
 from ..contract.files import write_json
 from ..contract.status import ENDED
 from . import torchrun
+from .last_words import is_lost_contact
 from .rank import HEARTBEATS, LEADER_VARIABLE, read_words
 
 EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 130, "interrupted": 1}
@@ -35,8 +36,6 @@ SECONDS_FOR_LAST_WORDS = 3.0
 SECONDS_FOR_TORCHRUN = 15.0
 """Time for torchrun to end and to say which rank was the first, once all have ended."""
 LAST_WORDS_BYTES = 2000
-LOST_CONTACT = ("Connection closed by peer", "connection reset", "NCCL", "gloo", "TCPStore")
-"""Parts of errors which only say that another rank is gone."""
 
 
 @dataclass
@@ -163,7 +162,7 @@ def _failure(place: Path, num_ranks: int, ending: str) -> dict[str, Any]:
     written = [(read_words(place / f"{index}.failure.json"), index) for index in range(num_ranks)]
     failures = [(words, index) for words, index in written if words]
     failures.sort(key=lambda pair: float(str(pair[0].get("time", 0))))
-    own = [pair for pair in failures if not _is_lost_contact(str(pair[0].get("sentence", "")))]
+    own = [pair for pair in failures if not is_lost_contact(str(pair[0].get("sentence", "")))]
     if own:
         words, index = own[0]
         _print_last_words(place, index)
@@ -177,10 +176,6 @@ def _failure(place: Path, num_ranks: int, ending: str) -> dict[str, Any]:
         words, index = failures[0]
         return {"error": str(words.get("sentence", "")), "cause": words.get("cause")}
     return {"error": "The processes ended without a word; see the log.", "cause": None}
-
-
-def _is_lost_contact(sentence: str) -> bool:
-    return any(part.casefold() in sentence.casefold() for part in LOST_CONTACT)
 
 
 def _print_last_words(place: Path, index: int) -> None:

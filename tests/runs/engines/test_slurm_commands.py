@@ -139,3 +139,21 @@ def test_cluster_that_does_not_answer_is_silent(slurm: FakeSlurm, folder: Path) 
 
 def test_partitions_that_are_up_are_found_the_usual_one_first(slurm: FakeSlurm) -> None:
     assert SLURM.look(Placement("slurm")).partitions == ("gpu", "cpu")
+
+
+def test_command_on_a_node_has_its_own_limits(slurm: FakeSlurm) -> None:
+    SLURM.ask_nodes(Placement("slurm", partition="gpu"), ("cat", "file"))
+    (asked,) = [line for line in slurm.asked if line.startswith("srun")]
+    for part in ("--immediate=5", "--time=1", "--partition=gpu", "cat file"):
+        assert part in asked
+
+
+def test_what_nodes_print_is_told_apart(slurm: FakeSlurm) -> None:
+    slurm.says("srun", "0: seen\n1: nothing\n0: first\n1: second\n")
+    printed = SLURM.ask_nodes(Placement("slurm", nodes=2), ("cat", "file"))
+    assert [each.split() for each in printed] == [["seen", "first"], ["nothing", "second"]]
+
+
+def test_busy_nodes_say_nothing(slurm: FakeSlurm) -> None:
+    slurm.refuses("srun", "srun: error: Unable to allocate resources: Requested nodes are busy\n")
+    assert SLURM.ask_nodes(Placement("slurm"), ("cat", "file")) == ()

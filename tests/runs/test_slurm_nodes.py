@@ -1,0 +1,93 @@
+"""Train the demo on a real Slurm of two nodes, and ask a node that does not see the home."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core import runs
+from core.job import SpecError
+from core.runs import Home, Run, launch, queue
+from core.runs.engines import Placement
+from tests.builders.cluster_runs import has_ended, new_demo, reach, until
+from tests.builders.slurm import SECOND, Slurm, running_slurm, why_not_here
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.training,
+    pytest.mark.skipif(bool(why_not_here()), reason=f"no Slurm: {why_not_here()}"),
+]
+NUM_STEPS = 12
+SECONDS_TO_END = 30
+BOTH = Placement("slurm", nodes=2, partition="both", time="20:00")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Slurm]:
+    """Return a Slurm in a folder whose path is short enough for its sockets."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm") as folder,
+        running_slurm(Path(folder), num_nodes=2) as slurm,
+    ):
+        yield slurm
+
+
+@pytest.fixture
+def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    return cluster
+
+
+def programs_of(run: Run) -> dict[int, psutil.Process]:
+    """Return the programs of a run by their rank."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            variables = process.environ()
+            if process.cwd() == str(run.folder) and "RANK" in variables:
+                found[int(variables["RANK"])] = process
+        except psutil.Error:  # it has ended in the meantime
+            continue
+    return found
+
+
+def test_two_nodes_train_stop_and_resume(slurm: Slurm, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, NUM_STEPS), BOTH)
+    until(home, run, reach(3))
+    launch.request_stop(runs.read(home, run.id))
+    stopped = until(home, run, has_ended)
+    assert (stopped.state, stopped.has_checkpoint) == ("stopped", True)
+    queue.submit(home, stopped)
+    finished = until(home, run, has_ended)
+    assert (finished.state, finished.step) == ("finished", NUM_STEPS)
+    assert finished.status.resumed_at == (stopped.step,)
+
+
+def test_program_that_dies_on_a_node_ends_those_of_the_other(slurm: Slurm, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, 1000), BOTH)
+    until(home, run, reach(2))
+    programs = programs_of(run)
+    programs[1].kill()
+    failed = until(home, run, has_ended)
+    assert failed.state == "failed"
+    assert "Process 2 of 2 was killed or has crashed" in failed.error
+    assert not psutil.wait_procs(programs.values(), SECONDS_TO_END)[1]
+
+
+def test_node_that_does_not_see_the_home_is_named_before_the_start(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm") as folder,
+        running_slurm(Path(folder), num_nodes=2, hidden=home.path) as slurm,
+    ):
+        for name, value in slurm.environment.items():
+            monkeypatch.setenv(name, value)
+        run = new_demo(home, NUM_STEPS)
+        with pytest.raises(SpecError, match=f"does not see {home.path}; put --home on"):
+            queue.submit(home, run, Placement("slurm", partition=SECOND))
+        assert "tailor-20" not in slurm.ask("squeue", "--states=all", "--format=%j")
+        assert queue.submit(home, run, Placement("slurm", partition="debug")).is_active
