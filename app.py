@@ -152,6 +152,9 @@ def _add_placement(command: argparse.ArgumentParser) -> None:
 
 
 def _add_estimate(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--exact", action="store_true", help="trace one training step too, and compare: seconds"
+    )
     _add_json_and_home(command)
     _add_job_fields(command)
 

@@ -52,6 +52,16 @@ EXTRAS: tuple[Mapping[str, object], ...] = (
     {"method": "lora", "dtype": "float32"},
     {"method": "lora", "stage": "dpo"},
     {"method": "qlora", "stage": "dpo"},
+    {"method": "full", "stage": "dpo"},
+    {"method": "full", "stage": "dpo", "num_devices": 8},
+    {"method": "freeze", "stage": "dpo"},
+    {"method": "full", "stage": "dpo", "parallelism": "ddp"},
+    {"method": "full", "stage": "kto"},
+    {"method": "full", "stage": "grpo"},
+    {"method": "full", "stage": "grpo", "beta": 0.1, "num_devices": 8},
+    {"method": "lora", "stage": "grpo"},
+    {"method": "lora", "stage": "grpo", "parallelism": "ddp"},
+    {"method": "qlora", "stage": "grpo", "num_devices": 4},
     {"method": "lora-8bit", "parallelism": "ddp"},
     {"method": "full", "parallelism": "ddp", "optim": "adamw_8bit"},
 )
@@ -79,6 +89,9 @@ def cases(is_quick: bool = False) -> Iterator[tuple[str, Mapping[str, object]]]:
         yield from (("llama", {"method": method}) for method in METHODS)
         yield "qwen2", {"method": "full", "num_devices": 8}
         yield "llama", {"method": "full", "parallelism": "ddp"}
+        yield "llama", {"method": "qlora", "parallelism": "ddp"}
+        yield "llama", {"method": "full", "stage": "dpo"}
+        yield "llama", {"method": "lora", "stage": "grpo"}
         return
     for method in METHODS:
         yield from ((family, {"method": method}) for family in COMPARED)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from core.advise import Fix, Sharing
 from core.memory import Component, MemoryEstimate
+from core.memory.trace_check import TraceResult
 from core.speed import Speed
 
 GIB, MIB = 2**30, 2**20
@@ -16,6 +17,10 @@ SMALL_GAIN_OF_A_DEVICE = 0.8
 """Gain for each of several devices below which what they lose is said."""
 SMALL_SLOWDOWN = 0.03
 """The same for a change of speed."""
+AGREES = 0.02
+"""Largest difference from a trace at which the estimate counts as right: tests hold it to that."""
+TRACED_HEADS = ("estimated GiB", "traced GiB", "difference")
+"""Titles of the columns of `traced_rows`, the first excepted."""
 COMPONENT_COLOURS: Mapping[str, str] = {
     "weights": "#4477aa",
     "quantization_state": "#88aacc",
@@ -226,3 +231,42 @@ def file_size(num_bytes: float) -> str:
     if num_bytes >= MIB:
         return memory(num_bytes)
     return f"{num_bytes / 1024:.0f} KiB"
+
+
+def trace_sentence(traced: TraceResult, num_devices: int = 1) -> str:
+    """Return what the trace did, in a sentence."""
+    peak, seconds = memory(traced.peak_allocated_bytes), f"{traced.seconds:.0f} s"
+    of_several = f" of one of {num_devices} GPUs" if num_devices > 1 else ""
+    return f"Traced one training step{of_several} without data in {seconds}: {peak} at the peak."
+
+
+def trace_verdict(estimate: MemoryEstimate, traced: TraceResult) -> str:
+    """Return whether the estimate agrees with the trace, in a sentence."""
+    miss = abs(estimate.peak_allocated_bytes / traced.peak_allocated_bytes - 1)
+    if miss <= AGREES:
+        return "The estimate agrees."
+    return f"The estimate is off by {miss:.1%}: rely on the trace."
+
+
+def traced_rows(estimate: MemoryEstimate, traced: TraceResult) -> list[tuple[str, ...]]:
+    """Return (phase, estimated GiB, traced GiB, difference) of each phase, and of the reserved."""
+    estimated_phases = {str(phase): size for phase, size in estimate.phases.items()}
+    traced_phases = {str(phase): size for phase, size in traced.phases.items()}
+    rows = [
+        _traced_row(title, estimated_phases.get(phase, 0), traced_phases[phase])
+        for phase, title in PHASE_TITLES.items()
+        if traced_phases.get(phase)
+    ]
+    return [
+        *rows,
+        _traced_row("Reserved", estimate.peak_reserved_bytes, traced.peak_reserved_bytes),
+    ]
+
+
+def _traced_row(title: str, estimated: int, traced: int) -> tuple[str, ...]:
+    if not estimated:
+        return title, "–", gib(traced, 3), ""
+    difference = f"{estimated / traced - 1:+.1%}"
+    if difference.strip("+-") == "0.0%":
+        difference = "0.0%"
+    return title, gib(estimated, 3), gib(traced, 3), difference

@@ -7,6 +7,7 @@ from core.memory.context import context_of
 from core.memory.ops import generate
 from core.memory.program import Generation, program_of
 from core.memory.resident import load
+from core.memory.several_devices import Gathers
 from core.memory.simulator import AutogradGraph, DeviceMemory
 from core.models import Gpu, ModelShape
 from core.training.contract.stages import DEFAULT_STAGE
@@ -51,6 +52,7 @@ def memory_to_answer(job: JobSpec, shape: ModelShape, gpu: Gpu, num_tokens: int)
     loaded = memory.live_bytes
     num_answered = max(1, num_tokens // ANSWER_SHARE)
     generation = Generation(1, max(1, num_tokens - num_answered), num_answered)
-    generate(program, generation, kinds, AutogradGraph(memory))
+    graph = AutogradGraph(memory)
+    generate(program, generation, kinds, graph, Gathers(program, graph))
     peak = max(scope.num_bytes for scope in memory.peaks.values())
     return AnsweringMemory(loaded, peak - loaded, context_of(gpu).expected_bytes)

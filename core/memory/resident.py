@@ -34,7 +34,7 @@ class Trainable:
 
 def parameters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[tuple[Parameter, bool]]:
     """Yield (parameter, whether it trains) of a base with layers of these kinds, in order."""
-    shape = program.shape
+    shape, trains_end = program.shape, program.lora is None and not program.is_frozen
     layer_of = layer_by_mlp(shape)
     embedding, *others = shape.outer_parameters()
     yield embedding, program.lora is None and program.num_trainable_layers is None
@@ -43,9 +43,9 @@ def parameters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[tuple
             yield tensor, kind.trains
     for tensor in others:
         if program.head != "score" or tensor.role != "head":
-            yield tensor, program.lora is None
+            yield tensor, trains_end
     if program.head == "score":
-        yield Parameter("score.weight", (1, shape.hidden_size), "head"), program.lora is None
+        yield Parameter("score.weight", (1, shape.hidden_size), "head"), trains_end
 
 
 def tower(program: Program) -> tuple[Parameter, ...]:

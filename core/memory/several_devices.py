@@ -38,8 +38,10 @@ class Gathers:
     fsdp2_prepare_model in accelerate, _fsdp_param_group.py in torch/distributed/fsdp.
     """
 
-    def __init__(self, program: Program, graph: AutogradGraph) -> None:
+    def __init__(self, program: Program, graph: AutogradGraph, *, keeps_tail: bool = True) -> None:
         self._program = program
+        self._keeps_tail = keeps_tail
+        """False for a model without backward passes (divide_reference in core/training)."""
         self._graph = graph
         self._memory = graph.memory
         self._is_divided = program.num_shards > 1
@@ -72,17 +74,31 @@ class Gathers:
         program = self._program
         if program.lora is None or program.is_tied:
             self._gather(TAIL, _tail(program))
-        elif self._is_divided:
+        elif self._is_divided and TAIL not in self._whole:
             # An adapter's head is in a group alone, and never called: the fused head gathers its
             # weight itself, as it is stored (add_fused_lm_head in trl/trainer/utils.py).
             numel = program.shape.vocab_size * program.shape.hidden_size
             self._heads.append(self._memory.allocate(numel, program.head_itemsize, "temporary"))
+
+    def called_tail(self) -> None:
+        """Free the last layer and gather a tail whose head is called like any other layer."""
+        self._free_layers()
+        self._gather(TAIL, _tail(self._program))
+        if self._program.lora is None or self._program.is_tied:
+            self._free_buffers()  # the head finds its group gathered for the norm
 
     def end_forward(self, has_graph: bool = True) -> None:
         """Free the last buffer; without a graph the head that an adapter gathers, too."""
         self._free_buffers()
         if not has_graph:
             self._free_head()
+        if not self._keeps_tail and TAIL in self._whole:
+            self._memory.release(self._whole.pop(TAIL))
+
+    def end_generation(self) -> None:
+        """Free the last layer that read the cache."""
+        self._free_layers()
+        self._free_buffers()
 
     # Backward
 
@@ -94,8 +110,12 @@ class Gathers:
     def after_tail(self) -> None:
         """Divide the gradients of the tail, unless the embedding adds to them."""
         self._free_head()
-        if not self._program.is_tied:
-            self._leave(TAIL)
+        if self._program.is_tied:
+            return
+        called = self._whole.pop(TAIL, None) if self._program.lora else None
+        self._leave(TAIL)
+        if called:  # whole since it wrote answers: no backward hook of its group frees it
+            self._whole[TAIL] = called
 
     def backward_layer(self, index: int, kinds: Sequence[LayerKind]) -> None:
         """Gather a layer again, and ahead of time what is before it."""
@@ -120,6 +140,8 @@ class Gathers:
     def end_backward(self) -> None:
         """Divide the gradients of the embedding, and free everything."""
         self._leave(TAIL if self._program.is_tied else EMBEDDING)
+        if TAIL in self._whole:
+            self._memory.release(self._whole.pop(TAIL))
         self._free_buffers()
         self._memory.release(*self._sent)
         self._sent = []
@@ -128,9 +150,9 @@ class Gathers:
         if not self._is_divided or name in self._whole:
             return
         buffer = self._allocate(group)
-        self._free_buffers()  # that of the group before, once this one has arrived
-        self._buffers = [buffer]
         self._whole[name] = self._allocate(group)
+        self._free_buffers()  # that of the group before, once this one is whole
+        self._buffers = [buffer]
 
     def _gather_again(
         self, name: str, group: GatheredTensors, ahead: GatheredTensors | None

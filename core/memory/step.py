@@ -127,7 +127,7 @@ class Simulation:
         """Take one optimizer step. The first one allocates the optimizer's states."""
         program, graph = self.program, self.graph
         if program.generation:
-            generate(program, program.generation, self.kinds, graph)
+            generate(program, program.generation, self.kinds, graph, self._gathers)
             self.memory.enter("generation")
             self._run_no_grad_forwards("generation")
         for _ in range(min(program.accumulation_steps, 2)):  # the third is like the second
@@ -140,12 +140,15 @@ class Simulation:
     def evaluate(self) -> None:
         """Run the loss on a batch of an evaluation without a graph."""
         self.memory.enter("eval")
-        programs = [self.program, *(each.program for each in self.program.no_grad_forwards)]
+        programs = [each.program for each in self.program.no_grad_forwards]
+        scores_first = self.program.generation is not None
+        programs.insert(len(programs) if scores_first else 0, self.program)
         for program in programs:
             batch_size = program.evaluation_batch_size or program.batch_size
-            forward_without_grad(replace(program, batch_size=batch_size), self.graph, self._gathers)
+            batch = replace(program, batch_size=batch_size)
+            forward_without_grad(batch, self.graph, self._gathers_of(program))
         if self.program.checks:
-            generate(self.program, self.program.checks, self.kinds, self.graph)
+            generate(self.program, self.program.checks, self.kinds, self.graph, self._gathers)
 
     def micro_step(self) -> None:
         """Run one micro-batch forward and backward through every model that trains."""
@@ -166,7 +169,13 @@ class Simulation:
     def _run_no_grad_forwards(self, *times: When) -> None:
         for each in self.program.no_grad_forwards:
             if each.when in times:
-                forward_without_grad(each.program, self.graph, self._gathers)
+                forward_without_grad(each.program, self.graph, self._gathers_of(each.program))
+
+    def _gathers_of(self, program: Program) -> Gathers:
+        """Return the gathers of the model that a program runs: an auxiliary model has its own."""
+        if any(program is each.program for each in self.program.auxiliary_models):
+            return Gathers(program, self.graph, keeps_tail=False)
+        return self._gathers
 
     # Forward
 

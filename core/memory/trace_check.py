@@ -21,6 +21,7 @@ from core.memory.context import context_of
 from core.memory.estimate import MemoryEstimate, PeakMemory, estimate_of
 from core.memory.program import is_cpu
 from core.memory.resident import Totals
+from core.memory.several_devices import with_nccl
 from core.memory.simulator import Allocator
 from core.memory.step import MemoryPhase
 from core.memory.uncertainty import uncertainty_of
@@ -127,10 +128,8 @@ class TraceRequest:
 
 
 def uncompiled(job: JobSpec) -> JobSpec:
-    """Return the job as it is traced: on one device, and without torch.compile, which fuses
-    operations."""
-    plain = {"torch_compile": False, "activation_memory_budget": 1.0}
-    return job.model_copy(update={**plain, "num_devices": 1, "parallelism": "auto"})
+    """Return the job as it is traced: without torch.compile, which fuses operations."""
+    return job.model_copy(update={"torch_compile": False, "activation_memory_budget": 1.0})
 
 
 def trace_peak_memory(
@@ -167,7 +166,10 @@ def estimate_by_tracing(request: TraceRequest, cache_dir: Path) -> MemoryEstimat
     notes = {**COMPONENTS, **TRACED_NOTES}
     peak = PeakMemory(traced.phases, at_peak, gap_bytes, sizes, notes)
     uncertainty = uncertainty_of(job, gpu, job.max_length)
-    return estimate_of(peak, gpu.capacity_bytes, uncertainty, context_of(gpu))
+    context = context_of(gpu)
+    if job.num_devices > 1 and not is_cpu(gpu):
+        context = with_nccl(context)
+    return estimate_of(peak, gpu.capacity_bytes, uncertainty, context)
 
 
 def trace_all(

@@ -3,6 +3,7 @@
 Reads the disk and, for a model that is only on the Hub, the network; writes nothing.
 """
 
+from core.resolve.exact import estimate_to_compare, request_to_trace
 from core.resolve.files import dataset_path
 from core.resolve.jobs import (
     PastRunsOf,
@@ -20,8 +21,10 @@ __all__ = [
     "RowsOf",
     "dataset_path",
     "default_fields",
+    "estimate_to_compare",
     "jobs",
     "no_past_runs",
     "reference_of",
+    "request_to_trace",
     "resolve",
 ]

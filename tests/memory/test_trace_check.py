@@ -26,7 +26,7 @@ REFUSED = {
     "label_smoothing_factor",
 }
 """Fields whose every value but the default is refused."""
-RESET = {"torch_compile", "activation_memory_budget", "num_devices", "parallelism"}
+RESET = {"torch_compile", "activation_memory_budget"}
 """Fields that are reset for a trace."""
 SENT_AS_ROWS = {"eval_dataset", "eval_fraction", "num_generations"}
 """Fields of which a trace is sent only what they decide: the rows of an evaluation."""
@@ -102,3 +102,8 @@ def test_a_usual_job_can_be_traced() -> None:
 def test_a_compiled_job_is_traced_uncompiled() -> None:
     compiled = JobSpec.parse({"torch_compile": True, "activation_memory_budget": 0.5})
     assert uncompiled(compiled) == JobSpec.parse({})
+
+
+def test_a_job_on_several_devices_is_traced_on_one_of_them() -> None:
+    together = JobSpec.parse({"num_devices": 2, "parallelism": "fsdp"})
+    assert uncompiled(together) == together

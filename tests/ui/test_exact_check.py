@@ -10,6 +10,7 @@ from core.memory.trace_check import TraceRequest, TraceResult
 from core.resolve import resolve
 from core.runs import Home
 from core.speed import RowStatistics
+from core.wording import gib
 from tests.builders.page import FormPage, demo
 from ui.handlers import Handlers
 from ui.handlers.answer import Answer
@@ -72,6 +73,15 @@ def test_a_trace_is_shown_beside_the_estimate(trace: TraceHandlers) -> None:
     wanted = str(trace.on_check_exactly(**demo())["wanted_trace"])
     answer = Answer(demo(), resolved=resolve(demo()))
     assert "<table>" in final(trace, answer, wanted)["trace"]
+
+
+def test_of_several_devices_one_is_compared(trace: TraceHandlers) -> None:
+    form = demo(num_devices=2, parallelism="fsdp")
+    wanted = str(trace.on_check_exactly(**form)["wanted_trace"])
+    resolved = resolve(form)
+    shown = final(trace, Answer(form, resolved=resolved), wanted)["trace"]
+    assert "one of 2 GPUs" in shown
+    assert gib(resolved.estimate().phases["load"], 3) in shown
 
 
 def test_a_job_is_traced_once(trace: TraceHandlers, traces: Traces) -> None:

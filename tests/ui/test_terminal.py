@@ -181,6 +181,30 @@ def test_an_unknown_field_of_a_job_file_is_named(
     ]
 
 
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_an_exact_estimate_of_several_devices_traces_one(
+    tailor: Callable[..., int], capsys: Printed, parallelism: str
+) -> None:
+    together = ("--num-devices", "2", "--parallelism", parallelism)
+    assert tailor("estimate", "--model", "demo", "--exact", *together) == 0
+    printed = capsys.readouterr().out
+    assert "Traced one training step of one of 2 GPUs" in printed
+    assert "The estimate agrees." in printed
+
+
+def test_an_exact_estimate_is_printed_as_json(tailor: Callable[..., int], capsys: Printed) -> None:
+    assert tailor("estimate", "--model", "demo", "--exact", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    traced = printed["traced"]["peak_allocated_bytes"]
+    assert printed["peak_allocated_bytes"] == pytest.approx(traced, rel=0.02)
+
+
+def test_a_job_that_cannot_be_traced_says_why(tailor: Callable[..., int], capsys: Printed) -> None:
+    liger = ("--model", "meta-llama/Llama-3.1-8B", "--gpu", "h100", "--use-liger-kernel", "true")
+    assert tailor("estimate", "--exact", *liger) == 2
+    assert "Liger's kernels cannot run without a GPU" in capsys.readouterr().err
+
+
 def test_a_job_file_may_begin_with_a_byte_order_mark(
     tailor: Callable[..., int], capsys: Printed, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import gradio as gr
 
@@ -14,10 +14,10 @@ from core.memory.trace_check import (
     TraceResult,
     estimate_by_tracing,
     trace_peak_memory,
-    uncompiled,
 )
-from core.resolve import ResolvedJob
+from core.resolve import ResolvedJob, estimate_to_compare, request_to_trace
 from core.runs import Home
+from core.wording import trace_sentence
 from ui import render
 from ui.events import Updates
 from ui.handlers.answer import Answer, answer_values
@@ -66,15 +66,6 @@ class TraceTasks:
         return task
 
 
-def request_for(resolved: ResolvedJob) -> TraceRequest:
-    """Return what to trace: like the estimate, with rows no longer than they are known to be."""
-    job, rows = resolved.job, resolved.rows
-    if rows and rows.max_tokens and not job.packing:
-        longest = min(job.max_length, rows.max_tokens)
-        job = job.model_copy(update={"max_length": longest})
-    return TraceRequest(job, resolved.model.config, resolved.gpu)
-
-
 def key_before_measuring(resolved: ResolvedJob) -> str:
     """Return a key of the job that stays the same when its rows are measured.
 
@@ -107,7 +98,7 @@ class TraceHandlers:
             resolved = answer.require()
         except SpecError as error:
             return {"trace": render.notice(str(error), "bad")}
-        self.tasks.find(request_for(resolved), retries=True)
+        self.tasks.find(request_to_trace(resolved), retries=True)
         wanted = key_before_measuring(resolved)
         return {"wanted_trace": wanted, **self.on_trace_progress(answer, wanted)}
 
@@ -124,7 +115,7 @@ class TraceHandlers:
         resolved = answer.resolved
         if resolved is None:
             return idle
-        request = request_for(resolved)
+        request = request_to_trace(resolved)
         is_wanted = wanted_trace in (request.key, key_before_measuring(resolved))
         if resolved.model.shape is not None and not is_wanted:
             return idle
@@ -149,15 +140,12 @@ class TraceHandlers:
             return {"trace": render.notice(str(error), "bad")}
         return {
             "estimate": estimate_panel.estimate_panel(estimate),
-            "trace": render.notice(panel.trace_sentence(traced), "plain"),
+            "trace": render.notice(trace_sentence(traced, resolved.job.num_devices), "plain"),
         }
 
 
 def _beside(resolved: ResolvedJob, traced: TraceResult) -> str:
-    """Compare the trace with the estimate of the same step, which is never compiled."""
-    traced_job = uncompiled(resolved.job)
-    estimate = replace(resolved, job=traced_job).estimate()
-    compiled = None
-    if traced_job != resolved.job:
-        compiled = resolved.estimate()
-    return panel.side_by_side(estimate, traced, compiled)
+    """Compare the trace with the estimate of the same step."""
+    compiled = resolved.estimate() if resolved.job.torch_compile else None
+    estimate = estimate_to_compare(resolved)
+    return panel.side_by_side(estimate, traced, compiled, resolved.job.num_devices)

@@ -2,25 +2,31 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 from core import runs
 from core.device import doctor as machine_doctor
 from core.device import this_machine
 from core.job import SpecError
 from core.memory import MemoryEstimate
-from core.memory.trace_check import TraceRequest, estimate_by_tracing
+from core.memory.trace_check import TraceResult, estimate_by_tracing, trace_peak_memory
 from core.models import demo_fields
-from core.resolve import ResolvedJob, resolve
+from core.resolve import ResolvedJob, estimate_to_compare, request_to_trace, resolve
 from core.runs import Home, queue
 from core.runs.past_runs import forecast, past_runs
 from core.training.contract.stages import DEFAULT_STAGE
 from core.wording import (
+    TRACED_HEADS,
     fix_label,
     memory,
     memory_parts,
     sentences_of_several_devices,
     speed_sentence,
+    trace_sentence,
+    trace_verdict,
+    traced_rows,
     verdict_sentence,
 )
 from ui.terminal.chat import chat
@@ -79,17 +85,31 @@ def train(
 
 
 def estimate(
-    *, home: str | None = None, job: str | None = None, json: bool = False, **fields: str
+    *,
+    home: str | None = None,
+    job: str | None = None,
+    json: bool = False,
+    exact: bool = False,
+    **fields: str,
 ) -> int:
-    """Print the memory and speed of a job. Raises TailorError."""
+    """Print the memory and speed of a job; `exact` traces a step beside. Raises TailorError."""
     past = partial(past_runs, Home.find(home))
     resolved = resolve(fields_of_job(job, fields), past=past)
     found = _estimate_memory(resolved, home)
     if json:
-        more = resolved.forecast() or {"fixes": [], "speed": {}}
-        print_json(more | found.to_json())
-    else:
-        _print_estimate(resolved, found)
+        printed = (resolved.forecast() or {"fixes": [], "speed": {}}) | found.to_json()
+        if exact:
+            printed["traced"] = asdict(_trace(resolved, home))
+        print_json(printed)
+        return 0
+    _print_estimate(resolved, found)
+    if exact:
+        traced = _trace(resolved, home)
+        out.print(trace_sentence(traced, resolved.job.num_devices), style="bold")
+        if resolved.model.shape:
+            compared = estimate_to_compare(resolved)
+            out.print(table(("", *TRACED_HEADS), traced_rows(compared, traced)))
+            out.print(trace_verdict(compared, traced))
     return 0
 
 
@@ -131,8 +151,16 @@ def _estimate_memory(resolved: ResolvedJob, home: str | None) -> MemoryEstimate:
     if resolved.model.shape:
         return resolved.estimate()
     say("Tailor does not know this architecture, so it traces one training step.")
-    request = TraceRequest(resolved.job, resolved.model.config, resolved.gpu)
-    return estimate_by_tracing(request, Home.find(home).path / "traces")
+    return estimate_by_tracing(request_to_trace(resolved), _traces(home))
+
+
+def _trace(resolved: ResolvedJob, home: str | None) -> TraceResult:
+    """Trace one training step of a job, on the first of its devices. Raises TraceError."""
+    return trace_peak_memory(request_to_trace(resolved), _traces(home))
+
+
+def _traces(home: str | None) -> Path:
+    return Home.find(home).path / "traces"
 
 
 def _print_estimate(resolved: ResolvedJob, estimate: MemoryEstimate) -> None:

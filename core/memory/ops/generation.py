@@ -12,6 +12,7 @@ from core.memory.ops.forward import ForwardPass
 from core.memory.ops.layer import decoder_layer, norm
 from core.memory.ops.model import allocate_inputs, embedding_output
 from core.memory.program import Generation, LayerKind, Program
+from core.memory.several_devices import Gathers
 from core.memory.simulator import AutogradGraph, DeviceMemory, Tensor
 
 SAMPLED_TOKEN_COPIES, GREEDY_TOKEN_COPIES = 4, 2
@@ -22,7 +23,11 @@ EAGER_SCORE_BYTES = 10
 
 
 def generate(
-    program: Program, generation: Generation, kinds: Sequence[LayerKind], graph: AutogradGraph
+    program: Program,
+    generation: Generation,
+    kinds: Sequence[LayerKind],
+    graph: AutogradGraph,
+    gathers: Gathers,
 ) -> None:
     """Read the prompts, then generate one token after another; simulates the last one."""
     memory, batch_size = graph.memory, generation.batch_size
@@ -38,14 +43,17 @@ def generate(
     graph.is_recording = False
     memory.enter(f"{generation.phase}/prompt")
     fwd = ForwardPass(prefill, graph, cache=[])
-    cache = _prefill(fwd, kinds, generation.keeps_weight_casts)
+    cache = _prefill(fwd, kinds, generation.keeps_weight_casts, gathers)
     if generation.keeps_weight_casts:
         _cast_head(fwd)
     memory.temporary(next_token_bytes, "logits")
     memory.enter(f"{generation.phase}/answer")
     graph.release(*cache)
     cache = _full_cache(program, generation, kinds, memory)
+    gathers.forward_embedding()
+    gathers.forward_layer(0, kinds[0])
     _attend_to_cache(program, generation, memory)
+    gathers.end_generation()
     memory.temporary(next_token_bytes, "logits")
     graph.release(*cache)
     fwd.end_autocast()
@@ -53,16 +61,19 @@ def generate(
 
 
 def _prefill(
-    fwd: ForwardPass, kinds: Sequence[LayerKind], keeps_weight_casts: bool
+    fwd: ForwardPass, kinds: Sequence[LayerKind], keeps_weight_casts: bool, gathers: Gathers
 ) -> list[Tensor]:
     """Run the first pass, over all prompt tokens, padded on the left. Return the cache."""
     program, graph = fwd.program, fwd.graph
     inputs = allocate_inputs(program, kinds, graph.memory, num_positions=program.batch_size)
+    gathers.forward_embedding()
     x = embedding_output(program, graph.memory)
     embedding = graph.retain(x)
     for index, kind in enumerate(kinds):
+        gathers.forward_layer(index, kind)
         fwd.trains = kind.trains and keeps_weight_casts
         x = decoder_layer(fwd, x, kind, f"layers.{index}")
+    gathers.called_tail()
     x = norm(fwd, x, "norm")
     if not keeps_weight_casts:
         fwd.end_autocast()

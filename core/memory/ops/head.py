@@ -15,8 +15,10 @@ TILE_VOCABULARY = 32_768
 """The fused head computes logits for this many tokens and words at once."""
 STATISTICS = 10
 """float32 numbers per token: seven running statistics, log-probability, entropy and is_top1."""
-CPU_TILE_COPIES = 4
-"""Without Triton torch reduces a tile: scaled, masked, exponentiated, weighted; all float32."""
+CPU_COPIES, CPU_BACKWARD_COPIES = 3.25, 7.25
+"""float32 copies of a tile where torch reduces it, without Triton (_forward_tile, _backward_tile):
+scaled, exponentiated and weighted; backward also log-probability, probability, gradient and two
+parts of it. A quarter is a mask."""
 
 
 def fused_head(fwd: ForwardPass, hidden: Tensor) -> Tensor:
@@ -31,12 +33,14 @@ def fused_head(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     words = min(shape.vocab_size, TILE_VOCABULARY)
     tokens = min(program.num_scored_tokens, TILE_TOKENS)
     tile_bytes = tokens * TILE_VOCABULARY * program.compute_itemsize
+    backward_bytes = 0
     if program.on_cpu:
-        tile_bytes = tokens * words * (program.compute_itemsize + 4 * CPU_TILE_COPIES)
+        tile_bytes = tokens * words * (program.compute_itemsize + round(4 * CPU_COPIES))
+        backward_bytes = tokens * words * round(4 * (CPU_BACKWARD_COPIES - CPU_COPIES))
     if program.head_itemsize != program.compute_itemsize:  # a cast of the tile's weights
         tile_bytes += words * shape.hidden_size * program.compute_itemsize
     scored = fwd.graph.record(hidden, numel=program.num_scored_tokens * shape.hidden_size)
-    backward_bytes = tile_bytes + 4 * scored.numel
+    backward_bytes += tile_bytes + 4 * scored.numel
     if program.trains_head and program.head_itemsize < 4:
         backward_bytes += 4 * shape.vocab_size * shape.hidden_size
     loss = fwd.graph.record(

@@ -168,6 +168,11 @@ class Program:
         return 1
 
     @property
+    def is_frozen(self) -> bool:
+        """True if nothing trains, as in a reference model."""
+        return self.lora is None and self.num_trainable_layers == 0
+
+    @property
     def is_gathered_in_16_bits(self) -> bool:
         """True if divided tensors are gathered in 16 bits, also if they are stored in 32."""
         return self.is_sharded and self.autocast

@@ -49,7 +49,7 @@ from ..loop.trainer import MonitoredTrainer
 from ..model.compiling import compile_layers, skip_adapter_input_cast
 from ..model.load import LoadedModel
 from .rewards import choose_rewards
-from .sharding import sharding_settings
+from .sharding import references_divided_by_layer, sharding_settings
 from .smoothing import SmoothsLabels, require_linear_head
 from .stage_trainer import (
     CountsTokens,
@@ -219,7 +219,7 @@ def build_trainer(
     }
     # The mixins come first, so that their methods call those of TRL's trainer as `super()`.
     trainer_class: Any = type(plan.trainer.__name__, (*plan.mixins, plan.trainer), {})
-    with _references_are_copies(loaded.model):
+    with _references_are_copies(loaded.model), references_divided_by_layer():
         trainer: MonitoredTrainer = trainer_class(**arguments)
     _report_lost_rows(job, rows, num_left=len(trainer.train_dataset))  # type: ignore[arg-type]
     trainer.remove_callback(PrinterCallback)

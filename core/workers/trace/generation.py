@@ -81,7 +81,7 @@ def _skip_to_last_token(
             enter()
             _extend_cache(cache, prompts.tokens + prompts.answer_tokens - 1)
 
-    hook = model.get_input_embeddings().register_forward_pre_hook(begin_pass)
+    hook = model.get_input_embeddings().register_forward_pre_hook(begin_pass, prepend=True)
     yield
     hook.remove()
 

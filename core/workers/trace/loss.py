@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -189,6 +190,20 @@ def add_loss_head(model: Any, stage: Stage) -> None:
         if stage.reference != "none":
             outputs.append("mean_logits")
     trl_utils.add_fused_lm_head(base, outputs=tuple(outputs))
+
+
+@contextmanager
+def tiles_as_mapped(num_words: int, on_cpu: bool) -> Iterator[None]:
+    """Count of a tile of the fused head what a processor maps: a small vocabulary fills a part.
+
+    A GPU takes the whole tile.
+    """
+    name = "_CHUNKED_LOGPROB_CHUNK_SIZE"
+    size = getattr(trl_utils, name)
+    if on_cpu:
+        size = min(size, num_words)
+    with patch.object(trl_utils, name, size):
+        yield
 
 
 def _chosen_cross_entropy(logits: Tensor) -> Tensor:

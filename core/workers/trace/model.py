@@ -3,6 +3,7 @@
 First on the meta device, without any storage; then with tensors that have a storage but no data.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -131,6 +132,17 @@ def materialize(model: nn.Module, precision: ModelPrecision) -> None:
                     if id(old) not in made:
                         made[id(old)] = old, _empty_like(old)
                     tensors[name] = made[id(old)][1]
+
+
+def frozen_copy(model: Any) -> Any:
+    """Return a copy of a model in which nothing trains, as its reference.
+
+    Copied by themselves, its tensors would each be wrapped in another one without data.
+    """
+    copies: dict[int, Any] = {id(each): torch.empty_like(each) for each in model.buffers()}
+    for each in model.parameters():
+        copies[id(each)] = nn.Parameter(torch.empty_like(each.data), requires_grad=False)
+    return copy.deepcopy(model, copies)
 
 
 @contextmanager

@@ -16,7 +16,11 @@ from accelerate.utils.fsdp_utils import _find_final_norm
 from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.fsdp._fully_shard import _fsdp_param
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
@@ -25,7 +29,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from .allocation_log import AllocationLog, TemporaryBytes
 from .kernels import TEMPORARY_BYTES
-from .model import materialize
+from .model import frozen_copy, materialize
 from .step import TracedTraining
 
 
@@ -116,6 +120,8 @@ class RankTraining(TracedTraining):
             return
         self.ranked_log.is_counting = False
         materialize(self.model, self.precision)
+        if self.needs_copy:
+            self._reference = frozen_copy(self.model)
         has_4bit = any(isinstance(module, Linear4bit) for module in self.model.modules())
         for module in self.model.modules():
             if isinstance(module, Linear4bit):
@@ -125,9 +131,13 @@ class RankTraining(TracedTraining):
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
         self.ranked_log.is_counting = True
-        for num_bytes in undivided(self.model):
-            self.log.allocate(num_bytes, "load")
-        shard(self.model, self.precision.autocast, self.mesh)
+        for model in filter(None, (self.model, self._reference)):
+            for num_bytes in undivided(model):
+                self.log.allocate(num_bytes, "load")
+            shard(model, self.precision.autocast, self.mesh)
+        register_fsdp_forward_method(self.model, "generate")  # as Trainer of transformers
+        if self._reference is not None:  # as divide_reference in the training program
+            self._reference.set_reshard_after_forward(True)
 
 
 @contextmanager

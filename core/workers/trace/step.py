@@ -1,6 +1,5 @@
 """Trace a training in miniature: load, one optimizer step, one evaluation."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,8 @@ from .allocation_log import AllocationLog
 from .cuda import Card, emulate_cuda
 from .generation import Prompts, generate
 from .kernels import TEMPORARY_BYTES
-from .loss import LOSSES, Batch, Models, longest_batch
-from .model import assume_padding, dequantize_for_dora, materialize
+from .loss import LOSSES, Batch, Models, longest_batch, tiles_as_mapped
+from .model import assume_padding, dequantize_for_dora, frozen_copy, materialize
 from .optimizers import Steppable, build_optimizer
 
 MAX_MICRO_BATCHES = 2
@@ -60,7 +59,9 @@ class TracedTraining:
         # Fake tensors have a shape and a storage, but no data. The order matters: the log must see
         # what the emulated functions do.
         fake_tensors = FakeTensorMode(allow_non_fake_inputs=True)
-        with fake_tensors, self.log, emulation, dequantize_for_dora():
+        num_words = self.model.config.get_text_config().vocab_size
+        tiles = tiles_as_mapped(num_words, self.card.is_cpu)
+        with fake_tensors, self.log, emulation, dequantize_for_dora(), tiles:
             self._load()
             hooks = [hook for index in layers for hook in self._add_hooks(layers, index)]
             kernel = self.model.config.get_text_config()._attn_implementation
@@ -76,8 +77,8 @@ class TracedTraining:
     def _load(self) -> None:
         """Allocate the model, and a copy of it if that is the reference model."""
         materialize(self.model, self.precision)
-        if self._needs_reference and not self.job.trains_adapter:
-            self._reference = copy.deepcopy(self.model).requires_grad_(False)
+        if self.needs_copy:
+            self._reference = frozen_copy(self.model)
 
     def _train(self) -> None:
         """Trace one optimizer step. Its states exist before, as in every step but the first."""
@@ -120,6 +121,11 @@ class TracedTraining:
             models.log_probs_without_graph(batch)
         if self._needs_reference:
             models.reference_log_probs(batch)
+
+    @property
+    def needs_copy(self) -> bool:
+        """True if the reference model is a copy of the model."""
+        return self._needs_reference and not self.job.trains_adapter
 
     @property
     def _needs_reference(self) -> bool:
