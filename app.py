@@ -138,6 +138,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     )
     _add_reading(command)
     _add_placement(command)
+    _add_detach(command)
     _add_home(command)
     _add_job_fields(command)
 
@@ -146,6 +147,9 @@ def _add_placement(command: argparse.ArgumentParser) -> None:
     """Add the flags that say on which machines a run trains."""
     for name, (metavar, text) in PLACEMENT_FLAGS.items():
         command.add_argument(flag_of(name), dest=f"place_{name}", metavar=metavar, help=text)
+
+
+def _add_detach(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--detach", action="store_true", help="send it to the cluster, and do not follow it"
     )
@@ -248,6 +252,7 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("more", nargs="*", metavar="WORD", help="further words of the action")
     command.add_argument("--epochs", metavar="N", help="with continue: further epochs (default 1)")
     _add_placement(command)
+    _add_detach(command)
     _add_json_and_home(command)
 
 
@@ -343,6 +348,7 @@ def _add_compare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--no-checks", action="store_true", help="do not check the runs before and after training"
     )
+    _add_placement(command)
     command.add_argument("--resume", metavar="ID", help="continue a comparison that was cut off")
     command.add_argument("--stop", metavar="ID", help="stop every run of a comparison")
     command.add_argument("--list", action="store_true", help="list the comparisons")

@@ -5,16 +5,18 @@ may ask; `refresh` limits how often.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from core.job import Problem, RunNotFound, SpecError
 from core.runs.engines import (
     ENGINES,
     ClusterSilent,
     ClusterState,
+    Engine,
     Placement,
     Submission,
     engine_of,
@@ -54,39 +56,64 @@ def look_from_a_node(home: Home, placement: Placement) -> Problem | None:
         return None
     asked, problem = _answers.get((home, placement), (0.0, None))
     if not asked or time.monotonic() - asked > SECONDS_OF_AN_ANSWER:
-        problem = why_not_seen(home.path, partial(engine.ask_nodes, placement))
+        problem = why_not_seen(home.path, partial(engine.blind_nodes, placement))
         _answers[home, placement] = (time.monotonic(), problem)
     return problem
 
 
-def submit(home: Home, run: Run, placement: Placement, unseen: Problem | None = None) -> None:
-    """Send a run to a cluster, where it continues from its newest checkpoint.
+def submit(
+    home: Home,
+    runs: Sequence[Run],
+    placement: Placement,
+    unseen: Problem | None = None,
+    script: Path | None = None,
+) -> None:
+    """Send runs to a cluster, where each continues from its newest checkpoint.
 
     The caller must hold the lock, and have looked from a node. A submit.sh stays as it is unless it
-    is for other settings.
-    Raises SpecError: the run then is what it was, or failed if it is new. Raises OSError.
+    is for other settings. With `script`, a place for one, runs of one size are a single job, if the
+    cluster has such jobs. Raises SpecError: a run that was not sent is what it was, or failed if it
+    is new. Raises OSError.
     """
     engine = engine_of(placement)
-    before = read_submission(run.folder)
-    _require_no_job(before)
-    if before is None or before.placement != placement:
-        (run.folder / "submit.sh").unlink(missing_ok=True)
-    submission = Submission(
-        folder=run.folder,
-        placement=placement,
-        submitted=time.time(),
-        folder_inode=run.folder.stat().st_ino,
-    )
-    with _without_files_of_earlier_attempts(run):
+    for run in runs:
+        before = read_submission(run.folder)
+        _require_no_job(before)
+        if before is None or before.placement != placement:
+            (run.folder / "submit.sh").unlink(missing_ok=True)
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(_without_files_of_earlier_attempts(run))
         if unseen:
             raise SpecError(unseen)
-        job_id = engine.submit(run.folder, placement, run.job.num_devices)
-        write_submission(replace(submission, job_id=job_id))
+        for run, job_id in _hand_over(engine, runs, placement, script):
+            submission = Submission(
+                folder=run.folder,
+                placement=placement,
+                job_id=job_id,
+                submitted=time.time(),
+                folder_inode=run.folder.stat().st_ino,
+            )
+            write_submission(submission)
     schedule = read_schedule(home)
-    submitted = tuple(dict.fromkeys((*schedule.submitted, run.id)))
+    submitted = tuple(dict.fromkeys((*schedule.submitted, *(run.id for run in runs))))
     write_schedule(home, replace(schedule, submitted=submitted))
     _next_question.pop(home, None)
     home.touch()
+
+
+def _hand_over(
+    engine: Engine, runs: Sequence[Run], placement: Placement, script: Path | None
+) -> Iterator[tuple[Run, str]]:
+    """Yield each run that the cluster has taken, with the id of its job. Raises SpecError."""
+    num_devices = {run.job.num_devices for run in runs}
+    if script and engine.submit_array and len(runs) > 1 and len(num_devices) == 1:
+        folders = [run.folder for run in runs]
+        job_ids = engine.submit_array(folders, placement, num_devices.pop(), script)
+        yield from zip(runs, job_ids, strict=True)
+        return
+    for run in runs:
+        yield run, engine.submit(run.folder, placement, run.job.num_devices)
 
 
 def refresh(home: Home) -> None:
@@ -170,14 +197,17 @@ def _require_no_job(submission: Submission | None) -> None:
 def _without_files_of_earlier_attempts(run: Run) -> Iterator[None]:
     """Remove files of earlier attempts. If the run cannot be sent, it is what it was before.
 
-    A new run has failed then, with the reason.
+    A new run has failed then, with the reason; one of several that the cluster has taken stays.
     """
+    before = read_submission(run.folder)
     kept = {name: read_bytes(run.folder / name) for name in OF_EARLIER_ATTEMPTS}
     for name in kept:
         (run.folder / name).unlink(missing_ok=True)
     try:
         yield
     except SpecError as error:
+        if read_submission(run.folder) != before:
+            raise
         for name, content in kept.items():
             if content:
                 (run.folder / name).write_bytes(content)

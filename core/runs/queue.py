@@ -8,9 +8,10 @@ next one gets its turn.
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from core.device import card_of, cards_together
@@ -47,8 +48,24 @@ def submit(home: Home, run: Run, placement: Placement | None = None) -> Run:
             _submit_here(home, now)
         else:
             _require_may_start(now)
-            clusters.submit(home, now, placement, unseen)
+            clusters.submit(home, [now], placement, unseen)
     return read(home, run.id)
+
+
+def submit_together(home: Home, runs: Sequence[Run], placement: Placement, script: Path) -> None:
+    """Send several runs to a cluster, as one job if it can have tasks. The script of that job is
+    written to `script`.
+
+    Raises SpecError if one of them may not start, or if the cluster refuses.
+    """
+    for run in runs:
+        clusters.wait_for_exit(run)
+    unseen = clusters.look_from_a_node(home, placement)
+    with locked(home):
+        now = [read(home, run.id) for run in runs]
+        for run in now:
+            _require_may_start(run)
+        clusters.submit(home, now, placement, unseen, script)
 
 
 def require_seen(home: Home, placement: Placement) -> None:

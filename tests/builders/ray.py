@@ -1,4 +1,4 @@
-"""Ray of a head and a worker on this machine, which take jobs from those who have a token only."""
+"""Ray of a head and workers on this machine, which take jobs from those who have a token only."""
 
 import os
 import secrets
@@ -41,8 +41,8 @@ def why_not_here() -> str:
 
 
 @contextmanager
-def running_ray(folder: Path) -> Iterator[Ray]:
-    """Start a head without CPUs and a worker with one, and end them and their jobs afterwards."""
+def running_ray(folder: Path, num_workers: int = 1) -> Iterator[Ray]:
+    """Start a head without CPUs and workers with one each; end them and their jobs afterwards."""
     ray = Ray(f"http://127.0.0.1:{free_port()}", secrets.token_hex(16))
     port = free_port()
     dashboard = ray.address.rpartition(":")[2]
@@ -53,8 +53,9 @@ def running_ray(folder: Path) -> Iterator[Ray]:
     try:
         started.append(_start(head, ray, folder))
         _wait_for_nodes(ray, 1)
-        started.append(_start(worker, ray, folder))
-        _wait_for_nodes(ray, 2)
+        for number in range(num_workers):
+            started.append(_start(worker, ray, folder))
+            _wait_for_nodes(ray, 2 + number)
         yield ray
     finally:
         for each in reversed(started):
@@ -66,6 +67,8 @@ def _start(options: Sequence[str], ray: Ray, folder: Path) -> "subprocess.Popen[
         "RAY_AUTH_MODE": "token",  # its ports are open to other machines
         "RAY_AUTH_TOKEN": ray.token,
         "RAY_USAGE_STATS_ENABLED": "0",
+        # as in an environment that is activated
+        "PATH": f"{Path(str(program())).parent}:{os.environ['PATH']}",
     }
     return subprocess.Popen(
         [str(program()), "start", "--block", "--node-ip-address=127.0.0.1", *options],

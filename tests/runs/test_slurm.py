@@ -126,3 +126,18 @@ def test_terminal_follows_a_run_to_its_end(slurm: Slurm, home: Home) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for part in ("Slurm job", "RUNNING", "step 5/5", "Finished: 5 steps"):
         assert part in done.stdout
+
+
+def test_task_of_an_array_is_stopped_and_resumed_alone(
+    slurm: Slurm, home: Home, tmp_path: Path
+) -> None:
+    sent = [new_demo(home, num_steps) for num_steps in (1000, NUM_STEPS, 3)]
+    queue.submit_together(home, sent, PLACE, tmp_path / "sweep.sh")
+    trains, finishes, waits = sent
+    until(home, trains, reach(2))
+    for run in (waits, trains):
+        launch.request_stop(runs.read(home, run.id))
+        assert until(home, run, has_ended).state == "stopped"
+    assert until(home, finishes, has_ended).state == "finished"
+    queue.submit(home, runs.read(home, waits.id))
+    assert until(home, waits, has_ended).state == "finished"

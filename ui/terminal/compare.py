@@ -29,6 +29,7 @@ from core.wording import ago
 from ui.terminal.estimates import estimate_json, print_estimates
 from ui.terminal.follow import interrupts
 from ui.terminal.job_fields import row_statistics
+from ui.terminal.placing import placement_of, split_flags
 from ui.terminal.printing import out, print_json, say, wide_table
 from ui.terminal.soundness import require_sound_files
 from ui.terminal.study_flags import StudyFlags
@@ -59,8 +60,7 @@ def compare(
         return _stop(place, stop, json)
     if resume:
         return _start(place, record.read_comparison(place, resume), tell, json)
-    of_job = {name: fields.pop(name) for name in [*fields] if name.startswith("field_")}
-    asked = StudyFlags(axis=tuple(axis), fields=of_job, **fields)
+    asked = _asked(axis, fields)
     _require_one_card(asked, estimate_only)
     search = asked.search(place) if asked.optimize else None
     study = search.study if search else asked.study(place)
@@ -72,10 +72,20 @@ def compare(
         print_estimates(found, is_whole=search is None)
     if estimate_only:
         return 0
-    comparison = _kept(place, asked, search and replace(search, rows=rows), study, found)
+    search = search and replace(search, rows=rows)
+    comparison = _kept(place, asked, search, study, found)
     if said := record.budget_sentence(comparison):
         tell(said)
     return _start(place, comparison, tell, json)
+
+
+def _asked(axis: Sequence[str], fields: dict[str, Any]) -> StudyFlags:
+    """Return the flags of a study. Raises SpecError for a place that no cluster could have."""
+    where, others = split_flags(fields)
+    placement_of(where)
+    of_job = {name: value for name, value in others.items() if name.startswith("field_")}
+    rest = {name: fields[name] for name in others if name not in of_job}
+    return StudyFlags(axis=tuple(axis), fields=of_job, place=where, **rest)
 
 
 def _start(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> int:
@@ -96,6 +106,7 @@ def _kept(
     home: Home, asked: StudyFlags, search: Search | None, study: Study, found: Sequence[Variant]
 ) -> Comparison:
     """Keep a new comparison. Raises SpecError if none of its runs can be."""
+    placement = asked.placement(home)
     if search:
         require_prices(asked.budget(), found)
         found, question = (), search.question
@@ -110,6 +121,7 @@ def _kept(
         budget=asked.budget(),
         search=search,
         has_checks=not asked.no_checks,
+        placement=placement,
     )
 
 

@@ -9,9 +9,11 @@ from core.after_training.compare.optimizer import require_installed
 from core.after_training.compare.search import Search
 from core.job import Problem, SpecError
 from core.models import demo_fields
-from core.runs import Home
+from core.runs import Home, queue
+from core.runs.engines import ENGINES, Placement
 from core.training.contract.stages import DEFAULT_STAGE
 from ui.terminal.job_fields import fields_of_job, find_data, require_choice
+from ui.terminal.placing import placement_of
 from ui.terminal.usage import flag_of
 
 DEFAULT_METHODS = "full,lora,qlora"
@@ -36,6 +38,18 @@ class StudyFlags:
     no_checks: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     """Flags of job fields, `field_lora_r` and the like."""
+    place: Mapping[str, str] = field(default_factory=dict)
+    """Flags that say where the runs train, such as `on` and `partition`."""
+
+    def placement(self, home: Home) -> Placement:
+        """Return where the runs train. Raises SpecError for a cluster that cannot have them."""
+        placement = placement_of(self.place) or Placement()
+        if not placement.is_here:
+            if not ENGINES[placement.engine].starts_programs:
+                problem = f"{placement.title} cannot start the runs of a comparison"
+                raise SpecError(Problem("on", problem, "choose slurm or ray"))
+            queue.require_seen(home, placement)
+        return placement
 
     def study(self, home: Home) -> Study:
         """Return the study. Imports its data if it must. Raises TailorError."""
@@ -95,6 +109,7 @@ class StudyFlags:
         if self.no_checks:
             words.append("--no-checks")
         words += [f"--axis {shlex.quote(each)}" for each in self.axis]
+        words += [f"{flag_of(name)} {shlex.quote(value)}" for name, value in self.place.items()]
         for name, value in self.fields.items():
             words.append(f"{flag_of(name.removeprefix('field_'))} {shlex.quote(value)}")
         return " ".join(words)

@@ -8,6 +8,7 @@ Creates runs, queues them and reads their folders. Never trains.
     search     ranges of settings, for runs that an optimizer chooses
     optimizer  what such a search tries next
     creation   their runs, created within the budget
+    on_cluster send its runs to a cluster together
     searching  the runs of a search, created and pruned
     record     the file that names the runs of a comparison
     conduct    create, queue, stop and continue them

@@ -11,10 +11,11 @@ from filelock import Timeout
 from core.after_training.compare import record
 from core.after_training.compare.checking import runs_to_check
 from core.after_training.compare.creation import beyond_budget, created, has_free_device, kept
+from core.after_training.compare.on_cluster import submit_all, was_never_sent
 from core.after_training.compare.optimizer import INSTALL, is_installed, require_installed
 from core.after_training.compare.record import Comparison, locked, runs_of, save
 from core.after_training.compare.searching import prune, search_on
-from core.runs import Home, Run, launch, queue
+from core.runs import Home, Run, launch
 
 
 def start(home: Home, comparison: Comparison) -> Comparison:
@@ -31,9 +32,8 @@ def start(home: Home, comparison: Comparison) -> Comparison:
         checked = {name: failed for name, failed in comparison.checked.items() if not failed}
         comparison = replace(comparison, is_open=True, is_reported=False, checked=checked, note="")
         save(home, comparison)  # a program that dies from here on leaves it to the others
-        for run in runs_of(home, comparison):
-            if _may_go_on(comparison, run):
-                queue.submit(home, run)
+        going_on = [run for run in runs_of(home, comparison) if _may_go_on(comparison, run)]
+        submit_all(home, comparison, going_on)
         comparison = replace(comparison, stopped=())
         save(home, comparison)
         return _advance(home, comparison)
@@ -85,9 +85,8 @@ def _advance(home: Home, comparison: Comparison) -> Comparison:
         if not is_installed():
             return _without_optimizer(home, comparison)
         comparison = search_on(home, prune(home, comparison))
-    for run in runs_of(home, comparison):
-        if _was_forgotten(run):
-            queue.submit(home, run)
+    forgotten = [run for run in runs_of(home, comparison) if _was_forgotten(run)]
+    submit_all(home, comparison, forgotten)
     is_complete = all(each.id or each.left_out for each in comparison.trials)
     is_training = any(run.is_active for run in runs_of(home, comparison))
     has_trained = is_complete and not comparison.num_missing and not is_training
@@ -115,8 +114,7 @@ def _may_go_on(comparison: Comparison, run: Run) -> bool:
 
 def _was_forgotten(run: Run) -> bool:
     """Return True for a run whose creator died before it came into the queue."""
-    was_never_started = not (run.folder / "process.json").exists()
-    return was_never_started and run.state in ("starting", "failed")
+    return was_never_sent(run) and run.state in ("starting", "failed")
 
 
 def _create_missing(home: Home, comparison: Comparison) -> Comparison:

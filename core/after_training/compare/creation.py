@@ -15,10 +15,11 @@ from core.wording import duration
 
 
 def kept(home: Home, comparison: Comparison, place: int, trial: Trial) -> Comparison:
-    """Save a trial, and queue its run if it has one."""
+    """Save a trial, and queue its run if it has one that trains here."""
     comparison = comparison.with_trial(place, trial)
     save(home, comparison)  # at once: a program that dies here creates no run twice
-    if trial.id and (run := record.run_of(home, trial)):
+    run = record.run_of(home, trial)
+    if run and comparison.placement.is_here:
         queue.submit(home, run)
     return comparison
 

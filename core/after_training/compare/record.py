@@ -16,6 +16,7 @@ from core.after_training.compare.study import Budget, FieldMap, Point
 from core.after_training.compare.variants import Variant
 from core.job import Problem, RunNotFound, SpecError
 from core.runs import Home, Run, read
+from core.runs.engines import Placement
 from core.speed import RowStatistics
 from core.training.contract.files import write_json
 from core.training.contract.methods import METHODS
@@ -83,6 +84,8 @@ class Comparison:
     """None for a grid, whose runs are all known at once."""
     note: str = ""
     """Why it ended before all its runs, one sentence."""
+    placement: Placement = field(default_factory=Placement)
+    """Where its runs train."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -131,6 +134,7 @@ def new_comparison(
     budget: Budget | None = None,
     search: Search | None = None,
     has_checks: bool = False,
+    placement: Placement | None = None,
 ) -> Comparison:
     """Keep a new comparison of these variants, or of those that a search will choose.
 
@@ -146,6 +150,7 @@ def new_comparison(
         budget=budget or Budget(),
         search=search,
         has_checks=has_checks,
+        placement=placement or Placement(),
     )
     save(home, comparison)
     return comparison

@@ -33,6 +33,11 @@ MAX_ANSWER_BYTES = 2**20
 NOT_FOUND = 404
 NO_SUCH_FILE = 127
 """Exit code of a shell that does not find submit.sh."""
+NOT_FOUND_BY_GREP = (1, 2)
+"""Exit codes of grep: another text, or no such file."""
+CPUS_OF_A_PROBE = 0.01
+"""Share of a CPU: without one Ray looks from the head, which may see more."""
+SECONDS_FOR_A_PROBE, SECONDS_BETWEEN_LOOKS = 15, 0.3
 HAS_GPUS = re.compile(r"/[\d.]+ GPU\b")
 FIX = "name its dashboard with --address or RAY_ADDRESS, such as http://127.0.0.1:8265"
 NUM_GPUS = re.compile(r"gpu(?::[A-Za-z][\w.-]*)?:(\d{1,3})")
@@ -100,6 +105,38 @@ def stop(submission: Submission) -> None:
     _request(_address(submission.placement), f"/api/jobs/{submission.job_id}/stop", {})
 
 
+def blind_nodes(placement: Placement, file: Path) -> Sequence[str]:
+    """Return a node that does not see a file, if one has a moment now."""
+    try:
+        address = _address(placement)
+        job_id = f"tailor-probe-{secrets.token_hex(4)}"
+        job = {
+            "entrypoint": shlex.join(["grep", "--quiet", "--fixed-strings", file.stem, str(file)]),
+            "submission_id": job_id,
+            "entrypoint_num_cpus": CPUS_OF_A_PROBE,
+        }
+        _request(address, "/api/jobs/", job)
+        return _answer_of_probe(address, job_id)
+    except (ClusterSilent, SpecError):
+        return ()
+
+
+def _answer_of_probe(address: str, job_id: str) -> Sequence[str]:
+    """Wait some seconds for a job that looks for a file. Raises ClusterSilent."""
+    deadline = time.monotonic() + SECONDS_FOR_A_PROBE
+    while time.monotonic() < deadline:
+        job = _request(address, f"/api/jobs/{job_id}") or {}
+        if job.get("status") in ENDINGS:
+            return (
+                ["a node of the cluster"]
+                if job.get("driver_exit_code") in NOT_FOUND_BY_GREP
+                else ()
+            )
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    _request(address, f"/api/jobs/{job_id}/stop", {})
+    return ()
+
+
 RAY = Engine(
     id="ray",
     title=TITLES["ray"],
@@ -109,6 +146,7 @@ RAY = Engine(
     ask=ask,
     stop=stop,
     cancel=stop,
+    blind_nodes=blind_nodes,
 )
 
 

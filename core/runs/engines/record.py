@@ -28,8 +28,8 @@ def no_instructions(_folder: Path, _placement: Placement, _num_devices: int) -> 
     return ""
 
 
-def no_answer(_placement: Placement, _words: Sequence[str]) -> Sequence[str]:
-    """Return nothing: no node can be asked."""
+def none_known(_placement: Placement, _file: Path) -> Sequence[str]:
+    """Return no node: none can be asked."""
     return ()
 
 
@@ -58,6 +58,14 @@ class Engine:
     """End a job that did not stop in time. Raises ClusterSilent."""
     instructions: Callable[[Path, Placement, int], str] = field(default=no_instructions)
     """Return what the user has to type, "" for nothing."""
-    ask_nodes: Callable[[Placement, Sequence[str]], Sequence[str]] = field(default=no_answer)
-    """Run a short command on nodes that are free. Return what each one prints, nothing of those
-    that do not answer within seconds."""
+    blind_nodes: Callable[[Placement, Path], Sequence[str]] = field(default=none_known)
+    """Let nodes that are free look for a file. Return which of them do not see it; those that do
+    not answer within seconds say nothing."""
+    submit_array: Callable[[Sequence[Path], Placement, int, Path], Sequence[str]] | None = None
+    """Hand several run folders over as one job, with a script at this path. Return the ids of its
+    tasks. Raises SpecError, OSError. None if the cluster has no such jobs."""
+
+    @property
+    def starts_programs(self) -> bool:
+        """True if the user need not type anything."""
+        return self.instructions is no_instructions

@@ -51,6 +51,22 @@ srun --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '"$@" || {{ sleep {seconds
 wait $!  # a signal ends this wait, but not the programs
 wait $!
 """
+ARRAY = """
+# Each task trains one run by the submit.sh in its folder, which you may change.
+folders=(
+{folders}
+)
+cd "${{folders[$SLURM_ARRAY_TASK_ID]}}" || exit {code}
+exec bash {name} >> log.txt 2>&1
+"""
+
+
+def write_array(path: Path, options: Sequence[str], folders: Sequence[Path]) -> None:
+    """Write the script of a job that has a task for each run folder. Raises OSError."""
+    lines = "\n".join(f"  {shlex.quote(str(folder))}" for folder in folders)
+    body = ARRAY.format(folders=lines, code=FOLDER_NOT_SEEN, name=NAME)
+    directives = "".join(f"#SBATCH {option}\n" for option in options)
+    write_text(path, f"#!/bin/bash\n{directives}{body}")
 
 
 def write_script(

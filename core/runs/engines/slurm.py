@@ -24,10 +24,14 @@ SECONDS_TO_SUBMIT = 60
 SECONDS_FOR_A_NODE = 5
 """Time for a free node to be given to a short command; without one it is not run at all."""
 SECONDS_ON_A_NODE = 15
+NAME_OF_NODE = "/proc/sys/kernel/hostname"
+"""File that every node has."""
 SECONDS_BEFORE_LIMIT = 300
 """Time before its limit at which a job is asked for a checkpoint; less in a short job."""
 OWN_VARIABLES = re.compile(r"SLURM_CONF|SLURM_CONF_SERVER|SLURM_CLUSTERS|SBATCH_\w+")
 """Variables by which the user of a site says how its commands work."""
+TASK = re.compile(r"\d+_\d+")
+"""Id of one task of an array."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 ENDED: Mapping[str, str] = {
     "COMPLETED": "",
@@ -90,10 +94,31 @@ def submit(folder: Path, placement: Placement, num_devices: int) -> str:
     """
     if not (folder / script.NAME).exists():
         write_script(folder, placement, num_devices)
-    done = _run(["sbatch", "--parsable", script.NAME], folder, SECONDS_TO_SUBMIT)
+    return _submitted(script.NAME, folder, folder.name)
+
+
+def submit_array(
+    folders: Sequence[Path], placement: Placement, num_devices: int, path: Path
+) -> Sequence[str]:
+    """Hand run folders to sbatch as one job with a task for each. Return the ids of the tasks.
+
+    Each folder gets its own submit.sh, by which it is resumed alone. Raises SpecError, OSError.
+    """
+    for folder in folders:
+        if not (folder / script.NAME).exists():
+            write_script(folder, placement, num_devices)
+    options = tuple(_options(path.stem, placement, num_devices, log="/dev/null"))
+    script.write_array(path, (*options, f"--array=0-{len(folders) - 1}"), folders)
+    job_id = _submitted(path.name, path.parent, folders[0].name)
+    return [f"{job_id}_{task}" for task in range(len(folders))]
+
+
+def _submitted(name: str, folder: Path, run_id: str) -> str:
+    """Return the id of a job that was made of a script in a folder. Raises SpecError, OSError."""
+    done = _run(["sbatch", "--parsable", name], folder, SECONDS_TO_SUBMIT)
     job_id = done.stdout.strip().partition(";")[0]  # a semicolon and the name of the cluster follow
     if done.returncode or not job_id.isdecimal():
-        raise SpecError(_refusal(done.stderr, folder.name))
+        raise SpecError(_refusal(done.stderr, run_id))
     return job_id
 
 
@@ -102,7 +127,8 @@ def write_script(folder: Path, placement: Placement, num_devices: int) -> None:
     body = script.one_node()
     if placement.nodes > 1:
         body = script.several_nodes(max(1, num_devices))
-    script.write_script(folder, tuple(_options(folder, placement, num_devices)), body)
+    options = tuple(_options(folder.name, placement, num_devices))
+    script.write_script(folder, options, body)
 
 
 def ask(submissions: Sequence[Submission]) -> Mapping[str, ClusterState]:
@@ -117,8 +143,8 @@ def ask(submissions: Sequence[Submission]) -> Mapping[str, ClusterState]:
     return {each.folder.name: found.get(each.job_id, gone) for each in submissions}
 
 
-def ask_nodes(placement: Placement, words: Sequence[str]) -> Sequence[str]:
-    """Return what a command prints on each node, if as many as the run needs are free now."""
+def blind_nodes(placement: Placement, file: Path) -> Sequence[str]:
+    """Return the nodes that do not see a file, if as many as a run needs are free now."""
     options = {
         "immediate": SECONDS_FOR_A_NODE,
         "nodes": placement.nodes,
@@ -132,20 +158,27 @@ def ask_nodes(placement: Placement, words: Sequence[str]) -> Sequence[str]:
     given = [f"--{name}={value}" for name, value in options.items() if value]
     # timeout ends srun with SIGTERM, at which srun takes its job back.
     limit = ["timeout", "--kill-after=2", str(SECONDS_ON_A_NODE)]
+    words = [*limit, "srun", "--quiet", "--label", *given, "cat", str(file), NAME_OF_NODE]
     try:
-        done = _run([*limit, "srun", "--quiet", "--label", *given, *words], None, SECONDS_TO_ANSWER)
-    except (OSError, SpecError):
+        done = _run(words, None, SECONDS_TO_ANSWER)
+    except SpecError:
         return ()
-    printed: dict[str, str] = {}
+    printed: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         task, _colon, text = line.partition(":")
-        printed[task] = f"{printed.get(task, '')}{text}\n"
-    return tuple(printed.values())
+        printed.setdefault(task, []).append(text.strip())
+    content = file.read_text().strip()
+    return [f"the node {lines[-1]}" for lines in printed.values() if content not in lines]
 
 
 def stop(submission: Submission) -> None:
     """Cancel a waiting job; wake the program of a running one. Raises ClusterSilent."""
-    _command(["scancel", "--state=PENDING", submission.job_id])
+    if TASK.fullmatch(submission.job_id):
+        # With --state, Slurm 22.05 would cancel all tasks of the array that wait.
+        if any(row[1] == "PENDING" for row in _squeue([submission.job_id])):
+            _command(["scancel", submission.job_id])
+    else:
+        _command(["scancel", "--state=PENDING", submission.job_id])
     # The program also finds the file `stop`; a signal only wakes it sooner.
     _command(["scancel", "--signal=TERM", "--batch", "--state=RUNNING", submission.job_id])
 
@@ -164,14 +197,17 @@ SLURM = Engine(
     ask=ask,
     stop=stop,
     cancel=cancel,
-    ask_nodes=ask_nodes,
+    blind_nodes=blind_nodes,
+    submit_array=submit_array,
 )
 
 
-def _options(folder: Path, placement: Placement, num_devices: int) -> Iterator[str]:
+def _options(
+    name: str, placement: Placement, num_devices: int, log: str = "log.txt"
+) -> Iterator[str]:
     """Yield the options of sbatch. Each text was checked by Placement."""
-    yield f"--job-name=tailor-{folder.name}"
-    yield "--output=log.txt"
+    yield f"--job-name=tailor-{name}"
+    yield f"--output={log}"
     yield "--open-mode=append"
     yield f"--nodes={placement.nodes}"
     yield "--ntasks-per-node=1"
@@ -233,8 +269,8 @@ def _partitions() -> tuple[tuple[str, str], ...]:
 
 def _squeue(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yield id, state, reason and exit status of the jobs that Slurm remembers."""
-    columns = "JobID:|,State:|,Reason:|,exit_code:|"
-    command = ["squeue", "--noheader", "--states=all", f"--Format={columns}"]
+    columns = "JobArrayID:|,State:|,Reason:|,exit_code:|"  # 7, or 7_0 for a task of an array
+    command = ["squeue", "--array", "--noheader", "--states=all", f"--Format={columns}"]
     for line in _ask([*command, f"--jobs={','.join(job_ids)}"], may_fail="Invalid job id"):
         yield line.split("|")
 

@@ -136,3 +136,20 @@ def test_cluster_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     assert RAY.look(Placement("ray")).problem == "no cluster of Ray is named"
+
+
+@pytest.mark.parametrize(("code", "num_blind"), [(0, 0), (1, 1), (2, 1), (127, 0), (None, 0)])
+def test_node_that_does_not_find_the_probe_is_blind(
+    place: Placement, tmp_path: Path, code: int | None, num_blind: int
+) -> None:
+    FakeDashboard.job = {"status": "FAILED" if code else "SUCCEEDED", "driver_exit_code": code}
+    assert len(RAY.blind_nodes(place, tmp_path / "probe.txt")) == num_blind
+
+
+def test_probe_that_waits_is_taken_back(
+    place: Placement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.runs.engines.ray_jobs.SECONDS_FOR_A_PROBE", 0.1)
+    FakeDashboard.job = {"status": "PENDING"}
+    assert not RAY.blind_nodes(place, tmp_path / "probe.txt")
+    assert FakeDashboard.sent[-1][0].endswith("/stop")

@@ -1,5 +1,7 @@
 """Test what is said to Slurm and how its answers are read, with commands that do nothing."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -141,19 +143,63 @@ def test_partitions_that_are_up_are_found_the_usual_one_first(slurm: FakeSlurm) 
     assert SLURM.look(Placement("slurm")).partitions == ("gpu", "cpu")
 
 
-def test_command_on_a_node_has_its_own_limits(slurm: FakeSlurm) -> None:
-    SLURM.ask_nodes(Placement("slurm", partition="gpu"), ("cat", "file"))
+@pytest.fixture
+def probe(tmp_path: Path) -> Path:
+    path = tmp_path / "probe.txt"
+    path.write_text("token\n")
+    return path
+
+
+def test_look_from_a_node_has_its_own_limits(slurm: FakeSlurm, probe: Path) -> None:
+    SLURM.blind_nodes(Placement("slurm", partition="gpu"), probe)
     (asked,) = [line for line in slurm.asked if line.startswith("srun")]
-    for part in ("--immediate=5", "--time=1", "--partition=gpu", "cat file"):
+    for part in ("--immediate=5", "--time=1", "--partition=gpu", f"cat {probe}"):
         assert part in asked
 
 
-def test_what_nodes_print_is_told_apart(slurm: FakeSlurm) -> None:
-    slurm.says("srun", "0: seen\n1: nothing\n0: first\n1: second\n")
-    printed = SLURM.ask_nodes(Placement("slurm", nodes=2), ("cat", "file"))
-    assert [each.split() for each in printed] == [["seen", "first"], ["nothing", "second"]]
+def test_node_that_does_not_print_the_file_is_blind(slurm: FakeSlurm, probe: Path) -> None:
+    slurm.says("srun", "0: token\n1: node-2\n0: node-1\n")
+    assert SLURM.blind_nodes(Placement("slurm", nodes=2), probe) == ["the node node-2"]
 
 
-def test_busy_nodes_say_nothing(slurm: FakeSlurm) -> None:
+def test_busy_nodes_say_nothing(slurm: FakeSlurm, probe: Path) -> None:
     slurm.refuses("srun", "srun: error: Unable to allocate resources: Requested nodes are busy\n")
-    assert SLURM.ask_nodes(Placement("slurm"), ("cat", "file")) == ()
+    assert not SLURM.blind_nodes(Placement("slurm"), probe)
+
+
+def test_runs_of_one_job_are_its_tasks(slurm: FakeSlurm, folder: Path) -> None:
+    slurm.says("sbatch", "123\n")
+    other = folder.parent / "run-2"
+    other.mkdir()
+    path = folder.parent / "sweep.sh"
+    assert SLURM.submit_array
+    assert SLURM.submit_array([folder, other], Placement("slurm"), 1, path) == ["123_0", "123_1"]
+    assert "#SBATCH --array=0-1\n" in path.read_text()
+    assert (other / "submit.sh").exists()
+
+
+def test_each_task_trains_the_run_of_its_number(slurm: FakeSlurm, folder: Path) -> None:
+    other = folder.parent / "run-2"
+    other.mkdir()
+    path = folder.parent / "sweep.sh"
+    assert SLURM.submit_array
+    SLURM.submit_array([folder, other], Placement("slurm"), 1, path)
+    for each in (folder, other):
+        (each / "submit.sh").write_text("echo $PWD\n")
+    environment = {"SLURM_ARRAY_TASK_ID": "1", "PATH": os.environ["PATH"]}
+    subprocess.run(["bash", str(path)], env=environment, check=True)
+    assert (other / "log.txt").read_text() == f"{other}\n"
+    assert not (folder / "log.txt").exists()
+
+
+def test_waiting_task_is_cancelled_without_the_others(slurm: FakeSlurm, folder: Path) -> None:
+    slurm.says("squeue", "7_1|PENDING|Priority|0|\n")
+    SLURM.stop(Submission(folder, Placement("slurm"), "7_1"))
+    assert "scancel 7_1" in slurm.asked
+    assert not [line for line in slurm.asked if "state=PENDING" in line]
+
+
+def test_running_task_is_not_cancelled(slurm: FakeSlurm, folder: Path) -> None:
+    slurm.says("squeue", "7_1|RUNNING|None|0|\n")
+    SLURM.stop(Submission(folder, Placement("slurm"), "7_1"))
+    assert "scancel 7_1" not in slurm.asked

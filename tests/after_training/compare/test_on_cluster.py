@@ -1,0 +1,86 @@
+"""Comparisons whose runs go to a cluster, with commands of Slurm that do nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from core.after_training.compare import Comparison, Study, conduct, plan_variants, record
+from core.job import SpecError
+from core.models import demo_fields
+from core.runs import Home, queue
+from core.runs.engines import Placement
+from tests.builders.fake_slurm import FakeSlurm, put_on_path
+
+SLURM = Placement("slurm", partition="gpu")
+RATES = ("1e-3", "2e-3", "3e-3")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.setattr("core.runs.clusters.SECONDS_BETWEEN_QUESTIONS", 0)
+    return put_on_path(tmp_path / "commands", monkeypatch)
+
+
+def sweep(home: Home, rates: Sequence[str] = RATES) -> Comparison:
+    """Keep a comparison of learning rates for the cluster."""
+    found = plan_variants(Study.parse(demo_fields(), ["lora"], {"learning_rate": list(rates)}))
+    return record.new_comparison(home, found, "Which?", "compare", placement=SLURM)
+
+
+def num_submitted(slurm: FakeSlurm) -> int:
+    return len([line for line in slurm.asked if line.startswith("sbatch")])
+
+
+def test_runs_are_tasks_of_one_job(slurm: FakeSlurm, home: Home) -> None:
+    started = conduct.start(home, sweep(home))
+    submissions = [run.submission for run in record.runs_of(home, started)]
+    assert [each and each.job_id for each in submissions] == ["7_0", "7_1", "7_2"]
+    assert num_submitted(slurm) == 1
+
+
+def test_each_run_keeps_where_it_trains(slurm: FakeSlurm, home: Home) -> None:
+    started = conduct.start(home, sweep(home))
+    submissions = [run.submission for run in record.runs_of(home, started)]
+    assert [each and each.placement for each in submissions] == [SLURM] * 3
+
+
+def test_single_run_is_a_job_of_its_own(slurm: FakeSlurm, home: Home) -> None:
+    started = conduct.start(home, sweep(home, ["1e-3"]))
+    (run,) = record.runs_of(home, started)
+    assert run.submission
+    assert run.submission.job_id == "7"
+
+
+def test_nothing_is_sent_twice(slurm: FakeSlurm, home: Home) -> None:
+    started = conduct.start(home, sweep(home))
+    conduct.advance(home, conduct.advance(home, started))
+    assert num_submitted(slurm) == 1
+
+
+def test_runs_that_the_cluster_refuses_fail_and_stay_so(slurm: FakeSlurm, home: Home) -> None:
+    slurm.refuses("sbatch", "sbatch: error: invalid partition specified: gpu\n")
+    comparison = sweep(home)
+    with pytest.raises(SpecError, match="Slurm refuses it: invalid partition"):
+        conduct.start(home, comparison)
+    closed = conduct.advance(home, conduct.advance(home, comparison))
+    assert {run.state for run in record.runs_of(home, closed)} == {"failed"}
+    assert num_submitted(slurm) == 1
+
+
+def test_runs_that_were_stopped_together_go_on_together(slurm: FakeSlurm, home: Home) -> None:
+    started = conduct.start(home, sweep(home))
+    slurm.says("squeue", "")
+    stopped = conduct.stop(home, started)
+    queue.advance(home)
+    assert {run.state for run in record.runs_of(home, stopped)} == {"stopped"}
+    slurm.says("sbatch", "8\n")
+    again = conduct.start(home, stopped)
+    submissions = [run.submission for run in record.runs_of(home, again)]
+    assert [each and each.job_id for each in submissions] == ["8_0", "8_1", "8_2"]
+
+
+def test_record_without_a_place_is_of_this_machine(slurm: FakeSlurm, home: Home) -> None:
+    found = plan_variants(Study.parse(demo_fields(), ["lora"]))
+    comparison = record.new_comparison(home, found, "Which?", "compare")
+    assert record.read_comparison(home, comparison.id).placement.is_here
