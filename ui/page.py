@@ -16,6 +16,7 @@ from ui.handlers import (
     FIRST_STATE,
     FIX_BUTTONS,
     NO_ANSWER,
+    PLACE_BOXES,
     Handlers,
     Suggestions,
     Undo,
@@ -46,7 +47,7 @@ SECONDS_BETWEEN_POLLS = 0.7
 TOP_PARTS = (MESSAGE, "top_line", "active_run", "start", "fingerprint")
 """Parts outside the Runs tab that follow the runs."""
 LENGTH_PARTS = ("lengths", "length_p95", "length_longest", "histogram", "lengths_timer", "measured")
-START_PARTS = ("start", "start_facts")
+START_PARTS = ("start", "start_facts", "command")
 SUGGESTION_PARTS = ("suggestions", "fixes_title", *FIX_BUTTONS)
 TRACE_PARTS = ("trace", "trace_timer", "check_exactly", "estimate", "wanted_trace")
 PANEL_PARTS = ("open_panels", *panels.PANELS)
@@ -99,6 +100,7 @@ def build(handlers: Handlers) -> gr.Blocks:
         groups = {
             "form": fields,
             "view": {name: parts.named[name] for name in VIEW_PARTS},
+            "place": {name: parts.named[name] for name in PLACE_BOXES},
             "boxes": {name: parts.named[name] for name in columns.COLUMN_BOXES},
             "try_settings": {name: parts.named[name] for name in trying.SETTINGS},
         }

@@ -6,20 +6,19 @@ import gradio as gr
 
 from core.runs.engines import HERE
 from ui.events import Wiring
-from ui.handlers import Handlers
+from ui.handlers import PLACE_BOXES, Handlers
 from ui.parts import Parts
 
 THIS_MACHINE = ("This machine", HERE)
-WHERE_PARTS = ("where_panel", "where", "where_message", "cluster_settings", "partition")
+WHERE_PARTS = ("where", "where_message", "cluster_settings", "command", *PLACE_BOXES)
 
 
 def place_start(parts: Parts) -> None:
-    """Place the choice of a cluster, which is hidden without one, and the start button."""
-    with parts.add("where_panel", gr.Column, visible=False):
-        parts.add("where", gr.Radio, [THIS_MACHINE], value=HERE, label="Where")
-        with parts.add("cluster_settings", gr.Row, elem_classes="settings", visible=False):
-            _place_cluster_settings(parts)
-        parts.html("where_message")
+    """Place the choice of a cluster and the start button."""
+    parts.add("where", gr.Radio, [THIS_MACHINE], value=HERE, label="Where")
+    with parts.add("cluster_settings", gr.Row, elem_classes="settings", visible=False):
+        _place_cluster_settings(parts)
+    parts.html("where_message")
     parts.button("start", "Start training", variant="primary", size="lg")
     parts.html("start_facts")
     parts.html("start_message")
@@ -29,6 +28,8 @@ def _place_cluster_settings(parts: Parts) -> None:
     """Place what a cluster may be asked for. An empty box leaves it to the cluster."""
     box: dict[str, Any] = {"max_lines": 1, "min_width": 140}
     menu = {"allow_custom_value": True, "min_width": 140}
+    address = {**box, "min_width": 280, "placeholder": "http://127.0.0.1:8265"}
+    parts.add("address", gr.Textbox, label="Address of the dashboard", **address)
     parts.add("partition", gr.Dropdown, [("(usual)", "")], value="", label="Partition", **menu)
     parts.add("time_limit", gr.Textbox, label="Time limit", placeholder="12:00:00", **box)
     parts.add("gres", gr.Textbox, label="Devices of each node", placeholder="gpu:2", **box)
@@ -41,4 +42,7 @@ def wire_start(wiring: Wiring, handlers: Handlers, load: Any) -> None:
     on, parts = wiring.on, wiring.components
     on(load, handlers.placing.on_look_for_clusters, queue=True, outputs=WHERE_PARTS)
     on(parts["where"].input, handlers.placing.on_where, outputs=WHERE_PARTS)
+    for name in PLACE_BOXES:
+        boxes = parts[name].input
+        on(boxes, handlers.placing.on_box, repeat="always_last", outputs=("command",))
     on(parts["start"].click, handlers.runs.on_start, queue=True)

@@ -37,6 +37,12 @@ def only_in(folders: Sequence[Path] | None) -> Iterator[None]:
         _allowed.reset(before)
 
 
+def is_restricted() -> bool:
+    """Return True while files may be read in named folders only: for those who are not the owner
+    of this machine's account."""
+    return _allowed.get() is not None
+
+
 def require_allowed(path: Path, field: str) -> None:
     """Raise SpecError if a file or folder may not be read here. It need not exist."""
     try:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+import psutil
+
 from core import runs
 from core.resolve import resolve
 from core.runs import Home, Run
@@ -37,3 +39,16 @@ def has_ended(run: Run) -> bool:
 def reach(step: int) -> Callable[[Run], bool]:
     """Return a condition: a run has taken so many steps, or is over."""
     return lambda run: run.step >= step or not run.is_active
+
+
+def programs_of(run: Run) -> dict[int, psutil.Process]:
+    """Return the programs of a run by their rank."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            variables = process.environ()
+            if process.cwd() == str(run.folder) and "RANK" in variables:
+                found[int(variables["RANK"])] = process
+        except psutil.Error:  # it has ended in the meantime
+            continue
+    return found

@@ -40,6 +40,13 @@ def why_not_here() -> str:
     return f"pip install -r requirements-ray.txt elsewhere, and name bin/ray in {PROGRAM_VARIABLE}"
 
 
+def has_train() -> bool:
+    """Return True if Ray Train and torch are installed beside the program `ray`."""
+    python = Path(str(program())).parent / "python"
+    command = [python, "-c", "import ray.train.torch"]
+    return not subprocess.run(command, capture_output=True, check=False).returncode
+
+
 @contextmanager
 def running_ray(folder: Path, num_workers: int = 1) -> Iterator[Ray]:
     """Start a head without CPUs and workers with one each; end them and their jobs afterwards."""

@@ -9,9 +9,9 @@ import pytest
 
 from core import runs
 from core.job import SpecError
-from core.runs import Home, Run, launch, queue
+from core.runs import Home, launch, queue
 from core.runs.engines import Placement
-from tests.builders.cluster_runs import has_ended, new_demo, reach, until
+from tests.builders.cluster_runs import has_ended, new_demo, programs_of, reach, until
 from tests.builders.slurm import SECOND, Slurm, running_slurm, why_not_here
 
 pytestmark = [
@@ -39,19 +39,6 @@ def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     return cluster
-
-
-def programs_of(run: Run) -> dict[int, psutil.Process]:
-    """Return the programs of a run by their rank."""
-    found = {}
-    for process in psutil.process_iter():
-        try:
-            variables = process.environ()
-            if process.cwd() == str(run.folder) and "RANK" in variables:
-                found[int(variables["RANK"])] = process
-        except psutil.Error:  # it has ended in the meantime
-            continue
-    return found
 
 
 def test_two_nodes_train_stop_and_resume(slurm: Slurm, home: Home) -> None:

@@ -5,11 +5,16 @@ from typing import Any
 
 import pytest
 
+from core.job import SpecError
+from core.job.places import only_in
 from core.runs import listing
 from core.runs.engines import Placement
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
 from tests.builders.page import demo
-from ui.handlers import Handlers
+from ui.events import Updates
+from ui.handlers import NO_ANSWER, Handlers
+from ui.handlers.answer import Answer
+from ui.handlers.placing import placement_of
 
 CHOSEN: dict[str, Any] = {"where": "slurm", "partition": "gpu", "time_limit": "30", "nodes": 1}
 
@@ -21,35 +26,102 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return slurm
 
 
-def test_choice_is_hidden_without_a_cluster(
+@pytest.fixture
+def ray_address(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return an address at which nothing answers, where the environment names none."""
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return "http://127.0.0.1:1"
+
+
+def offered(shown: Updates) -> list[str]:
+    choices: Any = shown["where"]
+    return [value for _label, value in choices["choices"]]
+
+
+def is_visible(shown: Updates, name: str) -> bool:
+    update: Any = shown[name]
+    return bool(update["visible"])
+
+
+def test_slurm_is_not_offered_without_its_commands(
     handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert handlers.placing.on_look_for_clusters()["where_panel"]["visible"] is False
+    assert offered(handlers.placing.on_look_for_clusters()) == ["here", "ray"]
 
 
-def test_choice_is_hidden_while_the_cluster_does_not_answer(
+def test_slurm_is_not_offered_while_it_does_not_answer(
     handlers: Handlers, slurm: FakeSlurm
 ) -> None:
     slurm.refuses("sinfo", "Unable to contact slurm controller\n")
-    assert handlers.placing.on_look_for_clusters()["where_panel"]["visible"] is False
+    assert offered(handlers.placing.on_look_for_clusters()) == ["here", "ray"]
 
 
 def test_choice_offers_the_clusters_that_are_found(handlers: Handlers, slurm: FakeSlurm) -> None:
-    shown = handlers.placing.on_look_for_clusters()
-    assert shown["where_panel"]["visible"] is True
-    assert [value for _label, value in shown["where"]["choices"]] == ["here", "slurm"]
+    assert offered(handlers.placing.on_look_for_clusters()) == ["here", "slurm", "ray"]
 
 
 def test_partitions_of_the_site_are_choices(handlers: Handlers, slurm: FakeSlurm) -> None:
     handlers.placing.on_look_for_clusters()
-    shown = handlers.placing.on_where("slurm")
+    shown: Any = handlers.placing.on_where(NO_ANSWER, "slurm")
     assert [value for _label, value in shown["partition"]["choices"]] == ["", "gpu", "cpu"]
+
+
+def test_slurm_asks_for_no_address(handlers: Handlers, slurm: FakeSlurm) -> None:
+    handlers.placing.on_look_for_clusters()
+    shown = handlers.placing.on_where(NO_ANSWER, "slurm")
+    assert [is_visible(shown, name) for name in ("partition", "address")] == [True, False]
+
+
+def test_ray_asks_for_its_address_and_says_whom_it_trusts(
+    handlers: Handlers, ray_address: str
+) -> None:
+    shown = handlers.placing.on_where(NO_ANSWER, "ray")
+    assert [is_visible(shown, name) for name in ("partition", "address")] == [False, True]
+    assert "All who reach the dashboard of Ray run programs" in str(shown["where_message"])
+
+
+def test_address_at_which_nothing_answers_creates_no_run(
+    handlers: Handlers, ray_address: str
+) -> None:
+    shown = handlers.runs.on_start(where="ray", address=ray_address, **demo())
+    assert "Ray does not answer" in str(shown["start_message"])
+    assert listing.list_runs(handlers.home) == ()
+
+
+def test_address_that_is_none_is_refused(handlers: Handlers, ray_address: str) -> None:
+    shown = handlers.runs.on_start(where="ray", address="file:///etc/passwd", **demo())
+    assert "is no web address" in str(shown["start_message"])
+
+
+def test_guests_cannot_let_the_server_speak_to_an_address(
+    handlers: Handlers, ray_address: str
+) -> None:
+    with only_in(()), pytest.raises(SpecError, match="those who came in by the token cannot"):
+        placement_of("ray", {"address": ray_address})
+
+
+def test_box_of_another_cluster_says_nothing(handlers: Handlers, slurm: FakeSlurm) -> None:
+    assert placement_of("slurm", {"address": "http://ray:8265"}) == Placement("slurm")
 
 
 def test_this_machine_has_no_settings_of_a_cluster(handlers: Handlers, slurm: FakeSlurm) -> None:
     handlers.placing.on_look_for_clusters()
-    assert handlers.placing.on_where("here")["cluster_settings"]["visible"] is False
+    assert not is_visible(handlers.placing.on_where(NO_ANSWER, "here"), "cluster_settings")
+
+
+def test_command_says_where_the_run_trains(handlers: Handlers) -> None:
+    answer = Answer(values=demo())
+    boxes = {"partition": "gpu long", "time_limit": "12:00:00", "nodes": 2}
+    said = handlers.placing.on_box(answer, "slurm", **boxes)["command"]
+    start = "python app.py train --demo --on slurm --partition 'gpu long' --time 12:00:00 --nodes 2"
+    assert str(said).startswith(start)
+
+
+def test_command_of_this_machine_says_no_place(handlers: Handlers) -> None:
+    said = handlers.placing.on_box(Answer(values=demo()), "here", nodes=2)["command"]
+    assert "--on" not in str(said)
 
 
 def test_start_sends_the_run_to_the_cluster(handlers: Handlers, slurm: FakeSlurm) -> None:

@@ -21,7 +21,7 @@ from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Und
 from ui.handlers.export_activities import ExportActivities
 from ui.handlers.exports import ExportHandlers
 from ui.handlers.imports import Imports
-from ui.handlers.placing import PlacingHandlers
+from ui.handlers.placing import PLACE_BOXES, PlacingHandlers
 from ui.handlers.results import ResultHandlers
 from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
@@ -33,6 +33,7 @@ __all__ = [
     "FIRST_STATE",
     "FIX_BUTTONS",
     "NO_ANSWER",
+    "PLACE_BOXES",
     "Handlers",
     "Suggestions",
     "Undo",
@@ -66,9 +67,10 @@ class Handlers:
         self.tries = TryHandlers(home, self.conversations)
         self.exports = ExportHandlers(home, export_activities)
 
-    def on_start_facts(self, answer: Answer) -> Updates:
-        """Say what the measured rows tell against a start."""
-        return show_start(answer, self.previews)
+    def on_start_facts(self, answer: Answer, where: str = "", **place: object) -> Updates:
+        """Say what the measured rows tell against a start, and the command that does the same."""
+        command = self.placing.on_box(answer, where, **place)
+        return {**show_start(answer, self.previews), **command}
 
     def close(self) -> None:
         """End the child processes."""

@@ -1,6 +1,5 @@
 """Form events: answer an edit, offer fixes, undo them, reset fields. Starts no run."""
 
-import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from core.advise import Fix
 from core.device import card_of, cards_together, find_preset, this_machine
 from core.job import Cure, JobSpec, SpecError
 from core.models import gpus
-from core.resolve import default_fields
 from core.runs import Home
 from core.training.contract.job import BATCH_FIELDS
 from core.wording import fix_label, sentences_of_several_devices, speed_sentence
@@ -28,6 +26,7 @@ from ui.handlers.answer import (
     answer_values,
 )
 from ui.handlers.columns import show_columns
+from ui.handlers.command import command_line
 from ui.handlers.data import show_data
 from ui.handlers.kept_form import plan_to_keep
 from ui.handlers.rows import Previews
@@ -212,7 +211,7 @@ def _show_job(answer: Answer, state: FormState) -> Updates:
         "plan": _plan(answer, state.set_by_user),
         "effective_batch": _effective_batch(answer),
         "reset_field": _reset_menu(state),
-        "command": _command_line(answer.values),
+        "command": command_line(answer.values),
         "job_file": _job_file(answer.values),
         "start_message": _missing_gpu_message(answer),
     }
@@ -270,20 +269,6 @@ def _effective_batch(answer: Answer) -> str:
     if num_devices > 1:
         said += f", {job.effective_batch_size:,} on each of {num_devices} GPUs"
     return render.notice(said, "plain")
-
-
-def _command_line(values: Values) -> str:
-    """Return the command for the same job, with the fields that differ from its defaults."""
-    is_demo = values["model"] == "demo" and values["dataset"] == "demo"
-    defaults = default_fields("demo" if is_demo else "", values["method"], values["stage"])
-    words = ["python app.py train"]
-    if is_demo:
-        words.append("--demo")
-    for name, value in values.items():
-        if value is not None and value != defaults[name]:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            words.append(f"--{name.replace('_', '-')} {shlex.quote(text)}")
-    return " ".join(words)
 
 
 def _job_file(values: Values) -> str:

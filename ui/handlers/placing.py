@@ -5,15 +5,30 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
+from core.job import Problem, SpecError
+from core.job.places import is_restricted
 from core.runs.engines import ENGINES, HERE, Found, Placement, engine_of, found_engines
 from ui import render
 from ui.events import Updates
+from ui.handlers.answer import Answer
+from ui.handlers.command import command_line
 
 USUAL = ("(usual)", "")
+PLACE_BOXES: Mapping[str, str] = {
+    "address": "address",
+    "partition": "partition",
+    "time_limit": "time",
+    "gres": "gres",
+    "account": "account",
+    "nodes": "nodes",
+}
+"""Box of the page -> field of a placement."""
 NOTE = (
     "The run folder must lie on storage that the nodes see. The estimate is for the card chosen as "
     "GPU: choose that of the cluster."
 )
+ALWAYS_OFFERED = "ray"
+"""Engine whose cluster a user may name on the page."""
 
 
 @dataclass(frozen=True)
@@ -24,31 +39,70 @@ class PlacingHandlers:
     """Clusters that were found last, by the id of their engine."""
 
     def on_look_for_clusters(self) -> Updates:
-        """Show the choice if there is one."""
+        """Offer the clusters that are found."""
         self.found.clear()
         self.found.update(found_engines())
+        offered = [name for name in ENGINES if name in self.found or name == ALWAYS_OFFERED]
         choices = [("This machine", HERE)]
-        choices += [(f"My cluster ({ENGINES[name].title})", name) for name in self.found]
-        shown = gr.update(choices=choices, value=HERE)
-        return {"where_panel": gr.update(visible=bool(self.found)), **_hide(), "where": shown}
+        choices += [(f"My cluster ({ENGINES[name].title})", name) for name in offered]
+        return {**_hide(), "where": gr.update(choices=choices, value=HERE)}
 
-    def on_where(self, where: str) -> Updates:
+    def on_where(self, answer: Answer, where: str, **place: object) -> Updates:
         """Ask for what the chosen cluster has to know."""
-        if where not in self.found:
-            return _hide()
-        menu = [USUAL, *((name, name) for name in self.found[where].partitions)]
+        engine = ENGINES.get(where)
+        if engine is None:
+            return {**_hide(), **self.on_box(answer, where)}
+        found = self.found.get(where, Found())
+        menu = [USUAL, *((name, name) for name in found.partitions)]
+        updates: Updates = {"cluster_settings": gr.update(visible=True)}
+        for box, name in PLACE_BOXES.items():
+            updates[box] = gr.update(visible=name in engine.fields)
+        # A cluster that the environment names needs no address, nor may guests give one.
+        if where in self.found or is_restricted():
+            updates["address"] = gr.update(visible=False)
+        updates["partition"] = gr.update(
+            visible="partition" in engine.fields, choices=menu, value=""
+        )
+        said = " ".join(filter(None, (NOTE, engine.trust)))
+        shown = {**place, "partition": ""}
         return {
-            "cluster_settings": gr.update(visible=True),
-            "partition": gr.update(choices=menu, value=""),
-            "where_message": render.notice(NOTE),
+            **updates,
+            **self.on_box(answer, where, **shown),
+            "where_message": render.notice(said),
         }
 
+    def on_box(self, answer: Answer, where: str, **place: object) -> Updates:
+        """Say the command that does the same."""
+        if not answer.values:
+            return {}
+        return {"command": command_line(answer.values, chosen(where, place))}
 
-def placement_of(boxes: Mapping[str, object]) -> Placement:
+
+def chosen(where: str, place: Mapping[str, object]) -> dict[str, str]:
+    """Return what the boxes say, by the fields that the chosen cluster understands."""
+    engine = ENGINES.get(where)
+    if engine is None:
+        return {"engine": where} if where not in ("", HERE) else {}
+    found = {"engine": where}
+    for box, name in PLACE_BOXES.items():
+        value = place.get(box)
+        text = "" if value is None else str(value).strip()
+        if name in engine.fields and text:
+            found[name] = text
+    return found
+
+
+def placement_of(where: str, place: Mapping[str, object]) -> Placement:
     """Return where a run shall train. Raises SpecError."""
-    if boxes.get("engine") in ("", HERE, None):
+    values = chosen(where, place)
+    if not values:
         return Placement()
-    placement = Placement.parse(boxes)
+    placement = Placement.parse(values)
+    if placement.address and is_restricted():
+        # The server would speak to any address in its own name.
+        fix = "have Tailor started with RAY_ADDRESS"
+        problem = "those who came in by the token cannot name a cluster"
+        raise SpecError(Problem("address", problem, fix))
     engine_of(placement)
     return placement
 

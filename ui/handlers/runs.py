@@ -84,6 +84,7 @@ class RunHandlers:
         self,
         *,
         where: str = "",
+        address: str = "",
         partition: str = "",
         account: str = "",
         time_limit: str = "",
@@ -92,9 +93,10 @@ class RunHandlers:
         **form: object,
     ) -> Updates:
         """Create a run of the form's job, start or queue it, or send it to a cluster; show it."""
-        boxes = {"engine": where, "partition": partition, "account": account, "gres": gres}
+        place: dict[str, object] = {"address": address, "partition": partition, "gres": gres}
+        place |= {"account": account, "time_limit": time_limit, "nodes": nodes}
         try:
-            run = self._start(form, placement_of({**boxes, "time": time_limit, "nodes": nodes}))
+            run = self._start(form, placement_of(where, place))
         except SpecError as error:
             return {"start_message": render.notice(f"Not started. {in_words(error)}.", "bad")}
         except OSError as error:

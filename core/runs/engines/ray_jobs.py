@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
@@ -39,6 +40,10 @@ CPUS_OF_A_PROBE = 0.01
 """Share of a CPU: without one Ray looks from the head, which may see more."""
 SECONDS_FOR_A_PROBE, SECONDS_BETWEEN_LOOKS = 15, 0.3
 HAS_GPUS = re.compile(r"/[\d.]+ GPU\b")
+TRUST = (
+    "All who reach the dashboard of Ray run programs as the cluster: keep it on loopback behind "
+    "SSH, or switch on its tokens. RAY_AUTH_TOKEN of Tailor is sent to that address."
+)
 FIX = "name its dashboard with --address or RAY_ADDRESS, such as http://127.0.0.1:8265"
 NUM_GPUS = re.compile(r"gpu(?::[A-Za-z][\w.-]*)?:(\d{1,3})")
 ENDINGS: Mapping[str, str] = {
@@ -73,26 +78,41 @@ def submit(folder: Path, placement: Placement, num_devices: int) -> str:
     Raises SpecError, OSError.
     """
     address = _address(placement)
-    if not (folder / script.NAME).exists():
-        body = script.one_node(logs=True)
-        script.write_script(folder, (), body, starts_elsewhere=True)
     job_id = f"tailor-{secrets.token_hex(4)}"
-    # Ray cannot take back a job that waits. One that starts too late finds another text here.
-    write_text(folder / script.PROBE, f"{job_id}\n")
-    settings = {"RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_TO_STOP), "PYTHONUNBUFFERED": "1"}
+    settings = {
+        "RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_TO_STOP),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
     try:
+        num_gpus = _num_gpus(address, placement.gres, num_devices)
         job: dict[str, object] = {
             "entrypoint": shlex.join(["bash", str(folder / script.NAME), job_id]),
             "submission_id": job_id,
-            "entrypoint_num_cpus": 1,  # without it the program runs on the head
-            "entrypoint_num_gpus": _num_gpus(address, placement.gres, num_devices),
             "runtime_env": {"env_vars": settings},
             "metadata": {"name": folder.name},
         }
+        if placement.nodes == 1:  # else Ray Train asks for them, and this job waits on the head
+            job |= {"entrypoint_num_cpus": 1, "entrypoint_num_gpus": num_gpus}
+        _write_script(folder, placement.nodes, num_gpus or max(1, num_devices), num_gpus > 0)
+        # Ray cannot take back a job that waits. One that starts too late finds another text here.
+        write_text(folder / script.PROBE, f"{job_id}\n")
         _request(address, "/api/jobs/", job)
     except ClusterSilent as silence:
         raise SpecError(Problem("on", f"Ray refuses it: {silence}", FIX)) from None
     return job_id
+
+
+def _write_script(folder: Path, num_nodes: int, num_devices: int, has_gpus: bool) -> None:
+    """Write submit.sh, unless it is there, and the program that it needs. Raises OSError."""
+    if num_nodes > 1:
+        shutil.copyfile(script.DRIVER, folder / script.DRIVER.name)
+    if (folder / script.NAME).exists():
+        return
+    body = script.one_node(logs=True)
+    if num_nodes > 1:
+        body = script.ray_train(num_nodes * num_devices, has_gpus=has_gpus)
+    script.write_script(folder, (), body, starts_elsewhere=True)
 
 
 def ask(submissions: Sequence[Submission]) -> Mapping[str, ClusterState]:
@@ -140,25 +160,29 @@ def _answer_of_probe(address: str, job_id: str) -> Sequence[str]:
 RAY = Engine(
     id="ray",
     title=TITLES["ray"],
-    fields=("address", "gres"),
+    fields=("nodes", "address", "gres"),
     look=look,
     submit=submit,
     ask=ask,
     stop=stop,
     cancel=stop,
     blind_nodes=blind_nodes,
+    trust=TRUST,
 )
+
+
+def address_of_environment() -> str:
+    """Return the address of the dashboard that the environment names, "" for none."""
+    values = (os.environ.get(name, "") for name in ADDRESSES)
+    return next((each for each in values if each.startswith(("http://", "https://"))), "")
 
 
 def _address(placement: Placement) -> str:
     """Return the address of the dashboard. Raises SpecError if the user has named none."""
-    if placement.address:
-        return web_address(placement.address)
-    for name in ADDRESSES:
-        value = os.environ.get(name, "")
-        if value.startswith(("http://", "https://")):
-            return web_address(value)
-    raise SpecError(Problem("on", "no cluster of Ray is named", FIX))
+    address = placement.address or address_of_environment()
+    if not address:
+        raise SpecError(Problem("on", "no cluster of Ray is named", FIX))
+    return web_address(address)
 
 
 def _num_gpus(address: str, gres: str, num_devices: int) -> int:

@@ -65,6 +65,9 @@ class Engine:
     """Hand several run folders over as one job, with a script at this path. Return the ids of its
     tasks. Raises SpecError, OSError. None if the cluster has no such jobs."""
 
+    trust: str = ""
+    """What its users should know of whom it trusts."""
+
     @property
     def starts_programs(self) -> bool:
         """True if the user need not type anything."""

@@ -37,6 +37,14 @@ if [ "$(cat {probe} 2>/dev/null)" != "${{1:-{token}}}" ]; then
   exit {code}
 fi
 """
+DRIVER = Path(__file__).with_name("ray_train.py")
+"""Program that speaks to Ray Train. It runs as a copy in the run folder."""
+RAY_TRAIN = """
+# Ray Train runs under the Python of Ray, which starts that of the training.
+ray=$(command -v ray) || {{ echo "this node has no ray on its PATH" >> log.txt; exit 1; }}
+rm -rf ranks  # what the programs of an earlier attempt said
+exec "$(dirname "$ray")/python" {program} --job "$1" {options} >> log.txt 2>&1
+"""
 SEVERAL_NODES = """
 # The first signal asks for a checkpoint; each program looks for this file after every step.
 trap 'touch stop' TERM
@@ -103,6 +111,14 @@ def several_nodes(num_devices: int) -> str:
         train=shlex.join(TRAIN),
         seconds=SECONDS_FOR_LAST_WORDS,
     )
+
+
+def ray_train(num_workers: int, *, has_gpus: bool) -> str:
+    """Return the body that lets Ray Train start the programs on several nodes."""
+    words = ["--workers", str(num_workers), "--python", sys.executable]
+    if has_gpus:
+        words.append("--gpu")
+    return RAY_TRAIN.format(program=DRIVER.name, options=shlex.join(words))
 
 
 def torchrun() -> tuple[str, ...]:

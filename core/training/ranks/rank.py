@@ -21,10 +21,12 @@ from ..contract.files import write_json
 
 LEADER_VARIABLE = "TAILOR_LEADER"
 """Environment variable with the pid of the leader."""
+PARENT_VARIABLE = "TAILOR_PARENT"
+"""Environment variable with the pid of another process with which a rank ends."""
 HEARTBEATS = "ranks"
 """Folder of the heartbeats, failures and logs of the ranks, in the run folder."""
 SECONDS_BETWEEN_BEATS = 1.0
-EXIT_WITHOUT_LEADER = 143
+EXIT_WITHOUT_PARENT = 143
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Rank:
     """Place among the processes of this machine, and so the number of its device."""
     leader: int = 0
     """Pid of the leader; 0 if torchrun was started by hand or there is one rank only."""
+    parent: int = 0
+    """Pid of a process with which this one ends: the leader, or a worker of Ray; 0 for none."""
 
     @property
     def is_first(self) -> bool:
@@ -74,8 +78,8 @@ class Rank:
         while not is_over.wait(SECONDS_BETWEEN_BEATS):
             with suppress(OSError):
                 os.utime(heartbeat)  # takes no room: a rank beats on a full disk too
-            if self.leader and not psutil.pid_exists(self.leader):
-                os._exit(EXIT_WITHOUT_LEADER)
+            if self.parent and not psutil.pid_exists(self.parent):
+                os._exit(EXIT_WITHOUT_PARENT)
         with suppress(OSError):
             write_json(heartbeat, {**words, "has_ended": True})
 
@@ -86,7 +90,9 @@ def this_rank() -> Rank:
         return Rank()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     index, count, local_index = (int(os.environ[name]) for name in names)
-    return Rank(index, count, local_index, int(os.environ.get(LEADER_VARIABLE, "0")))
+    leader = int(os.environ.get(LEADER_VARIABLE, "0"))
+    parent = int(os.environ.get(PARENT_VARIABLE, "0")) or leader
+    return Rank(index, count, local_index, leader, parent)
 
 
 def devices_asked(fields: Mapping[str, object]) -> int:

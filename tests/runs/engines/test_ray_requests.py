@@ -1,8 +1,11 @@
 """Test what is said to Ray and how its answers are read, with a web server that only remembers."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -153,3 +156,26 @@ def test_probe_that_waits_is_taken_back(
     FakeDashboard.job = {"status": "PENDING"}
     assert not RAY.blind_nodes(place, tmp_path / "probe.txt")
     assert FakeDashboard.sent[-1][0].endswith("/stop")
+
+
+def test_several_nodes_leave_the_devices_to_ray_train(place: Placement, tmp_path: Path) -> None:
+    RAY.submit(tmp_path, replace(place, nodes=2, gres="gpu:4"), 1)
+    (_path, sent) = FakeDashboard.sent[-1]
+    assert "entrypoint_num_cpus" not in sent
+    script = (tmp_path / "submit.sh").read_text()
+    assert "--workers 8" in script
+    assert "--gpu" in script
+
+
+def test_driver_of_several_nodes_lies_in_the_folder(place: Placement, tmp_path: Path) -> None:
+    RAY.submit(tmp_path, replace(place, nodes=2), 1)
+    command = [sys.executable, tmp_path / "ray_train.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--workers" in done.stdout
+
+
+def test_job_that_waits_too_long_finds_another_text(place: Placement, tmp_path: Path) -> None:
+    first = RAY.submit(tmp_path, place, 1)
+    second = RAY.submit(tmp_path, place, 1)
+    assert (tmp_path / "probe.txt").read_text() == f"{second}\n"
+    assert first != second

@@ -1,0 +1,80 @@
+"""Train the demo with Ray Train on two workers of a real Ray: stop, resume, kill, finish."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core import runs
+from core.runs import Home, launch, queue
+from core.runs.engines import Placement
+from tests.builders.cluster_runs import has_ended, new_demo, programs_of, reach, until
+from tests.builders.ray import Ray, has_train, running_ray, why_not_here
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.training,
+    pytest.mark.skipif(bool(why_not_here()), reason=f"no Ray: {why_not_here()}"),
+    pytest.mark.skipif(not has_train(), reason="no ray[train] and torch beside the program ray"),
+]
+NUM_STEPS = 12
+SECONDS_TO_END = 30
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Ray]:
+    """Return a Ray in a folder whose path is short enough for its sockets."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
+        running_ray(Path(folder), num_workers=2) as ray,
+    ):
+        yield ray
+
+
+@pytest.fixture
+def place(cluster: Ray, monkeypatch: pytest.MonkeyPatch) -> Placement:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", cluster.token)
+    return Placement("ray", nodes=2, address=cluster.address)
+
+
+def test_two_nodes_train_stop_and_resume(place: Placement, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, NUM_STEPS), place)
+    until(home, run, reach(3))
+    assert sorted(programs_of(run)) == [0, 1]
+    launch.request_stop(runs.read(home, run.id))
+    stopped = until(home, run, has_ended)
+    assert (stopped.state, stopped.has_checkpoint) == ("stopped", True)
+    queue.submit(home, stopped)
+    finished = until(home, run, has_ended)
+    assert (finished.state, finished.step) == ("finished", NUM_STEPS)
+    assert finished.status.resumed_at == (stopped.step,)
+
+
+def test_program_that_dies_ends_the_others(place: Placement, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, 1000), place)
+    until(home, run, reach(2))
+    programs = programs_of(run)
+    programs[1].kill()
+    failed = until(home, run, has_ended)
+    assert failed.state == "failed"
+    assert "Process 2 of 2 was killed or has crashed" in failed.error
+    assert not psutil.wait_procs(programs.values(), SECONDS_TO_END)[1]
+
+
+def test_programs_end_with_the_worker_that_started_them(place: Placement, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, 1000), place)
+    until(home, run, reach(2))
+    programs = programs_of(run)
+    programs[0].parent().kill()
+    assert until(home, run, has_ended).state in ("failed", "interrupted")
+    assert not psutil.wait_procs(programs.values(), SECONDS_TO_END)[1]
+
+
+def test_run_that_waits_for_workers_can_be_stopped(place: Placement, home: Home) -> None:
+    elsewhere = Placement("ray", nodes=4, address=place.address)
+    run = queue.submit(home, new_demo(home, NUM_STEPS), elsewhere)
+    until(home, run, lambda run: "Requesting resources" in run.log_tail())
+    launch.request_stop(runs.read(home, run.id))
+    assert until(home, run, has_ended).state == "stopped"
