@@ -28,7 +28,7 @@ def _place_cluster_settings(parts: Parts) -> None:
     """Place what a cluster may be asked for. An empty box leaves it to the cluster."""
     box: dict[str, Any] = {"max_lines": 1, "min_width": 140}
     menu = {"allow_custom_value": True, "min_width": 140}
-    address = {**box, "min_width": 280, "placeholder": "http://127.0.0.1:8265"}
+    address = {**box, "placeholder": "http://127.0.0.1:8265", "elem_classes": "wide"}
     parts.add("address", gr.Textbox, label="Address of the dashboard", **address)
     parts.add("partition", gr.Dropdown, [("(usual)", "")], value="", label="Partition", **menu)
     parts.add("time_limit", gr.Textbox, label="Time limit", placeholder="12:00:00", **box)

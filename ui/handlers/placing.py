@@ -68,7 +68,7 @@ class PlacingHandlers:
         return {
             **updates,
             **self.on_box(answer, where, **shown),
-            "where_message": render.notice(said),
+            "where_message": render.notice(said, "plain"),
         }
 
     def on_box(self, answer: Answer, where: str, **place: object) -> Updates:
