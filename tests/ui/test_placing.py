@@ -12,6 +12,7 @@ from core.runs.engines.placement import TITLES
 from core.runs.listing import list_runs
 from tests.builders.fake_runs import NewRun
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from ui.terminal.study_flags import StudyFlags
 from ui.terminal.usage import PLACEMENT_FLAGS
 
 Printed = pytest.CaptureFixture[str]
@@ -111,3 +112,24 @@ def test_lines_for_several_machines_are_printed(
     assert "Type this on first and on 1 more" in printed
     assert "--rdzv-endpoint=first:29500" in printed
     assert queue.ask_clusters(home)[0].state == "queued"
+
+
+def test_comparison_by_hand_is_refused(home: Home, capsys: Printed) -> None:
+    words = ["--on", "torchrun", "--nodes", "2", "--methods", "lora", "--home", str(home.path)]
+    assert app.main(["compare", "--demo", *words]) == 2
+    assert "cannot start the runs of a comparison" in capsys.readouterr().err
+
+
+def test_comparison_is_refused_before_its_runs_are_created(
+    slurm: FakeSlurm, home: Home, capsys: Printed
+) -> None:
+    slurm.says("srun", "0: node-7\n")
+    words = ["--on", "slurm", "--methods", "lora", "--home", str(home.path)]
+    assert app.main(["compare", "--demo", *words]) == 2
+    assert "the node node-7 does not see" in capsys.readouterr().err
+    assert list_runs(home) == ()
+
+
+def test_command_of_a_comparison_says_where_it_trains() -> None:
+    asked = StudyFlags(demo=True, place={"on": "slurm", "partition": "gpu"})
+    assert asked.command() == "python app.py compare --demo --on slurm --partition gpu"

@@ -105,12 +105,11 @@ def submit(folder: Path, placement: Placement, num_devices: int) -> str:
 
 def _write_script(folder: Path, num_nodes: int, num_devices: int, has_gpus: bool) -> None:
     """Write submit.sh, unless it is there, and the program that it needs. Raises OSError."""
-    if num_nodes > 1:
-        shutil.copyfile(script.DRIVER, folder / script.DRIVER.name)
     if (folder / script.NAME).exists():
         return
     body = script.one_node(logs=True)
     if num_nodes > 1:
+        shutil.copyfile(script.DRIVER, folder / script.DRIVER.name)
         body = script.ray_train(num_nodes * num_devices, has_gpus=has_gpus)
     script.write_script(folder, (), body, starts_elsewhere=True)
 
