@@ -289,6 +289,11 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--public", action="store_true", help="create the repository for everybody to see"
     )
+    command.add_argument(
+        "--with-data",
+        action="store_true",
+        help="send the rows of the training too: who sees the repository can read them",
+    )
     command.add_argument("--llama-cpp", metavar="DIR", help="folder of your own llama.cpp")
     command.add_argument(
         "--imatrix",

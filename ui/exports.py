@@ -27,6 +27,9 @@ LABELS: Mapping[str, str] = {
 }
 BASES = (("As it trained", "trained"), ("16-bit base", "original"), ("Measure both", "both"))
 MATRIX_HINT = "Of rows of the training: what they use is rounded least. Not for 16 bits, Q8_0."
+ROWS_HINT = (
+    "Off: the rows of the training stay here. On: everybody who sees the repository can read them."
+)
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -73,4 +76,5 @@ def _place_publish(parts: Parts) -> None:
         parts.add("export_repo", gr.Textbox, label="Repository", placeholder="owner/name")
         parts.add("export_token", gr.Textbox, label="Token", type="password")
         parts.add("export_private", gr.Checkbox, True, label="Private")
+        parts.add("export_rows", gr.Checkbox, False, label="Send the rows too", info=ROWS_HINT)
         parts.button("publish", "Publish", variant="primary")

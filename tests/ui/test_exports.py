@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from core.after_training.export import ExportStatus, list_exports
+from core.after_training.export import ExportStatus, launch, list_exports
 from core.after_training.export.forms import DEFAULT_QUANT, FormName
 from core.after_training.export.ollama import add_to_ollama
+from core.after_training.export.plan import ExportPlan
 from core.after_training.export.records import ExportedFile, Manifest, Verification, exports_folder
 from core.job import Problem, SpecError
 from core.models import DEMO_DIR
@@ -156,6 +157,20 @@ def test_a_problem_takes_the_place_of_the_size() -> None:
 def test_an_upload_needs_a_token_of_its_own(run: Run, home: Home) -> None:
     with pytest.raises(SpecError, match="token is missing"):
         ExportHandlers(home).on_publish(run.id, "me/model", "", True, "")
+
+
+@pytest.mark.parametrize("is_ticked", [None, False, True])
+def test_rows_are_sent_with_the_tick_alone(
+    run: Run, home: Home, monkeypatch: pytest.MonkeyPatch, is_ticked: bool | None
+) -> None:
+    plans: list[ExportPlan] = []
+    monkeypatch.setattr(launch, "start", lambda _run, plan, _token: plans.append(plan))
+    (run.folder / "data").mkdir(exist_ok=True)
+    (run.folder / "data" / "train.jsonl").write_text('{"text": "secret"}\n')
+    ticks = {} if is_ticked is None else {"export_rows": is_ticked}
+    updates = ExportHandlers(home).on_publish(run.id, "me/model", "token", True, "", **ticks)
+    assert plans[0].request.with_data is bool(is_ticked)
+    assert updates["export_rows"] is False
 
 
 def test_a_card_is_written_from_the_run(run: Run, home: Home) -> None:

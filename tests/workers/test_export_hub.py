@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,6 +25,9 @@ pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 ID = "made"
 POLYLINE = "{http://www.w3.org/2000/svg}polyline"
 UPLOAD = Upload("me/model")
+TRAIN, EVAL = b'{"text": "a secret row"}\n', b'{"text": "another"}\n'
+NOT_SENT = "The rows are not part of this repository."
+SENT = "The rows are in `data/train.jsonl` and `data/eval.jsonl`."
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,41 @@ def test_an_adapter_is_sent_privately_without_paths(run: Run, hub: Received) -> 
     assert run.job.model.encode() not in texts
     found = launch.result_of(run, "hub")
     assert found.manifest.url == f"{hub.url}/me/model"
+
+
+def test_rows_are_sent_where_that_is_asked_for(run: Run, hub: Received) -> None:
+    keep_card(run, f"# Mine\n\n{NOT_SENT}\n")
+    write_data(run)
+    plan = plan_export(run, "hub", upload=replace(UPLOAD, with_data=True, is_private=False))
+    assert plan.notes == ("The rows of the training are sent too: everybody can read them.",)
+    assert send(run, upload=replace(UPLOAD, with_data=True)) == ""
+    assert hub.files["data/train.jsonl"] == TRAIN
+    assert hub.files["data/eval.jsonl"] == EVAL
+    assert SENT in hub.files["README.md"].decode()
+    assert NOT_SENT not in hub.files["README.md"].decode()
+    names = {each.name for each in launch.result_of(run, "hub").manifest.files}
+    assert names >= {"data/train.jsonl", "data/eval.jsonl"}
+
+
+def test_rows_are_never_sent_without_being_asked_for(run: Run, hub: Received) -> None:
+    keep_card(run, f"# Mine\n\n{SENT}\n")
+    write_data(run)
+    assert send(run) == ""
+    assert [name for name in hub.files if name.startswith("data")] == []
+    assert NOT_SENT in hub.files["README.md"].decode()
+    sent = b"".join([*hub.files.values(), *hub.large.values()])
+    assert b"a secret row" not in sent
+
+
+def test_rows_that_are_gone_cannot_be_sent(run: Run) -> None:
+    with pytest.raises(SpecError, match="rows of the run are not there any more"):
+        plan_export(run, "hub", upload=replace(UPLOAD, with_data=True))
+
+
+def write_data(run: Run) -> None:
+    (run.folder / "data").mkdir(exist_ok=True)
+    (run.folder / "data" / "train.jsonl").write_bytes(TRAIN)
+    (run.folder / "data" / "eval.jsonl").write_bytes(EVAL)
 
 
 @pytest.mark.slow

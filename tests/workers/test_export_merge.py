@@ -1,6 +1,7 @@
 """Test that merging from files gives what PEFT gives, value for value."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,3 +165,14 @@ def test_a_weight_too_large_for_the_gpu_is_merged_on_the_cpu(tmp_path: Path) -> 
     refused, _modules = weights_of(task, refuse)
     for name, module in modules.items():
         assert torch.equal(refused.tensor(name, module), there.tensor(name, module))
+
+
+def test_a_whole_result_comes_with_the_licences_of_its_line(tmp_path: Path) -> None:
+    task = make_case(tmp_path, CASES["lora"])
+    base, origin = Path(task.request.base_folder), tmp_path / "origin"
+    shutil.copytree(base, Path(task.request.run_folder) / "output", dirs_exist_ok=True)
+    origin.mkdir()
+    (origin / "LICENSE").write_text("Free.")
+    request = replace(task.request, base_folder="", origin_folder=str(origin))
+    folder = merged(ExportTask(task.folder, request), AdapterCase(job={"method": "full"}))
+    assert (folder / "LICENSE").read_text() == "Free."

@@ -109,10 +109,16 @@ class ExportHandlers:
         export_token: str,
         export_private: bool,
         export_card: str,
+        *,
+        export_rows: bool = False,
     ) -> Updates:
         """Send what the run has trained to the Hub, with the token that was typed in."""
         run = runs.read(self.home, run_id)
-        upload = Upload((export_repo or "").strip(), is_private=bool(export_private))
+        upload = Upload(
+            (export_repo or "").strip(),
+            is_private=bool(export_private),
+            with_data=bool(export_rows),
+        )
         plan = plan_export(run, "hub", upload=upload)
         token = (export_token or "").strip()
         if not token:
@@ -121,7 +127,8 @@ class ExportHandlers:
         if (export_card or "").strip():
             keep_card(run, export_card)
         launch.start(run, plan, token)
-        return {**show_exports(run, DEFAULT_QUANT, USUAL_BASE, self.activities), "export_token": ""}
+        shown = show_exports(run, DEFAULT_QUANT, USUAL_BASE, self.activities)
+        return {**shown, "export_token": "", "export_rows": False}
 
     def on_show_card(self, run_id: str, export_repo: str) -> Updates:
         """Write the model card from what the run knows, to be edited."""
@@ -182,6 +189,7 @@ def show_panel(run: Run | None, activities: ExportActivities, *, is_new: bool) -
         "export_quant": DEFAULT_QUANT,
         "export_base": chosen,
         "export_matrix": False,
+        "export_rows": False,
         "export_card": "",
     }
     if run is not None and "checked_export" in updates:  # the choice was that of another run

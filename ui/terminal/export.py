@@ -30,7 +30,7 @@ STOPPED, UNTRUSTED = 130, 1
 BOTH = "both"
 """Base of --base that measures both."""
 STATES_OF_FAILURE = ("failed", "stopped")
-FOR_HUB = ("repo", "send", "public")
+FOR_HUB = ("repo", "send", "public", "with-data")
 """Words that say something about an upload."""
 UNCHECKED: Mapping[str, str] = {
     "adapter-gguf": "check the run itself with `python app.py check-model RUN`",
@@ -51,6 +51,7 @@ def export(
     repo: str = "",
     send: str = "",
     public: bool = False,
+    with_data: bool = False,
     create: bool = False,
     checks: bool = False,
     install: bool = False,
@@ -65,7 +66,7 @@ def export(
     chosen = _require_run(place, run)
     words: dict[str, str | bool] = {"quant": quant, "base": base, "imatrix": imatrix}
     words |= {"llama-cpp": llama_cpp, "repo": repo, "send": send}
-    words |= {"public": public, "create": create, "checks": checks}
+    words |= {"public": public, "with-data": with_data, "create": create, "checks": checks}
     _require_use(to, base, [word for word, value in words.items() if value])
     if not to:
         return _list(chosen, json)
@@ -73,7 +74,9 @@ def export(
     numbers = Numbers(quant, llama_cpp, imatrix)
     if base == BOTH:
         return _measure_both(chosen, to, numbers, as_json=json)
-    upload = plans.Upload(repo, send, is_private=not public) if to == "hub" else None
+    upload = None
+    if to == "hub":
+        upload = plans.Upload(repo, send, is_private=not public, with_data=with_data)
     _require_checkable(to, checks)
     plan = plans.plan_export(chosen, to, base=base, upload=upload, **asdict(numbers))
     say(export_facts(plan), *plan.notes)

@@ -9,9 +9,10 @@ from pathlib import Path, PureWindowsPath
 
 from core.after_training.export.licences import licence_lines, licence_text
 from core.after_training.export.loss_plot import LOSS_PLOT, loss_caption
-from core.after_training.export.records import exports_folder, list_exports
+from core.after_training.export.origin import base_name, origin_folder, origin_name
+from core.after_training.export.records import data_files, exports_folder, list_exports
 from core.job import JobSpec
-from core.models import DEMO_DIR, HUB_ID
+from core.models import HUB_ID
 from core.resolve import default_fields
 from core.runs import Run
 from core.runs.checks import sentences
@@ -25,24 +26,21 @@ PLACES = ("model", "adapter", "dataset", "eval_dataset", "reward_model")
 LEFT_OUT = frozenset({*PLACES, "dataset_sha256", "gpu", "device", "profile", "revision"})
 LISTS_OF_PLACES = ("mix", "check_suites")
 """Job fields that may name several files of this machine; the card says their names alone."""
+LIBRARIES = {"adapter": "peft", "gguf": "gguf"}
+"""What is sent -> library that reads it, as the Hub calls it; others are for transformers."""
 GIB = 2**30
 
 
-def base_name(run: Run) -> str:
-    """Return the base as others know it: its id on the Hub, or the name of its folder."""
-    model = run.job.model
-    if Path(model).is_absolute():
-        if Path(model).parts[-3:] == DEMO_DIR.parts[-3:]:
-            return "demo"
-        return Path(model).name
-    return model
+def card_of(run: Run, repo_id: str, sent: str, *, with_data: bool = False) -> str:
+    """Return the card of a run: the edited one if there is one, else a new one.
 
-
-def card_of(run: Run, repo_id: str, sent: str) -> str:
-    """Return the card of a run: the edited one if there is one, else a new one."""
+    Either says whether the rows are there.
+    """
+    is_new, not_new = _rows_sentence(run, with_data), _rows_sentence(run, not with_data)
     with suppress(OSError):
-        return (exports_folder(run) / CARD).read_text(encoding="utf-8")
-    return new_card(run, repo_id, sent)
+        edited = (exports_folder(run) / CARD).read_text(encoding="utf-8")
+        return edited.replace(not_new, is_new)
+    return new_card(run, repo_id, sent, with_data=with_data)
 
 
 def keep_card(run: Run, text: str) -> Path:
@@ -53,11 +51,12 @@ def keep_card(run: Run, text: str) -> Path:
     return path
 
 
-def new_card(run: Run, repo_id: str, sent: str) -> str:
+def new_card(run: Run, repo_id: str, sent: str, *, with_data: bool = False) -> str:
     """Return a card with everything that the run knows, and no path of this machine."""
     name = repo_id.rpartition("/")[2] or run.id
-    parts = [_front_matter(run, sent), f"# {name}\n", _summary(run, sent), _data(run)]
+    parts = [_front_matter(run, sent), f"# {name}\n", _summary(run, sent)]
     parts += [
+        _data(run, with_data),
         _settings(run),
         _losses(run),
         _memory(run),
@@ -69,12 +68,14 @@ def new_card(run: Run, repo_id: str, sent: str) -> str:
 
 
 def _front_matter(run: Run, sent: str) -> str:
-    base = base_name(run)
-    library = "peft" if sent == "adapter" else "transformers"
-    lines = [f"library_name: {library}"]
+    origin = origin_name(run)
+    base = base_name(run) if sent == "adapter" else origin
+    lines = [f"library_name: {LIBRARIES.get(sent, 'transformers')}"]
     if HUB_ID.fullmatch(base):
+        relation = "adapter" if sent == "adapter" else "finetune"
         lines.insert(0, f"base_model: {json.dumps(base)}")
-    lines += licence_lines(base)
+        lines.insert(1, f"base_model_relation: {relation}")
+    lines += licence_lines(origin, origin_folder(run))
     tags = [run.job.stage, run.job.method]
     if sent == "gguf":
         tags.append(sent)
@@ -84,13 +85,15 @@ def _front_matter(run: Run, sent: str) -> str:
 
 def _summary(run: Run, sent: str) -> str:
     kind = {"adapter": "LoRA adapter over", "gguf": "GGUF file of"}.get(sent, "Fine-tuned")
+    base, origin = base_name(run), origin_name(run)
+    over = base if base == origin else f"{base}, which was made from {origin}"
     return (
-        f"{kind} {base_name(run)}, trained with {run.job.stage} and the method {run.job.method}: "
+        f"{kind} {over}, trained with {run.job.stage} and the method {run.job.method}: "
         f"{run.result_step or run.step:,} steps.\n"
     )
 
 
-def _data(run: Run) -> str:
+def _data(run: Run, with_data: bool) -> str:
     rows = run.status.num_train_rows
     said = f"{rows:,} rows" if rows else "Rows"
     digest = run.job.dataset_sha256
@@ -98,7 +101,15 @@ def _data(run: Run) -> str:
         manifest = json.loads((run.folder / "data" / "manifest.json").read_text("utf-8"))
         digest = str(manifest["train.jsonl"]["sha256"])
     proof = f", SHA-256 `{digest}`" if digest else ""
-    return f"## Data\n\n{said}{proof}. The rows are not part of this repository.\n"
+    return f"## Data\n\n{said}{proof}. {_rows_sentence(run, with_data)}\n"
+
+
+def _rows_sentence(run: Run, with_data: bool) -> str:
+    """Return whether the rows are sent beside the model, and where they are."""
+    if not with_data:
+        return "The rows are not part of this repository."
+    names = [f"`data/{path.name}`" for path in data_files(run.folder)]
+    return f"The rows are in {' and '.join(names)}."
 
 
 def _settings(run: Run) -> str:
@@ -192,4 +203,4 @@ def _usage(run: Run, repo_id: str, sent: str) -> str:
 
 
 def _licence(run: Run) -> str:
-    return f"## Licence\n\n{licence_text(base_name(run))}\n"
+    return f"## Licence\n\n{licence_text(origin_name(run), origin_folder(run))}\n"

@@ -1,8 +1,10 @@
 """Licence of a base as its preset says it, and what it asks of models that are made from it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from core.models import models
+from core.after_training.export.origin import licence_in
+from core.models import HUB_ID, models
 
 BUILT_WITH_LLAMA = (
     'The name of a model made from it begins with "Llama", and "Built with Llama" is shown where '
@@ -27,25 +29,31 @@ WITHOUT_ID = ("qwen", "qwen-research")
 """Licences of which the Hub has no id."""
 
 
-def licence_of(base: str) -> str:
-    """Return the licence of a base of the catalogue, "" for others."""
+def licence_of(base: str, folder: Path | None = None) -> str:
+    """Return the licence of a base of the catalogue, of another one what the model card in its
+    folder says; "" if neither says it."""
     preset = models().get(base)
-    return preset.license if preset else ""
+    if preset:
+        return preset.license
+    named = licence_in(folder)
+    return named.get("license_name") or named.get("license", "")
 
 
-def licence_lines(base: str) -> tuple[str, ...]:
+def licence_lines(base: str, folder: Path | None = None) -> tuple[str, ...]:
     """Return the lines of a model card's front matter that name the licence."""
-    licence = licence_of(base)
-    if licence in WITHOUT_ID:
+    licence = licence_of(base, folder)
+    if licence in WITHOUT_ID or (licence and licence_in(folder).get("license_name") == licence):
         return "license: other", f"license_name: {licence}"
     return (f"license: {licence}",) if licence else ()
 
 
-def licence_text(base: str) -> str:
+def licence_text(base: str, folder: Path | None = None) -> str:
     """Return which licence holds for a model made from a base, and its main conditions."""
-    licence = licence_of(base)
+    licence = licence_of(base, folder)
     if not licence:
         return f"The licence of {base} holds for this model too, with its conditions."
     said = [f"The licence of {base} ({licence}) holds for this model too."]
     said += filter(None, (CONDITIONS.get(licence),))
-    return " ".join((*said, f"Read it at https://huggingface.co/{base}."))
+    if HUB_ID.fullmatch(base):
+        said.append(f"Read it at https://huggingface.co/{base}.")
+    return " ".join(said)

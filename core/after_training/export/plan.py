@@ -19,7 +19,8 @@ from core.after_training.export.forms import (
     BaseChoice,
     FormName,
 )
-from core.after_training.export.records import ExportRequest, exports_folder
+from core.after_training.export.origin import cached, origin_folder
+from core.after_training.export.records import ExportRequest, data_files, exports_folder
 from core.after_training.export.tools import TO_INSTALL, Tools, find_tools
 from core.job import Problem, SpecError
 from core.models import DEMO_DIR, HUB_ID
@@ -55,6 +56,8 @@ class Upload:
     sent: str = ""
     """adapter, merged or gguf; "" sends what the run has trained."""
     is_private: bool = True
+    with_data: bool = False
+    """True sends the rows too, for everybody to read who sees the repository."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def plan_export(
             base=chosen,
             run_folder=str(run.folder),
             base_folder=str(find_base(run)) if run.job.trains_adapter else "",
+            origin_folder=str(origin_folder(run) or ""),
             quant=wanted,
             imatrix=_absolute(imatrix),
             sent=_sent(run, upload),
@@ -108,8 +112,25 @@ def plan_export(
         tools,
     )
     if upload:
-        request = replace(request, repo_id=upload.repo_id, is_private=upload.is_private)
-    return _with_room(run, _sized(run, request))
+        request = replace(
+            request,
+            repo_id=upload.repo_id,
+            is_private=upload.is_private,
+            with_data=upload.with_data,
+        )
+    return _with_room(run, _with_rows(run, _sized(run, request)))
+
+
+def _with_rows(run: Run, plan: ExportPlan) -> ExportPlan:
+    """Return the plan with the size of the rows, if they are sent, and what that means."""
+    if not plan.request.with_data:
+        return plan
+    num_bytes = sum(path.stat().st_size for path in data_files(run.folder))
+    readers = "you and those you share the repository with"
+    if not plan.request.is_private:
+        readers = "everybody"
+    note = f"The rows of the training are sent too: {readers} can read them."
+    return replace(plan, num_bytes=plan.num_bytes + num_bytes, notes=(*plan.notes, note))
 
 
 def _with_tools(request: ExportRequest, tools: Tools) -> ExportRequest:
@@ -134,7 +155,7 @@ def find_base(run: Run) -> Path:
     model = run.job.model
     folder = Path(model)
     if not folder.is_dir():
-        folder = _cached(model, run.job.revision) or folder
+        folder = cached(model, run.job.revision) or folder
     if not folder.is_dir() and folder.parts[-3:] == DEMO_DIR.parts[-3:]:
         folder = DEMO_DIR  # Tailor was moved since
     try:
@@ -176,19 +197,6 @@ def fallback_share(tensors: dict[str, StoredTensor], quant: str) -> tuple[int, i
         return 0, 0
     rows = [each.shape[1] for each in tensors.values() if len(each.shape) == 2]
     return sum(length % BLOCK != 0 for length in rows), len(rows)
-
-
-def _cached(model: str, revision: str) -> Path | None:
-    """Return the folder of a Hub model in the cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        found = try_to_load_from_cache(model, "config.json", revision=revision)
-    except ValueError:  # no id of the Hub
-        return None
-    if isinstance(found, str):
-        return Path(found).parent
-    return None
 
 
 def _problems(run: Run, form: str, quant: str, base: str) -> Iterator[Problem]:
@@ -291,6 +299,9 @@ def _upload_problems(
         yield from _tool_problems("gguf", quant, tools)
     elif quant:
         yield Problem("--quant", "is for GGUF files, and none is sent", "add --send gguf")
+    if upload and upload.with_data and not data_files(run.folder):
+        problem = "the rows of the run are not there any more"
+        yield Problem("--with-data", problem, "leave it out")
 
 
 def _sent(run: Run, upload: Upload | None) -> Literal["adapter", "merged", "gguf"]:

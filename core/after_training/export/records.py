@@ -63,6 +63,10 @@ class ExportRequest:
     is_private: bool = True
     sent: Literal["adapter", "merged", "gguf"] = "adapter"
     """What goes to the Hub."""
+    with_data: bool = False
+    """True if the rows of the training go there too."""
+    origin_folder: str = ""
+    """Folder of the model before any training, which has the licence; "" if it is not here."""
 
     @classmethod
     def read(cls, folder: Path) -> "ExportRequest":
@@ -272,6 +276,12 @@ def _counts(result: SuiteResult) -> dict[str, object]:
 def exports_folder(run: Run) -> Path:
     """Return the folder of a run's exports."""
     return run.folder / "exports"
+
+
+def data_files(run_folder: Path) -> tuple[Path, ...]:
+    """Return the files with the rows of a run: of the training, then of the evaluation."""
+    paths = (run_folder / "data" / name for name in ("train.jsonl", "eval.jsonl"))
+    return tuple(path for path in paths if path.is_file())
 
 
 def list_exports(run: Run) -> tuple[Export, ...]:

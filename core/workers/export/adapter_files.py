@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from core.after_training.export.card import base_name
+from core.after_training.export.origin import base_name
 from core.runs import Home, read
 from core.training.contract.weights.adapters import PREFIX, SETTINGS, WEIGHTS, read_adapter
 from core.workers.export.layers import scale_of
@@ -25,7 +25,7 @@ def write_adapter(task: ExportTask, target: Path) -> None:
     shutil.copyfile(output / WEIGHTS, target / WEIGHTS)
     base = Path(task.request.base_folder)
     copy_tokenizer(output, base, target)
-    copy_licences(base, target)
+    copy_licences(task, target)
     settings: dict[str, Any] = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = base_name(run)
     (target / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")

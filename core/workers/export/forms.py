@@ -19,7 +19,7 @@ from core.workers.export.hub import send
 from core.workers.export.importance import write_importance
 from core.workers.export.llama import answers_of_gguf, write_adapter_gguf, write_gguf
 from core.workers.export.merge import copy_result, merge
-from core.workers.export.model_files import copy_model_files, write_model_files
+from core.workers.export.model_files import copy_licences, copy_model_files, write_model_files
 from core.workers.export.ollama import ollama_template, write_ollama_files
 from core.workers.export.questions import (
     ExportAnswer,
@@ -50,6 +50,7 @@ def make_gguf(task: ExportTask, job: Job, _token: str) -> Manifest:
     model = _write_merged_aside(task, job)
     _gguf, verified = _write_gguf(task, job, model)
     shutil.rmtree(model)
+    copy_licences(task, task.files)
     return manifest_of(task, verified)
 
 
@@ -59,6 +60,7 @@ def make_adapter_gguf(task: ExportTask, job: Job, _token: str) -> Manifest:
     write_adapter_gguf(task, target)
     if METHODS[job.method].base_bits == 4:
         task.notes.append(OVER_16_BITS)
+    copy_licences(task, task.files)
     verified = None
     if task.request.tools:
         base = task.folder / "base.gguf"
@@ -138,6 +140,7 @@ def _name(task: ExportTask) -> str:
 def write_merged(task: ExportTask, job: Job, target: Path) -> None:
     """Write the whole model of a run into a folder."""
     target.mkdir(exist_ok=True)
+    copy_licences(task, target)
     output = Path(task.request.run_folder) / "output"
     if not job.trains_adapter:
         copy_result(task, target)

@@ -1,5 +1,7 @@
 """Send a result to the Hugging Face Hub. The token is neither written nor logged."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from core.after_training.export.card import CARD, card_of
 from core.after_training.export.loss_plot import LOSS_PLOT, loss_plot
+from core.after_training.export.records import data_files
 from core.runs import Home, read
 from core.training.contract.failures import TrainingError
 from core.workers.export.model_files import LICENCES
@@ -18,7 +21,8 @@ HUB_SENDS = (
     *LICENCES,
     LOSS_PLOT,
 )
-"""Files that are sent; others of the folder, such as pickles, never are."""
+"""Files that are sent, with the rows only if that is asked for; others of the folder, such as
+pickles, never are."""
 
 
 def send(task: ExportTask, token: str) -> str:
@@ -28,10 +32,11 @@ def send(task: ExportTask, token: str) -> str:
     """
     request = task.request
     run = _run(task)
-    card = card_of(run, request.repo_id, request.sent)
+    card = card_of(run, request.repo_id, request.sent, with_data=request.with_data)
     (task.files / CARD).write_text(card, encoding="utf-8")
     if plot := loss_plot(run):
         (task.files / LOSS_PLOT).write_text(plot, encoding="utf-8")
+    patterns = [*HUB_SENDS, *_copy_rows(task)]
     task.enter(f"Sending to {request.repo_id}")
     api = HfApi(token=token or None)
     try:
@@ -39,7 +44,7 @@ def send(task: ExportTask, token: str) -> str:
         api.upload_folder(
             repo_id=request.repo_id,
             folder_path=task.files,
-            allow_patterns=list(HUB_SENDS),
+            allow_patterns=patterns,
             commit_message="Add the model",
         )
     except (HfHubHTTPError, RepositoryNotFoundError) as error:
@@ -47,6 +52,17 @@ def send(task: ExportTask, token: str) -> str:
     except (OSError, ValueError) as error:
         raise TrainingError(f"The Hub cannot be reached or refuses it: {error}.") from None
     return str(url)
+
+
+def _copy_rows(task: ExportTask) -> Iterator[str]:
+    """Copy the rows of the training beside the model if they shall be sent; yield their names."""
+    if not task.request.with_data:
+        return
+    folder = task.files / "data"
+    folder.mkdir(exist_ok=True)
+    for path in data_files(Path(task.request.run_folder)):
+        shutil.copyfile(path, folder / path.name)
+        yield f"data/{path.name}"
 
 
 def _reason(error: HfHubHTTPError) -> str:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from core.training.contract.files import write_json
 from core.training.model.ends import stop_at_all_ends
 from core.workers.export.merge import MergedModel
+from core.workers.export.task import ExportTask
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -43,14 +44,16 @@ def write_model_files(run_output: Path, base: Path, merged: MergedModel, target:
     write_json(target / "config.json", config)
     copy_tokenizer(run_output, base, target)
     _write_generation_config(base, target)
-    copy_licences(base, target)
 
 
-def copy_licences(base: Path, target: Path) -> None:
-    """Copy the licence of a base, with what it asks to be passed on."""
-    for pattern in LICENCES:
-        for path in base.glob(pattern):
-            shutil.copyfile(path, target / path.name)
+def copy_licences(task: ExportTask, target: Path) -> None:
+    """Copy the licences of a base and of the model before any training, with what they ask to be
+    passed on."""
+    named = (task.request.origin_folder, task.request.base_folder)
+    for folder in (Path(each) for each in named if each):
+        for pattern in LICENCES:
+            for path in folder.glob(pattern):
+                shutil.copyfile(path, target / path.name)
 
 
 def copy_model_files(output: Path, target: Path) -> None:

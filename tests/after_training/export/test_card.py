@@ -1,15 +1,18 @@
 """Model card of a run: what may not be in it, and what its licence asks."""
 
+from pathlib import Path
+
 import pytest
 
 from core.after_training.export.card import new_card
 from core.after_training.export.licences import CONDITIONS, licence_text
 from core.job import JobSpec
 from core.models import models
-from core.runs import Home, read
+from core.runs import Home, Run, read
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import bare_run
 
+LLAMA = "meta-llama/Llama-3.1-8B"
 SECRET = "/home/someone/private"
 PLACES = {
     "mix": f"{SECRET}/more.jsonl = 0.5\n{SECRET}/other.jsonl = 0.2",
@@ -21,12 +24,22 @@ PLACES = {
 }
 
 
-def card_of(home: Home, **fields: object) -> str:
-    """Return the new card of a run."""
-    folder = bare_run(home, "made", model="demo", dataset="demo")
+def made_run(home: Home, name: str = "made", **fields: object) -> Run:
+    """Return a run of these fields."""
+    folder = bare_run(home, name, model="demo", dataset="demo")
     job = JobSpec.parse({"model": "demo", "dataset": "demo"}).model_dump() | fields
     write_json(folder / "job.json", job)
-    return new_card(read(home, "made"), "me/model", "adapter")
+    return read(home, name)
+
+
+def card_of(home: Home, sent: str = "adapter", **fields: object) -> str:
+    """Return the new card of a run."""
+    return new_card(made_run(home, **fields), "me/model", sent)
+
+
+def front_of(card: str) -> list[str]:
+    """Return the lines of the front matter of a card."""
+    return card.split("---\n", 2)[1].splitlines()
 
 
 def test_no_path_of_this_machine_is_in_a_card(home: Home) -> None:
@@ -57,6 +70,36 @@ def test_a_card_names_the_licence_and_its_conditions(
     front, body = card.split("---\n", 2)[1:]
     assert line in front.splitlines()
     assert condition in body
+
+
+@pytest.mark.parametrize(
+    ("sent", "library"),
+    [("adapter", "peft"), ("merged", "transformers"), ("gguf", "gguf")],
+)
+def test_a_card_names_the_library_that_reads_what_is_sent(
+    home: Home, sent: str, library: str
+) -> None:
+    assert f"library_name: {library}" in front_of(card_of(home, sent))
+
+
+@pytest.mark.parametrize("place", ["output", "checkpoints/checkpoint-4", "exports/merged"])
+def test_a_result_of_a_result_has_the_licence_of_the_first_base(home: Home, place: str) -> None:
+    first = made_run(home, "first", model=LLAMA, method="full")
+    second = made_run(home, "second", model=str(first.folder / place), method="full")
+    third = made_run(home, "third", model=str(second.folder / "output"), method="full")
+    card = new_card(third, "me/model", "merged")
+    assert {f'base_model: "{LLAMA}"', "license: llama3.1"} <= set(front_of(card))
+    assert "Built with Llama" in card
+    assert f"Fine-tuned second, which was made from {LLAMA}, trained with sft" in card
+
+
+def test_a_card_of_a_base_that_is_not_in_the_catalogue_is_read(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    text = "---\nlicense: other\nlicense_name: 'my-licence'\n---\n# Base\nlicense: mit\n"
+    (tmp_path / "base" / "README.md").write_text(text)
+    card = card_of(home, model=str(tmp_path / "base"), method="full")
+    assert {"license: other", "license_name: my-licence"} <= set(front_of(card))
+    assert "The licence of base (my-licence) holds for this model too." in card
 
 
 def test_a_base_that_is_not_in_the_catalogue_has_no_licence_line(home: Home) -> None:
