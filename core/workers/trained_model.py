@@ -81,10 +81,20 @@ def load_trained(job: Job, weights: Path | None) -> TrainedModel:
     """
     if STAGES[job.stage].head == "score":
         raise TrainingError("A reward model scores answers and writes none: choose another run.")
+    return _load(job, weights)
+
+
+def load_scoring(job: Job, weights: Path | None) -> TrainedModel:
+    """Load a reward model in the same way. Raises TrainingError if it has no head that scores, and
+    as load_trained does."""
+    return _load(job, weights)
+
+
+def _load(job: Job, weights: Path | None) -> TrainedModel:
     precision = choose_precision(job.dtype, job.method)
     has_own_weights = weights is not None and not job.trains_adapter
     source = replace(job, model=str(weights), revision="main") if has_own_weights else job
-    model = _load_base(source, precision)
+    model = _load_base(source, precision, is_whole=has_own_weights or not job.trains_adapter)
     tokenizer = _load_tokenizer(job, weights)
     stop_at_all_ends(model, tokenizer)
     keep_4bit_layers_trainable(model)
@@ -98,19 +108,23 @@ def load_trained(job: Job, weights: Path | None) -> TrainedModel:
     return TrainedModel(model, tokenizer, precision)
 
 
-def _load_base(job: Job, precision: ModelPrecision) -> Any:
+def _load_base(job: Job, precision: ModelPrecision, *, is_whole: bool) -> Any:
+    """Return the model of a job; only one without an adapter must have its head that scores."""
     # Answers of one batch are padded on the left, which needs a mask.
     attention = "eager" if choose_attention(job) == "eager" else "sdpa"
     request = BaseRequest(
         job.model,
         job.revision,
         precision.weights,
+        has_score_head=STAGES[job.stage].head == "score",
         quantization=quantization_config(job, precision),
         method=job.method,
         attention=attention,
         compute_dtype=precision.autocast or precision.weights,
     )
-    model, _fresh = load_base(request)
+    model, fresh = load_base(request)
+    if fresh and is_whole:
+        raise TrainingError(f"{job.model} has no head that scores.")
     return model
 
 

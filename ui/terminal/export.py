@@ -22,6 +22,7 @@ from core.job import ChildError, Problem, SpecError
 from core.runs import Home, Run
 from core.runs.results import checking
 from core.runs.results.checking import find_run
+from core.training.contract.stages import STAGES
 from core.wording import file_size
 from ui.terminal.check_model import check_export
 from ui.terminal.printing import out, print_json, say
@@ -59,14 +60,12 @@ def export(
 ) -> int:
     """Export the result of a run, or list its exports. Raises TailorError."""
     place = Home.find(home)
-    if install:
-        _install(place)
-        if not run:
-            return 0
+    if install and not _install(place, run):
+        return 0
     chosen = _require_run(place, run)
     words: dict[str, str | bool] = {"quant": quant, "base": base, "imatrix": imatrix}
-    words |= {"llama-cpp": llama_cpp, "repo": repo, "send": send}
-    words |= {"public": public, "with-data": with_data, "create": create, "checks": checks}
+    words |= {"llama-cpp": llama_cpp, "repo": repo, "send": send, "public": public}
+    words |= {"with-data": with_data, "create": create, "checks": checks}
     _require_use(to, base, [word for word, value in words.items() if value])
     if not to:
         return _list(chosen, json)
@@ -74,10 +73,8 @@ def export(
     numbers = Numbers(quant, llama_cpp, imatrix)
     if base == BOTH:
         return _measure_both(chosen, to, numbers, as_json=json)
-    upload = None
-    if to == "hub":
-        upload = plans.Upload(repo, send, is_private=not public, with_data=with_data)
-    _require_checkable(to, checks)
+    upload = plans.Upload(repo, send, not public, with_data) if to == "hub" else None
+    _require_checkable(chosen, to, checks)
     plan = plans.plan_export(chosen, to, base=base, upload=upload, **asdict(numbers))
     say(export_facts(plan), *plan.notes)
     token = _token() if upload else ""
@@ -174,15 +171,20 @@ def _require_ollama(form: str, is_created: bool) -> None:
         raise SpecError(Problem("--create", "Ollama is not on the PATH", fix))
 
 
-def _require_checkable(form: str, is_checked: bool) -> None:
-    """Raise SpecError if a form of export shall be checked that answers no suites."""
+def _require_checkable(run: Run, form: str, is_checked: bool) -> None:
+    """Raise SpecError if an export shall be checked that answers no suites."""
+    if is_checked and STAGES[run.job.stage].head == "score":
+        problem = "has no use: a reward model answers no suites"
+        raise SpecError(Problem("--checks", problem, "leave it out"))
     if is_checked and form in UNCHECKED:
         raise SpecError(Problem("--checks", f"has no use with --to {form}", UNCHECKED[form]))
 
 
-def _install(home: Home) -> None:
+def _install(home: Home, run: str | None) -> bool:
+    """Install the converters. Return False if there is nothing else to do."""
     say(f"Installing the converters to GGUF ({converters.DOWNLOAD}).")
     out.print(f"Installed in {converters.install(home)}.")
+    return bool(run)
 
 
 def _token() -> str:

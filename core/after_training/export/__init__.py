@@ -25,6 +25,7 @@ __all__ = [
     "list_exports",
     "loss_plot",
     "ollama",
+    "origin",
     "plan",
     "records",
     "sentences",

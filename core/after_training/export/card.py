@@ -11,6 +11,7 @@ from core.after_training.export.licences import licence_lines, licence_text
 from core.after_training.export.loss_plot import LOSS_PLOT, loss_caption
 from core.after_training.export.origin import base_name, origin_folder, origin_name
 from core.after_training.export.records import data_files, exports_folder, list_exports
+from core.after_training.export.serve import SCORING
 from core.job import JobSpec
 from core.models import HUB_ID
 from core.resolve import default_fields
@@ -18,6 +19,7 @@ from core.runs import Run
 from core.runs.checks import sentences
 from core.runs.results import checking
 from core.training.contract.files import write_text
+from core.training.contract.stages import STAGES
 
 CARD = "README.md"
 """Card of a run in its folder of exports: a user may edit it before it is sent."""
@@ -79,8 +81,13 @@ def _front_matter(run: Run, sent: str) -> str:
     tags = [run.job.stage, run.job.method]
     if sent == "gguf":
         tags.append(sent)
-    lines += ["pipeline_tag: text-generation", f"tags: {json.dumps(tags)}"]
+    task = "text-classification" if _gives_scores(run) else "text-generation"
+    lines += [f"pipeline_tag: {task}", f"tags: {json.dumps(tags)}"]
     return "---\n" + "\n".join(lines) + "\n---\n"
+
+
+def _gives_scores(run: Run) -> bool:
+    return STAGES[run.job.stage].head == "score"
 
 
 def _summary(run: Run, sent: str) -> str:
@@ -191,6 +198,12 @@ def _checks_of_exports(run: Run, sent: str) -> Iterator[str]:
 def _usage(run: Run, repo_id: str, sent: str) -> str:
     if sent == "gguf":
         return f"## How to use it\n\n    llama-server -hf {repo_id} --jinja\n"
+    if _gives_scores(run):
+        return (
+            "## How to use it\n\n"
+            "It gives a text a score: of two answers, the better one should get the higher.\n\n"
+            f"```python\n{SCORING.format(path=repo_id)}\n```\n"
+        )
     return (
         "## How to use it\n\n"
         "```python\n"

@@ -111,14 +111,18 @@ def plan_export(
         ),
         tools,
     )
-    if upload:
-        request = replace(
-            request,
-            repo_id=upload.repo_id,
-            is_private=upload.is_private,
-            with_data=upload.with_data,
-        )
-    return _with_room(run, _with_rows(run, _sized(run, request)))
+    return _with_room(run, _with_rows(run, _sized(run, _with_upload(request, upload))))
+
+
+def _with_upload(request: ExportRequest, upload: Upload | None) -> ExportRequest:
+    if upload is None:
+        return request
+    return replace(
+        request,
+        repo_id=upload.repo_id,
+        is_private=upload.is_private,
+        with_data=upload.with_data,
+    )
 
 
 def _with_rows(run: Run, plan: ExportPlan) -> ExportPlan:
@@ -209,8 +213,7 @@ def _problems(run: Run, form: str, quant: str, base: str) -> Iterator[Problem]:
         fix = "train it to its end first"
         yield Problem("run", f"{run.id} has no result: it is {run.state}", fix)
     if STAGES[run.job.stage].head == "score":
-        problem = f"{run.id} is a reward model, which scores texts and answers nothing"
-        yield Problem("run", problem, "use its output with PEFT or transformers as it is")
+        yield from _score_problems(run, form)
     if quant and not FORMS[form].has_quant and form != "hub":
         yield Problem("--quant", f"{form} has none", "leave it out")
     elif quant and quant not in QUANTS:
@@ -222,6 +225,14 @@ def _problems(run: Run, form: str, quant: str, base: str) -> Iterator[Problem]:
         yield Problem("--base", problem, "choose trained")
     if form == "adapter-gguf":
         yield from _adapter_problems(run)
+
+
+def _score_problems(run: Run, form: str, sent: str = "") -> Iterator[Problem]:
+    """Yield why a reward model cannot be a file of llama.cpp."""
+    if FORMS[form].needs_tools or sent == "gguf":
+        problem = f"{run.id} is a reward model: it scores texts, and a GGUF file is to answer"
+        fix = "add --send merged or adapter" if sent else "choose merged or hub"
+        yield Problem("--send" if sent else "--to", problem, fix)
 
 
 def _adapter_problems(run: Run) -> Iterator[Problem]:
@@ -295,6 +306,8 @@ def _upload_problems(
         yield Problem("--send", f"{upload.sent!r} is not known", "choose adapter, merged or gguf")
     elif upload.sent == "adapter" and not run.job.trains_adapter:
         yield Problem("--send", "the run trained no adapter", "choose merged")
+    elif upload.sent == "gguf" and STAGES[run.job.stage].head == "score":
+        yield from _score_problems(run, form, upload.sent)
     elif upload.sent == "gguf":
         yield from _tool_problems("gguf", quant, tools)
     elif quant:

@@ -92,6 +92,8 @@ class Verification:
     compared_with: str = ""
     note: str = ""
     """Why it is not to be trusted, or what was not compared."""
+    worst_score_difference: float | None = None
+    """Of the scores of a reward model, whose scores stand in place of answers; else None."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,12 @@ class Export:
     @property
     def num_bytes(self) -> int:
         return sum(each.bytes for each in self.manifest.files)
+
+    @property
+    def gives_scores(self) -> bool:
+        """True for a reward model, which scores texts and answers nothing."""
+        verified = self.manifest.verified
+        return verified is not None and verified.worst_score_difference is not None
 
     @property
     def gguf(self) -> Path | None:

@@ -33,6 +33,8 @@ def verified_sentence(verified: Verification | None) -> str:
     if verified is None:
         return "Not verified."
     number = verified.questions
+    if verified.worst_score_difference is not None:
+        return _scores_sentence(verified)
     said = (
         f"{verified.same_answers} of {number} answers as trained, "
         f"{verified.prompt_tokens_equal} of {number} prompts the same tokens, "
@@ -46,15 +48,30 @@ def verified_sentence(verified: Verification | None) -> str:
     return f"Not to be trusted: {verified.note or 'nothing was compared'}. {said}."
 
 
+def _scores_sentence(verified: Verification) -> str:
+    number = verified.questions
+    said = (
+        f"{verified.same_answers} of {number} scores as trained, "
+        f"{verified.prompt_tokens_equal} of {number} texts the same tokens, "
+        f"scores within {verified.worst_score_difference:.2g} "
+        f"({verified.program} against the {verified.compared_with})"
+    )
+    if verified.trusted:
+        return f"Verified: {said}."
+    return f"Not to be trusted: {verified.note or 'nothing was compared'}. {said}."
+
+
 def asked_sentence(manifest: Manifest) -> str:
     """Return where the questions of a verification are from, and to which another answer came; ""
     if nothing was asked."""
     if not manifest.asked:
         return ""
     parts = [f"{number} of {source}" for source, number in manifest.sources.items()]
-    said = f"Questions: {', '.join(parts)}."
+    is_scored = manifest.verified and manifest.verified.worst_score_difference is not None
+    words = ("Texts", "score of") if is_scored else ("Questions", "answer to")
+    said = f"{words[0]}: {', '.join(parts)}."
     others = [f"“{each.question}”" for each in manifest.asked if not each.is_same]
     if others:
-        said += f" Another answer to {', '.join(others[:NUM_SHOWN])}"
+        said += f" Another {words[1]} {', '.join(others[:NUM_SHOWN])}"
         said += f" and {len(others) - NUM_SHOWN} more." if len(others) > NUM_SHOWN else "."
     return said

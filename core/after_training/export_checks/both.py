@@ -23,6 +23,7 @@ from core.runs.files import read_json
 from core.training.contract.checks.suite import Suite
 from core.training.contract.files import write_json
 from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 
 BASES: tuple[BaseChoice, BaseChoice] = ("trained", "original")
 MEASURED = ("merged", "gguf", "ollama")
@@ -153,6 +154,9 @@ def require_both(run: Run, form: str) -> None:
     if METHODS[run.job.method].base_bits != 4:
         problem = f"both has no use: {run.job.method} trains over one base only"
         raise SpecError(Problem("--base", problem, "leave it out"))
+    if STAGES[run.job.stage].head == "score":
+        problem = "both has no use: a reward model answers no suites to measure it by"
+        raise SpecError(Problem("--base", problem, "choose trained or original"))
     if form not in MEASURED:
         problem = f"{form} cannot be measured over both bases"
         raise SpecError(Problem("--base", problem, f"choose {', '.join(MEASURED)} for --to"))

@@ -56,9 +56,11 @@ class ExportCheck:
 
 
 def can_be_checked(export: Export) -> bool:
-    """Return True for a whole model: a GGUF file, or a folder for transformers."""
+    """Return True for a whole model that answers: a GGUF file, or a folder for transformers."""
     names = {each.name for each in export.manifest.files}
     is_folder = "config.json" in names and "adapter_config.json" not in names
+    if export.gives_scores:
+        return False
     return export.gguf is not None or is_folder
 
 

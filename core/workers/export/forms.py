@@ -12,6 +12,7 @@ from core.training.contract.failures import TrainingError
 from core.training.contract.files import sha256_of
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 from core.training.contract.weights.files import weight_files
 from core.workers.export.adapter_files import write_adapter
 from core.workers.export.choosing import choose_questions
@@ -28,8 +29,10 @@ from core.workers.export.questions import (
     answers_of_folder,
     choose_dtype,
 )
+from core.workers.export.scores import compare_scores, rows_to_score, scored, scores_of
 from core.workers.export.task import ExportTask
 from core.workers.export.verify import asked, compare, doubted
+from core.workers.trained_model import load_scoring
 
 OVER_16_BITS = (
     "It was trained over 4 bits. Over the 16-bit base, answers differ a little from those."
@@ -153,12 +156,35 @@ def write_merged(task: ExportTask, job: Job, target: Path) -> None:
 
 def verify_folder(task: ExportTask, job: Job, folder: Path) -> Verification:
     """Ask a folder of transformers what the model as trained was asked, and compare."""
+    if STAGES[job.stage].head == "score":
+        return _verify_scores(task, job, folder)
     questions, trained, sentence = ask_trained(task, job)
     task.enter("Asking the exported model")
     dtyped = choose_dtype(weight_files(folder), job)
     exported = answers_of_folder(folder, dtyped, questions, trained)
     task.asked = asked(questions, trained, exported)
     return compare(questions, trained, exported, "transformers", sentence, is_16_bit=True)
+
+
+def _verify_scores(task: ExportTask, job: Job, folder: Path) -> Verification:
+    """Let a reward model and its exported folder score the same texts, and compare."""
+    run_folder = Path(task.request.run_folder)
+    task.enter("Scoring with the model as it was trained")
+    rows = rows_to_score(job, run_folder)
+    reference, sentence = _reference(task, job)
+    trained = scores_of(load_scoring(reference, run_folder / "output"), job.stage, rows)
+    task.enter("Scoring with the exported model")
+    dtyped = choose_dtype(weight_files(folder), job)
+    own = Job(
+        model=str(folder),
+        dataset=job.dataset,
+        method="full",
+        stage=job.stage,
+        dtype=dtyped.dtype,
+    )
+    exported = scores_of(load_scoring(own, None), job.stage, rows)
+    task.asked = scored(trained, exported)
+    return compare_scores(trained, exported, sentence)
 
 
 def ask_trained(

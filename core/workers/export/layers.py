@@ -26,6 +26,8 @@ from core.workers.export.shards import Tensors
 
 Move = Callable[[torch.Tensor], torch.Tensor]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+SCORE = "score.weight"
+"""Head of a reward model, in the place of the one that writes."""
 BLOCK_SIZE = 64
 """Numbers that bitsandbytes scales together."""
 
@@ -153,13 +155,17 @@ class MergedWeights:
 
 
 def find_changes(
-    base: Mapping[str, StoredTensor], adapter_folder: Path, is_tied: bool
+    base: Mapping[str, StoredTensor],
+    adapter_folder: Path,
+    is_tied: bool,
+    has_score_head: bool = False,
 ) -> tuple[AdapterFiles, Changes]:
     """Return an adapter and what it changes in a base of these tensors.
 
     Raises UnusableWeights if a tensor of the adapter has no place in the base.
     """
     adapter = read_adapter(adapter_folder)
+    is_tied = is_tied and not has_score_head  # no head of the result shares the embeddings
     # The same renaming for both sides, so that names of published files meet those of the class.
     stored = {name_in_model(name, base): name for name in base}
     low_rank, whole, unused = {}, {}, set(adapter.tensors)
@@ -174,8 +180,8 @@ def find_changes(
         module = name_in_model(each.removeprefix(PREFIX), {})
         if MATRIX.fullmatch(each) or MAGNITUDE.fullmatch(each):
             continue
-        if module in stored:
-            whole[stored[module]] = each
+        if module in stored or (has_score_head and module == SCORE):
+            whole[stored.get(module, SCORE)] = each
             unused.discard(each)
         elif _is_shared_head(module.removesuffix(".weight"), stored, is_tied):
             whole[HEAD] = each

@@ -20,6 +20,7 @@ from core.models.weights import name_in_model
 from core.training.contract.files import sha256_of, write_json
 from core.training.contract.job import Job
 from core.training.contract.methods import METHODS
+from core.training.contract.stages import STAGES
 from core.training.contract.weights.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from core.training.contract.weights.files import (
     INDEX,
@@ -29,9 +30,10 @@ from core.training.contract.weights.files import (
     weight_files,
 )
 from core.training.contract.weights.forms import published_form
-from core.training.model.weights import BaseRequest, empty_model
+from core.training.model.weights import OTHER_HEAD, BaseRequest, empty_model
 from core.workers.export.layers import (
     HEAD,
+    SCORE,
     BaseRounding,
     Changes,
     MergedWeights,
@@ -52,6 +54,8 @@ class MergedModel:
     is_untied: bool
     vocab_size: int | None
     """Rows of new embeddings; None if the base's stay."""
+    score_class: str = ""
+    """Class of transformers of a model that scores texts; "" for one that writes them."""
 
 
 def merge(task: ExportTask, job: Job, in_float32: bool, target: Path) -> MergedModel:
@@ -64,7 +68,9 @@ def merge(task: ExportTask, job: Job, in_float32: bool, target: Path) -> MergedM
     _require_plain(base)
     config = AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config()
     output = Path(task.request.run_folder) / "output"
-    adapter, changes = find_changes(tensors, output, bool(config.tie_word_embeddings))
+    is_scoring = STAGES[job.stage].head == "score"
+    is_tied = bool(config.tie_word_embeddings)
+    adapter, changes = find_changes(tensors, output, is_tied, is_scoring)
     weights = MergedWeights(
         Tensors({name: base / tensor.file for name, tensor in tensors.items()}),
         adapter.folder / ADAPTER_WEIGHTS,
@@ -75,13 +81,16 @@ def merge(task: ExportTask, job: Job, in_float32: bool, target: Path) -> MergedM
     files = weight_files(base)
     plans = {path.name: tuple(entries_in_order(path)) for path in files}
     plans = _with_new_shapes(plans, changes, adapter.tensors)
+    if is_scoring:
+        plans = _with_score_head(plans, adapter.tensors[changes.whole[SCORE]].shape)
     task.enter("Merging")
     _write(task, plans, weights, tensors, target)
     if (base / INDEX).is_file() and len(files) > 1:
         _write_index(plans, target)
     replaced = changes.whole.get(changes.embedding)
     rows = adapter.tensors[replaced].shape[0] if replaced else None
-    return MergedModel(bool(changes.new_head), rows)
+    scoring = _scoring_class(base) if is_scoring else ""
+    return MergedModel(bool(changes.new_head), rows, scoring)
 
 
 def copy_result(task: ExportTask, target: Path) -> None:
@@ -172,6 +181,25 @@ def _with_new_shapes(
         last = list(result)[-1]
         result[last] += (ShardEntry(changes.new_head, every[changes.embedding].dtype, shape),)
     return result
+
+
+def _with_score_head(
+    plans: Mapping[str, tuple[ShardEntry, ...]], shape: tuple[int, ...]
+) -> dict[str, tuple[ShardEntry, ...]]:
+    """Return the tensors of each file with a head that scores in place of the one that writes."""
+    result = {}
+    for file, entries in plans.items():
+        kept = tuple(entry for entry in entries if not entry.name.startswith(OTHER_HEAD))
+        if kept:
+            result[file] = kept
+    result[list(result)[-1]] += (ShardEntry(SCORE, "F32", shape),)  # as it was trained
+    return result
+
+
+def _scoring_class(base: Path) -> str:
+    """Return the name of the class of transformers that scores with a base."""
+    request = BaseRequest(str(base), "main", torch.bfloat16, has_score_head=True)
+    return type(empty_model(request)).__name__
 
 
 def _write(

@@ -27,6 +27,8 @@ TOKENIZER_FILES = (
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 OF_THIS_MACHINE = ("backend", "is_local", "local_files_only", "name_or_path")
 """Keys of tokenizer_config.json that say how transformers has loaded it here."""
+ONE_LABEL = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+"""Settings of a model that gives one score."""
 NEW_CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 """Class of any tokenizer.json in transformers 5, and its name that other programs know too."""
 
@@ -41,9 +43,14 @@ def write_model_files(run_output: Path, base: Path, merged: MergedModel, target:
             text["tie_word_embeddings"] = False
     if merged.vocab_size:
         text["vocab_size"] = merged.vocab_size
-    write_json(target / "config.json", config)
     copy_tokenizer(run_output, base, target)
-    _write_generation_config(base, target)
+    if merged.score_class:
+        tokenizer = AutoTokenizer.from_pretrained(target, trust_remote_code=False)
+        config |= {"architectures": [merged.score_class], **ONE_LABEL}
+        text["pad_token_id"] = tokenizer.pad_token_id  # the score is read before the padding
+    else:
+        _write_generation_config(base, target)
+    write_json(target / "config.json", config)
 
 
 def copy_licences(task: ExportTask, target: Path) -> None:
