@@ -130,6 +130,13 @@ def test_a_setting_that_is_there_twice_is_refused(folder: Path) -> None:
     assert problem(folder) == "adapter_config.json has the key 'r' twice; remove one of them"
 
 
+def test_an_adapter_on_experts_says_what_reads_it(folder: Path) -> None:
+    changed(folder, target_parameters=["gate_up_proj", "down_proj"])
+    with pytest.raises(UnusableWeights, match=r"experts or a router.*only PEFT reads") as error:
+        read_adapter(folder)
+    assert "target_modules of the attention" in error.value.fix
+
+
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "corda", "OLoRA", "lora_ga"])
 def test_an_adapter_that_took_a_part_of_its_base_is_refused(folder: Path, start: str) -> None:
     assert "fits its own run only" in problem(changed(folder, init_lora_weights=start))

@@ -227,11 +227,29 @@ def _target_modules(job: Job, model: Any) -> str | list[str]:
     if any(TOWERS & set(name.split(".")) for name in linears):
         return _decoder_layers(linears, job.target_modules)
     if job.target_modules != "all-linear":
-        return job.target_modules.split(",")
+        names = job.target_modules.split(",")
+        _note_experts(model, [each for each in names if not _are_in(each, linears)])
+        return names
     config = model.config.get_text_config()
     if not (getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)):
         return "all-linear"
     return sorted({name.rsplit(".", 1)[-1] for name in linears if ".self_attn." in name})
+
+
+def _are_in(name: str, layers: Sequence[str]) -> bool:
+    """Return True if a name, or the end of a name, means one of some layers."""
+    return any(f".{layer}".endswith(f".{name}") for layer in layers)
+
+
+def _note_experts(model: Any, names: Sequence[str]) -> None:
+    """Say what an adapter cannot do later if its names mean experts, of which a model keeps one
+    tensor with three dimensions."""
+    if names and any(parameter.dim() == 3 for parameter in model.parameters()):
+        print(
+            f"target_modules: {', '.join(names)} are no linear layers of this mixture. An adapter "
+            "on its experts or router can be used with PEFT, but not be checked, chatted with, "
+            "trained further or exported here"
+        )
 
 
 def _decoder_layers(linears: Sequence[str], target_modules: str) -> list[str]:

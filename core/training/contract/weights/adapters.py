@@ -41,6 +41,7 @@ EMBEDDINGS = frozenset({"embed_tokens", "model.embed_tokens", "lm_head"})
 MAX_SHOWN = 60
 """Characters of a wrong value that a message shows."""
 RETRAIN = "train it again with plain settings, or leave adapter empty"
+ONLY_PEFT = "use it with PEFT, or train again with target_modules of the attention, as q_proj"
 COPY_AGAIN = "copy both files of the adapter again"
 MERGE = "merge it into its base where it was trained, and give the merged folder as model"
 
@@ -198,6 +199,11 @@ def _read_settings(place: Path, folder: Path) -> Mapping[str, object]:
     if not is_object:
         problem = f"{place} holds no adapter that can be read"
         raise UnusableWeights(problem, "give a run's output")
+    if known.get("target_parameters"):
+        shown = json.dumps(known["target_parameters"])[:MAX_SHOWN]
+        problem = f"{SETTINGS}: target_parameters is {shown}: it changes experts or a router, "
+        problem += "as only PEFT reads it"
+        raise UnusableWeights(problem, ONLY_PEFT)
     for name, value in known.items():
         check = SCHEMA.get(name)
         is_right = check(value) if check else not value
