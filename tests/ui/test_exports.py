@@ -159,6 +159,22 @@ def test_an_upload_needs_a_token_of_its_own(run: Run, home: Home) -> None:
         ExportHandlers(home).on_publish(run.id, "me/model", "", True, "")
 
 
+@pytest.mark.parametrize("verified", [TRUSTED, DOUBTFUL])
+def test_the_terminal_says_how_to_use_what_can_be_trusted(
+    run: Run,
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verified: Verification,
+) -> None:
+    add_export(run, "merged", verified, form="merged")
+    monkeypatch.setattr(launch, "start", lambda *_: "merged")
+    monkeypatch.setattr(launch, "wait", lambda *_: ExportStatus("finished"))
+    code = commands.run("export", home=str(home.path), run=run.id, to="merged")
+    assert code == (0 if verified.trusted else 1)
+    assert ("    vllm serve " in capsys.readouterr().out) == verified.trusted
+
+
 @pytest.mark.parametrize("is_ticked", [None, False, True])
 def test_rows_are_sent_with_the_tick_alone(
     run: Run, home: Home, monkeypatch: pytest.MonkeyPatch, is_ticked: bool | None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from textwrap import indent
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -16,6 +17,7 @@ from core.after_training.export.sentences import (
     export_size,
     verified_sentence,
 )
+from core.after_training.export.serve import serve_lines
 from core.after_training.export_checks import Numbers, measure_both, require_both
 from core.after_training.export_checks.sentences import both_sentences, checks_in_short
 from core.job import ChildError, Problem, SpecError
@@ -138,7 +140,7 @@ def _measure_both(run: Run, form: str, numbers: Numbers, *, as_json: bool) -> in
 def _require_run(home: Home, reference: str | None) -> Run:
     """Return the run that is named. Raises RunNotFound, SpecError."""
     if not reference:
-        fix = "`python app.py runs` lists them; export RUN --to merged"
+        fix = "name one that `python app.py runs` lists, or latest: export latest --to merged"
         raise SpecError(Problem("RUN", "is missing", fix))
     return find_run(home, reference)
 
@@ -245,6 +247,10 @@ def _print(export: Export) -> None:
     if asked := asked_sentence(export.manifest):
         out.print(asked)
     out.print(f"Result: {export.manifest.url or export.folder}")
+    if export.verified and not export.verified.trusted:
+        return
+    for program, lines in serve_lines(export):
+        out.print(f"\nUse it in {program}:\n\n{indent(lines, ' ' * 4)}")
 
 
 @contextmanager

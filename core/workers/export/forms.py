@@ -37,6 +37,10 @@ from core.workers.trained_model import load_scoring
 OVER_16_BITS = (
     "It was trained over 4 bits. Over the 16-bit base, answers differ a little from those."
 )
+NEEDS_BASE = (
+    "It is used over its base as a GGUF file, BASE.gguf below: the Hub has many, and llama.cpp's "
+    "convert_hf_to_gguf.py makes one."
+)
 Maker = Callable[[ExportTask, Job, str], Manifest]
 """Make an export of a job with a token for the Hub; return what to write about it."""
 
@@ -61,6 +65,7 @@ def make_adapter_gguf(task: ExportTask, job: Job, _token: str) -> Manifest:
     """Write the adapter alone as GGUF, and verify it over its base in 16 bits."""
     target = task.files / f"{_name(task)}-adapter.gguf"
     write_adapter_gguf(task, target)
+    task.notes.append(NEEDS_BASE)
     if METHODS[job.method].base_bits == 4:
         task.notes.append(OVER_16_BITS)
     copy_licences(task, task.files)

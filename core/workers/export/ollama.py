@@ -93,7 +93,6 @@ def write_ollama_files(
         for file in (MODELFILE, README, gguf.name):
             archive.write(task.files / file, f"{name}/{file}")
             task.require_no_stop()
-    task.notes.append(f"In its folder: ollama create {named} -f {MODELFILE}, ollama run {named}")
 
 
 def common_system(rows: Iterable[Row]) -> str:
