@@ -227,9 +227,11 @@ def fix_label(fix: Fix) -> str:
 
 
 def file_size(num_bytes: float) -> str:
-    """Return 17.9 GiB, 340 MiB or 12 KiB."""
+    """Return 17.9 GiB, 340 MiB, 12 KiB or 300 bytes."""
     if num_bytes >= MIB:
         return memory(num_bytes)
+    if num_bytes < 1024:
+        return f"{num_bytes:.0f} bytes"
     return f"{num_bytes / 1024:.0f} KiB"
 
 

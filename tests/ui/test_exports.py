@@ -18,6 +18,7 @@ from core.runs.checks import SuiteResult
 from core.training.contract.checks.suite import Suite
 from core.training.contract.checks.suite_files import parse_suite, to_lines
 from core.training.contract.files import sha256_of, write_json
+from core.wording import file_size
 from tests.builders.fake_ollama import put_on_path
 from tests.builders.fake_runs import bare_run
 from ui.handlers.exports import ExportHandlers, show_exports
@@ -54,6 +55,13 @@ def add_export(
     files = (ExportedFile("m.gguf", len(content), sha256_of(folder / "m.gguf")),)
     Manifest(form, "trained", "Q8_0", files, verified).write(folder)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "said"), [(300, "300 bytes"), (2048, "2 KiB"), (3 * 2**20, "3 MiB")]
+)
+def test_a_small_file_has_a_size_too(num_bytes: int, said: str) -> None:
+    assert file_size(num_bytes) == said
 
 
 def test_a_run_without_a_result_has_no_panel(home: Home) -> None:
