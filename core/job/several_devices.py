@@ -23,6 +23,11 @@ def _is_8bit(job: JobFields, stage: Stage, method: Method) -> bool:
     return _is_divided(job) and method.base_bits == 8
 
 
+def _mixes_widths(job: JobFields, stage: Stage, method: Method) -> bool:
+    """Return True if an adapter has float32 and 16-bit tensors, which FSDP2 does not join."""
+    return _is_divided(job) and job.use_dora and method.base_bits == 4
+
+
 REFUSALS_OF_SEVERAL_DEVICES = (
     Refusal(
         "parallelism",
@@ -35,6 +40,13 @@ REFUSALS_OF_SEVERAL_DEVICES = (
         lambda job, stage, method: _is_divided(job) and job.optim in UNSHARDED_OPTIMIZERS,
         "{job.optim} cannot update weights that are divided among devices",
         "choose adamw_torch_fused, or parallelism ddp",
+    ),
+    Refusal(
+        "use_dora",
+        _mixes_widths,
+        "DoRA's magnitudes are wider than the rest of an adapter over a quantized base, and such "
+        "tensors cannot be divided together",
+        "switch it off, choose the method lora, or parallelism ddp",
     ),
     Refusal(
         "torch_compile",

@@ -45,6 +45,8 @@ class Gathers:
         self._graph = graph
         self._memory = graph.memory
         self._is_divided = program.num_shards > 1
+        self._reads_head = program.head in ("fused", "smoothed")
+        """True if a loss reads the head's weight, and does not call the head."""
         self._whole: dict[str, Tensor] = {}
         """Group -> its whole tensors."""
         self._buffers: list[Tensor] = []
@@ -72,8 +74,10 @@ class Gathers:
         """Free the last layer and gather the tail, which stays for the backward pass."""
         self._free_layers()
         program = self._program
-        if program.lora is None or program.is_tied:
+        if program.lora is None or program.is_tied or not self._reads_head:
             self._gather(TAIL, _tail(program))
+            if not self._reads_head:
+                self._free_buffers()  # the loss comes after the model
         elif self._is_divided and TAIL not in self._whole:
             # An adapter's head is in a group alone, and never called: the fused head gathers its
             # weight itself, as it is stored (add_fused_lm_head in trl/trainer/utils.py).
@@ -103,8 +107,11 @@ class Gathers:
     # Backward
 
     def backward_tail(self, kinds: Sequence[LayerKind]) -> None:
-        """Gather the last layer ahead of time: the tail is whole."""
-        if self._is_divided:
+        """Gather the last layer ahead of time: the tail is whole.
+
+        A loss that calls the head makes its gradient before the backward pass of the model.
+        """
+        if self._is_divided and self._reads_head:
             self._buffers = [self._allocate(_layer(self._program, kinds[-1]))]
 
     def after_tail(self) -> None:
@@ -112,7 +119,8 @@ class Gathers:
         self._free_head()
         if self._program.is_tied:
             return
-        called = self._whole.pop(TAIL, None) if self._program.lora else None
+        reads_head = self._program.lora is not None and self._reads_head
+        called = self._whole.pop(TAIL, None) if reads_head else None
         self._leave(TAIL)
         if called:  # whole since it wrote answers: no backward hook of its group frees it
             self._whole[TAIL] = called

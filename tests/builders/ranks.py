@@ -13,7 +13,7 @@ import psutil
 from tests.builders.paths import ROOT
 from tests.builders.training_runs import make_stage_run, status_of
 
-SECONDS_TO_WAIT = 120
+SECONDS_TO_WAIT = 300
 
 
 def make_ranked_run(folder: Path, stage: str = "sft", **fields: object) -> Path:

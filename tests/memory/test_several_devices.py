@@ -94,6 +94,7 @@ def test_a_card_of_this_machine_talks_as_fast_as_its_preset() -> None:
         ({"optim": "adamw_8bit"}, "optim"),
         ({"optim": "adafactor"}, "optim"),
         ({"torch_compile": True}, "torch_compile"),
+        ({"method": "qlora", "optim": "adamw_torch", "use_dora": True}, "use_dora"),
         ({"init_lora_weights": "pissa", "method": "lora"}, "init_lora_weights"),
     ],
 )

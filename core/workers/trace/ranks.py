@@ -62,6 +62,8 @@ class RankLog(AllocationLog):
         """Let a distributed tensor run its operation on its part, which comes here again."""
         if any(issubclass(each, DTensor) for each in types):
             return NotImplemented
+        if func is torch.ops._c10d_functional.wait_tensor.default:
+            return args[0]  # which without data would be another tensor
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _log_storage(self, tensor: torch.Tensor, operation: str) -> None:
@@ -135,7 +137,8 @@ class RankTraining(TracedTraining):
             for num_bytes in undivided(model):
                 self.log.allocate(num_bytes, "load")
             shard(model, self.precision.autocast, self.mesh)
-        register_fsdp_forward_method(self.model, "generate")  # as Trainer of transformers
+        if self.stage.generates:
+            register_fsdp_forward_method(self.model, "generate")  # as Trainer of transformers
         if self._reference is not None:  # as divide_reference in the training program
             self._reference.set_reshard_after_forward(True)
 
@@ -208,10 +211,11 @@ def shard(model: Any, dtype: torch.dtype | None, mesh: DeviceMesh) -> None:
         if type(module).__name__ in names:
             fully_shard(module, reshard_after_forward=True, **settings)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    is_tied = embedding.weight is head.weight
+    is_tied = head is not None and embedding.weight is head.weight
     if not is_tied:
         fully_shard(embedding, reshard_after_forward=True, **settings)
-    tail = [embedding, head] if is_tied else [head]
-    norm = _find_final_norm(model)
-    fully_shard([norm, *tail] if norm else tail, reshard_after_forward=False, **settings)
+    tail = [_find_final_norm(model), embedding if is_tied else None, head]
+    found = [module for module in tail if module is not None]  # a model that scores has no head
+    if found:
+        fully_shard(found, reshard_after_forward=False, **settings)
     fully_shard(model, **settings)
