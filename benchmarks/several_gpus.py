@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.job import SpecError
 from core.resolve import resolve
+from core.speed.doubling import MIN_GAIN
 
 MODELS = (
     "meta-llama/Llama-3.1-8B",
@@ -28,8 +29,6 @@ METHODS = ("full", "lora", "qlora")
 CARDS = ("rtx-4090", "l40s", "h100")
 COUNTS = (1, 2, 4, 8)
 GIB = 2**30
-MIN_GAIN = 1.5
-"""Speed of twice as many cards, below which they do not pay."""
 NOTHING = "–"
 """Stands for a job that does not fit."""
 

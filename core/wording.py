@@ -8,6 +8,7 @@ from core.advise import Fix, Sharing
 from core.memory import Component, MemoryEstimate
 from core.memory.trace_check import TraceResult
 from core.speed import Speed
+from core.speed.doubling import MIN_GAIN
 
 GIB, MIB = 2**30, 2**20
 SMALL_UNCERTAINTY_BYTES = GIB / 20
@@ -196,6 +197,10 @@ def sentences_of_several_devices(
         if sharing.gain < SMALL_GAIN_OF_A_DEVICE * num_devices:
             said += "; the rest of their time goes into talking to each other"
         sentences.append(f"{said}.")
+    if sharing.pays_up_to:
+        most, gain = sharing.pays_up_to, f"{MIN_GAIN:g}×"
+        fewer = "1 GPU does" if most == 1 else f"{most} GPUs do"
+        sentences.append(f"More than {fewer} not pay: twice as many are not {gain} as fast.")
     return sentences
 
 

@@ -40,6 +40,8 @@ class Sharing:
     """Bytes of the whole model, about; 0 for an unknown architecture."""
     gain: float | None
     """Forecast speed of all, as a multiple of that of one; None if there is no forecast."""
+    pays_up_to: int | None = None
+    """Number of devices up to which twice as many pay; None if as many as there are do."""
 
 
 def together(

@@ -12,6 +12,7 @@ from core.job.rules import refusals_to_train
 from core.memory import MemoryEstimate, PastRun
 from core.models import Gpu, ModelSource, gpus
 from core.speed import RowStatistics, Speed, count_steps, mean_tokens, mfu, predict_speed
+from core.speed.doubling import pays_up_to
 from core.speed.work import stored_bytes
 from core.training.contract.job import is_sharded
 from core.training.contract.methods import METHODS
@@ -51,15 +52,16 @@ class ResolvedJob:
     def sharing(self) -> Sharing:
         """Return how its devices share the model, and what it gains."""
         job, shape, speed = self.job, self.model.shape, self.speed()
-        loaded_bytes, gain = 0, None
+        loaded_bytes, gain, most = 0, None, None
         if shape is not None:
             loaded_bytes = round(stored_bytes(job, self.gpu) * shape.num_parameters)
             alone = job.model_copy(update={"num_devices": 1})
             one = predict_speed(alone, shape, self.gpu, self.rows)
             if speed and one:
                 gain = speed.tokens_per_second / one.tokens_per_second
+            most = pays_up_to(job, shape, self.gpu, self.rows, self.most_devices)
         is_divided = is_sharded(job.num_devices, job.parallelism)
-        return Sharing(job.num_devices, self.division, is_divided, loaded_bytes, gain)
+        return Sharing(job.num_devices, self.division, is_divided, loaded_bytes, gain, most)
 
     def require_trainable(self) -> None:
         """Raise SpecError if the job can be estimated, but not trained on this machine."""

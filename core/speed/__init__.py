@@ -3,7 +3,7 @@
 `predict_speed` is the door. Pure functions; measures nothing and remembers nothing.
 """
 
-from core.speed import kernels, passes, rows, work
+from core.speed import doubling, kernels, passes, rows, work
 from core.speed.forecast import BAND, Speed, predict_speed
 from core.speed.measured import Measurement, calibrated, mfu, model_flops_per_token
 from core.speed.rows import RowStatistics, count_steps, mean_tokens
@@ -15,6 +15,7 @@ __all__ = [
     "Speed",
     "calibrated",
     "count_steps",
+    "doubling",
     "kernels",
     "mean_tokens",
     "mfu",

@@ -61,6 +61,20 @@ def test_the_bottleneck_of_two_small_cards_is_named(word: str) -> None:
     assert word in sentences(planned(num_devices=2))
 
 
+def test_the_number_up_to_which_cards_pay_is_said() -> None:
+    small = {"max_length": 256, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    divided = {"num_devices": 4, "parallelism": "fsdp", "optim": "adamw_torch_fused"}
+    slow = resolved(method="lora", **small, **divided)
+    assert slow.sharing().pays_up_to == 1
+    assert "More than 1 GPU does not pay" in sentences(slow)
+
+
+def test_cards_that_all_pay_need_no_word() -> None:
+    fast = planned(num_devices=2, gpu="h100")
+    assert fast.sharing().pays_up_to is None
+    assert "not pay" not in sentences(fast)
+
+
 def test_too_little_main_memory_to_load_is_said() -> None:
     assert "more than the 64.0 GiB of this machine" in sentences(planned(num_devices=2), 2**36)
 

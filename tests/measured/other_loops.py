@@ -25,6 +25,8 @@ class OtherProgram(Program):
     """Time for which a variable holds the outputs of the model, logits included."""
     uses_cache: bool = False
     """True if the forward pass also fills a cache of keys and values (`use_cache=True`)."""
+    kept_token_bytes: int = 0
+    """Bytes of each token that a checkpointed layer keeps beside its input."""
     zeroes_gradients_first: bool = False
     """True if zero_grad() stands at the beginning of a step instead of its end."""
 
@@ -56,9 +58,12 @@ class OtherLoop(Simulation):
             graph.clear_gradients()
 
     def layer_forward(self, fwd: ForwardPass, x: Tensor, kind: LayerKind, name: str) -> LayerState:
-        """Run one layer and cache its keys and values."""
+        """Run one layer; cache its keys and values, and keep what checkpointing leaves it."""
         state = super().layer_forward(fwd, x, kind, name)
         program = self.program
+        if program.kept_token_bytes and kind.is_checkpointed:
+            kept_bytes = program.kept_token_bytes * program.num_tokens
+            state.kept_partially.append(self.memory.allocate(kept_bytes, 1, "activations"))
         if program.uses_cache and not kind.is_checkpointed:
             keys = program.num_tokens * program.shape.num_key_value_heads * program.shape.head_dim
             cached = self.memory.allocate(2 * keys, program.compute_itemsize, "activations")

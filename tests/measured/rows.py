@@ -167,7 +167,7 @@ def _peft(row: Json) -> MeasuredRow | None:
         return None
     targets = frozenset(row["targets"]) if row["targets"] else None
     program = OtherProgram(
-        shape=_shape("Llama-3.2-3B"),
+        shape=shape_of("Llama-3.2-3B"),
         batch_size=row["batch"],
         sequence_length=LONGEST_METAMATH_TOKENS[which],
         lora=Lora(row["lora_r"] or 8, 4, targets) if row["method"] == "lora" else None,
@@ -201,7 +201,7 @@ def _litgpt(row: Json) -> MeasuredRow | None:
     if is_4bit:
         quantization = Quantization(4, "dq" in spec.get("quant", ""), saves_inputs=True)
     program = OtherProgram(
-        shape=_shape(shape),
+        shape=shape_of(shape),
         batch_size=spec["B"],
         sequence_length=spec["T"],
         lora=Lora(rank, 2, None if adapts_all else targets, dropout=0.05),
@@ -221,7 +221,7 @@ def _torchtune(row: Json) -> MeasuredRow | None:
     if not row["spec"]["tech"].startswith("packed"):
         return None
     program = OtherProgram(
-        shape=_shape("Llama-3.2-3B"),
+        shape=shape_of("Llama-3.2-3B"),
         batch_size=2,
         sequence_length=4096,
         checkpointing=False,
@@ -239,7 +239,7 @@ def _qwen(row: Json) -> MeasuredRow | None:
     is_full = "Full" in spec["method"]
     is_4bit = spec["method"].startswith("Q")
     program = OtherProgram(
-        shape=_shape(f"Qwen-{spec['size']}"),
+        shape=shape_of(f"Qwen-{spec['size']}"),
         batch_size=1,
         sequence_length=spec["T"],
         lora=None if is_full else Lora(64, 4, dropout=0.05),
@@ -260,7 +260,7 @@ def _swift(row: Json) -> MeasuredRow | None:
         return None
     targets = None if "ALL" in spec["tgt"] else frozenset({"q_proj", "k_proj", "v_proj"})
     program = OtherProgram(
-        shape=_shape(name),
+        shape=shape_of(name),
         batch_size=spec["B"],
         sequence_length=spec["T"],
         lora=None if spec["full"] else Lora(spec["r"], 4, targets, dropout=0.05),
@@ -340,7 +340,8 @@ SHAPES = {
 
 
 @cache
-def _shape(name: str) -> ModelShape:
+def shape_of(name: str) -> ModelShape:
+    """Return the shape of one of SHAPES."""
     model_type, hidden, width, layers, heads, key_heads, vocabulary, is_tied = SHAPES[name]
     sizes = {
         "hidden_size": hidden,

@@ -52,6 +52,12 @@ def test_scales_of_quantized_weights_are_not_divided() -> None:
     assert parts[0]["quantization_state"] == parts[1]["quantization_state"]
 
 
+def test_no_gpu_holds_a_divided_model_whole_while_it_is_loaded() -> None:
+    """Main memory does: each process loads the model there."""
+    one, four = (resolved(num_devices=count).estimate().phases["load"] for count in (1, 4))
+    assert four < 0.3 * one
+
+
 def test_the_estimate_is_within_a_tenth_of_a_published_peak() -> None:
     job = resolved(
         method="lora",

@@ -1,4 +1,4 @@
-"""Test how a reference model is divided, in a group whose other ranks do not exist."""
+"""Test how models are divided, in a group whose other ranks do not exist."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -13,10 +13,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer import dpo_trainer
 from trl.trainer.utils import add_fused_lm_head
 
+from core.training.contract.job import Job
+from core.training.model.load import choose_precision, quantization_config
+from core.training.model.weights import BaseRequest, load_base
 from core.training.trainers.sharding import divide_reference, references_divided_by_layer
 from core.workers.trace.ranks import group_of
+from tests.builders.model_folders import DEMO_MODEL
 
 pytestmark = pytest.mark.training
+DIVIDED = {"num_devices": 2, "parallelism": "fsdp"}
 NUM_LAYERS = 3
 NUM_OTHER_GROUPS = 4
 """Embedding, last norm, head, and the root."""
@@ -69,3 +74,22 @@ def test_the_trainers_are_as_before_afterwards() -> None:
     with references_divided_by_layer():
         assert dpo_trainer.prepare_fsdp is divide_reference
     assert dpo_trainer.prepare_fsdp is before
+
+
+def test_a_base_that_will_be_divided_never_is_whole_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Job.from_json({"model": str(DEMO_MODEL), "dataset": "", "method": "qlora", **DIVIDED})
+    precision = choose_precision("auto", job.method)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # it is not: any use would fail
+    request = BaseRequest(
+        job.model,
+        job.revision,
+        precision.weights,
+        quantization=quantization_config(job, precision),
+        method=job.method,
+        stays_in_main_memory=True,
+    )
+    model, _absent = load_base(request)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    assert any(hasattr(parameter, "quant_state") for parameter in model.parameters())
