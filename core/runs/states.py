@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from core.device import is_alive, this_boot
 from core.runs.engines import ClusterState, Submission, read_submission
-from core.runs.files import log_tail, number_in, read_json
+from core.runs.files import log_tail, number_in, read_bytes, read_json
 from core.training.contract.process_id import ProcessId, is_same_boot
 from core.training.contract.status import ENDED, State, Status
 
@@ -93,17 +93,22 @@ def _state_on_cluster(submission: Submission, status: Status) -> RunState:
     cluster = submission.state
     is_asked_to_stop = (submission.folder / "stop").exists()
     has_ended = cluster.stage == "ended" or cluster.is_silent
-    if status.state in ("finished", "failed", "interrupted"):
+    was_ended_from_outside = status.state == "stopped" or status.cause == "signal"
+    if status.state in ("finished", "failed", "interrupted") and (
+        has_ended or not was_ended_from_outside
+    ):
         return RunState(status.state, status.error or "", status.cause or "")
-    if status.state == "stopped" and (has_ended or is_asked_to_stop):
+    # The signal of a cluster leaves an empty file, which the script removes when it starts again.
+    is_asked_by_user = bool(read_bytes(submission.folder / "stop"))
+    if status.state == "stopped" and (has_ended or is_asked_by_user):
         return RunState("stopped")
-    if cluster.stage == "waiting" and not is_asked_to_stop:
+    if cluster.stage == "waiting" and not is_asked_by_user:
         return RunState("queued")
     if cluster.stage == "ended" and is_asked_to_stop:
         return RunState("stopped")
     if cluster.stage == "ended" and time.time() - cluster.ended > SECONDS_TO_BE_SEEN:
         return _state_without_last_words(submission, cluster)
-    if is_asked_to_stop or status.state == "stopped":
+    if is_asked_to_stop or was_ended_from_outside:
         return RunState("stopping")
     return RunState(status.state)
 

@@ -97,6 +97,29 @@ def test_preempted_run_waits_again(sent: Run, slurm: FakeSlurm, home: Home) -> N
     assert run.state == "queued"
 
 
+@pytest.mark.parametrize(
+    ("row", "state"),
+    [
+        ("COMPLETING|None|0", "stopping"),
+        ("PENDING|BeginTime|0", "queued"),
+        ("FAILED|NonZeroExitCode|256", "failed"),
+    ],
+)
+def test_cluster_says_whether_programs_that_were_killed_start_again(
+    sent: Run, slurm: FakeSlurm, home: Home, row: str, state: str
+) -> None:
+    killed = {"state": "failed", "cause": "signal", "error": "Process 2 of 2 was killed."}
+    assert now_says(slurm, home, row, **killed).state == state
+
+
+def test_signal_of_the_cluster_is_no_request_of_a_user(
+    sent: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    (sent.folder / "stop").touch()
+    run = now_says(slurm, home, "PENDING|BeginTime|0", state="stopped", step=5)
+    assert run.state == "queued"
+
+
 def test_run_that_was_told_to_end_is_stopped_once_the_job_is_over(
     sent: Run, slurm: FakeSlurm, home: Home
 ) -> None:

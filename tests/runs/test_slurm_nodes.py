@@ -53,6 +53,19 @@ def test_two_nodes_train_stop_and_resume(slurm: Slurm, home: Home) -> None:
     assert finished.status.resumed_at == (stopped.step,)
 
 
+def test_requeued_nodes_go_on_from_their_checkpoint(slurm: Slurm, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, 1000, save_steps=2), BOTH)
+    running = until(home, run, reach(4))
+    assert running.submission
+    slurm.ask("scontrol", "requeue", running.submission.job_id)
+    again = until(home, run, lambda run: bool(run.status.resumed_at) or not run.is_active)
+    assert again.status.resumed_at
+    reached = until(home, run, reach(again.status.resumed_at[0] + 2))
+    assert reached.state == "running"
+    launch.request_stop(reached)
+    assert until(home, run, has_ended).state == "stopped"
+
+
 def test_program_that_dies_on_a_node_ends_those_of_the_other(slurm: Slurm, home: Home) -> None:
     run = queue.submit(home, new_demo(home, 1000), BOTH)
     until(home, run, reach(2))

@@ -45,6 +45,10 @@ ray=$(command -v ray) || {{ echo "this node has no ray on its PATH" >> log.txt; 
 rm -rf ranks  # what the programs of an earlier attempt said
 exec "$(dirname "$ray")/python" {program} --job "$1" {options} >> log.txt 2>&1
 """
+FORGET_SIGNAL = """
+# In a job that starts again, an empty file is of the signal that ended it; a user's has words.
+if [ -n "$SLURM_RESTART_COUNT" ] && [ ! -s stop ]; then rm -f stop; fi
+"""
 SEVERAL_NODES = """
 # The first signal asks for a checkpoint; each program looks for this file after every step.
 trap 'touch stop' TERM
@@ -98,13 +102,13 @@ def one_node(*, logs: bool = False) -> str:
     """Return the body that trains on one node; `logs` where the cluster writes no log.txt."""
     line = f"exec {shlex.join([sys.executable, *TRAIN])}"
     if logs:
-        line += " >> log.txt 2>&1"
-    return f"\n{line}\n"
+        return f"\n{line} >> log.txt 2>&1\n"
+    return f"{FORGET_SIGNAL}\n{line}\n"
 
 
 def several_nodes(num_devices: int) -> str:
     """Return the body that starts torchrun on each node of a job of Slurm."""
-    return SEVERAL_NODES.format(
+    return FORGET_SIGNAL + SEVERAL_NODES.format(
         torchrun=shlex.join(torchrun()),
         num_devices=num_devices,
         ports=NODE_PORTS,

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,20 @@ def test_gpus_are_asked_for_where_the_partition_has_some(slurm: FakeSlurm, folde
 
 def test_no_gpu_is_asked_of_a_partition_without_one(slurm: FakeSlurm, folder: Path) -> None:
     assert "gres" not in script_of(folder, Placement("slurm", partition="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("restarts", "words", "is_left"), [("", "", 1), ("1", "", 0), ("1", "{}", 1)]
+)
+def test_job_that_starts_again_forgets_the_signal_that_ended_it(
+    slurm: FakeSlurm, folder: Path, restarts: str, words: str, is_left: int
+) -> None:
+    script = script_of(folder, Placement("slurm")).replace(sys.executable, "true")
+    (folder / "submit.sh").write_text(script)
+    (folder / "stop").write_text(words)
+    environment = {"PATH": os.environ["PATH"], "SLURM_RESTART_COUNT": restarts}
+    subprocess.run(["bash", "submit.sh"], cwd=folder, env=environment, check=True)
+    assert (folder / "stop").exists() == is_left
 
 
 def test_several_nodes_start_torchrun_on_each(slurm: FakeSlurm, folder: Path) -> None:
