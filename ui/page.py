@@ -10,6 +10,7 @@ import gradio as gr
 from core.dataset.intake import SPLITS, TABLES, TEXT_SUFFIXES
 from ui import form, monitor, placing, trying
 from ui.checks import CHECK_PARTS
+from ui.comparing import place_compare, wire_compare
 from ui.events import MESSAGE, Wiring
 from ui.exports import EXPORT_BUTTONS, EXPORT_TILES
 from ui.handlers import (
@@ -222,10 +223,7 @@ def _place_estimate(parts: Parts) -> None:
             parts.button(name)
         parts.button("undo_fix", "Undo", visible=False)
     placing.place_start(parts)
-    with parts.add("compare_panel", gr.Accordion, "Compare methods", open=False):
-        parts.html("compare", "Computing ...")
-        parts.button("compare_methods", "Queue one run of each", variant="primary")
-        parts.html("compare_message")
+    place_compare(parts)
     with parts.add("timeline_panel", gr.Accordion, "Memory during one step", open=False):
         parts.html("timeline", "Computing ...")
     with parts.add("what_fits_panel", gr.Accordion, "What fits where", open=False):
@@ -325,7 +323,7 @@ def _wire_estimate(wiring: Wiring, handlers: Handlers) -> None:
         on(panel.collapse, partial(panels.on_close_panel, name), outputs=PANEL_PARTS)
     on(parts["check_exactly"].click, trace.on_check_exactly, outputs=TRACE_PARTS)
     on(parts["trace_timer"].tick, trace.on_trace_progress, outputs=TRACE_PARTS)
-    on(parts["compare_methods"].click, handlers.comparing.on_compare, queue=True)
+    wire_compare(wiring, handlers)
 
 
 def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:

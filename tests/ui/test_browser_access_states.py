@@ -18,7 +18,13 @@ from tests.builders.paths import DATA, FAKE_PROGRAM
 pytestmark = [*BROWSER_TESTS, pytest.mark.slow]
 FOLDED = ("More plots", "Checkpoints", "Name, tags and notes", "Files", "Log", "Model card",
           "Make a suite for this run")  # fmt: skip
-PANELS = ("Columns", "Compare methods", "What fits where", "Which models for my card", "Job file")
+PANELS = (
+    "Columns",
+    "Compare methods and settings",
+    "What fits where",
+    "Which models for my card",
+    "Job file",
+)
 STATES = {
     "finished": "Finished",
     "failed": "ran out of memory",

@@ -3,7 +3,7 @@
 import gradio as gr
 import pytest
 
-from core.after_training.compare import record
+from core.after_training.compare import optimizer, record
 from core.after_training.compare.on_card import Wish, models_on_card
 from core.models import gpus
 from core.runs import Home, read
@@ -11,11 +11,12 @@ from core.runs.listing import list_runs
 from core.speed import RowStatistics
 from tests.builders.fake_runs import bare_run, write_metrics
 from ui.form import first_values
-from ui.handlers import Handlers
+from ui.handlers import Handlers, panels
 from ui.handlers.answer import answer_values
-from ui.handlers.comparing import variants_of
+from ui.handlers.comparing import METHODS, variants_of
 from ui.render import comparison
 
+NEEDS_OPTUNA = pytest.mark.skipif(not optimizer.is_installed(), reason="needs Optuna")
 LLAMA = "meta-llama/Llama-3.1-8B"
 
 
@@ -46,16 +47,98 @@ def test_the_profile_chooses_for_each_method_again(home: Home) -> None:
     assert resolved.plan.choices
 
 
+def queued(
+    home: Home, methods: tuple[str, ...], lines: str = "", seeds: int = 1, tried: int = 0
+) -> dict[str, object]:
+    """Queue what the panel says, and return what the page shows."""
+    handlers = Handlers(home)
+    try:
+        return handlers.comparing.on_compare(
+            answer_to(home), [*methods], sweep_lines=lines, sweep_seeds=seeds, sweep_tried=tried
+        )
+    finally:
+        handlers.close()
+
+
 @pytest.mark.usefixtures("fake_program")
 def test_one_run_of_each_method_is_queued(home: Home) -> None:
-    handlers = Handlers(home)
-    updates = handlers.comparing.on_compare(answer_to(home))
-    handlers.close()
+    updates = queued(home, METHODS)
     assert "Queued 3 runs" in str(updates["compare_message"])
     assert updates["tabs"] == gr.update(selected="runs")
     methods = {run.job.method for run in list_runs(home)}
     assert methods == {"full", "lora", "qlora"}
     assert len(record.list_comparisons(home)) == 1
+
+
+@pytest.mark.usefixtures("fake_program")
+def test_settings_and_seeds_vary_as_the_panel_says(home: Home) -> None:
+    queued(home, ("lora",), "lora_r = 8, 32\n\nlearning_rate=1e-3", seeds=2)
+    (found,) = record.list_comparisons(home)
+    settings = [(each.settings["lora_r"], each.seed) for each in found.trials]
+    assert settings == [(8, 42), (32, 42), (8, 43), (32, 43)]
+    assert found.has_checks
+    assert found.command == (
+        "python app.py compare job.json --methods lora --seeds 2 --axis lora_r=8,32 "
+        "--axis learning_rate=1e-3"
+    )
+
+
+@NEEDS_OPTUNA
+@pytest.mark.usefixtures("fake_program")
+def test_optuna_chooses_as_many_runs_as_the_panel_says(home: Home) -> None:
+    updates = queued(home, ("lora",), "learning_rate = 1e-4..1e-2", tried=5)
+    (found,) = record.list_comparisons(home)
+    assert found.search is not None
+    assert found.search.num_runs == 5
+    assert "Optuna chooses " in str(updates["compare_message"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "tried", "said"),
+    [
+        ("lora_r 8", 0, "write it like learning_rate=1e-4,2e-4"),
+        ("lora_q = 8", 0, "did you mean lora_r?"),
+        ("lora_r = 8\nlora_r = 16", 0, "lora_r is given twice"),
+        ("gpu = t4, l4", 0, "gpu is an axis of estimates only"),
+        ("learning_rate = 1e-4..1e-2", 0, "is a range"),
+        ("seed = 1, 2", 0, "use --seeds"),
+        ("", 5, "there is nothing to search"),
+    ],
+)
+def test_what_cannot_vary_is_said_and_nothing_begun(
+    home: Home, lines: str, tried: int, said: str
+) -> None:
+    if tried and not optimizer.is_installed():
+        pytest.skip("needs Optuna")
+    assert said in str(queued(home, ("lora",), lines, tried=tried)["compare_message"])
+    assert list_runs(home) == ()
+
+
+def test_without_optuna_the_panel_says_what_to_install(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizer, "PACKAGE", "optuna_that_is_not_there")
+    updates = queued(home, ("lora",), "lora_r = 8, 16", tried=5)
+    assert "requirements-optuna.txt" in str(updates["compare_message"])
+
+
+def test_ways_of_a_sweep_are_drawn_side_by_side(home: Home) -> None:
+    updates = panels.on_sweep({}, answer_to(home), ["lora"], "lora_r = 8, 32", 3, 0)
+    assert "<th>LoRA, lora_r 8</th><th>LoRA, lora_r 32</th>" in str(updates["compare"])
+    assert "6 runs in all." in str(updates["compare"])
+
+
+def test_many_ways_are_counted_and_not_drawn(home: Home) -> None:
+    ranks = ", ".join(map(str, range(1, 21)))
+    updates = panels.on_sweep({}, answer_to(home), ["lora"], f"lora_r = {ranks}", 1, 0)
+    assert "20 runs in all." in str(updates["compare"])
+    assert "<table" not in str(updates["compare"])
+
+
+def test_wrong_line_is_refused_where_the_estimates_stand(home: Home) -> None:
+    updates = panels.on_sweep({}, answer_to(home), ["lora"], "lora_r = many", 1, 0)
+    assert "many" in str(updates["compare"])
+    assert "<table" not in str(updates["compare"])
 
 
 def test_ticked_runs_have_a_report_to_keep(home: Home) -> None:

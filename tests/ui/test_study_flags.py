@@ -71,5 +71,5 @@ def test_command_asks_the_same_again() -> None:
 
 
 def test_cards_are_compared_by_estimate_only(home: Home) -> None:
-    with pytest.raises(SpecError, match="add --estimate-only"):
+    with pytest.raises(SpecError, match="gpu is an axis of estimates only"):
         compare(home=str(home.path), demo=True, axis=("gpu=t4,l4",), methods="lora")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from core.after_training.compare import Budget, Study, plan_variants
+from core.after_training.compare import Study, plan_variants
+from core.after_training.compare.study import Budget
 from core.models import demo_fields
 from ui.terminal.estimates import print_estimates
 

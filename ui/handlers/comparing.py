@@ -1,12 +1,24 @@
-"""Compare methods on the page: estimates side by side, then one run each in the queue."""
+"""Comparisons and sweeps on the page: estimates side by side, then one run each in the queue."""
 
+import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gradio as gr
 
 from core.advise import PLANNED_FIELDS
-from core.after_training.compare import Study, Variant, conduct, plan_variants, record
+from core.after_training.compare import (
+    Comparison,
+    Study,
+    Variant,
+    conduct,
+    optimizer,
+    plan_variants,
+    record,
+)
+from core.after_training.compare.search import Search
+from core.after_training.compare.study import axes_of, require_one_card
+from core.dataset import counted
 from core.job import SpecError
 from core.runs import Home
 from ui import render
@@ -15,61 +27,155 @@ from ui.form import in_words
 from ui.handlers.answer import Answer
 from ui.handlers.rows import Previews
 from ui.handlers.start import require_startable
+from ui.render import comparison as panel
 
 METHODS = ("full", "lora", "qlora")
+MAX_DRAWN = 12
+"""Ways that are drawn side by side. More are only counted."""
 
 
-def study_of(answer: Answer) -> Study:
-    """Return the comparison of the form's job by method. Raises SpecError.
+@dataclass(frozen=True)
+class Sweep:
+    """What varies between the runs of the form's job, as the panel says it."""
 
-    What its profile chose is left out, so that the profile chooses again for each method.
-    """
+    methods: tuple[str, ...] = METHODS
+    """None stands for the method of the form."""
+    lines: tuple[str, ...] = ()
+    """One setting each, such as `lora_r = 8, 32`."""
+    num_seeds: int = 1
+    num_tried: int = 0
+    """Runs whose settings Optuna chooses; 0 for every combination."""
+
+    @classmethod
+    def sent(
+        cls, methods: list[str], lines: str, num_seeds: float | None, num_tried: float | None
+    ) -> "Sweep":
+        """Return what the controls of the panel say."""
+        found = tuple(line.strip() for line in lines.splitlines() if line.strip())
+        return cls(tuple(methods), found, int(num_seeds or 1), int(num_tried or 0))
+
+    def study(self, answer: Answer) -> Study:
+        """Return every combination. Raises SpecError."""
+        axes = axes_of(self.lines)
+        require_one_card(axes)
+        return Study.parse(_given(answer), self.methods, axes, self.num_seeds)
+
+    def search(self, answer: Answer) -> Search | None:
+        """Return the search, None for every combination. Raises SpecError, without Optuna too."""
+        if not self.num_tried:
+            return None
+        optimizer.require_installed()
+        axes = axes_of(self.lines)
+        require_one_card(axes)
+        found = Search.parse(_given(answer), self.methods, axes, self.num_tried)
+        return replace(found, rows=answer.require().rows)
+
+    def command(self) -> str:
+        """Return the command that asks the same of the form's job."""
+        words = ["python app.py compare job.json"]
+        if self.methods:
+            words.append(f"--methods {','.join(self.methods)}")
+        if self.num_tried:
+            words.append(f"--optimize {self.num_tried}")
+        elif self.num_seeds > 1:
+            words.append(f"--seeds {self.num_seeds}")
+        words += [f"--axis {shlex.quote(''.join(line.split()))}" for line in self.lines]
+        return " ".join(words)
+
+
+FIRST_SWEEP = Sweep()
+
+
+def _given(answer: Answer) -> dict[str, object]:
+    """Return the form's fields without those that its profile chose, so that it chooses again for
+    each run. Raises SpecError."""
+    planned = PLANNED_FIELDS & answer.require().plan.change.keys()
+    return {name: value for name, value in answer.values.items() if name not in planned}
+
+
+def variants_of(answer: Answer, sweep: Sweep = FIRST_SWEEP) -> tuple[Variant, ...]:
+    """Return every way of a sweep with its first seed, estimated. Raises SpecError."""
     resolved = answer.require()
-    planned = PLANNED_FIELDS & resolved.plan.change.keys()
-    fields = {name: value for name, value in answer.values.items() if name not in planned}
-    return Study.parse(fields, METHODS)
+    study = replace(sweep.study(answer), num_seeds=1)
+    return plan_variants(study, resolved.rows, lambda _variant: resolved.past)
 
 
-def variants_of(answer: Answer) -> tuple[Variant, ...]:
-    """Return the job of the form by each method, estimated. Raises SpecError."""
-    resolved = answer.require()
-    return plan_variants(study_of(answer), resolved.rows, lambda _variant: resolved.past)
+def drawn(answer: Answer, sweep: Sweep) -> str:
+    """Return the estimates of a sweep side by side, as HTML. Raises SpecError."""
+    if search := sweep.search(answer):
+        first = replace(sweep, lines=(), num_tried=0)
+        found = panel.estimates(variants_of(answer, first))
+        return found + render.notice(f"{search.question} Optuna chooses them one by one.", "plain")
+    study = sweep.study(answer)
+    num_ways = sum(1 for _ in study.points())
+    said = f"{counted(num_ways * study.num_seeds, 'run')} in all."
+    if num_ways > MAX_DRAWN:
+        said += " Too many ways to show side by side: those that do not fit are left out."
+        return render.notice(said, "plain")
+    found = panel.estimates(variants_of(answer, sweep))
+    return found + (render.notice(said, "plain") if study.axes or study.num_seeds > 1 else "")
 
 
 @dataclass(frozen=True)
 class CompareHandlers:
-    """Events of the comparison of methods, over one home folder."""
+    """Events of the comparison of methods and settings, over one home folder."""
 
     home: Home
     previews: Previews
     show: Callable[..., Updates]
     """Returns what the Runs tab shows for a view with another comparison."""
 
-    def on_compare(self, answer: Answer, **view: str | None) -> Updates:
-        """Create one run for each method that fits, add them to the queue, and show them."""
+    def on_compare(
+        self,
+        answer: Answer,
+        sweep_methods: list[str],
+        sweep_lines: str,
+        sweep_seeds: float | None,
+        sweep_tried: float | None,
+        **view: str | None,
+    ) -> Updates:
+        """Create one run for each way that fits, add them to the queue, and show them."""
+        sweep = Sweep.sent(sweep_methods, sweep_lines, sweep_seeds, sweep_tried)
         try:
             require_startable(answer.require(), self.previews)
-            found = variants_of(answer)
-            command = "python app.py compare job.json --methods full,lora,qlora"
-            question = f"How do the methods compare for {answer.values['model']}?"
-            comparison = record.new_comparison(self.home, found, question, command, has_checks=True)
-            comparison = conduct.start(self.home, comparison)
+            comparison = conduct.start(self.home, self._kept(answer, sweep))
         except SpecError as error:
             return {"compare_message": render.notice(f"Not started. {in_words(error)}.", "bad")}
         except OSError as error:
             said = f"Not started. {error.strerror}: {error.filename}"
             return {"compare_message": render.notice(said, "bad")}
-        ids = [trial.id for trial in comparison.trials if trial.id]
-        said = f"Queued {len(ids)} runs: the Runs tab shows them. Once all have ended, each is "
-        said += "checked: what it has learnt and lost."
-        for trial in comparison.trials:
-            if trial.left_out:
-                said += f" {trial.point.label} is left out: {trial.left_out}."
-        chosen = {"comparison_id": comparison.id, "compared": " ".join(ids)}
+        compared = " ".join(trial.id for trial in comparison.trials if trial.id)
+        chosen = {"comparison_id": comparison.id, "compared": compared}
         return {
             **self.show(**{**view, **chosen}),
-            "compared": chosen["compared"],
+            "compared": compared,
             "comparisons_panel": gr.update(visible=True, open=True),
             "tabs": gr.update(selected="runs"),
-            "compare_message": render.notice(said),
+            "compare_message": render.notice(_said(comparison)),
         }
+
+    def _kept(self, answer: Answer, sweep: Sweep) -> Comparison:
+        """Keep a new comparison. Raises SpecError, OSError."""
+        search = sweep.search(answer)
+        found: tuple[Variant, ...] = ()
+        if search is None:
+            study = sweep.study(answer)
+            past = answer.require().past
+            found = plan_variants(study, self.previews.statistics, lambda _variant: past)
+        question = search.question if search else study.question
+        return record.new_comparison(
+            self.home, found, question, sweep.command(), search=search, has_checks=True
+        )
+
+
+def _said(comparison: Comparison) -> str:
+    """Return what was begun."""
+    num_runs = sum(bool(trial.id) for trial in comparison.trials)
+    said = f"Queued {counted(num_runs, 'run')}: the Runs tab shows them."
+    if comparison.num_missing:
+        said += f" Optuna chooses {comparison.num_missing} more, one by one."
+    said += " Once all have ended, each is checked: what it has learnt and lost."
+    for trial in comparison.trials:
+        if trial.left_out:
+            said += f" {trial.point.label} is left out: {trial.left_out}."
+    return said

@@ -22,20 +22,16 @@ from ui import render
 from ui.events import Updates
 from ui.form import LABELS, model_choices
 from ui.handlers.answer import Answer
-from ui.handlers.comparing import variants_of
+from ui.handlers.comparing import FIRST_SWEEP, Sweep, drawn
 from ui.render import comparison
 from ui.render import estimate as estimate_panel
 from ui.render import timeline as timeline_panel
 
-VARY_HINT = (
-    "To vary other settings, or to let Optuna choose them, begin in the terminal: `python app.py "
-    "compare --help`. The Runs tab shows, continues and stops these comparisons too."
-)
 OpenPanels = Mapping[str, str]
 """Panels that are open: name -> its HTML."""
 
 
-def _timeline(answer: Answer) -> str:
+def _timeline(answer: Answer, _sweep: Sweep) -> str:
     resolved = answer.require()
     if resolved.model.shape is None:
         return render.notice("There is no timeline for a traced architecture.", "plain")
@@ -51,7 +47,7 @@ def _timeline_of(
     return timeline(job, shape, gpu, longest)
 
 
-def _what_fits(answer: Answer) -> str:
+def _what_fits(answer: Answer, _sweep: Sweep) -> str:
     resolved = answer.resolved
     if resolved is None:
         # Only these two fields count: a problem elsewhere in the form must not hide the table.
@@ -60,7 +56,7 @@ def _what_fits(answer: Answer) -> str:
     return estimate_panel.what_fits(batches, resolved.model.title, resolved.job.max_length)
 
 
-def _card_models(answer: Answer) -> str:
+def _card_models(answer: Answer, _sweep: Sweep) -> str:
     resolved = answer.require()
     gpu, job = resolved.gpu, resolved.job
     if gpu.compute_capability == (0, 0):
@@ -74,13 +70,9 @@ def _card_models_of(gpu: Gpu, stage: str, max_length: int) -> str:
     return comparison.models_of_card(found, gpu, stage, max_length)
 
 
-def _compare(answer: Answer) -> str:
-    return comparison.estimates(variants_of(answer)) + render.notice(VARY_HINT, "plain")
-
-
-PANELS: Mapping[str, Callable[[Answer], str]] = MappingProxyType(
+PANELS: Mapping[str, Callable[[Answer, Sweep], str]] = MappingProxyType(
     {
-        "compare": _compare,
+        "compare": drawn,
         "timeline": _timeline,
         "what_fits": _what_fits,
         "card_models": _card_models,
@@ -104,9 +96,11 @@ def on_card(gpu: str, stage: str) -> Updates:
     return {"model": gr.update(choices=model_choices(marks))}
 
 
-def on_open_panel(name: str, open_panels: OpenPanels, answer: Answer) -> Updates:
+def on_open_panel(
+    name: str, open_panels: OpenPanels, answer: Answer, sweep: Sweep = FIRST_SWEEP
+) -> Updates:
     """Draw a panel that was opened."""
-    html = _draw(name, answer)
+    html = _draw(name, answer, sweep)
     return {name: html, "open_panels": {**open_panels, name: html}}
 
 
@@ -115,17 +109,32 @@ def on_close_panel(name: str, open_panels: OpenPanels) -> Updates:
     return {"open_panels": {other: open_panels[other] for other in open_panels if other != name}}
 
 
-def on_redraw_panels(open_panels: OpenPanels, answer: Answer) -> Updates:
+def on_redraw_panels(
+    open_panels: OpenPanels, answer: Answer, sweep: Sweep = FIRST_SWEEP
+) -> Updates:
     """Draw the open panels again. Send those that have changed."""
-    drawn = {name: _draw(name, answer) for name in open_panels}
-    changed = {name: html for name, html in drawn.items() if html != open_panels[name]}
-    return {**changed, "open_panels": drawn} if changed else {}
+    shown = {name: _draw(name, answer, sweep) for name in open_panels}
+    changed = {name: html for name, html in shown.items() if html != open_panels[name]}
+    return {**changed, "open_panels": shown} if changed else {}
 
 
-def _draw(name: str, answer: Answer) -> str:
+def on_sweep(
+    open_panels: OpenPanels,
+    answer: Answer,
+    sweep_methods: list[str],
+    sweep_lines: str,
+    sweep_seeds: float | None,
+    sweep_tried: float | None,
+) -> Updates:
+    """Draw the comparison again for other methods and settings."""
+    sweep = Sweep.sent(sweep_methods, sweep_lines, sweep_seeds, sweep_tried)
+    return {"sweep": sweep, **on_open_panel("compare", open_panels, answer, sweep)}
+
+
+def _draw(name: str, answer: Answer, sweep: Sweep) -> str:
     if not answer.values:
         return "Computing ..."  # the first edit is not answered yet
     try:
-        return PANELS[name](answer)
+        return PANELS[name](answer, sweep)
     except SpecError as error:
         return estimate_panel.refusal(error, LABELS)

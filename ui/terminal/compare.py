@@ -19,6 +19,7 @@ from core.after_training.compare import (
     report,
 )
 from core.after_training.compare.search import Search
+from core.after_training.compare.study import require_one_card
 from core.after_training.compare.variants import CHANGES_ROWS, require_prices
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob, resolve
@@ -61,7 +62,8 @@ def compare(
     if resume:
         return _start(place, record.read_comparison(place, resume), tell, json)
     asked = _asked(axis, fields)
-    _require_one_card(asked, estimate_only)
+    if not estimate_only:
+        require_one_card(asked.axes())
     search = asked.search(place) if asked.optimize else None
     study = search.study if search else asked.study(place)
     rows, found = _plan(place, study, tell)
@@ -112,7 +114,7 @@ def _kept(
         found, question = (), search.question
     else:
         _require_any(found)
-        question = _question(study)
+        question = study.question
     return record.new_comparison(
         home,
         found,
@@ -123,13 +125,6 @@ def _kept(
         has_checks=not asked.no_checks,
         placement=placement,
     )
-
-
-def _require_one_card(asked: StudyFlags, estimate_only: bool) -> None:
-    """Raise SpecError for runs on cards that this machine may not have."""
-    if not estimate_only and any(each.partition("=")[0].strip() == "gpu" for each in asked.axis):
-        problem = "gpu is an axis of estimates only: every run trains on the card that is here"
-        raise SpecError(Problem("axis", problem, "add --estimate-only, or leave out gpu"))
 
 
 @dataclass
@@ -172,18 +167,6 @@ def _require_any(found: Sequence[Variant]) -> None:
         reasons = {f"{each.point.label}: {each.left_out}": each.fix for each in found}
         problems = [Problem(flag_of("methods"), said, fix) for said, fix in reasons.items()]
         raise SpecError(*problems)
-
-
-def _question(study: Study) -> str:
-    parts = []
-    if len(study.methods) > 1:
-        parts.append(f"the methods {', '.join(study.methods)}")
-    for name, values in study.axes.items():
-        parts.append(f"{name} {', '.join(map(str, values))}")
-    what = " and ".join(parts) or f"the method {study.methods[0]}"
-    model, data = study.fields.get("model", "demo"), study.fields.get("dataset", "demo")
-    seeds = f", with {study.num_seeds} seeds each" if study.num_seeds > 1 else ""
-    return f"How do {what} compare for {model} on {data} ({study.stage}){seeds}?"
 
 
 def _list(home: Home, as_json: bool) -> int:

@@ -1,12 +1,13 @@
 """Flags of `compare` as a study, and the command that asks the same again. Prints notes."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from core.after_training.compare import Budget, Study
+from core.after_training.compare import Study
 from core.after_training.compare.optimizer import require_installed
 from core.after_training.compare.search import Search
+from core.after_training.compare.study import Budget, axes_of, names_in
 from core.job import Problem, SpecError
 from core.models import demo_fields
 from core.runs import Home, queue
@@ -53,11 +54,11 @@ class StudyFlags:
 
     def study(self, home: Home) -> Study:
         """Return the study. Imports its data if it must. Raises TailorError."""
-        axes, methods = self._axes(), self.methods
+        axes, methods = self.axes(), self.methods
         if not methods and not axes:
             methods = DEFAULT_METHODS
         given, num_seeds = self._given(home), self._number_of_seeds()
-        return Study.parse(given, _names(methods), axes, num_seeds, self.budget())
+        return Study.parse(given, names_in(methods), axes, num_seeds, self.budget())
 
     def search(self, home: Home) -> Search:
         """Return the search of --optimize. Imports its data if it must. Raises TailorError."""
@@ -68,11 +69,11 @@ class StudyFlags:
         if not self.optimize.isdecimal():
             problem = f"{self.optimize!r} is not a number of runs"
             raise SpecError(Problem("optimize", problem, "give one, such as --optimize 20"))
-        axes = self._axes()
+        axes = self.axes()
         num_runs = int(self.optimize)
         if max_runs := self.budget().max_runs:
             num_runs = min(num_runs, max_runs)
-        return Search.parse(self._given(home), _names(self.methods), axes, num_runs)
+        return Search.parse(self._given(home), names_in(self.methods), axes, num_runs)
 
     def _given(self, home: Home) -> dict[str, object]:
         """Return the fields that the user gave. Imports the data if it must."""
@@ -84,15 +85,9 @@ class StudyFlags:
         given |= find_data(home, given, self.columns, self.split_text)
         return given
 
-    def _axes(self) -> dict[str, list[str]]:
+    def axes(self) -> Mapping[str, Sequence[str]]:
         """Return the axes as they were typed. Raises SpecError for one that is given twice."""
-        axes: dict[str, list[str]] = {}
-        for name, values in map(_axis, self.axis):
-            if name in axes:
-                fix = f"give all its values at once: {name}=A,B"
-                raise SpecError(Problem("axis", f"{name} is given twice", fix))
-            axes[name] = values
-        return axes
+        return axes_of(self.axis)
 
     def command(self) -> str:
         """Return the command that asks the same again."""
@@ -127,18 +122,6 @@ class StudyFlags:
             max_hours=_number("max-hours", self.max_hours),
             max_usd=_number("max-usd", self.max_usd),
         )
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _axis(text: str) -> tuple[str, list[str]]:
-    name, equals, values = text.partition("=")
-    if not equals:
-        fix = "write it like learning_rate=1e-4,2e-4"
-        raise SpecError(Problem("axis", f"{text!r} has no values", fix))
-    return name.strip().lstrip("-").replace("-", "_"), _names(values)
 
 
 def _whole_number(flag: str, text: str) -> int | None:

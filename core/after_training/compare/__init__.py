@@ -24,14 +24,14 @@ from core.after_training.compare import (
     optimizer,
     record,
     search,
+    study,
     variants,
 )
 from core.after_training.compare.record import Comparison, Trial
-from core.after_training.compare.study import Budget, Study
+from core.after_training.compare.study import Study
 from core.after_training.compare.variants import Variant, plan_variants
 
 __all__ = [
-    "Budget",
     "Comparison",
     "Study",
     "Trial",
@@ -45,5 +45,6 @@ __all__ = [
     "record",
     "report",
     "search",
+    "study",
     "variants",
 ]

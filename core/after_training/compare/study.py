@@ -1,7 +1,7 @@
 """Study: one job, and what varies between its runs: methods, settings, seeds. Runs nothing."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import product
@@ -94,6 +94,19 @@ class Study:
         return study
 
     @property
+    def question(self) -> str:
+        """One sentence."""
+        parts = []
+        if len(self.methods) > 1:
+            parts.append(f"the methods {', '.join(self.methods)}")
+        for name, values in self.axes.items():
+            parts.append(f"{name} {', '.join(map(str, values))}")
+        what = " and ".join(parts) or f"the method {self.methods[0]}"
+        model, data = self.fields.get("model", "demo"), self.fields.get("dataset", "demo")
+        seeds = f", with {self.num_seeds} seeds each" if self.num_seeds > 1 else ""
+        return f"How do {what} compare for {model} on {data} ({self.stage}){seeds}?"
+
+    @property
     def stage(self) -> str:
         """Stage of all runs."""
         return str(self.fields.get("stage", DEFAULT_STAGE))
@@ -143,6 +156,38 @@ class Study:
         given = self.fields.get("learning_rate", own_usual)
         assert isinstance(given, int | float)
         return float(f"{given * usual / own_usual:.6g}")
+
+
+def axes_of(lines: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """Return the settings that vary, of lines such as `learning_rate=1e-4,2e-4`.
+
+    Raises SpecError for one that cannot be read or is given twice.
+    """
+    axes: dict[str, list[str]] = {}
+    for line in lines:
+        name, equals, values = line.partition("=")
+        if not equals:
+            fix = "write it like learning_rate=1e-4,2e-4"
+            raise SpecError(Problem("axis", f"{line!r} has no values", fix))
+        name = name.strip().lstrip("-").replace("-", "_")
+        if name in axes:
+            fix = f"give all its values at once: {name}=A,B"
+            raise SpecError(Problem("axis", f"{name} is given twice", fix))
+        axes[name] = names_in(values)
+    return axes
+
+
+def names_in(text: str) -> list[str]:
+    """Return the parts of a text between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def require_one_card(axes: Iterable[str]) -> None:
+    """Raise SpecError for runs on cards that this machine may not have."""
+    if "gpu" in axes:
+        problem = "gpu is an axis of estimates only: every run trains on the card that is here"
+        fix = "leave out gpu; `compare --estimate-only` shows other cards"
+        raise SpecError(Problem("axis", problem, fix))
 
 
 def _usual_rate(stage: str, method: str) -> float:

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from core.after_training.compare import (
-    Budget,
     Comparison,
     Study,
     conduct,
@@ -14,6 +13,7 @@ from core.after_training.compare import (
     plan_variants,
     record,
 )
+from core.after_training.compare.study import Budget
 from core.job import SpecError
 from core.models import demo_fields
 from core.runs import Home, launch, queue

@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from core.after_training.compare import Budget, Comparison, conduct, keeper, optimizer, record
+from core.after_training.compare import Comparison, conduct, keeper, optimizer, record
 from core.after_training.compare.report import findings, summary_of
 from core.after_training.compare.search import Search
+from core.after_training.compare.study import Budget
 from core.job import SpecError
 from core.models import demo_fields
 from core.runs import Home, Run, launch, queue

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from core.after_training.compare import Budget, Study, plan_variants
+from core.after_training.compare import Study, plan_variants
+from core.after_training.compare.study import Budget
 from core.job import SpecError
 from core.models import demo_fields
 from core.speed import RowStatistics

@@ -119,7 +119,7 @@ def _line(figures: RunFigures, key: str, colour: str) -> svg.PlotLine:
     points: list[tuple[float, float]] = []
     if curve is not None:
         points = [(float(x), float(y)) for x, y in zip(curve.steps, curve.values, strict=True)]
-    return svg.PlotLine(title, colour, points, is_dashed=figures.state != "finished")
+    return svg.PlotLine(title, colour, points, is_dotted=figures.state != "finished")
 
 
 def _memory(summary: Summary) -> str:

@@ -34,7 +34,7 @@ class PlotLine:
     title: str
     colour: str
     points: Sequence[tuple[float, float]]
-    is_dashed: bool = False
+    is_dotted: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,22 @@ def line_chart(lines: Sequence[PlotLine], x_title: str, y_title: str) -> str:
     inside += _text((LEFT + WIDTH) / 2, HEIGHT - 4, x_title, "middle")
     inside += f'<text x="12" y="{TOP}" transform="rotate(-90 12 {HEIGHT / 2:.0f})" '
     inside += f'text-anchor="middle" dy="{HEIGHT / 2 - TOP:.0f}">{escape(y_title)}</text>'
+    colours = list(dict.fromkeys(line.colour for line in drawn))
     for line in drawn:
         spots = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in line.points)
-        dash = ' stroke-dasharray="5 4"' if line.is_dashed else ""
+        dash = _dash(line, colours.index(line.colour))
         inside += f'<polyline points="{spots}" fill="none" stroke="{line.colour}"{dash} '
         inside += f'stroke-width="2"><title>{escape(line.title)}</title></polyline>'
     return _svg(HEIGHT, inside, f"{y_title} by {x_title}")
+
+
+def _dash(line: PlotLine, number_below: int) -> str:
+    """Return the dashes of a line: those drawn later have gaps, through which equal ones show."""
+    if line.is_dotted:
+        return ' stroke-dasharray="2 4"'
+    if number_below:
+        return f' stroke-dasharray="14 {6 * number_below}"'
+    return ""
 
 
 def stacked_bars(bars: Sequence[Bar], limit: float | None, unit: float, title: str) -> str:
