@@ -17,7 +17,7 @@ from core.after_training.compare.report import (
 from core.dataset import counted
 from core.models import Gpu, models
 from core.runs import Run
-from core.runs.sentences import state_sentence
+from core.runs.sentences import check_words, state_sentence
 from core.training.contract.methods import METHODS
 from core.wording import (
     MEASURED,
@@ -173,7 +173,7 @@ def _remark(each: RunFigures) -> str:
         return f"{reason[:1].upper()}{reason[1:]}. What helps: {each.trial.fix}."
     if each.run is not None and each.run.state not in ("finished", "queued"):
         return state_sentence(each.run)
-    return ""
+    return check_words(each.run) if each.run else ""
 
 
 def _number(value: float | None) -> str:

@@ -199,7 +199,7 @@ def _svg(height: float, inside: str, label: str) -> str:
 
 def _sound(line: PlotLine) -> PlotLine:
     points = [(x, y) for x, y in line.points if isfinite(x) and isfinite(y)]
-    return PlotLine(line.title, line.colour, points, line.is_dashed)
+    return PlotLine(line.title, line.colour, points, line.is_dotted)
 
 
 def _ticks(low: float, high: float) -> list[float]:
