@@ -6,7 +6,7 @@ import gradio as gr
 
 from core.training.contract.methods import METHODS
 from ui.events import Wiring
-from ui.handlers import Handlers, comparing, panels
+from ui.handlers import FIRST_SWEEP, Handlers, panels
 from ui.parts import Parts
 
 EXAMPLE = "learning_rate = 1e-4, 2e-4\nlora_r = 8, 32"
@@ -15,14 +15,14 @@ SWEEP_OUTPUTS = ("sweep", "compare", "open_panels")
 
 def place_compare(parts: Parts) -> None:
     """Place the panel here: what varies, the estimates side by side, and the button."""
-    parts.state("sweep", comparing.FIRST_SWEEP)
+    parts.state("sweep", FIRST_SWEEP)
     with parts.add("compare_panel", gr.Accordion, "Compare methods and settings", open=False):
         choices = [(method.title, name) for name, method in METHODS.items()]
         parts.add(
             "sweep_methods",
             gr.CheckboxGroup,
             choices,
-            value=list(comparing.METHODS),
+            value=list(FIRST_SWEEP.methods),
             label="Methods",
         )
         parts.add(

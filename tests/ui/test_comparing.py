@@ -122,21 +122,27 @@ def test_without_optuna_the_panel_says_what_to_install(
     assert "requirements-optuna.txt" in str(updates["compare_message"])
 
 
+def redrawn(home: Home, lines: str, seeds: int = 1) -> dict[str, object]:
+    """Return what the page shows for LoRA with settings that vary."""
+    boxes = {"sweep_methods": ["lora"], "sweep_lines": lines, "sweep_seeds": seeds}
+    return panels.on_sweep({}, answer_to(home), **boxes, sweep_tried=0)
+
+
 def test_ways_of_a_sweep_are_drawn_side_by_side(home: Home) -> None:
-    updates = panels.on_sweep({}, answer_to(home), ["lora"], "lora_r = 8, 32", 3, 0)
+    updates = redrawn(home, "lora_r = 8, 32", seeds=3)
     assert "<th>LoRA, lora_r 8</th><th>LoRA, lora_r 32</th>" in str(updates["compare"])
     assert "6 runs in all." in str(updates["compare"])
 
 
 def test_many_ways_are_counted_and_not_drawn(home: Home) -> None:
     ranks = ", ".join(map(str, range(1, 21)))
-    updates = panels.on_sweep({}, answer_to(home), ["lora"], f"lora_r = {ranks}", 1, 0)
+    updates = redrawn(home, f"lora_r = {ranks}", seeds=1)
     assert "20 runs in all." in str(updates["compare"])
     assert "<table" not in str(updates["compare"])
 
 
 def test_wrong_line_is_refused_where_the_estimates_stand(home: Home) -> None:
-    updates = panels.on_sweep({}, answer_to(home), ["lora"], "lora_r = many", 1, 0)
+    updates = redrawn(home, "lora_r = many", seeds=1)
     assert "many" in str(updates["compare"])
     assert "<table" not in str(updates["compare"])
 

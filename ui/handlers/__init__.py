@@ -13,7 +13,7 @@ from ui.events import Updates
 from ui.handlers import columns, kept_form, panels
 from ui.handlers.answer import FIRST_STATE, NO_ANSWER, Answer
 from ui.handlers.checks import CheckHandlers
-from ui.handlers.comparing import CompareHandlers
+from ui.handlers.comparing import FIRST_SWEEP, CompareHandlers
 from ui.handlers.comparisons import ComparisonHandlers
 from ui.handlers.conversations import Conversations
 from ui.handlers.data import DataHandlers
@@ -31,6 +31,7 @@ from ui.handlers.trying import TryHandlers
 
 __all__ = [
     "FIRST_STATE",
+    "FIRST_SWEEP",
     "FIX_BUTTONS",
     "NO_ANSWER",
     "PLACE_BOXES",

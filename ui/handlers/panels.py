@@ -121,6 +121,7 @@ def on_redraw_panels(
 def on_sweep(
     open_panels: OpenPanels,
     answer: Answer,
+    *,
     sweep_methods: list[str],
     sweep_lines: str,
     sweep_seeds: float | None,
