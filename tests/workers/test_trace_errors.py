@@ -15,14 +15,20 @@ UNKNOWN_ERRORS: list[Exception] = [
 ]
 
 
-def explained(error: Exception) -> Problem:
-    return explain(error, {"config": {"model_type": "odd_lm"}})
+def explained(error: Exception, num_devices: int = 1) -> Problem:
+    request = {"config": {"model_type": "odd_lm"}, "job": {"num_devices": num_devices}}
+    return explain(error, request)
 
 
 @pytest.mark.parametrize("error", UNKNOWN_ERRORS, ids=lambda error: type(error).__name__)
 def test_an_error_of_a_library_is_said_in_words(error: Exception) -> None:
     said = "models of the type odd_lm cannot take a step without their weights"
     assert explained(error).problem == said
+
+
+def test_a_rank_that_cannot_be_traced_is_named() -> None:
+    said = "cannot take a step without their weights, as one of 4 GPUs"
+    assert said in explained(UNKNOWN_ERRORS[0], num_devices=4).problem
 
 
 @pytest.mark.parametrize(

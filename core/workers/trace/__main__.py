@@ -45,6 +45,9 @@ def explain(error: Exception, request: Request) -> Problem:
     reason = failure.sentence.rstrip(".")
     if failure.cause == UNKNOWN:
         reason = f"models of the type {model_type} cannot take a step without their weights"
+        num_devices = request["job"].get("num_devices", 1)
+        if num_devices > 1:
+            reason += f", as one of {num_devices} GPUs"
     return Problem("model", reason, "choose a Llama, Mistral, Qwen or similar model")
 
 
