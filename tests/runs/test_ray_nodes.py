@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not has_train(), reason="no ray[train] and torch beside the program ray"),
 ]
 NUM_STEPS = 12
-SECONDS_TO_END = 30
+SECONDS_TO_END = 60
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not_here()), reason=f"no Slurm: {why_not_here()}"),
 ]
 NUM_STEPS = 12
-SECONDS_TO_END = 30
+SECONDS_TO_END = 60
 BOTH = Placement("slurm", nodes=2, partition="both", time="20:00")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 STOPPED = 130
-SECONDS_FOR_LAST_WORDS = 10
+SECONDS_FOR_LAST_WORDS = 20
 """Time for the other programs to say why they end, before Ray ends them."""
 
 

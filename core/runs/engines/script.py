@@ -21,7 +21,8 @@ NOT_SEEN_FIX = "put --home on storage that all nodes see"
 TRAIN = ("-m", "training", "job.json")
 NODE_PORTS = "20000 + SLURM_JOB_ID % 20000"
 """Port at which the processes of several nodes meet: two jobs on one node need two."""
-SECONDS_FOR_LAST_WORDS = 10
+SECONDS_FOR_LAST_WORDS = 20
+"""Time for a program to notice that another is gone, and to say so: it may be saving."""
 INTRODUCTION = """\
 #!/bin/bash
 # Trains this run on a node of the cluster, from its newest checkpoint if there is one.
@@ -56,7 +57,8 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 head=$(scontrol show node --oneliner "$first" | grep -o 'NodeAddr=[^ ]*' | cut -d = -f 2)
 rm -rf ranks  # what the programs of an earlier attempt said
 # Where one node fails, the others have some seconds to say why they end.
-srun --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '"$@" || {{ sleep {seconds}; exit 1; }}' - \\
+srun --ntasks-per-node=1 --kill-on-bad-exit=1 \\
+  bash -c '"$@" || {{ [ -e stop ] || sleep {seconds}; exit 1; }}' - \\
   {torchrun} --nnodes="$SLURM_NNODES" --nproc-per-node={num_devices} \\
   --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" \\
   --rdzv-endpoint="$head:$(({ports}))" {train} &
