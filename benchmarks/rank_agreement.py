@@ -63,6 +63,8 @@ EXTRAS: tuple[Mapping[str, object], ...] = (
     {"method": "full", "stage": "cpo"},
     {"method": "lora", "stage": "rloo", "beta": 0.1},
     {"method": "lora", "use_dora": True},
+    {"method": "lora", "modules_to_save": "lm_head"},
+    {"method": "qlora", "modules_to_save": "embed_tokens,lm_head"},
     {"method": "lora", "per_device_train_batch_size": 1},
     {"method": "qlora", "per_device_train_batch_size": 1},
     {"method": "full", "stage": "grpo"},

@@ -45,7 +45,7 @@ class Gathers:
         self._graph = graph
         self._memory = graph.memory
         self._is_divided = program.num_shards > 1
-        self._reads_head = program.head in ("fused", "smoothed")
+        self._reads_head = not program.calls_head
         """True if a loss reads the head's weight, and does not call the head."""
         self._whole: dict[str, Tensor] = {}
         """Group -> its whole tensors."""
@@ -234,7 +234,9 @@ def _layer(program: Program, kind: LayerKind) -> GatheredTensors:
             num_bytes += parameter.numel * program.quantization.bits // 8
         else:
             num_bytes += parameter.numel * program.weight_itemsize
-    return GatheredTensors(num_bytes + sum(each.num_bytes for each in adapters(program, (kind,))))
+    adapted = sum(each.num_bytes for each in adapters(program, (kind,)))
+    outside = sum(each.num_bytes for each in adapters(program, ()))  # copies of embedding and head
+    return GatheredTensors(num_bytes + adapted - outside)
 
 
 def _tail(program: Program) -> GatheredTensors:

@@ -43,6 +43,9 @@ def fused_head(fwd: ForwardPass, hidden: Tensor) -> Tensor:
     backward_bytes += tile_bytes + 4 * scored.numel
     if program.trains_head and program.head_itemsize < 4:
         backward_bytes += 4 * shape.vocab_size * shape.hidden_size
+    elif program.trains_head:  # a divided copy is wider than its gradient will be
+        wider = program.head_itemsize - program.trained_itemsize
+        backward_bytes += wider * shape.vocab_size * shape.hidden_size
     loss = fwd.graph.record(
         scored,
         numel=STATISTICS * program.num_scored_tokens,

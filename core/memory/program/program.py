@@ -218,11 +218,19 @@ class Program:
     def head_itemsize(self) -> int:
         """Of the head's weight, or of its trained copy."""
         has_copy = self.lora is not None and self.trains_head
+        is_read_as_stored = self.is_gathered_in_16_bits and self.lora and not self.is_tied
+        if has_copy and is_read_as_stored and self.widens_trained and not self.calls_head:
+            return 4
         if has_copy:
             return self.trained_itemsize
-        if self.is_gathered_in_16_bits and self.lora and not self.is_tied:
+        if is_read_as_stored:
             return 4 if self.upcasts_unquantized else self.stored_itemsize
         return self.unquantized_itemsize
+
+    @property
+    def calls_head(self) -> bool:
+        """True if the head is called like a layer; other losses read its weight."""
+        return self.head not in ("fused", "smoothed")
 
     @property
     def compute_itemsize(self) -> int:
