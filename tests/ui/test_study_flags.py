@@ -7,6 +7,7 @@ from core.after_training.compare.search import Range
 from core.job import SpecError
 from core.runs import Home
 from ui.terminal.compare import compare
+from ui.terminal.models import show_models
 from ui.terminal.study_flags import StudyFlags
 
 NEEDS_OPTUNA = pytest.mark.skipif(not optimizer.is_installed(), reason="needs Optuna")
@@ -34,6 +35,19 @@ def test_without_optuna_a_grid_still_works(home: Home, monkeypatch: pytest.Monke
 def test_axis_given_twice_is_refused(home: Home) -> None:
     with pytest.raises(SpecError, match="lora_r is given twice; give all its values at once"):
         flags(axis=("lora_r=8", "--lora-r=32")).study(home)
+
+
+@pytest.mark.parametrize("flag", ["seeds", "optimize"])
+def test_endless_number_is_refused_in_few_words(home: Home, flag: str) -> None:
+    asked = flags(axis=(RATES,), **{flag: "9" * 5000})
+    with pytest.raises(SpecError, match="give ") as refused:
+        asked.search(home) if flag == "optimize" else asked.study(home)
+    assert len(str(refused.value)) < 200
+
+
+def test_endless_length_is_refused(home: Home) -> None:
+    with pytest.raises(SpecError, match="is not a number; give 2048 or the like"):
+        show_models(home=str(home.path), gpu="rtx-3060", max_length="9" * 5000)
 
 
 @pytest.mark.parametrize("text", ["1.5", "0.5", "0", "-1", "nan", "inf", "many"])

@@ -22,6 +22,7 @@ from core.training.contract.methods import METHODS
 from core.training.contract.stages import DEFAULT_STAGE
 from core.wording import count, memory, rough_duration
 from ui.terminal.printing import out, print_json, wide_table
+from ui.terminal.usage import is_whole
 
 MAX_SHOWN = 60
 CHARACTERS_PER_TOKEN = 4
@@ -50,8 +51,10 @@ def show_models(
 
 
 def _length(text: str) -> int:
-    if not text.isdecimal():
-        raise SpecError(Problem("max_length", f"{text!r} is not a number", "give 2048 or the like"))
+    if not is_whole(text):
+        raise SpecError(
+            Problem("max_length", f"{text[:40]!r} is not a number", "give 2048 or the like")
+        )
     return int(text)
 
 

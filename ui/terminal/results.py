@@ -8,16 +8,14 @@ from core.runs.sentences import evaluation_words
 from core.wording import memory
 from ui.terminal.follow import start_and_follow
 from ui.terminal.printing import out
-
-MAX_DIGITS = 9
-"""Of a step: longer numbers name no folder."""
+from ui.terminal.usage import is_whole
 
 
 def publish(home: Home, run_id: str, step: str) -> Run:
     """Make a checkpoint the result of a run, or undo that. Raises TailorError, OSError."""
     if step == results.UNDO:
         return results.publish_original(home, run_id)
-    if not (step.isascii() and step.isdigit() and len(step) <= MAX_DIGITS):
+    if not is_whole(step):
         fix = f"give the step of a checkpoint, or {results.UNDO} to undo"
         raise SpecError(Problem("STEP", f"{step!r} is not a step", fix))
     return results.publish(home, run_id, int(step))

@@ -15,9 +15,11 @@ from core.runs.engines import ENGINES, Placement
 from core.training.contract.stages import DEFAULT_STAGE
 from ui.terminal.job_fields import fields_of_job, find_data, require_choice
 from ui.terminal.placing import placement_of
-from ui.terminal.usage import flag_of
+from ui.terminal.usage import flag_of, is_whole
 
 DEFAULT_METHODS = "full,lora,qlora"
+MAX_SHOWN = 40
+"""Characters of a wrong number that a message repeats."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class StudyFlags:
         if self.seeds != "1":
             fix = "leave out --seeds; repeat the best settings with several seeds afterwards"
             raise SpecError(Problem("seeds", "a search tries each setting with one seed", fix))
-        if not self.optimize.isdecimal():
-            problem = f"{self.optimize!r} is not a number of runs"
+        if not is_whole(self.optimize):
+            problem = f"{self.optimize[:MAX_SHOWN]!r} is not a number of runs"
             raise SpecError(Problem("optimize", problem, "give one, such as --optimize 20"))
         axes = self.axes()
         num_runs = int(self.optimize)
@@ -110,8 +112,8 @@ class StudyFlags:
         return " ".join(words)
 
     def _number_of_seeds(self) -> int:
-        if not self.seeds.isdecimal() or not 0 < int(self.seeds) <= 100:
-            problem = f"{self.seeds!r} is not a number from 1 to 100"
+        if not is_whole(self.seeds) or not 0 < int(self.seeds) <= 100:
+            problem = f"{self.seeds[:MAX_SHOWN]!r} is not a number from 1 to 100"
             raise SpecError(Problem("seeds", problem, "give the number of runs of each"))
         return int(self.seeds)
 
@@ -129,7 +131,9 @@ def _whole_number(flag: str, text: str) -> int | None:
     if number is None:
         return None
     if not number.is_integer():
-        raise SpecError(Problem(flag, f"{text!r} is not a whole number", "give one, such as 6"))
+        raise SpecError(
+            Problem(flag, f"{text[:MAX_SHOWN]!r} is not a whole number", "give one, such as 6")
+        )
     return int(number)
 
 
@@ -141,5 +145,7 @@ def _number(flag: str, text: str) -> float | None:
     except ValueError:
         number = 0
     if not 0 < number < 1e9:
-        raise SpecError(Problem(flag, f"{text!r} is not a number above 0", "give one, such as 2"))
+        raise SpecError(
+            Problem(flag, f"{text[:MAX_SHOWN]!r} is not a number above 0", "give one, such as 2")
+        )
     return number

@@ -50,6 +50,15 @@ PLACEMENT_FLAGS: Mapping[str, tuple[str, str]] = {
 """Flag that says where a run trains -> (metavar, help)."""
 
 
+MAX_DIGITS = 9
+"""Of a whole number that is typed: Python reads no endless ones."""
+
+
+def is_whole(text: str) -> bool:
+    """Return True for a whole number of 0 or more that is not longer than any that is meant."""
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+
+
 def flag_of(field: str) -> str:
     """Return the flag of a job field, such as --lora-r."""
     return f"--{field.replace('_', '-')}"
