@@ -17,6 +17,9 @@ from ui.handlers.comparing import METHODS, variants_of
 from ui.render import comparison
 
 NEEDS_OPTUNA = pytest.mark.skipif(not optimizer.is_installed(), reason="needs Optuna")
+FIVE = ("lora_r", "warmup_steps", "max_steps", "logging_steps", "save_steps")
+MANY = ", ".join(map(str, range(1, 90)))
+"""Values whose combinations no program can go through, of five settings."""
 LLAMA = "meta-llama/Llama-3.1-8B"
 
 
@@ -103,6 +106,7 @@ def test_optuna_chooses_as_many_runs_as_the_panel_says(home: Home) -> None:
         ("learning_rate = 1e-4..1e-2", 0, "is a range"),
         ("seed = 1, 2", 0, "use --seeds"),
         ("", 5, "there is nothing to search"),
+        ("\n".join(f"{name} = {MANY}" for name in FIVE), 0, "fewer values, at most 500 runs"),
     ],
 )
 def test_what_cannot_vary_is_said_and_nothing_begun(
@@ -112,6 +116,31 @@ def test_what_cannot_vary_is_said_and_nothing_begun(
         pytest.skip("needs Optuna")
     assert said in str(queued(home, ("lora",), lines, tried=tried)["compare_message"])
     assert list_runs(home) == ()
+
+
+@pytest.mark.usefixtures("fake_program")
+def test_command_names_the_method_of_the_form_if_none_is_ticked(home: Home) -> None:
+    queued(home, (), "mix = my rows.jsonl = 0.5", seeds=2)
+    queued(home, (), "lora_r = 8, 32")
+    commands = {each.command for each in record.list_comparisons(home)}
+    assert commands == {
+        "python app.py compare job.json --methods lora --seeds 2 --axis 'mix=my rows.jsonl = 0.5'",
+        "python app.py compare job.json --methods lora --axis lora_r=8,32",
+    }
+
+
+@NEEDS_OPTUNA
+def test_seeds_of_a_search_are_refused_not_ignored(home: Home) -> None:
+    updates = queued(home, ("lora",), "learning_rate = 1e-4..1e-2", seeds=3, tried=5)
+    assert "a search tries each setting with one seed" in str(updates["compare_message"])
+    assert record.list_comparisons(home) == ()
+
+
+@pytest.mark.parametrize("seeds", [-1, 501, 1e308])
+def test_impossible_numbers_of_seeds_are_refused_in_few_words(home: Home, seeds: float) -> None:
+    said = str(queued(home, ("lora",), seeds=seeds)["compare_message"])
+    assert "Not started." in said
+    assert len(said) < 300
 
 
 def test_without_optuna_the_panel_says_what_to_install(

@@ -19,7 +19,7 @@ from core.after_training.compare import (
 from core.after_training.compare.search import Search
 from core.after_training.compare.study import axes_of, require_one_card
 from core.dataset import counted
-from core.job import SpecError
+from core.job import Problem, SpecError
 from core.runs import Home
 from ui import render
 from ui.events import Updates
@@ -65,21 +65,26 @@ class Sweep:
         if not self.num_tried:
             return None
         optimizer.require_installed()
+        if self.num_seeds > 1:
+            fix = "set the seeds to 1; repeat the best settings with several seeds afterwards"
+            raise SpecError(Problem("seeds", "a search tries each setting with one seed", fix))
         axes = axes_of(self.lines)
         require_one_card(axes)
         found = Search.parse(_given(answer), self.methods, axes, self.num_tried)
         return replace(found, rows=answer.require().rows)
 
-    def command(self) -> str:
-        """Return the command that asks the same of the form's job."""
-        words = ["python app.py compare job.json"]
-        if self.methods:
-            words.append(f"--methods {','.join(self.methods)}")
+    def command(self, methods: tuple[str, ...]) -> str:
+        """Return the command that asks the same of the form's job, by these methods.
+
+        Raises SpecError for a line that cannot be read.
+        """
+        words = ["python app.py compare job.json", f"--methods {','.join(methods)}"]
         if self.num_tried:
             words.append(f"--optimize {self.num_tried}")
         elif self.num_seeds > 1:
             words.append(f"--seeds {self.num_seeds}")
-        words += [f"--axis {shlex.quote(''.join(line.split()))}" for line in self.lines]
+        for name, values in axes_of(self.lines).items():
+            words.append(f"--axis {shlex.quote(name + '=' + ','.join(values))}")
         return " ".join(words)
 
 
@@ -107,7 +112,7 @@ def drawn(answer: Answer, sweep: Sweep) -> str:
         found = panel.estimates(variants_of(answer, first))
         return found + render.notice(f"{search.question} Optuna chooses them one by one.", "plain")
     study = sweep.study(answer)
-    num_ways = sum(1 for _ in study.points())
+    num_ways = study.num_points
     said = f"{counted(num_ways * study.num_seeds, 'run')} in all."
     if num_ways > MAX_DRAWN:
         said += " Too many ways to show side by side: those that do not fit are left out."
@@ -157,14 +162,14 @@ class CompareHandlers:
     def _kept(self, answer: Answer, sweep: Sweep) -> Comparison:
         """Keep a new comparison. Raises SpecError, OSError."""
         search = sweep.search(answer)
+        asked = search or sweep.study(answer)
         found: tuple[Variant, ...] = ()
-        if search is None:
-            study = sweep.study(answer)
+        if isinstance(asked, Study):
             past = answer.require().past
-            found = plan_variants(study, self.previews.statistics, lambda _variant: past)
-        question = search.question if search else study.question
+            found = plan_variants(asked, self.previews.statistics, lambda _variant: past)
+        command = sweep.command(asked.methods)
         return record.new_comparison(
-            self.home, found, question, sweep.command(), search=search, has_checks=True
+            self.home, found, asked.question, command, search=search, has_checks=True
         )
 
 

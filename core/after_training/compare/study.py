@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import product
+from math import prod
 
 from core.job import JobSpec, Problem, SpecError
 from core.resolve import default_fields
@@ -21,6 +22,8 @@ FIXED: Mapping[str, str] = {
 }
 """Fields that are no axis -> what to do instead."""
 MAX_RUNS = 500
+MAX_NAMED = 10**9
+"""A larger number of runs is not written out."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +84,14 @@ class Study:
             problems.append(Problem("seeds", f"{num_seeds} is too small", "give 1 or more"))
         if problems:
             raise SpecError(*problems)
+        _require_few(sum(map(len, given.values())))
         values = {name: _typed_values(name, given[name]) for name in given}
         study = cls(typed, chosen, values, num_seeds, budget or Budget())
         unused = [unused_fields(study.stage, method) for method in chosen]
         if in_vain := set.intersection(*map(set, unused)) & set(values):
             names = f"{', '.join(sorted(in_vain))}: {study.stage} by {', '.join(chosen)}"
             raise SpecError(Problem("axis", f"{names} does not read this", "vary another setting"))
-        num_runs = num_seeds * sum(1 for _ in study.points())
-        if num_runs > MAX_RUNS:
-            fix = f"give fewer values, at most {MAX_RUNS} runs"
-            raise SpecError(Problem("axis", f"these are {num_runs:,} runs", fix))
+        _require_few(num_seeds * study.num_points)
         return study
 
     @property
@@ -123,13 +124,22 @@ class Study:
         assert isinstance(first, int)
         return tuple(range(first, first + self.num_seeds))
 
+    @property
+    def num_points(self) -> int:
+        """Number of groups of runs, counted without going through them: there may be billions."""
+        return sum(prod(map(len, self._read_by(method).values())) for method in self.methods)
+
     def points(self) -> Iterator[Point]:
         """Yield every method with every combination of the axes that it reads."""
         for method in self.methods:
-            unused = unused_fields(self.stage, method)
-            axes = {name: self.axes[name] for name in self.axes if name not in unused}
+            axes = self._read_by(method)
             for values in product(*axes.values()):
                 yield Point(method, dict(zip(axes, values, strict=True)))
+
+    def _read_by(self, method: str) -> Mapping[str, tuple[object, ...]]:
+        """Return the axes that a method reads."""
+        unused = unused_fields(self.stage, method)
+        return {name: self.axes[name] for name in self.axes if name not in unused}
 
     def fields_of(self, point: Point) -> FieldMap:
         """Return the job fields of a point.
@@ -188,6 +198,14 @@ def require_one_card(axes: Iterable[str]) -> None:
         problem = "gpu is an axis of estimates only: every run trains on the card that is here"
         fix = "leave out gpu; `compare --estimate-only` shows other cards"
         raise SpecError(Problem("axis", problem, fix))
+
+
+def _require_few(num_runs: int) -> None:
+    """Raise SpecError for more runs, or more values, than one comparison may have."""
+    if num_runs > MAX_RUNS:
+        said = f"{num_runs:,}" if num_runs < MAX_NAMED else f"more than {MAX_NAMED:,}"
+        fix = f"give fewer values, at most {MAX_RUNS} runs"
+        raise SpecError(Problem("axis", f"these are {said} runs", fix))
 
 
 def _usual_rate(stage: str, method: str) -> float:

@@ -1,5 +1,6 @@
 """What varies between the runs of a comparison, and what does not."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -119,6 +120,15 @@ def test_a_bad_question_says_what_to_do(arguments: dict[str, object], said: str)
 
 
 ROWS = RowStatistics(num_rows=1000, mean_tokens=20.0, p95_tokens=60, max_tokens=64)
+
+
+def test_billions_of_combinations_are_refused_without_going_through_them() -> None:
+    many = [str(number) for number in range(1, 90)]
+    axes = {name: many for name in ("lora_r", "warmup_steps", "max_steps", "save_steps")}
+    begun = time.monotonic()
+    with pytest.raises(SpecError, match="these are 62,742,241 runs; give fewer values"):
+        Study.parse({"model": "demo", "dataset": "demo"}, ("lora",), axes)
+    assert time.monotonic() - begun < 5
 
 
 def test_rows_of_the_job_say_nothing_of_a_point_with_other_rows() -> None:
