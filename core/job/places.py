@@ -43,6 +43,12 @@ def is_restricted() -> bool:
     return _allowed.get() is not None
 
 
+def allowed() -> tuple[Path, ...] | None:
+    """Return the folders in which jobs may name files here, None for all."""
+    folders = _allowed.get()
+    return None if folders is None else tuple(folders)
+
+
 def require_allowed(path: Path, field: str) -> None:
     """Raise SpecError if a file or folder may not be read here. It need not exist."""
     try:

@@ -43,7 +43,8 @@ def check_next(
                 return comparison
             trial, run = found[0]
             stopped = _Stopped(home, comparison.id, is_cancelled)
-            failed = _check(trial, run, stopped)
+            with comparison.only_its_files():
+                failed = _check(trial, run, stopped)
             if failed is None:
                 return comparison
             return _note(home, comparison.id, run, failed)
@@ -54,9 +55,10 @@ def check_next(
 def suites_of(trial: Trial, run: Run) -> tuple[Suite, ...]:
     """Return the suites that a job names for its training, else the usual ones of its run.
 
-    Raises SpecError.
+    A run that was checked while it trained has copies of them. Raises SpecError.
     """
-    named = str(trial.fields.get("check_suites") or "").split(",")
+    copied = run.fields_again()["check_suites"]
+    named = str(copied or trial.fields.get("check_suites") or "").split(",")
     return checking.find_suites(run, [name.strip() for name in named if name.strip()])
 
 

@@ -80,11 +80,12 @@ def is_active(home: Home, comparison: Comparison) -> bool:
 
 def _advance(home: Home, comparison: Comparison) -> Comparison:
     """Create what may be created now, and close what has ended. The caller must hold the lock."""
-    comparison = _create_missing(home, comparison)
-    if comparison.search is not None:
-        if not is_installed():
-            return _without_optimizer(home, comparison)
-        comparison = search_on(home, prune(home, comparison))
+    with comparison.only_its_files():
+        comparison = _create_missing(home, comparison)
+        if comparison.search is not None:
+            if not is_installed():
+                return _without_optimizer(home, comparison)
+            comparison = search_on(home, prune(home, comparison))
     forgotten = [run for run in runs_of(home, comparison) if _was_forgotten(run)]
     submit_all(home, comparison, forgotten)
     is_complete = all(each.id or each.left_out for each in comparison.trials)

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,9 @@ from core.after_training.compare.search import Search
 from core.after_training.compare.study import Budget, FieldMap, Point
 from core.after_training.compare.variants import Variant
 from core.job import Problem, RunNotFound, SpecError
+from core.job.places import allowed, only_in
 from core.runs import Home, Run, read
+from core.runs.checks import with_whole_paths
 from core.runs.engines import Placement
 from core.speed import RowStatistics
 from core.training.contract.files import write_json
@@ -82,6 +84,8 @@ class Comparison:
     budget: Budget = field(default_factory=Budget)
     search: Search | None = None
     """None for a grid, whose runs are all known at once."""
+    folders: tuple[str, ...] | None = None
+    """Folders in which its jobs may name files, whoever carries it on; None for all."""
     note: str = ""
     """Why it ended before all its runs, one sentence."""
     placement: Placement = field(default_factory=Placement)
@@ -103,6 +107,11 @@ class Comparison:
         may_run = [each for each in self.trials if not each.left_out]
         is_unknown = self.search is not None or any(each.hours is None for each in may_run)
         return limits != (None, None) and is_unknown
+
+    def only_its_files(self) -> AbstractContextManager[None]:
+        """Let jobs name the files that they could name where this was asked, not those that its
+        conductor may read."""
+        return only_in(None if self.folders is None else tuple(map(Path, self.folders)))
 
     @property
     def num_missing(self) -> int:
@@ -141,6 +150,7 @@ def new_comparison(
     Raises OSError.
     """
     folder_of(home).mkdir(exist_ok=True)
+    folders = allowed()
     comparison = Comparison(
         id=_new_id(home),
         created=time.time(),
@@ -151,6 +161,7 @@ def new_comparison(
         search=search,
         has_checks=has_checks,
         placement=placement or Placement(),
+        folders=None if folders is None else tuple(map(str, folders)),
     )
     save(home, comparison)
     return comparison
@@ -256,6 +267,7 @@ def trial_of(variant: Variant) -> Trial:
         rows = variant.resolved.rows
         fields = variant.resolved.job.model_dump()
         fields |= {name: str(path) for name, path in variant.resolved.datasets.items()}
+        fields["check_suites"] = with_whole_paths(variant.resolved.job.check_suites)
     point, speed = variant.point, variant.speed
     return Trial(
         point.method,

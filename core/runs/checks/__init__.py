@@ -5,7 +5,7 @@ and gained.
 """
 
 from core.runs.checks.identity import Identity, held_out_suite, identity_suite
-from core.runs.checks.library import find_suite, folders_of, names_in
+from core.runs.checks.library import find_suite, folders_of, names_in, with_whole_paths
 from core.runs.checks.results import CheckCount, Outcome, PerplexityResult, SuiteResult
 from core.runs.checks.thresholds import read_thresholds
 
@@ -24,4 +24,5 @@ __all__ = [
     "read_thresholds",
     "sentences",
     "statistics",
+    "with_whole_paths",
 ]

@@ -49,12 +49,22 @@ def find_suite(reference: str, folders: Iterable[Path]) -> Suite:
                 if path.is_file():
                     return _read(path)
     path = Path(reference)
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+    is_file = path.suffix.lower() in SUFFIXES
+    if is_file:
+        require_allowed(path, "suite")
+    if not is_file or not path.is_file():
         problem = f"there is no suite {reference[:200]!r}"
         fix = f"name one of {', '.join(known)}, or give the path of a .jsonl or .toml file"
         raise SpecError(Problem("suite", problem, fix))
-    require_allowed(path, "suite")
     return _read(path)
+
+
+def with_whole_paths(references: str) -> str:
+    """Return suites, by commas, with files as they are found from any folder."""
+    named = [name.strip() for name in references.split(",") if name.strip()]
+    is_file = [Path(name).suffix.lower() in SUFFIXES for name in named]
+    pairs = zip(named, is_file, strict=True)
+    return ",".join(str(Path(name).absolute()) if is_file else name for name, is_file in pairs)
 
 
 def _read(path: Path) -> Suite:

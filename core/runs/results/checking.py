@@ -138,9 +138,9 @@ def find_suites(run: Run, references: Iterable[str]) -> tuple[Suite, ...]:
 
 
 def keep_suite(run: Run, suite: Suite) -> Path:
-    """Write a suite that was made for a run into its folder. Raises OSError."""
+    """Write a suite that was made for a run into its folder. Raises SpecError, OSError."""
     folder = run.folder / "checks" / "suites"
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(run, folder)
     write_text(folder / f"{suite.name}.jsonl", to_lines(suite))
     return folder / f"{suite.name}.jsonl"
 
@@ -237,12 +237,12 @@ def weights_of(run: Run, checkpoint: int | None) -> Path:
 def _keep(
     run: Run, suites: Sequence[Suite], answers: Mapping[str, Any], checkpoint: int | None
 ) -> CheckReport:
-    """Judge the answers and write the results. Raises OSError."""
+    """Judge the answers and write the results. Raises SpecError if the run is gone, OSError."""
     step = checkpoint if checkpoint is not None else run.result_step or run.step
     before, after = answers["before"], answers["after"]
     results = []
     folder = results_folder(run, checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(run, folder)
     for suite in suites:
         result = SuiteResult.of_answers(suite, step, before[suite.name], after[suite.name])
         write_json(folder / f"{suite.name}.json", result.to_file())
@@ -253,6 +253,18 @@ def _keep(
     os.utime(run.folder)  # so that lists read the run again
     run.home.touch()
     return CheckReport(run.id, tuple(results), perplexity, tuple(answers["cached"]), checkpoint)
+
+
+def _make_folder(run: Run, folder: Path) -> None:
+    """Create a folder inside that of a run. Raises SpecError if the run was deleted, OSError."""
+    place = run.folder
+    try:
+        for name in folder.relative_to(run.folder).parts:
+            place /= name
+            place.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        fix = "restore it from the trash, then check again"
+        raise SpecError(Problem("run", f"{run.id} was deleted meanwhile", fix)) from None
 
 
 def died_sentence(error: ChildError) -> str:

@@ -8,9 +8,22 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from core.after_training.compare import Comparison, Trial, checking, conduct, keeper, record
+from core.after_training.compare import (
+    Comparison,
+    Study,
+    Trial,
+    checking,
+    conduct,
+    keeper,
+    plan_variants,
+    record,
+)
 from core.after_training.compare.report import cautions, findings, summary_of
+from core.job import SpecError
+from core.job.places import only_in
 from core.runs import Home
+from core.runs.checks import find_suite
+from core.runs.edits import delete, restore
 from core.runs.home import read_schedule
 from core.runs.queue import reserved
 from core.runs.results import checking as of_runs
@@ -177,3 +190,63 @@ def test_one_seed_is_judged_by_its_questions(home: Home) -> None:
     said = checked(home, {"full": (36,), "lora": (21,)})
     assert said[1] == "mine, LoRA: 20 of 40 before, 21 after: no difference beyond chance."
     assert said[-1].startswith("mine: Full passes more than LoRA, by at least ")
+
+
+def test_run_that_is_deleted_during_its_check_stays_deleted(home: Home, tmp_path: Path) -> None:
+    suite = suite_file(tmp_path, "mine", *PROMPTS)
+    comparison = ended(home, suite, a="finished", b="finished")
+
+    def delete_it() -> bool:
+        if record.run_named(home, "a"):
+            delete(home, "a")
+        return False
+
+    comparison = checking.check_next(home, comparison, delete_it)
+    assert not (home.runs / "a").exists()
+    assert set(carried_on(home, comparison).checked) >= {"b"}
+    assert counts(home, "b") == [("mine", 3, 2)]
+    restore(home, "a")
+
+
+def test_suite_outside_the_folders_of_who_asked_is_never_read(home: Home, tmp_path: Path) -> None:
+    suite = suite_file(tmp_path, "private", *PROMPTS)
+    asked = replace(ended(home, suite, a="finished"), folders=(str(home.path),))
+    record.save(home, asked)
+    comparison = carried_on(home, asked)
+    assert "private.jsonl is in no folder that this page may read" in comparison.checked["a"]
+    assert counts(home, "a") == []
+
+
+def test_missing_suite_outside_the_folders_sounds_as_one_that_is_there(tmp_path: Path) -> None:
+    there = suite_file(tmp_path, "private", *PROMPTS)
+    said = []
+    for name in (there, str(tmp_path / "missing.jsonl")):
+        with only_in([tmp_path / "home"]), pytest.raises(SpecError) as refused:
+            find_suite(name, ())
+        said.append(str(refused.value).replace(name, ""))
+    assert said[0] == said[1]
+
+
+def test_suite_is_found_from_another_folder(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite_file(tmp_path, "mine", *PROMPTS)
+    monkeypatch.chdir(tmp_path)
+    fields = {"model": "demo", "dataset": "demo", "check_suites": "identity, mine.jsonl"}
+    (variant,) = plan_variants(Study.parse(fields, ("lora",)))
+    named = record.trial_of(variant).fields["check_suites"]
+    assert named == f"identity,{tmp_path / 'mine.jsonl'}"
+
+
+def test_suites_that_a_run_was_checked_with_while_it_trained_are_its_copies(
+    home: Home, tmp_path: Path
+) -> None:
+    comparison = ended(home, str(tmp_path / "gone.jsonl"), a="finished")
+    folder = home.runs / "a"
+    job = json.loads((folder / "job.json").read_text())
+    (folder / "data" / "suites").mkdir(parents=True)
+    suite_file(folder / "data" / "suites", "gone", *PROMPTS)
+    job["check_suites"] = "data/suites/gone.jsonl"
+    write_json(folder / "job.json", job)
+    assert carried_on(home, comparison).checked == {"a": ""}
+    assert counts(home, "a") == [("gone", 3, 2)]

@@ -1,6 +1,7 @@
 """Search that is conducted: runs one by one, pruned, stopped, continued by another process."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from core.after_training.compare.report import findings, summary_of
 from core.after_training.compare.search import Search
 from core.after_training.compare.study import Budget
 from core.job import SpecError
+from core.job.places import only_in
 from core.models import demo_fields
 from core.runs import Home, Run, launch, queue
 from core.runs.sentences import state_sentence
@@ -66,6 +68,18 @@ def test_one_run_is_created_at_a_time(home: Home) -> None:
     assert states(home, ended) == ["finished", "finished"]
     assert len(set(rates(ended))) == 2
     assert not ended.is_open
+
+
+def test_search_names_files_only_where_who_asked_it_may(home: Home, tmp_path: Path) -> None:
+    private = tmp_path / "private.jsonl"
+    private.write_text('{"prompt": "1?", "completion": "1."}\n' * 20)
+    search = Search.parse(demo_fields(), ["lora"], {"dataset": [str(private)]}, 2)
+    with only_in([home.path]):
+        comparison = record.new_comparison(home, (), search.question, "compare", search=search)
+    comparison = conduct.start(home, comparison)  # as a conductor that may read every file
+    reasons = [trial.left_out for trial in comparison.trials]
+    assert len(reasons) == 2
+    assert all("is in no folder that this page may read" in each for each in reasons)
 
 
 @pytest.mark.slow
