@@ -42,6 +42,7 @@ def check_next(
             if not found or not comparison.is_open:
                 return comparison
             trial, run = found[0]
+            _require_room(home, comparison.id)
             stopped = _Stopped(home, comparison.id, is_cancelled)
             with comparison.only_its_files():
                 failed = _check(trial, run, stopped)
@@ -96,6 +97,12 @@ def _check(trial: Trial, run: Run, is_stopped: Callable[[], bool]) -> str | None
     except OSError as error:
         return f"The results cannot be kept: {error.strerror}"
     return ""
+
+
+def _require_room(home: Home, comparison_id: str) -> None:
+    """Raise OSError if the disk is full: no minutes are spent on what cannot be noted."""
+    with locked(home):
+        record.save(home, record.read_comparison(home, comparison_id))
 
 
 def _note(home: Home, comparison_id: str, run: Run, failed: str) -> Comparison:

@@ -29,7 +29,7 @@ def start(home: Home, comparison: Comparison) -> Comparison:
         require_installed()
     with locked(home):
         comparison = record.read_comparison(home, comparison.id)
-        checked = {name: failed for name, failed in comparison.checked.items() if not failed}
+        checked = {run.id: "" for run in runs_of(home, comparison) if _was_checked(comparison, run)}
         comparison = replace(comparison, is_open=True, is_reported=False, checked=checked, note="")
         save(home, comparison)  # a program that dies from here on leaves it to the others
         going_on = [run for run in runs_of(home, comparison) if _may_go_on(comparison, run)]
@@ -111,6 +111,11 @@ def _may_go_on(comparison: Comparison, run: Run) -> bool:
     if run.state == "stopped":
         return run.id in comparison.stopped
     return _was_forgotten(run)
+
+
+def _was_checked(comparison: Comparison, run: Run) -> bool:
+    """Return True for a run whose check gave results that are still there."""
+    return comparison.checked.get(run.id) == "" and bool(run.checks_of_result)
 
 
 def _was_forgotten(run: Run) -> bool:

@@ -102,7 +102,7 @@ class Study:
             parts.append(f"the methods {', '.join(self.methods)}")
         for name, values in self.axes.items():
             parts.append(f"{name} {', '.join(map(str, values))}")
-        what = " and ".join(parts) or f"the method {self.methods[0]}"
+        what = " and ".join(parts) or f"runs by {self.methods[0]}"
         model, data = self.fields.get("model", "demo"), self.fields.get("dataset", "demo")
         seeds = f", with {self.num_seeds} seeds each" if self.num_seeds > 1 else ""
         return f"How do {what} compare for {model} on {data} ({self.stage}){seeds}?"

@@ -1,6 +1,8 @@
 """Checks of a comparison: begun when all runs have ended, each once, stopped and tried again."""
 
+import errno
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -250,3 +252,26 @@ def test_suites_that_a_run_was_checked_with_while_it_trained_are_its_copies(
     write_json(folder / "job.json", job)
     assert carried_on(home, comparison).checked == {"a": ""}
     assert counts(home, "a") == [("gone", 3, 2)]
+
+
+def test_results_that_are_gone_are_asked_for_again(home: Home, tmp_path: Path) -> None:
+    suite = suite_file(tmp_path, "mine", *PROMPTS)
+    comparison = carried_on(home, ended(home, suite, a="finished"))
+    shutil.rmtree(home.runs / "a" / "checks")
+    home.touch()
+    carried_on(home, conduct.start(home, comparison))
+    assert counts(home, "a") == [("mine", 3, 2)]
+
+
+def test_nothing_is_asked_on_a_full_disk(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = ended(home, suite_file(tmp_path, "mine", *PROMPTS), a="finished")
+
+    def full(*_words: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(record, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        checking.check_next(home, comparison)
+    assert counts(home, "a") == []
