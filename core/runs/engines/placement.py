@@ -12,6 +12,8 @@ HERE = "here"
 TITLES: Mapping[str, str] = {"slurm": "Slurm", "ray": "Ray", "torchrun": "torchrun by hand"}
 """Id of an engine -> how users know it."""
 MAX_NODES = 512
+MAX_DIGITS = 9
+"""Python reads no endless number."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}")
 NAMES = re.compile(rf"{NAME.pattern}(,{NAME.pattern}){{0,9}}")
 TIME = re.compile(r"(\d{1,3}-\d{1,2}(:\d{1,2}){0,2}|\d{1,6}(:\d{1,2}){0,2})")
@@ -49,7 +51,8 @@ class Placement:
         """Return a placement from texts, as flags or boxes give them. Raises SpecError."""
         texts = {name: str(value).strip() for name, value in values.items() if value is not None}
         nodes = texts.pop("nodes", "") or "1"
-        if not nodes.isascii() or not nodes.isdecimal() or not 0 < int(nodes) <= MAX_NODES:
+        is_number = nodes.isascii() and nodes.isdecimal() and len(nodes) <= MAX_DIGITS
+        if not is_number or not 0 < int(nodes) <= MAX_NODES:
             problem = f"{nodes[:40]!r} is not a number from 1 to {MAX_NODES}"
             raise SpecError(Problem("nodes", problem, "give the number of machines"))
         placement = cls(**{"engine": HERE, **texts}, nodes=int(nodes))

@@ -160,6 +160,14 @@ def test_missing_checks_are_said(home: Home) -> None:
     assert any(each.startswith("No run was checked") for each in said)
 
 
+def test_reward_models_are_not_sent_to_a_check_that_refuses_them(home: Home) -> None:
+    bare_run(home, "first", stage="reward")
+    bare_run(home, "second", stage="reward")
+    said = cautions(summary_of_runs([read(home, "first"), read(home, "second")]))
+    assert not any("check-model" in each for each in said)
+    assert any(each.startswith("A reward model writes no answers") for each in said)
+
+
 def test_runs_chosen_by_hand_are_grouped_by_their_seed(home: Home) -> None:
     comparison_of(home, {"full": (1.25, 1.3), "lora": (1.5,)})
     runs = [read(home, name) for name in ("full-0", "full-1", "lora-0")]

@@ -10,6 +10,7 @@ from core.resolve import reference_of
 from core.runs import Run
 from core.runs.checks.statistics import wilson_interval
 from core.runs.sentences import loss_note
+from core.training.contract.stages import STAGES
 from core.wording import memory, rough_duration
 
 FEW_CHECKS = 100
@@ -271,7 +272,10 @@ def _cautions(summary: Summary) -> Iterator[str]:
 def _cautions_on_checks(summary: Summary) -> Iterator[str]:
     runs = [run for group in summary.compared for run in group.finished if run.run]
     totals = [each.total for run in runs for each in run.checks]
-    if runs and not totals:
+    trained = [figures.run for figures in runs if figures.run]
+    if runs and not any(STAGES[run.job.stage].head != "score" for run in trained):
+        yield "A reward model writes no answers, so no suite says what it has learnt and lost."
+    elif runs and not totals:
         yield (
             "No run was checked, so nothing is said of what it has learnt and lost: `python app.py "
             "check-model RUN` checks one."
