@@ -2,10 +2,13 @@
 
 import pytest
 
-from core.after_training.compare import optimizer
+from core.after_training.compare import Comparison, Trial, conduct, optimizer, record
 from core.after_training.compare.search import Range
-from core.job import SpecError
+from core.job import ChildError, Problem, SpecError
 from core.runs import Home
+from core.runs.results import checking
+from core.training.contract.files import write_json
+from tests.builders.fake_runs import bare_run
 from ui.terminal.compare import compare
 from ui.terminal.models import show_models
 from ui.terminal.study_flags import StudyFlags
@@ -87,3 +90,23 @@ def test_command_asks_the_same_again() -> None:
 def test_cards_are_compared_by_estimate_only(home: Home) -> None:
     with pytest.raises(SpecError, match="gpu is an axis of estimates only"):
         compare(home=str(home.path), demo=True, axis=("gpu=t4,l4",), methods="lora")
+
+
+def test_comparison_that_is_stopped_while_it_checks_did_not_succeed(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(bare_run(home, "a") / "status.json", {"state": "finished", "step": 1})
+    record.folder_of(home).mkdir()
+    trials = (Trial("lora", 42, id="a"),)
+    begun = Comparison("20261130-120000", 0.0, "?", "compare", trials, has_checks=True)
+    record.save(home, begun)
+
+    def stop(*_words: object, **_flags: object) -> None:
+        conduct.stop(home, begun)
+        raise ChildError("cancelled", Problem("check", "was cancelled", ""))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "check", stop)
+        assert compare(home=str(home.path), resume=begun.id) == 130
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Not checked: 1 run. Later: compare --resume {begun.id}" in said

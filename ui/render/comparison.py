@@ -134,7 +134,8 @@ def progress(comparison: Comparison, summary: Summary) -> str:
     num_planned = sum(each.state == "planned" for each in summary.runs)
     num_ended = len(summary.runs) - sum(is_active) - num_planned
     num_all = len(summary.runs) + comparison.num_missing
-    said = f"{num_ended} of {counted(num_all, 'run')} have ended."
+    verb = "has" if num_all == 1 else "have"
+    said = f"{num_ended} of {counted(num_all, 'run')} {verb} ended."
     if num_all > num_ended and not comparison.is_open and not any(is_active):
         said += f" {num_all - num_ended} were not begun: Continue begins them."
     elif comparison.search and comparison.num_missing:

@@ -21,6 +21,7 @@ from core.after_training.compare import (
 from core.after_training.compare.search import Search
 from core.after_training.compare.study import require_one_card
 from core.after_training.compare.variants import CHANGES_ROWS, require_prices
+from core.dataset import counted
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home, queue
@@ -37,6 +38,7 @@ from ui.terminal.study_flags import StudyFlags
 from ui.terminal.usage import flag_of
 
 SECONDS_BETWEEN_UPDATES = 0.3
+STOPPING = "Stopping all runs, each with a checkpoint, and the checks."
 Tell = Callable[..., object]
 """Prints progress: on standard output, or beside it if that is for JSON."""
 
@@ -188,7 +190,7 @@ def _stop(home: Home, comparison_id: str, as_json: bool) -> int:
     if as_json:
         print_json(_json(home, comparison))
     else:
-        out.print("Stopping its runs, each with a checkpoint.")
+        out.print(STOPPING)
         out.print(f"To continue: python app.py compare --resume {comparison_id}")
     return 0
 
@@ -204,7 +206,7 @@ def _follow(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> in
         while conduct.is_active(home, comparison):
             if pressed:
                 pressed.clear()
-                tell("Stopping all runs, each with a checkpoint. Ctrl-C again leaves them.")
+                tell(f"{STOPPING} Ctrl-C again leaves them.")
                 comparison = conduct.stop(home, comparison)
             comparison = keeper.carry_on(home, comparison)
             queue.advance(home)
@@ -223,7 +225,11 @@ def _follow(home: Home, comparison: Comparison, tell: Tell, as_json: bool) -> in
         out.print(f"Report: {written.path}")
         if written.best:
             out.print(f"To use the best settings: python app.py train {written.best}")
-    return _exit_code([each.state for each in written.summary.runs])
+    states = [each.state for each in written.summary.runs]
+    if due := checking.runs_to_check(home, comparison):
+        tell(f"Not checked: {counted(len(due), 'run')}. Later: compare --resume {comparison.id}")
+        states.append("stopped")
+    return _exit_code(states)
 
 
 @dataclass

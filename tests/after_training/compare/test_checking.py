@@ -133,6 +133,11 @@ def test_stop_ends_a_check_and_continue_repeats_it(home: Home, tmp_path: Path) -
     assert not check.is_alive()
     comparison = keeper.carry_on(home, comparison)
     assert (comparison.is_open, comparison.is_reported, comparison.checked) == (False, True, {})
+    said = cautions(summary_of(home, comparison))
+    assert (
+        "LoRA, seed 0 was not checked: the comparison was stopped before; `python app.py compare "
+        f"--resume {comparison.id}` checks it."
+    ) in said
     suite_file(tmp_path, "mine", *PROMPTS)
     assert carried_on(home, conduct.start(home, comparison)).checked == {"a": ""}
 

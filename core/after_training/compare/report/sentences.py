@@ -275,7 +275,7 @@ def _cautions_on_checks(summary: Summary) -> Iterator[str]:
     trained = [figures.run for figures in runs if figures.run]
     if runs and not any(STAGES[run.job.stage].head != "score" for run in trained):
         yield "A reward model writes no answers, so no suite says what it has learnt and lost."
-    elif runs and not totals:
+    elif runs and not totals and not summary.unchecked:
         yield (
             "No run was checked, so nothing is said of what it has learnt and lost: `python app.py "
             "check-model RUN` checks one."

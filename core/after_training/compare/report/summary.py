@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from core.after_training.compare import Comparison, Trial, record
+from core.after_training.compare import Comparison, Trial, checking, record
 from core.after_training.compare.report.folders import read_fields
 from core.runs import Home, Run
 from core.runs.checks import CheckCount
@@ -255,14 +255,19 @@ def summary_of(home: Home, comparison: Comparison) -> Summary:
         created=comparison.created,
         groups=_groups(runs),
         note=comparison.note,
-        unchecked=_unchecked(comparison),
+        unchecked=_unchecked(home, comparison),
     )
 
 
-def _unchecked(comparison: Comparison) -> Mapping[str, str]:
+def _unchecked(home: Home, comparison: Comparison) -> Mapping[str, str]:
+    reasons = dict(comparison.checked)
+    if not comparison.is_open:
+        command = f"`python app.py compare --resume {comparison.id}` checks it"
+        for run in checking.runs_to_check(home, comparison):
+            reasons[run.id] = f"the comparison was stopped before; {command}"
     found = {}
     for trial in comparison.trials:
-        if reason := comparison.checked.get(trial.id):
+        if reason := reasons.get(trial.id):
             found[f"{trial.point.label}, seed {trial.seed}"] = reason
     return found
 
