@@ -85,7 +85,7 @@ class Comparison:
     search: Search | None = None
     """None for a grid, whose runs are all known at once."""
     folders: tuple[str, ...] | None = None
-    """Folders in which its jobs may name files, whoever carries it on; None for all."""
+    """Folders in which its jobs may name files; None for all."""
     note: str = ""
     """Why it ended before all its runs, one sentence."""
     placement: Placement = field(default_factory=Placement)

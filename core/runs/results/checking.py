@@ -264,7 +264,7 @@ def _make_folder(run: Run, folder: Path) -> None:
             place.mkdir(exist_ok=True)
     except FileNotFoundError:
         fix = "restore it from the trash, then check again"
-        raise SpecError(Problem("run", f"{run.id} was deleted meanwhile", fix)) from None
+        raise SpecError(Problem("run", f"{run.id} was deleted", fix)) from None
 
 
 def died_sentence(error: ChildError) -> str:

@@ -245,7 +245,7 @@ def test_suite_is_found_from_another_folder(
     assert named == f"identity,{tmp_path / 'mine.jsonl'}"
 
 
-def test_suites_that_a_run_was_checked_with_while_it_trained_are_its_copies(
+def test_suites_of_a_run_that_was_checked_in_training_are_its_copies(
     home: Home, tmp_path: Path
 ) -> None:
     comparison = ended(home, str(tmp_path / "gone.jsonl"), a="finished")
