@@ -1,5 +1,7 @@
 """Compare methods on the page: side by side, queued, reported; what a card can train."""
 
+import re
+
 import gradio as gr
 import pytest
 
@@ -37,6 +39,9 @@ def test_methods_are_estimated_side_by_side(home: Home) -> None:
 def test_a_method_that_does_not_fit_says_what_helps(home: Home) -> None:
     answer = answer_to(home, model=LLAMA, dataset="demo", gpu="rtx-4090")
     html = comparison.estimates(variants_of(answer))
+    (other,) = re.findall(r"<tr><th>H200 SXM 141 GB</th>(.*?)</tr>", html)
+    assert other.count("<td>") == 3
+    assert "too large" not in other
     assert "Full is left out: needs " in html
     assert "What helps: " in html
 
@@ -104,7 +109,7 @@ def test_optuna_chooses_as_many_runs_as_the_panel_says(home: Home) -> None:
         ("lora_r = 8\nlora_r = 16", 0, "lora_r is given twice"),
         ("gpu = t4, l4", 0, "gpu is an axis of estimates only"),
         ("learning_rate = 1e-4..1e-2", 0, "is a range"),
-        ("seed = 1, 2", 0, "use --seeds"),
+        ("seed = 1, 2", 0, "say how many seeds instead"),
         ("", 5, "there is nothing to search"),
         ("\n".join(f"{name} = {MANY}" for name in FIVE), 0, "fewer values, at most 500 runs"),
     ],

@@ -14,6 +14,7 @@ from core.after_training.compare.report import (
     html_of,
     summary_of_runs,
 )
+from core.after_training.compare.variants import rows_of_other_cards
 from core.dataset import counted
 from core.models import Gpu, models
 from core.runs import Run
@@ -57,8 +58,11 @@ def estimates(found: Sequence[Variant]) -> str:
     for sizes, prefix in ((parts, ""), (phases, "Peak: ")):
         for title in dict.fromkeys(title for each in sizes for title in each):
             rows.append((prefix + title, *(_memory(each.get(title, 0)) for each in sizes)))
-    grid = table(rows, [each.point.label for each in shown])
-    return f'<div class="measured scrolls" tabindex="0">{grid}</div>{said}'
+    labels = [each.point.label for each in shown]
+    grids = table(rows, labels)
+    if len(shown) <= len(METHODS):
+        grids += f"<p>On other cards:</p>{table(rows_of_other_cards(shown), labels)}"
+    return f'<div class="measured scrolls" tabindex="0">{grids}</div>{said}'
 
 
 def _verdict(variant: Variant) -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from core.after_training.compare import Variant
-from core.after_training.compare.variants import on_other_cards
-from core.models import gpus
+from core.after_training.compare.variants import on_other_cards, rows_of_other_cards
 from core.training.contract.methods import METHODS
 from core.wording import (
     MEASURED,
@@ -61,7 +60,7 @@ def print_estimates(found: Sequence[Variant], *, is_whole: bool = True) -> None:
     out.print(wide_table(heads, [*_component_rows(estimated), *_phase_rows(estimated)]))
     if len(shown) <= len(METHODS):
         out.print("\nOn other cards:")
-        out.print(wide_table(heads, _card_rows(estimated)))
+        out.print(wide_table(heads, rows_of_other_cards(estimated)))
     if is_whole:
         _print_total(found)
 
@@ -114,24 +113,6 @@ def _phase_rows(estimated: Sequence[Variant]) -> list[tuple[str, ...]]:
     return [
         (f"peak: {MEASURED[name]}", *(_memory(each.get(name)) for each in phases)) for name in names
     ]
-
-
-def _card_rows(estimated: Sequence[Variant]) -> list[tuple[str, ...]]:
-    columns = [on_other_cards(each) for each in estimated]
-    rows = []
-    for card in dict.fromkeys(card for column in columns for card in column):
-        cells = []
-        for column in columns:
-            estimate, speed = column[card]
-            said = memory(estimate.total_bytes)
-            if estimate.verdict == "does_not_fit":
-                said += " too large"
-            elif speed and speed.hours is not None:
-                said += f" {rough_duration(3600 * speed.hours)}"
-                said += f" ${speed.usd:,.2f}" if speed.usd is not None else ""
-            cells.append(said)
-        rows.append((gpus()[card].name, *cells))
-    return rows
 
 
 def _memory(num_bytes: int | None) -> str:

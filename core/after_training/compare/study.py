@@ -15,8 +15,8 @@ from core.training.contract.stages import DEFAULT_STAGE, STAGES, defaults_of, un
 FieldMap = Mapping[str, object]
 """JobSpec field -> value."""
 FIXED: Mapping[str, str] = {
-    "seed": "use --seeds",
-    "method": "use --methods",
+    "seed": "say how many seeds instead, as with --seeds",
+    "method": "name the methods apart, as with --methods",
     "device": "the queue gives each run its device",
     "stage": "compare the stages one by one: each has data of its own",
 }
@@ -228,7 +228,7 @@ def _bad_axes(axes: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
             fix = f"did you mean {near[0]}?" if near else "give a job field: train --help has them"
             yield Problem("axis", f"{name!r} is not a setting", fix)
         elif len(values) == 1 and re.fullmatch(r"[-+.\de]+\.\.[-+.\de]+", values[0], re.IGNORECASE):
-            fix = "write FIELD=A,B,C for a grid, or add --optimize N to search in the range"
+            fix = "write FIELD=A,B,C for a grid, or let Optuna search it, as with --optimize 20"
             yield Problem("axis", f"{name}={values[0]} is a range", fix)
         elif not values:
             yield Problem("axis", f"{name} has no values", f"write {name}=VALUE,VALUE")

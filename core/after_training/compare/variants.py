@@ -11,8 +11,11 @@ from core.memory import MemoryEstimate
 from core.models import Gpu, gpus
 from core.resolve import PastRunsOf, ResolvedJob, RowsOf, no_past_runs, resolve
 from core.speed import RowStatistics, Speed
+from core.wording import memory, rough_duration
 
 GIB = 2**30
+NONE = "–"
+"""Stands where a variant has no estimate for a card."""
 CHANGES_ROWS = frozenset(
     {
         "model",
@@ -76,6 +79,28 @@ def on_other_cards(
         case = Case(resolved.job, resolved.model.shape, gpus()[card], resolved.rows)
         found[card] = (case.memory, case.speed)
     return found
+
+
+def rows_of_other_cards(variants: Sequence[Variant]) -> list[tuple[str, ...]]:
+    """Return a row for each usual card: its name, then memory, time and price of each variant."""
+    columns = [on_other_cards(each) for each in variants]
+    rows = []
+    for card in dict.fromkeys(card for column in columns for card in column):
+        cells = []
+        for column in columns:
+            cells.append(_on_card(*column[card]) if card in column else NONE)
+        rows.append((gpus()[card].name, *cells))
+    return rows
+
+
+def _on_card(estimate: MemoryEstimate, speed: Speed | None) -> str:
+    said = memory(estimate.total_bytes)
+    if estimate.verdict == "does_not_fit":
+        return f"{said} too large"
+    if speed and speed.hours is not None:
+        said += f" {rough_duration(3600 * speed.hours)}"
+        said += f" ${speed.usd:,.2f}" if speed.usd is not None else ""
+    return said
 
 
 def plan_variant(study: Study, point: Point, rows: Rows, past: PastRunsOf) -> Variant:

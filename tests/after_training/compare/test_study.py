@@ -109,7 +109,7 @@ def test_an_impossible_point_is_left_out_with_the_reason() -> None:
         ({"axes": {"lora_r": ["8"]}, "methods": ["full"]}, "lora_r: sft by full does not read"),
         ({"axes": {"lora_r": []}}, "lora_r has no values"),
         ({"axes": {"lora_r": ["many"]}}, "'many' is not a whole number"),
-        ({"axes": {"learning_rate": ["1e-5..1e-3"]}}, "is a range; .*--optimize N"),
+        ({"axes": {"learning_rate": ["1e-5..1e-3"]}}, "is a range; .*--optimize 20"),
         ({"num_seeds": 0}, "0 is too small"),
         ({"num_seeds": 501}, "these are 501 runs"),
     ],
