@@ -152,6 +152,10 @@ def move(home: Home, run_id: str, direction: Direction) -> tuple[Run, ...]:
     return waiting(home)
 
 
+class DeviceInUse(SpecError):
+    """A run or another task has the device, which may be free later."""
+
+
 @dataclass(frozen=True)
 class Reservation:
     """Device that a task of this process holds."""
@@ -202,7 +206,7 @@ def reserved(home: Home, device: int, kind: TaskKind, title: str) -> Iterator[Re
     RUN`.
 
     Start a program in it, attach it, and end it before leaving. A chat is ended by the next run or
-    task that wants the device. Raises SpecError if a run or another task has it.
+    task that wants the device. Raises DeviceInUse if a run or another task has it, SpecError.
     """
     reservation = reserve(home, device, kind, title)
     try:
@@ -260,10 +264,10 @@ def user_of(home: Home, schedule: Schedule, device: str) -> str:
     return ""
 
 
-def _in_use(home: Home, schedule: Schedule, device: str, wanted: str) -> SpecError:
+def _in_use(home: Home, schedule: Schedule, device: str, wanted: str) -> DeviceInUse:
     user = user_of(home, schedule, device) or "another program"
     fix = "wait until that has ended, or end it"
-    return SpecError(Problem("device", f"{user} uses the device that {wanted} needs", fix))
+    return DeviceInUse(Problem("device", f"{user} uses the device that {wanted} needs", fix))
 
 
 def _require_may_start(run: Run) -> None:

@@ -148,6 +148,11 @@ def test_impossible_numbers_of_seeds_are_refused_in_few_words(home: Home, seeds:
     assert len(said) < 300
 
 
+def test_no_seed_is_refused(home: Home) -> None:
+    said = str(queued(home, ("lora",), seeds=0)["compare_message"])
+    assert "0 is too small" in said
+
+
 def test_without_optuna_the_panel_says_what_to_install(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,8 @@ class Sweep:
     ) -> "Sweep":
         """Return what the controls of the panel say."""
         found = tuple(line.strip() for line in lines.splitlines() if line.strip())
-        return cls(tuple(methods), found, int(num_seeds or 1), int(num_tried or 0))
+        seeds = 1 if num_seeds is None else int(num_seeds)
+        return cls(tuple(methods), found, seeds, int(num_tried or 0))
 
     def study(self, answer: Answer) -> Study:
         """Return every combination. Raises SpecError."""

@@ -3,6 +3,9 @@
 A check needs the device that a training needs, and the queue gives that to the runs first.
 """
 
+import errno
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,12 +15,14 @@ from filelock import FileLock, Timeout
 from core.after_training.compare import record
 from core.after_training.compare.record import Comparison, Trial, locked, run_of
 from core.job import ChildError, SpecError
-from core.runs import Home, Run
+from core.runs import Home, Run, queue
 from core.runs.results import checking
 from core.training.contract.checks.suite import Suite
 from core.training.contract.stages import STAGES
 
 SECONDS_BETWEEN_LOOKS = 1.0
+BYTES_OF_RESULTS = 2**20
+"""Room for the answers to some hundred tests, and for the record."""
 ON_CLUSTER = "it trained on a cluster: check-model checks it there"
 
 
@@ -42,7 +47,7 @@ def check_next(
             if not found or not comparison.is_open:
                 return comparison
             trial, run = found[0]
-            _require_room(home, comparison.id)
+            _require_room(home)
             stopped = _Stopped(home, comparison.id, is_cancelled)
             with comparison.only_its_files():
                 failed = _check(trial, run, stopped)
@@ -92,17 +97,19 @@ def _check(trial: Trial, run: Run, is_stopped: Callable[[], bool]) -> str | None
             checking.check(run, missing, is_cancelled=is_stopped)
     except ChildError as error:
         return None if error.cause == "cancelled" else checking.died_sentence(error)
+    except queue.DeviceInUse:
+        return None
     except SpecError as error:
-        return None if error.problems[0].field == "device" else error.reason
+        return error.reason
     except OSError as error:
         return f"The results cannot be kept: {error.strerror}"
     return ""
 
 
-def _require_room(home: Home, comparison_id: str) -> None:
+def _require_room(home: Home) -> None:
     """Raise OSError if the disk is full: no minutes are spent on what cannot be noted."""
-    with locked(home):
-        record.save(home, record.read_comparison(home, comparison_id))
+    if shutil.disk_usage(home.path).free < BYTES_OF_RESULTS:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(home.path))
 
 
 def _note(home: Home, comparison_id: str, run: Run, failed: str) -> Comparison:

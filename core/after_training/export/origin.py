@@ -19,13 +19,8 @@ LICENCE = re.compile(r"^(license|license_name):[ \t]*[\"']?([\w.-]{1,60})[\"']?[
 def base_name(run: Run) -> str:
     """Return the base as others know it: its id on the Hub, the id of the run that made it, or the
     name of its folder."""
-    model = run.job.model
-    if not Path(model).is_absolute():
-        return model
-    if Path(model).parts[-3:] == DEMO_DIR.parts[-3:]:
-        return "demo"
-    made_by = _run_folder_of(Path(model))
-    return (made_by or Path(model)).name
+    made_by = _run_folder_of(Path(run.job.model))
+    return made_by.name if made_by else _name_of(run.job.model)
 
 
 def origin_of(run: Run) -> str:
@@ -42,10 +37,7 @@ def origin_of(run: Run) -> str:
 
 def origin_name(run: Run) -> str:
     """Return the model before any training as others know it."""
-    origin = origin_of(run)
-    if not Path(origin).is_absolute():
-        return origin
-    return "demo" if Path(origin).parts[-3:] == DEMO_DIR.parts[-3:] else Path(origin).name
+    return _name_of(origin_of(run))
 
 
 def origin_folder(run: Run) -> Path | None:
@@ -81,6 +73,14 @@ def licence_in(folder: Path | None) -> Mapping[str, str]:
     except OSError:
         return {}
     return dict(LICENCE.findall(head[1])) if head else {}
+
+
+def _name_of(model: str) -> str:
+    """Return a Hub id as it is, and the name of a folder."""
+    folder = Path(model)
+    if not folder.is_absolute():
+        return model
+    return "demo" if folder.parts[-3:] == DEMO_DIR.parts[-3:] else folder.name
 
 
 def _run_folder_of(model: Path) -> Path | None:

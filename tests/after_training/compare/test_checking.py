@@ -1,6 +1,5 @@
 """Checks of a comparison: begun when all runs have ended, each once, stopped and tried again."""
 
-import errno
 import json
 import shutil
 import threading
@@ -21,7 +20,7 @@ from core.after_training.compare import (
     record,
 )
 from core.after_training.compare.report import cautions, findings, summary_of
-from core.job import SpecError
+from core.job import Problem, SpecError
 from core.job.places import only_in
 from core.runs import Home
 from core.runs.checks import find_suite
@@ -273,10 +272,30 @@ def test_nothing_is_asked_on_a_full_disk(
 ) -> None:
     comparison = ended(home, suite_file(tmp_path, "mine", *PROMPTS), a="finished")
 
-    def full(*_words: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(record, "save", full)
+    usage = shutil.disk_usage(home.path)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(OSError, match="No space left"):
         checking.check_next(home, comparison)
     assert counts(home, "a") == []
+
+
+def test_card_that_is_gone_ends_the_wait(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = ended(home, suite_file(tmp_path, "mine", *PROMPTS), a="finished")
+
+    def gone(_device: int) -> None:
+        raise SpecError(Problem("device", "this machine has no GPU 1", "choose 0 (T4)"))
+
+    monkeypatch.setattr("core.runs.queue.card_of", gone)
+    checked = checking.check_next(home, comparison).checked
+    assert checked == {"a": "this machine has no GPU 1"}
+
+
+def test_waiting_for_the_device_writes_nothing(home: Home, tmp_path: Path) -> None:
+    comparison = ended(home, suite_file(tmp_path, "mine", *PROMPTS), a="finished")
+    path = record.folder_of(home) / f"{comparison.id}.json"
+    written = path.stat().st_mtime_ns
+    with reserved(home, 0, "export", "an export"):
+        checking.check_next(home, comparison)
+    assert path.stat().st_mtime_ns == written
