@@ -95,8 +95,13 @@ def submit(
                 folder_inode=run.folder.stat().st_ino,
             )
             write_submission(submission)
+            _follow(home, run)  # at once: the cluster may refuse the next one
+
+
+def _follow(home: Home, run: Run) -> None:
+    """Ask about a run from now on. The caller must hold the lock."""
     schedule = read_schedule(home)
-    submitted = tuple(dict.fromkeys((*schedule.submitted, *(run.id for run in runs))))
+    submitted = tuple(dict.fromkeys((*schedule.submitted, run.id)))
     write_schedule(home, replace(schedule, submitted=submitted))
     _next_question.pop(home, None)
     home.touch()

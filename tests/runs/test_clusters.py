@@ -1,14 +1,16 @@
 """Test runs on a cluster whose commands are fake: their states, and what users do with them."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core import runs
-from core.job import SpecError
-from core.runs import Home, Run, edits, launch, queue
+from core.job import Problem, SpecError
+from core.runs import Home, Run, clusters, edits, launch, queue
 from core.runs.engines import Placement, read_submission, write_submission
+from core.runs.home import read_schedule
 from core.runs.sentences import state_sentence
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun, ended
@@ -250,3 +252,22 @@ def test_damaged_file_hides_no_run(sent: Run, home: Home, damage: str) -> None:
     (sent.folder / "cluster.json").write_text(damage)
     home.touch()
     assert [run.id for run in runs.listing.list_runs(home)] == [sent.id]
+
+
+def test_runs_that_were_taken_before_a_refusal_are_asked_about(
+    slurm: FakeSlurm, home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = new_run(), new_run(num_devices=2)  # of two sizes: no single job
+    real = clusters.ENGINES["slurm"].submit
+
+    def take_one(folder: Path, placement: Placement, num_devices: int) -> str:
+        if folder == second.folder:
+            raise SpecError(Problem("on", "Slurm refuses it", "ask for less"))
+        return real(folder, placement, num_devices)
+
+    engine = replace(clusters.ENGINES["slurm"], submit=take_one)
+    monkeypatch.setattr("core.runs.clusters.engine_of", lambda _placement: engine)
+    with pytest.raises(SpecError, match="Slurm refuses it"):
+        queue.submit_together(home, [first, second], SLURM, home.path / "together.sh")
+    assert read_schedule(home).submitted == (first.id,)
+    assert runs.read(home, second.id).state == "failed"
