@@ -25,6 +25,7 @@ LABELS: Mapping[str, str] = {
     "ollama": "Make it for Ollama",
     "gguf": "Make a GGUF file",
 }
+INSTALL = f"Install the converters ({DOWNLOAD})"
 BASES = (("As it trained", "trained"), ("16-bit base", "original"), ("Measure both", "both"))
 MATRIX_HINT = "Of rows of the training: what they use is rounded least. Not for 16 bits, Q8_0."
 ROWS_HINT = (
@@ -42,7 +43,8 @@ def place_exports(parts: Parts) -> None:
                 with gr.Column(min_width=200):
                     parts.html(place)
                     parts.button(EXPORT_BUTTONS[form], LABELS[form], variant="primary")
-            _place_publish(parts)
+        with gr.Row(elem_classes="actions"):
+            parts.button("install_tools", INSTALL, visible=False)
         with gr.Row(elem_classes="settings"):
             quants = list(QUANTS)
             parts.add(
@@ -50,8 +52,9 @@ def place_exports(parts: Parts) -> None:
             )
             parts.add("export_matrix", gr.Checkbox, label="Importance matrix", info=MATRIX_HINT)
             parts.add("export_base", gr.Radio, BASES, value="trained", label="Base to merge into")
+        with gr.Row(elem_classes="export-tiles"):
+            _place_publish(parts)
         with gr.Row(elem_classes="actions"):
-            parts.button("install_tools", f"Install the converters ({DOWNLOAD})", visible=False)
             parts.button("add_to_ollama", "Add to this machine's Ollama", visible=False)
             parts.button("stop_export", "Stop", variant="stop", visible=False)
         parts.html("export_status")

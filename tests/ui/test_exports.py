@@ -83,6 +83,8 @@ def test_what_is_missing_is_said_in_its_tile(run: Run, monkeypatch: pytest.Monke
     assert updates["export_gguf"]["interactive"] is False
     assert updates["install_tools"]["visible"] is True
     assert "is not installed" in updates["export_gguf_tile"]
+    assert "Press Install the converters (88 MB)" in updates["export_gguf_tile"]
+    assert "<code>TAILOR_LLAMA_CPP</code>" in updates["export_gguf_tile"]
 
 
 def test_a_trusted_export_has_its_badge_and_lines(run: Run) -> None:

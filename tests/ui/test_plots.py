@@ -56,6 +56,7 @@ def test_the_memory_plot_shows_the_prediction_and_a_card_that_is_near(
     assert [level.name for level in levels] == names
     assert [level.y0 for level in levels] == [level.y1 for level in levels]
     assert levels[0].y0 == 2
+    assert all(level.type == "line" for level in levels)  # the edges of a box fill its own dashes
     assert all(level.showlegend for level in levels)
 
 

@@ -1,7 +1,7 @@
 """Export events of a run: start, follow, stop. Never exports, never waits for an export."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import gradio as gr
@@ -11,8 +11,8 @@ from core.after_training.export import FORMS, Export, launch, list_exports
 from core.after_training.export.card import keep_card, new_card
 from core.after_training.export.forms import DEFAULT_QUANT, FROM_ROWS, WITHOUT_MATRIX
 from core.after_training.export.ollama import add_to_ollama, find_ollama
-from core.after_training.export.plan import ExportPlan, Upload, plan_export
-from core.after_training.export.tools import find_tools, install
+from core.after_training.export.plan import NAME_YOUR_OWN, ExportPlan, Upload, plan_export
+from core.after_training.export.tools import LLAMA_VARIABLE, TO_INSTALL, find_tools, install
 from core.after_training.export_checks import (
     Numbers,
     can_be_checked,
@@ -28,7 +28,7 @@ from core.runs.results import checking
 from core.training.contract.checks.suite import Suite
 from core.training.contract.methods import METHODS
 from ui.events import Updates
-from ui.exports import EXPORT_BUTTONS, EXPORT_TILES
+from ui.exports import EXPORT_BUTTONS, EXPORT_TILES, INSTALL
 from ui.handlers.export_activities import ExportActivities, ExportActivity
 from ui.handlers.guard import guarded
 from ui.render import exports as panel
@@ -291,7 +291,14 @@ def _plan(run: Run, form: str, quant: str, base: str) -> ExportPlan | TailorErro
         numbers = quant if has_quant else ""
         return plan_export(run, form, quant=numbers, base=base, upload=upload)
     except TailorError as error:
-        return error
+        return TailorError(*(_with_button(each) for each in error.problems))
+
+
+def _with_button(problem: Problem) -> Problem:
+    """Name the button of the page where a problem names the command of the terminal."""
+    fix = problem.fix.replace(TO_INSTALL, f"press {INSTALL}")
+    fix = fix.replace(NAME_YOUR_OWN, f"start Tailor with `{LLAMA_VARIABLE}` = your llama.cpp")
+    return replace(problem, fix=fix)
 
 
 def _statuses(run: Run) -> str:

@@ -1,5 +1,6 @@
 """Core objects as HTML and plotly figures, one module for each part of the page."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal
@@ -28,8 +29,11 @@ __all__ = [
 
 
 def notice(text: str, kind: NoticeKind = "good") -> str:
-    """Return one line of text under a control, "" for no text."""
-    return f'<p class="notice {kind}">{escape(text)}</p>' if text else ""
+    """Return one line of text under a control, "" for no text. `Commands` are set as code."""
+    if not text:
+        return ""
+    shown = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return f'<p class="notice {kind}">{shown}</p>'
 
 
 def sentences(problem: Problem) -> str:

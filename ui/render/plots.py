@@ -303,6 +303,5 @@ def _add_level(drawn: go.Figure, num_bytes: int, name: str, colour: str, dash: s
     """Add a horizontal line. Its name is in the legend, where it cannot cover another."""
     level = num_bytes / 2**30
     line = {"color": colour, "width": 1.5, "dash": dash}
-    drawn.add_shape(
-        xref="paper", x0=0, x1=1, y0=level, y1=level, line=line, name=name, showlegend=True
-    )
+    ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level}
+    drawn.add_shape(type="line", **ends, line=line, name=name, showlegend=True)
