@@ -373,7 +373,7 @@ def _wire_exports(wiring: Wiring, handlers: Handlers) -> None:
     on(parts["show_card"].click, exports.on_show_card, outputs=("export_card",))
     on(parts["stop_export"].click, exports.on_stop_export)
     on(parts["check_export"].click, exports.on_check_export)
-    on(parts["install_tools"].click, exports.on_install_tools, queue=True)
+    on(parts["install_tools"].click, exports.on_install_tools)
     on(parts["add_to_ollama"].click, exports.on_add_to_ollama, queue=True)
 
 

