@@ -5,6 +5,11 @@ python app.py [serve] | train | estimate | check | preview | models | compare | 
 (--help explains each)
 """
 
+from ui.terminal import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_ctrl_c()  # before the imports that take time
+
 import argparse
 import re
 import sys
@@ -38,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _serve(**flags)
         from ui.terminal import commands
 
+        interrupts.interrupt_at_ctrl_c()
         return commands.run(command, **flags)
     except KeyboardInterrupt:  # a second Ctrl-C, or one with nothing to stop
-        return 130
+        return interrupts.STOPPED
 
 
 def _serve(**flags: Any) -> int:

@@ -40,6 +40,7 @@ from ui.gate import (
 from ui.handlers import Handlers
 from ui.open_pages import forget_closed_pages
 from ui.scratch import make_scratch, remove_scratch
+from ui.terminal import interrupts
 
 SECONDS_BETWEEN_LOOKS = 2.0
 UPLOADS = "gradio"
@@ -85,7 +86,10 @@ def serve(
     no_browser: bool = False,
     home: str | None = None,
 ) -> int:
-    """Serve the page until Ctrl-C. Return the exit code."""
+    """Serve the page until Ctrl-C. Return the exit code.
+
+    Before the page is up, Ctrl-C ends the program as during its imports: there is nothing to close.
+    """
     try:
         place = Home.find(home)
         data_folders = [find_folder(each) for each in data]
@@ -113,6 +117,7 @@ def serve(
     # Other users could read a token from the command line of the browser.
     if not (no_browser or policy.asks_everyone):
         webbrowser.open(link)
+    interrupts.interrupt_at_ctrl_c()
     return _wait(blocks, handlers, place, scratch)
 
 
