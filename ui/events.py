@@ -78,11 +78,21 @@ class Wiring:
             api_visibility="undocumented",
         )
 
-    def on_browser(self, event: Callable[..., Any], js: str, inputs: Collection[str]) -> Any:
-        """Call a script at an event with the values of some components, without the server."""
+    def on_browser(
+        self,
+        event: Callable[..., Any],
+        js: str,
+        inputs: Collection[str],
+        outputs: Collection[str] = (),
+    ) -> Any:
+        """Call a script at an event with the values of some components, without the server.
+
+        It returns the values of `outputs`.
+        """
         return event(
             fn=None,
             inputs=[self.components[name] for name in inputs],
+            outputs=[self.components[name] for name in outputs],
             js=js,
             show_progress="hidden",
             api_visibility="private",

@@ -257,6 +257,16 @@ CONTROLS: tuple[Control, ...] = (
 
 LABELS: Mapping[str, str] = {control.field: control.label for control in CONTROLS}
 """Field -> label on the page."""
+PLACE_LABELS: Mapping[str, str] = {
+    "on": "Where",
+    "address": "Address of the dashboard",
+    "partition": "Partition",
+    "time": "Time limit",
+    "gres": "Devices of each node",
+    "account": "Account",
+    "nodes": "Nodes",
+}
+"""Field of a placement -> label on the page."""
 ADVANCED: Mapping[str, str] = {
     "job": "Job",
     "rows": "Data",
@@ -270,7 +280,8 @@ ADVANCED: Mapping[str, str] = {
 
 def in_words(error: TailorError) -> str:
     """Return the problems under the labels of the page."""
+    labels = {**LABELS, **PLACE_LABELS}
     return "; ".join(
-        f"{LABELS.get(each.field, each.field)}: {each.problem}; {each.fix}"
+        f"{labels.get(each.field, each.field)}: {each.problem}; {each.fix}"
         for each in error.problems
     )

@@ -86,10 +86,7 @@ def serve(
     no_browser: bool = False,
     home: str | None = None,
 ) -> int:
-    """Serve the page until Ctrl-C. Return the exit code.
-
-    Before the page is up, Ctrl-C ends the program as during its imports: there is nothing to close.
-    """
+    """Serve the page until Ctrl-C. Return the exit code."""
     try:
         place = Home.find(home)
         data_folders = [find_folder(each) for each in data]
@@ -117,7 +114,6 @@ def serve(
     # Other users could read a token from the command line of the browser.
     if not (no_browser or policy.asks_everyone):
         webbrowser.open(link)
-    interrupts.interrupt_at_ctrl_c()
     return _wait(blocks, handlers, place, scratch)
 
 
@@ -297,6 +293,7 @@ def _wait(blocks: gr.Blocks, handlers: Handlers, home: Home, scratch: Path) -> i
     """Serve until Ctrl-C, or until the home is gone. Return the exit code."""
     inode, code = home.path.stat().st_ino, 0
     try:
+        interrupts.interrupt_at_ctrl_c()  # before, there was nothing to close
         while _is_same(home, inode):
             time.sleep(SECONDS_BETWEEN_LOOKS)
         print(f"The page is closed: {home.path} was removed.", file=sys.stderr)

@@ -61,7 +61,7 @@ class FormPage:
     def edit(self, **changes: object) -> Shown:
         """Change fields and return what the page shows then."""
         self.form |= changes
-        states = ("form_state", "suggestions", "undo", "wanted_trace")
+        states = ("form_state", "answer", "suggestions", "undo", "wanted_trace")
         return self.fire(self.handlers.estimate.on_edit, *states, **self.form)
 
     def suggest(self) -> Shown:

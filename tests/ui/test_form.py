@@ -296,3 +296,9 @@ def test_a_bad_job_file_changes_nothing(page_form: FormPage, text: str, message:
 def test_the_command_has_the_fields_that_differ_from_its_defaults(page_form: FormPage) -> None:
     assert page_form.edit()["command"] == "python app.py train --demo"
     assert page_form.edit(lora_r=5)["command"] == "python app.py train --demo --lora-r 5"
+
+
+def test_what_was_said_of_a_start_outlives_the_measuring_of_its_rows(page_form: FormPage) -> None:
+    page_form.edit(learning_rate=0.5)
+    assert "start_message" not in page_form.edit()
+    assert "start_message" in page_form.edit(learning_rate=0.6)

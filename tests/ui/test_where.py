@@ -95,6 +95,12 @@ def test_address_that_is_none_is_refused(handlers: Handlers, ray_address: str) -
     assert "is no web address" in str(shown["start_message"])
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "http://127.0.0.1:99999", "http://x:port"])
+def test_address_that_cannot_be_read_is_refused(handlers: Handlers, address: str) -> None:
+    shown = handlers.runs.on_start(where="ray", address=address, **demo())
+    assert "is no web address" in str(shown["start_message"])
+
+
 def test_guests_cannot_let_the_server_speak_to_an_address(
     handlers: Handlers, ray_address: str
 ) -> None:
@@ -149,9 +155,9 @@ def test_cluster_does_not_make_runs_of_this_machine_wait(
 @pytest.mark.parametrize(
     ("boxes", "said"),
     [
-        ({"time_limit": "soon"}, "time: "),
-        ({"partition": "a\nb"}, "partition: "),
-        ({"nodes": 0}, "nodes: "),
+        ({"time_limit": "soon"}, "Time limit: "),
+        ({"partition": "a\nb"}, "Partition: "),
+        ({"nodes": 0}, "Nodes: "),
         ({"where": "mars"}, "no engine"),
     ],
 )

@@ -72,6 +72,7 @@ class EstimateHandlers:
     def on_edit(
         self,
         form_state: FormState,
+        answer: Answer,
         suggestions: Suggestions,
         undo: Undo,
         wanted_trace: str,
@@ -81,6 +82,7 @@ class EstimateHandlers:
 
         Fixes on the page are for the form before this edit; `on_suggest` replaces them.
         """
+        before = answer.values
         state, answer = answer_edit(
             self.home, self.previews.statistics, form_state, form, suggestions.sent
         )
@@ -89,6 +91,8 @@ class EstimateHandlers:
         updates |= _show_fields(form, form_state, state)
         updates |= _show_job(answer, state)
         updates |= show_start(answer, self.previews)
+        if answer.values != before:  # else its rows were measured, and what was said still holds
+            updates["start_message"] = _missing_gpu_message(answer)
         updates |= show_data(answer.values, answer.report)
         if _has_other_data(form_state.values, answer.values):
             updates |= show_columns(answer.values, answer.report)
@@ -213,7 +217,6 @@ def _show_job(answer: Answer, state: FormState) -> Updates:
         "reset_field": _reset_menu(state),
         "command": command_line(answer.values),
         "job_file": _job_file(answer.values),
-        "start_message": _missing_gpu_message(answer),
     }
 
 

@@ -1,3 +1,3 @@
 """Command line. Never imports Gradio."""
 
-__all__ = ["commands", "usage"]
+__all__ = ["commands", "interrupts", "usage"]

@@ -103,8 +103,16 @@ def host_and_port(address: str, usual_port: int) -> tuple[str, int]:
 
 def web_address(address: str) -> str:
     """Return an http address without a path. Raises SpecError for anything else."""
-    fix = "give that of the cluster's dashboard, such as http://127.0.0.1:8265"
-    found = urlsplit(address if "://" in address else f"http://{address}")
+    problem = Problem(
+        "address",
+        f"{address!r} is no web address",
+        "give that of the cluster's dashboard, such as http://127.0.0.1:8265",
+    )
+    try:
+        found = urlsplit(address if "://" in address else f"http://{address}")
+        found.port  # noqa: B018 - raises for a number that is no port
+    except ValueError:
+        raise SpecError(problem) from None
     if found.scheme not in URL_SCHEMES or not found.hostname or found.username is not None:
-        raise SpecError(Problem("address", f"{address!r} is no web address", fix))
+        raise SpecError(problem)
     return f"{found.scheme}://{found.netloc}"

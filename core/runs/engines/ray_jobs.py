@@ -44,7 +44,9 @@ TRUST = (
     "All who reach the dashboard of Ray run programs as the cluster: keep it on loopback behind "
     "SSH, or switch on its tokens. RAY_AUTH_TOKEN of Tailor is sent to that address."
 )
-FIX = "name its dashboard with --address or RAY_ADDRESS, such as http://127.0.0.1:8265"
+EXAMPLE = "such as http://127.0.0.1:8265"
+FIX = f"start it, or give the address of its dashboard, {EXAMPLE}"
+NO_ADDRESS_FIX = f"give the address of its dashboard (--address, or RAY_ADDRESS), {EXAMPLE}"
 NUM_GPUS = re.compile(r"gpu(?::[A-Za-z][\w.-]*)?:(\d{1,3})")
 ENDINGS: Mapping[str, str] = {
     "SUCCEEDED": "the program ended without a word",
@@ -64,11 +66,14 @@ class StayHere(HTTPRedirectHandler):
 def look(placement: Placement) -> Found:
     """Return whether the cluster that the user names answers."""
     try:
-        _request(_address(placement), "/api/version")
+        address = _address(placement)
+        version = _request(address, "/api/version") or {}
     except SpecError as error:
         return Found(error.problems[0].problem, error.problems[0].fix)
     except ClusterSilent as silence:
         return Found(f"Ray does not answer: {silence}", FIX)
+    if "ray_version" not in version:
+        return Found(f"{address} is no dashboard of Ray", FIX)
     return Found()
 
 
@@ -180,7 +185,7 @@ def _address(placement: Placement) -> str:
     """Return the address of the dashboard. Raises SpecError if the user has named none."""
     address = placement.address or address_of_environment()
     if not address:
-        raise SpecError(Problem("on", "no cluster of Ray is named", FIX))
+        raise SpecError(Problem("on", "no cluster of Ray is named", NO_ADDRESS_FIX))
     return web_address(address)
 
 
@@ -246,7 +251,9 @@ def _request(
         said = error.read(MAX_ANSWER_BYTES).decode("utf-8", errors="replace").strip()
         last_line = said.rpartition("\n")[2][:200]
         raise ClusterSilent(f"{error.code} {last_line}") from None
-    except (URLError, OSError, HTTPException, ValueError) as error:
+    except ValueError:
+        raise ClusterSilent(f"{address}: what answers there is not Ray") from None
+    except (URLError, OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise ClusterSilent(f"{address}: {reason}") from None
+        raise ClusterSilent(f"{address}: {getattr(reason, 'strerror', None) or reason}") from None
     return found if isinstance(found, dict) else {}

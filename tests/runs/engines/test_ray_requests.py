@@ -135,6 +135,15 @@ def test_answer_that_is_an_error_is_silence(place: Placement, tmp_path: Path, st
         state_of(tmp_path, place)
 
 
+def test_address_of_another_web_page_is_not_taken_for_ray(place: Placement) -> None:
+    assert RAY.look(place).problem == f"{place.address} is no dashboard of Ray"
+
+
+def test_dashboard_of_ray_is_found(place: Placement) -> None:
+    FakeDashboard.job = {"version": "4", "ray_version": "2.60.0"}
+    assert RAY.look(place).problem == ""
+
+
 def test_cluster_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
