@@ -117,6 +117,17 @@ EXTRAS: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
     ("llama", {}, {"method": "full", "dtype": "float32"}),
     ("llama", {}, {"method": "lora", "target_modules": "q_proj,v_proj"}),
     ("llama", {}, {"method": "lora", "lora_r": 256, "optim": "adamw_8bit"}),
+    ("mixtral", {}, {"method": "lora", "target_modules": "q_proj,w1,w2,w3"}),
+    ("qwen3_moe", {}, {"method": "qlora", "target_modules": "gate_proj,up_proj,down_proj,gate"}),
+    (
+        "gpt_oss",
+        {},
+        {
+            "method": "lora",
+            "target_modules": "q_proj,gate_up_proj,down_proj",
+            "gradient_checkpointing": False,
+        },
+    ),
     ("llama", {}, {"method": "full", "optim": "adamw_torch"}),
     ("llama", {}, {"method": "full", "optim": "adamw_8bit"}),
     ("llama", {}, {"method": "full", "optim": "paged_adamw_32bit"}),

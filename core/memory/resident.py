@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from core.memory.program import LayerKind, Program, layer_by_mlp
+from core.memory.program import LayerKind, Lora, Program, layer_by_mlp
 from core.memory.simulator import DeviceMemory, Tensor
 from core.models import Parameter
 
@@ -56,9 +56,10 @@ def tower(program: Program) -> tuple[Parameter, ...]:
 def adapters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[Trainable]:
     """Yield the tensors that an adapter adds.
 
-    Per target: A [rank, in] and B [out, rank], with DoRA a magnitude [out] in float32. Then the
-    copies that PEFT makes of modules to train them in full: those of modules_to_save and a head
-    that scores. Tied modules share a copy.
+    Per target: A [rank, in] and B [out, rank], with DoRA a magnitude [out] in float32. Experts in
+    one tensor have A [ranks of all, in] and B [out, ranks of all]. Then the copies that PEFT makes
+    of modules to train them in full: those of modules_to_save and a head that scores. Tied modules
+    share a copy.
     """
     lora = program.lora
     if lora is None:
@@ -76,9 +77,27 @@ def adapters(program: Program, kinds: tuple[LayerKind, ...]) -> Iterator[Trainab
             yield Trainable((num_out, lora.rank), lora.itemsize)
             if lora.use_dora:
                 yield Trainable((num_out,), 4)
+        yield from _expert_adapter(program, lora, parameter)
         if parameter.module in copied:
             copies.append(Trainable(parameter.shape, program.trained_itemsize))
     yield from copies
+
+
+def _expert_adapter(program: Program, lora: Lora, parameter: Parameter) -> Iterator[Trainable]:
+    """Yield the two matrices of a parameter that is no linear layer, if it has an adapter.
+
+    Source: ParamWrapper.update_layer in peft/tuners/lora/layer.py (0.21).
+    """
+    rank = lora.expert_rank(parameter.name)
+    if not rank:
+        return
+    *experts, num_out, num_in = parameter.shape
+    layout = program.shape.family.experts
+    if experts and layout is not None and layout.is_transposed:
+        num_out, num_in = num_in, num_out
+    ranks = rank * prod(experts)
+    yield Trainable((ranks, num_in), lora.itemsize)
+    yield Trainable((num_out, ranks), lora.itemsize)
 
 
 def trainables(program: Program, kinds: tuple[LayerKind, ...]) -> tuple[Trainable, ...]:

@@ -25,7 +25,7 @@ from core.models.folder import (
 )
 from core.models.presets import PRESETS_DIR, ModelPreset, models
 from core.models.shapes import ModelShape
-from core.models.weights import require_adapter_fits, require_all_parameters
+from core.models.weights import holds_experts, require_adapter_fits, require_all_parameters
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
 from core.training.contract.weights.adapters import read_adapter
@@ -133,6 +133,7 @@ class ModelSource:
             target
             for target in target_modules.split(",")
             if not any(f".{module}".endswith(f".{target}") for module in modules)
+            and not holds_experts(target, self.tensors)
         ]
         if not unknown:
             return None

@@ -21,6 +21,7 @@ from core.training.contract.weights.files import (
     tensors_counted,
 )
 from core.training.contract.weights.forms import Published
+from core.training.contract.weights.parameters import adapted_parameters
 
 CORRECT_CONFIG = "download the model again, or correct its config.json"
 MOVED_PREFIXES = (
@@ -86,6 +87,7 @@ def require_adapter_fits(adapter: AdapterFiles, shape: ModelShape, reference: st
         problem = f"it was trained over {base}, and these of its layers do not fit the model: "
         raise UnusableWeights(problem + listed(wrong), _other_base(adapter.base, reference))
     _require_no_layer_left_out(adapter, shape)
+    adapted_parameters(adapter, {each.name: each.shape for each in shape.parameters()})
 
 
 def _other_base(base: str, reference: str) -> str:
@@ -122,6 +124,13 @@ def name_in_model(name: str, tensors: Tensors) -> str:
     if "embed_tokens.weight" in tensors and not name.startswith(("lm_head.", "score.")):
         return f"model.{name}"  # files of the decoder without its head
     return name
+
+
+def holds_experts(name: str, tensors: Tensors) -> bool:
+    """Return True for the name of a parameter that holds layers of experts of these files."""
+    parts = EXPERT_PARTS.get(name.removeprefix("experts."), ())
+    endings = tuple(f".{part}.weight" for names in parts for part in names)
+    return bool(endings) and any(EXPERT.search(each) and each.endswith(endings) for each in tensors)
 
 
 def _require_plain_types(found: Tensors) -> None:

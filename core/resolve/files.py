@@ -94,7 +94,7 @@ def find_adapter(folder: Path, model: ModelSource, problems: list[Problem]) -> M
     except OSError as error:
         misfit = unanswered("adapter", folder, error)
     problems += [misfit] if misfit else []
-    return {} if misfit else settings_of_adapter(folder)
+    return {} if misfit else settings_of_adapter(folder, model.shape)
 
 
 def _no_file(field: str, reference: str) -> Problem:

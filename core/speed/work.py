@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from types import MappingProxyType
 
 from core.job import JobSpec
@@ -129,6 +130,11 @@ def gpu_seconds(
     logit_bytes = HEADS[STAGES[job.stage].head].bytes_per_logit * shape.vocab_size
     moved_bytes = batch.num_tokens * (layer_bytes + score_bytes + logit_bytes)
     moved_bytes += linear_parameters(shape) * _bytes_per_weight(job, gpu, passes)
+    copies = _numbers_of_changed_experts(job, shape) * (
+        passes.forward + passes.recompute + 2 * passes.input_gradient
+    )
+    moved_bytes += 3 * 2 * copies  # 16-bit numbers: two are read, one is written
+    flops += 2 * job.lora_r * copies / max(batch.num_tokens, 1)
     return (
         batch.num_tokens * flops / matmul_flops(gpu)
         + moved_bytes / gpu.memory_bandwidth_bytes_per_second
@@ -144,7 +150,8 @@ def _matmul_flops_per_token(job: JobSpec, shape: ModelShape, passes: Passes) -> 
     """
     counts = passes.forward + passes.recompute + passes.input_gradient
     layers = active_parameters(shape) * (counts + passes.weight_gradient)
-    adapters = adapter_parameters(job, shape) * (counts + 1)
+    linear = adapter_parameters(job, shape) - expert_adapter_parameters(job, shape)
+    adapters = linear * (counts + 1)
     head_counts = passes.forward
     if passes.input_gradient:
         trains_head = not job.trains_adapter
@@ -300,7 +307,18 @@ def adapter_parameters(job: JobSpec, shape: ModelShape) -> int:
     """Return the numbers of the adapter: rank x (inputs + outputs) of each targeted layer."""
     if not job.trains_adapter:
         return 0
-    return job.lora_r * _adapted_widths(shape, job.target_modules)
+    linear = job.lora_r * _adapted_widths(shape, job.target_modules)
+    return linear + expert_adapter_parameters(job, shape)
+
+
+def expert_adapter_parameters(job: JobSpec, shape: ModelShape) -> int:
+    """Return the numbers of the adapter on experts: for each one, rank x (inputs + outputs)."""
+    if not job.trains_adapter:
+        return 0
+    return job.lora_r * sum(
+        times * prod(tensor.shape[:-2]) * sum(tensor.shape[-2:]) * num_layers
+        for tensor, num_layers, times in _adapted_experts(shape, job.target_modules)
+    )
 
 
 def trained_parameters(job: JobSpec, shape: ModelShape) -> float:
@@ -320,10 +338,34 @@ def trained_parameters(job: JobSpec, shape: ModelShape) -> float:
 def _adapted_widths(shape: ModelShape, target_modules: str) -> int:
     """Return the sum of inputs and outputs of the layers that get an adapter."""
     targets = set(target_modules.split(","))
+    targets -= shape.expert_targets(targets).known
     return sum(
         num_layers * sum(tensor.shape)
         for tensor, num_layers in _layer_parameters(shape)
         if tensor.is_linear and (target_modules == "all-linear" or tensor.module in targets)
+    )
+
+
+def _numbers_of_changed_experts(job: JobSpec, shape: ModelShape) -> int:
+    """Return the numbers of the experts that PEFT adds to their adapter in each forward pass, times
+    their rank as a multiple of the job's (ParamWrapper in peft/tuners/lora/layer.py, 0.21)."""
+    if not job.trains_adapter:
+        return 0
+    experts = _adapted_experts(shape, job.target_modules)
+    return sum(tensor.numel * num_layers * times for tensor, num_layers, times in experts)
+
+
+@lru_cache(maxsize=64)
+def _adapted_experts(
+    shape: ModelShape, target_modules: str
+) -> tuple[tuple[Parameter, int, int], ...]:
+    """Return (parameter of a layer that is no linear layer, number of layers that have it, rank of
+    each expert as a multiple of the job's) of those with an adapter."""
+    ranks = shape.expert_targets(set(target_modules.split(","))).ranks
+    return tuple(
+        (tensor, num_layers, ranks[tensor.name])
+        for tensor, num_layers in _layer_parameters(shape)
+        if tensor.name in ranks
     )
 
 

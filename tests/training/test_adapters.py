@@ -278,25 +278,3 @@ def test_a_float32_head_generates_over_a_float16_base(tmp_path: Path, stage: str
     run = make_stage_run(tmp_path / "run", stage, **fields)
     assert train(run) == FINISHED, status_of(run)["error"]
     assert [line["step"] for line in lines_of(run, "samples.jsonl")] == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("target_modules", "named"),
-    [("q_proj,down_proj", "down_proj are no linear layers"), ("q_proj", ""), ("all-linear", "")],
-)
-def test_an_adapter_on_experts_is_announced(
-    target_modules: str, named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from core.training.model.adapter import lora_config
-
-    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-    config = AutoConfig.for_model("qwen3_moe", **TINY_CONFIG | sizes)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    lora_config(Job(model="", dataset="", target_modules=target_modules), model)
-    printed = capsys.readouterr().out
-    assert named in printed
-    assert bool(printed) == bool(named)

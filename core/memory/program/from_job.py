@@ -1,5 +1,6 @@
 """Program of a job, as Tailor's training program (core/training) runs it with TRL."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from core.job import JobSpec, Problem, SpecError
@@ -16,6 +17,7 @@ from core.training.contract.job import (
     is_sharded,
 )
 from core.training.contract.methods import METHODS
+from core.training.contract.weights.parameters import EXPERT_INITIALIZATIONS
 
 MIB = 2**20
 ALL_LINEAR = "all-linear"
@@ -59,7 +61,7 @@ def _sft_program(job: JobSpec, shape: ModelShape, gpu: Gpu, longest_row_tokens: 
         optimizer=replace(optimizer, is_paged=optimizer.is_paged and not on_cpu),
         weight_itemsize=precision.weight_itemsize,
         frozen_itemsize=stored.weight_itemsize,
-        lora=_lora(job, precision.adapter_itemsize),
+        lora=_lora(job, shape, precision.adapter_itemsize),
         upcasts_modules_to_save=precision.upcasts_modules_to_save,
         quantization=_quantization(job),
         autocast=precision.autocast,
@@ -111,14 +113,22 @@ def workspace_bytes(gpu: Gpu) -> int:
     return 8 * MIB + MIB // 8
 
 
-def _lora(job: JobSpec, itemsize: int) -> Lora | None:
+def _lora(job: JobSpec, shape: ModelShape, itemsize: int) -> Lora | None:
     if not job.trains_adapter:
         return None
-    targets = None
-    if job.target_modules != ALL_LINEAR:
-        targets = frozenset(job.target_modules.split(","))
-    # The training program skips PEFT's cast of the input under autocast; DoRA depends on it.
-    return Lora(job.lora_r, itemsize, targets, job.lora_dropout, job.use_dora, job.use_dora)
+    names = frozenset(job.target_modules.split(","))
+    experts = shape.expert_targets(names)
+    targets = None if job.target_modules == ALL_LINEAR else names - experts.known
+    return Lora(
+        job.lora_r,
+        itemsize,
+        targets,
+        job.lora_dropout,
+        job.use_dora,
+        # The training program skips PEFT's cast of the input under autocast; DoRA depends on it.
+        casts_input=job.use_dora,
+        experts=tuple((name, job.lora_r * times) for name, times in experts.ranks.items()),
+    )
 
 
 def _quantization(job: JobSpec) -> Quantization | None:
@@ -188,8 +198,30 @@ def _target_problems(job: JobSpec, program: Program) -> tuple[Problem, ...]:
     if not job.trains_adapter or job.target_modules == ALL_LINEAR:
         return ()
     names = program.linears
-    unknown = [name for name in job.target_modules.split(",") if name not in names]
-    if not unknown:
-        return ()
-    problem = f"the model has no linear layer {' or '.join(unknown)}"
-    return (Problem("target_modules", problem, f"choose from {', '.join(names)}, or {ALL_LINEAR}"),)
+    asked = job.target_modules.split(",")
+    experts = program.shape.expert_targets(frozenset(asked))
+    unknown = [name for name in asked if name not in names and name not in experts.known]
+    if unknown:
+        problem = f"the model has no linear layer {' or '.join(unknown)}"
+        fix = f"choose from {', '.join(names)}, or {ALL_LINEAR}"
+        return (Problem("target_modules", problem, fix),)
+    return tuple(_expert_problems(job, program.shape))
+
+
+def _expert_problems(job: JobSpec, shape: ModelShape) -> Iterator[Problem]:
+    """Yield what PEFT cannot train on the experts of a mixture."""
+    experts = shape.expert_targets(frozenset(job.target_modules.split(",")))
+    if experts.half:
+        given, missing = experts.half
+        problem = f"{given} and {missing} of an expert are in one tensor, and only {given} is named"
+        yield Problem("target_modules", problem, f"add {missing}, or remove {given}")
+    if not experts.ranks:
+        return
+    for name, is_on, fix in (
+        ("lora_dropout", job.lora_dropout > 0, "0"),
+        ("use_dora", job.use_dora, "no"),
+        ("init_lora_weights", job.init_lora_weights not in EXPERT_INITIALIZATIONS, "default"),
+    ):
+        if is_on:
+            problem = "an adapter on experts, as target_modules asks for, has none"
+            yield Problem(name, problem, f"choose {fix}, or leave the experts out")

@@ -38,6 +38,13 @@ class Lora:
     use_dora: bool = False
     casts_input: bool = True
     """True if its input is cast to its own precision (PEFT), not left to autocast."""
+    experts: tuple[tuple[str, int], ...] = ()
+    """(parameter of a layer that is no linear layer, such as all experts in one tensor; rank of
+    each of its experts)."""
+
+    def expert_rank(self, parameter: str) -> int:
+        """Return the rank that it gives each expert in a parameter of a layer; 0 for none."""
+        return dict(self.experts).get(parameter, 0)
 
 
 @dataclass(frozen=True)

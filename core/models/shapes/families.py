@@ -35,6 +35,11 @@ class Experts:
     has_bias: bool = False
     is_transposed: bool = False
     """True if the matrix of an expert is stored [in, out]."""
+    older_names: tuple[tuple[str, str], ...] = (
+        ("gate_proj", "gate_up_proj"), ("up_proj", "gate_up_proj"), ("down_proj", "down_proj"),
+    )  # fmt: skip
+    """(layer of one expert, parameter of all experts that holds it): names that PEFT takes for
+    parameters (_MOE_TARGET_MODULE_MAPPING in peft/utils/transformers_weight_conversion.py)."""
     weighs_in_float32: bool = False
     """True if routing weights keep the precision of the softmax, which widens the output too."""
 
@@ -165,7 +170,7 @@ _GEMMA3 = replace(
 _GPT_OSS = Family(
     norm_scales_in_float32=True,
     has_sinks=True,
-    experts=Experts(router="router", has_bias=True, is_transposed=True),
+    experts=Experts(router="router", has_bias=True, is_transposed=True, older_names=()),
     slides=_all_but_every_nth,
     reads_layer_types=True,
     defaults=_defaults(
@@ -176,12 +181,17 @@ _GPT_OSS = Family(
         sliding_window_pattern=2,
     ),
 )
+_MIXTRAL_EXPERTS = Experts(
+    router="gate",
+    older_names=(("w1", "gate_up_proj"), ("w3", "gate_up_proj"), ("w2", "down_proj")),
+    weighs_in_float32=True,
+)
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "llama": _LLAMA,
         "mistral": _MISTRAL,
-        "mixtral": replace(_MISTRAL, experts=Experts(router="gate", weighs_in_float32=True)),
+        "mixtral": replace(_MISTRAL, experts=_MIXTRAL_EXPERTS),
         "qwen2": _QWEN2,
         "qwen3": _QWEN3,
         "qwen3_moe": replace(

@@ -4,13 +4,15 @@ Names, sizes and order are those of named_parameters() in transformers 5.23. Kno
 no memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Literal
 
 from core.job import Problem, UnknownArchitecture
 from core.models.shapes.config import MAX_SIZE, Config
+from core.models.shapes.experts import ExpertTargets, targets_of
 from core.models.shapes.families import FAMILIES, Family, QkNorm
 from core.models.shapes.parameter import Parameter
 from core.models.shapes.tower import TowerShape
@@ -135,6 +137,22 @@ class ModelShape:
     def has_experts(self, layer: int) -> bool:
         """Return True if the MLP of this layer is a mixture of experts."""
         return self.num_experts > 0 and layer not in self.dense_layers
+
+    def expert_targets(self, names: Set[str]) -> ExpertTargets:
+        """Return what names of layers mean among the experts; nothing in a dense model."""
+        layers = (layer for layer in range(self.num_hidden_layers) if self.has_experts(layer))
+        sparse = next(layers, None)
+        if sparse is None or self.family.experts is None:
+            return ExpertTargets()
+        return targets_of(self.family.experts, self.layer_parameters(sparse), names)
+
+    def expert_matrices(self, parameter: str, rank: int) -> tuple[int, int]:
+        """Return the numbers in the two matrices of an adapter on a parameter of a sparse layer."""
+        shape = next(each.shape for each in self._sparse_layer if each.name == parameter)
+        *experts, num_out, num_in = shape
+        if experts and self.family.experts and self.family.experts.is_transposed:
+            num_out, num_in = num_in, num_out
+        return rank * prod(experts) * num_in, rank * prod(experts) * num_out
 
     def outer_parameters(self) -> tuple[Parameter, ...]:
         """Return the parameters outside the layers: embedding, last norm, untied head."""

@@ -25,7 +25,9 @@ from ..contract.weights.adapters import (
 )
 from ..contract.weights.adapters import read_adapter as read_adapter_files
 from ..contract.weights.files import NUM_SHOWN, UnusableWeights, header_of
+from ..contract.weights.parameters import adapted_parameters
 from ..data.tokenizer import source_of
+from .experts import has_experts, hide_wrong_warning, shapes_of, target_experts
 from .weights import require_finite
 
 TOWERS = frozenset({"vision_tower", "vision_model", "multi_modal_projector", "visual"})
@@ -47,7 +49,7 @@ def lora_config(job: Job, model: Any) -> LoraConfig:
     if unknown:
         raise TrainingError(f"modules_to_save: {job.model} has no layers {', '.join(unknown)}.")
     saves_embeddings = bool(EMBEDDINGS & set(saved_modules))
-    return LoraConfig(
+    config = LoraConfig(
         task_type="SEQ_CLS" if STAGES[job.stage].head == "score" else "CAUSAL_LM",
         # Saved with the adapter, so that loading it finds the same base.
         revision=source_of(job.model, job.revision).get("revision"),
@@ -61,6 +63,8 @@ def lora_config(job: Job, model: Any) -> LoraConfig:
         use_rslora=job.use_rslora,
         init_lora_weights=init,
     )
+    target_experts(config, job, model)
+    return config
 
 
 def load_adapter(job: Job, model: Any) -> PeftModel:
@@ -101,6 +105,7 @@ def add_adapter(model: Any, adapter: AdapterFiles, field: str, *, is_trainable: 
     config = LoraConfig(**adapter.settings)  # type: ignore[arg-type]  # the schema has checked them
     config.base_model_name_or_path = getattr(model, "name_or_path", adapter.base)
     config.revision = adapter.revision
+    hide_wrong_warning()
     with_adapter = PeftModel.from_pretrained(
         model,
         str(adapter.folder),
@@ -149,6 +154,10 @@ def _require_fit(model: Any, adapter: AdapterFiles, field: str) -> None:
         sizes = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
         if sizes != (num_in, num_out):
             raise _misfit(field, adapter, model, f"{name} ({num_out} × {num_in})")
+    try:
+        adapted_parameters(adapter, shapes_of(model))
+    except UnusableWeights as error:
+        raise TrainingError(f"{field}: {error.problem}: {error.fix}.") from None
 
 
 def _misfit(field: str, adapter: AdapterFiles, model: Any, names: str) -> TrainingError:
@@ -227,29 +236,10 @@ def _target_modules(job: Job, model: Any) -> str | list[str]:
     if any(TOWERS & set(name.split(".")) for name in linears):
         return _decoder_layers(linears, job.target_modules)
     if job.target_modules != "all-linear":
-        names = job.target_modules.split(",")
-        _note_experts(model, [each for each in names if not _are_in(each, linears)])
-        return names
-    config = model.config.get_text_config()
-    if not (getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)):
+        return job.target_modules.split(",")
+    if not has_experts(model):
         return "all-linear"
     return sorted({name.rsplit(".", 1)[-1] for name in linears if ".self_attn." in name})
-
-
-def _are_in(name: str, layers: Sequence[str]) -> bool:
-    """Return True if a name, or the end of a name, means one of some layers."""
-    return any(f".{layer}".endswith(f".{name}") for layer in layers)
-
-
-def _note_experts(model: Any, names: Sequence[str]) -> None:
-    """Say what an adapter cannot do later if its names mean experts, of which a model keeps one
-    tensor with three dimensions."""
-    if names and any(parameter.dim() == 3 for parameter in model.parameters()):
-        print(
-            f"target_modules: {', '.join(names)} are no linear layers of this mixture. An adapter "
-            "on its experts or router can be used with PEFT, but not be checked, chatted with, "
-            "trained further or exported here"
-        )
 
 
 def _decoder_layers(linears: Sequence[str], target_modules: str) -> list[str]:

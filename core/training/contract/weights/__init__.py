@@ -1,3 +1,3 @@
 """Weights as files hold them: names and sizes, published forms, adapters. Standard library only."""
 
-__all__ = ["adapters", "files", "forms"]
+__all__ = ["adapters", "files", "forms", "parameters"]

@@ -5,22 +5,18 @@ No pattern of adapter_config.json is ever run: layers come from plain names or f
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import MappingProxyType
 
 from ..typed_json import KeyTwice, with_each_key_once
-from .files import FLOAT_TYPES, Tensors, UnusableWeights, header_of, is_shown, require_no_pointer
+from .adapter_schema import SCHEMA
+from .files import FLOAT_TYPES, Tensors, UnusableWeights, header_of, require_no_pointer
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_SETTINGS_BYTES = 4 * 2**20
-MAX_RANK = 4096
-"""Largest rank of a job, too."""
-MAX_NAMES = 10_000
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,256}", re.ASCII)
 PREFIX = "base_model.model."
 """Beginning of the names of all tensors of an adapter."""
 MATRIX = re.compile(
@@ -38,10 +34,15 @@ FITS_ANY_BASE = frozenset({"gaussian", "eva", "orthogonal", "loftq"})
 SCORE_HEADS = frozenset({"classifier", "score"})
 """Names that PEFT adds to modules_to_save of every adapter that scores, as two models call them."""
 EMBEDDINGS = frozenset({"embed_tokens", "model.embed_tokens", "lm_head"})
+WRAPPED = ".base_layer"
+"""What PEFT adds to the name of a module each time that it wraps another of its parameters."""
+EXPERTS = "experts"
+"""Module of transformers that holds all experts of a layer in a few parameters."""
+ANY_PARENT = ".*\\."
+"""Beginning of the patterns that PEFT writes for experts, with a plain name behind it."""
 MAX_SHOWN = 60
 """Characters of a wrong value that a message shows."""
 RETRAIN = "train it again with plain settings, or leave adapter empty"
-ONLY_PEFT = "use it with PEFT, or train again with target_modules of the attention, as q_proj"
 COPY_AGAIN = "copy both files of the adapter again"
 MERGE = "merge it into its base where it was trained, and give the merged folder as model"
 
@@ -58,103 +59,17 @@ class AdapterFiles:
     """Settings that PEFT gets: checked, and without patterns."""
     modules: Mapping[str, tuple[int, int, int]]
     """Layer of the base -> (rank, numbers in, numbers out) of its adapter."""
+    parameters: Mapping[str, tuple[int, int, int]]
+    """Place of the matrices of a parameter that target_parameters names, such as all experts of a
+    layer in one tensor -> (ranks of all experts together, numbers in, numbers out)."""
     saved: Mapping[str, tuple[int, ...]]
     """Tensor of the base -> sizes of the one that takes its place (modules_to_save)."""
     tensors: Tensors
 
 
-def _is_flag(value: object) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and NAME.fullmatch(value) is not None
-
-
-def _are_names(value: object) -> bool:
-    """Return True for None, a plain name or a list of them."""
-    if isinstance(value, list):
-        return len(value) <= MAX_NAMES and all(map(_is_name, value))
-    return value is None or _is_name(value)
-
-
-def _is_rank(value: object) -> bool:
-    return type(value) is int and 1 <= value <= MAX_RANK
-
-
-def _is_scale(value: object) -> bool:
-    return type(value) in (int, float) and 0 < float(str(value)) <= 1_000_000
-
-
-def _are_named(check: Callable[[object], bool]) -> Callable[[object], bool]:
-    """Return a check of None or of an object of plain names with values that pass another."""
-
-    def are_named(value: object) -> bool:
-        if value is None:
-            return True
-        if not isinstance(value, dict) or len(value) > MAX_NAMES:
-            return False
-        return all(_is_name(key) and check(each) for key, each in value.items())
-
-    return are_named
-
-
-def _is_one_of(*choices: object) -> Callable[[object], bool]:
-    return lambda value: any(value is each or value == each for each in choices)
-
-
-def _is_printable(value: object) -> bool:
-    return value is None or (isinstance(value, str) and is_shown(value))
-
-
-def _is_anything(value: object) -> bool:
-    return True
-
-
-def _is_dropout(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= float(str(value)) < 1
-
-
-def _are_layers(value: object) -> bool:
-    numbers = value if isinstance(value, list) else [value]
-    return value is None or all(type(each) is int and 0 <= each < MAX_NAMES for each in numbers)
-
-
-SCHEMA: Mapping[str, Callable[[object], bool]] = MappingProxyType(
-    {
-        "peft_type": _is_one_of("LORA"),
-        "task_type": _is_one_of(None, "CAUSAL_LM", "SEQ_CLS"),
-        "base_model_name_or_path": _is_printable,
-        "revision": _is_printable,
-        "inference_mode": _is_flag,
-        "r": _is_rank,
-        "lora_alpha": _is_scale,
-        "lora_dropout": _is_dropout,
-        "target_modules": lambda value: isinstance(value, str) or _are_names(value),
-        "fan_in_fan_out": _is_one_of(None, False),
-        "bias": _is_one_of("none"),
-        "use_rslora": _is_flag,
-        "use_dora": _is_flag,
-        "modules_to_save": _are_names,
-        "init_lora_weights": lambda value: isinstance(value, bool | str),
-        "rank_pattern": _are_named(_is_rank),
-        "alpha_pattern": _are_named(_is_scale),
-        "ensure_weight_tying": _is_flag,
-        # They say which layers get an adapter, which the tensors say too.
-        "exclude_modules": _are_names,
-        "layers_to_transform": _are_layers,
-        "layers_pattern": _are_names,
-        # They say nothing that a training would read.
-        "auto_mapping": _is_anything,
-        "peft_version": _is_anything,
-        "megatron_core": _is_anything,
-        "qalora_group_size": _is_anything,
-    }
-)
-"""Setting of PEFT -> check of its value. All others must be empty or off."""
 KEPT = (
     "task_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "modules_to_save",
-    "rank_pattern", "alpha_pattern", "ensure_weight_tying",
+    "rank_pattern", "alpha_pattern", "ensure_weight_tying", "target_parameters",
 )  # fmt: skip
 """Settings that are handed on to PEFT as they are."""
 
@@ -166,10 +81,11 @@ def read_adapter(place: Path) -> AdapterFiles:
     if not (folder / WEIGHTS).is_file():
         raise UnusableWeights(f"{folder} has no {WEIGHTS} with its settings", "give a run's output")
     tensors = header_of(folder / WEIGHTS)
-    modules = _modules(tensors)
+    pairs = _pairs(tensors)
+    modules = {name: sizes for name, sizes in pairs.items() if not _is_parameter(settings, name)}
     _require_ranks(settings, modules)
     _require_magnitudes(settings, modules, tensors)
-    saved = _saved_tensors(settings, modules, tensors)
+    saved = _saved_tensors(settings, pairs, tensors)
     kept = {name: settings[name] for name in KEPT if settings.get(name) is not None}
     kept["target_modules"] = _target_modules(settings, modules)
     return AdapterFiles(
@@ -178,6 +94,7 @@ def read_adapter(place: Path) -> AdapterFiles:
         str(settings.get("revision") or "main"),
         kept,
         modules,
+        {name: sizes for name, sizes in pairs.items() if name not in modules},
         saved,
         tensors,
     )
@@ -199,11 +116,9 @@ def _read_settings(place: Path, folder: Path) -> Mapping[str, object]:
     if not is_object:
         problem = f"{place} holds no adapter that can be read"
         raise UnusableWeights(problem, "give a run's output")
-    if known.get("target_parameters"):
-        shown = json.dumps(known["target_parameters"])[:MAX_SHOWN]
-        problem = f"{SETTINGS}: target_parameters is {shown}: it changes experts or a router, "
-        problem += "as only PEFT reads it"
-        raise UnusableWeights(problem, ONLY_PEFT)
+    for name in ("rank_pattern", "alpha_pattern"):
+        if isinstance(known.get(name), dict):
+            known[name] = _with_plain_names(known[name])
     for name, value in known.items():
         check = SCHEMA.get(name)
         is_right = check(value) if check else not value
@@ -217,11 +132,52 @@ def _read_settings(place: Path, folder: Path) -> Mapping[str, object]:
     if isinstance(start, str) and start.lower() not in FITS_ANY_BASE:
         problem = "a checkpoint of this kind fits its own run only"
         raise UnusableWeights(problem, "give the run's output")
+    if known.get("target_parameters"):
+        _require_plain_lora(known)
     return known
 
 
-def _modules(tensors: Tensors) -> Mapping[str, tuple[int, int, int]]:
-    """Return layer -> (rank, in, out) from the pairs of matrices. Raises UnusableWeights."""
+def _with_plain_names(pattern: Mapping[str, object]) -> dict[str, object]:
+    """Return a pattern with the names that PEFT has put into patterns of its own, as they are."""
+    plain: dict[str, object] = {}
+    for key, value in pattern.items():
+        name = key.removeprefix(ANY_PARENT)
+        plain.setdefault(name.replace("\\.", ".") if name != key else key, value)
+    return plain
+
+
+def _require_plain_lora(settings: Mapping[str, object]) -> None:
+    """Raise UnusableWeights for what PEFT has for layers, but not for parameters."""
+    for name in ("use_dora", "lora_dropout"):
+        if settings.get(name):
+            problem = f"{SETTINGS}: {name} is on beside target_parameters, which PEFT cannot load"
+            raise UnusableWeights(problem, COPY_AGAIN)
+
+
+def _is_parameter(settings: Mapping[str, object], module: str) -> bool:
+    """Return True if matrices belong to parameters of a module, not to a linear layer.
+
+    Their names end with the module of a parameter. One that is named without its module is that of
+    the module that no name of a layer means.
+    """
+    targets = settings.get("target_parameters") or []
+    assert isinstance(targets, list)
+    if not targets:
+        return False
+    bare = module.replace(WRAPPED, "")
+    parents = {str(target).rpartition(".")[0] for target in targets}
+    if any(parent and _ends_with(bare, parent) for parent in parents):
+        return True
+    if "" not in parents:
+        return False
+    layers = settings["target_modules"]
+    if isinstance(layers, list):
+        return not any(_ends_with(bare, str(layer)) for layer in layers)
+    return bare != module or bare.rpartition(".")[2] == EXPERTS
+
+
+def _pairs(tensors: Tensors) -> Mapping[str, tuple[int, int, int]]:
+    """Return place -> (rank, in, out) of the pairs of matrices. Raises UnusableWeights."""
     sides: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():
         match = MATRIX.fullmatch(name)
@@ -247,17 +203,21 @@ def _require_ranks(
     settings: Mapping[str, object], modules: Mapping[str, tuple[int, int, int]]
 ) -> None:
     """Raise UnusableWeights unless the settings give every layer the rank of its tensors."""
-    pattern = settings.get("rank_pattern") or {}
-    assert isinstance(pattern, dict)
     for module, (rank, _in, _out) in modules.items():
-        wanted = settings["r"]
-        for name, special in pattern.items():
-            if module == name or module.endswith(f".{name}"):
-                wanted = special
-                break
+        wanted = setting_of(settings, "rank_pattern", "r", module)
         if rank != wanted:
             problem = f"{SETTINGS} says rank {wanted} for {module}, but its tensors have {rank}"
             raise UnusableWeights(problem, COPY_AGAIN)
+
+
+def setting_of(settings: Mapping[str, object], pattern: str, name: str, module: str) -> object:
+    """Return a setting of one layer or parameter: of the first name in a pattern that means it."""
+    special = settings.get(pattern) or {}
+    assert isinstance(special, dict)
+    for each, value in special.items():
+        if _ends_with(module, each):
+            return value
+    return settings.get(name)
 
 
 def _require_magnitudes(
@@ -282,7 +242,7 @@ def _require_magnitudes(
 
 
 def _saved_tensors(
-    settings: Mapping[str, object], modules: Mapping[str, tuple[int, int, int]], tensors: Tensors
+    settings: Mapping[str, object], pairs: Mapping[str, tuple[int, int, int]], tensors: Tensors
 ) -> Mapping[str, tuple[int, ...]]:
     """Return the tensors that replace those of the base. Raises UnusableWeights.
 
@@ -295,7 +255,7 @@ def _saved_tensors(
         if MATRIX.fullmatch(name) or MAGNITUDE.fullmatch(name):
             continue
         # PEFT saves a frozen embedding or head beside its adapter.
-        if module.removesuffix(".base_layer") in modules and module.endswith(".base_layer"):
+        if module.removesuffix(WRAPPED) in pairs and module.endswith(WRAPPED):
             continue
         matching = {each for each in names if f".{each}." in f".{module}."}
         if not matching:
