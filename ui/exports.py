@@ -52,8 +52,6 @@ def place_exports(parts: Parts) -> None:
             )
             parts.add("export_matrix", gr.Checkbox, label="Importance matrix", info=MATRIX_HINT)
             parts.add("export_base", gr.Radio, BASES, value="trained", label="Base to merge into")
-        with gr.Row(elem_classes="export-tiles"):
-            _place_publish(parts)
         with gr.Row(elem_classes="actions"):
             parts.button("add_to_ollama", "Add to this machine's Ollama", visible=False)
             parts.button("stop_export", "Stop", variant="stop", visible=False)
@@ -65,19 +63,22 @@ def place_exports(parts: Parts) -> None:
                 parts.add("checked_export", gr.Dropdown, [], label="Export to check", info=hint)
             with gr.Row(elem_classes="actions"):
                 parts.button("check_export", "Check what it cost")
-        with gr.Accordion("Model card", open=False):
-            hint = "Empty: written from what the run knows. Yours is kept, and sent in its place."
-            parts.add("export_card", gr.Textbox, label="Model card", info=hint, lines=8)
-            parts.button("show_card", "Write it from the run")
+        with gr.Accordion("Publish on the Hub", open=False):
+            _place_publish(parts)
     parts.timer("export_timer", SECONDS_BETWEEN_LOOKS)
 
 
 def _place_publish(parts: Parts) -> None:
     """Place what an upload needs. The token goes to the worker through a pipe, and nowhere else."""
-    with gr.Column(min_width=200):
-        parts.html("publish_tile")
+    parts.html("publish_tile")
+    with gr.Row():
         parts.add("export_repo", gr.Textbox, label="Repository", placeholder="owner/name")
         parts.add("export_token", gr.Textbox, label="Token", type="password")
+    with gr.Row(elem_classes="settings"):
         parts.add("export_private", gr.Checkbox, True, label="Private")
         parts.add("export_rows", gr.Checkbox, False, label="Send the rows too", info=ROWS_HINT)
+    hint = "Empty: written from what the run knows. Yours is kept, and sent in its place."
+    parts.add("export_card", gr.Textbox, label="Model card", info=hint, lines=4)
+    with gr.Row(elem_classes="actions"):
+        parts.button("show_card", "Write the card from the run")
         parts.button("publish", "Publish", variant="primary")

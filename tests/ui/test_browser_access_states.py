@@ -16,7 +16,7 @@ from tests.builders.fake_runs import CRASH_AT_STEP_3, NEVER_END, ended, started,
 from tests.builders.paths import DATA, FAKE_PROGRAM
 
 pytestmark = [*BROWSER_TESTS, pytest.mark.slow]
-FOLDED = ("More plots", "Checkpoints", "Name, tags and notes", "Files", "Log", "Model card",
+FOLDED = ("More plots", "Checkpoints", "Name, tags and notes", "Files", "Log", "Publish on the Hub",
           "Make a suite for this run")  # fmt: skip
 PANELS = (
     "Columns",

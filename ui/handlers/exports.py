@@ -236,7 +236,7 @@ def show_exports(
     for form, place in EXPORT_TILES.items():
         updates[place] = panel.tile(FORMS[form].title, FORMS[form].help, plans[form])
     sent = _plan(run, "hub", quant, base)
-    updates["publish_tile"] = panel.tile(FORMS["hub"].title, FORMS["hub"].help, sent)
+    updates["publish_tile"] = panel.tile("", FORMS["hub"].help, sent)
     updates["publish"] = gr.update(interactive=not is_busy and isinstance(sent, ExportPlan))
     for form, button in EXPORT_BUTTONS.items():
         updates[button] = gr.update(interactive=not is_busy and _is_possible(plans, form))

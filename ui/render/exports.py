@@ -29,14 +29,18 @@ DOWNLOADED = (".gguf", ".zip")
 
 
 def tile(title: str, text: str, plan: ExportPlan | TailorError) -> str:
-    """Return what a form of export is, with its size and time, or what is in its way."""
+    """Return what a form of export is, with its size and time, or what is in its way.
+
+    No title where one stands above it already.
+    """
     if isinstance(plan, TailorError):
         said = "".join(notice(sentences(each), "warned") for each in plan.problems)
     else:
         said = f'<p class="facts">{escape(export_facts(plan))}</p>'
         said += "".join(notice(note, "plain") for note in plan.notes)
     text = f"{text[:1].upper()}{text[1:]}."
-    return f'<div class="export-tile"><h4>{escape(title)}</h4><p>{escape(text)}</p>{said}</div>'
+    head = f"<h4>{escape(title)}</h4>" if title else ""
+    return f'<div class="export-tile">{head}<p>{escape(text)}</p>{said}</div>'
 
 
 def status(name: str, found: ExportStatus, log: str) -> str:
