@@ -26,6 +26,7 @@ from ui.handlers import (
     panels,
 )
 from ui.parts import Parts
+from ui.sent_data import CheckedBlocks
 
 SET_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
 TOGGLE_DARK = """() => {
@@ -79,7 +80,7 @@ UPLOADS = [".jsonl", ".json", *TABLES, *TEXT_SUFFIXES]
 def build(handlers: Handlers) -> gr.Blocks:
     """Return the whole page."""
     parts = Parts()
-    with gr.Blocks(title="Tailor", analytics_enabled=False) as page:
+    with CheckedBlocks(title="Tailor", analytics_enabled=False) as page:
         _place_states(parts)
         with gr.Row(elem_classes="top-row"):
             parts.html("top_line")

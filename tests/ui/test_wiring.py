@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from gradio_client import Client
+from gradio_client.exceptions import AppError
 
 from core import runs
 from core.after_training.export.records import ExportedFile, Manifest
@@ -118,3 +119,45 @@ def test_no_other_file_is_downloaded(wire: Wire) -> None:
 def test_the_page_lists_no_api(wire: Wire) -> None:
     api = wire.client.view_api(return_format="dict", print_info=False)
     assert api["named_endpoints"] == {}
+
+
+def answer_to(wire: Wire, event: str, sent: object) -> httpx.Response:
+    """Send a value in place of the first input of an event. Return the answer."""
+    config = wire.client.config
+    (wired, *_) = [each for each in config["dependencies"] if each["api_name"] == event]
+    data = [sent, *(None for _number in wired["inputs"][1:])]
+    body = {"fn_index": wired["id"], "data": data, "session_hash": "test"}
+    return httpx.post(f"{wire.client.src}gradio_api/run/predict", json=body)
+
+
+def file_at(path: object) -> dict[str, object]:
+    """Return what a browser sends for a file that it has uploaded."""
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "nothing", "\0", "http://127.0.0.1:1/data", "../token", 5, None]
+)
+def test_file_that_was_not_uploaded_is_refused_in_words(wire: Wire, path: object) -> None:
+    said = answer_to(wire, "on_tick", [file_at(path)]).json()["error"]
+    assert said == "The request names a file that was not uploaded here. Upload it again."
+
+
+def test_upload_that_names_a_file_of_the_server_is_refused_in_words(wire: Wire) -> None:
+    sent = {"path": "/etc/passwd"}  # without `meta`, or the client would upload it
+    with pytest.raises(AppError, match="was not uploaded here"):
+        wire.client.predict(sent, api_name="/on_upload")
+
+
+def test_upload_that_is_no_file_is_refused_in_words(wire: Wire) -> None:
+    with pytest.raises(AppError, match="Reload the page"):
+        wire.client.predict({"a": 1}, api_name="/on_upload")
+
+
+def test_too_few_values_are_refused_in_words(wire: Wire) -> None:
+    (wired, *_) = [
+        each for each in wire.client.config["dependencies"] if each["api_name"] == "on_tick"
+    ]
+    body = {"fn_index": wired["id"], "data": [], "session_hash": "test"}
+    answer = httpx.post(f"{wire.client.src}gradio_api/run/predict", json=body)
+    assert "Reload the page" in answer.json()["error"]
