@@ -97,6 +97,9 @@ def _state_on_cluster(submission: Submission, status: Status) -> RunState:
     if status.state in ("finished", "failed", "interrupted") and (
         has_ended or not was_ended_from_outside
     ):
+        if cluster.cause and status.cause == "signal":  # the cluster knows why it was killed
+            error = f"{status.error} {submission.sentence}: {cluster.meaning}."
+            return RunState(status.state, error, cluster.cause)
         return RunState(status.state, status.error or "", status.cause or "")
     # The signal of a cluster leaves an empty file, which the script removes when it starts again.
     is_asked_by_user = bool(read_bytes(submission.folder / "stop"))

@@ -31,7 +31,15 @@ from .contract.failures import Failure, Stopped, TrainingError, UnusableJob, dia
 from .contract.job import Job, absolute_places
 from .contract.status import Progress
 from .data.hub import stay_offline_without_answer
-from .ranks import Rank, devices_asked, first_cause, leader, report_failure, this_rank
+from .ranks import (
+    Rank,
+    devices_asked,
+    first_cause,
+    guarded,
+    leader,
+    report_failure,
+    this_rank,
+)
 from .record import QuietRunFiles, RunFiles, limit_log_size, say
 
 if TYPE_CHECKING:
@@ -103,7 +111,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
         return FAILED
     stop_handling = run_files.stop.handle_signals(run_files.acknowledge_stop)
     log = limit_log_size(folder / "log.txt") if rank.is_first else nullcontext()
-    with closing(run_files), stop_handling, log, rank.at_work(folder):
+    with closing(run_files), stop_handling, log, rank.at_work(folder), guarded(folder, rank):
         try:
             job = replace(Job.from_json(fields), num_devices=rank.count)
             for sentence in Job.differences(fields):

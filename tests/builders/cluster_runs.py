@@ -47,7 +47,8 @@ def programs_of(run: Run) -> dict[int, psutil.Process]:
     for process in psutil.process_iter():
         try:
             variables = process.environ()
-            if process.cwd() == str(run.folder) and "RANK" in variables:
+            is_here = process.cwd() == str(run.folder) and "training" in process.cmdline()
+            if is_here and "RANK" in variables:  # a guard is another module
                 found[int(variables["RANK"])] = process
         except psutil.Error:  # it has ended in the meantime
             continue

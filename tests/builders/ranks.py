@@ -39,6 +39,21 @@ def start(run: Path) -> "subprocess.Popen[bytes]":
         )
 
 
+def start_by_hand(run: Path, index: int, port: int) -> "subprocess.Popen[bytes]":
+    """Start torchrun as users type it on each of two machines, which both are this one."""
+    meeting = ["--rdzv-backend=c10d", "--rdzv-id=run", f"--rdzv-endpoint=127.0.0.1:{port}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    with (run / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [*torchrun, *meeting, "-m", "training", "job.json"],
+            cwd=run,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "SLURMD_NODENAME": f"node-{index}"},
+        )
+
+
 def finish(run: Path) -> int:
     """Run the program to its end; return its exit code."""
     return start(run).wait(SECONDS_TO_WAIT)

@@ -55,6 +55,13 @@ def test_run_waits_while_the_cluster_says_so(sent: Run) -> None:
     assert sent.state == "queued"
 
 
+def test_cluster_knows_why_a_program_was_killed(slurm: FakeSlurm, home: Home, sent: Run) -> None:
+    words = {"state": "failed", "error": "Process 2 of 2 was killed.", "cause": "signal"}
+    run = now_says(slurm, home, "OUT_OF_MEMORY|None|0|", **words)
+    assert run.status.cause == "signal"
+    assert run.error.startswith("Process 2 of 2 was killed. Slurm job 7: OUT_OF_MEMORY: it took")
+
+
 def test_run_is_refused_before_the_start_where_a_node_does_not_see_it(
     slurm: FakeSlurm, home: Home, new_run: NewRun
 ) -> None:

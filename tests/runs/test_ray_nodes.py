@@ -21,6 +21,7 @@ pytestmark = [
 ]
 NUM_STEPS = 12
 SECONDS_TO_END = 60
+SECONDS_TO_NOTICE = 35
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,21 @@ def test_program_that_dies_ends_the_others(place: Placement, home: Home) -> None
     programs[1].kill()
     failed = until(home, run, has_ended)
     assert failed.state == "failed"
-    assert "Process 2 of 2 was killed or has crashed" in failed.error
+    assert "Process 2 of 2, on device 0 of " in failed.error
+    assert "was killed or has crashed" in failed.error
     assert not psutil.wait_procs(programs.values(), SECONDS_TO_END)[1]
+
+
+def test_program_that_hangs_ends_all(place: Placement, home: Home) -> None:
+    run = queue.submit(home, new_demo(home, 1000), place)
+    until(home, run, reach(2))
+    programs = programs_of(run)
+    programs[1].suspend()
+    assert not psutil.wait_procs(programs.values(), SECONDS_TO_NOTICE)[1]
+    failed = until(home, run, has_ended)
+    assert failed.state == "failed"
+    assert failed.error.startswith("Process 2 of 2, on device ")
+    assert "has not answered for 20 s" in failed.error
 
 
 def test_programs_end_with_the_worker_that_started_them(place: Placement, home: Home) -> None:

@@ -1,6 +1,9 @@
 """Train the demo on a real Slurm of two nodes, and ask a node that does not see the home."""
 
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +24,8 @@ pytestmark = [
 ]
 NUM_STEPS = 12
 SECONDS_TO_END = 60
+SECONDS_TO_NOTICE = 35
+NAMED = rf"Process [12] of 2, on device 0 of ({SECOND}|{socket.gethostname()}), "
 BOTH = Placement("slurm", nodes=2, partition="both", time="20:00")
 
 
@@ -73,8 +78,25 @@ def test_program_that_dies_on_a_node_ends_those_of_the_other(slurm: Slurm, home:
     programs[1].kill()
     failed = until(home, run, has_ended)
     assert failed.state == "failed"
-    assert "Process 2 of 2 was killed or has crashed" in failed.error
+    assert re.search(NAMED + "was killed or has crashed", failed.error)
     assert not psutil.wait_procs(programs.values(), SECONDS_TO_END)[1]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_program_that_hangs_on_a_node_ends_those_of_both(
+    slurm: Slurm, home: Home, index: int
+) -> None:
+    run = queue.submit(home, new_demo(home, 1000), BOTH)
+    until(home, run, reach(2))
+    programs = programs_of(run)
+    programs[index].suspend()
+    begin = time.monotonic()
+    assert not psutil.wait_procs(programs.values(), SECONDS_TO_NOTICE)[1]
+    failed = until(home, run, has_ended)
+    assert time.monotonic() - begin < SECONDS_TO_NOTICE
+    assert failed.state == "failed"
+    assert re.search(NAMED + "has not answered for 20 s", failed.error)
+    assert failed.error.startswith(f"Process {index + 1} of 2")
 
 
 def test_node_that_does_not_see_the_home_is_named_before_the_start(

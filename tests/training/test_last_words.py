@@ -2,20 +2,23 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core.training.contract.failures import Failure
 from core.training.contract.files import write_json
-from core.training.ranks import Rank, first_cause
+from core.training.ranks import Rank, first_cause, report_failure
 
 FIRST = Rank(0, 3)
+NAME = "Process {} of 3, on device 0 of node"
 LOST = Failure("unknown", "RuntimeError: gloo: Connection closed by peer")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node")
     monkeypatch.setattr("core.training.ranks.last_words.SECONDS_TO_WAIT", 0.3)
 
 
@@ -33,20 +36,24 @@ def folder(tmp_path: Path) -> Path:
 
 def test_own_failure_of_the_first_rank_is_the_cause(folder: Path) -> None:
     found = first_cause(folder, FIRST, Failure("out_of_memory", "The GPU is full."))
-    assert (found.cause, found.sentence) == ("out_of_memory", "Process 1 of 3: The GPU is full.")
+    expected = ("out_of_memory", f"{NAME.format(1)}: The GPU is full.")
+    assert (found.cause, found.sentence) == expected
 
 
 def test_failure_of_another_rank_is_the_cause_of_lost_contact(folder: Path) -> None:
     write_json(folder / "ranks" / "1.failure.json", {"sentence": LOST.sentence})
-    words = {"cause": "out_of_memory", "sentence": "The GPU is full.", "free_bytes": 7}
-    write_json(folder / "ranks" / "2.failure.json", words)
+    failure = Failure("out_of_memory", "The GPU is full.", free_bytes=7)
+    report_failure(folder, Rank(2, 3), failure)
     found = first_cause(folder, FIRST, LOST)
-    assert found == Failure("out_of_memory", "Process 3 of 3: The GPU is full.", free_bytes=7)
+    assert found == replace(failure, sentence=f"{NAME.format(3)}: The GPU is full.")
 
 
 def test_rank_that_beats_no_more_was_killed(folder: Path) -> None:
-    os.utime(folder / "ranks" / "1.json", (1, 1))
-    assert first_cause(folder, FIRST, LOST).sentence.startswith("Process 2 of 3 was killed")
+    path = folder / "ranks" / "1.json"
+    write_json(path, {"pid": 1, "name": NAME.format(2), "has_ended": False})
+    os.utime(path, (1, 1))
+    said = f"{NAME.format(2)}, was killed"
+    assert first_cause(folder, FIRST, LOST).sentence.startswith(said)
 
 
 def test_lost_contact_without_a_trace_is_said(folder: Path) -> None:

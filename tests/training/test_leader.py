@@ -38,7 +38,7 @@ def test_a_rank_that_answers_too_late_is_still_named(tmp_path: Path) -> None:
     watch = Watch(tmp_path / "ranks" / "0.json")
     watch.heartbeat.write_text(json.dumps({"pid": os.getpid(), "has_ended": False}))
     watch.look()
-    watch.seen_at -= 2 * SECONDS_WITHOUT_BEAT
+    watch.silence.seconds += SECONDS_WITHOUT_BEAT
     beat = "import pathlib, sys, time; time.sleep(0.5); pathlib.Path(sys.argv[1]).touch()"
     with subprocess.Popen([sys.executable, "-c", beat, str(watch.heartbeat)]) as program:
         ending = watch_ranks(program, [watch])

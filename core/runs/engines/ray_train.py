@@ -5,6 +5,7 @@ ray[train] and torch, and nothing of Tailor.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 STOPPED = 130
 SECONDS_FOR_LAST_WORDS = 20
-"""Time for the other programs to say why they end, before Ray ends them."""
+"""Longest time until the run folder says why all end, before Ray ends the others."""
 
 
 def main() -> int:
@@ -84,9 +85,19 @@ def train(config: Mapping[str, Any]) -> None:
     finally:
         program.kill()
     if code not in (0, STOPPED):
-        time.sleep(SECONDS_FOR_LAST_WORDS)
+        _wait_for_last_words(folder)
         rank = get_context().get_world_rank()
         raise RuntimeError(f"the program of rank {rank} has ended with {code}; see log.txt")
+
+
+def _wait_for_last_words(folder: Path) -> None:
+    for _second in range(SECONDS_FOR_LAST_WORDS):
+        try:
+            if json.loads((folder / "status.json").read_text())["state"] == "failed":
+                return
+        except (OSError, ValueError, KeyError):
+            pass  # it is not there yet
+        time.sleep(1)
 
 
 def _ask_for_a_checkpoint(_number: int, _frame: FrameType | None) -> None:

@@ -22,7 +22,7 @@ TRAIN = ("-m", "training", "job.json")
 NODE_PORTS = "20000 + SLURM_JOB_ID % 20000"
 """Port at which the processes of several nodes meet: two jobs on one node need two."""
 SECONDS_FOR_LAST_WORDS = 20
-"""Time for a program to notice that another is gone, and to say so: it may be saving."""
+"""Longest time until the run folder says why all end, once a program has failed."""
 INTRODUCTION = """\
 #!/bin/bash
 # Trains this run on a node of the cluster, from its newest checkpoint if there is one.
@@ -57,8 +57,13 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 head=$(scontrol show node --oneliner "$first" | grep -o 'NodeAddr=[^ ]*' | cut -d = -f 2)
 rm -rf ranks  # what the programs of an earlier attempt said
 # Where one node fails, the others have some seconds to say why they end.
-srun --ntasks-per-node=1 --kill-on-bad-exit=1 \\
-  bash -c '"$@" || {{ [ -e stop ] || sleep {seconds}; exit 1; }}' - \\
+wait_for_words='"$@" && exit
+for second in {{1..{seconds}}}; do
+  [ -e stop ] || grep -qs "state.: .failed" status.json && break
+  sleep 1
+done
+exit 1'
+srun --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c "$wait_for_words" - \\
   {torchrun} --nnodes="$SLURM_NNODES" --nproc-per-node={num_devices} \\
   --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" \\
   --rdzv-endpoint="$head:$(({ports}))" {train} &

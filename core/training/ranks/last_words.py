@@ -3,12 +3,16 @@
 Over several machines no leader watches the ranks: the first one finds out, and says it.
 """
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..contract.failures import Failure
+from ..contract.files import write_json
 from .rank import HEARTBEATS, Rank, read_words
 
 LOST_CONTACT = ("Connection closed by peer", "connection reset", "NCCL", "gloo", "TCPStore")
@@ -29,31 +33,43 @@ def first_cause(folder: Path, rank: Rank, failure: Failure) -> Failure:
     Waits some seconds for the others.
     """
     if not is_lost_contact(failure.sentence):
-        return replace(failure, sentence=f"{_name(rank.index, rank)}: {failure.sentence}")
+        return replace(failure, sentence=f"{rank.name}: {failure.sentence}")
     begin, clock = time.time(), time.monotonic()
     while time.monotonic() - clock < SECONDS_TO_WAIT:
         time.sleep(SECONDS_BETWEEN_LOOKS)
-        for index, words in _failures(folder, rank):
+        for words in _failures(folder, rank):
             names = {name: words.get(name) for name in ("needed_bytes", "free_bytes")}
             numbers = {name: each for name, each in names.items() if isinstance(each, int)}
-            sentence = f"{_name(index, rank)}: {words['sentence']}"
-            return Failure(str(words.get("cause")), sentence, **numbers)
+            return Failure(str(words.get("cause")), str(words["sentence"]), **numbers)
     gone = [index for index in range(rank.count) if _is_silent(folder, index, begin)]
-    who = _name(gone[0], rank) if gone else "Another process"
+    who = _name(folder, gone[0], rank) if gone else "Another process"
     said = f"{who} was killed or has crashed, or its machine is gone, so all were ended."
     return Failure("signal", said)
 
 
-def _name(index: int, rank: Rank) -> str:
-    return f"Process {index + 1} of {rank.count}"
+def write_ending(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to status.json of a run folder how the run ended, where rank 0 could not. Return all
+    fields."""
+    status = {**read_words(folder / "status.json"), **changes, "updated": time.time()}
+    with suppress(OSError):
+        write_json(folder / "status.json", status)
+    if changes.get("error"):
+        print(changes["error"], file=sys.stderr, flush=True)
+    return status
 
 
-def _failures(folder: Path, rank: Rank) -> Iterator[tuple[int, dict[str, object]]]:
+def _name(folder: Path, index: int, rank: Rank) -> str:
+    """Return the name that a rank has left in its heartbeat."""
+    name = read_words(folder / HEARTBEATS / f"{index}.json").get("name")
+    return f"{name}," if name else f"Process {index + 1} of {rank.count}"
+
+
+def _failures(folder: Path, rank: Rank) -> Iterator[dict[str, object]]:
     """Yield the failures of the others that are causes."""
     for index in range(rank.count):
         words = read_words(folder / HEARTBEATS / f"{index}.failure.json")
         if index != rank.index and words and not is_lost_contact(str(words.get("sentence"))):
-            yield index, words
+            yield words
 
 
 def _is_silent(folder: Path, index: int, since: float) -> bool:

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,18 +18,15 @@ from typing import Any
 
 import psutil
 
-from ..contract.files import write_json
 from ..contract.status import ENDED
 from . import torchrun
-from .last_words import is_lost_contact
+from .last_words import is_lost_contact, write_ending
 from .rank import HEARTBEATS, LEADER_VARIABLE, read_words
+from .silence import SECONDS_WITHOUT_BEAT, Silence
 
 EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 130, "interrupted": 1}
 UNUSABLE_JOB = 2
 SECONDS_BETWEEN_LOOKS = 0.2
-SECONDS_WITHOUT_BEAT = 20.0
-"""A rank without a heartbeat for this long hangs: its thread beats every second, in every
-phase."""
 SECONDS_FOR_LAST_WORDS = 3.0
 """Time for the ranks to write why they end, once one of them has ended."""
 SECONDS_FOR_TORCHRUN = 15.0
@@ -47,19 +43,19 @@ class Watch:
     has_ended: bool = False
     """True once the rank has said so itself."""
     changed_ns: int = -1
-    seen_at: float = field(default_factory=time.monotonic)
-    """Monotonic clock when its last beat was seen: a clock that is set, or a machine that slept,
-    is no silence."""
+    silence: Silence = field(default_factory=Silence)
 
     def look(self) -> None:
-        """Read the heartbeat if it is new."""
+        """Read the heartbeat if it is new. To be called several times a second."""
+        self.silence.grow()
         with suppress(OSError):
             changed_ns = self.heartbeat.stat().st_mtime_ns
             if changed_ns != self.changed_ns:
                 words = read_words(self.heartbeat)
-                self.pid = int(str(words.get("pid", 0)))
+                self.pid = self.silence.pid = int(str(words.get("pid", 0)))
                 self.has_ended = bool(words.get("has_ended"))
-                self.changed_ns, self.seen_at = changed_ns, time.monotonic()
+                self.changed_ns = changed_ns
+                self.silence.end()
 
     @property
     def is_gone(self) -> bool:
@@ -74,8 +70,7 @@ class Watch:
     @property
     def is_silent(self) -> bool:
         """True if it lives and does not beat."""
-        silence = time.monotonic() - self.seen_at
-        return bool(self.pid) and not self.has_ended and silence > SECONDS_WITHOUT_BEAT
+        return bool(self.pid) and not self.has_ended and self.silence.is_too_long
 
 
 def lead(folder: Path, arguments: Sequence[str], num_ranks: int) -> int:
@@ -94,9 +89,9 @@ def lead(folder: Path, arguments: Sequence[str], num_ranks: int) -> int:
     status = read_words(folder / "status.json")
     if status.get("state") not in ENDED:
         if (folder / "stop").exists() and not ending:
-            status = _write(folder, {"state": "stopped"})
+            status = write_ending(folder, {"state": "stopped"})
         else:
-            status = _write(folder, {"state": "failed", **_failure(place, num_ranks, ending)})
+            status = write_ending(folder, {"state": "failed", **_failure(place, num_ranks, ending)})
     if status.get("cause") == "bad_job" and not status.get("step"):
         return UNUSABLE_JOB
     return EXIT_CODES[str(status["state"])]
@@ -183,16 +178,6 @@ def _print_last_words(place: Path, index: int) -> None:
     with suppress(OSError):
         words = (place / f"{index}.log").read_bytes()[-LAST_WORDS_BYTES:]
         print(words.decode("utf-8", errors="replace"), flush=True)
-
-
-def _write(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Add fields to status.json, whichever rank wrote it. Return them all."""
-    status = {**read_words(folder / "status.json"), **changes, "updated": time.time()}
-    with suppress(OSError):
-        write_json(folder / "status.json", status)
-    if changes.get("error"):
-        print(changes["error"], file=sys.stderr, flush=True)
-    return status
 
 
 def _end(program: "subprocess.Popen[bytes]") -> None:

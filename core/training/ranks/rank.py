@@ -6,6 +6,7 @@ the others print into ranks/<rank>.log, and each keeps its heartbeat in ranks/<r
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -51,6 +52,12 @@ class Rank:
     def is_alone(self) -> bool:
         return self.count == 1
 
+    @property
+    def name(self) -> str:
+        """Process, device and machine, as users know them."""
+        where = f"on device {self.local_index} of {name_of_machine()}"
+        return f"Process {self.index + 1} of {self.count}, {where}"
+
     @contextmanager
     def at_work(self, folder: Path) -> Iterator[None]:
         """Keep a heartbeat, end with the leader, and print to an own log except in rank 0."""
@@ -59,6 +66,8 @@ class Rank:
             return
         place = folder / HEARTBEATS
         place.mkdir(exist_ok=True)
+        if not self.leader:  # of an earlier attempt
+            (place / f"{self.index}.failure.json").unlink(missing_ok=True)
         if not self.is_first:
             _print_to(place / f"{self.index}.log")
         is_over = threading.Event()
@@ -72,12 +81,17 @@ class Rank:
 
     def _beat(self, place: Path, is_over: threading.Event) -> None:
         heartbeat = place / f"{self.index}.json"
-        words = {"pid": os.getpid(), "has_ended": False}
+        words = {"pid": os.getpid(), "name": self.name, "has_ended": False}
+        launcher = os.getppid()
         with suppress(OSError):
             write_json(heartbeat, words)
         while not is_over.wait(SECONDS_BETWEEN_BEATS):
             with suppress(OSError):
                 os.utime(heartbeat)  # takes no room: a rank beats on a full disk too
+            if os.getppid() != launcher:
+                said = "The program that has started it, torchrun, was killed."
+                report_failure(place.parent, self, Failure("signal", said))
+                os._exit(EXIT_WITHOUT_PARENT)
             if self.parent and not psutil.pid_exists(self.parent):
                 os._exit(EXIT_WITHOUT_PARENT)
         with suppress(OSError):
@@ -95,6 +109,11 @@ def this_rank() -> Rank:
     return Rank(index, count, local_index, leader, parent)
 
 
+def name_of_machine() -> str:
+    """Return the name of this machine, or of the node that Slurm takes it for."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 def devices_asked(fields: Mapping[str, object]) -> int:
     """Return how many devices a job file asks for; 0 means every visible one."""
     asked = fields.get("num_devices", 1)
@@ -107,9 +126,10 @@ def devices_asked(fields: Mapping[str, object]) -> int:
 
 
 def report_failure(folder: Path, rank: Rank, failure: Failure) -> None:
-    """Leave the leader the reason why this rank ended."""
+    """Leave the reason why this rank ended: to the leader, or to the other ranks and guards."""
+    sentence = failure.sentence if rank.leader else f"{rank.name}: {failure.sentence}"
     with suppress(OSError):
-        words = {**asdict(failure), "time": time.time()}
+        words = {**asdict(failure), "sentence": sentence, "time": time.time()}
         write_json(folder / HEARTBEATS / f"{rank.index}.failure.json", words)
 
 

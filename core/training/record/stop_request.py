@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..contract.failures import Stopped
-from ..ranks import Rank
+from ..ranks import Rank, end_as_told
 
 SECONDS_BETWEEN_CHECKS = 0.2
 LOOKS_FOR_FOLDER = 3
@@ -106,7 +106,7 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._is_one_of_several and not self._file.exists():
-            os._exit(EXIT_OF_A_RANK)
+            end_as_told(EXIT_OF_A_RANK)
         # A second signal must not interrupt the saving that the first one asked for.
         is_first = not self._is_signalled
         self._is_signalled = True
