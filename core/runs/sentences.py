@@ -27,7 +27,14 @@ ACTIVITIES: Mapping[Phase, str] = {
 
 
 def state_sentence(run: Run) -> str:
-    """Return what a run does or how it ended."""
+    """Return what a run does or how it ended, and whether its cluster answers."""
+    said = _state_sentence(run)
+    if run.submission and run.is_active and run.state != "queued":
+        return f"{said} {run.submission.silence}".strip()
+    return said
+
+
+def _state_sentence(run: Run) -> str:
     step = f"step {run.step:,} of {run.max_steps:,}" if run.max_steps else ""
     if run.state == "running":
         activity = ACTIVITIES[run.status.phase] + _share_done(run)

@@ -19,6 +19,11 @@ SECONDS_TO_APPEAR = 20
 """A run that has no process after this long will never have one: its launcher died."""
 
 
+SECONDS_TO_STOP_UNSEEN = 600
+"""A run that was asked to stop is given up after so long, if its cluster does not answer."""
+UNSEEN = "Nothing says whether the program still runs: look there before it is resumed elsewhere."
+
+
 @dataclass(frozen=True)
 class RunState:
     """State of a run and what went wrong."""
@@ -111,6 +116,12 @@ def _state_on_cluster(submission: Submission, status: Status) -> RunState:
         return RunState("stopped")
     if cluster.stage == "ended" and time.time() - cluster.ended > SECONDS_TO_BE_SEEN:
         return _state_without_last_words(submission, cluster)
+    if cluster.is_silent and is_asked_by_user:
+        if cluster.stage == "waiting":  # a job that starts later finds the request
+            return RunState("stopped")
+        asked = number_in(read_json(submission.folder / "stop"), "time") or time.time()
+        if time.time() - asked > SECONDS_TO_STOP_UNSEEN:
+            return RunState("interrupted", f"{submission.silence} {UNSEEN}")
     if is_asked_to_stop or was_ended_from_outside:
         return RunState("stopping")
     return RunState(status.state)

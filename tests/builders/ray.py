@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -18,6 +18,8 @@ from tests.builders.ports import free_port
 PROGRAM_VARIABLE = "TAILOR_TEST_RAY"
 """Environment variable with the path of the program `ray` of some other environment."""
 SECONDS_TO_START = 120
+NAMESPACE = ("unshare", "--mount")
+"""Words before a command with mounts of its own, which needs the rights of root."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,21 @@ class Ray:
 
     address: str
     token: str
+    folder: Path
+    port: int
+    """Port at which its nodes find the head."""
+    nodes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    """Head, and the workers in the order of their start."""
+
+    def add_worker(self, hidden: Path | None = None) -> None:
+        """Start a node with one CPU, and wait for it. It does not see the folder `hidden`."""
+        options = [f"--address=127.0.0.1:{self.port}", "--num-cpus=1", "--num-gpus=0"]
+        self.nodes.append(_start(options, self, _hiding(hidden) if hidden else ()))
+        _wait_for_nodes(self, len(self.nodes))
+
+    def end_head(self) -> None:
+        """Kill the head, as if its machine had failed."""
+        _kill(self.nodes[0])
 
 
 def program() -> str | None:
@@ -50,26 +67,35 @@ def has_train() -> bool:
 @contextmanager
 def running_ray(folder: Path, num_workers: int = 1) -> Iterator[Ray]:
     """Start a head without CPUs and workers with one each; end them and their jobs afterwards."""
-    ray = Ray(f"http://127.0.0.1:{free_port()}", secrets.token_hex(16))
-    port = free_port()
+    ray = Ray(f"http://127.0.0.1:{free_port()}", secrets.token_hex(16), folder, free_port())
     dashboard = ray.address.rpartition(":")[2]
-    head = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", "--num-cpus=0"]
+    head = ["--head", f"--port={ray.port}", "--dashboard-host=127.0.0.1", "--num-cpus=0"]
     head += [f"--dashboard-port={dashboard}", f"--temp-dir={folder}", "--num-gpus=0"]
-    worker = [f"--address=127.0.0.1:{port}", "--num-cpus=1", "--num-gpus=0"]
-    started: list[subprocess.Popen[bytes]] = []
     try:
-        started.append(_start(head, ray, folder))
+        ray.nodes.append(_start(head, ray))
         _wait_for_nodes(ray, 1)
-        for number in range(num_workers):
-            started.append(_start(worker, ray, folder))
-            _wait_for_nodes(ray, 2 + number)
+        for _number in range(num_workers):
+            ray.add_worker()
         yield ray
     finally:
-        for each in reversed(started):
+        for each in reversed(ray.nodes):
             _kill(each)
 
 
-def _start(options: Sequence[str], ray: Ray, folder: Path) -> "subprocess.Popen[bytes]":
+def can_hide_folders() -> bool:
+    """Return True if programs can be started that do not see a folder."""
+    return not subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode
+
+
+def _hiding(folder: Path) -> Sequence[str]:
+    """Return the words before a command that shall see an empty folder in place of this one."""
+    script = 'mount -t tmpfs none "$0" && exec "$@"'
+    return (*NAMESPACE, "bash", "-c", script, str(folder))
+
+
+def _start(
+    options: Sequence[str], ray: Ray, before: Sequence[str] = ()
+) -> "subprocess.Popen[bytes]":
     variables = {
         "RAY_AUTH_MODE": "token",  # its ports are open to other machines
         "RAY_AUTH_TOKEN": ray.token,
@@ -78,8 +104,8 @@ def _start(options: Sequence[str], ray: Ray, folder: Path) -> "subprocess.Popen[
         "PATH": f"{Path(str(program())).parent}:{os.environ['PATH']}",
     }
     return subprocess.Popen(
-        [str(program()), "start", "--block", "--node-ip-address=127.0.0.1", *options],
-        cwd=folder,
+        [*before, str(program()), "start", "--block", "--node-ip-address=127.0.0.1", *options],
+        cwd=ray.folder,
         env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

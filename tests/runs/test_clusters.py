@@ -159,6 +159,39 @@ def test_silent_cluster_does_not_hide_the_end_of_a_run(
     assert now_says(slurm, home, "", state="stopped").state == "stopped"
 
 
+@pytest.fixture
+def lost(sent: Run, slurm: FakeSlurm, home: Home) -> Run:
+    """Return a run whose cluster has fallen silent while it trained."""
+    now_says(slurm, home, "RUNNING|None|0", state="running", step=3)
+    slurm.refuses("squeue", "Unable to contact slurm controller\n")
+    return asked(home)
+
+
+def test_running_run_says_that_its_cluster_does_not_answer(lost: Run) -> None:
+    assert lost.state == "running"
+    assert "Slurm does not answer: Unable to contact slurm controller." in state_sentence(lost)
+
+
+def test_run_of_a_silent_cluster_stops_as_its_program_says(lost: Run, home: Home) -> None:
+    launch.request_stop(lost)
+    assert runs.read(home, lost.id).state == "stopping"
+
+
+def test_run_of_a_silent_cluster_that_says_nothing_is_given_up(lost: Run, home: Home) -> None:
+    write_json(lost.folder / "stop", {"time": time.time() - 10_000})
+    run = runs.read(home, lost.id)
+    assert run.state == "interrupted"
+    assert "Nothing says whether the program still runs" in run.error
+
+
+def test_waiting_run_of_a_silent_cluster_can_be_stopped(
+    sent: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    slurm.refuses("squeue", "Unable to contact slurm controller\n")
+    launch.request_stop(asked(home))
+    assert asked(home).state == "stopped"
+
+
 def test_stopping_a_waiting_run_cancels_its_job(sent: Run, slurm: FakeSlurm, home: Home) -> None:
     launch.request_stop(sent)
     assert "scancel --state=PENDING 7" in slurm.asked

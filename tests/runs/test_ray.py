@@ -12,7 +12,7 @@ from core.runs import Home, Run, launch, queue
 from core.runs.engines import Placement
 from core.runs.sentences import state_sentence
 from tests.builders.cluster_runs import has_ended, new_demo, reach, until
-from tests.builders.ray import Ray, running_ray, why_not_here
+from tests.builders.ray import Ray, can_hide_folders, running_ray, why_not_here
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,3 +72,34 @@ def test_cluster_without_the_token_is_refused(
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     with pytest.raises(SpecError, match="Ray does not answer: 401"):
         queue.submit(home, demo, place)
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ray]:
+    """Return a Ray without workers."""
+    if not can_hide_folders():
+        pytest.skip("needs the right to mount")
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
+        running_ray(Path(folder), num_workers=0) as ray,
+    ):
+        monkeypatch.setenv("RAY_AUTH_TOKEN", ray.token)
+        yield ray
+
+
+def test_run_is_refused_where_a_node_does_not_see_the_home(
+    head: Ray, home: Home, demo: Run
+) -> None:
+    head.add_worker(hidden=home.path)
+    with pytest.raises(SpecError, match=r"a node of the cluster does not see .* put --home on"):
+        queue.submit(home, demo, Placement("ray", address=head.address))
+
+
+def test_run_fails_where_the_first_free_node_does_not_see_it(
+    head: Ray, home: Home, demo: Run
+) -> None:
+    run = queue.submit(home, demo, Placement("ray", address=head.address))
+    head.add_worker(hidden=home.path)
+    failed = until(home, run, has_ended)
+    assert failed.state == "failed"
+    assert "the node does not see the run folder: put --home on storage" in failed.error

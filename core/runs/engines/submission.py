@@ -70,6 +70,13 @@ class Submission:
         """Job, and what its cluster says of it."""
         return f"{self.name}: {self.state.words}"
 
+    @property
+    def silence(self) -> str:
+        """Sentence on a cluster that does not answer, "" for one that does."""
+        if self.state.is_silent:
+            return f"{self.placement.title} does not answer: {self.state.reason}."
+        return ""
+
     def to_json(self) -> dict[str, object]:
         """Return the fields as the file and `runs list --json` hold them."""
         fields = asdict(self)
