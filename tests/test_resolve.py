@@ -172,12 +172,41 @@ def test_targets_of_an_unknown_architecture_are_those_of_its_weights(tmp_path: P
         resolve({**fields, "target_modules": "c_attn,q_proj"})
 
 
+def row_lengths(num_rows: int, num_tokens: int) -> RowLengths:
+    """Return lengths of rows that are all alike."""
+    lengths = RowLengths(num_rows)
+    row = np.array([num_tokens, 0, num_tokens, num_tokens], dtype=np.int32)
+    lengths.extend(np.tile(row, num_rows).tobytes(), unreadable_rows=0)
+    return lengths
+
+
+@pytest.mark.parametrize(("of_evaluation", "longest"), [(15, 20), (30, 30), (None, None)])
+def test_longest_row_may_be_one_of_the_evaluation_file(
+    tmp_path: Path, of_evaluation: int | None, longest: int | None
+) -> None:
+    file = tmp_path / "evaluation.jsonl"
+    file.write_text('{"text": "a"}\n')
+    resolved = resolve({"model": "demo", "dataset": "demo", "eval_dataset": str(file)})
+    evaluation = row_lengths(5, of_evaluation).at(64) if of_evaluation else None
+    rows = resolved.row_statistics(row_lengths(90, 20).at(64), evaluation)
+    assert (rows.num_rows, rows.max_tokens) == (90, longest)
+
+
+def test_job_with_an_evaluation_file_is_estimated_for_its_rows(tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.jsonl"
+    file.write_text('{"text": "a"}\n')
+    fields = {"model": "demo", "dataset": "demo", "max_length": 1024}
+    alone, beside = resolve(fields), resolve({**fields, "eval_dataset": str(file)})
+    short = row_lengths(300, 40).at(1024)
+    without_file = replace(alone, rows=alone.row_statistics(short)).estimate()
+    with_file = replace(beside, rows=beside.row_statistics(short, short)).estimate()
+    assert with_file.total_bytes == without_file.total_bytes
+    assert with_file.total_bytes < 0.9 * beside.estimate().total_bytes
+
+
 def test_measured_rows_of_a_mix_count_the_held_out_ones(tmp_path: Path) -> None:
     (tmp_path / "more.jsonl").write_text('{"text": "a"}\n')
-    lengths = RowLengths(90)
-    lengths.extend(
-        np.tile(np.array([20, 0, 20, 20], dtype=np.int32), 90).tobytes(), unreadable_rows=0
-    )
+    lengths = row_lengths(90, 20)
     mixed = resolve({"model": "demo", "mix": str(tmp_path / "more.jsonl"), "eval_fraction": 0.1})
     alone = resolve({"model": "demo", "eval_fraction": 0.1})
     mixed_rows, whole = (job.row_statistics(lengths.at(64)) for job in (mixed, alone))

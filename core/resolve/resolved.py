@@ -1,7 +1,7 @@
 """ResolvedJob: a job with what it names, its estimate, forecast and fixes. Finds nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,18 +92,25 @@ class ResolvedJob:
             raise SpecError(Problem("model", problem, fix))
         return Case(self.job, self.model.shape, self.gpu, self.rows, self.past).memory
 
-    def row_statistics(self, lengths: "Lengths") -> RowStatistics:
-        """Return what a forecast needs of the lengths of the rows that this job trains on."""
+    def row_statistics(
+        self, lengths: "Lengths", evaluation: "Lengths | None" = None
+    ) -> RowStatistics:
+        """Return what a forecast needs of the lengths of the rows that this job trains on, and of
+        those of its evaluation file."""
         job = self.job
         # a mix or a limit of rows is composed first, and the evaluation rows are held out of it
         is_composed = bool(self.mix or job.max_rows)
         num_rows = lengths.rows
         if is_composed and not job.eval_dataset:
             num_rows = round(num_rows / (1 - job.eval_fraction))
+        measured = [lengths]
+        covers_all_rows = not is_composed or job.eval_fraction == 0
+        if job.eval_dataset:
+            measured += [evaluation] if evaluation else []
+            covers_all_rows = evaluation is not None
         max_tokens = None
-        covers_all_rows = lengths.is_complete and not lengths.generates
-        if covers_all_rows and not is_composed and not job.eval_dataset:
-            max_tokens = lengths.max
+        if covers_all_rows and all(each.is_complete and not each.generates for each in measured):
+            max_tokens = max(each.max for each in measured)
         return RowStatistics(num_rows, max(1.0, lengths.mean_tokens), lengths.p95, max_tokens)
 
     def speed(self) -> Speed | None:
@@ -143,7 +150,9 @@ class ResolvedJob:
         if self.model.shape is None:
             return {}
         speed = self.speed()
+        rows = {"rows": asdict(self.rows)} if self.rows else {}
         return self.estimate().to_json() | {
+            **rows,
             "fixes": [fix.to_json() for fix in self.fixes()],
             "speed": speed.to_json() if speed else {},
             "peak_tokens_per_second": self._peak_tokens_per_second(),

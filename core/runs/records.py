@@ -13,6 +13,7 @@ from typing import Any, Self
 from core.runs.checks import CheckCount
 from core.runs.files import read_json
 from core.runs.suites import usual_in
+from core.speed import RowStatistics
 from core.training.contract.typed_json import WrongType, types_of, value_as
 
 
@@ -52,6 +53,8 @@ class Prediction:
     """Reserved peak before past runs corrected it."""
     includes_libraries: bool = False
     """True if the total holds what the process takes beside its tensors."""
+    rows: RowStatistics | None = None
+    """Lengths of the rows that it was computed for."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
@@ -61,7 +64,8 @@ class Prediction:
         parts = fields.get("components")
         names = [part.get("name") for part in parts if isinstance(part, dict)] if parts else []
         flat = {**flat, "includes_libraries": "cuda_context" in names}
-        return cls(**_sound_fields(cls, flat))
+        rows = flat.pop("rows", None)
+        return cls(**_sound_fields(cls, flat), rows=_sound_rows(rows))
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,14 @@ def read_check_counts(folder: Path) -> tuple[CheckCount, ...]:
 def _check_count(path: Path, _changed_ns: int, _num_bytes: int) -> CheckCount | None:
     """Return the numbers of one result. Its file has every answer, so it is read once."""
     return CheckCount.from_json(read_json(path))
+
+
+def _sound_rows(fields: object) -> RowStatistics | None:
+    """Return the lengths of rows in a prediction, None if they are missing or damaged."""
+    if not isinstance(fields, dict):
+        return None
+    sound = _sound_fields(RowStatistics, fields)
+    return RowStatistics(**sound) if "num_rows" in sound else None
 
 
 def _sound_fields(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from core import runs
 from core.advise import Fix
 from core.job import JobSpec
 from core.memory import PastRun
+from core.models import Gpu
 from core.resolve import resolve
-from core.runs import Run, edits
+from core.runs import Home, Run, edits
 from core.runs.engines import Placement, Submission
 from core.runs.results import failure_advice
+from core.speed import RowStatistics
 from core.training.contract.files import write_json
 from core.training.contract.status import Status
 from tests.builders.fake_runs import NewRun
@@ -65,6 +67,24 @@ def test_less_memory_is_counted_from_the_corrected_total(
     monkeypatch.setattr(failure_advice, "suggest_fixes", fixes)
     failure_advice.advice_for(failed("out_of_gpu_memory", **GPU))
     assert seen == [past]
+
+
+def test_less_memory_is_counted_for_the_rows_of_the_run(
+    failed, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = RowStatistics(300, 100.0, 180, 200)
+    resolved = resolve({"model": GPU["model"], "gpu": "rtx-4090", "max_length": 8192}, rows=rows)
+    run = runs.create(home, resolved, resolved.forecast())
+    write_json(run.folder / "status.json", {"state": "failed", "cause": "out_of_gpu_memory"})
+    seen = []
+
+    def fixes(_job: object, _shape: object, card: Gpu, *case: object, **_more: object) -> tuple:
+        seen.append((card.capacity_bytes, *case))
+        return ()
+
+    monkeypatch.setattr(failure_advice, "suggest_fixes", fixes)
+    failure_advice.advice_for(runs.read(home, run.id))
+    assert seen == [(int(0.85 * resolved.estimate().total_bytes), rows)]
 
 
 def divisions(run: Run) -> list[dict[str, object]]:

@@ -218,3 +218,14 @@ def test_a_start_goes_on_without_a_measuring_child_that_died(half_measured: Form
     assert "Started" in half_measured.start()["start_message"]
     assert preview_children() == before
     assert "ended by signal 9" in half_measured.fire(on_lengths, "answer")["lengths"]
+
+
+def test_estimate_counts_the_rows_of_an_evaluation_file(page: FormPage, tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.jsonl"
+    file.write_text(json.dumps({"prompt": "Hi", "completion": "Hello there"}) + "\n")
+    measured(page)
+    alone = page.edit()["answer"]
+    measured(page, eval_dataset=str(file))
+    beside = page.edit()["answer"]
+    assert beside.resolved.rows.max_tokens == alone.resolved.rows.max_tokens
+    assert beside.estimate.total_bytes == alone.estimate.total_bytes

@@ -27,8 +27,10 @@ from ui.handlers.reports import estimated_rows, file_version
 from ui.render import rows as panel
 
 LINE_QUERY = re.compile(r"line (\d{1,12})", re.IGNORECASE)
-MAX_PREVIEWS = 2
-"""Each has a child process of some 200 MB with a tokenizer. The least recently used is closed."""
+DataField = Literal["dataset", "eval_dataset"]
+MAX_PREVIEWS = 3
+"""Of the data as it is and as it is trained on, and of the evaluation file. Each has a child
+process of some 200 MB with a tokenizer. The least recently used is closed."""
 SECONDS_BETWEEN_TRIES = 30
 """A preview that failed, for want of a tokenizer for example, is not started at every edit."""
 SHORTEST_MAX_LENGTH = 8
@@ -66,7 +68,18 @@ class Previews:
 
         Raises PreviewError, OSError.
         """
-        opened = self._open(resolved, runs.writer_of_rows(resolved))
+        return self._measured(self._open(resolved, runs.writer_of_rows(resolved)))
+
+    def evaluation_lengths(self, resolved: ResolvedJob) -> RowLengths | None:
+        """Return the lengths of the rows of the evaluation file measured so far.
+
+        None without such a file, and while the child starts. Raises PreviewError, OSError.
+        """
+        if "eval_dataset" not in resolved.datasets:
+            return None
+        return self._measured(self._open(resolved, field="eval_dataset"))
+
+    def _measured(self, opened: OpenPreview) -> RowLengths | None:
         if not opened.first_lengths.done():
             return None
         if error := opened.first_lengths.exception():
@@ -79,12 +92,26 @@ class Previews:
             self._note_failure(opened, error)
             raise
 
+    def measures_evaluation(self, resolved: ResolvedJob) -> bool:
+        """Return True while the rows of an evaluation file are being measured."""
+        try:
+            lengths = self.evaluation_lengths(resolved)
+        except (PreviewError, OSError):  # what is wrong with it is said where it is checked
+            return False
+        is_measured = lengths is not None and lengths.is_complete
+        return "eval_dataset" in resolved.datasets and not is_measured
+
     def statistics(self, found: ResolvedJob) -> RowStatistics | None:
         """Return what is known of a job's rows without waiting: measured, else guessed."""
+        max_length = found.job.max_length
+        evaluation = None
+        with suppress(PreviewError, OSError):
+            evaluation = self.evaluation_lengths(found)
         with suppress(PreviewError, OSError):
             lengths = self.training_lengths(found)
             if lengths and lengths.readable:
-                return found.row_statistics(lengths.at(found.job.max_length))
+                of_evaluation = evaluation.at(max_length) if evaluation else None
+                return found.row_statistics(lengths.at(max_length), of_evaluation)
         return estimated_rows(found)
 
     def refusals(self, resolved: ResolvedJob) -> tuple[Problem, ...]:
@@ -106,16 +133,19 @@ class Previews:
             self._opened.clear()
 
     def _open(
-        self, resolved: ResolvedJob, write_rows: Callable[[Path], Path] | None = None
+        self,
+        resolved: ResolvedJob,
+        write_rows: Callable[[Path], Path] | None = None,
+        field: DataField = "dataset",
     ) -> OpenPreview:
         """Return the preview of these rows. Open it if it is not open."""
-        key = _key(resolved, is_written=write_rows is not None)
+        key = _key(resolved, field, is_written=write_rows is not None)
         with self._lock:
             opened = self._opened.pop(key, None)
             if opened is None:
                 preview = Preview.for_job(
                     resolved.job,
-                    resolved.datasets["dataset"],
+                    resolved.datasets[field],
                     resolved.model.location,
                     cache=self._cache,
                     write_rows=write_rows,
@@ -147,11 +177,11 @@ class Previews:
         opened.preview.close()
 
 
-def _key(resolved: ResolvedJob, is_written: bool) -> tuple[object, ...]:
+def _key(resolved: ResolvedJob, field: DataField, is_written: bool) -> tuple[object, ...]:
     """Return what the rows of a job, and their tokens, depend on."""
     job = resolved.job
     key: tuple[object, ...] = (
-        file_version(resolved.datasets["dataset"]),
+        file_version(resolved.datasets[field]),
         resolved.model.location,
         job.revision,
         job.assistant_only_loss,
@@ -194,13 +224,14 @@ class RowHandlers:
         lengths = measured.at(max_length)
         info = self.previews.of_training(resolved).info()
         refusals = length_problems(measured, resolved.job)
+        is_complete = lengths.is_complete and not self.previews.measures_evaluation(resolved)
         return {
             "length_p95": _length_button(lengths.p95, max_length, "95 % of the rows"),
             "length_longest": _length_button(lengths.max, max_length, "longest row"),
             "lengths": panel.lengths(lengths, refusals, info.notes),
             "histogram": panel.histogram(lengths),
-            "lengths_timer": gr.Timer(active=not lengths.is_complete),
-            "measured": info.key if lengths.is_complete else "",
+            "lengths_timer": gr.Timer(active=not is_complete),
+            "measured": info.key if is_complete else "",
         }
 
     def on_set_length(self, which: Literal["p95", "max"], answer: Answer) -> Updates:

@@ -11,7 +11,7 @@ from core.speed import RowStatistics
 from core.training.contract.stages import DEFAULT_STAGE
 from ui.terminal.data_files import DataFinder
 from ui.terminal.printing import out, say
-from ui.terminal.soundness import measure_rows
+from ui.terminal.soundness import measure_evaluation_rows, measure_rows
 
 SECONDS_TO_MEASURE = 60
 """Time for measuring rows before a run starts. Of a larger file, only the first rows count."""
@@ -72,4 +72,7 @@ def row_statistics(
         raise SpecError(*measured.problems)
     if not measured.lengths.readable:
         return None
-    return resolved.row_statistics(measured.lengths.at(resolved.job.max_length))
+    max_length = resolved.job.max_length
+    evaluation = measure_evaluation_rows(home, resolved, SECONDS_TO_MEASURE)
+    of_evaluation = evaluation.at(max_length) if evaluation else None
+    return resolved.row_statistics(measured.lengths.at(max_length), of_evaluation)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from core import dataset, runs
 from core.dataset import DatasetReport
-from core.dataset.preview import Preview
+from core.dataset.preview import Preview, PreviewInfo
 from core.dataset.rewrite import in_child
 from core.dataset.token_lengths import RowLengths, length_problems
 from core.job import DatasetError, PreviewError, Problem, SpecError
@@ -85,17 +85,8 @@ def measure_rows(
     """
     job = resolved.job
     deadline = time.monotonic() + seconds
-    rows = Preview.for_job(
-        job,
-        resolved.datasets["dataset"],
-        resolved.model.location,
-        cache=home.path / "lengths",
-        write_rows=runs.writer_of_rows(resolved),
-    )
     try:
-        with out.status("Measuring the rows"), rows as preview:
-            preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)
-            lengths, info = preview.measured(), preview.info()
+        lengths, info = _measure(home, resolved, deadline)
     except PreviewError as error:
         of_model = [each for each in error.problems if each.field == "model"]
         if of_model:
@@ -104,6 +95,37 @@ def measure_rows(
         return None
     lost = (f"{each}." for each in lengths.lost)
     return MeasuredRows(lengths, length_problems(lengths, job), (*info.notes, *lost))
+
+
+def measure_evaluation_rows(
+    home: Home, resolved: ResolvedJob, seconds: float = math.inf
+) -> RowLengths | None:
+    """Measure the rows of the evaluation file; None without one, or if that is impossible."""
+    if "eval_dataset" not in resolved.datasets:
+        return None
+    try:
+        lengths, _info = _measure(home, resolved, time.monotonic() + seconds, "eval_dataset")
+    except PreviewError as error:
+        say(f"The rows for evaluation are not measured: {error.reason}")
+        return None
+    return lengths
+
+
+def _measure(
+    home: Home, resolved: ResolvedJob, deadline: float, field: str = "dataset"
+) -> tuple[RowLengths, PreviewInfo]:
+    """Return the lengths of the rows of a file. Raises PreviewError."""
+    job = resolved.job
+    rows = Preview.for_job(
+        job,
+        resolved.datasets[field],
+        resolved.model.location,
+        cache=home.path / "lengths",
+        write_rows=runs.writer_of_rows(resolved) if field == "dataset" else None,
+    )
+    with out.status("Measuring the rows"), rows as preview:
+        preview.all_lengths(job.max_length, is_cancelled=lambda: time.monotonic() > deadline)
+        return preview.measured(), preview.info()
 
 
 def _problems(report: DatasetReport, where: str) -> tuple[Problem, ...]:

@@ -43,7 +43,8 @@ def advice_for(run: Run) -> tuple[Advice, ...]:
 def _resolved(run: Run) -> ResolvedJob | None:
     """Return the run's job with what it names; None if that is gone or cannot be estimated."""
     try:
-        resolved = resolve(run.fields_again(), past=partial(past_runs, run.home))
+        rows = run.prediction().rows
+        resolved = resolve(run.fields_again(), rows=rows, past=partial(past_runs, run.home))
         resolved.estimate()
     except SpecError:
         return None
@@ -69,6 +70,7 @@ def _take_less_memory(run: Run, resolved: ResolvedJob | None) -> tuple[Advice, .
         resolved.job,
         resolved.model.shape,
         card,
+        resolved.rows,
         past=resolved.past,
         most_devices=_most_devices(run, resolved),
     )
