@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core.job import JobSpec, Problem, SpecError
-from core.training.contract.row_formats import TextFormat
+from core.training.contract.row_formats import ROW_FORMATS_BY_ID, TextFormat
 from core.training.contract.row_reader import RIGHT_ANSWERS, leak_sentence
 from core.training.contract.stages import STAGES
 
@@ -172,6 +172,14 @@ class DatasetReport:
         return self.num_problems == 0 and self.valid_rows > 0
 
     @property
+    def trained_format(self) -> TextFormat:
+        """Return as what its rows are trained on: some texts always become messages."""
+        row_format = ROW_FORMATS_BY_ID.get(self.row_format)
+        if row_format and row_format.is_always_chat:
+            return "conversational"
+        return self.format
+
+    @property
     def needs_consent(self) -> tuple[NotRead, ...]:
         """Columns and keys without which something else would be learnt than the file says."""
         return tuple(each for each in self.not_read if each.changes_learning)
@@ -254,9 +262,11 @@ def require_one_kind(reports: Sequence[tuple[str, str, DatasetReport]]) -> None:
     """Raise SpecError if files, each with its job field and name, hold rows of differing kinds."""
     for job_field, name, report in reports[1:]:
         _first_field, first_name, first = reports[0]
-        if (report.dataset_type, report.format) != (first.dataset_type, first.format):
-            problem = f"{first_name} holds {first.dataset_type} rows ({first.format}) "
-            problem += f"but {name} holds {report.dataset_type} rows ({report.format})"
+        kind, first_kind = (
+            f"{each.dataset_type} rows ({each.trained_format})" for each in (report, first)
+        )
+        if kind != first_kind:
+            problem = f"{first_name} holds {first_kind} but {name} holds {kind}"
             raise SpecError(Problem(job_field, problem, ONE_KIND))
 
 

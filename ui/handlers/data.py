@@ -142,8 +142,13 @@ def data_choices(home: Home) -> Choices:
     return choices
 
 
-def show_data(values: Mapping[str, object], report: DatasetReport | None) -> Updates:
-    """Show the report on the data, and the buttons that would help."""
+def show_data(
+    values: Mapping[str, object], report: DatasetReport | None, misfit: str = ""
+) -> Updates:
+    """Show the report on the data, and the buttons that would help.
+
+    `misfit` says which other file of the job has rows of another kind.
+    """
     updates: Updates = {
         "import_data": gr.update(visible=must_be_imported(str(values["dataset"]))),
         "data_line": "",
@@ -160,7 +165,7 @@ def show_data(values: Mapping[str, object], report: DatasetReport | None) -> Upd
     needs_consent = bool(report.needs_consent) and not values["accept_unread"]
     updates["train_without"] = gr.update(visible=needs_consent)
     updates["keep_wanted"] = gr.update(visible=report.unwanted > 0)
-    updates["data_line"] = panel.data_report(report)
+    updates["data_line"] = panel.data_report(report) + render.notice(misfit, "bad")
     updates["remove_rows"] = gr.update(visible=can_remove)
     updates["repair"] = gr.update(visible=bool(report.repairs))
     updates["split_text"] = gr.update(visible="text" in report.repairs, value=None)

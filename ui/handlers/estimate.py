@@ -29,6 +29,7 @@ from ui.handlers.columns import show_columns
 from ui.handlers.command import command_line
 from ui.handlers.data import show_data
 from ui.handlers.kept_form import plan_to_keep
+from ui.handlers.reports import misfit_of
 from ui.handlers.rows import Previews
 from ui.handlers.start import show_start
 from ui.handlers.trace import TraceHandlers
@@ -93,7 +94,7 @@ class EstimateHandlers:
         updates |= show_start(answer, self.previews)
         if answer.values != before:  # else its rows were measured, and what was said still holds
             updates["start_message"] = _missing_gpu_message(answer)
-        updates |= show_data(answer.values, answer.report)
+        updates |= show_data(answer.values, answer.report, misfit_of(answer.resolved))
         if _has_other_data(form_state.values, answer.values):
             updates |= show_columns(answer.values, answer.report)
             updates |= {"rows_panel": gr.update(open=False), "row": "", "row_number": 1}

@@ -6,12 +6,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from core.dataset import DatasetReport, check_file, check_in_child, counted
-from core.dataset.report import file_problem
+from core.dataset.report import file_problem, require_one_kind
 from core.job import DatasetError, Problem, SpecError
 from core.job.places import in_time, is_there
 from core.resolve import ResolvedJob, dataset_path
 from core.speed import RowStatistics
 from core.training.contract.stages import STAGES
+from ui.form import in_words
 
 LARGE_FILE_BYTES = 4 * 2**20
 """Larger files are checked in a child process, so that they do not hold up the page."""
@@ -107,6 +108,22 @@ def checked_beside(path: Path, stage: str, eval_path: Path | None) -> DatasetRep
         return checked(path, stage, eval_path)
     except DatasetError:
         return checked(path, stage)
+
+
+def misfit_of(resolved: ResolvedJob | None) -> str:
+    """Return which files of a job hold rows of different kinds, "" if none do."""
+    if resolved is None:
+        return ""
+    try:
+        reports = [
+            (field, path.name, checked(path, resolved.job.stage)) for field, path in resolved.files
+        ]
+        require_one_kind([each for each in reports if each[2].dataset_type])
+    except SpecError as error:
+        return f"{in_words(error)}."
+    except OSError:  # the check of that file by itself says why
+        return ""
+    return ""
 
 
 def estimated_rows(found: ResolvedJob) -> RowStatistics | None:
