@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from core.runs import Home
+from core.after_training.compare.report import html_of, summary_of_runs
+from core.runs import Home, read
 from tests.builders.browser import BROWSER_TESTS, App
 from tests.builders.fake_runs import bare_run, write_metrics
 
@@ -68,3 +69,25 @@ def wait_for_lines(page: Page, **num_lines: int) -> None:
     """Wait until these plots show so many lines, and are 200 pixels high or more."""
     for plot, number in num_lines.items():
         page.wait_for_function(f"plot => ({LINES_SEEN})(plot) === {number}", arg=plot)
+
+
+PLOTS_OF_REPORT = """[...document.querySelectorAll("svg")]
+  .filter(plot => plot.getClientRects().length)
+  .map(plot => ({
+    name: plot.getAttribute("class"),
+    fits: plot.getBoundingClientRect().right <= innerWidth,
+    letters: Math.round(12 * plot.getBoundingClientRect().width / plot.viewBox.baseVal.width),
+  }))"""
+"""Script: name, place and height of the letters of each plot that is seen."""
+
+
+def test_plots_of_a_report_fit_on_a_phone(home: Home, page: Page) -> None:
+    for name in ("older", "newer"):
+        write_metrics(bare_run(home, name), range(1, NUM_STEPS), eval_loss=0.5)
+    report = home.path / "report.html"
+    summary = summary_of_runs([read(home, name) for name in ("older", "newer")])
+    report.write_text(html_of(summary), encoding="utf-8")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(report.as_uri())
+    found = page.evaluate(PLOTS_OF_REPORT)
+    assert found == [{"name": "narrow", "fits": True, "letters": 12}] * 2

@@ -15,6 +15,7 @@ from core.after_training.compare.report import (
     html_of,
     summary_of,
     summary_of_runs,
+    svg,
     write_report,
 )
 from core.after_training.compare.report.chance import contrasts
@@ -23,6 +24,7 @@ from core.runs import Home, read
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import bare_run, write_metrics
 
+SIZES = ("wide", "narrow")
 HOSTILE = "<script>alert(1)</script>|`x`"
 
 
@@ -78,6 +80,22 @@ def test_every_part_that_scrolls_has_a_name(home: Home) -> None:
     assert len(parts) > 1
     for part in parts:
         assert re.search(r"aria-label=.\w", part)
+
+
+def test_every_plot_is_drawn_for_a_phone_too(home: Home) -> None:
+    text = html_of(summary_of(home, comparison_of(home, {"full": (1.25,), "lora": (1.5,)})))
+    names = {name: re.findall(rf'<svg class="{name}".*?aria-label="(.*?)"', text) for name in SIZES}
+    assert names["narrow"] == names["wide"] != []
+
+
+def test_bars_of_a_phone_have_their_labels_above_them() -> None:
+    bars = [svg.Bar("full, learning rate 2e-4, rank 16", {"weights": 100.0}, "100 MiB")]
+    drawn = svg.stacked_bars(bars, None, 1, "memory", svg.NARROW)
+    label = re.search(r'<tspan x="0" y="(\d+)">', drawn)
+    bar = re.search(r'<rect x="[\d.]+" y="(\d+)"', drawn)
+    assert label
+    assert bar
+    assert int(label[1]) < int(bar[1])
 
 
 def test_the_best_settings_are_a_job_file(home: Home) -> None:

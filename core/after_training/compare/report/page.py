@@ -14,6 +14,8 @@ from core.wording import COMPONENT_COLOURS, memory
 STYLE = Path(__file__).with_name("report.css")
 GIB, MIB = 2**30, 2**20
 MAX_POINTS = 400
+CANVASES = (svg.WIDE, svg.NARROW)
+"""Every plot is drawn for both. The style shows one, by the width of the window."""
 
 
 def html_of(summary: Summary) -> str:
@@ -88,7 +90,7 @@ def _losses(summary: Summary) -> str:
             for run in group.runs
             if run.run
         ]
-        content += svg.line_chart(lines, "step", title)
+        content += "".join(svg.line_chart(lines, "step", title, each) for each in CANVASES)
     if not content:
         return ""
     return _section("Loss curves", svg.legend(legend) + content)
@@ -140,7 +142,9 @@ def _memory(summary: Summary) -> str:
     unit, name = (
         (GIB, "GiB") if any(sum(bar.parts.values()) > GIB for bar in bars) else (MIB, "MiB")
     )
-    content = svg.stacked_bars(bars, capacity, unit, f"predicted memory in {name}, line: measured")
+    title = f"predicted memory in {name}, line: measured"
+    charts = [svg.stacked_bars(bars, capacity, unit, title, each) for each in CANVASES]
+    content = "".join(charts)
     titles = {each: each.replace("_", " ") for each in used}
     if all(
         group.shown.run is None or group.shown.run.peak_kind == "process"

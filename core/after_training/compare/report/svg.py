@@ -7,11 +7,14 @@ from math import floor, isfinite, log10
 
 from core.wording import COMPONENT_COLOURS
 
-WIDTH, HEIGHT = 720, 300
+HEIGHT = 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
 BAR_HEIGHT, BAR_GAP = 22, 14
-LABEL_WIDTH = 190
-MAX_LABEL = 28
+EDGE = 6
+"""Left of bars without a label before them: half of the number below their axis."""
+END_LABEL_WIDTH = 90
+"""Of the text at the end of a bar."""
+LINE_HEIGHT = 14
 LINE_COLOURS = (
     "#4477aa",
     "#ee6677",
@@ -25,6 +28,24 @@ LINE_COLOURS = (
 """Paul Tol's bright palette, told apart by colour-blind people."""
 UNKNOWN_COLOUR = "#888888"
 """For a component that only another version of Tailor names."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Width for which a plot is drawn, so that its letters keep their size."""
+
+    name: str
+    """Class of its element. The page shows one or the other."""
+    width: int
+    label_width: int
+    """Of the labels before bars; 0 puts each above its bar."""
+    num_letters: int
+    """Of one line of a label."""
+
+
+WIDE = Canvas("wide", 720, 190, 28)
+NARROW = Canvas("narrow", 358, 0, 48)
+"""Of a phone of 390 pixels without its margins."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +70,14 @@ class Bar:
     mark: float | None = None
 
 
-def line_chart(lines: Sequence[PlotLine], x_title: str, y_title: str) -> str:
+def line_chart(lines: Sequence[PlotLine], x_title: str, y_title: str, canvas: Canvas = WIDE) -> str:
     """Return a plot of lines on one scale, "" if there are no points."""
     drawn = [line for line in map(_sound, lines) if line.points]
     if not drawn:
         return ""
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
+    width = canvas.width
     x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
     x_low, x_high = min(*xs, *x_ticks), max(*xs, *x_ticks)
     y_low, y_high = min(*ys, *y_ticks), max(*ys, *y_ticks)
@@ -64,15 +86,15 @@ def line_chart(lines: Sequence[PlotLine], x_title: str, y_title: str) -> str:
         across = (x - x_low) / ((x_high - x_low) or 1)
         up = (y - y_low) / ((y_high - y_low) or 1)
         return (
-            LEFT + across * (WIDTH - LEFT - RIGHT),
+            LEFT + across * (width - LEFT - RIGHT),
             HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM),
         )
 
-    inside = "".join(_grid_line(*place(x_low, tick), tick) for tick in y_ticks)
+    inside = "".join(_grid_line(*place(x_low, tick), tick, width - RIGHT) for tick in y_ticks)
     for tick in x_ticks:
         x, y = place(tick, y_low)
-        inside += _text(x, y + 14, f"{tick:g}", "middle")
-    inside += _text((LEFT + WIDTH) / 2, HEIGHT - 4, x_title, "middle")
+        inside += _text(min(x, width - RIGHT), y + 14, f"{tick:g}", "middle")
+    inside += _text((LEFT + width) / 2, HEIGHT - 4, x_title, "middle")
     inside += f'<text x="12" y="{TOP}" transform="rotate(-90 12 {HEIGHT / 2:.0f})" '
     inside += f'text-anchor="middle" dy="{HEIGHT / 2 - TOP:.0f}">{escape(y_title)}</text>'
     colours = list(dict.fromkeys(line.colour for line in drawn))
@@ -81,7 +103,7 @@ def line_chart(lines: Sequence[PlotLine], x_title: str, y_title: str) -> str:
         dash = _dash(line, colours.index(line.colour))
         inside += f'<polyline points="{spots}" fill="none" stroke="{line.colour}"{dash} '
         inside += f'stroke-width="2"><title>{escape(line.title)}</title></polyline>'
-    return _svg(HEIGHT, inside, f"{y_title} by {x_title}")
+    return _svg(canvas, HEIGHT, inside, f"{y_title} by {x_title}")
 
 
 def _dash(line: PlotLine, number_below: int) -> str:
@@ -93,7 +115,9 @@ def _dash(line: PlotLine, number_below: int) -> str:
     return ""
 
 
-def stacked_bars(bars: Sequence[Bar], limit: float | None, unit: float, title: str) -> str:
+def stacked_bars(
+    bars: Sequence[Bar], limit: float | None, unit: float, title: str, canvas: Canvas = WIDE
+) -> str:
     """Return horizontal bars on one scale, with a line at the limit. Sizes are divided by `unit`.
 
     A limit far beyond all bars is left out, so that they stay readable.
@@ -104,20 +128,27 @@ def stacked_bars(bars: Sequence[Bar], limit: float | None, unit: float, title: s
         return ""
     has_limit = limit is not None and limit < 4 * most
     end = max(most, limit or 0) if has_limit else most
-    scale = (WIDTH - LABEL_WIDTH - 90) / end
-    height = TOP + len(bars) * (BAR_HEIGHT + BAR_GAP) + BOTTOM
+    left = canvas.label_width or EDGE
+    scale = (canvas.width - left - END_LABEL_WIDTH) / end
+    y = float(TOP)
     inside = ""
-    for place, bar in enumerate(bars):
-        inside += "".join(_bar(bar, TOP + place * (BAR_HEIGHT + BAR_GAP), scale, unit))
+    for bar in bars:
+        lines = _label_lines(bar.title, canvas.num_letters)
+        inside += _label(bar.title, lines, y, canvas)
+        if not canvas.label_width:
+            y += LINE_HEIGHT * len(lines) + 2
+        inside += "".join(_bar(bar, (left, y), scale, unit))
+        y += BAR_HEIGHT + BAR_GAP
+    height = y + BOTTOM
     for tick in _ticks(0, end / unit):
-        x = LABEL_WIDTH + tick * unit * scale
-        inside += _text(x, height - BOTTOM + 14, f"{tick:g}", "middle")
+        inside += _text(left + tick * unit * scale, y + 14, f"{tick:g}", "middle")
     if has_limit and limit is not None:
-        x = LABEL_WIDTH + limit * scale
+        x = left + limit * scale
         inside += f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="4" '
-        inside += f'y2="{height - BOTTOM:.0f}"><title>capacity of the card</title></line>'
-    inside += _text((LABEL_WIDTH + WIDTH) / 2, height - 4, title, "middle")
-    return _svg(height, inside, title)
+        inside += f'y2="{y:.0f}"><title>capacity of the card</title></line>'
+    middle = (canvas.label_width + canvas.width) / 2
+    inside += _text(middle, height - 4, title, "middle")
+    return _svg(canvas, height, inside, title)
 
 
 def legend(colours: Mapping[str, str]) -> str:
@@ -132,6 +163,7 @@ def standalone(chart: str, components: Sequence[str], style: str) -> str:
     """Return a chart as a file of its own, with a legend of components below it."""
     start = chart.index("<svg ")
     head, inside = chart[start : chart.rindex("</svg>")].split(">", maxsplit=1)
+    head = head.replace(f' class="{WIDE.name}"', "")  # of the page's style
     height = int(head.split('"')[1].split()[3])
     for place, name in enumerate(components):
         x, y = 20 + 175 * (place % 4), height + 16 + 20 * (place // 4)
@@ -143,15 +175,23 @@ def standalone(chart: str, components: Sequence[str], style: str) -> str:
     return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{inside}</svg>\n'
 
 
-def _bar(bar: Bar, y: float, scale: float, unit: float) -> Iterator[str]:
-    lines = _label_lines(bar.title)
-    first = y + 15 - 7 * (len(lines) - 1)
-    label = f'<text text-anchor="end"><title>{escape(bar.title)}</title>'
+def _label(title: str, lines: Sequence[str], y: float, canvas: Canvas) -> str:
+    """Return the label of a bar whose row begins at `y`: before the bar, or above it."""
+    anchor, x = "end", canvas.label_width - 8
+    first = y + 15 - LINE_HEIGHT / 2 * (len(lines) - 1)
+    if not canvas.label_width:
+        anchor, x, first = "start", 0, y + LINE_HEIGHT - 2
+    label = f'<text text-anchor="{anchor}"><title>{escape(title)}</title>'
     for place, line in enumerate(lines):
-        spot = f'x="{LABEL_WIDTH - 8}" y="{first + 14 * place:.0f}"'
+        spot = f'x="{x}" y="{first + LINE_HEIGHT * place:.0f}"'
         label += f"<tspan {spot}>{escape(line)}</tspan>"
-    yield f"{label}</text>"
-    x = float(LABEL_WIDTH)
+    return f"{label}</text>"
+
+
+def _bar(bar: Bar, corner: tuple[float, float], scale: float, unit: float) -> Iterator[str]:
+    """Yield the parts of a bar from its upper left corner on, its mark, and the text at its end."""
+    left, y = corner
+    x = left
     for name, size in bar.parts.items():
         width = size * scale
         colour = COMPONENT_COLOURS.get(name, UNKNOWN_COLOUR)
@@ -160,28 +200,28 @@ def _bar(bar: Bar, y: float, scale: float, unit: float) -> Iterator[str]:
         yield f'fill="{colour}"><title>{escape(said)}</title></rect>'
         x += width
     if bar.mark is not None:
-        at = LABEL_WIDTH + bar.mark * scale
+        at = left + bar.mark * scale
         yield f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{y - 4:.0f}" '
         yield f'y2="{y + BAR_HEIGHT + 4:.0f}"><title>measured</title></line>'
         x = max(x, at)
     yield _text(x + 6, y + 15, bar.label)
 
 
-def _label_lines(title: str) -> list[str]:
+def _label_lines(title: str, most: int) -> list[str]:
     """Return a label on one line or, broken after a comma, on two."""
     lines = [""]
     for part in title.split(", "):
         longer = f"{lines[-1]}, {part}" if lines[-1] else part
-        if len(lines) == 2 or len(longer) <= MAX_LABEL or not lines[-1]:
+        if len(lines) == 2 or len(longer) <= most or not lines[-1]:
             lines[-1] = longer
         else:
             lines[-1] += ","
             lines.append(part)
-    return [each if len(each) <= MAX_LABEL else f"{each[: MAX_LABEL - 1]}…" for each in lines]
+    return [each if len(each) <= most else f"{each[: most - 1]}…" for each in lines]
 
 
-def _grid_line(x: float, y: float, tick: float) -> str:
-    line = f'<line class="grid" x1="{x:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+def _grid_line(x: float, y: float, tick: float, end: float) -> str:
+    line = f'<line class="grid" x1="{x:.1f}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>'
     return line + _text(x - 6, y + 4, f"{tick:g}", "end")
 
 
@@ -189,12 +229,9 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(height: float, inside: str, label: str) -> str:
-    name = escape(label)
-    start = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{name}">'
-    # What scrolls by keyboard needs a name, else a screen reader says nothing there.
-    frame = f'<div class="scrolls" tabindex="0" role="group" aria-label="{name}">'
-    return f"{frame}{start}{inside}</svg></div>"
+def _svg(canvas: Canvas, height: float, inside: str, label: str) -> str:
+    size = f'class="{canvas.name}" viewBox="0 0 {canvas.width} {height:.0f}"'
+    return f'<svg {size} role="img" aria-label="{escape(label)}">{inside}</svg>'
 
 
 def _sound(line: PlotLine) -> PlotLine:
