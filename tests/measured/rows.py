@@ -325,6 +325,7 @@ SHAPES = {
     "Llama-3-8B": ("llama", 4096, 14336, 32, 32, 8, 128256, False),
     "Llama-2-7B": ("llama", 4096, 11008, 32, 32, 32, 32000, False),
     "Llama-2-13B": ("llama", 5120, 13824, 40, 40, 40, 32000, False),
+    "Llama-2-70B": ("llama", 8192, 28672, 80, 64, 8, 32000, False),
     "Mistral-7B": ("llama", 4096, 14336, 32, 32, 8, 32000, False),
     "TinyLlama": ("llama", 2048, 5632, 22, 32, 4, 32000, False),
     "Phi-3-mini": ("llama", 3072, 8192, 32, 32, 32, 32064, False),
