@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import psutil
 
 from core import runs
 from core.resolve import resolve
-from core.runs import Home, Run
+from core.runs import Home, Run, launch, queue
+from core.runs.engines import Placement
 from core.runs.sentences import state_sentence
 from tests.builders.fake_runs import advanced
 
@@ -53,3 +55,34 @@ def programs_of(run: Run) -> dict[int, psutil.Process]:
         except psutil.Error:  # it has ended in the meantime
             continue
     return found
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run of the demo on a cluster as it trained, once it was stopped, and once it had ended."""
+
+    running: Run
+    stopped: Run
+    finished: Run
+
+    @property
+    def states(self) -> tuple[str, str]:
+        return self.stopped.state, self.finished.state
+
+    @property
+    def went_on_from_its_checkpoint(self) -> bool:
+        return self.finished.status.resumed_at == (self.stopped.step,)
+
+    @property
+    def took_every_step(self) -> bool:
+        return self.finished.step == self.finished.job.max_steps > self.stopped.step >= 1
+
+
+def stop_and_resume(home: Home, placement: Placement, num_steps: int) -> Story:
+    """Train the demo on a cluster for some steps, stop it, resume it, and wait for its end."""
+    run = queue.submit(home, new_demo(home, num_steps), placement)
+    running = until(home, run, reach(3))
+    launch.request_stop(runs.read(home, run.id))
+    stopped = until(home, run, has_ended)
+    queue.submit(home, stopped)
+    return Story(running, stopped, until(home, run, has_ended))

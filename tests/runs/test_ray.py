@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from core import runs
 from core.job import SpecError
 from core.runs import Home, Run, launch, queue
 from core.runs.engines import Placement
 from core.runs.sentences import state_sentence
-from tests.builders.cluster_runs import has_ended, new_demo, reach, until
+from tests.builders.cluster_runs import has_ended, new_demo, stop_and_resume, until
 from tests.builders.ray import Ray, can_hide_folders, running_ray, why_not_here
 
 pytestmark = [
@@ -43,18 +42,11 @@ def demo(home: Home) -> Run:
     return new_demo(home, NUM_STEPS)
 
 
-def test_run_is_followed_stopped_resumed_and_finished(
-    place: Placement, home: Home, demo: Run
-) -> None:
-    run = queue.submit(home, demo, place)
-    until(home, run, reach(3))
-    launch.request_stop(runs.read(home, run.id))
-    stopped = until(home, run, has_ended)
-    assert (stopped.state, stopped.has_checkpoint) == ("stopped", True)
-    queue.submit(home, stopped)
-    finished = until(home, run, has_ended)
-    assert (finished.state, finished.step) == ("finished", NUM_STEPS)
-    assert finished.status.resumed_at == (stopped.step,)
+def test_run_is_followed_stopped_resumed_and_finished(place: Placement, home: Home) -> None:
+    story = stop_and_resume(home, place, NUM_STEPS)
+    assert story.states == ("stopped", "finished")
+    assert story.went_on_from_its_checkpoint
+    assert story.took_every_step
 
 
 def test_run_that_waits_for_devices_can_be_stopped(place: Placement, home: Home, demo: Run) -> None:

@@ -10,7 +10,14 @@ import pytest
 from core import runs
 from core.runs import Home, launch, queue
 from core.runs.engines import Placement
-from tests.builders.cluster_runs import has_ended, new_demo, programs_of, reach, until
+from tests.builders.cluster_runs import (
+    has_ended,
+    new_demo,
+    programs_of,
+    reach,
+    stop_and_resume,
+    until,
+)
 from tests.builders.ray import Ray, has_train, running_ray, why_not_here
 
 pytestmark = [
@@ -41,16 +48,10 @@ def place(cluster: Ray, monkeypatch: pytest.MonkeyPatch) -> Placement:
 
 
 def test_two_nodes_train_stop_and_resume(place: Placement, home: Home) -> None:
-    run = queue.submit(home, new_demo(home, NUM_STEPS), place)
-    until(home, run, reach(3))
-    assert sorted(programs_of(run)) == [0, 1]
-    launch.request_stop(runs.read(home, run.id))
-    stopped = until(home, run, has_ended)
-    assert (stopped.state, stopped.has_checkpoint) == ("stopped", True)
-    queue.submit(home, stopped)
-    finished = until(home, run, has_ended)
-    assert (finished.state, finished.step) == ("finished", NUM_STEPS)
-    assert finished.status.resumed_at == (stopped.step,)
+    story = stop_and_resume(home, place, NUM_STEPS)
+    assert story.states == ("stopped", "finished")
+    assert story.went_on_from_its_checkpoint
+    assert story.took_every_step
 
 
 def test_program_that_dies_ends_the_others(place: Placement, home: Home) -> None:

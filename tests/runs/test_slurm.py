@@ -12,7 +12,14 @@ from core import runs
 from core.runs import Home, launch, queue
 from core.runs.engines import Placement
 from core.runs.sentences import state_sentence
-from tests.builders.cluster_runs import SECONDS_TO_TRAIN, has_ended, new_demo, reach, until
+from tests.builders.cluster_runs import (
+    SECONDS_TO_TRAIN,
+    has_ended,
+    new_demo,
+    reach,
+    stop_and_resume,
+    until,
+)
 from tests.builders.paths import ROOT
 from tests.builders.slurm import Slurm, running_slurm, why_not_here
 
@@ -44,19 +51,12 @@ def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
 
 
 def test_run_is_followed_stopped_resumed_and_finished(slurm: Slurm, home: Home) -> None:
-    run = queue.submit(home, new_demo(home, NUM_STEPS), PLACE)
-    first = until(home, run, reach(3)).submission
-    launch.request_stop(runs.read(home, run.id))
-    stopped = until(home, run, has_ended)
-    assert stopped.state == "stopped"
-    assert 3 <= stopped.step < NUM_STEPS
-    queue.submit(home, stopped)
-    finished = until(home, run, has_ended)
-    assert (finished.state, finished.step) == ("finished", NUM_STEPS)
-    assert finished.status.resumed_at == (stopped.step,)
-    assert first
-    assert finished.submission
-    assert first.job_id != finished.submission.job_id
+    story = stop_and_resume(home, PLACE, NUM_STEPS)
+    assert story.states == ("stopped", "finished")
+    assert story.went_on_from_its_checkpoint
+    assert story.took_every_step
+    jobs = [each.submission.job_id for each in (story.running, story.finished) if each.submission]
+    assert len(set(jobs)) == 2
 
 
 def test_requeued_run_goes_on_from_its_checkpoint(slurm: Slurm, home: Home) -> None:

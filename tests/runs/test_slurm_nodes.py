@@ -10,11 +10,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core import runs
 from core.job import SpecError
 from core.runs import Home, launch, queue
 from core.runs.engines import Placement
-from tests.builders.cluster_runs import has_ended, new_demo, programs_of, reach, until
+from tests.builders.cluster_runs import (
+    has_ended,
+    new_demo,
+    programs_of,
+    reach,
+    stop_and_resume,
+    until,
+)
 from tests.builders.slurm import SECOND, Slurm, running_slurm, why_not_here
 
 pytestmark = [
@@ -47,15 +53,10 @@ def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
 
 
 def test_two_nodes_train_stop_and_resume(slurm: Slurm, home: Home) -> None:
-    run = queue.submit(home, new_demo(home, NUM_STEPS), BOTH)
-    until(home, run, reach(3))
-    launch.request_stop(runs.read(home, run.id))
-    stopped = until(home, run, has_ended)
-    assert (stopped.state, stopped.has_checkpoint) == ("stopped", True)
-    queue.submit(home, stopped)
-    finished = until(home, run, has_ended)
-    assert (finished.state, finished.step) == ("finished", NUM_STEPS)
-    assert finished.status.resumed_at == (stopped.step,)
+    story = stop_and_resume(home, BOTH, NUM_STEPS)
+    assert story.states == ("stopped", "finished")
+    assert story.went_on_from_its_checkpoint
+    assert story.took_every_step
 
 
 def test_requeued_nodes_go_on_from_their_checkpoint(slurm: Slurm, home: Home) -> None:

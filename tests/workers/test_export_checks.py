@@ -1,7 +1,6 @@
 """Check exports with the real llama.cpp: a file answers suites as the model that it was made of."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,9 @@ from core.after_training.export.forms import Quant
 from core.after_training.export.plan import plan_export
 from core.after_training.export.records import ExportRequest
 from core.after_training.export.serve import serve_lines
-from core.after_training.export.tools import FOLDER_VARIABLE
 from core.after_training.export_checks import check_export
 from core.models import DEMO_DIR
-from core.runs import Home, Run, read
+from core.runs import Run
 from core.runs.checks import find_suite, folders_of
 from core.runs.results import checking
 from core.training.contract.checks.suite import Suite
@@ -28,11 +26,9 @@ from core.workers.export.llama import write_gguf
 from core.workers.export.task import ExportTask
 from core.workers.llama_server import LlamaServer
 from core.workers.trained_model import load_trained
-from tests.builders.training_runs import FINISHED, make_run, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 F32 = Quant("F32", 0, 32, True)
-ID = "short-qlora"
 CHOICES: list[dict[str, object]] = [
     {"prompt": "What colour is the sky?", "choice": ["green", "blue", "loud"], "answer": 1},
     {"prompt": "What is two and two?", "choice": ["five", "four"], "answer": "four"},
@@ -70,22 +66,6 @@ def test_a_file_answers_as_its_model_and_finds_the_same_choices(
     )
     for suite in suites:
         assert file.answers(suite) == model.answers(suite)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished run of qlora."""
-    folder = make_run(tmp_path_factory.mktemp("runs") / ID, method="qlora", max_steps=60)
-    assert train(folder) == FINISHED
-    return folder
-
-
-@pytest.fixture
-def run(trained: Path, home: Home, tools: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a copy of the run in a home of the test, with the converters."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tools))
-    shutil.copytree(trained, home.runs / ID)
-    return read(home, ID)
 
 
 def exported(run: Run, form: str, quant: str) -> Export:

@@ -1,7 +1,6 @@
 """Test GGUF exports with the real converters, which TAILOR_EXPORT_TOOLS names or pip installs."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,8 +16,7 @@ from core.after_training.export import launch
 from core.after_training.export.forms import QUANTS, Quant
 from core.after_training.export.plan import plan_export
 from core.after_training.export.records import ExportRequest
-from core.after_training.export.tools import FOLDER_VARIABLE
-from core.runs import Home, Run, read
+from core.runs import Run
 from core.training.contract.job import Job
 from core.workers.export.importance import write_importance
 from core.workers.export.llama import answers_of_gguf, write_gguf
@@ -26,14 +24,12 @@ from core.workers.export.questions import ExportQuestion, answers
 from core.workers.export.task import ExportTask
 from tests.builders.exports import TINY_LLAMA
 from tests.builders.paths import DEMO, ROOT
-from tests.builders.training_runs import FINISHED, make_run, train
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.training,
     pytest.mark.filterwarnings("ignore"),
 ]
-ID = "short-qlora"
 PROMPTS = ("hello, who are you", "the shop", "1 2 3", "What is the colour of a strawberry?")
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -49,22 +45,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 TOLERANCE = {"gemma3_text": 1e-3}
 DEFAULT_TOLERANCE = 1e-5
 F32 = Quant("F32", 0, 32, True)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished run of qlora."""
-    folder = make_run(tmp_path_factory.mktemp("runs") / ID, method="qlora", max_steps=60)
-    assert train(folder) == FINISHED
-    return folder
-
-
-@pytest.fixture
-def run(trained: Path, home: Home, tools: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a copy of the run in a home of the test, with the converters."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tools))
-    shutil.copytree(trained, home.runs / ID)
-    return read(home, ID)
 
 
 def export(run: Run, form: str, **settings: str) -> Any:
@@ -92,7 +72,7 @@ def test_a_zip_for_ollama_holds_all_files(run: Run) -> None:
     result = export(run, "ollama", quant="Q8_0")
     (archive,) = result.folder.glob("*.zip")
     names = {Path(name).name for name in ZipFile(archive).namelist()}
-    assert names == {"Modelfile", "README.md", f"{ID}-Q8_0.gguf"}
+    assert names == {"Modelfile", "README.md", f"{run.id}-Q8_0.gguf"}
     assert "TEMPLATE" in (result.folder / "Modelfile").read_text()
 
 
