@@ -10,7 +10,7 @@ gives that of the whole process. Needs no GPU, and a minute.
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -135,18 +135,22 @@ def _answer_ai(shape: str, is_4bit: bool, batch_size: int, length: int) -> Other
 def _peft(is_4bit: bool) -> OtherProgram:
     """Return the program of the guide of PEFT to FSDP, which loads what is not quantized in 32
     bits."""
-    count = 2 if is_4bit else 8
-    return OtherProgram(
+    program = OtherProgram(
         shape=shape_of("Llama-2-70B"),
-        batch_size=count,
+        batch_size=8,
         sequence_length=2048,
-        num_devices=count,
+        num_devices=8,
         is_sharded=True,
         autocast=True,
-        frozen_itemsize=None if is_4bit else 4,
+        frozen_itemsize=4,
         lora=Lora(8, 2, dropout=0.1),
-        quantization=Quantization(4, True) if is_4bit else None,
         accumulation_steps=2,
+    )
+    if not is_4bit:
+        return program
+    quantization = Quantization(4, True)
+    return replace(
+        program, batch_size=2, num_devices=2, frozen_itemsize=None, quantization=quantization
     )
 
 
