@@ -98,14 +98,14 @@ def adapted(mixture: Mixture, **fields: Any) -> PeftModel:
     return found
 
 
-def save_run(folder: Path, mixture: Mixture, dtype: torch.dtype, **fields: Any) -> Job:
+def save_run(folder: Path, mixture: Mixture, **fields: Any) -> Job:
     """Write a base, and a run with an adapter over it. Return the run's job."""
     base, run = folder / "base", folder / "run"
-    mixture.model().to(dtype).save_pretrained(base)
+    mixture.model().to(torch.bfloat16).save_pretrained(base)
     AutoTokenizer.from_pretrained(DEMO / "model").save_pretrained(base)
     adapted(mixture, **fields).save_pretrained(run / "output")
     AutoTokenizer.from_pretrained(base).save_pretrained(run / "output")
-    known = {name: value for name, value in fields.items() if name in ("method", "use_rslora")}
+    known = {name: value for name, value in fields.items() if name in ("method", "dtype")}
     return Job(model=str(base), dataset="data/train.jsonl", **known)
 
 

@@ -66,9 +66,9 @@ def deltas(folder: Path) -> dict[str, torch.Tensor]:
     """Return what an adapter adds to each layer."""
     adapter, tensors = read_adapter(folder), load_file(folder / WEIGHTS)
     found = {}
-    for module in adapter.modules:
+    for module, (rank, _in, _out) in adapter.modules.items():
         up, down = (tensors[f"{PREFIX}{module}.lora_{side}.weight"] for side in "BA")
-        found[module] = up.float() @ down.float() * scale_of(adapter, module)
+        found[module] = up.float() @ down.float() * scale_of(adapter.settings, module, rank)
     return found
 
 

@@ -28,6 +28,7 @@ from core.runs import Run
 from core.training.contract.files import sha256_of
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
+from core.training.contract.weights.adapters import read_adapter
 from core.training.contract.weights.files import (
     StoredTensor,
     UnusableWeights,
@@ -240,6 +241,16 @@ def _adapter_problems(run: Run) -> Iterator[Problem]:
     elif run.job.use_dora or run.job.modules_to_save:
         kind = "DoRA" if run.job.use_dora else "layers that were trained whole"
         yield Problem("--to", f"llama.cpp reads no adapter with {kind}", "choose gguf")
+    elif _adapts_parameters(run):
+        problem = "llama.cpp's converter reads no adapter on the experts of a mixture"
+        yield Problem("--to", problem, "choose gguf, which merges it first")
+
+
+def _adapts_parameters(run: Run) -> bool:
+    """Return True for an adapter on parameters of a mixture, such as all experts of a layer."""
+    with suppress(UnusableWeights):  # the merge says what is wrong with it
+        return bool(read_adapter(run.folder / "output").parameters)
+    return False
 
 
 def _tool_problems(form: str, quant: str, tools: Tools) -> Iterator[Problem]:

@@ -10,8 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from core.after_training.export.origin import base_name
 from core.runs import Home, read
-from core.training.contract.weights.adapters import PREFIX, SETTINGS, WEIGHTS, read_adapter
-from core.workers.export.layers import scale_of
+from core.training.contract.weights.adapters import (
+    PREFIX,
+    SETTINGS,
+    WEIGHTS,
+    read_adapter,
+    scale_of,
+)
 from core.workers.export.model_files import copy_licences, copy_tokenizer
 from core.workers.export.task import ExportTask
 
@@ -38,7 +43,7 @@ def scale_as_llama_cpp(folder: Path) -> None:
     alpha = float(str(adapter.settings["lora_alpha"]))
     factors = {}
     for module, (rank, _in, _out) in adapter.modules.items():
-        factors[module] = scale_of(adapter, module) * rank / alpha
+        factors[module] = scale_of(adapter.settings, module, rank) * rank / alpha
     if all(factor == 1 for factor in factors.values()):
         return
     tensors = load_file(folder / WEIGHTS)

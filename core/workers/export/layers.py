@@ -4,9 +4,8 @@ Equal to PEFT's merge value for value: the delta in float32, added to the base i
 once.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,9 +18,12 @@ from core.training.contract.weights.adapters import (
     PREFIX,
     AdapterFiles,
     read_adapter,
+    scale_of,
 )
 from core.training.contract.weights.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from core.training.contract.weights.files import NUM_SHOWN, StoredTensor, UnusableWeights
+from core.training.model.weights import BaseRequest, empty_model
+from core.workers.export.experts import ExpertParameter, Factors, find_experts
 from core.workers.export.shards import Tensors
 
 Move = Callable[[torch.Tensor], torch.Tensor]
@@ -30,6 +32,8 @@ SCORE = "score.weight"
 """Head of a reward model, in the place of the one that writes."""
 BLOCK_SIZE = 64
 """Numbers that bitsandbytes scales together."""
+NUM_KEPT_FACTORS = 4
+"""Parameters of experts of which the factors are kept: files hold those of a layer mixed."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Changes:
     """Name of an output head that the base shares with its embeddings, and the result does not."""
     embedding: str = ""
     """Tensor of the embeddings, of which a new head is made."""
+    experts: Mapping[str, ExpertParameter] = field(default_factory=dict)
+    """Tensor of the base -> parameter of the model with an adapter that it is a part of."""
 
 
 def unmoved(tensor: torch.Tensor) -> torch.Tensor:
@@ -108,6 +114,8 @@ class MergedWeights:
         self._adapter = Tensors.of_file(adapter_file)
         self._changes = changes
         self._quantization = quantization
+        self._factors: dict[str, Mapping[str, Factors]] = {}
+        """Parameter of experts -> factors of its parts, of the few that were needed last."""
 
     def tensor(self, name: str, name_of_module: str) -> torch.Tensor:
         """Return a tensor of the result on the CPU, in the precision in which it was computed."""
@@ -116,6 +124,8 @@ class MergedWeights:
             return self._adapter.read(changes.whole[name])
         source = changes.embedding if name == changes.new_head else name
         weight = self._base.read(source)
+        if name in changes.experts:
+            return self._with_experts(name, weight)
         rounding = self._quantization
         if rounding and (name_of_module not in rounding.layers or weight.dim() != 2):
             rounding = None
@@ -126,6 +136,31 @@ class MergedWeights:
             return self._computed(weight, rounding, adapter, self._move).cpu()
         except torch.OutOfMemoryError:  # the GPU has no room for this one
             return self._computed(weight, rounding, adapter, unmoved)
+
+    def _with_experts(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """Return a part of experts with what the adapter adds, in the precision of the base."""
+        rows, columns = self._factors_of(name)
+        scale = self._changes.experts[name].scale
+        added = torch.empty_like(weight)
+        parts = [(weight, rows, columns, added)]
+        if weight.dim() == 3:
+            parts = list(zip(weight, rows, columns, added, strict=True))
+        for part, left, right, target in parts:
+            try:
+                target.copy_(_added(part, left, right, scale, self._move))
+            except torch.OutOfMemoryError:  # the GPU has no room for this one
+                target.copy_(_added(part, left, right, scale, unmoved))
+        return added
+
+    def _factors_of(self, name: str) -> Factors:
+        found = self._changes.experts[name]
+        key = found.parameter.name
+        if key not in self._factors:
+            if len(self._factors) >= NUM_KEPT_FACTORS:
+                del self._factors[next(iter(self._factors))]
+            down, up = self._adapter.read(found.down), self._adapter.read(found.up)
+            self._factors[key] = found.factors(down.float(), up.float())
+        return self._factors[key][name]
 
     def _computed(
         self,
@@ -154,13 +189,22 @@ class MergedWeights:
         return (magnitude / lengths).view(-1, 1) * merged
 
 
+def _added(
+    weight: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, scale: float, move: Move
+) -> torch.Tensor:
+    """Return the sum of a matrix and the product of its factors, in float32."""
+    return move(weight).float() + (move(rows) @ move(columns)) * scale
+
+
 def find_changes(
     base: Mapping[str, StoredTensor],
     adapter_folder: Path,
     is_tied: bool,
     has_score_head: bool = False,
+    base_folder: Path | None = None,
 ) -> tuple[AdapterFiles, Changes]:
-    """Return an adapter and what it changes in a base of these tensors.
+    """Return an adapter and what it changes in a base of these tensors, whose folder says how it
+    stores experts.
 
     Raises UnusableWeights if a tensor of the adapter has no place in the base.
     """
@@ -169,6 +213,12 @@ def find_changes(
     # The same renaming for both sides, so that names of published files meet those of the class.
     stored = {name_in_model(name, base): name for name in base}
     low_rank, whole, unused = {}, {}, set(adapter.tensors)
+    experts: Mapping[str, ExpertParameter] = {}
+    if adapter.parameters and base_folder is not None:
+        model = empty_model(BaseRequest(str(base_folder), "main", torch.bfloat16, has_score_head))
+        experts, renamed = find_experts(adapter, base, model)
+        stored |= renamed
+        unused -= {name for each in experts.values() for name in (each.down, each.up)}
     for module, change in _low_rank(adapter).items():
         name = stored.get(f"{name_in_model(module, {})}.weight", "")
         if name or _is_shared_head(module, stored, is_tied):
@@ -192,7 +242,8 @@ def find_changes(
         raise UnusableWeights(problem, f"give {adapter.base or 'its base'} as base")
     embedding = stored.get(EMBEDDING, "")
     _require_shapes(adapter, base, low_rank, embedding)
-    return adapter, _untied(Changes(low_rank, whole, "", embedding), adapter, stored, is_tied)
+    found = Changes(low_rank, whole, "", embedding, experts)
+    return adapter, _untied(found, adapter, stored, is_tied)
 
 
 def _low_rank(adapter: AdapterFiles) -> Mapping[str, LowRank]:
@@ -204,22 +255,14 @@ def _low_rank(adapter: AdapterFiles) -> Mapping[str, LowRank]:
             part = match.groupdict().get("side") or "magnitude"
             names[match["module"]][part] = name
     return {
-        module: LowRank(parts["A"], parts["B"], parts.get("magnitude"), scale_of(adapter, module))
+        module: LowRank(
+            parts["A"],
+            parts["B"],
+            parts.get("magnitude"),
+            scale_of(adapter.settings, module, adapter.modules[module][0]),
+        )
         for module, parts in names.items()
     }
-
-
-def scale_of(adapter: AdapterFiles, module: str) -> float:
-    """Return alpha / rank of a layer; alpha / sqrt(rank) for rsLoRA."""
-    alpha = float(str(adapter.settings["lora_alpha"]))
-    pattern = adapter.settings.get("alpha_pattern") or {}
-    assert isinstance(pattern, dict)
-    for name, special in pattern.items():
-        if module == name or module.endswith(f".{name}"):
-            alpha = float(special)
-            break
-    rank = adapter.modules[module][0]
-    return alpha / (math.sqrt(rank) if adapter.settings.get("use_rslora") else rank)
 
 
 def _is_shared_head(module: str, stored: Mapping[str, str], is_tied: bool) -> bool:
@@ -257,8 +300,8 @@ def _untied(
         file = Tensors.of_file(adapter.folder / ADAPTER_WEIGHTS)
         if torch.equal(file.read(whole[HEAD]), file.read(whole[changes.embedding])):
             del whole[HEAD]
-            return Changes(changes.low_rank, whole, "", changes.embedding)
+            return replace(changes, whole=whole)
     stays_tied = has_embedding and not has_head and adapter.settings.get("ensure_weight_tying")
     if not (has_head or has_embedding) or stays_tied:
         return changes
-    return Changes(changes.low_rank, whole, HEAD, changes.embedding)
+    return replace(changes, whole=whole, new_head=HEAD)

@@ -70,7 +70,7 @@ def merge(task: ExportTask, job: Job, in_float32: bool, target: Path) -> MergedM
     output = Path(task.request.run_folder) / "output"
     is_scoring = STAGES[job.stage].head == "score"
     is_tied = bool(config.tie_word_embeddings)
-    adapter, changes = find_changes(tensors, output, is_tied, is_scoring)
+    adapter, changes = find_changes(tensors, output, is_tied, is_scoring, base)
     weights = MergedWeights(
         Tensors({name: base / tensor.file for name, tensor in tensors.items()}),
         adapter.folder / ADAPTER_WEIGHTS,

@@ -4,10 +4,10 @@ No pattern of adapter_config.json is ever run: layers come from plain names or f
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from ..typed_json import KeyTwice, with_each_key_once
@@ -220,6 +220,12 @@ def setting_of(settings: Mapping[str, object], pattern: str, name: str, module: 
     return settings.get(name)
 
 
+def scale_of(settings: Mapping[str, object], module: str, rank: int) -> float:
+    """Return alpha / rank of a layer or parameter; alpha / sqrt(rank) for rsLoRA."""
+    alpha = float(str(setting_of(settings, "alpha_pattern", "lora_alpha", module)))
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
 def _require_magnitudes(
     settings: Mapping[str, object], modules: Mapping[str, tuple[int, int, int]], tensors: Tensors
 ) -> None:
@@ -236,7 +242,7 @@ def _require_magnitudes(
     if not is_dora:
         return
     for module, (_rank, _in, num_out) in modules.items():
-        if prod(found.get(module, (0,))) != num_out:
+        if math.prod(found.get(module, (0,))) != num_out:
             problem = f"{SETTINGS} says use_dora, but {WEIGHTS} has no vector of it that fits for "
             raise UnusableWeights(problem + module, COPY_AGAIN)
 
