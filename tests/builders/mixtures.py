@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from core.training.contract.job import Job
 from core.training.model.adapter import lora_config
 from tests.builders.paths import DEMO
+from tests.builders.training_runs import make_stage_run, tiny_model
 
 SIZES: dict[str, Any] = {
     "vocab_size": 2048,
@@ -107,6 +108,14 @@ def save_run(folder: Path, mixture: Mixture, **fields: Any) -> Job:
     AutoTokenizer.from_pretrained(base).save_pretrained(run / "output")
     known = {name: value for name, value in fields.items() if name in ("method", "dtype")}
     return Job(model=str(base), dataset="data/train.jsonl", **known)
+
+
+def make_mixture_run(folder: Path, mixture: Mixture, **fields: Any) -> Path:
+    """Make a run of supervised fine-tuning over a mixture with random weights, beside its base."""
+    base = folder / "base"
+    tiny_model(base, AutoConfig.for_model(mixture.family, **SIZES | mixture.config))
+    fields = {"target_modules": mixture.target_modules, "lora_r": 4, **fields}
+    return make_stage_run(folder / "runs" / "experts", "sft", model=str(base), **fields)
 
 
 def logits(model: Any) -> torch.Tensor:

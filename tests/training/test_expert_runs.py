@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig
 
 from core.after_training.export.records import ExportRequest
 from core.training.contract.job import Job
@@ -15,7 +14,7 @@ from core.workers.export.forms import write_merged
 from core.workers.export.task import ExportTask
 from core.workers.trained_model import load_trained
 from tests.builders.exports import loaded, merged_by_peft
-from tests.builders.mixtures import GPT_OSS, MIXTRAL, QWEN3, SIZES, Mixture
+from tests.builders.mixtures import GPT_OSS, MIXTRAL, QWEN3, make_mixture_run
 from tests.builders.training_runs import (
     FINISHED,
     error_of,
@@ -23,7 +22,6 @@ from tests.builders.training_runs import (
     logits_of,
     losses_of,
     make_stage_run,
-    tiny_model,
     train,
     train_in_two_parts,
 )
@@ -39,16 +37,6 @@ RUNS = {
     "gpt_oss": (GPT_OSS, {"use_rslora": True}),
     "qwen3_moe": (QWEN3, {"lora_r": 3}),
 }
-
-
-def make_mixture_run(folder: Path, mixture: Mixture, stage: str = "sft", **fields: Any) -> Path:
-    """Make a run over a mixture with random weights, beside its base."""
-    base = folder / "base"
-    if not base.is_dir():
-        config = AutoConfig.for_model(mixture.family, **SIZES | mixture.config)
-        tiny_model(base, config)
-    fields = {"target_modules": mixture.target_modules, "lora_r": 4, **fields}
-    return make_stage_run(folder / "runs" / stage, stage, model=str(base), **fields)
 
 
 def job_of(run: Path) -> Job:
