@@ -4,7 +4,7 @@ Equal to PEFT's merge value for value: the delta in float32, added to the base i
 once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -212,7 +212,7 @@ def find_changes(
     is_tied = is_tied and not has_score_head  # no head of the result shares the embeddings
     # The same renaming for both sides, so that names of published files meet those of the class.
     stored = {name_in_model(name, base): name for name in base}
-    low_rank, whole, unused = {}, {}, set(adapter.tensors)
+    low_rank, unused = {}, set(adapter.tensors)
     experts: Mapping[str, ExpertParameter] = {}
     if adapter.parameters and base_folder is not None:
         model = empty_model(BaseRequest(str(base_folder), "main", torch.bfloat16, has_score_head))
@@ -226,16 +226,8 @@ def find_changes(
             unused -= {change.down, change.up, change.magnitude or ""}
     # PEFT saves the frozen head beside its adapter.
     unused -= {f"{PREFIX}{module}.base_layer.weight" for module in adapter.modules}
-    for each in sorted(unused):
-        module = name_in_model(each.removeprefix(PREFIX), {})
-        if MATRIX.fullmatch(each) or MAGNITUDE.fullmatch(each):
-            continue
-        if module in stored or (has_score_head and module == SCORE):
-            whole[stored.get(module, SCORE)] = each
-            unused.discard(each)
-        elif _is_shared_head(module.removesuffix(".weight"), stored, is_tied):
-            whole[HEAD] = each
-            unused.discard(each)
+    whole = _whole(unused, stored, is_tied, has_score_head)
+    unused -= set(whole.values())
     if unused:
         shown = ", ".join(sorted(unused)[:NUM_SHOWN])
         problem = f"the adapter was trained over another model: the base has no place for {shown}"
@@ -244,6 +236,22 @@ def find_changes(
     _require_shapes(adapter, base, low_rank, embedding)
     found = Changes(low_rank, whole, "", embedding, experts)
     return adapter, _untied(found, adapter, stored, is_tied)
+
+
+def _whole(
+    names: Set[str], stored: Mapping[str, str], is_tied: bool, has_score_head: bool
+) -> dict[str, str]:
+    """Return tensor of the base -> tensor of the adapter that replaces it."""
+    whole = {}
+    for name in sorted(names):
+        module = name_in_model(name.removeprefix(PREFIX), {})
+        if MATRIX.fullmatch(name) or MAGNITUDE.fullmatch(name):
+            continue
+        if module in stored or (has_score_head and module == SCORE):
+            whole[stored.get(module, SCORE)] = name
+        elif _is_shared_head(module.removesuffix(".weight"), stored, is_tied):
+            whole[HEAD] = name
+    return whole
 
 
 def _low_rank(adapter: AdapterFiles) -> Mapping[str, LowRank]:
