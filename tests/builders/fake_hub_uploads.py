@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
+
+from huggingface_hub.utils.sha import git_hash
 
 COMMIT = "c0ffee" + "0" * 34
 TOKEN = "hf_test_token"
@@ -36,6 +38,9 @@ class UploadHub(BaseHTTPRequestHandler):
     received: Received
 
     def do_GET(self) -> None:
+        if "/tree/" in urlsplit(self.path).path:
+            self.answer([self.info(path) for path in self.received.files])
+            return
         self.answer({"id": "me/model", "sha": COMMIT, "siblings": [], "tags": [], "downloads": 0})
 
     def do_HEAD(self) -> None:
@@ -59,6 +64,9 @@ class UploadHub(BaseHTTPRequestHandler):
             self.answer({"files": [_mode(each["path"]) for each in json.loads(body)["files"]]})
         elif path.endswith("/objects/batch"):
             self.answer(self.batch(json.loads(body)))
+        elif "/paths-info/" in path:
+            asked = parse_qs(body.decode())["paths"]
+            self.answer([self.info(each) for each in asked if each in self.received.files])
         elif "/commit/" in path:
             self.commit(body)
             url = f"{self.received.url}/me/model/commit/{COMMIT}"
@@ -85,6 +93,18 @@ class UploadHub(BaseHTTPRequestHandler):
                 self.received.files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 self.received.files[value["path"]] = self.received.large[value["oid"]]
+
+            elif entry["key"] == "deletedFile":
+                del self.received.files[value["path"]]
+
+    def info(self, path: str) -> dict[str, Any]:
+        """Return what a Hub knows of a file."""
+        content = self.received.files[path]
+        found = {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
+        if path.endswith(LARGE_SUFFIXES):
+            digest = hashlib.sha256(content).hexdigest()
+            found["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
+        return found
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":

@@ -102,6 +102,31 @@ def test_rows_are_never_sent_without_being_asked_for(run: Run, hub: Received) ->
     assert b"a secret row" not in sent
 
 
+def test_rows_of_an_earlier_upload_are_deleted_without_the_tick(run: Run, hub: Received) -> None:
+    write_data(run)
+    assert send(run, upload=replace(UPLOAD, with_data=True)) == ""
+    assert send(run) == ""
+    assert [name for name in hub.files if name.startswith("data")] == []
+    notes = launch.result_of(run, "hub").manifest.notes
+    assert notes[-1].startswith("Deleted from me/model: data/train.jsonl, data/eval.jsonl, which")
+    assert "The history of the repository still has them" in notes[-1]
+
+
+def test_rows_of_another_upload_stay_and_are_named(run: Run, hub: Received) -> None:
+    write_data(run)
+    hub.files["data/train.jsonl"] = b"of another"
+    assert send(run) == ""
+    assert hub.files["data/train.jsonl"] == b"of another"
+    notes = launch.result_of(run, "hub").manifest.notes
+    assert notes[-1].startswith("me/model still has data/train.jsonl, of another upload: delete")
+
+
+def test_an_upload_without_rows_before_says_nothing_of_rows(run: Run, hub: Received) -> None:
+    assert send(run) == ""
+    notes = launch.result_of(run, "hub").manifest.notes
+    assert [note for note in notes if "data/" in note] == []
+
+
 def test_rows_that_are_gone_cannot_be_sent(run: Run) -> None:
     with pytest.raises(SpecError, match="rows of the run are not there any more"):
         plan_export(run, "hub", upload=replace(UPLOAD, with_data=True))

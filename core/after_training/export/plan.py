@@ -1,14 +1,14 @@
 """Plan of an export: where its base is, how large it gets, and why it cannot be made."""
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from core.after_training.export.base import find_base
 from core.after_training.export.forms import (
     BLOCK,
     DEFAULT_QUANT,
@@ -19,22 +19,19 @@ from core.after_training.export.forms import (
     BaseChoice,
     FormName,
 )
-from core.after_training.export.origin import cached, origin_folder
+from core.after_training.export.origin import origin_folder
 from core.after_training.export.records import ExportRequest, data_files, exports_folder
 from core.after_training.export.tools import NAME_YOUR_OWN, TO_INSTALL, Tools, find_tools
 from core.job import Problem, SpecError
-from core.models import DEMO_DIR, HUB_ID
+from core.models import HUB_ID
 from core.runs import Run
-from core.training.contract.files import sha256_of
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
 from core.training.contract.weights.adapters import read_adapter
 from core.training.contract.weights.files import (
     StoredTensor,
     UnusableWeights,
-    fingerprint_of,
     stored_tensors,
-    weight_files,
 )
 
 OTHER_FILES_BYTES = 64 * 2**20
@@ -96,6 +93,8 @@ def plan_export(
     if METHODS[run.job.method].base_bits == 16:
         chosen = "trained"
     sends_gguf = upload is not None and upload.sent == "gguf"
+    sends_adapter = form == "hub" and _sent(run, upload) == "adapter"
+    is_merged = form != "adapter-gguf" and not sends_adapter
     wanted = (quant or DEFAULT_QUANT) if known.has_quant or sends_gguf else ""
     request = _with_tools(
         ExportRequest(
@@ -103,7 +102,7 @@ def plan_export(
             name=_name(known.name, wanted, chosen, bool(imatrix)),
             base=chosen,
             run_folder=str(run.folder),
-            base_folder=str(find_base(run)) if run.job.trains_adapter else "",
+            base_folder=str(find_base(run, is_merged)) if run.job.trains_adapter else "",
             origin_folder=str(origin_folder(run) or ""),
             quant=wanted,
             imatrix=_absolute(imatrix),
@@ -152,47 +151,6 @@ def _absolute(imatrix: str) -> str:
     if imatrix in ("", FROM_ROWS):
         return imatrix
     return str(Path(imatrix).absolute())
-
-
-def find_base(run: Run) -> Path:
-    """Return the folder of the base that a run trained over. Raises SpecError."""
-    model = run.job.model
-    folder = Path(model)
-    if not folder.is_dir():
-        folder = cached(model, run.job.revision) or folder
-    if not folder.is_dir() and folder.parts[-3:] == DEMO_DIR.parts[-3:]:
-        folder = DEMO_DIR  # Tailor was moved since
-    try:
-        weight_files(folder)
-    except (UnusableWeights, OSError):
-        problem = f"the base {model} is not there any more"
-        fix = "put it back, or download it again with its revision"
-        raise SpecError(Problem("base", problem, fix)) from None
-    _require_unchanged(run, folder)
-    return folder
-
-
-def _require_unchanged(run: Run, base: Path) -> None:
-    """Raise SpecError if a base is not the one that the run's checkpoints name."""
-    facts = _facts(run)
-    found = {
-        "config_sha256": sha256_of(base / "config.json"),
-        "weights_fingerprint": fingerprint_of(base),
-    }
-    if any(facts.get(name) not in (None, value) for name, value in found.items()):
-        problem = f"the base {run.job.model} has changed since the run trained over it"
-        fix = "put back the files that it had then, or train again"
-        raise SpecError(Problem("base", problem, fix))
-
-
-def _facts(run: Run) -> Mapping[str, object]:
-    """Return the facts in the run's newest checkpoint."""
-    for checkpoint in reversed(run.checkpoints):
-        with suppress(OSError, ValueError, RecursionError):
-            manifest = json.loads((checkpoint.folder / "manifest.json").read_text("utf-8"))
-            if isinstance(manifest, dict) and isinstance(manifest.get("facts"), dict):
-                return manifest["facts"]
-    return {}
 
 
 def fallback_share(tensors: dict[str, StoredTensor], quant: str) -> tuple[int, int]:

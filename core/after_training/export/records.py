@@ -30,6 +30,8 @@ REQUEST, STATUS, LOG, STOP, PROCESS = (
 )
 FILES = "files"
 """Folder of an unfinished export with the files that it has made."""
+DATA_FILES = ("train.jsonl", "eval.jsonl")
+"""Rows of a run, in its folder `data` and in that of a repository."""
 UNFINISHED = "."
 """First character of the folder of an export that is not finished."""
 Record = TypeVar("Record")
@@ -288,7 +290,7 @@ def exports_folder(run: Run) -> Path:
 
 def data_files(run_folder: Path) -> tuple[Path, ...]:
     """Return the files with the rows of a run: of the training, then of the evaluation."""
-    paths = (run_folder / "data" / name for name in ("train.jsonl", "eval.jsonl"))
+    paths = (run_folder / "data" / name for name in DATA_FILES)
     return tuple(path for path in paths if path.is_file())
 
 

@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import git_hash
 
 from core.after_training.export.card import CARD, card_of
 from core.after_training.export.loss_plot import LOSS_PLOT, loss_plot
-from core.after_training.export.records import data_files
+from core.after_training.export.records import DATA_FILES, data_files
 from core.runs import Home, read
 from core.training.contract.failures import TrainingError
+from core.training.contract.files import sha256_of
 from core.workers.export.model_files import LICENCES
 from core.workers.export.task import ExportTask
 
@@ -45,6 +52,7 @@ def send(task: ExportTask, token: str) -> str:
             repo_id=request.repo_id,
             folder_path=task.files,
             allow_patterns=patterns,
+            delete_patterns=_rows_to_delete(task, api),
             commit_message="Add the model",
         )
     except (HfHubHTTPError, RepositoryNotFoundError) as error:
@@ -63,6 +71,41 @@ def _copy_rows(task: ExportTask) -> Iterator[str]:
     for path in data_files(Path(task.request.run_folder)):
         shutil.copyfile(path, folder / path.name)
         yield f"data/{path.name}"
+
+
+def _rows_to_delete(task: ExportTask, api: HfApi) -> list[str] | None:
+    """Return the rows that an earlier upload of this run has sent and this one shall not have; None
+    if there are none. Note what becomes of them, and of other files of their names."""
+    request = task.request
+    if request.with_data:
+        return None
+    ours = {f"data/{path.name}": path for path in data_files(Path(request.run_folder))}
+    try:
+        found = api.get_paths_info(request.repo_id, [f"data/{name}" for name in DATA_FILES])
+    except RevisionNotFoundError:  # nothing was ever sent there
+        return None
+    there = {each.path: each for each in found if isinstance(each, RepoFile)}
+    same = [name for name, each in there.items() if name in ours and _is_same(each, ours[name])]
+    others = [name for name in there if name not in same]
+    if same:
+        task.notes.append(
+            f"Deleted from {request.repo_id}: {', '.join(same)}, which an earlier upload had sent. "
+            "The history of the repository still has them: delete the repository to remove them."
+        )
+    if others:
+        task.notes.append(
+            f"{request.repo_id} still has {', '.join(others)}, of another upload: delete them "
+            "there if they shall not be read."
+        )
+    return same or None
+
+
+def _is_same(there: RepoFile, path: Path) -> bool:
+    """Return True if the Hub has the content of a file, by the hash that it keeps."""
+    if there.lfs:
+        return bool(there.lfs.sha256 == sha256_of(path))
+    with path.open("rb") as file:
+        return bool(there.blob_id == git_hash(file.read()))  # larger files have the other hash
 
 
 def _reason(error: HfHubHTTPError) -> str:
