@@ -28,6 +28,16 @@ CASES = {
     ),
     "qwen3": AdapterCase(family="qwen3", adapter={"target_modules": ALL}),
     "mixture of experts": AdapterCase(family="mixtral", config={"num_local_experts": 4}),
+    "experts": AdapterCase(
+        family="mixtral",
+        config={"num_local_experts": 4},
+        adapter={"target_modules": ["q_proj", "gate", "w1", "w2", "w3"]},
+    ),
+    "experts of qwen3": AdapterCase(
+        family="qwen3_moe",
+        config={"num_experts": 4, "moe_intermediate_size": 32, "norm_topk_prob": True},
+        adapter={"target_modules": ["gate_proj", "up_proj", "down_proj"], "use_rslora": True},
+    ),
 }
 F32 = Quant("F32", 0, 32, True)
 TOLERANCE = 1e-3

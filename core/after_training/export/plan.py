@@ -1,6 +1,7 @@
 """Plan of an export: where its base is, how large it gets, and why it cannot be made."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,7 +28,7 @@ from core.models import HUB_ID
 from core.runs import Run
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES
-from core.training.contract.weights.adapters import read_adapter
+from core.training.contract.weights.adapters import EXPERTS, WRAPPED, read_adapter
 from core.training.contract.weights.files import (
     StoredTensor,
     UnusableWeights,
@@ -38,6 +39,7 @@ OTHER_FILES_BYTES = 64 * 2**20
 """Room for the tokenizer and everything else beside the weights."""
 GGUF_MAGIC = b"GGUF"
 """First bytes of a GGUF file."""
+OF_ONE_EXPERT = re.compile(rf"\.{EXPERTS}\.\d+\.")
 SENT = ("", "adapter", "merged", "gguf")
 PARAMETERS_PER_SECOND = 56e6
 """Merged on one core, measured. Slower disks count too, so this is the best case."""
@@ -199,15 +201,23 @@ def _adapter_problems(run: Run) -> Iterator[Problem]:
     elif run.job.use_dora or run.job.modules_to_save:
         kind = "DoRA" if run.job.use_dora else "layers that were trained whole"
         yield Problem("--to", f"llama.cpp reads no adapter with {kind}", "choose gguf")
-    elif _adapts_parameters(run):
-        problem = "llama.cpp's converter reads no adapter on the experts of a mixture"
+    elif _has_unread_experts(run):
+        problem = "llama.cpp's converter reads an adapter on experts only if it changes all "
+        problem += "matrices of each expert, over a base with tensors of their own for them"
         yield Problem("--to", problem, "choose gguf, which merges it first")
 
 
-def _adapts_parameters(run: Run) -> bool:
-    """Return True for an adapter on parameters of a mixture, such as all experts of a layer."""
-    with suppress(UnusableWeights):  # the merge says what is wrong with it
-        return bool(read_adapter(run.folder / "output").parameters)
+def _has_unread_experts(run: Run) -> bool:
+    """Return True for an adapter on experts that llama.cpp's converter cannot read: it waits for
+    all matrices of each expert, and takes none in one tensor (conversion/llama.py, gpt_oss.py)."""
+    with suppress(UnusableWeights, SpecError):  # what is wrong then is said elsewhere
+        places = read_adapter(run.folder / "output").parameters
+        experts = {place for place in places if place.rpartition(".")[2] == EXPERTS}
+        is_partial = any(f"{place}{WRAPPED}" not in places for place in experts)
+        if is_partial or not experts:
+            return is_partial
+        names = stored_tensors(find_base(run, is_merged=False))
+        return not any(map(OF_ONE_EXPERT.search, names))
     return False
 
 

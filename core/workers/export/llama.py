@@ -12,7 +12,7 @@ from typing import Any
 
 from core.after_training.export.forms import Quant
 from core.training.contract.failures import TrainingError
-from core.workers.export.adapter_files import scale_as_llama_cpp, write_adapter
+from core.workers.export.adapter_files import write_for_llama_cpp
 from core.workers.export.questions import MAX_NEW_TOKENS, ExportAnswer, ExportQuestion
 from core.workers.export.task import ExportTask
 
@@ -60,8 +60,7 @@ def write_adapter_gguf(task: ExportTask, target: Path) -> None:
     task.enter("Converting the adapter to GGUF")
     request = task.request
     adapter = task.folder / "adapter"
-    write_adapter(task, adapter)  # the converter puts the place of the base into the file
-    scale_as_llama_cpp(adapter)
+    write_for_llama_cpp(task, adapter)
     command = [sys.executable, request.adapter_converter, "--base", request.base_folder]
     command += ["--outfile", str(target), str(adapter)]
     _run(task, command, target, 0)
