@@ -35,7 +35,12 @@ CASES = {
     ),
     "experts of qwen3": AdapterCase(
         family="qwen3_moe",
-        config={"num_experts": 4, "moe_intermediate_size": 32, "norm_topk_prob": True},
+        config={
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+        },
         adapter={"target_modules": ["gate_proj", "up_proj", "down_proj"], "use_rslora": True},
     ),
 }
