@@ -4,12 +4,15 @@ from functools import partial
 
 import gradio as gr
 
+from core.after_training.compare.record import AT_ONCE_ON_A_CLUSTER, MOST_AT_ONCE
 from core.training.contract.methods import METHODS
 from ui.events import Wiring
 from ui.handlers import FIRST_SWEEP, Handlers, panels
+from ui.handlers.placing import QUEUE
 from ui.parts import Parts
 
 EXAMPLE = "learning_rate = 1e-4, 2e-4\nlora_r = 8, 32"
+SWEEP_NUMBERS = ("sweep_seeds", "sweep_tried", "sweep_at_once")
 SWEEP_OUTPUTS = ("sweep", "compare", "open_panels")
 
 
@@ -38,8 +41,12 @@ def place_compare(parts: Parts) -> None:
             parts.add("sweep_seeds", gr.Number, 1, label="Seeds of each", minimum=1, **whole)
             label = "Runs of Optuna (0: none)"
             parts.add("sweep_tried", gr.Number, 0, label=label, minimum=0, **whole)
+            label = "At once on a cluster"
+            hidden = {"visible": False, "maximum": MOST_AT_ONCE}
+            usual = AT_ONCE_ON_A_CLUSTER
+            parts.add("sweep_at_once", gr.Number, usual, label=label, minimum=1, **hidden, **whole)
         parts.html("compare", "Computing ...")
-        parts.button("compare_methods", "Queue one run of each", variant="primary")
+        parts.button("compare_methods", QUEUE, variant="primary")
         parts.html("compare_message")
 
 
@@ -47,6 +54,6 @@ def wire_compare(wiring: Wiring, handlers: Handlers) -> None:
     """Wire what varies, which is drawn again, and the button."""
     parts = wiring.components
     on = partial(wiring.on, repeat="always_last", outputs=SWEEP_OUTPUTS)
-    changes = [parts[name].input for name in ("sweep_methods", "sweep_seeds", "sweep_tried")]
+    changes = [parts[name].input for name in ("sweep_methods", *SWEEP_NUMBERS)]
     on(partial(gr.on, [*changes, parts["sweep_lines"].blur]), panels.on_sweep)
     wiring.on(parts["compare_methods"].click, handlers.comparing.on_compare, queue=True)

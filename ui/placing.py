@@ -15,6 +15,8 @@ SAY_THAT_IT_ASKS = f"""where => !where || where === "{HERE}" ? "" :
     '<p class="notice plain">Asking the cluster ...</p>'"""
 """Script for the message below the start: a cluster may take seconds to answer."""
 WHERE_PARTS = ("where", "where_message", "cluster_settings", "command", *PLACE_BOXES)
+COMPARE_PARTS = ("compare_methods", "sweep_at_once")
+"""Parts of the comparison that say where its runs train."""
 
 
 def place_start(parts: Parts) -> None:
@@ -53,8 +55,13 @@ def _place_cluster_settings(parts: Parts) -> None:
 def wire_start(wiring: Wiring, handlers: Handlers, load: Any) -> None:
     """Wire the start. Clusters are looked for after the page has come up: one may be slow."""
     on, parts = wiring.on, wiring.components
-    on(load, handlers.placing.on_look_for_clusters, queue=True, outputs=WHERE_PARTS)
-    on(parts["where"].input, handlers.placing.on_where, outputs=WHERE_PARTS)
+    on(
+        load,
+        handlers.placing.on_look_for_clusters,
+        queue=True,
+        outputs=(*WHERE_PARTS, *COMPARE_PARTS),
+    )
+    on(parts["where"].input, handlers.placing.on_where, outputs=(*WHERE_PARTS, *COMPARE_PARTS))
     for name in PLACE_BOXES:
         boxes = parts[name].input
         on(boxes, handlers.placing.on_box, repeat="always_last", outputs=("command",))

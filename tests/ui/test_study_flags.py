@@ -6,6 +6,7 @@ from core.after_training.compare import Comparison, Trial, conduct, optimizer, r
 from core.after_training.compare.search import Range
 from core.job import ChildError, Problem, SpecError
 from core.runs import Home
+from core.runs.engines import Placement
 from core.runs.results import checking
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import bare_run
@@ -46,6 +47,24 @@ def test_endless_number_is_refused_in_few_words(home: Home, flag: str) -> None:
     with pytest.raises(SpecError, match="give ") as refused:
         asked.search(home) if flag == "optimize" else asked.study(home)
     assert len(str(refused.value)) < 200
+
+
+def test_at_once_is_for_clusters() -> None:
+    with pytest.raises(SpecError, match="at-once: on this machine one run trains on each device"):
+        flags(at_once="8").num_at_once(Placement())
+
+
+@pytest.mark.parametrize("text", ["0", "101", "many", "9" * 5000])
+def test_impossible_number_at_once_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="is not a number from 1 to 100") as refused:
+        flags(at_once=text).num_at_once(Placement("slurm"))
+    assert len(str(refused.value)) < 200
+
+
+def test_number_at_once_is_kept_and_asked_again() -> None:
+    asked = flags(optimize="9", at_once="8")
+    assert asked.num_at_once(Placement("slurm")) == 8
+    assert "--optimize 9 --at-once 8" in asked.command()
 
 
 def test_endless_length_is_refused(home: Home) -> None:

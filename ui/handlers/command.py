@@ -15,12 +15,19 @@ def command_line(values: Values, place: Mapping[str, str] | None = None) -> str:
     words = ["python app.py train"]
     if is_demo:
         words.append("--demo")
-    for field, text in (place or {}).items():
-        if (field, text) != ("nodes", "1"):
-            flag = "on" if field == "engine" else field
-            words.append(f"--{flag} {shlex.quote(text)}")
+    words += place_words(place or {})
     for name, value in values.items():
         if value is not None and value != defaults[name]:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words.append(f"--{name.replace('_', '-')} {shlex.quote(text)}")
     return " ".join(words)
+
+
+def place_words(place: Mapping[str, str]) -> list[str]:
+    """Return the flags that say where a run trains, by the fields of a placement."""
+    words = []
+    for field, text in place.items():
+        if (field, text) != ("nodes", "1"):
+            flag = "on" if field == "engine" else field
+            words.append(f"--{flag} {shlex.quote(text)}")
+    return words

@@ -1,7 +1,7 @@
 """Comparisons and sweeps on the page: estimates side by side, then one run each in the queue."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import gradio as gr
@@ -16,15 +16,21 @@ from core.after_training.compare import (
     plan_variants,
     record,
 )
+from core.after_training.compare.creation import most_at_once
+from core.after_training.compare.on_cluster import require_possible
+from core.after_training.compare.record import AT_ONCE_ON_A_CLUSTER, MOST_AT_ONCE
 from core.after_training.compare.search import Search
 from core.after_training.compare.study import axes_of, require_one_card
 from core.dataset import counted
 from core.job import Problem, SpecError
 from core.runs import Home
+from core.runs.engines import Placement
 from ui import render
 from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.answer import Answer
+from ui.handlers.command import place_words
+from ui.handlers.placing import chosen, placement_of
 from ui.handlers.rows import Previews
 from ui.handlers.start import require_startable
 from ui.render import comparison as panel
@@ -45,15 +51,24 @@ class Sweep:
     num_seeds: int = 1
     num_tried: int = 0
     """Runs whose settings Optuna chooses; 0 for every combination."""
+    at_once: int = AT_ONCE_ON_A_CLUSTER
+    """Runs of such a search that a cluster has at once."""
 
     @classmethod
     def sent(
-        cls, methods: list[str], lines: str, num_seeds: float | None, num_tried: float | None
+        cls,
+        methods: list[str],
+        lines: str,
+        num_seeds: float | None,
+        num_tried: float | None,
+        at_once: float | None = None,
     ) -> "Sweep":
         """Return what the controls of the panel say."""
         found = tuple(line.strip() for line in lines.splitlines() if line.strip())
         seeds = 1 if num_seeds is None else int(num_seeds)
-        return cls(tuple(methods), found, seeds, int(num_tried or 0))
+        usual = AT_ONCE_ON_A_CLUSTER
+        most = int(usual if at_once is None else at_once)
+        return cls(tuple(methods), found, seeds, int(num_tried or 0), most)
 
     def study(self, answer: Answer) -> Study:
         """Return every combination. Raises SpecError."""
@@ -69,24 +84,29 @@ class Sweep:
         if self.num_seeds > 1:
             fix = "set the seeds to 1; repeat the best settings with several seeds afterwards"
             raise SpecError(Problem("seeds", "a search tries each setting with one seed", fix))
+        if not 0 < self.at_once <= MOST_AT_ONCE:
+            problem = f"{self.at_once:,} is not a number from 1 to {MOST_AT_ONCE}"
+            raise SpecError(Problem("runs at once", problem, "give the number of runs at once"))
         axes = axes_of(self.lines)
         require_one_card(axes)
         found = Search.parse(_given(answer), self.methods, axes, self.num_tried)
         return replace(found, rows=answer.require().rows)
 
-    def command(self, methods: tuple[str, ...]) -> str:
-        """Return the command that asks the same of the form's job, by these methods.
+    def command(self, methods: tuple[str, ...], place: Mapping[str, str]) -> str:
+        """Return the command that asks the same of the form's job, by these methods, there.
 
         Raises SpecError for a line that cannot be read.
         """
         words = ["python app.py compare job.json", f"--methods {','.join(methods)}"]
         if self.num_tried:
             words.append(f"--optimize {self.num_tried}")
+            if place and self.at_once != AT_ONCE_ON_A_CLUSTER:
+                words.append(f"--at-once {self.at_once}")
         elif self.num_seeds > 1:
             words.append(f"--seeds {self.num_seeds}")
         for name, values in axes_of(self.lines).items():
             words.append(f"--axis {shlex.quote(name + '=' + ','.join(values))}")
-        return " ".join(words)
+        return " ".join([*words, *place_words(place)])
 
 
 FIRST_SWEEP = Sweep()
@@ -138,29 +158,46 @@ class CompareHandlers:
         sweep_lines: str,
         sweep_seeds: float | None,
         sweep_tried: float | None,
+        sweep_at_once: float | None = None,
+        *,
+        where: str = "",
+        address: str = "",
+        partition: str = "",
+        account: str = "",
+        time_limit: str = "",
+        gres: str = "",
+        nodes: int | None = None,
         **view: str | None,
     ) -> Updates:
-        """Create one run for each way that fits, add them to the queue, and show them."""
-        sweep = Sweep.sent(sweep_methods, sweep_lines, sweep_seeds, sweep_tried)
+        """Create one run for each way that fits, queue them or send them to the cluster that the
+        form names, and show them."""
+        sweep = Sweep.sent(sweep_methods, sweep_lines, sweep_seeds, sweep_tried, sweep_at_once)
+        boxes: dict[str, object] = {"address": address, "partition": partition, "gres": gres}
+        boxes |= {"account": account, "time_limit": time_limit, "nodes": nodes}
         try:
             require_startable(answer.require(), self.previews)
-            comparison = conduct.start(self.home, self._kept(answer, sweep))
+            placement = placement_of(where, boxes)
+            require_possible(self.home, placement)
+            kept = self._kept(answer, sweep, placement, chosen(where, boxes))
+            comparison = conduct.start(self.home, kept)
         except SpecError as error:
             return {"compare_message": render.notice(f"Not started. {in_words(error)}.", "bad")}
         except OSError as error:
             said = f"Not started. {error.strerror}: {error.filename}"
             return {"compare_message": render.notice(said, "bad")}
         compared = " ".join(trial.id for trial in comparison.trials if trial.id)
-        chosen = {"comparison_id": comparison.id, "compared": compared}
+        shown = {"comparison_id": comparison.id, "compared": compared}
         return {
-            **self.show(**{**view, **chosen}),
+            **self.show(**{**view, **shown}),
             "compared": compared,
             "comparisons_panel": gr.update(visible=True, open=True),
             "tabs": gr.update(selected="runs"),
             "compare_message": render.notice(_said(comparison)),
         }
 
-    def _kept(self, answer: Answer, sweep: Sweep) -> Comparison:
+    def _kept(
+        self, answer: Answer, sweep: Sweep, placement: Placement, place: Mapping[str, str]
+    ) -> Comparison:
         """Keep a new comparison. Raises SpecError, OSError."""
         search = sweep.search(answer)
         asked = search or sweep.study(answer)
@@ -168,18 +205,27 @@ class CompareHandlers:
         if isinstance(asked, Study):
             past = answer.require().past
             found = plan_variants(asked, self.previews.statistics, lambda _variant: past)
-        command = sweep.command(asked.methods)
         return record.new_comparison(
-            self.home, found, asked.question, command, search=search, has_checks=True
+            self.home,
+            found,
+            asked.question,
+            sweep.command(asked.methods, place),
+            search=search,
+            has_checks=True,
+            placement=placement,
+            at_once=0 if placement.is_here else sweep.at_once,
         )
 
 
 def _said(comparison: Comparison) -> str:
     """Return what was begun."""
     num_runs = sum(bool(trial.id) for trial in comparison.trials)
-    said = f"Queued {counted(num_runs, 'run')}: the Runs tab shows them."
+    place = comparison.placement
+    begun = "Queued" if place.is_here else f"Sent to {place.title}:"
+    said = f"{begun} {counted(num_runs, 'run')}: the Runs tab shows them."
     if comparison.num_missing:
-        said += f" Optuna chooses {comparison.num_missing} more, one by one."
+        most = counted(most_at_once(comparison), "run")
+        said += f" Optuna chooses {comparison.num_missing} more, with {most} at once."
     said += " Once all have ended, each is checked: what it has learnt and lost."
     for trial in comparison.trials:
         if trial.left_out:

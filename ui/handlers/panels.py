@@ -126,9 +126,10 @@ def on_sweep(
     sweep_lines: str,
     sweep_seeds: float | None,
     sweep_tried: float | None,
+    sweep_at_once: float | None = None,
 ) -> Updates:
     """Draw the comparison again for other methods and settings."""
-    sweep = Sweep.sent(sweep_methods, sweep_lines, sweep_seeds, sweep_tried)
+    sweep = Sweep.sent(sweep_methods, sweep_lines, sweep_seeds, sweep_tried, sweep_at_once)
     return {"sweep": sweep, **on_open_panel("compare", open_panels, answer, sweep)}
 
 

@@ -27,6 +27,8 @@ NOTE = (
     "The run folder must lie on storage that the nodes see. The estimate is for the card chosen as "
     "GPU: choose that of the cluster."
 )
+QUEUE = "Queue one run of each"
+"""Button of the comparison, where it trains on this machine."""
 ALWAYS_OFFERED = "ray"
 """Engine whose cluster a user may name on the page."""
 
@@ -52,9 +54,11 @@ class PlacingHandlers:
         engine = ENGINES.get(where)
         if engine is None:
             return {**_hide(), **self.on_box(answer, where)}
+        send = f"Send one run of each to {engine.title}"
         found = self.found.get(where, Found())
         menu = [USUAL, *((name, name) for name in found.partitions)]
         updates: Updates = {"cluster_settings": gr.update(visible=True)}
+        updates |= {"compare_methods": send, "sweep_at_once": gr.update(visible=True)}
         for box, name in PLACE_BOXES.items():
             updates[box] = gr.update(visible=name in engine.fields)
         # A cluster that the environment names needs no address, nor may guests give one.
@@ -108,4 +112,9 @@ def placement_of(where: str, place: Mapping[str, object]) -> Placement:
 
 
 def _hide() -> Updates:
-    return {"cluster_settings": gr.update(visible=False), "where_message": ""}
+    return {
+        "cluster_settings": gr.update(visible=False),
+        "where_message": "",
+        "compare_methods": QUEUE,
+        "sweep_at_once": gr.update(visible=False),
+    }

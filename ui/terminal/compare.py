@@ -126,6 +126,7 @@ def _kept(
         search=search,
         has_checks=not asked.no_checks,
         placement=placement,
+        at_once=asked.num_at_once(placement),
     )
 
 

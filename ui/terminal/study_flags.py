@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from core.after_training.compare import Study
+from core.after_training.compare.on_cluster import require_possible
 from core.after_training.compare.optimizer import require_installed
+from core.after_training.compare.record import MOST_AT_ONCE
 from core.after_training.compare.search import Search
 from core.after_training.compare.study import Budget, axes_of, names_in
 from core.job import Problem, SpecError
 from core.models import demo_fields
-from core.runs import Home, queue
-from core.runs.engines import ENGINES, Placement
+from core.runs import Home
+from core.runs.engines import Placement
 from core.training.contract.stages import DEFAULT_STAGE
 from ui.terminal.job_fields import fields_of_job, find_data, require_choice
 from ui.terminal.placing import placement_of
@@ -38,6 +40,7 @@ class StudyFlags:
     max_usd: str = ""
     optimize: str = ""
     """Number of runs that an optimizer may try, "" for a grid."""
+    at_once: str = ""
     no_checks: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     """Flags of job fields, `field_lora_r` and the like."""
@@ -47,12 +50,21 @@ class StudyFlags:
     def placement(self, home: Home) -> Placement:
         """Return where the runs train. Raises SpecError for a cluster that cannot have them."""
         placement = placement_of(self.place) or Placement()
-        if not placement.is_here:
-            if not ENGINES[placement.engine].starts_programs:
-                problem = f"{placement.title} cannot start the runs of a comparison"
-                raise SpecError(Problem("on", problem, "choose slurm or ray"))
-            queue.require_seen(home, placement)
+        require_possible(home, placement)
         return placement
+
+    def num_at_once(self, placement: Placement) -> int:
+        """Return how many runs of a search may train at once on a cluster, 0 for the usual
+        number. Raises SpecError."""
+        if not self.at_once:
+            return 0
+        if placement.is_here:
+            problem = "on this machine one run trains on each device"
+            raise SpecError(Problem("at-once", problem, "leave it out, or add --on slurm"))
+        if not is_whole(self.at_once) or not 0 < int(self.at_once) <= MOST_AT_ONCE:
+            problem = f"{self.at_once[:MAX_SHOWN]!r} is not a number from 1 to {MOST_AT_ONCE}"
+            raise SpecError(Problem("at-once", problem, "give the number of runs at once"))
+        return int(self.at_once)
 
     def study(self, home: Home) -> Study:
         """Return the study. Imports its data if it must. Raises TailorError."""
@@ -98,8 +110,8 @@ class StudyFlags:
             words.append(shlex.quote(self.job))
         if self.demo:
             words.append("--demo")
-        names = ("methods", "seeds", "optimize", "max_runs", "max_hours", "max_usd", "columns")
-        for name in (*names, "split_text"):
+        names = ("methods", "seeds", "optimize", "at_once", "max_runs", "max_hours", "max_usd")
+        for name in (*names, "columns", "split_text"):
             value = getattr(self, name)
             if value and (name, value) != ("seeds", "1"):
                 words.append(f"{flag_of(name)} {shlex.quote(value)}")

@@ -10,7 +10,7 @@ from filelock import Timeout
 
 from core.after_training.compare import record
 from core.after_training.compare.checking import runs_to_check
-from core.after_training.compare.creation import beyond_budget, created, has_free_device, kept
+from core.after_training.compare.creation import beyond_budget, created, has_room, kept
 from core.after_training.compare.on_cluster import submit_all, was_never_sent
 from core.after_training.compare.optimizer import INSTALL, is_installed, require_installed
 from core.after_training.compare.record import Comparison, locked, runs_of, save
@@ -124,12 +124,12 @@ def _was_forgotten(run: Run) -> bool:
 
 
 def _create_missing(home: Home, comparison: Comparison) -> Comparison:
-    """Create and queue the runs that are missing: all, or one for each device at a time if what
+    """Create and queue the runs that are missing: all, or as many as may train at once if what
     they take decides how many there will be."""
     for place, trial in enumerate(comparison.trials):
         if trial.id or trial.left_out:
             continue
-        if comparison.is_measured and not has_free_device(home, comparison):
+        if comparison.is_measured and not has_room(home, comparison):
             break
         beyond = beyond_budget(home, comparison)
         if beyond:

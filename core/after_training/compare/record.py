@@ -90,6 +90,9 @@ class Comparison:
     """Why it ended before all its runs, one sentence."""
     placement: Placement = field(default_factory=Placement)
     """Where its runs train."""
+    at_once: int = 0
+    """Runs on a cluster that train or wait at once, where their results decide on the next; 0 for
+    the usual number."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -125,6 +128,9 @@ class Comparison:
         return replace(self, trials=(*self.trials[:place], trial, *self.trials[place + 1 :]))
 
 
+AT_ONCE_ON_A_CLUSTER = 4
+"""Usual number: an optimizer that waits for none of its runs chooses blindly."""
+MOST_AT_ONCE = 100
 STORED = TypeAdapter(Comparison)
 """Reads a record; keys that an early version did not write have their defaults."""
 
@@ -144,6 +150,7 @@ def new_comparison(
     search: Search | None = None,
     has_checks: bool = False,
     placement: Placement | None = None,
+    at_once: int = 0,
 ) -> Comparison:
     """Keep a new comparison of these variants, or of those that a search will choose.
 
@@ -161,6 +168,7 @@ def new_comparison(
         search=search,
         has_checks=has_checks,
         placement=placement or Placement(),
+        at_once=at_once,
         folders=None if folders is None else tuple(map(str, folders)),
     )
     save(home, comparison)

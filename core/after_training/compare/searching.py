@@ -5,7 +5,7 @@ from functools import partial
 from math import isfinite
 
 from core.after_training.compare import record
-from core.after_training.compare.creation import beyond_budget, created, has_free_device, kept
+from core.after_training.compare.creation import beyond_budget, created, has_room, kept
 from core.after_training.compare.optimizer import WORST, Tried, is_hopeless, next_values
 from core.after_training.compare.record import Comparison, Trial, save
 from core.after_training.compare.search import Search
@@ -18,12 +18,12 @@ TELLING_FAILURES = ("diverged", "out_of_gpu_memory")
 
 
 def search_on(home: Home, comparison: Comparison) -> Comparison:
-    """Create the next runs of a search, one for each free device. Raises SpecError without Optuna.
+    """Create the next runs of a search, as many as may train at once.
 
-    A search whose budget is used up ends.
+    A search whose budget is used up ends. Raises SpecError without Optuna.
     """
     search = comparison.search
-    while search and comparison.num_missing and has_free_device(home, comparison):
+    while search and comparison.num_missing and has_room(home, comparison):
         if beyond := beyond_budget(home, comparison):
             note = f"The search ended after {len(comparison.trials)} of {search.num_runs} runs: "
             search = replace(search, num_runs=len(comparison.trials))

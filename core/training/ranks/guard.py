@@ -30,7 +30,7 @@ PIPE = 0
 SECONDS_BETWEEN_LOOKS = 0.3
 SECONDS_FOR_LAST_WORDS = 6.0
 """Time for a rank to end by itself, once another one is the cause."""
-SECONDS_FOR_A_CAUSE = 3.0
+SECONDS_FOR_A_CAUSE = 8.0
 """Time for the guard of another rank to tell why this one was told to end."""
 
 
