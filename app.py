@@ -350,11 +350,7 @@ def _add_compare(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="let Optuna choose the settings of N runs (optional package)",
     )
-    command.add_argument(
-        "--at-once",
-        metavar="N",
-        help="runs of a search that a cluster has at once (default 4); here one for each device",
-    )
+    command.add_argument("--at-once", metavar="N", help="runs a cluster has at once (default 4)")
     command.add_argument("--max-runs", metavar="N", help="leave out what is beyond N runs")
     command.add_argument(
         "--max-hours", metavar="H", help="the same for the time: forecast, or measured"

@@ -7,8 +7,7 @@ import gradio as gr
 from core.after_training.compare.record import AT_ONCE_ON_A_CLUSTER, MOST_AT_ONCE
 from core.training.contract.methods import METHODS
 from ui.events import Wiring
-from ui.handlers import FIRST_SWEEP, Handlers, panels
-from ui.handlers.placing import QUEUE
+from ui.handlers import FIRST_SWEEP, QUEUE_EACH, Handlers, panels
 from ui.parts import Parts
 
 EXAMPLE = "learning_rate = 1e-4, 2e-4\nlora_r = 8, 32"
@@ -46,7 +45,7 @@ def place_compare(parts: Parts) -> None:
             usual = AT_ONCE_ON_A_CLUSTER
             parts.add("sweep_at_once", gr.Number, usual, label=label, minimum=1, **hidden, **whole)
         parts.html("compare", "Computing ...")
-        parts.button("compare_methods", QUEUE, variant="primary")
+        parts.button("compare_methods", QUEUE_EACH, variant="primary")
         parts.html("compare_message")
 
 

@@ -21,7 +21,7 @@ from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Und
 from ui.handlers.export_activities import ExportActivities
 from ui.handlers.exports import ExportHandlers
 from ui.handlers.imports import Imports
-from ui.handlers.placing import PLACE_BOXES, PlacingHandlers
+from ui.handlers.placing import PLACE_BOXES, QUEUE_EACH, PlacingHandlers
 from ui.handlers.results import ResultHandlers
 from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
@@ -35,6 +35,7 @@ __all__ = [
     "FIX_BUTTONS",
     "NO_ANSWER",
     "PLACE_BOXES",
+    "QUEUE_EACH",
     "Handlers",
     "Suggestions",
     "Undo",

@@ -16,8 +16,6 @@ from core.after_training.compare import (
     plan_variants,
     record,
 )
-from core.after_training.compare.creation import most_at_once
-from core.after_training.compare.on_cluster import require_possible
 from core.after_training.compare.record import AT_ONCE_ON_A_CLUSTER, MOST_AT_ONCE
 from core.after_training.compare.search import Search
 from core.after_training.compare.study import axes_of, require_one_card
@@ -177,7 +175,7 @@ class CompareHandlers:
         try:
             require_startable(answer.require(), self.previews)
             placement = placement_of(where, boxes)
-            require_possible(self.home, placement)
+            conduct.require_possible(self.home, placement)
             kept = self._kept(answer, sweep, placement, chosen(where, boxes))
             comparison = conduct.start(self.home, kept)
         except SpecError as error:
@@ -185,6 +183,10 @@ class CompareHandlers:
         except OSError as error:
             said = f"Not started. {error.strerror}: {error.filename}"
             return {"compare_message": render.notice(said, "bad")}
+        return self._begun(comparison, view)
+
+    def _begun(self, comparison: Comparison, view: Mapping[str, str | None]) -> Updates:
+        """Show the runs of a comparison that was started."""
         compared = " ".join(trial.id for trial in comparison.trials if trial.id)
         shown = {"comparison_id": comparison.id, "compared": compared}
         return {
@@ -224,7 +226,7 @@ def _said(comparison: Comparison) -> str:
     begun = "Queued" if place.is_here else f"Sent to {place.title}:"
     said = f"{begun} {counted(num_runs, 'run')}: the Runs tab shows them."
     if comparison.num_missing:
-        most = counted(most_at_once(comparison), "run")
+        most = counted(comparison.most_at_once, "run")
         said += f" Optuna chooses {comparison.num_missing} more, with {most} at once."
     said += " Once all have ended, each is checked: what it has learnt and lost."
     for trial in comparison.trials:

@@ -27,7 +27,7 @@ NOTE = (
     "The run folder must lie on storage that the nodes see. The estimate is for the card chosen as "
     "GPU: choose that of the cluster."
 )
-QUEUE = "Queue one run of each"
+QUEUE_EACH = "Queue one run of each"
 """Button of the comparison, where it trains on this machine."""
 ALWAYS_OFFERED = "ray"
 """Engine whose cluster a user may name on the page."""
@@ -115,6 +115,6 @@ def _hide() -> Updates:
     return {
         "cluster_settings": gr.update(visible=False),
         "where_message": "",
-        "compare_methods": QUEUE,
+        "compare_methods": QUEUE_EACH,
         "sweep_at_once": gr.update(visible=False),
     }

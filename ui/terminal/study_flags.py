@@ -4,8 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from core.after_training.compare import Study
-from core.after_training.compare.on_cluster import require_possible
+from core.after_training.compare import Study, conduct
 from core.after_training.compare.optimizer import require_installed
 from core.after_training.compare.record import MOST_AT_ONCE
 from core.after_training.compare.search import Search
@@ -50,7 +49,7 @@ class StudyFlags:
     def placement(self, home: Home) -> Placement:
         """Return where the runs train. Raises SpecError for a cluster that cannot have them."""
         placement = placement_of(self.place) or Placement()
-        require_possible(home, placement)
+        conduct.require_possible(home, placement)
         return placement
 
     def num_at_once(self, placement: Placement) -> int:

@@ -15,7 +15,19 @@ from core.after_training.compare.on_cluster import submit_all, was_never_sent
 from core.after_training.compare.optimizer import INSTALL, is_installed, require_installed
 from core.after_training.compare.record import Comparison, locked, runs_of, save
 from core.after_training.compare.searching import prune, search_on
-from core.runs import Home, Run, launch
+from core.job import Problem, SpecError
+from core.runs import Home, Run, launch, queue
+from core.runs.engines import ENGINES, Placement
+
+
+def require_possible(home: Home, placement: Placement) -> None:
+    """Raise SpecError for a cluster that cannot have the runs of a comparison."""
+    if placement.is_here:
+        return
+    if not ENGINES[placement.engine].starts_programs:
+        problem = f"{placement.title} cannot start the runs of a comparison"
+        raise SpecError(Problem("on", problem, "choose slurm or ray"))
+    queue.require_seen(home, placement)
 
 
 def start(home: Home, comparison: Comparison) -> Comparison:

@@ -5,14 +5,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from core.after_training.compare import record
-from core.after_training.compare.record import (
-    AT_ONCE_ON_A_CLUSTER,
-    Comparison,
-    Trial,
-    runs_of,
-    save,
-)
-from core.device import this_machine
+from core.after_training.compare.record import Comparison, Trial, runs_of, save
 from core.job import SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home, Run, create, queue
@@ -33,17 +26,7 @@ def kept(home: Home, comparison: Comparison, place: int, trial: Trial) -> Compar
 def has_room(home: Home, comparison: Comparison) -> bool:
     """Return True if fewer runs of a comparison train or wait than may at once."""
     num_active = sum(run.is_active for run in runs_of(home, comparison))
-    return num_active < most_at_once(comparison)
-
-
-def most_at_once(comparison: Comparison) -> int:
-    """Return how many runs may train or wait at once, where their results decide on the next.
-
-    Here: one for each device. A cluster has many, of which Tailor knows nothing.
-    """
-    if comparison.placement.is_here:
-        return max(1, len(this_machine().gpus))
-    return comparison.at_once or AT_ONCE_ON_A_CLUSTER
+    return num_active < comparison.most_at_once
 
 
 def beyond_budget(home: Home, comparison: Comparison) -> str:

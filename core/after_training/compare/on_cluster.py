@@ -6,19 +6,7 @@ A search sends its runs one by one, as its optimizer chooses them.
 from collections.abc import Sequence
 
 from core.after_training.compare.record import Comparison, folder_of
-from core.job import Problem, SpecError
 from core.runs import Home, Run, queue
-from core.runs.engines import ENGINES, Placement
-
-
-def require_possible(home: Home, placement: Placement) -> None:
-    """Raise SpecError for a cluster that cannot have the runs of a comparison."""
-    if placement.is_here:
-        return
-    if not ENGINES[placement.engine].starts_programs:
-        problem = f"{placement.title} cannot start the runs of a comparison"
-        raise SpecError(Problem("on", problem, "choose slurm or ray"))
-    queue.require_seen(home, placement)
 
 
 def submit_all(home: Home, comparison: Comparison, runs: Sequence[Run]) -> None:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from core.after_training.compare.search import Search
 from core.after_training.compare.study import Budget, FieldMap, Point
 from core.after_training.compare.variants import Variant
+from core.device import this_machine
 from core.job import Problem, RunNotFound, SpecError
 from core.job.places import allowed, only_in
 from core.runs import Home, Run, read
@@ -110,6 +111,16 @@ class Comparison:
         may_run = [each for each in self.trials if not each.left_out]
         is_unknown = self.search is not None or any(each.hours is None for each in may_run)
         return limits != (None, None) and is_unknown
+
+    @property
+    def most_at_once(self) -> int:
+        """Runs that may train or wait at once, where their results decide on the next.
+
+        Here: one for each device. A cluster has many, of which Tailor knows nothing.
+        """
+        if self.placement.is_here:
+            return max(1, len(this_machine().gpus))
+        return self.at_once or AT_ONCE_ON_A_CLUSTER
 
     def only_its_files(self) -> AbstractContextManager[None]:
         """Let jobs name the files that they could name where this was asked, not those that its
