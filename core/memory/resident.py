@@ -5,8 +5,10 @@ Lists and allocates tensors. Never simulates a step.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
+from core.memory.components import Component
 from core.memory.program import LayerKind, Lora, Program, layer_by_mlp
 from core.memory.simulator import DeviceMemory, Tensor
 from core.models import Parameter
@@ -138,6 +140,23 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
     prepare_model_for_kbit_training replaces everything that is not quantized by a float32 copy.
     Either part may hold the peak of the phase, so that each is a scope.
     """
+    if program.num_shards > 1:
+        _load_divided(program, kinds, memory)
+    else:
+        _load_whole(program, kinds, memory)
+    for model in program.auxiliary_models:
+        if model.program.num_shards > 1:
+            base = replace(model.program, lora=None, auxiliary_models=())
+            own = tuple(replace(kind, trains=kind.trains and model.trains) for kind in kinds)
+            _load_divided(base, own, memory, model.component)
+        else:
+            memory.allocate(loaded_bytes(model.program), 1, model.component)
+        if model.trains:
+            for trainable in adapters(model.program, kinds):
+                memory.allocate(trainable.num_bytes, 1, "adapters")
+
+
+def _load_whole(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -> None:
     unquantized: list[Tensor] = []
     frozen = ((parameter, False) for parameter in tower(program))
     for parameter, trains in (*parameters(program, kinds), *frozen):
@@ -146,13 +165,11 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
             num_out, num_in = parameter.shape
             copy = memory.allocate(numel, program.weight_itemsize, "temporary")
             for num_bytes, component in program.quantization.storage(num_out, num_in):
-                # Scales are no parameters, so they are not divided.
-                size = part(program, num_bytes) if component == "weights" else num_bytes
-                memory.allocate(size, 1, component)
+                memory.allocate(num_bytes, 1, component)
             memory.release(copy)
         else:
             itemsize = 4 if trains and program.widens_trained else program.stored_itemsize
-            unquantized.append(memory.allocate(part(program, numel), itemsize, "weights"))
+            unquantized.append(memory.allocate(numel, itemsize, "weights"))
     if program.upcasts_unquantized:
         for tensor in unquantized:
             memory.allocate(tensor.numel, 4, "weights")
@@ -160,11 +177,65 @@ def load(program: Program, kinds: tuple[LayerKind, ...], memory: DeviceMemory) -
     memory.enter("load/added", "load")
     for trainable in adapters(program, kinds):
         memory.allocate(held(program, trainable).num_bytes, 1, "adapters")
-    for model in program.auxiliary_models:
-        memory.allocate(loaded_bytes(model.program), 1, model.component)
-        if model.trains:
-            for trainable in adapters(model.program, kinds):
-                memory.allocate(trainable.num_bytes, 1, "adapters")
+
+
+def _load_divided(
+    program: Program,
+    kinds: tuple[LayerKind, ...],
+    memory: DeviceMemory,
+    component: Component = "weights",
+) -> None:
+    """Move a model that is complete in main memory to the device, a group at a time: the last
+    layer first, then the embedding, then the tail.
+
+    A group is whole there until its parts are made (_move_states_to_device in
+    torch/distributed/fsdp/_fully_shard/_fsdp_init.py).
+    """
+    move = partial(_move_group, program, memory, component)
+    outside = [*parameters(program, ()), *((each, False) for each in tower(program))]
+    copies = list(adapters(program, ()))
+    num_outside = len(outside) - len(tower(program))
+    for kind in reversed(kinds):
+        of_layer = list(parameters(program, (kind,)))[1 : 1 - num_outside or None]
+        added = list(adapters(program, (kind,)))
+        move(of_layer, added[: len(added) - len(copies)])
+    memory.enter("load/added", "load")
+    if program.is_tied:
+        move(outside, copies)
+        return
+    num_first = len(copies) - 1 if program.trains_head else len(copies)
+    move(outside[:1], copies[:num_first])
+    move(outside[1:], copies[num_first:])
+
+
+def _move_group(
+    program: Program,
+    memory: DeviceMemory,
+    component: Component,
+    group: Sequence[tuple[Parameter, bool]],
+    added: Sequence[Trainable],
+) -> None:
+    """Allocate a group whole and then its parts, and free the whole one."""
+    whole: list[Tensor] = []
+    quantization = program.quantization
+    for parameter, trains in group:
+        if quantization and parameter.is_linear:
+            for num_bytes, stored_as in quantization.storage(*parameter.shape):
+                if stored_as == "weights":
+                    whole.append(memory.allocate(num_bytes, 1, "temporary"))
+                    memory.allocate(part(program, num_bytes), 1, component)
+                else:  # scales are no parameters, so they are not divided
+                    memory.allocate(num_bytes, 1, stored_as)
+        else:
+            is_wide = program.upcasts_unquantized or (trains and program.widens_trained)
+            itemsize = 4 if is_wide else program.stored_itemsize
+            whole.append(memory.allocate(parameter.numel, itemsize, "temporary"))
+            memory.allocate(part(program, parameter.numel), itemsize, component)
+    for tensor in added:
+        mine = held(program, tensor)
+        whole.append(memory.allocate(tensor.numel, mine.itemsize, "temporary"))
+        memory.allocate(mine.num_bytes, 1, "adapters")
+    memory.release(*whole)
 
 
 def allocate_states(program: Program, trained: Iterable[Trainable], memory: DeviceMemory) -> None:

@@ -19,6 +19,8 @@ def wrong(jobs: Sequence[tuple[str, Mapping[str, object]]]) -> list[str]:
             found.append(f"{job}: {compared}")
         elif abs(compared.error) > ALLOWED_ERROR:
             found.append(f"{job}: {compared.error:+.1%}")
+        elif abs(compared.load_error) > ALLOWED_ERROR:
+            found.append(f"{job}: {compared.load_error:+.1%} while loading")
     return found
 
 

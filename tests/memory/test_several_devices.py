@@ -53,9 +53,9 @@ def test_scales_of_quantized_weights_are_not_divided() -> None:
 
 
 def test_no_gpu_holds_a_divided_model_whole_while_it_is_loaded() -> None:
-    """Main memory does: each process loads the model there."""
+    """Main memory does: each process loads the model there. A card holds its parts and the head."""
     one, four = (resolved(num_devices=count).estimate().phases["load"] for count in (1, 4))
-    assert four < 0.3 * one
+    assert four < 0.35 * one
 
 
 def test_the_estimate_is_within_a_tenth_of_a_published_peak() -> None:
@@ -79,6 +79,12 @@ def test_copies_hold_one_more_copy_of_each_gradient() -> None:
     job = resolved(gpu="h100")
     adapters = {part.name: part.bytes for part in job.estimate().components}["adapters"]
     assert two - one == pytest.approx(adapters, rel=0.01)
+
+
+def test_loading_holds_the_head_whole_for_a_moment() -> None:
+    phases = resolved(num_devices=8, parallelism="fsdp").estimate().phases
+    head_bytes = 128_256 * 8_192 * 2
+    assert phases["load"] - phases["save"] == pytest.approx(head_bytes, rel=0.1)
 
 
 def test_two_cards_are_faster_and_cost_no_less() -> None:

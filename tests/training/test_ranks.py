@@ -193,51 +193,6 @@ def test_one_device_divides_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
-@pytest.mark.parametrize("method", ["full", "freeze", "lora", "qlora"])
-@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
-def test_every_stage_and_method(tmp_path: Path, stage: str, method: str, parallelism: str) -> None:
-    more = {"num_generations": 4} if stage == "grpo" else {}
-    one = make_ranked_run(tmp_path / "one", stage, method=method, **more)
-    two = make_ranked_run(
-        tmp_path / "two", stage, method=method, num_devices=2, parallelism=parallelism, **more
-    )
-    assert [finish(one), finish(two)] == [FINISHED, FINISHED]
-    if stage != "grpo":  # each rank draws its own answers
-        assert losses_of(two) == pytest.approx(losses_of(one), abs=2e-3)
-
-
-@pytest.mark.slow
-def test_a_killed_rank_of_a_divided_run_is_named(tmp_path: Path) -> None:
-    fields = {"num_devices": 2, "parallelism": "fsdp", "max_steps": MANY_STEPS}
-    run = make_ranked_run(tmp_path / "run", **fields, save_steps=1000)
-    program = start(run)
-    wait_until(lambda: has_stepped(run))
-    second: Any = read_words(run / "ranks" / "1.json")["pid"]
-    psutil.Process(second).kill()
-    assert program.wait(30) == FAILED
-    assert "Process 2 of 2, on device 1, was killed" in status_of(run)["error"]
-    assert processes_in(run) == []
-
-
-@pytest.mark.slow
-def test_a_divided_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
-    fields = {"num_devices": 2, "parallelism": "fsdp", "max_steps": MANY_STEPS}
-    run = make_ranked_run(tmp_path / "run", **fields)
-    program = start(run)
-    wait_until(lambda: has_stepped(run))
-    program.send_signal(signal.SIGTERM)
-    assert program.wait(60) == STOPPED
-    steps = checkpoint_steps(run)[-1]
-    (run / "stop").unlink()
-    program = start(run)
-    wait_until(lambda: has_stepped(run, steps + 1))
-    program.send_signal(signal.SIGTERM)
-    assert program.wait(60) == STOPPED
-    assert status_of(run)["resumed_at"] == [steps]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
 def test_the_demo_trains_on_two_devices(tmp_path: Path, parallelism: str) -> None:
     asked = ("--num-devices", "2", "--parallelism", parallelism, "--max-steps", "2")
     command = [sys.executable, "app.py", "train", "--demo", *asked, "--home", str(tmp_path)]

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.fsdp._fully_shard import _fsdp_param
+from torch.distributed.fsdp._fully_shard import _fsdp_init, _fsdp_param
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.nn.parallel import DistributedDataParallel, distributed
@@ -136,7 +136,7 @@ class RankTraining(TracedTraining):
         for model in filter(None, (self.model, self._reference)):
             for num_bytes in undivided(model):
                 self.log.allocate(num_bytes, "load")
-            shard(model, self.precision.autocast, self.mesh)
+            shard(model, self.precision.autocast, self.mesh, self.log)
         if self.stage.generates:
             register_fsdp_forward_method(self.model, "generate")  # as Trainer of transformers
         if self._reference is not None:  # as divide_reference in the training program
@@ -199,8 +199,29 @@ def undivided(model: nn.Module) -> Iterator[int]:
             state = state.state2
 
 
-def shard(model: Any, dtype: torch.dtype | None, mesh: DeviceMesh) -> None:
+@contextmanager
+def moved_group(log: AllocationLog) -> Iterator[None]:
+    """Count the parameters that FSDP2 moves from main memory before it divides them: they are
+    whole on the device in this block."""
+    numbers: list[int] = []
+
+    def move(parameters: list[nn.Parameter], _buffers: Any, _device: Any) -> None:
+        sizes = [each.untyped_storage().nbytes() for each in parameters]
+        numbers.extend(log.allocate(num_bytes, "move") for num_bytes in sizes)
+
+    with patch.object(_fsdp_init, "_move_states_to_device", move):
+        yield
+    for number in numbers:
+        log.free(number)
+
+
+def shard(model: Any, dtype: torch.dtype | None, mesh: DeviceMesh, log: AllocationLog) -> None:
     """Divide a model as fsdp2_prepare_model in accelerate does."""
+
+    def divide(module: Any, **more: Any) -> None:
+        with moved_group(log):
+            fully_shard(module, **{**settings, **more})
+
     policy = MixedPrecisionPolicy()
     if dtype is not None:
         policy = MixedPrecisionPolicy(dtype, dtype, output_dtype=dtype)
@@ -209,13 +230,13 @@ def shard(model: Any, dtype: torch.dtype | None, mesh: DeviceMesh) -> None:
     names = set(base._no_split_modules)
     for module in list(model.modules())[::-1]:
         if type(module).__name__ in names:
-            fully_shard(module, reshard_after_forward=True, **settings)
+            divide(module, reshard_after_forward=True)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     is_tied = head is not None and embedding.weight is head.weight
     if not is_tied:
-        fully_shard(embedding, reshard_after_forward=True, **settings)
+        divide(embedding, reshard_after_forward=True)
     tail = [_find_final_norm(model), embedding if is_tied else None, head]
     found = [module for module in tail if module is not None]  # a model that scores has no head
     if found:
-        fully_shard(found, reshard_after_forward=False, **settings)
-    fully_shard(model, **settings)
+        divide(found, reshard_after_forward=False)
+    divide(model)
