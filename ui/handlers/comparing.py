@@ -59,6 +59,7 @@ class Sweep:
         lines: str,
         num_seeds: float | None,
         num_tried: float | None,
+        *,
         at_once: float | None = None,
     ) -> "Sweep":
         """Return what the controls of the panel say."""
@@ -156,8 +157,8 @@ class CompareHandlers:
         sweep_lines: str,
         sweep_seeds: float | None,
         sweep_tried: float | None,
-        sweep_at_once: float | None = None,
         *,
+        sweep_at_once: float | None = None,
         where: str = "",
         address: str = "",
         partition: str = "",
@@ -169,7 +170,8 @@ class CompareHandlers:
     ) -> Updates:
         """Create one run for each way that fits, queue them or send them to the cluster that the
         form names, and show them."""
-        sweep = Sweep.sent(sweep_methods, sweep_lines, sweep_seeds, sweep_tried, sweep_at_once)
+        asked = (sweep_methods, sweep_lines, sweep_seeds, sweep_tried)
+        sweep = Sweep.sent(*asked, at_once=sweep_at_once)
         boxes: dict[str, object] = {"address": address, "partition": partition, "gres": gres}
         boxes |= {"account": account, "time_limit": time_limit, "nodes": nodes}
         try:

@@ -129,7 +129,8 @@ def on_sweep(
     sweep_at_once: float | None = None,
 ) -> Updates:
     """Draw the comparison again for other methods and settings."""
-    sweep = Sweep.sent(sweep_methods, sweep_lines, sweep_seeds, sweep_tried, sweep_at_once)
+    asked = (sweep_methods, sweep_lines, sweep_seeds, sweep_tried)
+    sweep = Sweep.sent(*asked, at_once=sweep_at_once)
     return {"sweep": sweep, **on_open_panel("compare", open_panels, answer, sweep)}
 
 
