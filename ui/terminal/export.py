@@ -234,7 +234,9 @@ def _report_failure(run: Run, name: str, status: ExportStatus) -> int:
         return STOPPED
     fix = f"{status.fix[:1].upper()}{status.fix[1:]}." if status.fix else ""
     say(f"export: {status.error} {fix}".strip())
-    say(f"Log: {launch.log_of(run, name)}")
+    log = launch.log_of(run, name)
+    if log.is_file():
+        say(f"Log: {log}")
     return 1
 
 

@@ -45,6 +45,9 @@ SECONDS_TO_STOP = 10
 SECONDS_BETWEEN_LOOKS = 0.2
 ACTIVE = ("starting", "running")
 DIED = "The export ended without a word: it was killed, or the memory ran out."
+DISK_IS_FULL = "The export ended without a word: the disk is full."
+MIN_FREE_BYTES = 2**20
+"""Room of a disk that is too full for the last words of an export."""
 RESUMES = "export it again: it continues with the files that are finished"
 
 
@@ -82,6 +85,9 @@ def active_export(run: Run) -> str:
 def status_of(run: Run, name: str) -> ExportStatus:
     """Return how far an export is; finished if its worker has put it in its place."""
     folder = unfinished_folder(run, name)
+    if not run.folder.is_dir():
+        restore = f"restore it with `python app.py runs restore {run.id}`, and export it again"
+        return ExportStatus("failed", error="The run was deleted meanwhile.", fix=restore)
     if not folder.is_dir():
         return _finished(run, name) or ExportStatus("stopped")
     status = ExportStatus.read(folder)
@@ -90,8 +96,16 @@ def status_of(run: Run, name: str) -> ExportStatus:
             return ExportStatus("stopped")
         if not (folder / PROCESS).exists():  # it begins, or its folder is being removed
             return _finished(run, name) or status
-        return ExportStatus("failed", status.phase, status.share, None, DIED, RESUMES)
+        return _died(run, status)
     return status
+
+
+def _died(run: Run, last: ExportStatus) -> ExportStatus:
+    """Return the status of an export whose worker could not write its last one."""
+    error, fix = DIED, RESUMES
+    if shutil.disk_usage(run.home.path).free < MIN_FREE_BYTES:
+        error, fix = DISK_IS_FULL, f"free some space, then {RESUMES}"
+    return ExportStatus("failed", last.phase, last.share, None, error, fix)
 
 
 def _finished(run: Run, name: str) -> ExportStatus | None:

@@ -34,6 +34,7 @@ from core.training.contract.weights.files import (
     UnusableWeights,
     stored_tensors,
 )
+from core.wording import file_size
 
 OTHER_FILES_BYTES = 64 * 2**20
 """Room for the tokenizer and everything else beside the weights."""
@@ -357,6 +358,6 @@ def _with_room(run: Run, plan: ExportPlan) -> ExportPlan:
     free = shutil.disk_usage(run.folder).free
     needed = plan.num_bytes + plan.temporary_bytes + OTHER_FILES_BYTES
     if needed > free:
-        problem = f"the export needs {needed / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free"
+        problem = f"the export needs {file_size(needed)}, and {file_size(free)} are free"
         raise SpecError(Problem("disk", problem, "free some space, or choose a smaller form"))
     return plan

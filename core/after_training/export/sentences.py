@@ -2,7 +2,7 @@
 
 from core.after_training.export.plan import ExportPlan
 from core.after_training.export.records import Export, Manifest, Verification
-from core.wording import memory, rough_duration
+from core.wording import file_size, rough_duration
 
 NUM_SHOWN = 3
 """Questions that are named."""
@@ -11,19 +11,19 @@ NUM_SHOWN = 3
 def export_size(export: Export) -> str:
     """Return the size of an export and whether it was verified: 340 MiB, verified."""
     if export.damage:
-        return f"{memory(export.num_bytes)}, damaged: {export.damage}; export it again"
+        return f"{file_size(export.num_bytes)}, damaged: {export.damage}; export it again"
     verified = export.verified
     trust = "not verified"
     if verified:
         trust = "verified" if verified.trusted else "not to be trusted"
-    return f"{memory(export.num_bytes)}, {trust}"
+    return f"{file_size(export.num_bytes)}, {trust}"
 
 
 def export_facts(plan: ExportPlan) -> str:
     """Return the size, the room that making it needs, and the rough time of an export."""
-    facts = [f"{memory(plan.num_bytes)}"]
+    facts = [file_size(plan.num_bytes)]
     if plan.temporary_bytes:
-        facts.append(f"{memory(plan.temporary_bytes)} more while it is made")
+        facts.append(f"{file_size(plan.temporary_bytes)} more while it is made")
     facts.append(f"about {rough_duration(plan.seconds)} without the verification")
     return " · ".join(facts)
 
