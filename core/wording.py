@@ -1,8 +1,10 @@
 """Numbers and estimates as words, the same on the page and in the terminal. No layout."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 
 from core.advise import Fix, Sharing
 from core.memory import Component, MemoryEstimate
@@ -11,6 +13,8 @@ from core.speed import Speed
 from core.speed.doubling import MIN_GAIN
 
 GIB, MIB = 2**30, 2**20
+MARKUP = re.compile(r"[\\`*\[\]|]")
+"""Characters that Markdown reads as more than themselves anywhere in a line."""
 SMALL_UNCERTAINTY_BYTES = GIB / 20
 """A smaller uncertainty is not worth mentioning."""
 NUM_LARGEST_PARTS = 3
@@ -229,6 +233,11 @@ def fix_label(fix: Fix) -> str:
     if not effects:
         return title
     return f"{title}: {', '.join(effects)}"
+
+
+def as_markdown(text: str) -> str:
+    """Return a text as one line of Markdown that shows it as it is: no tag, link or cell of it."""
+    return MARKUP.sub(r"\\\g<0>", escape(" ".join(text.split()), quote=False))
 
 
 def file_size(num_bytes: float) -> str:

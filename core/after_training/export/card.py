@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from html import escape
 from pathlib import Path, PureWindowsPath
 
 from core.after_training.export.licences import licence_lines, licence_text
@@ -20,6 +19,7 @@ from core.runs.checks import sentences
 from core.runs.results import checking
 from core.training.contract.files import write_text
 from core.training.contract.stages import STAGES
+from core.wording import as_markdown
 
 CARD = "README.md"
 """Card of a run in its folder of exports: a user may edit it before it is sent."""
@@ -92,7 +92,7 @@ def _gives_scores(run: Run) -> bool:
 
 def _summary(run: Run, sent: str) -> str:
     kind = {"adapter": "LoRA adapter over", "gguf": "GGUF file of"}.get(sent, "Fine-tuned")
-    base, origin = base_name(run), origin_name(run)
+    base, origin = as_markdown(base_name(run)), as_markdown(origin_name(run))
     over = base if base == origin else f"{base}, which was made from {origin}"
     return (
         f"{kind} {over}, trained with {run.job.stage} and the method {run.job.method}: "
@@ -140,7 +140,7 @@ def _cell(name: str, value: object) -> str:
     if name in LISTS_OF_PLACES:
         # A Windows path has both kinds of separators.
         text = ", ".join(PureWindowsPath(each.strip()).name for each in re.split(r"[,\n]", text))
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+    return as_markdown(text)
 
 
 def _losses(run: Run) -> str:
@@ -155,7 +155,7 @@ def _memory(run: Run) -> str:
         return ""
     said = f"Peak {run.peak_bytes / GIB:.2f} GiB ({run.peak_kind})"
     if run.status.device:
-        said += f" on {run.status.device}"
+        said += f" on {as_markdown(run.status.device)}"
     predicted = run.prediction().peak_allocated_bytes
     if predicted and run.peak_kind == "allocated":
         said += f", predicted {predicted / GIB:.2f} GiB"
@@ -188,7 +188,7 @@ def _checks_of_exports(run: Run, sent: str) -> Iterator[str]:
         for each in export.checks:
             if each.step == step:
                 numbers = f"{each.before} of {each.total} as trained, {each.after} as exported"
-                said.append(f"{each.name} {numbers}")
+                said.append(f"{as_markdown(each.name)} {numbers}")
         if said:
             base = "16-bit base" if export.manifest.base == "original" else "base as it trained"
             kind = export.manifest.quant or "merged"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from core.after_training.export.origin import licence_in
 from core.models import HUB_ID, models
+from core.wording import as_markdown
 
 BUILT_WITH_LLAMA = (
     'The name of a model made from it begins with "Llama", and "Built with Llama" is shown where '
@@ -51,8 +52,9 @@ def licence_text(base: str, folder: Path | None = None) -> str:
     """Return which licence holds for a model made from a base, and its main conditions."""
     licence = licence_of(base, folder)
     if not licence:
-        return f"The licence of {base} holds for this model too, with its conditions."
-    said = [f"The licence of {base} ({licence}) holds for this model too."]
+        return f"The licence of {as_markdown(base)} holds for this model too, with its conditions."
+    named = f"{as_markdown(base)} ({licence})"
+    said = [f"The licence of {named} holds for this model too."]
     said += filter(None, (CONDITIONS.get(licence),))
     if HUB_ID.fullmatch(base):
         said.append(f"Read it at https://huggingface.co/{base}.")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from core.runs.checks.results import CheckCount, PerplexityResult, SuiteResult
 from core.runs.checks.statistics import MAX_CHANCE, wilson_interval
+from core.wording import as_markdown
 
 NOT_SAID = """\
 The interval holds the share of such tests that the model would pass, 19 times in 20.
@@ -63,7 +64,7 @@ def check_table(counts: Sequence[CheckCount]) -> str:
     ]
     for each in counts:
         low, high = wilson_interval(each.after, each.total)
-        name = each.name.replace("|", "/")
+        name = as_markdown(each.name)
         numbers = f"{each.total} | {each.before} of {each.total} | {each.after} of {each.total}"
         lines.append(f"| {name} | {numbers} | {low:.0%} to {high:.0%} | {_change(each)} |")
     return "\n".join(lines)

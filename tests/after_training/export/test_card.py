@@ -1,8 +1,10 @@
 """Model card of a run: what may not be in it, and what its licence asks."""
 
+from html import escape
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from core.after_training.export.card import new_card
 from core.after_training.export.licences import CONDITIONS, licence_text
@@ -52,6 +54,14 @@ def test_no_path_of_this_machine_is_in_a_card(home: Home) -> None:
 def test_a_setting_is_one_row_whatever_its_text(home: Home) -> None:
     card = card_of(home, reward_pattern="a|b\n## <b>Mine</b>")
     assert r"| reward_pattern | a\|b ## &lt;b&gt;Mine&lt;/b&gt; |" in card
+
+
+@pytest.mark.parametrize("base", ["<img src=x> [y](http:z)", "a|b `c` *d*"])
+def test_the_name_of_a_base_is_text_whatever_it_is(home: Home, tmp_path: Path, base: str) -> None:
+    card = card_of(home, model=str(tmp_path / base))
+    shown = MarkdownIt("commonmark").render(card.split("---\n", 2)[2])
+    assert f"The licence of {escape(base)} holds" in shown
+    assert f"LoRA adapter over {escape(base)}, trained" in shown
 
 
 @pytest.mark.parametrize(
