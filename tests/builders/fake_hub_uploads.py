@@ -23,6 +23,8 @@ class Received:
     """What a client has sent."""
 
     url: str = ""
+    is_private: bool = True
+    """Whether the repository is private now, whatever a client asks for."""
     repositories: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     """Path in the repository -> content."""
@@ -41,7 +43,8 @@ class UploadHub(BaseHTTPRequestHandler):
         if "/tree/" in urlsplit(self.path).path:
             self.answer([self.info(path) for path in self.received.files])
             return
-        self.answer({"id": "me/model", "sha": COMMIT, "siblings": [], "tags": [], "downloads": 0})
+        found = {"id": "me/model", "sha": COMMIT, "siblings": [], "tags": [], "downloads": 0}
+        self.answer({**found, "private": self.received.is_private})
 
     def do_HEAD(self) -> None:
         self.answer({})

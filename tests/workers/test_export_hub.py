@@ -78,6 +78,13 @@ def test_an_adapter_is_sent_privately_without_paths(run: Run, hub: Received) -> 
     assert found.manifest.url == f"{hub.url}/me/model"
 
 
+def test_nothing_private_is_sent_to_a_public_repository(run: Run, hub: Received) -> None:
+    hub.is_private = False
+    assert send(run).startswith("It is not sent: me/model is there already, and everybody can")
+    assert hub.files == {}
+    assert send(run, upload=replace(UPLOAD, is_private=False)) == ""
+
+
 def test_rows_are_sent_where_that_is_asked_for(run: Run, hub: Received) -> None:
     keep_card(run, f"# Mine\n\n{NOT_SENT}\n")
     write_data(run)

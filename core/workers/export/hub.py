@@ -30,6 +30,10 @@ HUB_SENDS = (
 )
 """Files that are sent, with the rows only if that is asked for; others of the folder, such as
 pickles, never are."""
+PUBLIC = (
+    "It is not sent: {repo} is there already, and everybody can read it. Make it private on the "
+    "Hub, name another, or send it as public."
+)
 
 
 def send(task: ExportTask, token: str) -> str:
@@ -48,6 +52,8 @@ def send(task: ExportTask, token: str) -> str:
     api = HfApi(token=token or None)
     try:
         url = api.create_repo(request.repo_id, private=request.is_private, exist_ok=True)
+        if request.is_private and not api.model_info(request.repo_id).private:
+            raise TrainingError(PUBLIC.format(repo=request.repo_id))  # it was there before
         api.upload_folder(
             repo_id=request.repo_id,
             folder_path=task.files,
