@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from core.job import ChildError, Problem, SpecError, TailorError
 from core.runs import Home
@@ -112,13 +113,15 @@ def install(
 ) -> Path:
     """Install the packages into a folder of their own, where their `gguf` shadows no other.
 
-    `on_progress` gets what is being done and a share from 0 to 1. Raises SpecError if pip cannot,
-    ChildError if it was cancelled.
+    `on_progress` gets what is being done and a share from 0 to 1. One of several at once installs,
+    and the others wait for it. Raises SpecError if pip cannot, ChildError if it was cancelled.
     """
     folder = tools_folder(home)
     unfinished = folder.with_name(f".{folder.name}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):  # a second one waits for the first
+    with _turn(folder, on_progress, is_cancelled) as has_waited:
+        if has_waited and (folder / CONVERTER).is_file():  # another program has just installed them
+            return folder
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         try:
@@ -130,6 +133,35 @@ def install(
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     return folder
+
+
+@contextmanager
+def _turn(
+    folder: Path,
+    on_progress: Callable[[str, float], object] | None,
+    is_cancelled: Callable[[], bool] | None,
+) -> Iterator[bool]:
+    """Hold the lock of a folder; yield whether another program had it. Raises ChildError."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=SECONDS_BETWEEN_LOOKS)
+    has_waited = False
+    while not lock.is_locked:
+        _require_not_cancelled(is_cancelled)
+        try:
+            lock.acquire()
+        except Timeout:
+            has_waited = True
+            if on_progress:
+                on_progress("Waiting for another installation of the converters", 0.0)
+    try:
+        yield has_waited
+    finally:
+        lock.release()
+
+
+def _require_not_cancelled(is_cancelled: Callable[[], bool] | None) -> None:
+    if is_cancelled and is_cancelled():
+        stopped = Problem("export", "the installation was stopped", "start it again")
+        raise ChildError("cancelled", stopped)
 
 
 def _run_pip(
@@ -150,11 +182,12 @@ def _run_pip(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
         while pip.poll() is None:
-            if is_cancelled and is_cancelled():
+            try:
+                _require_not_cancelled(is_cancelled)
+            except ChildError:
                 pip.kill()
                 pip.wait()
-                stopped = Problem("export", "the installation was stopped", "start it again")
-                raise ChildError("cancelled", stopped)
+                raise
             if on_progress:
                 on_progress(*_pip_progress(_said(log)))
             time.sleep(SECONDS_BETWEEN_LOOKS)

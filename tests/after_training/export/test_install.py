@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from core.after_training.export import tools
 from core.job import ChildError, SpecError
@@ -60,6 +61,34 @@ def test_a_stopped_installation_leaves_no_converters(home: Home, requirements: P
         tools.install(home, is_cancelled=lambda: True)
     assert tools.find_tools(home).folder is None
     assert [each for each in tools.tools_folder(home).parent.iterdir() if each.is_dir()] == []
+
+
+def held_lock(home: Home) -> FileLock:
+    """Return the lock of another program that installs now."""
+    folder = tools.tools_folder(home)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock.acquire()
+    return lock
+
+
+def test_who_waits_for_another_installation_can_stop(home: Home, requirements: Path) -> None:
+    said: list[str] = []
+    with held_lock(home), pytest.raises(ChildError, match="the installation was stopped"):
+        tools.install(home, lambda text, _share: said.append(text), lambda: bool(said))
+    assert said == ["Waiting for another installation of the converters"]
+
+
+def test_what_another_program_has_installed_is_kept(home: Home, requirements: Path) -> None:
+    folder, lock = tools.tools_folder(home), held_lock(home)
+
+    def end_the_other(_text: str, _share: float) -> None:
+        folder.mkdir()
+        (folder / tools.CONVERTER).write_text("of the other")
+        lock.release()
+
+    tools.install(home, end_the_other)
+    assert (folder / tools.CONVERTER).read_text() == "of the other"
 
 
 def test_a_package_with_another_hash_is_not_installed(home: Home, requirements: Path) -> None:
