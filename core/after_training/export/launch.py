@@ -87,7 +87,9 @@ def status_of(run: Run, name: str) -> ExportStatus:
     folder = unfinished_folder(run, name)
     if not run.folder.is_dir():
         restore = f"restore it with `python app.py runs restore {run.id}`, and export it again"
-        return ExportStatus("failed", error="The run was deleted meanwhile.", fix=restore)
+        return ExportStatus(
+            "failed", error="The run was deleted while it was exported.", fix=restore
+        )
     if not folder.is_dir():
         return _finished(run, name) or ExportStatus("stopped")
     status = ExportStatus.read(folder)

@@ -280,7 +280,7 @@ def _upload_problems(
     if upload is None or not HUB_ID.fullmatch(upload.repo_id):
         named = upload.repo_id if upload else ""
         problem = f"{named!r} is no repository" if named else "is missing"
-        yield Problem("--repo", problem, "give owner/name, such as --repo me/my-model")
+        yield Problem("--repo", problem, "give owner/name, such as me/my-model")
     elif upload.sent not in SENT:
         yield Problem("--send", f"{upload.sent!r} is not known", "choose adapter, merged or gguf")
     elif upload.sent == "adapter" and not run.job.trains_adapter:

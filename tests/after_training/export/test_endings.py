@@ -47,10 +47,10 @@ def test_a_killed_export_says_that_it_continues(run: Run) -> None:
     assert launch.status_of(run, NAME).fix == launch.RESUMES
 
 
-def test_an_export_of_a_run_deleted_meanwhile_says_so(run: Run) -> None:
+def test_an_export_of_a_deleted_run_says_so(run: Run) -> None:
     shutil.rmtree(run.folder)
     status = launch.status_of(run, NAME)
-    assert (status.state, status.error) == ("failed", "The run was deleted meanwhile.")
+    assert (status.state, status.error) == ("failed", "The run was deleted while it was exported.")
 
 
 def test_the_plan_of_a_small_export_has_a_size(tmp_path: Path) -> None:
