@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -99,3 +100,27 @@ def test_strangers_are_not_believed(ranks: GuardedRanks) -> None:
             link.sendall(json.dumps(words).encode() + b"\n")
         assert link.recv(100) == b""
     assert "error" not in ranks.status
+
+
+@pytest.mark.parametrize(
+    "line", [b"[" * 60_000, b'{"token": "\xc3\xa4", "rank": 1}', b'{"token": "\\ud800"}', b"\xff"]
+)
+def test_no_line_of_a_stranger_ends_the_guard(ranks: GuardedRanks, line: bytes) -> None:
+    guard = ranks.guard_of(0)
+    place = read_words(ranks.folder / "ranks" / "guard.json")
+    with socket.create_connection((str(place["host"]), int(str(place["port"])))) as link:
+        link.sendall(line + b"\n")
+        with suppress(ConnectionResetError):  # closed before all was read
+            assert link.recv(100) == b""
+    with pytest.raises(psutil.TimeoutExpired):
+        guard.wait(3)
+
+
+def test_many_strangers_keep_no_rank_out(ranks: GuardedRanks) -> None:
+    place = read_words(ranks.folder / "ranks" / "guard.json")
+    address = (str(place["host"]), int(str(place["port"])))
+    with ExitStack() as links:
+        for _ in range(200):
+            links.enter_context(socket.create_connection(address))
+        ranks.programs[1].send_signal(signal.SIGSTOP)
+        assert ranks.wait_for_error() == HANGS.format(2, 1)

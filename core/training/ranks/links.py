@@ -26,7 +26,8 @@ SECONDS_BETWEEN_BEATS = 1.0
 SECONDS_TO_CONNECT = 2.0
 SECONDS_TO_GREET = 10.0
 LONGEST_LINE = 64 * 1024
-MOST_LINKS = 4096
+MOST_STRANGERS = 64
+"""Connections at once on which nobody has said yet who they are; others are closed."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Words = Mapping[str, Any]
 
@@ -147,7 +148,7 @@ class Links:
                 if isinstance(words.get("failure"), dict):
                     failures.append(words["failure"])
                     self.tell(words, but=link)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             # Its silence grows from now on, until it is connected again.
             self._drop(link)
         return failures
@@ -189,14 +190,18 @@ class Hub(Links):
             self._meeting_place.unlink()
 
     def _accept(self, listener: socket.socket) -> None:
-        connection, _address = listener.accept()
-        if len(self._links) >= MOST_LINKS:
+        try:
+            connection, _address = listener.accept()
+        except OSError:  # it is gone again, or no more files may be opened
+            return
+        if sum(link.index is None for link in self._links) >= MOST_STRANGERS:
             connection.close()
             return
         self._add(connection)
 
     def _is_welcome(self, words: Words) -> bool:
-        return hmac.compare_digest(str(words.get("token")), self._token)
+        token = str(words.get("token")).encode(errors="replace")
+        return hmac.compare_digest(token, self._token.encode())
 
     def _greet(self, link: Link, words: Words) -> None:
         super()._greet(link, words)
