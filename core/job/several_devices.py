@@ -13,6 +13,8 @@ from core.training.contract.stages import Stage
 BITSANDBYTES_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit")
 UNSHARDED_OPTIMIZERS = (*BITSANDBYTES_OPTIMIZERS, "adafactor", *EXTRA_OPTIMIZERS)
 """Optimizers that cannot update a tensor of which they hold a part."""
+SHARDED_OPTIMIZER = "adamw_torch_fused"
+"""Default of a divided job where that of its method is one of those."""
 
 
 def _is_divided(job: JobFields) -> bool:

@@ -14,6 +14,7 @@ from core.job.best_checkpoint import evaluates
 from core.job.errors import Problem, SpecError
 from core.job.fields import JobFields
 from core.job.rules import refusals
+from core.job.several_devices import SHARDED_OPTIMIZER, UNSHARDED_OPTIMIZERS
 from core.training.contract.methods import METHODS
 from core.training.contract.stages import STAGES, defaults_of
 from core.training.contract.typed_json import KeyTwice, with_each_key_once
@@ -37,7 +38,11 @@ class JobSpec(JobFields):
         stage = fields.get("stage", cls.model_fields["stage"].default)
         method = fields.get("method", cls.model_fields["method"].default)
         if stage in CHOICES["stage"] and method in CHOICES["method"]:
-            return {**defaults_of(stage, method), **fields}
+            defaults = dict(defaults_of(stage, method))
+            is_divided = fields.get("parallelism") == "fsdp" and _is_several(fields)
+            if is_divided and defaults.get("optim") in UNSHARDED_OPTIMIZERS:
+                defaults["optim"] = SHARDED_OPTIMIZER
+            return {**defaults, **fields}
         return fields  # `parse` reports the unknown stage or method
 
     @field_validator("target_modules", mode="before")
@@ -112,6 +117,11 @@ class JobSpec(JobFields):
     def to_json(self) -> str:
         """Return the text of a job file that `from_json` reads back to an equal job."""
         return self.model_dump_json(indent=2) + "\n"
+
+
+def _is_several(fields: Mapping[str, object]) -> bool:
+    """Return True unless one device is asked for, by a number or a flag."""
+    return str(fields.get("num_devices", 1)).strip() != "1"
 
 
 def _unknown_choices(fields: Mapping[str, object]) -> list[Problem]:

@@ -135,3 +135,22 @@ def test_a_flag_takes_true_and_false() -> None:
 def test_a_field_that_a_job_file_has_twice_is_named() -> None:
     with pytest.raises(SpecError, match="has the field 'model' twice; remove one of them"):
         JobSpec.from_json('{"model": "demo", "model": "other"}')
+
+
+@pytest.mark.parametrize("num_devices", [2, 0, "2"])
+def test_a_divided_job_gets_an_optimizer_that_can_be_divided(num_devices: object) -> None:
+    fields = {"method": "qlora", "parallelism": "fsdp", "num_devices": num_devices}
+    assert JobSpec.parse(fields).optim == "adamw_torch_fused"
+
+
+@pytest.mark.parametrize("fields", [{"num_devices": 2}, {"parallelism": "fsdp"}])
+def test_a_job_that_is_not_divided_keeps_the_optimizer_of_its_method(
+    fields: dict[str, object],
+) -> None:
+    assert JobSpec.parse({"method": "qlora", **fields}).optim == "paged_adamw_8bit"
+
+
+def test_an_optimizer_that_was_named_is_refused_where_it_cannot_be_divided() -> None:
+    fields = {"parallelism": "fsdp", "num_devices": 2, "optim": "paged_adamw_8bit"}
+    with pytest.raises(SpecError, match="cannot update weights that are divided"):
+        JobSpec.parse(fields)
