@@ -67,6 +67,8 @@ def flag_of(field: str) -> str:
 def unknown_argument(word: str) -> str:
     """Return what is wrong with an argument that no command knows, and which flag may be meant."""
     flags = [flag_of(name) for name in JobSpec.model_fields]
+    if word.partition("=")[0] in flags:
+        return f"{word} sets a job, and this command takes no job"
     similar = [flag for flag in flags if flag.endswith(word.lstrip("-"))]
     similar += get_close_matches(word, flags, n=1, cutoff=0.7)
     hint = f", did you mean {similar[0]}?" if similar else ""
