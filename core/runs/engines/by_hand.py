@@ -29,6 +29,10 @@ def look(placement: Placement) -> Found:
     """Return what is missing for several machines."""
     if placement.nodes < 2:
         return Found("one machine needs no lines by hand", "give --nodes 2 or more")
+    try:
+        host_and_port(_first_machine(placement), PORT)
+    except SpecError as error:
+        return Found(error.problems[0].problem, error.problems[0].fix)
     return Found()
 
 

@@ -43,6 +43,12 @@ def test_one_machine_is_refused() -> None:
         engine_of(Placement("torchrun"))
 
 
+@pytest.mark.parametrize("address", ["first:999999", "http://first", "a:b"])
+def test_first_machine_is_checked_before_a_run_is_created(address: str) -> None:
+    with pytest.raises(SpecError, match="is not HOST or HOST:PORT"):
+        engine_of(Placement("torchrun", nodes=2, address=address))
+
+
 def test_field_of_another_engine_is_refused() -> None:
     with pytest.raises(SpecError, match="partition: torchrun by hand has no use for it"):
         engine_of(Placement("torchrun", nodes=2, partition="gpu"))
