@@ -15,14 +15,15 @@ import time
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+from urllib.error import URLError
+from urllib.request import Request
 
 from core.job import Problem, SpecError
 from core.runs.engines import script
 from core.runs.engines.placement import TITLES, Placement, web_address
 from core.runs.engines.record import ClusterSilent, Engine, Found
 from core.runs.engines.submission import ClusterState, Submission
+from core.runs.engines.web import OK, answer_to
 from core.training.contract.files import write_text
 
 SECONDS_TO_ANSWER = 10
@@ -30,7 +31,6 @@ SECONDS_TO_STOP = 600
 """Time between SIGTERM and SIGKILL, in which a checkpoint is saved. Ray's own is 3 s."""
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Variables that name the cluster. RAY_ADDRESS may name its head for programs instead."""
-MAX_ANSWER_BYTES = 2**20
 NOT_FOUND = 404
 NO_SUCH_FILE = 127
 """Exit code of a shell that does not find submit.sh."""
@@ -44,6 +44,9 @@ TRUST = (
     "All who reach the dashboard of Ray run programs as the cluster: keep it on loopback behind "
     "SSH, or switch on its tokens. RAY_AUTH_TOKEN of Tailor is sent to that address."
 )
+WORD = re.compile(r"[A-Z_]{1,32}")
+"""State of a job, also one that this version does not know."""
+NOT_RAY = "what answers there is not Ray"
 EXAMPLE = "such as http://127.0.0.1:8265"
 FIX = f"start it, or give the address of its dashboard, {EXAMPLE}"
 NO_ADDRESS_FIX = f"give the address of its dashboard (--address, or RAY_ADDRESS), {EXAMPLE}"
@@ -56,25 +59,21 @@ ENDINGS: Mapping[str, str] = {
 """State of a job that has ended -> what that means for a run whose program said nothing."""
 
 
-class StayHere(HTTPRedirectHandler):
-    """Handler that follows no redirect, which would take the token elsewhere."""
-
-    def redirect_request(self, *_arguments: object) -> None:
-        """Return nothing, so that the answer counts as an error."""
-
-
 def look(placement: Placement) -> Found:
     """Return whether the cluster that the user names answers."""
     try:
-        address = _address(placement)
-        version = _request(address, "/api/version") or {}
+        _require_ray(_address(placement))
     except SpecError as error:
         return Found(error.problems[0].problem, error.problems[0].fix)
     except ClusterSilent as silence:
         return Found(f"Ray does not answer: {silence}", FIX)
-    if "ray_version" not in version:
-        return Found(f"{address} is no dashboard of Ray", FIX)
     return Found()
+
+
+def _require_ray(address: str) -> None:
+    """Raise SpecError if something else answers at an address, ClusterSilent if nothing does."""
+    if "ray_version" not in (_request(address, "/api/version") or {}):
+        raise SpecError(Problem("on", f"{address} is no dashboard of Ray", FIX))
 
 
 def submit(folder: Path, placement: Placement, num_devices: int) -> str:
@@ -150,7 +149,7 @@ def _answer_of_probe(address: str, job_id: str) -> Sequence[str]:
     deadline = time.monotonic() + SECONDS_FOR_A_PROBE
     while time.monotonic() < deadline:
         job = _request(address, f"/api/jobs/{job_id}") or {}
-        if job.get("status") in ENDINGS:
+        if str(job.get("status")) in ENDINGS:
             return (
                 ["a node of the cluster"]
                 if job.get("driver_exit_code") in NOT_FOUND_BY_GREP
@@ -206,6 +205,8 @@ def _num_gpus(address: str, gres: str, num_devices: int) -> int:
 def _state_of(submission: Submission) -> ClusterState:
     try:
         job = _request(_address(submission.placement), f"/api/jobs/{submission.job_id}")
+        if job is None:
+            _require_ray(_address(submission.placement))
     except SpecError as error:
         raise ClusterSilent(error.reason) from None
     if job is None:
@@ -216,6 +217,8 @@ def _state_of(submission: Submission) -> ClusterState:
         return ClusterState("ended", "STOPPED", ended=time.time())
     if word == "PENDING":
         return ClusterState("waiting", word, "", "it waits for free CPUs or GPUs")
+    if not WORD.fullmatch(word):
+        raise ClusterSilent(f"{_address(submission.placement)}: {NOT_RAY}")
     if word not in ENDINGS:
         return ClusterState("running", word)
     code = job.get("driver_exit_code")
@@ -236,23 +239,21 @@ def _request(
     Raises ClusterSilent.
     """
     headers = {"Content-Type": "application/json"}
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         headers["Authorization"] = f"Bearer {token}"
     body = None if sent is None else json.dumps(sent).encode()
-    request = Request(f"{address}{path}", data=body, headers=headers)
     try:
-        # A cluster is reached directly: a proxy for the web would see its token.
-        opener = build_opener(ProxyHandler({}), StayHere())
-        with opener.open(request, timeout=SECONDS_TO_ANSWER) as answer:
-            found = json.loads(answer.read(MAX_ANSWER_BYTES))
-    except HTTPError as error:
-        if error.code == NOT_FOUND:
+        request = Request(f"{address}{path}", data=body, headers=headers)
+        code, answer = answer_to(request, SECONDS_TO_ANSWER)
+        if code == NOT_FOUND:
             return None
-        said = error.read(MAX_ANSWER_BYTES).decode("utf-8", errors="replace").strip()
-        last_line = said.rpartition("\n")[2][:200]
-        raise ClusterSilent(f"{error.code} {last_line}") from None
-    except ValueError:
-        raise ClusterSilent(f"{address}: what answers there is not Ray") from None
+        if code != OK:
+            said = answer.decode("utf-8", errors="replace").strip()
+            last_line = said.rpartition("\n")[2][:200]
+            raise ClusterSilent(f"{code} {last_line}")
+        found = json.loads(answer)
+    except (ValueError, RecursionError):
+        raise ClusterSilent(f"{address}: {NOT_RAY}") from None
     except (URLError, OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise ClusterSilent(f"{address}: {getattr(reason, 'strerror', None) or reason}") from None

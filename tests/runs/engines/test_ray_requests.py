@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +25,9 @@ class FakeDashboard(BaseHTTPRequestHandler):
 
     job: ClassVar[dict[str, Any]] = {}
     status: ClassVar[int] = 200
+    version: ClassVar[dict[str, Any] | None] = None
+    body: ClassVar[bytes | None] = None
+    pause: ClassVar[float] = 0.0
     sent: ClassVar[list[tuple[str, dict[str, Any]]]] = []
 
     def do_GET(self) -> None:
@@ -39,18 +44,27 @@ class FakeDashboard(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def _answer(self) -> None:
-        body = json.dumps(self.job).encode()
-        self.send_response(self.status)
+        is_asked_for_version = self.version is not None and self.path == "/api/version"
+        job = self.version if is_asked_for_version else self.job
+        body = json.dumps(job).encode() if self.body is None else self.body
+        self.send_response(200 if is_asked_for_version else self.status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Location", "http://127.0.0.1:1/elsewhere")
         self.end_headers()
-        self.wfile.write(body)
+        if not self.pause:
+            self.wfile.write(body)
+            return
+        with suppress(OSError):  # the other side has gone
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                time.sleep(self.pause)
 
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Placement]:
     """Return the address of a fake dashboard."""
-    for name, value in (("job", {}), ("status", 200), ("sent", [])):
+    usual = {"job": {}, "status": 200, "sent": [], "version": None, "body": None, "pause": 0.0}
+    for name, value in usual.items():
         monkeypatch.setattr(FakeDashboard, name, value)
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeDashboard)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -125,7 +139,45 @@ def test_waiting_job_that_was_stopped_has_ended(place: Placement, tmp_path: Path
 
 def test_job_that_ray_forgot_has_ended(place: Placement, tmp_path: Path) -> None:
     FakeDashboard.status = 404
+    FakeDashboard.version = {"ray_version": "2.60.0"}
     assert state_of(tmp_path, place).word == "gone"
+
+
+def test_another_server_at_the_address_has_not_forgotten_the_job(
+    place: Placement, tmp_path: Path
+) -> None:
+    FakeDashboard.status = 404
+    with pytest.raises(ClusterSilent, match="is no dashboard of Ray"):
+        state_of(tmp_path, place)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"\xff\xfe", b"[" * 100_000, b"[1]", b'{"status": ["FAILED"]}']
+)
+def test_rubbish_is_silence(place: Placement, tmp_path: Path, body: bytes) -> None:
+    FakeDashboard.body = body
+    with pytest.raises(ClusterSilent, match="what answers there is not Ray"):
+        state_of(tmp_path, place)
+
+
+def test_probe_survives_a_status_that_is_no_text(
+    place: Placement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.runs.engines.ray_jobs.SECONDS_FOR_A_PROBE", 0.1)
+    FakeDashboard.job = {"status": ["FAILED"]}
+    assert not RAY.blind_nodes(place, tmp_path / "probe.txt")
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_answer_that_comes_in_drops_is_given_up(
+    place: Placement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr("core.runs.engines.ray_jobs.SECONDS_TO_ANSWER", 0.5)
+    FakeDashboard.status, FakeDashboard.pause, FakeDashboard.body = status, 0.1, b" " * 30
+    begun = time.monotonic()
+    with pytest.raises(ClusterSilent, match="no whole answer within"):
+        state_of(tmp_path, place)
+    assert time.monotonic() - begun < 2
 
 
 @pytest.mark.parametrize("status", [301, 401, 500])
