@@ -5,7 +5,7 @@ may ask; `refresh` limits how often.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from core.runs.engines import (
     Submission,
     engine_of,
     read_submission,
+    renew_token,
     why_not_seen,
     write_submission,
 )
@@ -133,10 +134,9 @@ def refresh(home: Home) -> None:
     found = [read_submission(home.runs / name) for name in names if (home.runs / name).is_dir()]
     submissions = [each for each in found if each]
     states: dict[str, ClusterState] = {}
-    for engine in ENGINES.values():
-        asked = [each for each in submissions if each.placement.engine == engine.id]
+    for (engine, _address), asked in _by_cluster(submissions).items():
         try:
-            states |= engine.ask(asked) if asked else {}
+            states |= ENGINES[engine].ask(asked)
         except ClusterSilent as silence:
             _next_question[home] = time.monotonic() + SECONDS_AFTER_SILENCE
             for each in asked:
@@ -147,6 +147,14 @@ def refresh(home: Home) -> None:
         for each in submissions:
             _note(each, states[each.folder.name])
         _let_go_of_ended(home)
+
+
+def _by_cluster(submissions: Sequence[Submission]) -> Mapping[tuple[str, str], list[Submission]]:
+    """Return the jobs of each cluster: that one is silent says nothing of another."""
+    found: dict[tuple[str, str], list[Submission]] = {}
+    for each in submissions:
+        found.setdefault((each.placement.engine, each.placement.address), []).append(each)
+    return found
 
 
 def wait_for_exit(run: Run) -> None:
@@ -210,14 +218,16 @@ def _without_files_of_earlier_attempts(run: Run) -> Iterator[None]:
         (run.folder / name).unlink(missing_ok=True)
     try:
         yield
-    except SpecError as error:
+    except (SpecError, OSError) as error:
         if read_submission(run.folder) != before:
             raise
         for name, content in kept.items():
             if content:
                 (run.folder / name).write_bytes(content)
         if not kept["status.json"]:
-            write_json(run.folder / "status.json", {"state": "failed", "error": f"{error.reason}."})
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            write_json(run.folder / "status.json", {"state": "failed", "error": f"{reason}."})
+        renew_token(run.folder)  # the cluster may have the job all the same, and start it later
         run.home.touch()
         raise
 

@@ -8,7 +8,7 @@ next one gets its turn.
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,25 +92,35 @@ def advance(home: Home) -> None:
 
     Cheap if there is nothing to do; safe to call from several processes at any time.
     """
+    _advance_here(home)
+    clusters.refresh(home)
+
+
+def _advance_here(home: Home) -> None:
     schedule = read_schedule(home)
     if schedule.waiting or schedule.devices or schedule.tasks:
         # if another process holds the lock, it does the same; if the disk is full, try again later
         with suppress(SpecError, OSError), locked(home, seconds=0):
             _start_waiting(home)
-    clusters.refresh(home)
 
 
-def keep_advancing(home: Home) -> threading.Thread:
-    """Call `advance` every second in the background, until this process ends."""
+def keep_advancing(home: Home) -> tuple[threading.Thread, ...]:
+    """Do what `advance` does every second in the background, until this process ends.
 
-    def advance_forever() -> None:
-        while True:
-            advance(home)
-            time.sleep(SECONDS_BETWEEN_ADVANCES)
+    Clusters have a thread of their own: a slow one must not hold up the runs of this machine.
+    """
+    actions = {"queue": _advance_here, "clusters": clusters.refresh}
+    threads = []
+    for name, act in actions.items():
+        threads.append(threading.Thread(target=_repeat, args=(act, home), name=name, daemon=True))
+        threads[-1].start()
+    return tuple(threads)
 
-    thread = threading.Thread(target=advance_forever, name="queue", daemon=True)
-    thread.start()
-    return thread
+
+def _repeat(act: Callable[[Home], None], home: Home) -> None:
+    while True:
+        act(home)
+        time.sleep(SECONDS_BETWEEN_ADVANCES)
 
 
 def waiting(home: Home) -> tuple[Run, ...]:

@@ -1,6 +1,8 @@
 """Test runs on a cluster whose commands are fake: their states, and what users do with them."""
 
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +11,16 @@ import pytest
 from core import runs
 from core.job import Problem, SpecError
 from core.runs import Home, Run, clusters, edits, launch, queue
-from core.runs.engines import Placement, read_submission, write_submission
-from core.runs.home import read_schedule
+from core.runs.engines import (
+    ENGINES,
+    ClusterSilent,
+    ClusterState,
+    Placement,
+    Submission,
+    read_submission,
+    write_submission,
+)
+from core.runs.home import locked, read_schedule, write_schedule
 from core.runs.sentences import state_sentence
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun, ended
@@ -311,3 +321,69 @@ def test_runs_that_were_taken_before_a_refusal_are_asked_about(
         queue.submit_together(home, [first, second], SLURM, home.path / "together.sh")
     assert read_schedule(home).submitted == (first.id,)
     assert runs.read(home, second.id).state == "failed"
+
+
+def test_run_whose_script_cannot_be_written_is_failed_and_says_why(
+    slurm: FakeSlurm, home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.runs.engines.script.write_script", fail)
+    with pytest.raises(OSError, match="No space left"):
+        queue.submit(home, new_run(), SLURM)
+    run = runs.listing.list_runs(home)[0]
+    assert (run.state, run.error) == ("failed", "No space left on device.")
+
+
+def test_resumed_run_that_cannot_be_sent_is_what_it_was(
+    sent: Run, slurm: FakeSlurm, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = now_says(slurm, home, "COMPLETED|None|0", state="stopped", step=5)
+    (run.folder / "submit.sh").unlink()
+    monkeypatch.setattr("core.runs.engines.script.write_script", fail)
+    with pytest.raises(OSError, match="No space left"):
+        queue.submit(home, run, SLURM)
+    assert runs.read(home, run.id).step == 5
+
+
+def test_silent_cluster_says_nothing_of_another(
+    home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(submissions: Sequence[Submission]) -> Mapping[str, ClusterState]:
+        if any("dead" in each.placement.address for each in submissions):
+            raise ClusterSilent("nothing listens")
+        return {each.folder.name: ClusterState("running", "RUNNING") for each in submissions}
+
+    monkeypatch.setattr("core.runs.clusters.SECONDS_BETWEEN_QUESTIONS", 0)
+    monkeypatch.setattr("core.runs.clusters.ENGINES", {"ray": replace(ENGINES["ray"], ask=ask)})
+    found = {}
+    for name in ("dead", "alive"):
+        run = new_run()
+        inode = run.folder.stat().st_ino
+        place = Placement("ray", address=f"http://{name}")
+        write_submission(Submission(run.folder, place, "1", 1.0, inode))
+        found[name] = run
+    with locked(home):
+        write_schedule(
+            home, replace(read_schedule(home), submitted=tuple(r.id for r in found.values()))
+        )
+    clusters.refresh(home)
+    silences = {name: read_submission(run.folder).silence for name, run in found.items()}
+    assert silences == {"dead": "Ray does not answer: nothing listens.", "alive": ""}
+
+
+def test_hung_cluster_does_not_hold_up_the_runs_of_this_machine(
+    home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr("core.runs.queue.clusters.refresh", lambda home: is_over.wait(60))
+    queue.keep_advancing(home)
+    run = new_run()
+    with locked(home):
+        write_schedule(home, replace(read_schedule(home), waiting=(run.id,)))
+    assert ended(home, run).state == "finished"
+    is_over.set()

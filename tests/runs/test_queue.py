@@ -223,7 +223,7 @@ def test_a_gpu_that_is_named_twice_is_not_used(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_queue_advances_while_the_app_is_open(home: Home, new_run: NewRun, busy: Run) -> None:
     second = queue.submit(home, new_run())
-    assert queue.keep_advancing(home).daemon
+    assert all(thread.daemon for thread in queue.keep_advancing(home))
     launch.request_stop(busy)
     assert eventually(lambda: runs.read(home, second.id), lambda run: run.step > 0).step > 0
 

@@ -3,6 +3,7 @@
 A run that is sent with other settings gets a new one; otherwise the changes of a user stay.
 """
 
+import re
 import secrets
 import shlex
 import sys
@@ -14,6 +15,8 @@ from core.training.contract.files import write_text
 NAME = "submit.sh"
 PROBE = "probe.txt"
 """File with a random text, by which a node knows that it sees this folder and no other."""
+TOKEN = re.compile(rb":-[0-9a-f]{32}\b")
+"""Where submit.sh names that text."""
 FOLDER_NOT_SEEN = 72
 """Exit code of the script on a node that does not see the run folder."""
 NOT_SEEN = "the node does not see the run folder"
@@ -103,6 +106,18 @@ def write_script(
     write_text(folder / PROBE, f"{token}\n")
     start = GO_TO_FOLDER if starts_elsewhere else ""
     write_text(folder / NAME, f"{INTRODUCTION}{directives}{start}{check}{body}")
+
+
+def renew_token(folder: Path) -> None:
+    """Give submit.sh and the folder another random text. Raises OSError.
+
+    A job that was made of the script before finds that text and does not train.
+    """
+    path = folder / NAME
+    if path.exists():
+        token = secrets.token_hex(16)
+        write_text(folder / PROBE, f"{token}\n")
+        path.write_bytes(TOKEN.sub(f":-{token}".encode(), path.read_bytes()))  # any encoding
 
 
 def one_node(*, logs: bool = False) -> str:

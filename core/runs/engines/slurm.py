@@ -15,7 +15,7 @@ from pathlib import Path
 from core.device.child import allowed_environment
 from core.job import Problem, SpecError
 from core.runs.engines import script
-from core.runs.engines.placement import TITLES, Placement
+from core.runs.engines.placement import NAME, TITLES, Placement
 from core.runs.engines.record import ClusterSilent, Engine, Found
 from core.runs.engines.submission import ClusterState, Submission
 
@@ -30,6 +30,8 @@ SECONDS_BEFORE_LIMIT = 300
 """Time before its limit at which a job is asked for a checkpoint; less in a short job."""
 OWN_VARIABLES = re.compile(r"SLURM_CONF|SLURM_CONF_SERVER|SLURM_CLUSTERS|SBATCH_\w+")
 """Variables by which the user of a site says how its commands work."""
+JOB_ID = re.compile(r"^(\d{1,18})(?:;\S*)?\s*$", re.ASCII | re.MULTILINE)
+"""Line of sbatch: a job, and the name of its cluster. A site may print other lines before it."""
 TASK = re.compile(r"\d+_\d+")
 """Id of one task of an array."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -82,7 +84,8 @@ def look(_placement: Placement) -> Found:
         fix = "log in to a machine of the cluster, where sbatch is on the PATH"
         return Found("this machine has no sbatch", fix)
     try:
-        return Found(partitions=tuple(name for name, _gres in _partitions()))
+        names = (name for name, _gres in _partitions() if NAME.fullmatch(name))
+        return Found(partitions=tuple(dict.fromkeys(names)))
     except ClusterSilent as silence:
         return Found(f"Slurm does not answer: {silence}", "try again later")
 
@@ -114,12 +117,12 @@ def submit_array(
 
 
 def _submitted(name: str, folder: Path, run_id: str) -> str:
-    """Return the id of a job that was made of a script in a folder. Raises SpecError, OSError."""
+    """Return the id of a job that was made of a script in a folder. Raises SpecError."""
     done = _run(["sbatch", "--parsable", name], folder, SECONDS_TO_SUBMIT)
-    job_id = done.stdout.strip().partition(";")[0]  # a semicolon and the name of the cluster follow
-    if done.returncode or not job_id.isdecimal():
+    found = JOB_ID.findall(done.stdout)
+    if done.returncode or not found:
         raise SpecError(_refusal(done.stderr, run_id))
-    return job_id
+    return str(found[-1])
 
 
 def write_script(folder: Path, placement: Placement, num_devices: int) -> None:
@@ -349,8 +352,6 @@ def _ask(words: Sequence[str], may_fail: str = "") -> Sequence[str]:
     """
     try:
         done = _run(words, None, SECONDS_TO_ANSWER)
-    except OSError as error:
-        raise ClusterSilent(f"{words[0]}: {error.strerror}") from error
     except SpecError as error:
         raise ClusterSilent(error.reason) from error
     if done.returncode and not (may_fail and may_fail in done.stderr):
@@ -362,7 +363,7 @@ def _ask(words: Sequence[str], may_fail: str = "") -> Sequence[str]:
 def _run(
     words: Sequence[str], folder: Path | None, seconds: float
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command of Slurm. Raises OSError, SpecError if it does not answer in time."""
+    """Run a command of Slurm. Raises SpecError if it cannot be run or does not answer in time."""
     settings = {name: value for name, value in os.environ.items() if OWN_VARIABLES.fullmatch(name)}
     environment = allowed_environment("basic", "hub", "training") | settings
     environment.pop("CUDA_VISIBLE_DEVICES", None)  # of this machine; Slurm sets that of the node
@@ -381,3 +382,6 @@ def _run(
     except subprocess.TimeoutExpired:
         problem = f"{words[0]} has not answered for {seconds:.0f} s"
         raise SpecError(Problem("on", problem, "try again, or ask the cluster's people")) from None
+    except OSError as error:
+        problem = f"{words[0]} cannot be run: {error.strerror}"
+        raise SpecError(Problem("on", problem, "ask the cluster's people")) from None

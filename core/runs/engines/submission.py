@@ -88,7 +88,11 @@ def read_submission(folder: Path) -> Submission | None:
     """Return the job of a run folder. None if it trains here, is a copy, or the file is damaged or
     of an engine that this version does not know."""
     fields = read_json(folder / FILE)
-    if not fields or fields.get("folder_inode") != folder.stat().st_ino:
+    try:
+        inode = folder.stat().st_ino
+    except OSError:  # deleted in the meantime
+        return None
+    if fields.get("folder_inode") != inode:
         return None
     sound = _sound(Submission, {**fields, "placement": None, "state": None})
     placement = Placement(**_sound(Placement, fields.get("placement")))

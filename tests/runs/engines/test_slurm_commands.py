@@ -9,6 +9,7 @@ import pytest
 
 from core.job import SpecError
 from core.runs.engines import ENGINES, ClusterSilent, ClusterState, Placement, Submission
+from core.runs.engines.script import renew_token
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
 
 SLURM = ENGINES["slurm"]
@@ -105,6 +106,43 @@ def test_refusal_of_sbatch_is_told_in_its_words(slurm: FakeSlurm, folder: Path) 
     assert "runs resume run-1 --on slurm" in str(caught.value)
 
 
+@pytest.mark.parametrize("said", ["Welcome 2 you\n7\n", "7;cluster\n", "7 \n"])
+def test_id_is_found_among_other_lines(slurm: FakeSlurm, folder: Path, said: str) -> None:
+    slurm.says("sbatch", said)
+    assert SLURM.submit(folder, Placement("slurm"), 1) == "7"
+
+
+@pytest.mark.parametrize("said", ["", "Submitted batch job\n", "seven\n", "7 of 9\n", "\u0667\n"])
+def test_answer_without_an_id_is_a_refusal(slurm: FakeSlurm, folder: Path, said: str) -> None:
+    slurm.says("sbatch", said)
+    with pytest.raises(SpecError, match="sbatch gave no id"):
+        SLURM.submit(folder, Placement("slurm"), 1)
+
+
+def test_command_that_cannot_be_run_is_a_refusal(
+    slurm: FakeSlurm, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(slurm.folder))
+    (slurm.folder / "sbatch").write_bytes(b"\x00\x01")
+    with pytest.raises(SpecError, match="sbatch cannot be run: Exec format error"):
+        SLURM.submit(folder, Placement("slurm"), 1)
+
+
+def test_job_of_a_lost_answer_does_not_train(slurm: FakeSlurm, folder: Path) -> None:
+    script = script_of(folder, Placement("slurm"))
+    renew_token(folder)
+    environment = {"PATH": os.environ["PATH"]}
+    words = ["bash", "-c", script, "submit.sh"]
+    assert subprocess.run(words, cwd=folder, env=environment, check=False).returncode == 72
+
+
+def test_script_with_a_new_token_trains(slurm: FakeSlurm, folder: Path) -> None:
+    script = script_of(folder, Placement("slurm")).replace(sys.executable, "true")
+    (folder / "submit.sh").write_text(script)
+    renew_token(folder)
+    subprocess.run(["bash", "submit.sh"], cwd=folder, check=True)
+
+
 def test_waiting_job_has_a_reason_and_its_meaning(slurm: FakeSlurm, folder: Path) -> None:
     state = state_of(folder, slurm, "7|PENDING|Priority|0|")
     found = (state.stage, state.words, state.meaning)
@@ -156,6 +194,11 @@ def test_cluster_that_does_not_answer_is_silent(slurm: FakeSlurm, folder: Path) 
 
 def test_partitions_that_are_up_are_found_the_usual_one_first(slurm: FakeSlurm) -> None:
     assert SLURM.look(Placement("slurm")).partitions == ("gpu", "cpu")
+
+
+def test_partitions_are_named_once_and_as_a_form_may_send_them(slurm: FakeSlurm) -> None:
+    slurm.says("sinfo", "gpu*|up|gpu:a100:4\ngpu*|up|gpu:v100:2\n$(id)|up|\n<b>|up|\n")
+    assert SLURM.look(Placement("slurm")).partitions == ("gpu",)
 
 
 @pytest.fixture
