@@ -87,6 +87,8 @@ def submit(
             stack.enter_context(_without_files_of_earlier_attempts(run))
         if unseen:
             raise SpecError(unseen)
+        for run in runs:
+            placement.require_devices(run.job.num_devices)
         for run, job_id in _hand_over(engine, runs, placement, script):
             submission = Submission(
                 folder=run.folder,

@@ -42,8 +42,9 @@ class PlacingHandlers:
 
     def on_look_for_clusters(self) -> Updates:
         """Offer the clusters that are found."""
+        found = found_engines()  # takes seconds, in which another page may look at the last ones
         self.found.clear()
-        self.found.update(found_engines())
+        self.found.update(found)
         offered = [name for name in ENGINES if name in self.found or name == ALWAYS_OFFERED]
         choices = [("This machine", HERE)]
         choices += [(f"My cluster ({ENGINES[name].title})", name) for name in offered]

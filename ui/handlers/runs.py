@@ -116,6 +116,7 @@ class RunHandlers:
         """Start a job, queue it or send it to a cluster. Raises SpecError, OSError."""
         resolved = resolve(form, None, self.previews.statistics, partial(past_runs, self.home))
         hashes = require_startable(resolved, self.previews)
+        placement.require_devices(form.get("num_devices", 1))
         queue.require_seen(self.home, placement)
         run = runs.create(self.home, resolved, forecast(self.home, resolved), hashes)
         return queue.submit(self.home, run, placement)

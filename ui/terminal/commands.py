@@ -79,6 +79,7 @@ def train(
     resolved = resolve(job_fields, rows=rows, past=partial(past_runs, place))
     _print_choices(resolved)
     if placement:
+        placement.require_devices(job_fields.get("num_devices", 1))
         queue.require_seen(place, placement)
     run = runs.create(place, resolved, forecast(place, resolved), sound.hashes)
     return start_and_follow(place, run, placement, detach=detach)

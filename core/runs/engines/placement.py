@@ -19,6 +19,8 @@ NAMES = re.compile(rf"{NAME.pattern}(,{NAME.pattern}){{0,9}}")
 TIME = re.compile(r"(\d{1,3}-\d{1,2}(:\d{1,2}){0,2}|\d{1,6}(:\d{1,2}){0,2})")
 """Minutes, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS and so on, as sbatch takes them."""
 GRES = re.compile(r"[A-Za-z][\w/.-]{0,31}(:[\w.-]{1,32}){0,2}(,[A-Za-z][\w/.:-]{0,63}){0,5}")
+GPUS = re.compile(r"(?:^|,)gpu(?::[A-Za-z][\w.-]*)?(?::(?P<number>\d{1,3}))?(?=,|$)")
+"""Part of a gres that asks for GPUs of any or of one type; without a number for one."""
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}(:\d{1,5})?")
 URL_SCHEMES = ("http", "https")
 
@@ -69,6 +71,21 @@ class Placement:
         default = Placement()
         names = [each.name for each in fields(self) if each.name != "engine"]
         return tuple(name for name in names if getattr(self, name) != getattr(default, name))
+
+    def require_devices(self, asked: object) -> None:
+        """Raise SpecError if the devices of a job, such as 2, are not those of each node. A value
+        that is no number is left to the job."""
+        text = str(asked).strip()
+        if self.is_here or not text.isdecimal():
+            return
+        if int(text) == 0:
+            problem = "0 takes the GPUs of this machine, and the run trains on another"
+            raise SpecError(Problem("num_devices", problem, "give the number of each node"))
+        found = GPUS.search(self.gres)
+        num_gpus = int(found["number"] or 1) if found else 0
+        if found and num_gpus < int(text):
+            problem = f"{self.gres} has too few GPUs for num_devices {text}"
+            raise SpecError(Problem("gres", problem, f"ask for {text}, or leave it out"))
 
     def _problem(self, name: str) -> Problem | None:
         value = str(getattr(self, name))

@@ -93,3 +93,21 @@ def test_web_address_is_read_without_its_path(address: str, found: str) -> None:
 def test_other_addresses_are_no_web_addresses(address: str) -> None:
     with pytest.raises(SpecError, match="address"):
         web_address(address)
+
+
+@pytest.mark.parametrize("gres", ["", "gpu:2", "gpu:4", "gpu:a100:2", "shard:8,gpu:2", "mps:50"])
+def test_nodes_with_enough_gpus_are_taken(gres: str) -> None:
+    Placement("slurm", gres=gres).require_devices(2)
+
+
+@pytest.mark.parametrize("gres", ["gpu", "gpu:1", "gpu:a100", "gpu:a100:1", "shard:8,gpu:1"])
+def test_nodes_with_too_few_gpus_are_refused(gres: str) -> None:
+    with pytest.raises(SpecError, match=r"gres: .* too few GPUs for num_devices 2"):
+        Placement("slurm", gres=gres).require_devices(2)
+
+
+@pytest.mark.parametrize("asked", [0, "0"])
+def test_the_gpus_of_a_cluster_cannot_be_counted_here(asked: object) -> None:
+    with pytest.raises(SpecError, match="num_devices: 0 takes the GPUs of this machine"):
+        Placement("ray").require_devices(asked)
+    Placement().require_devices(asked)
