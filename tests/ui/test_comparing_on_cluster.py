@@ -1,12 +1,14 @@
 """Test the comparison of the page where the form names a cluster."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.after_training.compare import Comparison, optimizer, record
+from core.after_training.compare import Comparison, conduct, optimizer, record
 from core.after_training.compare.record import AT_ONCE_ON_A_CLUSTER
+from core.job import SpecError
 from core.runs.engines import Placement
 from core.runs.listing import list_runs
 from core.speed import RowStatistics
@@ -115,3 +117,16 @@ def test_button_says_where_the_runs_go(handlers: Handlers, slurm: FakeSlurm) -> 
     assert (
         handlers.placing.on_where(NO_ANSWER, "here")["compare_methods"] == "Queue one run of each"
     )
+
+
+@NEEDS_OPTUNA
+def test_search_does_not_spend_its_runs_on_a_cluster_that_refuses(
+    handlers: Handlers, slurm: FakeSlurm
+) -> None:
+    slurm.refuses("sbatch", "sbatch: error: QOSMaxSubmitJobPerUserLimit\n")
+    sent(handlers, ("lora",), RATES, tried=9, sweep_at_once=2)
+    for _second in range(3):
+        with suppress(SpecError):
+            conduct.advance(handlers.home, kept(handlers))
+    assert len(list_runs(handlers.home)) == 2
+    assert "QOSMaxSubmitJobPerUserLimit" in kept(handlers).note

@@ -177,6 +177,7 @@ class CompareHandlers:
         try:
             require_startable(answer.require(), self.previews)
             placement = placement_of(where, boxes)
+            placement.require_devices(answer.values.get("num_devices", 1))
             conduct.require_possible(self.home, placement)
             kept = self._kept(answer, sweep, placement, chosen(where, boxes))
             comparison = conduct.start(self.home, kept)

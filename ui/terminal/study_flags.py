@@ -49,6 +49,7 @@ class StudyFlags:
     def placement(self, home: Home) -> Placement:
         """Return where the runs train. Raises SpecError for a cluster that cannot have them."""
         placement = placement_of(self.place) or Placement()
+        placement.require_devices(fields_of_job(self.job, self.fields).get("num_devices", 1))
         conduct.require_possible(home, placement)
         return placement
 

@@ -4,6 +4,7 @@ The queue starts the runs one after the other on each device. Any process that c
 such as the page, carries a comparison on; `checking` checks its runs, `keeper` reports on it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from filelock import Timeout
@@ -99,7 +100,12 @@ def _advance(home: Home, comparison: Comparison) -> Comparison:
                 return _without_optimizer(home, comparison)
             comparison = search_on(home, prune(home, comparison))
     forgotten = [run for run in runs_of(home, comparison) if _was_forgotten(run)]
-    submit_all(home, comparison, forgotten)
+    try:
+        submit_all(home, comparison, forgotten)
+    except SpecError as error:
+        if comparison.search is not None and _were_refused(home, comparison, forgotten):
+            _without_cluster(home, comparison, error.reason)
+        raise
     is_complete = all(each.id or each.left_out for each in comparison.trials)
     is_training = any(run.is_active for run in runs_of(home, comparison))
     has_trained = is_complete and not comparison.num_missing and not is_training
@@ -115,6 +121,20 @@ def _without_optimizer(home: Home, comparison: Comparison) -> Comparison:
     comparison = replace(comparison, is_open=False, is_reported=False, note=note)
     save(home, comparison)
     return comparison
+
+
+def _were_refused(home: Home, comparison: Comparison, runs: Sequence[Run]) -> bool:
+    """Return True if a cluster has refused a run. One that did not answer may be asked again."""
+    names = {run.id for run in runs}
+    now = [run for run in runs_of(home, comparison) if run.id in names]
+    return any(run.state == "failed" and not _was_forgotten(run) for run in now)
+
+
+def _without_cluster(home: Home, comparison: Comparison, reason: str) -> None:
+    """Close a search whose cluster refuses a run: it would refuse all others within seconds."""
+    again = f"python app.py compare --resume {comparison.id}"
+    note = f"The search ended early. {reason}. To continue it: {again}"
+    save(home, replace(comparison, is_open=False, is_reported=False, note=note))
 
 
 def _may_go_on(comparison: Comparison, run: Run) -> bool:
