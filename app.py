@@ -124,9 +124,7 @@ def _add_serve_flags(command: argparse.ArgumentParser) -> None:
         help="address at which a proxy serves the page, such as https://host/path; with the token "
         "(may be given several times)",
     )
-    command.add_argument(
-        "--token", action="store_true", help="ask for the token on this machine too"
-    )
+    command.add_argument("--token", action="store_true", help="ask for the token here too")
     command.add_argument(
         "--data",
         action="append",
@@ -257,6 +255,7 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument("id", nargs="?", metavar="ID", help="a run, as `runs list` names it")
     command.add_argument("more", nargs="*", metavar="WORD", help="further words of the action")
     command.add_argument("--epochs", metavar="N", help="with continue: further epochs (default 1)")
+    command.add_argument("--num-devices", metavar="N", help="with resume: GPUs of each machine")
     _add_placement(command)
     _add_detach(command)
     _add_json_and_home(command)

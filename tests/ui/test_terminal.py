@@ -147,7 +147,7 @@ def test_an_unknown_flag_gets_a_suggestion(capsys: Printed) -> None:
     assert "did you mean --num-train-epochs?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--num-devices", "--num-devices=1"])
+@pytest.mark.parametrize("flag", ["--lora-r", "--lora-r=1"])
 def test_a_flag_of_another_command_is_not_suggested_again(capsys: Printed, flag: str) -> None:
     with pytest.raises(SystemExit):
         app.main(["runs", "resume", "x", flag])

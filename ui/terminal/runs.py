@@ -6,6 +6,7 @@ from pathlib import Path
 
 from core.after_training import bundle
 from core.after_training.differences import compare_runs
+from core.device import cards_together
 from core.job import Problem, SpecError
 from core.resolve import reference_of
 from core.runs import Home, Run, edits, launch, listing, queue, read, results
@@ -18,7 +19,7 @@ from ui.terminal.follow import print_result, start_and_follow
 from ui.terminal.placing import placement_of, split_flags
 from ui.terminal.printing import out, print_json, say, table, wide_table
 from ui.terminal.results import checkpoint_rows, continue_run, print_published, publish
-from ui.terminal.usage import RUN_ACTIONS, call_of
+from ui.terminal.usage import RUN_ACTIONS, call_of, is_whole
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class RunCommand:
     """Further epochs of a run that is continued."""
     placement: Placement | None = None
     """Where a run is resumed; None: where it was."""
+    num_devices: str = ""
+    """Number of devices with which it is resumed, "" for as many as before."""
     detach: bool = False
 
     @property
@@ -47,6 +50,7 @@ def manage_runs(
     id: str | None = None,
     more: Sequence[str] = (),
     epochs: str | None = None,
+    num_devices: str = "",
     json: bool = False,
     detach: bool = False,
     **flags: str,
@@ -64,13 +68,13 @@ def manage_runs(
         fix = "only `runs continue ID` trains more of them"
         raise SpecError(Problem("--epochs", f"{action} has no use for it", fix))
     where, _none = split_flags(flags)
-    if (where or detach) and action != "resume":
+    if (where or detach or num_devices) and action != "resume":
         problem = f"{action} does not start a run"
-        raise SpecError(
-            Problem("--on", problem, "leave it out; `runs resume ID` and train take it")
-        )
+        field = "--num-devices" if num_devices else "--on"
+        raise SpecError(Problem(field, problem, "leave it out; `runs resume ID` and train take it"))
     place = Home.find(home)
-    command = RunCommand(place, words, json, epochs or "1", placement_of(where), detach)
+    to = placement_of(where)
+    command = RunCommand(place, words, json, epochs or "1", to, num_devices, detach)
     return ACTIONS[action](command) or 0
 
 
@@ -159,6 +163,12 @@ def _stop(command: RunCommand) -> None:
 
 def _resume(command: RunCommand) -> int:
     run = command.run
+    if command.num_devices:
+        place = command.placement or (run.submission and run.submission.placement) or Placement()
+        if place.is_here and is_whole(command.num_devices):  # before the run is changed
+            cards_together(run.job.device, int(command.num_devices))
+        place.require_devices(command.num_devices)
+        run = edits.change_num_devices(command.home, run.id, command.num_devices)
     return start_and_follow(command.home, run, command.placement, detach=command.detach)
 
 
