@@ -78,17 +78,27 @@ ARRAY = """
 folders=(
 {folders}
 )
+texts=(
+{texts}
+)
 cd "${{folders[$SLURM_ARRAY_TASK_ID]}}" || exit {code}
-exec bash {name} >> log.txt 2>&1
+exec bash {name} "${{texts[$SLURM_ARRAY_TASK_ID]}}" >> log.txt 2>&1
 """
 
 
 def write_array(path: Path, options: Sequence[str], folders: Sequence[Path]) -> None:
     """Write the script of a job that has a task for each run folder. Raises OSError."""
     lines = "\n".join(f"  {shlex.quote(str(folder))}" for folder in folders)
-    body = ARRAY.format(folders=lines, code=FOLDER_NOT_SEEN, name=NAME)
+    texts = "\n".join(f"  {shlex.quote(_text_of_probe(folder))}" for folder in folders)
+    body = ARRAY.format(folders=lines, texts=texts, code=FOLDER_NOT_SEEN, name=NAME)
     directives = "".join(f"#SBATCH {option}\n" for option in options)
     write_text(path, f"#!/bin/bash\n{directives}{body}")
+
+
+def _text_of_probe(folder: Path) -> str:
+    """Return the random text of a run folder, "" where a user has removed it with its check."""
+    path = folder / PROBE
+    return path.read_text().strip() if path.exists() else ""
 
 
 def write_script(

@@ -250,6 +250,15 @@ def test_each_task_trains_the_run_of_its_number(slurm: FakeSlurm, folder: Path) 
     assert not (folder / "log.txt").exists()
 
 
+def test_task_of_a_lost_answer_does_not_train(slurm: FakeSlurm, folder: Path) -> None:
+    path = folder.parent / "sweep.sh"
+    assert SLURM.submit_array
+    SLURM.submit_array([folder], Placement("slurm"), 1, path)
+    environment = {"SLURM_ARRAY_TASK_ID": "0", "PATH": os.environ["PATH"]}
+    renew_token(folder)
+    assert subprocess.run(["bash", str(path)], env=environment, check=False).returncode == 72
+
+
 def test_waiting_task_is_cancelled_without_the_others(slurm: FakeSlurm, folder: Path) -> None:
     slurm.says("squeue", "7_1|PENDING|Priority|0|\n")
     SLURM.stop(Submission(folder, Placement("slurm"), "7_1"))
