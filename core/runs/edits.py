@@ -90,11 +90,19 @@ def _on_devices(job: JobSpec, number: object) -> Mapping[str, object]:
             problem, fix = f"{problem}, whose model is divided among devices", "give 2 or more"
         raise SpecError(Problem("num_devices", problem, fix))
     num_rows = job.effective_batch_size * job.num_devices
-    passes, rest = divmod(num_rows, job.per_device_train_batch_size * num_devices)
-    if rest or not passes:
+    rows_of_each, rest = divmod(num_rows, num_devices)
+    if rest:
         problem = f"{num_devices} devices cannot share the {num_rows} rows of an optimizer step"
         raise SpecError(Problem("num_devices", problem, "give another number"))
-    return {**fields, "num_devices": num_devices, "gradient_accumulation_steps": passes}
+    size = min(job.per_device_train_batch_size, rows_of_each)
+    while rows_of_each % size:
+        size -= 1
+    batch = {
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": rows_of_each // size,
+    }
+    JobSpec.parse({**job.model_dump(), **fields, **batch})
+    return {**fields, **batch, "num_devices": num_devices}
 
 
 def delete(home: Home, run_id: str) -> None:

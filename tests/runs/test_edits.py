@@ -100,6 +100,13 @@ def test_a_run_keeps_the_rows_of_a_step_on_other_devices(
     assert job.parallelism == "ddp"
 
 
+def test_a_batch_that_is_too_large_for_more_devices_is_divided(home: Home, new_run: NewRun) -> None:
+    batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    run = stopped_run(home, new_run, **batch)
+    job = edits.change_num_devices(home, run.id, "2").job
+    assert (job.per_device_train_batch_size, job.gradient_accumulation_steps) == (4, 1)
+
+
 @pytest.mark.parametrize(
     ("fields", "number", "said"),
     [

@@ -101,7 +101,7 @@ def print_result(run: Run) -> None:
         out.print(f"To continue from its checkpoint: python app.py runs resume {run.id}")
     for advice in failure_advice.advice_for(run):
         out.print(f"→ {advice.title}{_flags(advice.change)}: {advice.why}")
-    if run.state == "failed":
+    if run.state == "failed" and (run.folder / "log.txt").exists():
         out.print(f"Log: {run.folder / 'log.txt'}")
 
 
