@@ -132,11 +132,14 @@ def kill(run: Run) -> None:
 
 
 def wait(home: Home, run_id: str, seconds: float) -> Run:
-    """Return a run once it has ended or the time is over. Enforces a stop request."""
+    """Return a run once it has ended or the time is over. Enforces a stop request, and asks its
+    cluster."""
     deadline = time.monotonic() + seconds
     run = read(home, run_id)
     while run.is_active and time.monotonic() < deadline:
         enforce_stop(run)
+        if run.submission:
+            clusters.refresh(home)
         time.sleep(0.1)
         run = read(home, run_id)
     return run

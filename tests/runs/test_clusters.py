@@ -387,3 +387,9 @@ def test_hung_cluster_does_not_hold_up_the_runs_of_this_machine(
         write_schedule(home, replace(read_schedule(home), waiting=(run.id,)))
     assert ended(home, run).state == "finished"
     is_over.set()
+
+
+def test_who_waits_for_a_stop_asks_the_cluster(sent: Run, slurm: FakeSlurm, home: Home) -> None:
+    launch.request_stop(sent)
+    slurm.says("squeue", "7|CANCELLED|None|0|\n")
+    assert launch.wait(home, sent.id, seconds=5).state == "stopped"
