@@ -1,6 +1,7 @@
 """Test several runs in a real browser: queue, resume, failures and the list of runs."""
 
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -9,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from core import runs
+from core.models import DEMO_DIR
 from core.resolve import resolve
 from core.runs import Home, Run, creation, edits
 from tests.builders.browser import (
@@ -24,7 +26,7 @@ from tests.builders.browser import (
     wait_for_points,
     wait_until_finished,
 )
-from tests.builders.fake_runs import DIVERGED, ended, start
+from tests.builders.fake_runs import DIVERGED, bare_run, ended, start
 from tests.builders.paths import FAKE_PROGRAM
 
 pytestmark = BROWSER_TESTS
@@ -207,6 +209,21 @@ def test_the_page_fits_a_phone(
     wait_for_points(page, "loss", 3)
     expect(page.locator("#answers")).to_be_visible()
     assert too_wide(page) <= 0
+
+
+def test_an_error_is_in_view_wherever_its_button_is(app: App, page: Page, home: Home) -> None:
+    folder = bare_run(home, "made", model=str(DEMO_DIR), dataset="demo", method="full")
+    shutil.copytree(DEMO_DIR, folder / "output")
+    page.goto(app.url)
+    page.get_by_role("tab", name="Runs").click()
+    unfold(page, "Publish on the Hub")
+    page.get_by_label("Repository").fill("a b")
+    page.get_by_role("button", name="Publish", exact=True).click()
+    message = page.locator("#page-message [role=alert]")
+    expect(message).to_contain_text("'a b' is no repository")
+    expect(message).to_be_in_viewport()
+    page.get_by_label("Repository").click()
+    expect(message).to_have_count(0)
 
 
 def too_wide(page: Page) -> int:

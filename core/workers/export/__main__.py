@@ -150,6 +150,8 @@ OS_ERRORS: Mapping[int, Callable[[OSError], tuple[str, str]]] = {
 
 
 def _sentence(text: str) -> str:
+    if not text.split(" ")[0].isalpha():  # the name of a file
+        return f"{text}."
     return f"{text[:1].upper()}{text[1:]}."
 
 
