@@ -184,7 +184,10 @@ def _address(placement: Placement) -> str:
     """Return the address of the dashboard. Raises SpecError if the user has named none."""
     address = placement.address or address_of_environment()
     if not address:
-        raise SpecError(Problem("on", "no cluster of Ray is named", NO_ADDRESS_FIX))
+        problem = "no cluster of Ray is named"
+        if head := os.environ.get("RAY_ADDRESS"):
+            problem = f"RAY_ADDRESS is {head[:200]}, which is no address of a dashboard"
+        raise SpecError(Problem("on", problem, NO_ADDRESS_FIX))
     return web_address(address)
 
 

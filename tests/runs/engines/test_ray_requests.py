@@ -197,8 +197,8 @@ def test_dashboard_of_ray_is_found(place: Placement) -> None:
 
 
 def test_cluster_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
     assert RAY.look(Placement("ray")).problem == "no cluster of Ray is named"
 
 
@@ -240,3 +240,11 @@ def test_job_that_waits_too_long_finds_another_text(place: Placement, tmp_path: 
     second = RAY.submit(tmp_path, place, 1)
     assert (tmp_path / "probe.txt").read_text() == f"{second}\n"
     assert first != second
+
+
+@pytest.mark.parametrize("head", ["auto", "ray://head:10001"])
+def test_address_of_a_head_is_no_dashboard(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", head)
+    said = f"RAY_ADDRESS is {head}, which is no address of a dashboard"
+    assert RAY.look(Placement("ray")).problem == said
