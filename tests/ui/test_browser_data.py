@@ -86,7 +86,7 @@ def test_the_page_says_what_is_read_and_asks_about_the_rest(
     data = page.locator("#data-line")
     expect(data).to_contain_text("question + answer with context, system")
     expect(page.locator("#data-line .not-read")).to_contain_text("image in 1 row, first on line 1")
-    expect(page.locator("#start-facts")).to_contain_text("press `Train without it`")
+    expect(page.locator("#start-facts")).to_contain_text("press Train without it")
     page.get_by_text("Preview rows as the model sees them").click()
     shown = page.locator("#row pre")
     expect(shown).to_contain_text("<|im_start|>system Speak like a sailor.<|im_end|>")
