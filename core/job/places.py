@@ -6,7 +6,7 @@ Opens no file by itself. A network disk that hangs holds up one thread and no re
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -20,8 +20,13 @@ SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 SECONDS_TO_ANSWER = 5.0
 ALL_FOLDERS: None = None
 _allowed: ContextVar[Sequence[Path] | None] = ContextVar("allowed folders", default=ALL_FOLDERS)
-_hung: dict[Path, threading.Thread] = {}
-"""Folder -> thread that still waits for something in it."""
+
+_late: dict[Hashable, threading.Thread] = {}
+"""What a call waits for -> the thread that still does, past its time."""
+
+
+class TooLate(Exception):
+    """A call did not return in time, or an earlier one still waits for the same."""
 
 
 @contextmanager
@@ -88,31 +93,38 @@ def in_time(read: Callable[[], Found], path: Path, seconds: float = SECONDS_TO_A
     Raises TimeoutError if that takes too long. Until it is over, nothing else in its folder is
     waited for.
     """
-    if (hung := _hung.get(path.parent)) and hung.is_alive():
-        raise _no_answer(path)
+    try:
+        return call_in_time(read, seconds, path.parent)
+    except TooLate:
+        raise TimeoutError(errno.ETIMEDOUT, "its disk does not answer", str(path)) from None
+
+
+def call_in_time(call: Callable[[], Found], seconds: float, waits_for: Hashable) -> Found:
+    """Return what a call returns. Raises what it raises.
+
+    Raises TooLate if that takes too long. Until it is over, no other call waits for the same.
+    """
+    if (late := _late.get(waits_for)) and late.is_alive():
+        raise TooLate
     found: list[Found] = []
     failed: list[BaseException] = []
 
-    def look() -> None:
+    def run() -> None:
         try:
-            found.append(read())
-        except BaseException as error:
+            found.append(call())
+        except BaseException as error:  # the caller gets it, in its own thread
             failed.append(error)
 
-    thread = threading.Thread(target=look, name=f"read {path.name}", daemon=True)
+    thread = threading.Thread(target=run, name=f"wait for {waits_for}", daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        _hung[path.parent] = thread
-        raise _no_answer(path)
-    _hung.pop(path.parent, None)
+        _late[waits_for] = thread
+        raise TooLate
+    _late.pop(waits_for, None)
     if failed:
         raise failed[0]
     return found[0]
-
-
-def _no_answer(path: Path) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, "its disk does not answer", str(path))
 
 
 def unquoted(reference: str) -> str:

@@ -9,7 +9,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from core.after_training.export import launch
+from core.after_training.export.plan import plan_export
 from core.after_training.export.records import ExportRequest
+from core.runs import Run
 from core.training.contract.job import Job
 from core.workers.export.task import ExportTask
 from tests.builders.paths import DEMO
@@ -91,3 +94,11 @@ def loaded(folder: Path) -> dict[str, torch.Tensor]:
     """Return the weights of a folder, as transformers names them."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     return dict(model.state_dict())
+
+
+def export(run: Run, form: str, **settings: str) -> Any:
+    """Export the result of a run, and return the export once it is finished."""
+    name = launch.start(run, plan_export(run, form, **settings))
+    status = launch.wait(run, name, lambda _status: None)
+    assert status.error == ""
+    return launch.result_of(run, name)

@@ -1,14 +1,12 @@
 """Test runs with adapters on experts as GGUF files, with the real converters."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from core.after_training.export import launch
-from core.after_training.export.plan import plan_export
 from core.after_training.export.tools import FOLDER_VARIABLE
 from core.runs import Home, Run, read
+from tests.builders.exports import export
 from tests.builders.mixtures import GPT_OSS, MIXTRAL, QWEN3, Mixture, make_mixture_run
 from tests.builders.training_runs import FINISHED, train
 
@@ -41,14 +39,6 @@ def run(
     folder = make_mixture_run(home.path, mixture, learning_rate=1e-2, **fields)
     assert train(folder) == FINISHED
     return read(home, folder.name)
-
-
-def export(run: Run, form: str, **settings: str) -> Any:
-    """Return a finished export."""
-    name = launch.start(run, plan_export(run, form, **settings))
-    status = launch.wait(run, name, lambda _status: None)
-    assert status.error == ""
-    return launch.result_of(run, name)
 
 
 @pytest.mark.parametrize("form", ["merged", "gguf"])

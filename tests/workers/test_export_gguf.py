@@ -12,9 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from core.after_training.export import launch
 from core.after_training.export.forms import QUANTS, Quant
-from core.after_training.export.plan import plan_export
 from core.after_training.export.records import ExportRequest
 from core.runs import Run
 from core.training.contract.job import Job
@@ -22,7 +20,7 @@ from core.workers.export.importance import write_importance
 from core.workers.export.llama import answers_of_gguf, write_gguf
 from core.workers.export.questions import ExportQuestion, answers
 from core.workers.export.task import ExportTask
-from tests.builders.exports import TINY_LLAMA
+from tests.builders.exports import TINY_LLAMA, export
 from tests.builders.paths import DEMO, ROOT
 
 pytestmark = [
@@ -45,14 +43,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 TOLERANCE = {"gemma3_text": 1e-3}
 DEFAULT_TOLERANCE = 1e-5
 F32 = Quant("F32", 0, 32, True)
-
-
-def export(run: Run, form: str, **settings: str) -> Any:
-    """Return a finished export."""
-    name = launch.start(run, plan_export(run, form, **settings))
-    status = launch.wait(run, name, lambda _status: None)
-    assert status.error == ""
-    return launch.result_of(run, name)
 
 
 @pytest.mark.parametrize("quant", ["BF16", "F16"])

@@ -3,14 +3,13 @@
 A server that sends a byte now and then, or a name that is not resolved, holds up one thread only.
 """
 
-import threading
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from core.job.places import TooLate, call_in_time
+
 OK = 200
 MAX_ANSWER_BYTES = 2**20
-_open: dict[str, threading.Thread] = {}
-"""Host -> thread that still waits for an answer that came too late."""
 
 
 class StayHere(HTTPRedirectHandler):
@@ -26,31 +25,10 @@ def answer_to(request: Request, seconds: float) -> tuple[int, bytes]:
     Raises TimeoutError, also while an earlier question to the host is not over. Raises OSError,
     HTTPException, ValueError as urllib does.
     """
-    if (late := _open.get(request.host)) and late.is_alive():
-        raise _no_answer(seconds)
-    answers: list[tuple[int, bytes]] = []
-    failures: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            answers.append(_answer(request, seconds))
-        except Exception as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=ask, name=f"ask {request.host}", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        _open[request.host] = thread
-        raise _no_answer(seconds)
-    _open.pop(request.host, None)
-    if failures:
-        raise failures[0]
-    return answers[0]
-
-
-def _no_answer(seconds: float) -> TimeoutError:
-    return TimeoutError(f"no whole answer within {seconds:g} s")
+    try:
+        return call_in_time(lambda: _answer(request, seconds), seconds, request.host)
+    except TooLate:
+        raise TimeoutError(f"no whole answer within {seconds:g} s") from None
 
 
 def _answer(request: Request, seconds: float) -> tuple[int, bytes]:
