@@ -39,7 +39,8 @@ class Wiring:
     components: Components
     """Every component that a handler may read or update."""
     groups: Mapping[str, Components]
-    """Name of a handler's `**parameter` -> the components behind it. `form` holds the fields."""
+    """Name of a handler's parameter -> the components behind it, which a `**parameter` takes one by
+    one and any other as a mapping. `form` holds the fields."""
     guest_folders: Sequence[Path] = ()
     """Folders that jobs may name files in, for those who came in by the token."""
 
@@ -105,10 +106,10 @@ class Wiring:
         return tuple(dict.fromkeys((*named, MESSAGE)))
 
     def _inputs(self, handler: Handler) -> dict[str, Any]:
-        """Return the components that the parameters of a handler name."""
+        """Return the components that the parameters of a handler name: one, or a group."""
         inputs: dict[str, Any] = {}
         for name, parameter in inspect.signature(handler).parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
+            if parameter.kind is parameter.VAR_KEYWORD or name in self.groups:
                 inputs |= self.groups[name]
             else:
                 inputs[name] = self.components[name]
@@ -116,9 +117,12 @@ class Wiring:
 
     def _by_component(self, handler: Handler, fills: bool) -> Callable[..., object]:
         """Wrap a handler so that it returns {component: value}, as Gradio wants it."""
+        groups = {name: self.groups[name] for name in _names_of_mappings(handler) & {*self.groups}}
 
         def call(**inputs: object) -> object:
             sent = checked(inputs, self.components)
+            for group, parts in groups.items():
+                sent[group] = {name: sent.pop(name) for name in parts}
             with only_in(self.guest_folders if _is_for_guest() else ALL_FOLDERS):
                 updates = _call(handler, sent)
             if fills and updates.keys() & self.groups["form"].keys():
@@ -146,6 +150,12 @@ def _call(handler: Handler, inputs: Mapping[str, object]) -> Updates:
         traceback.print_exc()
         said = INTERNAL_ERROR
     return {MESSAGE: f'<div role="alert">{render.notice(said, "bad")}</div>'}
+
+
+def _names_of_mappings(handler: Handler) -> set[str]:
+    """Return the parameters of a handler that are no `**parameter`."""
+    parameters = inspect.signature(handler).parameters.values()
+    return {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
 
 
 def _is_for_guest() -> bool:

@@ -18,7 +18,7 @@ from ui.form import first_values
 from ui.handlers import NO_ANSWER, Handlers
 from ui.handlers.answer import answer_values
 
-PLACE: dict[str, Any] = {"where": "slurm", "partition": "gpu", "time_limit": "30", "nodes": 1}
+BOXES: dict[str, object] = {"partition": "gpu", "time_limit": "30", "nodes": 1}
 RATES = "learning_rate = 1e-4..1e-2"
 NEEDS_OPTUNA = pytest.mark.skipif(not optimizer.is_installed(), reason="needs Optuna")
 
@@ -35,13 +35,18 @@ def sent(
     methods: tuple[str, ...] = ("lora", "qlora"),
     lines: str = "",
     tried: int = 0,
-    **boxes: Any,
+    where: str = "slurm",
+    at_once: int | None = None,
+    **boxes: object,
 ) -> Updates:
     """Press the button of the panel."""
     values = {**first_values("demo", "lora"), "model": "demo"}
     answer = answer_values(handlers.home, lambda resolved: RowStatistics(300, 100.0), values)
     sweep = {"sweep_methods": [*methods], "sweep_lines": lines, "sweep_tried": tried}
-    return handlers.comparing.on_compare(answer, **sweep, sweep_seeds=1, **{**PLACE, **boxes})
+    place = {**BOXES, **boxes}
+    return handlers.comparing.on_compare(
+        answer, **sweep, sweep_seeds=1, sweep_at_once=at_once, where=where, place=place
+    )
 
 
 def kept(handlers: Handlers) -> Comparison:
@@ -96,7 +101,7 @@ def test_search_has_the_usual_number_at_once(handlers: Handlers, slurm: FakeSlur
 
 @NEEDS_OPTUNA
 def test_search_has_as_many_at_once_as_asked(handlers: Handlers, slurm: FakeSlurm) -> None:
-    sent(handlers, ("lora",), RATES, tried=9, sweep_at_once=6)
+    sent(handlers, ("lora",), RATES, tried=9, at_once=6)
     assert len(list_runs(handlers.home)) == 6
     assert "--optimize 9 --at-once 6" in kept(handlers).command
 
@@ -106,7 +111,7 @@ def test_search_has_as_many_at_once_as_asked(handlers: Handlers, slurm: FakeSlur
 def test_impossible_numbers_at_once_begin_nothing(
     handlers: Handlers, slurm: FakeSlurm, at_once: int
 ) -> None:
-    said = str(sent(handlers, ("lora",), RATES, tried=9, sweep_at_once=at_once))
+    said = str(sent(handlers, ("lora",), RATES, tried=9, at_once=at_once))
     assert "is not a number from 1 to 100" in said
     assert list_runs(handlers.home) == ()
 
@@ -124,7 +129,7 @@ def test_search_does_not_spend_its_runs_on_a_cluster_that_refuses(
     handlers: Handlers, slurm: FakeSlurm
 ) -> None:
     slurm.refuses("sbatch", "sbatch: error: QOSMaxSubmitJobPerUserLimit\n")
-    sent(handlers, ("lora",), RATES, tried=9, sweep_at_once=2)
+    sent(handlers, ("lora",), RATES, tried=9, at_once=2)
     for _second in range(3):
         with suppress(SpecError):
             conduct.advance(handlers.home, kept(handlers))

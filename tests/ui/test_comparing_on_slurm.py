@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not_here()), reason=f"no Slurm: {why_not_here()}"),
 ]
 NUM_STEPS = 4
+BOXES = {"partition": "debug", "time_limit": "20"}
 
 
 def test_methods_train_as_tasks_of_one_job(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +32,7 @@ def test_methods_train_as_tasks_of_one_job(home: Home, monkeypatch: pytest.Monke
         for variable, value in slurm.environment.items():
             monkeypatch.setenv(variable, value)
         shown = handlers.comparing.on_compare(
-            answer, ["lora", "full"], "", 1, 0, where="slurm", partition="debug", time_limit="20"
+            answer, ["lora", "full"], "", 1, 0, where="slurm", place=BOXES
         )
         assert "Sent to Slurm: 2 runs" in str(shown["compare_message"])
         ended = [until(home, run, has_ended) for run in list_runs(home)]

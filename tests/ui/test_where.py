@@ -1,5 +1,6 @@
 """Test the choice where a run trains, on the page without a browser."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from core.runs.engines import Placement
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
 from tests.builders.page import demo
 from ui.events import Updates
-from ui.handlers import NO_ANSWER, Handlers
+from ui.handlers import NO_ANSWER, PLACE_BOXES, Handlers
 from ui.handlers.answer import Answer
 from ui.handlers.placing import placement_of
 
-CHOSEN: dict[str, Any] = {"where": "slurm", "partition": "gpu", "time_limit": "30", "nodes": 1}
+BOXES: dict[str, object] = {"partition": "gpu", "time_limit": "30", "nodes": 1}
+CHOSEN: dict[str, Any] = {"where": "slurm", "place": BOXES}
 
 
 @pytest.fixture
@@ -85,19 +87,20 @@ def test_ray_asks_for_its_address_and_says_whom_it_trusts(
 def test_address_at_which_nothing_answers_creates_no_run(
     handlers: Handlers, ray_address: str
 ) -> None:
-    shown = handlers.runs.on_start(where="ray", address=ray_address, **demo())
+    shown = handlers.runs.on_start(where="ray", place={"address": ray_address}, **demo())
     assert "Ray does not answer" in str(shown["start_message"])
     assert listing.list_runs(handlers.home) == ()
 
 
 def test_address_that_is_none_is_refused(handlers: Handlers, ray_address: str) -> None:
-    shown = handlers.runs.on_start(where="ray", address="file:///etc/passwd", **demo())
+    place = {"address": "file:///etc/passwd"}
+    shown = handlers.runs.on_start(where="ray", place=place, **demo())
     assert "is no web address" in str(shown["start_message"])
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "http://127.0.0.1:99999", "http://x:port"])
 def test_address_that_cannot_be_read_is_refused(handlers: Handlers, address: str) -> None:
-    shown = handlers.runs.on_start(where="ray", address=address, **demo())
+    shown = handlers.runs.on_start(where="ray", place={"address": address}, **demo())
     assert "is no web address" in str(shown["start_message"])
 
 
@@ -158,12 +161,24 @@ def test_cluster_does_not_make_runs_of_this_machine_wait(
         ({"time_limit": "soon"}, "Time limit: "),
         ({"partition": "a\nb"}, "Partition: "),
         ({"nodes": 0}, "Nodes: "),
-        ({"where": "mars"}, "no engine"),
     ],
 )
 def test_box_that_a_cluster_would_not_understand_creates_no_run(
     handlers: Handlers, slurm: FakeSlurm, boxes: dict[str, Any], said: str
 ) -> None:
-    shown = handlers.runs.on_start(**{**CHOSEN, **boxes}, **demo())
+    shown = handlers.runs.on_start(where="slurm", place={**BOXES, **boxes}, **demo())
     assert said in str(shown["start_message"])
     assert listing.list_runs(handlers.home) == ()
+
+
+def test_place_that_is_none_creates_no_run(handlers: Handlers) -> None:
+    shown = handlers.runs.on_start(where="mars", **demo())
+    assert "no engine" in str(shown["start_message"])
+    assert listing.list_runs(handlers.home) == ()
+
+
+@pytest.mark.parametrize("event", ["on_start", "on_compare"])
+def test_boxes_of_a_place_reach_an_event_together(handlers: Handlers, event: str) -> None:
+    handler = getattr(handlers.runs, event, None) or getattr(handlers.comparing, event)
+    taken = inspect.signature(handler).parameters.keys()
+    assert taken & {*PLACE_BOXES, "place"} == {"place"}

@@ -74,6 +74,11 @@ def test_an_edit_is_answered(wire: Wire) -> None:
     assert "give 1 or more" in str(shown["field-lora_r"])
 
 
+def test_boxes_of_a_place_are_sent_with_a_start(wire: Wire) -> None:
+    shown = wire.fire("on_start", where="ray", address="ftp://head")
+    assert "&#x27;ftp://head&#x27; is no web address" in shown["start-message"]
+
+
 def test_a_run_is_started_and_watched(wire: Wire, fake_program: None) -> None:
     shown = wire.fire("on_start")
     run = wire.run

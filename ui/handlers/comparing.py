@@ -28,7 +28,7 @@ from ui.events import Updates
 from ui.form import in_words
 from ui.handlers.answer import Answer
 from ui.handlers.command import place_words
-from ui.handlers.placing import chosen, placement_of
+from ui.handlers.placing import NOTHING_ASKED, chosen, placement_of
 from ui.handlers.rows import Previews
 from ui.handlers.start import require_startable
 from ui.render import comparison as panel
@@ -160,26 +160,19 @@ class CompareHandlers:
         *,
         sweep_at_once: float | None = None,
         where: str = "",
-        address: str = "",
-        partition: str = "",
-        account: str = "",
-        time_limit: str = "",
-        gres: str = "",
-        nodes: int | None = None,
+        place: Mapping[str, object] = NOTHING_ASKED,
         **view: str | None,
     ) -> Updates:
         """Create one run for each way that fits, queue them or send them to the cluster that the
         form names, and show them."""
         asked = (sweep_methods, sweep_lines, sweep_seeds, sweep_tried)
         sweep = Sweep.sent(*asked, at_once=sweep_at_once)
-        boxes: dict[str, object] = {"address": address, "partition": partition, "gres": gres}
-        boxes |= {"account": account, "time_limit": time_limit, "nodes": nodes}
         try:
             require_startable(answer.require(), self.previews)
-            placement = placement_of(where, boxes)
+            placement = placement_of(where, place)
             placement.require_devices(answer.values.get("num_devices", 1))
             conduct.require_possible(self.home, placement)
-            kept = self._kept(answer, sweep, placement, chosen(where, boxes))
+            kept = self._kept(answer, sweep, placement, chosen(where, place))
             comparison = conduct.start(self.home, kept)
         except SpecError as error:
             return {"compare_message": render.notice(f"Not started. {in_words(error)}.", "bad")}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import gradio as gr
 
@@ -23,6 +24,8 @@ PLACE_BOXES: Mapping[str, str] = {
     "nodes": "nodes",
 }
 """Box of the page -> field of a placement."""
+NOTHING_ASKED: Mapping[str, object] = MappingProxyType({})
+"""Boxes of a page on which no cluster is chosen."""
 NOTE = (
     "The run folder must lie on storage that the nodes see. The estimate is for the card chosen as "
     "GPU: choose that of the cluster."

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -26,7 +26,7 @@ from ui.handlers.comparisons import show_comparisons, version_of
 from ui.handlers.data import data_choices
 from ui.handlers.export_activities import ExportActivities
 from ui.handlers.guard import guarded
-from ui.handlers.placing import placement_of
+from ui.handlers.placing import NOTHING_ASKED, placement_of
 from ui.handlers.results import show_outcome
 from ui.handlers.rows import Previews
 from ui.handlers.run_panel import retries, show_run
@@ -84,17 +84,10 @@ class RunHandlers:
         self,
         *,
         where: str = "",
-        address: str = "",
-        partition: str = "",
-        account: str = "",
-        time_limit: str = "",
-        gres: str = "",
-        nodes: int | None = None,
+        place: Mapping[str, object] = NOTHING_ASKED,
         **form: object,
     ) -> Updates:
         """Create a run of the form's job, start or queue it, or send it to a cluster; show it."""
-        place: dict[str, object] = {"address": address, "partition": partition, "gres": gres}
-        place |= {"account": account, "time_limit": time_limit, "nodes": nodes}
         try:
             run = self._start(form, placement_of(where, place))
         except SpecError as error:
