@@ -52,6 +52,8 @@ SCRIPTS = tuple(Path(__file__).with_name(name) for name in ("plots.js", "page.js
 
 READABLE_RED, DARKER_RED = "#c03020", "#a02818"
 """Behind white letters."""
+VISIBLE_EDGE = "#76859c"
+"""Edge of a box to tick, which Gradio draws too faint: contrast above 3 in light and dark."""
 
 
 def theme() -> gr.themes.Base:
@@ -68,6 +70,8 @@ def theme() -> gr.themes.Base:
     ).set(
         body_text_color_subdued="*neutral_500",
         block_info_text_color="*neutral_500",
+        checkbox_border_color=VISIBLE_EDGE,
+        checkbox_border_color_dark=VISIBLE_EDGE,
         button_cancel_background_fill=READABLE_RED,
         button_cancel_background_fill_dark=READABLE_RED,
         button_cancel_background_fill_hover=DARKER_RED,

@@ -125,6 +125,37 @@ def test_the_estimate_moves_with_the_method_and_the_card(form: App, page: Page) 
     expect(page.locator("#undo-fix")).to_be_hidden()
 
 
+EDGES = """dark => {
+  document.body.classList.toggle('dark', dark);
+  const box = document.querySelector('#field-method input[type=radio]:not(:checked)');
+  box.style.transition = 'none';
+  let behind = box.closest('label');
+  const fill = element => getComputedStyle(element).backgroundColor;
+  while (fill(behind).endsWith(', 0)')) behind = behind.parentElement;
+  const channels = text => text.match(/[0-9.]+/g).slice(0, 3).map(each => each / 255);
+  const linear = each => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4;
+  const light = text => {
+    const [red, green, blue] = channels(text).map(linear);
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05;
+  };
+  const both = [light(getComputedStyle(box).borderTopColor), light(fill(behind))];
+  return Math.max(...both) / Math.min(...both);
+}"""
+"""JavaScript: the contrast of the edge of a box that is not ticked, as WCAG 2.2 defines it."""
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_a_box_to_tick_can_be_seen(form: App, page: Page, is_dark: bool) -> None:
+    open_form(page, form)
+    assert page.evaluate(EDGES, is_dark) >= 3
+
+
+def test_the_boxes_of_places_are_drawn_whole(form: App, page: Page) -> None:
+    open_form(page, form)
+    script = "id => document.querySelector(id).getBoundingClientRect().top"
+    assert page.evaluate(script, "#where label") >= page.evaluate(script, "#where") + 1
+
+
 @pytest.mark.slow
 def test_a_picture_that_is_open_follows_the_form(form: App, page: Page) -> None:
     open_form(page, form)
