@@ -126,10 +126,10 @@ def test_the_estimate_moves_with_the_method_and_the_card(form: App, page: Page) 
 
 
 EDGES = """dark => {
-  document.body.classList.toggle('dark', dark);
   const box = document.querySelector('#field-method input[type=radio]:not(:checked)');
-  box.style.transition = 'none';
   let behind = box.closest('label');
+  for (const each of [box, behind]) each.style.transition = 'none';
+  document.body.classList.toggle('dark', dark);
   const fill = element => getComputedStyle(element).backgroundColor;
   while (fill(behind).endsWith(', 0)')) behind = behind.parentElement;
   const channels = text => text.match(/[0-9.]+/g).slice(0, 3).map(each => each / 255);
