@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from core.advise.case import Case
 from core.advise.choices import plan
 from core.advise.reasons import used
-from core.advise.search import FUSED_ADAMW
 from core.device import cards_together
 from core.job import JobSpec, SpecError
 from core.memory import PastRun
@@ -91,12 +90,12 @@ def _planned(case: Case, set_by_user: frozenset[str]) -> Case:
 
 
 def _divided(job: JobSpec, set_by_user: frozenset[str]) -> JobSpec:
-    """Return the job with its model divided, with an optimizer that can do that if the profile
-    may choose one. Raises SpecError if the job cannot be divided."""
-    changes: dict[str, object] = {"parallelism": "fsdp"}
-    if job.profile != "custom" and "optim" not in set_by_user:
-        changes["optim"] = FUSED_ADAMW
-    return JobSpec.parse({**job.model_dump(), **changes})
+    """Return the job with its model divided. An optimizer that the user has not set is the default
+    of a divided job. Raises SpecError if the job cannot be divided."""
+    fields = {**job.model_dump(), "parallelism": "fsdp"}
+    if "optim" not in set_by_user:
+        del fields["optim"]
+    return JobSpec.parse(fields)
 
 
 def _copied_because(planned: Case) -> str:

@@ -46,8 +46,9 @@ def resolve(
     """Return the job that these field values ask for, with everything that it names.
 
     A profile other than "custom" chooses what it may but the `set_by_user` fields, by default all
-    that are given; it also depends on the lengths of the rows, if known, and on what past
-    runs have shown of this machine. Values of the fields that it chooses are ignored.
+    that are given; under "custom" a division chooses the optimizer. The choice also depends on the
+    lengths of the rows, if known, and on what past runs have shown of this machine. Values of the
+    fields that are chosen are ignored.
 
     Raises SpecError with every problem at once: of the values, and of what the sound values name.
     """
@@ -59,7 +60,7 @@ def resolve(
         bad = {problem.field for problem in error.problems}
         sound = {name: value for name, value in asked.items() if name not in bad}
         raise SpecError(*error.problems, *_problems_of(sound, bad)) from None
-    return resolve_job(job, kept, rows, past)
+    return _with_optimizer_of_division(resolve_job(job, kept, rows, past), kept)
 
 
 def resolve_job(
@@ -150,19 +151,26 @@ def reference_of(location: str) -> str:
 def _without_planned(
     fields: Mapping[str, object], set_by_user: frozenset[str]
 ) -> Mapping[str, object]:
-    """Return the fields with defaults for those that a profile will choose."""
-    if fields.get("profile", "custom") == "custom":
-        return fields
-    planned = (PLANNED_FIELDS & fields.keys()) - set_by_user
-    is_divided = fields.get("parallelism") == "fsdp"
-    if is_divided and "optim" not in set_by_user:
-        planned |= {"optim"}
+    """Return the fields with defaults for those that a profile, or a division, will choose."""
+    planned = frozenset({"optim"})
+    if fields.get("profile", "custom") != "custom":
+        planned = PLANNED_FIELDS
     method, stage = fields.get("method", "lora"), fields.get("stage", "sft")
     defaults = default_fields(fields.get("model"), method, stage)
-    if is_divided:
-        # that of most methods can update parts of tensors; a quantized one's cannot
-        defaults["optim"] = JobSpec.model_fields["optim"].default
-    return {**fields, **{name: defaults[name] for name in planned}}
+    del defaults["optim"]  # JobSpec knows that of a divided job, too
+    kept = {name: value for name, value in fields.items() if name not in planned - set_by_user}
+    return {**{name: defaults[name] for name in defaults.keys() & fields.keys()}, **kept}
+
+
+def _with_optimizer_of_division(found: ResolvedJob, set_by_user: frozenset[str]) -> ResolvedJob:
+    """Return a job with the choice of its optimizer, if its division and no profile has made it."""
+    job = found.job
+    usual = default_fields(job.model, job.method, job.stage)["optim"]
+    if job.profile != "custom" or "optim" in set_by_user or job.optim == usual:
+        return found
+    why = f"{usual}, the usual one here, cannot update weights that are divided among devices."
+    chosen = Choice("optim", job.optim, why)
+    return replace(found, plan=Plan((*found.plan.choices, chosen)))
 
 
 def _problems_of(sound: Mapping[str, object], bad: set[str]) -> tuple[Problem, ...]:

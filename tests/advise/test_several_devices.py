@@ -36,8 +36,28 @@ def test_a_copy_says_that_one_card_holds_the_job() -> None:
 
 
 def test_a_job_that_cannot_be_divided_says_why() -> None:
-    division = resolved(num_devices=4).division  # custom, with the optimizer of a quantized base
+    division = resolved(num_devices=4, optim="paged_adamw_8bit").division
     assert "dividing it fails: paged_adamw_8bit cannot update weights" in division
+
+
+def test_a_division_that_auto_chooses_takes_an_optimizer_that_works() -> None:
+    found = resolved(num_devices=4)  # custom, of a method whose own optimizer cannot be divided
+    assert (found.job.parallelism, found.job.optim) == ("fsdp", "adamw_torch_fused")
+    assert found.estimate().verdict == "fits"
+    assert "paged_adamw_8bit, the usual one here" in found.plan.choices[0].reason
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_devices": 4, "gpu": "h100"}])
+def test_what_is_not_divided_keeps_the_optimizer_of_its_method(fields: dict[str, object]) -> None:
+    found = resolved(**fields)
+    assert found.job.optim == "paged_adamw_8bit"
+    assert not found.plan.choices
+
+
+@pytest.mark.parametrize("parallelism", ["auto", "fsdp"])
+def test_an_optimizer_that_nobody_set_gives_way_to_a_division(parallelism: str) -> None:
+    fields = {**LARGE, "optim": "paged_adamw_8bit", "num_devices": 4, "parallelism": parallelism}
+    assert resolve(fields, set_by_user=()).job.optim == "adamw_torch_fused"
 
 
 def test_what_the_user_has_chosen_needs_no_reason() -> None:

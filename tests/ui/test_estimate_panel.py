@@ -301,6 +301,49 @@ def test_what_each_of_several_devices_holds_is_said(handlers: Handlers) -> None:
     assert "divided among 8 GPUs, since a copy is too large for one" in shown
 
 
+@pytest.fixture
+def large_page(handlers: Handlers) -> FormPage:
+    """Return a page with a model that four cards hold together, and nothing set by a user."""
+    large = {"model": "meta-llama/Llama-3.1-70B", "gradient_accumulation_steps": 4}
+    return FormPage(handlers, llama("qlora", **large, profile="custom"))
+
+
+def test_a_form_without_a_profile_takes_an_optimizer_that_can_be_divided(
+    large_page: FormPage,
+) -> None:
+    shown = large_page.edit(num_devices=4)
+    assert large_page.form["optim"] == "adamw_torch_fused"
+    assert "divided among 4 GPUs" in shown["estimate"]
+    assert "the usual one here, cannot update" in shown["plan"]
+
+
+def test_an_optimizer_of_a_division_goes_with_it(large_page: FormPage) -> None:
+    large_page.edit(num_devices=4)
+    large_page.edit(learning_rate=1e-4)
+    assert large_page.form["optim"] == "adamw_torch_fused"
+    large_page.edit(num_devices=1)
+    assert large_page.form["optim"] == "paged_adamw_8bit"
+
+
+def test_an_optimizer_that_a_user_has_chosen_stays(large_page: FormPage) -> None:
+    shown = large_page.edit(num_devices=4, optim="adamw_8bit")
+    assert large_page.form["optim"] == "adamw_8bit"
+    assert "dividing it fails: adamw_8bit cannot update" in shown["estimate"]
+
+
+def test_no_optimizer_of_a_division_counts_as_changed(large_page: FormPage) -> None:
+    menu = large_page.edit(num_devices=4)["reset_field"]
+    assert "optim" not in [value for _label, value in menu["choices"]]
+
+
+def test_a_form_without_a_profile_keeps_what_a_profile_has_chosen(handlers: Handlers) -> None:
+    page = FormPage(handlers, llama("qlora", profile="fastest"))
+    page.edit()
+    chosen = page.form["optim"]
+    page.edit(profile="custom")
+    assert page.form["optim"] == chosen == "adamw_torch_fused"
+
+
 def test_the_rows_of_all_devices_are_counted(handlers: Handlers) -> None:
     shown = FormPage(handlers, llama("qlora", num_devices=4)).edit()["effective_batch"]
     assert "64 rows per optimizer step, 16 on each of 4 GPUs" in shown

@@ -146,7 +146,8 @@ def answer_values(
     speed = resolved.speed()
     if speed is not None:
         speed = calibrated(speed, speeds(home, resolved))
-    settled = {**values, "model": resolved.job.model, **resolved.plan.change}
+    job = resolved.job
+    settled = {**values, "model": job.model, "optim": job.optim, **resolved.plan.change}
     return Answer(settled, report, resolved, estimate=estimate, speed=speed)
 
 
@@ -170,6 +171,8 @@ def _defaults_of(values: Values) -> Values:
 
 def _set_by_user(before: FormState, sent: Values, acknowledged: Values) -> frozenset[str]:
     """Return the fields that the profile may choose, but the user has set since choosing it."""
+    if sent["profile"] == "custom":
+        return _set_by_user_alone(before, sent)
     if sent["profile"] != before.values["profile"]:
         return frozenset()
     found = set(before.set_by_user)
@@ -180,6 +183,15 @@ def _set_by_user(before: FormState, sent: Values, acknowledged: Values) -> froze
         if sent[name] != planned and not is_late:
             found.add(name)
     return frozenset(found)
+
+
+def _set_by_user_alone(before: FormState, sent: Values) -> frozenset[str]:
+    """Return the optimizer, unless it is the default or was chosen for a divided model: without a
+    profile, no other field is chosen."""
+    chosen = before.planned if before.values["profile"] == "custom" else {}
+    if sent["optim"] in (_defaults_of(sent)["optim"], chosen.get("optim")):
+        return frozenset()
+    return frozenset({"optim"})
 
 
 def _marks(answer: Answer, set_by_user: frozenset[str]) -> Mapping[str, FieldMark]:
@@ -194,6 +206,8 @@ def _marks(answer: Answer, set_by_user: frozenset[str]) -> Mapping[str, FieldMar
         unused = unused_fields(stage, method)
     # What the profile may choose is marked only if the user has set it instead.
     never_changed = {*IDENTITY}
+    if answer.resolved:
+        never_changed |= answer.resolved.plan.change.keys()
     if values["profile"] != "custom":
         never_changed |= PLANNED_FIELDS
     return {
