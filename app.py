@@ -160,9 +160,10 @@ def _add_detach(command: argparse.ArgumentParser) -> None:
 
 
 def _add_estimate(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--exact", action="store_true", help="trace one training step too, and compare: seconds"
-    )
+    exact = "trace one training step too, and compare: seconds"
+    command.add_argument("--exact", action="store_true", help=exact)
+    measure = "count the rows of the dataset as long as they are, not as max_length"
+    command.add_argument("--measure", action="store_true", help=measure)
     _add_json_and_home(command)
     _add_job_fields(command)
 

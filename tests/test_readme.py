@@ -26,6 +26,8 @@ FLAGS_OF_NO_JOB = frozenset(
         "--demo",
         "--suite",
         "--at-least",
+        "--measure",
+        "--exact",
         "--json",
         "--eval",
         "--line",

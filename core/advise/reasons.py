@@ -17,6 +17,8 @@ KEEP_ALL = {
     "activation_memory_budget": 1.0,
 }
 RECOMPUTE_ALL = {"gradient_checkpointing": True, "checkpoint_every_n_layers": 1}
+MANY_TIMES = 3
+"""Ratio of times from which it is easier to read than a share in percent."""
 
 
 def reasons(chosen: Case) -> dict[str, str]:
@@ -26,9 +28,12 @@ def reasons(chosen: Case) -> dict[str, str]:
 
 
 def _time_with(chosen: Case, values: Mapping[str, object]) -> str:
-    """Return the forecast time with other values, as a share of the planned time."""
+    """Return the forecast time with other values, compared with the planned time."""
     other = chosen.changed(values) or chosen
-    return f"{100 * other.seconds_per_token() / chosen.seconds_per_token():.0f} % of the time"
+    ratio = other.seconds_per_token() / chosen.seconds_per_token()
+    if ratio >= MANY_TIMES:
+        return f"{ratio:.0f} times as long"
+    return f"{100 * ratio:.0f} % of the time"
 
 
 def _number(count: float, noun: str) -> str:
@@ -68,6 +73,10 @@ def _packing(case: Case) -> str:
         return f"{rows}: packed."
     packed = packed_batches(case)
     if not packed:
+        in_one = case.job.max_length / mean
+        if in_one > case.job.effective_batch_size:
+            step = _number(case.job.effective_batch_size, "row")
+            return f"{rows}: not packed, as one would hold {in_one:.0f}, and a step sees {step}."
         return f"{rows}: not packed."
     return f"{rows}; packed, the run would take {_time_with(case, packed[0])}."
 

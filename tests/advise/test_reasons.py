@@ -76,6 +76,18 @@ def test_the_budget_is_given_in_percent() -> None:
     assert percent in sentences["activation_memory_budget"]
 
 
+def test_a_far_longer_time_is_given_in_times() -> None:
+    rows = RowStatistics(50_000, mean_tokens=20, p95_tokens=40, max_tokens=60)
+    sentences = reasons_of(fastest(), LLAMA_8B, gpus()["h200"], rows)
+    assert "times as long" in " ".join(sentences.values())
+
+
+def test_rows_too_short_to_pack_into_a_step_are_explained() -> None:
+    rows = RowStatistics(50_000, mean_tokens=20)
+    sentence = reasons_of(fastest(), LLAMA_8B, gpus()["rtx-4090"], rows)["packing"]
+    assert "not packed, as one would hold" in sentence
+
+
 def test_rows_of_kto_are_compared_with_the_fewest_possible() -> None:
     sentences = reasons_of(fastest(stage="kto"), QWEN_SMALL, gpus()["h100"], SHORT_ROWS)
     assert sentences["per_device_train_batch_size"].startswith("2 at once instead of ")

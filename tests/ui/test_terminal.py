@@ -246,6 +246,26 @@ def test_a_profile_plans_for_the_measured_rows(
     assert "Rows count as 256 tokens" not in printed  # max_length, while nothing is measured
 
 
+def test_measured_rows_need_less_than_rows_that_fill_max_length(
+    tailor: Callable[..., int], capsys: Printed
+) -> None:
+    peaks = []
+    for flags in ((), ("--measure",)):
+        assert tailor("estimate", "--dataset", "demo", "--gpu", "rtx-4090", "--json", *flags) == 0
+        peaks.append(json.loads(capsys.readouterr().out)["peak_allocated_bytes"])
+    assert peaks[1] < peaks[0] / 2
+
+
+def test_an_estimate_says_whether_the_rows_are_measured(
+    tailor: Callable[..., int], capsys: Printed
+) -> None:
+    said = []
+    for flags in ((), ("--measure",)):
+        assert tailor("estimate", "--dataset", "demo", "--gpu", "rtx-4090", *flags) == 0
+        said.append("if every row fills max_length" in " ".join(capsys.readouterr().out.split()))
+    assert said == [True, False]
+
+
 def test_a_failed_training_exits_1_and_names_the_log(
     tailor: Callable[..., int], capsys: Printed, fake_program: None
 ) -> None:

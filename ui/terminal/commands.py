@@ -91,11 +91,17 @@ def estimate(
     job: str | None = None,
     json: bool = False,
     exact: bool = False,
+    measure: bool = False,
     **fields: str,
 ) -> int:
-    """Print the memory and speed of a job; `exact` traces a step beside. Raises TailorError."""
-    past = partial(past_runs, Home.find(home))
-    resolved = resolve(fields_of_job(job, fields), past=past)
+    """Print the memory and speed of a job; `measure` counts its rows as long as they are, `exact`
+    traces a step beside. Raises TailorError."""
+    place = Home.find(home)
+    job_fields = fields_of_job(job, fields)
+    resolved = resolve(job_fields, past=partial(past_runs, place))
+    if measure:
+        rows = row_statistics(place, resolved, say)
+        resolved = resolve(job_fields, rows=rows, past=partial(past_runs, place))
     found = _estimate_memory(resolved, home)
     if json:
         printed = (resolved.forecast() or {"fixes": [], "speed": {}}) | found.to_json()
@@ -173,7 +179,8 @@ def _print_estimate(resolved: ResolvedJob, estimate: MemoryEstimate) -> None:
     rows = [(each.title, memory(each.bytes), each.note) for each in memory_parts(estimate)]
     out.print(table(("part", "memory", ""), rows))
     if speed := resolved.speed():
-        out.print(f"{speed_sentence(speed)}, if every row fills max_length")
+        if_full = "" if resolved.rows else ", if every row fills max_length; --measure reads them"
+        out.print(f"{speed_sentence(speed)}{if_full}")
     _print_choices(resolved)
     for fix in resolved.fixes():
         out.print(f"{fix_label(fix)}\n  {fix.why}")
