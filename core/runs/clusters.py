@@ -1,33 +1,30 @@
-"""Runs on clusters: send them, ask about them, stop them. Never trains anything on this machine.
+"""Runs on clusters: ask about them, stop them. Never trains anything on this machine.
 
 What a cluster says is kept in the run folder, so that a run can be read without asking. Any process
-may ask; `refresh` limits how often.
+may ask; `refresh` limits how often. No lock is held while a cluster is asked.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from core.job import Problem, RunNotFound, SpecError
 from core.runs.engines import (
     ENGINES,
     ClusterSilent,
     ClusterState,
-    Engine,
     Placement,
     Submission,
-    engine_of,
     read_submission,
-    renew_token,
     why_not_seen,
     write_submission,
 )
-from core.runs.files import number_in, read_bytes, read_json
+from core.runs.files import number_in, read_json
 from core.runs.home import Home, locked, read_schedule, write_schedule
 from core.runs.run import Run, read
+from core.runs.states import is_asked_by_user
 from core.training.contract.files import write_json
 from core.training.contract.status import ENDED
 
@@ -37,7 +34,6 @@ SECONDS_AFTER_SILENCE = 15.0
 SECONDS_TO_EXIT, SECONDS_BETWEEN_LOOKS = 20.0, 0.5
 SECONDS_TO_STOP = 600
 """Time for a program on a cluster to save a checkpoint after a stop request."""
-OF_EARLIER_ATTEMPTS = ("stop", "exit.json", "status.json", "process.json")
 SECONDS_OF_AN_ANSWER = 60.0
 """Time for which the answer of a node holds: a run is created and sent, or several are."""
 _next_question: dict[Home, float] = {}
@@ -62,66 +58,13 @@ def look_from_a_node(home: Home, placement: Placement) -> Problem | None:
     return problem
 
 
-def submit(
-    home: Home,
-    runs: Sequence[Run],
-    placement: Placement,
-    unseen: Problem | None = None,
-    script: Path | None = None,
-) -> None:
-    """Send runs to a cluster, where each continues from its newest checkpoint.
-
-    The caller must hold the lock, and have looked from a node. A submit.sh stays as it is unless it
-    is for other settings. With `script`, a place for one, runs of one size are a single job, if the
-    cluster has such jobs. Raises SpecError: a run that was not sent is what it was, or failed if it
-    is new. Raises OSError.
-    """
-    engine = engine_of(placement)
-    for run in runs:
-        before = read_submission(run.folder)
-        _require_no_job(before)
-        if before is None or before.placement != placement:
-            (run.folder / "submit.sh").unlink(missing_ok=True)
-    with ExitStack() as stack:
-        for run in runs:
-            stack.enter_context(_without_files_of_earlier_attempts(run))
-        if unseen:
-            raise SpecError(unseen)
-        for run in runs:
-            placement.require_devices(run.job.num_devices)
-        for run, job_id in _hand_over(engine, runs, placement, script):
-            submission = Submission(
-                folder=run.folder,
-                placement=placement,
-                job_id=job_id,
-                submitted=time.time(),
-                folder_inode=run.folder.stat().st_ino,
-            )
-            write_submission(submission)
-            _follow(home, run)  # at once: the cluster may refuse the next one
-
-
-def _follow(home: Home, run: Run) -> None:
+def follow(run: Run) -> None:
     """Ask about a run from now on. The caller must hold the lock."""
-    schedule = read_schedule(home)
+    schedule = read_schedule(run.home)
     submitted = tuple(dict.fromkeys((*schedule.submitted, run.id)))
-    write_schedule(home, replace(schedule, submitted=submitted))
-    _next_question.pop(home, None)
-    home.touch()
-
-
-def _hand_over(
-    engine: Engine, runs: Sequence[Run], placement: Placement, script: Path | None
-) -> Iterator[tuple[Run, str]]:
-    """Yield each run that the cluster has taken, with the id of its job. Raises SpecError."""
-    num_devices = {run.job.num_devices for run in runs}
-    if script and engine.submit_array and len(runs) > 1 and len(num_devices) == 1:
-        folders = [run.folder for run in runs]
-        job_ids = engine.submit_array(folders, placement, num_devices.pop(), script)
-        yield from zip(runs, job_ids, strict=True)
-        return
-    for run in runs:
-        yield run, engine.submit(run.folder, placement, run.job.num_devices)
+    write_schedule(run.home, replace(schedule, submitted=submitted))
+    _next_question.pop(run.home, None)
+    run.home.touch()
 
 
 def refresh(home: Home) -> None:
@@ -134,7 +77,7 @@ def refresh(home: Home) -> None:
         return
     _next_question[home] = time.monotonic() + SECONDS_BETWEEN_QUESTIONS
     found = [read_submission(home.runs / name) for name in names if (home.runs / name).is_dir()]
-    submissions = [each for each in found if each]
+    submissions = [each for each in found if each and each.has_answer]
     states: dict[str, ClusterState] = {}
     for (engine, _address), asked in _by_cluster(submissions).items():
         try:
@@ -149,6 +92,9 @@ def refresh(home: Home) -> None:
         for each in submissions:
             _note(each, states[each.folder.name])
         _let_go_of_ended(home)
+    for each in submissions:
+        if states[each.folder.name].stage == "running":
+            _enforce_stop(each)
 
 
 def _by_cluster(submissions: Sequence[Submission]) -> Mapping[tuple[str, str], list[Submission]]:
@@ -162,7 +108,9 @@ def _by_cluster(submissions: Sequence[Submission]) -> Mapping[tuple[str, str], l
 def wait_for_exit(run: Run) -> None:
     """Wait for the end of a job whose program has written that it has ended, for some seconds."""
     submission = run.submission
-    if submission is None or run.state not in ENDED or submission.state.stage == "ended":
+    if submission is None or run.state not in ENDED:
+        return
+    if submission.state.stage == "ended" or not submission.has_answer:
         return
     engine = ENGINES[submission.placement.engine]
     deadline = time.monotonic() + SECONDS_TO_EXIT
@@ -176,26 +124,36 @@ def wait_for_exit(run: Run) -> None:
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def request_stop(run: Run, reason: str = "") -> None:
-    """Ask the program of a run on a cluster to save a checkpoint and end, or take it out of the
-    cluster's queue. The caller must hold the lock.
-
-    A cluster that does not answer now is no matter: the program finds the file `stop`.
+def note_stop(run: Run, reason: str) -> bool:
+    """Write the file by which the program of a run on a cluster learns that it shall stop. Return
+    False if it is there. The caller must hold the lock, and call `tell_stop` without it.
     """
-    submission = run.submission
-    if submission is None or (run.folder / "stop").exists():
-        return
+    if is_asked_by_user(run.folder):
+        return False
     write_json(run.folder / "stop", {"time": time.time(), "reason": reason})
-    with suppress(ClusterSilent):
-        ENGINES[submission.placement.engine].stop(submission)
-    _next_question.pop(run.home, None)
     run.home.touch()
+    return True
 
 
-def _require_no_job(submission: Submission | None) -> None:
-    """Raise SpecError while the cluster still has a job of the run."""
-    if submission is None:
-        return
+def tell_stop(run: Run) -> None:
+    """Let a cluster wake the program of a run that shall stop, or take it out of its queue.
+
+    A cluster that does not answer now is no matter: the program finds the file `stop`. Nor is a
+    run that another program is sending: that one tells it.
+    """
+    submission = read_submission(run.folder)
+    if submission and submission.has_answer:
+        with suppress(ClusterSilent):
+            ENGINES[submission.placement.engine].stop(submission)
+        _next_question.pop(run.home, None)
+
+
+def last_job(run: Run) -> Submission | None:
+    """Return the job that a run had last. Raises SpecError while the cluster still has it, or does
+    not answer."""
+    submission = read_submission(run.folder)
+    if submission is None or not submission.has_answer:
+        return submission
     try:
         states = ENGINES[submission.placement.engine].ask([submission])
     except ClusterSilent as silence:
@@ -206,45 +164,25 @@ def _require_no_job(submission: Submission | None) -> None:
     if state.stage != "ended" and not is_by_hand_and_new:
         problem = f"{submission.name} of this run is still {state.words}"
         raise SpecError(Problem("run", problem, "stop it first, or wait until it has ended"))
+    return submission
 
 
-@contextmanager
-def _without_files_of_earlier_attempts(run: Run) -> Iterator[None]:
-    """Remove files of earlier attempts. If the run cannot be sent, it is what it was before.
-
-    A new run has failed then, with the reason; one of several that the cluster has taken stays.
-    """
-    before = read_submission(run.folder)
-    kept = {name: read_bytes(run.folder / name) for name in OF_EARLIER_ATTEMPTS}
-    for name in kept:
-        (run.folder / name).unlink(missing_ok=True)
-    try:
-        yield
-    except (SpecError, OSError) as error:
-        if read_submission(run.folder) != before:
-            raise
-        for name, content in kept.items():
-            if content:
-                (run.folder / name).write_bytes(content)
-        if not kept["status.json"]:
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-            write_json(run.folder / "status.json", {"state": "failed", "error": f"{reason}."})
-        renew_token(run.folder)  # the cluster may have the job all the same, and start it later
-        run.home.touch()
-        raise
+def is_same_job(one: Submission | None, other: Submission | None) -> bool:
+    """Return True for one job as it was kept at two moments, or for none at both."""
+    if one is None or other is None:
+        return one is other
+    return (one.job_id, one.submitted) == (other.job_id, other.submitted)
 
 
 def _note(asked: Submission, state: ClusterState) -> None:
     """Keep what a cluster said of a job, unless the run has another job by now."""
     now = read_submission(asked.folder)
-    if now is None or (now.job_id, now.submitted) != (asked.job_id, asked.submitted):
+    if now is None or not is_same_job(now, asked):
         return
     if now.state.stage == "ended" and state.stage == "ended":
         state = replace(state, ended=now.state.ended)
     if state != now.state:
         write_submission(replace(now, state=state))
-    if state.stage == "running":
-        _enforce_stop(now)
 
 
 def _enforce_stop(submission: Submission) -> None:

@@ -87,14 +87,18 @@ def request_stop(run: Run, reason: str = "") -> None:
     """
     if not run.is_active:
         return
-    with locked(run.home), suppress(RunNotFound):
-        now = read(run.home, run.id)
-        if now.is_active and now.submission:
-            clusters.request_stop(now, reason)
-        elif now.state == "queued":
-            _leave_queue(now)
-        elif now.is_active and run.process in (None, now.process):
-            _request_stop_of_program(now, reason)
+    with suppress(RunNotFound):
+        with locked(run.home):
+            now = read(run.home, run.id)
+            is_told = False
+            if now.is_active and now.submission:
+                is_told = clusters.note_stop(now, reason)
+            elif now.state == "queued":
+                _leave_queue(now)
+            elif now.is_active and run.process in (None, now.process):
+                _request_stop_of_program(now, reason)
+        if is_told:
+            clusters.tell_stop(now)
 
 
 def enforce_stop(run: Run) -> None:

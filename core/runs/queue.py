@@ -17,13 +17,15 @@ from typing import Literal
 from core.device import card_of, cards_together
 from core.job import Problem, RunNotFound, SpecError
 from core.runs import card_probe, clusters, launch
-from core.runs.engines import Placement, forget
+from core.runs.engines import Placement, renew_token
+from core.runs.engines.submission import forget
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_runs
 from core.runs.run import Run, read
+from core.runs.sending import has_begun, require_may_start, send
 from core.runs.tasks import Task, TaskKind, end, this_process, with_child, without_ended
 from core.training.contract.files import write_json
-from core.training.contract.status import ENDED, TRANSITIONS
+from core.training.contract.status import ENDED
 
 Direction = Literal["up", "down"]
 SECONDS_BETWEEN_ADVANCES = 1.0
@@ -41,31 +43,30 @@ def submit(home: Home, run: Run, placement: Placement | None = None) -> Run:
     if placement is None:
         submission = read(home, run.id).submission
         placement = submission.placement if submission else Placement()
-    unseen = clusters.look_from_a_node(home, placement)
-    with locked(home):
-        now = read(home, run.id)
-        if placement.is_here:
-            _submit_here(home, now)
-        else:
-            _require_may_start(now)
-            clusters.submit(home, [now], placement, unseen)
+    if placement.is_here:
+        with locked(home):
+            _submit_here(home, read(home, run.id))
+    else:
+        send(home, [run], placement)
     return read(home, run.id)
 
 
 def submit_together(home: Home, runs: Sequence[Run], placement: Placement, script: Path) -> None:
-    """Send several runs to a cluster, as one job if it can have tasks. The script of that job is
-    written to `script`.
+    """Queue several runs, or send them to a cluster, as one job if it can have tasks, whose script
+    is written to `script`. Those that another program has started by now are left to it.
 
     Raises SpecError if one of them may not start, or if the cluster refuses.
     """
     for run in runs:
         clusters.wait_for_exit(run)
-    unseen = clusters.look_from_a_node(home, placement)
+    if not placement.is_here:
+        send(home, runs, placement, script)
+        return
     with locked(home):
-        now = [read(home, run.id) for run in runs]
-        for run in now:
-            _require_may_start(run)
-        clusters.submit(home, now, placement, unseen, script)
+        for run in runs:
+            now = read(home, run.id)
+            if not has_begun(now):
+                _submit_here(home, now)
 
 
 def require_seen(home: Home, placement: Placement) -> None:
@@ -78,9 +79,11 @@ def require_seen(home: Home, placement: Placement) -> None:
 def _submit_here(home: Home, run: Run) -> None:
     schedule = read_schedule(home)
     if run.id not in schedule.waiting:
-        _require_may_start(run)
+        require_may_start(run)
         cards_together(run.job.device, run.job.num_devices)
-        forget(run.folder)
+        if run.submission:
+            renew_token(run.folder)  # a job that the cluster starts all the same does not train
+            forget(run.folder)
         write_schedule(home, replace(schedule, waiting=(*schedule.waiting, run.id)))
         home.touch()
     _start_waiting(home)
@@ -278,17 +281,6 @@ def _in_use(home: Home, schedule: Schedule, device: str, wanted: str) -> DeviceI
     user = user_of(home, schedule, device) or "another program"
     fix = "wait until that has ended, or end it"
     return DeviceInUse(Problem("device", f"{user} uses the device that {wanted} needs", fix))
-
-
-def _require_may_start(run: Run) -> None:
-    """Raise SpecError for a run that is active or finished."""
-    was_started = run.submission or (run.folder / "process.json").exists()
-    is_starting = run.state == "starting" and was_started
-    if is_starting or "queued" not in TRANSITIONS[run.state]:
-        fix = "stop it first"
-        if run.state == "finished":
-            fix = "only a run that ended early can be resumed"
-        raise SpecError(Problem("run", f"{run.id} is {run.state}", fix))
 
 
 def _start_waiting(home: Home) -> None:

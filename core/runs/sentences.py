@@ -67,6 +67,8 @@ def _stopped(run: Run, step: str) -> str:
 
 def _waiting_sentence(submission: Submission) -> str:
     """Return "Waiting on Slurm job 12: PENDING (Priority), other jobs are before it."."""
+    if submission.state.stage == "sending":
+        return f"Being sent to {submission.name}."
     said = (submission.sentence, submission.state.meaning)
     return f"Waiting on {', '.join(filter(None, said))}."
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from core.device import is_alive, this_boot
 from core.runs.engines import ClusterState, Submission, read_submission
+from core.runs.engines.submission import Stage
 from core.runs.files import log_tail, number_in, read_bytes, read_json
 from core.training.contract.process_id import ProcessId, is_same_boot
 from core.training.contract.status import ENDED, State, Status
@@ -17,10 +18,9 @@ SECONDS_TO_BE_SEEN = 10
 """Time in which the last words of a program on another machine reach this one."""
 SECONDS_TO_APPEAR = 20
 """A run that has no process after this long will never have one: its launcher died."""
-
-
 SECONDS_TO_STOP_UNSEEN = 600
 """A run that was asked to stop is given up after so long, if its cluster does not answer."""
+LOST = "Resume it to send it again: a job that is there all the same will not train."
 UNSEEN = "Nothing says whether the program still runs: look there before it is resumed elsewhere."
 
 
@@ -61,7 +61,9 @@ def infer_state(folder: Path, status: Status, created: float) -> RunState:
     It is what its program last wrote, unless that program is dead and did not write how it ended.
     """
     if submission := read_submission(folder):
-        return _state_on_cluster(submission, status)
+        if not submission.has_answer:
+            return _state_without_job(submission, status)
+        return _state_on_cluster(submission, submission.state, status)
     if status.state in ENDED:
         return RunState(status.state, status.error or "", status.cause or "")
     launch = read_json(folder / "process.json")
@@ -89,13 +91,27 @@ def infer_state(folder: Path, status: Status, created: float) -> RunState:
     return _state_after_silent_end(folder, process, status.step)
 
 
-def _state_on_cluster(submission: Submission, status: Status) -> RunState:
+def _state_without_job(submission: Submission, status: Status) -> RunState:
+    """Return the state of a run that is being sent to a cluster, or whose job nobody knows.
+
+    Files of earlier attempts were removed, so status.json is of a program that was started since.
+    """
+    is_asked = is_asked_by_user(submission.folder)
+    if submission.state.stage == "sending":
+        return RunState("stopping" if is_asked else "queued")
+    has_started = (submission.folder / "status.json").exists()
+    if not has_started and not is_asked:
+        return RunState("interrupted", f"{submission.silence} {LOST}")
+    stage: Stage = "running" if has_started else "waiting"
+    return _state_on_cluster(submission, ClusterState(stage, is_silent=True), status)
+
+
+def _state_on_cluster(submission: Submission, cluster: ClusterState, status: Status) -> RunState:
     """Return the state of a run whose program runs on other machines.
 
     A program that stopped without being asked to, for a time limit or a more urgent job, may have
     been put back into the cluster's queue: only the cluster says whether it has ended.
     """
-    cluster = submission.state
     is_asked_to_stop = (submission.folder / "stop").exists()
     has_ended = cluster.stage == "ended" or cluster.is_silent
     was_ended_from_outside = status.state == "stopped" or status.cause == "signal"
@@ -106,17 +122,16 @@ def _state_on_cluster(submission: Submission, status: Status) -> RunState:
             error = f"{status.error} {submission.sentence}: {cluster.meaning}."
             return RunState(status.state, error, cluster.cause)
         return RunState(status.state, status.error or "", status.cause or "")
-    # The signal of a cluster leaves an empty file, which the script removes when it starts again.
-    is_asked_by_user = bool(read_bytes(submission.folder / "stop"))
-    if status.state == "stopped" and (has_ended or is_asked_by_user):
+    is_asked = is_asked_by_user(submission.folder)
+    if status.state == "stopped" and (has_ended or is_asked):
         return RunState("stopped")
-    if cluster.stage == "waiting" and not is_asked_by_user:
+    if cluster.stage == "waiting" and not is_asked:
         return RunState("queued")
     if cluster.stage == "ended" and is_asked_to_stop:
         return RunState("stopped")
     if cluster.stage == "ended" and time.time() - cluster.ended > SECONDS_TO_BE_SEEN:
         return _state_without_last_words(submission, cluster)
-    if cluster.is_silent and is_asked_by_user:
+    if cluster.is_silent and is_asked:
         if cluster.stage == "waiting":  # a job that starts later finds the request
             return RunState("stopped")
         asked = number_in(read_json(submission.folder / "stop"), "time") or time.time()
@@ -125,6 +140,14 @@ def _state_on_cluster(submission: Submission, status: Status) -> RunState:
     if is_asked_to_stop or was_ended_from_outside:
         return RunState("stopping")
     return RunState(status.state)
+
+
+def is_asked_by_user(folder: Path) -> bool:
+    """Return True if a user has asked a run on a cluster to stop.
+
+    The signal of a cluster leaves an empty file, which the script removes when it starts again.
+    """
+    return bool(read_bytes(folder / "stop"))
 
 
 def _state_without_last_words(submission: Submission, cluster: ClusterState) -> RunState:

@@ -1,12 +1,18 @@
 """Commands of Slurm that do nothing: they print what a test wrote, and keep what was asked."""
 
 import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.builders.ranks import wait_until
+
 COMMAND = """#!/bin/sh
 echo '{name}' "$*" >> '{folder}/asked.txt'
+while [ -f '{folder}/{name}.hangs' ]; do sleep 0.02; done
 if [ -f '{folder}/{name}.error' ]; then cat '{folder}/{name}.error' >&2; exit 1; fi
 cat '{folder}/{name}.txt' 2>/dev/null
 exit 0
@@ -33,6 +39,20 @@ class FakeSlurm:
         """Let a command fail with a text."""
         (self.folder / f"{name}.error").write_text(text)
 
+    @contextmanager
+    def hangs(self, name: str) -> Iterator[None]:
+        """Let a command not answer for some time."""
+        path = self.folder / f"{name}.hangs"
+        path.touch()
+        try:
+            yield
+        finally:
+            path.unlink()
+
+    def was_asked(self, name: str) -> bool:
+        """Return True if a command was called."""
+        return any(line.startswith(name) for line in self.asked)
+
     @property
     def asked(self) -> list[str]:
         """Commands that were called, with their words, the oldest first."""
@@ -45,3 +65,13 @@ def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return FakeSlurm(folder)
+
+
+@contextmanager
+def hanging(slurm: FakeSlurm, name: str, act: Callable[[], object]) -> Iterator["Future[object]"]:
+    """Act in another thread, where a command of Slurm does not answer until the block ends."""
+    num_asked = len(slurm.asked)
+    with ThreadPoolExecutor() as pool, slurm.hangs(name):
+        acting = pool.submit(act)
+        wait_until(lambda: any(line.startswith(name) for line in slurm.asked[num_asked:]))
+        yield acting

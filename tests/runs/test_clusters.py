@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core import runs
-from core.job import Problem, SpecError
+from core.job import SpecError
 from core.runs import Home, Run, clusters, edits, launch, queue
 from core.runs.engines import (
     ENGINES,
@@ -208,6 +208,14 @@ def test_stopping_a_waiting_run_cancels_its_job(sent: Run, slurm: FakeSlurm, hom
     assert now_says(slurm, home, "CANCELLED|None|0").state == "stopped"
 
 
+def test_signal_of_the_cluster_keeps_no_user_from_stopping(
+    sent: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    (sent.folder / "stop").touch()
+    launch.request_stop(now_says(slurm, home, "PENDING|BeginTime|0", state="stopped", step=5))
+    assert "scancel --state=PENDING 7" in slurm.asked
+
+
 def test_stopping_a_running_run_asks_for_a_checkpoint(
     sent: Run, slurm: FakeSlurm, home: Home
 ) -> None:
@@ -302,52 +310,6 @@ def test_damaged_file_hides_no_run(sent: Run, home: Home, damage: str) -> None:
     (sent.folder / "cluster.json").write_text(damage)
     home.touch()
     assert [run.id for run in runs.listing.list_runs(home)] == [sent.id]
-
-
-def test_runs_that_were_taken_before_a_refusal_are_asked_about(
-    slurm: FakeSlurm, home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = new_run(), new_run(num_devices=2)  # of two sizes: no single job
-    real = clusters.ENGINES["slurm"].submit
-
-    def take_one(folder: Path, placement: Placement, num_devices: int) -> str:
-        if folder == second.folder:
-            raise SpecError(Problem("on", "Slurm refuses it", "ask for less"))
-        return real(folder, placement, num_devices)
-
-    engine = replace(clusters.ENGINES["slurm"], submit=take_one)
-    monkeypatch.setattr("core.runs.clusters.engine_of", lambda _placement: engine)
-    with pytest.raises(SpecError, match="Slurm refuses it"):
-        queue.submit_together(home, [first, second], SLURM, home.path / "together.sh")
-    assert read_schedule(home).submitted == (first.id,)
-    assert runs.read(home, second.id).state == "failed"
-
-
-def test_run_whose_script_cannot_be_written_is_failed_and_says_why(
-    slurm: FakeSlurm, home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("core.runs.engines.script.write_script", fail)
-    with pytest.raises(OSError, match="No space left"):
-        queue.submit(home, new_run(), SLURM)
-    run = runs.listing.list_runs(home)[0]
-    assert (run.state, run.error) == ("failed", "No space left on device.")
-
-
-def test_resumed_run_that_cannot_be_sent_is_what_it_was(
-    sent: Run, slurm: FakeSlurm, home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    run = now_says(slurm, home, "COMPLETED|None|0", state="stopped", step=5)
-    (run.folder / "submit.sh").unlink()
-    monkeypatch.setattr("core.runs.engines.script.write_script", fail)
-    with pytest.raises(OSError, match="No space left"):
-        queue.submit(home, run, SLURM)
-    assert runs.read(home, run.id).step == 5
 
 
 def test_silent_cluster_says_nothing_of_another(

@@ -4,7 +4,7 @@ The queue starts the runs one after the other on each device. Any process that c
 such as the page, carries a comparison on; `checking` checks its runs, `keeper` reports on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from filelock import Timeout
@@ -46,10 +46,12 @@ def start(home: Home, comparison: Comparison) -> Comparison:
         comparison = replace(comparison, is_open=True, is_reported=False, checked=checked, note="")
         save(home, comparison)  # a program that dies from here on leaves it to the others
         going_on = [run for run in runs_of(home, comparison) if _may_go_on(comparison, run)]
-        submit_all(home, comparison, going_on)
-        comparison = replace(comparison, stopped=())
-        save(home, comparison)
-        return _advance(home, comparison)
+    _submit(home, comparison, going_on)
+    with locked(home):
+        comparison = record.read_comparison(home, comparison.id)
+        if comparison.is_open:
+            save(home, replace(comparison, stopped=()))
+    return advance(home, comparison)
 
 
 def advance(home: Home, comparison: Comparison) -> Comparison:
@@ -60,11 +62,15 @@ def advance(home: Home, comparison: Comparison) -> Comparison:
     """
     try:
         with locked(home, seconds=0):
-            comparison = record.read_comparison(home, comparison.id)
-            if comparison.is_open:
-                return _advance(home, comparison)
+            before = record.read_comparison(home, comparison.id)
+            if not before.is_open:
+                return before
+            comparison, forgotten = _advance(home, before)
     except Timeout:
-        pass
+        return comparison
+    # Without the lock, because a cluster may take long to answer
+    _stop_pruned(home, comparison, {trial.id for trial in before.trials if trial.pruned})
+    _submit(home, comparison, forgotten)
     return comparison
 
 
@@ -80,9 +86,9 @@ def stop(home: Home, comparison: Comparison) -> Comparison:
         names = tuple(dict.fromkeys(names))
         comparison = replace(comparison, stopped=names, is_open=False, is_reported=False)
         save(home, comparison)
-        for run in active:
-            launch.request_stop(run)
-        return comparison
+    for run in active:
+        launch.request_stop(run)
+    return comparison
 
 
 def is_active(home: Home, comparison: Comparison) -> bool:
@@ -91,28 +97,51 @@ def is_active(home: Home, comparison: Comparison) -> bool:
     return comparison.is_open or any(run.is_active for run in runs_of(home, comparison))
 
 
-def _advance(home: Home, comparison: Comparison) -> Comparison:
-    """Create what may be created now, and close what has ended. The caller must hold the lock."""
+def _advance(home: Home, comparison: Comparison) -> tuple[Comparison, Sequence[Run]]:
+    """Create what may be created now, and close what has ended. Return the runs that have still to
+    be sent to a cluster or queued. The caller must hold the lock."""
     with comparison.only_its_files():
         comparison = _create_missing(home, comparison)
         if comparison.search is not None:
             if not is_installed():
-                return _without_optimizer(home, comparison)
+                return _without_optimizer(home, comparison), ()
             comparison = search_on(home, prune(home, comparison))
     forgotten = [run for run in runs_of(home, comparison) if _was_forgotten(run)]
-    try:
-        submit_all(home, comparison, forgotten)
-    except SpecError as error:
-        if comparison.search is not None and _were_refused(home, comparison, forgotten):
-            _without_cluster(home, comparison, error.reason)
-        raise
     is_complete = all(each.id or each.left_out for each in comparison.trials)
-    is_training = any(run.is_active for run in runs_of(home, comparison))
+    is_training = forgotten or any(run.is_active for run in runs_of(home, comparison))
     has_trained = is_complete and not comparison.num_missing and not is_training
     if has_trained and not runs_to_check(home, comparison):
         comparison = replace(comparison, is_open=False, is_reported=False)
         save(home, comparison)
-    return comparison
+    return comparison, forgotten
+
+
+def _stop_pruned(home: Home, comparison: Comparison, known: Collection[str]) -> None:
+    """Stop the runs that were given up now. A person may have resumed those `known` before."""
+    for trial in comparison.trials:
+        if trial.pruned and trial.id not in known and (run := record.run_of(home, trial)):
+            launch.request_stop(run, trial.pruned)
+
+
+def _submit(home: Home, comparison: Comparison, runs: Sequence[Run]) -> None:
+    """Queue runs, or send them to a cluster. The caller must not hold the lock.
+
+    One that was stopped in the meantime has not stopped these, which had no job yet.
+    Raises SpecError if the cluster refuses.
+    """
+    if not runs:
+        return
+    try:
+        submit_all(home, comparison, runs)
+    except SpecError as error:
+        if comparison.search is not None and _were_refused(home, comparison, runs):
+            _without_cluster(home, comparison, error.reason)
+        raise
+    if not record.read_comparison(home, comparison.id).is_open:
+        names = {run.id for run in runs}
+        for run in runs_of(home, comparison):
+            if run.id in names:
+                launch.request_stop(run)
 
 
 def _without_optimizer(home: Home, comparison: Comparison) -> Comparison:
@@ -134,7 +163,9 @@ def _without_cluster(home: Home, comparison: Comparison, reason: str) -> None:
     """Close a search whose cluster refuses a run: it would refuse all others within seconds."""
     again = f"python app.py compare --resume {comparison.id}"
     note = f"The search ended early. {reason}. To continue it: {again}"
-    save(home, replace(comparison, is_open=False, is_reported=False, note=note))
+    with locked(home):
+        comparison = record.read_comparison(home, comparison.id)
+        save(home, replace(comparison, is_open=False, is_reported=False, note=note))
 
 
 def _may_go_on(comparison: Comparison, run: Run) -> bool:

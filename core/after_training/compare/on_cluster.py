@@ -10,14 +10,10 @@ from core.runs import Home, Run, queue
 
 
 def submit_all(home: Home, comparison: Comparison, runs: Sequence[Run]) -> None:
-    """Queue runs of a comparison, or send them to its cluster. Raises SpecError if it refuses."""
-    placement = comparison.placement
-    if placement.is_here:
-        for run in runs:
-            queue.submit(home, run)
-    elif runs:
-        script = folder_of(home) / f"{comparison.id}.sh"
-        queue.submit_together(home, runs, placement, script)
+    """Queue runs of a comparison, or send them to its cluster, except those that another program
+    has started by now. Raises SpecError if the cluster refuses."""
+    script = folder_of(home) / f"{comparison.id}.sh"
+    queue.submit_together(home, runs, comparison.placement, script)
 
 
 def was_never_sent(run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""Conduct a search: create the runs that an optimizer chooses, and prune those it gives up."""
+"""Conduct a search: create the runs that an optimizer chooses, and name those to be pruned."""
 
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,7 @@ from core.after_training.compare.optimizer import WORST, Tried, is_hopeless, nex
 from core.after_training.compare.record import Comparison, Trial, save
 from core.after_training.compare.search import Search
 from core.after_training.compare.variants import plan_variant
-from core.runs import Home, Run, launch
+from core.runs import Home, Run
 from core.runs.past_runs import past_runs
 
 TELLING_FAILURES = ("diverged", "out_of_gpu_memory")
@@ -41,7 +41,7 @@ def search_on(home: Home, comparison: Comparison) -> Comparison:
 
 
 def prune(home: Home, comparison: Comparison) -> Comparison:
-    """Stop the runs of a search that do worse than the median of the others."""
+    """Give up the runs of a search that do worse than the median of the others."""
     search = comparison.search
     if search is None:
         return comparison
@@ -57,7 +57,6 @@ def prune(home: Home, comparison: Comparison) -> Comparison:
             reason += "worse than the median of the finished runs."
             comparison = comparison.with_trial(place, replace(trial, pruned=reason))
             save(home, comparison)
-            launch.request_stop(run, reason)
     return comparison
 
 

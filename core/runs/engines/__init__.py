@@ -11,7 +11,6 @@ from core.runs.engines.script import renew_token
 from core.runs.engines.submission import (
     ClusterState,
     Submission,
-    forget,
     read_submission,
     write_submission,
 )
@@ -27,10 +26,10 @@ __all__ = [
     "Placement",
     "Submission",
     "engine_of",
-    "forget",
     "found_engines",
     "read_submission",
     "renew_token",
+    "submission",
     "why_not_seen",
     "write_submission",
 ]

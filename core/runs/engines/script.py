@@ -123,10 +123,10 @@ def renew_token(folder: Path) -> None:
 
     A job that was made of the script before finds that text and does not train.
     """
-    path = folder / NAME
-    if path.exists():
-        token = secrets.token_hex(16)
+    path, token = folder / NAME, secrets.token_hex(16)
+    if path.exists() or (folder / PROBE).exists():
         write_text(folder / PROBE, f"{token}\n")
+    if path.exists():
         path.write_bytes(TOKEN.sub(f":-{token}".encode(), path.read_bytes()))  # any encoding
 
 

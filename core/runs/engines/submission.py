@@ -1,10 +1,12 @@
 """Submission: what a run folder keeps of a cluster: the job's id, and what was last said of it."""
 
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from core.runs.engines.placement import TITLES, Placement
 from core.runs.files import read_json
@@ -12,7 +14,12 @@ from core.training.contract.files import write_json
 from core.training.contract.typed_json import WrongType, types_of, value_as
 
 FILE = "cluster.json"
-Stage = Literal["waiting", "running", "ended"]
+LOCK = "sending.lock"
+SECONDS_TO_LOCK = 5
+"""Others hold it for moments, to see whether it is held."""
+Stage = Literal["sending", "lost", "waiting", "running", "ended"]
+"""`sending`: the cluster has not answered yet, so there is no id of a job. `lost`: the program that
+was sending it has died before, so there will be none."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,14 @@ class Submission:
         """Sentence on a cluster that does not answer, "" for one that does."""
         if self.state.is_silent:
             return f"{self.placement.title} does not answer: {self.state.reason}."
+        if self.state.stage == "lost":
+            return f"The program that sent it ended before {self.placement.title} answered."
         return ""
+
+    @property
+    def has_answer(self) -> bool:
+        """True once the cluster has said which job it is."""
+        return self.state.stage not in ("sending", "lost")
 
     def to_json(self) -> dict[str, object]:
         """Return the fields as the file and `runs list --json` hold them."""
@@ -87,6 +101,15 @@ class Submission:
 def read_submission(folder: Path) -> Submission | None:
     """Return the job of a run folder. None if it trains here, is a copy, or the file is damaged or
     of an engine that this version does not know."""
+    found = _read(folder)
+    if found and found.state.stage == "sending" and not is_being_sent(folder):
+        found = _read(folder)  # again: the answer may have come in between
+        if found and found.state.stage == "sending":
+            return replace(found, state=ClusterState("lost", "no answer"))
+    return found
+
+
+def _read(folder: Path) -> Submission | None:
     fields = read_json(folder / FILE)
     try:
         inode = folder.stat().st_ino
@@ -113,6 +136,27 @@ def write_submission(submission: Submission) -> None:
 def forget(folder: Path) -> None:
     """Remove what a run folder says of a job, because the run starts elsewhere."""
     (folder / FILE).unlink(missing_ok=True)
+
+
+@contextmanager
+def being_sent(folder: Path) -> Iterator[None]:
+    """Mark a run folder as one that this program sends to a cluster. The mark ends with it, however
+    it ends."""
+    with FileLock(folder / LOCK).acquire(timeout=SECONDS_TO_LOCK):
+        yield
+
+
+def is_being_sent(folder: Path) -> bool:
+    """Return True while a living program sends a run folder to a cluster."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # of another account
+        return False
 
 
 def _sound(cls: Any, fields: object) -> dict[str, Any]:

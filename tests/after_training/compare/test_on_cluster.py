@@ -10,7 +10,7 @@ from core.job import SpecError
 from core.models import demo_fields
 from core.runs import Home, queue
 from core.runs.engines import Placement
-from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from tests.builders.fake_slurm import FakeSlurm, hanging, put_on_path
 
 SLURM = Placement("slurm", partition="gpu")
 RATES = ("1e-3", "2e-3", "3e-3")
@@ -78,6 +78,40 @@ def test_runs_that_were_stopped_together_go_on_together(slurm: FakeSlurm, home: 
     again = conduct.start(home, stopped)
     submissions = [run.submission for run in record.runs_of(home, again)]
     assert [each and each.job_id for each in submissions] == ["8_0", "8_1", "8_2"]
+
+
+def test_comparisons_are_not_locked_while_runs_are_sent(slurm: FakeSlurm, home: Home) -> None:
+    comparison = sweep(home)
+    with hanging(slurm, "sbatch", lambda: conduct.start(home, comparison)):
+        with record.locked(home, seconds=0):
+            pass
+        conduct.advance(home, comparison)  # as the page does every two seconds
+    assert num_submitted(slurm) == 1
+
+
+def test_comparisons_are_not_locked_while_runs_are_stopped(slurm: FakeSlurm, home: Home) -> None:
+    started = conduct.start(home, sweep(home))
+    slurm.says("squeue", "7_0|PENDING|Priority|0|\n")
+    with (
+        hanging(slurm, "scancel", lambda: conduct.stop(home, started)),
+        record.locked(home, seconds=0),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("command", ["srun", "sbatch"])
+def test_comparison_that_is_stopped_while_its_runs_are_sent_stops_them(
+    slurm: FakeSlurm, home: Home, command: str
+) -> None:
+    comparison = sweep(home)
+    slurm.says("squeue", "7_0|PENDING|None|0|\n7_1|PENDING|None|0|\n7_2|PENDING|None|0|\n")
+    with hanging(slurm, command, lambda: conduct.start(home, comparison)):
+        conduct.stop(home, comparison)
+    assert {line for line in slurm.asked if "scancel 7" in line} == {
+        "scancel 7_0",
+        "scancel 7_1",
+        "scancel 7_2",
+    }
 
 
 def test_record_without_a_place_is_of_this_machine(slurm: FakeSlurm, home: Home) -> None:
