@@ -22,7 +22,7 @@ CHECKS = """
 {table}
 
 {not_said}"""
-RESULTS = ("metrics.jsonl", "samples.jsonl", "estimate.json")
+RESULTS = ("metrics.jsonl", "samples.jsonl", "estimate.json", "earlier_estimates.json")
 PRIVATE_STATUS = {"pid", "pid_start_time", "boot_id", "folder_inode"}
 """Fields of status.json about this machine, not about the run."""
 HOW_TO_REPEAT = """# {run.name}

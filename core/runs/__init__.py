@@ -7,6 +7,7 @@ The folder of a run is the only truth about it:
                 data/             the run's own copy of its rows, with hashes in manifest.json
                 requirements.txt  versions of the packages
                 estimate.json     predicted memory and speed
+                earlier_estimates.json   those of attempts on another number of devices
                 process.json      process that runs it (written by the launcher)
                 cluster.json      job of a cluster that runs it, and what the cluster last said
                 submit.sh         script that the cluster runs   probe.txt (shows it the folder)

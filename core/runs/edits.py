@@ -1,4 +1,4 @@
-"""Changes that users make to runs: annotate, set their devices, delete, restore, empty the trash.
+"""Changes that users make to runs: annotate, delete, restore, empty the trash.
 
 Nothing here reaches outside the home folder or follows a link.
 """
@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 
-from core.job import JobSpec, Problem, RunNotFound, SpecError
+from core.job import Problem, RunNotFound, SpecError
 from core.runs.files import read_json
 from core.runs.home import Home, locked
 from core.runs.records import Annotations
@@ -18,7 +18,6 @@ from core.runs.run import RUN_ID, Run, read
 from core.runs.states import infer_state
 from core.training.contract.checkpoint_files import bytes_in
 from core.training.contract.files import write_json
-from core.training.contract.job import is_sharded
 from core.training.contract.status import ACTIVE, State, Status
 
 MAX_CHARACTERS = {"title": 120, "notes": 10_000, "tag": 40}
@@ -58,51 +57,6 @@ def annotate(
         write_json(home.runs / run_id / "about.json", asdict(about))
         home.touch()
     return read(home, run_id)
-
-
-def change_num_devices(home: Home, run_id: str, number: object) -> Run:
-    """Let a run that has ended continue on another number of devices. An optimizer step keeps its
-    rows, and submit.sh is written again.
-
-    Raises RunNotFound, SpecError if that cannot be.
-    """
-    with locked(home):
-        require_ended(home, run_id)
-        run = read(home, run_id)
-        if run.state == "finished":
-            raise SpecError(Problem("run", f"{run_id} is finished", "see `runs continue`"))
-        path = run.folder / "job.json"
-        write_json(path, {**read_json(path), **_on_devices(run.job, number)})
-        (run.folder / "submit.sh").unlink(missing_ok=True)
-        home.touch()
-    return read(home, run_id)
-
-
-def _on_devices(job: JobSpec, number: object) -> Mapping[str, object]:
-    """Return the fields that let a run continue on so many devices. Raises SpecError."""
-    is_divided = is_sharded(job.num_devices, job.parallelism)
-    fields = {"num_devices": number, "parallelism": "fsdp" if is_divided else "ddp"}
-    num_devices = JobSpec.parse({**job.model_dump(), **fields}).num_devices
-    if num_devices < (2 if is_divided else 1):
-        problem = f"{num_devices} cannot continue this run"
-        fix = "give 1 or more"
-        if is_divided:
-            problem, fix = f"{problem}, whose model is divided among devices", "give 2 or more"
-        raise SpecError(Problem("num_devices", problem, fix))
-    num_rows = job.effective_batch_size * job.num_devices
-    rows_of_each, rest = divmod(num_rows, num_devices)
-    if rest:
-        problem = f"{num_devices} devices cannot share the {num_rows} rows of an optimizer step"
-        raise SpecError(Problem("num_devices", problem, "give another number"))
-    size = min(job.per_device_train_batch_size, rows_of_each)
-    while rows_of_each % size:
-        size -= 1
-    batch = {
-        "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": rows_of_each // size,
-    }
-    JobSpec.parse({**job.model_dump(), **fields, **batch})
-    return {**fields, **batch, "num_devices": num_devices}
 
 
 def delete(home: Home, run_id: str) -> None:

@@ -125,8 +125,12 @@ def _memory(run: Run) -> PastRun | None:
 
 @lru_cache(maxsize=1000)
 def _speed(run: Run) -> Measurement | None:
-    predicted = run.prediction().tokens_per_second
+    span = run.estimates()[-1]
+    predicted = span.prediction.tokens_per_second
     curve = run.curves().get("tokens_per_second")
-    if not predicted or curve is None or len(curve.values) < MIN_STEPS:
+    if not predicted or curve is None:
         return None
-    return Measurement(predicted, float(np.nanmedian(curve.values[WARM_UP_STEPS:])))
+    values = curve.values[curve.steps > span.after_step]
+    if len(values) < MIN_STEPS:
+        return None
+    return Measurement(predicted, float(np.nanmedian(values[WARM_UP_STEPS:])))

@@ -41,8 +41,7 @@ def submit(home: Home, run: Run, placement: Placement | None = None) -> Run:
     """
     clusters.wait_for_exit(run)
     if placement is None:
-        submission = read(home, run.id).submission
-        placement = submission.placement if submission else Placement()
+        placement = read(home, run.id).placement
     if placement.is_here:
         with locked(home):
             _submit_here(home, read(home, run.id))

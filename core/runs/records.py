@@ -67,6 +67,13 @@ class Prediction:
         rows = flat.pop("rows", None)
         return cls(**_sound_fields(cls, flat), rows=_sound_rows(rows))
 
+    def total_with(self, baseline_bytes: int | None) -> int | None:
+        """Return the memory of the process, which takes some before its tensors; None if there is
+        no prediction."""
+        if self.total_bytes is None or self.includes_libraries:
+            return self.total_bytes
+        return self.total_bytes + (baseline_bytes or 0)
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -17,7 +17,8 @@ from core.models import DEMO_DIR, gpus
 from core.resolve import default_fields, reference_of
 from core.runs.checks import CheckCount
 from core.runs.curves import Curve, read_curves
-from core.runs.engines import Submission, read_submission
+from core.runs.engines import Placement, Submission, read_submission
+from core.runs.estimates import EstimateSpan, spans_of
 from core.runs.files import (
     log_tail,
     number_in,
@@ -103,6 +104,11 @@ class Run:
         return self.state in ACTIVE
 
     @property
+    def placement(self) -> Placement:
+        """Where it trains, or trained last."""
+        return self.submission.placement if self.submission else Placement()
+
+    @property
     def step(self) -> int:
         return self.status.step
 
@@ -171,10 +177,7 @@ class Run:
 
         Early estimates for a processor hold the tensors alone.
         """
-        prediction = self.prediction()
-        if prediction.total_bytes is None or prediction.includes_libraries:
-            return prediction.total_bytes
-        return prediction.total_bytes + (self.status.baseline_bytes or 0)
+        return self.prediction().total_with(self.status.baseline_bytes)
 
     @cached_property
     def last_metrics(self) -> Mapping[str, Any]:
@@ -229,9 +232,13 @@ class Run:
         rows = map(Sample.from_json, read_rows(self.folder / "samples.jsonl"))
         return tuple(row for row in rows if row)
 
+    def estimates(self) -> tuple[EstimateSpan, ...]:
+        """Return its estimates in the order of its steps: another for each number of devices."""
+        return spans_of(self.folder, self.status)
+
     def prediction(self) -> Prediction:
-        """Return what estimate.json predicts."""
-        return Prediction.from_json(read_json(self.folder / "estimate.json"))
+        """Return what was predicted for the attempt that its status is of."""
+        return self.estimates()[-1].prediction
 
     def fields_in(self, name: str) -> dict[str, Any]:
         """Return the JSON object in a file of its folder, or {} if there is none."""

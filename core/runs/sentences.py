@@ -81,6 +81,18 @@ def _end(run: Run) -> str:
     return " ".join(filter(None, said))
 
 
+def devices_sentence(run: Run) -> str:
+    """Return how the devices of a run share the rows of an optimizer step."""
+    job, places = run.job, run.placement.nodes
+    count = job.num_devices * places
+    num_rows = job.effective_batch_size * count
+    size, passes = job.per_device_train_batch_size, job.gradient_accumulation_steps
+    on = "1 device" if count == 1 else f"{count} devices"
+    each = "" if count == 1 else " on each"
+    said = f"An optimizer step has {num_rows:,} rows on {on}: {size:,} at once{each}"
+    return f"{said}, {passes:,} times." if passes > 1 else f"{said}."
+
+
 def check_words(run: Run) -> str:
     """Return "identity 89/100, capabilities 22/36"; "" for a run that was not checked.
 

@@ -7,10 +7,7 @@ import pytest
 from core import runs
 from core.job import RunNotFound, SpecError
 from core.runs import Home, Run, edits
-from core.runs.files import read_json
 from core.runs.records import Annotations
-from core.training.contract.files import write_json
-from tests.builders.fake_runs import NewRun
 
 
 def test_title_notes_and_tags_change_one_by_one(finished: Run) -> None:
@@ -78,53 +75,3 @@ def test_a_trash_that_was_half_removed_goes_with_the_next(home: Home) -> None:
     (left / "weights").write_bytes(b"x" * 1000)
     assert edits.empty_trash(home) == 1000
     assert not left.exists()
-
-
-def stopped_run(home: Home, new_run: NewRun, **fields: object) -> Run:
-    """Return a run that was stopped, with other fields in its job."""
-    run = new_run()
-    path = run.folder / "job.json"
-    write_json(path, {**read_json(path), **fields})
-    write_json(run.folder / "status.json", {"state": "stopped", "step": 3})
-    return runs.read(home, run.id)
-
-
-@pytest.mark.parametrize(("before", "after", "passes"), [(1, 2, 4), (2, 1, 16), (2, 4, 4)])
-def test_a_run_keeps_the_rows_of_a_step_on_other_devices(
-    home: Home, new_run: NewRun, before: int, after: int, passes: int
-) -> None:
-    batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
-    run = stopped_run(home, new_run, num_devices=before, parallelism="ddp", **batch)
-    job = edits.change_num_devices(home, run.id, str(after)).job
-    assert (job.num_devices, job.gradient_accumulation_steps) == (after, passes)
-    assert job.parallelism == "ddp"
-
-
-def test_a_batch_that_is_too_large_for_more_devices_is_divided(home: Home, new_run: NewRun) -> None:
-    batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
-    run = stopped_run(home, new_run, **batch)
-    job = edits.change_num_devices(home, run.id, "2").job
-    assert (job.per_device_train_batch_size, job.gradient_accumulation_steps) == (4, 1)
-
-
-@pytest.mark.parametrize(
-    ("fields", "number", "said"),
-    [
-        ({"num_devices": 2, "parallelism": "fsdp"}, "1", "divided among devices; give 2 or more"),
-        ({"num_devices": 2, "parallelism": "ddp"}, "0", "0 cannot continue this run"),
-        ({"num_devices": 2, "parallelism": "ddp"}, "two", "is not a whole number"),
-        ({"num_devices": 2, "parallelism": "ddp"}, "7", "7 devices cannot share the"),
-    ],
-)
-def test_devices_that_cannot_continue_a_run_leave_it_as_it_is(
-    home: Home, new_run: NewRun, fields: dict[str, object], number: str, said: str
-) -> None:
-    run = stopped_run(home, new_run, **fields)
-    with pytest.raises(SpecError, match=said):
-        edits.change_num_devices(home, run.id, number)
-    assert runs.read(home, run.id).job == run.job
-
-
-def test_a_finished_run_keeps_its_devices(finished: Run) -> None:
-    with pytest.raises(SpecError, match="is finished"):
-        edits.change_num_devices(finished.home, finished.id, 2)

@@ -15,6 +15,7 @@ from core.runs import Home, Run, launch, queue
 from core.runs.files import read_json
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import APP, CRASH_AT_STEP_3, NEVER_END, NewRun, ended, stepping
+from tests.builders.nvml import reading, show_cards
 from tests.builders.paths import ROOT
 from ui.terminal.runs import ACTIONS
 from ui.terminal.usage import RUN_ACTIONS, call_of
@@ -54,6 +55,26 @@ def test_the_queue_is_shown_and_reordered(
     assert "Stopped" in capsys.readouterr().out
     assert do("queue") == 0
     assert first.id in capsys.readouterr().out
+
+
+def test_a_run_is_resumed_on_two_devices(do: Do, capsys: Printed, new_run: NewRun) -> None:
+    run = new_run(per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    write_json(run.folder / "status.json", {"state": "stopped"})
+    assert do("resume", run.id, "--num-devices", "2") == 0
+    said = "An optimizer step has 16 rows on 2 devices: 8 at once on each."
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert runs.read(run.home, run.id).job.num_devices == 2
+
+
+def test_too_few_cards_leave_a_run_as_it_is(
+    do: Do, capsys: Printed, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run()
+    write_json(run.folder / "status.json", {"state": "stopped"})
+    show_cards(monkeypatch, reading(0), reading(1))
+    assert do("resume", run.id, "--num-devices", "4") == 2
+    assert "this machine has 2 GPUs like RTX 4090, not 4" in capsys.readouterr().err
+    assert runs.read(run.home, run.id).job == run.job
 
 
 def test_a_waiting_run_stops_without_a_step(

@@ -21,6 +21,8 @@ HIDDEN_BUTTONS = ["select", "lasso", "zoomIn", "zoomOut", "pan", "zoom", "autoSc
 BLUE, LIGHT_BLUE, GREEN, RED = "#4477aa", "#99bbdd", "#228833", "#cc3311"
 YELLOW, PURPLE, PINK, CYAN, GREY = "#ccbb44", "#aa3377", "#ee6677", "#66ccee", "#999999"
 LOSS_SMOOTHING = 0.9
+WHOLE_WIDTH: Mapping[str, object] = {"xref": "paper", "x0": 0, "x1": 1}
+"""Ends of a level that holds for every step."""
 
 
 @dataclass(frozen=True)
@@ -288,20 +290,38 @@ def _smooth(values: Floats, decay: float) -> Floats:
 
 
 def _add_memory_levels(drawn: go.Figure, run: Run) -> None:
-    """Add the prediction, and the capacity of the card if it is near enough to matter."""
+    """Add the prediction of each attempt, and the capacity of the card if it is near enough to
+    matter."""
     predicted = run.predicted_bytes or 0
     capacity = run.status.device_capacity_bytes
-    if predicted:
-        _add_level(drawn, predicted, f"predicted: {memory(predicted)}", GREEN, "dash")
+    for span in run.estimates():
+        end = run.step if span.last_step is None else span.last_step
+        total = span.prediction.total_with(run.status.baseline_bytes)
+        if not total:
+            continue
+        name, ends = f"predicted: {memory(total)}", WHOLE_WIDTH
+        if span.last_step is not None:
+            name += f" until step {span.last_step:,.0f}"
+        if span.last_step is not None or span.after_step:
+            ends = {"xref": "x", "x0": span.after_step, "x1": max(end, span.after_step)}
+        _add_level(drawn, total, name, (GREEN, "dash"), ends)
     if run.peak_bytes:
-        _add_level(drawn, run.peak_bytes, f"peak: {peak_memory(run)}", PURPLE, "dot")
+        _add_level(drawn, run.peak_bytes, f"peak: {peak_memory(run)}", (PURPLE, "dot"))
     if capacity and capacity < 3 * max(predicted, 1):
-        _add_level(drawn, capacity, f"card: {memory(capacity)}", RED, "solid")
+        _add_level(drawn, capacity, f"card: {memory(capacity)}", (RED, "solid"))
 
 
-def _add_level(drawn: go.Figure, num_bytes: int, name: str, colour: str, dash: str) -> None:
-    """Add a horizontal line. Its name is in the legend, where it cannot cover another."""
+def _add_level(
+    drawn: go.Figure,
+    num_bytes: int,
+    name: str,
+    look: tuple[str, str],
+    ends: Mapping[str, object] = WHOLE_WIDTH,
+) -> None:
+    """Add a horizontal line of a colour and a dash between two ends. Its name is in the legend,
+    where it cannot cover another."""
     level = num_bytes / 2**30
+    colour, dash = look
     line = {"color": colour, "width": 1.5, "dash": dash}
-    ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level}
-    drawn.add_shape(type="line", **ends, line=line, name=name, showlegend=True)
+    height = {"y0": level, "y1": level}
+    drawn.add_shape(type="line", **ends, **height, line=line, name=name, showlegend=True)

@@ -131,8 +131,10 @@ def _speed_tile(run: Run) -> str:
     if speed is None:
         return _tile("Speed", NO_VALUE, "tokens/s")
     more = "tokens/s"
-    measured = float(np.nanmedian(speed.values))
-    predicted = run.prediction()
+    span = run.estimates()[-1]
+    predicted = span.prediction
+    values = speed.values[speed.steps > span.after_step]
+    measured = float(np.nanmedian(values)) if len(values) else 0.0
     forecast, peak = predicted.tokens_per_second, predicted.peak_tokens_per_second
     if measured and forecast and run.job.gpu == "local":
         more += f", {measured / forecast - 1:+.0%} of forecast"

@@ -1,7 +1,7 @@
 """Start a run in the foreground and follow it to its end. A detached process does the training."""
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.progress import (
@@ -17,7 +17,7 @@ from core.job import Problem, RunNotFound
 from core.runs import Home, Run, launch, queue
 from core.runs.engines import Placement
 from core.runs.results import failure_advice
-from core.runs.sentences import memory_rows, state_sentence
+from core.runs.sentences import devices_sentence, memory_rows, state_sentence
 from core.training.contract.status import State
 from ui.terminal.placing import instructions, require_cluster
 from ui.terminal.printing import out, table
@@ -29,23 +29,33 @@ EXIT_CODES: Mapping[State, int] = {
     "interrupted": 1,
     "stopped": 130,
 }
+Start = Callable[..., Run]
+"""Starts, queues or sends a run at a place."""
 SECONDS_BETWEEN_UPDATES = 0.2
 SHOWN_METRICS = ("loss", "eval_loss", "eval_perplexity", "learning_rate")
 
 
 def start_and_follow(
-    home: Home, run: Run, placement: Placement | None = None, *, detach: bool = False
+    home: Home,
+    run: Run,
+    placement: Placement | None = None,
+    *,
+    detach: bool = False,
+    start: Start = queue.submit,
 ) -> int:
     """Start a run when it is its turn and show it until it ends. Return the exit code.
 
     Ctrl-C takes it out of the queue, or stops it with a checkpoint. A second Ctrl-C leaves it to
-    end by itself. `detach` returns once a cluster has it.
+    end by itself. `detach` returns once a cluster has it. `start` is what starts or sends it.
     """
     if detach:
         require_cluster(run, placement)
     with _progress_bar() as progress, interrupts() as pressed:
-        run = queue.submit(home, run, placement)
+        before = run.job.num_devices
+        run = start(home, run, placement=placement)
         out.print(f"{run.id}\n{run.folder}", style="dim")
+        if run.job.num_devices != before:
+            out.print(devices_sentence(run))
         _say_where(run)
         if detach:
             return 0

@@ -41,8 +41,7 @@ def placement_of(flags: Mapping[str, str]) -> Placement | None:
 
 def require_cluster(run: Run, placement: Placement | None) -> None:
     """Raise SpecError if a run will train on this machine, which can only be followed."""
-    goes_on = run.submission.placement if run.submission else Placement()
-    if (placement or goes_on).is_here:
+    if (placement or run.placement).is_here:
         problem = "a run of this machine waits for its turn only while it is followed"
         raise SpecError(Problem("detach", problem, "leave it out, or choose a cluster with --on"))
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from core.after_training import bundle
 from core.after_training.differences import compare_runs
-from core.device import cards_together
 from core.job import Problem, SpecError
 from core.resolve import reference_of
 from core.runs import Home, Run, edits, launch, listing, queue, read, results
@@ -19,7 +19,7 @@ from ui.terminal.follow import print_result, start_and_follow
 from ui.terminal.placing import placement_of, split_flags
 from ui.terminal.printing import out, print_json, say, table, wide_table
 from ui.terminal.results import checkpoint_rows, continue_run, print_published, publish
-from ui.terminal.usage import RUN_ACTIONS, call_of, is_whole
+from ui.terminal.usage import RUN_ACTIONS, call_of
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,12 @@ def _stop(command: RunCommand) -> None:
 
 
 def _resume(command: RunCommand) -> int:
-    run = command.run
+    start = queue.submit
     if command.num_devices:
-        place = command.placement or (run.submission and run.submission.placement) or Placement()
-        if place.is_here and is_whole(command.num_devices):  # before the run is changed
-            cards_together(run.job.device, int(command.num_devices))
-        place.require_devices(command.num_devices)
-        run = edits.change_num_devices(command.home, run.id, command.num_devices)
-    return start_and_follow(command.home, run, command.placement, detach=command.detach)
+        start = partial(results.resume_on, num_devices=command.num_devices)
+    return start_and_follow(
+        command.home, command.run, command.placement, detach=command.detach, start=start
+    )
 
 
 def _publish(command: RunCommand) -> None:

@@ -1,4 +1,5 @@
-"""Results of runs that have ended: check them, publish a checkpoint, or train for more epochs.
+"""Results of runs that have ended: check them, publish a checkpoint, or train for more epochs; and
+runs that are resumed on other devices.
 
 `failure_advice` has what helps a run without a result.
 """
@@ -16,11 +17,13 @@ from core.runs.results.publishing import (
     publish,
     publish_original,
 )
+from core.runs.results.resuming import change_num_devices, resume_on
 
 __all__ = [
     "UNDO",
     "Continuation",
     "ListedCheckpoint",
+    "change_num_devices",
     "checking",
     "checkpoints_of",
     "create_continuation",
@@ -30,4 +33,5 @@ __all__ = [
     "plan_continuation",
     "publish",
     "publish_original",
+    "resume_on",
 ]

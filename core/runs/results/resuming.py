@@ -1,0 +1,125 @@
+"""Resume a run that ended early on another number of devices. Starts it; never waits for it.
+
+An optimizer step keeps its rows. A model that was divided stays divided, and one that was not
+stays whole. The estimate follows.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core.job import JobSpec, Problem, SpecError
+from core.resolve import resolve
+from core.runs import queue
+from core.runs.edits import require_ended
+from core.runs.engines import Placement, renew_token
+from core.runs.estimates import EARLIER, NOW, replace_estimate
+from core.runs.files import read_bytes, read_json
+from core.runs.home import Home, locked
+from core.runs.past_runs import forecast, past_runs
+from core.runs.run import Run, read
+from core.training.contract.files import write_json
+from core.training.contract.job import is_sharded
+
+SCRIPT = "submit.sh"
+CHANGED_FILES = ("job.json", NOW, EARLIER, SCRIPT)
+
+
+def resume_on(home: Home, run: Run, num_devices: object, placement: Placement | None = None) -> Run:
+    """Resume a run on so many devices where it trained before, or at another place.
+
+    If it cannot be started there, it stays what it was. Raises RunNotFound, SpecError, OSError.
+    """
+    before = {name: read_bytes(run.folder / name) for name in CHANGED_FILES}
+    changed = change_num_devices(home, run.id, num_devices)
+    try:
+        (placement or run.placement).require_devices(num_devices)
+        return queue.submit(home, changed, placement)
+    except (SpecError, OSError):
+        if changed.job != run.job:
+            with locked(home):
+                _put_back(run.folder, before)
+                home.touch()
+        raise
+
+
+def change_num_devices(home: Home, run_id: str, number: object) -> Run:
+    """Let a run that has ended continue on another number of devices. An optimizer step keeps its
+    rows; submit.sh is written again, and so is the estimate.
+
+    Raises RunNotFound, SpecError if that cannot be.
+    """
+    run = read(home, run_id)
+    _require_ended_early(home, run)
+    changes = _on_devices(run.job, number)
+    if not changes:
+        return run
+    estimate = _estimate(run, changes)
+    with locked(home):
+        _require_ended_early(home, read(home, run_id))
+        path = run.folder / "job.json"
+        write_json(path, {**read_json(path), **changes})
+        complete = [each.step for each in run.checkpoints if each.is_complete]
+        replace_estimate(run.folder, estimate, run.status, max(complete, default=0))
+        (run.folder / SCRIPT).unlink(missing_ok=True)
+        home.touch()
+    return read(home, run_id)
+
+
+def _put_back(folder: Path, before: Mapping[str, bytes]) -> None:
+    """Give files the content that they had."""
+    for name, content in before.items():
+        if content:
+            (folder / name).write_bytes(content)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    renew_token(folder)  # the script names a text that a refusal may have renewed
+
+
+def _require_ended_early(home: Home, run: Run) -> None:
+    require_ended(home, run.id)
+    if run.state == "finished":
+        raise SpecError(Problem("run", f"{run.id} is finished", "see `runs continue`"))
+
+
+def _on_devices(job: JobSpec, number: object) -> Mapping[str, object]:
+    """Return the fields that let a run continue on so many devices, none if they are as many as
+    before. Raises SpecError."""
+    is_divided = is_sharded(job.num_devices, job.parallelism)
+    fields = {"num_devices": number, "parallelism": "fsdp" if is_divided else "ddp"}
+    num_devices = JobSpec.parse({**job.model_dump(), **fields}).num_devices
+    if num_devices == job.num_devices:
+        return {}
+    if num_devices < (2 if is_divided else 1):
+        problem = f"{num_devices} cannot continue this run"
+        fix = "give 1 or more"
+        if is_divided:
+            problem, fix = f"{problem}, whose model is divided among devices", "give 2 or more"
+        raise SpecError(Problem("num_devices", problem, fix))
+    num_rows = job.effective_batch_size * job.num_devices
+    rows_of_each, rest = divmod(num_rows, num_devices)
+    if rest:
+        problem = f"{num_devices} devices cannot share the {num_rows} rows of an optimizer step"
+        raise SpecError(Problem("num_devices", problem, "give another number"))
+    size = min(job.per_device_train_batch_size, rows_of_each)
+    while rows_of_each % size:
+        size -= 1
+    batch = {
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": rows_of_each // size,
+    }
+    JobSpec.parse({**job.model_dump(), **fields, **batch})
+    return {**fields, **batch, "num_devices": num_devices}
+
+
+def _estimate(run: Run, changes: Mapping[str, object]) -> dict[str, Any]:
+    """Return the estimate of a run on other devices, {} if there is none, such as for the cards of
+    a cluster that this machine stands for."""
+    rows = run.prediction().rows
+    with suppress(SpecError):
+        fields = {**run.fields_again(), **changes}
+        resolved = resolve(fields, rows=rows, past=partial(past_runs, run.home))
+        return forecast(run.home, resolved)
+    return {}
