@@ -8,7 +8,9 @@ import gradio as gr
 
 from ui.checks import place_checks
 from ui.exports import place_exports
+from ui.form import LABELS
 from ui.parts import Parts
+from ui.place_boxes import RESUME, place_boxes
 from ui.render.plots import COMPARISON, FRONT_ROW, PLOTS, empty
 
 LIST_SCRIPT = Path(__file__).with_name("history.js")
@@ -83,6 +85,9 @@ def _place_run(parts: Parts) -> None:
     with gr.Row(elem_classes="actions"):
         for name in RETRY_BUTTONS:
             parts.button(name)
+    hidden = {"open": False, "visible": False}
+    with parts.add("resume_panel", gr.Accordion, "Resume on other devices", **hidden):
+        _place_resume(parts)
     parts.html("run_message")
     parts.signal("figures")
     parts.html("tiles")
@@ -111,6 +116,17 @@ def _place_run(parts: Parts) -> None:
     with gr.Accordion("Log", open=False):
         shown = {"lines": 14, "max_lines": 14, "show_label": False, "interactive": False}
         parts.add("log", gr.Textbox, **shown)
+
+
+def _place_resume(parts: Parts) -> None:
+    """Place the number of devices and the place for a resume, and its button."""
+    parts.html("resume_note")
+    whole = {"precision": 0, "minimum": 1, "min_width": 140}
+    with gr.Row(elem_classes="settings"):
+        parts.add("resume_devices", gr.Number, 1, label=LABELS["num_devices"], **whole)
+    place_boxes(parts, RESUME)
+    with gr.Row(elem_classes="actions"):
+        parts.button("resume_there", "Resume with these")
 
 
 def _place_checkpoints(parts: Parts) -> None:

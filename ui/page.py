@@ -17,7 +17,6 @@ from ui.handlers import (
     FIRST_STATE,
     FIX_BUTTONS,
     NO_ANSWER,
-    PLACE_BOXES,
     Handlers,
     Suggestions,
     Undo,
@@ -26,6 +25,7 @@ from ui.handlers import (
     panels,
 )
 from ui.parts import Parts
+from ui.place_boxes import PLACE_BOXES, RESUME_BOXES
 from ui.sent_data import CheckedBlocks
 
 SET_FIGURES = "text => { window.tailorFigures = JSON.parse(text) }"
@@ -103,6 +103,7 @@ def build(handlers: Handlers) -> gr.Blocks:
             "form": fields,
             "view": {name: parts.named[name] for name in VIEW_PARTS},
             "place": {name: parts.named[name] for name in PLACE_BOXES},
+            "resume_place": {name: parts.named[name] for name in RESUME_BOXES},
             "boxes": {name: parts.named[name] for name in columns.COLUMN_BOXES},
             "try_settings": {name: parts.named[name] for name in trying.SETTINGS},
         }
@@ -334,6 +335,7 @@ def _wire_runs(wiring: Wiring, handlers: Handlers) -> None:
         on(parts[name].input, runs.on_view, repeat="always_last")
     on(parts["stop"].click, runs.on_stop)
     on(parts["resume"].click, runs.on_resume)
+    placing.wire_resume(wiring, handlers)
     on(parts["move_up"].click, partial(runs.on_move, "up"))
     on(parts["move_down"].click, partial(runs.on_move, "down"))
     on(parts["delete"].click, runs.on_delete)

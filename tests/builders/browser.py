@@ -132,9 +132,9 @@ def wait_for_flag(page: Page, field: str, value: str) -> None:
     expect(page.locator("#command")).to_contain_text(re.compile(flag))
 
 
-def press(page: Page, name: str) -> None:
-    """Press the button of that name."""
-    page.get_by_role("button", name=name).click()
+def press(page: Page, name: str, *, exact: bool = False) -> None:
+    """Press the button whose name has these words, or is these words."""
+    page.get_by_role("button", name=name, exact=exact).click()
 
 
 def unfold(page: Page, heading: str) -> None:

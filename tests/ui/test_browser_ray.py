@@ -111,7 +111,7 @@ def test_demo_trains_on_a_ray_that_is_named_on_the_page(
         press(page, "Stop and save")
         expect(state(page)).to_contain_text("Stopped at step", timeout=TRAINING_MS)
         take_pictures(page, "stopped")
-        press(page, "Resume")
+        press(page, "Resume", exact=True)
         expect(state(page)).to_contain_text(re.compile("Ray job|Finished"), timeout=TRAINING_MS)
         wait_until_finished(page)
         take_pictures(page, "finished")
@@ -152,7 +152,7 @@ def test_run_waits_for_a_worker_and_outlives_the_head(
         take_pictures(page, "no-head")
         press(page, "Stop and save")  # the program finds the file, without Ray
         expect(state(page)).to_contain_text("Stopped at step", timeout=TRAINING_MS)
-        press(page, "Resume")
+        press(page, "Resume", exact=True)
         message = page.locator("#run-message")
         expect(message).to_contain_text("Ray does not answer", timeout=TRAINING_MS)
         take_pictures(page, "no-resume")

@@ -61,7 +61,7 @@ def test_the_queue_survives_the_app_and_a_stopped_run_is_resumed(
     wait_until_finished(page)
 
     pick(page, first)
-    press(page, "Resume")
+    press(page, "Resume", exact=True)
     wait_until_finished(page)
     steps = [row["step"] for row in first.metrics() if "loss" in row]
     assert steps == list(range(1, stopped.max_steps + 1))

@@ -68,7 +68,7 @@ def _train(page: Page, app: App, home: Home) -> None:
     take_picture(page, "running")
     press(page, "Stop and save")
     expect(state(page)).to_contain_text("Stopped at step", timeout=TRAINING_MS)
-    press(page, "Resume")
+    press(page, "Resume", exact=True)
     expect(state(page)).to_contain_text(re.compile("Slurm job|Finished"), timeout=TRAINING_MS)
     wait_until_finished(page)
     (run,) = runs.listing.list_runs(home)

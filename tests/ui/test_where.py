@@ -13,9 +13,10 @@ from core.runs.engines import Placement
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
 from tests.builders.page import demo
 from ui.events import Updates
-from ui.handlers import NO_ANSWER, PLACE_BOXES, Handlers
+from ui.handlers import NO_ANSWER, Handlers
 from ui.handlers.answer import Answer
 from ui.handlers.placing import placement_of
+from ui.place_boxes import PLACE_BOXES
 
 BOXES: dict[str, object] = {"partition": "gpu", "time_limit": "30", "nodes": 1}
 CHOSEN: dict[str, Any] = {"where": "slurm", "place": BOXES}

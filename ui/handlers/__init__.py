@@ -21,8 +21,9 @@ from ui.handlers.estimate import FIX_BUTTONS, EstimateHandlers, Suggestions, Und
 from ui.handlers.export_activities import ExportActivities
 from ui.handlers.exports import ExportHandlers
 from ui.handlers.imports import Imports
-from ui.handlers.placing import PLACE_BOXES, QUEUE_EACH, PlacingHandlers
+from ui.handlers.placing import QUEUE_EACH, PlacingHandlers
 from ui.handlers.results import ResultHandlers
+from ui.handlers.resuming import ResumeHandlers
 from ui.handlers.rows import Previews, RowHandlers
 from ui.handlers.runs import RunHandlers
 from ui.handlers.start import show_start
@@ -34,7 +35,6 @@ __all__ = [
     "FIRST_SWEEP",
     "FIX_BUTTONS",
     "NO_ANSWER",
-    "PLACE_BOXES",
     "QUEUE_EACH",
     "Handlers",
     "Suggestions",
@@ -60,7 +60,8 @@ class Handlers:
         self.estimate = EstimateHandlers(home, self.previews, self.trace)
         self.checks = CheckHandlers(home)
         export_activities = ExportActivities()
-        self.runs = RunHandlers(home, self.previews, self.checks, export_activities)
+        self.runs = RunHandlers(home, self.previews, self.checks, export_activities, self.placing)
+        self.resuming = ResumeHandlers(home, self.placing, self.runs.on_view)
         self.results = ResultHandlers(home, self.runs.on_view)
         self.comparisons = ComparisonHandlers(home, self.runs.on_view)
         choose = self.comparisons.on_choose_comparison

@@ -13,23 +13,12 @@ from ui import render
 from ui.events import Updates
 from ui.handlers.answer import Answer
 from ui.handlers.command import command_line
+from ui.place_boxes import PLACE_BOXES, RESUME, THIS_MACHINE, USUAL
 
-USUAL = ("(usual)", "")
-PLACE_BOXES: Mapping[str, str] = {
-    "address": "address",
-    "partition": "partition",
-    "time_limit": "time",
-    "gres": "gres",
-    "account": "account",
-    "nodes": "nodes",
-}
-"""Box of the page -> field of a placement."""
 NOTHING_ASKED: Mapping[str, object] = MappingProxyType({})
 """Boxes of a page on which no cluster is chosen."""
-NOTE = (
-    "The run folder must lie on storage that the nodes see. The estimate is for the card chosen as "
-    "GPU: choose that of the cluster."
-)
+STORAGE = "The run folder must lie on storage that the nodes see."
+CARD = "The estimate is for the card chosen as GPU: choose that of the cluster."
 QUEUE_EACH = "Queue one run of each"
 """Button of the comparison, where it trains on this machine."""
 ALWAYS_OFFERED = "ray"
@@ -48,36 +37,41 @@ class PlacingHandlers:
         found = found_engines()  # takes seconds, in which another page may look at the last ones
         self.found.clear()
         self.found.update(found)
-        offered = [name for name in ENGINES if name in self.found or name == ALWAYS_OFFERED]
-        choices = [("This machine", HERE)]
-        choices += [(f"My cluster ({ENGINES[name].title})", name) for name in offered]
-        return {**_hide(), "where": gr.update(choices=choices, value=HERE)}
+        choices = self.offered()
+        updates = {**self.settings(HERE), **_comparison(HERE)}
+        updates["where"] = gr.update(choices=choices, value=HERE)
+        return {**updates, f"{RESUME}where": gr.update(choices=choices)}
+
+    def offered(self) -> list[tuple[str, str]]:
+        """Return the places that can be chosen, each with its label."""
+        names = [name for name in ENGINES if name in self.found or name == ALWAYS_OFFERED]
+        return [THIS_MACHINE, *((f"My cluster ({ENGINES[name].title})", name) for name in names)]
 
     def on_where(self, answer: Answer, where: str, **place: object) -> Updates:
         """Ask for what the chosen cluster has to know."""
+        shown = {**place, "partition": ""}
+        command = self.on_box(answer, where, **shown)
+        return {**self.settings(where), **_comparison(where), **command}
+
+    def settings(self, where: str, begin: str = "") -> Updates:
+        """Return the boxes that a place has use for. The name of each starts with `begin`."""
         engine = ENGINES.get(where)
+        row, message = f"{begin}cluster_settings", f"{begin}where_message"
         if engine is None:
-            return {**_hide(), **self.on_box(answer, where)}
-        send = f"Send one run of each to {engine.title}"
-        found = self.found.get(where, Found())
-        menu = [USUAL, *((name, name) for name in found.partitions)]
-        updates: Updates = {"cluster_settings": gr.update(visible=True)}
-        updates |= {"compare_methods": send, "sweep_at_once": gr.update(visible=True)}
+            return {row: gr.update(visible=False), message: ""}
+        updates: Updates = {row: gr.update(visible=True)}
         for box, name in PLACE_BOXES.items():
-            updates[box] = gr.update(visible=name in engine.fields)
+            updates[begin + box] = gr.update(visible=name in engine.fields)
         # A cluster that the environment names needs no address, nor may guests give one.
         if where in self.found or is_restricted():
-            updates["address"] = gr.update(visible=False)
-        updates["partition"] = gr.update(
+            updates[f"{begin}address"] = gr.update(visible=False)
+        menu = [USUAL, *((name, name) for name in self.found.get(where, Found()).partitions)]
+        updates[f"{begin}partition"] = gr.update(
             visible="partition" in engine.fields, choices=menu, value=""
         )
-        said = " ".join(filter(None, (NOTE, engine.trust)))
-        shown = {**place, "partition": ""}
-        return {
-            **updates,
-            **self.on_box(answer, where, **shown),
-            "where_message": render.notice(said, "plain"),
-        }
+        about_card = "" if begin else CARD  # a resume has no choice of it
+        said = " ".join(filter(None, (STORAGE, about_card, engine.trust)))
+        return {**updates, message: render.notice(said, "plain")}
 
     def on_box(self, answer: Answer, where: str, **place: object) -> Updates:
         """Say the command that does the same."""
@@ -115,10 +109,8 @@ def placement_of(where: str, place: Mapping[str, object]) -> Placement:
     return placement
 
 
-def _hide() -> Updates:
-    return {
-        "cluster_settings": gr.update(visible=False),
-        "where_message": "",
-        "compare_methods": QUEUE_EACH,
-        "sweep_at_once": gr.update(visible=False),
-    }
+def _comparison(where: str) -> Updates:
+    """Return what the comparison says of where its runs train."""
+    engine = ENGINES.get(where)
+    label = f"Send one run of each to {engine.title}" if engine else QUEUE_EACH
+    return {"compare_methods": label, "sweep_at_once": gr.update(visible=engine is not None)}

@@ -26,8 +26,9 @@ from ui.handlers.comparisons import show_comparisons, version_of
 from ui.handlers.data import data_choices
 from ui.handlers.export_activities import ExportActivities
 from ui.handlers.guard import guarded
-from ui.handlers.placing import NOTHING_ASKED, placement_of
+from ui.handlers.placing import NOTHING_ASKED, PlacingHandlers, placement_of
 from ui.handlers.results import show_outcome
+from ui.handlers.resuming import show_resume
 from ui.handlers.rows import Previews
 from ui.handlers.run_panel import retries, show_run
 from ui.handlers.start import require_startable
@@ -70,6 +71,7 @@ class RunHandlers:
     previews: Previews
     checks: CheckHandlers
     export_activities: ExportActivities
+    placing: PlacingHandlers
 
     def on_load(self) -> Updates:
         """Fill a new page. If a run is active, select it and show it first."""
@@ -273,6 +275,7 @@ class RunHandlers:
             **show_comparisons(self.home, view.comparison_id),
             **_show_about(view, run),
             **show_run(run),
+            **show_resume(run, self.placing, is_new=is_new),
             **show_outcome(run, self.checks, self.export_activities, is_new=is_new),
             **({"run_header": panel.removed_run()} if view.run_id and not run else {}),
         }
@@ -304,7 +307,7 @@ class RunHandlers:
         """Return a short text that changes when there is something new to show."""
         run = self._find(view.run_id)
         parts = [repr(replace(view, about_run="")), listing.list_fingerprint(self.home)]
-        parts.append(version_of(self.home))
+        parts += [version_of(self.home), *self.placing.found]
         if run:
             parts += [run.state, run.fingerprint(), stall_warning(run) or ""]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -51,12 +51,8 @@ def start_and_follow(
     if detach:
         require_cluster(run, placement)
     with _progress_bar() as progress, interrupts() as pressed:
-        before = run.job.num_devices
-        run = start(home, run, placement=placement)
-        out.print(f"{run.id}\n{run.folder}", style="dim")
-        if run.job.num_devices != before:
-            out.print(devices_sentence(run))
-        _say_where(run)
+        before, run = run.job.num_devices, start(home, run, placement=placement)
+        _say_where(run, before)
         if detach:
             return 0
         bar = progress.add_task("starting", total=None, note="")
@@ -78,8 +74,12 @@ def start_and_follow(
     return EXIT_CODES[run.state]
 
 
-def _say_where(run: Run) -> None:
-    """Print what a run waits for, and what the user has to type."""
+def _say_where(run: Run, devices_before: int) -> None:
+    """Print how a run shares its rows if that is new, what it waits for, and what the user has to
+    type."""
+    out.print(f"{run.id}\n{run.folder}", style="dim")
+    if run.job.num_devices != devices_before:
+        out.print(devices_sentence(run))
     if run.submission:
         out.print(run.submission.sentence)
         if line := instructions(run):

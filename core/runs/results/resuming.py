@@ -40,8 +40,9 @@ def resume_on(home: Home, run: Run, num_devices: object, placement: Placement | 
     except (SpecError, OSError):
         if changed.job != run.job:
             with locked(home):
-                _put_back(run.folder, before)
-                home.touch()
+                if not read(home, run.id).is_active:
+                    _put_back(run.folder, before)
+                    home.touch()
         raise
 
 
