@@ -33,6 +33,7 @@ from .contract.status import Progress
 from .data.hub import stay_offline_without_answer
 from .ranks import (
     Rank,
+    Standstill,
     devices_asked,
     first_cause,
     guarded,
@@ -111,7 +112,9 @@ def main(arguments: Sequence[str] | None = None, folder: Path | None = None) -> 
         return FAILED
     stop_handling = run_files.stop.handle_signals(run_files.acknowledge_stop)
     log = limit_log_size(folder / "log.txt") if rank.is_first else nullcontext()
-    with closing(run_files), stop_handling, log, rank.at_work(folder), guarded(folder, rank):
+    standstill = Standstill(run_files.marks)
+    at_work = rank.at_work(folder, standstill)
+    with closing(run_files), stop_handling, log, at_work, guarded(folder, rank, standstill):
         try:
             job = replace(Job.from_json(fields), num_devices=rank.count)
             for sentence in Job.differences(fields):
@@ -202,6 +205,7 @@ def train(job: Job, run_files: RunFiles) -> None:
         raise Stopped
 
     monitor.require_finite_weights(trainer.model)
+    run_files.marks.begin("load")  # the best weights may take longer than any part of a step
     result_step = trainer.load_best()
     trainer.save_result(result_step)
     run_files.enter("eval")

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 from core.training.ranks import HEARTBEATS
 from core.training.ranks.rank import read_words
 from core.training.ranks.silence import SECONDS_WITHOUT_BEAT
+from tests.builders.faulty_ranks import shorten_limits
 from tests.builders.paths import ROOT
 from tests.builders.ranks import wait_until
 
@@ -20,14 +22,22 @@ SECONDS_OF_SILENCE = 4.0
 """Silence after which a rank hangs here."""
 PROGRAM = """
 import sys
+import threading
 import time
 from pathlib import Path
 from training.contract.failures import Failure
-from training.ranks import guarded, report_failure, this_rank
-folder, rank = Path.cwd(), this_rank()
-with rank.at_work(folder), guarded(folder, rank):
+from training.ranks import Marks, Standstill, guarded, report_failure, this_rank
+folder, rank, marks = Path.cwd(), this_rank(), Marks()
+standstill = Standstill(marks)
+with rank.at_work(folder, standstill), guarded(folder, rank, standstill):
+    marks.begin("train", "forward")
     while not (folder / f"end-{rank.index}").exists():
-        time.sleep(0.1)
+        if (folder / f"backward-{rank.index}").exists():
+            marks.begin("train", "backward")
+        if (folder / f"stuck-{rank.index}").exists():
+            threading.Event().wait()
+        time.sleep(0.05)
+        marks.add()
     if words := (folder / f"end-{rank.index}").read_text():
         report_failure(folder, rank, Failure("unknown", words))
         sys.exit(1)
@@ -56,6 +66,13 @@ class GuardedRanks:
     def end(self, index: int, words: str = "") -> None:
         """Let a rank end: by itself, or by an error with these words."""
         (self.folder / f"end-{index}").write_text(words)
+
+    def block(self, index: int, *, is_ahead: bool = False) -> None:
+        """Let a rank wait for ever. `is_ahead`: one part of its work later than the others."""
+        if is_ahead:
+            (self.folder / f"backward-{index}").touch()
+            time.sleep(1)
+        (self.folder / f"stuck-{index}").touch()
 
     @property
     def status(self) -> Mapping[str, object]:
@@ -103,6 +120,7 @@ def guarded_ranks(folder: Path) -> Iterator[GuardedRanks]:
     silence = copy / "ranks" / "silence.py"
     text = silence.read_text().replace(f"= {SECONDS_WITHOUT_BEAT}", f"= {SECONDS_OF_SILENCE}")
     silence.write_text(text)
+    shorten_limits(folder)
     ranks = GuardedRanks(folder)
     left = [process for index in range(2) for process in ranks.everything_of(index)]
     try:

@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.builders.ranks import processes_in, wait_until
 pytestmark = pytest.mark.training
 HANGS = "Process {} of 2, on device 0 of node-{}, has not answered for 4 s, so all were ended."
 SECONDS_TO_END = 20
+SECONDS_TO_MEASURE = 5
+"""Time for marks enough for a limit."""
 
 
 @pytest.fixture
@@ -89,6 +92,32 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(ranks: GuardedRanks) -> None
         process.resume()
     with pytest.raises(psutil.TimeoutExpired):
         every[0].wait(2)
+    assert "error" not in ranks.status
+
+
+def test_ranks_that_are_stuck_end_and_the_one_behind_is_named(ranks: GuardedRanks) -> None:
+    time.sleep(SECONDS_TO_MEASURE)
+    ranks.block(0, is_ahead=True)
+    ranks.block(1)
+    error = ranks.wait_for_error()
+    assert error.startswith("Process 2 of 2, on device 0 of node-1, has come no further for")
+    assert ranks.status["cause"] == "stuck"
+    assert [program.wait(SECONDS_TO_END) for program in ranks.programs] == [-9, -9]
+
+
+def test_ranks_that_wait_for_each_other_end(ranks: GuardedRanks) -> None:
+    time.sleep(SECONDS_TO_MEASURE)
+    ranks.block(0)
+    ranks.block(1)
+    assert ranks.wait_for_error().startswith("The processes wait for each other, for ")
+
+
+def test_a_rank_that_stands_still_ends_nothing_while_another_gets_on(ranks: GuardedRanks) -> None:
+    time.sleep(SECONDS_TO_MEASURE)
+    ranks.block(1)
+    with pytest.raises(psutil.TimeoutExpired):
+        psutil.Process(ranks.programs[1].pid).wait(20)
+    assert read_words(ranks.folder / "ranks" / "1.json")["standstill"]
     assert "error" not in ranks.status
 
 

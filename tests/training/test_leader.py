@@ -25,12 +25,12 @@ def watches_of_ended_ranks(run: Path, num_ranks: int) -> list[Watch]:
 def test_of_ranks_that_ended_together_the_first_is_named(tmp_path: Path) -> None:
     watches = watches_of_ended_ranks(tmp_path, 3)
     (tmp_path / NOTE).write_text(json.dumps({"rank": 1, "exit_code": -9}))
-    assert silent_ending(watches).startswith("Process 2 of 3, on device 1, was killed")
+    assert silent_ending(watches).sentence.startswith("Process 2 of 3, on device 1, was killed")
 
 
 def test_a_rank_is_named_when_torchrun_named_none(tmp_path: Path) -> None:
     watches = watches_of_ended_ranks(tmp_path, 2)
-    assert silent_ending(watches).startswith("Process 1 of 2, on device 0, was killed")
+    assert silent_ending(watches).sentence.startswith("Process 1 of 2, on device 0, was killed")
 
 
 def test_a_rank_that_answers_too_late_is_still_named(tmp_path: Path) -> None:
@@ -42,5 +42,5 @@ def test_a_rank_that_answers_too_late_is_still_named(tmp_path: Path) -> None:
     beat = "import pathlib, sys, time; time.sleep(0.5); pathlib.Path(sys.argv[1]).touch()"
     with subprocess.Popen([sys.executable, "-c", beat, str(watch.heartbeat)]) as program:
         ending = watch_ranks(program, [watch])
-    assert ending.startswith("Process 1 of 1, on device 0, has not answered for")
+    assert ending.sentence.startswith("Process 1 of 1, on device 0, has not answered for")
     assert not watch.is_silent

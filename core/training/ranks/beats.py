@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import guard
-from .guard import BEAT, GOODBYE, TOLD_TO_END
+from .guard import BEAT, GOODBYE, STANDS_STILL, TOLD_TO_END
 from .rank import Rank
+from .standstill import Standstill
 
 SECONDS_BETWEEN_BEATS = 1.0
 SECONDS_FOR_GOODBYE = 5.0
@@ -73,7 +74,7 @@ _beats: list[Beats] = []
 
 
 @contextmanager
-def guarded(folder: Path, rank: Rank) -> Iterator[None]:
+def guarded(folder: Path, rank: Rank, standstill: Standstill) -> Iterator[None]:
     """Let a guard watch over this process in this block. Does nothing where a leader does."""
     if rank.is_alone or rank.leader or sys.platform == "win32":
         yield
@@ -84,7 +85,7 @@ def guarded(folder: Path, rank: Rank) -> Iterator[None]:
 
     def beat() -> None:
         while not is_over.wait(SECONDS_BETWEEN_BEATS):
-            beats.give(BEAT)
+            beats.give(STANDS_STILL if standstill.words else BEAT)
 
     thread = threading.Thread(target=beat, name="beats", daemon=True)
     thread.start()

@@ -23,9 +23,11 @@ from .last_words import is_lost_contact, write_ending
 from .links import Hub, Links, Spoke, Words
 from .rank import HEARTBEATS, PARENT_VARIABLE, Rank, read_words, this_rank
 from .silence import SECONDS_WITHOUT_BEAT, Silence
+from .stuck import STUCK, find_stuck
 
-BEAT, GOODBYE, TOLD_TO_END = b".", b"!", b"t"
-"""Signs: the rank lives; it has ended as it should; torchrun has told it to end."""
+BEAT, STANDS_STILL, GOODBYE, TOLD_TO_END = b".", b"s", b"!", b"t"
+"""Signs: the rank lives; it lives and gets no further, as its heartbeat says; it has ended as it
+should; torchrun has told it to end."""
 PIPE = 0
 SECONDS_BETWEEN_LOOKS = 0.3
 SECONDS_FOR_LAST_WORDS = 6.0
@@ -64,6 +66,8 @@ class Guard:
                     said = f"cannot be reached for {SECONDS_WITHOUT_BEAT:.0f} s: its machine "
                     said += "hangs or is gone, so all were ended"
                     self._name_cause(index, self._links.names[index], said, is_machine=True)
+            if self.rank.is_first and self._links.all_stand_still:
+                self._name_stuck()
             if self._cause and time.monotonic() - self._known_since > SECONDS_FOR_LAST_WORDS:
                 self._kill()
         self._find_cause()
@@ -80,11 +84,21 @@ class Guard:
         while self._is_pipe_open and select.select([PIPE], [], [], 0)[0]:
             signs = os.read(PIPE, 4096)
             if signs:
-                self._last_sign = signs[-1:]
+                self._take(signs[-1:])
                 self._silence.end()
             else:
                 self._links.forget(PIPE)
                 self._is_pipe_open = False
+
+    def _take(self, sign: bytes) -> None:
+        """Take the last sign of the rank."""
+        said = None
+        if sign == STANDS_STILL:
+            said = read_words(self.folder / HEARTBEATS / f"{self.rank.index}.json").get(
+                "standstill"
+            )
+        self._links.hear_standstill(self.rank.index, said)
+        self._last_sign = BEAT if sign == STANDS_STILL else sign
 
     def _has_ended(self) -> bool:
         # A child of the rank may keep the pipe open.
@@ -110,6 +124,13 @@ class Guard:
         """Return True if nothing is left to hear: the first rank was not told why it should end."""
         is_well = self._last_sign == GOODBYE or not self.rank.is_first
         return self._cause is not None or is_well or status.get("state") in ENDED
+
+    def _name_stuck(self) -> None:
+        """Let the rank be the cause that keeps all from getting on."""
+        names = {**self._links.names, self.rank.index: self.rank.name}
+        found = find_stuck(self._links.standing, names)
+        words = {"index": found.ranks[0], "cause": STUCK, "sentence": found.sentence}
+        self._tell({**words, "time": time.time()})
 
     def _name_cause(self, index: int, name: str, what: str, *, is_machine: bool = False) -> None:
         """Let a rank that could not say so itself be the cause, or its whole machine."""

@@ -23,6 +23,7 @@ from . import torchrun
 from .last_words import is_lost_contact, write_ending
 from .rank import HEARTBEATS, LEADER_VARIABLE, read_words
 from .silence import SECONDS_WITHOUT_BEAT, Silence
+from .stuck import STUCK, find_stuck
 
 EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 130, "interrupted": 1}
 UNUSABLE_JOB = 2
@@ -31,7 +32,7 @@ SECONDS_FOR_LAST_WORDS = 3.0
 """Time for the ranks to write why they end, once one of them has ended."""
 SECONDS_FOR_TORCHRUN = 15.0
 """Time for torchrun to end and to say which rank was the first, once all have ended."""
-LAST_WORDS_BYTES = 2000
+LAST_WORDS_BYTES, MOST_LAST_WORDS = 2000, 2
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Watch:
     """True once the rank has said so itself."""
     changed_ns: int = -1
     silence: Silence = field(default_factory=Silence)
+    standstill: Mapping[str, Any] | None = None
+    """What the rank says of itself while it stands still."""
 
     def look(self) -> None:
         """Read the heartbeat if it is new. To be called several times a second."""
@@ -54,6 +57,8 @@ class Watch:
                 words = read_words(self.heartbeat)
                 self.pid = self.silence.pid = int(str(words.get("pid", 0)))
                 self.has_ended = bool(words.get("has_ended"))
+                said = words.get("standstill")
+                self.standstill = said if isinstance(said, dict) else None
                 self.changed_ns = changed_ns
                 self.silence.end()
 
@@ -71,6 +76,16 @@ class Watch:
     def is_silent(self) -> bool:
         """True if it lives and does not beat."""
         return bool(self.pid) and not self.has_ended and self.silence.is_too_long
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why the leader ends all ranks, where none has left a reason."""
+
+    sentence: str
+    cause: str = "signal"
+    ranks: Sequence[int] = ()
+    """Ranks whose logs show where they are stuck."""
 
 
 def lead(folder: Path, arguments: Sequence[str], num_ranks: int) -> int:
@@ -112,14 +127,14 @@ def _start(folder: Path, arguments: Sequence[str], num_ranks: int) -> "subproces
     )
 
 
-def watch_ranks(program: "subprocess.Popen[bytes]", watches: Sequence[Watch]) -> str:
-    """Wait until all ranks have ended. Return what one died of without a word, or ""."""
-    ending = ""
+def watch_ranks(program: "subprocess.Popen[bytes]", watches: Sequence[Watch]) -> Ending | None:
+    """Wait until all ranks have ended, or must be. Return what one died of without a word."""
+    ending = None
     while program.poll() is None:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         for watch in watches:
             watch.look()
-        ending = silent_ending(watches)
+        ending = silent_ending(watches) or stuck_ending(watches)
         if ending:
             _wait_for_last_words(program, watches)
             break
@@ -139,20 +154,34 @@ def _wait_for_last_words(program: "subprocess.Popen[bytes]", watches: Sequence[W
             limit = SECONDS_FOR_TORCHRUN
 
 
-def silent_ending(watches: Sequence[Watch]) -> str:
-    """Return a sentence about the first rank that was killed or hangs; "" if none."""
+def silent_ending(watches: Sequence[Watch]) -> Ending | None:
+    """Return what to say about the first rank that was killed or hangs; None if none."""
     first = torchrun.first_failure(watches[0].heartbeat.parent.parent)
     for index, watch in sorted(enumerate(watches), key=lambda pair: pair[0] != first):
-        who = f"Process {index + 1} of {len(watches)}, on device {index},"
+        who = f"{_name(index, len(watches))},"
         if watch.is_gone and not watch.heartbeat.with_suffix(".failure.json").exists():
-            return f"{who} was killed or has crashed, so the others were ended too."
+            return Ending(f"{who} was killed or has crashed, so the others were ended too.")
         if watch.is_silent:
             seconds = SECONDS_WITHOUT_BEAT
-            return f"{who} has not answered for {seconds:.0f} s, so all were ended."
-    return ""
+            return Ending(f"{who} has not answered for {seconds:.0f} s, so all were ended.")
+    return None
 
 
-def _failure(place: Path, num_ranks: int, ending: str) -> dict[str, Any]:
+def stuck_ending(watches: Sequence[Watch]) -> Ending | None:
+    """Return what to say if no rank gets on any more; None while one does."""
+    left = {index: watch for index, watch in enumerate(watches) if not watch.has_ended}
+    standing = {index: watch.standstill for index, watch in left.items() if watch.standstill}
+    if not standing or len(standing) < len(left):
+        return None
+    found = find_stuck(standing, {index: _name(index, len(watches)) for index in standing})
+    return Ending(found.sentence, STUCK, found.ranks)
+
+
+def _name(index: int, num_ranks: int) -> str:
+    return f"Process {index + 1} of {num_ranks}, on device {index}"
+
+
+def _failure(place: Path, num_ranks: int, ending: Ending | None) -> dict[str, Any]:
     """Return error and cause of a run whose ranks did not end well."""
     written = [(read_words(place / f"{index}.failure.json"), index) for index in range(num_ranks)]
     failures = [(words, index) for words, index in written if words]
@@ -162,11 +191,13 @@ def _failure(place: Path, num_ranks: int, ending: str) -> dict[str, Any]:
         words, index = own[0]
         _print_last_words(place, index)
         names = ("cause", "needed_bytes", "free_bytes")
-        who = f"Process {index + 1} of {num_ranks}, on device {index}: "
+        who = f"{_name(index, num_ranks)}: "
         sentence = str(words.get("sentence", ""))
         return {"error": who + sentence, **{name: words.get(name) for name in names}}
     if ending:
-        return {"error": ending, "cause": "signal"}
+        for index in ending.ranks[:MOST_LAST_WORDS]:
+            _print_last_words(place, index)
+        return {"error": ending.sentence, "cause": ending.cause}
     if failures:
         words, index = failures[0]
         return {"error": str(words.get("sentence", "")), "cause": words.get("cause")}

@@ -71,6 +71,8 @@ class Links:
         self.silences: dict[int, Silence] = {}
         """Rank -> silence of its guard. One that has ended as it should is not in it."""
         self.names: dict[int, str] = {}
+        self.standing: dict[int, Words] = {}
+        """Rank that stands still -> what it says of itself, as Standstill.words."""
         self._links: list[Link] = []
         self._selector = selectors.DefaultSelector()
         self._beat_at = time.monotonic()
@@ -96,7 +98,20 @@ class Links:
             self._beat_at = time.monotonic()
             self._drop_strangers()
             self._connect()
-            self.tell({"beat": True})
+            self.tell({"beat": True, "standstill": self.standing.get(self.rank.index)})
+
+    def hear_standstill(self, index: int, said: object) -> None:
+        """Take what a rank says of itself while it stands still; None while it does not."""
+        if isinstance(said, dict):
+            self.standing[index] = said
+        else:
+            self.standing.pop(index, None)
+
+    @property
+    def all_stand_still(self) -> bool:
+        """True if all ranks were heard, and none that has not ended gets on."""
+        left = {*self.silences, self.rank.index}
+        return len(self.names) == self.rank.count - 1 and left <= self.standing.keys()
 
     def tell(self, words: Words, but: Link | None = None) -> None:
         """Send words to the others."""
@@ -162,6 +177,7 @@ class Links:
 
     def _hear(self, link: Link, words: Words) -> None:
         index = link.index or 0
+        self.hear_standstill(index, words.get("standstill"))
         if words.get("has_ended") is True:
             self.silences.pop(index, None)
             return

@@ -19,6 +19,7 @@ import psutil
 
 from ..contract.failures import Failure
 from ..contract.files import write_json
+from .standstill import Standstill
 
 LEADER_VARIABLE = "TAILOR_LEADER"
 """Environment variable with the pid of the leader."""
@@ -59,8 +60,11 @@ class Rank:
         return f"Process {self.index + 1} of {self.count}, {where}"
 
     @contextmanager
-    def at_work(self, folder: Path) -> Iterator[None]:
-        """Keep a heartbeat, end with the leader, and print to an own log except in rank 0."""
+    def at_work(self, folder: Path, standstill: Standstill) -> Iterator[None]:
+        """Keep a heartbeat, end with the leader, and print to an own log except in rank 0.
+
+        The heartbeat says of a rank that stands still where it does.
+        """
         if self.is_alone:
             yield
             return
@@ -71,7 +75,7 @@ class Rank:
         if not self.is_first:
             _print_to(place / f"{self.index}.log")
         is_over = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(place, is_over), daemon=True)
+        beat = threading.Thread(target=self._beat, args=(place, standstill, is_over), daemon=True)
         beat.start()
         try:
             yield
@@ -79,18 +83,23 @@ class Rank:
             is_over.set()
             beat.join()
 
-    def _beat(self, place: Path, is_over: threading.Event) -> None:
+    def _beat(self, place: Path, standstill: Standstill, is_over: threading.Event) -> None:
         heartbeat = place / f"{self.index}.json"
         words = {"pid": os.getpid(), "name": self.name, "has_ended": False}
         launcher = os.getppid()
+        said = standstill.words
         with suppress(OSError):
             write_json(heartbeat, words)
         while not is_over.wait(SECONDS_BETWEEN_BEATS):
+            standstill.look()
             with suppress(OSError):
+                if standstill.words is not said:
+                    write_json(heartbeat, {**words, "standstill": standstill.words})
+                    said = standstill.words
                 os.utime(heartbeat)  # takes no room: a rank beats on a full disk too
             if os.getppid() != launcher:
-                said = "The program that has started it, torchrun, was killed."
-                report_failure(place.parent, self, Failure("signal", said))
+                why = "The program that has started it, torchrun, was killed."
+                report_failure(place.parent, self, Failure("signal", why))
                 os._exit(EXIT_WITHOUT_PARENT)
             if self.parent and not psutil.pid_exists(self.parent):
                 os._exit(EXIT_WITHOUT_PARENT)

@@ -20,7 +20,7 @@ from ..contract.failures import Failure
 from ..contract.files import write_json
 from ..contract.process_id import read_boot_id
 from ..contract.status import Phase, Status
-from ..ranks import Rank
+from ..ranks import Marks, Rank
 from .journal import Journal
 from .stop_request import StopRequest
 
@@ -35,6 +35,8 @@ FREQUENT_FIELDS = frozenset({
 })
 # fmt: on
 """Status fields that change all the time. They are written twice a second, all others at once."""
+PARTS = frozenset({"phase", "step"})
+"""Status fields that change on all ranks, where another part of the work begins."""
 
 
 class RunFiles:
@@ -44,9 +46,8 @@ class RunFiles:
         self.folder = folder
         self.rank = rank or Rank()
         self.stop = StopRequest(folder / "stop", rank=self.rank)
-        self.activity: str | None = None
-        """Part of the current step: forward, backward or optimizer_step. Used in the message of a
-        failure."""
+        self.marks = Marks()
+        self._activity: str | None = None
         pid = self.rank.leader or os.getpid()  # a run is known by the process that was started
         self.status = Status(
             pid=pid,
@@ -70,6 +71,17 @@ class RunFiles:
         self._write_status()
         self._write_spare_file()
 
+    @property
+    def activity(self) -> str | None:
+        """Part of the current step: forward, backward or optimizer_step. Used in the message of a
+        failure."""
+        return self._activity
+
+    @activity.setter
+    def activity(self, activity: str | None) -> None:
+        self._activity = activity
+        self.marks.begin(self.status.phase, activity or "")
+
     def enter(self, phase: Phase) -> None:
         """Begin a phase. Raises Stopped if a stop was requested while there is nothing to save."""
         self.update(phase=phase)
@@ -86,6 +98,10 @@ class RunFiles:
                 changes.setdefault("progress", None)
             self.status = replace(before, **changes)
             changed = {name for name, value in changes.items() if getattr(before, name) != value}
+            if changed & PARTS:
+                self.marks.begin(self.status.phase, self._activity or "")
+            elif changed:
+                self.marks.add()
             is_important = bool(changed - FREQUENT_FIELDS)
             if is_important or time.monotonic() - self._written_at >= SECONDS_BETWEEN_UPDATES:
                 try:
@@ -147,6 +163,7 @@ class RunFiles:
 
     def append_sample(self, step: int, prompt: str, answer: str) -> None:
         """Add an answer of the model to samples.jsonl."""
+        self.marks.add()
         self._samples.append({"step": step, "prompt": prompt, "answer": answer})
 
     def has_sample(self, step: int) -> bool:
