@@ -34,6 +34,7 @@ from tests.builders.training_runs import (
 
 pytestmark = pytest.mark.training
 MANY_STEPS = 400
+STEPS_OF_EPOCH = 3
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,30 @@ def test_a_divided_run_goes_on_exactly_with_more_devices(tmp_path: Path, alone: 
     go_on_from_first_step(run, num_devices=4)
     assert finish(run) == FINISHED
     assert losses_of(run) == pytest.approx(losses_of(alone), abs=1e-4)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])  # with 2 the rows of a step are sorted
+def test_a_run_goes_on_exactly_in_its_second_epoch(tmp_path: Path, accumulation: int) -> None:
+    run = make_ranked_run(
+        tmp_path / "run",
+        num_devices=2,
+        max_steps=STEPS_OF_EPOCH + 3,
+        save_steps=STEPS_OF_EPOCH + 2,
+        gradient_accumulation_steps=accumulation,
+    )
+    (run / "data" / "train.jsonl").write_text(first_rows(run, 8 * accumulation * STEPS_OF_EPOCH))
+    assert finish(run) == FINISHED
+    undisturbed = losses_of(run)
+    go_on_from_first_step(run, num_devices=2)
+    assert finish(run) == FINISHED
+    assert status_of(run)["resumed_at"] == [STEPS_OF_EPOCH + 2]
+    assert losses_of(run) == pytest.approx(undisturbed, abs=1e-6)
+
+
+def first_rows(run: Path, count: int) -> str:
+    """Return the first training rows of a run."""
+    lines = (run / "data" / "train.jsonl").read_text().splitlines(keepends=True)
+    return "".join(lines[:count])
 
 
 def go_on_from_first_step(run: Path, num_devices: int) -> None:

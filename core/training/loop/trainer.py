@@ -1,5 +1,4 @@
-"""Trainer base class: reports activities, writes verified checkpoints and recovers from
-out-of-memory."""
+"""Trainer base class: reports activities, saves checkpoints and recovers from out-of-memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from .oom_recovery import (
     saved_trainer_state,
     smaller_batch,
 )
+from .row_order import RowOrder
 from .saver import trainable
 from .schedule import begin_restart, join_schedules, schedule_settings, split_groups
 
@@ -63,7 +63,7 @@ class MonitoredTrainer(Trainer):
         """Part of the last loss that is a mean over tokens, for losses that have one."""
         self._eval_means = EvalMeans(averages_tokens=False)
         monitor.trainer = self
-        super().__init__(callbacks=[monitor], **kwargs)
+        super().__init__(callbacks=[monitor, RowOrder()], **kwargs)
         self._cast_adapters()
         has_scaler = getattr(self.accelerator, "scaler", None) is not None
         monitor.divergence = DivergenceMonitor(
