@@ -20,7 +20,6 @@ from tests.builders.training_runs import (
     FAILED,
     FINISHED,
     change_job,
-    error_of,
     losses_of,
     status_of,
 )
