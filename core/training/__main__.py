@@ -205,7 +205,6 @@ def train(job: Job, run_files: RunFiles) -> None:
         raise Stopped
 
     monitor.require_finite_weights(trainer.model)
-    run_files.marks.begin("load")  # the best weights may take longer than any part of a step
     result_step = trainer.load_best()
     trainer.save_result(result_step)
     run_files.enter("eval")

@@ -62,7 +62,15 @@ def test_an_unknown_cause_gets_no_advice() -> None:
     assert advice_after("something new", USUAL, supports_bf16=True) == ()
 
 
-RAISED = {"checkpoint_mismatch", "bad_row", "diverged", "disk_full", "signal", "out_of_memory"}
+RAISED = {
+    "checkpoint_mismatch",
+    "bad_row",
+    "diverged",
+    "disk_full",
+    "signal",
+    "out_of_memory",
+    "stuck",
+}
 """Causes that the code names itself, beside those recognised by their message."""
 
 

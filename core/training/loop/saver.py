@@ -136,7 +136,8 @@ class Saver:
                 raise problem or OSError(errno.EIO, "another process could not write it")
 
     def best_checkpoint(self) -> VerifiedCheckpoint | None:
-        """Return the checkpoint of the best evaluation, if it is kept and good."""
+        """Return the checkpoint of the best evaluation, if it is kept and good, to be loaded."""
+        self.run_files.marks.begin("load")  # which may take longer than any part of a step
         return None if self.best_step is None else self.checkpoints.at(self.best_step)
 
     def save_result(self, write: Callable[[Path], None], step: int) -> None:

@@ -11,7 +11,7 @@ from ..contract.failures import ACTIVITIES
 
 STUCK = "stuck"
 """Name of this cause in status.json."""
-RESUME = "The logs show where each stands. Resume the run: it goes on from its last checkpoint."
+RESUME = "The logs show where each stands. Resume the run: it continues from its last checkpoint."
 
 
 @dataclass(frozen=True)
