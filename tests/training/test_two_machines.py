@@ -67,8 +67,9 @@ def test_a_machine_that_hangs_ends_the_other(run: Path, index: int) -> None:
     assert status_of(run)["error"].startswith(f"{name}, cannot be reached for 20 s")
 
 
-def test_programs_end_with_the_torchrun_of_one_machine(run: Path) -> None:
-    program_of(run, 1).parent().kill()
+@pytest.mark.parametrize("index", [0, 1])  # at one of them all torchruns meet
+def test_programs_end_with_the_torchrun_of_one_machine(run: Path, index: int) -> None:
+    program_of(run, index).parent().kill()
     wait_until(lambda: not processes_in(run))
-    said = "on device 0 of node-1: The program that has started it, torchrun, was killed."
+    said = f"on device 0 of node-{index}: The program that has started it, torchrun, was killed."
     assert said in status_of(run)["error"]

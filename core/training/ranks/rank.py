@@ -29,6 +29,9 @@ HEARTBEATS = "ranks"
 """Folder of the heartbeats, failures and logs of the ranks, in the run folder."""
 SECONDS_BETWEEN_BEATS = 1.0
 EXIT_WITHOUT_PARENT = 143
+LAUNCHER = os.getppid()
+"""Pid of the process that has started this one, such as torchrun."""
+LAUNCHER_GONE = Failure("signal", "The program that has started it, torchrun, was killed.")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,6 @@ class Rank:
     def _beat(self, place: Path, standstill: Standstill, is_over: threading.Event) -> None:
         heartbeat = place / f"{self.index}.json"
         words = {"pid": os.getpid(), "name": self.name, "has_ended": False}
-        launcher = os.getppid()
         said = standstill.words
         with suppress(OSError):
             write_json(heartbeat, words)
@@ -97,9 +99,8 @@ class Rank:
                     write_json(heartbeat, {**words, "standstill": standstill.words})
                     said = standstill.words
                 os.utime(heartbeat)  # takes no room: a rank beats on a full disk too
-            if os.getppid() != launcher:
-                why = "The program that has started it, torchrun, was killed."
-                report_failure(place.parent, self, Failure("signal", why))
+            if os.getppid() != LAUNCHER:
+                report_failure(place.parent, self, LAUNCHER_GONE)
                 os._exit(EXIT_WITHOUT_PARENT)
             if self.parent and not psutil.pid_exists(self.parent):
                 os._exit(EXIT_WITHOUT_PARENT)
@@ -135,7 +136,13 @@ def devices_asked(fields: Mapping[str, object]) -> int:
 
 
 def report_failure(folder: Path, rank: Rank, failure: Failure) -> None:
-    """Leave the reason why this rank ended: to the leader, or to the other ranks and guards."""
+    """Leave the reason why this rank ended: to the leader, or to the other ranks and guards.
+
+    A torchrun that was killed is the reason of all that follows: the others of its machine's
+    meeting place end their ranks, and this one loses contact.
+    """
+    if os.getppid() != LAUNCHER:
+        failure = LAUNCHER_GONE
     sentence = failure.sentence if rank.leader else f"{rank.name}: {failure.sentence}"
     with suppress(OSError):
         words = {**asdict(failure), "sentence": sentence, "time": time.time()}
