@@ -138,8 +138,8 @@ def devices_asked(fields: Mapping[str, object]) -> int:
 def report_failure(folder: Path, rank: Rank, failure: Failure) -> None:
     """Leave the reason why this rank ended: to the leader, or to the other ranks and guards.
 
-    A torchrun that was killed is the reason of all that follows: the others of its machine's
-    meeting place end their ranks, and this one loses contact.
+    If the torchrun of this rank was killed, that is the reason. The other torchruns may have met
+    there: then they end their ranks, and this one fails because it loses contact.
     """
     if os.getppid() != LAUNCHER:
         failure = LAUNCHER_GONE
