@@ -68,6 +68,19 @@ def test_record_says_where_and_how_to_ask_again(handlers: Handlers, slurm: FakeS
 
 
 @pytest.mark.parametrize(
+    "varied", [{"lines": "num_devices = 1, 0"}, {"lines": "num_devices = 0..4", "tried": 2}]
+)
+def test_all_gpus_of_a_cluster_are_no_number(
+    handlers: Handlers, slurm: FakeSlurm, varied: dict[str, Any]
+) -> None:
+    if varied.get("tried") and not optimizer.is_installed():
+        pytest.skip("needs Optuna")
+    said = str(sent(handlers, **varied)["compare_message"])
+    assert "0 takes the GPUs of this machine, and the run trains on another" in said
+    assert record.list_comparisons(handlers.home) == ()
+
+
+@pytest.mark.parametrize(
     ("boxes", "said"),
     [
         ({"time_limit": "soon"}, "Time limit: "),

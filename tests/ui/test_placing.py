@@ -130,6 +130,42 @@ def test_comparison_is_refused_before_its_runs_are_created(
     assert list_runs(home) == ()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--axis", "num_devices=1,0"], "num_devices: 0 takes the GPUs of this machine"),
+        (["--num-devices", "0"], "num_devices: 0 takes the GPUs of this machine"),
+        (["--axis", "num_devices=1,4", "--gres", "gpu:2"], "gpu:2 has too few GPUs"),
+    ],
+)
+def test_comparison_of_numbers_that_no_node_has_is_refused(
+    slurm: FakeSlurm, home: Home, capsys: Printed, words: list[str], said: str
+) -> None:
+    place = ["--on", "slurm", "--methods", "lora", "--home", str(home.path)]
+    assert app.main(["compare", "--demo", *words, *place]) == 2
+    assert said in capsys.readouterr().err
+    assert list_runs(home) == ()
+
+
+@pytest.mark.parametrize("number", ["0", "+0", "0.0"])
+def test_training_on_all_gpus_of_a_cluster_is_refused(
+    slurm: FakeSlurm, home: Home, capsys: Printed, number: str
+) -> None:
+    words = ["--num-devices", number, "--on", "slurm", "--home", str(home.path)]
+    assert app.main(["train", "--demo", *words]) == 2
+    assert "num_devices: 0 takes the GPUs of this machine" in capsys.readouterr().err
+    assert list_runs(home) == ()
+
+
+@pytest.mark.parametrize("number", ["0", "+0"])
+def test_resuming_on_all_gpus_of_a_cluster_is_refused(
+    slurm: FakeSlurm, home: Home, new_run: NewRun, capsys: Printed, number: str
+) -> None:
+    words = [new_run().id, "--num-devices", number, "--on", "slurm", "--home", str(home.path)]
+    assert app.main(["runs", "resume", *words]) == 2
+    assert "num_devices: 0 takes the GPUs of this machine" in capsys.readouterr().err
+
+
 def test_command_of_a_comparison_says_where_it_trains() -> None:
     asked = StudyFlags(demo=True, place={"on": "slurm", "partition": "gpu"})
     assert asked.command() == "python app.py compare --demo --on slurm --partition gpu"

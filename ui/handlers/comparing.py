@@ -170,8 +170,6 @@ class CompareHandlers:
         try:
             require_startable(answer.require(), self.previews)
             placement = placement_of(where, place)
-            placement.require_devices(answer.values.get("num_devices", 1))
-            conduct.require_possible(self.home, placement)
             kept = self._kept(answer, sweep, placement, chosen(where, place))
             comparison = conduct.start(self.home, kept)
         except SpecError as error:
@@ -199,6 +197,7 @@ class CompareHandlers:
         """Keep a new comparison. Raises SpecError, OSError."""
         search = sweep.search(answer)
         asked = search or sweep.study(answer)
+        conduct.require_possible(self.home, placement, asked)
         found: tuple[Variant, ...] = ()
         if isinstance(asked, Study):
             past = answer.require().past

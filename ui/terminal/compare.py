@@ -110,7 +110,7 @@ def _kept(
     home: Home, asked: StudyFlags, search: Search | None, study: Study, found: Sequence[Variant]
 ) -> Comparison:
     """Keep a new comparison. Raises SpecError if none of its runs can be."""
-    placement = asked.placement(home)
+    placement = asked.placement(home, search or study)
     if search:
         require_prices(asked.budget(), found)
         found, question = (), search.question

@@ -46,11 +46,10 @@ class StudyFlags:
     place: Mapping[str, str] = field(default_factory=dict)
     """Flags that say where the runs train, such as `on` and `partition`."""
 
-    def placement(self, home: Home) -> Placement:
+    def placement(self, home: Home, asked: Study | Search) -> Placement:
         """Return where the runs train. Raises SpecError for a cluster that cannot have them."""
         placement = placement_of(self.place) or Placement()
-        placement.require_devices(fields_of_job(self.job, self.fields).get("num_devices", 1))
-        conduct.require_possible(home, placement)
+        conduct.require_possible(home, placement, asked)
         return placement
 
     def num_at_once(self, placement: Placement) -> int:

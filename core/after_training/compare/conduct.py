@@ -15,16 +15,21 @@ from core.after_training.compare.creation import beyond_budget, created, has_roo
 from core.after_training.compare.on_cluster import submit_all, was_never_sent
 from core.after_training.compare.optimizer import INSTALL, is_installed, require_installed
 from core.after_training.compare.record import Comparison, locked, runs_of, save
+from core.after_training.compare.search import Search
 from core.after_training.compare.searching import prune, search_on
+from core.after_training.compare.study import Study
 from core.job import Problem, SpecError
 from core.runs import Home, Run, launch, queue
 from core.runs.engines import ENGINES, Placement
 
 
-def require_possible(home: Home, placement: Placement) -> None:
-    """Raise SpecError for a cluster that cannot have the runs of a comparison."""
+def require_possible(home: Home, placement: Placement, asked: Study | Search) -> None:
+    """Raise SpecError for a cluster that cannot have the runs of a comparison, which are not
+    created yet."""
     if placement.is_here:
         return
+    for number in asked.values_of_field("num_devices"):
+        placement.require_devices(number)
     if not ENGINES[placement.engine].starts_programs:
         problem = f"{placement.title} cannot start the runs of a comparison"
         raise SpecError(Problem("on", problem, "choose slurm or ray"))

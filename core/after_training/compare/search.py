@@ -96,6 +96,14 @@ class Search:
         """Job with its methods, without axes."""
         return Study(self.fields, self.methods)
 
+    def values_of_field(self, name: str) -> tuple[object, ...]:
+        """Return the values of a field that the runs may have, of a range its ends; () if it is
+        left to the job."""
+        axis = self.axes.get(name)
+        if isinstance(axis, Range):
+            return axis.low, axis.high
+        return axis or self.study.values_of_field(name)
+
     @property
     def question(self) -> str:
         """One sentence."""

@@ -124,6 +124,12 @@ class Study:
         assert isinstance(first, int)
         return tuple(range(first, first + self.num_seeds))
 
+    def values_of_field(self, name: str) -> tuple[object, ...]:
+        """Return the values of a field that the runs may have, () if it is left to the job."""
+        if name in self.axes:
+            return self.axes[name]
+        return (self.fields[name],) if name in self.fields else ()
+
     @property
     def num_points(self) -> int:
         """Number of groups of runs, counted without going through them: there may be billions."""

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
+from pydantic import TypeAdapter, ValidationError
+
 from core.job import Problem, SpecError
 
 HERE = "here"
@@ -12,6 +14,7 @@ HERE = "here"
 TITLES: Mapping[str, str] = {"slurm": "Slurm", "ray": "Ray", "torchrun": "torchrun by hand"}
 """Id of an engine -> how users know it."""
 MAX_NODES = 512
+WHOLE = TypeAdapter(int)
 MAX_DIGITS = 9
 """Python reads no endless number."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}")
@@ -73,19 +76,22 @@ class Placement:
         return tuple(name for name in names if getattr(self, name) != getattr(default, name))
 
     def require_devices(self, asked: object) -> None:
-        """Raise SpecError if the devices of a job, such as 2, are not those of each node. A value
-        that is no number is left to the job."""
-        text = str(asked).strip()
-        if self.is_here or not text.isdecimal():
+        """Raise SpecError if the devices of a job, such as 2 or "2", are not those of each node. A
+        value that is no number is left to the job."""
+        try:
+            number = WHOLE.validate_python(asked)  # as the job reads it: "+0" is 0, too
+        except ValidationError:
             return
-        if int(text) == 0:
+        if self.is_here:
+            return
+        if number == 0:
             problem = "0 takes the GPUs of this machine, and the run trains on another"
             raise SpecError(Problem("num_devices", problem, "give the number of each node"))
         found = GPUS.search(self.gres)
         num_gpus = int(found["number"] or 1) if found else 0
-        if found and num_gpus < int(text):
-            problem = f"{self.gres} has too few GPUs for num_devices {text}"
-            raise SpecError(Problem("gres", problem, f"ask for {text}, or leave it out"))
+        if found and num_gpus < number:
+            problem = f"{self.gres} has too few GPUs for num_devices {number}"
+            raise SpecError(Problem("gres", problem, f"ask for {number}, or leave it out"))
 
     def _problem(self, name: str) -> Problem | None:
         value = str(getattr(self, name))

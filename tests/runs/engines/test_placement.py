@@ -106,7 +106,7 @@ def test_nodes_with_too_few_gpus_are_refused(gres: str) -> None:
         Placement("slurm", gres=gres).require_devices(2)
 
 
-@pytest.mark.parametrize("asked", [0, "0"])
+@pytest.mark.parametrize("asked", [0, "0", " 0", "+0", "0.0", 0.0])
 def test_the_gpus_of_a_cluster_cannot_be_counted_here(asked: object) -> None:
     with pytest.raises(SpecError, match="num_devices: 0 takes the GPUs of this machine"):
         Placement("ray").require_devices(asked)
