@@ -27,6 +27,8 @@ from core.runs.engines.web import OK, answer_to
 from core.training.contract.files import write_text
 
 SECONDS_TO_ANSWER = 10
+SECONDS_TO_SUBMIT = 60
+"""Time to take a job: a head that has had none starts programs for the first one."""
 SECONDS_TO_STOP = 600
 """Time between SIGTERM and SIGKILL, in which a checkpoint is saved. Ray's own is 3 s."""
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -101,7 +103,7 @@ def submit(folder: Path, placement: Placement, num_devices: int) -> str:
         _write_script(folder, placement.nodes, num_gpus or max(1, num_devices), num_gpus > 0)
         # Ray cannot take back a job that waits. One that starts too late finds another text here.
         write_text(folder / script.PROBE, f"{job_id}\n")
-        _request(address, "/api/jobs/", job)
+        _request(address, "/api/jobs/", job, SECONDS_TO_SUBMIT)
     except ClusterSilent as silence:
         raise SpecError(Problem("on", f"Ray refuses it: {silence}", FIX)) from None
     return job_id
@@ -138,7 +140,7 @@ def blind_nodes(placement: Placement, file: Path) -> Sequence[str]:
             "submission_id": job_id,
             "entrypoint_num_cpus": CPUS_OF_A_PROBE,
         }
-        _request(address, "/api/jobs/", job)
+        _request(address, "/api/jobs/", job, SECONDS_TO_SUBMIT)
         return _answer_of_probe(address, job_id)
     except (ClusterSilent, SpecError):
         return ()
@@ -235,9 +237,10 @@ def _state_of(submission: Submission) -> ClusterState:
 
 
 def _request(
-    address: str, path: str, sent: Mapping[str, object] | None = None
+    address: str, path: str, sent: Mapping[str, object] | None = None, seconds: float = 0.0
 ) -> dict[str, object] | None:
-    """Return the JSON object that the cluster answers, None if there is no such job.
+    """Return the JSON object that the cluster answers within `seconds`, 0 for the usual time; None
+    if there is no such job.
 
     Raises ClusterSilent.
     """
@@ -247,7 +250,7 @@ def _request(
     body = None if sent is None else json.dumps(sent).encode()
     try:
         request = Request(f"{address}{path}", data=body, headers=headers)
-        code, answer = answer_to(request, SECONDS_TO_ANSWER)
+        code, answer = answer_to(request, seconds or SECONDS_TO_ANSWER)
         if code == NOT_FOUND:
             return None
         if code != OK:

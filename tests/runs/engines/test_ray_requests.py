@@ -28,6 +28,7 @@ class FakeDashboard(BaseHTTPRequestHandler):
     version: ClassVar[dict[str, Any] | None] = None
     body: ClassVar[bytes | None] = None
     pause: ClassVar[float] = 0.0
+    pause_of_jobs: ClassVar[float] = 0.0
     sent: ClassVar[list[tuple[str, dict[str, Any]]]] = []
 
     def do_GET(self) -> None:
@@ -38,6 +39,7 @@ class FakeDashboard(BaseHTTPRequestHandler):
         """Keep what was sent."""
         length = int(self.headers["Content-Length"])
         self.sent.append((self.path, json.loads(self.rfile.read(length))))
+        time.sleep(self.pause_of_jobs)
         self._answer()
 
     def log_message(self, *_words: object) -> None:
@@ -108,6 +110,14 @@ def test_cluster_that_refuses_a_job_is_quoted(place: Placement, tmp_path: Path) 
     FakeDashboard.status = 500
     with pytest.raises(SpecError, match="Ray refuses it: 500"):
         RAY.submit(tmp_path, place, 1)
+
+
+def test_first_job_of_a_cluster_may_take_longer_than_other_answers(
+    place: Placement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.runs.engines.ray_jobs.SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setattr(FakeDashboard, "pause_of_jobs", 1.0)
+    assert RAY.submit(tmp_path, place, 1).startswith("tailor-")
 
 
 @pytest.mark.parametrize(
