@@ -138,11 +138,20 @@ def ask_clusters(home: Home) -> tuple[Run, ...]:
     return tuple(run for run in runs if run and run.is_active)
 
 
-def waits_for(run: Run) -> str:
-    """Return what uses the device of a waiting run, for messages; "" if nothing does."""
+def why_it_waits(run: Run) -> str:
+    """Return the sentence on what keeps a run of this machine waiting."""
     schedule = read_schedule(run.home)
-    users = (user_of(run.home, schedule, device) for device in launch.devices_of(run))
-    return next(filter(None, users), "")
+    for device in launch.devices_of(run):
+        user = user_of(run.home, schedule, device)
+        holder = _read_or_none(run.home, schedule.devices.get(device, ""))
+        if holder and not card_probe.has_failed(holder):
+            if holder.id == run.id:
+                return "Waiting: its earlier program still releases the device."
+            if holder.state in (*ENDED, "queued"):
+                return f"Waiting: {user} has ended and still releases the device."
+        if user:
+            return f"Waiting for the device, which {user} uses."
+    return "Waiting for the device, which another run uses."
 
 
 def move(home: Home, run_id: str, direction: Direction) -> tuple[Run, ...]:

@@ -35,7 +35,7 @@ def test_a_lost_card_gets_no_run_until_it_answers(
     for _advance in range(5):
         queue.advance(home)
     assert waiting.state == "queued"
-    assert f"a test of the card, which failed under {lost.id}" in queue.waits_for(waiting)
+    assert f"a test of the card, which failed under {lost.id}" in queue.why_it_waits(waiting)
     card.set()
     assert advanced(home, waiting, lambda run: run.step > 0)
 

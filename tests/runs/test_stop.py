@@ -75,9 +75,18 @@ def test_the_next_run_waits_until_the_device_is_released(
     assert ended(home, run).state == "stopped"
     waiting = queue.submit(home, new_run())
     assert waiting.state == "queued"  # the program has said its last word and still lives
+    said = f"Waiting: the run {run.id} has ended and still releases the device."
+    assert queue.why_it_waits(waiting) == said
     monkeypatch.setattr(launch, "SECONDS_TO_EXIT", 0)
     queue.advance(home)
     assert runs.read(home, waiting.id).process
+
+
+def test_a_resumed_run_waits_for_its_own_earlier_program(home: Home, new_run: NewRun) -> None:
+    run = started(home, new_run(seed=SLOW_TO_EXIT))
+    launch.request_stop(run)
+    again = queue.submit(home, ended(home, run))
+    assert queue.why_it_waits(again) == "Waiting: its earlier program still releases the device."
 
 
 def test_a_stop_request_does_not_reach_the_next_attempt(home: Home, new_run: NewRun) -> None:

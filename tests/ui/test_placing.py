@@ -97,6 +97,18 @@ def test_training_on_a_cluster_that_is_not_there_creates_no_run(
     assert list_runs(home) == ()
 
 
+@pytest.mark.parametrize("command", ["train", "resume", "compare"])
+def test_refused_command_prints_nothing_on_standard_output(
+    slurm: FakeSlurm, home: Home, new_run: NewRun, capsys: Printed, command: str
+) -> None:
+    slurm.refuses("sbatch", "sbatch: error: Invalid account\n")
+    slurm.says("srun", "" if command == "resume" else "0: node-7\n")
+    words = {"train": ["train", "--demo"], "compare": ["compare", "--demo", "--methods", "lora"]}
+    words["resume"] = ["runs", "resume", new_run().id]
+    assert app.main([*words[command], "--on", "slurm", "--home", str(home.path)]) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_other_actions_do_not_take_a_place(home: Home, capsys: Printed) -> None:
     assert app.main(["runs", "list", "--on", "slurm", "--home", str(home.path)]) == 2
     assert "list does not start a run" in capsys.readouterr().err

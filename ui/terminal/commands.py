@@ -75,13 +75,13 @@ def train(
     sound = require_sound_files(resolved)
     if sound.refusals:
         raise SpecError(*sound.refusals)
-    rows = row_statistics(place, resolved)
-    resolved = resolve(job_fields, rows=rows, past=partial(past_runs, place))
-    _print_choices(resolved)
     if placement:
         placement.require_devices(job_fields.get("num_devices", 1))
         queue.require_seen(place, placement)
+    rows = row_statistics(place, resolved)
+    resolved = resolve(job_fields, rows=rows, past=partial(past_runs, place))
     run = runs.create(place, resolved, forecast(place, resolved), sound.hashes)
+    _print_choices(resolved)
     return start_and_follow(place, run, placement, detach=detach)
 
 

@@ -25,6 +25,7 @@ from core.dataset import counted
 from core.job import Problem, SpecError
 from core.resolve import ResolvedJob, resolve
 from core.runs import Home, queue
+from core.runs.engines import Placement
 from core.runs.past_runs import past_runs
 from core.speed import RowStatistics
 from core.wording import ago
@@ -68,16 +69,17 @@ def compare(
         require_one_card(asked.axes())
     search = asked.search(place) if asked.optimize else None
     study = search.study if search else asked.study(place)
+    placement = None if estimate_only else asked.placement(place, search or study)
     rows, found = _plan(place, study, tell)
     if estimate_only and json:
         print_json({"id": None, "runs": [estimate_json(each) for each in found], "report": None})
         return 0
     if not json:
         print_estimates(found, is_whole=search is None)
-    if estimate_only:
+    if placement is None:
         return 0
-    search = search and replace(search, rows=rows)
-    comparison = _kept(place, asked, search, study, found)
+    question = replace(search, rows=rows) if search else study
+    comparison = _kept(place, asked, placement, question, found)
     if said := record.budget_sentence(comparison):
         tell(said)
     return _start(place, comparison, tell, json)
@@ -107,20 +109,23 @@ def _plan(home: Home, study: Study, tell: Tell) -> tuple[RowStatistics | None, t
 
 
 def _kept(
-    home: Home, asked: StudyFlags, search: Search | None, study: Study, found: Sequence[Variant]
+    home: Home,
+    asked: StudyFlags,
+    placement: Placement,
+    study: Study | Search,
+    found: Sequence[Variant],
 ) -> Comparison:
     """Keep a new comparison. Raises SpecError if none of its runs can be."""
-    placement = asked.placement(home, search or study)
+    search = study if isinstance(study, Search) else None
     if search:
         require_prices(asked.budget(), found)
-        found, question = (), search.question
+        found = ()
     else:
         _require_any(found)
-        question = study.question
     return record.new_comparison(
         home,
         found,
-        question,
+        study.question,
         asked.command(),
         budget=asked.budget(),
         search=search,

@@ -50,14 +50,24 @@ def start_and_follow(
     """
     if detach:
         require_cluster(run, placement)
-    with _progress_bar() as progress, interrupts() as pressed:
+    with interrupts() as pressed:
         before, run = run.job.num_devices, start(home, run, placement=placement)
         _say_where(run, before)
         if detach:
             return 0
+        run = _follow(home, run, pressed)
+    queue.advance(home)  # start the next run, even if no page is open
+    out.print(state_sentence(run), style="bold")
+    print_result(run)
+    return EXIT_CODES[run.state]
+
+
+def _follow(home: Home, run: Run, pressed: list[int]) -> Run:
+    """Show a run until it ends, and return it. `pressed` is not empty once Ctrl-C was pressed."""
+    num_printed = 0
+    said = run.submission.sentence if run.submission else ""
+    with _progress_bar() as progress:
         bar = progress.add_task("starting", total=None, note="")
-        num_printed = 0
-        said = run.submission.sentence if run.submission else ""
         while run.is_active:
             if pressed:
                 pressed.clear()
@@ -68,10 +78,7 @@ def start_and_follow(
             if not out.is_terminal:  # no bar there
                 num_printed = _print_new_rows(run, num_printed)
             _update(progress, bar, run)
-    queue.advance(home)  # start the next run, even if no page is open
-    out.print(state_sentence(run), style="bold")
-    print_result(run)
-    return EXIT_CODES[run.state]
+    return run
 
 
 def _say_where(run: Run, devices_before: int) -> None:
@@ -85,8 +92,7 @@ def _say_where(run: Run, devices_before: int) -> None:
         if line := instructions(run):
             out.print(line)
     elif run.state == "queued":
-        user = queue.waits_for(run) or "another run"
-        out.print(f"Waiting for the device, which {user} uses. Ctrl-C cancels.")
+        out.print(f"{queue.why_it_waits(run)} Ctrl-C cancels.")
 
 
 def _wait(home: Home, run: Run) -> Run:
@@ -163,6 +169,7 @@ def _progress_bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=out,
+        disable=not out.is_terminal,
     )
 
 

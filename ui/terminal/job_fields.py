@@ -66,10 +66,10 @@ def row_statistics(
     measured = measure_rows(home, resolved, SECONDS_TO_MEASURE)
     if measured is None:
         return None
-    for note in measured.notes:
-        tell(note)
     if measured.problems:
         raise SpecError(*measured.problems)
+    for note in measured.notes:
+        tell(note)
     if not measured.lengths.readable:
         return None
     max_length = resolved.job.max_length

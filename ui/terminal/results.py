@@ -40,8 +40,9 @@ def continue_run(home: Home, run_id: str, epochs: str) -> int:
         problem = Problem("--epochs", f"{epochs!r} is not a number", "give one, such as 2")
         raise SpecError(problem) from None
     plan = results.plan_continuation(read(home, run_id), number)
+    run = results.create_continuation(home, plan)
     out.print(plan.sentence)
-    return start_and_follow(home, results.create_continuation(home, plan))
+    return start_and_follow(home, run)
 
 
 def checkpoint_rows(run: Run) -> Iterator[tuple[str, str, str, str]]:

@@ -47,8 +47,10 @@ class StudyFlags:
     """Flags that say where the runs train, such as `on` and `partition`."""
 
     def placement(self, home: Home, asked: Study | Search) -> Placement:
-        """Return where the runs train. Raises SpecError for a cluster that cannot have them."""
+        """Return where the runs train. Raises SpecError for a cluster that cannot have them, or not
+        so many at once."""
         placement = placement_of(self.place) or Placement()
+        self.num_at_once(placement)
         conduct.require_possible(home, placement, asked)
         return placement
 
