@@ -28,7 +28,9 @@ from core.training.contract.files import write_text
 
 SECONDS_TO_ANSWER = 10
 SECONDS_TO_SUBMIT = 60
-"""Time to take a job: a head that has had none starts programs for the first one."""
+"""Time to take a job. The agents of a cluster that has just started are not there at once."""
+NO_AGENT = "No available agent"
+"""Part of Ray's answer before it has taken a job: it waits about 10 s for an agent itself."""
 SECONDS_TO_STOP = 600
 """Time between SIGTERM and SIGKILL, in which a checkpoint is saved. Ray's own is 3 s."""
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -103,10 +105,23 @@ def submit(folder: Path, placement: Placement, num_devices: int) -> str:
         _write_script(folder, placement.nodes, num_gpus or max(1, num_devices), num_gpus > 0)
         # Ray cannot take back a job that waits. One that starts too late finds another text here.
         write_text(folder / script.PROBE, f"{job_id}\n")
-        _request(address, "/api/jobs/", job, SECONDS_TO_SUBMIT)
+        _hand_over(address, job)
     except ClusterSilent as silence:
         raise SpecError(Problem("on", f"Ray refuses it: {silence}", FIX)) from None
     return job_id
+
+
+def _hand_over(address: str, job: Mapping[str, object]) -> None:
+    """Send a job, again while the cluster has no agent to start it. Raises ClusterSilent."""
+    deadline = time.monotonic() + SECONDS_TO_SUBMIT
+    while True:
+        try:
+            _request(address, "/api/jobs/", job, SECONDS_TO_SUBMIT)
+            return
+        except ClusterSilent as silence:
+            if NO_AGENT not in str(silence) or time.monotonic() > deadline:
+                raise
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _write_script(folder: Path, num_nodes: int, num_devices: int, has_gpus: bool) -> None:
@@ -140,7 +155,7 @@ def blind_nodes(placement: Placement, file: Path) -> Sequence[str]:
             "submission_id": job_id,
             "entrypoint_num_cpus": CPUS_OF_A_PROBE,
         }
-        _request(address, "/api/jobs/", job, SECONDS_TO_SUBMIT)
+        _hand_over(address, job)
         return _answer_of_probe(address, job_id)
     except (ClusterSilent, SpecError):
         return ()

@@ -29,6 +29,8 @@ class FakeDashboard(BaseHTTPRequestHandler):
     body: ClassVar[bytes | None] = None
     pause: ClassVar[float] = 0.0
     pause_of_jobs: ClassVar[float] = 0.0
+    refusals: ClassVar[list[bytes]] = []
+    """What the next jobs are refused with."""
     sent: ClassVar[list[tuple[str, dict[str, Any]]]] = []
 
     def do_GET(self) -> None:
@@ -40,16 +42,18 @@ class FakeDashboard(BaseHTTPRequestHandler):
         length = int(self.headers["Content-Length"])
         self.sent.append((self.path, json.loads(self.rfile.read(length))))
         time.sleep(self.pause_of_jobs)
-        self._answer()
+        self._answer(self.refusals.pop() if self.refusals else b"")
 
     def log_message(self, *_words: object) -> None:
         """Print nothing."""
 
-    def _answer(self) -> None:
+    def _answer(self, refusal: bytes = b"") -> None:
         is_asked_for_version = self.version is not None and self.path == "/api/version"
         job = self.version if is_asked_for_version else self.job
         body = json.dumps(job).encode() if self.body is None else self.body
-        self.send_response(200 if is_asked_for_version else self.status)
+        body = refusal or body
+        status = 200 if is_asked_for_version else self.status
+        self.send_response(500 if refusal else status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Location", "http://127.0.0.1:1/elsewhere")
         self.end_headers()
@@ -118,6 +122,12 @@ def test_first_job_of_a_cluster_may_take_longer_than_other_answers(
     monkeypatch.setattr("core.runs.engines.ray_jobs.SECONDS_TO_ANSWER", 0.5)
     monkeypatch.setattr(FakeDashboard, "pause_of_jobs", 1.0)
     assert RAY.submit(tmp_path, place, 1).startswith("tailor-")
+
+
+def test_job_is_sent_again_while_a_cluster_has_no_agent(place: Placement, tmp_path: Path) -> None:
+    FakeDashboard.refusals = [b"No available agent to submit job, please try again later."] * 2
+    RAY.submit(tmp_path, place, 1)
+    assert len(FakeDashboard.sent) == 3
 
 
 @pytest.mark.parametrize(
