@@ -10,7 +10,7 @@ import pytest
 
 from core import runs
 from core.job import Problem, SpecError
-from core.runs import Home, Run, clusters, edits, launch, queue
+from core.runs import Home, Run, clusters, edits, launch, queue, results
 from core.runs.engines import ENGINES, Placement, read_submission
 from core.runs.home import locked, read_schedule
 from core.runs.sentences import state_sentence
@@ -108,7 +108,7 @@ def test_run_that_is_sent_is_among_those_of_the_clusters(sending: Run, home: Hom
     "act",
     [
         lambda home, run: edits.delete(home, run.id),
-        lambda home, run: edits.change_num_devices(home, run.id, 2),
+        lambda home, run: results.change_num_devices(home, run.id, 2),
         lambda home, run: queue.submit(home, run, SLURM),
         lambda home, run: queue.submit(home, run, Placement()),
     ],

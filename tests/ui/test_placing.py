@@ -10,6 +10,7 @@ from core.runs import Home, Run, queue
 from core.runs.engines import ENGINES, Placement
 from core.runs.engines.placement import TITLES
 from core.runs.listing import list_runs
+from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
 from ui.terminal.study_flags import StudyFlags
@@ -173,9 +174,11 @@ def test_training_on_all_gpus_of_a_cluster_is_refused(
 def test_resuming_on_all_gpus_of_a_cluster_is_refused(
     slurm: FakeSlurm, home: Home, new_run: NewRun, capsys: Printed, number: str
 ) -> None:
-    words = [new_run().id, "--num-devices", number, "--on", "slurm", "--home", str(home.path)]
+    run = new_run()
+    write_json(run.folder / "status.json", {"state": "stopped"})
+    words = [run.id, "--num-devices", number, "--on", "slurm", "--home", str(home.path)]
     assert app.main(["runs", "resume", *words]) == 2
-    assert "num_devices: 0 takes the GPUs of this machine" in capsys.readouterr().err
+    assert "num_devices: 0 cannot continue this run" in capsys.readouterr().err
 
 
 def test_command_of_a_comparison_says_where_it_trains() -> None:
