@@ -197,7 +197,8 @@ def sentences_of_several_devices(
             said += f", more than the {memory(ram_bytes)} of this machine"
         sentences.append(f"{said}.")
     if sharing.gain:
-        said = f"By the forecast {num_devices} GPUs are {sharing.gain:.1f}× as fast as one"
+        one = "one" if sharing.one_holds_it else "one that held the job would be"
+        said = f"By the forecast {num_devices} GPUs are {sharing.gain:.1f}× as fast as {one}"
         if sharing.gain < SMALL_GAIN_OF_A_DEVICE * num_devices:
             said += "; the rest of their time goes into talking to each other"
         sentences.append(f"{said}.")

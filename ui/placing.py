@@ -11,7 +11,14 @@ from ui.place_boxes import PLACE_BOXES, RESUME, RESUME_BOXES, place_boxes
 SAY_THAT_IT_ASKS = f"""where => !where || where === "{HERE}" ? "" :
     '<p class="notice plain">Asking the cluster ...</p>'"""
 """Script for the message below the start: a cluster may take seconds to answer."""
-WHERE_PARTS = ("where", "where_message", "cluster_settings", "command", *PLACE_BOXES)
+WHERE_PARTS = (
+    "where",
+    "where_message",
+    "cluster_settings",
+    "command",
+    "start_message",
+    *PLACE_BOXES,
+)
 COMPARE_PARTS = ("compare_methods", "sweep_at_once")
 """Parts of the comparison that say where its runs train."""
 RESUME_PARTS = (f"{RESUME}where_message", f"{RESUME}cluster_settings", *RESUME_BOXES)

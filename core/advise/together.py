@@ -40,7 +40,10 @@ class Sharing:
     gain: float | None
     """Forecast speed of all, as a multiple of that of one; None if there is no forecast."""
     pays_up_to: int | None = None
-    """Number of devices up to which twice as many pay; None if as many as there are do."""
+    """Number of devices up to which twice as many pay; None if as many as there are do, or if so
+    few do not hold the job."""
+    one_holds_it: bool = True
+    """False if one device is too small for the job."""
 
 
 def together(

@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -61,11 +62,14 @@ class Machine:
         )
 
     def summary(self) -> str:
-        """Return the first device in a few words: "RTX 4090 · 3.1 / 24.0 GiB in use"."""
+        """Return the devices in a few words: "2 × RTX 4090 · 6.2 / 48.0 GiB in use"."""
         if not self.gpus:
             return f"CPU only · {_gib(self.ram_bytes)} GiB RAM"
-        gpu = self.gpus[0]
-        return f"{gpu.short_name} · {_gib(gpu.used_bytes)} / {_gib(gpu.capacity_bytes)} GiB in use"
+        names = Counter(gpu.short_name for gpu in self.gpus)
+        shown = [name if count == 1 else f"{count} × {name}" for name, count in names.items()]
+        used = _gib(sum(gpu.used_bytes for gpu in self.gpus))
+        capacity = _gib(sum(gpu.capacity_bytes for gpu in self.gpus))
+        return f"{' + '.join(shown)} · {used} / {capacity} GiB in use"
 
 
 def this_machine(folder: Path = Path()) -> Machine:
@@ -108,7 +112,8 @@ def cards_together(
     if num_devices > len(alike):
         have = "1 GPU" if len(alike) == 1 else f"{len(alike)} GPUs"
         problem = f"this machine has {have} like {first.short_name}, not {num_devices}"
-        raise SpecError(Problem("num_devices", problem, "choose fewer"))
+        fix = "choose fewer; for a cluster, give its card as gpu"
+        raise SpecError(Problem("num_devices", problem, fix))
     return tuple(alike[: num_devices or len(alike)])
 
 

@@ -1,7 +1,7 @@
 """ResolvedJob: a job with what it names, its estimate, forecast and fixes. Finds nothing."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ class ResolvedJob:
     def sharing(self) -> Sharing:
         """Return how its devices share the model, and what it gains."""
         job, shape, speed = self.job, self.model.shape, self.speed()
-        loaded_bytes, gain, most = 0, None, None
+        loaded_bytes, gain, most, one_holds_it = 0, None, None, True
         if shape is not None:
             loaded_bytes = round(stored_bytes(job, self.gpu) * shape.num_parameters)
             alone = job.model_copy(update={"num_devices": 1})
@@ -60,8 +60,17 @@ class ResolvedJob:
             if speed and one:
                 gain = speed.tokens_per_second / one.tokens_per_second
             most = pays_up_to(job, shape, self.gpu, self.rows, self.most_devices)
+            one_holds_it = job.num_devices == 1 or self._is_held_by(1)
+            if most is not None and not self._is_held_by(most):
+                most = None
         is_divided = is_sharded(job.num_devices, job.parallelism)
-        return Sharing(job.num_devices, self.division, is_divided, loaded_bytes, gain, most)
+        sharing = Sharing(job.num_devices, self.division, is_divided, loaded_bytes, gain, most)
+        return replace(sharing, one_holds_it=one_holds_it)
+
+    def _is_held_by(self, num_devices: int) -> bool:
+        """Return True if so many devices have enough memory for this job."""
+        job = self.job.model_copy(update={"num_devices": num_devices})
+        return replace(self, job=job).estimate().verdict != "does_not_fit"
 
     def require_trainable(self) -> None:
         """Raise SpecError if the job can be estimated, but not trained on this machine."""

@@ -36,9 +36,9 @@ def state_sentence(run: Run) -> str:
 
 def _state_sentence(run: Run) -> str:
     step = f"step {run.step:,} of {run.max_steps:,}" if run.max_steps else ""
+    where = f" on {run.submission.name}" if run.submission else ""
     if run.state == "running":
         activity = ACTIVITIES[run.status.phase] + _share_done(run)
-        where = f" on {run.submission.name}" if run.submission else ""
         if run.step:
             return f"{activity}, {step}{where}."
         return f"{activity}{where}."
@@ -46,7 +46,7 @@ def _state_sentence(run: Run) -> str:
         return _waiting_sentence(run.submission)
     sentences: Mapping[State, str] = {
         "queued": "Waiting for its turn.",
-        "starting": "Starting the training program.",
+        "starting": f"Starting the training program{where}.",
         "stopping": "Stopping after this step, with a checkpoint.",
         "finished": f"Finished: {run.step:,} steps in {duration(run.seconds)}. {_end(run)}".strip(),
         "stopped": _stopped(run, step),

@@ -84,9 +84,16 @@ def test_the_bottleneck_of_two_small_cards_is_named(word: str) -> None:
 def test_the_number_up_to_which_cards_pay_is_said() -> None:
     small = {"max_length": 256, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
     divided = {"num_devices": 4, "parallelism": "fsdp", "optim": "adamw_torch_fused"}
-    slow = resolved(method="lora", **small, **divided)
+    slow = resolved(model="meta-llama/Llama-3.1-8B", method="lora", **small, **divided)
     assert slow.sharing().pays_up_to == 1
     assert "More than 1 GPU does not pay" in sentences(slow)
+
+
+def test_so_few_cards_that_they_do_not_hold_a_job_are_not_said_to_pay() -> None:
+    divided = {"num_devices": 4, "parallelism": "fsdp", "optim": "adamw_torch_fused"}
+    said = sentences(resolved(method="lora", max_length=256, **divided))
+    assert "1 GPU does not pay" not in said
+    assert "as fast as one that held the job would be" in said
 
 
 def test_cards_that_all_pay_need_no_word() -> None:

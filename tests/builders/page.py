@@ -59,7 +59,7 @@ class FormPage:
                 self.form[name] = value
 
     def edit(self, **changes: object) -> Shown:
-        """Change fields and return what the page shows then."""
+        """Change fields, or the place, and return what the page shows then."""
         self.form |= changes
         states = ("form_state", "answer", "suggestions", "undo", "wanted_trace")
         return self.fire(self.handlers.estimate.on_edit, *states, **self.form)

@@ -238,6 +238,17 @@ def test_the_summary_names_the_gpu_and_its_use() -> None:
     assert machine_with(RTX_4090).summary() == "RTX 4090 · 3.1 / 24.0 GiB in use"
 
 
+@pytest.mark.parametrize(
+    ("cards", "said"),
+    [
+        ((RTX_4090, RTX_4090), "2 × RTX 4090 · 6.2 / 48.0 GiB in use"),
+        ((RTX_4090, A100), "RTX 4090 + A100-SXM4-80GB · 6.2 / 104.0 GiB in use"),
+    ],
+)
+def test_the_summary_counts_several_gpus(cards: tuple[dict[str, Any], ...], said: str) -> None:
+    assert machine_with(*cards).summary() == said
+
+
 def test_the_summary_without_a_gpu_names_the_memory() -> None:
     machine = dataclasses.replace(machine_with(), ram_bytes=23 * 2**30)
     assert machine.summary() == "CPU only · 23.0 GiB RAM"

@@ -13,7 +13,7 @@ from core.resolve import resolve
 from core.runs import Home
 from core.wording import COMPONENT_COLOURS, memory
 from tests.builders.page import LLAMA, FormPage, llama
-from ui.handlers import Handlers, estimate
+from ui.handlers import Handlers, estimate, start
 from ui.handlers.panels import on_card, on_close_panel, on_open_panel, on_redraw_panels
 from ui.render.estimate import estimate_panel
 from ui.render.timeline import timeline as timeline_svg
@@ -183,8 +183,16 @@ def test_a_card_that_this_machine_lacks_is_pointed_out(
     message: str,
 ) -> None:
     machine = replace(this_machine(), gpus=cards)
-    monkeypatch.setattr(estimate, "this_machine", lambda: machine)
+    monkeypatch.setattr(start, "this_machine", lambda: machine)
     assert message in page_form.edit(gpu=gpu)["start_message"]
+
+
+def test_a_cluster_need_not_have_the_cards_of_this_machine(page_form: FormPage) -> None:
+    assert page_form.edit(gpu="h200")["start_message"]
+    on_where = page_form.handlers.placing.on_where
+    assert page_form.fire(on_where, "answer", where="ray")["start_message"] == ""
+    assert page_form.fire(on_where, "answer", where="here")["start_message"]
+    assert page_form.edit(gpu="rtx-4090", where="ray")["start_message"] == ""
 
 
 @pytest.mark.parametrize("gpu", ["rtx-4090", "local"])
@@ -192,7 +200,7 @@ def test_a_card_that_this_machine_has_is_not_mentioned(
     page_form: FormPage, monkeypatch: pytest.MonkeyPatch, gpu: str
 ) -> None:
     machine = replace(this_machine(), gpus=(card(0),))
-    monkeypatch.setattr(estimate, "this_machine", lambda: machine)
+    monkeypatch.setattr(start, "this_machine", lambda: machine)
     assert page_form.edit(gpu=gpu)["start_message"] == ""
 
 
@@ -297,7 +305,7 @@ def test_the_menu_of_models_is_plain_without_a_card() -> None:
 def test_what_each_of_several_devices_holds_is_said(handlers: Handlers) -> None:
     shown = FormPage(handlers, llama("full", num_devices=8)).edit()["estimate"]
     assert "24.0 GiB on each of 8 GPUs" in shown
-    assert "The bar is that of each of 8 GPUs" in shown
+    assert ">The bar is that of each of 8 GPUs: all hold the same.</p>" in shown
     assert "divided among 8 GPUs, since a copy is too large for one" in shown
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from core.job import SpecError
 from core.job.places import only_in
-from core.runs import listing
+from core.runs import listing, queue
 from core.runs.engines import Placement
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
 from tests.builders.page import demo
@@ -146,6 +146,16 @@ def test_run_on_a_cluster_is_not_moved_in_the_queue(handlers: Handlers, slurm: F
     shown = handlers.runs.on_start(**CHOSEN, **demo())
     assert shown["move_up"]["visible"] is False
     assert "Waiting on Slurm job 7" in str(shown["run_header"])
+
+
+def test_run_that_its_cluster_has_just_started_says_where(
+    handlers: Handlers, slurm: FakeSlurm
+) -> None:
+    slurm.says("squeue", "7|RUNNING|None|0|\n")
+    shown = handlers.runs.on_start(**CHOSEN, **demo())
+    queue.advance(handlers.home)
+    shown = handlers.runs.on_view(run_id=str(shown["run_id"]))
+    assert "Starting the training program on Slurm job 7." in str(shown["run_header"])
 
 
 def test_cluster_does_not_make_runs_of_this_machine_wait(

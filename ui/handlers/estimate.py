@@ -7,9 +7,8 @@ from typing import Any
 import gradio as gr
 
 from core.advise import Fix
-from core.device import card_of, cards_together, find_preset, this_machine
+from core.device import cards_together, this_machine
 from core.job import Cure, JobSpec, SpecError
-from core.models import gpus
 from core.runs import Home
 from core.training.contract.job import BATCH_FIELDS
 from core.wording import fix_label, sentences_of_several_devices, speed_sentence
@@ -31,7 +30,7 @@ from ui.handlers.data import show_data
 from ui.handlers.kept_form import plan_to_keep
 from ui.handlers.reports import misfit_of
 from ui.handlers.rows import Previews
-from ui.handlers.start import show_start
+from ui.handlers.start import missing_gpu_message, show_start
 from ui.handlers.trace import TraceHandlers
 from ui.parts import show_buttons
 from ui.render import estimate as panel
@@ -77,6 +76,7 @@ class EstimateHandlers:
         suggestions: Suggestions,
         undo: Undo,
         wanted_trace: str,
+        where: str = "",
         **form: object,
     ) -> Updates:
         """Answer an edit: defaults follow, the profile chooses again, the panels are drawn.
@@ -93,7 +93,7 @@ class EstimateHandlers:
         updates |= _show_job(answer, state)
         updates |= show_start(answer, self.previews)
         if answer.values != before:  # else its rows were measured, and what was said still holds
-            updates["start_message"] = _missing_gpu_message(answer)
+            updates["start_message"] = missing_gpu_message(answer, where)
         updates |= show_data(answer.values, answer.report, misfit_of(answer.resolved))
         if _has_other_data(form_state.values, answer.values):
             updates |= show_columns(answer.values, answer.report)
@@ -293,27 +293,6 @@ def _continues_message(home: Home, values: Values) -> str:
                 said += " The data is the demo's until you choose your own."
             return render.notice(said, "plain")
     return ""
-
-
-def _missing_gpu_message(answer: Answer) -> str:
-    """Say on what a start would train if this machine lacks the chosen GPU."""
-    wanted = gpus().get(str(answer.values["gpu"]))
-    if answer.resolved is None or wanted is None:
-        return ""
-    machine = this_machine()
-    try:
-        card = card_of(answer.resolved.job.device, machine)
-    except SpecError as error:
-        return render.notice(str(error), "warned")
-    present = [find_preset(each.name, each.capacity_bytes) for each in machine.gpus]
-    if card and find_preset(card.name, card.capacity_bytes) == wanted:
-        return ""
-    own = card.short_name if card else "CPU"
-    name = wanted.name.removeprefix("GeForce ")
-    said = f"This machine has no {name}: it will train on its {own}."
-    if wanted in present:
-        said = f"It will train on the {own}. For the {name}, set GPU index {present.index(wanted)}."
-    return render.notice(said, "warned")
 
 
 def _keep_undo(undo: Undo, sent: Values, settled: Values) -> Updates:

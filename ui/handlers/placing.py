@@ -13,6 +13,7 @@ from ui import render
 from ui.events import Updates
 from ui.handlers.answer import Answer
 from ui.handlers.command import command_line
+from ui.handlers.start import missing_gpu_message
 from ui.place_boxes import PLACE_BOXES, RESUME, THIS_MACHINE, USUAL
 
 NOTHING_ASKED: Mapping[str, object] = MappingProxyType({})
@@ -51,7 +52,8 @@ class PlacingHandlers:
         """Ask for what the chosen cluster has to know."""
         shown = {**place, "partition": ""}
         command = self.on_box(answer, where, **shown)
-        return {**self.settings(where), **_comparison(where), **command}
+        said = {"start_message": missing_gpu_message(answer, where)}
+        return {**self.settings(where), **_comparison(where), **command, **said}
 
     def settings(self, where: str, begin: str = "") -> Updates:
         """Return the boxes that a place has use for. The name of each starts with `begin`."""

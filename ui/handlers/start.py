@@ -1,12 +1,15 @@
-"""Reasons against a start, before it is pressed. Starts nothing."""
+"""Reasons against a start, before it is pressed, and on what it trains. Starts nothing."""
 
 from pathlib import Path
 
 import gradio as gr
 
 from core.dataset.report import require_one_kind
+from core.device import card_of, find_preset, this_machine
 from core.job import SpecError
+from core.models import gpus
 from core.resolve import ResolvedJob
+from core.runs.engines import HERE
 from ui import render
 from ui.events import Updates
 from ui.form import in_words
@@ -54,3 +57,24 @@ def show_start(answer: Answer, previews: Previews) -> Updates:
         facts = render.notice(f"Cannot start. {error.strerror}: {error.filename}", "bad")
         return {"start": gr.update(interactive=False), "start_facts": facts}
     return {"start": gr.update(interactive=True), "start_facts": ""}
+
+
+def missing_gpu_message(answer: Answer, where: str) -> str:
+    """Say on what a start here would train if this machine lacks the chosen GPU."""
+    wanted = gpus().get(str(answer.values.get("gpu")))
+    if answer.resolved is None or wanted is None or where not in ("", HERE):
+        return ""
+    machine = this_machine()
+    try:
+        card = card_of(answer.resolved.job.device, machine)
+    except SpecError as error:
+        return render.notice(str(error), "warned")
+    present = [find_preset(each.name, each.capacity_bytes) for each in machine.gpus]
+    if card and find_preset(card.name, card.capacity_bytes) == wanted:
+        return ""
+    own = card.short_name if card else "CPU"
+    name = wanted.name.removeprefix("GeForce ")
+    said = f"This machine has no {name}: it will train on its {own}."
+    if wanted in present:
+        said = f"It will train on the {own}. For the {name}, set GPU index {present.index(wanted)}."
+    return render.notice(said, "warned")

@@ -54,7 +54,7 @@ def _of_several(num_devices: int, sentences: Sequence[str]) -> str:
     if num_devices == 1:
         return ""
     said = f"The bar is that of each of {num_devices} GPUs: all hold the same."
-    return notice(" ".join((said, *sentences)), "plain")
+    return "".join(notice(each, "plain") for each in (said, *sentences))
 
 
 def _bar(estimate: MemoryEstimate) -> str:
