@@ -39,7 +39,7 @@ def wire_start(wiring: Wiring, handlers: Handlers, load: Any) -> None:
         load,
         handlers.placing.on_look_for_clusters,
         queue=True,
-        outputs=(*WHERE_PARTS, *COMPARE_PARTS, f"{RESUME}where"),
+        outputs=(*WHERE_PARTS, *COMPARE_PARTS),
     )
     on(parts["where"].input, handlers.placing.on_where, outputs=(*WHERE_PARTS, *COMPARE_PARTS))
     for name in PLACE_BOXES:

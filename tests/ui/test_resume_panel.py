@@ -127,6 +127,11 @@ def test_boxes_hold_where_a_run_has_trained(
     assert boxes["resume_cluster_settings"]["visible"]
 
 
+def test_programs_that_are_started_by_hand_are_no_choice(handlers: Handlers, stopped: Run) -> None:
+    boxes: Any = shown(handlers, sent_to(stopped, Placement("torchrun", nodes=2, address="one")))
+    assert [name for _label, name in boxes["resume_where"]["choices"]] == ["here", "ray"]
+
+
 def test_boxes_of_a_run_of_this_machine_are_as_new(handlers: Handlers, stopped: Run) -> None:
     boxes: Any = shown(handlers, stopped)
     assert boxes["resume_where"]["value"] == "here"
@@ -135,7 +140,17 @@ def test_boxes_of_a_run_of_this_machine_are_as_new(handlers: Handlers, stopped: 
 
 def test_boxes_of_the_same_run_keep_what_was_typed(handlers: Handlers, stopped: Run) -> None:
     again = shown(handlers, stopped, about_run=stopped.id)
-    assert not again.keys() & {"resume_devices", "resume_where", *RESUME_BOXES}
+    assert not again.keys() & {"resume_devices", *RESUME_BOXES}
+
+
+def test_a_cluster_that_is_found_later_is_a_choice_too(
+    handlers: Handlers, new_run: NewRun, slurm: FakeSlurm
+) -> None:
+    run = with_fields(new_run(), num_devices=2, parallelism="ddp")
+    handlers.placing.on_look_for_clusters()
+    again: Any = shown(handlers, run, about_run=run.id)
+    assert "slurm" in [name for _label, name in again["resume_where"]["choices"]]
+    assert "value" not in again["resume_where"]
 
 
 def test_each_box_of_a_start_is_one_of_a_resume(handlers: Handlers, slurm: FakeSlurm) -> None:
@@ -200,6 +215,7 @@ def test_guests_do_not_see_the_address_of_a_cluster(handlers: Handlers, stopped:
     run = sent_to(stopped, Placement("ray", address=RAY_ADDRESS))
     with only_in(()):
         boxes: Any = shown(handlers, run)
+    assert boxes["resume_where"]["value"] == "ray"
     assert boxes["resume_address"]["value"] == ""
     assert not boxes["resume_address"]["visible"]
 

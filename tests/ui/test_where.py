@@ -105,6 +105,13 @@ def test_address_that_cannot_be_read_is_refused(handlers: Handlers, address: str
     assert "is no web address" in str(shown["start_message"])
 
 
+def test_guests_are_offered_no_cluster_that_they_cannot_name(
+    handlers: Handlers, slurm: FakeSlurm, ray_address: str
+) -> None:
+    with only_in(()):
+        assert offered(handlers.placing.on_look_for_clusters()) == ["here", "slurm"]
+
+
 def test_guests_cannot_let_the_server_speak_to_an_address(
     handlers: Handlers, ray_address: str
 ) -> None:

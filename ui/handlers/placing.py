@@ -14,7 +14,7 @@ from ui.events import Updates
 from ui.handlers.answer import Answer
 from ui.handlers.command import command_line
 from ui.handlers.start import missing_gpu_message
-from ui.place_boxes import PLACE_BOXES, RESUME, THIS_MACHINE, USUAL
+from ui.place_boxes import PLACE_BOXES, THIS_MACHINE, USUAL
 
 NOTHING_ASKED: Mapping[str, object] = MappingProxyType({})
 """Boxes of a page on which no cluster is chosen."""
@@ -22,8 +22,8 @@ STORAGE = "The run folder must lie on storage that the nodes see."
 CARD = "The estimate is for the card chosen as GPU: choose that of the cluster."
 QUEUE_EACH = "Queue one run of each"
 """Button of the comparison, where it trains on this machine."""
-ALWAYS_OFFERED = "ray"
-"""Engine whose cluster a user may name on the page."""
+NAMED_BY_USERS = "ray"
+"""Engine whose cluster a user may name on the page; guests may not."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,14 @@ class PlacingHandlers:
         choices = self.offered()
         updates = {**self.settings(HERE), **_comparison(HERE)}
         updates["where"] = gr.update(choices=choices, value=HERE)
-        return {**updates, f"{RESUME}where": gr.update(choices=choices)}
+        return updates
 
-    def offered(self) -> list[tuple[str, str]]:
-        """Return the places that can be chosen, each with its label."""
-        names = [name for name in ENGINES if name in self.found or name == ALWAYS_OFFERED]
+    def offered(self, used: str = HERE) -> list[tuple[str, str]]:
+        """Return the places that can be chosen, each with its label; `used` is one of them, unless
+        its programs are started by hand."""
+        also = {used, "" if is_restricted() else NAMED_BY_USERS}
+        names = [name for name in ENGINES if name in self.found or name in also]
+        names = [name for name in names if ENGINES[name].starts_programs]
         return [THIS_MACHINE, *((f"My cluster ({ENGINES[name].title})", name) for name in names)]
 
     def on_where(self, answer: Answer, where: str, **place: object) -> Updates:

@@ -34,6 +34,7 @@ def show_resume(run: Run | None, placing: PlacingHandlers, *, is_new: bool) -> U
             "resume_panel": gr.update(visible=True, label=f"{verb} on other devices"),
             "resume_note": render.notice(_note(run), "plain"),
             "resume_there": f"{verb} with these",
+            f"{RESUME}where": gr.update(choices=placing.offered(run.placement.engine)),
         }
     if is_new:
         updates |= {"resume_devices": run.job.num_devices, **_boxes_of(run, placing)}
@@ -60,12 +61,13 @@ def _note(run: Run) -> str:
 
 def _boxes_of(run: Run, placing: PlacingHandlers) -> Updates:
     """Fill the boxes with where a run has trained."""
-    place, choices = run.placement, placing.offered()
-    if place.engine not in [name for _label, name in choices]:
+    place = run.placement
+    if place.engine not in [name for _label, name in placing.offered(place.engine)]:
         place = Placement()  # its programs are started by hand
     if is_restricted():
         place = replace(place, address="")
     updates = placing.settings(place.engine, RESUME)
+    choices = placing.offered(place.engine)
     updates[f"{RESUME}where"] = gr.update(choices=choices, value=place.engine)
     for box, field in PLACE_BOXES.items():
         shown = updates.get(RESUME + box)
