@@ -68,10 +68,21 @@ def _train(page: Page, app: App, home: Home) -> None:
     take_picture(page, "running")
     press(page, "Stop and save")
     expect(state(page)).to_contain_text("Stopped at step", timeout=TRAINING_MS)
-    press(page, "Resume", exact=True)
-    expect(state(page)).to_contain_text(re.compile("Slurm job|Finished"), timeout=TRAINING_MS)
+    _resume_on_two_devices(page)
     wait_until_finished(page)
     (run,) = runs.listing.list_runs(home)
-    assert run.submission
-    assert run.submission.placement.partition == "urgent"
+    assert (run.placement.partition, run.job.num_devices) == ("urgent", 2)
     assert run.status.resumed_at
+
+
+def _resume_on_two_devices(page: Page) -> None:
+    """Resume where the run has trained, which the boxes hold."""
+    press(page, "Resume on other devices")
+    expect(page.locator("#resume-partition input")).to_have_value("urgent")
+    expect(page.locator("#resume-time-limit textarea, #resume-time-limit input")).to_have_value(
+        "20:00"
+    )
+    page.locator("#resume-devices input").fill("2")
+    take_picture(page, "resume")
+    press(page, "Resume with these")
+    expect(state(page)).to_contain_text(re.compile("Slurm job|Finished"), timeout=TRAINING_MS)

@@ -76,6 +76,7 @@ class EstimateHandlers:
         suggestions: Suggestions,
         undo: Undo,
         wanted_trace: str,
+        *,
         where: str = "",
         **form: object,
     ) -> Updates:
