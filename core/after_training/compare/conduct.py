@@ -45,18 +45,18 @@ def start(home: Home, comparison: Comparison) -> Comparison:
     """
     if comparison.search is not None:
         require_installed()
+    comparison = record.read_comparison(home, comparison.id)
+    going_on = [run for run in runs_of(home, comparison) if _may_go_on(comparison, run)]
+    _submit(home, comparison, going_on)  # before it is open, or others close what has ended
     with locked(home):
-        comparison = record.read_comparison(home, comparison.id)
+        before, comparison = comparison, record.read_comparison(home, comparison.id)
+        if comparison.num_stops != before.num_stops:
+            return comparison
         checked = {run.id: "" for run in runs_of(home, comparison) if _was_checked(comparison, run)}
         comparison = replace(comparison, is_open=True, is_reported=False, checked=checked, note="")
-        save(home, comparison)  # a program that dies from here on leaves it to the others
-        going_on = [run for run in runs_of(home, comparison) if _may_go_on(comparison, run)]
-    _submit(home, comparison, going_on)
-    with locked(home):
-        comparison = record.read_comparison(home, comparison.id)
-        if comparison.is_open:
-            save(home, replace(comparison, stopped=()))
-    return advance(home, comparison)
+        # A program that dies from here on leaves it to the others.
+        save(home, replace(comparison, stopped=()))
+    return _do_what_is_due(home, comparison, record.SECONDS_TO_LOCK)
 
 
 def advance(home: Home, comparison: Comparison) -> Comparison:
@@ -66,13 +66,19 @@ def advance(home: Home, comparison: Comparison) -> Comparison:
     Does nothing while another process does it. Raises SpecError if the queue is locked.
     """
     try:
-        with locked(home, seconds=0):
-            before = record.read_comparison(home, comparison.id)
-            if not before.is_open:
-                return before
-            comparison, forgotten = _advance(home, before)
+        return _do_what_is_due(home, comparison, seconds=0)
     except Timeout:
         return comparison
+
+
+def _do_what_is_due(home: Home, comparison: Comparison, seconds: float) -> Comparison:
+    """Do what `advance` does, once no other process does it. Raises SpecError, or Timeout at once
+    if `seconds` is 0."""
+    with locked(home, seconds):
+        before = record.read_comparison(home, comparison.id)
+        if not before.is_open:
+            return before
+        comparison, forgotten = _advance(home, before)
     # Without the lock, because a cluster may take long to answer
     _stop_pruned(home, comparison, {trial.id for trial in before.trials if trial.pruned})
     _submit(home, comparison, forgotten)
@@ -89,7 +95,13 @@ def stop(home: Home, comparison: Comparison) -> Comparison:
         pruned = {trial.id for trial in comparison.trials if trial.pruned}
         names = (*comparison.stopped, *(run.id for run in active if run.id not in pruned))
         names = tuple(dict.fromkeys(names))
-        comparison = replace(comparison, stopped=names, is_open=False, is_reported=False)
+        comparison = replace(
+            comparison,
+            stopped=names,
+            num_stops=comparison.num_stops + 1,
+            is_open=False,
+            is_reported=False,
+        )
         save(home, comparison)
     for run in active:
         launch.request_stop(run)
@@ -142,7 +154,7 @@ def _submit(home: Home, comparison: Comparison, runs: Sequence[Run]) -> None:
         if comparison.search is not None and _were_refused(home, comparison, runs):
             _without_cluster(home, comparison, error.reason)
         raise
-    if not record.read_comparison(home, comparison.id).is_open:
+    if record.read_comparison(home, comparison.id).num_stops != comparison.num_stops:
         names = {run.id for run in runs}
         for run in runs_of(home, comparison):
             if run.id in names:

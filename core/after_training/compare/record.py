@@ -73,6 +73,8 @@ class Comparison:
     trials: tuple[Trial, ...] = ()
     stopped: tuple[str, ...] = ()
     """Runs that were stopped together, and are continued together."""
+    num_stops: int = 0
+    """How often it was stopped: its runs may be on the way to a cluster then."""
     is_open: bool = False
     """True until every run has ended and was checked, or all were stopped: what is missing is
     done."""

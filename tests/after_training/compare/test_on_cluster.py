@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.after_training.compare import Comparison, Study, conduct, plan_variants, record
+from core.after_training.compare import Comparison, Study, conduct, keeper, plan_variants, record
 from core.job import SpecError
 from core.models import demo_fields
 from core.runs import Home, queue
@@ -87,6 +87,19 @@ def test_comparisons_are_not_locked_while_runs_are_sent(slurm: FakeSlurm, home: 
             pass
         conduct.advance(home, comparison)  # as the page does every two seconds
     assert num_submitted(slurm) == 1
+
+
+def test_comparison_that_goes_on_stays_open_while_its_runs_are_sent(
+    slurm: FakeSlurm, home: Home
+) -> None:
+    stopped = conduct.stop(home, conduct.start(home, sweep(home)))
+    slurm.says("squeue", "")
+    queue.advance(home)
+    page = keeper.Keeper(home)
+    with hanging(slurm, "sbatch", lambda: conduct.start(home, stopped)):
+        page.advance()
+    assert record.read_comparison(home, stopped.id).is_open
+    assert {run.state for run in record.runs_of(home, stopped)} == {"queued"}
 
 
 def test_comparisons_are_not_locked_while_runs_are_stopped(slurm: FakeSlurm, home: Home) -> None:
