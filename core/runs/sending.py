@@ -45,19 +45,24 @@ def send(home: Home, runs: Sequence[Run], placement: Placement, script: Path | N
     unseen = clusters.look_from_a_node(home, placement)
     now = _to_send(home, runs, leaves_begun=bool(script))
     last_jobs = {run.id: clusters.last_job(run) for run in now}
-    with ExitStack() as stack:
-        with locked(home):
-            now = _to_send(home, runs, leaves_begun=bool(script))
+    taken: list[Submission] = []
+    try:
+        with ExitStack() as stack:
+            with locked(home):
+                now = _to_send(home, runs, leaves_begun=bool(script))
+                for run in now:
+                    _require_unchanged(run, last_jobs.get(run.id))
+                for run in now:
+                    stack.enter_context(_reserved(run, placement))
+            if unseen:
+                raise SpecError(unseen)
             for run in now:
-                _require_unchanged(run, last_jobs.get(run.id))
-            for run in now:
-                stack.enter_context(_reserved(run, placement))
-        if unseen:
-            raise SpecError(unseen)
-        for run in now:
-            placement.require_devices(run.job.num_devices)
-        for run, job_id in _hand_over(engine, now, placement, script):
-            _keep_answer(run, engine, placement, job_id)
+                placement.require_devices(run.job.num_devices)
+            for run, job_id in _hand_over(engine, now, placement, script):
+                taken.append(_kept_answer(run, placement, job_id))
+    finally:
+        for submission in taken:
+            _stop_if_asked(engine, submission)
 
 
 def _to_send(home: Home, runs: Sequence[Run], *, leaves_begun: bool) -> Sequence[Run]:
@@ -151,13 +156,21 @@ def _hand_over(
         yield run, engine.submit(run.folder, placement, run.job.num_devices)
 
 
-def _keep_answer(run: Run, engine: Engine, placement: Placement, job_id: str) -> None:
-    """Note the job of a run, and take it back if the run was to stop while it was sent."""
+def _kept_answer(run: Run, placement: Placement, job_id: str) -> Submission:
+    """Note the job of a run, and return it. Raises OSError."""
     inode = run.folder.stat().st_ino
     submission = Submission(run.folder, placement, job_id, time.time(), inode)
     write_submission(submission)
     run.home.touch()
-    # A program that asks it to stop writes that file, then looks for the job: one sees the other
-    if is_asked_by_user(run.folder):
+    return submission
+
+
+def _stop_if_asked(engine: Engine, submission: Submission) -> None:
+    """Take a job back whose run was to stop while it was sent.
+
+    A program that asks it to stop writes that file, then looks for the job; this one has written
+    the job, then looks for the file: at least one sees what the other wrote.
+    """
+    if is_asked_by_user(submission.folder):
         with suppress(ClusterSilent):
             engine.stop(submission)

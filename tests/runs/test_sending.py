@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,21 @@ def test_run_that_is_stopped_while_it_is_sent_is_taken_back(
         launch.request_stop(runs.read(home, run.id))
         assert runs.read(home, run.id).state == "stopping"
     assert "scancel --state=PENDING 7" in slurm.asked
+
+
+def test_all_answers_are_kept_before_the_first_run_is_taken_back(
+    slurm: FakeSlurm, home: Home, new_run: NewRun
+) -> None:
+    both, script = [new_run(), new_run()], home.path / "together.sh"
+    with ThreadPoolExecutor() as pool, slurm.hangs("scancel"):
+        with slurm.hangs("sbatch"):
+            pool.submit(lambda: queue.submit_together(home, both, SLURM, script))
+            wait_until(lambda: slurm.was_asked("sbatch"))
+            for run in both:
+                launch.request_stop(runs.read(home, run.id))
+        wait_until(lambda: len([line for line in slurm.asked if "scancel" in line]) > 0)
+        sent = [read_submission(run.folder) for run in both]
+    assert [each and each.job_id for each in sent] == ["7_0", "7_1"]
 
 
 def test_others_are_sent_together_without_one_that_was_sent(
