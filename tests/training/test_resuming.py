@@ -33,10 +33,13 @@ from tests.builders.training_runs import (
     lines_of,
     losses_of,
     make_run,
+    make_stage_run,
     status_of,
     stop_after,
     train,
     train_again,
+    train_in_two_parts,
+    write_rows,
 )
 
 training = pytest.mark.training
@@ -48,6 +51,8 @@ FACTS = {
     "logging_steps": 1,
 }
 FREE_BYTES = 3 * 2**20
+ROWS_OF_THREE_STEPS = 6
+"""Prompts; a step answers two of them four times."""
 
 
 def checkpoint_with(facts: dict[str, Any]) -> VerifiedCheckpoint:
@@ -290,6 +295,20 @@ def wait_for_a_step(run: Path, pid: int) -> None:
         if status["pid"] == pid and status["last_step_time"] is not None:
             return
         time.sleep(0.01)
+
+
+@training
+def test_a_stage_that_generates_resumes_in_the_rows_of_its_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: dict[str, int] = {"max_steps": 7, "per_device_train_batch_size": 8}
+    runs = [make_stage_run(tmp_path / name, "grpo", **steps) for name in ("whole", "parts")]
+    rows = (runs[0] / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    for run in runs:
+        write_rows(run, *rows[:ROWS_OF_THREE_STEPS])
+    assert train(runs[0]) == FINISHED
+    train_in_two_parts(runs[1], 4, monkeypatch)
+    assert losses_of(runs[1]) == pytest.approx(losses_of(runs[0]), abs=1e-6)
 
 
 @training

@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl.trainer.utils import RepeatSampler
 
 
 class RowOrder(TrainerCallback):
@@ -10,7 +11,8 @@ class RowOrder(TrainerCallback):
 
     On several ranks, in an epoch that is resumed in its middle, nobody else does: transformers and
     accelerate look for the sampler two samplers deep, and there it is wrapped in three, by
-    skip_first_batches, BatchSamplerShard and BatchSampler. It would draw the rows of epoch 0 again.
+    skip_first_batches, BatchSamplerShard and BatchSampler. That of the online stages cannot be told
+    at all. Both would draw the rows of epoch 0 again.
     """
 
     def on_epoch_begin(
@@ -25,5 +27,8 @@ class RowOrder(TrainerCallback):
         while hasattr(batches, "batch_sampler"):
             batches = batches.batch_sampler
         sampler: Any = getattr(batches, "sampler", None)
+        epoch = int(state.epoch or 0)
         if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(int(state.epoch or 0))
+            sampler.set_epoch(epoch)
+        elif isinstance(sampler, RepeatSampler) and sampler.shuffle and sampler.seed is not None:
+            sampler.generator.manual_seed(sampler.seed + epoch)
