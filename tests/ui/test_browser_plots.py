@@ -17,6 +17,8 @@ MEMORY = {
     "memory_allocated_bytes": 3 * 2**30,
     "memory_reserved_bytes": 4 * 2**30,
     "device_used_bytes": 5 * 2**30,
+    "rank_memory_min_bytes": 4 * 2**30,
+    "rank_memory_max_bytes": 5 * 2**30,
 }
 LINES_SEEN = """plot => {
   const drawn = document.querySelector(`#plot-${plot} .js-plotly-plot .main-svg`);
@@ -49,26 +51,48 @@ def test_every_plot_is_seen_on_every_way_to_it(app: App, page: Page, size: tuple
     for _reload in range(2):
         expect(page.locator("#lengths")).to_contain_text("none cut")
         page.get_by_role("tab", name="Runs").click()
-        wait_for_lines(page, loss=2, memory=3)
+        wait_for_lines(page, loss=2, memory=5)
         page.reload()
     page.get_by_role("tab", name="Runs").click()
     page.locator("[data-run=older]").click()
     expect(page.locator("[data-run=older][aria-pressed=true]")).to_be_visible()
-    wait_for_lines(page, loss=2, memory=3)
+    wait_for_lines(page, loss=2, memory=5)
     page.get_by_text("More plots").click()
     wait_for_lines(page, learning_rate=1)
     for name in ("older", "newer"):
         page.locator(f"[data-compare={name}]").check()
-    wait_for_lines(page, comparison=2, loss=2, memory=3)
+    wait_for_lines(page, comparison=2, loss=2, memory=5)
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("tab", name="Runs").click()
-    wait_for_lines(page, comparison=2, loss=2, memory=3, learning_rate=1)
+    wait_for_lines(page, comparison=2, loss=2, memory=5, learning_rate=1)
 
 
 def wait_for_lines(page: Page, **num_lines: int) -> None:
     """Wait until these plots show so many lines, and are 200 pixels high or more."""
     for plot, number in num_lines.items():
         page.wait_for_function(f"plot => ({LINES_SEEN})(plot) === {number}", arg=plot)
+
+
+GAP_OF_LEGEND = """() => {
+  const drawn = document.querySelector("#plot-memory .js-plotly-plot");
+  const [legend, axis] = [".legend", ".xaxislayer-above"].map(
+    part => drawn.querySelector(part).getBoundingClientRect());
+  return legend.top - axis.bottom;
+}"""
+"""Script: pixels between the numbers of an axis and the legend below them."""
+MS_TO_DRAW = 2000
+"""Far more than it takes to draw a plot in a window of another width."""
+
+
+def test_a_legend_covers_no_plot_after_the_window_has_changed(app: App, page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(app.url)
+    page.get_by_role("tab", name="Runs").click()
+    wait_for_lines(page, memory=5)
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(MS_TO_DRAW)
+        assert page.evaluate(GAP_OF_LEGEND) >= 0
 
 
 PLOTS_OF_REPORT = """[...document.querySelectorAll("svg")]
