@@ -6,7 +6,7 @@ from core.advise.case import Case
 from core.advise.choices import plan
 from core.advise.reasons import used
 from core.device import cards_together
-from core.job import JobSpec, SpecError
+from core.job import JobSpec, Problem, SpecError
 from core.memory import PastRun
 from core.memory.program import is_cpu
 from core.models import Gpu, ModelShape
@@ -58,8 +58,10 @@ def together(
     """Return the job with the number of devices that it takes, and how they share its model.
 
     auto: a copy of the model on each where that fits, else the model divided among them; with the
-    settings that its profile would choose. Raises SpecError if this machine has not as many GPUs.
+    settings that its profile would choose. Raises SpecError if this machine has not as many GPUs,
+    or for all GPUs of a machine that may be another.
     """
+    _require_countable(job)
     num_devices, most = max(1, job.num_devices), MOST_DEVICES
     if job.gpu == "local" and is_cpu(gpu):
         most = num_devices
@@ -84,6 +86,12 @@ def together(
         reason = f"A copy takes {used(planned)} on each GPU, but dividing it fails: {why}."
         return Together(copied, reason, most)
     return Together(divided, _divided_because(planned), most)
+
+
+def _require_countable(job: JobSpec) -> None:
+    if job.num_devices == 0 and job.gpu != "local":
+        problem = f"0 takes the GPUs of this machine, and {job.gpu} may be in another"
+        raise SpecError(Problem("num_devices", problem, "give the number"))
 
 
 def _planned(case: Case, set_by_user: frozenset[str]) -> Case:

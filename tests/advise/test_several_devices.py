@@ -4,6 +4,7 @@ import pytest
 
 from core.advise import Fix, what_fits
 from core.advise.batch import Cell
+from core.job import SpecError
 from core.models import gpus
 from core.resolve import ResolvedJob, resolve
 from core.wording import sentences_of_several_devices
@@ -62,6 +63,11 @@ def test_an_optimizer_that_nobody_set_gives_way_to_a_division(parallelism: str) 
 
 def test_what_the_user_has_chosen_needs_no_reason() -> None:
     assert planned(num_devices=4, parallelism="fsdp").division == ""
+
+
+def test_all_gpus_of_another_machine_are_no_number() -> None:
+    with pytest.raises(SpecError, match="num_devices: 0 takes the GPUs of this machine"):
+        resolve({"model": "demo", "dataset": "demo", "gpu": "rtx-4090", "num_devices": 0})
 
 
 def test_one_device_has_nothing_to_say() -> None:
