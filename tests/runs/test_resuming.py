@@ -1,6 +1,7 @@
 """Test runs that are resumed on another number of devices: batch, estimate, refusals."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ FIRST_START, SECOND_START = 1000.0, 2000.0
 
 
 def stopped_run(home: Home, new_run: NewRun, **fields: object) -> Run:
-    """Return a run that was stopped, with other fields in its job."""
+    """Return a run that was stopped after a checkpoint of step 4, with other fields in its job."""
     run = new_run()
     path = run.folder / "job.json"
     write_json(path, {**read_json(path), **fields})
-    write_json(run.folder / "status.json", {"state": "stopped", "step": 3})
+    write_json(run.folder / "status.json", {"state": "stopped", "step": 6})
+    checkpoint = run.folder / "checkpoints" / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    write_json(checkpoint / "manifest.json", {"step": 4, "files": {}})
     return runs.read(home, run.id)
 
 
@@ -65,6 +69,13 @@ def test_devices_that_cannot_continue_a_run_leave_it_as_it_is(
     assert runs.read(home, run.id).job == run.job
 
 
+def test_a_run_without_a_checkpoint_need_not_stay_divided(home: Home, new_run: NewRun) -> None:
+    run = stopped_run(home, new_run, num_devices=2, parallelism="fsdp")
+    shutil.rmtree(run.folder / "checkpoints")
+    job = results.change_num_devices(home, run.id, 1).job
+    assert (job.num_devices, job.parallelism) == (1, "ddp")
+
+
 def test_a_finished_run_keeps_its_devices(finished: Run) -> None:
     with pytest.raises(SpecError, match="is finished"):
         results.change_num_devices(finished.home, finished.id, 2)
@@ -74,11 +85,8 @@ def test_a_finished_run_keeps_its_devices(finished: Run) -> None:
 
 
 def trained_on_one(home: Home, new_run: NewRun) -> Run:
-    """Return a run that was stopped after a checkpoint of step 4, with its estimate."""
+    """Return a run with an attempt that ended after its checkpoint, and its metrics."""
     run = stopped_run(home, new_run)
-    checkpoint = run.folder / "checkpoints" / "checkpoint-4"
-    checkpoint.mkdir(parents=True)
-    write_json(checkpoint / "manifest.json", {"step": 4, "files": {}})
     attempt(run, FIRST_START, "stopped", 6)
     write_metrics(run.folder, range(1, 7), device_used_bytes=2**30)
     return runs.read(home, run.id)

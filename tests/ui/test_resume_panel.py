@@ -41,8 +41,11 @@ def stopped(new_run: NewRun) -> Run:
 
 
 def with_fields(run: Run, state: str = "stopped", **fields: object) -> Run:
-    """Give the job of a run other fields, and the run a state."""
+    """Give the job of a run other fields, and the run a state and a checkpoint."""
     path = run.folder / "job.json"
+    checkpoint = run.folder / "checkpoints" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    write_json(checkpoint / "manifest.json", {"step": 3, "files": {}})
     write_json(path, {**read_json(path), **fields})
     write_json(run.folder / "status.json", {"state": state, "step": 3, "max_steps": 20})
     return runs.read(run.home, run.id)

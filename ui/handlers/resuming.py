@@ -12,7 +12,6 @@ from core.job.places import is_restricted
 from core.runs import Home, Run, results
 from core.runs.engines import Placement
 from core.runs.sentences import devices_sentence
-from core.training.contract.job import is_sharded
 from ui import render
 from ui.events import Updates
 from ui.form import in_words
@@ -54,7 +53,7 @@ def _has_choice(run: Run, placing: PlacingHandlers) -> bool:
 def _note(run: Run) -> str:
     """Return what a number of devices may be, and what it does not change."""
     said = f"{devices_sentence(run)} Another number of devices keeps these rows."
-    if is_sharded(run.job.num_devices, run.job.parallelism):
+    if results.stays_divided(run):
         said += " Its model is divided (fsdp), and needs 2 or more."
     return said
 

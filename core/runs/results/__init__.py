@@ -17,7 +17,7 @@ from core.runs.results.publishing import (
     publish,
     publish_original,
 )
-from core.runs.results.resuming import change_num_devices, resume_on
+from core.runs.results.resuming import change_num_devices, resume_on, stays_divided
 
 __all__ = [
     "UNDO",
@@ -34,4 +34,5 @@ __all__ = [
     "publish",
     "publish_original",
     "resume_on",
+    "stays_divided",
 ]

@@ -54,7 +54,7 @@ def change_num_devices(home: Home, run_id: str, number: object) -> Run:
     """
     run = read(home, run_id)
     _require_ended_early(home, run)
-    changes = _on_devices(run.job, number)
+    changes = _on_devices(run, number)
     if not changes:
         return run
     estimate = _estimate(run, changes)
@@ -85,20 +85,26 @@ def _require_ended_early(home: Home, run: Run) -> None:
         raise SpecError(Problem("run", f"{run.id} is finished", "see `runs continue`"))
 
 
-def _on_devices(job: JobSpec, number: object) -> Mapping[str, object]:
+def stays_divided(run: Run) -> bool:
+    """Return True if a checkpoint of a run holds a model that was divided among devices."""
+    return run.has_checkpoint and is_sharded(run.job.num_devices, run.job.parallelism)
+
+
+def _on_devices(run: Run, number: object) -> Mapping[str, object]:
     """Return the fields that let a run continue on so many devices, none if they are as many as
     before. Raises SpecError."""
-    is_divided = is_sharded(job.num_devices, job.parallelism)
-    fields = {"num_devices": number, "parallelism": "fsdp" if is_divided else "ddp"}
-    num_devices = JobSpec.parse({**job.model_dump(), **fields}).num_devices
+    job = run.job
+    num_devices = JobSpec.parse({**job.model_dump(), "num_devices": number}).num_devices
     if num_devices == job.num_devices:
         return {}
-    if num_devices < (2 if is_divided else 1):
+    if num_devices < (2 if stays_divided(run) else 1):
         problem = f"{num_devices} cannot continue this run"
         fix = "give 1 or more"
-        if is_divided:
+        if num_devices:
             problem, fix = f"{problem}, whose model is divided among devices", "give 2 or more"
         raise SpecError(Problem("num_devices", problem, fix))
+    is_divided = is_sharded(job.num_devices, job.parallelism) and num_devices > 1
+    fields = {"num_devices": num_devices, "parallelism": "fsdp" if is_divided else "ddp"}
     num_rows = job.effective_batch_size * job.num_devices
     rows_of_each, rest = divmod(num_rows, num_devices)
     if rest:
@@ -112,7 +118,7 @@ def _on_devices(job: JobSpec, number: object) -> Mapping[str, object]:
         "gradient_accumulation_steps": rows_of_each // size,
     }
     JobSpec.parse({**job.model_dump(), **fields, **batch})
-    return {**fields, **batch, "num_devices": num_devices}
+    return {**fields, **batch}
 
 
 def _estimate(run: Run, changes: Mapping[str, object]) -> dict[str, Any]:
