@@ -11,7 +11,7 @@ from core import runs
 from core.job import SpecError
 from core.resolve import resolve
 from core.runs import Home, Run, results
-from core.runs.engines import Placement
+from core.runs.engines import ClusterState, Placement, Submission, write_submission
 from core.runs.files import read_json
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun, write_metrics
@@ -74,6 +74,30 @@ def test_a_run_without_a_checkpoint_need_not_stay_divided(home: Home, new_run: N
     shutil.rmtree(run.folder / "checkpoints")
     job = results.change_num_devices(home, run.id, 1).job
     assert (job.num_devices, job.parallelism) == (1, "ddp")
+
+
+def test_nodes_count_as_devices(home: Home, new_run: NewRun) -> None:
+    batch = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    run = on_two_nodes(stopped_run(home, new_run, parallelism="ddp", **batch))
+    job = results.change_num_devices(home, run.id, 1, nodes=1).job
+    assert job.effective_batch_size == 16
+    assert job.num_devices == 1
+
+
+def test_a_model_that_was_divided_among_nodes_stays_divided(home: Home, new_run: NewRun) -> None:
+    run = on_two_nodes(stopped_run(home, new_run, parallelism="fsdp"))
+    with pytest.raises(SpecError, match="divided among devices"):
+        results.change_num_devices(home, run.id, 1, nodes=1)
+    assert results.change_num_devices(home, run.id, 2, nodes=1).job.parallelism == "fsdp"
+
+
+def on_two_nodes(run: Run) -> Run:
+    """Return a run that has trained on one device of each of two nodes."""
+    inode = run.folder.stat().st_ino
+    ended = ClusterState(stage="ended", word="COMPLETED")
+    placement = Placement("slurm", nodes=2)
+    write_submission(Submission(run.folder, placement, "7", 1.0, inode, ended))
+    return runs.read(run.home, run.id)
 
 
 def test_a_finished_run_keeps_its_devices(finished: Run) -> None:

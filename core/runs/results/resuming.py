@@ -33,9 +33,10 @@ def resume_on(home: Home, run: Run, num_devices: object, placement: Placement | 
     If it cannot be started there, it stays what it was. Raises RunNotFound, SpecError, OSError.
     """
     before = {name: read_bytes(run.folder / name) for name in CHANGED_FILES}
-    changed = change_num_devices(home, run.id, num_devices)
+    place = placement or run.placement
+    changed = change_num_devices(home, run.id, num_devices, place.nodes)
     try:
-        (placement or run.placement).require_devices(num_devices)
+        place.require_devices(num_devices)
         return queue.submit(home, changed, placement)
     except (SpecError, OSError):
         if changed.job != run.job:
@@ -46,15 +47,16 @@ def resume_on(home: Home, run: Run, num_devices: object, placement: Placement | 
         raise
 
 
-def change_num_devices(home: Home, run_id: str, number: object) -> Run:
-    """Let a run that has ended continue on another number of devices. An optimizer step keeps its
-    rows; submit.sh is written again, and so is the estimate.
+def change_num_devices(home: Home, run_id: str, number: object, nodes: int | None = None) -> Run:
+    """Let a run that has ended continue on another number of devices of each node, by default of as
+    many nodes as before. An optimizer step keeps its rows; submit.sh is written again, and so is
+    the estimate.
 
     Raises RunNotFound, SpecError if that cannot be.
     """
     run = read(home, run_id)
     _require_ended_early(home, run)
-    changes = _on_devices(run, number)
+    changes = _on_devices(run, number, run.placement.nodes if nodes is None else nodes)
     if not changes:
         return run
     estimate = _estimate(run, changes)
@@ -87,28 +89,34 @@ def _require_ended_early(home: Home, run: Run) -> None:
 
 def stays_divided(run: Run) -> bool:
     """Return True if a checkpoint of a run holds a model that was divided among devices."""
-    return run.has_checkpoint and is_sharded(run.job.num_devices, run.job.parallelism)
+    return run.has_checkpoint and is_sharded(_count(run), run.job.parallelism)
 
 
-def _on_devices(run: Run, number: object) -> Mapping[str, object]:
-    """Return the fields that let a run continue on so many devices, none if they are as many as
-    before. Raises SpecError."""
-    job = run.job
+def _count(run: Run) -> int:
+    """Return the number of devices of all nodes of a run."""
+    return run.job.num_devices * run.placement.nodes
+
+
+def _on_devices(run: Run, number: object, nodes: int) -> Mapping[str, object]:
+    """Return the fields that let a run continue on so many devices of each node, none if they are
+    as many as before. Raises SpecError."""
+    job, before = run.job, _count(run)
     num_devices = JobSpec.parse({**job.model_dump(), "num_devices": number}).num_devices
-    if num_devices == job.num_devices:
+    after = num_devices * nodes
+    if num_devices == job.num_devices and after == before:
         return {}
-    if num_devices < (2 if stays_divided(run) else 1):
-        problem = f"{num_devices} cannot continue this run"
+    if after < (2 if stays_divided(run) else 1):
+        problem = f"{after} cannot continue this run"
         fix = "give 1 or more"
-        if num_devices:
+        if after:
             problem, fix = f"{problem}, whose model is divided among devices", "give 2 or more"
         raise SpecError(Problem("num_devices", problem, fix))
-    is_divided = is_sharded(job.num_devices, job.parallelism) and num_devices > 1
+    is_divided = is_sharded(before, job.parallelism) and after > 1
     fields = {"num_devices": num_devices, "parallelism": "fsdp" if is_divided else "ddp"}
-    num_rows = job.effective_batch_size * job.num_devices
-    rows_of_each, rest = divmod(num_rows, num_devices)
+    num_rows = job.effective_batch_size * before
+    rows_of_each, rest = divmod(num_rows, after)
     if rest:
-        problem = f"{num_devices} devices cannot share the {num_rows} rows of an optimizer step"
+        problem = f"{after} devices cannot share the {num_rows} rows of an optimizer step"
         raise SpecError(Problem("num_devices", problem, "give another number"))
     size = min(job.per_device_train_batch_size, rows_of_each)
     while rows_of_each % size:
