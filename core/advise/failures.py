@@ -103,8 +103,10 @@ FAILURES: Mapping[str, tuple[Advice, ...]] = MappingProxyType(
         ),
         "checkpoint_mismatch": (Advice("Start a new run", "It does not use this checkpoint."),),
         "bad_row": (Advice("Check the data", "The Data panel lists every unusable line."),),
-        "stuck": (Advice("Resume it", "The logs show where each process stood, line by line."),),
-        "signal": (Advice("Resume it", "No fault is known; if it was the memory, see the log."),),
+        "stuck": (Advice("Run it again", "The logs show where each process stood, line by line."),),
+        "signal": (
+            Advice("Run it again", "No fault is known; if it was the memory, see the log."),
+        ),
     }
 )
 """`cause` of a failed run -> what helps, best first; `_computed` adds what depends on the job."""
