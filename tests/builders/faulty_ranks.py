@@ -81,11 +81,11 @@ def repair(run: Path) -> None:
     replace(run / "training" / "__main__.py", CALL, "")
 
 
-def shorten_limits(run: Path) -> None:
+def shorten_limits(run: Path, unmeasured: float = UNMEASURED) -> None:
     """Let the ranks of a run be stuck within seconds."""
     ranks = run / "training" / "ranks"
     replace(ranks / "marks.py", f"= {LEAST_SECONDS}", f"= {LEAST}")
-    replace(ranks / "marks.py", f"= {SECONDS_UNMEASURED}", f"= {UNMEASURED}")
+    replace(ranks / "marks.py", f"= {SECONDS_UNMEASURED}", f"= {unmeasured}")
     replace(ranks / "standstill.py", f"= {SECONDS_BEFORE_LOOK}", "= 2.0")
 
 

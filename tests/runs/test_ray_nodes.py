@@ -18,6 +18,7 @@ from tests.builders.cluster_runs import (
     stop_and_resume,
     until,
 )
+from tests.builders.faulty_ranks import Fault, let_fail, shorten_limits
 from tests.builders.ray import Ray, has_train, running_ray, why_not_here
 
 pytestmark = [
@@ -29,6 +30,7 @@ pytestmark = [
 NUM_STEPS = 12
 SECONDS_TO_END = 60
 SECONDS_TO_NOTICE = 35
+STEPS_TO_MEASURE = 15
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,17 @@ def test_program_that_hangs_ends_all(place: Placement, home: Home) -> None:
     assert failed.state == "failed"
     assert failed.error.startswith("Process 2 of 2, on device ")
     assert "has not answered for 20 s" in failed.error
+
+
+def test_program_that_gets_no_further_ends_all(place: Placement, home: Home) -> None:
+    run = new_demo(home, 1000)
+    shorten_limits(run.folder)
+    let_fail(run.folder, Fault("forward", STEPS_TO_MEASURE))
+    queue.submit(home, run, place)
+    failed = until(home, run, has_ended)
+    assert failed.state == "failed"
+    assert "has come no further for" in failed.error
+    assert not psutil.wait_procs(programs_of(run).values(), SECONDS_TO_END)[1]
 
 
 def test_programs_end_with_the_worker_that_started_them(place: Placement, home: Home) -> None:

@@ -21,6 +21,7 @@ from tests.builders.cluster_runs import (
     stop_and_resume,
     until,
 )
+from tests.builders.faulty_ranks import Fault, let_fail, shorten_limits
 from tests.builders.slurm import SECOND, Slurm, running_slurm, why_not_here
 
 pytestmark = [
@@ -31,6 +32,7 @@ pytestmark = [
 NUM_STEPS = 12
 SECONDS_TO_END = 60
 SECONDS_TO_NOTICE = 35
+STEPS_TO_MEASURE = 15
 NAMED = rf"Process [12] of 2, on device 0 of ({SECOND}|{socket.gethostname()}), "
 BOTH = Placement("slurm", nodes=2, partition="both", time="20:00")
 
@@ -98,6 +100,17 @@ def test_program_that_hangs_on_a_node_ends_those_of_both(
     assert failed.state == "failed"
     assert re.search(NAMED + "has not answered for 20 s", failed.error)
     assert failed.error.startswith(f"Process {index + 1} of 2")
+
+
+def test_program_that_gets_no_further_ends_all(slurm: Slurm, home: Home) -> None:
+    run = new_demo(home, 1000)
+    shorten_limits(run.folder)
+    let_fail(run.folder, Fault("forward", STEPS_TO_MEASURE))
+    queue.submit(home, run, BOTH)
+    failed = until(home, run, has_ended)
+    assert failed.state == "failed"
+    assert re.search(NAMED + "has come no further for", failed.error)
+    assert not psutil.wait_procs(programs_of(run).values(), SECONDS_TO_END)[1]
 
 
 def test_node_that_does_not_see_the_home_is_named_before_the_start(

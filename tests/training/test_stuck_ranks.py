@@ -115,6 +115,14 @@ def test_long_pauses_of_a_good_run_end_nothing(tmp_path: Path) -> None:
     assert finish(run) == FINISHED
 
 
+def test_loading_and_compiling_are_work(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"max_steps": 3, "torch_compile": True}
+    run = make_ranked_run(tmp_path / "run", num_devices=2, **sizes)
+    shorten_limits(run, unmeasured=LEAST)  # a minute of compiling, in processes of its own
+    assert finish(run) == FINISHED
+    assert "No progress" not in (run / "log.txt").read_text()
+
+
 def test_a_rank_of_two_machines_that_blocks_is_named(tmp_path: Path) -> None:
     run = ranked_run(tmp_path / "run")
     let_fail(run, Fault("forward", STEPS_TO_MEASURE))
