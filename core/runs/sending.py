@@ -111,7 +111,8 @@ def _reserved(run: Run, placement: Placement) -> Iterator[None]:
         try:
             write_submission(reservation)
             clusters.follow(run)
-            renew_token(folder)  # a job whose id was lost does not train beside the new one
+            if before and not before.has_answer:
+                renew_token(folder)  # a job whose id was lost does not train beside the new one
             for name in kept:
                 (folder / name).unlink(missing_ok=True)
             if before is None or before.placement != placement:

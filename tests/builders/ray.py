@@ -103,8 +103,12 @@ def _start(
         # as in an environment that is activated
         "PATH": f"{Path(str(program())).parent}:{os.environ['PATH']}",
     }
+    # Nodes of two clusters on one machine would take the same port, and the second could not start
+    # jobs.
+    usual = ["--block", "--node-ip-address=127.0.0.1"]
+    usual.append(f"--dashboard-agent-listen-port={free_port()}")
     return subprocess.Popen(
-        [*before, str(program()), "start", "--block", "--node-ip-address=127.0.0.1", *options],
+        [*before, str(program()), "start", *usual, *options],
         cwd=ray.folder,
         env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
