@@ -12,7 +12,7 @@ from typing import Any, get_args
 import gradio as gr
 from gradio.components import Component
 
-from core.device import local_gpu
+from core.device import local_gpu, machine
 from core.job import JobSpec, TailorError
 from core.models import gpus, models
 from core.resolve import default_fields
@@ -163,6 +163,12 @@ def gpu_choices() -> Choices:
     choices = [(f"This machine · {here.name} · {memory(here.capacity_bytes)}", "local")]
     choices += [(f"{gpu.name} · {memory(gpu.capacity_bytes)}", gpu.id) for gpu in gpus().values()]
     return choices
+
+
+def card_choices() -> Choices:
+    """Return the GPUs of this machine as (label, place)."""
+    cards = enumerate(machine.this_machine().gpus)
+    return [(f"{place} · {card.short_name}", str(place)) for place, card in cards]
 
 
 METHOD_CHOICES = [(method.title, method.id) for method in METHODS.values()]

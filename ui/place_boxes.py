@@ -21,6 +21,8 @@ PLACE_BOXES: Mapping[str, str] = {
 RESUME = "resume_"
 """Beginning of the names of the boxes of a resume."""
 RESUME_BOXES = tuple(RESUME + box for box in PLACE_BOXES)
+CARDS = "cards"
+"""Boxes to tick the GPUs of this machine, which are a view of the fields device and num_devices."""
 THIS_MACHINE = ("This machine", HERE)
 USUAL = ("(usual)", "")
 

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import gradio as gr
+
 from core.runs.engines import HERE
+from ui import form
 from ui.events import Wiring
 from ui.handlers import Handlers
 from ui.parts import Parts
-from ui.place_boxes import PLACE_BOXES, RESUME, RESUME_BOXES, place_boxes
+from ui.place_boxes import CARDS, PLACE_BOXES, RESUME, RESUME_BOXES, place_boxes
 
 SAY_THAT_IT_ASKS = f"""where => !where || where === "{HERE}" ? "" :
     '<p class="notice plain">Asking the cluster ...</p>'"""
@@ -15,6 +18,7 @@ WHERE_PARTS = (
     "where",
     "where_message",
     "cluster_settings",
+    CARDS,
     "command",
     "start_message",
     *PLACE_BOXES,
@@ -27,6 +31,8 @@ RESUME_PARTS = (f"{RESUME}where_message", f"{RESUME}cluster_settings", *RESUME_B
 def place_start(parts: Parts) -> None:
     """Place the choice of a cluster and the start button."""
     place_boxes(parts)
+    cards = form.card_choices()
+    parts.add(CARDS, gr.CheckboxGroup, cards, label="GPUs", visible=len(cards) > 1)
     parts.button("start", "Start training", variant="primary", size="lg")
     parts.html("start_facts")
     parts.html("start_message")
@@ -42,6 +48,7 @@ def wire_start(wiring: Wiring, handlers: Handlers, load: Any) -> None:
         outputs=(*WHERE_PARTS, *COMPARE_PARTS),
     )
     on(parts["where"].input, handlers.placing.on_where, outputs=(*WHERE_PARTS, *COMPARE_PARTS))
+    on(parts[CARDS].input, handlers.placing.on_cards, fills=True)
     for name in PLACE_BOXES:
         boxes = parts[name].input
         on(boxes, handlers.placing.on_box, repeat="always_last", outputs=("command",))

@@ -27,6 +27,7 @@ __all__ = [
     "identify",
     "is_alive",
     "local_gpu",
+    "machine",
     "read_machine",
     "this_boot",
     "this_machine",

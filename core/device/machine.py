@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -100,21 +100,55 @@ def cards_together(
 
     Empty on a machine without GPUs. Raises SpecError if there are not as many.
     """
+    cards = (machine or this_machine()).gpus
+    return tuple(cards[place] for place in places_together(device, num_devices, machine))
+
+
+def places_together(
+    device: int, num_devices: int, machine: Machine | None = None
+) -> tuple[int, ...]:
+    """Return the places of the GPUs that train together, as the field `device` counts them.
+
+    From `device` on, and after the last from the first one. Empty on a machine without GPUs. Raises
+    SpecError if there are not as many.
+    """
     machine = machine or this_machine()
     first = card_of(device, machine)
     if first is None:
         return ()
-    alike = [first]
-    for card in machine.gpus:
-        is_same_kind = (card.name, card.capacity_bytes) == (first.name, first.capacity_bytes)
-        if is_same_kind and card not in alike:
-            alike.append(card)
+    alike = _places_like(first, machine)
     if num_devices > len(alike):
         have = "1 GPU" if len(alike) == 1 else f"{len(alike)} GPUs"
         problem = f"this machine has {have} like {first.short_name}, not {num_devices}"
         fix = "choose fewer; for a cluster, give its card as gpu"
         raise SpecError(Problem("num_devices", problem, fix))
-    return tuple(alike[: num_devices or len(alike)])
+    begin = alike.index(device)
+    return (*alike[begin:], *alike[:begin])[: num_devices or len(alike)]
+
+
+def device_of_places(places: Collection[int], machine: Machine | None = None) -> int:
+    """Return the `device` from which on as many GPUs are those at these places.
+
+    Raises SpecError if no job can name them: they are of several kinds, or others lie in between.
+    """
+    machine = machine or this_machine()
+    alike = _places_like(machine.gpus[min(places)], machine)
+    if not set(places) <= set(alike):
+        fix = "choose GPUs of one name and memory"
+        raise SpecError(Problem("num_devices", "GPUs of several kinds cannot share a job", fix))
+    for device in places:
+        if set(places_together(device, len(places), machine)) == set(places):
+            return device
+    names = ", ".join(map(str, sorted(places)))
+    problem = f"GPUs that train together follow each other, and {names} do not"
+    fix = "choose neighbours, or name them in CUDA_VISIBLE_DEVICES before you start Tailor"
+    raise SpecError(Problem("num_devices", problem, fix))
+
+
+def _places_like(card: DeviceReading, machine: Machine) -> tuple[int, ...]:
+    kind = (card.name, card.capacity_bytes)
+    every = enumerate(machine.gpus)
+    return tuple(place for place, each in every if (each.name, each.capacity_bytes) == kind)
 
 
 def local_gpu(machine: Machine | None = None, index: int = 0) -> Gpu:

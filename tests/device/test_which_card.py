@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from core.device import card_of, local_gpu
+from core.device.machine import device_of_places, places_together
 from core.job import SpecError
 from core.resolve import resolve
 from core.runs import Home, Run, launch
@@ -115,3 +116,37 @@ def test_facts_name_each_card_by_its_place() -> None:
     facts = dict(machine_with(*CARDS, visible="1,0").facts())
     assert facts["GPU 0"].startswith("RTX 4090")
     assert facts["GPU 0"].endswith("1 in CUDA_VISIBLE_DEVICES")
+
+
+FOUR_ALIKE = machine_with(RTX_4090, RTX_4090, RTX_4090, RTX_4090)
+TWO_KINDS = machine_with(RTX_4090, A100, RTX_4090)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_devices", "places"),
+    [(0, 2, (0, 1)), (2, 2, (2, 3)), (3, 2, (3, 0)), (1, 0, (1, 2, 3, 0))],
+)
+def test_cards_follow_each_other_from_the_device_on(
+    device: int, num_devices: int, places: tuple[int, ...]
+) -> None:
+    assert places_together(device, num_devices, FOUR_ALIKE) == places
+
+
+def test_cards_of_another_kind_are_left_out() -> None:
+    assert places_together(0, 0, TWO_KINDS) == (0, 2)
+
+
+@pytest.mark.parametrize("places", [{1}, {0, 1}, {2, 3}, {0, 3}, {0, 2, 3}, {0, 1, 2, 3}])
+def test_a_device_names_the_cards_that_are_chosen(places: set[int]) -> None:
+    device = device_of_places(places, FOUR_ALIKE)
+    assert set(places_together(device, len(places), FOUR_ALIKE)) == places
+
+
+def test_cards_with_others_in_between_are_refused() -> None:
+    with pytest.raises(SpecError, match="0, 2 do not"):
+        device_of_places({0, 2}, FOUR_ALIKE)
+
+
+def test_cards_of_several_kinds_are_refused_together() -> None:
+    with pytest.raises(SpecError, match="several kinds"):
+        device_of_places({0, 1}, TWO_KINDS)

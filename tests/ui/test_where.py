@@ -11,7 +11,8 @@ from core.job.places import only_in
 from core.runs import listing, queue
 from core.runs.engines import Placement
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
-from tests.builders.page import demo
+from tests.builders.nvml import reading, show_cards
+from tests.builders.page import FormPage, demo
 from ui.events import Updates
 from ui.handlers import NO_ANSWER, Handlers
 from ui.handlers.answer import Answer
@@ -200,3 +201,42 @@ def test_boxes_of_a_place_reach_an_event_together(handlers: Handlers, event: str
     handler = getattr(handlers.runs, event, None) or getattr(handlers.comparing, event)
     taken = inspect.signature(handler).parameters.keys()
     assert taken & {*PLACE_BOXES, "place"} == {"place"}
+
+
+@pytest.fixture
+def four_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    show_cards(monkeypatch, *map(reading, range(4)))
+
+
+def ticked(shown: Updates) -> list[str]:
+    update: Any = shown["cards"]
+    return list(update["value"])
+
+
+def test_the_ticks_are_the_cards_of_the_job(handlers: Handlers, four_cards: None) -> None:
+    shown = FormPage(handlers).edit(device=3, num_devices=2)
+    assert ticked(shown) == ["3", "0"]
+
+
+def test_ticks_change_the_job(handlers: Handlers, four_cards: None) -> None:
+    shown = handlers.placing.on_cards(["2", "3"], NO_ANSWER, "here")
+    assert (shown["device"], shown["num_devices"]) == (2, 2)
+
+
+@pytest.mark.parametrize("cards", [[], ["7"], ["-1"], ["0", "2"]])
+def test_ticks_that_no_job_can_name_go_back(
+    handlers: Handlers, four_cards: None, cards: list[str]
+) -> None:
+    shown = handlers.placing.on_cards(cards, NO_ANSWER, "here")
+    assert ticked(shown) == ["0"]
+    assert "num_devices" not in shown
+
+
+def test_cards_of_this_machine_are_hidden_where_a_cluster_trains(
+    handlers: Handlers, four_cards: None
+) -> None:
+    assert not is_visible(handlers.placing.on_where(NO_ANSWER, "ray"), "cards")
+
+
+def test_one_card_needs_no_ticks(handlers: Handlers) -> None:
+    assert "cards" not in FormPage(handlers).edit(seed=7)

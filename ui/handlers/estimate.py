@@ -28,6 +28,7 @@ from ui.handlers.columns import show_columns
 from ui.handlers.command import command_line
 from ui.handlers.data import show_data
 from ui.handlers.kept_form import plan_to_keep
+from ui.handlers.placing import shown_cards
 from ui.handlers.reports import misfit_of
 from ui.handlers.rows import Previews
 from ui.handlers.start import missing_gpu_message, show_start
@@ -90,6 +91,7 @@ class EstimateHandlers:
         )
         updates: Updates = {"form_state": state, "answer": answer}
         updates["kept_plan"] = plan_to_keep(state)
+        updates |= shown_cards(answer, where)
         updates |= _show_fields(form, form_state, state)
         updates |= _show_job(answer, state)
         updates |= show_start(answer, self.previews)

@@ -1,20 +1,23 @@
 """Choose where a run trains: this machine, or a cluster that it sees. Sends nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import gradio as gr
 
-from core.job import Problem, SpecError
+from core.device import machine
+from core.job import JobSpec, Problem, SpecError
 from core.job.places import is_restricted
 from core.runs.engines import ENGINES, HERE, Found, Placement, engine_of, found_engines
 from ui import render
 from ui.events import Updates
+from ui.form import in_words
 from ui.handlers.answer import Answer
 from ui.handlers.command import command_line
 from ui.handlers.start import missing_gpu_message
-from ui.place_boxes import PLACE_BOXES, THIS_MACHINE, USUAL
+from ui.place_boxes import CARDS, PLACE_BOXES, THIS_MACHINE, USUAL
 
 NOTHING_ASKED: Mapping[str, object] = MappingProxyType({})
 """Boxes of a page on which no cluster is chosen."""
@@ -56,7 +59,22 @@ class PlacingHandlers:
         shown = {**place, "partition": ""}
         command = self.on_box(answer, where, **shown)
         said = {"start_message": missing_gpu_message(answer, where)}
-        return {**self.settings(where), **_comparison(where), **command, **said}
+        cards = shown_cards(answer, where)
+        return {**self.settings(where), **_comparison(where), **command, **said, **cards}
+
+    def on_cards(self, cards: Sequence[str], answer: Answer, where: str) -> Updates:
+        """Put the GPUs that are ticked into the form. The ticks go back if a job cannot name them,
+        or if none is left."""
+        num_cards = len(machine.this_machine().gpus)
+        places = {int(each) for each in cards if each.isdecimal() and int(each) < num_cards}
+        if not places:
+            return shown_cards(answer, where)
+        try:
+            device = machine.device_of_places(places)
+        except SpecError as error:
+            said = render.notice(in_words(error), "bad")
+            return {**shown_cards(answer, where), "where_message": said}
+        return {"device": device, "num_devices": len(places), "where_message": ""}
 
     def settings(self, where: str, begin: str = "") -> Updates:
         """Return the boxes that a place has use for. The name of each starts with `begin`."""
@@ -83,6 +101,20 @@ class PlacingHandlers:
         if not answer.values:
             return {}
         return {"command": command_line(answer.values, chosen(where, place))}
+
+
+def shown_cards(answer: Answer, where: str) -> Updates:
+    """Return the ticks of the GPUs on which the job trains; hidden if there is one, or a cluster
+    trains."""
+    if len(machine.this_machine().gpus) < 2:
+        return {}
+    fields = {name: answer.values.get(name) for name in ("device", "num_devices")}
+    places: tuple[int, ...] = ()
+    with suppress(SpecError):
+        job = JobSpec.parse({name: value for name, value in fields.items() if value is not None})
+        places = machine.places_together(job.device, job.num_devices)
+    is_here = where in ("", HERE)
+    return {CARDS: gr.update(visible=is_here, value=[str(place) for place in places])}
 
 
 def chosen(where: str, place: Mapping[str, object]) -> dict[str, str]:
