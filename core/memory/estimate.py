@@ -8,11 +8,11 @@ from typing import Literal
 
 from core.job import JobSpec
 from core.memory.components import COMPONENTS, Component
-from core.memory.context import Context, context_of
+from core.memory.context import Context
 from core.memory.extrapolate import extrapolate_peaks
 from core.memory.program import Program, program_of
 from core.memory.resident import Totals, totals_of
-from core.memory.several_devices import with_nccl
+from core.memory.several_devices import room_of_each
 from core.memory.simulator import LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES
 from core.memory.step import MemoryPhase
 from core.memory.uncertainty import ALLOCATED_ERROR, Uncertainty, uncertainty_of
@@ -118,10 +118,8 @@ def estimate(
     peak = PeakMemory(phases, highest, gap_bytes, totals_of(program), COMPONENTS)
     longest = min(job.max_length, longest_row_tokens or job.max_length)
     uncertainty = uncertainty_of(job, gpu, longest, mean_row_tokens)
-    context = context_of(gpu)
-    if program.num_devices > 1 and not program.on_cpu:
-        context = with_nccl(context)
-    return estimate_of(peak, gpu.capacity_bytes, uncertainty, context)
+    capacity_bytes, context = room_of_each(gpu, program.num_devices)
+    return estimate_of(peak, capacity_bytes, uncertainty, context)
 
 
 def fragmentation_bytes(program: Program, largest_activation_bytes: int) -> int:

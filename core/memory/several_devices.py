@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from core.memory.context import Context
-from core.memory.program import LayerKind, Program
+from core.memory.context import Context, context_of
+from core.memory.program import LayerKind, Program, is_cpu
 from core.memory.resident import Trainable, adapters, parameters
 from core.memory.simulator import AutogradGraph, Division, Tensor
+from core.models import Gpu
 
 MIB = 2**20
 NCCL_BYTES = 512 * MIB
@@ -213,7 +214,18 @@ def division(program: Program) -> Division | None:
     return Division(program.num_shards, width)
 
 
-def with_nccl(context: Context) -> Context:
+def room_of_each(gpu: Gpu, num_devices: int) -> tuple[int, Context]:
+    """Return the bytes that each process of a job may use, and what it takes beside its tensors.
+
+    Processes without a GPU share the main memory of the machine.
+    """
+    context = context_of(gpu)
+    if is_cpu(gpu):
+        return gpu.capacity_bytes // num_devices, context
+    return gpu.capacity_bytes, _with_nccl(context) if num_devices > 1 else context
+
+
+def _with_nccl(context: Context) -> Context:
     """Return what a process takes beside its tensors when it talks with other GPUs."""
     return replace(
         context,

@@ -17,11 +17,10 @@ from typing import Any
 from core.device.child import Child, Limits, ignore_progress
 from core.job import ChildError, JobSpec, Problem, TraceError
 from core.memory.components import COMPONENTS, Component
-from core.memory.context import context_of
 from core.memory.estimate import MemoryEstimate, PeakMemory, estimate_of
 from core.memory.program import is_cpu
 from core.memory.resident import Totals
-from core.memory.several_devices import with_nccl
+from core.memory.several_devices import room_of_each
 from core.memory.simulator import Allocator
 from core.memory.step import MemoryPhase
 from core.memory.uncertainty import uncertainty_of
@@ -166,10 +165,8 @@ def estimate_by_tracing(request: TraceRequest, cache_dir: Path) -> MemoryEstimat
     notes = {**COMPONENTS, **TRACED_NOTES}
     peak = PeakMemory(traced.phases, at_peak, gap_bytes, sizes, notes)
     uncertainty = uncertainty_of(job, gpu, job.max_length)
-    context = context_of(gpu)
-    if job.num_devices > 1 and not is_cpu(gpu):
-        context = with_nccl(context)
-    return estimate_of(peak, gpu.capacity_bytes, uncertainty, context)
+    capacity_bytes, context = room_of_each(gpu, job.num_devices)
+    return estimate_of(peak, capacity_bytes, uncertainty, context)
 
 
 def trace_all(

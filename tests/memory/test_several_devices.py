@@ -87,6 +87,14 @@ def test_loading_holds_the_head_whole_for_a_moment() -> None:
     assert phases["load"] - phases["save"] == pytest.approx(head_bytes, rel=0.1)
 
 
+def test_processes_without_a_gpu_share_the_main_memory() -> None:
+    one, four = (
+        resolve({"dataset": "demo", "model": "demo", "num_devices": count}).estimate()
+        for count in (1, 4)
+    )
+    assert four.capacity_bytes == one.capacity_bytes // 4
+
+
 def test_two_cards_are_faster_and_cost_no_less() -> None:
     one, two = (resolved(gpu="h100", num_devices=n, max_steps=100).speed() for n in (1, 2))
     assert one is not None
