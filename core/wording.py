@@ -117,12 +117,12 @@ def ago(when: float) -> str:
 
 
 def verdict_sentence(estimate: MemoryEstimate, num_devices: int = 1) -> str:
-    """Return "Fits: 17.9 of 24.0 GiB, ± 0.4" or the like; of several GPUs what each holds.
+    """Return "Fits: 17.9 of 24.0 GiB, ± 0.4" or the like; of several devices what each holds.
 
     The number is always the total, to which the parts add up and from which fixes save.
     """
     total, capacity = estimate.total_bytes, estimate.capacity_bytes
-    each = f" on each of {num_devices} GPUs" if num_devices > 1 else ""
+    each = f" on each of {num_devices} devices" if num_devices > 1 else ""
     used = f"{gib(total, 1)} of {gib(capacity, 1)} GiB{each}"
     if estimate.verdict == "does_not_fit":
         sentence = f"{memory(estimate.resident_bytes - capacity)} too much: {used}"
@@ -253,7 +253,7 @@ def file_size(num_bytes: float) -> str:
 def trace_sentence(traced: TraceResult, num_devices: int = 1) -> str:
     """Return what the trace did, in a sentence."""
     peak, seconds = memory(traced.peak_allocated_bytes), f"{traced.seconds:.0f} s"
-    of_several = f" of one of {num_devices} GPUs" if num_devices > 1 else ""
+    of_several = f" of one of {num_devices} devices" if num_devices > 1 else ""
     return f"Traced one training step{of_several} without data in {seconds}: {peak} at the peak."
 
 

@@ -73,7 +73,7 @@ def together(
         return Together(job, most_devices=most)
     copied = job.model_copy(update={"parallelism": "ddp"})
     if shape is None:
-        reason = f"Each of {num_devices} GPUs holds a copy: this architecture has no estimate."
+        reason = f"Each of {num_devices} devices holds a copy: this architecture has no estimate."
         return Together(copied, reason, most)
     case = Case(copied, shape, gpu, rows, past)
     planned = _planned(case, set_by_user)
@@ -83,7 +83,7 @@ def together(
         divided = _divided(job, set_by_user)
     except SpecError as error:
         why = error.problems[0].problem
-        reason = f"A copy takes {used(planned)} on each GPU, but dividing it fails: {why}."
+        reason = f"A copy takes {used(planned)} on each device, but dividing it fails: {why}."
         return Together(copied, reason, most)
     return Together(divided, _divided_because(planned), most)
 
@@ -111,10 +111,10 @@ def _divided(job: JobSpec, set_by_user: frozenset[str]) -> JobSpec:
 
 def _copied_because(planned: Case) -> str:
     count = planned.job.num_devices
-    return f"Each of {count} GPUs holds a copy, since one holds the job: {used(planned)}."
+    return f"Each of {count} devices holds a copy, since one holds the job: {used(planned)}."
 
 
 def _divided_because(planned: Case) -> str:
     count = planned.job.num_devices
     why = f"since a copy is too large for one: {used(planned)}"
-    return f"The model is divided among {count} GPUs, {why}."
+    return f"The model is divided among {count} devices, {why}."

@@ -33,7 +33,7 @@ def test_a_division_says_that_a_copy_is_too_large() -> None:
 
 def test_a_copy_says_that_one_card_holds_the_job() -> None:
     division = planned(num_devices=4, gpu="h100").division
-    assert "Each of 4 GPUs holds a copy, since one holds the job" in division
+    assert "Each of 4 devices holds a copy, since one holds the job" in division
 
 
 def test_a_job_that_cannot_be_divided_says_why() -> None:

@@ -304,9 +304,9 @@ def test_the_menu_of_models_is_plain_without_a_card() -> None:
 
 def test_what_each_of_several_devices_holds_is_said(handlers: Handlers) -> None:
     shown = FormPage(handlers, llama("full", num_devices=8)).edit()["estimate"]
-    assert "24.0 GiB on each of 8 GPUs" in shown
-    assert ">The bar is that of each of 8 GPUs: all hold the same.</p>" in shown
-    assert "divided among 8 GPUs, since a copy is too large for one" in shown
+    assert "24.0 GiB on each of 8 devices" in shown
+    assert ">The bar is that of each of 8 devices: all hold the same.</p>" in shown
+    assert "divided among 8 devices, since a copy is too large for one" in shown
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def test_a_form_without_a_profile_takes_an_optimizer_that_can_be_divided(
 ) -> None:
     shown = large_page.edit(num_devices=4)
     assert large_page.form["optim"] == "adamw_torch_fused"
-    assert "divided among 4 GPUs" in shown["estimate"]
+    assert "divided among 4 devices" in shown["estimate"]
     assert "the usual one here, cannot update" in shown["plan"]
 
 
@@ -354,7 +354,7 @@ def test_a_form_without_a_profile_keeps_what_a_profile_has_chosen(handlers: Hand
 
 def test_the_rows_of_all_devices_are_counted(handlers: Handlers) -> None:
     shown = FormPage(handlers, llama("qlora", num_devices=4)).edit()["effective_batch"]
-    assert "64 rows per optimizer step, 16 on each of 4 GPUs" in shown
+    assert "64 rows per optimizer step, 16 on each of 4 devices" in shown
 
 
 def test_each_card_with_too_little_room_is_named() -> None:

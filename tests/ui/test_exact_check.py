@@ -80,7 +80,7 @@ def test_of_several_devices_one_is_compared(trace: TraceHandlers) -> None:
     wanted = str(trace.on_check_exactly(**form)["wanted_trace"])
     resolved = resolve(form)
     shown = final(trace, Answer(form, resolved=resolved), wanted)["trace"]
-    assert "one of 2 GPUs" in shown
+    assert "one of 2 devices" in shown
     assert gib(resolved.estimate().phases["load"], 3) in shown
 
 

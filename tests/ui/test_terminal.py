@@ -195,7 +195,7 @@ def test_an_exact_estimate_of_several_devices_traces_one(
     together = ("--num-devices", "2", "--parallelism", parallelism)
     assert tailor("estimate", "--model", "demo", "--exact", *together) == 0
     printed = capsys.readouterr().out
-    assert "Traced one training step of one of 2 GPUs" in printed
+    assert "Traced one training step of one of 2 devices" in printed
     assert "The estimate agrees." in printed
 
 

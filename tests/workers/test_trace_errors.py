@@ -27,7 +27,7 @@ def test_an_error_of_a_library_is_said_in_words(error: Exception) -> None:
 
 
 def test_a_rank_that_cannot_be_traced_is_named() -> None:
-    said = "cannot take a step without their weights, as one of 4 GPUs"
+    said = "cannot take a step without their weights, as one of 4 devices"
     assert said in explained(UNKNOWN_ERRORS[0], num_devices=4).problem
 
 

@@ -274,7 +274,7 @@ def _effective_batch(answer: Answer) -> str:
     said = f"Effective batch size: {num_devices * job.effective_batch_size:,} rows per "
     said += "optimizer step"
     if num_devices > 1:
-        said += f", {job.effective_batch_size:,} on each of {num_devices} GPUs"
+        said += f", {job.effective_batch_size:,} on each of {num_devices} devices"
     return render.notice(said, "plain")
 
 

@@ -53,7 +53,7 @@ def _of_several(num_devices: int, sentences: Sequence[str]) -> str:
     """Return what the bar stands for if there are several devices, and what is said of them."""
     if num_devices == 1:
         return ""
-    said = f"The bar is that of each of {num_devices} GPUs: all hold the same."
+    said = f"The bar is that of each of {num_devices} devices: all hold the same."
     return "".join(notice(each, "plain") for each in (said, *sentences))
 
 

@@ -47,7 +47,7 @@ def explain(error: Exception, request: Request) -> Problem:
         reason = f"models of the type {model_type} cannot take a step without their weights"
         num_devices = request["job"].get("num_devices", 1)
         if num_devices > 1:
-            reason += f", as one of {num_devices} GPUs"
+            reason += f", as one of {num_devices} devices"
     return Problem("model", reason, "choose a Llama, Mistral, Qwen or similar model")
 
 
