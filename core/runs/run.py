@@ -28,6 +28,7 @@ from core.runs.files import (
     read_rows,
 )
 from core.runs.home import Home, Schedule, read_schedule
+from core.runs.known_steps import with_known_steps
 from core.runs.records import Annotations, BestStep, Prediction, Sample, read_check_counts
 from core.runs.states import RunState, infer_state
 from core.training.contract.checkpoint_files import (
@@ -76,7 +77,7 @@ class Run:
     created: float
     """Unix seconds."""
     status: Status
-    """Content of status.json; all defaults before the program has written it."""
+    """Content of status.json; before the program has written it, the steps of a checkpoint."""
     cause: str = ""
     """Name of the failure, as in failures.CAUSES; "" if none is known."""
     about: Annotations = field(default_factory=Annotations)
@@ -346,7 +347,7 @@ def read(home: Home, run_id: str, schedule: Schedule | None = None) -> Run:
         state=state.state,
         error=state.error,
         created=created,
-        status=status,
+        status=with_known_steps(folder, status),
         cause=state.cause,
         about=_read_about(folder),
         process=state.process,

@@ -14,9 +14,19 @@ from core import runs
 from core.runs import Home, Run, launch, queue
 from core.runs.files import read_json
 from core.training.contract.files import write_json
-from tests.builders.fake_runs import APP, CRASH_AT_STEP_3, NEVER_END, NewRun, ended, stepping
+from tests.builders.checkpoints import add_checkpoint
+from tests.builders.fake_runs import (
+    APP,
+    CRASH_AT_STEP_3,
+    NEVER_END,
+    NewRun,
+    ended,
+    stepping,
+    write_metrics,
+)
 from tests.builders.nvml import reading, show_cards
 from tests.builders.paths import ROOT
+from ui.terminal.follow import new_rows
 from ui.terminal.runs import ACTIONS
 from ui.terminal.usage import RUN_ACTIONS, call_of
 
@@ -150,6 +160,68 @@ def test_a_failed_run_is_shown_with_advice(
     assert "--" in shown
     assert do("show", run.id, json=True) == 0
     assert all(each["change"] for each in json.loads(capsys.readouterr().out)["remedies"])
+
+
+def test_a_resumed_run_prints_no_earlier_step_again(
+    do: Do, capsys: Printed, new_run: NewRun
+) -> None:
+    run = new_run()
+    write_json(run.folder / "status.json", {"state": "stopped", "step": 90, "max_steps": 100})
+    write_metrics(run.folder, range(81, 91))
+    assert do("resume", run.id) == 0
+    printed = capsys.readouterr().out
+    assert "step 20/20" in printed
+    assert "step 81" not in printed
+
+
+def test_rows_in_the_place_of_dropped_ones_are_new() -> None:
+    before = tuple({"step": step, "time": step * 1.0} for step in range(1, 11))
+    again = {"step": 6, "time": 9.5, "resumed_from": 5}
+    assert new_rows((*before[:5], again), before) == (again,)
+
+
+def test_dropped_rows_are_not_new() -> None:
+    before = tuple({"step": step, "time": step * 1.0} for step in range(1, 11))
+    assert new_rows(before[:5], before) == ()
+
+
+def test_the_list_keeps_the_steps_of_a_run_that_starts_again(
+    do: Do, capsys: Printed, new_run: NewRun
+) -> None:
+    add_checkpoint(new_run().folder, 40, max_steps=100)
+    assert do("list", json=True) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["step"], listed["max_steps"]) == (40, 100)
+
+
+def test_a_run_without_known_steps_has_no_zeros_in_the_list(
+    do: Do, capsys: Printed, new_run: NewRun
+) -> None:
+    new_run()
+    assert do("list") == 0
+    assert "0/0" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def titled(do: Do, capsys: Printed, new_run: NewRun) -> Run:
+    """Return a failed run that has a title."""
+    run = new_run()
+    write_json(run.folder / "status.json", {"state": "failed", "error": "The disk is full."})
+    assert do("title", run.id, "The one") == 0
+    capsys.readouterr()
+    return run
+
+
+def test_the_list_has_title_and_reason_of_a_failed_run(
+    do: Do, capsys: Printed, titled: Run
+) -> None:
+    assert do("list") == 0
+    assert "The one · The disk is full." in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_heading_of_a_titled_run_has_its_id(do: Do, capsys: Printed, titled: Run) -> None:
+    assert do("show", titled.id) == 0
+    assert f"The one ({titled.id}): The disk is full." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("action", [name for name, action in RUN_ACTIONS.items() if action.words])

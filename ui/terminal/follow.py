@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.progress import (
     BarColumn,
@@ -31,6 +32,8 @@ EXIT_CODES: Mapping[State, int] = {
 }
 Start = Callable[..., Run]
 """Starts, queues or sends a run at a place."""
+Rows = tuple[dict[str, Any], ...]
+"""Rows of metrics.jsonl."""
 SECONDS_BETWEEN_UPDATES = 0.2
 SHOWN_METRICS = ("loss", "eval_loss", "eval_perplexity", "learning_rate")
 
@@ -51,20 +54,21 @@ def start_and_follow(
     if detach:
         require_cluster(run, placement)
     with interrupts() as pressed:
-        before, run = run.job.num_devices, start(home, run, placement=placement)
+        before, earlier_rows = run.job.num_devices, run.metrics()
+        run = start(home, run, placement=placement)
         _say_where(run, before)
         if detach:
             return 0
-        run = _follow(home, run, pressed)
+        run = _follow(home, run, pressed, earlier_rows)
     queue.advance(home)  # start the next run, even if no page is open
     out.print(state_sentence(run), style="bold")
     print_result(run)
     return EXIT_CODES[run.state]
 
 
-def _follow(home: Home, run: Run, pressed: list[int]) -> Run:
-    """Show a run until it ends, and return it. `pressed` is not empty once Ctrl-C was pressed."""
-    num_printed = 0
+def _follow(home: Home, run: Run, pressed: list[int], rows: Rows) -> Run:
+    """Show a run until it ends, and return it. `pressed` is not empty once Ctrl-C was pressed;
+    `rows` are the metrics of earlier attempts."""
     said = run.submission.sentence if run.submission else ""
     with _progress_bar() as progress:
         bar = progress.add_task("starting", total=None, note="")
@@ -76,7 +80,7 @@ def _follow(home: Home, run: Run, pressed: list[int]) -> Run:
             run = _wait(home, run)
             said = _print_new_words(run, said)
             if not out.is_terminal:  # no bar there
-                num_printed = _print_new_rows(run, num_printed)
+                rows = _print_new_rows(run, rows)
             _update(progress, bar, run)
     return run
 
@@ -152,13 +156,30 @@ def _print_new_words(run: Run, said: str) -> str:
     return words
 
 
-def _print_new_rows(run: Run, num_printed: int) -> int:
+def _print_new_rows(run: Run, printed: Rows) -> Rows:
+    """Print the metrics that are new, and return all."""
     rows = run.metrics()
-    for row in rows[num_printed:]:
+    total = f"/{run.max_steps}" if run.max_steps else ""
+    for row in new_rows(rows, printed):
         names = [name for name in SHOWN_METRICS if name in row]
         values = "  ".join(f"{name} {row[name]:.4g}" for name in names)
-        out.print(f"step {row.get('step')}/{run.max_steps}  {values}")
-    return len(rows)
+        out.print(f"step {row.get('step')}{total}  {values}")
+    return rows
+
+
+def new_rows(rows: Rows, printed: Rows) -> Rows:
+    """Return the rows that were not printed. A run that resumes drops those after its checkpoint,
+    so that new ones may take their places."""
+    num_same = 0
+    for row, before in zip(rows, printed, strict=False):
+        if _moment(row) != _moment(before):
+            break
+        num_same += 1
+    return rows[num_same:]
+
+
+def _moment(row: Mapping[str, Any]) -> tuple[object, object]:
+    return row.get("step"), row.get("time")
 
 
 def _progress_bar() -> Progress:

@@ -110,9 +110,9 @@ def _row(run: Run) -> tuple[object, ...]:
     loss = "" if run.loss is None else f"{run.loss:.4g}"
     model = reference_of(run.job.model).rsplit("/", 1)[-1]
     method = f"{run.job.stage} {run.job.method}"
-    step = f"{run.step}/{run.max_steps}"
+    step = f"{run.step}/{run.max_steps}" if run.max_steps else ""
     cluster = run.submission.sentence if run.submission and run.is_active else ""
-    note = " · ".join(filter(None, (run.about.title or run.error, cluster)))
+    note = " · ".join(filter(None, (run.about.title, run.error, cluster)))
     peak, when = peak_memory(run), ago(run.created)
     return run.id, run.state, step, model, method, loss, check_words(run), peak, when, note
 
@@ -135,7 +135,8 @@ def _show(command: RunCommand) -> None:
         }
         print_json(run.to_json() | more)
         return
-    out.print(f"{run.name}: {state_sentence(run)}", style="bold")
+    name = f"{run.name} ({run.id})" if run.about.title else run.id
+    out.print(f"{name}: {state_sentence(run)}", style="bold")
     job = run.job
     out.print(f"{reference_of(job.model)} · {job.stage} · {job.method} · {run.folder}")
     tags = " ".join(f"#{tag}" for tag in run.about.tags)
