@@ -152,6 +152,25 @@ def test_a_watcher_that_did_not_run_saw_no_standstill(watched: Watched) -> None:
     assert not watched.look(50 - LONGEST_LOOK - 1)
 
 
+def test_a_suspension_between_two_marks_raises_no_limit(watched: Watched, marks: Marks) -> None:
+    watched.clock.now += 600  # the main thread is the first to run again
+    marks.add()
+    assert marks.limit == 50
+
+
+def test_a_suspension_that_was_looked_at_raises_no_limit(watched: Watched, marks: Marks) -> None:
+    watched.clock.now += 600
+    watched.standstill.look()
+    marks.add()
+    assert marks.limit == 50
+
+
+def test_a_slow_part_still_raises_the_limit(watched: Watched, marks: Marks) -> None:
+    watched.look(45)
+    marks.add()
+    assert marks.limit == 450
+
+
 def test_the_words_say_part_and_place(watched: Watched) -> None:
     watched.look(60)
     words = watched.standstill.words

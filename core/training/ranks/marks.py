@@ -6,6 +6,8 @@ The main thread leaves them; the thread that beats reads them. Never imports tor
 import time
 from dataclasses import dataclass
 
+from .silence import LONGEST_LOOK
+
 SECONDS_UNMEASURED = 1800.0
 """Time without a mark where nothing was measured: loading, compiling, the first steps, saving."""
 LEAST_SECONDS = 30.0
@@ -39,6 +41,33 @@ class Gaps:
         return max(LEAST_SECONDS, TIMES_LONGEST * self.longest_seconds)
 
 
+class RunningTime:
+    """Clock that stands still while this process is suspended.
+
+    It is to be looked at every second: a thread that comes back later did not run in between. Only
+    one thread looks, so that others read the clock without a lock.
+    """
+
+    def __init__(self) -> None:
+        self._last_look: tuple[float, float] | None = None
+        """Moment of the last look, and the seconds that were suspended before it."""
+
+    def look(self) -> None:
+        """Note that this process runs."""
+        now = time.monotonic()
+        self._last_look = now, now - self._running(now)
+
+    def seconds(self) -> float:
+        """Return the running time. Without any look nothing counts as suspended."""
+        return self._running(time.monotonic())
+
+    def _running(self, now: float) -> float:
+        if self._last_look is None:
+            return now
+        looked_at, suspended = self._last_look
+        return looked_at - suspended + min(now - looked_at, LONGEST_LOOK)
+
+
 class Marks:
     """How far the main thread of a rank has come."""
 
@@ -49,7 +78,8 @@ class Marks:
         """Parts that were begun. All ranks go through the same ones: who has begun fewer is behind.
         """
         self.phase, self.activity = "import", ""
-        self._left_at = time.monotonic()
+        self.clock = RunningTime()
+        self._left_at = self.clock.seconds()
         self._gaps = {phase: Gaps() for phase in MEASURED_PHASES}
 
     def begin(self, phase: str, activity: str = "") -> None:
@@ -60,7 +90,7 @@ class Marks:
 
     def add(self) -> None:
         """Note that the work gets on within its part."""
-        now = time.monotonic()
+        now = self.clock.seconds()
         if self.phase in self._gaps:
             self._gaps[self.phase].add(now - self._left_at)
         self._left_at = now

@@ -58,6 +58,7 @@ class Standstill:
 
     def look(self) -> None:
         """Look whether the main thread gets on. To be called every second."""
+        self._marks.clock.look()
         now = time.monotonic()
         elapsed = now - self._looked_at
         self._looked_at = now
