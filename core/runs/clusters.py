@@ -210,6 +210,6 @@ def _is_on_cluster(home: Home, name: str) -> bool:
         run = read(home, name)
     except (RunNotFound, SpecError):
         return False
-    if run.submission is None:
+    if run.submission is None or run.submission.was_not_taken:
         return False
     return run.state not in ENDED or run.submission.state.stage != "ended"

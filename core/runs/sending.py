@@ -5,8 +5,9 @@ it, and belongs to its sender until the answer is in its folder.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from core.job import Problem, SpecError
@@ -23,7 +24,6 @@ from core.runs.engines import (
     write_submission,
 )
 from core.runs.engines.submission import being_sent, forget
-from core.runs.files import read_bytes
 from core.runs.home import Home, locked
 from core.runs.run import Run, read
 from core.runs.states import is_asked_by_user
@@ -31,6 +31,7 @@ from core.training.contract.files import write_json
 
 OF_EARLIER_ATTEMPTS = ("stop", "exit.json", "status.json", "process.json")
 SENDING = ClusterState("sending", "being sent")
+UNSENT = ClusterState("unsent", "not taken")
 
 
 def send(home: Home, runs: Sequence[Run], placement: Placement, script: Path | None = None) -> None:
@@ -38,14 +39,16 @@ def send(home: Home, runs: Sequence[Run], placement: Placement, script: Path | N
 
     A submit.sh stays as it is unless it is for other settings. With `script`, a place for one, runs
     of one size are a single job, if the cluster has such jobs, and those that another program has
-    started by now are left out. Raises SpecError: a run that was not sent is what it was, or
-    failed if it is new. Raises OSError.
+    started by now are left out. Raises SpecError: a run that was not sent is what it was; if it is
+    new, it has failed and keeps where it shall train. One that the cluster was not asked for stays
+    new. Raises OSError.
     """
     engine = engine_of(placement)
     unseen = clusters.look_from_a_node(home, placement)
     now = _to_send(home, runs, leaves_begun=bool(script))
     last_jobs = {run.id: clusters.last_job(run) for run in now}
     taken: list[Submission] = []
+    untried: set[str] = set()
     try:
         with ExitStack() as stack:
             with locked(home):
@@ -53,13 +56,17 @@ def send(home: Home, runs: Sequence[Run], placement: Placement, script: Path | N
                 for run in now:
                     _require_unchanged(run, last_jobs.get(run.id))
                 for run in now:
-                    stack.enter_context(_reserved(run, placement))
+                    stack.enter_context(_reserved(run, placement, untried))
             if unseen:
                 raise SpecError(unseen)
             for run in now:
                 placement.require_devices(run.job.num_devices)
-            for run, job_id in _hand_over(engine, now, placement, script):
+            for run, job_id in _hand_over(engine, now, placement, script, untried):
                 taken.append(_kept_answer(run, placement, job_id))
+    except (SpecError, OSError) as error:
+        if not taken:
+            raise
+        raise _partly_sent(taken, len(now), error) from error
     finally:
         for submission in taken:
             _stop_if_asked(engine, submission)
@@ -95,16 +102,16 @@ def _require_unchanged(run: Run, last: Submission | None) -> None:
 
 
 @contextmanager
-def _reserved(run: Run, placement: Placement) -> Iterator[None]:
+def _reserved(run: Run, placement: Placement, untried: Collection[str]) -> Iterator[None]:
     """Reserve a run for this program, without the files of its earlier attempts. The caller must
     hold the lock of the home when this begins, and not when it ends.
 
-    If the run cannot be sent, it is what it was before. A new run has failed then, with the reason.
-    A program that dies here leaves a run without an answer, as states.py knows it.
+    If the run cannot be sent, it is what it was before. A new run has failed then, with the reason,
+    unless it is among the `untried` by then. A program that dies here leaves a run without an
+    answer, as states.py knows it.
     """
     folder = run.folder
     before = read_submission(folder)
-    kept = {name: read_bytes(folder / name) for name in OF_EARLIER_ATTEMPTS}
     with being_sent(folder):
         inode = folder.stat().st_ino
         reservation = Submission(folder, placement, "", time.time(), inode, SENDING)
@@ -113,47 +120,96 @@ def _reserved(run: Run, placement: Placement) -> Iterator[None]:
             clusters.follow(run)
             if before and not before.has_answer:
                 renew_token(folder)  # a job whose id was lost does not train beside the new one
-            for name in kept:
-                (folder / name).unlink(missing_ok=True)
-            if before is None or before.placement != placement:
-                (folder / "submit.sh").unlink(missing_ok=True)
+            _put_aside(folder, keeps_script=before is not None and before.placement == placement)
             yield
         except (SpecError, OSError) as error:
             if read_submission(folder) != reservation:  # the cluster has taken it
                 raise
-            _give_back(run, before, kept, error)
+            _give_back(reservation, before, None if run.id in untried else error)
+            run.home.touch()
             raise
+        finally:
+            for name in OF_EARLIER_ATTEMPTS:
+                _aside(folder / name).unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    """Return where a file of an earlier attempt is while its run is being sent."""
+    return path.with_name(f".{path.name}.before")
+
+
+def _put_aside(folder: Path, *, keeps_script: bool) -> None:
+    """Rename the files of earlier attempts, which needs no space on a full disk."""
+    for name in OF_EARLIER_ATTEMPTS:
+        _aside(folder / name).unlink(missing_ok=True)  # of a sender that has died
+        if (folder / name).exists():
+            (folder / name).replace(_aside(folder / name))
+    if not keeps_script:
+        (folder / "submit.sh").unlink(missing_ok=True)
 
 
 def _give_back(
-    run: Run, before: Submission | None, kept: dict[str, bytes], error: SpecError | OSError
+    reservation: Submission, before: Submission | None, error: SpecError | OSError | None
 ) -> None:
-    """Make a run that was not sent what it was before its reservation."""
-    renew_token(run.folder)  # the cluster may have the job all the same, and start it later
-    for name, content in kept.items():
-        if content:
-            (run.folder / name).write_bytes(content)
-    if not kept["status.json"]:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        write_json(run.folder / "status.json", {"state": "failed", "error": f"{reason}."})
-    if before:
+    """Make a run that was not sent what it was before its reservation. None as error means that the
+    cluster was not asked for it."""
+    folder = reservation.folder
+    for name in OF_EARLIER_ATTEMPTS:
+        if _aside(folder / name).exists():
+            _aside(folder / name).replace(folder / name)
+    renew_token(folder)  # the cluster may have the job all the same, and start it later
+    is_new = before is None and not (folder / "status.json").exists()
+    is_refused_again = before is not None and before.was_not_taken
+    if error and (is_new or is_refused_again):
+        write_submission(replace(reservation, state=UNSENT))
+    elif before:
         write_submission(before)
     else:
-        forget(run.folder)
-    run.home.touch()
+        forget(folder)
+    if error and (is_refused_again or not (folder / "status.json").exists()):
+        reason = f"{_reason_of(error)}."
+        write_json(folder / "status.json", {"state": "failed", "error": reason})
+
+
+def _reason_of(error: SpecError | OSError) -> str:
+    if isinstance(error, SpecError):
+        return error.reason
+    return error.strerror or str(error)
+
+
+def _partly_sent(taken: Sequence[Submission], count: int, error: SpecError | OSError) -> SpecError:
+    """Return the error of runs of which a cluster has taken some: which go on, and why the others
+    do not."""
+    jobs = ", ".join(each.name for each in taken)
+    were_sent = "was sent" if len(taken) == 1 else "were sent"
+    go_on = "goes on" if len(taken) == 1 else "go on"
+    rest = count - len(taken)
+    were_not = "was not" if rest == 1 else "were not"
+    problem = f"{len(taken)} of {count} {were_sent} ({jobs}) and {go_on}; {rest} {were_not}"
+    field, fix = "on", "make room, and send them again"
+    if isinstance(error, SpecError):
+        field, fix = error.problems[0].field, error.problems[0].fix
+    return SpecError(Problem(field, f"{problem}: {_reason_of(error)}", fix))
 
 
 def _hand_over(
-    engine: Engine, runs: Sequence[Run], placement: Placement, script: Path | None
+    engine: Engine,
+    runs: Sequence[Run],
+    placement: Placement,
+    script: Path | None,
+    untried: set[str],
 ) -> Iterator[tuple[Run, str]]:
-    """Yield each run that the cluster has taken, with the id of its job. Raises SpecError."""
+    """Yield each run that the cluster has taken, with the id of its job. `untried` gets those that
+    it was not asked for yet. Raises SpecError."""
     num_devices = {run.job.num_devices for run in runs}
     if script and engine.submit_array and len(runs) > 1 and len(num_devices) == 1:
         folders = [run.folder for run in runs]
         job_ids = engine.submit_array(folders, placement, num_devices.pop(), script)
         yield from zip(runs, job_ids, strict=True)
         return
+    untried |= {run.id for run in runs}
     for run in runs:
+        untried.discard(run.id)
         yield run, engine.submit(run.folder, placement, run.job.num_devices)
 
 

@@ -60,7 +60,8 @@ def infer_state(folder: Path, status: Status, created: float) -> RunState:
 
     It is what its program last wrote, unless that program is dead and did not write how it ended.
     """
-    if submission := read_submission(folder):
+    submission = read_submission(folder)
+    if submission and not submission.was_not_taken:
         if not submission.has_answer:
             return _state_without_job(submission, status)
         return _state_on_cluster(submission, submission.state, status)

@@ -263,6 +263,88 @@ def test_runs_that_were_taken_before_a_refusal_are_asked_about(
     assert runs.read(home, second.id).state == "failed"
 
 
+# A cluster that does not take a new run
+
+ASKED = Placement("slurm", partition="gpu", account="mine", time="1:00:00", gres="gpu:a100:2")
+
+
+@pytest.fixture
+def refused(slurm: FakeSlurm, home: Home, new_run: NewRun) -> Run:
+    """Return a new run that Slurm has refused once."""
+    slurm.refuses("sbatch", "sbatch: error: Invalid account\n")
+    run = new_run()
+    with pytest.raises(SpecError, match=f"runs resume {run.id} {ASKED.flags}"):
+        queue.submit(home, run, ASKED)
+    (slurm.folder / "sbatch.error").unlink()
+    queue.advance(home)
+    return runs.read(home, run.id)
+
+
+def test_new_run_that_was_refused_keeps_its_place(refused: Run, home: Home) -> None:
+    assert (refused.state, refused.placement) == ("failed", ASKED)
+    assert refused.error == "Slurm refuses it: Invalid account."
+    assert read_schedule(home).submitted == ()
+
+
+def test_new_run_that_was_refused_is_resumed_there(refused: Run, home: Home) -> None:
+    again = queue.submit(home, refused)
+    assert again.submission
+    assert (again.submission.job_id, again.placement) == ("7", ASKED)
+    assert again.state == "queued"
+
+
+def test_new_run_that_was_refused_trains_here_if_asked_to(refused: Run, home: Home) -> None:
+    here = ended(home, queue.submit(home, refused, Placement()))
+    assert (here.state, here.submission) == ("finished", None)
+
+
+def test_run_that_is_refused_again_keeps_its_last_place(
+    refused: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    slurm.refuses("sbatch", "sbatch: error: Invalid partition\n")
+    with pytest.raises(SpecError, match="Invalid partition"):
+        queue.submit(home, refused, SLURM)
+    now = runs.read(home, refused.id)
+    assert (now.placement, now.error) == (SLURM, "Slurm refuses it: Invalid partition.")
+
+
+def test_new_run_whose_sbatch_hangs_keeps_its_place(
+    slurm: FakeSlurm, home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.runs.engines.slurm.SECONDS_TO_SUBMIT", 0.2)
+    run = new_run()
+    said = f"sbatch has not answered .* try again: .* runs resume {run.id} {SLURM.flags}"
+    with slurm.hangs("sbatch"), pytest.raises(SpecError, match=said):
+        queue.submit(home, run, SLURM)
+    assert runs.read(home, run.id).placement == SLURM
+
+
+def test_new_run_that_was_refused_can_be_deleted(refused: Run, home: Home) -> None:
+    edits.delete(home, refused.id)
+    assert edits.deleted(home) == (refused.id,)
+
+
+def test_refusal_on_a_full_disk_leaves_what_the_program_wrote(
+    slurm: FakeSlurm, home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(slurm, home, new_run())
+    before = (run.folder / "status.json").read_bytes()
+
+    def fill_disk(*_arguments: object) -> str:
+        def fail(*_arguments: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", fail)
+        monkeypatch.setattr(Path, "write_bytes", fail)
+        raise SpecError(Problem("on", "Slurm refuses it", "ask for less"))
+
+    engine = replace(ENGINES["slurm"], submit=fill_disk)
+    monkeypatch.setattr("core.runs.sending.engine_of", lambda _placement: engine)
+    with pytest.raises(OSError, match="No space left"):
+        queue.submit(home, run, SLURM)
+    assert (run.folder / "status.json").read_bytes() == before
+
+
 def test_run_whose_script_cannot_be_written_is_failed_and_says_why(
     slurm: FakeSlurm, home: Home, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

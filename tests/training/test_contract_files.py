@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.training.contract.checkpoint_files import list_checkpoints, read_manifest
-from core.training.contract.files import sha256_of, write_json, write_text
+from core.training.contract.files import sha256_of, write_content, write_json, write_text
 from core.training.contract.process_id import ProcessId, is_same_boot, read_boot_id
 from core.training.contract.status import ACTIVE, ENDED, TRANSITIONS
 
@@ -36,6 +36,11 @@ def test_a_failed_write_leaves_the_old_file_alone(
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bytes_are_kept_exactly(tmp_path: Path) -> None:
+    write_content(tmp_path / "a", b"\xff\r\n")
+    assert (tmp_path / "a").read_bytes() == b"\xff\r\n"
 
 
 def test_a_file_has_the_hash_of_its_bytes(tmp_path: Path) -> None:

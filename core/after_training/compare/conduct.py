@@ -12,7 +12,7 @@ from filelock import Timeout
 from core.after_training.compare import record
 from core.after_training.compare.checking import runs_to_check
 from core.after_training.compare.creation import beyond_budget, created, has_room, kept
-from core.after_training.compare.on_cluster import submit_all, was_never_sent
+from core.after_training.compare.on_cluster import submit_all, was_never_sent, was_not_taken
 from core.after_training.compare.optimizer import INSTALL, is_installed, require_installed
 from core.after_training.compare.record import Comparison, locked, runs_of, save
 from core.after_training.compare.search import Search
@@ -39,8 +39,8 @@ def require_possible(home: Home, placement: Placement, asked: Study | Search) ->
 def start(home: Home, comparison: Comparison) -> Comparison:
     """Open a comparison: create the runs that are missing and queue those that have not ended.
 
-    A run that cannot be created is left out with the reason. Runs that failed, or that a person
-    has stopped one by one, stay as they are. Raises SpecError if the queue is locked, or without
+    A run that cannot be created is left out with the reason. Runs that failed, other than those
+    that the cluster did not take, or that a person has stopped one by one, stay as they are. Raises SpecError if the queue is locked, or without
     the optimizer of a search.
     """
     if comparison.search is not None:
@@ -190,7 +190,7 @@ def _may_go_on(comparison: Comparison, run: Run) -> bool:
         return True
     if run.state == "stopped":
         return run.id in comparison.stopped
-    return _was_forgotten(run)
+    return _was_forgotten(run) or was_not_taken(run)
 
 
 def _was_checked(comparison: Comparison, run: Run) -> bool:

@@ -1,6 +1,7 @@
 """Placement: where a run trains, as a user chooses it. Checks every text; asks no cluster."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
@@ -74,6 +75,14 @@ class Placement:
         default = Placement()
         names = [each.name for each in fields(self) if each.name != "engine"]
         return tuple(name for name in names if getattr(self, name) != getattr(default, name))
+
+    @property
+    def flags(self) -> str:
+        """Flags of the terminal that say the same, such as `--on slurm --partition gpu`."""
+        words = ["--on", self.engine]
+        for name in self.given():
+            words += [f"--{name}", str(getattr(self, name))]
+        return shlex.join(words)
 
     def require_devices(self, asked: object) -> None:
         """Raise SpecError if the devices of a job, such as 2 or "2", are not those of each node. A

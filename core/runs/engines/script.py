@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.training.contract.files import write_text
+from core.training.contract.files import write_content, write_text
 
 NAME = "submit.sh"
 PROBE = "probe.txt"
@@ -127,7 +127,8 @@ def renew_token(folder: Path) -> None:
     if path.exists() or (folder / PROBE).exists():
         write_text(folder / PROBE, f"{token}\n")
     if path.exists():
-        path.write_bytes(TOKEN.sub(f":-{token}".encode(), path.read_bytes()))  # any encoding
+        script = TOKEN.sub(f":-{token}".encode(), path.read_bytes())  # of any encoding
+        write_content(path, script)
 
 
 def one_node(*, logs: bool = False) -> str:

@@ -30,8 +30,12 @@ SECONDS_BEFORE_LIMIT = 300
 """Time before its limit at which a job is asked for a checkpoint; less in a short job."""
 OWN_VARIABLES = re.compile(r"SLURM_CONF|SLURM_CONF_SERVER|SLURM_CLUSTERS|SBATCH_\w+")
 """Variables by which the user of a site says how its commands work."""
-JOB_ID = re.compile(r"^(\d{1,18})(?:;\S*)?\s*$", re.ASCII | re.MULTILINE)
-"""Line of sbatch: a job, and the name of its cluster. A site may print other lines before it."""
+JOB_ID = re.compile(
+    r"^(?:Submitted batch job )?(\d{1,18})(?:;\S*| on cluster \S+)?[^\S\n]*$",
+    re.ASCII | re.MULTILINE,
+)
+"""Line of sbatch: a job, and the name of its cluster; longer where a site drops --parsable. A site
+may print other lines around it."""
 TASK = re.compile(r"\d+_\d+")
 """Id of one task of an array."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -97,7 +101,7 @@ def submit(folder: Path, placement: Placement, num_devices: int) -> str:
     """
     if not (folder / script.NAME).exists():
         write_script(folder, placement, num_devices)
-    return _submitted(script.NAME, folder, folder.name)
+    return _submitted(script.NAME, folder, _again(folder, placement))
 
 
 def submit_array(
@@ -112,17 +116,26 @@ def submit_array(
             write_script(folder, placement, num_devices)
     options = tuple(_options(path.stem, placement, num_devices, log="/dev/null"))
     script.write_array(path, (*options, f"--array=0-{len(folders) - 1}"), folders)
-    job_id = _submitted(path.name, path.parent, folders[0].name)
+    job_id = _submitted(path.name, path.parent, _again(folders[0], placement))
     return [f"{job_id}_{task}" for task in range(len(folders))]
 
 
-def _submitted(name: str, folder: Path, run_id: str) -> str:
-    """Return the id of a job that was made of a script in a folder. Raises SpecError."""
-    done = _run(["sbatch", "--parsable", name], folder, SECONDS_TO_SUBMIT)
-    found = JOB_ID.findall(done.stdout)
-    if done.returncode or not found:
-        raise SpecError(_refusal(done.stderr, run_id))
-    return str(found[-1])
+def _again(folder: Path, placement: Placement) -> str:
+    """Return the command that sends a run to the same place."""
+    return f"python app.py runs resume {folder.name} {placement.flags}"
+
+
+def _submitted(name: str, folder: Path, again: str) -> str:
+    """Return the id of a job that was made of a script in a folder. `again` is the command to send
+    it again. Raises SpecError."""
+    words = ["sbatch", "--parsable", name]
+    done = _run(words, folder, SECONDS_TO_SUBMIT, f"try again: {again}")
+    if done.returncode:
+        raise SpecError(_refusal(done.stderr or done.stdout, again))
+    found = set(JOB_ID.findall(done.stdout))
+    if len(found) != 1:
+        raise SpecError(_answer_without_id(done.stdout + done.stderr, again))
+    return str(found.pop())
 
 
 def write_script(folder: Path, placement: Placement, num_devices: int) -> None:
@@ -327,17 +340,29 @@ def _state(word: str, reason: str, code: int, signal: int) -> ClusterState:
     return ended
 
 
-def _refusal(said: str, run_id: str) -> Problem:
+def _refusal(said: str, again: str) -> Problem:
     """Return why sbatch did not take a job, in its own words."""
-    lines = [line.removeprefix("sbatch: error: ").strip() for line in said.splitlines()]
-    words = "; ".join(dict.fromkeys(filter(None, lines))) or "sbatch gave no id"
+    words = _in_one_line(said) or "sbatch failed without a word"
     field = "on"
     for part, name in WRONG_FIELDS.items():
         if part in words.casefold():
             field = name
             break
-    fix = f"ask for something else: python app.py runs resume {run_id} --on slurm"
-    return Problem(field, f"Slurm refuses it: {words[:300]}", fix)
+    return Problem(field, f"Slurm refuses it: {words}", f"change what it refuses: {again}")
+
+
+def _answer_without_id(said: str, again: str) -> Problem:
+    """Return what sbatch printed in place of one id of a job, which may be there."""
+    printed = _in_one_line(said) or "nothing"
+    problem = f"Slurm gave no job id, but printed: {printed}"
+    fix = f"a job that is there all the same (see squeue) will not train; send it again: {again}"
+    return Problem("on", problem, fix)
+
+
+def _in_one_line(said: str) -> str:
+    """Return what sbatch printed, each line once, as far as a message has room for it."""
+    lines = [line.removeprefix("sbatch: error: ").strip() for line in said.splitlines()]
+    return "; ".join(dict.fromkeys(filter(None, lines)))[:300]
 
 
 def _command(words: Sequence[str]) -> None:
@@ -361,7 +386,10 @@ def _ask(words: Sequence[str], may_fail: str = "") -> Sequence[str]:
 
 
 def _run(
-    words: Sequence[str], folder: Path | None, seconds: float
+    words: Sequence[str],
+    folder: Path | None,
+    seconds: float,
+    fix: str = "try again, or ask the cluster's people",
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command of Slurm. Raises SpecError if it cannot be run or does not answer in time."""
     settings = {name: value for name, value in os.environ.items() if OWN_VARIABLES.fullmatch(name)}
@@ -381,7 +409,7 @@ def _run(
         )
     except subprocess.TimeoutExpired:
         problem = f"{words[0]} has not answered for {seconds:.0f} s"
-        raise SpecError(Problem("on", problem, "try again, or ask the cluster's people")) from None
+        raise SpecError(Problem("on", problem, fix)) from None
     except OSError as error:
         problem = f"{words[0]} cannot be run: {error.strerror}"
         raise SpecError(Problem("on", problem, "ask the cluster's people")) from None

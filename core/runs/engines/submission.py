@@ -17,9 +17,10 @@ FILE = "cluster.json"
 LOCK = "sending.lock"
 SECONDS_TO_LOCK = 5
 """Others hold it for moments, to see whether it is held."""
-Stage = Literal["sending", "lost", "waiting", "running", "ended"]
+Stage = Literal["sending", "lost", "unsent", "waiting", "running", "ended"]
 """`sending`: the cluster has not answered yet, so there is no id of a job. `lost`: the program that
-was sending it has died before, so there will be none."""
+was sending it has died before, so there will be none. `unsent`: the cluster has not taken a new
+run, which keeps where it shall train."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,12 @@ class Submission:
     @property
     def has_answer(self) -> bool:
         """True once the cluster has said which job it is."""
-        return self.state.stage not in ("sending", "lost")
+        return self.state.stage not in ("sending", "lost", "unsent")
+
+    @property
+    def was_not_taken(self) -> bool:
+        """True for a new run that the cluster refused, or did not answer in time."""
+        return self.state.stage == "unsent"
 
     def to_json(self) -> dict[str, object]:
         """Return the fields as the file and `runs list --json` hold them."""

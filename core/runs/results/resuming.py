@@ -20,7 +20,7 @@ from core.runs.files import read_bytes, read_json
 from core.runs.home import Home, locked
 from core.runs.past_runs import forecast, past_runs
 from core.runs.run import Run, read
-from core.training.contract.files import write_json
+from core.training.contract.files import write_content, write_json
 from core.training.contract.job import is_sharded
 
 SCRIPT = "submit.sh"
@@ -75,7 +75,7 @@ def _put_back(folder: Path, before: Mapping[str, bytes]) -> None:
     """Give files the content that they had."""
     for name, content in before.items():
         if content:
-            (folder / name).write_bytes(content)
+            write_content(folder / name, content)
         else:
             (folder / name).unlink(missing_ok=True)
     renew_token(folder)  # the script names a text that a refusal may have renewed

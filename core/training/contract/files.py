@@ -19,6 +19,11 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replace a file by UTF-8 text atomically, as `write_content` does. Raises OSError."""
+    write_content(path, text.replace("\n", os.linesep).encode())
+
+
+def write_content(path: Path, content: bytes) -> None:
     """Replace a file atomically: a reader sees the old content or the new, also after a power cut.
 
     If it fails, the old file stays and nothing else is left behind. Raises OSError.
@@ -26,8 +31,8 @@ def write_text(path: Path, text: str) -> None:
     # Several threads and processes may write the same file: each needs another temporary name.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         _replace(temporary, path)

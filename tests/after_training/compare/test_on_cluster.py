@@ -1,15 +1,17 @@
 """Comparisons whose runs go to a cluster, with commands of Slurm that do nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from core.after_training.compare import Comparison, Study, conduct, keeper, plan_variants, record
-from core.job import SpecError
+from core.after_training.compare.on_cluster import was_never_sent
+from core.job import Problem, SpecError
 from core.models import demo_fields
 from core.runs import Home, queue
-from core.runs.engines import Placement
+from core.runs.engines import ENGINES, Placement
 from tests.builders.fake_slurm import FakeSlurm, hanging, put_on_path
 
 SLURM = Placement("slurm", partition="gpu")
@@ -66,6 +68,55 @@ def test_runs_that_the_cluster_refuses_fail_and_stay_so(slurm: FakeSlurm, home: 
     closed = conduct.advance(home, conduct.advance(home, comparison))
     assert {run.state for run in record.runs_of(home, closed)} == {"failed"}
     assert num_submitted(slurm) == 1
+
+
+def test_runs_that_the_cluster_refused_are_sent_by_resume(slurm: FakeSlurm, home: Home) -> None:
+    slurm.refuses("sbatch", "sbatch: error: Invalid account\n")
+    comparison = sweep(home)
+    with pytest.raises(SpecError, match=f"compare --resume {comparison.id}"):
+        conduct.start(home, comparison)
+    (slurm.folder / "sbatch.error").unlink()
+    again = conduct.start(home, comparison)
+    submissions = [run.submission for run in record.runs_of(home, again)]
+    assert [each and each.job_id for each in submissions] == ["7_0", "7_1", "7_2"]
+
+
+@pytest.fixture
+def half_sent(slurm: FakeSlurm, home: Home) -> Comparison:
+    """Return a comparison of three jobs, of which the cluster has refused the second."""
+    real = ENGINES["slurm"].submit
+    comparison = sweep(home)
+
+    def refuse_second(folder: Path, placement: Placement, num_devices: int) -> str:
+        if slurm.was_asked("sbatch"):
+            raise SpecError(Problem("account", "Slurm refuses it: no room", "ask for less"))
+        return real(folder, placement, num_devices)
+
+    engine = replace(ENGINES["slurm"], submit=refuse_second, submit_array=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.runs.sending.engine_of", lambda _placement: engine)
+        said = (
+            r"account: 1 of 3 was sent \(Slurm job 7\) and goes on; 2 were not: "
+            f"Slurm refuses it: no room; .* --resume {comparison.id}"
+        )
+        with pytest.raises(SpecError, match=said):
+            conduct.start(home, comparison)
+    return record.read_comparison(home, comparison.id)
+
+
+def test_run_that_was_not_asked_for_is_no_failure(home: Home, half_sent: Comparison) -> None:
+    first, second, third = record.runs_of(home, half_sent)
+    assert (first.state, second.state) == ("queued", "failed")
+    assert was_never_sent(third)
+
+
+def test_half_sent_comparison_goes_on_by_resume(
+    slurm: FakeSlurm, home: Home, half_sent: Comparison
+) -> None:
+    slurm.says("sbatch", "8\n")
+    again = conduct.start(home, half_sent)
+    submissions = [run.submission for run in record.runs_of(home, again)]
+    assert [each and each.job_id for each in submissions] == ["7", "8_0", "8_1"]
 
 
 def test_runs_that_were_stopped_together_go_on_together(slurm: FakeSlurm, home: Home) -> None:

@@ -103,19 +103,48 @@ def test_refusal_of_sbatch_is_told_in_its_words(slurm: FakeSlurm, folder: Path) 
     slurm.refuses("sbatch", "sbatch: error: invalid partition specified: nope\n")
     with pytest.raises(SpecError, match="partition: Slurm refuses it: invalid partition") as caught:
         SLURM.submit(folder, Placement("slurm", partition="nope"), 1)
-    assert "runs resume run-1 --on slurm" in str(caught.value)
+    assert "runs resume run-1 --on slurm --partition nope" in str(caught.value)
 
 
-@pytest.mark.parametrize("said", ["Welcome 2 you\n7\n", "7;cluster\n", "7 \n"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Welcome 2 you\n7\n",
+        "7;cluster\n",
+        "7 \n",
+        "Submitted batch job 7\n",
+        "Submitted batch job 7 on cluster big\n\nYour quota is fine.\n",
+        "7\nSubmitted batch job 7\n",
+    ],
+)
 def test_id_is_found_among_other_lines(slurm: FakeSlurm, folder: Path, said: str) -> None:
     slurm.says("sbatch", said)
     assert SLURM.submit(folder, Placement("slurm"), 1) == "7"
 
 
-@pytest.mark.parametrize("said", ["", "Submitted batch job\n", "seven\n", "7 of 9\n", "\u0667\n"])
-def test_answer_without_an_id_is_a_refusal(slurm: FakeSlurm, folder: Path, said: str) -> None:
+@pytest.mark.parametrize(
+    ("said", "quoted"),
+    [
+        ("", "nothing"),
+        ("Submitted batch job\n", "Submitted batch job"),
+        ("seven\n", "seven"),
+        ("7 of 9\n", "7 of 9"),
+        ("\u0667\n", "\u0667"),
+        ("7\n8\n", "7; 8"),
+    ],
+)
+def test_answer_without_one_id_is_quoted(
+    slurm: FakeSlurm, folder: Path, said: str, quoted: str
+) -> None:
     slurm.says("sbatch", said)
-    with pytest.raises(SpecError, match="sbatch gave no id"):
+    with pytest.raises(SpecError, match=f"no job id, but printed: {quoted};.* not train") as caught:
+        SLURM.submit(folder, Placement("slurm"), 1)
+    assert "refuses" not in str(caught.value)
+
+
+def test_refusal_that_a_wrapper_prints_elsewhere_is_told(slurm: FakeSlurm, folder: Path) -> None:
+    (slurm.folder / "sbatch").write_text("#!/bin/sh\necho 'no account'; exit 1\n")
+    with pytest.raises(SpecError, match="Slurm refuses it: no account"):
         SLURM.submit(folder, Placement("slurm"), 1)
 
 
