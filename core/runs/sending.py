@@ -178,11 +178,10 @@ def _reason_of(error: SpecError | OSError) -> str:
 
 
 def _partly_sent(taken: Sequence[Submission], count: int, error: SpecError | OSError) -> SpecError:
-    """Return the error of runs of which a cluster has taken some: which go on, and why the others
-    do not."""
+    """Return the error of runs of which a cluster has taken some: how many, and why no more."""
     jobs = ", ".join(each.name for each in taken)
     were_sent = "was sent" if len(taken) == 1 else "were sent"
-    go_on = "goes on" if len(taken) == 1 else "go on"
+    go_on = "continues" if len(taken) == 1 else "continue"
     rest = count - len(taken)
     were_not = "was not" if rest == 1 else "were not"
     problem = f"{len(taken)} of {count} {were_sent} ({jobs}) and {go_on}; {rest} {were_not}"

@@ -40,8 +40,8 @@ def start(home: Home, comparison: Comparison) -> Comparison:
     """Open a comparison: create the runs that are missing and queue those that have not ended.
 
     A run that cannot be created is left out with the reason. Runs that failed, other than those
-    that the cluster did not take, or that a person has stopped one by one, stay as they are. Raises SpecError if the queue is locked, or without
-    the optimizer of a search.
+    that the cluster did not take, or that a person has stopped one by one, stay as they are. Raises
+    SpecError if the queue is locked, or without the optimizer of a search.
     """
     if comparison.search is not None:
         require_installed()

@@ -1,6 +1,6 @@
 """Slurm: sbatch, squeue, sacct, scancel and sinfo, found on the PATH. Polls; keeps no daemon.
 
-Tried with Slurm 22.05. States and reasons: https://slurm.schedmd.com/squeue.html
+Tried with Slurm 22.05. States: https://slurm.schedmd.com/squeue.html
 """
 
 import os
@@ -17,6 +17,7 @@ from core.job import Problem, SpecError
 from core.runs.engines import script
 from core.runs.engines.placement import NAME, TITLES, Placement
 from core.runs.engines.record import ClusterSilent, Engine, Found
+from core.runs.engines.slurm_answers import REASONS, job_id_in, refusal
 from core.runs.engines.submission import ClusterState, Submission
 
 SECONDS_TO_ANSWER = 20
@@ -30,12 +31,6 @@ SECONDS_BEFORE_LIMIT = 300
 """Time before its limit at which a job is asked for a checkpoint; less in a short job."""
 OWN_VARIABLES = re.compile(r"SLURM_CONF|SLURM_CONF_SERVER|SLURM_CLUSTERS|SBATCH_\w+")
 """Variables by which the user of a site says how its commands work."""
-JOB_ID = re.compile(
-    r"^(?:Submitted batch job )?(\d{1,18})(?:;\S*| on cluster \S+)?[^\S\n]*$",
-    re.ASCII | re.MULTILINE,
-)
-"""Line of sbatch: a job, and the name of its cluster; longer where a site drops --parsable. A site
-may print other lines around it."""
 TASK = re.compile(r"\d+_\d+")
 """Id of one task of an array."""
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -54,32 +49,8 @@ ENDED: Mapping[str, str] = {
 """State of a job that has ended -> what that means for a run whose program said nothing."""
 FAILURES = ("FAILED", "OUT_OF_MEMORY", "COMPLETED")
 """States after which a run has failed; after the others it was interrupted."""
-REASONS: Mapping[str, str] = {
-    "Priority": "other jobs are before it",
-    "Resources": "it waits for free nodes",
-    "BeginTime": "it may start a little later",
-    "Dependency": "it waits for another job",
-    "JobHeldUser": "you hold it back: scontrol release",
-    "JobHeldAdmin": "an administrator holds it back",
-    "PartitionDown": "the partition accepts no jobs now",
-    "PartitionTimeLimit": "the partition does not allow so much time: ask for less",
-    "PartitionNodeLimit": "the partition does not allow so many nodes: ask for fewer",
-    "QOSMaxJobsPerUserLimit": "you have as many jobs as you may",
-    "AssocGrpGRES": "your group uses as many devices as it may",
-    "ReqNodeNotAvail": "the nodes that it needs are not available",
-}
-"""Reason of a waiting job -> what it means. A site may know others, which stand for themselves."""
 NO_OUTPUT_FILE = 53
 """Signal that Slurm names if the node could not open log.txt: it does not see the folder."""
-WRONG_FIELDS: Mapping[str, str] = {
-    "partition": "partition",
-    "account": "account",
-    "node count": "nodes",
-    "gres": "gres",
-    "node configuration": "gres",
-    "time limit": "time",
-}
-"""Part of what sbatch says -> field that it refuses."""
 
 
 def look(_placement: Placement) -> Found:
@@ -101,7 +72,7 @@ def submit(folder: Path, placement: Placement, num_devices: int) -> str:
     """
     if not (folder / script.NAME).exists():
         write_script(folder, placement, num_devices)
-    return _submitted(script.NAME, folder, _again(folder, placement))
+    return _submitted(script.NAME, folder, folder.name, placement)
 
 
 def submit_array(
@@ -116,26 +87,18 @@ def submit_array(
             write_script(folder, placement, num_devices)
     options = tuple(_options(path.stem, placement, num_devices, log="/dev/null"))
     script.write_array(path, (*options, f"--array=0-{len(folders) - 1}"), folders)
-    job_id = _submitted(path.name, path.parent, _again(folders[0], placement))
+    job_id = _submitted(path.name, path.parent, folders[0].name, placement)
     return [f"{job_id}_{task}" for task in range(len(folders))]
 
 
-def _again(folder: Path, placement: Placement) -> str:
-    """Return the command that sends a run to the same place."""
-    return f"python app.py runs resume {folder.name} {placement.flags}"
-
-
-def _submitted(name: str, folder: Path, again: str) -> str:
-    """Return the id of a job that was made of a script in a folder. `again` is the command to send
-    it again. Raises SpecError."""
+def _submitted(name: str, folder: Path, run_id: str, placement: Placement) -> str:
+    """Return the id of a job that was made of a script in a folder. Raises SpecError."""
+    again = f"python app.py runs resume {run_id} {placement.flags}"
     words = ["sbatch", "--parsable", name]
     done = _run(words, folder, SECONDS_TO_SUBMIT, f"try again: {again}")
     if done.returncode:
-        raise SpecError(_refusal(done.stderr or done.stdout, again))
-    found = set(JOB_ID.findall(done.stdout))
-    if len(found) != 1:
-        raise SpecError(_answer_without_id(done.stdout + done.stderr, again))
-    return str(found.pop())
+        raise SpecError(refusal(done.stderr or done.stdout, again, placement))
+    return job_id_in(done.stdout, done.stderr, again)
 
 
 def write_script(folder: Path, placement: Placement, num_devices: int) -> None:
@@ -338,31 +301,6 @@ def _state(word: str, reason: str, code: int, signal: int) -> ClusterState:
         cause = "out_of_memory" if word == "OUT_OF_MEMORY" else ""
         return replace(ended, ending="failed", cause=cause)
     return ended
-
-
-def _refusal(said: str, again: str) -> Problem:
-    """Return why sbatch did not take a job, in its own words."""
-    words = _in_one_line(said) or "sbatch failed without a word"
-    field = "on"
-    for part, name in WRONG_FIELDS.items():
-        if part in words.casefold():
-            field = name
-            break
-    return Problem(field, f"Slurm refuses it: {words}", f"change what it refuses: {again}")
-
-
-def _answer_without_id(said: str, again: str) -> Problem:
-    """Return what sbatch printed in place of one id of a job, which may be there."""
-    printed = _in_one_line(said) or "nothing"
-    problem = f"Slurm gave no job id, but printed: {printed}"
-    fix = f"a job that is there all the same (see squeue) will not train; send it again: {again}"
-    return Problem("on", problem, fix)
-
-
-def _in_one_line(said: str) -> str:
-    """Return what sbatch printed, each line once, as far as a message has room for it."""
-    lines = [line.removeprefix("sbatch: error: ").strip() for line in said.splitlines()]
-    return "; ".join(dict.fromkeys(filter(None, lines)))[:300]
 
 
 def _command(words: Sequence[str]) -> None:

@@ -96,7 +96,7 @@ def half_sent(slurm: FakeSlurm, home: Home) -> Comparison:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("core.runs.sending.engine_of", lambda _placement: engine)
         said = (
-            r"account: 1 of 3 was sent \(Slurm job 7\) and goes on; 2 were not: "
+            r"account: 1 of 3 was sent \(Slurm job 7\) and continues; 2 were not: "
             f"Slurm refuses it: no room; .* --resume {comparison.id}"
         )
         with pytest.raises(SpecError, match=said):

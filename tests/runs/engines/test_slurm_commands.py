@@ -142,6 +142,15 @@ def test_answer_without_one_id_is_quoted(
     assert "refuses" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("gres", "field"), [("", "num_devices"), ("gpu:33", "gres")])
+def test_too_many_devices_are_blamed_on_what_the_user_gave(
+    slurm: FakeSlurm, folder: Path, gres: str, field: str
+) -> None:
+    slurm.refuses("sbatch", "sbatch: error: Requested node configuration is not available\n")
+    with pytest.raises(SpecError, match=f"^{field}: Slurm refuses it"):
+        SLURM.submit(folder, Placement("slurm", nodes=2, gres=gres), 33)
+
+
 def test_refusal_that_a_wrapper_prints_elsewhere_is_told(slurm: FakeSlurm, folder: Path) -> None:
     (slurm.folder / "sbatch").write_text("#!/bin/sh\necho 'no account'; exit 1\n")
     with pytest.raises(SpecError, match="Slurm refuses it: no account"):
@@ -170,6 +179,12 @@ def test_script_with_a_new_token_trains(slurm: FakeSlurm, folder: Path) -> None:
     (folder / "submit.sh").write_text(script)
     renew_token(folder)
     subprocess.run(["bash", "submit.sh"], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("reason", ["PartitionConfig", "PartitionTimeLimit"])
+def test_limit_of_the_partition_is_explained(slurm: FakeSlurm, folder: Path, reason: str) -> None:
+    meaning = state_of(folder, slurm, f"7|PENDING|{reason}|0|").meaning
+    assert meaning.startswith("the partition does not allow")
 
 
 def test_waiting_job_has_a_reason_and_its_meaning(slurm: FakeSlurm, folder: Path) -> None:
