@@ -35,7 +35,7 @@ To train it again, without Tailor:
     pip install -r requirements.txt
     python -m training job.json
 
-With several GPUs it starts torchrun, one process for each.
+{devices}
 
 - `job.json`: every setting{folder_notes}
 - `training/`: the program that ran
@@ -43,6 +43,21 @@ With several GPUs it starts torchrun, one process for each.
 - `requirements.txt`: the version of Python and of each library
 - `results/`: curves, answers and the last status{checks}
 """
+
+ANY_DEVICES = "With several GPUs it starts torchrun, one process for each."
+ONE_MACHINE = """It starts torchrun with {count} processes, one for each device, as this line does:
+
+    torchrun --standalone --nproc-per-node {count} -m training job.json
+
+"""
+SEVERAL_MACHINES = """\
+On {nodes} machines that share this folder, type on each, with the name of the first in place of
+HOST:
+
+    torchrun --nnodes {nodes} --nproc-per-node {each} --rdzv-backend c10d \\
+        --rdzv-endpoint HOST:29500 -m training job.json
+
+An optimizer step has rows for each of {count} processes: with another number it has others."""
 
 
 def write_bundle(run: Run, target: Path) -> Path:
@@ -117,6 +132,20 @@ def _how_to_repeat(run: Run) -> str:
         run=run,
         job=run.job,
         model=reference_of(run.job.model),
+        devices=_how_to_start(run),
         folder_notes=notes,
         checks=checks,
     )
+
+
+def _how_to_start(run: Run) -> str:
+    """Return the lines that start as many processes as the run had, on one machine or several."""
+    each, nodes = run.job.num_devices, run.placement.nodes
+    count = each * nodes
+    if count < 2:
+        return ANY_DEVICES
+    if nodes > 1:  # without torchrun the program starts those of one machine only
+        return SEVERAL_MACHINES.format(count=count, nodes=nodes, each=each)
+    nodes = 2 if count % 2 == 0 else count
+    several = SEVERAL_MACHINES.format(count=count, nodes=nodes, each=count // nodes)
+    return ONE_MACHINE.format(count=count) + several

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,12 +16,14 @@ from core.after_training import bundle
 from core.job import JobSpec, SpecError
 from core.resolve import resolve
 from core.runs import Home, Run
+from core.runs.engines import Placement, Submission, write_submission
 from core.runs.files import read_json
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import (
     FINISHED,
     NewRun,
 )
+from tests.builders.paths import ROOT
 from tests.builders.weight_headers import write_header
 
 NUM_LAYERS = 4  # of the demo model
@@ -118,6 +122,57 @@ def test_a_bundle_names_the_folders_that_it_leaves_out(new_run: NewRun, tmp_path
             text = opened.read("RUN.md").decode()
         assert note in text
         assert ("is a folder of the machine" in text) == bool(note)
+
+
+def told_by_bundle(run: Run, target: Path) -> str:
+    """Return RUN.md of a bundle, with its broken lines in one piece."""
+    with zipfile.ZipFile(bundle.write_bundle(run, target)) as opened:
+        return opened.read("RUN.md").decode().replace("\\\n        ", "")
+
+
+def test_a_bundle_of_several_devices_has_the_line_of_torchrun(
+    new_run: NewRun, tmp_path: Path
+) -> None:
+    told = told_by_bundle(new_run(num_devices=4), tmp_path / "run.zip")
+    assert "    torchrun --standalone --nproc-per-node 4 -m training job.json\n" in told
+
+
+@pytest.mark.parametrize(("num_devices", "nodes", "each"), [(4, 2, 2), (3, 3, 1)])
+def test_the_line_of_several_machines_starts_as_many_processes(
+    new_run: NewRun, tmp_path: Path, num_devices: int, nodes: int, each: int
+) -> None:
+    told = told_by_bundle(new_run(num_devices=num_devices), tmp_path / "run.zip")
+    assert f"    torchrun --nnodes {nodes} --nproc-per-node {each} --rdzv-backend c10d " in told
+
+
+def test_a_bundle_of_several_machines_has_their_line(new_run: NewRun, tmp_path: Path) -> None:
+    run = new_run(num_devices=2)
+    inode = run.folder.stat().st_ino
+    write_submission(Submission(run.folder, Placement("torchrun", nodes=3), "", 0.0, inode))
+    told = told_by_bundle(runs.read(run.home, run.id), tmp_path / "run.zip")
+    assert "torchrun --nnodes 3 --nproc-per-node 2 " in told
+
+
+def test_a_bundle_of_one_device_has_no_line_of_torchrun(new_run: NewRun, tmp_path: Path) -> None:
+    assert "--nproc-per-node" not in told_by_bundle(new_run(), tmp_path / "run.zip")
+
+
+@pytest.mark.training
+def test_the_line_of_torchrun_in_a_bundle_trains(new_run: NewRun, tmp_path: Path) -> None:
+    run = new_run(num_devices=2, max_steps=2, dataset="demo")
+    shutil.copytree(ROOT / "core" / "training", run.folder / "training", dirs_exist_ok=True)
+    told = told_by_bundle(run, tmp_path / "run.zip")
+    with zipfile.ZipFile(tmp_path / "run.zip") as opened:
+        opened.extractall(tmp_path / "again")
+    (line,) = (line for line in told.splitlines() if "--standalone" in line)
+    _torchrun, *words = shlex.split(line)
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words],
+        cwd=tmp_path / "again",
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    assert read_json(tmp_path / "again" / "status.json")["state"] == "finished"
 
 
 def test_a_bundle_runs_again_without_tailor(new_run: NewRun, tmp_path: Path) -> None:
