@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 
 from core.job import Problem, RunNotFound, SpecError
@@ -15,18 +15,13 @@ from core.runs.files import read_json
 from core.runs.home import Home, locked
 from core.runs.records import Annotations
 from core.runs.run import RUN_ID, Run, read
-from core.runs.states import infer_state
+from core.runs.states import active_problem, infer_state
 from core.training.contract.checkpoint_files import bytes_in
 from core.training.contract.files import write_json
-from core.training.contract.status import ACTIVE, State, Status
+from core.training.contract.status import ACTIVE, Status
 
 MAX_CHARACTERS = {"title": 120, "notes": 10_000, "tag": 40}
 MAX_TAGS = 20
-FIXES_OF_STATES: Mapping[State, str] = {
-    "queued": "take it out of the queue first",
-    "stopping": "wait until it has saved its checkpoint and stopped",
-}
-"""State in which a run cannot be deleted -> what to do. For all others: stop it."""
 REORDERING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 """Bidirectional classes of characters that make text look like other text (Unicode, UAX 9)."""
 
@@ -69,15 +64,14 @@ def delete(home: Home, run_id: str) -> None:
 
 def require_ended(home: Home, run_id: str) -> None:
     """Raise RunNotFound, or SpecError if a run is active. Its job need not be readable."""
+    folder = home.runs / run_id
     try:
         state = read(home, run_id).state
     except SpecError:
-        folder = home.runs / run_id
         status = Status.from_json(read_json(folder / "status.json"))
         state = infer_state(folder, status, created=0.0).state
     if state in ACTIVE:
-        fix = FIXES_OF_STATES.get(state, "stop it first")
-        raise SpecError(Problem("run", f"{run_id} is {state}", fix))
+        raise SpecError(active_problem(folder, state))
 
 
 def restore(home: Home, run_id: str) -> Run:

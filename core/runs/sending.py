@@ -26,7 +26,7 @@ from core.runs.engines import (
 from core.runs.engines.submission import being_sent, forget
 from core.runs.home import Home, locked
 from core.runs.run import Run, read
-from core.runs.states import is_asked_by_user
+from core.runs.states import active_problem, is_asked_by_user
 from core.training.contract.files import write_json
 
 OF_EARLIER_ATTEMPTS = ("stop", "exit.json", "status.json", "process.json")
@@ -87,7 +87,7 @@ def has_begun(run: Run) -> bool:
 def require_may_start(run: Run) -> None:
     """Raise SpecError for a run that is active or finished."""
     if has_begun(run):
-        raise SpecError(Problem("run", f"{run.id} is {run.state}", "stop it first"))
+        raise SpecError(active_problem(run.folder, run.state))
     if run.state == "finished":
         fix = "only a run that ended early can be resumed"
         raise SpecError(Problem("run", f"{run.id} is {run.state}", fix))

@@ -69,8 +69,7 @@ def _waiting_sentence(submission: Submission) -> str:
     """Return "Waiting on Slurm job 12: PENDING (Priority), other jobs are before it."."""
     if submission.state.stage == "sending":
         return f"Being sent to {submission.name}."
-    said = (submission.sentence, submission.state.meaning)
-    return f"Waiting on {', '.join(filter(None, said))}."
+    return f"Waiting on {submission.explanation}."
 
 
 def _end(run: Run) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from core.device import is_alive, this_boot
+from core.job import Problem
 from core.runs.engines import ClusterState, Submission, read_submission
 from core.runs.engines.submission import Stage
 from core.runs.files import log_tail, number_in, read_bytes, read_json
@@ -52,7 +53,27 @@ SIGNALS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Signal that ended a program without a request from here -> (how it ended, cause)."""
 COPIED = "This is a copy of a run that was training. Resume it to continue from its checkpoint."
+FIXES: Mapping[State, str] = MappingProxyType(
+    {
+        "queued": "take it out of the queue first",
+        "stopping": "wait until it has saved its checkpoint and stopped",
+    }
+)
+"""State in which a run cannot be changed or resumed -> what to do. For all others: stop it."""
 OUT_OF_MEMORY = ("was ended by the kernel because main memory was full", "out_of_memory")
+
+
+def active_problem(folder: Path, state: State) -> Problem:
+    """Return why an active run cannot be changed or resumed now, and what to do about it."""
+    run_id, submission = folder.name, read_submission(folder)
+    if state == "queued" and submission:
+        stop = f"stop it first: python app.py runs stop {run_id}"
+        if submission.state.stage == "sending":
+            title = submission.placement.title
+            fix = f"wait until {title} has answered, or {stop}"
+            return Problem("run", f"{run_id} is being sent to {title}", fix)
+        return Problem("run", f"{run_id} waits on {submission.name}", stop)
+    return Problem("run", f"{run_id} is {state}", FIXES.get(state, "stop it first"))
 
 
 def infer_state(folder: Path, status: Status, created: float) -> RunState:

@@ -285,7 +285,7 @@ def test_refused_resume_leaves_the_run_as_it_was(sent: Run, slurm: FakeSlurm, ho
 
 
 def test_run_with_a_job_cannot_be_deleted(sent: Run, home: Home) -> None:
-    with pytest.raises(SpecError, match="queued"):
+    with pytest.raises(SpecError, match="waits on Slurm job 7"):
         edits.delete(home, sent.id)
 
 

@@ -118,8 +118,17 @@ def test_run_that_is_sent_is_among_those_of_the_clusters(sending: Run, home: Hom
 def test_run_that_is_sent_is_left_alone(
     sending: Run, home: Home, act: Callable[[Home, Run], object]
 ) -> None:
-    with pytest.raises(SpecError, match=f"{sending.id} is queued"):
+    said = f"{sending.id} is being sent to Slurm; wait until .* runs stop {sending.id}"
+    with pytest.raises(SpecError, match=said):
         act(home, sending)
+
+
+def test_run_that_waits_on_a_cluster_names_its_job(
+    slurm: FakeSlurm, home: Home, new_run: NewRun
+) -> None:
+    run = queue.submit(home, new_run(), SLURM)
+    with pytest.raises(SpecError, match="waits on Slurm job 7; stop it first"):
+        edits.delete(home, run.id)
 
 
 def test_run_that_is_stopped_while_it_is_sent_is_taken_back(

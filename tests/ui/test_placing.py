@@ -51,12 +51,13 @@ def test_detached_run_is_on_the_cluster(sent: Run) -> None:
 
 def test_list_shows_state_and_reason_of_the_cluster(sent: Run, home: Home, capsys: Printed) -> None:
     app.main(["runs", "list", "--home", str(home.path)])
-    assert "Slurm job 7: PENDING (Priority)" in capsys.readouterr().out
+    assert "Slurm job 7: PENDING (Priority), other jobs are before it" in capsys.readouterr().out
 
 
 def test_queue_shows_the_jobs_of_clusters(sent: Run, home: Home, capsys: Printed) -> None:
     app.main(["runs", "queue", "--home", str(home.path)])
-    assert "Slurm job 7: PENDING (Priority)" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Slurm job 7: PENDING (Priority), other jobs are before it" in printed
 
 
 def test_json_has_the_job(sent: Run, home: Home, capsys: Printed) -> None:

@@ -111,7 +111,7 @@ def _row(run: Run) -> tuple[object, ...]:
     model = reference_of(run.job.model).rsplit("/", 1)[-1]
     method = f"{run.job.stage} {run.job.method}"
     step = f"{run.step}/{run.max_steps}" if run.max_steps else ""
-    cluster = run.submission.sentence if run.submission and run.is_active else ""
+    cluster = run.submission.explanation if run.submission and run.is_active else ""
     note = " · ".join(filter(None, (run.about.title, run.error, cluster)))
     peak, when = peak_memory(run), ago(run.created)
     return run.id, run.state, step, model, method, loss, check_words(run), peak, when, note
@@ -191,7 +191,7 @@ def _queue(command: RunCommand) -> None:
     elif waiting or sent:
         rows: list[tuple[object, ...]] = []
         rows += [(place, run.id, run.job.device) for place, run in enumerate(waiting, start=1)]
-        rows += [("", run.id, run.submission and run.submission.sentence) for run in sent]
+        rows += [("", run.id, run.submission and run.submission.explanation) for run in sent]
         out.print(table(("", "run", "device"), rows))
     else:
         out.print("No run is waiting.")

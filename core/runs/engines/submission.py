@@ -79,6 +79,11 @@ class Submission:
         return f"{self.name}: {self.state.words}"
 
     @property
+    def explanation(self) -> str:
+        """Job, what its cluster says of it, and what that means."""
+        return ", ".join(filter(None, (self.sentence, self.state.meaning)))
+
+    @property
     def silence(self) -> str:
         """Sentence on a cluster that does not answer, "" for one that does."""
         if self.state.is_silent:
