@@ -1,7 +1,9 @@
 """Test the flags that say where a run trains, and what the terminal shows of a cluster."""
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from core.runs.listing import list_runs
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun
 from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from ui.terminal.follow import start_and_follow
 from ui.terminal.study_flags import StudyFlags
 from ui.terminal.usage import PLACEMENT_FLAGS
 
@@ -47,6 +50,27 @@ def test_every_engine_has_a_title_and_stands_in_the_help() -> None:
 def test_detached_run_is_on_the_cluster(sent: Run) -> None:
     assert sent.submission
     assert (sent.submission.job_id, sent.submission.placement.time) == ("7", "30")
+
+
+@pytest.mark.parametrize(("seconds", "is_said"), [(0.5, True), (0.0, False)])
+def test_a_cluster_that_takes_long_is_told(
+    slurm: FakeSlurm,
+    home: Home,
+    new_run: NewRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Printed,
+    seconds: float,
+    is_said: bool,
+) -> None:
+    def submit_slowly(*words: Any, **named: Any) -> Run:
+        time.sleep(seconds)
+        return queue.submit(*words, **named)
+
+    monkeypatch.setattr("ui.terminal.follow.SECONDS_BEFORE_WORDS", 0.1 if is_said else 60)
+    placement = Placement("slurm")
+    start_and_follow(home, new_run(), placement, detach=True, start=submit_slowly)
+    said = "Still sending it to Slurm, which has not taken it yet.\n"
+    assert capsys.readouterr().err == (said if is_said else "")
 
 
 def test_list_shows_state_and_reason_of_the_cluster(sent: Run, home: Home, capsys: Printed) -> None:

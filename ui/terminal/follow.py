@@ -1,6 +1,7 @@
 """Start a run in the foreground and follow it to its end. A detached process does the training."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from core.runs.results import failure_advice
 from core.runs.sentences import devices_sentence, memory_rows, state_sentence
 from core.training.contract.status import State
 from ui.terminal.placing import instructions, require_cluster
-from ui.terminal.printing import out, table
+from ui.terminal.printing import out, say, table
 from ui.terminal.usage import flag_of
 
 EXIT_CODES: Mapping[State, int] = {
@@ -35,6 +36,8 @@ Start = Callable[..., Run]
 Rows = tuple[dict[str, Any], ...]
 """Rows of metrics.jsonl."""
 SECONDS_BETWEEN_UPDATES = 0.2
+SECONDS_BEFORE_WORDS = 5.0
+"""Time that a cluster may take to answer before the user is told that it is asked."""
 SHOWN_METRICS = ("loss", "eval_loss", "eval_perplexity", "learning_rate")
 
 
@@ -55,7 +58,8 @@ def start_and_follow(
         require_cluster(run, placement)
     with interrupts() as pressed:
         before, earlier_rows = run.job.num_devices, run.metrics()
-        run = start(home, run, placement=placement)
+        with _said_if_slow(placement or run.placement):
+            run = start(home, run, placement=placement)
         _say_where(run, before)
         if detach:
             return 0
@@ -83,6 +87,22 @@ def _follow(home: Home, run: Run, pressed: list[int], rows: Rows) -> Run:
                 rows = _print_new_rows(run, rows)
             _update(progress, bar, run)
     return run
+
+
+@contextmanager
+def _said_if_slow(placement: Placement) -> Iterator[None]:
+    """Say on stderr that a cluster takes long, if this block does."""
+    if placement.is_here:
+        yield
+        return
+    words = f"Still sending it to {placement.title}, which has not taken it yet."
+    timer = threading.Timer(SECONDS_BEFORE_WORDS, say, (words,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _say_where(run: Run, devices_before: int) -> None:

@@ -28,7 +28,9 @@ from core.training.contract.files import write_text
 
 SECONDS_TO_ANSWER = 10
 SECONDS_TO_SUBMIT = 60
-"""Time to take a job. The agents of a cluster that has just started are not there at once."""
+"""Time to take a job."""
+SECONDS_FOR_AN_AGENT = 30
+"""The agents of a cluster that has just started are not there at once."""
 NO_AGENT = "No available agent"
 """Part of Ray's answer before it has taken a job: it waits about 10 s for an agent itself."""
 SECONDS_TO_STOP = 600
@@ -36,6 +38,7 @@ SECONDS_TO_STOP = 600
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Variables that name the cluster. RAY_ADDRESS may name its head for programs instead."""
 NOT_FOUND = 404
+NOT_ALLOWED = (401, 403)
 NO_SUCH_FILE = 127
 """Exit code of a shell that does not find submit.sh."""
 NOT_FOUND_BY_GREP = (1, 2)
@@ -53,6 +56,14 @@ WORD = re.compile(r"[A-Z_]{1,32}")
 NOT_RAY = "what answers there is not Ray"
 EXAMPLE = "such as http://127.0.0.1:8265"
 FIX = f"start it, or give the address of its dashboard, {EXAMPLE}"
+LOGS = "/tmp/ray/session_latest/logs"
+"""Folder of Ray's logs on each node, if it was started without --temp-dir."""
+NO_AGENT_FIX = f"look at the log of the head node's dashboard agent, {LOGS}/dashboard_agent.log"
+REFUSAL_FIX = (
+    f"look at Ray's logs on its head node, in {LOGS}, or give the address of its dashboard, "
+    f"{EXAMPLE}"
+)
+NO_TOKEN_FIX = "set RAY_AUTH_TOKEN to the token of that cluster"
 NO_ADDRESS_FIX = f"give the address of its dashboard (--address, or RAY_ADDRESS), {EXAMPLE}"
 NUM_GPUS = re.compile(r"gpu(?::[A-Za-z][\w.-]*)?:(\d{1,3})")
 ENDINGS: Mapping[str, str] = {
@@ -63,6 +74,14 @@ ENDINGS: Mapping[str, str] = {
 """State of a job that has ended -> what that means for a run whose program said nothing."""
 
 
+class RayRefuses(ClusterSilent):
+    """Answer of Ray that is an error."""
+
+    def __init__(self, code: int, said: str):
+        super().__init__(f"{code} {said}".strip())
+        self.code, self.said = code, said
+
+
 def look(placement: Placement) -> Found:
     """Return whether the cluster that the user names answers."""
     try:
@@ -70,7 +89,7 @@ def look(placement: Placement) -> Found:
     except SpecError as error:
         return Found(error.problems[0].problem, error.problems[0].fix)
     except ClusterSilent as silence:
-        return Found(f"Ray does not answer: {silence}", FIX)
+        return Found(f"Ray does not answer: {silence}", _fix_of(silence))
     return Found()
 
 
@@ -105,21 +124,31 @@ def submit(folder: Path, placement: Placement, num_devices: int) -> str:
         _write_script(folder, placement.nodes, num_gpus or max(1, num_devices), num_gpus > 0)
         # Ray cannot take back a job that waits. One that starts too late finds another text here.
         write_text(folder / script.PROBE, f"{job_id}\n")
-        _hand_over(address, job)
+        _hand_over(address, job, SECONDS_FOR_AN_AGENT)
     except ClusterSilent as silence:
-        raise SpecError(Problem("on", f"Ray refuses it: {silence}", FIX)) from None
+        problem = Problem("on", f"Ray refuses it: {silence}", _fix_of(silence))
+        raise SpecError(problem) from None
     return job_id
 
 
-def _hand_over(address: str, job: Mapping[str, object]) -> None:
+def _fix_of(silence: ClusterSilent) -> str:
+    """Return what to do about a cluster that does not answer, or answers with an error."""
+    if not isinstance(silence, RayRefuses):
+        return FIX
+    if NO_AGENT in silence.said:
+        return NO_AGENT_FIX
+    return NO_TOKEN_FIX if silence.code in NOT_ALLOWED else REFUSAL_FIX
+
+
+def _hand_over(address: str, job: Mapping[str, object], seconds_for_an_agent: float) -> None:
     """Send a job, again while the cluster has no agent to start it. Raises ClusterSilent."""
-    deadline = time.monotonic() + SECONDS_TO_SUBMIT
+    deadline = time.monotonic() + seconds_for_an_agent
     while True:
         try:
             _request(address, "/api/jobs/", job, SECONDS_TO_SUBMIT)
             return
-        except ClusterSilent as silence:
-            if NO_AGENT not in str(silence) or time.monotonic() > deadline:
+        except RayRefuses as refusal:
+            if NO_AGENT not in refusal.said or time.monotonic() > deadline:
                 raise
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -155,7 +184,7 @@ def blind_nodes(placement: Placement, file: Path) -> Sequence[str]:
             "submission_id": job_id,
             "entrypoint_num_cpus": CPUS_OF_A_PROBE,
         }
-        _hand_over(address, job)
+        _hand_over(address, job, 0)  # where no agent can look, submit.sh does
         return _answer_of_probe(address, job_id)
     except (ClusterSilent, SpecError):
         return ()
@@ -271,7 +300,7 @@ def _request(
         if code != OK:
             said = answer.decode("utf-8", errors="replace").strip()
             last_line = said.rpartition("\n")[2][:200]
-            raise ClusterSilent(f"{code} {last_line}")
+            raise RayRefuses(code, last_line.rstrip(". "))
         found = json.loads(answer)
     except (ValueError, RecursionError):
         raise ClusterSilent(f"{address}: {NOT_RAY}") from None

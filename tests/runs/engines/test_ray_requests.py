@@ -70,6 +70,7 @@ class FakeDashboard(BaseHTTPRequestHandler):
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Placement]:
     """Return the address of a fake dashboard."""
     usual = {"job": {}, "status": 200, "sent": [], "version": None, "body": None, "pause": 0.0}
+    usual["refusals"] = []
     for name, value in usual.items():
         monkeypatch.setattr(FakeDashboard, name, value)
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeDashboard)
@@ -124,8 +125,46 @@ def test_first_job_of_a_cluster_may_take_longer_than_other_answers(
     assert RAY.submit(tmp_path, place, 1).startswith("tailor-")
 
 
+NO_AGENT = b"No available agent to submit job, please try again later."
+
+
+def refusal(folder: Path, place: Placement) -> str:
+    """Return what is said of a job that Ray refuses."""
+    with pytest.raises(SpecError) as refused:
+        RAY.submit(folder, place, 1)
+    return str(refused.value)
+
+
+def test_cluster_without_an_agent_is_told_with_its_log(
+    place: Placement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.runs.engines.ray_jobs.SECONDS_FOR_AN_AGENT", 0)
+    FakeDashboard.refusals = [NO_AGENT]
+    said = refusal(tmp_path, place)
+    assert "try again later; look at the log of the head node's dashboard agent" in said
+
+
+def test_refusal_of_ray_that_runs_does_not_say_to_start_it(
+    place: Placement, tmp_path: Path
+) -> None:
+    FakeDashboard.refusals = [b"Traceback\nRuntimeError: the disk is full."]
+    said = refusal(tmp_path, place)
+    assert "500 RuntimeError: the disk is full; look at Ray's logs on its head node" in said
+
+
+def test_refusal_for_lack_of_a_token_names_the_variable(place: Placement) -> None:
+    FakeDashboard.status = 401
+    assert "RAY_AUTH_TOKEN" in RAY.look(place).fix
+
+
+def test_probe_does_not_wait_for_an_agent(place: Placement, tmp_path: Path) -> None:
+    FakeDashboard.refusals = [NO_AGENT] * 2
+    assert not RAY.blind_nodes(place, tmp_path / "probe.txt")
+    assert len(FakeDashboard.sent) == 1
+
+
 def test_job_is_sent_again_while_a_cluster_has_no_agent(place: Placement, tmp_path: Path) -> None:
-    FakeDashboard.refusals = [b"No available agent to submit job, please try again later."] * 2
+    FakeDashboard.refusals = [NO_AGENT] * 2
     RAY.submit(tmp_path, place, 1)
     assert len(FakeDashboard.sent) == 3
 
