@@ -11,6 +11,7 @@ The folder of a run is the only truth about it:
                 process.json      process that runs it (written by the launcher)
                 cluster.json      job of a cluster that runs it, and what the cluster last said
                 submit.sh         script that the cluster runs   probe.txt (shows it the folder)
+                submit.sh.before  the one of the settings before, with what a user wrote there
                 exit.json         how that process ended (written by the launcher, if it saw it)
                 status.json       state, step, phase, measured peaks (replaced by the program)
                 metrics.jsonl     one object per logging step (appended by the program)

@@ -17,7 +17,8 @@ from typing import Literal
 from core.device import card_of, cards_together
 from core.job import Problem, RunNotFound, SpecError
 from core.runs import card_probe, clusters, launch
-from core.runs.engines import Placement, renew_token
+from core.runs.engines import Placement
+from core.runs.engines import script as submit_script
 from core.runs.engines.submission import forget
 from core.runs.home import Home, Schedule, locked, read_schedule, write_schedule
 from core.runs.listing import list_runs
@@ -81,7 +82,8 @@ def _submit_here(home: Home, run: Run) -> None:
         require_may_start(run)
         cards_together(run.job.device, run.job.num_devices)
         if run.submission:
-            renew_token(run.folder)  # a job that the cluster starts all the same does not train
+            # A job that the cluster starts all the same does not train.
+            submit_script.renew_token(run.folder)
             forget(run.folder)
         write_schedule(home, replace(schedule, waiting=(*schedule.waiting, run.id)))
         home.touch()

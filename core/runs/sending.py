@@ -20,9 +20,9 @@ from core.runs.engines import (
     Submission,
     engine_of,
     read_submission,
-    renew_token,
     write_submission,
 )
+from core.runs.engines import script as submit_script
 from core.runs.engines.submission import being_sent, forget
 from core.runs.home import Home, locked
 from core.runs.run import Run, read
@@ -30,6 +30,8 @@ from core.runs.states import active_problem, is_asked_by_user
 from core.training.contract.files import write_json
 
 OF_EARLIER_ATTEMPTS = ("stop", "exit.json", "status.json", "process.json")
+SCRIPT_ASIDE = ".submit.sh.before"
+"""Script for other settings, while its run is being sent."""
 SENDING = ClusterState("sending", "being sent")
 UNSENT = ClusterState("unsent", "not taken")
 
@@ -37,11 +39,11 @@ UNSENT = ClusterState("unsent", "not taken")
 def send(home: Home, runs: Sequence[Run], placement: Placement, script: Path | None = None) -> None:
     """Send runs to a cluster. Must not be called with a lock held.
 
-    A submit.sh stays as it is unless it is for other settings. With `script`, a place for one, runs
-    of one size are a single job, if the cluster has such jobs, and those that another program has
-    started by now are left out. Raises SpecError: a run that was not sent is what it was; if it is
-    new, it has failed and keeps where it shall train. One that the cluster was not asked for stays
-    new. Raises OSError.
+    A submit.sh stays as it is; one for other settings is kept beside the new one. With `script`, a
+    place for one, runs of one size are a single job, if the cluster has such jobs, and those that
+    another program has started by now are left out. Raises SpecError: a run that was not sent is
+    what it was; if it is new, it has failed and keeps where it shall train. One that the cluster
+    was not asked for stays new. Raises OSError.
     """
     engine = engine_of(placement)
     unseen = clusters.look_from_a_node(home, placement)
@@ -119,7 +121,8 @@ def _reserved(run: Run, placement: Placement, untried: Collection[str]) -> Itera
             write_submission(reservation)
             clusters.follow(run)
             if before and not before.has_answer:
-                renew_token(folder)  # a job whose id was lost does not train beside the new one
+                # A job whose id was lost does not train beside the new one.
+                submit_script.renew_token(folder)
             _put_aside(folder, keeps_script=before is not None and before.placement == placement)
             yield
         except (SpecError, OSError) as error:
@@ -131,6 +134,7 @@ def _reserved(run: Run, placement: Placement, untried: Collection[str]) -> Itera
         finally:
             for name in OF_EARLIER_ATTEMPTS:
                 _aside(folder / name).unlink(missing_ok=True)
+            submit_script.keep_earlier(folder, SCRIPT_ASIDE)
 
 
 def _aside(path: Path) -> Path:
@@ -144,8 +148,9 @@ def _put_aside(folder: Path, *, keeps_script: bool) -> None:
         _aside(folder / name).unlink(missing_ok=True)  # of a sender that has died
         if (folder / name).exists():
             (folder / name).replace(_aside(folder / name))
-    if not keeps_script:
-        (folder / "submit.sh").unlink(missing_ok=True)
+    submit_script.keep_earlier(folder, SCRIPT_ASIDE)
+    if not keeps_script and (folder / submit_script.NAME).exists():
+        (folder / submit_script.NAME).replace(folder / SCRIPT_ASIDE)
 
 
 def _give_back(
@@ -157,10 +162,14 @@ def _give_back(
     for name in OF_EARLIER_ATTEMPTS:
         if _aside(folder / name).exists():
             _aside(folder / name).replace(folder / name)
-    renew_token(folder)  # the cluster may have the job all the same, and start it later
     is_new = before is None and not (folder / "status.json").exists()
     is_refused_again = before is not None and before.was_not_taken
-    if error and (is_new or is_refused_again):
+    keeps_place = bool(error) and (is_new or is_refused_again)
+    if (folder / SCRIPT_ASIDE).exists() and not keeps_place:
+        (folder / SCRIPT_ASIDE).replace(folder / submit_script.NAME)
+    # The cluster may have the job all the same, and start it later.
+    submit_script.renew_token(folder)
+    if keeps_place:
         write_submission(replace(reservation, state=UNSENT))
     elif before:
         write_submission(before)

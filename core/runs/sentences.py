@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from core.runs.engines import Submission
+from core.runs.engines import Submission, script
 from core.runs.files import read_json
 from core.runs.past_runs import compared_peaks, prediction_errors
 from core.runs.run import Run
@@ -90,6 +90,21 @@ def devices_sentence(run: Run) -> str:
     each = "" if count == 1 else " on each"
     said = f"An optimizer step has {num_rows:,} rows on {on}: {size:,} at once{each}"
     return f"{said}, {passes:,} times." if passes > 1 else f"{said}."
+
+
+def earlier_script(run: Run) -> int:
+    """Return the number of the file in which the script of earlier settings is, 0 without one."""
+    path = run.folder / script.EARLIER
+    return path.stat().st_ino if path.exists() else 0
+
+
+def script_sentence(run: Run, before: int) -> str:
+    """Return what became of the submit.sh of a run that was sent with other settings, "" if it has
+    the one that it had. `before` is what `earlier_script` said then."""
+    if earlier_script(run) in (0, before):
+        return ""
+    said = f"{script.NAME} is written again for these settings; the one before is kept as"
+    return f"{said} {script.EARLIER}: copy lines of your own from there."
 
 
 def check_words(run: Run) -> str:

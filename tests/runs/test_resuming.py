@@ -10,7 +10,7 @@ import pytest
 from core import runs
 from core.job import SpecError
 from core.resolve import resolve
-from core.runs import Home, Run, results
+from core.runs import Home, Run, results, sentences
 from core.runs.engines import ClusterState, Placement, Submission, write_submission
 from core.runs.files import read_json
 from core.training.contract.files import write_json
@@ -245,6 +245,24 @@ def test_a_script_of_a_user_survives_a_refusal(
     with pytest.raises(SpecError, match="Invalid account"):
         results.resume_on(home, run, 2, Placement("slurm"))
     assert "--mem=64G" in script.read_text()
+
+
+def test_a_script_of_a_user_is_kept_beside_that_for_other_devices(
+    home: Home, new_run: NewRun, slurm: FakeSlurm
+) -> None:
+    run = trained_on_one(home, new_run)
+    (run.folder / "submit.sh").write_text("#!/bin/bash\n#SBATCH --mem=64G\n")
+    before = sentences.earlier_script(run)
+    run = results.resume_on(home, run, 2, Placement("slurm"))
+    assert "--mem=64G" in (run.folder / "submit.sh.before").read_text()
+    assert "--mem=64G" not in (run.folder / "submit.sh").read_text()
+    assert "kept as submit.sh.before" in sentences.script_sentence(run, before)
+
+
+def test_a_run_without_a_new_script_says_nothing_of_it(home: Home, new_run: NewRun) -> None:
+    run = trained_on_one(home, new_run)
+    (run.folder / "submit.sh.before").write_text("#!/bin/bash\n")
+    assert sentences.script_sentence(run, sentences.earlier_script(run)) == ""
 
 
 def test_as_many_devices_as_before_leave_the_script_of_a_user(home: Home, new_run: NewRun) -> None:

@@ -181,6 +181,12 @@ def test_a_run_is_resumed_on_a_cluster(handlers: Handlers, stopped: Run, slurm: 
     assert now.job.num_devices == 2
 
 
+def test_a_new_script_is_said(handlers: Handlers, stopped: Run, slurm: FakeSlurm) -> None:
+    (stopped.folder / "submit.sh").write_text("#!/bin/bash\n#SBATCH --mem=64G\n")
+    said = resume(handlers, stopped, 2, "slurm")
+    assert "kept as submit.sh.before" in said
+
+
 def test_a_run_of_a_cluster_is_resumed_here(
     handlers: Handlers, stopped: Run, slurm: FakeSlurm
 ) -> None:

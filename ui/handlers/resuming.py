@@ -11,7 +11,7 @@ from core.job import SpecError, TailorError
 from core.job.places import is_restricted
 from core.runs import Home, Run, results
 from core.runs.engines import Placement
-from core.runs.sentences import devices_sentence
+from core.runs.sentences import devices_sentence, earlier_script, script_sentence
 from ui import render
 from ui.events import Updates
 from ui.form import in_words
@@ -100,8 +100,10 @@ class ResumeHandlers:
         try:
             run = runs.read(self.home, view.get("run_id") or "")
             placement = _placement(run, resume_where, boxes)
+            earlier = earlier_script(run)
             run = results.resume_on(self.home, run, resume_devices, placement)
-            said = render.notice(" ".join(filter(None, (_sent(run), devices_sentence(run)))))
+            words = (_sent(run), devices_sentence(run), script_sentence(run, earlier))
+            said = render.notice(" ".join(filter(None, words)))
         except TailorError as error:
             said = render.notice(f"Not resumed. {in_words(error)}.", "bad")
         return {**self.show(**view), "run_message": said}

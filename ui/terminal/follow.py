@@ -19,7 +19,11 @@ from core.job import Problem, RunNotFound
 from core.runs import Home, Run, launch, queue
 from core.runs.engines import Placement
 from core.runs.results import failure_advice
-from core.runs.sentences import devices_sentence, memory_rows, state_sentence
+from core.runs.sentences import (
+    devices_sentence,
+    memory_rows,
+    state_sentence,
+)
 from core.training.contract.status import State
 from ui.terminal.placing import instructions, require_cluster
 from ui.terminal.printing import out, say, table

@@ -7,7 +7,6 @@ keeps of it. The run folder must lie on storage that the nodes see: everything e
 from core.runs.engines.placement import HERE, Placement
 from core.runs.engines.probe import why_not_seen
 from core.runs.engines.record import ClusterSilent, Engine, Found
-from core.runs.engines.script import renew_token
 from core.runs.engines.submission import (
     ClusterState,
     Submission,
@@ -28,7 +27,7 @@ __all__ = [
     "engine_of",
     "found_engines",
     "read_submission",
-    "renew_token",
+    "script",
     "submission",
     "why_not_seen",
     "write_submission",

@@ -1,6 +1,7 @@
 """submit.sh: the script in a run folder that a cluster runs on its node. Readable, and editable.
 
-A run that is sent with other settings gets a new one; otherwise the changes of a user stay.
+A run that is sent with other settings gets a new one, beside the earlier one; otherwise the changes
+of a user stay.
 """
 
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 from core.training.contract.files import write_content, write_text
 
 NAME = "submit.sh"
+EARLIER = "submit.sh.before"
+"""Script of the settings before, with the lines that a user may have written there."""
 PROBE = "probe.txt"
 """File with a random text, by which a node knows that it sees this folder and no other."""
 TOKEN = re.compile(rb":-[0-9a-f]{32}\b")
@@ -29,7 +32,8 @@ SECONDS_FOR_LAST_WORDS = 20
 INTRODUCTION = """\
 #!/bin/bash
 # Trains this run on a node of the cluster, from its newest checkpoint if there is one.
-# What you change here stays when the run is resumed, unless it is sent with other settings.
+# What you change here stays when the run is resumed. With other settings there is a new script, and
+# this one is kept as submit.sh.before.
 """
 GO_TO_FOLDER = """
 cd "$(dirname "$0")" || exit
@@ -116,6 +120,12 @@ def write_script(
     write_text(folder / PROBE, f"{token}\n")
     start = GO_TO_FOLDER if starts_elsewhere else ""
     write_text(folder / NAME, f"{INTRODUCTION}{directives}{start}{check}{body}")
+
+
+def keep_earlier(folder: Path, name: str = NAME) -> None:
+    """Keep a script for other settings beside the one that will be written. Raises OSError."""
+    if (folder / name).exists():
+        (folder / name).replace(folder / EARLIER)
 
 
 def renew_token(folder: Path) -> None:

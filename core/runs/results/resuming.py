@@ -14,7 +14,7 @@ from core.job import JobSpec, Problem, SpecError
 from core.resolve import resolve
 from core.runs import queue
 from core.runs.edits import require_ended
-from core.runs.engines import Placement, renew_token
+from core.runs.engines import Placement, script
 from core.runs.estimates import EARLIER, NOW, replace_estimate
 from core.runs.files import read_bytes, read_json
 from core.runs.home import Home, locked
@@ -23,8 +23,7 @@ from core.runs.run import Run, read
 from core.training.contract.files import write_content, write_json
 from core.training.contract.job import is_sharded
 
-SCRIPT = "submit.sh"
-CHANGED_FILES = ("job.json", NOW, EARLIER, SCRIPT)
+CHANGED_FILES = ("job.json", NOW, EARLIER, script.NAME, script.EARLIER)
 
 
 def resume_on(home: Home, run: Run, num_devices: object, placement: Placement | None = None) -> Run:
@@ -49,8 +48,8 @@ def resume_on(home: Home, run: Run, num_devices: object, placement: Placement | 
 
 def change_num_devices(home: Home, run_id: str, number: object, nodes: int | None = None) -> Run:
     """Let a run that has ended continue on another number of devices of each node, by default of as
-    many nodes as before. An optimizer step keeps its rows; submit.sh is written again, and so is
-    the estimate.
+    many nodes as before. An optimizer step keeps its rows; submit.sh is written again beside the
+    earlier one, and so is the estimate.
 
     Raises RunNotFound, SpecError if that cannot be.
     """
@@ -66,7 +65,7 @@ def change_num_devices(home: Home, run_id: str, number: object, nodes: int | Non
         write_json(path, {**read_json(path), **changes})
         complete = [each.step for each in run.checkpoints if each.is_complete]
         replace_estimate(run.folder, estimate, run.status, max(complete, default=0))
-        (run.folder / SCRIPT).unlink(missing_ok=True)
+        script.keep_earlier(run.folder)
         home.touch()
     return read(home, run_id)
 
@@ -78,7 +77,7 @@ def _put_back(folder: Path, before: Mapping[str, bytes]) -> None:
             write_content(folder / name, content)
         else:
             (folder / name).unlink(missing_ok=True)
-    renew_token(folder)  # the script names a text that a refusal may have renewed
+    script.renew_token(folder)  # the script names a text that a refusal may have renewed
 
 
 def _require_ended_early(home: Home, run: Run) -> None:
