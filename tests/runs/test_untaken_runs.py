@@ -7,7 +7,7 @@ import pytest
 
 from core import runs
 from core.job import Problem, SpecError
-from core.runs import Home, Run, edits, queue
+from core.runs import Home, Run, edits, queue, results
 from core.runs.engines import ENGINES, Placement
 from core.runs.home import read_schedule
 from core.training.contract.files import write_json
@@ -75,6 +75,18 @@ def test_run_that_is_refused_again_keeps_its_last_place(
     assert (now.placement, now.error) == (SLURM, "Slurm refuses it: Invalid partition.")
     (slurm.folder / "sbatch.error").unlink()
     assert "--account" not in (queue.submit(home, now).folder / "submit.sh").read_text()
+
+
+def test_run_refused_on_other_devices_has_no_script_of_another_place(
+    refused: Run, slurm: FakeSlurm, home: Home
+) -> None:
+    slurm.refuses("sbatch", "sbatch: error: Invalid partition\n")
+    with pytest.raises(SpecError, match="Invalid partition"):
+        results.resume_on(home, refused, 2, SLURM)
+    (slurm.folder / "sbatch.error").unlink()
+    again = queue.submit(home, runs.read(home, refused.id))
+    assert (again.job.num_devices, again.placement) == (refused.job.num_devices, SLURM)
+    assert "--account" not in (again.folder / "submit.sh").read_text()
 
 
 def test_new_run_whose_sbatch_hangs_keeps_its_place(

@@ -40,8 +40,11 @@ def resume_on(home: Home, run: Run, num_devices: object, placement: Placement | 
     except (SpecError, OSError):
         if changed.job != run.job:
             with locked(home):
-                if not read(home, run.id).is_active:
-                    _put_back(run.folder, before)
+                now = read(home, run.id)
+                if not now.is_active:
+                    # A new run that was refused keeps the place that it was refused at.
+                    lost = () if now.placement == run.placement else (script.NAME,)
+                    _put_back(run.folder, {**before, **dict.fromkeys(lost, b"")})
                     home.touch()
         raise
 
