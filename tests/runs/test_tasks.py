@@ -149,7 +149,8 @@ def test_a_schedule_keeps_its_tasks(home: Home) -> None:
 def test_a_waiting_run_says_what_it_waits_for(home: Home, new_run: NewRun) -> None:
     with queue.reserved(home, 0, "check", "the check of a run"):
         run = queue.submit(home, new_run())
-        assert queue.waits_for(run) == "the check of a run"
+        said = queue.why_it_waits(run)
+    assert said == "Waiting for the device, which the check of a run uses."
 
 
 def test_damaged_tasks_are_left_out(home: Home) -> None:
