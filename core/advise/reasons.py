@@ -4,7 +4,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from core.advise.case import COMPILE_SECONDS, Case
-from core.advise.changes import batch_fields, batch_sizes, compile_obstacle, packed_batches
+from core.advise.changes import (
+    MAX_MEAN_SHARE_TO_PACK,
+    batch_fields,
+    batch_sizes,
+    compile_obstacle,
+    packed_batches,
+)
 from core.memory.program import precision_of
 from core.speed.kernels import needs_eager
 from core.speed.rows import mean_tokens, times_read
@@ -51,6 +57,13 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} h"
 
 
+def _rows_of_step(case: Case) -> str:
+    """Return "16 rows", or "16 rows of each device", which share an optimizer step."""
+    job = case.job
+    rows = _number(job.effective_batch_size, "packed row" if job.packing else "row")
+    return f"{rows} of each device" if job.num_devices > 1 else rows
+
+
 def used(case: Case) -> str:
     """Return the estimate, such as "21.4 of 24.0 GiB"."""
     memory = case.memory
@@ -73,10 +86,12 @@ def _packing(case: Case) -> str:
         return f"{rows}: packed."
     packed = packed_batches(case)
     if not packed:
-        in_one = case.job.max_length / mean
-        if in_one > case.job.effective_batch_size:
-            step = _number(case.job.effective_batch_size, "row")
-            return f"{rows}: not packed, as one would hold {in_one:.0f}, and a step sees {step}."
+        in_one, step = case.job.max_length / mean, case.job.effective_batch_size
+        is_short = mean < MAX_MEAN_SHARE_TO_PACK * case.job.max_length
+        if is_short and in_one > step:
+            held = f"{in_one:.0f}" if in_one >= 10 else f"{in_one:.1f}"
+            sees = f"a step sees {_rows_of_step(case)}"
+            return f"{rows}: not packed, as one would hold {held}, and {sees}."
         return f"{rows}: not packed."
     return f"{rows}; packed, the run would take {_time_with(case, packed[0])}."
 
@@ -106,7 +121,7 @@ def _batch(case: Case) -> str:
     sizes = batch_sizes(job, num_rows)
     others = [each for each in sizes if each < size] or [each for each in sizes if each > size]
     if not others:
-        return f"An optimizer step sees {_number(num_rows, 'row')}."
+        return f"An optimizer step sees {_rows_of_step(case)}."
     time = _time_with(case, batch_fields(min(others), num_rows))
     if min(others) > size:
         return f"Less memory than {min(others)} at once, which would take {time}."
@@ -114,9 +129,8 @@ def _batch(case: Case) -> str:
 
 
 def _accumulation(case: Case) -> str:
-    job = case.job
-    rows = _number(job.effective_batch_size, "packed row" if job.packing else "row")
-    return f"An optimizer step sees {rows}, {job.per_device_train_batch_size} at once."
+    size = case.job.per_device_train_batch_size
+    return f"An optimizer step sees {_rows_of_step(case)}, {size} at once."
 
 
 def _checkpointing(case: Case) -> str:

@@ -88,6 +88,26 @@ def test_rows_too_short_to_pack_into_a_step_are_explained() -> None:
     assert "not packed, as one would hold" in sentence
 
 
+@pytest.mark.parametrize(
+    ("mean_tokens", "said"),
+    [
+        (1900, "93 % of max_length: not packed."),
+        (1400, "one would hold 1.5, and a step sees 1 row."),
+    ],
+)
+def test_one_row_of_a_step_is_not_said_to_hold_one(mean_tokens: float, said: str) -> None:
+    job = fastest(per_device_train_batch_size=1, gradient_accumulation_steps=1)
+    rows = RowStatistics(50_000, mean_tokens=mean_tokens)
+    assert reasons_of(job, LLAMA_8B, gpus()["h100"], rows)["packing"].endswith(said)
+
+
+def test_rows_of_a_step_are_those_of_each_device() -> None:
+    rows = RowStatistics(50_000, mean_tokens=20)
+    sentences = reasons_of(fastest(num_devices=2), LLAMA_8B, gpus()["h100"], rows)
+    assert "rows of each device" in sentences["packing"]
+    assert "rows of each device, " in sentences["gradient_accumulation_steps"]
+
+
 def test_rows_of_kto_are_compared_with_the_fewest_possible() -> None:
     sentences = reasons_of(fastest(stage="kto"), QWEN_SMALL, gpus()["h100"], SHORT_ROWS)
     assert sentences["per_device_train_batch_size"].startswith("2 at once instead of ")
