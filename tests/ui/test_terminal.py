@@ -256,6 +256,17 @@ def test_measured_rows_need_less_than_rows_that_fill_max_length(
     assert peaks[1] < peaks[0] / 2
 
 
+def test_a_table_is_imported_to_be_measured(
+    tailor: Callable[..., int], capsys: Printed, tmp_path: Path
+) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("prompt,completion\n" + "Hi,Hello\n" * 8)
+    assert tailor("estimate", "--dataset", table, "--gpu", "rtx-4090", "--measure") == 0
+    printed = capsys.readouterr()
+    assert "not measured" not in printed.err
+    assert "if every row fills max_length" not in " ".join(printed.out.split())
+
+
 def test_an_estimate_says_whether_the_rows_are_measured(
     tailor: Callable[..., int], capsys: Printed
 ) -> None:

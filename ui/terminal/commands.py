@@ -98,6 +98,8 @@ def estimate(
     traces a step beside. Raises TailorError."""
     place = Home.find(home)
     job_fields = fields_of_job(job, fields)
+    if measure:
+        job_fields |= find_data(place, job_fields, columns="", split_text="")
     resolved = resolve(job_fields, past=partial(past_runs, place))
     if measure:
         rows = row_statistics(place, resolved, say)
