@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from core.runs.engines import ClusterState, Placement, Submission, write_submiss
 from core.runs.files import read_json
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun, write_metrics
-from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from tests.builders.fake_slurm import FakeSlurm
 from ui.render import plots
 
 FIRST_START, SECOND_START = 1000.0, 2000.0
@@ -204,13 +203,6 @@ def files_of(run: Run) -> dict[str, bytes]:
     names = ("job.json", "estimate.json", "earlier_estimates.json")
     paths = [run.folder / name for name in names]
     return {path.name: path.read_bytes() for path in paths if path.exists()}
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    slurm = put_on_path(tmp_path / "commands", monkeypatch)
-    slurm.says("squeue", "7|PENDING|Priority|0|\n")
-    return slurm
 
 
 def test_a_cluster_that_refuses_leaves_the_run_as_it_is(

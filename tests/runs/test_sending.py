@@ -17,7 +17,7 @@ from core.runs.home import locked, read_schedule
 from core.runs.sentences import state_sentence
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun, ended
-from tests.builders.fake_slurm import FakeSlurm, hanging, put_on_path
+from tests.builders.fake_slurm import FakeSlurm, hanging
 from tests.builders.paths import ROOT
 from tests.builders.ranks import wait_until
 
@@ -32,14 +32,6 @@ from core.runs.engines import Placement
 home = Home(Path(sys.argv[1]))
 queue.submit(home, runs.read(home, sys.argv[2]), Placement("slurm", time="1:00:00"))
 """
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    monkeypatch.setattr("core.runs.clusters.SECONDS_BETWEEN_QUESTIONS", 0)
-    slurm = put_on_path(tmp_path / "commands", monkeypatch)
-    slurm.says("squeue", "7|PENDING|Priority|0|\n")
-    return slurm
 
 
 @pytest.fixture

@@ -12,18 +12,10 @@ from core.runs.engines import ENGINES, Placement
 from core.runs.home import read_schedule
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun, ended
-from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from tests.builders.fake_slurm import FakeSlurm
 
 SLURM = Placement("slurm", time="1:00:00")
 ASKED = Placement("slurm", partition="gpu", account="mine", time="1:00:00", gres="gpu:a100:2")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    monkeypatch.setattr("core.runs.clusters.SECONDS_BETWEEN_QUESTIONS", 0)
-    slurm = put_on_path(tmp_path / "commands", monkeypatch)
-    slurm.says("squeue", "7|PENDING|Priority|0|\n")
-    return slurm
 
 
 def stopped(slurm: FakeSlurm, home: Home, run: Run) -> Run:

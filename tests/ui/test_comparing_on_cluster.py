@@ -1,7 +1,6 @@
 """Test the comparison of the page where the form names a cluster."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from core.job import SpecError
 from core.runs.engines import Placement
 from core.runs.listing import list_runs
 from core.speed import RowStatistics
-from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from tests.builders.fake_slurm import FakeSlurm
 from ui.events import Updates
 from ui.form import first_values
 from ui.handlers import NO_ANSWER, Handlers
@@ -21,13 +20,6 @@ from ui.handlers.answer import answer_values
 BOXES: dict[str, object] = {"partition": "gpu", "time_limit": "30", "nodes": 1}
 RATES = "learning_rate = 1e-4..1e-2"
 NEEDS_OPTUNA = pytest.mark.skipif(not optimizer.is_installed(), reason="needs Optuna")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    slurm = put_on_path(tmp_path / "commands", monkeypatch)
-    slurm.says("squeue", "7|PENDING|Priority|0|\n")
-    return slurm
 
 
 def sent(

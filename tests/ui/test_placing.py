@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,19 +13,12 @@ from core.runs.engines.placement import TITLES
 from core.runs.listing import list_runs
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun
-from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from tests.builders.fake_slurm import FakeSlurm
 from ui.terminal.follow import start_and_follow
 from ui.terminal.study_flags import StudyFlags
 from ui.terminal.usage import PLACEMENT_FLAGS
 
 Printed = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    slurm = put_on_path(tmp_path / "commands", monkeypatch)
-    slurm.says("squeue", "7|PENDING|Priority|0|\n")
-    return slurm
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Test the resume on other devices, or at another place, on the page without a browser."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from core.runs.engines import ClusterState, Placement, Submission, write_submiss
 from core.runs.files import read_json
 from core.training.contract.files import write_json
 from tests.builders.fake_runs import NewRun
-from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from tests.builders.fake_slurm import FakeSlurm
 from tests.builders.nvml import reading, show_cards
 from tests.builders.page import looking_at
 from ui.events import Updates
@@ -21,13 +20,6 @@ from ui.place_boxes import PLACE_BOXES, RESUME_BOXES
 
 BOXES: dict[str, object] = dict.fromkeys(RESUME_BOXES, "")
 RAY_ADDRESS = "http://127.0.0.1:1"
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    slurm = put_on_path(tmp_path / "commands", monkeypatch)
-    slurm.says("squeue", "7|PENDING|Priority|0|\n")
-    return slurm
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Test the choice where a run trains, on the page without a browser."""
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from core.job import SpecError
 from core.job.places import only_in
 from core.runs import listing, queue
 from core.runs.engines import Placement
-from tests.builders.fake_slurm import FakeSlurm, put_on_path
+from tests.builders.fake_slurm import FakeSlurm
 from tests.builders.nvml import reading, show_cards
 from tests.builders.page import FormPage, demo
 from ui.events import Updates
@@ -21,13 +20,6 @@ from ui.place_boxes import PLACE_BOXES
 
 BOXES: dict[str, object] = {"partition": "gpu", "time_limit": "30", "nodes": 1}
 CHOSEN: dict[str, Any] = {"where": "slurm", "place": BOXES}
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    slurm = put_on_path(tmp_path / "commands", monkeypatch)
-    slurm.says("squeue", "7|PENDING|Priority|0|\n")
-    return slurm
 
 
 @pytest.fixture
